@@ -1,0 +1,38 @@
+"""The one exception that a system call of the kernel raises, and nothing else."""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+
+__all__ = ["KernelError"]
+
+
+class KernelError(Exception):
+    """A system call that was refused, or that failed; nothing was changed.
+
+    `errno` is what the caller's system call returns. `reason` is a sentence that a person can act
+    on ("bob may only write to its parent alice"); it is what `/proc/self/error` shows. `rule`
+    names the rule that decided, where there is one ("routing", "max_children").
+    """
+
+    def __init__(self, errno: int, reason: str, *, rule: str = "") -> None:
+        super().__init__(reason)
+        self.errno = errno
+        self.reason = reason
+        self.rule = rule
+
+    @property
+    def code(self) -> str:
+        """The errno's name, as in errno(3): `EACCES`."""
+        return _errno.errorcode.get(self.errno, str(self.errno))
+
+    def __str__(self) -> str:
+        rule = f" [{self.rule}]" if self.rule else ""
+        return f"{self.code}: {self.reason}{rule}"
+
+    @classmethod
+    def from_os(cls, error: OSError, doing: str) -> KernelError:
+        """The same failure as an operating-system call of ours met, said in our words."""
+        number = error.errno or _errno.EIO
+        return cls(number, f"{doing}: {os.strerror(number)}")

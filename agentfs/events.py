@@ -1,0 +1,340 @@
+"""What happened, as values: the kernel's event vocabulary and the log that numbers and keeps it.
+
+An event is emitted inside the transaction of the change it tells of and goes out, in order, when
+that is committed; a change that is rolled back never happened and has no event.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from agentfs.clock import Clock, rfc3339
+from agentfs.storage.store import Store
+
+__all__ = [
+    "AgentChanged",
+    "AgentDefined",
+    "AgentRemoved",
+    "CallRefused",
+    "ChildrenChanged",
+    "ConfigChanged",
+    "Event",
+    "EventLog",
+    "HealthChecked",
+    "MessageArrived",
+    "MessageClaimed",
+    "MessageDone",
+    "MessageExpired",
+    "MessageGivenUp",
+    "MessageReturned",
+    "ProcessChanged",
+    "ProcessExited",
+    "ProcessReaped",
+    "ProcessReparented",
+    "ProcessRestarted",
+    "ProcessSpawned",
+    "Record",
+    "SignalSent",
+    "StateChanged",
+]
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events. `type` is its name on the wire, made from the class name."""
+
+    type: ClassVar[str] = "event"
+
+    def __init_subclass__(cls) -> None:
+        cls.type = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+
+# -- processes -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpawned(Event):
+    pid: int
+    name: str
+    ppid: int
+    role: str
+    tier: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged(Event):
+    pid: int
+    name: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessChanged(Event):
+    """Something else that `status` shows changed: its program, its restarts, its heartbeat."""
+
+    pid: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildrenChanged(Event):
+    """The set of children of `pid` changed by `child`, added or gone."""
+
+    pid: int
+    child: int
+    added: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessExited(Event):
+    """It ended for good; `code` is the exit code, or 128 + signal."""
+
+    pid: int
+    name: str
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRestarted(Event):
+    pid: int
+    name: str
+    restarts: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessReparented(Event):
+    pid: int
+    name: str
+    old: int
+    new: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessReaped(Event):
+    pid: int
+    name: str
+    ppid: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignalSent(Event):
+    """A signal or notice for process `pid`; `text` is the line its `signals` stream shows."""
+
+    pid: int
+    name: str
+    text: str
+
+
+# -- agents --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AgentDefined(Event):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentChanged(Event):
+    """Its definition, or the process that is at work for it, changed."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRemoved(Event):
+    name: str
+
+
+# -- messages: `agent` is whose mailbox, `file` the name in new/, cur/ or dead/ --------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MessageArrived(Event):
+    agent: str
+    id: str
+    sender: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageClaimed(Event):
+    """It moved from new/`file` to cur/`renamed`."""
+
+    agent: str
+    id: str
+    file: str
+    renamed: str
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReturned(Event):
+    """Nobody acknowledged it: it moved from cur/`renamed` back to new/`file`."""
+
+    agent: str
+    id: str
+    file: str
+    renamed: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageDone(Event):
+    """It was acknowledged and is gone from `folder`/`file`."""
+
+    agent: str
+    id: str
+    folder: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageExpired(Event):
+    agent: str
+    id: str
+    folder: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageGivenUp(Event):
+    """It is a dead letter now."""
+
+    agent: str
+    id: str
+    folder: str
+    file: str
+    reason: str
+
+
+# -- the system ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChanged(Event):
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChecked(Event):
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CallRefused(Event):
+    """A system call of `pid` was refused; `/proc/PID/error` has the words."""
+
+    pid: int
+    path: str
+    errno: str
+    reason: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An event with its number and time, as the log keeps it."""
+
+    seq: int
+    time: float
+    event: Event
+
+    def line(self) -> bytes:
+        """The record as `/dev/events` shows it: one JSON object and a newline."""
+        head: dict[str, Any] = {
+            "seq": self.seq,
+            "time": rfc3339(self.time),
+            "type": self.event.type,
+        }
+        body = {field.name: getattr(self.event, field.name) for field in fields(self.event)}
+        return (json.dumps(head | body, ensure_ascii=False) + "\n").encode()
+
+
+class EventLog:
+    """Numbers events without gaps, keeps the newest `capacity`, and tells the listeners.
+
+    The last number is stored with each commit, so numbers go on rising after a restart; what was
+    emitted before is not kept across one.
+    """
+
+    def __init__(self, store: Store, clock: Clock, capacity: int = 10_000) -> None:
+        self._store = store
+        self._clock = clock
+        self._kept: deque[Record] = deque(maxlen=capacity)
+        self._pending: list[Event] = []
+        self._outgoing: deque[Event] = deque()
+        self._publishing = False
+        self._listeners: list[Callable[[Record], object]] = []
+        self.last = int(store.meta("event_seq", "0"))
+        store.before_commit.append(self._number)
+
+    def listen(self, listener: Callable[[Record], object]) -> None:
+        """Call `listener(record)` for every event from now on, synchronously."""
+        self._listeners.append(listener)
+
+    def unlisten(self, listener: Callable[[Record], object]) -> None:
+        self._listeners.remove(listener)
+
+    def emit(self, event: Event) -> None:
+        """Let `event` go out when the transaction around this call is committed."""
+        if not self._store.in_transaction:
+            with self._store.transaction():
+                self.emit(event)
+            return
+        if not self._pending:
+            self._store.on_rollback(self._pending.clear)
+            self._store.on_commit(self._publish)
+        self._pending.append(event)
+
+    def _number(self) -> None:
+        if self._pending:
+            last = self.last + len(self._outgoing) + len(self._pending)
+            self._store.set_meta("event_seq", str(last))
+
+    def _publish(self) -> None:
+        """Send out what was committed. A listener may commit events of its own: they go out after
+        those that are under way, so that every listener sees every number in order."""
+        self._outgoing += self._pending
+        self._pending = []
+        if self._publishing:
+            return
+        self._publishing = True
+        try:
+            while self._outgoing:
+                event = self._outgoing.popleft()
+                self.last += 1
+                record = Record(self.last, self._clock.now(), event)
+                self._kept.append(record)
+                for listener in tuple(self._listeners):
+                    self._tell(listener, record)
+        finally:
+            self._publishing = False
+
+    def _tell(self, listener: Callable[[Record], object], record: Record) -> None:
+        """What is committed has happened: a listener's fault is its own, not the caller's."""
+        try:
+            listener(record)
+        except Exception:
+            log.exception("a listener failed on event %s", record)
+
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest record kept; `last + 1` if none is."""
+        return self._kept[0].seq if self._kept else self.last + 1
+
+    def since(self, seq: int) -> Iterator[Record]:
+        """The kept records with a number of at least `seq`, oldest first."""
+        start = max(0, seq - self.oldest)
+        for index in range(start, len(self._kept)):
+            yield self._kept[index]

@@ -1,0 +1,1 @@
+"""Messages between agents: mailboxes, routing, claiming, acknowledging."""

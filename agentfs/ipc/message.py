@@ -1,0 +1,221 @@
+"""A message: its headers, its two forms (as a sender writes it, as a receiver reads it).
+
+The text is RFC 5322: headers, a blank line, the body as bytes. `From`, `Date`, `Relation` and
+`Message-ID` are the kernel's word; a sender's own are dropped.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Any
+
+from agentfs.errors import KernelError
+from agentfs.ipc.headers import KERNELS_OWN, expiry, read_headers, read_optional_headers
+
+__all__ = ["Draft", "Message", "Priority", "Relation", "compose"]
+
+
+class Priority(enum.IntEnum):
+    """Smaller is more urgent."""
+
+    CRITICAL = 0
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+
+
+class Relation(enum.Enum):
+    """What the sender is to the receiver. Each raises the priority to at least `floor`."""
+
+    SYSTEM = "system"
+    PARENT = "parent"
+    SIBLING = "sibling"
+    CHILD = "child"
+    OTHER = "other"
+
+    @property
+    def floor(self) -> int:
+        return _FLOORS[self]
+
+
+_FLOORS = {
+    Relation.SYSTEM: 0,
+    Relation.PARENT: 1,
+    Relation.SIBLING: 2,
+    Relation.CHILD: 3,
+    Relation.OTHER: 3,
+}
+
+
+@dataclass(slots=True)
+class Draft:
+    """What a sender handed in. `headers` are kept as given, in order, without those that the
+    kernel writes (its own, `To`, `Priority`).
+
+    `filename` is the name that a Maildir client gave the file in new/ (empty: the kernel's,
+    `<sequence>.<sender>`); `claimed` says that the client put it into cur/ at once.
+    """
+
+    to: str
+    body: bytes
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    priority: Priority = Priority.NORMAL
+    expires: float | None = None  # wall clock, seconds
+    filename: str = ""
+    claimed: bool = False
+    size: int = 0  # bytes that were handed in
+
+    @classmethod
+    def parse(cls, content: bytes, *, now: float, to: str = "", filename: str = "") -> Draft:
+        """Read what was written.
+
+        `to` names the receiver where the path says it (`outbox/bob`): then content without a
+        header block is all body, and a `To` header that says otherwise is EINVAL. Without `to`
+        the header is required. With `filename` (a Maildir delivery) the path alone decides: any
+        mail may lie in a Maildir, whomever it was once addressed to. Raises EINVAL, EMSGSIZE.
+        """
+        headers, body = read_optional_headers(content) if to else read_headers(content)
+        draft = cls(to, body, filename=filename, size=len(content))
+        seen: set[str] = set()
+        for name, text in headers:
+            key = name.lower()
+            if key in ("to", "priority", "expires"):
+                if key in seen:
+                    raise KernelError(errno.EINVAL, f"the header {name} is there twice")
+                seen.add(key)
+            if key not in KERNELS_OWN:
+                draft._take(key, name, text, now)
+        if not draft.to:
+            raise KernelError(errno.EINVAL, "the header `To: NAME` is missing")
+        return draft
+
+    def _take(self, key: str, name: str, text: str, now: float) -> None:
+        if key == "to":
+            if self.to and text != self.to and not self.filename:
+                raise KernelError(errno.EINVAL, f"the path says to {self.to}, the header {text!r}")
+            self.to = self.to or text
+        elif key == "priority":
+            try:
+                self.priority = Priority[text.upper()]
+            except KeyError:
+                names = ", ".join(level.name.lower() for level in Priority)
+                raise KernelError(errno.EINVAL, f"Priority is one of {names}") from None
+        elif key == "expires":
+            self.expires = expiry(text, now)
+            moment = datetime.fromtimestamp(self.expires, UTC)
+            self.headers.append((name, format_datetime(moment)))
+        else:
+            self.headers.append((name, text))
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    """A message in a mailbox. Its content is in the store; `seq` finds it there.
+
+    `level` is the effective priority and `arrived` the wall-clock time of arrival: the order of
+    delivery is made from both. `folder` is new, cur or dead; `file` its name in there, `named`
+    the name it had in new/; `size` the bytes of the stored content.
+    `claimed_by` is the pid of the process that has it (None: nobody's process), `reader` the pid
+    of the principal whose next `recv` acknowledges it (None: it was claimed by renaming),
+    `claimed_at` the wall-clock time of the claim.
+    """
+
+    seq: int
+    mailbox: str
+    sender: str
+    relation: Relation
+    level: int
+    arrived: float
+    size: int
+    folder: str = "new"
+    file: str = ""
+    named: str = ""
+    attempt: int = 1
+    expires: float | None = None
+    claimed_by: int | None = None
+    claimed_at: float = 0.0
+    reader: int | None = None
+    reason: str = ""  # why it is a dead letter
+
+    @property
+    def id(self) -> str:
+        """Unique in the system, sorts by time."""
+        return f"{self.seq:012d}"
+
+    @property
+    def through_recv(self) -> bool:
+        """Whether it was claimed through `recv`."""
+        return self.reader is not None
+
+    def record(self) -> dict[str, Any]:
+        """What the store keeps beside the columns it has of its own. Defaults are left out."""
+        record: dict[str, Any] = {
+            "sender": self.sender,
+            "relation": self.relation.value,
+            "level": self.level,
+            "arrived": self.arrived,
+        }
+        for slot, default in _OPTIONAL:
+            value = getattr(self, slot)
+            if value != default:
+                record[slot] = value
+        return record
+
+    @classmethod
+    def from_record(
+        cls, seq: int, mailbox: str, folder: str, file: str, record: dict[str, Any], size: int
+    ) -> Message:
+        typed = record | {"relation": Relation(record["relation"])}
+        typed.setdefault("named", file)
+        return cls(seq=seq, mailbox=mailbox, folder=folder, file=file, size=size, **typed)
+
+    def head(self) -> bytes:
+        """The headers that can change while it waits, put before the stored content."""
+        return f"Delivery-Attempt: {self.attempt}\n".encode() if self.attempt > 1 else b""
+
+
+_OPTIONAL = (
+    ("named", ""),
+    ("attempt", 1),
+    ("expires", None),
+    ("claimed_by", None),
+    ("claimed_at", 0.0),
+    ("reader", None),
+    ("reason", ""),
+)
+
+
+def compose(
+    draft: Draft, *, seq: int, sender: str, relation: Relation, now: float, node: str
+) -> bytes:
+    """The text that the receiver reads: the kernel's headers, the sender's, the body."""
+    moment = datetime.fromtimestamp(now, UTC)
+    lines = [
+        f"Message-ID: <{seq:012d}@{node}>",
+        f"From: {sender}",
+        f"To: {draft.to}",
+        f"Date: {format_datetime(moment)}",
+        f"Relation: {relation.value}",
+        f"Priority: {draft.priority.name.lower()}",
+    ]
+    lines += [f"{name}: {text}" for name, text in draft.headers]
+    if not draft.body.isascii() and _is_plain_utf8(draft):
+        lines += ["MIME-Version: 1.0", "Content-Type: text/plain; charset=utf-8"]
+        lines += ["Content-Transfer-Encoding: 8bit"]
+    return "\n".join(lines).encode("utf-8", "replace") + b"\n\n" + draft.body
+
+
+def _is_plain_utf8(draft: Draft) -> bool:
+    """Whether the body is UTF-8 and nobody said what it is: mail programs then take it for ASCII
+    unless it is said here."""
+    if any(name.lower().startswith(("content-", "mime-")) for name, _ in draft.headers):
+        return False
+    try:
+        draft.body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,161 @@
+"""The kernel: builds the subsystems, opens the store, runs the tasks. It has no rule of its own."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+import agentfs
+from agentfs.clock import Clock, SystemClock, Timers
+from agentfs.config import Settings
+from agentfs.errors import KernelError
+from agentfs.events import CallRefused, EventLog, ProcessReaped, Record
+from agentfs.ipc.mail import Mail
+from agentfs.journal import Journal
+from agentfs.process.agents import Agents
+from agentfs.process.calls import Processes
+from agentfs.process.programs import Programs
+from agentfs.process.supervisor import Supervisor
+from agentfs.process.table import ProcessTable
+from agentfs.security.identity import Identity
+from agentfs.security.policy import Policy
+from agentfs.security.principal import Principal
+from agentfs.storage.store import Store
+from agentfs.syscall import Gate
+
+__all__ = ["Kernel"]
+
+
+class Kernel:
+    """One system: its state under `state_dir`, its tree at `mountpoint`.
+
+    Must be made inside a trio loop. Everything is a plain attribute; what may be changed is
+    changed through the system calls of `processes`, `agents`, `mail` and `settings`.
+    """
+
+    def __init__(self, state_dir: Path, mountpoint: str, clock: Clock | None = None) -> None:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in ("shared", "shared/docs", "agents", "logs"):
+            (state_dir / folder).mkdir(exist_ok=True)
+        self.state_dir = state_dir
+        self.mountpoint = mountpoint
+        self.version = agentfs.__version__
+        self.node = platform.node() or "localhost"
+        self.owner = (os.geteuid(), os.getegid())
+        self.clock = clock or SystemClock()
+        self.started = self.clock.now()
+        self.timers = Timers(self.clock)
+        self.store = Store(state_dir / "store.db")
+        self.instance = self._instance()
+        self.events = EventLog(self.store, self.clock)
+        self.settings = Settings(self.store, self.events)
+        self.policy = Policy()
+        self.table = ProcessTable(self.store, self.events, self.clock)
+        self.gate = Gate(self.store, self.policy, self.table.find)
+        self.agents = Agents(
+            self.store, self.events, self.clock, self.gate, self.table, state_dir
+        )
+        self.programs = Programs(state_dir, mountpoint, self.instance, self.clock)
+        self.supervisor = Supervisor(
+            self.table,
+            self.agents,
+            self.programs,
+            self.store,
+            self.events,
+            self.timers,
+            self.clock,
+            self.settings,
+        )
+        self.processes = Processes(
+            self.gate,
+            self.table,
+            self.agents,
+            self.programs,
+            self.supervisor,
+            self.settings,
+            self.store,
+            self.events,
+            self.clock,
+            self.timers,
+        )
+        self.mail = Mail(
+            self.gate,
+            self.table,
+            self.agents,
+            self.store,
+            self.events,
+            self.clock,
+            self.timers,
+            self.settings,
+            self.node,
+        )
+        self.supervisor.on_end.append(self.mail.process_ended)
+        self.agents.on_remove.append(self.mail.agent_removed)
+        self.identity = Identity(self.table, self.programs, self.owner[0])
+        self.refusals = Refusals(self.events, self.clock)
+        self.journal = Journal()
+
+    def _instance(self) -> str:
+        """This system's own name, made once: control groups of two systems never mix."""
+        name = self.store.meta("instance")
+        if not name:
+            name = secrets.token_hex(4)
+            with self.store.transaction():
+                self.store.set_meta("instance", name)
+        return name
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Take up where the last run ended, run until the block ends, then end every program."""
+        self.journal.install()
+        try:
+            self.mail.load()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.timers.run)
+                nursery.start_soon(self.store.checkpoint_regularly)
+                await nursery.start(self.supervisor.run)
+                try:
+                    yield
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await self.supervisor.shutdown()
+                    nursery.cancel_scope.cancel()
+        finally:
+            self.store.close()
+            self.journal.uninstall()
+
+
+class Refusals:
+    """The last refusal of each process, for `/proc/PID/error`."""
+
+    def __init__(self, events: EventLog, clock: Clock) -> None:
+        self._events = events
+        self._clock = clock
+        self._texts: dict[int, str] = {}
+        self.count = 0
+        events.listen(self._forget)
+
+    def record(self, principal: Principal, path: str, refusal: KernelError) -> None:
+        """Keep why a call of `principal` on `path` was refused, and tell the event log."""
+        self.count += 1
+        if principal.pid is None:
+            return
+        rule = f" (rule: {refusal.rule})" if refusal.rule else ""
+        self._texts[principal.pid] = f"{path}: {refusal.code}: {refusal.reason}{rule}\n"
+        self._events.emit(
+            CallRefused(principal.pid, path, refusal.code, refusal.reason, refusal.rule)
+        )
+
+    def text(self, pid: int) -> str:
+        """The last refusal of `pid` as a line; empty if there was none."""
+        return self._texts.get(pid, "")
+
+    def _forget(self, record: Record) -> None:
+        if isinstance(record.event, ProcessReaped):
+            self._texts.pop(record.event.pid, None)

@@ -1,0 +1,1 @@
+"""Processes: one agent at work each, as a record here and as a program of the machine."""

@@ -1,0 +1,190 @@
+"""What a process and an agent are: roles, tiers, states, and the records of both."""
+
+from __future__ import annotations
+
+import enum
+import errno
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentfs.errors import KernelError
+
+__all__ = [
+    "Agent",
+    "Limits",
+    "Process",
+    "Restart",
+    "Role",
+    "State",
+    "Tier",
+    "check_transition",
+]
+
+
+class Role(enum.Enum):
+    """What a process is for. `kernel` is process 1 only."""
+
+    KERNEL = "kernel"
+    DAEMON = "daemon"
+    AGENT = "agent"
+    ARCHITECT = "architect"
+    LEAD = "lead"
+    WORKER = "worker"
+    TASK = "task"
+
+
+class Tier(enum.Enum):
+    """How much thinking a process may buy; `rank` 0 is the most."""
+
+    STRATEGIC = "strategic"
+    TACTICAL = "tactical"
+    OPERATIONAL = "operational"
+
+    @property
+    def rank(self) -> int:
+        return list(Tier).index(self)
+
+    @property
+    def model(self) -> str:
+        """The model a process of this tier uses unless its spec names one."""
+        return {"strategic": "opus", "tactical": "sonnet", "operational": "mini"}[self.value]
+
+
+class Restart(enum.Enum):
+    """When the supervisor starts an ended program again."""
+
+    ALWAYS = "always"
+    ON_FAILURE = "on-failure"
+    NEVER = "never"
+
+    @classmethod
+    def default(cls, role: Role) -> Restart:
+        if role in (Role.KERNEL, Role.DAEMON):
+            return cls.ALWAYS
+        if role in (Role.ARCHITECT, Role.TASK):
+            return cls.NEVER
+        return cls.ON_FAILURE
+
+
+class State(enum.Enum):
+    """What a process does."""
+
+    IDLE = "idle"
+    RUNNING = "running"
+    BLOCKED = "blocked"
+    SLEEPING = "sleeping"
+    ZOMBIE = "zombie"
+    DEAD = "dead"
+
+    @property
+    def alive(self) -> bool:
+        return self not in (State.ZOMBIE, State.DEAD)
+
+
+LEGAL: dict[State, frozenset[State]] = {
+    State.IDLE: frozenset(State) - {State.IDLE},
+    State.RUNNING: frozenset(State) - {State.RUNNING},
+    State.BLOCKED: frozenset({State.RUNNING, State.SLEEPING, State.ZOMBIE, State.DEAD}),
+    State.SLEEPING: frozenset(
+        {State.IDLE, State.RUNNING, State.BLOCKED, State.ZOMBIE, State.DEAD}
+    ),
+    State.ZOMBIE: frozenset(),
+    State.DEAD: frozenset(),
+}
+"""The transition matrix: from each state, the states that may follow. An ended process only goes
+away, when it is waited for or reaped."""
+
+
+def check_transition(old: State, new: State) -> None:
+    """Raise EPERM unless `old` may become `new`."""
+    if new not in LEGAL[old]:
+        raise KernelError(
+            errno.EPERM, f"a process that is {old.value} cannot become {new.value}", rule="states"
+        )
+
+
+@dataclass(slots=True)
+class Limits:
+    """The most a process may use; None is no limit. Defaults: design/kernel.md, Processes."""
+
+    max_children: int | None = 10
+    max_concurrent_tasks: int | None = 5
+    timeout_seconds: int | None = 300
+    max_tokens_per_hour: int | None = 100_000
+    max_tokens_total: int | None = 1_000_000
+    max_context_tokens: int | None = 128_000
+
+
+@dataclass(slots=True)
+class Agent:
+    """An agent: a durable name with a definition, a mailbox and files of its own.
+
+    `creator` is the name of the agent whose process defined it ("init" for the operator): only
+    that agent and the operator may put a program to work under the name. `spec` is the text of
+    its definition. `pid` is its newest process, None when none was started or all are reaped.
+    """
+
+    name: str
+    uid: int
+    gid: int
+    creator: str
+    spec: str = ""
+    pid: int | None = None
+    changed: int = 0  # ns, for st_mtime
+
+    def record(self) -> dict[str, Any]:
+        return {slot: getattr(self, slot) for slot in self.__slots__}
+
+
+@dataclass(slots=True)
+class Process:
+    """One process of the table. Only `agentfs.process` changes its fields."""
+
+    pid: int
+    ppid: int
+    name: str
+    role: Role
+    tier: Tier
+    model: str
+    uid: int
+    gid: int
+    user: str
+    node: str
+    restart: Restart
+    started: float  # wall clock, seconds
+    state: State = State.IDLE
+    exec: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    cwd: str = ""
+    heartbeat: float = 0.0  # seconds between beats; 0: none declared
+    limits: Limits = field(default_factory=Limits)
+    ospid: int | None = None
+    os_start: int = 0  # the program's start time in clock ticks: with `ospid`, unmistakable
+    attached: bool = False  # the program was started elsewhere and is not our child
+    restarts: int = 0
+    exit_code: int | None = None
+    output: str = ""  # the last lines of output, once it ended
+    ended: float = 0.0  # wall clock, seconds
+    stopping: bool = False  # somebody asked it to end: its end is not a failure
+    tokens: int = 0
+    changed: int = 0  # ns, for st_mtime
+
+    def record(self) -> dict[str, Any]:
+        record = {slot: getattr(self, slot) for slot in self.__slots__}
+        for name in ("role", "tier", "restart", "state"):
+            record[name] = record[name].value
+        limits = self.limits
+        record["limits"] = {slot: getattr(limits, slot) for slot in limits.__slots__}
+        return record
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Process:
+        typed = {
+            "role": Role(record["role"]),
+            "tier": Tier(record["tier"]),
+            "restart": Restart(record["restart"]),
+            "state": State(record["state"]),
+            "exec": tuple(record["exec"]),
+            "limits": Limits(**record["limits"]),
+        }
+        return cls(**(record | typed))

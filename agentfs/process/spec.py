@@ -1,0 +1,107 @@
+"""The definition of an agent as people write it: YAML or JSON, checked whole, refused by line."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shlex
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from agentfs.errors import KernelError
+
+__all__ = ["NAME", "ProcessSpec", "SpecLimits", "describe", "parse_spec", "seconds"]
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""What an agent may be called (design/kernel.md)."""
+
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(text: object) -> float:
+    """A duration as the tree writes it (`90s`, `10m`, `2h`, `7d`, or plain seconds), in seconds.
+
+    Raises ValueError.
+    """
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)?", str(text).strip())
+    if match is None or isinstance(text, bool):
+        raise ValueError("a duration like 90s, 10m, 2h or 7d was expected")
+    return float(match[1]) * UNITS[match[2] or "s"]
+
+
+def _command(given: object) -> object:
+    """A string is run by the shell, a list as it is."""
+    if isinstance(given, str):
+        return ["/bin/sh", "-c", given]
+    return given
+
+
+Duration = Annotated[float, BeforeValidator(seconds)]
+Maximum = Annotated[
+    int | None, BeforeValidator(lambda given: None if given == "max" else given), Field(ge=0)
+]
+
+
+class SpecLimits(BaseModel):
+    """Limits as a spec names them; what is left out has its default, `max` is none."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    max_children: Maximum = 10
+    max_concurrent_tasks: Maximum = 5
+    timeout_seconds: Maximum = 300
+    max_tokens_per_hour: Maximum = 100_000
+    max_tokens_total: Maximum = 1_000_000
+    max_context_tokens: Maximum = 128_000
+
+
+class ProcessSpec(BaseModel):
+    """What `/proc/PID/spawn` and `/agents/NAME/spec.yaml` take."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = ""
+    exec: Annotated[list[str], BeforeValidator(_command)] = []
+    role: Literal["kernel", "daemon", "agent", "architect", "lead", "worker", "task"] = "agent"
+    tier: Literal["strategic", "tactical", "operational"] | None = None
+    model: str | None = None
+    restart: Literal["always", "on-failure", "never"] | None = None
+    heartbeat: Duration = 0.0
+    env: dict[str, str] = {}
+    cwd: str | None = None
+    user: str | None = None
+    tools: list[str] = []
+    limits: SpecLimits = SpecLimits()
+
+    def command_line(self) -> str:
+        """The command as a shell would take it, for people."""
+        return shlex.join(self.exec)
+
+
+def describe(failure: ValidationError) -> list[tuple[tuple[int | str, ...], str]]:
+    """Each fault as (where, what was expected), in pydantic's order but in words for people."""
+    return [
+        (tuple(fault["loc"]), fault["msg"].removeprefix("Value error, "))
+        for fault in failure.errors(include_url=False, include_context=False)
+    ]
+
+
+def parse_spec(text: str) -> ProcessSpec:
+    """Read a definition. Raises EINVAL with every fault in the reason."""
+    try:
+        given: Any = yaml.safe_load(text)
+    except yaml.YAMLError as bad:
+        raise KernelError(errno.EINVAL, f"not YAML: {' '.join(str(bad).split())}") from None
+    except RecursionError:
+        raise KernelError(errno.EINVAL, "not YAML: nested too deeply") from None
+    if not isinstance(given, dict):
+        raise KernelError(errno.EINVAL, "a definition is a map of keys: `name:`, `exec:`, `role:` …")
+    try:
+        return ProcessSpec.model_validate(given)
+    except ValidationError as bad:
+        faults = "; ".join(
+            f"{'.'.join(map(str, where)) or 'definition'}: {what}" for where, what in describe(bad)
+        )
+        raise KernelError(errno.EINVAL, faults) from None

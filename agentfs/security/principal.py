@@ -1,0 +1,44 @@
+"""Whom a caller acts for. The answer comes from the operating system, never from the caller."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+__all__ = ["INIT", "Kind", "Principal"]
+
+INIT = 1
+"""The pid of process 1, `init`, for whom the operator acts."""
+
+
+class Kind(enum.Enum):
+    """What sort of caller it is."""
+
+    AGENT = "agent"  # a program of an agent
+    OPERATOR = "operator"  # the mount's owner or root, outside of every agent
+    USER = "user"  # another user of the machine: what the file modes give, no system call
+    STRANGER = "stranger"  # descends from the daemon but from no living agent: nobody
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """One caller's standing. `pid` is the process it acts for: 1 for the operator, None for
+    users and strangers. `name` is that process's agent name, or the kind of caller."""
+
+    kind: Kind
+    pid: int | None
+    name: str
+    uid: int
+    gid: int
+
+    @property
+    def is_operator(self) -> bool:
+        return self.kind is Kind.OPERATOR
+
+    @property
+    def is_agent(self) -> bool:
+        return self.kind is Kind.AGENT
+
+    def acts_for(self, name: str) -> bool:
+        """Whether it may use what is private to agent `name`: it is that agent, or the operator."""
+        return self.is_operator or (self.is_agent and self.name == name)

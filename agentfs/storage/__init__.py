@@ -1,0 +1,1 @@
+"""What survives: the store, its SQLite form and the numbered migrations."""

@@ -1,0 +1,42 @@
+"""The store's schema as numbered steps. A step that was released is never edited: add another."""
+
+from __future__ import annotations
+
+import sqlite3
+
+__all__ = ["LATEST", "migrate"]
+
+MIGRATIONS: tuple[str, ...] = (
+    # 1: the living system
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE agents (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE processes (pid INTEGER PRIMARY KEY, record TEXT NOT NULL);
+    CREATE TABLE messages (
+        seq      INTEGER PRIMARY KEY AUTOINCREMENT,  -- sorts by arrival, never used twice
+        mailbox  TEXT NOT NULL,                      -- the agent's name
+        state    TEXT NOT NULL CHECK (state IN ('new', 'cur', 'dead')),
+        filename TEXT NOT NULL,
+        record   TEXT NOT NULL,                      -- sender, priority, expiry, attempt … as JSON
+        content  BLOB NOT NULL                       -- header lines of the sender, and the body
+    );
+    CREATE INDEX messages_by_mailbox ON messages (mailbox);
+    """,
+)
+
+LATEST = len(MIGRATIONS)
+
+
+def migrate(connection: sqlite3.Connection) -> int:
+    """Bring the schema to `LATEST`, each step in one transaction; return the version it had.
+
+    Raises `sqlite3.DatabaseError` if the file is from a newer release, and changes nothing.
+    """
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found > LATEST:
+        raise sqlite3.DatabaseError(
+            f"the store has schema {found}, this release knows up to {LATEST}: use a newer release"
+        )
+    for number, script in enumerate(MIGRATIONS[found:], start=found + 1):
+        connection.executescript(f"BEGIN;{script};PRAGMA user_version = {number};COMMIT;")
+    return int(found)

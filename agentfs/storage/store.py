@@ -1,0 +1,238 @@
+"""The store: what the kernel's tables are written through to.
+
+SQLite in WAL mode with synchronous=NORMAL, committed in the event loop: measured at 15 µs a commit,
+where a hop to a thread costs 100 µs. A commit survives kill -9 at once and a power cut after the
+next checkpoint or `sync`. The checkpoint, the only part that waits for the disk, has its own
+connection in a thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from agentfs.errors import KernelError
+from agentfs.storage.migrations import migrate
+
+__all__ = ["Store"]
+
+log = logging.getLogger(__name__)
+
+# A checkpoint copies the WAL's pages into the database and syncs; rarer means fewer syncs and a
+# longer replay at start (about 100 MB/s).
+CHECKPOINT_SECONDS = 5.0
+
+
+class Store:
+    """Tables of JSON records, and messages with their content.
+
+    Every write happens inside `transaction()`, which nests: the outermost one commits. If it fails,
+    nothing was written and the `on_rollback` calls undo the change in memory, newest first.
+    `on_commit` calls run after the commit; that is where events go out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA wal_autocheckpoint = 0")
+        migrate(self._db)
+        self._depth = 0
+        self._undo: list[Callable[[], object]] = []
+        self._commit: list[Callable[[], object]] = []
+        self._dirty = False
+        self.before_commit: list[Callable[[], object]] = []
+        self.commits = 0
+
+    def close(self) -> None:
+        """Fold the log into the database and close it."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.close()
+
+    # -- transactions --------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One atomic change. Raises KernelError ENOSPC or EIO if it cannot be stored."""
+        if self._depth:
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+            return
+        self._depth = 1
+        self._dirty = False
+        try:
+            yield
+            if self._dirty or self.before_commit:
+                for prepare in self.before_commit:
+                    prepare()
+            if self._dirty:
+                self._db.execute("COMMIT")
+                self.commits += 1
+        except BaseException as failure:
+            self._roll_back()
+            if isinstance(failure, sqlite3.Error):
+                full = "full" in str(failure) or "disk I/O" in str(failure)
+                number = errno.ENOSPC if full else errno.EIO
+                raise KernelError(number, f"the store cannot be written: {failure}") from failure
+            raise
+        finally:
+            self._depth = 0
+        calls, self._commit, self._undo = self._commit, [], []
+        for call in calls:
+            call()
+
+    def _roll_back(self) -> None:
+        undo, self._undo, self._commit = self._undo, [], []
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        for call in reversed(undo):
+            call()
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._depth > 0
+
+    def on_rollback(self, call: Callable[[], object]) -> None:
+        """Undo a change in memory with `call()` if the transaction fails."""
+        self._undo.append(call)
+
+    def on_commit(self, call: Callable[[], object]) -> None:
+        """Run `call()` once the transaction is committed."""
+        self._commit.append(call)
+
+    def _write(self, sql: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
+        if not self._depth:
+            raise RuntimeError("a write outside a transaction")
+        if not self._dirty:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._dirty = True
+        return self._db.execute(sql, values)
+
+    # -- meta ----------------------------------------------------------------------------------
+
+    def meta(self, key: str, default: str = "") -> str:
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return default if row is None else str(row[0])
+
+    def set_meta(self, key: str, value: str) -> None:
+        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    # -- agents and processes: JSON records by name and by pid ---------------------------------
+
+    def agents(self) -> Iterator[dict[str, Any]]:
+        for (record,) in self._db.execute("SELECT record FROM agents ORDER BY name"):
+            yield json.loads(record)
+
+    def put_agent(self, name: str, record: dict[str, Any]) -> None:
+        self._write("INSERT OR REPLACE INTO agents VALUES (?, ?)", (name, _dump(record)))
+
+    def delete_agent(self, name: str) -> None:
+        self._write("DELETE FROM agents WHERE name = ?", (name,))
+
+    def processes(self) -> Iterator[dict[str, Any]]:
+        for (record,) in self._db.execute("SELECT record FROM processes ORDER BY pid"):
+            yield json.loads(record)
+
+    def put_process(self, pid: int, record: dict[str, Any]) -> None:
+        self._write("INSERT OR REPLACE INTO processes VALUES (?, ?)", (pid, _dump(record)))
+
+    def delete_process(self, pid: int) -> None:
+        self._write("DELETE FROM processes WHERE pid = ?", (pid,))
+
+    # -- messages ------------------------------------------------------------------------------
+
+    def last_message(self) -> int:
+        """The highest sequence number ever given to a message; 0 if none was."""
+        row = self._db.execute(
+            "SELECT seq FROM sqlite_sequence WHERE name = 'messages'"
+        ).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def messages(self) -> Iterator[tuple[int, str, str, str, dict[str, Any], int]]:
+        """(seq, mailbox, state, filename, record, size of the content) of every message kept."""
+        query = (
+            "SELECT seq, mailbox, state, filename, record, length(content)"
+            " FROM messages ORDER BY seq"
+        )
+        for seq, mailbox, state, filename, record, size in self._db.execute(query):
+            yield seq, mailbox, state, filename, json.loads(record), size
+
+    def put_message(
+        self,
+        seq: int,
+        mailbox: str,
+        state: str,
+        filename: str,
+        record: dict[str, Any],
+        content: bytes,
+    ) -> None:
+        self._write(
+            "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)",
+            (seq, mailbox, state, filename, _dump(record), content),
+        )
+
+    def update_message(self, seq: int, state: str, filename: str, record: dict[str, Any]) -> None:
+        self._write(
+            "UPDATE messages SET state = ?, filename = ?, record = ? WHERE seq = ?",
+            (state, filename, _dump(record), seq),
+        )
+
+    def delete_message(self, seq: int) -> None:
+        self._write("DELETE FROM messages WHERE seq = ?", (seq,))
+
+    def content(self, seq: int) -> bytes:
+        """The content of a message; KeyError if it is gone."""
+        row = self._db.execute("SELECT content FROM messages WHERE seq = ?", (seq,)).fetchone()
+        if row is None:
+            raise KeyError(seq)
+        return bytes(row[0])
+
+    # -- power cuts ----------------------------------------------------------------------------
+
+    async def sync(self) -> None:
+        """Make every commit so far survive a power cut: sync the write-ahead log."""
+        await trio.to_thread.run_sync(_sync_file, Path(f"{self.path}-wal"))
+
+    async def checkpoint_regularly(self) -> None:
+        """Fold the log into the database every few seconds, off the event loop."""
+        done = 0
+        while True:
+            await trio.sleep(CHECKPOINT_SECONDS)
+            if self.commits != done:
+                done = self.commits
+                await trio.to_thread.run_sync(_checkpoint, self.path)
+
+
+def _dump(record: dict[str, Any]) -> str:
+    return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
+
+
+def _sync_file(path: Path) -> None:
+    """Sync a file and the directory that names it."""
+    for name, flags in ((path, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
+        descriptor = os.open(name, flags)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _checkpoint(path: Path) -> None:
+    try:
+        with closing(sqlite3.connect(path, timeout=1.0)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    except sqlite3.Error as failure:
+        log.warning("the store could not be checkpointed, trying again: %s", failure)

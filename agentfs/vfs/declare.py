@@ -1,0 +1,423 @@
+"""The decorators with which a provider's directory reads like a table of what is in it.
+
+    class ProcessDirectory(Table):
+        @value("state", on=(StateChanged,))
+        def state(self) -> str:
+            \"\"\"What it does: idle, running, blocked, sleeping, zombie or dead.\"\"\"
+            return self.process.state.value
+
+One declaration gives the node, the argument check, the change notices and the reference page.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from agentfs.errors import KernelError
+from agentfs.events import Event
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.changes import Modified
+from agentfs.vfs.files import (
+    Control,
+    Document,
+    Live,
+    Owner,
+    Stream,
+    Transaction,
+    Value,
+    as_text,
+)
+from agentfs.vfs.node import Directory, Link, Node, Stat
+
+__all__ = [
+    "DirectoryOf",
+    "Entry",
+    "Table",
+    "control",
+    "directory",
+    "document",
+    "link",
+    "live",
+    "message",
+    "modified",
+    "stream",
+    "transaction",
+    "value",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a directory's table.
+
+    `on`: the events that change it. `private`: only the agent that owns the directory, and the
+    operator, open it. `errors` maps an errno name to when it is given.
+    """
+
+    kind: str
+    name: str
+    mode: int
+    doc: str
+    on: tuple[type[Event], ...]
+    private: bool
+    example: str
+    errors: tuple[tuple[str, str], ...]
+    build: Callable[[Any, Hashable, Entry], Node]
+
+
+_ATTRIBUTE = "_agentfs_entry"
+Method = Callable[..., Any]
+
+
+def _declare(
+    kind: str,
+    name: str,
+    mode: int,
+    build: Callable[[Any, Hashable, Entry, Method], Node],
+    *,
+    on: tuple[type[Event], ...] = (),
+    private: bool = False,
+    example: str = "",
+    errors: dict[str, str] | None = None,
+) -> Callable[[Method], Method]:
+    def decorate(method: Method) -> Method:
+        doc = " ".join((method.__doc__ or "").split())
+        entry = Entry(
+            kind,
+            name,
+            mode,
+            doc,
+            on,
+            private,
+            example,
+            tuple((errors or {}).items()),
+            lambda table, key, entry: build(table, key, entry, method),
+        )
+        setattr(method, _ATTRIBUTE, entry)
+        return method
+
+    return decorate
+
+
+def _render(table: Any, method: Method) -> Callable[[], bytes]:
+    def render() -> bytes:
+        content = method(table)
+        if isinstance(content, bytes):
+            return content
+        text = str(content)
+        return f"{text}\n".encode() if text and not text.endswith("\n") else text.encode()
+
+    return render
+
+
+def _guard(table: Table, entry: Entry) -> Callable[[Caller], None] | None:
+    return table.private_guard if entry.private else table.guard
+
+
+def value(
+    name: str,
+    mode: int = 0o444,
+    *,
+    write: str = "",
+    on: tuple[type[Event], ...] = (),
+    private: bool = False,
+    example: str = "",
+    errors: dict[str, str] | None = None,
+) -> Callable[[Method], Method]:
+    """The method returns the content (text gets its newline). `write` names the method
+    `async (text, caller)` that takes a new value."""
+
+    def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
+        apply = None
+        if write:
+            setter = getattr(table, write)
+
+            async def apply(data: bytes, caller: Caller) -> None:
+                await setter(as_text(data).strip(), caller)
+
+        return Value(
+            key, mode, table.owner(), _guard(table, entry), _render(table, method), apply
+        )
+
+    return _declare(
+        "Value", name, mode, build, on=on, private=private, example=example, errors=errors
+    )
+
+
+def live(
+    name: str, mode: int = 0o444, *, private: bool = False, example: str = ""
+) -> Callable[[Method], Method]:
+    """The method returns the content of this moment."""
+
+    def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
+        return Live(key, mode, table.owner(), _guard(table, entry), _render(table, method))
+
+    return _declare("Live", name, mode, build, private=private, example=example)
+
+
+def document(
+    name: str,
+    mode: int = 0o644,
+    *,
+    write: str,
+    sync: str = "",
+    on: tuple[type[Event], ...] = (),
+    private: bool = False,
+    example: str = "",
+    errors: dict[str, str] | None = None,
+) -> Callable[[Method], Method]:
+    """The method returns the whole text; `write` names `async (content: bytes, caller)`."""
+
+    def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
+        return Document(
+            key,
+            mode,
+            table.owner(),
+            _guard(table, entry),
+            _render(table, method),
+            getattr(table, write),
+            getattr(table, sync) if sync else None,
+        )
+
+    return _declare(
+        "Document", name, mode, build, on=on, private=private, example=example, errors=errors
+    )
+
+
+def control(
+    name: str,
+    mode: int = 0o200,
+    *,
+    private: bool = False,
+    example: str = "",
+    errors: dict[str, str] | None = None,
+) -> Callable[[Method], Method]:
+    """The method is `async (command: str, caller)`, called for each line written."""
+
+    def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
+        async def run(command: str, caller: Caller) -> None:
+            await method(table, command, caller)
+
+        return Control(key, mode, table.owner(), _guard(table, entry), run=run)
+
+    return _declare(
+        "Control", name, mode, build, private=private, example=example, errors=errors
+    )
+
+
+def message(
+    name: str,
+    mode: int = 0o200,
+    *,
+    limit: str,
+    sync: str = "",
+    private: bool = False,
+    example: str = "",
+    errors: dict[str, str] | None = None,
+) -> Callable[[Method], Method]:
+    """The method is `async (content: bytes, caller)`: every write(2) is one request, of at most
+    `limit` bytes (the name of a method that says how many)."""
+
+    def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
+        async def take(content: bytes, caller: Caller) -> None:
+            await method(table, content, caller)
+
+        return Control(
+            key,
+            mode,
+            table.owner(),
+            _guard(table, entry),
+            whole=take,
+            limit=getattr(table, limit)(),
+            sync=getattr(table, sync) if sync else None,
+        )
+
+    return _declare(
+        "Control", name, mode, build, private=private, example=example, errors=errors
+    )
+
+
+def transaction(
+    name: str,
+    mode: int = 0o600,
+    *,
+    private: bool = False,
+    example: str = "",
+    errors: dict[str, str] | None = None,
+) -> Callable[[Method], Method]:
+    """The method is `async (request: bytes, caller) -> bytes | str`: the reply."""
+
+    def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
+        async def serve(request: bytes, caller: Caller) -> bytes:
+            reply = await method(table, request, caller)
+            return reply if isinstance(reply, bytes) else str(reply).encode()
+
+        return Transaction(key, mode, table.owner(), _guard(table, entry), serve)
+
+    return _declare(
+        "Transaction", name, mode, build, private=private, example=example, errors=errors
+    )
+
+
+def stream(
+    name: str, mode: int = 0o444, *, private: bool = False, example: str = ""
+) -> Callable[[Method], Method]:
+    """The method is `(caller) -> StreamHandle`, called at open."""
+
+    def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
+        return Stream(
+            key,
+            mode,
+            table.owner(),
+            _guard(table, entry),
+            lambda caller: method(table, caller),
+        )
+
+    return _declare("Stream", name, mode, build, private=private, example=example)
+
+
+class _DeclaredLink(Link):
+    def __init__(
+        self, key: Hashable, owner: Owner, resolve: Callable[[Caller], str]
+    ) -> None:
+        self.key = key
+        self._owner = owner
+        self._resolve = resolve
+
+    def stat(self) -> Stat:
+        owner = self._owner
+        return Stat(
+            0o120777, owner.uid, owner.gid, 0, owner.mtime, 1, owner.mtime, owner.mtime
+        )
+
+    def target(self, caller: Caller) -> str:
+        return self._resolve(caller)
+
+
+def link(
+    name: str, *, on: tuple[type[Event], ...] = (), example: str = ""
+) -> Callable[[Method], Method]:
+    """The method is `(caller) -> str`, the target; it may raise ENOENT."""
+
+    def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
+        return _DeclaredLink(key, table.owner(), lambda caller: str(method(table, caller)))
+
+    return _declare("Link", name, 0o777, build, on=on, example=example)
+
+
+def directory(
+    name: str,
+    mode: int = 0o755,
+    *,
+    on: tuple[type[Event], ...] = (),
+    private: bool = False,
+    example: str = "",
+) -> Callable[[Method], Method]:
+    """The method returns the directory itself."""
+
+    def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
+        node = method(table)
+        assert isinstance(node, Node)
+        return node
+
+    return _declare("Directory", name, mode, build, on=on, private=private, example=example)
+
+
+class DirectoryOf(Directory):
+    """What declared directories share: a key, a mode, an owner and a guard."""
+
+    mode: ClassVar[int] = 0o755
+
+    def owner(self) -> Owner:
+        """Who owns the entries, and when they changed last."""
+        raise NotImplementedError
+
+    def guard(self, caller: Caller) -> None:
+        """Ask whether `caller` may use what is in here, beyond the modes."""
+
+    def private_guard(self, caller: Caller) -> None:
+        """Ask whether `caller` may use the private entries."""
+        self.guard(caller)
+
+    def enter(self, caller: Caller) -> None:
+        self.guard(caller)
+
+    def stat(self) -> Stat:
+        owner = self.owner()
+        time = owner.mtime
+        return Stat(0o040000 | self.mode, owner.uid, owner.gid, 0, time, 2, time, time)
+
+    def missing(self, name: str) -> KernelError:
+        """The error for a name that is not there."""
+        return KernelError(errno.ENOENT, f"there is no {name!r} here")
+
+
+class Table(DirectoryOf):
+    """A directory whose entries are declared in its class with the decorators of this module.
+
+    Subclasses with entries of their own beside the declared ones override `more` and `find`.
+    """
+
+    TABLE: ClassVar[dict[str, Entry]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        table = dict(cls.TABLE)
+        for attribute in vars(cls).values():
+            entry = getattr(attribute, _ATTRIBUTE, None)
+            if isinstance(entry, Entry):
+                table[entry.name] = entry
+        cls.TABLE = table
+
+    def node(self, entry: Entry) -> Node:
+        """The node of a declared entry."""
+        return entry.build(self, (self.key, entry.name), entry)
+
+    def exists(self, entry: Entry) -> bool:
+        """Whether a declared entry is there at the moment."""
+        return True
+
+    def lookup(self, name: str) -> Node:
+        entry = self.TABLE.get(name)
+        if entry is not None and self.exists(entry):
+            return self.node(entry)
+        found = self.find(name)
+        if found is None:
+            raise self.missing(name)
+        return found
+
+    def entries(self) -> Iterator[tuple[str, Node]]:
+        for name, entry in self.TABLE.items():
+            if self.exists(entry):
+                yield name, self.node(entry)
+        yield from self.more()
+
+    def find(self, name: str) -> Node | None:
+        """An entry that is not declared; None if there is none."""
+        return None
+
+    def more(self) -> Iterable[tuple[str, Node]]:
+        """The entries that are not declared."""
+        return ()
+
+
+def modified(table: type[Table], key: Hashable, event: Event) -> Iterator[Modified]:
+    """The declared entries of the `table` at `key` that `event` changes."""
+    for name in _changed_by(table, type(event)):
+        yield Modified((key, name))
+
+
+_changed: dict[tuple[type[Table], type[Event]], tuple[str, ...]] = {}
+
+
+def _changed_by(table: type[Table], event: type[Event]) -> tuple[str, ...]:
+    names = _changed.get((table, event))
+    if names is None:
+        names = tuple(name for name, entry in table.TABLE.items() if event in entry.on)
+        _changed[table, event] = names
+    return names
+
+

@@ -1,0 +1,253 @@
+"""Nodes: what a path leads to, and the handles that opening one gives.
+
+A node is a view of something in the kernel, made when it is looked up and never stored by
+providers; two nodes with equal `key` are the same file. The mount keeps one inode for each key.
+All methods may raise `KernelError`; its errno is what the caller's system call returns.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as st
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agentfs.errors import KernelError
+
+if TYPE_CHECKING:
+    from agentfs.vfs.caller import Caller
+
+__all__ = [
+    "FOREVER",
+    "Directory",
+    "Fifo",
+    "File",
+    "Handle",
+    "Link",
+    "Node",
+    "Stat",
+    "StreamHandle",
+    "Time",
+]
+
+FOREVER = 3600.0
+"""Seconds the kernel may keep what it knows of a node: long, because every change is announced."""
+
+Time = int
+"""Nanoseconds since 1970 UTC."""
+
+
+@dataclass(slots=True)
+class Stat:
+    """What stat(2) says of a node. `mode` has the file type; sizes in bytes, times in ns."""
+
+    mode: int
+    uid: int
+    gid: int
+    size: int = 0
+    mtime: Time = 0
+    nlink: int = 1
+    atime: Time = 0
+    ctime: Time = 0
+    rdev: int = 0
+    blocks: int | None = None
+
+
+class Node:
+    """Anything with a name. `key` identifies it as long as it exists.
+
+    `timeout`: seconds for which the kernel may cache the entry and the attributes without asking.
+    Nodes whose changes the provider announces say FOREVER, others a second or none.
+    """
+
+    key: Hashable
+    timeout: float = FOREVER
+
+    def stat(self) -> Stat:
+        raise NotImplementedError
+
+    def enter(self, caller: Caller) -> None:
+        """Ask whether `caller` may use this node at all, beyond its mode.
+
+        Called before every open, listing and change. Raises EACCES for a private path.
+        """
+
+    def chattr(
+        self,
+        caller: Caller,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        times: tuple[Time | None, Time | None] = (None, None),
+    ) -> None:
+        """chmod, chown, truncate and utime in one; `times` is (atime, mtime).
+
+        Refused with EPERM here; times are ignored, because `touch` is harmless.
+        """
+        if mode is not None or uid is not None or gid is not None:
+            raise KernelError(errno.EPERM, "the mode and the owner of this file are fixed")
+        if size is not None:
+            raise KernelError(errno.EPERM, "this file cannot be truncated")
+
+
+    def getxattr(self, name: str) -> bytes:
+        """An extended attribute. Raises ENODATA: there are none, except on real files."""
+        raise KernelError(errno.ENODATA, f"no attribute {name!r}")
+
+    def listxattr(self) -> list[str]:
+        """The names of the extended attributes."""
+        return []
+
+    def setxattr(self, name: str, value: bytes, caller: Caller) -> None:
+        raise KernelError(errno.ENOTSUP, "this file takes no extended attributes")
+
+    def removexattr(self, name: str, caller: Caller) -> None:
+        raise KernelError(errno.ENODATA, f"no attribute {name!r}")
+
+
+class Link(Node):
+    """A symbolic link. Its target may depend on who asks (`/proc/self`)."""
+
+    def target(self, caller: Caller) -> str:
+        raise NotImplementedError
+
+
+class Fifo(Node):
+    """A named pipe; Linux itself serves its bytes."""
+
+
+class File(Node):
+    """A regular file, whatever is behind it."""
+
+    def open(self, flags: int, caller: Caller) -> Handle:
+        """Open it with the flags of open(2), after `enter` and the mode have said yes."""
+        raise NotImplementedError
+
+
+class Directory(Node):
+    """A directory. Whatever is not overridden is refused with EPERM."""
+
+    def lookup(self, name: str) -> Node:
+        """The node called `name`. Raises ENOENT."""
+        raise NotImplementedError
+
+    def entries(self) -> Iterable[tuple[str, Node]]:
+        """Every (name, node) in it, as `ls` shows them."""
+        raise NotImplementedError
+
+    def may_list(self, caller: Caller) -> None:
+        """Ask whether `caller` may list it, beyond `enter`."""
+
+    def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
+        """Make and open the file `name`."""
+        raise self._fixed("create a file")
+
+    def mkdir(self, name: str, mode: int, caller: Caller) -> Node:
+        raise self._fixed("make a directory")
+
+    def mknod(self, name: str, mode: int, rdev: int, caller: Caller) -> Node:
+        raise self._fixed("make a special file")
+
+    def symlink(self, name: str, target: str, caller: Caller) -> Node:
+        raise self._fixed("make a link")
+
+    def link(self, node: Node, name: str, caller: Caller) -> Node:
+        raise self._fixed("make a link")
+
+    def unlink(self, name: str, caller: Caller) -> None:
+        raise self._fixed("remove a file")
+
+    def rmdir(self, name: str, caller: Caller) -> None:
+        raise self._fixed("remove a directory")
+
+    def rename(
+        self, name: str, target: Directory, new_name: str, flags: int, caller: Caller
+    ) -> None:
+        """Move `name` to `target`/`new_name`; `flags` as in renameat2(2)."""
+        raise self._fixed("rename")
+
+    def _fixed(self, doing: str) -> KernelError:
+        return KernelError(errno.EPERM, f"nobody can {doing} here", rule="fixed directory")
+
+
+class Handle:
+    """An open file.
+
+    `direct`: reads and writes go to the handle, nothing is cached and the size does not matter.
+    `version`: for cached files, changes whenever the content does; the kernel may keep the pages
+    of an earlier open if it is the same.
+    """
+
+    direct: bool = True
+    seekable: bool = True
+    version: object = None
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; empty at the end."""
+        return b""
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """Take `data`; the number of bytes taken."""
+        raise KernelError(errno.EBADF, "this file was not opened for writing")
+
+    async def flush(self) -> None:
+        """A descriptor was closed: the last chance to refuse what was written."""
+
+    async def fsync(self) -> None:
+        """Make what was written survive a power cut."""
+
+    def release(self) -> None:
+        """The last descriptor is gone. Errors go nowhere."""
+
+    @property
+    def unflushed(self) -> bool:
+        """Whether `flush` would apply something; the mount then asks first if the opener still
+        holds the file open, because a child's exit closes inherited descriptors too."""
+        return False
+
+
+class StreamHandle(Handle):
+    """An open stream: records that come in their own time. The mount does the waiting."""
+
+    seekable = False
+
+    def __init__(self) -> None:
+        self._wakers: set[Callable[[], object]] = set()
+
+    def try_read(self, size: int) -> bytes | None:
+        """The next bytes; empty at the end of file; None if there is nothing yet."""
+        raise NotImplementedError
+
+    def ready(self) -> bool:
+        """Whether `try_read` would answer at once."""
+        raise NotImplementedError
+
+    def parked(self) -> None:
+        """A reader begins to wait."""
+
+    def on_wake(self, waker: Callable[[], object]) -> Callable[[], object]:
+        """Call `waker()` whenever `ready` may have become true; the result takes that back."""
+        self._wakers.add(waker)
+        return lambda: self._wakers.discard(waker)
+
+    def wake(self) -> None:
+        """Tell everybody who waits to try again."""
+        for waker in tuple(self._wakers):
+            waker()
+
+    async def read(self, offset: int, size: int) -> bytes:
+        raise TypeError("a stream is read through try_read")
+
+
+def is_writing(flags: int) -> bool:
+    """Whether open(2)'s flags ask for writing."""
+    return flags & os.O_ACCMODE != os.O_RDONLY
+
+
+def regular(mode: int) -> int:
+    """The mode bits of a regular file with the permissions `mode`."""
+    return st.S_IFREG | mode

@@ -1,0 +1,1 @@
+"""FUSE: the tree of `agentfs.vfs` served through pyfuse3."""

@@ -1,0 +1,101 @@
+"""Answers to the announcer's own calls: they succeed, and change nothing.
+
+While an entry is announced as new, looking it up answers ENOENT, so that Linux goes on to create
+it; while one is announced as removed it is found, whatever became of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat as st
+
+from pyfuse3 import EntryAttributes, RequestContext
+
+from agentfs.errors import KernelError
+from agentfs.mount.announcer import Announcement, Announcer
+from agentfs.mount.attributes import attributes
+from agentfs.mount.inodes import Inode, Inodes
+from agentfs.vfs.changes import Created, Moved, Removed
+from agentfs.vfs.node import Node, Stat
+
+__all__ = ["Announcements"]
+
+
+class _Ghost(Node):
+    """A removed node, to be found once more so that its removal can be seen."""
+
+    timeout = 0.0
+
+    def __init__(self, key: object, is_directory: bool) -> None:
+        self.key = ("ghost", key)
+        self._mode = st.S_IFDIR | 0o755 if is_directory else st.S_IFREG | 0o644
+
+    def stat(self) -> Stat:
+        return Stat(self._mode, 0, 0)
+
+
+class Announcements:
+    """The announcer's view of the tree."""
+
+    def __init__(self, inodes: Inodes, announcer: Announcer) -> None:
+        self._inodes = inodes
+        self._announcer = announcer
+
+    def by(self, ctx: RequestContext) -> bool:
+        """Whether the announcer's thread is the caller."""
+        return ctx.pid == self._announcer.tid
+
+    def _current(self) -> Announcement:
+        current = self._announcer.current
+        if current is None:
+            raise KernelError(errno.ESTALE, "nothing is being announced")
+        return current
+
+    def lookup(self, directory: Inode, name: str) -> EntryAttributes | None:
+        """The entry as the announcement wants it; None for an ordinary look-up on the way."""
+        match self._current().change:
+            case Created(directory=key, name=created) if (key, created) == (directory.key, name):
+                raise KernelError(errno.ENOENT, "it is being announced")
+            case Removed(directory=key, name=removed) as change if (key, removed) == (
+                directory.key,
+                name,
+            ):
+                known = self._inodes.known(change.key)
+                node = _Ghost(change.key, change.is_directory) if known is None else known.node
+                return self._tell(node, directory, name)
+            case Moved(target=key, new_name=new) if (key, new) == (directory.key, name):
+                raise KernelError(errno.ENOENT, "it is being announced")
+            case Moved(directory=key, name=old, node=node) if (key, old) == (directory.key, name):
+                return self._tell(node, directory, name)
+        return None
+
+    def _tell(self, node: Node, directory: Inode, name: str) -> EntryAttributes:
+        inode = self._inodes.remember(node, directory, name)
+        try:
+            entry = attributes(inode)
+        except BaseException:
+            self._inodes.drop_unknown(inode)
+            raise
+        self._inodes.referenced(inode)
+        return entry
+
+    def made(self, directory: Inode, name: str) -> EntryAttributes:
+        """The announced entry, as if it had just been created."""
+        change = self._current().change
+        if not isinstance(change, Created) or change.name != name:
+            raise KernelError(errno.ESTALE, "another entry is being announced")
+        return self._tell(change.node, directory, name)
+
+    def removed(self) -> None:
+        """The announced entry, as if it had just been removed."""
+        if not isinstance(self._current().change, Removed):
+            raise KernelError(errno.ESTALE, "no removal is being announced")
+
+    def moved(self, target: Inode, name: str) -> None:
+        """The announced entry, as if it had just been renamed."""
+        change = self._current().change
+        if not isinstance(change, Moved):
+            raise KernelError(errno.ESTALE, "no renaming is being announced")
+        inode = self._inodes.known(change.node.key)
+        if inode is not None:
+            inode.parent, inode.name = target, name

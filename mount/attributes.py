@@ -1,0 +1,33 @@
+"""From a node's Stat to what pyfuse3 sends."""
+
+from __future__ import annotations
+
+import pyfuse3
+
+from agentfs.mount.inodes import Inode
+
+__all__ = ["attributes"]
+
+BLOCK = 512  # what st_blocks counts in, stat(2)
+
+
+def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
+    """The attributes of an inode, with the time for which the kernel may keep them."""
+    stat = inode.stat()
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = inode.number
+    entry.generation = 0
+    entry.entry_timeout = inode.node.timeout
+    entry.attr_timeout = inode.node.timeout
+    entry.st_mode = pyfuse3.ModeT(stat.mode)
+    entry.st_nlink = stat.nlink
+    entry.st_uid = stat.uid
+    entry.st_gid = stat.gid
+    entry.st_rdev = stat.rdev
+    entry.st_size = stat.size
+    entry.st_blksize = 4096
+    entry.st_blocks = (stat.size + BLOCK - 1) // BLOCK if stat.blocks is None else stat.blocks
+    entry.st_atime_ns = stat.atime or stat.mtime
+    entry.st_mtime_ns = stat.mtime
+    entry.st_ctime_ns = stat.ctime or stat.mtime
+    return entry

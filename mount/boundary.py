@@ -1,0 +1,56 @@
+"""The boundary: whatever a handler raises becomes an errno, and never leaves it.
+
+An exception that leaves a pyfuse3 handler ends the daemon and with it the mount.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+
+from agentfs.errors import KernelError
+
+if TYPE_CHECKING:
+    from agentfs.mount.operations import Operations
+
+__all__ = ["handler"]
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def handler(
+    method: Callable[Concatenate[Operations, P], Awaitable[T]],
+) -> Callable[Concatenate[Operations, P], Awaitable[T]]:
+    """Wrap a FUSE handler: KernelError and OSError give their errno, everything else is a fault of
+    ours: EIO, with the traceback in the log."""
+
+    @functools.wraps(method)
+    async def guarded(operations: Operations, *args: P.args, **kwargs: P.kwargs) -> T:
+        operations.wakeups.handled()
+        operations.requests += 1
+        try:
+            return await method(operations, *args, **kwargs)
+        except pyfuse3.FUSEError:
+            raise
+        except KernelError as refusal:
+            raise pyfuse3.FUSEError(refusal.errno) from None
+        except OSError as failure:
+            number = failure.errno or errno.EIO
+            if number == errno.EIO:
+                log.exception("%s failed", method.__name__)
+                operations.faults += 1
+            raise pyfuse3.FUSEError(number) from None
+        except Exception:
+            log.exception("%s failed", method.__name__)
+            operations.faults += 1
+            raise pyfuse3.FUSEError(errno.EIO) from None
+
+    return guarded

@@ -1,0 +1,106 @@
+"""Open files and open directories, by the number that the Linux kernel hands back to us."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from dataclasses import dataclass, field
+
+import pyfuse3
+
+from agentfs.errors import KernelError
+from agentfs.mount.inodes import Inode
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.node import Handle, Node
+
+__all__ = ["Handles", "OpenDirectory", "OpenFile", "still_holds"]
+
+
+@dataclass(slots=True)
+class OpenFile:
+    """An open file: what was opened, by whom, and how."""
+
+    inode: Inode
+    handle: Handle
+    flags: int
+    caller: Caller
+    poll: pyfuse3.PollHandle | None = None
+    unsubscribe: list[object] = field(default_factory=list)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a read may wait (O_NONBLOCK was not given at open)."""
+        return not self.flags & os.O_NONBLOCK
+
+
+@dataclass(slots=True)
+class OpenDirectory:
+    """An open directory: its entries as they were when it was opened or rewound."""
+
+    inode: Inode
+    entries: list[tuple[str, Node]] | None = None
+
+
+class Handles:
+    """All of them. Raises EBADF for a number that is not open."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._files: dict[int, OpenFile] = {}
+        self._directories: dict[int, OpenDirectory] = {}
+
+    def __len__(self) -> int:
+        return len(self._files) + len(self._directories)
+
+    def add(self, opened: OpenFile) -> pyfuse3.FileHandleT:
+        number = next(self._numbers)
+        self._files[number] = opened
+        return pyfuse3.FileHandleT(number)
+
+    def add_directory(self, opened: OpenDirectory) -> pyfuse3.FileHandleT:
+        number = next(self._numbers)
+        self._directories[number] = opened
+        return pyfuse3.FileHandleT(number)
+
+    def file(self, number: int) -> OpenFile:
+        try:
+            return self._files[number]
+        except KeyError:
+            raise KernelError(errno.EBADF, f"handle {number} is not open") from None
+
+    def directory(self, number: int) -> OpenDirectory:
+        try:
+            return self._directories[number]
+        except KeyError:
+            raise KernelError(errno.EBADF, f"handle {number} is not open") from None
+
+    def pop(self, number: int) -> OpenFile | None:
+        return self._files.pop(number, None)
+
+    def pop_directory(self, number: int) -> None:
+        self._directories.pop(number, None)
+
+    def files(self) -> list[OpenFile]:
+        return list(self._files.values())
+
+
+def still_holds(tid: int, path: str) -> bool:
+    """Whether the thread's process still has the file at `path` open.
+
+    Asked when a descriptor is closed: a child's exit closes what it inherited, which must not end
+    the message that its parent is still writing. When a process closes its own descriptor, that is
+    out of its table before we are asked (tried; see tests/mount/test_mechanics.py).
+    """
+    table = f"/proc/{tid}/fd"
+    try:
+        names = os.listdir(table)
+    except OSError:
+        return False  # the opener ended
+    for name in names:
+        try:
+            if os.readlink(f"{table}/{name}") == path:
+                return True
+        except OSError:
+            continue  # closed while we looked
+    return False

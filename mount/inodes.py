@@ -1,0 +1,154 @@
+"""The inode table: which nodes the Linux kernel knows, by number and by key.
+
+An inode lives from the first look-up to the last forget. Numbers are never used twice.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import time
+from collections.abc import Hashable, Iterator
+
+import pyfuse3
+
+from agentfs.errors import KernelError
+from agentfs.vfs.node import Directory, Node, Stat
+
+__all__ = ["Inode", "Inodes"]
+
+
+class Inode:
+    """One file as the Linux kernel knows it.
+
+    `lookups` is the kernel's reference count. `parent` and `name` say where it was found last.
+    `touched` is the time of the last announced change in ns: st_mtime never lags behind it.
+    `cached` is the version of the content that may be in the page cache. `gone`: the node was
+    removed, open handles may remain.
+    """
+
+    __slots__ = ("cached", "gone", "key", "lookups", "name", "node", "number", "parent", "touched")
+
+    def __init__(self, number: int, node: Node, parent: Inode | None, name: str) -> None:
+        self.number = pyfuse3.InodeT(number)
+        self.node = node
+        self.key = node.key
+        self.parent = parent
+        self.name = name
+        self.lookups = 0
+        self.touched = 0
+        self.cached: object = None
+        self.gone = False
+
+    def touch(self) -> None:
+        """Move st_mtime strictly forward."""
+        self.touched = max(time.time_ns(), self.touched + 1)
+
+    def stat(self) -> Stat:
+        """The node's attributes. Raises ENOENT if it was removed."""
+        if self.gone:
+            raise KernelError(errno.ENOENT, f"{self.name} was removed")
+        stat = self.node.stat()
+        if self.touched > stat.mtime:
+            stat.mtime = stat.ctime = self.touched
+        else:
+            self.touched = stat.mtime
+        return stat
+
+    def directory(self) -> Directory:
+        if not isinstance(self.node, Directory):
+            raise KernelError(errno.ENOTDIR, f"{self.name} is no directory")
+        if self.gone:
+            raise KernelError(errno.ENOENT, f"{self.name} was removed")
+        return self.node
+
+
+class Inodes:
+    """All inodes by number, and the current ones by key."""
+
+    def __init__(self, root: Node) -> None:
+        self._numbers = itertools.count(pyfuse3.ROOT_INODE + 1)
+        self.root = Inode(pyfuse3.ROOT_INODE, root, None, "")
+        self.root.lookups = 1
+        self._by_number: dict[int, Inode] = {self.root.number: self.root}
+        self._by_key: dict[Hashable, Inode] = {root.key: self.root}
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    def __iter__(self) -> Iterator[Inode]:
+        return iter(self._by_number.values())
+
+    def get(self, number: int) -> Inode:
+        """Raises ESTALE for a number that was forgotten, which the Linux kernel never uses."""
+        try:
+            return self._by_number[number]
+        except KeyError:
+            raise KernelError(errno.ESTALE, f"inode {number} is not known") from None
+
+    def known(self, key: Hashable) -> Inode | None:
+        """The inode of `key` if the Linux kernel knows it."""
+        return self._by_key.get(key)
+
+    def remember(self, node: Node, parent: Inode, name: str) -> Inode:
+        """The inode of `node`, found as `name` in `parent`; call `referenced` once it is told."""
+        inode = self._by_key.get(node.key)
+        if inode is None:
+            inode = Inode(next(self._numbers), node, parent, name)
+            self._by_number[inode.number] = inode
+            self._by_key[node.key] = inode
+        else:
+            inode.node = node
+            if inode.parent is not None:
+                inode.parent, inode.name = parent, name
+        return inode
+
+    def referenced(self, inode: Inode) -> None:
+        """The Linux kernel was told of it once more."""
+        inode.lookups += 1
+
+    def forget(self, number: int, lookups: int) -> None:
+        inode = self._by_number.get(number)
+        if inode is None or inode is self.root:
+            return
+        inode.lookups -= lookups
+        self.drop_unknown(inode)
+
+    def drop_unknown(self, inode: Inode) -> None:
+        """Drop it if the Linux kernel holds no reference."""
+        if inode.lookups <= 0 and inode is not self.root:
+            self._by_number.pop(inode.number, None)
+            if self._by_key.get(inode.key) is inode:
+                del self._by_key[inode.key]
+
+    def remove(self, inode: Inode) -> None:
+        """Its node is no more; the number stays until it is forgotten."""
+        inode.gone = True
+        if self._by_key.get(inode.key) is inode:
+            del self._by_key[inode.key]
+
+    def rebind(self, inode: Inode, node: Node, parent: Inode, name: str) -> None:
+        """What the Linux kernel knows as `inode` is `node` from now on (after a rename onto it)."""
+        if self._by_key.get(inode.key) is inode:
+            del self._by_key[inode.key]
+        old = self._by_key.get(node.key)
+        if old is not None and old is not inode:
+            old.gone = True
+        inode.node, inode.key = node, node.key
+        inode.parent, inode.name = parent, name
+        inode.gone = False
+        inode.cached = None
+        inode.touch()
+        self._by_key[node.key] = inode
+
+    def path(self, inode: Inode) -> str | None:
+        """Where it is below the mount, with a leading slash; None if that is not known."""
+        names: list[str] = []
+        walked: Inode | None = inode
+        while walked is not None and walked is not self.root:
+            if walked.gone or len(names) > 256:
+                return None
+            names.append(walked.name)
+            walked = walked.parent
+        return "/" + "/".join(reversed(names))
+

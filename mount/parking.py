@@ -1,0 +1,200 @@
+"""Reads that wait: until there is something, the reader gets a signal, or the mount goes away.
+
+A FUSE read cannot be interrupted unless the daemon answers it: the reader hangs, even against
+SIGKILL. So whenever an interrupt arrives (see `wakeups`) the parked reads find out whom it was for:
+the opener, or another process that holds the file open, has a signal pending that it neither blocks
+nor ignores, or is gone. That read answers EINTR.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+
+import trio
+
+from agentfs.errors import KernelError
+from agentfs.vfs.node import StreamHandle
+
+__all__ = ["Parked", "Parking", "deliverable"]
+
+# How soon a signal ends a read when the hint was not enough: a reader that was stopped before has
+# used up the one FUSE_INTERRUPT that Linux sends for each request.
+RESTLESS_SECONDS = 0.1
+# The net below: a reader whose end went unnoticed for whatever reason.
+ROUTINE_SECONDS = 5.0
+# Linux makes a signal pending a moment before or after it tells us; look twice.
+SECOND_LOOK_SECONDS = 0.02
+
+# Stopping is no reason to end a read: after SIGCONT the reader goes on waiting.
+_STOP = 1 << (signal.SIGSTOP - 1)
+
+
+class Parked:
+    """One read that waits. `opener` is the thread that opened the file, `path` where it is."""
+
+    __slots__ = ("handle", "interrupted", "opener", "path", "restless", "wake")
+
+    def __init__(self, handle: StreamHandle, opener: int, path: str) -> None:
+        self.handle = handle
+        self.opener = opener
+        self.path = path
+        self.wake = trio.Event()
+        self.interrupted = False
+        self.restless = False
+
+    def interrupt(self) -> None:
+        self.interrupted = True
+        self.wake.set()
+
+
+class Parking:
+    """All reads that wait at the moment; at most `limit()` of them."""
+
+    def __init__(self, limit: Callable[[], int]) -> None:
+        self._limit = limit
+        self._parked: set[Parked] = set()
+        self._hint = trio.Event()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._parked)
+
+    async def read(
+        self, handle: StreamHandle, size: int, *, wait: bool, opener: int, path: str
+    ) -> bytes:
+        """The next bytes of a stream. Raises EAGAIN (`wait` is False, or too many wait already),
+        EINTR, ENODEV (the mount goes away)."""
+        data = handle.try_read(size)
+        if data is not None:
+            return data
+        if not wait:
+            raise KernelError(errno.EAGAIN, "nothing there yet")
+        if len(self._parked) >= self._limit():
+            raise KernelError(
+                errno.EAGAIN,
+                f"{self._limit()} readers wait already (mount.max_parked)",
+                rule="max_parked",
+            )
+        parked = Parked(handle, opener, path)
+        unsubscribe = handle.on_wake(lambda: parked.wake.set())
+        self._parked.add(parked)
+        try:
+            handle.parked()
+            while True:
+                data = handle.try_read(size)
+                if data is not None:
+                    return data
+                if parked.interrupted:
+                    raise KernelError(errno.EINTR, "a signal ended the read")
+                if self._closed:
+                    raise KernelError(errno.ENODEV, "the tree is being unmounted")
+                await parked.wake.wait()
+                parked.wake = trio.Event()
+        finally:
+            self._parked.discard(parked)
+            unsubscribe()
+
+    def hint(self) -> None:
+        """Some waiting request was interrupted: find out which."""
+        self._hint.set()
+
+    def close(self) -> None:
+        """End every read that waits."""
+        self._closed = True
+        for parked in self._parked:
+            parked.wake.set()
+
+    async def watch(self) -> None:
+        """Find interrupted readers, until cancelled."""
+        routine = trio.current_time() + ROUTINE_SECONDS
+        while True:
+            restless = [parked for parked in self._parked if parked.restless]
+            wait = RESTLESS_SECONDS if restless else routine - trio.current_time()
+            with trio.move_on_after(wait):
+                await self._hint.wait()
+            if self._hint.is_set():
+                self._hint = trio.Event()
+                self._look(tuple(self._parked))
+                await trio.sleep(SECOND_LOOK_SECONDS)
+            elif trio.current_time() < routine:
+                self._look(restless)
+                continue
+            routine = trio.current_time() + ROUTINE_SECONDS
+            self._look(tuple(self._parked))
+
+    def _look(self, suspects: Iterable[Parked]) -> None:
+        found = False
+        others: list[Parked] = []
+        for parked in suspects:
+            pending = deliverable(parked.opener)
+            if pending is not None and pending & ~_STOP:
+                parked.interrupt()
+                found = True
+                continue
+            if pending:
+                parked.restless = True  # for good: Linux will not interrupt this request again
+            others.append(parked)
+        if not found and others:
+            self._look_among_heirs(others)
+
+    def _look_among_heirs(self, parked: list[Parked]) -> None:
+        """Processes that hold a file open which another one opened (`exec 3<file; cat <&3`)."""
+        paths: dict[str, list[Parked]] = {}
+        for waiting in parked:
+            paths.setdefault(waiting.path, []).append(waiting)
+        openers = {waiting.opener for waiting in parked}
+        for pid in _processes():
+            pending = None if pid in openers else deliverable(pid)
+            if pending is None or not pending:
+                continue
+            for path in _open_files(pid) & paths.keys():
+                for waiting in paths[path]:
+                    if pending & ~_STOP:
+                        waiting.interrupt()
+                    else:
+                        waiting.restless = True
+        orphaned = [waiting for waiting in parked if deliverable(waiting.opener) is None]
+        if orphaned:
+            held = {path for pid in _processes() for path in _open_files(pid)}
+            for waiting in orphaned:
+                if waiting.path not in held:
+                    waiting.interrupt()
+
+
+def _processes() -> Iterator[int]:
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            yield int(name)
+
+
+def _open_files(pid: int) -> set[str]:
+    """What the process holds open, by path; empty where we may not look."""
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return set()
+    found = set()
+    for name in names:
+        try:
+            found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+        except OSError:
+            continue  # closed while we looked
+    return found
+
+
+def deliverable(tid: int) -> int | None:
+    """The signals (bit n-1 for signal n) that wait for a thread and that it neither blocks nor
+    ignores; None if the thread is gone or ending."""
+    try:
+        with open(f"/proc/{tid}/status", "rb") as file:
+            text = file.read()
+    except OSError:
+        return None
+    fields = dict(line.split(b":\t", 1) for line in text.splitlines() if b":\t" in line)
+    if fields.get(b"State", b"")[:1] in (b"Z", b"X"):
+        return None
+    pending = int(fields[b"SigPnd"], 16) | int(fields[b"ShdPnd"], 16)
+    return pending & ~(int(fields[b"SigBlk"], 16) | int(fields[b"SigIgn"], 16))

@@ -1,0 +1,183 @@
+"""Mounting, serving, and going away again."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+import select
+import subprocess
+from collections.abc import Callable
+
+import pyfuse3
+import trio
+
+from agentfs.events import EventLog, Record
+from agentfs.mount.announcer import Announcer
+from agentfs.mount.coherence import Coherence
+from agentfs.mount.inodes import Inodes
+from agentfs.mount.operations import Operations
+from agentfs.mount.parking import Parking
+from agentfs.mount.system import System
+from agentfs.mount.wakeups import Wakeups
+from agentfs.vfs.changes import Change
+from agentfs.vfs.namespace import Namespace
+
+__all__ = ["Mount", "is_stale", "serve", "unmount"]
+
+log = logging.getLogger(__name__)
+
+# Requests that do not wait, beside the parked reads; pyfuse3's own default is 99 for both.
+SPARE_TASKS = 200
+
+
+class Mount:
+    """A served tree and its figures; `apply` takes changes that come from elsewhere than events."""
+
+    def __init__(self, namespace: Namespace, system: System, mountpoint: str, state: str) -> None:
+        self._namespace = namespace
+        self.mountpoint = mountpoint
+        self.inodes = Inodes(namespace.root)
+        self.announcer = Announcer(mountpoint, system.announce_queue())
+        self.coherence = Coherence(self.inodes, self.announcer)
+        self.parking = Parking(system.max_parked)
+        self.wakeups = Wakeups(self.parking.hint)
+        self.operations = Operations(
+            namespace.root,
+            system,
+            mountpoint,
+            self.inodes,
+            self.announcer,
+            self.wakeups,
+            self.parking,
+            state,
+        )
+
+    def take(self, record: Record) -> None:
+        """An event of the kernel: let caches and watchers see what it changed."""
+        self.coherence.apply(self._namespace.changes(record.event))
+
+    def apply(self, change: Change) -> None:
+        self.coherence.apply((change,))
+
+    def statistics(self) -> dict[str, int]:
+        """Figures for /sys/metrics."""
+        return {
+            "requests": self.operations.requests,
+            "faults": self.operations.faults,
+            "inodes": len(self.inodes),
+            "handles": len(self.operations.handles),
+            "parked": len(self.parking),
+            "interrupts": self.wakeups.interrupts,
+            "invalidations": self.coherence.invalidations,
+            "announced": self.announcer.done,
+            "announcements_waiting": self.announcer.waiting,
+            "announcements_lost": self.announcer.lost,
+        }
+
+
+async def serve(
+    mount: Mount,
+    events: EventLog,
+    options: set[str],
+    ready: Callable[[], object],
+    stop: trio.Event,
+    max_tasks: int,
+) -> None:
+    """Mount, call `ready()` once the tree can be used, and serve until it is unmounted from
+    outside or `stop` is set. Leaves nothing mounted. Raises OSError if it cannot be mounted."""
+    _raise_file_limit()
+    mount.wakeups.install()
+    try:
+        pyfuse3.init(mount.operations, mount.mountpoint, options)
+    except RuntimeError as failure:
+        mount.wakeups.restore()
+        raise OSError(f"{mount.mountpoint} cannot be mounted: {failure}") from None
+    mount.announcer.start()
+    events.listen(mount.take)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pyfuse3.main, 1, max_tasks + SPARE_TASKS)
+            nursery.start_soon(mount.parking.watch)
+            nursery.start_soon(_watch_mount_table, mount.mountpoint, mount.wakeups.disconnected)
+            nursery.start_soon(_when, mount.wakeups.disconnected, stop.set)
+            ready()
+            await stop.wait()
+            mount.parking.close()
+            await trio.sleep(0.05)  # let the parked reads answer before the device is closed
+            nursery.cancel_scope.cancel()
+    finally:
+        events.unlisten(mount.take)
+        for opened in mount.operations.handles.files():
+            opened.handle.release()
+        pyfuse3.close(unmount=True)
+        mount.announcer.stop()
+        mount.wakeups.restore()
+
+
+async def _when(event: trio.Event, call: Callable[[], object]) -> None:
+    await event.wait()
+    call()
+
+
+async def _watch_mount_table(mountpoint: str, gone: trio.Event) -> None:
+    """Notice a lazy unmount, which the device does not report while a file is open.
+
+    /proc/self/mountinfo polls as POLLPRI when it changes, and as readable always: an epoll of its
+    own picks out the one that counts.
+    """
+    device = _device_of(mountpoint)
+    with open("/proc/self/mountinfo", "rb") as table, select.epoll() as changes:
+        changes.register(table.fileno(), select.EPOLLPRI | select.EPOLLERR)
+        while device is not None:
+            await trio.lowlevel.wait_readable(changes.fileno())
+            changes.poll(0)
+            if _device_of(mountpoint) != device:
+                gone.set()
+                return
+
+
+def _device_of(mountpoint: str) -> str | None:
+    """`major:minor` of what is mounted at a path, from the mount table; None if nothing is."""
+    escaped = (
+        mountpoint.replace("\\", "\\134")
+        .replace(" ", "\\040")
+        .replace("\t", "\\011")
+        .replace("\n", "\\012")
+    )
+    found = None
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            fields = line.split(" ")
+            if fields[4] == escaped:
+                found = fields[2]  # the last one is on top
+    return found
+
+
+def is_stale(mountpoint: str) -> bool:
+    """Whether a daemon that crashed left its mount there (ENOTCONN)."""
+    try:
+        os.stat(mountpoint)
+    except OSError as failure:
+        return failure.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
+
+
+def unmount(mountpoint: str, *, lazy: bool) -> None:
+    """Unmount from outside, as the user can. Raises OSError with what the tool said."""
+    root = os.geteuid() == 0
+    command = ["umount"] if root else ["fusermount3", "-u"]
+    if lazy:
+        command.append("-l" if root else "-z")
+    done = subprocess.run(
+        [*command, mountpoint], check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise OSError(done.stderr.strip() or f"{command[0]} failed")
+
+
+def _raise_file_limit() -> None:
+    """Let the daemon open as many files as it may: /shared's clients are its open files too."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

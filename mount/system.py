@@ -1,0 +1,26 @@
+"""What the mount needs of the system whose tree it serves, beside the tree."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from agentfs.errors import KernelError
+from agentfs.security.principal import Principal
+
+__all__ = ["System"]
+
+
+class System(Protocol):
+    """Answers who calls, keeps refusals, and sets the bounds."""
+
+    async def identify(self, tid: int, uid: int, gid: int) -> Principal:
+        """Whom the calling thread acts for."""
+
+    def refused(self, principal: Principal, path: str, refusal: KernelError) -> None:
+        """A call was refused: keep the reason for `/proc/self/error`."""
+
+    def max_parked(self) -> int:
+        """How many reads may wait at once."""
+
+    def announce_queue(self) -> int:
+        """How many announcements to inotify may wait."""

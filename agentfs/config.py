@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
-from typing import Annotated, Any
+from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from agentfs.errors import KernelError
 from agentfs.events import ConfigChanged, EventLog
-from agentfs.process.spec import describe, seconds
+from agentfs.process.spec import describe, read_yaml, seconds
 from agentfs.storage.store import Store
 
 __all__ = ["Config", "Settings"]
@@ -44,7 +44,7 @@ class Messages(_Section):
     max_size: Annotated[int, Field(ge=1024)] = 1024 * 1024
     max_waiting: Count = 10_000
     max_delivery_attempts: Count = 5
-    ageing_per_second: Annotated[float, Field(ge=0)] = 0.1
+    ageing_per_second: Annotated[float, Field(ge=0, le=1000)] = 0.1
     claim_timeout: Duration = 3600.0
 
 
@@ -65,10 +65,7 @@ class Config(_Section):
     @classmethod
     def parse(cls, text: str) -> Config:
         """Raises EINVAL that names every fault."""
-        try:
-            given: Any = yaml.safe_load(text)
-        except (yaml.YAMLError, RecursionError) as bad:
-            raise KernelError(errno.EINVAL, f"not YAML: {' '.join(str(bad).split())}") from None
+        given = read_yaml(text)
         try:
             return cls.model_validate({} if given is None else given)
         except ValidationError as bad:

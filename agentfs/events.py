@@ -24,6 +24,7 @@ __all__ = [
     "CallRefused",
     "ChildrenChanged",
     "ConfigChanged",
+    "CopyLeftOut",
     "Event",
     "EventLog",
     "HealthChecked",
@@ -215,6 +216,17 @@ class MessageGivenUp(Event):
     id: str
     folder: str
     file: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyLeftOut(Event):
+    """The copy of message `id` for `agent`, the parent of sender and receiver, was not made."""
+
+    agent: str
+    id: str
+    sender: str
+    receiver: str
     reason: str
 
 

@@ -189,6 +189,11 @@ class Operations(pyfuse3.Operations):
             except (KernelError, OSError):
                 self.inodes.drop_unknown(inode)
                 continue  # gone since the directory was opened
+            except Exception:
+                self.inodes.drop_unknown(inode)
+                self.faults += 1
+                log.exception("%s is left out of the listing", self._where(opened.inode, name))
+                continue
             if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, number + 1):
                 self.inodes.drop_unknown(inode)
                 break

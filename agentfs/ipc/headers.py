@@ -60,7 +60,7 @@ MAX_NAME = 64  # bytes
 FORBIDDEN = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-class _Malformed(ValueError):
+class _MalformedError(ValueError):
     """It is no header block; the text says which line is wrong."""
 
 
@@ -69,8 +69,10 @@ def read_headers(content: bytes) -> tuple[Headers, bytes]:
     there is no body. Raises EINVAL, EMSGSIZE."""
     try:
         lines, body, _ = _block(content)
-    except _Malformed as bad:
-        raise KernelError(errno.EINVAL, f"{bad}; a message is headers, a blank line, body") from None
+    except _MalformedError as bad:
+        raise KernelError(
+            errno.EINVAL, f"{bad}; a message is headers, a blank line, body"
+        ) from None
     if not lines:
         raise KernelError(
             errno.EINVAL, "a message begins with headers: `To: NAME`, a blank line, the body"
@@ -92,14 +94,14 @@ def read_optional_headers(content: bytes) -> tuple[Headers, bytes]:
         return [], content
     try:
         lines, body, ended = _block(content)
-    except _Malformed:
+    except _MalformedError:
         return [], content
     return (_texts(lines), body) if ended else ([], content)
 
 
 def _block(content: bytes) -> tuple[list[tuple[bytes, list[bytes]]], bytes, bool]:
     """The header lines as (name, parts of the text), the rest, and whether an empty line was there
-    to end them. Raises _Malformed, or EMSGSIZE."""
+    to end them. Raises _MalformedError, or EMSGSIZE."""
     lines: list[tuple[bytes, list[bytes]]] = []
     start, number = 0, 0
     while start < len(content):
@@ -111,12 +113,12 @@ def _block(content: bytes) -> tuple[list[tuple[bytes, list[bytes]]], bytes, bool
             return lines, content[following:], True
         if line[:1] in (b" ", b"\t"):
             if not lines:
-                raise _Malformed("the first line begins with a blank")
+                raise _MalformedError("the first line begins with a blank")
             lines[-1][1].append(line)
         else:
             name, colon, text = line.partition(b":")
             if not colon or not _is_name(name):
-                raise _Malformed(f"line {number} is not `Name: text`")
+                raise _MalformedError(f"line {number} is not `Name: text`")
             lines.append((name, [text]))
         if following > MAX_BLOCK:
             raise KernelError(errno.EMSGSIZE, f"headers have at most {MAX_BLOCK} bytes")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from agentfs.errors import KernelError
 
-__all__ = ["NAME", "ProcessSpec", "SpecLimits", "describe", "parse_spec", "seconds"]
+__all__ = ["NAME", "ProcessSpec", "SpecLimits", "describe", "parse_spec", "read_yaml", "seconds"]
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """What an agent may be called (design/kernel.md)."""
@@ -40,7 +40,8 @@ def _command(given: object) -> object:
 
 Duration = Annotated[float, BeforeValidator(seconds)]
 Maximum = Annotated[
-    int | None, BeforeValidator(lambda given: None if given == "max" else given), Field(ge=0)
+    Annotated[int, Field(ge=0)] | None,
+    BeforeValidator(lambda given: None if given == "max" else given),
 ]
 
 
@@ -88,14 +89,25 @@ def describe(failure: ValidationError) -> list[tuple[tuple[int | str, ...], str]
     ]
 
 
-def parse_spec(text: str) -> ProcessSpec:
-    """Read a definition. Raises EINVAL with every fault in the reason."""
+def read_yaml(text: str) -> Any:
+    """The value that a YAML (or JSON) document is. Raises EINVAL.
+
+    PyYAML has an exception of its own for bad syntax only; a bad date, number or tag
+    (`2001-13-01`, `!!bool maybe`) comes out as whatever the code behind it raised.
+    """
     try:
-        given: Any = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as bad:
         raise KernelError(errno.EINVAL, f"not YAML: {' '.join(str(bad).split())}") from None
     except RecursionError:
         raise KernelError(errno.EINVAL, "not YAML: nested too deeply") from None
+    except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError) as bad:
+        raise KernelError(errno.EINVAL, f"not YAML: a value cannot be read: {bad}") from None
+
+
+def parse_spec(text: str) -> ProcessSpec:
+    """Read a definition. Raises EINVAL with every fault in the reason."""
+    given = read_yaml(text)
     if not isinstance(given, dict):
         raise KernelError(errno.EINVAL, "a definition is a map of keys: `name:`, `exec:`, `role:` …")
     try:

@@ -18,7 +18,11 @@ MIGRATIONS: tuple[str, ...] = (
         state    TEXT NOT NULL CHECK (state IN ('new', 'cur', 'dead')),
         filename TEXT NOT NULL,
         record   TEXT NOT NULL,                      -- sender, priority, expiry, attempt … as JSON
-        content  BLOB NOT NULL                       -- header lines of the sender, and the body
+        content  BLOB NOT NULL                       -- the text, if it is short
+    );
+    CREATE TABLE long_contents (                     -- the others: a change of state must not
+        seq     INTEGER PRIMARY KEY,                 -- write a megabyte again
+        content BLOB NOT NULL
     );
     CREATE INDEX messages_by_mailbox ON messages (mailbox);
     """,
@@ -38,5 +42,10 @@ def migrate(connection: sqlite3.Connection) -> int:
             f"the store has schema {found}, this release knows up to {LATEST}: use a newer release"
         )
     for number, script in enumerate(MIGRATIONS[found:], start=found + 1):
-        connection.executescript(f"BEGIN;{script};PRAGMA user_version = {number};COMMIT;")
+        try:
+            connection.executescript(f"BEGIN;{script};PRAGMA user_version = {number};COMMIT;")
+        except sqlite3.Error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
     return int(found)

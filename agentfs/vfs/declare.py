@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import Any, ClassVar
 
 from agentfs.errors import KernelError
@@ -139,7 +140,7 @@ def value(
                 await setter(as_text(data).strip(), caller)
 
         return Value(
-            key, mode, table.owner(), _guard(table, entry), _render(table, method), apply
+            key, mode, table.owner, _guard(table, entry), _render(table, method), apply
         )
 
     return _declare(
@@ -150,10 +151,14 @@ def value(
 def live(
     name: str, mode: int = 0o444, *, private: bool = False, example: str = ""
 ) -> Callable[[Method], Method]:
-    """The method returns the content of this moment."""
+    """The method returns the content of this moment; an async one may wait for it, and returns
+    bytes."""
 
     def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
-        return Live(key, mode, table.owner(), _guard(table, entry), _render(table, method))
+        guard = _guard(table, entry)
+        if iscoroutinefunction(method):
+            return Live(key, mode, table.owner, guard, late=lambda: method(table))
+        return Live(key, mode, table.owner, guard, _render(table, method))
 
     return _declare("Live", name, mode, build, private=private, example=example)
 
@@ -175,7 +180,7 @@ def document(
         return Document(
             key,
             mode,
-            table.owner(),
+            table.owner,
             _guard(table, entry),
             _render(table, method),
             getattr(table, write),
@@ -201,7 +206,7 @@ def control(
         async def run(command: str, caller: Caller) -> None:
             await method(table, command, caller)
 
-        return Control(key, mode, table.owner(), _guard(table, entry), run=run)
+        return Control(key, mode, table.owner, _guard(table, entry), run=run)
 
     return _declare(
         "Control", name, mode, build, private=private, example=example, errors=errors
@@ -228,7 +233,7 @@ def message(
         return Control(
             key,
             mode,
-            table.owner(),
+            table.owner,
             _guard(table, entry),
             whole=take,
             limit=getattr(table, limit)(),
@@ -255,7 +260,7 @@ def transaction(
             reply = await method(table, request, caller)
             return reply if isinstance(reply, bytes) else str(reply).encode()
 
-        return Transaction(key, mode, table.owner(), _guard(table, entry), serve)
+        return Transaction(key, mode, table.owner, _guard(table, entry), serve)
 
     return _declare(
         "Transaction", name, mode, build, private=private, example=example, errors=errors
@@ -263,7 +268,12 @@ def transaction(
 
 
 def stream(
-    name: str, mode: int = 0o444, *, private: bool = False, example: str = ""
+    name: str,
+    mode: int = 0o444,
+    *,
+    private: bool = False,
+    example: str = "",
+    errors: dict[str, str] | None = None,
 ) -> Callable[[Method], Method]:
     """The method is `(caller) -> StreamHandle`, called at open."""
 
@@ -271,24 +281,26 @@ def stream(
         return Stream(
             key,
             mode,
-            table.owner(),
+            table.owner,
             _guard(table, entry),
             lambda caller: method(table, caller),
         )
 
-    return _declare("Stream", name, mode, build, private=private, example=example)
+    return _declare(
+        "Stream", name, mode, build, private=private, example=example, errors=errors
+    )
 
 
 class _DeclaredLink(Link):
     def __init__(
-        self, key: Hashable, owner: Owner, resolve: Callable[[Caller], str]
+        self, key: Hashable, owner: Callable[[], Owner], resolve: Callable[[Caller], str]
     ) -> None:
         self.key = key
         self._owner = owner
         self._resolve = resolve
 
     def stat(self) -> Stat:
-        owner = self._owner
+        owner = self._owner()
         return Stat(
             0o120777, owner.uid, owner.gid, 0, owner.mtime, 1, owner.mtime, owner.mtime
         )
@@ -303,7 +315,7 @@ def link(
     """The method is `(caller) -> str`, the target; it may raise ENOENT."""
 
     def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
-        return _DeclaredLink(key, table.owner(), lambda caller: str(method(table, caller)))
+        return _DeclaredLink(key, table.owner, lambda caller: str(method(table, caller)))
 
     return _declare("Link", name, 0o777, build, on=on, example=example)
 
@@ -348,7 +360,9 @@ class DirectoryOf(Directory):
     def stat(self) -> Stat:
         owner = self.owner()
         time = owner.mtime
-        return Stat(0o040000 | self.mode, owner.uid, owner.gid, 0, time, 2, time, time)
+        # One link is what file systems say that do not count sub-directories: with 2, `find` may
+        # believe that there are none.
+        return Stat(0o040000 | self.mode, owner.uid, owner.gid, 0, time, 1, time, time)
 
     def missing(self, name: str) -> KernelError:
         """The error for a name that is not there."""
@@ -419,5 +433,3 @@ def _changed_by(table: type[Table], event: type[Event]) -> tuple[str, ...]:
         names = tuple(name for name, entry in table.TABLE.items() if event in entry.on)
         _changed[table, event] = names
     return names
-
-

@@ -37,6 +37,7 @@ MAX_DOCUMENT = 1024 * 1024
 """Bytes of a document; more is EFBIG."""
 
 Guard = Callable[[Caller], None]
+Owned = Callable[[], "Owner"]
 
 
 class Owner:
@@ -61,11 +62,16 @@ def as_text(data: bytes) -> str:
 class _DeclaredFile(File):
     """What all kinds have in common: key, mode, owner and a guard."""
 
-    def __init__(self, key: Hashable, mode: int, owner: Owner, guard: Guard | None) -> None:
+    def __init__(self, key: Hashable, mode: int, owner: Owned, guard: Guard | None) -> None:
         self.key = key
         self.mode = mode
-        self.owner = owner
+        self._owned = owner
         self._guard = guard
+
+    @property
+    def owner(self) -> Owner:
+        """Asked anew each time: the mount keeps a node for as long as its inode lives."""
+        return self._owned()
 
     def size(self) -> int:
         return 0
@@ -94,9 +100,10 @@ class _DeclaredFile(File):
         writable = self.mode & 0o222
         if mode is not None and mode & 0o7777 == self.mode:
             mode = None
-        if uid == self.owner.uid:
+        owner = self.owner
+        if uid == owner.uid:
             uid = None
-        if gid == self.owner.gid:
+        if gid == owner.gid:
             gid = None
         super().chattr(
             caller, mode=mode, uid=uid, gid=gid, size=None if writable else size, times=times
@@ -123,6 +130,20 @@ class _Snapshot(Handle):
 
     async def read(self, offset: int, size: int) -> bytes:
         return self._content[offset : offset + size]
+
+
+class _Late(Handle):
+    """Bytes rendered once, at the first read, by a function that may wait."""
+
+    def __init__(self, render: Callable[[], Awaitable[bytes]]) -> None:
+        self._render = render
+        self._content: bytes | None = None
+
+    async def read(self, offset: int, size: int) -> bytes:
+        content = self._content
+        if content is None:
+            content = self._content = await self._render()
+        return content[offset : offset + size]
 
 
 class _Lines(Handle):
@@ -167,7 +188,7 @@ class Value(_DeclaredFile):
         self,
         key: Hashable,
         mode: int,
-        owner: Owner,
+        owner: Owned,
         guard: Guard | None,
         render: Callable[[], bytes],
         apply: Callable[[bytes, Caller], Awaitable[None]] | None = None,
@@ -189,22 +210,30 @@ class Value(_DeclaredFile):
 
 
 class Live(_DeclaredFile):
-    """Changes all the time: size 0, rendered at each open, never cached (as in Linux's /proc)."""
+    """Changes all the time: size 0, rendered at each open, never cached (as in Linux's /proc).
+
+    `late` instead of `render`: the content is fetched at the first read and may be waited for.
+    """
 
     def __init__(
         self,
         key: Hashable,
         mode: int,
-        owner: Owner,
+        owner: Owned,
         guard: Guard | None,
-        render: Callable[[], bytes],
+        render: Callable[[], bytes] | None = None,
+        late: Callable[[], Awaitable[bytes]] | None = None,
     ) -> None:
         super().__init__(key, mode, owner, guard)
         self._render = render
+        self._late = late
 
     def open(self, flags: int, caller: Caller) -> Handle:
         if is_writing(flags):
             raise KernelError(errno.EACCES, "this file can only be read")
+        if self._late is not None:
+            return _Late(self._late)
+        assert self._render is not None
         return _Snapshot(self._render())
 
 
@@ -218,7 +247,7 @@ class Control(_DeclaredFile):
         self,
         key: Hashable,
         mode: int,
-        owner: Owner,
+        owner: Owned,
         guard: Guard | None,
         run: Callable[[str, Caller], Awaitable[None]] | None = None,
         whole: Callable[[bytes, Caller], Awaitable[None]] | None = None,
@@ -243,7 +272,7 @@ class Control(_DeclaredFile):
             assert run is not None
             handle = _Lines(lambda command: run(command, caller))
         if self._sync is not None:
-            handle.fsync = self._sync  # type: ignore[method-assign]  # the store's own sync
+            handle.fsync = self._sync  # type: ignore[method-assign, assignment]  # the store's own sync
         return handle
 
 
@@ -274,7 +303,7 @@ class Transaction(_DeclaredFile):
         self,
         key: Hashable,
         mode: int,
-        owner: Owner,
+        owner: Owned,
         guard: Guard | None,
         serve: Callable[[bytes, Caller], Awaitable[bytes]],
     ) -> None:
@@ -292,7 +321,7 @@ class Stream(_DeclaredFile):
         self,
         key: Hashable,
         mode: int,
-        owner: Owner,
+        owner: Owned,
         guard: Guard | None,
         open_stream: Callable[[Caller], StreamHandle],
     ) -> None:
@@ -370,7 +399,7 @@ class Document(_DeclaredFile):
         self,
         key: Hashable,
         mode: int,
-        owner: Owner,
+        owner: Owned,
         guard: Guard | None,
         render: Callable[[], bytes],
         apply: Callable[[bytes, Caller], Awaitable[None]],

@@ -1,0 +1,284 @@
+"""Delivery: a message is claimed, and then acknowledged, put back, or returned by the kernel.
+
+At least once: what was claimed and not acknowledged when its process ends is delivered again, and
+says so; after `max_delivery_attempts` it is a dead letter.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from agentfs.clock import Clock, Timers
+from agentfs.config import Settings
+from agentfs.errors import KernelError
+from agentfs.events import (
+    EventLog,
+    MessageClaimed,
+    MessageDone,
+    MessageGivenUp,
+    MessageReturned,
+)
+from agentfs.ipc.mailbox import FOLDERS, Mailbox
+from agentfs.ipc.mailboxes import Mailboxes, expired
+from agentfs.ipc.message import Message
+from agentfs.process.agents import Agents
+from agentfs.process.model import Process, State
+from agentfs.process.table import ProcessTable
+from agentfs.security.principal import INIT, Principal
+from agentfs.storage.store import Store
+from agentfs.syscall import Gate
+
+__all__ = ["Delivery", "check_free"]
+
+
+class Delivery:
+    """Claims on messages. They belong to the living process of the mailbox's agent; those made
+    for an agent that has none belong to nobody and are returned after `claim_timeout`.
+
+    Every call that takes a principal raises EACCES unless it acts for the agent named.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        table: ProcessTable,
+        agents: Agents,
+        store: Store,
+        events: EventLog,
+        clock: Clock,
+        timers: Timers,
+        settings: Settings,
+    ) -> None:
+        self._gate = gate
+        self._table = table
+        self._agents = agents
+        self._store = store
+        self._events = events
+        self._clock = clock
+        self._settings = settings
+        self._boxes = Mailboxes(store, events, clock, timers, settings)
+        agents.on_remove.append(self.agent_removed)
+
+    def load(self) -> None:
+        """Read all mail from the store."""
+        self._boxes.load()
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def mailbox(self, name: str) -> Mailbox:
+        """The mailbox of agent `name`, without what has expired. ENOENT."""
+        self._boxes.expire_due()
+        self._agents.get(name)
+        return self._boxes.box(name)
+
+    def waiting(self, name: str) -> bool:
+        """Whether a `claim_next` would give a message now. ENOENT."""
+        return self.mailbox(name).waiting > 0
+
+    def on_waiting(self, name: str, call: Callable[[], object]) -> Callable[[], None]:
+        """Call `call()` whenever mail comes to wait for `name`, or its mailbox is removed, until
+        the function that is returned is called."""
+        return self._boxes.on_waiting(name, call)
+
+    def content(self, message: Message) -> bytes:
+        """The whole text, with the headers that change. ENOENT if it is gone."""
+        try:
+            return message.head() + self._store.content(message.seq)
+        except KeyError:
+            raise KernelError(errno.ENOENT, f"message {message.id} is gone") from None
+
+    def size(self, message: Message) -> int:
+        """The length of `content`, in bytes."""
+        return len(message.head()) + message.size
+
+    # -- claiming --------------------------------------------------------------------------------
+
+    def claim(self, principal: Principal, name: str, file: str, renamed: str) -> None:
+        """Take new/`file` as cur/`renamed`. ENOENT, EEXIST, EINVAL."""
+        self._boxes.expire_due()
+        with self._gate.enter(principal):
+            box = self._own(principal, name)
+            message = _in(box, "new", file)
+            if expired(message, self._clock.now()):
+                raise KernelError(errno.ENOENT, f"{file} has expired")
+            check_free(box, "cur", renamed)
+            self._claim(box, message, renamed)
+
+    def claim_next(self, principal: Principal, name: str) -> Message | None:
+        """Claim the message that is first, and acknowledge the one that this principal claimed
+        before it in this way. None, and nothing is changed, if no message waits."""
+        self._boxes.expire_due()
+        box = self._own(principal, name)
+        first = box.first()
+        if first is None or expired(first, self._clock.now()):
+            return None
+        with self._gate.enter(principal) as actor:
+            before = box.reading(actor.pid)
+            if before is not None:
+                self._done(before)
+            self._claim(box, first, box.free_name("cur", f"{first.file}:2,"), reader=actor.pid)
+            return first
+
+    def put_back(self, principal: Principal, name: str, file: str, renamed: str) -> None:
+        """Let cur/`file` wait again, as new/`renamed`. It was not lost, so this is no further
+        attempt. ENOENT, EEXIST, EINVAL."""
+        with self._gate.enter(principal):
+            box = self._own(principal, name)
+            message = _in(box, "cur", file)
+            check_free(box, "new", renamed)
+            pid = message.claimed_by
+            self._wait_again(message, renamed)
+            self._rest(box, pid)
+
+    def flag(self, principal: Principal, name: str, file: str, renamed: str) -> None:
+        """Rename cur/`file` to cur/`renamed`; the claim stays. ENOENT, EEXIST, EINVAL."""
+        with self._gate.enter(principal):
+            box = self._own(principal, name)
+            message = _in(box, "cur", file)
+            if renamed == file:
+                return
+            check_free(box, "cur", renamed)
+            self._boxes.move(
+                message,
+                "cur",
+                renamed,
+                claimed_by=message.claimed_by,
+                claimed_at=message.claimed_at,
+                reader=message.reader,
+            )
+
+    def acknowledge(self, principal: Principal, name: str, folder: str, file: str) -> None:
+        """It is done: remove `folder`/`file` for good. ENOENT."""
+        self._boxes.expire_due()
+        with self._gate.enter(principal):
+            box = self._own(principal, name)
+            message = _in(box, folder, file)
+            pid = message.claimed_by
+            self._done(message)
+            if folder == "cur":
+                self._rest(box, pid)
+
+    def parked(self, name: str) -> None:
+        """The process of `name` waits in `recv`: it is idle, unless it holds other claims."""
+        process = self._table.by_name(name)
+        if process is None or process.state is not State.RUNNING or process.pid == INIT:
+            return
+        if not self._boxes.box(name).busy_beside_recv(process.pid):
+            with self._store.transaction():
+                self._table.follow(process.pid, State.IDLE)
+
+    def _own(self, principal: Principal, name: str) -> Mailbox:
+        self._require(principal, name)
+        self._agents.get(name)
+        return self._boxes.box(name)
+
+    def _require(self, principal: Principal, name: str) -> None:
+        if not principal.acts_for(name):
+            raise KernelError(
+                errno.EACCES, f"the mail of {name} is not for {principal.name}", rule="private"
+            )
+
+    def _claim(
+        self, box: Mailbox, message: Message, renamed: str, reader: int | None = None
+    ) -> None:
+        process = self._table.by_name(box.name)
+        pid = None if process is None else process.pid
+        file, now = message.file, self._clock.now()
+        self._boxes.move(message, "cur", renamed, claimed_by=pid, claimed_at=now, reader=reader)
+        self._events.emit(MessageClaimed(box.name, message.id, file, renamed, pid))
+        if process is not None and process.state is State.IDLE:
+            self._table.follow(process.pid, State.RUNNING)
+
+    def _done(self, message: Message) -> None:
+        event = MessageDone(message.mailbox, message.id, message.folder, message.file)
+        self._boxes.delete(message)
+        self._events.emit(event)
+
+    def _rest(self, box: Mailbox, pid: int | None) -> None:
+        """A claim of process `pid` has ended: without another it is idle. What a signal made of
+        its state stays, and process 1 always runs."""
+        process = None if pid is None or pid == INIT else self._table.find(pid)
+        if process is not None and process.state is State.RUNNING and not box.busy(process.pid):
+            self._table.follow(process.pid, State.IDLE)
+
+    # -- returning -------------------------------------------------------------------------------
+
+    def process_ended(self, process: Process, code: int) -> None:
+        """The program of `process` has ended: the end of a loop with code 0 acknowledges what it
+        got from `recv` last; everything else that it claimed is returned."""
+        with self._store.transaction():
+            for message in self._boxes.box(process.name).claims(process.pid):
+                if code == 0 and message.through_recv:
+                    self._done(message)
+                else:
+                    self._return(message, f"{process.name} ended with code {code}")
+
+    def release_stale(self) -> int:
+        """Return the claims of processes that are no more, and those of nobody that are older
+        than `claim_timeout`; say how many."""
+        oldest = self._clock.now() - self._settings.now.messages.claim_timeout
+        stale = [
+            message
+            for box in self._boxes
+            for pid in box.claimants
+            if pid is None or not self._is_alive(pid)
+            for message in box.claims(pid)
+            if pid is not None or message.claimed_at <= oldest
+        ]
+        if stale:
+            with self._store.transaction():
+                for message in stale:
+                    self._return(message, "the claim was forgotten")
+        return len(stale)
+
+    def _is_alive(self, pid: int) -> bool:
+        process = self._table.find(pid)
+        return process is not None and process.state.alive
+
+    def _return(self, message: Message, reason: str) -> None:
+        """Nobody acknowledged it: the next attempt, or the end of it."""
+        box = self._boxes.box(message.mailbox)
+        if message.attempt < self._settings.now.messages.max_delivery_attempts:
+            name = box.free_name("new", message.named)
+            self._wait_again(message, name, attempt=message.attempt + 1)
+            return
+        given_up = f"delivered {message.attempt} times, never acknowledged; last: {reason}"
+        folder, file = message.folder, message.file
+        self._boxes.move(message, "dead", box.free_name("dead", message.named), reason=given_up)
+        self._events.emit(MessageGivenUp(box.name, message.id, folder, file, given_up))
+
+    def _wait_again(self, message: Message, name: str, attempt: int = 0) -> None:
+        """Move it from cur/ to new/, if it has not expired meanwhile."""
+        if expired(message, self._clock.now()):
+            self._boxes.expire(message)
+            return
+        file = message.file
+        self._boxes.move(message, "new", name, attempt=attempt)
+        self._events.emit(MessageReturned(message.mailbox, message.id, name, file, message.attempt))
+
+    def agent_removed(self, name: str) -> None:
+        """The agent is being removed: its mail goes with it."""
+        with self._store.transaction():
+            self._boxes.forget(name)
+
+
+def _in(box: Mailbox, folder: str, file: str) -> Message:
+    """ENOENT if it is not there: somebody else was first."""
+    message = box.folder(folder).get(file) if folder in FOLDERS else None
+    if message is None:
+        raise KernelError(errno.ENOENT, f"{file} is not in {folder}/ of {box.name}'s inbox")
+    return message
+
+
+def check_free(box: Mailbox, folder: str, name: str) -> None:
+    """EINVAL for what cannot be a file name, EEXIST for one that is taken."""
+    if (
+        name in ("", ".", "..")
+        or not name.isprintable()  # which lone surrogates, bytes that are no UTF-8, are not
+        or "/" in name
+        or len(name.encode()) > 255
+    ):
+        raise KernelError(errno.EINVAL, f"{name!r} cannot be the name of a message's file")
+    if name in box.folder(folder):
+        raise KernelError(errno.EEXIST, f"{name} is in {folder}/ of {box.name}'s inbox already")

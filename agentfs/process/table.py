@@ -1,0 +1,235 @@
+"""The process table: every process of the system, found by pid, name, program and parent.
+
+In memory, written through to the store in the same transaction. Fields of a process change here and
+nowhere else; what a change means is its caller's matter.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import Any
+
+from agentfs.clock import Clock
+from agentfs.errors import KernelError
+from agentfs.events import ChildrenChanged, EventLog, ProcessReparented, StateChanged
+from agentfs.process.model import Process, Role, State, check_transition
+from agentfs.storage.store import Store
+
+__all__ = ["ProcessTable"]
+
+WORKING = frozenset({State.IDLE, State.RUNNING})
+
+
+class ProcessTable:
+    """Loads itself from the store. Look-ups are O(1), children O(children)."""
+
+    def __init__(self, store: Store, events: EventLog, clock: Clock) -> None:
+        self._store = store
+        self._events = events
+        self._clock = clock
+        self._by_pid: dict[int, Process] = {}
+        self._children: dict[int, dict[int, None]] = {}
+        self._alive: dict[str, int] = {}
+        self._programs: dict[int, int] = {}
+        self._last = 0
+        self.load()
+
+    def load(self) -> None:
+        """Read the table as the store has it."""
+        for index in (self._by_pid, self._children, self._alive, self._programs):
+            index.clear()
+        for record in self._store.processes():
+            process = Process.from_record(record)
+            self._by_pid[process.pid] = process
+            self._index(process)
+        self._last = int(self._store.meta("last_pid", "0"))
+
+    # -- look-ups --------------------------------------------------------------------------------
+
+    def find(self, pid: int) -> Process | None:
+        return self._by_pid.get(pid)
+
+    def get(self, pid: int) -> Process:
+        """Raises ESRCH."""
+        process = self._by_pid.get(pid)
+        if process is None:
+            raise KernelError(errno.ESRCH, f"there is no process {pid}")
+        return process
+
+    def by_name(self, name: str) -> Process | None:
+        """The living process of agent `name`."""
+        pid = self._alive.get(name)
+        return None if pid is None else self._by_pid[pid]
+
+    def by_ospid(self, ospid: int) -> Process | None:
+        """The living process whose program the machine knows as `ospid`; compare `os_start` too.
+
+        Never process 1: what descends from the daemon is not thereby `init`.
+        """
+        pid = self._programs.get(ospid)
+        return None if pid is None else self._by_pid[pid]
+
+    def __iter__(self) -> Iterator[Process]:
+        """By pid; the table may change meanwhile."""
+        return iter(tuple(self._by_pid.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_pid)
+
+    def sizes(self) -> dict[str, int]:
+        """How many entries each index has, for tests and /sys/stats."""
+        return {
+            "processes": len(self._by_pid),
+            "parents": len(self._children),
+            "alive": len(self._alive),
+            "programs": len(self._programs),
+        }
+
+    # -- the tree --------------------------------------------------------------------------------
+
+    def children(self, pid: int) -> list[Process]:
+        """By age, ended ones included."""
+        return [self._by_pid[child] for child in self._children.get(pid, ())]
+
+    def live_children(self, pid: int) -> list[Process]:
+        return [child for child in self.children(pid) if child.state.alive]
+
+    def ancestors(self, pid: int) -> Iterator[Process]:
+        """The parent of `pid`, its parent, and so on to process 1."""
+        process = self._by_pid.get(pid)
+        while process is not None and process.ppid:
+            process = self._by_pid.get(process.ppid)
+            if process is not None:
+                yield process
+
+    def descendants(self, pid: int) -> list[Process]:
+        """Everything below `pid`, level by level, so that reversed it is bottom-up."""
+        found = self.children(pid)
+        for process in found:  # grows while it is walked
+            found += self.children(process.pid)
+        return found
+
+    def nearest_common_ancestor(self, a: int, b: int) -> Process | None:
+        """The lowest process that has both below it or is one of them; None if either is unknown."""
+        first, second = self._by_pid.get(a), self._by_pid.get(b)
+        if first is None or second is None:
+            return None
+        above = {a} | {process.pid for process in self.ancestors(a)}
+        if b in above:
+            return second
+        return next((up for up in self.ancestors(b) if up.pid in above), None)
+
+    # -- changes: inside a transaction, or in one of their own -----------------------------------
+
+    def next_pid(self) -> int:
+        """A pid that was never used. One that is not used after all is lost."""
+        self._last += 1
+        with self._store.transaction():
+            self._store.set_meta("last_pid", str(self._last))
+        return self._last
+
+    def add(self, process: Process) -> None:
+        """Take up a new process. Emits nothing: it may still fail to start."""
+        with self._store.transaction():
+            self._store.on_rollback(lambda: self._forget(process))
+            self._by_pid[process.pid] = process
+            self._index(process)
+            self._touch(process)
+            self.save(process)
+
+    def remove(self, pid: int) -> None:
+        """Drop a process. Raises ESRCH."""
+        process = self.get(pid)
+        with self._store.transaction():
+            self._store.on_rollback(lambda: self._restore(process))
+            self._forget(process)
+            self._store.delete_process(pid)
+
+    def update(self, process: Process, **fields: Any) -> None:
+        """Set `fields` of `process`."""
+        before = {name: getattr(process, name) for name in fields}
+        with self._store.transaction():
+            self._store.on_rollback(lambda: self._set(process, before))
+            self._set(process, fields)
+            self._touch(process)
+            self.save(process)
+
+    def save(self, process: Process) -> None:
+        """Write it through to the store."""
+        with self._store.transaction():
+            self._store.put_process(process.pid, process.record())
+
+    def set_state(self, process: Process, new: State, *, force: bool = False, **fields: Any) -> None:
+        """Make `process` be `new`, and set `fields` with it. Raises EPERM unless the transition
+        is legal; `force` is for a program that was found in another state than we knew."""
+        if not force:
+            check_transition(process.state, new)
+        old = process.state
+        with self._store.transaction():
+            self.update(process, state=new, **fields)
+            if old is not new:
+                self._events.emit(StateChanged(process.pid, process.name, old.value, new.value))
+
+    def follow(self, pid: int | None, state: State) -> None:
+        """Let a state follow what its program was seen to do: between idle and running, as mail
+        is claimed and acknowledged. One that is blocked or stopped, or is no more, stays so."""
+        process = None if pid is None else self._by_pid.get(pid)
+        if process is None or process.state is state:
+            return
+        if process.state in WORKING and state.alive:
+            self.set_state(process, state)
+
+    def move(self, process: Process, parent: int) -> None:
+        """Make `process` a child of `parent`, by right or because its own parent ended."""
+        old = process.ppid
+        with self._store.transaction():
+            self.update(process, ppid=parent)
+            self._events.emit(ProcessReparented(process.pid, process.name, old, parent))
+            self.children_changed(old, process.pid, added=False)
+            self.children_changed(parent, process.pid, added=True)
+
+    def children_changed(self, pid: int, child: int, *, added: bool) -> None:
+        """Say that `pid` gained or lost a child: it shows in its `children` and `status`."""
+        parent = self._by_pid.get(pid)
+        if parent is not None:
+            self._touch(parent)
+        self._events.emit(ChildrenChanged(pid, child, added))
+
+    # -- indexes ---------------------------------------------------------------------------------
+
+    def _touch(self, process: Process) -> None:
+        """Move `changed` strictly forward: the page cache goes by it."""
+        process.changed = max(int(self._clock.now() * 1e9), process.changed + 1)
+
+    def _set(self, process: Process, fields: dict[str, Any]) -> None:
+        self._unindex(process)
+        for name, new in fields.items():
+            setattr(process, name, new)
+        if process.pid in self._by_pid:
+            self._index(process)
+
+    def _index(self, process: Process) -> None:
+        self._children.setdefault(process.ppid, {})[process.pid] = None
+        if process.state.alive:
+            self._alive[process.name] = process.pid
+            if process.ospid is not None and process.role is not Role.KERNEL:
+                self._programs[process.ospid] = process.pid
+
+    def _unindex(self, process: Process) -> None:
+        siblings = self._children.get(process.ppid, {})
+        siblings.pop(process.pid, None)
+        if not siblings:
+            self._children.pop(process.ppid, None)
+        if self._alive.get(process.name) == process.pid:
+            del self._alive[process.name]
+        if process.ospid is not None and self._programs.get(process.ospid) == process.pid:
+            del self._programs[process.ospid]
+
+    def _forget(self, process: Process) -> None:
+        self._unindex(process)
+        self._by_pid.pop(process.pid, None)
+
+    def _restore(self, process: Process) -> None:
+        self._by_pid[process.pid] = process
+        self._index(process)

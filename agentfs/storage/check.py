@@ -1,0 +1,200 @@
+"""The consistency check of a store: what must hold in it whenever no transaction is under way.
+
+Read only; works beside a running daemon and on what a killed one left.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from agentfs.config import Config
+from agentfs.errors import KernelError
+from agentfs.process.model import Agent, Process, Role
+from agentfs.security.principal import INIT
+from agentfs.storage.migrations import LATEST
+
+__all__ = ["check"]
+
+Record = dict[str, Any]
+
+
+def check(path: Path) -> list[str]:
+    """Every fault of the store at `path`, in words; an empty list if it is sound."""
+    if not path.exists():
+        return [f"there is no store at {path}"]
+    try:
+        with closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        ) as connection:
+            connection.execute("BEGIN")  # one snapshot for all that follows
+            return list(_faults(connection))
+    except sqlite3.Error as failure:
+        return [f"the store cannot be read: {failure}"]
+
+
+def _faults(connection: sqlite3.Connection) -> Iterator[str]:
+    broken = [row[0] for row in connection.execute("PRAGMA integrity_check")]
+    if broken != ["ok"]:
+        yield from (f"the database is damaged: {line}" for line in broken)
+        return
+    (schema,) = connection.execute("PRAGMA user_version").fetchone()
+    if schema != LATEST:
+        yield f"the schema is number {schema}, this release has {LATEST}"
+        return
+    store = _Contents(connection)
+    yield from store.faults
+    yield from _meta_faults(store)
+    yield from _process_faults(store)
+    yield from _agent_faults(store)
+    yield from _message_faults(store, connection)
+
+
+class _Contents:
+    """What the store says, read into the kernel's own types; what cannot be read is a fault."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.faults: list[str] = []
+        self.meta: dict[str, str] = dict(connection.execute("SELECT key, value FROM meta"))
+        self.agents: dict[str, Agent] = {}
+        self.processes: dict[int, Process] = {}
+        for name, text in connection.execute("SELECT name, record FROM agents"):
+            record = self.record(f"agent {name}", text)
+            try:
+                self.agents[name] = Agent(**record)
+            except TypeError as bad:
+                self.faults.append(f"agent {name}: {bad}")
+        for pid, text in connection.execute("SELECT pid, record FROM processes"):
+            record = self.record(f"process {pid}", text)
+            try:
+                self.processes[pid] = Process.from_record(record)
+            except (TypeError, KeyError, ValueError) as bad:
+                self.faults.append(f"process {pid}: {bad!r}")
+
+    def record(self, what: str, text: str) -> Record:
+        try:
+            record = json.loads(text)
+        except ValueError as bad:
+            record = bad
+        if not isinstance(record, dict):
+            self.faults.append(f"{what}: the record is no JSON object")
+            return {}
+        return record
+
+
+def _meta_faults(store: _Contents) -> Iterator[str]:
+    for key in ("event_seq", "last_pid"):
+        if not store.meta.get(key, "0").isdigit():
+            yield f"meta: {key} is {store.meta[key]!r}, no number"
+            return
+    last = int(store.meta.get("last_pid", "0"))
+    if store.processes and max(store.processes) > last:
+        yield f"meta: last_pid is {last}, but there is a process {max(store.processes)}"
+    try:
+        Config.parse(store.meta.get("config", ""))
+    except KernelError as bad:
+        yield f"meta: the configuration is wrong: {bad.reason}"
+
+
+def _process_faults(store: _Contents) -> Iterator[str]:
+    for pid, process in store.processes.items():
+        if process.pid != pid:
+            yield f"process {pid}: its record says pid {process.pid}"
+        if process.name not in store.agents:
+            yield f"process {pid}: there is no agent {process.name}"
+        if (process.role is Role.KERNEL) != (pid == INIT):
+            yield f"process {pid} has role {process.role.value}"
+        yield from _line_faults(store, process)
+    living = Counter(p.name for p in store.processes.values() if p.state.alive)
+    yield from (
+        f"{count} living processes are named {name}" for name, count in living.items() if count > 1
+    )
+
+
+def _line_faults(store: _Contents, process: Process) -> Iterator[str]:
+    """Whether the line of parents ends at process 1."""
+    seen = {process.pid}
+    current = process
+    while current.pid != INIT:
+        parent = store.processes.get(current.ppid)
+        if parent is None:
+            if current is process:
+                yield f"process {process.pid}: its parent {process.ppid} does not exist"
+            return
+        if parent.pid in seen:
+            yield f"process {process.pid}: its line of parents is a circle"
+            return
+        seen.add(parent.pid)
+        current = parent
+    parent = store.processes.get(process.ppid)
+    if process.pid != INIT and process.state.alive and parent and not parent.state.alive:
+        yield f"process {process.pid} lives and its parent {parent.pid} does not"
+
+
+def _agent_faults(store: _Contents) -> Iterator[str]:
+    for name, agent in store.agents.items():
+        if agent.name != name:
+            yield f"agent {name}: its record says {agent.name}"
+        process = None if agent.pid is None else store.processes.get(agent.pid)
+        if agent.pid is not None and (process is None or process.name != name):
+            yield f"agent {name}: there is no process {agent.pid} of it"
+
+
+def _message_faults(store: _Contents, connection: sqlite3.Connection) -> Iterator[str]:
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'messages'").fetchone()
+    last = 0 if row is None else row[0]
+    taken: Counter[tuple[str, str, str]] = Counter()
+    query = (
+        "SELECT seq, mailbox, state, filename, record,"
+        " substr(coalesce(long_contents.content, messages.content), 1, 400),"
+        " long_contents.seq IS NOT NULL AND length(messages.content)"
+        " FROM messages LEFT JOIN long_contents USING (seq) ORDER BY seq"
+    )
+    for seq, mailbox, state, filename, text, start, twice in connection.execute(query):
+        what = f"message {seq:012d} in {state}/ of {mailbox}"
+        taken[mailbox, state, filename] += 1
+        if mailbox not in store.agents:
+            yield f"{what}: there is no such agent"
+        if seq > last:
+            yield f"{what}: the last number is said to be {last}"
+        if twice:
+            yield f"{what}: its content is there twice"
+        before = len(store.faults)
+        record = store.record(what, text)
+        yield from store.faults[before:]
+        if record:
+            yield from (
+                f"{what}: {fault}"
+                for fault in _record_faults(store, seq, mailbox, state, record, start)
+            )
+    yield from (
+        f"{count} messages are {state}/{file} of {mailbox}"
+        for (mailbox, state, file), count in taken.items()
+        if count > 1
+    )
+    query = "SELECT seq FROM long_contents WHERE seq NOT IN (SELECT seq FROM messages)"
+    yield from (f"a content is left of message {seq:012d}" for (seq,) in connection.execute(query))
+
+
+def _record_faults(
+    store: _Contents, seq: int, mailbox: str, state: str, record: Record, start: bytes
+) -> Iterator[str]:
+    sender, pid = record.get("sender"), record.get("claimed_by")
+    if not start.startswith(f"Message-ID: <{seq:012d}@".encode()):
+        yield "its content has another number"
+    if f"\nFrom: {sender}\n".encode() not in start:
+        yield f"its content is not from {sender}"
+    if record.get("attempt", 1) < 1:
+        yield f"its attempt is number {record['attempt']}"
+    if pid is None:
+        return
+    process = store.processes.get(pid)
+    if state != "cur":
+        yield f"process {pid} has claimed it, though it is not in cur/"
+    elif process is None or not process.state.alive or process.name != mailbox:
+        yield f"process {pid}, which has claimed it, is no living process of {mailbox}"

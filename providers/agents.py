@@ -1,0 +1,366 @@
+"""/agents: the agents by name, whether or not anything runs for them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import trio
+from inotify_simple import INotify, flags
+
+from agentfs.errors import KernelError
+from agentfs.events import (
+    AgentChanged,
+    AgentDefined,
+    AgentRemoved,
+    Event,
+    MessageArrived,
+    MessageClaimed,
+    MessageDone,
+    MessageExpired,
+    MessageGivenUp,
+    MessageReturned,
+    ProcessChanged,
+    ProcessExited,
+    ProcessReaped,
+    ProcessRestarted,
+    ProcessSpawned,
+    StateChanged,
+)
+from agentfs.ipc.message import Draft
+from agentfs.process.model import Agent, Process
+from agentfs.providers import disk, mail
+from agentfs.providers.host import HostTree
+from agentfs.providers.mail import InboxDirectory, Mailroom, OutboxDirectory, Recv
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.changes import Change, Created, Modified, Removed
+from agentfs.vfs.declare import (
+    Table,
+    control,
+    directory,
+    document,
+    file,
+    link,
+    message,
+    modified,
+    stream,
+    value,
+)
+from agentfs.vfs.files import Owner, as_text
+from agentfs.vfs.node import Directory, File, Handle, Node, Stat, StreamHandle, is_writing
+
+if TYPE_CHECKING:
+    from agentfs.kernel import Kernel
+
+__all__ = ["AgentDirectory", "AgentsDirectory", "LogWatcher"]
+
+# What can change which process is at work for an agent, and what that does.
+AT_WORK = (ProcessSpawned, ProcessExited, ProcessReaped, ProcessRestarted, AgentChanged)
+
+MAIL = (
+    MessageArrived,
+    MessageClaimed,
+    MessageDone,
+    MessageExpired,
+    MessageGivenUp,
+    MessageReturned,
+)
+
+
+class AgentDirectory(Table):
+    """/agents/NAME: an agent, its definition, its mail and its memory."""
+
+    PATH = "/agents/NAME"
+
+    def __init__(self, agents: AgentsDirectory, name: str) -> None:
+        self.agents = agents
+        self.kernel = agents.kernel
+        self.name = name
+        self.key = ("agents", name)
+
+    @property
+    def agent(self) -> Agent:
+        """The agent itself. ESTALE once it is removed."""
+        found = self.kernel.agents.find(self.name)
+        if found is None:
+            raise KernelError(errno.ESTALE, f"the agent {self.name} was removed")
+        return found
+
+    @property
+    def process(self) -> Process | None:
+        """The process that is at work for it."""
+        return self.kernel.table.by_name(self.name)
+
+    def owner(self) -> Owner:
+        agent = self.agent
+        return Owner(agent.uid, agent.gid, agent.changed or int(self.kernel.started * 1e9))
+
+    def private_guard(self, caller: Caller) -> None:
+        if not caller.principal.acts_for(self.name):
+            raise KernelError(
+                errno.EACCES,
+                f"this is private to {self.name}, and you are {caller.principal.name}",
+                rule="private",
+            )
+
+    @property
+    def room(self) -> Mailroom:
+        return self.agents.room(self.name)
+
+    @document(
+        "spec.yaml",
+        0o644,
+        write="redefine",
+        sync="sync",
+        on=(AgentChanged,),
+        example="name: alice\nrole: worker\nexec: [python3, alice.py]\n",
+        errors={
+            "EINVAL": "not a valid definition; the old one stays",
+            "EACCES": "only the operator and the agent that made it may write it",
+        },
+    )
+    def spec(self) -> str:
+        """The definition (YAML): role, tier, model, exec, restart, heartbeat, env, cwd, user,
+        limits. A valid write replaces it when the file is closed and holds from the next start."""
+        return self.agent.spec
+
+    async def redefine(self, content: bytes, caller: Caller) -> None:
+        self.kernel.agents.redefine(caller.principal, self.name, as_text(content))
+
+    async def sync(self) -> None:
+        await self.kernel.store.sync()
+
+    @control(
+        "ctl",
+        0o200,
+        example="start",
+        errors={
+            "EINVAL": "unknown command, or a definition that cannot be started",
+            "EEXIST": "start: it runs already",
+            "ESRCH": "stop, restart: it does not run",
+            "EACCES": "only the operator and the agent that made it",
+        },
+    )
+    async def ctl(self, command: str, caller: Caller) -> None:
+        """Commands: `start`, `stop`, `restart`."""
+        calls = self.kernel.processes
+        match command:
+            case "start":
+                await calls.start(caller.principal, self.name)
+            case "stop":
+                await calls.stop(caller.principal, self.name)
+            case "restart":
+                await calls.restart(caller.principal, self.name)
+            case _:
+                raise KernelError(
+                    errno.EINVAL, f"the commands are start, stop, restart, not {command!r}"
+                )
+
+    @value("pid", on=AT_WORK, example="7")
+    def pid(self) -> str:
+        """The pid of the process that works for it; empty if none does."""
+        process = self.process
+        return "" if process is None else str(process.pid)
+
+    @value("state", on=(*AT_WORK, StateChanged), example="idle")
+    def state(self) -> str:
+        """The state of its newest process; empty if there is none."""
+        process = self.process
+        if process is None and self.agent.pid is not None:
+            process = self.kernel.table.find(self.agent.pid)
+        return "" if process is None else process.state.value
+
+    @directory("inbox", 0o700, private=True)
+    def inbox(self) -> Directory:
+        """Its mail, as a Maildir."""
+        return InboxDirectory(self.room)
+
+    @directory("outbox", 0o700, private=True)
+    def outbox(self) -> Directory:
+        """A file for each agent that it may write to at the moment. What is written to one between
+        open and close is one message: a body, or headers, a blank line and a body."""
+        return OutboxDirectory(self.room)
+
+    @message(
+        "send",
+        0o200,
+        limit="limit",
+        sync="sync",
+        private=True,
+        example="To: bob\nPriority: high\n\nHello.",
+        errors={
+            "ENOENT": "there is no such agent",
+            "EACCES": "the role or the routing rule says no",
+            "EINVAL": "a malformed header",
+            "EMSGSIZE": "more than messages.max_size bytes",
+            "ENOSPC": "the receiver's inbox is full",
+        },
+    )
+    async def send(self, content: bytes, caller: Caller) -> None:
+        """Every write is one message: headers (`To: NAME` at least), a blank line, the body. May
+        be kept open; fsync makes what was sent survive a power cut."""
+        draft = Draft.parse(content, now=self.kernel.clock.now())
+        self.kernel.mail.send(caller.principal, self.name, draft)
+
+    def limit(self) -> int:
+        return self.room.limit()
+
+    @stream(
+        "recv",
+        0o400,
+        private=True,
+        errors={"EAGAIN": "O_NONBLOCK, and no message waits", "ESTALE": "the agent was removed"},
+    )
+    def recv(self, caller: Caller) -> StreamHandle:
+        """The next message: blocks until there is one, claims the best (priority with ageing), gives
+        it whole, then end of file; the read after that begins the next one. Claiming the next
+        acknowledges the one before it."""
+        return Recv(self.room, caller.principal)
+
+    @file("log", 0o640)
+    def log(self) -> Node:
+        """What its processes wrote to stdout and stderr, appended, rotated."""
+        return LogFile(self)
+
+    @directory("memory", 0o700, private=True)
+    def memory(self) -> Directory:
+        """Its own durable files: a real directory."""
+        return self.agents.memory(self.name).root
+
+
+class LogFile(File):
+    """/agents/NAME/log."""
+
+    # Growth is announced by the LogWatcher; this is for where inotify is not to be had.
+    timeout = 1.0
+
+    def __init__(self, agent: AgentDirectory) -> None:
+        self.key = (agent.key, "log")
+        self._agent = agent
+
+    def _path(self) -> str:
+        return os.fspath(self._agent.kernel.agents.log_path(self._agent.name))
+
+    def stat(self) -> Stat:
+        owner = self._agent.owner()
+        size, time = 0, owner.mtime
+        try:
+            found = os.stat(self._path())
+            size, time = found.st_size, found.st_mtime_ns
+        except FileNotFoundError:
+            pass  # nothing ever ran
+        return Stat(0o100640, owner.uid, owner.gid, size, time, 1, time, time)
+
+    def open(self, flags: int, caller: Caller) -> Handle:
+        if is_writing(flags) or flags & os.O_TRUNC:
+            raise KernelError(errno.EACCES, "the log is written by the agent's programs only")
+        return LogHandle(self._path())
+
+
+class LogHandle(Handle):
+    """An open log; one that does not exist yet is empty and looked for again."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    async def read(self, offset: int, size: int) -> bytes:
+        with disk.reported("reading the log"):
+            if self._descriptor is None:
+                try:
+                    self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    return b""
+            return await disk.read_at(self._descriptor, offset, size)
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+
+class AgentsDirectory(Table):
+    """/agents: `mkdir` defines an agent, `rmdir` removes one that does not run."""
+
+    PATH = "/agents"
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.key = ("agents",)
+        self._rooms: dict[str, Mailroom] = {}
+        self._memories: dict[str, HostTree] = {}
+
+    def owner(self) -> Owner:
+        return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
+
+    @link("self", example="alice")
+    def self_link(self, caller: Caller) -> str:
+        """The caller's own agent; `init` for the operator. ENOENT for who is no agent."""
+        if caller.principal.pid is None:
+            raise KernelError(errno.ENOENT, f"{caller.principal.name} is no agent")
+        return caller.principal.name
+
+    def find(self, name: str) -> Node | None:
+        return None if self.kernel.agents.find(name) is None else AgentDirectory(self, name)
+
+    def more(self) -> Iterator[tuple[str, Node]]:
+        for name in self.kernel.agents:
+            yield name, AgentDirectory(self, name)
+
+    def mkdir(self, name: str, mode: int, caller: Caller) -> Node:
+        self.kernel.agents.define(caller.principal, name, caller.uid, caller.gid)
+        return AgentDirectory(self, name)
+
+    def rmdir(self, name: str, caller: Caller) -> None:
+        self.kernel.agents.remove(caller.principal, name)
+
+    def room(self, name: str) -> Mailroom:
+        """What the files of one agent's mail share."""
+        found = self._rooms.get(name)
+        if found is None:
+            found = self._rooms[name] = Mailroom(self.kernel, name)
+        return found
+
+    def memory(self, name: str) -> HostTree:
+        """The real directory of one agent's memory."""
+        found = self._memories.get(name)
+        if found is None:
+            guard = AgentDirectory(self, name).private_guard
+            found = HostTree(self.kernel.agents.memory_dir(name), guard)
+            self._memories[name] = found
+        return found
+
+    def changes(self, event: Event) -> Iterable[Change]:
+        """What an event changes in here."""
+        match event:
+            case AgentDefined(name=name):
+                yield Created(self.key, name, AgentDirectory(self, name))
+            case AgentRemoved(name=name):
+                yield Removed(self.key, name, ("agents", name), is_directory=True)
+                self._rooms.pop(name, None)
+                self._memories.pop(name, None)
+            case AgentChanged() | StateChanged() | ProcessSpawned() | ProcessExited():
+                yield from modified(AgentDirectory, ("agents", event.name), event)
+            case ProcessReaped() | ProcessRestarted() | ProcessChanged():
+                yield from modified(AgentDirectory, ("agents", event.name), event)
+            case _ if isinstance(event, MAIL):
+                yield from mail.changes(self.room(event.agent), event)
+
+
+class LogWatcher:
+    """Says when a log grows: the programs write the real file, behind the tree's back."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._folder = os.fspath(kernel.state_dir / "logs")
+
+    async def run(self, notify: Callable[[Change], object]) -> None:
+        """Call `notify` with a change for each agent whose log changed, until cancelled."""
+        with INotify() as watch:
+            watch.add_watch(self._folder, flags.MODIFY | flags.CREATE | flags.MOVED_TO)
+            while True:
+                await trio.lowlevel.wait_readable(watch.fileno())
+                names = {event.name for event in watch.read(timeout=0)}
+                for name in sorted(names):
+                    if name.endswith(".log"):
+                        notify(Modified((("agents", name[:-4]), "log")))

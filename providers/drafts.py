@@ -1,0 +1,181 @@
+"""A file that is being written in memory: a message before it is sent, an editor's scratch file."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from agentfs.errors import KernelError
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.node import File, Handle, Stat, Time, regular
+
+if TYPE_CHECKING:
+    from agentfs.providers.mail import Mailroom
+
+__all__ = ["DraftFile", "DraftHandle", "MemoryFile", "MemoryHandle"]
+
+_numbers = itertools.count(1)
+
+
+class MemoryFile(File):
+    """A regular file whose bytes are here and nowhere else."""
+
+    def __init__(self, kind: str, mode: int, caller: Caller, now: Time) -> None:
+        self.key = (kind, next(_numbers))
+        self.content = bytearray()
+        self.mode = mode & 0o777
+        self.uid = caller.uid
+        self.gid = caller.gid
+        self.mtime = now
+        self.atime = now
+        self.began = now
+        self.opened = 0  # open handles
+
+    def limit(self) -> int:
+        """Bytes that it may have."""
+        raise NotImplementedError
+
+    def too_large(self) -> KernelError:
+        return KernelError(errno.EFBIG, f"at most {self.limit()} bytes")
+
+    def now(self) -> Time:
+        raise NotImplementedError
+
+    def stat(self) -> Stat:
+        mode, size = regular(self.mode), len(self.content)
+        return Stat(mode, self.uid, self.gid, size, self.mtime, 1, self.atime, self.mtime)
+
+    def open(self, flags: int, caller: Caller) -> Handle:
+        return MemoryHandle(self)
+
+    def resize(self, size: int) -> None:
+        """Cut it, or fill it up with zeros."""
+        if size > self.limit():
+            raise self.too_large()
+        del self.content[size:]
+        self.content.extend(bytes(size - len(self.content)))
+        self.touch()
+
+    def touch(self) -> None:
+        self.mtime = max(self.mtime + 1, self.now())
+
+    def chattr(
+        self,
+        caller: Caller,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        times: tuple[Time | None, Time | None] = (None, None),
+    ) -> None:
+        if uid not in (None, self.uid) or gid not in (None, self.gid):
+            raise KernelError(errno.EPERM, "the owner of this file is fixed")
+        if size is not None:
+            self.resize(size)
+        if mode is not None:
+            self.mode = mode & 0o777
+        accessed, modified = times
+        self.atime = self.atime if accessed is None else accessed
+        self.mtime = self.mtime if modified is None else modified
+
+
+class MemoryHandle(Handle):
+    """An open one. Works on when its name is gone."""
+
+    def __init__(self, file: MemoryFile) -> None:
+        self.file = file
+        file.opened += 1
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return bytes(self.file.content[offset : offset + size])
+
+    async def write(self, offset: int, data: bytes) -> int:
+        file = self.file
+        if offset + len(data) > file.limit():
+            raise file.too_large()
+        if offset > len(file.content):
+            file.content.extend(bytes(offset - len(file.content)))
+        file.content[offset : offset + len(data)] = data
+        file.touch()
+        return len(data)
+
+    def truncate(self, size: int) -> None:
+        """ftruncate(2)."""
+        self.file.resize(size)
+
+    def release(self) -> None:
+        self.file.opened -= 1
+
+
+class DraftFile(MemoryFile):
+    """A message that somebody writes the Maildir way. Only whoever began it may use it."""
+
+    def __init__(self, room: Mailroom, mode: int, caller: Caller) -> None:
+        self.room = room
+        super().__init__("draft", mode, caller, self.now())
+        self._writer = caller.principal.kind, caller.principal.name, caller.principal.uid
+
+    def limit(self) -> int:
+        return self.room.limit()
+
+    def too_large(self) -> KernelError:
+        return KernelError(
+            errno.EMSGSIZE,
+            f"a message has at most {self.limit()} bytes",
+            rule="messages.max_size",
+        )
+
+    def now(self) -> Time:
+        return int(self.room.kernel.clock.now() * 1e9)
+
+    def enter(self, caller: Caller) -> None:
+        principal = caller.principal
+        writer = principal.kind, principal.name, principal.uid
+        if not principal.is_operator and writer != self._writer:
+            raise KernelError(
+                errno.EACCES, "only its writer may use a message before it is sent", rule="private"
+            )
+
+
+class DraftHandle(MemoryHandle):
+    """An open draft. With `deliver` it was created where messages arrive: closing it sends it."""
+
+    def __init__(
+        self,
+        file: DraftFile,
+        deliver: Callable[[], object] | None = None,
+        drop: Callable[[], object] | None = None,
+    ) -> None:
+        super().__init__(file)
+        self._deliver = deliver
+        self._drop = drop
+        self._sent = False
+
+    async def write(self, offset: int, data: bytes) -> int:
+        if self._sent:
+            raise KernelError(errno.EPERM, "the message was sent when the file was closed")
+        return await super().write(offset, data)
+
+    @property
+    def unflushed(self) -> bool:
+        return self._deliver is not None
+
+    async def flush(self) -> None:
+        deliver, self._deliver = self._deliver, None
+        if deliver is not None:
+            self._sent = True
+            deliver()
+
+    def release(self) -> None:
+        super().release()
+        if self._drop is not None:
+            self._drop()
+
+    async def fsync(self) -> None:
+        await self.flush()
+        file = self.file
+        assert isinstance(file, DraftFile)
+        await file.room.kernel.store.sync()

@@ -1,0 +1,269 @@
+"""A mailbox as files: the Maildir `inbox`, a file for each agent to write to, and `recv`.
+
+    inbox/       see maildir.py
+    outbox/PEER  what is written between open and close is one message
+    recv         the next message, whole, and then the end of the file
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+
+from agentfs.errors import KernelError
+from agentfs.events import (
+    Event,
+    MessageArrived,
+    MessageClaimed,
+    MessageDone,
+    MessageExpired,
+    MessageGivenUp,
+    MessageReturned,
+)
+from agentfs.ipc.message import Draft, Message
+from agentfs.providers.maildir import (
+    CurDirectory,
+    Mailroom,
+    MessageFile,
+    NewDirectory,
+    TmpDirectory,
+)
+from agentfs.security.principal import Principal
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.changes import Change, Created, Moved, Removed
+from agentfs.vfs.declare import DirectoryOf, Table, directory
+from agentfs.vfs.files import Owner
+from agentfs.vfs.node import (
+    Directory,
+    File,
+    Handle,
+    Node,
+    Stat,
+    StreamHandle,
+    Time,
+    is_writing,
+    regular,
+)
+
+__all__ = ["InboxDirectory", "Mailroom", "OutboxDirectory", "Recv", "changes"]
+
+
+class InboxDirectory(Table):
+    """/agents/NAME/inbox: a Maildir."""
+
+    PATH = "/agents/NAME/inbox"
+    mode = 0o700
+
+    def __init__(self, room: Mailroom) -> None:
+        self.room = room
+        self.key = room.key
+
+    def owner(self) -> Owner:
+        return self.room.owner()
+
+    def may_list(self, caller: Caller) -> None:
+        self.room.private(caller)
+
+    @directory("new", 0o700, on=(MessageArrived, MessageReturned), private=True)
+    def new(self) -> Directory:
+        """Messages that wait, each a file `<sequence>.<sender>`. Renaming one into `cur` claims
+        it, deleting it acknowledges it, creating one sends it."""
+        return NewDirectory(self.room)
+
+    @directory("cur", 0o700, on=(MessageClaimed,), private=True)
+    def cur(self) -> Directory:
+        """Messages that are claimed; flags after `:2,` are kept. Deleting one acknowledges it;
+        what is not acknowledged when the process that claimed it ends comes back to `new`."""
+        return CurDirectory(self.room)
+
+    @directory("tmp", 0o700, private=True)
+    def tmp(self) -> Directory:
+        """Messages that are being written, at most 64. Renaming or linking one into `new` sends
+        it, with the caller as the sender."""
+        return TmpDirectory(self.room)
+
+
+class OutboxDirectory(DirectoryOf):
+    """/agents/NAME/outbox: a file for each agent that NAME may write to at the moment."""
+
+    PATH = "/agents/NAME/outbox"
+    mode = 0o700
+
+    def __init__(self, room: Mailroom) -> None:
+        self.room = room
+        self.key = (("agents", room.name), "outbox")
+
+    def owner(self) -> Owner:
+        return self.room.owner()
+
+    def guard(self, caller: Caller) -> None:
+        self.room.private(caller)
+
+    def lookup(self, name: str) -> Node:
+        # Also one that may not be written to: its open can say why.
+        self.room.kernel.agents.get(name)
+        return OutboxFile(self, name)
+
+    def entries(self) -> Iterator[tuple[str, Node]]:
+        for name in self.room.kernel.mail.peers(self.room.name):
+            yield name, OutboxFile(self, name)
+
+    def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
+        self.room.kernel.mail.check(caller.principal, self.room.name, name)
+        found = OutboxFile(self, name)
+        return found, found.open(flags, caller)
+
+
+class OutboxFile(File):
+    """/agents/NAME/outbox/PEER."""
+
+    # Who may be written to changes with every spawn and exit; asking again is cheaper than
+    # announcing it to everybody.
+    timeout = 0.0
+
+    def __init__(self, outbox: OutboxDirectory, peer: str) -> None:
+        self.key = (outbox.key, peer)
+        self._room = outbox.room
+        self._peer = peer
+
+    def stat(self) -> Stat:
+        owner = self._room.owner()
+        return Stat(regular(0o200), owner.uid, owner.gid, 0, owner.mtime)
+
+    def enter(self, caller: Caller) -> None:
+        self._room.private(caller)
+
+    def chattr(
+        self,
+        caller: Caller,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        times: tuple[Time | None, Time | None] = (None, None),
+    ) -> None:
+        super().chattr(caller, mode=mode, uid=uid, gid=gid)  # `>` truncates what is empty
+
+    def open(self, flags: int, caller: Caller) -> Handle:
+        if not is_writing(flags):
+            return Handle()
+        room, peer = self._room, self._peer
+        room.kernel.mail.check(caller.principal, room.name, peer)
+        return Letter(room, peer, caller.principal)
+
+
+class Letter(Handle):
+    """A message that is being written: sent when the file is closed, or synced."""
+
+    def __init__(self, room: Mailroom, peer: str, principal: Principal) -> None:
+        self._room = room
+        self._peer = peer
+        self._principal = principal
+        self._content = bytearray()
+        self._begin = 0  # where in the file the message begins: after what was sent before
+
+    async def write(self, offset: int, data: bytes) -> int:
+        start = offset - self._begin
+        limit = self._room.limit()
+        if start < 0:
+            raise KernelError(errno.EPERM, "that part of the file was sent already")
+        if start + len(data) > limit:
+            raise KernelError(
+                errno.EMSGSIZE,
+                f"a message has at most {limit} bytes",
+                rule="messages.max_size",
+            )
+        if start > len(self._content):
+            self._content.extend(bytes(start - len(self._content)))
+        self._content[start : start + len(data)] = data
+        return len(data)
+
+    def truncate(self, size: int) -> None:
+        """Cut what was written and not sent yet."""
+        del self._content[max(0, size - self._begin) :]
+
+    @property
+    def unflushed(self) -> bool:
+        return bool(self._content)
+
+    async def flush(self) -> None:
+        content = bytes(self._content)
+        if not content:
+            return
+        self._content.clear()
+        self._begin += len(content)
+        kernel = self._room.kernel
+        draft = Draft.parse(content, now=kernel.clock.now(), to=self._peer)
+        kernel.mail.send(self._principal, self._room.name, draft)
+
+    async def fsync(self) -> None:
+        await self.flush()
+        await self._room.kernel.store.sync()
+
+
+class Recv(StreamHandle):
+    """An open `recv`: the message that is first, the end of the file, the next message, …
+
+    Nothing is claimed before somebody reads.
+    """
+
+    def __init__(self, room: Mailroom, principal: Principal) -> None:
+        super().__init__()
+        self._mail = room.kernel.mail
+        self._name = room.name
+        self._principal = principal
+        self._content: bytes | None = None  # of the message that is being read
+        self._done = 0  # bytes of it that were handed out
+        self._unsubscribe = self._mail.on_waiting(room.name, self.wake)
+
+    def try_read(self, size: int) -> bytes | None:
+        if self._content is None:
+            message = self._next()
+            if message is None:
+                return None
+            self._content, self._done = self._mail.content(message), 0
+        chunk = self._content[self._done : self._done + size]
+        self._done += len(chunk)
+        if not chunk:
+            self._content = None
+        return chunk
+
+    def _next(self) -> Message | None:
+        try:
+            return self._mail.claim_next(self._principal, self._name)
+        except KernelError as refused:
+            if refused.errno == errno.ENOENT:
+                raise KernelError(errno.ESTALE, f"the agent {self._name} was removed") from None
+            raise
+
+    def ready(self) -> bool:
+        try:
+            return self._content is not None or self._mail.waiting(self._name)
+        except KernelError:
+            return True  # a read would say what is wrong
+
+    def parked(self) -> None:
+        if self._principal.is_agent and self._principal.name == self._name:
+            self._mail.parked(self._name)
+
+    def release(self) -> None:
+        self._unsubscribe()
+
+
+def changes(room: Mailroom, event: Event) -> Iterable[Change]:
+    """What an event about a message changes in the mailbox that it names."""
+    new, cur = room.folder_key("new"), room.folder_key("cur")
+    match event:
+        case MessageArrived(id=number, file=file):
+            yield Created(new, file, MessageFile(room, int(number), file))
+        case MessageClaimed(id=number, file=file, renamed=renamed):
+            yield Moved(new, file, cur, renamed, MessageFile(room, int(number), renamed))
+        case MessageReturned(id=number, file=file, renamed=renamed):
+            yield Moved(cur, renamed, new, file, MessageFile(room, int(number), file))
+        case MessageDone(id=number, folder=folder, file=file):
+            yield Removed(room.folder_key(folder), file, ("msg", int(number)))
+        case MessageExpired(id=number, folder=folder, file=file):
+            yield Removed(room.folder_key(folder), file, ("msg", int(number)))
+        case MessageGivenUp(id=number, folder=folder, file=file):
+            yield Removed(room.folder_key(folder), file, ("msg", int(number)))

@@ -1,0 +1,331 @@
+"""The folders of a Maildir: the messages of one agent, and those that are being written to it.
+
+    new/  what arrived        rename into cur/: claim      delete: acknowledge
+    cur/  what is claimed     rename into new/: put back   rename within: flags
+    tmp/  what is being written, by whomever; rename or link into new/: send
+
+Every change is a system call of `kernel.mail`; the files in tmp/ live in memory here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING
+
+from agentfs.errors import KernelError
+from agentfs.ipc.message import Draft, Message
+from agentfs.providers.drafts import DraftFile, DraftHandle
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.declare import DirectoryOf
+from agentfs.vfs.files import Owner
+from agentfs.vfs.node import Directory, File, Handle, Node, Stat, Time, is_writing, regular
+
+if TYPE_CHECKING:
+    from agentfs.kernel import Kernel
+
+__all__ = ["CurDirectory", "Mailroom", "MessageFile", "NewDirectory", "TmpDirectory"]
+
+RENAME_NOREPLACE = 1
+
+# Files that are being written in one tmp/: mail programs write one at a time.
+MAX_DRAFTS = 64
+# Seconds after which a file in tmp/ is rubbish: the Maildir rule (36 hours).
+STALE_DRAFT = 36 * 3600.0
+
+
+class Mailroom:
+    """What the files of one agent's mail share: whose it is, and what is being written."""
+
+    def __init__(self, kernel: Kernel, name: str) -> None:
+        self.kernel = kernel
+        self.name = name
+        self.key: Hashable = (("agents", name), "inbox")
+        self.drafts: dict[str, dict[str, DraftFile]] = {"new": {}, "cur": {}, "tmp": {}}
+
+    def owner(self) -> Owner:
+        """The agent's user and group. ENOENT once it is removed."""
+        agent = self.kernel.agents.get(self.name)
+        return Owner(agent.uid, agent.gid, agent.changed or int(self.kernel.started * 1e9))
+
+    def private(self, caller: Caller) -> None:
+        """Raise EACCES unless the mail is the caller's own."""
+        if not caller.principal.acts_for(self.name):
+            raise KernelError(
+                errno.EACCES,
+                f"the mail of {self.name} is private, and you are {caller.principal.name}",
+                rule="private",
+            )
+
+    def folder_key(self, folder: str) -> Hashable:
+        return (self.key, folder)
+
+    def limit(self) -> int:
+        """Bytes that a message may have."""
+        return self.kernel.settings.now.messages.max_size
+
+    def check(self, caller: Caller) -> None:
+        """Ask whether the caller may write to this agent at all."""
+        principal = caller.principal
+        self.kernel.mail.check(principal, principal.name, self.name)
+
+    def draft(self, folder: str, name: str, mode: int, caller: Caller) -> DraftFile:
+        """Begin a file in `folder`. EEXIST, ENOSPC, and what `check` raises."""
+        self.check(caller)
+        drafts = self.drafts[folder]
+        box = self.kernel.mail.mailbox(self.name)
+        if name in drafts or (folder != "tmp" and name in box.folder(folder)):
+            raise KernelError(errno.EEXIST, f"{name} is there already")
+        self._sweep()
+        if sum(map(len, self.drafts.values())) >= MAX_DRAFTS:
+            raise KernelError(
+                errno.ENOSPC, f"{MAX_DRAFTS} messages are being written to {self.name} already"
+            )
+        made = DraftFile(self, mode & ~caller.umask, caller)
+        drafts[name] = made
+        return made
+
+    def _sweep(self) -> None:
+        old = self.kernel.clock.now() - STALE_DRAFT
+        for drafts in self.drafts.values():
+            for name, draft in tuple(drafts.items()):
+                if draft.began < old * 1e9 and not draft.opened:
+                    del drafts[name]
+
+    def deliver(self, draft: DraftFile, folder: str, name: str, caller: Caller) -> Message:
+        """Send what was written, as `folder`/`name`, from the caller."""
+        if folder == "cur":
+            self.private(caller)
+        text = bytes(draft.content)
+        mail = Draft.parse(
+            text, now=self.kernel.clock.now(), to=self.name, filename=_checked(name)
+        )
+        mail.claimed = folder == "cur"
+        return self.kernel.mail.send(caller.principal, caller.principal.name, mail)
+
+
+def _checked(name: str) -> str:
+    """A file name that a Maildir can have. EINVAL."""
+    if name.startswith(".") or not name.isprintable():
+        raise KernelError(
+            errno.EINVAL, "a message's file name is printable and begins with no full stop"
+        )
+    return name
+
+
+class MessageFile(File):
+    """A message in new/ or cur/. `file` is its name when the node was made."""
+
+    def __init__(self, room: Mailroom, seq: int, file: str, message: Message | None = None) -> None:
+        self.key = ("msg", seq)
+        self._room = room
+        self._seq = seq
+        self._file = file
+        self._message = message
+        # Made to announce a message, which may be gone by the time the watchers hear of it.
+        self._announcing = message is None
+
+    def message(self) -> Message:
+        """ENOENT if it was acknowledged, or expired."""
+        box = self._room.kernel.mail.mailbox(self._room.name)
+        if self._message is None:
+            for folder in (box.new, box.cur):
+                found = folder.get(self._file)
+                if found is not None and found.seq == self._seq:
+                    self._message = found
+        found = self._message
+        if found is None or box.folder(found.folder).get(found.file) is not found:
+            raise KernelError(errno.ENOENT, f"message {self._seq:012d} is gone")
+        return found
+
+    def stat(self) -> Stat:
+        owner = self._room.owner()
+        size, time = 0, owner.mtime
+        try:
+            message = self.message()
+            size = self._room.kernel.mail.size(message)
+            time = int(message.arrived * 1e9)
+        except KernelError:
+            if not self._announcing:
+                raise
+        return Stat(regular(0o600), owner.uid, owner.gid, size, time, 1, time, time)
+
+    def enter(self, caller: Caller) -> None:
+        self._room.private(caller)
+
+    def open(self, flags: int, caller: Caller) -> Handle:
+        if is_writing(flags) or flags & os.O_TRUNC:
+            raise KernelError(errno.EACCES, "a message is not changed once it was sent")
+        return MessageHandle(self._room.kernel.mail.content(self.message()))
+
+    def chattr(
+        self,
+        caller: Caller,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        times: tuple[Time | None, Time | None] = (None, None),
+    ) -> None:
+        owner = self._room.owner()
+        same = mode in (None, 0o600) and uid in (None, owner.uid) and gid in (None, owner.gid)
+        super().chattr(caller, mode=None if same else mode or 0, size=size)
+
+
+class MessageHandle(Handle):
+    """A message as it was at open: it can be read to the end whatever becomes of it."""
+
+    direct = False
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return self._content[offset : offset + size]
+
+
+class _Folder(DirectoryOf):
+    """What new/, cur/ and tmp/ share: anybody may get as far as delivering, the owner lists."""
+
+    mode = 0o700
+    name = ""
+
+    def __init__(self, room: Mailroom) -> None:
+        self.room = room
+        self.key = room.folder_key(self.name)
+
+    def owner(self) -> Owner:
+        return self.room.owner()
+
+    def may_list(self, caller: Caller) -> None:
+        self.room.private(caller)
+
+    def drafts(self) -> dict[str, DraftFile]:
+        return self.room.drafts[self.name]
+
+    def lookup(self, name: str) -> Node:
+        found = self.drafts().get(name)
+        if found is None:
+            raise self.missing(name)
+        return found
+
+    def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
+        draft = self.room.draft(self.name, name, mode, caller)
+        return draft, DraftHandle(draft)
+
+    def unlink(self, name: str, caller: Caller) -> None:
+        draft = self.drafts().get(name)
+        if draft is None:
+            raise self.missing(name)
+        if not caller.principal.acts_for(self.room.name):
+            draft.enter(caller)
+        del self.drafts()[name]
+
+    def rename(
+        self, name: str, target: Directory, new_name: str, flags: int, caller: Caller
+    ) -> None:
+        if not isinstance(target, _Folder) or target.room is not self.room:
+            raise KernelError(errno.EXDEV, "a message cannot be moved out of its mailbox")
+        if flags & ~RENAME_NOREPLACE:
+            raise KernelError(errno.EINVAL, "messages cannot be exchanged")
+        self._move(name, target, new_name, caller)
+
+    def _move(self, name: str, target: _Folder, new_name: str, caller: Caller) -> None:
+        raise NotImplementedError
+
+
+class MessagesDirectory(_Folder):
+    """Messages, by file name in order of arrival."""
+
+    def lookup(self, name: str) -> Node:
+        box = self.room.kernel.mail.mailbox(self.room.name)
+        message = box.folder(self.name).get(name)
+        if message is not None:
+            return MessageFile(self.room, message.seq, name, message)
+        return super().lookup(name)
+
+    def entries(self) -> Iterator[tuple[str, Node]]:
+        box = self.room.kernel.mail.mailbox(self.room.name)
+        for name, message in sorted(box.folder(self.name).items()):
+            yield name, MessageFile(self.room, message.seq, name, message)
+
+    def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
+        if self.name == "cur":
+            self.room.private(caller)
+        draft = self.room.draft(self.name, _checked(name), mode, caller)
+
+        def deliver() -> None:
+            self.drafts().pop(name, None)
+            self.room.deliver(draft, self.name, name, caller)
+
+        return draft, DraftHandle(draft, deliver, lambda: self.drafts().pop(name, None))
+
+    def link(self, node: Node, name: str, caller: Caller) -> Node:
+        if not isinstance(node, DraftFile) or node.room is not self.room:
+            raise KernelError(errno.EPERM, "a message has one name: rename it")
+        node.enter(caller)
+        sent = self.room.deliver(node, self.name, name, caller)
+        return MessageFile(self.room, sent.seq, sent.file, sent)
+
+    def unlink(self, name: str, caller: Caller) -> None:
+        if name in self.drafts():
+            super().unlink(name, caller)
+            return
+        self.room.private(caller)
+        self.room.kernel.mail.acknowledge(caller.principal, self.room.name, self.name, name)
+
+    def _move(self, name: str, target: _Folder, new_name: str, caller: Caller) -> None:
+        self.room.private(caller)
+        mail, agent, principal = self.room.kernel.mail, self.room.name, caller.principal
+        match self.name, target.name:
+            case "new", "cur":
+                mail.claim(principal, agent, name, _checked(new_name))
+            case "cur", "new":
+                mail.put_back(principal, agent, name, _checked(new_name))
+            case "cur", "cur":
+                mail.flag(principal, agent, name, _checked(new_name))
+            case _:
+                raise KernelError(
+                    errno.EPERM, f"a message cannot move from {self.name}/ to {target.name}/"
+                )
+
+
+class NewDirectory(MessagesDirectory):
+    """/agents/NAME/inbox/new: messages that wait."""
+
+    PATH = "/agents/NAME/inbox/new"
+    name = "new"
+
+
+class CurDirectory(MessagesDirectory):
+    """/agents/NAME/inbox/cur: messages that are claimed."""
+
+    PATH = "/agents/NAME/inbox/cur"
+    name = "cur"
+
+
+class TmpDirectory(_Folder):
+    """/agents/NAME/inbox/tmp: messages that are being written; each is for its writer only."""
+
+    PATH = "/agents/NAME/inbox/tmp"
+    name = "tmp"
+
+    def entries(self) -> Iterator[tuple[str, Node]]:
+        yield from sorted(self.drafts().items())
+
+    def _move(self, name: str, target: _Folder, new_name: str, caller: Caller) -> None:
+        draft = self.drafts().get(name)
+        if draft is None:
+            raise self.missing(name)
+        draft.enter(caller)
+        if target.name != "tmp":
+            self.room.deliver(draft, target.name, new_name, caller)
+        elif new_name in self.drafts() and new_name != name:
+            raise KernelError(errno.EEXIST, f"{new_name} is there already")
+        self.drafts().pop(name)
+        if target.name == "tmp":
+            self.drafts()[new_name] = draft
+
+

@@ -1,0 +1,59 @@
+"""What tests share: real mounts, each with its own mount point and state directory."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tree import Tree
+
+
+def why_no_fuse() -> str:
+    """Why this machine cannot mount, in one sentence; empty if it can."""
+    try:
+        if not stat.S_ISCHR(os.stat("/dev/fuse").st_mode):
+            return "/dev/fuse is no device: load the fuse module (modprobe fuse)."
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as failure:
+        return (
+            f"/dev/fuse cannot be used ({failure.strerror}): the tests mount real trees; load the"
+            " fuse module, and give this user access to the device."
+        )
+    return ""
+
+
+@pytest.fixture(scope="session")
+def fuse() -> None:
+    """Fails, and does not skip, where nothing can be mounted."""
+    reason = why_no_fuse()
+    if reason:
+        pytest.fail(reason, pytrace=False)
+
+
+@pytest.fixture
+def trees(fuse: None, tmp_path: Path) -> Iterator[Callable[..., Tree]]:
+    """Makes trees; unmounts them all afterwards, lazily if need be."""
+    made: list[Tree] = []
+
+    def make(name: str = "tree", **options: object) -> Tree:
+        tree = Tree(tmp_path / name, **options)  # type: ignore[arg-type]
+        made.append(tree)
+        return tree
+
+    try:
+        yield make
+    finally:
+        for tree in made:
+            tree.clean_up()
+
+
+@pytest.fixture
+def tree(trees: Callable[..., Tree]) -> Tree:
+    """One mounted tree."""
+    made = trees()
+    made.mount()
+    return made

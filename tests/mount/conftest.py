@@ -1,0 +1,181 @@
+"""A small tree of the tests' own, mounted in the test's process: the mount without a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import trio
+
+from agentfs.clock import SystemClock
+from agentfs.errors import KernelError
+from agentfs.events import EventLog
+from agentfs.mount.session import Mount, serve
+from agentfs.security.principal import Kind, Principal
+from agentfs.storage.store import Store
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.changes import Change
+from agentfs.vfs.declare import Table, control, document, stream, value
+from agentfs.vfs.files import Owner, Value
+from agentfs.vfs.namespace import Namespace
+from agentfs.vfs.node import Node, StreamHandle
+
+T = TypeVar("T")
+
+
+class Records(StreamHandle):
+    """A stream that the test fills."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[bytes] = []
+        self.released = False
+
+    def try_read(self, size: int) -> bytes | None:
+        return self.waiting.pop(0) if self.waiting else None
+
+    def ready(self) -> bool:
+        return bool(self.waiting)
+
+    def release(self) -> None:
+        self.released = True
+
+    def say(self, record: bytes) -> None:
+        self.waiting.append(record)
+        self.wake()
+
+
+class SmallTree(Table):
+    """number, faulty, text, events, and items that come and go."""
+
+    key = ("small",)
+
+    def __init__(self) -> None:
+        self.content = b"0"
+        self.document = b""
+        self.applied: list[bytes] = []
+        self.items: set[str] = set()
+        self.streams: list[Records] = []
+        self.refusals: list[tuple[str, KernelError]] = []
+
+    def owner(self) -> Owner:
+        import os
+
+        return Owner(os.geteuid(), os.getegid(), 1)
+
+    @value("number", 0o644, write="set_number")
+    def number(self) -> bytes:
+        """Whatever was written last."""
+        return self.content
+
+    async def set_number(self, text: str, caller: Caller) -> None:
+        self.content = text.encode()
+
+    @value("faulty")
+    def faulty(self) -> str:
+        """A fault of ours."""
+        raise ZeroDivisionError("on purpose")
+
+    @document("text", write="replace")
+    def text(self) -> bytes:
+        """A document; `bad` in it is refused."""
+        return self.document
+
+    async def replace(self, content: bytes, caller: Caller) -> None:
+        if b"bad" in content:
+            raise KernelError(22, "no bad documents")
+        self.document = content
+        self.applied.append(content)
+
+    @stream("events")
+    def events(self, caller: Caller) -> StreamHandle:
+        """What the test says."""
+        records = Records()
+        self.streams.append(records)
+        return records
+
+    @control("ctl")
+    async def ctl(self, command: str, caller: Caller) -> None:
+        """`refuse`: refused."""
+        raise KernelError(1, f"no {command}")
+
+    def item(self, name: str) -> Node:
+        return Value(
+            ("item", name), 0o600, self.owner, None, lambda: f"{name}\n".encode()
+        )
+
+    def find(self, name: str) -> Node | None:
+        return self.item(name) if name in self.items else None
+
+    def more(self) -> list[tuple[str, Node]]:
+        return [(name, self.item(name)) for name in sorted(self.items)]
+
+
+class Operator:
+    """A system where everybody is the operator."""
+
+    def __init__(self, tree: SmallTree) -> None:
+        self._tree = tree
+
+    async def identify(self, tid: int, uid: int, gid: int) -> Principal:
+        return Principal(Kind.OPERATOR, 1, "init", uid, gid)
+
+    def refused(self, principal: Principal, path: str, refusal: KernelError) -> None:
+        self._tree.refusals.append((path, refusal))
+
+    def max_parked(self) -> int:
+        return 100
+
+    def announce_queue(self) -> int:
+        return 1000
+
+
+class Mounted:
+    """The small tree, mounted. `do` runs file operations in a thread, as a client would."""
+
+    def __init__(self, tree: SmallTree, mount: Mount, path: Path) -> None:
+        self.tree = tree
+        self.mount = mount
+        self.path = path
+
+    def changed(self, change: Change) -> None:
+        self.mount.apply(change)
+
+    async def do(self, call: Callable[..., T], *arguments: object) -> T:
+        return await trio.to_thread.run_sync(call, *arguments, abandon_on_cancel=True)
+
+    async def announced(self) -> None:
+        """Wait until the announcer has nothing left to do."""
+        with trio.fail_after(10):
+            while self.mount.announcer.waiting or self.mount.announcer.current is not None:
+                await trio.sleep(0.005)
+
+
+@pytest.fixture
+async def small(fuse: None, tmp_path: Path) -> AsyncIterator[Mounted]:
+    path = tmp_path / "mnt"
+    path.mkdir()
+    tree = SmallTree()
+    mount = Mount(
+        Namespace(tree, lambda event: ()), Operator(tree), str(path), str(tmp_path)
+    )
+    store = Store(tmp_path / "store.db")
+    stop, ready = trio.Event(), trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            serve,
+            mount,
+            EventLog(store, SystemClock()),
+            {"default_permissions", "fsname=small"},
+            ready.set,
+            stop,
+            100,
+        )
+        await ready.wait()
+        try:
+            yield Mounted(tree, mount, path)
+        finally:
+            stop.set()
+    store.close()

@@ -1,0 +1,263 @@
+"""The FUSE mechanics that the mount is built on, each tried on a real mount."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import subprocess
+from pathlib import Path
+
+import inotify_simple
+import pytest
+import trio
+from inotify_simple import flags
+
+from agentfs.mount.handles import still_holds
+from agentfs.vfs.changes import Created, Modified, Removed
+from tests.mount.conftest import Mounted
+
+pytestmark = pytest.mark.mount
+
+QUIET = flags.OPEN | flags.ACCESS | flags.CLOSE_NOWRITE
+
+
+def watch(*paths: Path) -> inotify_simple.INotify:
+    watcher = inotify_simple.INotify()
+    for path in paths:
+        watcher.add_watch(str(path), inotify_simple.masks.ALL_EVENTS & ~QUIET)
+    return watcher
+
+
+def seen(watcher: inotify_simple.INotify) -> list[tuple[str, str]]:
+    """The events so far, as (name of the event, name of the entry)."""
+    found = []
+    for event in watcher.read(timeout=0):
+        names = [flag.name or "" for flag in flags.from_mask(event.mask)]
+        found.append(("|".join(sorted(names)), event.name))
+    return found
+
+
+def kept_read(path: Path) -> int:
+    return os.open(path, os.O_RDONLY)
+
+
+async def test_attribute_invalidation_makes_the_next_cached_read_see_the_change(
+    small: Mounted,
+) -> None:
+    descriptor = await small.do(kept_read, small.path / "number")
+    try:
+        for number in range(200):
+            text = b"x" * (number * 31 % 5000 + 1)
+            small.tree.content = text
+            small.changed(Modified((small.tree.key, "number")))
+            assert await small.do(os.pread, descriptor, 8192, 0) == text
+            assert (await small.do(os.fstat, descriptor)).st_size == len(text)
+    finally:
+        await small.do(os.close, descriptor)
+
+
+async def test_unchanged_content_is_served_from_the_page_cache(small: Mounted) -> None:
+    path = small.path / "number"
+    await small.do(path.read_bytes)
+    before = small.mount.operations.requests
+    descriptor = await small.do(kept_read, path)
+    for _ in range(20):
+        await small.do(os.pread, descriptor, 100, 0)
+        await small.do(os.stat, path)
+    await small.do(os.close, descriptor)
+    assert small.mount.operations.requests - before <= 4  # open, flush, release
+
+
+async def test_setting_only_the_modification_time_is_in_modify(small: Mounted) -> None:
+    watcher = await small.do(watch, small.path / "number")
+    small.tree.content = b"7"
+    small.changed(Modified((small.tree.key, "number")))
+    await small.announced()
+    assert seen(watcher) == [("MODIFY", "")]
+    watcher.close()
+
+
+async def test_an_announced_entry_is_created_and_closed_for_a_watcher(small: Mounted) -> None:
+    watcher = await small.do(watch, small.path)
+    small.tree.items.add("one")
+    small.changed(Created(small.tree.key, "one", small.tree.item("one")))
+    await small.announced()
+    assert seen(watcher) == [("CREATE", "one"), ("CLOSE_WRITE", "one")]
+    small.tree.items.remove("one")
+    small.changed(Removed(small.tree.key, "one", ("item", "one")))
+    await small.announced()
+    assert seen(watcher) == [("DELETE", "one")]
+    assert await small.do(os.listdir, small.path) == ["number", "text", "events", "ctl"]
+    watcher.close()
+
+
+async def test_an_entry_that_was_looked_up_before_it_is_announced_is_announced_all_the_same(
+    small: Mounted,
+) -> None:
+    watcher = await small.do(watch, small.path)
+    small.tree.items.add("early")
+    assert (await small.do((small.path / "early").read_bytes)) == b"early\n"
+    small.changed(Created(small.tree.key, "early", small.tree.item("early")))
+    await small.announced()
+    assert ("CREATE", "early") in seen(watcher)
+    assert (await small.do((small.path / "early").read_bytes)) == b"early\n"
+    watcher.close()
+
+
+async def test_an_entry_that_is_gone_again_is_still_announced_twice(small: Mounted) -> None:
+    watcher = await small.do(watch, small.path)
+    small.changed(Created(small.tree.key, "brief", small.tree.item("brief")))
+    small.changed(Removed(small.tree.key, "brief", ("item", "brief")))
+    await small.announced()
+    assert [event for event, _ in seen(watcher)] == ["CREATE", "CLOSE_WRITE", "DELETE"]
+    with pytest.raises(FileNotFoundError):
+        await small.do(os.stat, small.path / "brief")
+    watcher.close()
+
+
+async def test_the_clients_own_call_is_not_announced_again(small: Mounted) -> None:
+    watcher = await small.do(watch, small.path / "number")
+    await small.do(lambda: (small.path / "number").write_bytes(b"5"))
+    await small.announced()
+    assert [event for event, _ in seen(watcher)] == ["MODIFY", "CLOSE_WRITE"]
+    assert small.mount.announcer.done == 0
+    watcher.close()
+
+
+async def test_a_full_announcement_queue_is_counted_and_readers_still_see_the_change(
+    small: Mounted,
+) -> None:
+    await small.do((small.path / "number").read_bytes)
+    small.mount.announcer._limit = 0
+    small.tree.content = b"changed"
+    small.changed(Modified((small.tree.key, "number")))
+    assert small.mount.announcer.lost == 1
+    assert await small.do((small.path / "number").read_bytes) == b"changed"
+
+
+async def test_a_faulty_node_does_not_hide_its_neighbours(small: Mounted) -> None:
+    assert "number" in await small.do(os.listdir, small.path)
+    assert small.mount.operations.faults == 1
+
+
+async def test_a_fault_of_ours_is_eio_and_the_mount_lives_on(
+    small: Mounted, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(OSError, match="Input/output") as failure:
+        await small.do((small.path / "faulty").read_bytes)
+    assert failure.value.errno == errno.EIO
+    assert "on purpose" in caplog.text
+    assert await small.do((small.path / "number").read_bytes) == b"0"
+    assert small.mount.operations.faults == 1
+
+
+async def test_a_refusal_keeps_its_errno_and_its_path(small: Mounted) -> None:
+    def write() -> None:
+        descriptor = os.open(small.path / "ctl", os.O_WRONLY)
+        try:
+            os.write(descriptor, b"jump\n")
+        finally:
+            os.close(descriptor)
+
+    with pytest.raises(PermissionError):
+        await small.do(write)
+    assert [(path, str(refusal)) for path, refusal in small.tree.refusals] == [
+        ("/ctl", "EPERM: no jump")
+    ]
+
+
+async def test_a_document_is_applied_at_close_and_its_refusal_is_the_error_of_close(
+    small: Mounted,
+) -> None:
+    def write(content: bytes) -> None:
+        descriptor = os.open(small.path / "text", os.O_WRONLY | os.O_TRUNC)
+        try:
+            os.write(descriptor, content[:3])
+            os.write(descriptor, content[3:])
+            assert small.tree.document != content
+        finally:
+            os.close(descriptor)
+
+    await small.do(write, b"good document")
+    assert small.tree.applied == [b"good document"]
+    with pytest.raises(OSError, match="Invalid argument"):
+        await small.do(write, b"a bad document")
+    assert await small.do((small.path / "text").read_bytes) == b"good document"
+
+
+async def test_a_childs_exit_does_not_end_what_its_parent_still_writes(small: Mounted) -> None:
+    script = f"{{ /bin/echo one; /bin/echo two; sh -c 'echo three'; }} > '{small.path}/text'"
+    await small.do(lambda: subprocess.run(["sh", "-c", script], check=True))
+    assert small.tree.applied == [b"one\ntwo\nthree\n"]
+
+
+def test_a_closing_descriptor_is_out_of_the_table_and_an_inherited_one_is_not(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "file"
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY)
+    assert still_holds(os.getpid(), str(path))
+    os.close(descriptor)
+    assert not still_holds(os.getpid(), str(path))
+
+
+async def test_poll_wakes_through_epoll(small: Mounted) -> None:
+    descriptor = await small.do(
+        lambda: os.open(small.path / "events", os.O_RDONLY | os.O_NONBLOCK)
+    )
+    poller = select.epoll()
+    await small.do(lambda: poller.register(descriptor, select.EPOLLIN))
+    assert await small.do(lambda: poller.poll(0)) == []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_say_soon, small)
+        assert await small.do(lambda: poller.poll(10)) == [(descriptor, select.EPOLLIN)]
+    assert await small.do(os.read, descriptor, 100) == b"hello\n"
+    with pytest.raises(BlockingIOError):
+        await small.do(os.read, descriptor, 100)
+    await small.do(poller.close)
+    await small.do(os.close, descriptor)
+
+
+async def _say_soon(small: Mounted) -> None:
+    await trio.sleep(0.05)
+    small.tree.streams[0].say(b"hello\n")
+
+
+async def test_an_interrupt_is_noticed_without_polling(small: Mounted) -> None:
+    program = await small.do(lambda: subprocess.Popen(["cat", str(small.path / "events")]))
+    with trio.fail_after(10):
+        while not len(small.mount.parking):
+            await trio.sleep(0.005)
+    before = trio.current_time()
+    program.terminate()
+    await small.do(program.wait)
+    assert trio.current_time() - before < 0.3
+    assert small.mount.wakeups.interrupts >= 1
+    assert small.tree.streams[0].released or await _released(small)
+
+
+async def _released(small: Mounted) -> bool:
+    with trio.move_on_after(5):
+        while not small.tree.streams[0].released:
+            await trio.sleep(0.005)
+    return small.tree.streams[0].released
+
+
+async def test_a_removed_entry_is_gone_at_once_for_whoever_asks(small: Mounted) -> None:
+    small.tree.items.add("one")
+    path = small.path / "one"
+    assert await small.do(path.read_bytes) == b"one\n"
+    small.tree.items.remove("one")
+    small.changed(Removed(small.tree.key, "one", ("item", "one")))
+    with pytest.raises(FileNotFoundError):
+        await small.do(path.read_bytes)
+
+
+async def test_umount_is_never_busy_because_of_us(small: Mounted) -> None:
+    watcher = await small.do(watch, small.path)
+    watcher.close()
+    tool = ["umount"] if os.geteuid() == 0 else ["fusermount3", "-u"]
+    await small.do(lambda: subprocess.run([*tool, str(small.path)], check=True))
+    with trio.fail_after(5):
+        await small.mount.wakeups.disconnected.wait()

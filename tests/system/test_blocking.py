@@ -1,0 +1,144 @@
+"""Reads that wait: for signals, for many at once, and with O_NONBLOCK and poll."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.tree import Tree, eventually
+
+pytestmark = pytest.mark.mount
+
+ENDS_WITHIN = 0.3  # seconds, what the issue allows
+
+
+def parked(tree: Tree) -> int:
+    """How many reads wait, as the metrics say."""
+    for line in tree.read("sys/metrics").splitlines():
+        if line.startswith("agentfs_mount_parked "):
+            return int(float(line.split()[1]))
+    raise AssertionError("no agentfs_mount_parked in /sys/metrics")
+
+
+def _streams(tree: Tree) -> dict[str, Path]:
+    pid = tree.spawn("alice")
+    return {
+        "recv": tree / "agents/alice/recv",
+        "events": tree / "dev/events",
+        "wait": tree / f"proc/{pid}/wait",
+        "signals": tree / f"proc/{pid}/signals",
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("stream", ["recv", "events", "wait", "signals"])
+def test_a_waiting_cat_ends_within_300_ms_of_a_signal(
+    tree: Tree, stream: str, number: signal.Signals
+) -> None:
+    program = tree.start("cat", str(_streams(tree)[stream]), stdout=subprocess.DEVNULL)
+    eventually(lambda: parked(tree) == 1)
+    sent = time.monotonic()
+    program.send_signal(number)
+    program.wait(10)
+    assert time.monotonic() - sent < ENDS_WITHIN
+    assert program.returncode == -number
+    eventually(lambda: parked(tree) == 0)
+
+
+def test_a_signal_ends_a_read_on_an_inherited_descriptor(tree: Tree) -> None:
+    shell = tree.start("sh", "-c", f"exec 3<'{tree / 'dev/events'}'; cat <&3; echo $? >&2")
+    eventually(lambda: parked(tree) == 1)
+    (cat,) = Path(f"/proc/{shell.pid}/task/{shell.pid}/children").read_text().split()
+    sent = time.monotonic()
+    os.kill(int(cat), signal.SIGTERM)
+    shell.wait(10)
+    assert time.monotonic() - sent < ENDS_WITHIN
+
+
+def test_a_stopped_reader_goes_on_waiting_and_can_still_be_ended(tree: Tree) -> None:
+    program = tree.start("cat", str(_streams(tree)["recv"]), stdout=subprocess.PIPE)
+    eventually(lambda: parked(tree) == 1)
+    program.send_signal(signal.SIGSTOP)
+    time.sleep(0.1)
+    program.send_signal(signal.SIGCONT)
+    time.sleep(0.1)
+    assert program.poll() is None
+    sent = time.monotonic()
+    program.terminate()
+    program.wait(10)
+    assert time.monotonic() - sent < ENDS_WITHIN
+
+
+def test_500_waiting_readers_leave_stat_and_cat_unharmed(tree: Tree) -> None:
+    path = str(tree / "dev/events")
+    readers = [
+        tree.start("cat", path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(500)
+    ]
+    eventually(lambda: parked(tree) == 500, patience=60)
+    for _ in range(50):
+        os.stat(tree / "proc/1/status")
+        assert "Name:\tinit" in tree.read("proc/1/status")
+    before = time.monotonic()
+    for reader in readers:
+        reader.kill()
+    for reader in readers:
+        reader.wait(30)
+    assert time.monotonic() - before < 30
+    eventually(lambda: parked(tree) == 0)
+
+
+def test_more_readers_than_the_cap_get_eagain(tree: Tree) -> None:
+    tree.write("etc/agentfs.yaml", "mount: {max_parked: 2}\n")
+    path = str(tree / "dev/events")
+    for _ in range(2):
+        tree.start("cat", path, stdout=subprocess.DEVNULL)
+    eventually(lambda: parked(tree) == 2)
+    third = subprocess.run(["cat", path], capture_output=True, text=True, timeout=10)
+    assert third.returncode == 1
+    assert os.strerror(errno.EAGAIN) in third.stderr
+
+
+def test_o_nonblock_answers_eagain_at_once(tree: Tree) -> None:
+    for path in _streams(tree).values():
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            with pytest.raises(BlockingIOError):
+                os.read(descriptor, 4096)
+        finally:
+            os.close(descriptor)
+
+
+def test_poll_and_epoll_wake_when_a_message_arrives(tree: Tree) -> None:
+    tree.spawn("alice")
+    descriptor = os.open(tree / "agents/alice/recv", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with select.epoll() as poller:
+            poller.register(descriptor, select.EPOLLIN)
+            assert poller.poll(0) == []
+            for round_ in range(3):
+                tree.write("agents/init/outbox/alice", f"number {round_}\n")
+                assert poller.poll(10) == [(descriptor, select.EPOLLIN)]
+                assert os.read(descriptor, 65536).endswith(f"number {round_}\n".encode())
+                assert os.read(descriptor, 65536) == b""  # the end of this message
+            assert poller.poll(0.05) == []
+    finally:
+        os.close(descriptor)
+
+
+def test_a_lazy_unmount_ends_the_readers_and_the_daemon(tree: Tree) -> None:
+    reader = tree.start("cat", str(tree / "dev/events"), stdout=subprocess.DEVNULL)
+    eventually(lambda: parked(tree) == 1)
+    assert tree.daemon is not None
+    with tree._watching(tree.daemon) as ended:
+        subprocess.run(["umount", "-l", str(tree.path)], check=True)
+        assert ended()
+    assert reader.wait(10) != 0
+    tree.daemon = None

@@ -1,0 +1,219 @@
+"""Who is who: agents under one uid, their descendants, the operator, and everybody else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tree import Tree, eventually
+
+pytestmark = pytest.mark.mount
+
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs another user of the machine")
+
+
+def run_as(tree: Tree, name: str, script: str, **spec: object) -> str:
+    """Let agent `name` run a shell script; what it printed."""
+    pid = tree.spawn(name, exec=["sh", "-c", script], restart="never", **spec)
+    (tree / f"proc/{pid}/wait").read_text()
+    return tree.read(f"agents/{name}/log")
+
+
+def test_every_program_of_an_agent_sees_its_own_self(tree: Tree) -> None:
+    output = run_as(
+        tree,
+        "alice",
+        'readlink "$AGENTFS/proc/self"; readlink "$AGENTFS/agents/self";'
+        ' sh -c \'readlink "$AGENTFS/proc/self"\';'
+        ' setsid sh -c \'setsid readlink "$AGENTFS/proc/self"\'; echo "$AGENT_PID"',
+    )
+    pid = output.split()[-1]
+    assert output.split() == [pid, "alice", pid, pid, pid]
+
+
+def test_a_grandchild_in_a_new_session_is_still_the_agent(tree: Tree) -> None:
+    output = run_as(
+        tree,
+        "alice",
+        "setsid sh -c '(cat \"$AGENTFS/agents/init/recv\" 2>&1 || readlink $AGENTFS/proc/self) &"
+        " wait'",
+    )
+    assert "Permission denied" in output
+
+
+TWICE_FORKED = """
+import os, sys, time
+tree = os.environ["AGENTFS"]
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(0.3)  # until both parents are gone
+        try:
+            who = os.readlink(tree + "/proc/self")
+        except OSError as failure:
+            who = failure.strerror
+        try:
+            os.write(os.open(tree + "/proc/1/spawn", os.O_RDWR), b"name: sneaked")
+            what = "spawned"
+        except OSError as failure:
+            what = failure.strerror
+        print("I am", who, "and", what, flush=True)
+    os._exit(0)
+os.wait()
+time.sleep(1.0)
+"""
+
+
+def test_a_program_that_forks_twice_does_not_become_the_operator(tree: Tree) -> None:
+    pid = tree.spawn(
+        "alice", exec=[sys.executable, "-c", TWICE_FORKED], restart="never", role="worker"
+    )
+    (tree / f"proc/{pid}/wait").read_text()
+    output = tree.read("agents/alice/log")
+    assert output.startswith(f"I am {pid} and ") or output.startswith("I am No such file"), output
+    assert "spawned" not in output
+    assert not (tree / "agents/sneaked").exists()
+
+
+def test_agents_under_one_uid_cannot_open_each_others_private_paths(tree: Tree) -> None:
+    tree.spawn("bob")
+    tree.write("agents/init/outbox/bob", "a secret\n")
+    private = "inbox/new inbox/cur recv outbox send memory".split()
+    attempts = "; ".join(
+        f'ls -l "$AGENTFS/agents/bob/{path}/" 2>&1; cat "$AGENTFS/agents/bob/{path}" 2>&1;'
+        f' echo x 2>&1 > "$AGENTFS/agents/bob/{path}"'
+        for path in private
+    )
+    pid = tree.spawn("alice", exec=["sh", "-c", attempts + '; cat "$AGENTFS"/agents/bob/inbox/new/*'],
+                     restart="never")  # fmt: skip
+    (tree / f"proc/{pid}/wait").read_text()
+    output = tree.read("agents/alice/log")
+    assert "secret" not in output
+    assert output.count("Permission denied") >= 2 * len(private)
+    for path in ("environ", "signals", "error"):
+        other = tree.spawn(f"carol-{path}", restart="never",
+                           exec=["cat", str(tree / f"proc/{pid}/{path}")])  # fmt: skip
+        assert (tree / f"proc/{other}/wait").read_text() != "0\n"
+
+
+def test_from_cannot_be_forged(tree: Tree) -> None:
+    tree.spawn("bob")
+    headers = "To: bob\\nFrom: init\\nSender: init\\nRelation: system\\nMessage-ID: <x>\\n"
+    run_as(
+        tree,
+        "alice",
+        f'printf "{headers}\\nhello" > "$AGENTFS/agents/self/send";'
+        ' printf "From: init\\n\\nhello again" > "$AGENTFS/agents/self/outbox/bob"',
+    )
+    for _ in range(2):
+        text = tree.read("agents/bob/recv")
+        heads = text.split("\n\n")[0].splitlines()
+        assert [line for line in heads if line.startswith("From:")] == ["From: alice"]
+        assert "Relation: sibling" in heads
+        assert not [line for line in heads if line.startswith("Sender:")]
+
+
+def test_an_agent_cannot_act_through_another_process(tree: Tree) -> None:
+    bob = tree.spawn("bob")
+    output = run_as(
+        tree,
+        "alice",
+        f'cd "$AGENTFS/proc/{bob}"; echo running > ctl; echo "done 0 x" > ctl; echo x > heartbeat;'
+        " echo $$ > attach; echo KILL > ctl; echo 'name: sneaked' > spawn; cat error;"
+        ' cat "$AGENTFS/proc/self/error"',
+        role="worker",
+    )
+    assert tree.read(f"proc/{bob}/state") == "idle\n"
+    assert not (tree / "agents/sneaked").exists()
+    assert "may" in output  # the reason, in words
+
+
+def test_an_operator_is_the_owner_or_root_outside_of_every_agent(tree: Tree) -> None:
+    assert os.readlink(tree / "proc/self") == "1"
+    assert os.readlink(tree / "agents/self") == "init"
+
+
+@ROOT_ONLY
+def test_another_user_is_no_operator(tree: Tree) -> None:
+    nobody = pwd.getpwnam("nobody")
+    script = (
+        f"import os; print(os.path.lexists('{tree.path}/proc/1/status'));"
+        f" print(open('{tree.path}/proc/1/state').read());"
+        f" os.readlink('{tree.path}/proc/self')"
+    )
+    _open_to_all(tree.path)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script],
+        capture_output=True,
+        text=True,
+        user=nobody.pw_uid,
+        group=nobody.pw_gid,
+        extra_groups=[],
+    )
+    assert "running" in done.stdout
+    assert os.strerror(errno.ENOENT) in done.stderr
+    for path in ("proc/1/ctl", "proc/1/spawn", "agents/init/send", "etc/agentfs.yaml"):
+        done = subprocess.run(
+            ["sh", "-c", f"echo x > '{tree.path}/{path}'"],
+            capture_output=True,
+            text=True,
+            user=nobody.pw_uid,
+            group=nobody.pw_gid,
+            extra_groups=[],
+        )
+        assert "Permission denied" in done.stderr, path
+
+
+@ROOT_ONLY
+def test_an_agent_of_another_user_runs_as_that_user(tree: Tree) -> None:
+    _open_to_all(tree.path)
+    output = run_as(
+        tree,
+        "alice",
+        'id -un; touch "$AGENTFS/agents/self/memory/note"; ls -l "$AGENTFS/agents/self/memory";'
+        ' echo hello > "$AGENTFS/agents/self/outbox/init"; cat /etc/shadow 2>&1',
+        user="nobody",
+    )
+    assert output.splitlines()[0] == "nobody"
+    assert "nobody" in output.splitlines()[2]
+    assert "Permission denied" in output
+    assert tree.read("agents/init/recv").endswith("\n\nhello\n")
+
+
+def _open_to_all(mountpoint: Path) -> None:
+    """pytest's temporary directories are 0700: let another user through to the mount."""
+    for folder in mountpoint.parents:
+        if str(folder).startswith("/tmp/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+
+
+def test_a_private_path_stays_private_while_the_daemon_is_busy_launching(tree: Tree) -> None:
+    tree.spawn("bob")
+    pids = [
+        tree.spawn(f"a{number}", restart="never", exec=["readlink", str(tree / "proc/self")])
+        for number in range(20)
+    ]
+    for number, pid in enumerate(pids):
+        (tree / f"proc/{pid}/wait").read_text()
+        assert tree.read(f"agents/a{number}/log") == f"{pid}\n"
+
+
+def test_attach_makes_a_program_the_agents(tree: Tree) -> None:
+    pid = tree.spawn("alice")
+    shell = tree.start(
+        "sh", stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"PATH": os.environ["PATH"]}
+    )
+    tree.write(f"proc/{pid}/attach", f"{shell.pid}\n")
+    assert shell.stdin is not None
+    assert shell.stdout is not None
+    shell.stdin.write(f"readlink {tree.path}/proc/self; exit 5\n".encode())
+    shell.stdin.flush()
+    assert shell.stdout.readline() == f"{pid}\n".encode()
+    shell.wait()
+    eventually(lambda: tree.read(f"proc/{pid}/state") != "idle\n")

@@ -1,0 +1,132 @@
+"""What a watcher sees, exactly."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.tree import Tree, eventually
+
+pytestmark = pytest.mark.mount
+
+
+class Watcher:
+    """`inotifywait -m` on some paths; `seen` is what it printed: (events, path)."""
+
+    def __init__(self, tree: Tree, *paths: Path) -> None:
+        self._program = tree.start(
+            "inotifywait",
+            "-m",
+            "--format",
+            "%e %w%f",
+            *map(str, paths),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert self._program.stderr is not None
+        assert self._program.stdout is not None
+        while b"Watches established" not in self._program.stderr.readline():
+            pass
+        self._root = str(tree.path) + "/"
+
+    def until(self, event: str, path: str) -> list[tuple[str, str]]:
+        """Everything up to and including an event; opens and closes for reading left out."""
+        assert self._program.stdout is not None
+        seen: list[tuple[str, str]] = []
+        for line in self._program.stdout:
+            events, _, where = line.decode().strip().partition(" ")
+            where = where.removeprefix(self._root)
+            events = events.removesuffix(",CLOSE")
+            if events in ("OPEN", "ACCESS", "CLOSE_NOWRITE", "OPEN,ISDIR", "ACCESS,ISDIR"):
+                continue
+            if events.startswith("CLOSE_NOWRITE"):
+                continue
+            seen.append((events, where))
+            if (events, where) == (event, path):
+                break
+        return seen
+
+
+def test_spawn_and_reap_are_the_creation_and_removal_of_a_directory(tree: Tree) -> None:
+    watcher = Watcher(tree, tree / "proc")
+    pid = tree.spawn("alice")
+    assert watcher.until("CREATE,ISDIR", f"proc/{pid}") == [("CREATE,ISDIR", f"proc/{pid}")]
+    tree.write(f"proc/{pid}/ctl", "KILL\n")
+    assert tree.read(f"proc/{pid}/wait") == "137\n"
+    assert watcher.until("DELETE,ISDIR", f"proc/{pid}") == [("DELETE,ISDIR", f"proc/{pid}")]
+    assert not (tree / f"proc/{pid}").exists()
+
+
+def test_a_state_change_modifies_status_state_and_info(tree: Tree) -> None:
+    pid = tree.spawn("alice")
+    files = ["state", "status", "info"]
+    watcher = Watcher(tree, *(tree / f"proc/{pid}/{name}" for name in files))
+    tree.write(f"proc/{pid}/ctl", "running\n")
+    seen: list[tuple[str, str]] = []
+    while len(seen) < 3:
+        seen += watcher.until("MODIFY", f"proc/{pid}/{files[len(seen)]}")
+    assert sorted(seen) == sorted(("MODIFY", f"proc/{pid}/{name}") for name in files)
+
+
+def test_an_exit_modifies_state_and_exit(tree: Tree) -> None:
+    pid = tree.spawn("bob")
+    watcher = Watcher(tree, tree / f"proc/{pid}/exit", tree / f"proc/{pid}/state")
+    tree.write(f"proc/{pid}/ctl", "done 3 finished\n")
+    seen = [watcher.until("MODIFY", f"proc/{pid}/{name}") for name in ("state",)]
+    flat = [event for part in seen for event in part]
+    while len({path for _, path in flat}) < 2:
+        flat += watcher.until("MODIFY", f"proc/{pid}/exit")
+    assert {path for _, path in flat} == {f"proc/{pid}/exit", f"proc/{pid}/state"}
+    assert {events for events, _ in flat} == {"MODIFY"}
+    assert tree.read(f"proc/{pid}/exit") == "3\n"
+
+
+def test_a_message_arrives_is_claimed_and_acknowledged_as_a_file(tree: Tree) -> None:
+    tree.spawn("alice")
+    new, cur = tree / "agents/alice/inbox/new", tree / "agents/alice/inbox/cur"
+    watcher = Watcher(tree, new, cur)
+    tree.write("agents/init/outbox/alice", "hello\n")
+    eventually(lambda: list(new.iterdir()))
+    (message,) = [path.name for path in new.iterdir()]
+    where = f"agents/alice/inbox/new/{message}"
+    assert watcher.until("CLOSE_WRITE", where) == [("CREATE", where), ("CLOSE_WRITE", where)]
+    (new / message).rename(cur / message)
+    claimed = f"agents/alice/inbox/cur/{message}"
+    assert watcher.until("MOVED_TO", claimed) == [("MOVED_FROM", where), ("MOVED_TO", claimed)]
+    (cur / message).unlink()
+    assert watcher.until("DELETE", claimed) == [("DELETE", claimed)]
+
+
+def test_recv_shows_as_moving_and_the_next_recv_as_deletion(tree: Tree) -> None:
+    tree.spawn("alice")
+    new, cur = tree / "agents/alice/inbox/new", tree / "agents/alice/inbox/cur"
+    watcher = Watcher(tree, new, cur)
+    names = []
+    for text in ("one", "two"):
+        tree.write("agents/init/outbox/alice", text)
+        eventually(lambda: len(list(new.iterdir())) == 1)
+        (name,) = [path.name for path in new.iterdir()]
+        names.append(name)
+        assert tree.read("agents/alice/recv").endswith(text)
+    first = f"agents/alice/inbox/cur/{names[0]}:2,"
+    seen = watcher.until("MOVED_TO", f"agents/alice/inbox/cur/{names[1]}:2,")
+    assert ("MOVED_TO", first) in seen
+    assert ("DELETE", first) in seen
+
+
+def test_no_event_is_lost_for_1000_messages_in_a_burst(tree: Tree) -> None:
+    tree.spawn("alice")
+    watcher = Watcher(tree, tree / "agents/alice/inbox/new")
+    with open(tree / "agents/init/send", "wb", buffering=0) as send:
+        for number in range(1000):
+            send.write(f"To: alice\n\nmessage {number}\n".encode())
+    names = sorted(path.name for path in (tree / "agents/alice/inbox/new").iterdir())
+    assert len(names) == 1000
+    last = f"agents/alice/inbox/new/{names[-1]}"
+    seen = watcher.until("CLOSE_WRITE", last)
+    for event in ("CREATE", "CLOSE_WRITE"):
+        found = sorted(Path(path).name for what, path in seen if what == event)
+        assert found == names
+    assert {what for what, _ in seen} == {"CREATE", "CLOSE_WRITE"}

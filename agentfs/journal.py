@@ -51,7 +51,7 @@ class Journal(logging.Handler):
                 self._token.run_sync_soon(self._hand_out, line)
         except trio.RunFinishedError:
             pass  # the loop ended: the log file has the line
-        except Exception:
+        except Exception:  # noqa: BLE001  # what every logging handler does
             self.handleError(record)
 
     def _hand_out(self, line: bytes) -> None:

@@ -50,9 +50,7 @@ def main() -> int:
 # -- what is measured ------------------------------------------------------------------------------
 
 
-def _measure_calls(
-    tree: Path, yardsticks: dict[str, Path], rows: list[dict[str, object]]
-) -> None:
+def _measure_calls(tree: Path, yardsticks: dict[str, Path], rows: list[dict[str, object]]) -> None:
     ours = tree / "proc" / "1" / "status"
     others = {name: folder / "status" for name, folder in yardsticks.items()}
     targets = {
@@ -66,21 +64,29 @@ def _measure_calls(
         for name in others:
             target = targets[what].get(name)
             ratio = best["agentfs"] / best[name]
-            rows.append(_row(what, best["agentfs"] * 1e6, "µs", name, best[name] * 1e6, ratio, target))
+            rows.append(
+                _row(what, best["agentfs"] * 1e6, "µs", name, best[name] * 1e6, ratio, target)
+            )
 
 
 def _measure_many(tree: Path, rows: list[dict[str, object]]) -> None:
     (tree / "etc" / "agentfs.yaml").write_text("processes: {max_children_of_init: 1000000}\n")
     spent = {}
     made = 0
+    folder = tree / "proc"
+
+    def listing() -> object:
+        return os.listdir(folder)
+
     for count in (FEW, MANY):
         started = time.perf_counter()
         while made < count:
             _spawn(tree, f"bench-{made}")
             made += 1
-        print(f"  {count} processes in the table, {time.perf_counter() - started:.1f} s", flush=True)
-        folder = tree / "proc"
-        best = min(_time(lambda: os.listdir(folder), 1) for _ in range(5))
+        print(
+            f"  {count} processes in the table, {time.perf_counter() - started:.1f} s", flush=True
+        )
+        best = min(_time(listing, 1) for _ in range(5))
         spent[count] = best / count
     rows.append(
         _row(

@@ -55,7 +55,8 @@ class Announcer:
     """The thread and its queue.
 
     `tid` is the thread's id, by which the operations recognise it; `current` is what it announces
-    at the moment. `lost` counts announcements that found the queue full.
+    at the moment. `done` were made, `failed` were not (their path was gone again), `lost` found the
+    queue full.
     """
 
     def __init__(self, mountpoint: str, limit: int) -> None:
@@ -68,7 +69,9 @@ class Announcer:
         self.tid = -1
         self.current: Announcement | None = None
         self.done = 0
+        self.failed = 0
         self.lost = 0
+        self._taken = 0
 
     def start(self) -> None:
         self._thread.start()
@@ -82,6 +85,11 @@ class Announcer:
     @property
     def waiting(self) -> int:
         return self._queue.qsize()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is still to be announced."""
+        return self.done + self.failed < self._taken
 
     def announce(self, announcement: Announcement) -> bool:
         """Queue it; repeated modifications of one file are one. False if the queue is full."""
@@ -99,6 +107,7 @@ class Announcer:
                 )
             self.lost += 1
             return False
+        self._taken += 1
         self._queue.put(announcement)
         return True
 
@@ -108,26 +117,26 @@ class Announcer:
         while (announcement := self._queue.get()) is not None:
             self._modified.discard(announcement.number)
             self.current = announcement
+            failed = 1
             try:
                 self._make(announcement)
+                failed = 0
             except OSError as failure:
                 # The path is gone again, or the mount is: nobody can be watching it any more.
                 if failure.errno not in (errno.ENOENT, errno.ENOTCONN, errno.ECONNABORTED):
                     log.info("%s could not be announced: %s", announcement.path, failure)
             except Exception:
                 log.exception("%s could not be announced", announcement.path)
-            finally:
-                self.current = None
-            self.done += 1
+            self.current = None
+            self.failed += failed
+            self.done += 1 - failed
 
     def _make(self, announcement: Announcement) -> None:
         """Make the system call that tells of it."""
         path = self._mountpoint + announcement.path
         match announcement.change:
             case Modified():
-                if _libc.utimensat(
-                    AT_FDCWD, os.fsencode(path), _ONLY_MTIME, AT_SYMLINK_NOFOLLOW
-                ):
+                if _libc.utimensat(AT_FDCWD, os.fsencode(path), _ONLY_MTIME, AT_SYMLINK_NOFOLLOW):
                     raise OSError(ctypes.get_errno(), "utimensat", path)
             case Created(node=node):
                 mode = node.stat().mode
@@ -145,4 +154,3 @@ class Announcer:
                 os.unlink(path)
             case Moved():
                 os.rename(path, self._mountpoint + announcement.new_path)
-

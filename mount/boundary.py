@@ -8,15 +8,15 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 
 from agentfs.errors import KernelError
 
 if TYPE_CHECKING:
-    from agentfs.mount.operations import Operations
+    from agentfs.mount.base import Base
 
 __all__ = ["handler"]
 
@@ -24,16 +24,17 @@ log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
+B = TypeVar("B", bound="Base")
 
 
 def handler(
-    method: Callable[Concatenate[Operations, P], Awaitable[T]],
-) -> Callable[Concatenate[Operations, P], Awaitable[T]]:
+    method: Callable[Concatenate[B, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[B, P], Coroutine[Any, Any, T]]:
     """Wrap a FUSE handler: KernelError and OSError give their errno, everything else is a fault of
     ours: EIO, with the traceback in the log."""
 
     @functools.wraps(method)
-    async def guarded(operations: Operations, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def guarded(operations: B, /, *args: P.args, **kwargs: P.kwargs) -> T:
         operations.wakeups.handled()
         operations.requests += 1
         try:

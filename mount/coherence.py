@@ -88,9 +88,7 @@ class Coherence:
         if change.key not in ours:
             path = self._inodes.path(inode)
             if path is not None:
-                self._announcer.announce(
-                    Announcement(change, path, number=int(inode.number))
-                )
+                self._announcer.announce(Announcement(change, path, number=int(inode.number)))
 
     def _created(self, change: Created, ours: frozenset[Hashable]) -> None:
         directory = self._inodes.known(change.directory)

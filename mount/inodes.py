@@ -151,4 +151,3 @@ class Inodes:
             names.append(walked.name)
             walked = walked.parent
         return "/" + "/".join(reversed(names))
-

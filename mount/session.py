@@ -44,7 +44,6 @@ class Mount:
         self.parking = Parking(system.max_parked)
         self.wakeups = Wakeups(self.parking.hint)
         self.operations = Operations(
-            namespace.root,
             system,
             mountpoint,
             self.inodes,
@@ -128,7 +127,7 @@ async def _watch_mount_table(mountpoint: str, gone: trio.Event) -> None:
     own picks out the one that counts.
     """
     device = _device_of(mountpoint)
-    with open("/proc/self/mountinfo", "rb") as table, select.epoll() as changes:
+    with open("/proc/self/mountinfo", "rb") as table, select.epoll() as changes:  # noqa: ASYNC230
         changes.register(table.fileno(), select.EPOLLPRI | select.EPOLLERR)
         while device is not None:
             await trio.lowlevel.wait_readable(changes.fileno())
@@ -170,9 +169,7 @@ def unmount(mountpoint: str, *, lazy: bool) -> None:
     command = ["umount"] if root else ["fusermount3", "-u"]
     if lazy:
         command.append("-l" if root else "-z")
-    done = subprocess.run(
-        [*command, mountpoint], check=False, capture_output=True, text=True
-    )
+    done = subprocess.run([*command, mountpoint], check=False, capture_output=True, text=True)
     if done.returncode:
         raise OSError(done.stderr.strip() or f"{command[0]} failed")
 

@@ -12,21 +12,17 @@ from inotify_simple import INotify, flags
 
 from agentfs.errors import KernelError
 from agentfs.events import (
+    MAIL,
     AgentChanged,
     AgentDefined,
     AgentRemoved,
     Event,
-    MessageArrived,
-    MessageClaimed,
-    MessageDone,
-    MessageExpired,
-    MessageGivenUp,
-    MessageReturned,
     ProcessChanged,
     ProcessExited,
     ProcessReaped,
     ProcessRestarted,
     ProcessSpawned,
+    Record,
     StateChanged,
 )
 from agentfs.ipc.message import Draft
@@ -37,6 +33,7 @@ from agentfs.providers.mail import InboxDirectory, Mailroom, OutboxDirectory, Re
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.declare import (
+    Entry,
     Table,
     control,
     directory,
@@ -58,16 +55,6 @@ __all__ = ["AgentDirectory", "AgentsDirectory", "LogWatcher"]
 
 # What can change which process is at work for an agent, and what that does.
 AT_WORK = (ProcessSpawned, ProcessExited, ProcessReaped, ProcessRestarted, AgentChanged)
-
-MAIL = (
-    MessageArrived,
-    MessageClaimed,
-    MessageDone,
-    MessageExpired,
-    MessageGivenUp,
-    MessageReturned,
-)
-
 
 class AgentDirectory(Table):
     """/agents/NAME: an agent, its definition, its mail and its memory."""
@@ -104,6 +91,10 @@ class AgentDirectory(Table):
                 f"this is private to {self.name}, and you are {caller.principal.name}",
                 rule="private",
             )
+
+    def exists(self, entry: Entry) -> bool:
+        # A person may have removed it from the state directory.
+        return entry.name != "memory" or self.kernel.agents.memory_dir(self.name).is_dir()
 
     @property
     def room(self) -> Mailroom:
@@ -290,6 +281,17 @@ class AgentsDirectory(Table):
         self.key = ("agents",)
         self._rooms: dict[str, Mailroom] = {}
         self._memories: dict[str, HostTree] = {}
+        kernel.events.listen(self._heard)
+
+    def _heard(self, record: Record) -> None:
+        event = record.event
+        if isinstance(event, AgentRemoved):
+            self._rooms.pop(event.name, None)
+            self._memories.pop(event.name, None)
+        elif isinstance(event, MAIL):
+            room = self._rooms.get(event.agent)
+            if room is not None:
+                room.touch()
 
     def owner(self) -> Owner:
         return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
@@ -338,8 +340,6 @@ class AgentsDirectory(Table):
                 yield Created(self.key, name, AgentDirectory(self, name))
             case AgentRemoved(name=name):
                 yield Removed(self.key, name, ("agents", name), is_directory=True)
-                self._rooms.pop(name, None)
-                self._memories.pop(name, None)
             case AgentChanged() | StateChanged() | ProcessSpawned() | ProcessExited():
                 yield from modified(AgentDirectory, ("agents", event.name), event)
             case ProcessReaped() | ProcessRestarted() | ProcessChanged():

@@ -43,11 +43,17 @@ class Mailroom:
         self.name = name
         self.key: Hashable = (("agents", name), "inbox")
         self.drafts: dict[str, dict[str, DraftFile]] = {"new": {}, "cur": {}, "tmp": {}}
+        self.changed = 0
+        self.touch()
+
+    def touch(self) -> None:
+        """Something came or went: mail programs look at the folders' st_mtime."""
+        self.changed = max(int(self.kernel.clock.now() * 1e9), self.changed + 1)
 
     def owner(self) -> Owner:
         """The agent's user and group. ENOENT once it is removed."""
         agent = self.kernel.agents.get(self.name)
-        return Owner(agent.uid, agent.gid, agent.changed or int(self.kernel.started * 1e9))
+        return Owner(agent.uid, agent.gid, max(agent.changed, self.changed))
 
     def private(self, caller: Caller) -> None:
         """Raise EACCES unless the mail is the caller's own."""

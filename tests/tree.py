@@ -61,7 +61,7 @@ class Tree:
     # -- the daemon --------------------------------------------------------------------------
 
     def run(
-        self, *arguments: str, check: bool = True, timeout: float = 60, input: str | None = None
+        self, *arguments: str, check: bool = True, timeout: float = 60, stdin: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run the agentfs command on this tree."""
         done = subprocess.run(
@@ -70,7 +70,7 @@ class Tree:
             capture_output=True,
             text=True,
             timeout=timeout,
-            input=input,
+            input=stdin,
         )
         if check and done.returncode:
             raise AssertionError(f"agentfs {' '.join(arguments)}: {done.stderr}{done.stdout}")

@@ -162,11 +162,10 @@ class Delivery:
     def parked(self, name: str) -> None:
         """The process of `name` waits in `recv`: it is idle, unless it holds other claims."""
         process = self._table.by_name(name)
-        if process is None or process.state is not State.RUNNING or process.pid == INIT:
+        if process is None or process.pid == INIT:
             return
         if not self._boxes.box(name).busy_beside_recv(process.pid):
-            with self._store.transaction():
-                self._table.follow(process.pid, State.IDLE)
+            self._table.follow(process.pid, State.IDLE)
 
     def _own(self, principal: Principal, name: str) -> Mailbox:
         self._require(principal, name)
@@ -187,8 +186,7 @@ class Delivery:
         file, now = message.file, self._clock.now()
         self._boxes.move(message, "cur", renamed, claimed_by=pid, claimed_at=now, reader=reader)
         self._events.emit(MessageClaimed(box.name, message.id, file, renamed, pid))
-        if process is not None and process.state is State.IDLE:
-            self._table.follow(process.pid, State.RUNNING)
+        self._table.follow(pid, State.RUNNING)
 
     def _done(self, message: Message) -> None:
         event = MessageDone(message.mailbox, message.id, message.folder, message.file)
@@ -196,11 +194,9 @@ class Delivery:
         self._events.emit(event)
 
     def _rest(self, box: Mailbox, pid: int | None) -> None:
-        """A claim of process `pid` has ended: without another it is idle. What a signal made of
-        its state stays, and process 1 always runs."""
-        process = None if pid is None or pid == INIT else self._table.find(pid)
-        if process is not None and process.state is State.RUNNING and not box.busy(process.pid):
-            self._table.follow(process.pid, State.IDLE)
+        """A claim of process `pid` has ended: without another it is idle. Process 1 always runs."""
+        if pid not in (None, INIT) and not box.busy(pid):
+            self._table.follow(pid, State.IDLE)
 
     # -- returning -------------------------------------------------------------------------------
 

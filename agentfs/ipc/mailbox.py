@@ -112,7 +112,7 @@ class Mailbox:
         """The processes that have claimed something."""
         return list(self._claims)
 
-    def busy(self, pid: int) -> bool:
+    def busy(self, pid: int | None) -> bool:
         """Whether process `pid` has claimed anything, be it through `recv` or by renaming."""
         return pid in self._claims
 

@@ -125,7 +125,7 @@ class Mailboxes:
         """Drop `message` for good."""
         self._take(message)
         self._store.on_rollback(lambda: self._put(message))
-        self._store.delete_message(message.seq)
+        self._store.delete_message(message.seq, message.size)
 
     def forget(self, name: str) -> None:
         """Drop the mailbox of `name` with all that is in it; who waits for mail is woken."""
@@ -142,7 +142,8 @@ class Mailboxes:
 
         self._store.on_rollback(undo)
         self._store.on_commit(lambda: self._wake(name))
-        self._store.delete_mailbox(name)
+        for message in messages:
+            self._store.delete_message(message.seq, message.size)
 
     def _put(self, message: Message) -> None:
         self.box(message.mailbox).put(message)

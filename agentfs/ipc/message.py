@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import functools
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -193,12 +194,11 @@ def compose(
     draft: Draft, *, seq: int, sender: str, relation: Relation, now: float, node: str
 ) -> bytes:
     """The text that the receiver reads: the kernel's headers, the sender's, the body."""
-    moment = datetime.fromtimestamp(now, UTC)
     lines = [
         f"Message-ID: <{seq:012d}@{node}>",
         f"From: {sender}",
         f"To: {draft.to}",
-        f"Date: {format_datetime(moment)}",
+        f"Date: {_date(int(now))}",
         f"Relation: {relation.value}",
         f"Priority: {draft.priority.name.lower()}",
     ]
@@ -207,6 +207,12 @@ def compose(
         lines += ["MIME-Version: 1.0", "Content-Type: text/plain; charset=utf-8"]
         lines += ["Content-Transfer-Encoding: 8bit"]
     return "\n".join(lines).encode("utf-8", "replace") + b"\n\n" + draft.body
+
+
+@functools.lru_cache(maxsize=2)
+def _date(now: int) -> str:
+    """A date as RFC 5322 writes it; many messages come in one second."""
+    return format_datetime(datetime.fromtimestamp(now, UTC))
 
 
 def _is_plain_utf8(draft: Draft) -> bool:

@@ -19,6 +19,7 @@ from agentfs.storage.store import Store
 __all__ = ["ProcessTable"]
 
 WORKING = frozenset({State.IDLE, State.RUNNING})
+INDEXED = frozenset({"ppid", "name", "state", "ospid"})
 
 
 class ProcessTable:
@@ -71,7 +72,7 @@ class ProcessTable:
         return None if pid is None else self._by_pid[pid]
 
     def __iter__(self) -> Iterator[Process]:
-        """By pid; the table may change meanwhile."""
+        """All of them; the table may change meanwhile."""
         return iter(tuple(self._by_pid.values()))
 
     def __len__(self) -> int:
@@ -90,7 +91,7 @@ class ProcessTable:
 
     def children(self, pid: int) -> list[Process]:
         """By age, ended ones included."""
-        return [self._by_pid[child] for child in self._children.get(pid, ())]
+        return [self._by_pid[child] for child in sorted(self._children.get(pid, ()))]
 
     def live_children(self, pid: int) -> list[Process]:
         return [child for child in self.children(pid) if child.state.alive]
@@ -203,10 +204,12 @@ class ProcessTable:
         process.changed = max(int(self._clock.now() * 1e9), process.changed + 1)
 
     def _set(self, process: Process, fields: dict[str, Any]) -> None:
-        self._unindex(process)
+        indexed = not INDEXED.isdisjoint(fields) and process.pid in self._by_pid
+        if indexed:
+            self._unindex(process)
         for name, new in fields.items():
             setattr(process, name, new)
-        if process.pid in self._by_pid:
+        if indexed:
             self._index(process)
 
     def _index(self, process: Process) -> None:

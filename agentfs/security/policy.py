@@ -46,9 +46,7 @@ ROLES: dict[Role, frozenset[Action]] = {
     Role.ARCHITECT: frozenset(
         {Action.SEND, Action.READ_ARTIFACT, Action.WRITE_ARTIFACT, Action.ESCALATE}
     ),
-    Role.TASK: frozenset(
-        {Action.SEND, Action.READ_ARTIFACT, Action.ESCALATE, Action.READ_PROCESS}
-    ),
+    Role.TASK: frozenset({Action.SEND, Action.READ_ARTIFACT, Action.ESCALATE, Action.READ_PROCESS}),
 }
 """The table of design/kernel.md, Permissions. What is not in it is denied."""
 

@@ -146,8 +146,7 @@ def _agent_faults(store: _Contents) -> Iterator[str]:
 
 
 def _message_faults(store: _Contents, connection: sqlite3.Connection) -> Iterator[str]:
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'messages'").fetchone()
-    last = 0 if row is None else row[0]
+    last = int(store.meta.get("event_seq", "0"))  # see Store.last_message
     taken: Counter[tuple[str, str, str]] = Counter()
     query = (
         "SELECT seq, mailbox, state, filename, record,"
@@ -161,7 +160,7 @@ def _message_faults(store: _Contents, connection: sqlite3.Connection) -> Iterato
         if mailbox not in store.agents:
             yield f"{what}: there is no such agent"
         if seq > last:
-            yield f"{what}: the last number is said to be {last}"
+            yield f"{what}: the last event has number {last} only"
         if twice:
             yield f"{what}: its content is there twice"
         before = len(store.faults)

@@ -13,7 +13,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE agents (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE processes (pid INTEGER PRIMARY KEY, record TEXT NOT NULL);
     CREATE TABLE messages (
-        seq      INTEGER PRIMARY KEY AUTOINCREMENT,  -- sorts by arrival, never used twice
+        seq      INTEGER PRIMARY KEY,                -- sorts by arrival, never used twice
         mailbox  TEXT NOT NULL,                      -- the agent's name
         state    TEXT NOT NULL CHECK (state IN ('new', 'cur', 'dead')),
         filename TEXT NOT NULL,
@@ -24,7 +24,6 @@ MIGRATIONS: tuple[str, ...] = (
         seq     INTEGER PRIMARY KEY,                 -- write a megabyte again
         content BLOB NOT NULL
     );
-    CREATE INDEX messages_by_mailbox ON messages (mailbox);
     """,
 )
 

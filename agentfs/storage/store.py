@@ -166,9 +166,13 @@ class Store:
     # -- messages ------------------------------------------------------------------------------
 
     def last_message(self) -> int:
-        """The highest sequence number ever given to a message; 0 if none was."""
-        row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'messages'").fetchone()
-        return 0 if row is None else int(row[0])
+        """A sequence number that no message ever had a higher one than; 0 if there was none.
+
+        Each message that is put has an event, so the number of the last event is one: a counter
+        of their own would cost every message another page in the log.
+        """
+        (highest,) = self._db.execute("SELECT max(seq) FROM messages").fetchone()
+        return max(highest or 0, int(self.meta("event_seq", "0")))
 
     def messages(self) -> Iterator[tuple[int, str, str, str, dict[str, Any], int]]:
         """(seq, mailbox, state, filename, record, size of the content) of every message kept."""
@@ -203,17 +207,11 @@ class Store:
             (state, filename, _dump(record), seq),
         )
 
-    def delete_message(self, seq: int) -> None:
+    def delete_message(self, seq: int, size: int) -> None:
+        """Delete a message; `size` is that of its content, in bytes."""
         self._write("DELETE FROM messages WHERE seq = ?", (seq,))
-        self._write("DELETE FROM long_contents WHERE seq = ?", (seq,))
-
-    def delete_mailbox(self, mailbox: str) -> None:
-        """Delete every message in the mailbox of this name."""
-        self._write(
-            "DELETE FROM long_contents WHERE seq IN (SELECT seq FROM messages WHERE mailbox = ?)",
-            (mailbox,),
-        )
-        self._write("DELETE FROM messages WHERE mailbox = ?", (mailbox,))
+        if size > SHORT_CONTENT:
+            self._write("DELETE FROM long_contents WHERE seq = ?", (seq,))
 
     def content(self, seq: int) -> bytes:
         """The content of a message; KeyError if it is gone."""
@@ -242,8 +240,8 @@ class Store:
                 await trio.to_thread.run_sync(_checkpoint, self.path)
 
 
-def _dump(record: dict[str, Any]) -> str:
-    return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
+# Made once: json.dumps with options makes an encoder for every call.
+_dump = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def _sync_file(path: Path) -> None:

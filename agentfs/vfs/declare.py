@@ -40,6 +40,7 @@ __all__ = [
     "control",
     "directory",
     "document",
+    "file",
     "link",
     "live",
     "message",
@@ -336,6 +337,27 @@ def directory(
         return node
 
     return _declare("Directory", name, mode, build, on=on, private=private, example=example)
+
+
+def file(
+    name: str,
+    mode: int,
+    *,
+    on: tuple[type[Event], ...] = (),
+    private: bool = False,
+    example: str = "",
+    errors: dict[str, str] | None = None,
+) -> Callable[[Method], Method]:
+    """The method returns a file of a kind of its own."""
+
+    def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
+        node = method(table)
+        assert isinstance(node, Node)
+        return node
+
+    return _declare(
+        "File", name, mode, build, on=on, private=private, example=example, errors=errors
+    )
 
 
 class DirectoryOf(Directory):

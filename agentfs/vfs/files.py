@@ -33,6 +33,11 @@ __all__ = [
 MAX_CONTROL = 64 * 1024
 """Bytes that one command, value or request may have; more is EMSGSIZE."""
 
+WHOLE_WRITE = 255 * 4096
+"""Bytes of one write(2) that reach us in one piece, for certain: Linux splits what touches more
+than 256 pages (tried: 1,048,000 bytes from an unaligned buffer arrive as two writes). A longer
+piece may be the first half of something, so where one write is one message it is EMSGSIZE."""
+
 MAX_DOCUMENT = 1024 * 1024
 """Bytes of a document; more is EFBIG."""
 
@@ -172,7 +177,7 @@ class _Whole(Handle):
 
     def __init__(self, apply: Callable[[bytes], Awaitable[None]], limit: int) -> None:
         self._apply = apply
-        self._limit = limit
+        self._limit = min(limit, WHOLE_WRITE)
 
     async def write(self, offset: int, data: bytes) -> int:
         if len(data) > self._limit:

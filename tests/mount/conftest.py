@@ -102,9 +102,7 @@ class SmallTree(Table):
         raise KernelError(1, f"no {command}")
 
     def item(self, name: str) -> Node:
-        return Value(
-            ("item", name), 0o600, self.owner, None, lambda: f"{name}\n".encode()
-        )
+        return Value(("item", name), 0o600, self.owner, None, lambda: f"{name}\n".encode())
 
     def find(self, name: str) -> Node | None:
         return self.item(name) if name in self.items else None
@@ -149,7 +147,7 @@ class Mounted:
     async def announced(self) -> None:
         """Wait until the announcer has nothing left to do."""
         with trio.fail_after(10):
-            while self.mount.announcer.waiting or self.mount.announcer.current is not None:
+            while self.mount.announcer.busy:  # noqa: ASYNC110  # a thread of its own
                 await trio.sleep(0.005)
 
 
@@ -158,9 +156,7 @@ async def small(fuse: None, tmp_path: Path) -> AsyncIterator[Mounted]:
     path = tmp_path / "mnt"
     path.mkdir()
     tree = SmallTree()
-    mount = Mount(
-        Namespace(tree, lambda event: ()), Operator(tree), str(path), str(tmp_path)
-    )
+    mount = Mount(Namespace(tree, lambda event: ()), Operator(tree), str(path), str(tmp_path))
     store = Store(tmp_path / "store.db")
     stop, ready = trio.Event(), trio.Event()
     async with trio.open_nursery() as nursery:

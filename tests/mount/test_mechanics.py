@@ -203,9 +203,7 @@ def test_a_closing_descriptor_is_out_of_the_table_and_an_inherited_one_is_not(
 
 
 async def test_poll_wakes_through_epoll(small: Mounted) -> None:
-    descriptor = await small.do(
-        lambda: os.open(small.path / "events", os.O_RDONLY | os.O_NONBLOCK)
-    )
+    descriptor = await small.do(lambda: os.open(small.path / "events", os.O_RDONLY | os.O_NONBLOCK))
     poller = select.epoll()
     await small.do(lambda: poller.register(descriptor, select.EPOLLIN))
     assert await small.do(lambda: poller.poll(0)) == []
@@ -227,7 +225,7 @@ async def _say_soon(small: Mounted) -> None:
 async def test_an_interrupt_is_noticed_without_polling(small: Mounted) -> None:
     program = await small.do(lambda: subprocess.Popen(["cat", str(small.path / "events")]))
     with trio.fail_after(10):
-        while not len(small.mount.parking):
+        while not len(small.mount.parking):  # noqa: ASYNC110  # another process or thread acts
             await trio.sleep(0.005)
     before = trio.current_time()
     program.terminate()
@@ -239,7 +237,7 @@ async def test_an_interrupt_is_noticed_without_polling(small: Mounted) -> None:
 
 async def _released(small: Mounted) -> bool:
     with trio.move_on_after(5):
-        while not small.tree.streams[0].released:
+        while not small.tree.streams[0].released:  # noqa: ASYNC110  # another process or thread acts
             await trio.sleep(0.005)
     return small.tree.streams[0].released
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-import re
 import subprocess
 import sys
 import time
@@ -96,10 +96,8 @@ def test_four_senders_and_a_daemon_killed_at_random_lose_nothing(
     crashes = 0
     next_crash = time.monotonic() + 0.3
     while any(sender.poll() is None for sender in senders):
-        try:
+        with contextlib.suppress(OSError):
             reader.turn()
-        except OSError:
-            pass
         if crashes < CRASHES and time.monotonic() > next_crash:
             tree.crash()
             crashes += 1

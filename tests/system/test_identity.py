@@ -30,7 +30,7 @@ def test_every_program_of_an_agent_sees_its_own_self(tree: Tree) -> None:
         tree,
         "alice",
         'readlink "$AGENTFS/proc/self"; readlink "$AGENTFS/agents/self";'
-        ' sh -c \'readlink "$AGENTFS/proc/self"\';'
+        " sh -c 'readlink \"$AGENTFS/proc/self\"';"
         ' setsid sh -c \'setsid readlink "$AGENTFS/proc/self"\'; echo "$AGENT_PID"',
     )
     pid = output.split()[-1]
@@ -41,7 +41,7 @@ def test_a_grandchild_in_a_new_session_is_still_the_agent(tree: Tree) -> None:
     output = run_as(
         tree,
         "alice",
-        "setsid sh -c '(cat \"$AGENTFS/agents/init/recv\" 2>&1 || readlink $AGENTFS/proc/self) &"
+        'setsid sh -c \'(cat "$AGENTFS/agents/init/recv" 2>&1 || readlink $AGENTFS/proc/self) &'
         " wait'",
     )
     assert "Permission denied" in output
@@ -76,7 +76,7 @@ def test_a_program_that_forks_twice_does_not_become_the_operator(tree: Tree) -> 
     )
     (tree / f"proc/{pid}/wait").read_text()
     output = tree.read("agents/alice/log")
-    assert output.startswith(f"I am {pid} and ") or output.startswith("I am No such file"), output
+    assert output.startswith((f"I am {pid} and ", "I am No such file")), output
     assert "spawned" not in output
     assert not (tree / "agents/sneaked").exists()
 
@@ -84,14 +84,14 @@ def test_a_program_that_forks_twice_does_not_become_the_operator(tree: Tree) -> 
 def test_agents_under_one_uid_cannot_open_each_others_private_paths(tree: Tree) -> None:
     tree.spawn("bob")
     tree.write("agents/init/outbox/bob", "a secret\n")
-    private = "inbox/new inbox/cur recv outbox send memory".split()
+    private = ["inbox/new", "inbox/cur", "recv", "outbox", "send", "memory"]
     attempts = "; ".join(
         f'ls -l "$AGENTFS/agents/bob/{path}/" 2>&1; cat "$AGENTFS/agents/bob/{path}" 2>&1;'
         f' echo x 2>&1 > "$AGENTFS/agents/bob/{path}"'
         for path in private
     )
-    pid = tree.spawn("alice", exec=["sh", "-c", attempts + '; cat "$AGENTFS"/agents/bob/inbox/new/*'],
-                     restart="never")  # fmt: skip
+    attempts += '; cat "$AGENTFS"/agents/bob/inbox/new/*'
+    pid = tree.spawn("alice", exec=["sh", "-c", attempts], restart="never")
     (tree / f"proc/{pid}/wait").read_text()
     output = tree.read("agents/alice/log")
     assert "secret" not in output

@@ -12,7 +12,9 @@ import pytest
 
 pytestmark = [
     pytest.mark.mount,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes a user, which root can; all tests ran as one"),
+    pytest.mark.skipif(
+        os.geteuid() != 0, reason="makes a user, which root can; all tests ran as one"
+    ),
 ]
 
 USER = "agentfs-test"
@@ -44,7 +46,9 @@ def workplace(user: pwd.struct_passwd, fuse: None) -> Path:
     return checkout
 
 
-def run_as(user: pwd.struct_passwd, workplace: Path, *command: str) -> subprocess.CompletedProcess[str]:
+def run_as(
+    user: pwd.struct_passwd, workplace: Path, *command: str
+) -> subprocess.CompletedProcess[str]:
     """Run Python with arguments as the user, in its copy of the checkout."""
     return subprocess.run(
         [_interpreter(), *command],
@@ -75,9 +79,7 @@ def _interpreter() -> str:
     raise AssertionError("no interpreter for other users")
 
 
-def test_the_mount_tests_pass_as_an_ordinary_user(
-    user: pwd.struct_passwd, workplace: Path
-) -> None:
+def test_the_mount_tests_pass_as_an_ordinary_user(user: pwd.struct_passwd, workplace: Path) -> None:
     done = run_as(
         user, workplace, "-m", "pytest", "-q", "-p", "no:cacheprovider",
         f"--basetemp={user.pw_dir}/pytest",

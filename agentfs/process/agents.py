@@ -1,0 +1,285 @@
+"""Agents: the durable names, their definitions and their files. What runs is the process table's."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agentfs.clock import Clock
+from agentfs.errors import KernelError
+from agentfs.events import AgentChanged, AgentDefined, AgentRemoved, EventLog
+from agentfs.process.model import Agent
+from agentfs.process.spec import NAME, parse_spec
+from agentfs.process.table import ProcessTable
+from agentfs.security.policy import Action
+from agentfs.security.principal import Principal
+from agentfs.storage.store import Store
+from agentfs.syscall import Gate
+
+__all__ = ["INIT_NAME", "RESERVED", "Agents", "check_name"]
+
+log = logging.getLogger(__name__)
+
+INIT_NAME = "init"
+RESERVED = frozenset({"self", ".", ".."})
+"""Names that mean something else in a path."""
+
+
+def check_name(name: str) -> None:
+    """Raise EINVAL unless an agent may be called `name`."""
+    if not NAME.fullmatch(name):
+        raise KernelError(
+            errno.EINVAL,
+            f"{name!r} is no name for an agent: 1 to 64 of A-Z a-z 0-9 . _ - were expected",
+            rule="name",
+        )
+    if name in RESERVED:
+        raise KernelError(errno.EINVAL, f"the name {name!r} is reserved", rule="name")
+
+
+class Agents:
+    """All agents by name. Loads itself from the store.
+
+    `on_remove` calls get the name, inside the transaction that removes the agent.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        events: EventLog,
+        clock: Clock,
+        gate: Gate,
+        table: ProcessTable,
+        state_dir: Path,
+    ) -> None:
+        self._store = store
+        self._events = events
+        self._clock = clock
+        self._gate = gate
+        self._table = table
+        self._homes = Path(state_dir) / "agents"
+        self._logs = Path(state_dir) / "logs"
+        self._trash = Path(state_dir) / "trash"
+        self._number = itertools.count()
+        self.on_remove: list[Callable[[str], object]] = []
+        for folder in (self._homes, self._logs, self._trash):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._by_name: dict[str, Agent] = {}
+        for record in store.agents():
+            self._by_name[record["name"]] = Agent(**record)
+
+    # -- look-ups --------------------------------------------------------------------------------
+
+    def find(self, name: str) -> Agent | None:
+        return self._by_name.get(name)
+
+    def get(self, name: str) -> Agent:
+        """Raises ENOENT."""
+        agent = self._by_name.get(name)
+        if agent is None:
+            raise KernelError(errno.ENOENT, f"there is no agent {name!r}")
+        return agent
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, sorted."""
+        return iter(sorted(self._by_name))
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def memory_dir(self, name: str) -> Path:
+        """The agent's own files, mode 0700."""
+        return self._homes / name / "memory"
+
+    def log_path(self, name: str) -> Path:
+        """What its programs write to stdout and stderr."""
+        return self._logs / f"{name}.log"
+
+    # -- system calls ----------------------------------------------------------------------------
+
+    def define(self, principal: Principal, name: str, uid: int, gid: int) -> Agent:
+        """Make an agent that runs nothing yet. Raises EACCES, EINVAL, EEXIST."""
+        with self._gate.enter(principal, Action.SPAWN) as actor:
+            check_name(name)
+            if name in self._by_name:
+                raise KernelError(errno.EEXIST, f"there is an agent {name!r} already", rule="name")
+            agent = self._create(name, uid, gid, actor.name)
+            self._events.emit(AgentDefined(name))
+            return agent
+
+    def redefine(self, principal: Principal, name: str, text: str) -> None:
+        """Replace the definition; what runs goes on as it was started.
+
+        Raises EINVAL (with every fault), EPERM for the agent itself, which could widen its own
+        rights so, and EACCES for anybody but its creator and the operator.
+        """
+        with self._gate.enter(principal) as actor:
+            agent = self.get(name)
+            if not principal.is_operator:
+                self._check_definer(actor.name, agent)
+            spec = parse_spec(text)
+            if spec.name not in ("", name):
+                raise KernelError(
+                    errno.EINVAL, f"name: this is the definition of {name}, not of {spec.name}"
+                )
+            if spec.role == "kernel":
+                raise KernelError(errno.EPERM, "role kernel is process 1's only", rule="role")
+            self.update(agent, spec=text)
+            self._events.emit(AgentChanged(name))
+
+    def remove(self, principal: Principal, name: str) -> None:
+        """Remove an agent with its mail, memory and log.
+
+        Raises EPERM for init, EBUSY while a process of it lives, and EACCES for anybody but its
+        creator and the operator.
+        """
+        with self._gate.enter(principal, Action.SPAWN) as actor:
+            agent = self.get(name)
+            if name == INIT_NAME:
+                raise KernelError(errno.EPERM, "init cannot be removed", rule="init")
+            if not principal.is_operator:
+                self._check_definer(actor.name, agent)
+            running = self._table.by_name(name)
+            if running is not None:
+                raise KernelError(errno.EBUSY, f"process {running.pid} of {name} is alive")
+            self._drop(name)
+            self._events.emit(AgentRemoved(name))
+
+    def _check_definer(self, actor: str, agent: Agent) -> None:
+        if actor == agent.name:
+            raise KernelError(
+                errno.EPERM, f"{actor} may not change what defines itself", rule="definition"
+            )
+        if actor != agent.creator:
+            raise KernelError(
+                errno.EACCES,
+                f"{agent.name} was defined by {agent.creator}: only {agent.creator} and the"
+                f" operator may change that, not {actor}",
+                rule="definition",
+            )
+
+    # -- for spawn, whose events wait until the program runs -------------------------------------
+
+    def ensure(self, name: str, uid: int, gid: int, creator: str, spec_text: str) -> Agent | None:
+        """Have an agent with this definition; return what it was before, None if it is new.
+
+        Emits nothing. `restore(name, before)` takes it back, `announce` tells of it.
+        """
+        agent = self._by_name.get(name)
+        if agent is None:
+            self._create(name, uid, gid, creator, spec_text)
+            return None
+        before = replace(agent)
+        if (agent.uid, agent.gid) != (uid, gid):
+            self._own(agent.name, uid, gid)
+        self.update(agent, uid=uid, gid=gid, spec=spec_text)
+        return before
+
+    def restore(self, name: str, before: Agent | None) -> None:
+        """Take back an `ensure`."""
+        if before is None:
+            self._drop(name)
+            return
+        agent = self._by_name[name]
+        if (agent.uid, agent.gid) != (before.uid, before.gid):
+            self._own(name, before.uid, before.gid)
+        self.update(agent, uid=before.uid, gid=before.gid, spec=before.spec, pid=before.pid)
+
+    def announce(self, name: str, before: Agent | None) -> None:
+        """Emit what an `ensure` did."""
+        self._events.emit(AgentDefined(name) if before is None else AgentChanged(name))
+
+    def set_pid(self, name: str, pid: int | None) -> None:
+        """Say which process is its newest."""
+        agent = self._by_name.get(name)
+        if agent is not None and agent.pid != pid:
+            self.update(agent, pid=pid)
+
+    def update(self, agent: Agent, **fields: Any) -> None:
+        """Set fields of a record, and store it."""
+        before = {field: getattr(agent, field) for field in fields}
+        with self._store.transaction():
+            self._store.on_rollback(lambda: self._set(agent, before))
+            self._set(agent, fields)
+            self._store.put_agent(agent.name, agent.record())
+
+    def touch(self, name: str) -> None:
+        """Move `changed` forward: something that its directory shows is different."""
+        agent = self._by_name.get(name)
+        if agent is not None:
+            self._set(agent, {})
+
+    def _set(self, agent: Agent, fields: dict[str, Any]) -> None:
+        for field, new in fields.items():
+            setattr(agent, field, new)
+        agent.changed = max(int(self._clock.now() * 1e9), agent.changed + 1)
+
+    # -- records and files together --------------------------------------------------------------
+
+    def _create(self, name: str, uid: int, gid: int, creator: str, spec: str = "") -> Agent:
+        if os.geteuid() != 0:
+            uid, gid = os.geteuid(), os.getegid()  # the only user whose files we can make
+        agent = Agent(name, uid, gid, creator, spec)
+        agent.changed = int(self._clock.now() * 1e9)
+        with self._store.transaction():
+            self._store.on_rollback(lambda: self._undo_create(name))
+            self._by_name[name] = agent
+            self._store.put_agent(name, agent.record())
+            self._make_files(name, uid, gid)
+        return agent
+
+    def _undo_create(self, name: str) -> None:
+        self._by_name.pop(name, None)
+        self._discard_files(name)
+
+    def _drop(self, name: str) -> None:
+        agent = self._by_name[name]
+        with self._store.transaction():
+            self._store.on_rollback(lambda: self._by_name.__setitem__(name, agent))
+            del self._by_name[name]
+            self._store.delete_agent(name)
+            for call in self.on_remove:
+                call(name)
+            self._store.on_commit(lambda: self._discard_files(name))
+
+    def _make_files(self, name: str, uid: int, gid: int) -> None:
+        """A home with a memory, and an empty log. Raises what the disk says: ENOSPC, EACCES."""
+        memory = self.memory_dir(name)
+        try:
+            memory.parent.mkdir(mode=0o755, exist_ok=True)
+            memory.mkdir(mode=0o700, exist_ok=True)
+            os.close(os.open(self.log_path(name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640))
+            self._own(name, uid, gid)
+        except OSError as failure:
+            raise KernelError.from_os(failure, f"cannot make the files of {name}") from failure
+
+    def _own(self, name: str, uid: int, gid: int) -> None:
+        if os.geteuid() == 0:
+            for path in (self.memory_dir(name), self.log_path(name)):
+                with contextlib.suppress(FileNotFoundError):
+                    os.chown(path, uid, gid)
+
+    def _discard_files(self, name: str) -> None:
+        """Out of sight at once; `empty_trash` takes its time."""
+        place = self._trash / f"{os.getpid()}-{next(self._number)}"
+        written = self.log_path(name)
+        try:
+            place.mkdir(exist_ok=True)
+            for path in (self._homes / name, written, written.with_name(written.name + ".1")):
+                with contextlib.suppress(FileNotFoundError):
+                    path.rename(place / path.name)
+        except OSError:
+            log.exception("files of the removed agent %s stay behind", name)
+
+    def empty_trash(self) -> None:
+        """Delete the files of removed agents. Slow, and knows no other state: for a thread."""
+        for place in self._trash.iterdir():
+            shutil.rmtree(place, ignore_errors=True)

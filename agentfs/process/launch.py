@@ -1,0 +1,162 @@
+"""Starting one program: fork, its control group, its user, its folder, exec. For a thread.
+
+The executable and the folder may lie on our own mount, so the child can need the event loop before
+it has executed anything. Hence no vfork (it would hold the interpreter's lock until the exec: a
+`preexec_fn` makes CPython fork), and hence `Launch.ospid`, which the child itself writes into
+shared memory, so that its calls can be told from a stranger's while the thread still waits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import pwd
+import struct
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from agentfs.errors import KernelError
+from agentfs.process.model import Process
+
+__all__ = ["Launch", "become_subreaper"]
+
+INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR")
+"""What a program gets of the daemon's environment, and every LC_*."""
+
+SHARED = struct.Struct("=qqq")  # the child's pid, the step that failed, its errno
+ENTER_GROUP, ENTER_FOLDER = 1, 2
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class Launch:
+    """A program that is being started for `process`."""
+
+    def __init__(
+        self, process: Process, mountpoint: str, log_path: Path, cwd: str, home: Path
+    ) -> None:
+        self.pid = process.pid
+        self._process = process
+        self._mountpoint = mountpoint
+        self._log_path = log_path
+        self._cwd = cwd
+        self._home = home
+        self._shared = mmap.mmap(-1, mmap.PAGESIZE)
+
+    @property
+    def ospid(self) -> int:
+        """The child's OS pid; 0 before there is one."""
+        return int(SHARED.unpack_from(self._shared, 0)[0])
+
+    def run(self, group: Callable[[], int] | None) -> tuple[int, int]:
+        """Start it; (OS pid, size of the log before). `group` opens its control group's
+        cgroup.procs. Raises KernelError with the errno of what failed."""
+        process = self._process
+        descriptors: list[int] = []
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            written = os.open(self._log_path, flags, 0o640)
+            descriptors.append(written)
+            # By descriptor: the folders above the memory are the daemon's, not the agent's.
+            home = os.open(self._home, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptors.append(home)
+            entry = None
+            if group is not None:
+                entry = group()
+                descriptors.append(entry)
+            offset = os.fstat(written).st_size
+            return self._fork(written, home, entry), offset
+        except OSError as failure:
+            doing = f"cannot start {process.exec[0]!r} for {process.name}"
+            raise KernelError.from_os(failure, doing) from failure
+        except (ValueError, subprocess.SubprocessError) as failure:
+            raise KernelError(
+                errno.EINVAL, f"cannot start {process.exec[0]!r}: {failure}"
+            ) from failure
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _fork(self, written: int, home: int, entry: int | None) -> int:
+        process = self._process
+        other = os.geteuid() == 0 and process.uid != os.geteuid()
+        child = subprocess.Popen(
+            process.exec,
+            stdin=subprocess.DEVNULL,
+            stdout=written,
+            stderr=written,
+            env=self._environment(),
+            start_new_session=True,
+            user=process.uid if other else None,
+            group=process.gid if other else None,
+            extra_groups=_groups(process) if other else None,
+            preexec_fn=self._child(home, entry),
+        )
+        child.returncode = 0  # its end is watched for elsewhere: Popen must not wait for it
+        _, step, number = SHARED.unpack_from(self._shared, 0)
+        if step:
+            with suppress(ChildProcessError):
+                os.waitpid(child.pid, 0)
+            where = "its control group" if step == ENTER_GROUP else self._cwd or str(self._home)
+            raise KernelError(
+                int(number), f"{process.name} cannot enter {where}: {os.strerror(number)}"
+            )
+        return child.pid
+
+    def _child(self, home: int, entry: int | None) -> Callable[[], None]:
+        """What the child does before exec: little, and without taking a lock."""
+        shared, cwd = self._shared, self._cwd
+
+        def enter() -> None:
+            step = ENTER_GROUP
+            SHARED.pack_into(shared, 0, os.getpid(), 0, 0)
+            try:
+                if entry is not None:
+                    os.write(entry, b"0")
+                step = ENTER_FOLDER
+                os.fchdir(home)
+                if cwd:
+                    os.chdir(cwd)
+            except OSError as failure:
+                SHARED.pack_into(shared, 0, os.getpid(), step, failure.errno or errno.EIO)
+                os._exit(127)
+
+        return enter
+
+    def _environment(self) -> dict[str, str]:
+        process = self._process
+        env = {
+            name: text
+            for name, text in os.environ.items()
+            if name in INHERITED or name.startswith("LC_")
+        }
+        env.setdefault("PATH", os.defpath)
+        if process.uid != os.geteuid():
+            with suppress(KeyError):
+                account = pwd.getpwuid(process.uid)
+                env |= {"HOME": account.pw_dir, "USER": account.pw_name}
+                env |= {"LOGNAME": account.pw_name, "SHELL": account.pw_shell or "/bin/sh"}
+        return env | process.env | {
+            "AGENTFS": self._mountpoint,
+            "AGENT_NAME": process.name,
+            "AGENT_PID": str(process.pid),
+        }
+
+
+def _groups(process: Process) -> list[int]:
+    """The supplementary groups of the user that the program runs as."""
+    try:
+        return os.getgrouplist(pwd.getpwuid(process.uid).pw_name, process.gid)
+    except KeyError:
+        return [process.gid]
+
+
+def become_subreaper() -> None:
+    """Have programs that lose their parents become our children, and not init's. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

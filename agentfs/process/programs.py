@@ -1,0 +1,343 @@
+"""Programs: the processes of the operating system that do the work of ours.
+
+Starts, signals, watches and reaps them. What an end means is the supervisor's matter.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from agentfs.clock import Clock
+from agentfs.errors import KernelError
+from agentfs.process.cgroups import ControlGroups
+from agentfs.process.launch import Launch, become_subreaper
+from agentfs.process.model import Process
+from agentfs.process.proc import all_pids, exit_code, lost_exit_code, read_stat
+
+__all__ = ["Program", "Programs"]
+
+# A launch waits for a fork and an exec. More at once gain nothing, and one that hangs in a dead
+# network file system must not use up the threads that others need.
+LAUNCHES_AT_ONCE = 32
+
+
+@dataclass(slots=True, eq=False)
+class Program:
+    """A program at work for process `pid`. With `os_start`, `ospid` is unmistakable.
+
+    `ours`: it is our child. `attached`: somebody else started it. `offset`: where in the log its
+    output begins. `origin`: the control group that an attached one came from.
+    """
+
+    pid: int
+    ospid: int
+    os_start: int
+    pidfd: int
+    ours: bool = True
+    attached: bool = False
+    offset: int = 0
+    origin: str = ""
+
+
+class Programs:
+    """All programs that are watched, by OS pid.
+
+    `launching` counts the starts under way; `launch_of` tells whose a child is that has not
+    executed anything yet.
+    """
+
+    def __init__(self, state_dir: Path, mountpoint: str, instance_id: str, clock: Clock) -> None:
+        self._state_dir = state_dir
+        self._mountpoint = str(mountpoint)
+        self._clock = clock
+        self._watched: dict[int, Program] = {}
+        self._launches: set[Launch] = set()
+        self._launched = trio.Event()
+        self._limiter = trio.CapacityLimiter(LAUNCHES_AT_ONCE)
+        self._session = os.getsid(0)
+        self.groups = ControlGroups(instance_id)
+        self.launches = 0
+        become_subreaper()
+
+    @property
+    def mode(self) -> str:
+        """How a program's process is told: "cgroup", or by "ancestry"."""
+        return "cgroup" if self.groups.available else "ancestry"
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    # -- whose a program is ----------------------------------------------------------------------
+
+    def find(self, ospid: int | None) -> Program | None:
+        """The watched program with this OS pid."""
+        return None if ospid is None else self._watched.get(ospid)
+
+    @property
+    def launching(self) -> int:
+        return len(self._launches)
+
+    def launch_of(self, ospid: int) -> int | None:
+        """The process that the child `ospid` is being started for."""
+        return next((launch.pid for launch in self._launches if launch.ospid == ospid), None)
+
+    async def wait_launched(self) -> None:
+        """Wait until one of the launches under way is over. A child's own call must not wait
+        for its own launch: ask `launch_of` first."""
+        if self._launches:
+            await self._launched.wait()
+
+    def pid_of_cgroup(self, text: str) -> int | None:
+        """The process whose control group /proc/TID/cgroup names."""
+        return self.groups.pid_of(text)
+
+    def pid_of_thread(self, tid: int) -> int | None:
+        """The process in whose control group a thread is; None if in none, or it is gone."""
+        if not self.groups.available:
+            return None
+        try:
+            with open(f"/proc/{tid}/cgroup") as file:
+                return self.groups.pid_of(file.read())
+        except OSError:
+            return None
+
+    # -- start and watch -------------------------------------------------------------------------
+
+    async def start(self, process: Process, log_path: Path, home: Path) -> Program:
+        """Start `process.exec` in its `cwd`, relative to `home`. The caller has to `wait` for it.
+
+        Raises KernelError with the errno of the fork, of the exec or of the folder. Not cancelled
+        once the thread has it.
+        """
+        launch = Launch(process, self._mountpoint, log_path, process.cwd, home)
+        group = (lambda: self.groups.open(process.pid)) if self.groups.available else None
+        self._launches.add(launch)
+        self.launches += 1
+        try:
+            try:
+                ospid, offset = await trio.to_thread.run_sync(
+                    launch.run, group, limiter=self._limiter
+                )
+            except BaseException:
+                if group is not None:
+                    self.groups.remove(process.pid)
+                raise
+            return self._watch(Program(process.pid, ospid, 0, -1, offset=offset))
+        finally:
+            self._launches.discard(launch)
+            self._launched.set()
+            self._launched = trio.Event()
+            self.reap_orphans()
+
+    def _watch(self, program: Program) -> Program:
+        program.pidfd = os.pidfd_open(program.ospid)
+        stat = read_stat(program.ospid)
+        program.os_start = stat.start if stat is not None else 0
+        self._watched[program.ospid] = program
+        return program
+
+    def adopt(self, process: Process) -> Program | None:
+        """Watch the program of `process` that an earlier daemon started; None if it is gone."""
+        if process.ospid is None:
+            return None
+        program = Program(process.pid, process.ospid, process.os_start, -1, ours=False)
+        program.attached = process.attached
+        try:
+            program.pidfd = os.pidfd_open(program.ospid)
+        except OSError:
+            return None
+        stat = read_stat(program.ospid)  # after the pidfd: it cannot become another one now
+        if stat is None or stat.start != process.os_start:
+            os.close(program.pidfd)
+            return None
+        if self.groups.available:
+            with suppress(OSError):
+                self.groups.gather(program.pid, program.ospid)
+        program.ours = stat.ppid == os.getpid()
+        self._watched[program.ospid] = program
+        return program
+
+    def attach(self, pid: int, ospid: int) -> Program:
+        """Watch a program that was started elsewhere as that of process `pid`. Raises ESRCH."""
+        try:
+            pidfd = os.pidfd_open(ospid)
+        except OSError as failure:
+            raise KernelError(errno.ESRCH, f"there is no program {ospid}") from failure
+        stat = read_stat(ospid)
+        if stat is None or stat.ended:
+            os.close(pidfd)
+            raise KernelError(errno.ESRCH, f"program {ospid} has ended")
+        ours = stat.ppid == os.getpid()
+        program = Program(pid, ospid, stat.start, pidfd, ours=ours, attached=True)
+        if self.groups.available:
+            with suppress(OSError):  # one that may not be moved is told by its ancestry
+                program.origin = self.groups.take(pid, ospid)
+        self._watched[ospid] = program
+        return program
+
+    def detach(self, program: Program) -> None:
+        """Let an attached program go its own way."""
+        if self.groups.available:
+            self.groups.give_back(program.pid, program.origin)
+        self._release(program)
+
+    async def wait(self, program: Program) -> int | None:
+        """Wait for the end of a program, end what it left behind, reap it; its exit code, or
+        128 + signal; None if the machine does not say. Cancelled, it stops watching."""
+        try:
+            await trio.lowlevel.wait_readable(program.pidfd)
+        except trio.ClosedResourceError:
+            return None  # detached
+        except BaseException:
+            self._release(program)
+            raise
+        self._end_leftovers(program)  # before it is reaped: its pid still names its group only
+        code = self._reap(program)
+        self._release(program)
+        self.reap_orphans()
+        return code
+
+    def _reap(self, program: Program) -> int | None:
+        if program.ours:
+            with suppress(ChildProcessError):
+                result = os.waitid(os.P_PIDFD, program.pidfd, os.WEXITED)
+                if result is not None:
+                    killed = result.si_code != os.CLD_EXITED
+                    return result.si_status + 128 if killed else result.si_status
+        return lost_exit_code(program.pidfd, program.ospid, program.os_start)
+
+    def _release(self, program: Program) -> None:
+        if self._watched.pop(program.ospid, None) is not None:
+            trio.lowlevel.notify_closing(program.pidfd)
+            os.close(program.pidfd)
+        if self.groups.available:
+            self.groups.remove(program.pid)
+
+    def _end_leftovers(self, program: Program) -> None:
+        if program.attached:
+            if self.groups.available:
+                self.groups.give_back(program.pid, program.origin)
+        elif self.groups.available:
+            self.groups.kill(program.pid)
+        else:
+            self._kill_session(program)
+
+    # -- signals ---------------------------------------------------------------------------------
+
+    def alive(self, process: Process) -> bool:
+        """Whether its program runs, or is stopped: same pid, same start time."""
+        stat = None if process.ospid is None else read_stat(process.ospid)
+        return stat is not None and stat.start == process.os_start and not stat.ended
+
+    def stopped(self, program: Program) -> bool:
+        """Whether it was stopped, by whomever."""
+        stat = read_stat(program.ospid)
+        return stat is not None and stat.state == "T"
+
+    def signal(self, program: Program, signum: int) -> None:
+        """Send a signal to the whole process group. One that has ended is no fault.
+
+        An attached program that does not lead a group gets it alone: the others are not ours.
+        """
+        if program.ospid not in self._watched:
+            return
+        stat = read_stat(program.ospid)
+        if stat is None or stat.start != program.os_start:
+            return
+        with suppress(ProcessLookupError):
+            if stat.group == program.ospid:
+                os.killpg(program.ospid, signum)
+            else:
+                signal.pidfd_send_signal(program.pidfd, signum)
+
+    def kill(self, program: Program) -> None:
+        """SIGKILL to everything that it started, whatever group or session it hides in."""
+        self.signal(program, signal.SIGKILL)
+        if self.groups.available:
+            self.groups.kill(program.pid)
+        elif not program.attached:
+            self._kill_session(program)
+
+    def peek(self, program: Program) -> int | None:
+        """The exit code of a child that has ended and was not waited for yet; else None."""
+        stat = read_stat(program.ospid)
+        if stat is None or not stat.ended or stat.start != program.os_start or not program.ours:
+            return None
+        return exit_code(stat.status)
+
+    def _kill_session(self, program: Program) -> None:
+        """Without control groups: what shares its session. 10 µs a process of the machine."""
+        if program.ospid == self._session:
+            return
+        for ospid in all_pids():
+            stat = read_stat(ospid)
+            if stat is not None and stat.session == program.ospid and not stat.ended:
+                with suppress(ProcessLookupError):
+                    os.kill(ospid, signal.SIGKILL)
+
+    # -- children that nobody waits for ----------------------------------------------------------
+
+    def reap_orphans(self) -> None:
+        """Reap what ended after losing its parents to us, the sub-reaper.
+
+        Never a watched program, nor one of the daemon's own helpers (they share its session), nor
+        anything while a launch is under way, whose child we may not know yet.
+        """
+        while not self._launches:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None or not self._reap_orphan(found.si_pid):
+                return
+
+    def _reap_orphan(self, ospid: int) -> bool:
+        stat = read_stat(ospid)
+        if ospid in self._watched or stat is None or stat.session == self._session:
+            return False
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PID, ospid, os.WEXITED | os.WNOHANG)
+        return True
+
+    def reap_all_orphans(self) -> None:
+        """The same for those that `reap_orphans` does not get to, behind one that is not its
+        matter. Looks at every process of the machine, 10 µs each."""
+        if self._launches:
+            return
+        us = os.getpid()
+        for ospid in all_pids():
+            stat = read_stat(ospid)
+            if stat is not None and stat.ppid == us and stat.ended:
+                self._reap_orphan(ospid)
+
+    def stops(self) -> list[tuple[Program, bool]]:
+        """Which of our children were stopped (True) or went on since the last call."""
+        found: list[tuple[Program, bool]] = []
+        flags = os.WSTOPPED | os.WCONTINUED | os.WNOHANG
+        while True:
+            try:
+                event = os.waitid(os.P_ALL, 0, flags)
+            except ChildProcessError:
+                return found
+            if event is None:
+                return found
+            program = self._watched.get(event.si_pid)
+            if program is not None:
+                found.append((program, event.si_code == os.CLD_STOPPED))
+
+    def tidy(self) -> None:
+        """Remove control groups that could not be removed before."""
+        if self.groups.available:
+            self.groups.tidy()
+
+    def close(self) -> None:
+        """Remove what is left of the control groups."""
+        if self.groups.available:
+            self.groups.close()

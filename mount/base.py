@@ -1,0 +1,89 @@
+"""What all operations share: who calls, what is refused, and telling Linux of a node."""
+
+from __future__ import annotations
+
+import errno
+import logging
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FUSEError, RequestContext
+
+from agentfs.errors import KernelError
+from agentfs.mount.announcements import Announcements
+from agentfs.mount.announcer import Announcer
+from agentfs.mount.attributes import attributes
+from agentfs.mount.handles import Handles
+from agentfs.mount.inodes import Inode, Inodes
+from agentfs.mount.parking import Parking
+from agentfs.mount.system import System
+from agentfs.mount.wakeups import Wakeups
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.node import Node
+
+__all__ = ["Base"]
+
+log = logging.getLogger(__name__)
+
+# Refusals that tell nothing new: a name that is not there, nothing to read yet.
+_QUIET = frozenset({errno.ENOENT, errno.EAGAIN, errno.EINTR, errno.ENODEV, errno.ENODATA})
+
+
+class Base(pyfuse3.Operations):
+    """`requests` and `faults` count handler calls and faults of ours (EIO)."""
+
+    def __init__(
+        self,
+        system: System,
+        mountpoint: str,
+        inodes: Inodes,
+        announcer: Announcer,
+        wakeups: Wakeups,
+        parking: Parking,
+        statistics_of: str,
+    ) -> None:
+        super().__init__()
+        self._system = system
+        self._mountpoint = mountpoint
+        self._statistics_of = statistics_of
+        self.inodes = inodes
+        self.handles = Handles()
+        self.announcements = Announcements(inodes, announcer)
+        self.wakeups = wakeups
+        self.parking = parking
+        self.requests = 0
+        self.faults = 0
+
+    async def _caller(self, ctx: RequestContext) -> Caller:
+        principal = await self._system.identify(ctx.pid, ctx.uid, ctx.gid)
+        return Caller(principal, ctx.uid, ctx.gid, ctx.pid, ctx.umask)
+
+    def _where(self, inode: Inode, name: str = "") -> str:
+        path = self.inodes.path(inode) or f"/…/{inode.name}"
+        return f"{path.rstrip('/')}/{name}" if name else path
+
+    def _refused(self, caller: Caller, path: str, refusal: KernelError) -> FUSEError:
+        if refusal.errno not in _QUIET:
+            self._system.refused(caller.principal, path, refusal)
+        return FUSEError(refusal.errno)
+
+    def _entry(self, parent: Inode, name: str, node: Node) -> EntryAttributes:
+        """Tell the Linux kernel of a node; it holds one more reference then."""
+        inode = self.inodes.remember(node, parent, name)
+        try:
+            entry = attributes(inode)
+        except BaseException:
+            self.inodes.drop_unknown(inode)
+            raise
+        self.inodes.referenced(inode)
+        return entry
+
+    def _settle(self, inode: Inode, directory: Inode, name: str) -> None:
+        """The Linux kernel holds `inode` to be `directory`/`name`: make it what is there now."""
+        try:
+            node = directory.directory().lookup(name)
+        except KernelError:
+            return
+        if node.key == inode.key:
+            inode.parent, inode.name, inode.node = directory, name, node
+        else:
+            self.inodes.rebind(inode, node, directory, name)

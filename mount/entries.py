@@ -1,0 +1,256 @@
+"""Look-up, attributes, listings, and making, removing and moving entries."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileHandleT, InodeT, RequestContext
+
+from agentfs.errors import KernelError
+from agentfs.mount.attributes import attributes
+from agentfs.mount.base import Base
+from agentfs.mount.boundary import handler
+from agentfs.mount.coherence import by_client
+from agentfs.mount.handles import OpenDirectory
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.node import Directory, Link, Node
+
+__all__ = ["EntryOperations"]
+
+log = logging.getLogger(__name__)
+
+Maker = Callable[[Directory, str, Caller], Node]
+
+
+class EntryOperations(Base):
+    """The operations on names."""
+
+    # -- look-up and attributes ------------------------------------------------------------------
+
+    @handler
+    async def lookup(self, parent: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        directory = self.inodes.get(parent)
+        text = os.fsdecode(name)
+        if self.announcements.by(ctx):
+            announced = self.announcements.lookup(directory, text)
+            if announced is not None:
+                return announced
+        if text == ".." and directory.parent is not None:
+            return self._entry(directory.parent, ".", directory.parent.node)
+        return self._entry(directory, text, directory.directory().lookup(text))
+
+    @handler
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return attributes(self.inodes.get(inode))
+
+    @handler
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        known = self.inodes.get(inode)
+        if self.announcements.by(ctx):
+            return attributes(known)
+        caller = await self._caller(ctx)
+        try:
+            known.node.enter(caller)
+            handle = None if fh is None else self.handles.file(fh).handle
+            size = attr.st_size if fields.update_size else None
+            truncate = getattr(handle, "truncate", None)
+            if size is not None and truncate is not None:
+                truncate(size)
+                size = None
+            known.node.chattr(
+                caller,
+                mode=attr.st_mode & 0o7777 if fields.update_mode else None,
+                uid=attr.st_uid if fields.update_uid else None,
+                gid=attr.st_gid if fields.update_gid else None,
+                size=size,
+                times=(
+                    attr.st_atime_ns if fields.update_atime else None,
+                    attr.st_mtime_ns if fields.update_mtime else None,
+                ),
+            )
+        except KernelError as refusal:
+            raise self._refused(caller, self._where(known), refusal)
+        return attributes(known)
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        self.wakeups.handled()
+        for number, lookups in inode_list:
+            self.inodes.forget(number, lookups)
+
+    @handler
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
+        known = self.inodes.get(inode)
+        if not isinstance(known.node, Link):
+            raise KernelError(errno.EINVAL, f"{known.name} is no link")
+        return os.fsencode(known.node.target(await self._caller(ctx)))
+
+    # -- directories -----------------------------------------------------------------------------
+
+    @handler
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        known = self.inodes.get(inode)
+        caller = await self._caller(ctx)
+        try:
+            directory = known.directory()
+            directory.enter(caller)
+            directory.may_list(caller)
+        except KernelError as refusal:
+            raise self._refused(caller, self._where(known), refusal)
+        return self.handles.add_directory(OpenDirectory(known))
+
+    @handler
+    async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        opened = self.handles.directory(fh)
+        if opened.entries is None or start_id == 0:
+            opened.entries = list(opened.inode.directory().entries())
+        for number in range(start_id, len(opened.entries)):
+            name, node = opened.entries[number]
+            inode = self.inodes.remember(node, opened.inode, name)
+            try:
+                entry = attributes(inode)
+            except (KernelError, OSError):
+                self.inodes.drop_unknown(inode)
+                continue  # gone since the directory was opened
+            except Exception:
+                self.inodes.drop_unknown(inode)
+                self.faults += 1
+                log.exception("%s is left out of the listing", self._where(opened.inode, name))
+                continue
+            if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, number + 1):
+                self.inodes.drop_unknown(inode)
+                break
+            self.inodes.referenced(inode)
+
+    @handler
+    async def releasedir(self, fh: FileHandleT) -> None:
+        self.handles.pop_directory(fh)
+
+    @handler
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        return None
+
+    # -- making, removing and moving entries -----------------------------------------------------
+
+    @handler
+    async def mkdir(
+        self, parent: InodeT, name: bytes, mode: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        return await self._make(
+            parent, name, ctx, lambda directory, text, caller: directory.mkdir(text, mode, caller)
+        )
+
+    @handler
+    async def mknod(
+        self, parent: InodeT, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        return await self._make(
+            parent,
+            name,
+            ctx,
+            lambda directory, text, caller: directory.mknod(text, mode, rdev, caller),
+        )
+
+    @handler
+    async def symlink(
+        self, parent: InodeT, name: bytes, target: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        return await self._make(
+            parent,
+            name,
+            ctx,
+            lambda directory, text, caller: directory.symlink(text, os.fsdecode(target), caller),
+        )
+
+    @handler
+    async def link(
+        self, inode: InodeT, new_parent: InodeT, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        node = self.inodes.get(inode).node
+        return await self._make(
+            new_parent,
+            new_name,
+            ctx,
+            lambda directory, text, caller: directory.link(node, text, caller),
+        )
+
+    async def _make(
+        self,
+        parent: InodeT,
+        name: bytes,
+        ctx: RequestContext,
+        make: Maker,
+    ) -> EntryAttributes:
+        known = self.inodes.get(parent)
+        text = os.fsdecode(name)
+        if self.announcements.by(ctx):
+            return self.announcements.made(known, text)
+        caller = await self._caller(ctx)
+        try:
+            directory = known.directory()
+            directory.enter(caller)
+            with by_client((known.key, text)):
+                node = make(directory, text, caller)
+        except KernelError as refusal:
+            raise self._refused(caller, self._where(known, text), refusal)
+        return self._entry(known, text, node)
+
+    @handler
+    async def unlink(self, parent: InodeT, name: bytes, ctx: RequestContext) -> None:
+        await self._remove(parent, name, ctx, Directory.unlink.__name__)
+
+    @handler
+    async def rmdir(self, parent: InodeT, name: bytes, ctx: RequestContext) -> None:
+        await self._remove(parent, name, ctx, Directory.rmdir.__name__)
+
+    async def _remove(self, parent: InodeT, name: bytes, ctx: RequestContext, how: str) -> None:
+        known = self.inodes.get(parent)
+        text = os.fsdecode(name)
+        if self.announcements.by(ctx):
+            self.announcements.removed()
+            return
+        caller = await self._caller(ctx)
+        try:
+            directory = known.directory()
+            directory.enter(caller)
+            with by_client((known.key, text)):
+                getattr(directory, how)(text, caller)
+        except KernelError as refusal:
+            raise self._refused(caller, self._where(known, text), refusal)
+
+    @handler
+    async def rename(
+        self,
+        parent_old: InodeT,
+        name_old: bytes,
+        parent_new: InodeT,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        source, target = self.inodes.get(parent_old), self.inodes.get(parent_new)
+        old, new = os.fsdecode(name_old), os.fsdecode(name_new)
+        if self.announcements.by(ctx):
+            self.announcements.moved(target, new)
+            return
+        caller = await self._caller(ctx)
+        try:
+            source.directory().enter(caller)
+            target.directory().enter(caller)
+            moved = self.inodes.known(source.directory().lookup(old).key)
+            with by_client((source.key, old), (target.key, new)):
+                source.directory().rename(old, target.directory(), new, flags, caller)
+        except KernelError as refusal:
+            raise self._refused(caller, self._where(source, old), refusal)
+        if moved is not None:
+            self._settle(moved, target, new)

@@ -1,0 +1,176 @@
+"""Opening, reading, writing and closing files, and waiting for them."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, RequestContext
+
+from agentfs.errors import KernelError
+from agentfs.mount.base import Base
+from agentfs.mount.boundary import handler
+from agentfs.mount.coherence import by_client
+from agentfs.mount.handles import OpenFile, still_holds
+from agentfs.mount.inodes import Inode
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.node import File, Handle, StreamHandle
+
+__all__ = ["FileOperations"]
+
+log = logging.getLogger(__name__)
+
+_READABLE = select.POLLIN | select.POLLRDNORM
+_ALWAYS = _READABLE | select.POLLOUT | select.POLLWRNORM
+
+
+class FileOperations(Base):
+    """The operations on open files."""
+
+    # -- open files ------------------------------------------------------------------------------
+
+    @handler
+    async def create(
+        self, parent: InodeT, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        known = self.inodes.get(parent)
+        text = os.fsdecode(name)
+        if self.announcements.by(ctx):
+            entry = self.announcements.made(known, text)
+            made = self.inodes.get(entry.st_ino)
+            caller = await self._caller(ctx)
+            return self._opened(made, Handle(), flags, caller), entry
+        caller = await self._caller(ctx)
+        try:
+            directory = known.directory()
+            directory.enter(caller)
+            with by_client((known.key, text)):
+                node, handle = directory.create(text, mode, flags, caller)
+        except KernelError as refusal:
+            raise self._refused(caller, self._where(known, text), refusal)
+        entry = self._entry(known, text, node)
+        return self._opened(self.inodes.get(entry.st_ino), handle, flags, caller), entry
+
+    @handler
+    async def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
+        known = self.inodes.get(inode)
+        caller = await self._caller(ctx)
+        try:
+            if known.gone:
+                raise KernelError(errno.ENOENT, f"{known.name} was removed")
+            node = known.node
+            if not isinstance(node, File):
+                raise KernelError(errno.EINVAL, f"{known.name} is no regular file")
+            node.enter(caller)
+            handle = node.open(flags, caller)
+        except KernelError as refusal:
+            raise self._refused(caller, self._where(known), refusal)
+        return self._opened(known, handle, flags, caller)
+
+    def _opened(self, inode: Inode, handle: Handle, flags: int, caller: Caller) -> FileInfo:
+        fh = self.handles.add(OpenFile(inode, handle, flags, caller))
+        info = FileInfo(fh=fh, direct_io=handle.direct, nonseekable=not handle.seekable)
+        if not handle.direct:
+            stat = inode.stat()
+            version = (stat.mtime, stat.size)
+            info.keep_cache = inode.cached == version
+            inode.cached = version
+        return info
+
+    @handler
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        opened = self.handles.file(fh)
+        try:
+            if isinstance(opened.handle, StreamHandle):
+                return await self.parking.read(
+                    opened.handle,
+                    size,
+                    wait=opened.waits,
+                    opener=opened.caller.tid,
+                    path=self._mountpoint + self._where(opened.inode),
+                )
+            return await opened.handle.read(off, size)
+        except KernelError as refusal:
+            raise self._refused(opened.caller, self._where(opened.inode), refusal)
+
+    @handler
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        opened = self.handles.file(fh)
+        try:
+            with by_client(opened.inode.key):
+                return await opened.handle.write(off, buf)
+        except KernelError as refusal:
+            raise self._refused(opened.caller, self._where(opened.inode), refusal)
+
+    @handler
+    async def flush(self, fh: FileHandleT) -> None:
+        opened = self.handles.file(fh)
+        handle = opened.handle
+        if handle.unflushed:
+            path = self._mountpoint + self._where(opened.inode)
+            if not still_holds(opened.caller.tid, path):
+                await self._apply(opened)
+
+    async def _apply(self, opened: OpenFile) -> None:
+        """Let the handle apply what was written; the entry may be another file then."""
+        inode = opened.inode
+        place = (None if inode.parent is None else inode.parent.key, inode.name)
+        try:
+            with by_client(place, inode.key):
+                await opened.handle.flush()
+        except KernelError as refusal:
+            raise self._refused(opened.caller, self._where(inode), refusal)
+        if inode.parent is not None and not inode.gone:
+            self._settle(inode, inode.parent, inode.name)
+
+    @handler
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        opened = self.handles.file(fh)
+        if opened.handle.unflushed:
+            await self._apply(opened)
+        await opened.handle.fsync()
+
+    @handler
+    async def release(self, fh: FileHandleT) -> None:
+        opened = self.handles.pop(fh)
+        if opened is None:
+            return
+        try:
+            if opened.handle.unflushed:
+                # The opener was gone when the last heir closed it without a flush of its own.
+                await self._apply(opened)
+        except FUSEError as refusal:
+            log.info("%s: what was written last was refused: %s", opened.inode.name, refusal)
+        finally:
+            opened.handle.release()
+
+    @handler
+    async def poll(
+        self,
+        inode: InodeT,
+        fh: FileHandleT,
+        poll_handle: pyfuse3.PollHandle | None,
+        ctx: RequestContext,
+    ) -> int:
+        opened = self.handles.file(fh)
+        handle = opened.handle
+        if not isinstance(handle, StreamHandle):
+            return _ALWAYS
+        if poll_handle is not None:
+            if opened.poll is None:
+                handle.on_wake(lambda: _notify(opened))
+            opened.poll = poll_handle
+        return _READABLE if handle.ready() else 0
+
+
+def _notify(opened: OpenFile) -> None:
+    """Wake whoever polls the file; Linux polls again then, with a new handle."""
+    waiting, opened.poll = opened.poll, None
+    if waiting is not None:
+        try:
+            waiting.notify()
+        except OSError as failure:
+            log.debug("a poll could not be woken: %s", failure)

@@ -1,0 +1,141 @@
+"""/proc: the processes by pid, and figures of the whole system. One process: process.py."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from agentfs.errors import KernelError
+from agentfs.events import (
+    MAIL,
+    ChildrenChanged,
+    Event,
+    ProcessChanged,
+    ProcessExited,
+    ProcessReaped,
+    ProcessReparented,
+    ProcessRestarted,
+    ProcessSpawned,
+    StateChanged,
+)
+from agentfs.process.model import State
+from agentfs.providers.load import LoadAverage
+from agentfs.providers.process import ChildrenDirectory, ProcessDirectory, pid_of
+from agentfs.providers.streams import Signals
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.changes import Change, Created, Removed
+from agentfs.vfs.declare import Table, link, live, modified
+from agentfs.vfs.files import Owner
+from agentfs.vfs.node import Node
+
+if TYPE_CHECKING:
+    from agentfs.kernel import Kernel
+
+__all__ = ["ProcDirectory"]
+
+
+class ProcDirectory(Table):
+    """/proc: a directory for each process, and figures of the whole system."""
+
+    PATH = "/proc"
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.key = ("proc",)
+        self.signals = Signals(kernel)
+        self._load = LoadAverage(kernel)
+
+    def owner(self) -> Owner:
+        return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
+
+    @link("self", example="7")
+    def self_link(self, caller: Caller) -> str:
+        """The caller's own process; 1 for the operator. ENOENT for who is no agent."""
+        if caller.principal.pid is None:
+            raise KernelError(errno.ENOENT, f"{caller.principal.name} has no process here")
+        return str(caller.principal.pid)
+
+    @live("uptime", example="123.45")
+    def uptime(self) -> str:
+        """Seconds since the daemon started."""
+        return f"{max(0.0, self.kernel.clock.now() - self.kernel.started):.2f}"
+
+    @live("version", example="agentfs 0.1.0")
+    def version(self) -> str:
+        """The name and the release of the kernel."""
+        return f"agentfs {self.kernel.version}"
+
+    @live("loadavg", example="1.25 0.80 0.31 2/14 29")
+    def loadavg(self) -> str:
+        """How many processes were running on average over 1, 5 and 15 minutes; running/all
+        processes; the newest pid."""
+        processes = list(self.kernel.table)
+        running = sum(process.state is State.RUNNING for process in processes)
+        newest = max((process.pid for process in processes), default=0)
+        averages = " ".join(f"{average:.2f}" for average in self._load.read())
+        return f"{averages} {running}/{len(processes)} {newest}"
+
+    @live("stat", example="processes 14\nidle 10\n…\n")
+    def stat_(self) -> str:
+        """One `name number` a line: processes (in the table), then those in each state, agents,
+        calls (of the system since the start), events and commits (ever; since the start), btime
+        (start of the daemon, seconds since 1970)."""
+        kernel = self.kernel
+        states = [process.state for process in kernel.table]
+        lines = [("processes", len(states))]
+        lines += [(state.value, states.count(state)) for state in State]
+        lines += [
+            ("agents", len(kernel.agents)),
+            ("calls", kernel.gate.calls),
+            ("events", kernel.events.last),
+            ("commits", kernel.store.commits),
+            ("btime", int(kernel.started)),
+        ]
+        return "".join(f"{name} {number}\n" for name, number in lines)
+
+    @live("mounts", example="agentfs /run/agents fuse.agentfs rw 0 0")
+    def mounts(self) -> str:
+        """Where the tree is mounted, in the format of Linux's /proc/mounts."""
+        place = "".join(
+            f"\\{ord(char):03o}" if char in " \t\n\\" else char for char in self.kernel.mountpoint
+        )
+        return f"agentfs {place} fuse.agentfs rw 0 0"
+
+    def process(self, pid: int) -> ProcessDirectory:
+        return ProcessDirectory(self, pid)
+
+    def find(self, name: str) -> Node | None:
+        found = self.kernel.table.find(pid_of(name))
+        return None if found is None else self.process(found.pid)
+
+    def more(self) -> Iterator[tuple[str, Node]]:
+        for process in self.kernel.table:
+            yield str(process.pid), self.process(process.pid)
+
+    def changes(self, event: Event) -> Iterable[Change]:
+        """What an event changes in here."""
+        match event:
+            case ProcessSpawned(pid=pid):
+                node = self.process(pid)
+                node.remember()
+                yield Created(self.key, str(pid), node)
+            case ProcessReaped(pid=pid):
+                yield Removed(self.key, str(pid), ("proc", pid), is_directory=True)
+            case ChildrenChanged(pid=pid, child=child, added=added):
+                children = ChildrenDirectory(self.process(pid))
+                node = children.child(child)
+                if added:
+                    node.remember()
+                    yield Created(children.key, str(child), node)
+                else:
+                    yield Removed(children.key, str(child), node.key)
+                yield from modified(ProcessDirectory, ("proc", pid), event)
+            case StateChanged() | ProcessChanged() | ProcessExited():
+                yield from modified(ProcessDirectory, ("proc", event.pid), event)
+            case ProcessRestarted() | ProcessReparented():
+                yield from modified(ProcessDirectory, ("proc", event.pid), event)
+            case _ if isinstance(event, MAIL):
+                process = self.kernel.table.by_name(event.agent)
+                if process is not None:
+                    yield from modified(ProcessDirectory, ("proc", process.pid), event)

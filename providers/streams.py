@@ -1,0 +1,246 @@
+"""Streams of records that the kernel keeps for a while: a reader is a place in them.
+
+No reader has a queue of its own, so a slow one costs nothing and slows nobody; what fell out before
+it was read is announced by a `lost` record.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from agentfs.clock import rfc3339
+from agentfs.errors import KernelError
+from agentfs.events import ProcessExited, ProcessReaped, Record, SignalSent
+from agentfs.vfs.node import StreamHandle
+
+if TYPE_CHECKING:
+    from agentfs.kernel import Kernel
+    from agentfs.security.principal import Principal
+
+__all__ = ["EventStream", "JournalStream", "Signals", "SignalStream", "WaitStream"]
+
+
+class RecordStream(StreamHandle):
+    """Hands out whole records as bytes, as many as fit; one that does not fit comes in pieces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rest = b""
+
+    def next_record(self) -> bytes | None:
+        """The next record, in the order they came; None if there is none yet."""
+        raise NotImplementedError
+
+    def ended(self) -> bool:
+        """Whether no record will come any more."""
+        return False
+
+    def try_read(self, size: int) -> bytes | None:
+        pieces = self._rest
+        while len(pieces) < size:
+            record = self.next_record()
+            if record is None:
+                break
+            pieces += record
+        self._rest = pieces[size:]
+        if pieces:
+            return pieces[:size]
+        return b"" if self.ended() else None
+
+
+class EventStream(RecordStream):
+    """`/dev/events` (from now on) and `/dev/events.all` (from the oldest kept)."""
+
+    def __init__(self, kernel: Kernel, first: int) -> None:
+        super().__init__()
+        self._events = kernel.events
+        self._clock = kernel.clock
+        self._next = first
+        self._pending: Iterator[Record] = iter(())
+        self._events.listen(self._heard)
+
+    def _heard(self, record: Record) -> None:
+        self.wake()
+
+    def next_record(self) -> bytes | None:
+        oldest = self._events.oldest
+        if self._next < oldest:
+            lost, self._next = oldest - self._next, oldest
+            head = {"seq": oldest - 1, "time": rfc3339(self._clock.now())}
+            return (json.dumps(head | {"type": "lost", "count": lost}) + "\n").encode()
+        record = next(self._events.since(self._next), None)
+        if record is None:
+            return None
+        self._next = record.seq + 1
+        return record.line()
+
+    def ready(self) -> bool:
+        return bool(self._rest) or self._next <= self._events.last
+
+    def release(self) -> None:
+        self._events.unlisten(self._heard)
+
+
+class JournalStream(RecordStream):
+    """`/dev/kmsg`: the lines that are kept, then the new ones."""
+
+    CAPACITY = 4096  # lines that wait for this reader
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__()
+        self._lines: deque[bytes] = deque(kernel.journal.lines())
+        self._lost = 0
+        self._unlisten = kernel.journal.listen(self._heard)
+
+    def _heard(self, line: bytes) -> None:
+        if len(self._lines) >= self.CAPACITY:
+            self._lines.popleft()
+            self._lost += 1
+        self._lines.append(line)
+        self.wake()
+
+    def next_record(self) -> bytes | None:
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            return f"lost {lost}\n".encode()
+        return self._lines.popleft() if self._lines else None
+
+    def ready(self) -> bool:
+        return bool(self._rest or self._lines)
+
+    def release(self) -> None:
+        self._unlisten()
+
+
+class Signals:
+    """The signals and notices of each process, from its start on, the newest 100 of each."""
+
+    KEPT = 100
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._sent: dict[int, tuple[int, deque[str]]] = {}  # pid -> how many in all, the newest
+        self._readers: dict[int, set[SignalStream]] = {}
+        kernel.events.listen(self._heard)
+
+    def __len__(self) -> int:
+        return len(self._sent)
+
+    def _heard(self, record: Record) -> None:
+        event = record.event
+        if isinstance(event, SignalSent):
+            count, kept = self._sent.get(event.pid, (0, None))
+            kept = deque(maxlen=self.KEPT) if kept is None else kept
+            kept.append(event.text)
+            self._sent[event.pid] = (count + 1, kept)
+        elif isinstance(event, ProcessReaped):
+            self._sent.pop(event.pid, None)
+        else:
+            return
+        for reader in tuple(self._readers.get(event.pid, ())):
+            if isinstance(event, ProcessReaped):
+                reader.end()
+            reader.wake()
+
+    def since(self, pid: int, number: int) -> tuple[int, str] | None:
+        """The first kept signal whose number (from 0) is at least `number`, with its number."""
+        count, kept = self._sent.get(pid, (0, deque()))
+        first = max(number, count - len(kept))
+        return None if first >= count else (first, kept[first - (count - len(kept))])
+
+    def join(self, pid: int, reader: SignalStream) -> None:
+        self._readers.setdefault(pid, set()).add(reader)
+
+    def leave(self, pid: int, reader: SignalStream) -> None:
+        readers = self._readers.get(pid, set())
+        readers.discard(reader)
+        if not readers:
+            self._readers.pop(pid, None)
+
+
+class SignalStream(RecordStream):
+    """`/proc/PID/signals`: ends when the process is reaped."""
+
+    def __init__(self, signals: Signals, pid: int) -> None:
+        super().__init__()
+        self._signals = signals
+        self._pid = pid
+        self._next = 0
+        self._over = False
+        signals.join(pid, self)
+
+    def next_record(self) -> bytes | None:
+        found = self._signals.since(self._pid, self._next)
+        if found is None:
+            return None
+        number, text = found
+        lost, self._next = number - self._next, number + 1
+        line = f"{text}\n".encode()
+        return f"LOST {lost}\n".encode() + line if lost else line
+
+    def end(self) -> None:
+        """The process is no more."""
+        self._over = True
+
+    def ended(self) -> bool:
+        return self._over
+
+    def ready(self) -> bool:
+        if self._rest or self._over:
+            return True
+        return self._signals.since(self._pid, self._next) is not None
+
+    def release(self) -> None:
+        self._signals.leave(self._pid, self)
+
+
+class WaitStream(StreamHandle):
+    """`/proc/PID/wait`: the exit code once there is one, then the end."""
+
+    def __init__(self, kernel: Kernel, pid: int, principal: Principal) -> None:
+        super().__init__()
+        self._kernel = kernel
+        self._pid = pid
+        self._principal = principal
+        self._code: int | None = None  # as the event said: another reader may reap it first
+        self._gone = False
+        self._rest: bytes | None = None
+        kernel.events.listen(self._heard)
+
+    def _heard(self, record: Record) -> None:
+        match record.event:
+            case ProcessExited(pid=self._pid, code=code):
+                self._code = code
+            case ProcessReaped(pid=self._pid):
+                self._gone = True
+            case _:
+                return
+        self.wake()
+
+    def ready(self) -> bool:
+        process = self._kernel.table.find(self._pid)
+        return self._rest is not None or process is None or not process.state.alive
+
+    def try_read(self, size: int) -> bytes | None:
+        if self._rest is None:
+            code = self._collect()
+            if code is None:
+                return None
+            self._rest = f"{code}\n".encode()
+        chunk, self._rest = self._rest[:size], self._rest[size:]
+        return chunk
+
+    def _collect(self) -> int | None:
+        if not self._gone and self._kernel.table.find(self._pid) is not None:
+            return self._kernel.processes.collect(self._principal, self._pid)
+        if self._code is None:
+            raise KernelError(errno.ESTALE, f"process {self._pid} is no more")
+        return self._code
+
+    def release(self) -> None:
+        self._kernel.events.unlisten(self._heard)
+
+

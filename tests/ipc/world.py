@@ -1,0 +1,167 @@
+"""A system without FUSE and without programs: the real kernel parts around the mail, on a clock
+that a test moves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from agentfs.clock import ManualClock, Timers
+from agentfs.config import Settings
+from agentfs.events import Event, EventLog
+from agentfs.ipc.mail import Mail
+from agentfs.ipc.message import Draft, Message
+from agentfs.process.agents import Agents
+from agentfs.process.model import Process, Restart, Role, State, Tier
+from agentfs.process.table import ProcessTable
+from agentfs.security.policy import Policy
+from agentfs.security.principal import INIT, Kind, Principal
+from agentfs.storage.check import check
+from agentfs.storage.store import Store
+from agentfs.syscall import Gate
+
+UID, GID = os.getuid(), os.getgid()
+OPERATOR = Principal(Kind.OPERATOR, INIT, "init", UID, GID)
+
+
+class World:
+    """One kernel's mail. `restart()` is kill -9 of the daemon and its next start."""
+
+    def __init__(self, state: Path, clock: ManualClock | None = None) -> None:
+        self.state = state
+        self.clock = clock or ManualClock()
+        self.store = Store(state / "store.db")
+        self.events = EventLog(self.store, self.clock)
+        self.settings = Settings(self.store, self.events)
+        self.timers = Timers(self.clock)
+        self.table = ProcessTable(self.store, self.events, self.clock)
+        self.gate = Gate(self.store, Policy(), self.table.find)
+        self.agents = Agents(self.store, self.events, self.clock, self.gate, self.table, state)
+        self.mail = Mail(
+            self.gate,
+            self.table,
+            self.agents,
+            self.store,
+            self.events,
+            self.clock,
+            self.timers,
+            self.settings,
+            "here",
+        )
+        self.mail.load()
+        self.seen: list[Event] = []
+        self.events.listen(lambda record: self.seen.append(record.event))
+        if self.table.find(INIT) is None:
+            self.process("init", 0, Role.KERNEL)
+
+    def restart(self) -> World:
+        """The same system as a killed daemon leaves it, opened again."""
+        self.store._db.close()
+        return World(self.state, self.clock)
+
+    def close(self) -> None:
+        """Every test ends with the store's own consistency check."""
+        self.store.close()
+        assert check(self.state / "store.db") == []
+
+    # -- who is there ----------------------------------------------------------------------------
+
+    def agent(self, name: str) -> str:
+        """An agent without a process."""
+        if self.agents.find(name) is None:
+            self.agents.ensure(name, UID, GID, "init", "")
+        return name
+
+    def process(self, name: str, ppid: int = INIT, role: Role = Role.AGENT) -> Process:
+        """An agent and a process of it."""
+        with self.store.transaction():
+            pid = self.table.next_pid()
+            process = Process(
+                pid=pid,
+                ppid=ppid,
+                name=name,
+                role=role,
+                tier=Tier.TACTICAL,
+                model="sonnet",
+                uid=UID,
+                gid=GID,
+                user="me",
+                node="here",
+                restart=Restart.NEVER,
+                started=self.clock.now(),
+                state=State.RUNNING if role is Role.KERNEL else State.IDLE,
+            )
+            self.agent(name)
+            self.table.add(process)
+        return process
+
+    def end(self, process: Process, code: int, *, restart: bool = False) -> None:
+        """Its program ends, as the supervisor has it."""
+        with self.store.transaction():
+            self.mail.process_ended(process, code)
+            if not restart:
+                self.table.set_state(process, State.ZOMBIE)
+
+    def principal(self, name: str) -> Principal:
+        process = self.table.by_name(name)
+        assert process is not None
+        if process.pid == INIT:
+            return OPERATOR
+        return Principal(Kind.AGENT, process.pid, name, UID, GID)
+
+    # -- mail ------------------------------------------------------------------------------------
+
+    def send(self, sender: str, receiver: str, text: str = "hello", **more: object) -> Message:
+        """`sender` writes into its outbox, or the operator does where it has no process."""
+        principal = self.principal(sender) if self.table.by_name(sender) else OPERATOR
+        draft = Draft.parse(text.encode(), now=self.clock.now(), to=receiver)
+        for name, value in more.items():
+            setattr(draft, name, value)
+        return self.mail.send(principal, sender, draft)
+
+    def recv(self, name: str) -> str | None:
+        """One `cat recv`: the body, None where it would block."""
+        principal = self.principal(name) if self.table.by_name(name) else OPERATOR
+        message = self.mail.claim_next(principal, name)
+        return None if message is None else self.body(message)
+
+    def body(self, message: Message) -> str:
+        content = self.mail.content(message)
+        assert len(content) == self.mail.size(message)
+        return content.partition(b"\n\n")[2].decode()
+
+    def header(self, message: Message, name: str) -> str | None:
+        for line in self.mail.content(message).partition(b"\n\n")[0].decode().splitlines():
+            key, _, text = line.partition(": ")
+            if key == name:
+                return text
+        return None
+
+    def waiting(self, name: str) -> list[str]:
+        """The bodies that wait, by file name."""
+        return [self.body(message) for _, message in sorted(self.mail.mailbox(name).new.items())]
+
+    def kinds(self) -> list[str]:
+        """The types of the events since the last call, of mail only."""
+        kinds = [event.type for event in self.seen if event.type.startswith(("message", "copy"))]
+        self.seen.clear()
+        return kinds
+
+    def memory(self) -> object:
+        """Everything the mail has in memory, to compare."""
+        return {
+            box.name: {
+                folder: {
+                    file: (message.seq, message.record(), message.folder, message.file)
+                    for file, message in sorted(box.folder(folder).items())
+                }
+                for folder in ("new", "cur", "dead")
+            }
+            | {"claims": sorted((str(pid), len(box.claims(pid))) for pid in box.claimants)}
+            for box in self.mail._boxes
+            if box.new or box.cur or box.dead
+        } | {"stamp": self.mail._boxes.stamp()}
+
+    def stored(self) -> object:
+        """Everything the store has of messages, to compare."""
+        return list(self.store.messages())

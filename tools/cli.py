@@ -1,0 +1,111 @@
+"""`agentfs`: the command. Imports only click and the standard library, so that it starts fast;
+what mounts, runs manifests or examines the machine is imported by its own command.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+import click
+
+import agentfs
+from agentfs.tools.how import FileCommand, Given, placeholders
+from agentfs.tools.tree import ToolError
+from agentfs.tools.tree_commands import COMMANDS
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(agentfs.__version__, prog_name="agentfs")
+def commands() -> None:
+    """An operating system for AI agents whose whole interface is a file system.
+
+    The commands work on the tree that $AGENTFS names, else on the only one that is mounted.
+    """
+
+
+for command in COMMANDS:
+    commands.add_command(command)
+
+
+@commands.command()
+@click.argument("directory", metavar="DIR")
+@click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")
+@click.option("--state", metavar="DIR", help="Where everything is kept; default: by DIR.")
+@click.option("--allow-other", is_flag=True, help="Let other users of the machine in.")
+@click.option("-o", "--option", "options", multiple=True, metavar="OPT", help="For FUSE.")
+def mount(
+    directory: str, foreground: bool, state: str | None, allow_other: bool, options: tuple[str, ...]
+) -> None:
+    """Mount a tree at DIR; return when it can be used."""
+    from agentfs.tools.mounting import mount_tree
+
+    given = [part for option in options for part in option.split(",") if part]
+    if allow_other:
+        given.append("allow_other")
+    code = mount_tree(directory, state, given, foreground=foreground)
+    if code:
+        sys.exit(code)
+
+
+def _umount_how(given: Given) -> str:
+    path = placeholders(given, directory="DIR")["directory"]
+    return f"kill $(cat {shlex.quote(path)}/proc/1/ospid)"
+
+
+@commands.command(cls=FileCommand, how=_umount_how)
+@click.argument("directory", metavar="DIR")
+@click.option("-l", "--lazy", is_flag=True, help="Also while other programs use it.")
+def umount(directory: str, lazy: bool) -> None:
+    """End the system at DIR and all its programs, and unmount it."""
+    from agentfs.tools.mounting import umount_tree
+
+    umount_tree(directory, lazy=lazy)
+
+
+@commands.command()
+@click.argument("manifest")
+@click.argument("directory", metavar="[DIR]", required=False)
+@click.option("-d", "--detach", is_flag=True, help="Leave everything running and return.")
+@click.option("--state", metavar="DIR", help="Where everything is kept, if it is mounted now.")
+@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="For all its processes.")
+def up(
+    manifest: str, directory: str | None, detach: bool, state: str | None, env: tuple[str, ...]
+) -> None:
+    """Start what MANIFEST names and follow it to its end.
+
+    DIR is mounted if it is not yet. Without DIR: the tree there is, else a temporary one.
+    """
+    from agentfs.tools.up import run
+
+    sys.exit(run(manifest, directory, state, env, detach=detach))
+
+
+@commands.command()
+@click.option("--state", metavar="DIR", help="Also check the store in this state directory.")
+def doctor(state: str | None) -> None:
+    """Say what this machine lacks for AgentFS, and how to get it."""
+    from agentfs.tools.doctor import run
+
+    sys.exit(run(state))
+
+
+def main() -> None:
+    """The entry point. Exit codes: 1 refused or failed, 2 usage, 130 interrupted."""
+    try:
+        code = commands.main(prog_name="agentfs", standalone_mode=False)
+    except click.ClickException as wrong:
+        wrong.show()
+        code = wrong.exit_code
+    except click.Abort:
+        code = 130
+    except ToolError as failed:
+        click.echo(f"agentfs: {failed}", err=True)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

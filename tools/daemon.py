@@ -1,0 +1,184 @@
+"""The daemon: one kernel, its providers' tree, and the mount, put together and run.
+
+`python -m agentfs.tools.daemon DIR --state DIR`; people use `agentfs mount`, which starts it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import fcntl
+import logging
+import logging.handlers
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import trio
+
+from agentfs.errors import KernelError
+from agentfs.kernel import Kernel
+from agentfs.mount.session import Mount, serve
+from agentfs.providers.tree import build
+from agentfs.security.principal import Principal
+
+__all__ = ["main"]
+
+log = logging.getLogger("agentfs.daemon")
+
+OPTIONS = {"default_permissions", "fsname=agentfs", "subtype=agentfs"}
+"""What every mount has: modes and owners are checked by Linux; the type is `fuse.agentfs`."""
+
+LOG_SIZE = 10 * 1024 * 1024
+
+
+class StartError(Exception):
+    """Said through the ready pipe and to the log."""
+
+
+class Bridge:
+    """What the mount needs of the kernel (`agentfs.mount.system.System`)."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    async def identify(self, tid: int, uid: int, gid: int) -> Principal:
+        return await self._kernel.identity.resolve(tid, uid, gid)
+
+    def refused(self, principal: Principal, path: str, refusal: KernelError) -> None:
+        self._kernel.refusals.record(principal, path, refusal)
+
+    def max_parked(self) -> int:
+        return self._kernel.settings.now.mount.max_parked
+
+    def announce_queue(self) -> int:
+        return self._kernel.settings.now.mount.announce_queue
+
+
+class Starter:
+    """Whoever waits for us at the other end of the pipe: told once, `ok` or `error: words`."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+
+    def tell(self, words: str) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            return
+        try:
+            os.write(descriptor, f"{words}\n".encode())
+        except BrokenPipeError:
+            log.warning("who started us is gone: %s", words)
+        os.close(descriptor)
+
+
+def main() -> int:
+    """Run until the tree is unmounted or TERM or INT comes. The exit code: 1 if it failed."""
+    parser = argparse.ArgumentParser(prog="agentfs.tools.daemon")
+    parser.add_argument("mountpoint")
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--ready", type=int, metavar="FD")
+    parser.add_argument("--foreground", action="store_true")
+    parser.add_argument("-o", dest="options", action="append", default=[])
+    given = parser.parse_args()
+    starter = Starter(given.ready)
+    if given.ready is not None:
+        os.set_inheritable(given.ready, False)
+    os.umask(0o022)
+    try:
+        _log_to(given.state / "kernel.log", also_stderr=given.foreground)
+        with _only_daemon(given.state):
+            trio.run(_run, given.mountpoint, given.state, OPTIONS | set(given.options), starter)
+    except (StartError, OSError, KernelError) as failed:
+        return _failed(starter, str(failed), given.foreground)
+    except BaseExceptionGroup as group:
+        log.error("the daemon failed", exc_info=group)
+        return _failed(starter, _first(group), given.foreground)
+    except Exception as fault:
+        log.exception("the daemon failed")
+        return _failed(starter, f"{type(fault).__name__}: {fault}", given.foreground)
+    return 0
+
+
+def _failed(starter: Starter, words: str, foreground: bool) -> int:
+    log.error("%s", words)
+    starter.tell(f"error: {' '.join(words.split())}")
+    if foreground:
+        print(f"agentfs: {words}", file=sys.stderr)
+    return 1
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> str:
+    """What went wrong first, in words."""
+    fault: BaseException = group
+    while isinstance(fault, BaseExceptionGroup):
+        fault = fault.exceptions[0]
+    return str(fault) or type(fault).__name__
+
+
+def _log_to(path: Path, *, also_stderr: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handlers: list[logging.Handler] = [
+        logging.handlers.RotatingFileHandler(path, maxBytes=LOG_SIZE, backupCount=1)
+    ]
+    if also_stderr:
+        handlers.append(logging.StreamHandler())
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=handlers,
+    )
+
+
+@contextmanager
+def _only_daemon(state: Path) -> Iterator[None]:
+    """Hold the lock of the state directory; two daemons on one state would destroy it."""
+    descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as failed:
+            if failed.errno != errno.EWOULDBLOCK:
+                raise
+            owner = os.read(descriptor, 32).decode("ascii", "replace").strip()
+            raise StartError(f"{state}: in use by another daemon, process {owner}") from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def _run(mountpoint: str, state: Path, options: set[str], starter: Starter) -> None:
+    """Kernel, tree and mount, and nothing left of them when it returns."""
+    stop = trio.Event()
+    kernel = Kernel(state, mountpoint)
+    mount = Mount(build(kernel), Bridge(kernel), mountpoint, str(state))
+
+    def ready() -> None:
+        log.info("mounted at %s, state in %s", mountpoint, state)
+        starter.tell("ok")
+
+    async with kernel.running(), trio.open_nursery() as nursery:
+        nursery.start_soon(_end_on_signals, kernel, stop)
+        parked = kernel.settings.now.mount.max_parked
+        await serve(mount, kernel.events, options, ready, stop, parked)
+        nursery.cancel_scope.cancel()
+    log.info("unmounted %s", mountpoint)
+
+
+async def _end_on_signals(kernel: Kernel, stop: trio.Event) -> None:
+    """TERM and INT: end the programs while their tree is still there, then unmount."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("ending: %s", signal.Signals(number).name)
+            await kernel.supervisor.shutdown()
+            stop.set()
+            return
+
+
+if __name__ == "__main__":
+    sys.exit(main())

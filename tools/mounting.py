@@ -1,0 +1,240 @@
+"""Mounting and unmounting: the daemon is started in a session of its own and says when it is
+ready. Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from agentfs.tools.mounts import is_stale, mounts
+from agentfs.tools.tree import ToolError
+
+__all__ = [
+    "mount_tree",
+    "start",
+    "state_dir",
+    "umount_tree",
+]
+
+PATIENCE = 60.0
+"""Seconds that a daemon may take to end its programs (their grace is 10) and to unmount."""
+
+
+def state_dir(path: str) -> str:
+    """Where the tree at `path` keeps everything unless told otherwise.
+
+    One folder for each mount point: its path with `-` for `/`, a `-` in it as `%2D`.
+    """
+    name = re.sub("[%-]", lambda match: f"%{ord(match[0]):02X}", path.strip("/")).replace("/", "-")
+    if len(os.fsencode(name)) > 200:
+        name = hashlib.sha256(os.fsencode(path)).hexdigest()
+    if os.geteuid() == 0:
+        base = "/var/lib"
+    else:
+        base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.join(base, "agentfs", name or "root")
+
+
+def _mountpoint(directory: str) -> str:
+    """The directory to mount on, as an absolute path; what a crashed daemon left is taken away."""
+    path = os.path.realpath(directory)
+    if is_stale(path):
+        _unmount(path)
+    try:
+        os.listdir(path)
+    except OSError as failed:
+        raise ToolError(
+            f"{directory}: {failed.strerror}; a mount point is a directory that exists"
+        ) from None
+    if path in mounts():
+        raise ToolError(f"{directory}: a tree is mounted there already")
+    return path
+
+
+def _state(state: str | None, path: str) -> str:
+    """The state directory, made if need be. It may not lie inside the mount."""
+    folder = os.path.realpath(state) if state is not None else state_dir(path)
+    if os.path.commonpath([folder, path]) == path:
+        raise ToolError(f"{folder}: the state directory cannot lie inside the mount")
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    except OSError as failed:
+        raise ToolError(f"{folder}: {failed.strerror}; --state DIR names another place") from None
+    return folder
+
+
+def _command(path: str, state: str, options: list[str]) -> list[str]:
+    """The daemon's command line. -P: what lies in the working directory is not imported."""
+    words = [sys.executable, "-P", "-m", "agentfs.tools.daemon", path, "--state", state]
+    for option in options:
+        words += ["-o", option]
+    return words
+
+
+def mount_tree(directory: str, state: str | None, options: list[str], *, foreground: bool) -> int:
+    """Mount a tree at `directory`; return 0 when it can be used. In the foreground: serve it until it
+    is unmounted, and return the daemon's exit code. Raises ToolError."""
+    if not foreground:
+        start(directory, state, options)
+        return 0
+    path = _mountpoint(directory)
+    words = _command(path, _state(state, path), options)
+    sys.stdout.flush()
+    daemon = subprocess.Popen([*words, "--foreground"])
+    while True:
+        try:
+            return daemon.wait()
+        except KeyboardInterrupt:
+            pass  # the terminal told the daemon as well: wait for it to end
+
+
+def start(directory: str, state: str | None, options: list[str]) -> subprocess.Popen[bytes]:
+    """Start the daemon for `directory` and wait until the tree can be used. Raises ToolError."""
+    path = _mountpoint(directory)
+    folder = _state(state, path)
+    reader, writer = os.pipe()
+    try:
+        with open(os.path.join(folder, "kernel.log"), "ab") as log:
+            daemon = subprocess.Popen(
+                [*_command(path, folder, options), "--ready", str(writer)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                start_new_session=True,
+                pass_fds=(writer,),
+            )
+    except OSError as failed:
+        os.close(reader)
+        raise ToolError(f"{failed.filename}: {failed.strerror}") from None
+    finally:
+        os.close(writer)
+    try:
+        with open(reader, encoding="utf-8", errors="replace") as pipe:
+            answer = pipe.readline().strip()
+    except KeyboardInterrupt:
+        daemon.terminate()
+        raise
+    if answer == "ok":
+        return daemon
+    daemon.wait()
+    if answer:
+        raise ToolError(answer.removeprefix("error: "))
+    raise ToolError(f"the daemon ended before it was ready; {folder}/kernel.log says more")
+
+
+# -- unmounting ----------------------------------------------------------------------------------
+
+
+def _unmount(path: str) -> None:
+    """Take a mount away whose daemon is gone."""
+    words = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
+    try:
+        done = subprocess.run([*words, "--", path], check=False, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise ToolError(f"{words[0]}: not installed; `agentfs doctor` says how to get it") from None
+    if done.returncode:
+        raise ToolError(done.stderr.strip() or f"{path}: {words[0]} failed")
+
+
+def umount_tree(directory: str, *, lazy: bool) -> None:
+    """End the system at `directory` and return when its daemon, and with it the mount, is gone.
+
+    The daemon ends the programs first, while their tree is still there. Refuses while programs
+    that are no agents' use the tree, unless `lazy`. Raises ToolError.
+    """
+    path = os.path.realpath(directory)
+    if path not in mounts():
+        raise ToolError(f"{directory}: no tree of AgentFS is mounted there")
+    if is_stale(path):
+        _unmount(path)
+        return
+    try:
+        with open(os.path.join(path, "proc/1/ospid"), encoding="ascii") as file:
+            pid = int(file.read())
+        daemon = os.pidfd_open(pid)
+    except (OSError, ValueError) as failed:
+        raise ToolError(f"{directory}: its daemon cannot be found: {failed}") from None
+    try:
+        users = [] if lazy else list(_users(path, _programs(path) | {pid}))
+        if users:
+            raise ToolError(f"{directory}: in use by {', '.join(users)}; end them, or use --lazy")
+        _end(directory, pid)
+        if not select.select([daemon], [], [], PATIENCE)[0]:
+            raise ToolError(f"{directory}: the daemon {pid} has not ended within {PATIENCE:.0f} s")
+    finally:
+        os.close(daemon)
+
+
+def _end(directory: str, pid: int) -> None:
+    try:
+        os.kill(pid, 15)
+    except ProcessLookupError:
+        pass  # it is ending already
+    except PermissionError:
+        raise ToolError(
+            f"{directory}: only root and the user who mounted it can unmount it"
+        ) from None
+
+
+def _programs(path: str) -> set[int]:
+    """The operating-system pids of the agents at work in the tree."""
+    found = set()
+    for name in os.listdir(os.path.join(path, "proc")):
+        if not name.isdigit():
+            continue
+        try:
+            with open(os.path.join(path, "proc", name, "ospid"), encoding="ascii") as file:
+                found.add(int(file.read() or 0))
+        except (OSError, ValueError):
+            continue  # it ended meanwhile
+    return found - {0}
+
+
+def _users(path: str, ours: set[int]) -> Iterator[str]:
+    """`name (pid)` of each program that uses the tree and descends from none of `ours`.
+
+    Only what this user may see: other users' programs hide their descriptors.
+    """
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid() or not _uses(name, path):
+            continue
+        if not any(pid in ours for pid in _ancestry(int(name))):
+            try:
+                with open(f"/proc/{name}/comm", encoding="utf-8", errors="replace") as file:
+                    yield f"{file.read().strip()} ({name})"
+            except OSError:
+                continue  # it ended meanwhile
+
+
+def _uses(pid: str, path: str) -> bool:
+    links = [f"/proc/{pid}/cwd", f"/proc/{pid}/root"]
+    try:
+        links += [f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]
+    except OSError:
+        return False  # not ours to look into, or gone
+    for link in links:
+        try:
+            target = os.readlink(link)
+        except OSError:
+            continue
+        if target == path or target.startswith(path + "/"):
+            return True
+    return False
+
+
+def _ancestry(pid: int) -> Iterator[int]:
+    """`pid`, its parent, and so on to init."""
+    while pid > 0:
+        yield pid
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                pid = int(file.read().rpartition(b")")[2].split()[1])
+        except OSError:
+            return

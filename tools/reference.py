@@ -1,0 +1,81 @@
+"""The reference page of the tree, made from the declarations of its nodes.
+
+    python -m agentfs.tools.reference > docs/namespace.md
+
+A test holds the page against the declarations, so it cannot fall behind.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Iterator
+
+import agentfs.providers
+from agentfs.vfs.declare import Entry, Table
+
+__all__ = ["page"]
+
+HEAD = """\
+# The namespace: every path
+
+Made from the declarations of the nodes (`python -m agentfs.tools.reference`); do not edit.
+
+Paths are relative to the mount. Text is UTF-8 and ends in a newline; times are RFC 3339 in UTC,
+durations are `90s`, `10m`, `2h`, `7d`. *Private* paths open only for the agent they belong to and
+for the operator. `cat /proc/self/error` says why a call was refused.
+
+| kind | read | write |
+|---|---|---|
+| Value | the value; cached, and never stale | each write is parsed and applied |
+| Document | the whole text; cached, and never stale | applied when the file is closed; refused as a whole |
+| Live | the value at the moment of opening | – |
+| Control | empty | each line is a command, run in order |
+| Transaction | the reply, after a write on the same handle | the request |
+| Stream | the next record; waits for it (O_NONBLOCK: EAGAIN; poll works) | – |
+"""
+
+
+def page() -> str:
+    """The whole page, in Markdown."""
+    return HEAD + "".join(_section(table) for table in _tables())
+
+
+def _tables() -> Iterator[type[Table]]:
+    """Every declared directory, in the order of its path."""
+    for module in pkgutil.iter_modules(agentfs.providers.__path__):
+        importlib.import_module(f"agentfs.providers.{module.name}")
+    found: dict[str, type[Table]] = {}
+    waiting: list[type[Table]] = [Table]
+    while waiting:
+        table = waiting.pop()
+        waiting += table.__subclasses__()
+        path = getattr(table, "PATH", None)
+        if path is not None and table.__module__.startswith("agentfs.providers"):
+            found[path] = table
+    for path in sorted(found):
+        yield found[path]
+
+
+def _section(table: type[Table]) -> str:
+    path = table.PATH  # type: ignore[attr-defined]  # _tables takes only those that have one
+    lines = [f"\n## {path}\n", (table.__doc__ or "").strip().split("\n\n")[0], ""]
+    if table.TABLE:
+        lines += ["| name | mode | kind | what |", "|---|---|---|---|"]
+        lines += [_row(entry) for entry in table.TABLE.values()]
+    return "\n".join(lines) + "\n"
+
+
+def _row(entry: Entry) -> str:
+    kind = f"{entry.kind}, private" if entry.private else entry.kind
+    what = entry.doc
+    if entry.example:
+        what += f" Example: `{entry.example.strip().splitlines()[0]}`."
+    for name, when in entry.errors:
+        what += f" **{name}**: {when}."
+    return f"| `{entry.name}` | {entry.mode:04o} | {kind} | {what.replace('|', chr(92) + '|')} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

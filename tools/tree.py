@@ -1,0 +1,172 @@
+"""A mounted tree seen from outside: where it is, and file operations that say why they failed.
+
+Nothing here knows more than paths. Standard library only: a command that reads a file starts fast.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+from collections.abc import Iterator
+
+from agentfs.tools.mounts import is_stale, mounts
+
+__all__ = ["CHUNK", "ToolError", "Tree", "TreeError", "find", "shell_root"]
+
+QUIET = frozenset({errno.ENOENT, errno.EAGAIN, errno.EINTR, errno.ENOTCONN})
+"""What the tree does not write a reason for."""
+
+CHUNK = 1 << 20
+"""Bytes to ask for at once: the largest message and a little more come in two reads."""
+
+
+class ToolError(Exception):
+    """It could not be done. The text is a sentence that says what and why."""
+
+
+class TreeError(ToolError):
+    """A file operation that failed. The text is `PATH: words`; `errno` as the call returned it."""
+
+    def __init__(self, path: str, words: str, number: int = 0) -> None:
+        super().__init__(f"{path}: {words}" if path else words)
+        self.errno = number
+
+
+def find() -> str:
+    """The tree to work on: $AGENTFS, else the only one that is mounted. Raises TreeError."""
+    named = os.environ.get("AGENTFS")
+    if named:
+        return named
+    found = [path for path in dict.fromkeys(mounts()) if not is_stale(path)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise TreeError("", "no tree is mounted here; mount one with `agentfs mount DIR`")
+    raise TreeError("", f"several trees are mounted; set AGENTFS to one of {', '.join(found)}")
+
+
+def shell_root() -> str:
+    """How a shell line names the tree: `$AGENTFS`, or the only mount if that is not set."""
+    if "AGENTFS" not in os.environ:
+        try:
+            return shlex.quote(find())
+        except TreeError:
+            pass  # none to name: the line stays general
+    return "$AGENTFS"
+
+
+class Tree:
+    """The tree at `root`. Every method raises TreeError, with the kernel's own reason."""
+
+    def __init__(self, root: str | None = None) -> None:
+        self.root = root if root is not None else find()
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def failure(self, name: str, failed: OSError) -> TreeError:
+        """The error of a call on `name`, with what /proc/self/error says of it."""
+        number = failed.errno or errno.EIO
+        words = (None if number in QUIET else self._reason(name, number)) or os.strerror(number)
+        return TreeError(self.path(name), words, number)
+
+    def _reason(self, name: str, number: int) -> str | None:
+        """What `PATH: ERRNO: reason` says, if it is about a call on this file."""
+        try:
+            with open(self.path("proc/self/error"), encoding="utf-8", errors="replace") as file:
+                text = file.read().strip()
+        except OSError:
+            return None  # not a tree, or a caller that is nobody: the errno has to do
+        match = re.fullmatch(r"(.*?): (E[A-Z0-9]+): (.*)", text, re.DOTALL)
+        if match is None or match[2] != errno.errorcode.get(number):
+            return None
+        if os.path.basename(match[1]) != os.path.basename(name):
+            return None
+        return match[3]
+
+    def names(self, name: str) -> list[str]:
+        """What `ls` shows."""
+        try:
+            return os.listdir(self.path(name))
+        except OSError as failed:
+            raise self.failure(name, failed) from None
+
+    def read(self, name: str) -> str:
+        """The whole content of a file, without the newline at its end."""
+        content = b"".join(self.stream(name))
+        return content.decode("utf-8", "replace").removesuffix("\n")
+
+    def stream(self, name: str, flags: int = 0) -> Iterator[bytes]:
+        """What reading `name` gives, piece by piece, until the end of file."""
+        try:
+            descriptor = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC | flags)
+        except OSError as failed:
+            raise self.failure(name, failed) from None
+        try:
+            while True:
+                try:
+                    data = os.read(descriptor, CHUNK)
+                except BlockingIOError:
+                    return
+                except OSError as failed:
+                    raise self.failure(name, failed) from None
+                if not data:
+                    return
+                yield data
+        finally:
+            os.close(descriptor)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write between one open and one close, as `echo … > name` does."""
+        try:
+            descriptor = os.open(self.path(name), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+            try:
+                while content:
+                    content = content[os.write(descriptor, content) :]
+            except OSError:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # may refuse what was written
+        except OSError as failed:
+            raise self.failure(name, failed) from None
+
+    def ask(self, name: str, request: bytes) -> str:
+        """Write `request` and read the reply through one descriptor, as `exec 3<>name` does."""
+        try:
+            descriptor = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, request)
+                return os.read(descriptor, CHUNK).decode().removesuffix("\n")
+            finally:
+                os.close(descriptor)
+        except OSError as failed:
+            raise self.failure(name, failed) from None
+
+    # -- processes -------------------------------------------------------------------------------
+
+    def status(self, pid: int) -> dict[str, str]:
+        """`/proc/PID/status` as a map."""
+        lines = self.read(f"proc/{pid}/status").splitlines()
+        return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+    def processes(self) -> list[dict[str, str]]:
+        """The status of every process, by pid; one that ends meanwhile is left out."""
+        found = []
+        for pid in sorted(int(name) for name in self.names("proc") if name.isdigit()):
+            try:
+                found.append(self.status(pid))
+            except TreeError as gone:
+                if gone.errno not in (errno.ENOENT, errno.ESRCH, errno.ESTALE):
+                    raise
+        return found
+
+    def pid(self, who: str) -> int:
+        """A pid, or the pid of the process of agent `who`."""
+        if who.isdigit():
+            return int(who)
+        pid = self.read(f"agents/{who}/pid")
+        if not pid:
+            raise TreeError(self.path(f"agents/{who}/pid"), f"{who} has no process")
+        return int(pid)

@@ -1,0 +1,378 @@
+"""The commands that are only file operations on a mounted tree.
+
+ps tree        read /proc/*/status
+spawn          write and read /proc/PPID/spawn
+kill           write /proc/PID/ctl
+send recv      write /agents/self/outbox/NAME, read /agents/NAME/recv
+log events     read /agents/NAME/log, /dev/events
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import click
+
+from agentfs.tools.how import FileCommand, Given, placeholders
+from agentfs.tools.tree import CHUNK, Tree, TreeError, shell_root
+
+__all__ = ["COMMANDS"]
+
+PRIORITIES = ("critical", "high", "normal", "low")
+SIGNALS = ("TERM", "KILL", "STOP", "CONT", "HUP")
+COLUMNS = {
+    "PID": "Pid",
+    "PPID": "PPid",
+    "NAME": "Name",
+    "ROLE": "Role",
+    "TIER": "Tier",
+    "STATE": "State",
+    "RESTARTS": "Restarts",
+    "MESSAGES": "Messages",
+    "OSPID": "OSPid",
+}
+"""Columns of `ps` and the keys of /proc/PID/status that they show."""
+
+POLL = 0.2
+"""Seconds between two looks at a log: inotify does not cross every kind of mount, stat does."""
+
+
+def quoted(text: object) -> str:
+    return shlex.quote(str(text))
+
+
+def put(data: bytes) -> None:
+    """Bytes to standard output, now."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+# -- ps, tree ------------------------------------------------------------------------------------
+
+
+def _ps_how(given: Given) -> str:
+    values = ", ".join(f'v["{key}"]' for key in COLUMNS.values())
+    return (
+        f"awk -F':\\t' 'FNR == 1 && NR > 1 {{ p() }} {{ v[$1] = $2 }} END {{ p() }}"
+        f" function p() {{ print {values} }}' {shell_root()}/proc/[0-9]*/status | sort -n"
+    )
+
+
+@click.command(cls=FileCommand, how=_ps_how)
+def ps() -> None:
+    """List the processes."""
+    rows = [list(COLUMNS)]
+    for status in Tree().processes():
+        rows.append([status.get(key) or "-" for key in COLUMNS.values()])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(
+            cell.rjust(width) if name.endswith(("PID", "S")) else cell.ljust(width)
+            for name, cell, width in zip(COLUMNS, row, widths, strict=True)
+        )
+        click.echo(line.rstrip())
+
+
+def _tree_how(given: Given) -> str:
+    return (
+        't() { echo "$2$(cat $1/name) $(cat $1/state)"; for c in $1/children/*;'
+        ' do [ -e $c ] && t $c "  $2"; done; }; t ' + f"{shell_root()}/proc/1"
+    )
+
+
+@click.command(cls=FileCommand, how=_tree_how)
+def tree() -> None:
+    """Draw the tree of processes."""
+    processes = Tree().processes()
+    pids = {status["Pid"] for status in processes}
+    children: dict[str, list[dict[str, str]]] = {}
+    roots = []
+    for status in processes:
+        if status["PPid"] in pids and status["PPid"] != status["Pid"]:
+            children.setdefault(status["PPid"], []).append(status)
+        else:
+            roots.append(status)
+    for line in _drawn(roots, children, root=True):
+        click.echo(line)
+
+
+def _drawn(
+    level: list[dict[str, str]], children: dict[str, list[dict[str, str]]], *, root: bool = False
+) -> Iterator[str]:
+    for status in level:
+        first, rest = ("", "") if root else ("├─ ", "│  ")
+        if not root and status is level[-1]:
+            first, rest = "└─ ", "   "
+        yield f"{first}{status['Name']} ({status['Pid']}) {status['Role']} {status['State']}"
+        for line in _drawn(children.get(status["Pid"], []), children):
+            yield rest + line
+
+
+# -- spawn, kill ---------------------------------------------------------------------------------
+
+
+class SpawnCommand(FileCommand):
+    """`--` ends the options; what follows is the command of the new process."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            args, ctx.obj = args[:at], args[at + 1 :]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- COMMAND…]"]
+
+
+def _spawn_text(given: Given, command: list[str] | None) -> str:
+    """What to write into `spawn`: the file as it is, or with what the options say over it."""
+    import json
+
+    spec: dict[str, Any] = {
+        key: given[key]
+        for key in ("name", "role", "tier", "restart", "model", "heartbeat", "user")
+        if given.get(key) is not None
+    }
+    if given.get("cwd") is not None:
+        spec["cwd"] = os.path.abspath(given["cwd"])
+    if command:
+        spec["exec"] = command
+    if given.get("env"):
+        spec["env"] = dict(_assignment(text) for text in given["env"])
+    if given.get("spec") is None:
+        return json.dumps(spec, ensure_ascii=False)
+    with click.open_file(given["spec"], encoding="utf-8") as file:
+        text = str(file.read())
+    if not spec:
+        return text
+    import yaml  # slow to import, and only needed to lay options over a file
+
+    try:
+        base = yaml.safe_load(text)
+    except yaml.YAMLError as bad:
+        raise TreeError(given["spec"], f"not YAML: {' '.join(str(bad).split())}") from None
+    if not isinstance(base, dict):
+        raise TreeError(given["spec"], "a map of keys was expected: `name:`, `exec:`, `role:` …")
+    if isinstance(base.get("env"), dict) and "env" in spec:
+        spec["env"] = base["env"] | spec["env"]
+    return json.dumps(base | spec, ensure_ascii=False, default=str)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise click.UsageError(f"--env takes NAME=VALUE, not {text!r}")
+    return name, value
+
+
+def _spawn_how(given: Given) -> str:
+    parent = given.get("parent") or "self"
+    text = _spawn_text(given, click.get_current_context().obj)
+    pid = parent
+    if parent != "self" and not parent.isdigit():
+        pid = f"$(cat {shell_root()}/agents/{parent}/pid)"
+    return (
+        f"exec 3<>{shell_root()}/proc/{pid}/spawn; printf %s {quoted(text)} >&3; cat <&3; exec 3>&-"
+    )
+
+
+@click.command(cls=SpawnCommand, how=_spawn_how)
+@click.option("-n", "--name", help="What the new agent is called.")
+@click.option("--role", help="daemon, agent (default), architect, lead, worker or task.")
+@click.option("--tier", help="strategic, tactical or operational.")
+@click.option("--model", help="Default: the tier's.")
+@click.option("--parent", metavar="PID|NAME", help="Default: the caller's own process, or init.")
+@click.option("--restart", help="always, on-failure or never.")
+@click.option("--heartbeat", metavar="DURATION", help="It writes its heartbeat this often: 30s.")
+@click.option("--env", multiple=True, metavar="NAME=VALUE", help="Any number of times.")
+@click.option("--cwd", metavar="DIR", help="Default: the agent's memory.")
+@click.option("--user", help="Run as this user; for a tree that root mounted.")
+@click.argument("spec", required=False, type=click.Path(allow_dash=True))
+def spawn(parent: str | None, **given: Any) -> None:
+    """Start a process from options, or from the file SPEC (YAML or JSON), and print its pid."""
+    command = click.get_current_context().obj
+    if given["name"] is None and given["spec"] is None:
+        raise click.UsageError("a name (-n NAME) or a spec file is needed")
+    text = _spawn_text(given, command)
+    tree = Tree()
+    pid = "self" if parent is None else str(tree.pid(parent))
+    click.echo(tree.ask(f"proc/{pid}/spawn", text.encode()))
+
+
+def _line(given: Given) -> str:
+    """The command for /proc/PID/ctl."""
+    signal = given.get("signal")
+    if given.get("branch"):
+        if signal or given.get("grace"):
+            raise click.UsageError("--branch goes without --signal and --grace")
+        return "kill-branch"
+    if given.get("grace"):
+        if signal not in (None, "TERM"):
+            raise click.UsageError("--grace goes with TERM only")
+        return f"term {given['grace']}"
+    return str(signal or "TERM")
+
+
+def _kill_how(given: Given) -> str:
+    who = placeholders(given, who="PID")["who"]
+    pid = who if who.isdigit() or who == "PID" else f"$(cat {shell_root()}/agents/{who}/pid)"
+    return f"echo {_line(given)} > {shell_root()}/proc/{pid}/ctl"
+
+
+def _signal_name(ctx: click.Context, param: click.Parameter, given: str | None) -> str | None:
+    if given is None:
+        return None
+    name = given.upper().removeprefix("SIG")
+    if name not in SIGNALS:
+        raise click.BadParameter(f"{given!r} is not one of {', '.join(SIGNALS)}")
+    return name
+
+
+@click.command(cls=FileCommand, how=_kill_how)
+@click.argument("who", metavar="PID|NAME")
+@click.option(
+    "-s", "--signal", callback=_signal_name, help="TERM (default), KILL, STOP, CONT or HUP."
+)
+@click.option("--branch", is_flag=True, help="Kill it and everything below it, at once.")
+@click.option("--grace", metavar="DURATION", help="Time to end by itself after TERM: 10s.")
+def kill(who: str, **given: Any) -> None:
+    """Signal a process, with everything it started."""
+    line = _line(given)
+    tree = Tree()
+    tree.write(f"proc/{tree.pid(who)}/ctl", f"{line}\n".encode())
+
+
+# -- send, recv ----------------------------------------------------------------------------------
+
+
+def _headers(given: Given) -> str:
+    """The headers of a message. There is always one, so that no body is taken for headers."""
+    headers = [("To", given["name"])]
+    headers += [
+        (name, given[name.lower()])
+        for name in ("Priority", "Type", "Expires")
+        if given.get(name.lower())
+    ]
+    return "".join(f"{name}: {text}\n" for name, text in headers) + "\n"
+
+
+def _send_how(given: Given) -> str:
+    given = placeholders(given, name="NAME")
+    outbox = f"{shell_root()}/agents/self/outbox/{given['name']}"
+    headers = _headers(given).replace("\n", r"\n")
+    if given.get("body") is None:
+        return f"{{ printf {quoted(headers)}; cat; }} > {outbox}"
+    return f"printf {quoted(headers + '%s' + chr(92) + 'n')} {quoted(given['body'])} > {outbox}"
+
+
+@click.command(cls=FileCommand, how=_send_how)
+@click.argument("name")
+@click.argument("body", required=False)
+@click.option("-p", "--priority", type=click.Choice(PRIORITIES), help="Default: normal.")
+@click.option("--type", help="What kind of message it is: any word.")
+@click.option("--expires", metavar="WHEN", help="A duration (10m) or a date.")
+def send(body: str | None, **given: Any) -> None:
+    """Send BODY, or what standard input says, to agent NAME."""
+    for text in given.values():
+        if text is not None and "\n" in text:
+            raise click.UsageError("a header is one line")
+    content = sys.stdin.buffer.read() if body is None else os.fsencode(body) + b"\n"
+    Tree().write(f"agents/self/outbox/{given['name']}", _headers(given).encode() + content)
+
+
+def _recv_how(given: Given) -> str:
+    path = f"{shell_root()}/agents/{given.get('name') or 'self'}/recv"
+    return f"while cat {path}; do echo; done" if given.get("follow") else f"cat {path}"
+
+
+@click.command(cls=FileCommand, how=_recv_how)
+@click.argument("name", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on with the next message, for ever.")
+def recv(name: str | None, follow: bool) -> None:
+    """Wait for the next message and print it: the caller's own, or that of agent NAME.
+
+    The message is claimed; receiving the next one acknowledges it.
+    """
+    tree = Tree()
+    while True:
+        for data in tree.stream(f"agents/{name or 'self'}/recv"):
+            put(data)
+        if not follow:
+            return
+        put(b"\n")
+
+
+# -- log, events ---------------------------------------------------------------------------------
+
+
+def _log_how(given: Given) -> str:
+    path = f"{shell_root()}/agents/{placeholders(given, name='NAME')['name']}/log"
+    if given.get("follow"):
+        return f"tail -n {given['lines'] if given.get('lines') is not None else '+1'} -f {path}"
+    return f"cat {path}" if given.get("lines") is None else f"tail -n {given['lines']} {path}"
+
+
+@click.command(cls=FileCommand, how=_log_how)
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written, for ever.")
+@click.option("-n", "--lines", type=click.IntRange(0), help="Only so many lines, the last ones.")
+def log(name: str, follow: bool, lines: int | None) -> None:
+    """Print what the programs of agent NAME wrote."""
+    tree = Tree()
+    path = f"agents/{name}/log"
+    try:
+        with open(tree.path(path), "rb", buffering=0) as file:
+            for data in followed(file.fileno(), lines, follow=follow):
+                put(data)
+    except BrokenPipeError:
+        raise
+    except OSError as failed:
+        raise tree.failure(path, failed) from None
+
+
+def followed(descriptor: int, lines: int | None, *, follow: bool) -> Iterator[bytes]:
+    """The last `lines` lines (None: all) of an open file, then what is appended to it.
+
+    A file that became shorter was truncated: it is read from the start again.
+    """
+    if lines is None:
+        yield from _from(descriptor)
+    else:
+        kept = b"".join(_from(descriptor)).splitlines(keepends=True)
+        yield b"".join(kept[len(kept) - min(lines, len(kept)) :])
+    while follow:
+        time.sleep(POLL)
+        if os.fstat(descriptor).st_size < os.lseek(descriptor, 0, os.SEEK_CUR):
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        yield from _from(descriptor)
+
+
+def _from(descriptor: int) -> Iterable[bytes]:
+    return iter(lambda: os.read(descriptor, CHUNK), b"")
+
+
+def _events_how(given: Given) -> str:
+    name = "events.all" if given.get("everything") or given.get("no_follow") else "events"
+    if given.get("no_follow"):
+        return f"dd if={shell_root()}/dev/{name} iflag=nonblock bs=1M status=none 2>/dev/null"
+    return f"cat {shell_root()}/dev/{name}"
+
+
+@click.command(cls=FileCommand, how=_events_how)
+@click.option(
+    "-a", "--all", "everything", is_flag=True, help="Begin with the oldest event that is kept."
+)
+@click.option("--no-follow", is_flag=True, help="Only those that are kept; do not wait.")
+def events(everything: bool, no_follow: bool) -> None:
+    """Print what happens, one JSON object a line."""
+    name = "dev/events.all" if everything or no_follow else "dev/events"
+    for data in Tree().stream(name, os.O_NONBLOCK if no_follow else 0):
+        put(data)
+
+
+COMMANDS = (ps, tree, spawn, kill, send, recv, log, events)

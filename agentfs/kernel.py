@@ -108,6 +108,10 @@ class Kernel:
                 self.store.set_meta("instance", name)
         return name
 
+    def tree_is_up(self) -> None:
+        """The tree can be used: programs that were put down with the last daemon start now."""
+        self.supervisor.tree_is_up.set()
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Take up where the last run ended, run until the block ends, then end every program."""

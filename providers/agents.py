@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import trio
-from inotify_simple import INotify, flags
+from inotify_simple import INotify, flags  # type: ignore[import-untyped]  # has none
 
 from agentfs.errors import KernelError
 from agentfs.events import (
-    MAIL,
     AgentChanged,
     AgentDefined,
     AgentRemoved,
@@ -29,7 +28,7 @@ from agentfs.ipc.message import Draft
 from agentfs.process.model import Agent, Process
 from agentfs.providers import disk, mail
 from agentfs.providers.host import HostTree
-from agentfs.providers.mail import InboxDirectory, Mailroom, OutboxDirectory, Recv
+from agentfs.providers.mail import MAIL, InboxDirectory, Mailroom, OutboxDirectory, Recv
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.declare import (
@@ -55,6 +54,7 @@ __all__ = ["AgentDirectory", "AgentsDirectory", "LogWatcher"]
 
 # What can change which process is at work for an agent, and what that does.
 AT_WORK = (ProcessSpawned, ProcessExited, ProcessReaped, ProcessRestarted, AgentChanged)
+
 
 class AgentDirectory(Table):
     """/agents/NAME: an agent, its definition, its mail and its memory."""
@@ -205,9 +205,9 @@ class AgentDirectory(Table):
         errors={"EAGAIN": "O_NONBLOCK, and no message waits", "ESTALE": "the agent was removed"},
     )
     def recv(self, caller: Caller) -> StreamHandle:
-        """The next message: blocks until there is one, claims the best (priority with ageing), gives
-        it whole, then end of file; the read after that begins the next one. Claiming the next
-        acknowledges the one before it."""
+        """The next message: blocks until there is one, claims the best (priority with ageing),
+        gives it whole, then end of file; the read after that begins the next one. Claiming the
+        next acknowledges the one before it."""
         return Recv(self.room, caller.principal)
 
     @file("log", 0o640)

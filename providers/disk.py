@@ -119,8 +119,6 @@ async def read_at(descriptor: int, offset: int, size: int) -> bytes:
         return await trio.to_thread.run_sync(os.pread, descriptor, size, offset)
     if 0 < count < size and offset + count < os.fstat(descriptor).st_size:
         # The rest is on the disk.
-        rest = await trio.to_thread.run_sync(
-            os.pread, descriptor, size - count, offset + count
-        )
+        rest = await trio.to_thread.run_sync(os.pread, descriptor, size - count, offset + count)
         return bytes(memoryview(buffer)[:count]) + rest
     return bytes(memoryview(buffer)[:count])

@@ -26,7 +26,15 @@ from agentfs.providers.disk import own_path, reported
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Directory, Fifo, File, Handle, Link, Node, Stat, Time, is_writing
 
-__all__ = ["HostDirectory", "HostFifo", "HostFile", "HostHandle", "HostLink", "HostNode", "HostTree"]
+__all__ = [
+    "HostDirectory",
+    "HostFifo",
+    "HostFile",
+    "HostHandle",
+    "HostLink",
+    "HostNode",
+    "HostTree",
+]
 
 # What of open(2)'s flags is done by the daemon's own descriptor. O_APPEND is not: Linux says where
 # the end is, and a page written back by mmap must not land there.

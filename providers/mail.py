@@ -1,8 +1,8 @@
 """A mailbox as files: the Maildir `inbox`, a file for each agent to write to, and `recv`.
 
-    inbox/       see maildir.py
-    outbox/PEER  what is written between open and close is one message
-    recv         the next message, whole, and then the end of the file
+inbox/       see maildir.py
+outbox/PEER  what is written between open and close is one message
+recv         the next message, whole, and then the end of the file
 """
 
 from __future__ import annotations
@@ -45,7 +45,18 @@ from agentfs.vfs.node import (
     regular,
 )
 
-__all__ = ["InboxDirectory", "Mailroom", "OutboxDirectory", "Recv", "changes"]
+__all__ = ["MAIL", "InboxDirectory", "Mailroom", "OutboxDirectory", "Recv", "changes"]
+
+
+MAIL = (
+    MessageArrived,
+    MessageClaimed,
+    MessageDone,
+    MessageExpired,
+    MessageGivenUp,
+    MessageReturned,
+)
+"""The events about a message; `agent` says in whose mailbox."""
 
 
 class InboxDirectory(Table):

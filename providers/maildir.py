@@ -104,9 +104,7 @@ class Mailroom:
         if folder == "cur":
             self.private(caller)
         text = bytes(draft.content)
-        mail = Draft.parse(
-            text, now=self.kernel.clock.now(), to=self.name, filename=_checked(name)
-        )
+        mail = Draft.parse(text, now=self.kernel.clock.now(), to=self.name, filename=_checked(name))
         mail.claimed = folder == "cur"
         return self.kernel.mail.send(caller.principal, caller.principal.name, mail)
 
@@ -333,5 +331,3 @@ class TmpDirectory(_Folder):
         self.drafts().pop(name)
         if target.name == "tmp":
             self.drafts()[new_name] = draft
-
-

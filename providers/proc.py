@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from agentfs.errors import KernelError
 from agentfs.events import (
-    MAIL,
     ChildrenChanged,
     Event,
     ProcessChanged,
@@ -21,6 +20,7 @@ from agentfs.events import (
 )
 from agentfs.process.model import State
 from agentfs.providers.load import LoadAverage
+from agentfs.providers.mail import MAIL
 from agentfs.providers.process import ChildrenDirectory, ProcessDirectory, pid_of
 from agentfs.providers.streams import Signals
 from agentfs.vfs.caller import Caller
@@ -117,9 +117,9 @@ class ProcDirectory(Table):
         """What an event changes in here."""
         match event:
             case ProcessSpawned(pid=pid):
-                node = self.process(pid)
-                node.remember()
-                yield Created(self.key, str(pid), node)
+                spawned = self.process(pid)
+                spawned.remember()
+                yield Created(self.key, str(pid), spawned)
             case ProcessReaped(pid=pid):
                 yield Removed(self.key, str(pid), ("proc", pid), is_directory=True)
             case ChildrenChanged(pid=pid, child=child, added=added):

@@ -13,7 +13,6 @@ import trio
 from agentfs.clock import rfc3339
 from agentfs.errors import KernelError
 from agentfs.events import (
-    MAIL,
     ChildrenChanged,
     ProcessChanged,
     ProcessExited,
@@ -23,6 +22,7 @@ from agentfs.events import (
 )
 from agentfs.process.model import Process
 from agentfs.process.spec import parse_spec
+from agentfs.providers.mail import MAIL
 from agentfs.providers.streams import SignalStream, WaitStream
 from agentfs.security.principal import INIT
 from agentfs.vfs.caller import Caller
@@ -43,7 +43,6 @@ from agentfs.vfs.files import MAX_CONTROL, Owner, as_text
 from agentfs.vfs.node import Directory, Link, Node, Stat, StreamHandle
 
 if TYPE_CHECKING:
-    from agentfs.kernel import Kernel
     from agentfs.providers.proc import ProcDirectory
 
 __all__ = ["ChildrenDirectory", "ProcessDirectory", "pid_of"]
@@ -309,7 +308,7 @@ class ProcessDirectory(Table):
 
     @stream("wait", 0o400, example="0", errors={"ESTALE": "it is gone and no code was kept"})
     def wait(self, caller: Caller) -> StreamHandle:
-        """Blocks until it ends, then gives the exit code. The reader that is the parent reaps it."""
+        """Blocks until it ends, then gives the exit code. A reader that is the parent reaps it."""
         self.process  # noqa: B018  # ESTALE
         return WaitStream(self.kernel, self.pid, caller.principal)
 

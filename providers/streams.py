@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from agentfs.kernel import Kernel
     from agentfs.security.principal import Principal
 
-__all__ = ["EventStream", "JournalStream", "Signals", "SignalStream", "WaitStream"]
+__all__ = ["EventStream", "JournalStream", "SignalStream", "Signals", "WaitStream"]
 
 
 class RecordStream(StreamHandle):
@@ -242,5 +242,3 @@ class WaitStream(StreamHandle):
 
     def release(self) -> None:
         self._kernel.events.unlisten(self._heard)
-
-

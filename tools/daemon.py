@@ -13,7 +13,7 @@ import logging.handlers
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import trio
 from agentfs.errors import KernelError
 from agentfs.kernel import Kernel
 from agentfs.mount.session import Mount, serve
+from agentfs.providers.agents import LogWatcher
 from agentfs.providers.tree import build
 from agentfs.security.principal import Principal
 
@@ -156,14 +157,17 @@ async def _run(mountpoint: str, state: Path, options: set[str], starter: Starter
     """Kernel, tree and mount, and nothing left of them when it returns."""
     stop = trio.Event()
     kernel = Kernel(state, mountpoint)
-    mount = Mount(build(kernel), Bridge(kernel), mountpoint, str(state))
+    namespace = build(kernel, lambda: mount.statistics())
+    mount = Mount(namespace, Bridge(kernel), mountpoint, str(state))
 
     def ready() -> None:
         log.info("mounted at %s, state in %s", mountpoint, state)
+        kernel.tree_is_up()
         starter.tell("ok")
 
     async with kernel.running(), trio.open_nursery() as nursery:
         nursery.start_soon(_end_on_signals, kernel, stop)
+        nursery.start_soon(LogWatcher(kernel).run, mount.apply)
         parked = kernel.settings.now.mount.max_parked
         await serve(mount, kernel.events, options, ready, stop, parked)
         nursery.cancel_scope.cancel()

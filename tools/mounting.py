@@ -78,8 +78,8 @@ def _command(path: str, state: str, options: list[str]) -> list[str]:
 
 
 def mount_tree(directory: str, state: str | None, options: list[str], *, foreground: bool) -> int:
-    """Mount a tree at `directory`; return 0 when it can be used. In the foreground: serve it until it
-    is unmounted, and return the daemon's exit code. Raises ToolError."""
+    """Mount a tree at `directory`; return 0 when it can be used. In the foreground: serve it
+    until it is unmounted, and return the daemon's exit code. Raises ToolError."""
     if not foreground:
         start(directory, state, options)
         return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,9 @@ class Programs:
     def __len__(self) -> int:
         return len(self._watched)
 
+    def __iter__(self) -> Iterator[Program]:
+        return iter(tuple(self._watched.values()))
+
     # -- whose a program is ----------------------------------------------------------------------
 
     def find(self, ospid: int | None) -> Program | None:
@@ -129,18 +133,25 @@ class Programs:
                 if group is not None:
                     self.groups.remove(process.pid)
                 raise
-            return self._watch(Program(process.pid, ospid, 0, -1, offset=offset))
+            return self._watch(process, ospid, offset)
         finally:
             self._launches.discard(launch)
             self._launched.set()
             self._launched = trio.Event()
             self.reap_orphans()
 
-    def _watch(self, program: Program) -> Program:
-        program.pidfd = os.pidfd_open(program.ospid)
-        stat = read_stat(program.ospid)
-        program.os_start = stat.start if stat is not None else 0
-        self._watched[program.ospid] = program
+    def _watch(self, process: Process, ospid: int, offset: int) -> Program:
+        """Take up our new child. Raises EMFILE or ENOMEM, after ending it."""
+        try:
+            pidfd = os.pidfd_open(ospid)
+        except OSError as failure:
+            os.killpg(ospid, signal.SIGKILL)
+            os.waitpid(ospid, 0)
+            raise KernelError.from_os(failure, f"cannot watch {process.name}") from failure
+        stat = read_stat(ospid)
+        start = 0 if stat is None else stat.start
+        program = Program(process.pid, ospid, start, pidfd, offset=offset)
+        self._watched[ospid] = program
         return program
 
     def adopt(self, process: Process) -> Program | None:
@@ -227,7 +238,7 @@ class Programs:
         elif self.groups.available:
             self.groups.kill(program.pid)
         else:
-            self._kill_session(program)
+            self._kill_strays(program)
 
     # -- signals ---------------------------------------------------------------------------------
 
@@ -257,13 +268,18 @@ class Programs:
             else:
                 signal.pidfd_send_signal(program.pidfd, signum)
 
+    def terminate(self, program: Program) -> None:
+        """SIGTERM, and SIGCONT so that a stopped one can act on it."""
+        self.signal(program, signal.SIGTERM)
+        self.signal(program, signal.SIGCONT)
+
     def kill(self, program: Program) -> None:
         """SIGKILL to everything that it started, whatever group or session it hides in."""
         self.signal(program, signal.SIGKILL)
         if self.groups.available:
             self.groups.kill(program.pid)
         elif not program.attached:
-            self._kill_session(program)
+            self._kill_strays(program)
 
     def peek(self, program: Program) -> int | None:
         """The exit code of a child that has ended and was not waited for yet; else None."""
@@ -272,15 +288,32 @@ class Programs:
             return None
         return exit_code(stat.status)
 
-    def _kill_session(self, program: Program) -> None:
-        """Without control groups: what shares its session. 10 µs a process of the machine."""
-        if program.ospid == self._session:
-            return
+    def _kill_strays(self, program: Program) -> None:
+        """Without control groups: its session, and orphans that still say they are its process's,
+        each with all below it. Costs 10 µs a process of the machine."""
+        children: dict[int, list[int]] = {}
+        doomed: list[int] = []
         for ospid in all_pids():
             stat = read_stat(ospid)
-            if stat is not None and stat.session == program.ospid and not stat.ended:
-                with suppress(ProcessLookupError):
-                    os.kill(ospid, signal.SIGKILL)
+            if stat is None or ospid in self._watched or stat.session == self._session:
+                continue
+            children.setdefault(stat.ppid, []).append(ospid)
+            orphan = stat.ppid == os.getpid() and self._says_it_is(ospid, program.pid)
+            if stat.session == program.ospid or orphan:
+                doomed.append(ospid)
+        seen = set(doomed)
+        for ospid in doomed:  # grows while it is walked
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(ospid, signal.SIGKILL)
+            doomed += [child for child in children.get(ospid, ()) if child not in seen]
+            seen.update(children.get(ospid, ()))
+
+    def _says_it_is(self, ospid: int, pid: int) -> bool:
+        """Whether the environment of an orphan is that of process `pid`'s programs."""
+        with suppress(OSError), open(f"/proc/{ospid}/environ", "rb") as file:
+            said = file.read().split(b"\0")
+            return b"AGENT_PID=%d" % pid in said and b"AGENTFS=" + self._mountpoint.encode() in said
+        return False
 
     # -- children that nobody waits for ----------------------------------------------------------
 

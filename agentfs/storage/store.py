@@ -14,7 +14,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ class Store:
         except sqlite3.Error:
             self._db.close()
             raise
+        self._transaction = _Transaction(self)
+        self._failure: sqlite3.Error | None = None
         self._depth = 0
         self._undo: list[Callable[[], object]] = []
         self._commit: list[Callable[[], object]] = []
@@ -69,36 +71,23 @@ class Store:
 
     # -- transactions --------------------------------------------------------------------------
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """One atomic change. Raises KernelError ENOSPC or EIO if it cannot be stored."""
-        if self._depth:
-            self._depth += 1
-            try:
-                yield
-            finally:
-                self._depth -= 1
-            return
-        self._depth = 1
-        self._dirty = False
-        try:
-            yield
-            if self._dirty or self.before_commit:
-                for prepare in self.before_commit:
-                    prepare()
-            if self._dirty:
-                self._db.execute("COMMIT")
-                self.commits += 1
-        except BaseException as failure:
-            self._roll_back()
-            if isinstance(failure, sqlite3.Error):
-                full = "full" in str(failure) or "disk I/O" in str(failure)
-                number = errno.ENOSPC if full else errno.EIO
-                raise KernelError(number, f"the store cannot be written: {failure}") from failure
-            raise
-        finally:
-            self._depth = 0
-        calls, self._commit, self._undo = self._commit, [], []
+        return self._transaction
+
+    def _commit_all(self) -> None:
+        for prepare in self.before_commit:
+            prepare()
+        if self._failure is not None:  # somebody inside caught it, but it cannot be undone in part
+            raise self._failure
+        if self._dirty:
+            self._db.execute("COMMIT")
+            self.commits += 1
+
+    def _after_commit(self) -> None:
+        if self._undo:
+            self._undo = []
+        calls, self._commit = self._commit, []
         for call in calls:
             try:
                 call()
@@ -124,13 +113,19 @@ class Store:
         """Run `call()` once the transaction is committed."""
         self._commit.append(call)
 
-    def _write(self, sql: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
+    def _write(self, sql: str, values: tuple[Any, ...]) -> None:
         if not self._depth:
             raise RuntimeError("a write outside a transaction")
-        if not self._dirty:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._dirty = True
-        return self._db.execute(sql, values)
+        if self._failure is not None:
+            raise self._failure
+        try:
+            if not self._dirty:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._dirty = True
+            self._db.execute(sql, values)
+        except sqlite3.Error as failure:
+            self._failure = failure  # SQLite has ended its transaction in some cases: write no more
+            raise
 
     # -- meta ----------------------------------------------------------------------------------
 
@@ -242,6 +237,50 @@ class Store:
 
 # Made once: json.dumps with options makes an encoder for every call.
 _dump = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+class _Transaction(AbstractContextManager[None]):
+    """The store's `with` block: the outermost commits or rolls back. A class, because it is on
+    every system call's way and a generator takes three times as long."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        store = self._store
+        if store._depth == 0:
+            store._dirty = False
+            store._failure = None
+        store._depth += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: object
+    ) -> None:
+        store = self._store
+        if store._depth > 1:
+            store._depth -= 1
+            return
+        try:
+            if failure is None:
+                store._commit_all()
+        except BaseException as late:
+            failure = late
+            if not isinstance(late, sqlite3.Error):
+                raise
+        finally:
+            try:
+                if failure is not None:
+                    store._roll_back()
+            finally:
+                store._depth = 0
+        if failure is None:
+            store._after_commit()
+        elif isinstance(failure, sqlite3.Error):
+            full = "full" in str(failure) or "disk I/O" in str(failure)
+            number = errno.ENOSPC if full else errno.EIO
+            raise KernelError(number, f"the store cannot be written: {failure}") from failure
 
 
 def _sync_file(path: Path) -> None:

@@ -170,12 +170,14 @@ def document(
     *,
     write: str,
     sync: str = "",
+    check: str = "",
     on: tuple[type[Event], ...] = (),
     private: bool = False,
     example: str = "",
     errors: dict[str, str] | None = None,
 ) -> Callable[[Method], Method]:
-    """The method returns the whole text; `write` names `async (content: bytes, caller)`."""
+    """The method returns the whole text; `write` names `async (content: bytes, caller)`, and
+    `check` `(caller)`, which is asked when it is opened for writing."""
 
     def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
         return Document(
@@ -186,6 +188,7 @@ def document(
             _render(table, method),
             getattr(table, write),
             getattr(table, sync) if sync else None,
+            getattr(table, check) if check else None,
         )
 
     return _declare(

@@ -398,7 +398,10 @@ class Edited(Handle):
 
 
 class Document(_DeclaredFile):
-    """A whole text: read like a value, replaced when the writer closes it."""
+    """A whole text: read like a value, replaced when the writer closes it.
+
+    `check` is asked when it is opened for writing: the error is that of open(2) then.
+    """
 
     def __init__(
         self,
@@ -409,11 +412,13 @@ class Document(_DeclaredFile):
         render: Callable[[], bytes],
         apply: Callable[[bytes, Caller], Awaitable[None]],
         sync: Callable[[], Awaitable[None]] | None = None,
+        check: Guard | None = None,
     ) -> None:
         super().__init__(key, mode, owner, guard)
         self._render = render
         self._apply = apply
         self._sync = sync
+        self._check = check
 
     def size(self) -> int:
         return len(self._render())
@@ -421,6 +426,8 @@ class Document(_DeclaredFile):
     def open(self, flags: int, caller: Caller) -> Handle:
         if not is_writing(flags):
             return _Rendered(self._render)
+        if self._check is not None:
+            self._check(caller)
         old = b"" if flags & os.O_TRUNC else self._render()
         return Edited(
             old,

@@ -1,0 +1,144 @@
+"""The maid: looks at everything every 15 s, puts right what is not, and reports."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from agentfs.clock import rfc3339
+from agentfs.events import HealthChecked
+from agentfs.process.logs import rotate
+from agentfs.security.principal import INIT
+
+if TYPE_CHECKING:
+    from agentfs.process.supervisor import Supervisor
+
+__all__ = ["Maid"]
+
+log = logging.getLogger(__name__)
+
+# Below this part of the machine's memory the report says so: then Linux starts to reclaim hard.
+LOW_MEMORY = 0.05
+
+
+class Maid:
+    """`report` is what the last round found; `text` the same as lines for /sys/health."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self.report: dict[str, Any] = {"Ok": True, "Checked": "never"}
+        self.rounds = 0
+
+    def text(self) -> str:
+        """The report, `Key:\\tvalue` a line."""
+        lines = []
+        for key, found in self.report.items():
+            shown = ("yes" if found else "no") if isinstance(found, bool) else found
+            lines.append(f"{key}:\t{shown}\n")
+        return "".join(lines)
+
+    async def run(self) -> None:
+        """A round every `maid_interval`, until cancelled."""
+        while True:
+            await trio.sleep(self._supervisor.settings.now.processes.maid_interval)
+            try:
+                self.scan()
+                await self.clean_disk()
+            except Exception:
+                log.exception("a round of the maid failed")
+
+    def scan(self) -> None:
+        """One round. Everything but what takes time."""
+        supervisor = self._supervisor
+        report: dict[str, Any] = {"Ok": True, "Checked": rfc3339(supervisor.clock.now())}
+        report["Reaped"] = self._reap_overdue()
+        report["Orphans"] = self._adopt_orphans()
+        report["Lost programs"] = self._notice_lost()
+        supervisor.programs.reap_all_orphans()
+        supervisor.programs.tidy()
+        faults = [f"hook {call!r} failed" for call in supervisor.on_maid if not self._call(call)]
+        processes = list(supervisor.table)
+        alive = sum(process.state.alive for process in processes)
+        report["Processes"] = alive
+        report["Zombies"] = len(processes) - alive
+        report["Programs"] = len(supervisor.programs)
+        total, available = _memory()
+        report["Memory available"] = f"{available // 1024} kB of {total // 1024} kB"
+        if available < LOW_MEMORY * total:
+            faults.append("memory is low")
+        if report["Orphans"] or report["Lost programs"]:
+            faults.append("processes had to be put right")
+        report["Ok"] = not faults
+        if faults:
+            report["Faults"] = "; ".join(faults)
+            log.warning("health: %s", report["Faults"])
+        self.report = report
+        self.rounds += 1
+        supervisor.events.emit(HealthChecked(not faults))
+
+    @staticmethod
+    def _call(call: Any) -> bool:
+        try:
+            call()
+        except Exception:
+            log.exception("a task of the maid failed")
+            return False
+        return True
+
+    def _reap_overdue(self) -> int:
+        """Ended processes that nobody waited for."""
+        supervisor = self._supervisor
+        patience = supervisor.settings.now.processes.zombie_timeout
+        now = supervisor.clock.monotonic()
+        overdue = [pid for pid, at in supervisor.ended_at.items() if now - at >= patience]
+        for pid in overdue:
+            process = supervisor.table.find(pid)
+            if process is None:
+                supervisor.ended_at.pop(pid, None)
+            else:
+                supervisor.reap(process)
+        return len(overdue)
+
+    def _adopt_orphans(self) -> int:
+        """There are none, unless something went wrong: they are adopted when their parent ends."""
+        table = self._supervisor.table
+        found = 0
+        for process in table:
+            parent = table.find(process.ppid)
+            if process.pid != INIT and (parent is None or not parent.state.alive):
+                self._supervisor.adopt(process)
+                found += 1
+        return found
+
+    def _notice_lost(self) -> int:
+        lost = self._supervisor.lost()
+        for process in lost:
+            self._supervisor.ended(process, None)
+        return len(lost)
+
+    async def clean_disk(self) -> None:
+        """Rotate the logs that are too long, delete the files of removed agents."""
+        supervisor = self._supervisor
+        limit = supervisor.settings.now.processes.log_size
+        paths = [supervisor.agents.log_path(p.name) for p in supervisor.table if p.exec]
+        await trio.to_thread.run_sync(_rotate_all, paths, limit)
+        await trio.to_thread.run_sync(supervisor.agents.empty_trash)
+
+
+def _rotate_all(paths: Iterable[Path], limit: int) -> None:
+    for path in paths:
+        rotate(path, limit)
+
+
+def _memory() -> tuple[int, int]:
+    """(all, available) bytes of the machine's memory."""
+    sizes = {}
+    with open("/proc/meminfo") as file:
+        for line in file:
+            name, _, rest = line.partition(":")
+            sizes[name] = int(rest.split()[0]) * 1024
+    return sizes["MemTotal"], sizes.get("MemAvailable", sizes["MemFree"])

@@ -1,0 +1,119 @@
+"""/sys: the system's own figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from agentfs.events import Event, HealthChecked
+from agentfs.process.model import State
+from agentfs.vfs.changes import Change
+from agentfs.vfs.declare import Table, live, modified, value
+from agentfs.vfs.files import Owner
+
+if TYPE_CHECKING:
+    from agentfs.kernel import Kernel
+
+__all__ = ["Figures", "SysDirectory"]
+
+Figures = Callable[[], Mapping[str, int]]
+"""The figures of whoever serves the tree: the mount's statistics."""
+
+COUNTERS = frozenset(
+    {"requests", "faults", "interrupts", "invalidations", "announced", "announcements_lost"}
+)
+"""Those of the mount's figures that only grow."""
+
+
+class SysDirectory(Table):
+    """/sys: version, health and figures."""
+
+    PATH = "/sys"
+
+    def __init__(self, kernel: Kernel, figures: Figures) -> None:
+        self.kernel = kernel
+        self.key = ("sys",)
+        self._figures = figures
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Kernel(self))
+
+    def owner(self) -> Owner:
+        return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
+
+    @value("version", example="0.1.0")
+    def version(self) -> str:
+        """The release of the kernel."""
+        return self.kernel.version
+
+    @value("health", on=(HealthChecked,), example="ok\n…")
+    def health(self) -> str:
+        """The maid's last report: what it checked, found and put right."""
+        return self.kernel.health_text()
+
+    @live("stats", example='{"processes": {"idle": 10, …}, "agents": 12, …}')
+    def stats(self) -> str:
+        """The system's figures as one JSON object: processes by state, agents, messages waiting and
+        claimed, events, system calls, refusals and commits since the start, and the mount's own."""
+        return json.dumps(self.read())
+
+    @live("metrics", example='agentfs_processes{state="idle"} 10.0\n…')
+    def metrics(self) -> bytes:
+        """The same in Prometheus text format."""
+        return generate_latest(self._registry)
+
+    def read(self) -> dict[str, Any]:
+        """All figures of this moment."""
+        kernel = self.kernel
+        states = [process.state for process in kernel.table]
+        waiting = claimed = dead = 0
+        for name in kernel.agents:
+            box = kernel.mail.mailbox(name)
+            waiting += len(box.new)
+            claimed += len(box.cur)
+            dead += len(box.dead)
+        return {
+            "uptime": round(max(0.0, kernel.clock.now() - kernel.started), 3),
+            "processes": {state.value: states.count(state) for state in State},
+            "agents": len(kernel.agents),
+            "messages": {"waiting": waiting, "claimed": claimed, "dead": dead},
+            "events": kernel.events.last,
+            "calls": kernel.gate.calls,
+            "refusals": kernel.refusals.count,
+            "commits": kernel.store.commits,
+            "timers": len(kernel.timers),
+            "mount": dict(self._figures()),
+        }
+
+    def changes(self, event: Event) -> Iterable[Change]:
+        """What an event changes in here."""
+        return modified(SysDirectory, self.key, event)
+
+
+class _Kernel(Collector):
+    """The figures as Prometheus collects them: read at the moment they are asked for."""
+
+    def __init__(self, directory: SysDirectory) -> None:
+        self._directory = directory
+
+    def collect(self) -> Iterator[Metric]:
+        figures = self._directory.read()
+        yield GaugeMetricFamily(
+            "agentfs_uptime_seconds", "since the daemon started", value=figures["uptime"]
+        )
+        for name, label in (("processes", "state"), ("messages", "folder")):
+            family = GaugeMetricFamily(f"agentfs_{name}", f"{name} by {label}", labels=[label])
+            for part, number in figures[name].items():
+                family.add_metric([part], number)
+            yield family
+        for name in ("agents", "timers"):
+            yield GaugeMetricFamily(f"agentfs_{name}", name, value=figures[name])
+        for name in ("events", "calls", "refusals", "commits"):
+            yield CounterMetricFamily(f"agentfs_{name}", name, value=figures[name])
+        for name, number in sorted(figures["mount"].items()):
+            kind = CounterMetricFamily if name in COUNTERS else GaugeMetricFamily
+            yield kind(f"agentfs_mount_{name}", f"{name} of the mount", value=number)

@@ -1,0 +1,100 @@
+"""The whole tree: its root, and which provider says what an event changes."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from agentfs.errors import KernelError
+from agentfs.events import Event
+from agentfs.providers.agents import AgentsDirectory
+from agentfs.providers.dev import DevDirectory
+from agentfs.providers.etc import EtcDirectory
+from agentfs.providers.host import HostNode, HostTree
+from agentfs.providers.proc import ProcDirectory
+from agentfs.providers.sys import Figures, SysDirectory
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.changes import Change
+from agentfs.vfs.declare import Table, directory
+from agentfs.vfs.files import Owner
+from agentfs.vfs.namespace import Namespace
+from agentfs.vfs.node import Directory
+
+if TYPE_CHECKING:
+    from agentfs.kernel import Kernel
+
+__all__ = ["RootDirectory", "build"]
+
+
+class RootDirectory(Table):
+    """/: the root of the tree."""
+
+    PATH = "/"
+
+    def __init__(self, kernel: Kernel, figures: Figures) -> None:
+        self.kernel = kernel
+        self.key = ("root",)
+        self._agents = AgentsDirectory(kernel)
+        self._proc = ProcDirectory(kernel)
+        self._dev = DevDirectory(kernel)
+        self._etc = EtcDirectory(kernel)
+        self._sys = SysDirectory(kernel, figures)
+        folder = kernel.state_dir / "shared"
+        (folder / "docs").mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o1777)
+        self._shared = HostTree(folder, protect=_protect_docs)
+
+    def owner(self) -> Owner:
+        return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
+
+    @directory("agents")
+    def agents(self) -> Directory:
+        """The agents by name."""
+        return self._agents
+
+    @directory("proc")
+    def proc(self) -> Directory:
+        """The processes by pid, and figures of the whole system."""
+        return self._proc
+
+    @directory("dev")
+    def dev(self) -> Directory:
+        """The streams of the kernel itself."""
+        return self._dev
+
+    @directory("etc")
+    def etc(self) -> Directory:
+        """The configuration."""
+        return self._etc
+
+    @directory("sys")
+    def sys(self) -> Directory:
+        """The system's own figures."""
+        return self._sys
+
+    @directory("shared", 0o1777)
+    def shared(self) -> Directory:
+        """Plain files for all agents, kept on disk, without routing: full POSIX behaviour. `docs`
+        in it is read-only for agents."""
+        return self._shared.root
+
+    def changes(self, event: Event) -> Iterator[Change]:
+        """Which nodes an event changed."""
+        for provider in (self._proc, self._agents, self._etc, self._sys):
+            changed: Iterable[Change] = provider.changes(event)
+            yield from changed
+
+
+def _protect_docs(node: HostNode, caller: Caller) -> None:
+    """`/shared/docs` is the operator's."""
+    if not caller.principal.is_operator and "docs" in node.tops():
+        raise KernelError(
+            errno.EACCES, "/shared/docs is read-only for agents", rule="read-only documents"
+        )
+
+
+def build(kernel: Kernel, figures: Figures = dict) -> Namespace:
+    """The tree of `kernel`. `figures()` gives the mount's statistics for `/sys/metrics`."""
+    root = RootDirectory(kernel, figures)
+    return Namespace(root, root.changes)

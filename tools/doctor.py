@@ -1,0 +1,185 @@
+"""`agentfs doctor`: what this machine has and lacks for AgentFS, and how to get it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import re
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from agentfs.tools.mounts import is_stale, mounts
+
+__all__ = ["Finding", "examine", "run"]
+
+PACKAGES = ("pyfuse3", "trio", "pydantic", "PyYAML", "click", "inotify_simple", "prometheus_client")
+MODULES = {"PyYAML": "yaml"}
+"""Import names that differ from the package's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. `level`: ok, note (works, with less) or missing."""
+
+    level: str
+    what: str
+    words: str
+
+
+def run(state: str | None) -> int:
+    """Print the report; 1 if something that is needed is missing, or the store has faults."""
+    findings = list(examine())
+    if state is not None:
+        findings += _store(Path(state))
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        click.echo(f"{finding.level:8} {finding.what:{width}}  {finding.words}")
+    return int(any(finding.level == "missing" for finding in findings))
+
+
+def examine() -> Iterator[Finding]:
+    """Look at everything that mounting a tree needs."""
+    yield Finding("ok", "python", f"{platform.python_version()}, {sys.executable}")
+    for package in PACKAGES:
+        yield _package(package)
+    yield _libfuse()
+    yield _device()
+    yield _fusermount()
+    if os.geteuid() != 0:
+        yield _allow_other()
+    yield _linux()
+    yield _identity()
+    yield from _mounts()
+
+
+def _package(package: str) -> Finding:
+    try:
+        importlib.import_module(MODULES.get(package, package))
+        return Finding("ok", package, importlib.metadata.version(package))
+    except ImportError as failed:
+        hint = ""
+        if package == "pyfuse3":
+            hint = "; it is compiled: apt-get install libfuse3-dev pkg-config gcc python3-dev, then"
+        return Finding(
+            "missing", package, f"{failed}{hint}; {sys.executable} -m pip install {package}"
+        )
+
+
+def _libfuse() -> Finding:
+    """The library that pyfuse3 has loaded by now."""
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        match = re.search(r"/libfuse3\.so\.([0-9.]+)", maps.read())
+    if match is None:
+        return Finding("missing", "libfuse", "not loaded: apt-get install libfuse3-3")
+    return Finding("ok", "libfuse", match[1])
+
+
+def _device() -> Finding:
+    try:
+        if not stat.S_ISCHR(os.stat("/dev/fuse").st_mode):
+            return Finding("missing", "/dev/fuse", "is no device; modprobe fuse makes it")
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except FileNotFoundError:
+        return Finding(
+            "missing",
+            "/dev/fuse",
+            "not there: modprobe fuse, or start the container with --device /dev/fuse"
+            " --cap-add SYS_ADMIN",
+        )
+    except OSError as failed:
+        return Finding(
+            "missing",
+            "/dev/fuse",
+            f"cannot be opened ({failed.strerror}): chmod 0666 /dev/fuse as root, or give the"
+            " container --device /dev/fuse --cap-add SYS_ADMIN",
+        )
+    return Finding("ok", "/dev/fuse", "can be opened")
+
+
+def _fusermount() -> Finding:
+    """Root mounts by itself; for everybody else a set-uid program does."""
+    path = shutil.which("fusermount3")
+    level = "note" if os.geteuid() == 0 else "missing"
+    if path is None:
+        return Finding(
+            level, "fusermount3", "not found, ordinary users need it: apt-get install fuse3"
+        )
+    if not os.stat(path).st_mode & stat.S_ISUID:
+        return Finding(level, "fusermount3", f"{path} is not set-uid root: chmod u+s {path}")
+    return Finding("ok", "fusermount3", path)
+
+
+def _allow_other() -> Finding:
+    try:
+        with open("/etc/fuse.conf", encoding="utf-8", errors="replace") as file:
+            allowed = any(line.strip() == "user_allow_other" for line in file)
+    except FileNotFoundError:
+        allowed = False
+    except OSError as failed:
+        return Finding("note", "--allow-other", f"/etc/fuse.conf: {failed.strerror}")
+    if allowed:
+        return Finding("ok", "--allow-other", "user_allow_other is set in /etc/fuse.conf")
+    return Finding(
+        "note",
+        "--allow-other",
+        "not for you: as root, echo user_allow_other >> /etc/fuse.conf",
+    )
+
+
+def _linux() -> Finding:
+    release = platform.release()
+    match = re.match(r"(\d+)\.(\d+)", release)
+    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    if version < (5, 4):
+        return Finding("missing", "linux", f"{release}; 5.4 or newer is needed, for pidfd")
+    if version < (6, 15):
+        return Finding(
+            "note",
+            "linux",
+            f"{release}; the exit codes of programs that outlive their daemon need 6.15",
+        )
+    return Finding("ok", "linux", release)
+
+
+def _identity() -> Finding:
+    """How the daemon tells whose program calls; see `agentfs.security.identity`."""
+    from agentfs.process.cgroups import ControlGroups
+
+    groups = ControlGroups(f"doctor-{secrets.token_hex(4)}")
+    if groups.available:
+        os.rmdir(os.path.dirname(groups.path(1)))
+        return Finding("ok", "identity", "by control group: no program can leave its agent's")
+    return Finding(
+        "note",
+        "identity",
+        "by ancestry: no cgroup v2 that you may write to; as root, or in a delegated group"
+        " (systemd-run --user --scope -p Delegate=yes agentfs mount DIR), it is by control group",
+    )
+
+
+def _mounts() -> Iterator[Finding]:
+    for path in dict.fromkeys(mounts()):
+        if is_stale(path):
+            words = f"its daemon is gone: agentfs umount {path}, or mount it again"
+            yield Finding("note", path, words)
+        else:
+            yield Finding("ok", path, "a tree is mounted here")
+
+
+def _store(state: Path) -> list[Finding]:
+    """What the consistency check says of the store in a state directory."""
+    from agentfs.storage.check import check
+
+    faults = check(state / "store.db")
+    if not faults:
+        return [Finding("ok", str(state), "the store is consistent")]
+    return [Finding("missing", str(state), f"the store: {fault}") for fault in faults]

@@ -270,7 +270,9 @@ class Record:
             "type": self.event.type,
         }
         body = {field.name: getattr(self.event, field.name) for field in fields(self.event)}
-        return (json.dumps(head | body, ensure_ascii=False) + "\n").encode()
+        text = json.dumps(head | body, ensure_ascii=False) + "\n"
+        # A path may have bytes in it that are no UTF-8; escaped they are JSON all the same.
+        return text.encode("utf-8", "backslashreplace")
 
 
 class EventLog:

@@ -108,6 +108,10 @@ class Kernel:
                 self.store.set_meta("instance", name)
         return name
 
+    def hold_programs(self) -> None:
+        """Start nothing again until `tree_is_up`: programs need the tree."""
+        self.supervisor.tree_is_up = trio.Event()
+
     def tree_is_up(self) -> None:
         """The tree can be used: programs that were put down with the last daemon start now."""
         self.supervisor.tree_is_up.set()

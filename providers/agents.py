@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import trio
-from inotify_simple import INotify, flags  # type: ignore[import-untyped]  # has none
+from inotify_simple import INotify, flags
 
 from agentfs.errors import KernelError
 from agentfs.events import (
@@ -136,18 +136,7 @@ class AgentDirectory(Table):
     )
     async def ctl(self, command: str, caller: Caller) -> None:
         """Commands: `start`, `stop`, `restart`."""
-        calls = self.kernel.processes
-        match command:
-            case "start":
-                await calls.start(caller.principal, self.name)
-            case "stop":
-                await calls.stop(caller.principal, self.name)
-            case "restart":
-                await calls.restart(caller.principal, self.name)
-            case _:
-                raise KernelError(
-                    errno.EINVAL, f"the commands are start, stop, restart, not {command!r}"
-                )
+        await self.kernel.processes.agent_command(caller.principal, self.name, command)
 
     @value("pid", on=AT_WORK, example="7")
     def pid(self) -> str:

@@ -285,7 +285,7 @@ class ProcessDirectory(Table):
         """Commands: TERM, KILL, STOP, CONT, HUP, `term 10s` (with a grace period), kill-branch,
         `reparent PID`, idle, running, `done CODE TEXT`."""
         self.process  # noqa: B018  # ESTALE
-        await self.kernel.processes.command(caller.principal, self.pid, command)
+        self.kernel.processes.command(caller.principal, self.pid, command)
 
     @transaction(
         "spawn",

@@ -50,10 +50,11 @@ class SysDirectory(Table):
         """The release of the kernel."""
         return self.kernel.version
 
-    @value("health", on=(HealthChecked,), example="ok\n…")
+    @value("health", on=(HealthChecked,), example="Ok:\tyes\nChecked:\t2026-11-21T09:00:00.123Z\n…")
     def health(self) -> str:
-        """The maid's last report: what it checked, found and put right."""
-        return self.kernel.health_text()
+        """The maid's last report, `Key:\\tvalue` a line: whether all is well, when it looked, and
+        what it found and put right."""
+        return self.kernel.supervisor.maid.text()
 
     @live("stats", example='{"processes": {"idle": 10, …}, "agents": 12, …}')
     def stats(self) -> str:

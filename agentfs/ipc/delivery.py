@@ -58,7 +58,6 @@ class Delivery:
         self._clock = clock
         self._settings = settings
         self._boxes = Mailboxes(store, events, clock, timers, settings)
-        agents.on_remove.append(self.agent_removed)
 
     def load(self) -> None:
         """Read all mail from the store."""
@@ -254,7 +253,7 @@ class Delivery:
         self._events.emit(MessageReturned(message.mailbox, message.id, name, file, message.attempt))
 
     def agent_removed(self, name: str) -> None:
-        """The agent is being removed: its mail goes with it."""
+        """The agent is being removed: its mail goes with it. For `Agents.on_remove`."""
         with self._store.transaction():
             self._boxes.forget(name)
 

@@ -160,6 +160,8 @@ class Message:
             "level": self.level,
             "arrived": self.arrived,
         }
+        if self.named != self.file:
+            record["named"] = self.named
         for slot, default in _OPTIONAL:
             value = getattr(self, slot)
             if value != default:
@@ -180,7 +182,6 @@ class Message:
 
 
 _OPTIONAL = (
-    ("named", ""),
     ("attempt", 1),
     ("expires", None),
     ("claimed_by", None),

@@ -139,11 +139,15 @@ class Launch:
                 account = pwd.getpwuid(process.uid)
                 env |= {"HOME": account.pw_dir, "USER": account.pw_name}
                 env |= {"LOGNAME": account.pw_name, "SHELL": account.pw_shell or "/bin/sh"}
-        return env | process.env | {
-            "AGENTFS": self._mountpoint,
-            "AGENT_NAME": process.name,
-            "AGENT_PID": str(process.pid),
-        }
+        return (
+            env
+            | process.env
+            | {
+                "AGENTFS": self._mountpoint,
+                "AGENT_NAME": process.name,
+                "AGENT_PID": str(process.pid),
+            }
+        )
 
 
 def _groups(process: Process) -> list[int]:

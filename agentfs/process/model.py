@@ -85,9 +85,7 @@ LEGAL: dict[State, frozenset[State]] = {
     State.IDLE: frozenset(State) - {State.IDLE},
     State.RUNNING: frozenset(State) - {State.RUNNING},
     State.BLOCKED: frozenset({State.RUNNING, State.SLEEPING, State.ZOMBIE, State.DEAD}),
-    State.SLEEPING: frozenset(
-        {State.IDLE, State.RUNNING, State.BLOCKED, State.ZOMBIE, State.DEAD}
-    ),
+    State.SLEEPING: frozenset({State.IDLE, State.RUNNING, State.BLOCKED, State.ZOMBIE, State.DEAD}),
     State.ZOMBIE: frozenset(),
     State.DEAD: frozenset(),
 }

@@ -23,6 +23,7 @@ __all__ = ["SIGNALS", "Signals"]
 
 SIGNALS = ("TERM", "KILL", "STOP", "CONT", "HUP")
 
+
 class Signals:
     """Delivers them. `finish` ends a process for good, `start_again` starts its program.
 

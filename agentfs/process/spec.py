@@ -109,7 +109,9 @@ def parse_spec(text: str) -> ProcessSpec:
     """Read a definition. Raises EINVAL with every fault in the reason."""
     given = read_yaml(text)
     if not isinstance(given, dict):
-        raise KernelError(errno.EINVAL, "a definition is a map of keys: `name:`, `exec:`, `role:` …")
+        raise KernelError(
+            errno.EINVAL, "a definition is a map of keys: `name:`, `exec:`, `role:` …"
+        )
     try:
         return ProcessSpec.model_validate(given)
     except ValidationError as bad:

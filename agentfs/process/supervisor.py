@@ -1,7 +1,7 @@
 """The supervisor: what the end of a program means, and everything that follows from it.
 
-    program ends -> claims back, leftovers killed -> started again by its policy, after a back-off
-                                                  -> or ended for good: children adopted, parent told
+program ends -> claims back, leftovers killed -> started again by its policy, after a back-off
+                                              -> or ended for good: children adopted, parent told
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Supervisor:
 
     `on_end` calls get (process, code) inside the transaction, at every end of a program, one that
     is followed by a restart included. `on_maid` calls are made with every round of the maid.
+    Programs are started again only while `tree_is_up` is set.
     """
 
     def __init__(
@@ -97,6 +98,8 @@ class Supervisor:
         self._renewed: set[int] = set()
         self._unwatched: list[Program] = []
         self._nursery: trio.Nursery | None = None
+        self.tree_is_up = trio.Event()
+        self.tree_is_up.set()
         self._program_ended = trio.Event()
         events.listen(self._follow_settings)
 
@@ -207,7 +210,6 @@ class Supervisor:
     async def _watch(self, program: Program) -> None:
         code = await self.programs.wait(program)
         self.signals.program_ended(program)
-        self.told_to_end.discard(program)
         try:
             process = self._process_of(program)
             if process is not None:
@@ -215,6 +217,7 @@ class Supervisor:
         except Exception:
             log.exception("the end of a program of process %d: the maid has to", program.pid)
         finally:
+            self.told_to_end.discard(program)
             self._program_ended.set()
             self._program_ended = trio.Event()
 
@@ -236,14 +239,15 @@ class Supervisor:
     ) -> None:
         """Its program has ended by itself, with `code` if that is known. What then happens is
         decided here and nowhere else."""
-        told = self.closing and program is not None and program in self.told_to_end
+        told = self.closing and program in self.told_to_end
+        again = self.restarts.wanted(process, 1 if told else code)  # it did not end on its own
         with self.store.transaction():
             if process.stopping:
                 self.finish(process, UNKNOWN if code is None else code, State.ZOMBIE, why)
             elif process.pid in self._renewed:
                 self._hold(process, code)
                 self._schedule(process, 0.0, "asked to")
-            elif not (self.restarts.wanted(process, code) or (told and process.exec)):
+            elif not again:
                 self.finish(process, UNKNOWN if code is None else code, State.ZOMBIE, why)
             elif self.closing:
                 self._hold(process, code)
@@ -293,6 +297,7 @@ class Supervisor:
             self._nursery.start_soon(self._start_again, process, reason)
 
     async def _start_again(self, process: Process, reason: str) -> None:
+        await self.tree_is_up.wait()
         held = self.table.find(process.pid) is process and process.state is State.BLOCKED
         starting = process.pid in self.signals.starting
         if self.closing or not held or starting or process.ospid is not None:
@@ -317,6 +322,8 @@ class Supervisor:
         program = self.programs.find(process.ospid)
         if program is None:
             self.restarts.cancel(process.pid)
+            if process.state is not State.BLOCKED:
+                self.table.set_state(process, State.BLOCKED)
             self.store.on_commit(lambda: self.start_again(process, "asked to"))
             return
         self._renewed.add(process.pid)

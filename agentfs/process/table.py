@@ -161,7 +161,9 @@ class ProcessTable:
         with self._store.transaction():
             self._store.put_process(process.pid, process.record())
 
-    def set_state(self, process: Process, new: State, *, force: bool = False, **fields: Any) -> None:
+    def set_state(
+        self, process: Process, new: State, *, force: bool = False, **fields: Any
+    ) -> None:
         """Make `process` be `new`, and set `fields` with it. Raises EPERM unless the transition
         is legal; `force` is for a program that was found in another state than we knew."""
         if not force:

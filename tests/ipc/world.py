@@ -4,6 +4,7 @@ that a test moves."""
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from agentfs.clock import ManualClock, Timers
@@ -25,11 +26,15 @@ OPERATOR = Principal(Kind.OPERATOR, INIT, "init", UID, GID)
 
 
 class World:
-    """One kernel's mail. `restart()` is kill -9 of the daemon and its next start."""
+    """One kernel's mail."""
 
-    def __init__(self, state: Path, clock: ManualClock | None = None) -> None:
+    def __init__(self, state: Path) -> None:
+        self.clock = ManualClock()
+        self.seen: list[Event] = []
+        self._start(state)
+
+    def _start(self, state: Path) -> None:
         self.state = state
-        self.clock = clock or ManualClock()
         self.store = Store(state / "store.db")
         self.events = EventLog(self.store, self.clock)
         self.settings = Settings(self.store, self.events)
@@ -48,16 +53,21 @@ class World:
             self.settings,
             "here",
         )
+        self.agents.on_remove.append(self.mail.agent_removed)
         self.mail.load()
-        self.seen: list[Event] = []
         self.events.listen(lambda record: self.seen.append(record.event))
         if self.table.find(INIT) is None:
             self.process("init", 0, Role.KERNEL)
 
-    def restart(self) -> World:
-        """The same system as a killed daemon leaves it, opened again."""
-        self.store._db.close()
-        return World(self.state, self.clock)
+    def restart(self) -> None:
+        """kill -9 of the daemon and its next start: on what it had written by now."""
+        left = self.state / "killed"
+        left.mkdir()
+        for name in ("store.db", "store.db-wal"):
+            shutil.copy(self.state / name, left / name)
+        assert check(left / "store.db") == []
+        self.store.close()
+        self._start(left)
 
     def close(self) -> None:
         """Every test ends with the store's own consistency check."""

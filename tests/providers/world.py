@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,10 +114,7 @@ class World:
         """echo > path."""
         data = content.encode() if isinstance(content, str) else content
         flags = os.O_WRONLY | os.O_TRUNC
-        if create:
-            handle = self.create(path, caller)
-        else:
-            handle = self.open(path, flags, caller)
+        handle = self.create(path, caller) if create else self.open(path, flags, caller)
         try:
             assert await handle.write(0, data) == len(data)
             await handle.flush()
@@ -129,10 +125,6 @@ class World:
         folder, _, name = path.rpartition("/")
         directory = self.directory(folder)
         directory.enter(caller)
-        try:
-            directory.lookup(name)
-        except KernelError as missing:
-            assert missing.errno == errno.ENOENT
         return directory.create(name, mode, os.O_WRONLY | os.O_CREAT | os.O_EXCL, caller)[1]
 
     def rename(self, old: str, new: str, caller: Caller = OPERATOR, flags: int = 0) -> None:

@@ -1,0 +1,241 @@
+"""Whether a process may be spawned: the questions of design/kernel.md, in their order.
+
+Each rule is silent or raises; the first that raises decides, and nothing has been changed yet.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agentfs.errors import KernelError
+from agentfs.process.agents import Agents, check_name
+from agentfs.process.model import Process, Role, Tier
+from agentfs.process.spec import ProcessSpec
+from agentfs.process.table import ProcessTable
+from agentfs.security.policy import Action, Policy
+
+__all__ = ["RULES", "Account", "Request", "account_of", "check", "check_parent", "tier_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`actor` asks that `parent` gets a child as `spec` says. They differ if the operator asks."""
+
+    actor: Process
+    parent: Process
+    spec: ProcessSpec
+    table: ProcessTable
+    agents: Agents
+    policy: Policy
+
+    @property
+    def role(self) -> Role:
+        return Role(self.spec.role)
+
+    @property
+    def tier(self) -> Tier:
+        return tier_of(self.spec, self.parent)
+
+
+def tier_of(spec: ProcessSpec, parent: Process) -> Tier:
+    """The tier of a child: the one asked for, else its parent's, for a task never strategic."""
+    if spec.tier is not None:
+        return Tier(spec.tier)
+    if spec.role == "task" and parent.tier is Tier.STRATEGIC:
+        return Tier.TACTICAL
+    return parent.tier
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The user that a process runs as."""
+
+    uid: int
+    gid: int
+    name: str
+
+
+def account_of(spec: ProcessSpec, parent: Process) -> Account:
+    """The user a spec names, else the parent's. Raises EINVAL for one that there is not."""
+    if spec.user is None or spec.user == parent.user:
+        return Account(parent.uid, parent.gid, parent.user)
+    try:
+        entry = pwd.getpwnam(spec.user)
+    except (KeyError, ValueError):
+        raise KernelError(
+            errno.EINVAL, f"user: there is no user {spec.user!r} on this machine", rule="user"
+        ) from None
+    return Account(entry.pw_uid, entry.pw_gid, entry.pw_name)
+
+
+# -- the rules, in the order of the list ---------------------------------------------------------
+
+
+def _role_may_spawn(asked: Request) -> None:
+    asked.policy.require(asked.parent, Action.SPAWN)
+
+
+def _role_can_be_had(asked: Request) -> None:
+    if asked.role is Role.KERNEL:
+        raise KernelError(errno.EPERM, "role kernel is process 1's only", rule="role")
+
+
+def _capability(asked: Request) -> None:
+    asked.policy.require_capability(asked.parent, "spawn_children")
+
+
+def _user(asked: Request) -> None:
+    spec, parent = asked.spec, asked.parent
+    if spec.user is None or spec.user == parent.user:
+        return
+    if asked.actor.role is not Role.KERNEL:
+        raise KernelError(
+            errno.EPERM,
+            f"only process 1 may assign another user: {parent.name} runs as {parent.user}, its"
+            f" children cannot run as {spec.user}",
+            rule="user",
+        )
+    wanted = account_of(spec, parent)
+    if wanted.uid != os.geteuid() and os.geteuid() != 0:
+        raise KernelError(
+            errno.EPERM,
+            f"this AgentFS does not run as root and cannot start programs as {spec.user}",
+            rule="user",
+        )
+
+
+def _tools(asked: Request) -> None:
+    for tool in asked.spec.tools:
+        asked.policy.require_capability(asked.parent, f"tool:{tool}")
+
+
+def _group_limit(asked: Request) -> None:
+    asked.policy.require_seat(asked.parent)
+
+
+def _parent_alive(asked: Request) -> None:
+    check_parent(asked.parent)
+
+
+def check_parent(parent: Process) -> None:
+    """Raise ESRCH unless `parent` can get children."""
+    if not parent.state.alive:
+        raise KernelError(
+            errno.ESRCH, f"process {parent.pid}, {parent.name}, is {parent.state.value}"
+        )
+
+
+def _tier(asked: Request) -> None:
+    check_tier(asked.tier, asked.parent)
+
+
+def check_tier(tier: Tier, parent: Process) -> None:
+    """Raise EPERM if `tier` is above the parent's."""
+    if tier.rank < parent.tier.rank:
+        raise KernelError(
+            errno.EPERM,
+            f"the cognitive tier of a child is never above its parent's: {parent.name} is"
+            f" {parent.tier.value}, {tier.value} was asked for",
+            rule="tier",
+        )
+
+
+def _max_children(asked: Request) -> None:
+    check_children(asked.parent, asked.table)
+
+
+def check_children(parent: Process, table: ProcessTable) -> None:
+    """Raise EAGAIN, as fork(2) does, if `parent` has all the living children it may have."""
+    most = parent.limits.max_children
+    if most is not None and len(table.live_children(parent.pid)) >= most:
+        raise KernelError(
+            errno.EAGAIN,
+            f"{parent.name} has {most} living children, as many as it may have",
+            rule="max_children",
+        )
+
+
+def _task_tier(asked: Request) -> None:
+    if asked.role is Role.TASK and asked.tier is Tier.STRATEGIC:
+        raise KernelError(
+            errno.EPERM, "the cognitive tier of a task is never strategic", rule="task tier"
+        )
+
+
+def _name(asked: Request) -> None:
+    name = asked.spec.name
+    if not name:
+        raise KernelError(errno.EINVAL, "name: an agent needs a name", rule="name")
+    check_name(name)
+    running = asked.table.by_name(name)
+    if running is not None:
+        raise KernelError(
+            errno.EEXIST, f"the name {name!r} is taken by process {running.pid}", rule="name"
+        )
+    agent = asked.agents.find(name)
+    if agent is None or asked.actor.role is Role.KERNEL or agent.creator == asked.actor.name:
+        return
+    raise KernelError(
+        errno.EEXIST,
+        f"the name {name!r} is taken: {agent.creator} defined that agent, only {agent.creator} and"
+        " the operator may put it to work",
+        rule="name",
+    )
+
+
+def _program(asked: Request) -> None:
+    """What no operating system could start: refused here, where nothing has to be taken back."""
+    spec = asked.spec
+    if spec.exec and not spec.exec[0]:
+        raise KernelError(errno.EINVAL, "exec: the name of the program is empty", rule="program")
+    texts = [*spec.exec, spec.cwd or "", *spec.env, *spec.env.values()]
+    for text in texts:
+        if "\0" in text or not _encodable(text):
+            raise KernelError(
+                errno.EINVAL,
+                f"exec, env, cwd: {text!r} cannot be given to a program",
+                rule="program",
+            )
+    for name in spec.env:
+        if not name or "=" in name:
+            raise KernelError(errno.EINVAL, f"env: {name!r} cannot name a variable", rule="program")
+
+
+def _encodable(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _budget(asked: Request) -> None:
+    spec = asked.spec
+    asked.policy.require_budget(asked.parent, asked.tier.value, spec.limits.max_tokens_total)
+
+
+RULES: tuple[Callable[[Request], None], ...] = (
+    _role_may_spawn,
+    _role_can_be_had,
+    _capability,
+    _user,
+    _tools,
+    _group_limit,
+    _parent_alive,
+    _tier,
+    _max_children,
+    _task_tier,
+    _name,
+    _program,
+    _budget,
+)
+
+
+def check(asked: Request) -> None:
+    """Ask every question. Raises what the first one raises that is answered with no."""
+    for rule in RULES:
+        rule(asked)

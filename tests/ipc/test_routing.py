@@ -1,0 +1,119 @@
+"""Who may write to whom: every row of the routing table, and its order."""
+
+import errno
+
+import pytest
+
+from agentfs.errors import KernelError
+from agentfs.ipc.message import Priority, Relation
+from agentfs.ipc.routing import effective, relation, route
+from agentfs.process.model import Role
+from tests.ipc.world import OPERATOR, World
+
+
+@pytest.fixture
+def family(world: World) -> World:
+    """init > boss > (left > (leaf, task), right > nephew), other; and a name without a process."""
+    boss = world.process("boss", role=Role.LEAD)
+    left, right = world.process("left", boss.pid), world.process("right", boss.pid)
+    world.process("leaf", left.pid)
+    world.process("task", left.pid, Role.TASK)
+    world.process("nephew", right.pid)
+    world.process("other")
+    world.agent("nobody")
+    return world
+
+
+@pytest.mark.parametrize(
+    ("sender", "receiver", "expected", "copy_to"),
+    [
+        ("boss", "left", "parent", None),
+        ("left", "boss", "child", None),
+        ("left", "right", "sibling", "boss"),
+        ("boss", "other", "sibling", "init"),
+        ("boss", "leaf", "other", None),
+        ("leaf", "boss", "other", None),
+        ("left", "nephew", "other", None),
+        ("leaf", "nephew", "other", None),
+        ("leaf", "other", "other", None),
+        ("leaf", "init", "other", None),
+        ("boss", "init", "child", None),
+        ("init", "boss", "system", None),
+        ("init", "leaf", "system", None),
+        ("init", "task", "system", None),
+        ("init", "nobody", "system", None),
+        ("task", "left", "child", None),
+        ("left", "task", "parent", None),
+        ("leaf", "task", "sibling", "left"),
+        ("boss", "boss", "other", None),
+        ("task", "task", "other", None),
+        ("init", "init", "other", None),
+        ("boss", "nobody", "other", None),
+        ("nobody", "boss", "other", None),
+        ("nobody", "nobody", "other", None),
+    ],
+)
+def test_the_routing_table(
+    family: World, sender: str, receiver: str, expected: str, copy_to: str | None
+) -> None:
+    found = route(family.table, sender, receiver)
+    assert (found.relation.value, found.copy_to) == (expected, copy_to)
+
+
+@pytest.mark.parametrize("receiver", ["boss", "leaf", "right", "nephew", "init", "nobody", "other"])
+def test_a_task_writes_to_its_parent_only(family: World, receiver: str) -> None:
+    with pytest.raises(KernelError, match="may only write to its parent left") as caught:
+        route(family.table, "task", receiver)
+    assert (caught.value.errno, caught.value.rule) == (errno.EACCES, "task")
+
+
+def test_a_task_whose_parent_is_gone_writes_to_nobody(family: World) -> None:
+    left = family.table.by_name("left")
+    assert left is not None
+    family.end(left, 1)
+    with pytest.raises(KernelError):
+        route(family.table, "task", "left")
+    assert family.mail.peers("task") == ["task"]
+    for name in ("leaf", "task"):  # what the supervisor does at the end of a parent
+        child = family.table.by_name(name)
+        assert child is not None
+        family.table.move(child, left.ppid)
+
+
+def test_the_peers_are_those_to_whom_there_is_a_route(family: World) -> None:
+    for name in family.agents:
+        principal = family.principal(name) if family.table.by_name(name) else OPERATOR
+        allowed = []
+        for peer in family.agents:
+            try:
+                family.mail.check(principal, name, peer)
+            except KernelError as refusal:
+                assert refusal.errno == errno.EACCES
+            else:
+                allowed.append(peer)
+        assert family.mail.peers(name) == allowed
+    assert family.mail.peers("task") == ["left", "task"]
+
+
+def test_the_receiver_is_asked_for_before_role_and_route(family: World) -> None:
+    with pytest.raises(KernelError) as caught:
+        family.mail.check(family.principal("task"), "task", "nowhere")
+    assert caught.value.errno == errno.ENOENT
+
+
+def test_an_ended_process_is_no_relative(family: World) -> None:
+    right = family.table.by_name("right")
+    nephew = family.table.by_name("nephew")
+    assert right is not None
+    assert nephew is not None
+    family.end(nephew, 0)
+    family.end(right, 0)
+    assert relation(family.table.by_name("left"), None) is Relation.OTHER
+    assert route(family.table, "left", "right").copy_to is None
+
+
+@pytest.mark.parametrize("explicit", list(Priority))
+@pytest.mark.parametrize("found", list(Relation))
+def test_the_relation_can_only_raise_the_priority(explicit: Priority, found: Relation) -> None:
+    assert effective(explicit, found) == min(explicit, found.floor)
+    assert effective(explicit, found) <= explicit

@@ -1,0 +1,254 @@
+"""The process table and the transition matrix. No program runs here."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from agentfs.clock import ManualClock
+from agentfs.errors import KernelError
+from agentfs.events import ChildrenChanged, Event, EventLog, ProcessReparented, StateChanged
+from agentfs.process.model import Process, Restart, Role, State, Tier, check_transition
+from agentfs.process.table import ProcessTable
+from agentfs.storage.store import Store
+
+
+class Table:
+    """A table with its store, events and clock."""
+
+    def __init__(self, path: Path) -> None:
+        self.clock = ManualClock()
+        self.store = Store(path)
+        self.events = EventLog(self.store, self.clock)
+        self.heard: list[Event] = []
+        self.events.listen(lambda record: self.heard.append(record.event))
+        self.table = ProcessTable(self.store, self.events, self.clock)
+
+    def add(self, ppid: int = 0, name: str = "", state: State = State.IDLE) -> Process:
+        pid = self.table.next_pid()
+        process = Process(
+            pid=pid,
+            ppid=ppid,
+            name=name or f"p{pid}",
+            role=Role.AGENT,
+            tier=Tier.TACTICAL,
+            model="sonnet",
+            uid=0,
+            gid=0,
+            user="root",
+            node="here",
+            restart=Restart.NEVER,
+            started=self.clock.now(),
+            state=state,
+        )
+        self.table.add(process)
+        return process
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Table:
+    return Table(tmp_path / "store.db")
+
+
+def test_the_whole_life_of_a_process_in_the_table(made: Table, tmp_path: Path) -> None:
+    table = made.table
+    assert len(table) == 0
+    assert table.find(1) is None
+    with pytest.raises(KernelError, match="there is no process 1") as refused:
+        table.get(1)
+    assert refused.value.errno == errno.ESRCH
+
+    root = made.add(name="root")
+    child = made.add(root.pid, "child")
+    assert [process.pid for process in table] == [1, 2]
+    assert table.by_name("child") is child
+    assert table.children(1) == [child]
+    assert table.live_children(1) == [child]
+
+    table.set_state(child, State.RUNNING)
+    table.update(child, ospid=4711, os_start=5)
+    assert table.by_ospid(4711) is child
+    assert made.heard == [StateChanged(2, "child", "idle", "running")]
+
+    table.set_state(child, State.ZOMBIE, exit_code=3)
+    assert table.by_name("child") is None
+    assert table.by_ospid(4711) is None
+    assert table.children(1) == [child]
+    assert table.live_children(1) == []
+
+    table.remove(child.pid)
+    assert table.find(2) is None
+    assert table.children(1) == []
+    assert table.sizes() == {"processes": 1, "parents": 1, "alive": 1, "programs": 0}
+    assert made.add().pid == 3, "a pid is never used again"
+
+
+PAIRS = list(itertools.product(State, State))
+
+LEGAL = {
+    # design/kernel.md, the table of transitions, as it is written there
+    "idle": {"running", "blocked", "sleeping", "zombie", "dead"},
+    "running": {"idle", "blocked", "sleeping", "zombie", "dead"},
+    "blocked": {"running", "sleeping", "zombie", "dead"},
+    "sleeping": {"idle", "running", "blocked", "zombie", "dead"},
+    "zombie": set(),
+    "dead": set(),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), PAIRS)
+def test_every_pair_of_states_is_legal_or_eperm(made: Table, old: State, new: State) -> None:
+    process = made.add(state=old)
+    before = process.record()
+    if new.value in LEGAL[old.value]:
+        check_transition(old, new)
+        made.table.set_state(process, new)
+        assert process.state is new
+        return
+    with pytest.raises(KernelError) as refused:
+        made.table.set_state(process, new)
+    assert refused.value.errno == errno.EPERM
+    assert process.record() == before
+    assert made.heard == []
+
+
+@pytest.mark.parametrize(("old", "new"), PAIRS)
+def test_a_state_follows_between_idle_and_running_and_never_complains(
+    made: Table, old: State, new: State
+) -> None:
+    process = made.add(state=old)
+    made.table.follow(process.pid, new)
+    working = {State.IDLE, State.RUNNING}
+    assert process.state is (new if old in working and new.alive else old)
+    made.table.follow(None, new)
+    made.table.follow(99, new)
+
+
+def test_the_table_is_the_same_after_it_was_read_again(made: Table, tmp_path: Path) -> None:
+    root = made.add(name="root")
+    for _ in range(3):
+        made.add(root.pid)
+    made.table.set_state(made.table.get(3), State.ZOMBIE, exit_code=1, output="oh\n")
+    made.table.update(made.table.get(4), ospid=9, exec=("sleep", "1"), env={"A": "ä"})
+    made.store.close()
+
+    again = Table(tmp_path / "store.db")
+    assert [p.record() for p in again.table] == [p.record() for p in made.table]
+    assert again.table.sizes() == made.table.sizes()
+    assert again.table.next_pid() == 5
+
+
+def test_pids_only_grow_across_a_restart_even_if_the_newest_is_gone(
+    made: Table, tmp_path: Path
+) -> None:
+    made.add()
+    made.table.remove(made.add().pid)
+    made.store.close()
+    assert Table(tmp_path / "store.db").table.next_pid() == 3
+
+
+def test_a_change_that_is_rolled_back_never_happened(made: Table) -> None:
+    root, other = made.add(name="root"), made.add(name="other")
+    child = made.add(root.pid, "child")
+    before = [process.record() | {"changed": 0} for process in made.table]
+    sizes = made.table.sizes()
+
+    def fail() -> None:
+        with made.store.transaction():
+            made.table.set_state(child, State.DEAD, exit_code=1)
+            made.table.move(child, other.pid)
+            made.add(child.pid, "new")
+            made.table.remove(other.pid)
+            raise KernelError(errno.EIO, "the disk is gone")
+
+    with pytest.raises(KernelError):
+        fail()
+    after = [process.record() | {"changed": 0} for process in made.table]
+    assert sorted(after, key=lambda record: record["pid"]) == before
+    assert made.table.sizes() == sizes
+    assert made.table.children(root.pid) == [child]
+    assert made.heard == []
+    assert [record | {"changed": 0} for record in made.store.processes()] == [
+        record | {"exec": [], "changed": 0} for record in before
+    ]
+
+
+def test_changed_moves_strictly_forward_even_if_the_clock_stands_or_goes_back(made: Table) -> None:
+    process = made.add()
+    seen = [process.changed]
+    for step in (0.0, 0.0, -3600.0, 5.0):
+        made.clock.step(step)
+        made.table.update(process, restarts=process.restarts + 1)
+        seen.append(process.changed)
+    assert seen == sorted(set(seen))
+
+
+def test_ancestors_descendants_and_the_nearest_common_ancestor(made: Table) -> None:
+    #       1
+    #      / \
+    #     2   3
+    #    / \   \
+    #   4   5   6 - 7
+    for parent in (0, 1, 1, 2, 2, 3, 6):
+        made.add(parent)
+    table = made.table
+
+    def nearest(a: int, b: int) -> int | None:
+        found = table.nearest_common_ancestor(a, b)
+        return None if found is None else found.pid
+
+    assert [p.pid for p in table.ancestors(7)] == [6, 3, 1]
+    assert [p.pid for p in table.ancestors(1)] == []
+    assert [p.pid for p in table.descendants(1)] == [2, 3, 4, 5, 6, 7]
+    assert [p.pid for p in table.descendants(3)] == [6, 7]
+    assert nearest(4, 5) == 2
+    assert nearest(4, 7) == 1
+    assert nearest(7, 3) == 3
+    assert nearest(3, 7) == 3
+    assert nearest(5, 5) == 5
+    assert nearest(5, 99) is None
+
+
+def test_moving_a_process_tells_both_parents(made: Table) -> None:
+    first, second = made.add(), made.add()
+    child = made.add(first.pid)
+    changed = first.changed, second.changed
+    made.table.move(child, second.pid)
+    assert made.heard == [
+        ProcessReparented(3, "p3", 1, 2),
+        ChildrenChanged(1, 3, added=False),
+        ChildrenChanged(2, 3, added=True),
+    ]
+    assert first.changed > changed[0]
+    assert second.changed > changed[1]
+    assert made.table.children(1) == []
+    assert made.table.children(2) == [child]
+
+
+def test_process_1_is_not_found_by_the_daemons_pid(made: Table) -> None:
+    init = made.add()
+    made.table.update(init, role=Role.KERNEL)
+    made.table.update(init, ospid=77)
+    assert made.table.by_ospid(77) is None
+
+
+def test_a_hundred_thousand_processes_cost_at_most_5_kb_each(made: Table) -> None:
+    count = 100_000
+    root = made.add()
+    tracemalloc.start()
+    try:
+        with made.store.transaction():
+            # the store's own side is the disk's: what is asked for here is the table
+            made.store.put_process = lambda pid, record: None  # type: ignore[method-assign]
+            for _ in range(count):
+                made.add(root.pid)
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    print(f"{used / count:.0f} bytes a process")
+    assert used / count <= 5 * 1024
+    assert len(made.table.children(root.pid)) == count

@@ -1,0 +1,205 @@
+"""A system without mail, mount and providers: tables, programs, supervisor and system calls."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from agentfs.clock import Clock, SystemClock, Timers, TrioClock
+from agentfs.config import Settings
+from agentfs.events import Event, EventLog, Record
+from agentfs.process.agents import Agents
+from agentfs.process.calls import Processes
+from agentfs.process.model import Process, State
+from agentfs.process.programs import Programs
+from agentfs.process.spec import ProcessSpec
+from agentfs.process.supervisor import Supervisor
+from agentfs.process.table import ProcessTable
+from agentfs.security.policy import Policy
+from agentfs.security.principal import Kind, Principal
+from agentfs.storage.store import Store
+from agentfs.syscall import Gate
+
+OPERATOR = Principal(Kind.OPERATOR, 1, "init", os.getuid(), os.getgid())
+INSTANCE = f"test-{os.getpid()}"
+
+# Time that a real program may take here for what takes milliseconds; a test that needs it fails.
+PATIENCE = 20.0
+
+
+def as_agent(process: Process) -> Principal:
+    """The principal that a program of `process` is."""
+    return Principal(Kind.AGENT, process.pid, process.name, process.uid, process.gid)
+
+
+class System:
+    """The parts, wired as the kernel wires them."""
+
+    def __init__(self, state_dir: Path, clock: Clock, *, groups: bool = True) -> None:
+        state_dir.mkdir(exist_ok=True)
+        self.state_dir = state_dir
+        self.clock = clock
+        self.store = Store(state_dir / "store.db")
+        self.events = EventLog(self.store, clock)
+        self.settings = Settings(self.store, self.events)
+        self.timers = Timers(clock)
+        self.policy = Policy()
+        self.table = ProcessTable(self.store, self.events, clock)
+        self.gate = Gate(self.store, self.policy, self.table.find)
+        self.agents = Agents(
+            self.store, self.events, clock, self.gate, self.table, state_dir
+        )
+        self.programs = Programs(state_dir, "/nowhere", INSTANCE, clock)
+        if not groups:
+            self.programs.groups._base = ""
+        self.supervisor = Supervisor(
+            self.table,
+            self.agents,
+            self.programs,
+            self.store,
+            self.events,
+            self.timers,
+            clock,
+            self.settings,
+        )
+        self.processes = Processes(
+            self.gate,
+            self.table,
+            self.agents,
+            self.programs,
+            self.supervisor,
+            self.settings,
+            self.store,
+            self.events,
+            clock,
+            self.timers,
+        )
+        self.ends: list[tuple[int, int]] = []
+        self.supervisor.on_end.append(lambda process, code: self.ends.append((process.pid, code)))
+        self.heard: list[Event] = []
+        self._changed = trio.Event()
+        self.events.listen(self._hear)
+
+    def _hear(self, record: Record) -> None:
+        self.heard.append(record.event)
+        self._changed.set()
+
+    async def until(self, holds: Callable[[], object]) -> None:
+        """Wait until `holds()`, looking at every event. Bounded by the machine's own time, as the
+        loop's may stand still."""
+        with fail_after_real(PATIENCE):
+            while not holds():
+                self._changed = trio.Event()
+                await self._changed.wait()
+
+    async def all_reaped(self) -> None:
+        """Wait until no program is watched any more."""
+        with fail_after_real(PATIENCE):
+            while len(self.programs):
+                await self.supervisor.wait_program_ended()
+
+    def of(self, kind: type[Event]) -> list[Any]:
+        """The events of a kind, so far."""
+        return [event for event in self.heard if isinstance(event, kind)]
+
+    def configure(self, **processes: object) -> None:
+        """Put other numbers for processes in effect."""
+        lines = "".join(f"  {name}: {number}\n" for name, number in processes.items())
+        self.settings.replace(f"processes:\n{lines}")
+
+    async def spawn(self, name: str, parent: int = 1, **spec: Any) -> Process:
+        """A child, spawned by the operator."""
+        return await self.processes.spawn(OPERATOR, parent, ProcessSpec(name=name, **spec))
+
+    async def shell(self, name: str, script: str, parent: int = 1, **spec: Any) -> Process:
+        """A child that runs a shell script."""
+        return await self.spawn(name, parent, exec=["/bin/sh", "-c", script], **spec)
+
+    async def said(self, name: str, words: str) -> None:
+        """Wait until the log of `name` has `words` in it. A file cannot be waited for, so this is
+        the one place that looks again and again, in the machine's own time."""
+        path = self.agents.log_path(name)
+        for _ in range(int(PATIENCE / 0.005)):
+            if words in path.read_text(errors="replace"):
+                return
+            await trio.to_thread.run_sync(real_pause)
+        raise AssertionError(f"{name} never said {words!r}: {path.read_text()!r}")
+
+
+def real_pause() -> None:
+    """5 ms of the machine's own time, for a thread."""
+    time.sleep(0.005)
+
+
+class fail_after_real:  # noqa: N801 - as trio.fail_after
+    """A `trio.fail_after` that a mock clock does not concern."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._scope = trio.CancelScope()
+        self._timer: Any = None
+
+    def __enter__(self) -> None:
+        token = trio.lowlevel.current_trio_token()
+
+        def late() -> None:
+            try:
+                token.run_sync_soon(self._scope.cancel)
+            except trio.RunFinishedError:
+                pass
+
+        self._timer = threading.Timer(self._seconds, late)
+        self._timer.daemon = True
+        self._timer.start()
+        self._scope.__enter__()
+
+    def __exit__(self, *failure: Any) -> None:
+        self._timer.cancel()
+        self._scope.__exit__(*failure)
+        if self._scope.cancelled_caught:
+            raise AssertionError(f"it did not happen within {self._seconds:g} s")
+
+
+@asynccontextmanager
+async def running(
+    state_dir: Path, *, clock: Clock | None = None, keep: bool = False, groups: bool = True
+) -> AsyncIterator[System]:
+    """A running system. `keep`: at the end it vanishes as with kill -9, and programs go on."""
+    system = System(state_dir, clock or SystemClock(), groups=groups)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(system.timers.run)
+            await nursery.start(system.supervisor.run)
+            try:
+                yield system
+            finally:
+                with trio.CancelScope(shield=True):
+                    if not keep:
+                        for program in system.programs:
+                            system.programs.kill(program)
+                        await system.all_reaped()
+                        system.programs.close()
+                nursery.cancel_scope.cancel()
+    finally:
+        system.store.close()
+
+
+def alive(ospid: int) -> bool:
+    """Whether the machine still runs this process: a zombie does not."""
+    try:
+        with open(f"/proc/{ospid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+PYTHON = sys.executable
+ENDED = (State.ZOMBIE, State.DEAD)

@@ -1,0 +1,200 @@
+"""Every entry that a provider declares is there, as it is declared."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as st
+from collections.abc import Iterator
+
+import pytest
+
+from agentfs.errors import KernelError
+from agentfs.vfs.declare import DirectoryOf, Entry, Table
+from agentfs.vfs.files import Control, Document, Live, Stream, Transaction, Value
+from agentfs.vfs.node import Directory, File, Link, Node
+from tests.providers.world import OPERATOR, STRANGER, World, refused
+
+KINDS: dict[str, type[Node]] = {
+    "Value": Value,
+    "Live": Live,
+    "Document": Document,
+    "Control": Control,
+    "Transaction": Transaction,
+    "Stream": Stream,
+    "Link": Link,
+    "Directory": Directory,
+    "File": File,
+}
+
+# design/namespace.md: path, mode; `-` is a link.
+NAMESPACE = """
+/agents/alice/ 0755
+/agents/alice/spec.yaml 0644
+/agents/alice/ctl 0200
+/agents/alice/pid 0444
+/agents/alice/state 0444
+/agents/alice/inbox/ 0700
+/agents/alice/inbox/new/ 0700
+/agents/alice/inbox/cur/ 0700
+/agents/alice/inbox/tmp/ 0700
+/agents/alice/outbox/bob 0200
+/agents/alice/send 0200
+/agents/alice/recv 0400
+/agents/alice/log 0640
+/agents/alice/memory/ 0700
+/agents/self -
+/proc/2/status 0444
+/proc/2/info 0444
+/proc/2/state 0444
+/proc/2/role 0444
+/proc/2/tier 0444
+/proc/2/name 0444
+/proc/2/ppid 0444
+/proc/2/exit 0444
+/proc/2/agent -
+/proc/2/parent -
+/proc/2/children/ 0755
+/proc/2/cmdline 0444
+/proc/2/environ 0400
+/proc/2/cwd -
+/proc/2/ospid 0444
+/proc/2/ctl 0200
+/proc/2/spawn 0600
+/proc/2/wait 0400
+/proc/2/heartbeat 0200
+/proc/2/attach 0200
+/proc/2/signals 0400
+/proc/2/error 0400
+/proc/self -
+/proc/uptime 0444
+/proc/version 0444
+/proc/loadavg 0444
+/proc/stat 0444
+/proc/mounts 0444
+/dev/events 0444
+/dev/events.all 0444
+/dev/kmsg 0444
+/etc/agentfs.yaml 0644
+/sys/version 0444
+/sys/health 0444
+/sys/stats 0444
+/sys/metrics 0444
+/shared/ 1777
+/shared/docs/ 0755
+"""
+
+
+def subclasses(cls: type[DirectoryOf]) -> Iterator[type[DirectoryOf]]:
+    for below in cls.__subclasses__():
+        yield below
+        yield from subclasses(below)
+
+
+def tables() -> list[type[Table]]:
+    return [cls for cls in subclasses(DirectoryOf) if issubclass(cls, Table)]
+
+
+ENTRIES = [
+    pytest.param(entry, id=f"{getattr(table, 'PATH', table.__name__)}/{entry.name}")
+    for table in tables()
+    for entry in table.TABLE.values()
+]
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_entry_is_described(entry: Entry) -> None:
+    assert entry.doc.endswith(".")
+    assert entry.mode & ~0o1777 == 0
+    if entry.kind in ("Value", "Live", "Document", "Control", "Transaction", "Link"):
+        assert entry.example
+    for name, when in entry.errors:
+        assert hasattr(errno, name)
+        assert when
+
+
+def test_every_directory_says_its_path() -> None:
+    public = [cls for cls in subclasses(DirectoryOf) if not cls.__name__.startswith("_")]
+    missing = {
+        cls.__name__
+        for cls in public
+        if cls.__module__.startswith("agentfs.providers") and not hasattr(cls, "PATH")
+    }
+    assert missing <= {"Table", "MessagesDirectory"}
+
+
+async def test_the_namespace_is_as_designed(world: World) -> None:
+    assert world.pid("alice") == 2
+    for line in NAMESPACE.split("\n"):
+        if not line:
+            continue
+        path, mode = line.split()
+        node = world.find(path)
+        found = node.stat().mode
+        if mode == "-":
+            assert st.S_ISLNK(found), path
+            continue
+        assert oct(st.S_IMODE(found)) == oct(int(mode, 8)), path
+        assert st.S_ISDIR(found) == path.endswith("/"), path
+        assert isinstance(node, Directory) == path.endswith("/"), path
+
+
+def walk(directory: Directory, path: str = "") -> Iterator[tuple[str, Directory, str, Node]]:
+    for name, node in directory.entries():
+        yield f"{path}/{name}", directory, name, node
+        if isinstance(node, Directory):
+            yield from walk(node, f"{path}/{name}")
+
+
+async def test_what_is_listed_is_found_and_is_what_it_says(world: World) -> None:
+    await world.mail("alice", "bob")
+    await world.write("/shared/file", "x", create=True)
+    seen = 0
+    keys: dict[object, str] = {}
+    for path, directory, name, node in walk(world.tree.root):
+        seen += 1
+        assert directory.lookup(name).key == node.key, path
+        assert keys.setdefault(node.key, path) == path, path
+        stat = node.stat()
+        assert stat.mtime > 0, path
+        assert isinstance(node, Directory) == st.S_ISDIR(stat.mode), path
+        assert isinstance(node, Link) == st.S_ISLNK(stat.mode), path
+        if isinstance(directory, Table) and name in directory.TABLE:
+            entry = directory.TABLE[name]
+            assert isinstance(node, KINDS[entry.kind]), path
+            if entry.kind != "Link":
+                assert oct(st.S_IMODE(stat.mode)) == oct(entry.mode), path
+        if isinstance(node, File) and stat.mode & 0o400:
+            content = await world.read(path)
+            if isinstance(node, Value | Document):
+                assert len(content) == stat.size, path
+                assert content == b"" or content.endswith(b"\n"), path
+    assert seen > 150
+
+
+async def test_nothing_declared_can_be_removed_renamed_or_chmodded(world: World) -> None:
+    for path, directory, name, node in walk(world.tree.root):
+        if isinstance(directory, Table) and name in directory.TABLE:
+            for attempt in (directory.unlink, directory.rmdir):
+                with pytest.raises(KernelError) as caught:
+                    attempt(name, OPERATOR)
+                assert caught.value.code in ("EPERM", "ENOENT"), path
+            if not path.endswith(("shared", "memory")):  # real directories
+                with refused("EPERM"):
+                    node.chattr(OPERATOR, mode=0o111)
+
+
+async def test_private_entries_are_private(world: World) -> None:
+    for table, path in ((2, "/proc/2"), (0, "/agents/alice")):
+        directory = world.directory(path)
+        assert isinstance(directory, Table), table
+        for name, entry in directory.TABLE.items():
+            if not entry.private:
+                continue
+            for caller in (world.as_agent("bob"), STRANGER):
+                with refused("EACCES"):
+                    if entry.kind == "Directory":
+                        world.list(f"{path}/{name}", caller)
+                    else:
+                        flags = os.O_RDONLY if entry.mode & 0o400 else os.O_WRONLY
+                        world.open(f"{path}/{name}", flags, caller)

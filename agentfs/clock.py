@@ -109,13 +109,14 @@ class Timer:
 class Timers:
     """Calls to make later, soonest first. `run` makes them; `run_due` is one turn of it.
 
-    A cancelled timer stays in the heap until it is due or until more than half of the heap is
-    cancelled, so cancelling costs nothing and the heap stays bounded by twice the live timers.
+    A cancelled timer stays in the heap until it is due or the heap has doubled since it was last
+    cleaned, so cancelling costs nothing and the heap has at most twice the live timers, and 64.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._heap: list[tuple[float, int, Timer]] = []
+        self._limit = 64
         self._order = itertools.count()
         self._sooner = trio.Event()
 
@@ -132,9 +133,10 @@ class Timers:
         return timer
 
     def _compact(self) -> None:
-        if len(self._heap) >= 64 and len(self._heap) & (len(self._heap) - 1) == 0:
+        if len(self._heap) >= self._limit:
             self._heap = [entry for entry in self._heap if entry[2].active]
             heapq.heapify(self._heap)
+            self._limit = 2 * len(self._heap) + 64
 
     def run_due(self) -> float:
         """Make every call that is due; return the seconds until the next one (inf: none)."""

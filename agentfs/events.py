@@ -12,6 +12,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from itertools import islice
 from typing import Any, ClassVar
 
 from agentfs.clock import Clock, rfc3339
@@ -349,6 +350,4 @@ class EventLog:
 
     def since(self, seq: int) -> Iterator[Record]:
         """The kept records with a number of at least `seq`, oldest first."""
-        start = max(0, seq - self.oldest)
-        for index in range(start, len(self._kept)):
-            yield self._kept[index]
+        return iter(list(islice(self._kept, max(0, seq - self.oldest), None)))

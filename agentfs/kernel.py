@@ -94,6 +94,7 @@ class Kernel:
             self.node,
         )
         self.supervisor.on_end.append(self.mail.process_ended)
+        self.supervisor.on_maid.append(self.mail.release_stale)
         self.agents.on_remove.append(self.mail.agent_removed)
         self.identity = Identity(self.table, self.programs, self.owner[0])
         self.refusals = Refusals(self.events, self.clock)

@@ -114,6 +114,21 @@ class _Entry:
         return node
 
 
+def _tier_of(entry: _Entry, owner: dict[str, _Entry]) -> Tier:
+    """The tier that a process will have: its own, else its parent's; a task's is not the highest
+    (`agentfs.process.rules`). Bad values count as left out: they are faults of their own."""
+    path = {entry.name: entry}
+    while entry.given.get("tier") not in CHOICES["tier"] and entry.parent in owner:
+        entry = owner[entry.parent]
+        if entry.name in path:
+            break  # a cycle, which is a fault of its own
+        path[entry.name] = entry
+    own = entry.given.get("tier")
+    tier = Tier(own) if own in CHOICES["tier"] else Tier.STRATEGIC
+    tasks = any(each.given.get("role") == Role.TASK.value for each in path.values())
+    return Tier.TACTICAL if tasks and tier is Tier.STRATEGIC else tier
+
+
 class _Reader:
     """One manifest on its way through the checks."""
 
@@ -288,18 +303,11 @@ class _Reader:
                 )
 
     def _check_tier(self, entry: _Entry, owner: dict[str, _Entry]) -> None:
-        """A child's tier is never above its parent's; who names none has its parent's."""
         own = entry.given.get("tier")
-        if own not in CHOICES["tier"]:
-            return
         above = owner.get(entry.parent)
-        seen: set[str] = set()
-        while above is not None and "tier" not in above.given and above.name not in seen:
-            seen.add(above.name)
-            above = owner.get(above.parent)
-        if above is None or above.given.get("tier") not in CHOICES["tier"]:
+        if own not in CHOICES["tier"] or above is None:
             return
-        highest = Tier(above.given["tier"])
+        highest = _tier_of(above, owner)
         if Tier(own).rank < highest.rank:
             self._fault(
                 entry.at("tier"),

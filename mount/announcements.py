@@ -42,7 +42,7 @@ class Announcements:
         self._announcer = announcer
 
     def by(self, ctx: RequestContext) -> bool:
-        """Whether the announcer's thread is the caller."""
+        """Whether the announcer's process is the caller."""
         return ctx.pid == self._announcer.tid
 
     def _current(self) -> Announcement:

@@ -1,24 +1,33 @@
 """Real inotify for changes that the daemon makes itself.
 
-Linux reports to inotify only what happens through a system call on the mount. So one thread makes
-those calls on our own mount: mkdir, create and close, unlink, rename, utimensat. The operations
-recognise the thread by its id and answer so that the call succeeds and only tells what already
+Linux reports to inotify only what happens through a system call on the mount. So a process of our
+own makes those calls on our own mount: mkdir, create and close, unlink, rename, utimensat. The
+operations recognise it by its pid and answer so that the call succeeds and only tells what already
 happened. Tried before built: notify_inval_entry and notify_delete give a directory's watcher
-nothing; utimensat with only the modification time set gives IN_MODIFY, with both IN_ATTRIB.
+nothing.
 
-Calls go by path. A directory descriptor kept open would make `umount` answer EBUSY.
+A process, not a thread: when the daemon is killed while a thread of it waits for its own mount,
+the thread cannot end before the mount answers, the mount's device is not closed before the thread
+ends, and so everybody who uses the mount hangs for good (seen, in the kill -9 test). Calls go by
+path, because a directory kept open would make `umount` answer EBUSY.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import os
-import queue
+import socket
 import stat as st
-import threading
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+import trio
 
 from agentfs.vfs.changes import Change, Created, Modified, Moved, Removed
 
@@ -26,19 +35,11 @@ __all__ = ["Announcement", "Announcer"]
 
 log = logging.getLogger(__name__)
 
-UTIME_NOW = 0x3FFFFFFF
-UTIME_OMIT = 0x3FFFFFFE
-AT_FDCWD = -100
-AT_SYMLINK_NOFOLLOW = 0x100
+SCRIPT = Path(__file__).with_name("announce.py")
+ENDING_SECONDS = 5.0
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _Timespec(ctypes.Structure):
-    _fields_ = [("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long)]
-
-
-_ONLY_MTIME = (_Timespec * 2)(_Timespec(0, UTIME_OMIT), _Timespec(0, UTIME_NOW))
+# The path is gone again, or the mount is: nobody can be watching it any more.
+UNREMARKABLE = frozenset({errno.ENOENT, errno.ENOTCONN, errno.ECONNABORTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,28 @@ class Announcement:
     new_path: str = ""
     number: int = 0  # the inode, for Modified
 
+    def operation(self) -> str:
+        """The system call that tells of it."""
+        match self.change:
+            case Modified():
+                return "modify"
+            case Removed(is_directory=is_directory):
+                return "rmdir" if is_directory else "unlink"
+            case Moved():
+                return "rename"
+            case Created(node=node):
+                mode = node.stat().mode
+                if st.S_ISDIR(mode):
+                    return "mkdir"
+                if st.S_ISLNK(mode):
+                    return "symlink"
+                return "mkfifo" if st.S_ISFIFO(mode) else "create"
+
 
 class Announcer:
-    """The thread and its queue.
+    """The queue, and the task that feeds the process.
 
-    `tid` is the thread's id, by which the operations recognise it; `current` is what it announces
+    `tid` is the process's id, by which the operations recognise it; `current` is what it announces
     at the moment. `done` were made, `failed` were not (their path was gone again), `lost` found the
     queue full.
     """
@@ -62,43 +80,33 @@ class Announcer:
     def __init__(self, mountpoint: str, limit: int) -> None:
         self._mountpoint = mountpoint
         self._limit = limit
-        self._queue: queue.SimpleQueue[Announcement | None] = queue.SimpleQueue()
+        self._queue: deque[Announcement] = deque()
         self._modified: set[int] = set()
-        self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
-        self._started = threading.Event()
+        self._more = trio.Event()
+        self._ended: list[subprocess.Popen[bytes]] = []
         self.tid = -1
         self.current: Announcement | None = None
         self.done = 0
         self.failed = 0
         self.lost = 0
-        self._taken = 0
-
-    def start(self) -> None:
-        self._thread.start()
-        self._started.wait()
-
-    def stop(self) -> None:
-        """End the thread once the mount is gone, which ends a call that it may be in."""
-        self._queue.put(None)
-        self._thread.join(timeout=5)
 
     @property
     def waiting(self) -> int:
-        return self._queue.qsize()
+        return len(self._queue)
 
     @property
     def busy(self) -> bool:
         """Whether anything is still to be announced."""
-        return self.done + self.failed < self._taken
+        return bool(self._queue) or self.current is not None
 
     def announce(self, announcement: Announcement) -> bool:
         """Queue it; repeated modifications of one file are one. False if the queue is full."""
         if isinstance(announcement.change, Modified):
             if announcement.number in self._modified:
                 return True
-            self._modified.add(announcement.number)
-        if self._queue.qsize() >= self._limit:
-            self._modified.discard(announcement.number)
+            if len(self._queue) < self._limit:
+                self._modified.add(announcement.number)
+        if len(self._queue) >= self._limit:
             if self.lost == 0:
                 log.warning(
                     "more changes than inotify can be told of (%d wait): watchers miss some,"
@@ -107,50 +115,68 @@ class Announcer:
                 )
             self.lost += 1
             return False
-        self._taken += 1
-        self._queue.put(announcement)
+        self._queue.append(announcement)
+        self._more.set()
         return True
 
-    def _run(self) -> None:
-        self.tid = threading.get_native_id()
-        self._started.set()
-        while (announcement := self._queue.get()) is not None:
-            self._modified.discard(announcement.number)
-            self.current = announcement
-            failed = 1
-            try:
-                self._make(announcement)
-                failed = 0
-            except OSError as failure:
-                # The path is gone again, or the mount is: nobody can be watching it any more.
-                if failure.errno not in (errno.ENOENT, errno.ENOTCONN, errno.ECONNABORTED):
-                    log.info("%s could not be announced: %s", announcement.path, failure)
-            except Exception:
-                log.exception("%s could not be announced", announcement.path)
+    async def run(self) -> None:
+        """Announce until cancelled; should the process end, start another."""
+        while True:
+            async with self._process() as told:
+                try:
+                    await self._feed(told)
+                except OSError as failure:
+                    log.error("the announcing process ended (%s): starting another", failure)
             self.current = None
-            self.failed += failed
-            self.done += 1 - failed
 
-    def _make(self, announcement: Announcement) -> None:
-        """Make the system call that tells of it."""
-        path = self._mountpoint + announcement.path
-        match announcement.change:
-            case Modified():
-                if _libc.utimensat(AT_FDCWD, os.fsencode(path), _ONLY_MTIME, AT_SYMLINK_NOFOLLOW):
-                    raise OSError(ctypes.get_errno(), "utimensat", path)
-            case Created(node=node):
-                mode = node.stat().mode
-                if st.S_ISDIR(mode):
-                    os.mkdir(path)
-                elif st.S_ISLNK(mode):
-                    os.symlink("announced", path)
-                elif st.S_ISFIFO(mode):
-                    os.mkfifo(path)
-                else:
-                    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            case Removed(is_directory=True):
-                os.rmdir(path)
-            case Removed():
-                os.unlink(path)
-            case Moved():
-                os.rename(path, self._mountpoint + announcement.new_path)
+    @asynccontextmanager
+    async def _process(self) -> AsyncIterator[trio.socket.SocketType]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            process = subprocess.Popen(  # noqa: ASYNC220  # 1 ms, and vfork: nothing to wait for
+                [sys.executable, "-I", "-S", os.fspath(SCRIPT)],
+                stdin=theirs.fileno(),
+                cwd="/",
+                start_new_session=True,
+            )
+        self.tid = process.pid
+        try:
+            with trio.socket.from_stdlib_socket(ours) as told:
+                yield told
+        finally:
+            self.tid = -1
+            self._ended.append(process)
+
+    def stop(self) -> None:
+        """Once the mount is gone, which ends a call that the process may be in: see it end."""
+        for process in self._ended:
+            try:
+                process.wait(ENDING_SECONDS)
+            except subprocess.TimeoutExpired:
+                log.warning("the announcing process %d does not end", process.pid)
+                process.kill()
+
+    async def _feed(self, told: trio.socket.SocketType) -> None:
+        while True:
+            while self._queue:
+                await self._make(told, self._queue.popleft())
+            self._more = trio.Event()
+            await self._more.wait()
+
+    async def _make(self, told: trio.socket.SocketType, announcement: Announcement) -> None:
+        self._modified.discard(announcement.number)
+        self.current = announcement
+        new_path = self._mountpoint + announcement.new_path if announcement.new_path else ""
+        parts = (announcement.operation(), self._mountpoint + announcement.path, new_path)
+        await told.send(b"\0".join(map(os.fsencode, parts)))
+        answer = await told.recv(32)
+        if not answer:
+            raise OSError("its socket was closed")
+        self.current = None
+        number = int(answer)
+        if number == 0:
+            self.done += 1
+            return
+        self.failed += 1
+        if number not in UNREMARKABLE:
+            log.info("%s could not be announced: %s", announcement.path, os.strerror(abs(number)))

@@ -1,6 +1,6 @@
 """The FUSE operations: each finds the node, asks whether the caller may, and calls it.
 
-Calls of the announcer's thread are answered by `announcements`, before anything else.
+Calls of the announcer's process are answered by `announcements`, before anything else.
 """
 
 from __future__ import annotations

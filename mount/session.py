@@ -93,12 +93,12 @@ async def serve(
     except RuntimeError as failure:
         mount.wakeups.restore()
         raise OSError(f"{mount.mountpoint} cannot be mounted: {failure}") from None
-    mount.announcer.start()
     events.listen(mount.take)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pyfuse3.main, 1, max_tasks + SPARE_TASKS)
             nursery.start_soon(mount.parking.watch)
+            nursery.start_soon(mount.announcer.run)
             nursery.start_soon(_watch_mount_table, mount.mountpoint, mount.wakeups.disconnected)
             nursery.start_soon(_when, mount.wakeups.disconnected, stop.set)
             ready()

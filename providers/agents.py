@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
-
-import trio
-from inotify_simple import INotify, flags
 
 from agentfs.errors import KernelError
 from agentfs.events import (
@@ -26,8 +22,9 @@ from agentfs.events import (
 )
 from agentfs.ipc.message import Draft
 from agentfs.process.model import Agent, Process
-from agentfs.providers import disk, mail
+from agentfs.providers import mail
 from agentfs.providers.host import HostTree
+from agentfs.providers.log import LogFile, LogWatcher
 from agentfs.providers.mail import MAIL, InboxDirectory, Mailroom, OutboxDirectory, Recv
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
@@ -45,7 +42,7 @@ from agentfs.vfs.declare import (
     value,
 )
 from agentfs.vfs.files import Owner, as_text
-from agentfs.vfs.node import Directory, File, Handle, Node, Stat, StreamHandle, is_writing
+from agentfs.vfs.node import Directory, Node, StreamHandle
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
@@ -210,56 +207,6 @@ class AgentDirectory(Table):
         return self.agents.memory(self.name).root
 
 
-class LogFile(File):
-    """/agents/NAME/log."""
-
-    # Growth is announced by the LogWatcher; this is for where inotify is not to be had.
-    timeout = 1.0
-
-    def __init__(self, agent: AgentDirectory) -> None:
-        self.key = (agent.key, "log")
-        self._agent = agent
-
-    def _path(self) -> str:
-        return os.fspath(self._agent.kernel.agents.log_path(self._agent.name))
-
-    def stat(self) -> Stat:
-        owner = self._agent.owner()
-        size, time = 0, owner.mtime
-        try:
-            found = os.stat(self._path())
-            size, time = found.st_size, found.st_mtime_ns
-        except FileNotFoundError:
-            pass  # nothing ever ran
-        return Stat(0o100640, owner.uid, owner.gid, size, time, 1, time, time)
-
-    def open(self, flags: int, caller: Caller) -> Handle:
-        if is_writing(flags) or flags & os.O_TRUNC:
-            raise KernelError(errno.EACCES, "the log is written by the agent's programs only")
-        return LogHandle(self._path())
-
-
-class LogHandle(Handle):
-    """An open log; one that does not exist yet is empty and looked for again."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._descriptor: int | None = None
-
-    async def read(self, offset: int, size: int) -> bytes:
-        with disk.reported("reading the log"):
-            if self._descriptor is None:
-                try:
-                    self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-                except FileNotFoundError:
-                    return b""
-            return await disk.read_at(self._descriptor, offset, size)
-
-    def release(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-
-
 class AgentsDirectory(Table):
     """/agents: `mkdir` defines an agent, `rmdir` removes one that does not run."""
 
@@ -326,30 +273,18 @@ class AgentsDirectory(Table):
         """What an event changes in here."""
         match event:
             case AgentDefined(name=name):
-                yield Created(self.key, name, AgentDirectory(self, name))
+                defined = AgentDirectory(self, name)
+                defined.remember()
+                yield Created(self.key, name, defined)
             case AgentRemoved(name=name):
                 yield Removed(self.key, name, ("agents", name), is_directory=True)
+            case AgentChanged(name=name) if name in self._memories:
+                # Its files may have another owner now.
+                yield Modified(self._memories[name].root.key)
+                yield from modified(AgentDirectory, ("agents", name), event)
             case AgentChanged() | StateChanged() | ProcessSpawned() | ProcessExited():
                 yield from modified(AgentDirectory, ("agents", event.name), event)
             case ProcessReaped() | ProcessRestarted() | ProcessChanged():
                 yield from modified(AgentDirectory, ("agents", event.name), event)
             case _ if isinstance(event, MAIL):
                 yield from mail.changes(self.room(event.agent), event)
-
-
-class LogWatcher:
-    """Says when a log grows: the programs write the real file, behind the tree's back."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self._folder = os.fspath(kernel.state_dir / "logs")
-
-    async def run(self, notify: Callable[[Change], object]) -> None:
-        """Call `notify` with a change for each agent whose log changed, until cancelled."""
-        with INotify() as watch:
-            watch.add_watch(self._folder, flags.MODIFY | flags.CREATE | flags.MOVED_TO)
-            while True:
-                await trio.lowlevel.wait_readable(watch.fileno())
-                names = {event.name for event in watch.read(timeout=0)}
-                for name in sorted(names):
-                    if name.endswith(".log"):
-                        notify(Modified((("agents", name[:-4]), "log")))

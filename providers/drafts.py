@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,9 @@ class MemoryFile(File):
         return Stat(mode, self.uid, self.gid, size, self.mtime, 1, self.atime, self.mtime)
 
     def open(self, flags: int, caller: Caller) -> Handle:
-        return MemoryHandle(self)
+        if flags & os.O_TRUNC:
+            self.resize(0)
+        return MemoryHandle(self, append=bool(flags & os.O_APPEND))
 
     def resize(self, size: int) -> None:
         """Cut it, or fill it up with zeros."""
@@ -85,8 +88,9 @@ class MemoryFile(File):
 class MemoryHandle(Handle):
     """An open one. Works on when its name is gone."""
 
-    def __init__(self, file: MemoryFile) -> None:
+    def __init__(self, file: MemoryFile, *, append: bool = False) -> None:
         self.file = file
+        self._append = append
         file.opened += 1
 
     async def read(self, offset: int, size: int) -> bytes:
@@ -94,6 +98,8 @@ class MemoryHandle(Handle):
 
     async def write(self, offset: int, data: bytes) -> int:
         file = self.file
+        if self._append:
+            offset = len(file.content)
         if offset + len(data) > file.limit():
             raise file.too_large()
         if offset > len(file.content):

@@ -19,7 +19,7 @@ from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change
 from agentfs.vfs.declare import Table, document, modified
 from agentfs.vfs.files import MAX_DOCUMENT, Owner, as_text
-from agentfs.vfs.node import Directory, Handle, Node, Time
+from agentfs.vfs.node import Directory, Handle, Node, Stat, Time
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
@@ -60,19 +60,28 @@ class EtcDirectory(Table):
         self.kernel = kernel
         self.key = ("etc",)
         self._scratch: dict[str, Scratch] = {}
-        self._changed = int(kernel.started * 1e9)
+        self._entries_changed = self._config_changed = int(kernel.started * 1e9)
         kernel.events.listen(self._heard)
 
     def _heard(self, record: Record) -> None:
         if isinstance(record.event, ConfigChanged):
-            self._touch()
-            self.kernel.settings.changed = self._changed
+            self._config_changed = self._after(self._config_changed)
+            self.kernel.settings.changed = self._config_changed
+
+    def _after(self, time: Time) -> Time:
+        return max(int(self.kernel.clock.now() * 1e9), time + 1)
 
     def _touch(self) -> None:
-        self._changed = max(int(self.kernel.clock.now() * 1e9), self._changed + 1)
+        self._entries_changed = self._after(self._entries_changed)
 
     def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, self._changed)
+        return Owner(*self.kernel.owner, self._config_changed)
+
+    def stat(self) -> Stat:
+        # Not the configuration's time: vim makes files here and then asks whether that moved.
+        stat = super().stat()
+        stat.mtime = stat.ctime = self._entries_changed
+        return stat
 
     def only_operator(self, caller: Caller) -> None:
         """Raise EACCES for everybody else: agents of the same user pass the mode."""

@@ -14,17 +14,23 @@ import errno
 import os
 import stat as st
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
-
-import trio
 
 from agentfs.errors import KernelError
 from agentfs.providers import disk
 from agentfs.providers.disk import own_path, reported
+from agentfs.providers.hostnode import (
+    OPEN_ALWAYS,
+    OPEN_FLAGS,
+    HostFifo,
+    HostFile,
+    HostHandle,
+    HostLink,
+    HostNode,
+)
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.node import Directory, Fifo, File, Handle, Link, Node, Stat, Time, is_writing
+from agentfs.vfs.node import Directory, Handle, Node
 
 __all__ = [
     "HostDirectory",
@@ -35,15 +41,6 @@ __all__ = [
     "HostNode",
     "HostTree",
 ]
-
-# What of open(2)'s flags is done by the daemon's own descriptor. O_APPEND is not: Linux says where
-# the end is, and a page written back by mmap must not land there.
-_PASSED_ON = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC
-_ALWAYS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-
-# Seconds that Linux may believe what it knows: nobody but its own clients changes these files, a
-# person who looks into the state directory with an editor aside.
-TIMEOUT = 1.0
 
 
 class HostTree:
@@ -95,198 +92,6 @@ class HostTree:
         self.version += 1
 
 
-class HostNode(Node):
-    """Anything in a real directory."""
-
-    timeout = TIMEOUT
-
-    def __init__(self, tree: HostTree, found: os.stat_result, generation: int) -> None:
-        self.tree = tree
-        self.identity = found.st_dev, found.st_ino
-        self.mode = found.st_mode
-        again = (generation,) if generation else ()
-        self.key = ("host", *self.identity, *again)
-        self.names: dict[tuple[HostDirectory, str], None] = {}
-        self.handles: set[HostHandle] = set()
-        self.removed = False  # the last name is gone
-        self._fresh: tuple[int, os.stat_result] | None = None
-
-    def found(self, found: os.stat_result) -> None:
-        """Keep what was just read, for the `stat` that Linux asks for next."""
-        self._fresh = self.tree.version, found
-
-    def tops(self) -> set[str]:
-        """The names, directly below the root, through which it is reached."""
-        tops = set()
-        for parent, name in self.names:
-            while parent is not self.tree.root and parent.names:
-                parent, name = next(iter(parent.names))
-            tops.add(name)
-        return tops
-
-    @contextmanager
-    def pinned(self) -> Iterator[int]:
-        """An O_PATH descriptor of it. Raises ESTALE if it is not where it was."""
-        descriptor = self._open()
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-
-    def _open(self) -> int:
-        for parent, name in tuple(self.names):
-            try:
-                with parent.pinned() as directory:
-                    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-                    descriptor = os.open(name, flags, dir_fd=directory)
-            except (FileNotFoundError, NotADirectoryError):
-                self.names.pop((parent, name), None)
-                continue
-            found = os.fstat(descriptor)
-            if (found.st_dev, found.st_ino) == self.identity:
-                return descriptor
-            os.close(descriptor)
-            self.names.pop((parent, name), None)
-        for handle in self.handles:  # removed, but open
-            return os.dup(handle.descriptor)
-        raise KernelError(errno.ESTALE, "this file is no longer where it was")
-
-    def stat(self) -> Stat:
-        fresh, self._fresh = self._fresh, None
-        if fresh is not None and fresh[0] == self.tree.version:
-            return disk.as_stat(fresh[1])
-        with reported("reading the attributes"):
-            for handle in self.handles:
-                return disk.as_stat(os.fstat(handle.descriptor))
-            with self.pinned() as descriptor:
-                return disk.as_stat(os.fstat(descriptor))
-
-    def enter(self, caller: Caller) -> None:
-        self.tree.guard(caller)
-
-    def chattr(
-        self,
-        caller: Caller,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        size: int | None = None,
-        times: tuple[Time | None, Time | None] = (None, None),
-    ) -> None:
-        if (mode, uid, gid, size, times) == (None, None, None, None, (None, None)):
-            return
-        self.tree.changing(caller, self)
-        with reported("changing the attributes"), self.pinned() as descriptor:
-            path = own_path(descriptor)
-            if size is not None:
-                os.truncate(path, size)
-            if uid is not None or gid is not None:
-                os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
-            if mode is not None:
-                os.chmod(path, mode)
-            if times != (None, None):
-                now = os.fstat(descriptor)
-                accessed, modified = times
-                os.utime(
-                    path,
-                    ns=(
-                        now.st_atime_ns if accessed is None else accessed,
-                        now.st_mtime_ns if modified is None else modified,
-                    ),
-                )
-
-    def statvfs(self) -> os.statvfs_result:
-        """The space of the file system it is on."""
-        with reported("reading the file system's size"), self.pinned() as descriptor:
-            return os.fstatvfs(descriptor)
-
-    def getxattr(self, name: str) -> bytes:
-        if not name.startswith("user."):
-            raise KernelError(errno.ENODATA, f"no attribute {name!r}")
-        with reported(f"reading the attribute {name}"), self.pinned() as descriptor:
-            return os.getxattr(own_path(descriptor), name)
-
-    def listxattr(self) -> list[str]:
-        with reported("reading the attributes"), self.pinned() as descriptor:
-            names = os.listxattr(own_path(descriptor))
-        return [name for name in names if name.startswith("user.")]
-
-    def setxattr(self, name: str, value: bytes, caller: Caller) -> None:
-        if not name.startswith("user."):
-            raise KernelError(errno.ENOTSUP, "only attributes that begin with `user.` are kept")
-        self.tree.changing(caller, self)
-        with reported(f"setting the attribute {name}"), self.pinned() as descriptor:
-            os.setxattr(own_path(descriptor), name, value)
-
-    def removexattr(self, name: str, caller: Caller) -> None:
-        if not name.startswith("user."):
-            raise KernelError(errno.ENODATA, f"no attribute {name!r}")
-        self.tree.changing(caller, self)
-        with reported(f"removing the attribute {name}"), self.pinned() as descriptor:
-            os.removexattr(own_path(descriptor), name)
-
-
-class HostLink(HostNode, Link):
-    """A symbolic link, resolved by Linux on the mount and never by the daemon."""
-
-    def target(self, caller: Caller) -> str:
-        self.tree.guard(caller)
-        with reported("reading the link"), self.pinned() as descriptor:
-            return os.readlink("", dir_fd=descriptor)
-
-
-class HostFifo(HostNode, Fifo):
-    """A named pipe or a socket; Linux serves its bytes."""
-
-
-class HostFile(HostNode, File):
-    """A regular file."""
-
-    def open(self, flags: int, caller: Caller) -> HostHandle:
-        self.tree.guard(caller)
-        if is_writing(flags) or flags & os.O_TRUNC:
-            self.tree.changing(caller, self)
-        with reported("opening the file"), self.pinned() as pin:
-            wanted = flags & _PASSED_ON | _ALWAYS & ~os.O_NOFOLLOW
-            return HostHandle(self, os.open(own_path(pin), wanted))
-
-
-class HostHandle(Handle):
-    """An open real file. It goes on working when the file is renamed or removed."""
-
-    direct = False
-
-    def __init__(self, file: HostFile, descriptor: int) -> None:
-        self._file = file
-        self.descriptor = descriptor
-        file.handles.add(self)
-
-    async def read(self, offset: int, size: int) -> bytes:
-        with reported("reading"):
-            return await disk.read_at(self.descriptor, offset, size)
-
-    async def write(self, offset: int, data: bytes) -> int:
-        self._file.tree.version += 1
-        with reported("writing"):
-            return os.pwrite(self.descriptor, data, offset)
-
-    def truncate(self, size: int) -> None:
-        """ftruncate(2)."""
-        self._file.tree.version += 1
-        with reported("truncating"):
-            os.ftruncate(self.descriptor, size)
-
-    async def fsync(self) -> None:
-        with reported("syncing"):
-            await trio.to_thread.run_sync(os.fsync, self.descriptor)
-
-    def release(self) -> None:
-        if self in self._file.handles:
-            self._file.handles.remove(self)
-            os.close(self.descriptor)
-
-
 class HostDirectory(HostNode, Directory):
     """A real directory."""
 
@@ -329,7 +134,7 @@ class HostDirectory(HostNode, Directory):
 
     def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
         self.tree.changing(caller, self)
-        wanted = flags & _PASSED_ON | _ALWAYS
+        wanted = flags & OPEN_FLAGS | OPEN_ALWAYS
         with reported(f"creating {name}"), self.pinned() as here:
             try:
                 new = os.O_CREAT | os.O_EXCL

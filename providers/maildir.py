@@ -15,6 +15,7 @@ from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
 from agentfs.errors import KernelError
+from agentfs.ipc.mailbox import Mailbox
 from agentfs.ipc.message import Draft, Message
 from agentfs.providers.drafts import DraftFile, DraftHandle
 from agentfs.vfs.caller import Caller
@@ -44,7 +45,23 @@ class Mailroom:
         self.key: Hashable = (("agents", name), "inbox")
         self.drafts: dict[str, dict[str, DraftFile]] = {"new": {}, "cur": {}, "tmp": {}}
         self.changed = 0
+        self._box: Mailbox | None = None
         self.touch()
+
+    def box(self) -> Mailbox:
+        """The mailbox, without what has expired. ENOENT once the agent is removed."""
+        self._box = self.kernel.mail.mailbox(self.name)
+        return self._box
+
+    def peek(self, file: str, seq: int) -> Message | None:
+        """The message `seq` if it is in new/ or cur/ as `file`. Changes nothing, in whatever
+        thread: expired mail goes in its own time."""
+        if self._box is not None:
+            for folder in (self._box.new, self._box.cur):
+                found = folder.get(file)
+                if found is not None and found.seq == seq:
+                    return found
+        return None
 
     def touch(self) -> None:
         """Something came or went: mail programs look at the folders' st_mtime."""
@@ -80,8 +97,7 @@ class Mailroom:
         """Begin a file in `folder`. EEXIST, ENOSPC, and what `check` raises."""
         self.check(caller)
         drafts = self.drafts[folder]
-        box = self.kernel.mail.mailbox(self.name)
-        if name in drafts or (folder != "tmp" and name in box.folder(folder)):
+        if name in drafts or (folder != "tmp" and name in self.box().folder(folder)):
             raise KernelError(errno.EEXIST, f"{name} is there already")
         self._sweep()
         if sum(map(len, self.drafts.values())) >= MAX_DRAFTS:
@@ -132,14 +148,10 @@ class MessageFile(File):
 
     def message(self) -> Message:
         """ENOENT if it was acknowledged, or expired."""
-        box = self._room.kernel.mail.mailbox(self._room.name)
-        if self._message is None:
-            for folder in (box.new, box.cur):
-                found = folder.get(self._file)
-                if found is not None and found.seq == self._seq:
-                    self._message = found
         found = self._message
-        if found is None or box.folder(found.folder).get(found.file) is not found:
+        if found is None:
+            found = self._message = self._room.peek(self._file, self._seq)
+        if found is None or self._room.peek(found.file, self._seq) is None:
             raise KernelError(errno.ENOENT, f"message {self._seq:012d} is gone")
         return found
 
@@ -161,6 +173,7 @@ class MessageFile(File):
     def open(self, flags: int, caller: Caller) -> Handle:
         if is_writing(flags) or flags & os.O_TRUNC:
             raise KernelError(errno.EACCES, "a message is not changed once it was sent")
+        self._room.box()  # what has expired is not read any more
         return MessageHandle(self._room.kernel.mail.content(self.message()))
 
     def chattr(
@@ -199,6 +212,7 @@ class _Folder(DirectoryOf):
     def __init__(self, room: Mailroom) -> None:
         self.room = room
         self.key = room.folder_key(self.name)
+        room.box()  # so that what arrives from now on can be looked at
 
     def owner(self) -> Owner:
         return self.room.owner()
@@ -244,14 +258,14 @@ class MessagesDirectory(_Folder):
     """Messages, by file name in order of arrival."""
 
     def lookup(self, name: str) -> Node:
-        box = self.room.kernel.mail.mailbox(self.room.name)
+        box = self.room.box()
         message = box.folder(self.name).get(name)
         if message is not None:
             return MessageFile(self.room, message.seq, name, message)
         return super().lookup(name)
 
     def entries(self) -> Iterator[tuple[str, Node]]:
-        box = self.room.kernel.mail.mailbox(self.room.name)
+        box = self.room.box()
         for name, message in sorted(box.folder(self.name).items()):
             yield name, MessageFile(self.room, message.seq, name, message)
 

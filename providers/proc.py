@@ -19,9 +19,10 @@ from agentfs.events import (
     StateChanged,
 )
 from agentfs.process.model import State
+from agentfs.providers.children import ChildrenDirectory, pid_of
 from agentfs.providers.load import LoadAverage
 from agentfs.providers.mail import MAIL
-from agentfs.providers.process import ChildrenDirectory, ProcessDirectory, pid_of
+from agentfs.providers.process import ProcessDirectory
 from agentfs.providers.streams import Signals
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Removed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,12 +21,12 @@ from agentfs.events import (
 )
 from agentfs.process.model import Process
 from agentfs.process.spec import parse_spec
+from agentfs.providers.children import ChildrenDirectory
 from agentfs.providers.mail import MAIL
 from agentfs.providers.streams import SignalStream, WaitStream
 from agentfs.security.principal import INIT
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import (
-    DirectoryOf,
     Entry,
     Table,
     control,
@@ -40,12 +39,12 @@ from agentfs.vfs.declare import (
     value,
 )
 from agentfs.vfs.files import MAX_CONTROL, Owner, as_text
-from agentfs.vfs.node import Directory, Link, Node, Stat, StreamHandle
+from agentfs.vfs.node import Directory, StreamHandle
 
 if TYPE_CHECKING:
     from agentfs.providers.proc import ProcDirectory
 
-__all__ = ["ChildrenDirectory", "ProcessDirectory", "pid_of"]
+__all__ = ["ProcessDirectory"]
 
 # What shows in `status` and `info`.
 SHOWN = (
@@ -69,7 +68,6 @@ class ProcessDirectory(Table):
         self.kernel = proc.kernel
         self.pid = pid
         self.key = ("proc", pid)
-        self._kept: Stat | None = None
 
     @property
     def process(self) -> Process:
@@ -78,19 +76,6 @@ class ProcessDirectory(Table):
         if found is None:
             raise KernelError(errno.ESTALE, f"process {self.pid} is no more")
         return found
-
-    def remember(self) -> None:
-        """Keep the attributes: its coming is announced even if it is gone by then."""
-        if self.kernel.table.find(self.pid) is not None:
-            self._kept = super().stat()
-
-    def stat(self) -> Stat:
-        try:
-            return super().stat()
-        except KernelError:
-            if self._kept is None:
-                raise
-            return self._kept
 
     def owner(self) -> Owner:
         process = self.process
@@ -359,65 +344,6 @@ class ProcessDirectory(Table):
         """Why the last refused call of this process was refused, in words; empty if none was."""
         self.process  # noqa: B018  # ESTALE
         return self.kernel.refusals.text(self.pid)
-
-
-class ChildrenDirectory(DirectoryOf):
-    """/proc/PID/children: a link to each child, by pid."""
-
-    PATH = "/proc/PID/children"
-
-    def __init__(self, parent: ProcessDirectory) -> None:
-        self.parent = parent
-        self.key = (parent.key, "children")
-
-    def owner(self) -> Owner:
-        return self.parent.owner()
-
-    def child(self, pid: int) -> ChildLink:
-        return ChildLink(self, pid)
-
-    def lookup(self, name: str) -> Node:
-        child = self.parent.kernel.table.find(pid_of(name))
-        if child is None or child.ppid != self.parent.pid:
-            raise self.missing(name)
-        return self.child(child.pid)
-
-    def entries(self) -> Iterator[tuple[str, Node]]:
-        for child in self.parent.kernel.table.children(self.parent.pid):
-            yield str(child.pid), self.child(child.pid)
-
-
-class ChildLink(Link):
-    """/proc/PID/children/CHILD."""
-
-    def __init__(self, children: ChildrenDirectory, pid: int) -> None:
-        self.key = (children.key, str(pid))
-        self._children = children
-        self._pid = pid
-        self._kept: Stat | None = None
-
-    def remember(self) -> None:
-        """Keep the attributes: its coming is announced even if it is gone by then."""
-        self._kept = self.stat()
-
-    def stat(self) -> Stat:
-        try:
-            owner = self._children.owner()
-        except KernelError:
-            if self._kept is None:
-                raise
-            return self._kept
-        return Stat(0o120777, owner.uid, owner.gid, 0, owner.mtime)
-
-    def target(self, caller: Caller) -> str:
-        return f"../../{self._pid}"
-
-
-def pid_of(name: str) -> int:
-    """The pid that a file name says; 0, which is nobody's, for any other name."""
-    if name.isascii() and name.isdigit() and name[0] != "0" and len(name) <= 18:
-        return int(name)
-    return 0
 
 
 def _read(path: str) -> bytes:

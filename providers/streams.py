@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 from collections import deque
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from agentfs.clock import rfc3339
@@ -60,7 +59,6 @@ class EventStream(RecordStream):
         self._events = kernel.events
         self._clock = kernel.clock
         self._next = first
-        self._pending: Iterator[Record] = iter(())
         self._events.listen(self._heard)
 
     def _heard(self, record: Record) -> None:
@@ -124,6 +122,7 @@ class Signals:
     def __init__(self, kernel: Kernel) -> None:
         self._sent: dict[int, tuple[int, deque[str]]] = {}  # pid -> how many in all, the newest
         self._readers: dict[int, set[SignalStream]] = {}
+        self._table = kernel.table
         kernel.events.listen(self._heard)
 
     def __len__(self) -> int:
@@ -132,6 +131,8 @@ class Signals:
     def _heard(self, record: Record) -> None:
         event = record.event
         if isinstance(event, SignalSent):
+            if self._table.find(event.pid) is None:
+                return
             count, kept = self._sent.get(event.pid, (0, None))
             kept = deque(maxlen=self.KEPT) if kept is None else kept
             kept.append(event.text)

@@ -263,6 +263,9 @@ def test_a_tier_is_never_above_the_parents_also_when_that_is_inherited() -> None
         "    a: {tier: operational}\n    b: {parent: a}\n    c: {parent: b, tier: tactical}\n"
     ) == ["7: c.tier: at most operational, the tier of its parent b, was expected, not tactical"]
     assert parse(HEAD + "    a: {}\n    b: {parent: a, tier: strategic}\n", "s", "/").processes
+    assert processes("    a: {role: task}\n    b: {parent: a, tier: strategic}\n") == [
+        "6: b.tier: at most tactical, the tier of its parent a, was expected, not strategic"
+    ]
 
 
 def test_names_of_replicas_clash_with_no_other_name() -> None:

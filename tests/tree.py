@@ -106,6 +106,10 @@ class Tree:
         for program in self._started:
             if program.poll() is None:
                 program.kill()
+            for pipe in (program.stdin, program.stdout, program.stderr):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
             program.wait()
         if self.daemon is not None:
             with contextlib.suppress(OSError), self._watching(self.daemon) as ended:
@@ -131,7 +135,7 @@ class Tree:
 
     def is_stale(self) -> bool:
         try:
-            os.stat(self.path)
+            os.statvfs(self.path)  # stat alone is answered from the cache
         except OSError:
             return True
         return False
@@ -145,8 +149,8 @@ class Tree:
         return (self.path / path).read_text()
 
     def write(self, path: str, text: str) -> None:
-        """One open, one write(2), one close."""
-        descriptor = os.open(self.path / path, os.O_WRONLY)
+        """What `echo > path` does: one open, one write(2), one close."""
+        descriptor = os.open(self.path / path, os.O_WRONLY | os.O_TRUNC)
         try:
             os.write(descriptor, text.encode())
         finally:

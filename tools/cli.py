@@ -34,7 +34,11 @@ for command in COMMANDS:
 @click.argument("directory", metavar="DIR")
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")
 @click.option("--state", metavar="DIR", help="Where everything is kept; default: by DIR.")
-@click.option("--allow-other", is_flag=True, help="Let other users of the machine in.")
+@click.option(
+    "--allow-other",
+    is_flag=True,
+    help="Let other users of the machine in (root's trees always do).",
+)
 @click.option("-o", "--option", "options", multiple=True, metavar="OPT", help="For FUSE.")
 def mount(
     directory: str, foreground: bool, state: str | None, allow_other: bool, options: tuple[str, ...]

@@ -13,7 +13,7 @@ import logging.handlers
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +32,9 @@ log = logging.getLogger("agentfs.daemon")
 
 OPTIONS = {"default_permissions", "fsname=agentfs", "subtype=agentfs"}
 """What every mount has: modes and owners are checked by Linux; the type is `fuse.agentfs`."""
+
+ROOTS_OPTIONS = {"allow_other"}
+"""Root's mounts let other users in: agents run as users of their own, and the modes are real."""
 
 LOG_SIZE = 10 * 1024 * 1024
 
@@ -76,7 +79,7 @@ class Starter:
         os.close(descriptor)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run until the tree is unmounted or TERM or INT comes. The exit code: 1 if it failed."""
     parser = argparse.ArgumentParser(prog="agentfs.tools.daemon")
     parser.add_argument("mountpoint")
@@ -84,7 +87,7 @@ def main() -> int:
     parser.add_argument("--ready", type=int, metavar="FD")
     parser.add_argument("--foreground", action="store_true")
     parser.add_argument("-o", dest="options", action="append", default=[])
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     starter = Starter(given.ready)
     if given.ready is not None:
         os.set_inheritable(given.ready, False)
@@ -92,16 +95,23 @@ def main() -> int:
     try:
         _log_to(given.state / "kernel.log", also_stderr=given.foreground)
         with _only_daemon(given.state):
-            trio.run(_run, given.mountpoint, given.state, OPTIONS | set(given.options), starter)
+            trio.run(_run, given.mountpoint, given.state, _options(given.options), starter)
     except (StartError, OSError, KernelError) as failed:
         return _failed(starter, str(failed), given.foreground)
     except BaseExceptionGroup as group:
-        log.error("the daemon failed", exc_info=group)
-        return _failed(starter, _first(group), given.foreground)
+        first = _first(group)
+        if not isinstance(first, OSError):
+            log.error("the daemon failed", exc_info=group)
+        return _failed(starter, str(first) or type(first).__name__, given.foreground)
     except Exception as fault:
         log.exception("the daemon failed")
         return _failed(starter, f"{type(fault).__name__}: {fault}", given.foreground)
     return 0
+
+
+def _options(given: list[str]) -> set[str]:
+    """Ours and those of the command line."""
+    return OPTIONS | (ROOTS_OPTIONS if os.geteuid() == 0 else set()) | set(given)
 
 
 def _failed(starter: Starter, words: str, foreground: bool) -> int:
@@ -112,12 +122,11 @@ def _failed(starter: Starter, words: str, foreground: bool) -> int:
     return 1
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> str:
-    """What went wrong first, in words."""
-    fault: BaseException = group
+def _first(fault: BaseException) -> BaseException:
+    """What went wrong first."""
     while isinstance(fault, BaseExceptionGroup):
         fault = fault.exceptions[0]
-    return str(fault) or type(fault).__name__
+    return fault
 
 
 def _log_to(path: Path, *, also_stderr: bool) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from agentfs.tools.mounts import is_stale, mounts
+from agentfs.tools.mounts import condition, mounts
 
 __all__ = ["Finding", "examine", "run"]
 
@@ -40,7 +40,7 @@ def run(state: str | None) -> int:
     findings = list(examine())
     if state is not None:
         findings += _store(Path(state))
-    width = max(len(finding.what) for finding in findings)
+    width = max(len(finding.what) for finding in findings if len(finding.what) < 20)
     for finding in findings:
         click.echo(f"{finding.level:8} {finding.what:{width}}  {finding.words}")
     return int(any(finding.level == "missing" for finding in findings))
@@ -167,12 +167,14 @@ def _identity() -> Finding:
 
 
 def _mounts() -> Iterator[Finding]:
+    words = {
+        "live": "a tree is mounted here",
+        "stale": "its daemon is gone: agentfs umount {0}, or mount it again",
+        "hung": "its daemon does not answer: agentfs umount {0}",
+    }
     for path in dict.fromkeys(mounts()):
-        if is_stale(path):
-            words = f"its daemon is gone: agentfs umount {path}, or mount it again"
-            yield Finding("note", path, words)
-        else:
-            yield Finding("ok", path, "a tree is mounted here")
+        how = condition(path)
+        yield Finding("ok" if how == "live" else "note", path, words[how].format(path))
 
 
 def _store(state: Path) -> list[Finding]:

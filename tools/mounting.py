@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from agentfs.tools.mounts import is_stale, mounts
+from agentfs.tools.mounts import condition, mounts, resolved
 from agentfs.tools.tree import ToolError
 
 __all__ = [
@@ -21,6 +21,9 @@ __all__ = [
     "state_dir",
     "umount_tree",
 ]
+
+DAEMON = [sys.executable, "-P", "-m", "agentfs.tools.daemon"]
+"""-P: what lies in the working directory is not imported."""
 
 PATIENCE = 60.0
 """Seconds that a daemon may take to end its programs (their grace is 10) and to unmount."""
@@ -43,8 +46,10 @@ def state_dir(path: str) -> str:
 
 def _mountpoint(directory: str) -> str:
     """The directory to mount on, as an absolute path; what a crashed daemon left is taken away."""
-    path = os.path.realpath(directory)
-    if is_stale(path):
+    path = resolved(directory)
+    while path in mounts():
+        if condition(path) == "live":
+            raise ToolError(f"{directory}: a tree is mounted there already")
         _unmount(path)
     try:
         os.listdir(path)
@@ -52,8 +57,6 @@ def _mountpoint(directory: str) -> str:
         raise ToolError(
             f"{directory}: {failed.strerror}; a mount point is a directory that exists"
         ) from None
-    if path in mounts():
-        raise ToolError(f"{directory}: a tree is mounted there already")
     return path
 
 
@@ -69,12 +72,9 @@ def _state(state: str | None, path: str) -> str:
     return folder
 
 
-def _command(path: str, state: str, options: list[str]) -> list[str]:
-    """The daemon's command line. -P: what lies in the working directory is not imported."""
-    words = [sys.executable, "-P", "-m", "agentfs.tools.daemon", path, "--state", state]
-    for option in options:
-        words += ["-o", option]
-    return words
+def _words(path: str, state: str, options: list[str]) -> list[str]:
+    """The daemon's arguments."""
+    return [path, "--state", state, *(f"-o{option}" for option in options)]
 
 
 def mount_tree(directory: str, state: str | None, options: list[str], *, foreground: bool) -> int:
@@ -84,14 +84,9 @@ def mount_tree(directory: str, state: str | None, options: list[str], *, foregro
         start(directory, state, options)
         return 0
     path = _mountpoint(directory)
-    words = _command(path, _state(state, path), options)
-    sys.stdout.flush()
-    daemon = subprocess.Popen([*words, "--foreground"])
-    while True:
-        try:
-            return daemon.wait()
-        except KeyboardInterrupt:
-            pass  # the terminal told the daemon as well: wait for it to end
+    from agentfs.tools import daemon  # this process becomes it
+
+    return daemon.main([*_words(path, _state(state, path), options), "--foreground"])
 
 
 def start(directory: str, state: str | None, options: list[str]) -> subprocess.Popen[bytes]:
@@ -101,8 +96,9 @@ def start(directory: str, state: str | None, options: list[str]) -> subprocess.P
     reader, writer = os.pipe()
     try:
         with open(os.path.join(folder, "kernel.log"), "ab") as log:
+            log_from = log.tell()
             daemon = subprocess.Popen(
-                [*_command(path, folder, options), "--ready", str(writer)],
+                [*DAEMON, *_words(path, folder, options), "--ready", str(writer)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -124,9 +120,19 @@ def start(directory: str, state: str | None, options: list[str]) -> subprocess.P
     if answer == "ok":
         return daemon
     daemon.wait()
-    if answer:
-        raise ToolError(answer.removeprefix("error: "))
-    raise ToolError(f"the daemon ended before it was ready; {folder}/kernel.log says more")
+    lines = _lines(os.path.join(folder, "kernel.log"), log_from)
+    if not answer:
+        end = lines[-1] if lines else "it said nothing"
+        raise ToolError(f"the daemon ended before it was ready: {end} ({folder}/kernel.log)")
+    said = [line for line in lines if line.startswith(("fuse: ", "fusermount3: "))]
+    raise ToolError("; ".join([answer.removeprefix("error: "), *said]))
+
+
+def _lines(path: str, start: int) -> list[str]:
+    """What was logged since `start`."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        file.seek(start)
+        return [line.strip() for line in file if line.strip()]
 
 
 # -- unmounting ----------------------------------------------------------------------------------
@@ -149,10 +155,10 @@ def umount_tree(directory: str, *, lazy: bool) -> None:
     The daemon ends the programs first, while their tree is still there. Refuses while programs
     that are no agents' use the tree, unless `lazy`. Raises ToolError.
     """
-    path = os.path.realpath(directory)
+    path = resolved(directory)
     if path not in mounts():
         raise ToolError(f"{directory}: no tree of AgentFS is mounted there")
-    if is_stale(path):
+    if condition(path) != "live":
         _unmount(path)
         return
     try:

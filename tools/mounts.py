@@ -5,14 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 
-__all__ = ["TYPE", "is_stale", "mounts"]
+__all__ = ["TYPE", "condition", "mounts", "resolved"]
 
 TYPE = "fuse.agentfs"
 """The file system type that the daemon mounts with (`subtype=agentfs`)."""
 
 GONE = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 """What the Linux kernel answers for a mount whose daemon is no more."""
+
+PATIENCE = 3.0
+"""Seconds that a daemon may take to answer statfs, on a busy machine too."""
+
+STALE = 7
+"""The exit code by which `condition`'s child says so."""
 
 
 def mounts(table: str = "/proc/self/mounts") -> list[str]:
@@ -31,13 +38,35 @@ def _unescape(field: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
-def is_stale(path: str) -> bool:
-    """Whether `path` is a mount that a daemon left behind when it crashed.
+def resolved(directory: str) -> str:
+    """The absolute path without links. A mount is not looked into: it could be hung."""
+    path = os.path.abspath(directory)
+    return path if path in mounts() else os.path.realpath(path)
 
-    Asks statfs, which no cache answers: the attributes of the root may outlive the daemon.
+
+def condition(path: str) -> str:
+    """How a mount is: `live`, `stale` (its daemon is gone) or `hung` (it does not answer).
+
+    Asks statfs, which no cache answers: the attributes of the root may outlive the daemon. A child
+    asks, because who waits for a daemon that does not answer cannot even be killed.
     """
+    child = os.fork()
+    if child == 0:
+        os.closerange(0, 1024)  # nobody shall wait for it because it holds a pipe open
+        os._exit(_ask(path))
+    descriptor = os.pidfd_open(child)
+    try:
+        if not select.select([descriptor], [], [], PATIENCE)[0]:
+            return "hung"
+    finally:
+        os.close(descriptor)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return "stale" if code == STALE else "live"
+
+
+def _ask(path: str) -> int:
     try:
         os.statvfs(path)
-    except OSError as failure:
-        return failure.errno in GONE
-    return False
+    except OSError as failed:
+        return STALE if failed.errno in GONE else 0
+    return 0

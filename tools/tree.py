@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Iterator
 
-from agentfs.tools.mounts import is_stale, mounts
+from agentfs.tools.mounts import condition, mounts
 
 __all__ = ["CHUNK", "ToolError", "Tree", "TreeError", "find", "shell_root"]
 
@@ -39,7 +39,9 @@ def find() -> str:
     named = os.environ.get("AGENTFS")
     if named:
         return named
-    found = [path for path in dict.fromkeys(mounts()) if not is_stale(path)]
+    found = list(dict.fromkeys(mounts()))
+    if len(found) > 1:
+        found = [path for path in found if condition(path) == "live"]
     if len(found) == 1:
         return found[0]
     if not found:

@@ -81,7 +81,7 @@ def ps() -> None:
 def _tree_how(given: Given) -> str:
     return (
         't() { echo "$2$(cat $1/name) $(cat $1/state)"; for c in $1/children/*;'
-        ' do [ -e $c ] && t $c "  $2"; done; }; t ' + f"{shell_root()}/proc/1"
+        ' do if [ -e $c ]; then t $c "  $2"; fi; done; }; t ' + f"{shell_root()}/proc/1"
     )
 
 

@@ -26,7 +26,7 @@ import click
 from agentfs.document import DocumentError
 from agentfs.manifest import ROOT, Planned, load
 from agentfs.tools.mounting import start, umount_tree
-from agentfs.tools.mounts import is_stale, mounts
+from agentfs.tools.mounts import condition, mounts, resolved
 from agentfs.tools.tree import CHUNK, ToolError, Tree, TreeError, find
 
 __all__ = ["run"]
@@ -117,7 +117,7 @@ def _place(directory: str | None, state: str | None, *, detach: bool) -> Iterato
     daemon = None
     try:
         daemon = start(directory, state, [])
-        yield Tree(os.path.realpath(directory))
+        yield Tree(resolved(directory))
         stay = detach
     finally:
         if not stay:
@@ -132,11 +132,11 @@ def _place(directory: str | None, state: str | None, *, detach: bool) -> Iterato
 def _existing(directory: str | None) -> str | None:
     """The live tree to use, if there is one. Raises ToolError if there are several."""
     if directory is not None:
-        path = os.path.realpath(directory)
-        return path if path in mounts() and not is_stale(path) else None
-    if not os.environ.get("AGENTFS") and all(is_stale(path) for path in mounts()):
-        return None
-    return find()
+        path = resolved(directory)
+        return path if path in mounts() and condition(path) == "live" else None
+    if os.environ.get("AGENTFS") or any(condition(path) == "live" for path in mounts()):
+        return find()
+    return None
 
 
 @dataclass(slots=True)

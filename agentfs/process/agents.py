@@ -1,4 +1,4 @@
-"""Agents: the durable names, their definitions and their files. What runs is the process table's."""
+"""Agents: the durable names, their definitions and their files. What runs is the table's."""
 
 from __future__ import annotations
 
@@ -178,10 +178,17 @@ class Agents:
             self._create(name, uid, gid, creator, spec_text)
             return None
         before = replace(agent)
+        self.prepare(name)
         if (agent.uid, agent.gid) != (uid, gid):
             self._own(agent.name, uid, gid)
         self.update(agent, uid=uid, gid=gid, spec=spec_text)
         return before
+
+    def prepare(self, name: str) -> None:
+        """Make its files again if somebody removed them. Raises what the disk says."""
+        agent = self._by_name[name]
+        if not (self.memory_dir(name).is_dir() and self.log_path(name).exists()):
+            self._make_files(name, agent.uid, agent.gid)
 
     def restore(self, name: str, before: Agent | None) -> None:
         """Take back an `ensure`."""

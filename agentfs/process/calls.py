@@ -3,74 +3,25 @@
 from __future__ import annotations
 
 import errno
-import os
 
 import yaml
 
-from agentfs.clock import Clock, Timers
-from agentfs.config import Settings
 from agentfs.errors import KernelError
-from agentfs.events import EventLog, ProcessChanged, ProcessSpawned
+from agentfs.events import ProcessSpawned
 from agentfs.process import commands, rules
-from agentfs.process.agents import Agents
-from agentfs.process.model import Agent, Limits, Process, Restart, Role, State
-from agentfs.process.proc import read_stat
-from agentfs.process.programs import Programs
+from agentfs.process.model import Agent, Limits, Process, Restart, Role
+from agentfs.process.own import OwnCalls, refuse_init
 from agentfs.process.recovery import withdraw
 from agentfs.process.spec import ProcessSpec, parse_spec
-from agentfs.process.supervisor import Supervisor
-from agentfs.process.table import ProcessTable
 from agentfs.security.policy import Action
 from agentfs.security.principal import Principal
-from agentfs.storage.store import Store
-from agentfs.syscall import Gate
 
 __all__ = ["Processes"]
 
 
-class Processes:
+class Processes(OwnCalls):
     """Every call names its principal first. They are no checkpoints, but those that start a
-    program: these wait for its exec."""
-
-    def __init__(
-        self,
-        gate: Gate,
-        table: ProcessTable,
-        agents: Agents,
-        programs: Programs,
-        supervisor: Supervisor,
-        settings: Settings,
-        store: Store,
-        events: EventLog,
-        clock: Clock,
-        timers: Timers,
-    ) -> None:
-        self._gate = gate
-        self._table = table
-        self._agents = agents
-        self._programs = programs
-        self._supervisor = supervisor
-        self._settings = settings
-        self._store = store
-        self._events = events
-        self._clock = clock
-        self._timers = timers
-
-    def _own(self, principal: Principal, pid: int) -> Process:
-        """Process `pid`, if `principal` acts for it or is the operator; ESRCH, EACCES."""
-        process = self._table.get(pid)
-        if not principal.is_operator and principal.pid != pid:
-            raise KernelError(
-                errno.EACCES,
-                f"only {process.name} itself and the operator may do that, not {principal.name}",
-                rule="own process",
-            )
-        return process
-
-    def _own_alive(self, principal: Principal, pid: int) -> Process:
-        process = self._own(principal, pid)
-        rules.check_parent(process)
-        return process
+    program: these wait for its exec. What a process says of itself is in `OwnCalls`."""
 
     # -- spawn -----------------------------------------------------------------------------------
 
@@ -87,9 +38,8 @@ class Processes:
             policy = self._gate.policy
             rules.check(rules.Request(actor, parent, spec, self._table, self._agents, policy))
             process = self._make(parent, spec)
-            creator = actor.name if actor.pid != parent.pid else parent.name
             before = self._agents.ensure(
-                process.name, process.uid, process.gid, creator, _text(spec)
+                process.name, process.uid, process.gid, actor.name, _text(spec)
             )
             self._table.add(process)
             self._agents.set_pid(process.name, process.pid)
@@ -204,7 +154,7 @@ class Processes:
         with self._gate.enter(principal) as actor:
             process = self._table.get(pid)
             self._gate.policy.require_kill(actor, process)
-            _refuse_init(process)
+            refuse_init(process)
             self._supervisor.signals.send(process, name.upper(), grace)
 
     def kill_branch(self, principal: Principal, pid: int) -> list[int]:
@@ -213,7 +163,7 @@ class Processes:
         with self._gate.enter(principal) as actor:
             root = self._table.get(pid)
             self._gate.policy.require_kill(actor, root)
-            _refuse_init(root)
+            refuse_init(root)
             rules.check_parent(root)
             branch = [*reversed(self._table.descendants(pid)), root]
             killed = [process for process in branch if process.state.alive]
@@ -229,7 +179,7 @@ class Processes:
         """
         with self._gate.enter(principal, Action.MANAGE) as actor:
             process, parent = self._table.get(pid), self._table.get(new_ppid)
-            _refuse_init(process)
+            refuse_init(process)
             rules.check_parent(process)
             rules.check_parent(parent)
             self._gate.policy.same_user(actor, process)
@@ -248,100 +198,6 @@ class Processes:
                 return  # its program will see its parent as it is
             self._supervisor.signals.send(process, "HUP")
 
-    # -- what a process says of itself -----------------------------------------------------------
-
-    def declare(self, principal: Principal, pid: int, state: State) -> None:
-        """Say that it is idle, or running. Raises EPERM for any other state, and where the
-        transition is illegal; a grace period and a stopped program end by CONT only."""
-        with self._gate.enter(principal):
-            process = self._own_alive(principal, pid)
-            held = process.stopping or process.ospid is None
-            if state not in (State.IDLE, State.RUNNING) or (
-                held and process.exec and process.state is State.BLOCKED
-            ):
-                raise KernelError(
-                    errno.EPERM,
-                    f"{process.name} is {process.state.value} and cannot declare {state.value}",
-                    rule="states",
-                )
-            self._table.set_state(process, state)
-
-    def done(self, principal: Principal, pid: int, code: int, text: str = "") -> None:
-        """End for good with this exit code and these last words, whatever the restart policy. A
-        program that still runs has the grace period to end. Raises EINVAL for a code not in
-        0..255."""
-        if not 0 <= code <= 255:
-            raise KernelError(errno.EINVAL, f"an exit code is 0 to 255, not {code}")
-        with self._gate.enter(principal):
-            process = self._own_alive(principal, pid)
-            _refuse_init(process)
-            program = self._programs.find(process.ospid)
-            self._supervisor.finish(process, code, State.ZOMBIE, text)
-            if program is not None and program.attached:
-                self._store.on_commit(lambda: self._programs.detach(program))
-            elif program is not None:
-                self._supervisor.signals.end_program(program)
-
-    def heartbeat(self, principal: Principal, pid: int) -> None:
-        """It is well. Changes nothing that is stored."""
-        self._gate.actor(principal)
-        self._supervisor.heartbeats.beat(self._own_alive(principal, pid))
-
-    def attach(self, principal: Principal, pid: int, ospid: int) -> None:
-        """Make a program that was started elsewhere that of process `pid`.
-
-        Raises ESRCH (no such program), EBUSY (the process has a program, or the program a
-        process), EPERM (another user's program, the daemon itself).
-        """
-        with self._gate.enter(principal):
-            process = self._own_alive(principal, pid)
-            _refuse_init(process)
-            if process.exec or process.ospid is not None:
-                raise KernelError(errno.EBUSY, f"{process.name} has a program of its own")
-            self._check_attachable(principal, process, ospid)
-            program = self._programs.attach(pid, ospid)
-            self._store.on_rollback(lambda: self._programs.detach(program))
-            self._table.update(
-                process, ospid=program.ospid, os_start=program.os_start, attached=True
-            )
-            self._events.emit(ProcessChanged(process.pid, process.name))
-        self._supervisor.watch(program)
-
-    def _check_attachable(self, principal: Principal, process: Process, ospid: int) -> None:
-        stat = read_stat(ospid) if ospid > 0 else None
-        try:
-            owner = os.stat(f"/proc/{ospid}").st_uid if stat is not None else None
-        except FileNotFoundError:
-            owner = None
-        if stat is None or owner is None or stat.ended:
-            raise KernelError(errno.ESRCH, f"there is no program {ospid}")
-        taken = self._table.by_ospid(ospid) or self._programs.pid_of_thread(ospid)
-        if self._programs.find(ospid) is not None or taken is not None:
-            raise KernelError(errno.EBUSY, f"program {ospid} is an agent's already")
-        if ospid in (1, os.getpid()):
-            raise KernelError(errno.EPERM, f"program {ospid} is nobody's to attach")
-        if owner != process.uid or principal.uid not in (0, owner):
-            raise KernelError(
-                errno.EPERM,
-                f"program {ospid} runs as user {owner}: {process.name} is user {process.uid}'s, and"
-                f" you are user {principal.uid}",
-                rule="same user",
-            )
-
-    # -- the end ---------------------------------------------------------------------------------
-
-    def collect(self, principal: Principal, pid: int) -> int | None:
-        """The exit code of a process that has ended, None while it lives. Who acts for its parent
-        reaps it so. Raises ESRCH."""
-        process = self._table.get(pid)
-        if process.state.alive:
-            return None
-        code = process.exit_code
-        if principal.pid == process.ppid and principal.pid is not None:
-            with self._gate.enter(principal):
-                self._supervisor.reap(process)
-        return code
-
     # -- control files ---------------------------------------------------------------------------
 
     def command(self, principal: Principal, pid: int, line: str) -> None:
@@ -351,11 +207,6 @@ class Processes:
     async def agent_command(self, principal: Principal, name: str, line: str) -> None:
         """One line of /agents/NAME/ctl. Raises EINVAL, and what the call behind the verb raises."""
         await commands.run_agent_command(self, principal, name, line)
-
-
-def _refuse_init(process: Process) -> None:
-    if process.role is Role.KERNEL:
-        raise KernelError(errno.EPERM, "process 1 is the kernel itself", rule="init")
 
 
 def _text(spec: ProcessSpec) -> str:

@@ -112,6 +112,7 @@ class Launch:
 
         def enter() -> None:
             step = ENTER_GROUP
+            let_go_of_our_mount()
             SHARED.pack_into(shared, 0, os.getpid(), 0, 0)
             try:
                 if entry is not None:
@@ -148,6 +149,18 @@ class Launch:
                 "AGENT_PID": str(process.pid),
             }
         )
+
+
+def let_go_of_our_mount() -> None:
+    """Close the device of our mount, in the child, before it touches anything on it.
+
+    A child that waits for the mount and holds its device would keep the mount from being cut off
+    when the daemon is killed in that moment, and everybody who uses it would hang for good.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
+                os.close(int(name))
 
 
 def _groups(process: Process) -> list[int]:

@@ -46,8 +46,8 @@ class Maid:
         while True:
             await trio.sleep(self._supervisor.settings.now.processes.maid_interval)
             try:
-                self.scan()
                 await self.clean_disk()
+                self.scan()
             except Exception:
                 log.exception("a round of the maid failed")
 
@@ -58,7 +58,7 @@ class Maid:
         report["Reaped"] = self._reap_overdue()
         report["Orphans"] = self._adopt_orphans()
         report["Lost programs"] = self._notice_lost()
-        supervisor.programs.reap_all_orphans()
+        supervisor.programs.reap_orphans(all_of_them=True)
         supervisor.programs.tidy()
         faults = [f"hook {call!r} failed" for call in supervisor.on_maid if not self._call(call)]
         processes = list(supervisor.table)
@@ -118,7 +118,10 @@ class Maid:
         lost = self._supervisor.lost()
         for process in lost:
             self._supervisor.ended(process, None)
-        return len(lost)
+        stranded = self._supervisor.stranded()
+        for process in stranded:
+            self._supervisor.start_again(process, "found without a program")
+        return len(lost) + len(stranded)
 
     async def clean_disk(self) -> None:
         """Rotate the logs that are too long, delete the files of removed agents."""

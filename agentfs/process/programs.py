@@ -17,10 +17,11 @@ import trio
 
 from agentfs.clock import Clock
 from agentfs.errors import KernelError
+from agentfs.process import orphans
 from agentfs.process.cgroups import ControlGroups
 from agentfs.process.launch import Launch, become_subreaper
 from agentfs.process.model import Process
-from agentfs.process.proc import all_pids, exit_code, lost_exit_code, read_stat
+from agentfs.process.proc import exit_code, lost_exit_code, read_stat
 
 __all__ = ["Program", "Programs"]
 
@@ -62,7 +63,6 @@ class Programs:
         self._launches: set[Launch] = set()
         self._launched = trio.Event()
         self._limiter = trio.CapacityLimiter(LAUNCHES_AT_ONCE)
-        self._session = os.getsid(0)
         self.groups = ControlGroups(instance_id)
         self.launches = 0
         become_subreaper()
@@ -202,6 +202,8 @@ class Programs:
     async def wait(self, program: Program) -> int | None:
         """Wait for the end of a program, end what it left behind, reap it; its exit code, or
         128 + signal; None if the machine does not say. Cancelled, it stops watching."""
+        if self._watched.get(program.ospid) is not program:
+            return None  # detached before this task came to run
         try:
             await trio.lowlevel.wait_readable(program.pidfd)
         except trio.ClosedResourceError:
@@ -209,11 +211,12 @@ class Programs:
         except BaseException:
             self._release(program)
             raise
-        self._end_leftovers(program)  # before it is reaped: its pid still names its group only
-        code = self._reap(program)
-        self._release(program)
-        self.reap_orphans()
-        return code
+        try:
+            self._end_leftovers(program)  # before it is reaped: its pid still names its group only
+            return self._reap(program)
+        finally:
+            self._release(program)
+            self.reap_orphans()
 
     def _reap(self, program: Program) -> int | None:
         if program.ours:
@@ -238,7 +241,7 @@ class Programs:
         elif self.groups.available:
             self.groups.kill(program.pid)
         else:
-            self._kill_strays(program)
+            orphans.kill_strays(program.ospid, program.pid, self._mountpoint, self._watched)
 
     # -- signals ---------------------------------------------------------------------------------
 
@@ -279,7 +282,7 @@ class Programs:
         if self.groups.available:
             self.groups.kill(program.pid)
         elif not program.attached:
-            self._kill_strays(program)
+            orphans.kill_strays(program.ospid, program.pid, self._mountpoint, self._watched)
 
     def peek(self, program: Program) -> int | None:
         """The exit code of a child that has ended and was not waited for yet; else None."""
@@ -288,67 +291,14 @@ class Programs:
             return None
         return exit_code(stat.status)
 
-    def _kill_strays(self, program: Program) -> None:
-        """Without control groups: its session, and orphans that still say they are its process's,
-        each with all below it. Costs 10 µs a process of the machine."""
-        children: dict[int, list[int]] = {}
-        doomed: list[int] = []
-        for ospid in all_pids():
-            stat = read_stat(ospid)
-            if stat is None or ospid in self._watched or stat.session == self._session:
-                continue
-            children.setdefault(stat.ppid, []).append(ospid)
-            orphan = stat.ppid == os.getpid() and self._says_it_is(ospid, program.pid)
-            if stat.session == program.ospid or orphan:
-                doomed.append(ospid)
-        seen = set(doomed)
-        for ospid in doomed:  # grows while it is walked
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(ospid, signal.SIGKILL)
-            doomed += [child for child in children.get(ospid, ()) if child not in seen]
-            seen.update(children.get(ospid, ()))
-
-    def _says_it_is(self, ospid: int, pid: int) -> bool:
-        """Whether the environment of an orphan is that of process `pid`'s programs."""
-        with suppress(OSError), open(f"/proc/{ospid}/environ", "rb") as file:
-            said = file.read().split(b"\0")
-            return b"AGENT_PID=%d" % pid in said and b"AGENTFS=" + self._mountpoint.encode() in said
-        return False
-
     # -- children that nobody waits for ----------------------------------------------------------
 
-    def reap_orphans(self) -> None:
-        """Reap what ended after losing its parents to us, the sub-reaper.
-
-        Never a watched program, nor one of the daemon's own helpers (they share its session), nor
-        anything while a launch is under way, whose child we may not know yet.
-        """
-        while not self._launches:
-            try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if found is None or not self._reap_orphan(found.si_pid):
-                return
-
-    def _reap_orphan(self, ospid: int) -> bool:
-        stat = read_stat(ospid)
-        if ospid in self._watched or stat is None or stat.session == self._session:
-            return False
-        with suppress(ChildProcessError):
-            os.waitid(os.P_PID, ospid, os.WEXITED | os.WNOHANG)
-        return True
-
-    def reap_all_orphans(self) -> None:
-        """The same for those that `reap_orphans` does not get to, behind one that is not its
-        matter. Looks at every process of the machine, 10 µs each."""
-        if self._launches:
-            return
-        us = os.getpid()
-        for ospid in all_pids():
-            stat = read_stat(ospid)
-            if stat is not None and stat.ppid == us and stat.ended:
-                self._reap_orphan(ospid)
+    def reap_orphans(self, *, all_of_them: bool = False) -> None:
+        """Reap what ended after losing its parents to us, the sub-reaper; `all_of_them` looks at
+        every process of the machine, 10 µs each. Nothing while a launch is under way, whose
+        child we may not know yet."""
+        if not self._launches:
+            orphans.reap_all(self._watched) if all_of_them else orphans.reap(self._watched)
 
     def stops(self) -> list[tuple[Program, bool]]:
         """Which of our children were stopped (True) or went on since the last call."""

@@ -67,6 +67,10 @@ class Restarts:
 
         self._waiting[process.pid] = self._timers.call_later(delay, due)
 
+    def pending(self, pid: int) -> bool:
+        """Whether an attempt is to come."""
+        return pid in self._waiting
+
     def cancel(self, pid: int) -> None:
         """No next attempt for now."""
         timer = self._waiting.pop(pid, None)

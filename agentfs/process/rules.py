@@ -151,7 +151,7 @@ def _max_children(asked: Request) -> None:
 def check_children(parent: Process, table: ProcessTable) -> None:
     """Raise EAGAIN, as fork(2) does, if `parent` has all the living children it may have."""
     most = parent.limits.max_children
-    if most is not None and len(table.live_children(parent.pid)) >= most:
+    if most is not None and table.count_live_children(parent.pid) >= most:
         raise KernelError(
             errno.EAGAIN,
             f"{parent.name} has {most} living children, as many as it may have",

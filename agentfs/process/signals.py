@@ -6,6 +6,7 @@ The record changes first, in the transaction; the program gets its signal after 
 from __future__ import annotations
 
 import errno
+import logging
 import signal
 from collections.abc import Callable
 
@@ -20,6 +21,11 @@ from agentfs.process.table import ProcessTable
 from agentfs.storage.store import Store
 
 __all__ = ["SIGNALS", "Signals"]
+
+log = logging.getLogger(__name__)
+
+# Seconds until a KILL is tried again that could not be stored: the store was full.
+AGAIN = 1.0
 
 SIGNALS = ("TERM", "KILL", "STOP", "CONT", "HUP")
 
@@ -130,9 +136,13 @@ class Signals:
     def _grace_over(self, process: Process) -> None:
         self._graces.pop(process.pid, None)
         if self._table.find(process.pid) is process and process.state.alive and process.stopping:
-            with self._store.transaction():
-                self.notice(process, "KILL")
-                self.kill(process)
+            try:
+                with self._store.transaction():
+                    self.notice(process, "KILL")
+                    self.kill(process)
+            except KernelError as failure:
+                log.error("process %d cannot be killed yet: %s", process.pid, failure)
+                self.begin_grace(process, AGAIN)
 
     def kill(self, process: Process) -> None:
         """End it now, and everything its program started. Its exit code is 137, or the true one

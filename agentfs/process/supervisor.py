@@ -7,7 +7,6 @@ program ends -> claims back, leftovers killed -> started again by its policy, af
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -19,24 +18,18 @@ from agentfs.clock import Clock, Timers
 from agentfs.config import Settings
 from agentfs.errors import KernelError
 from agentfs.events import (
-    AgentChanged,
     ConfigChanged,
     EventLog,
     ProcessChanged,
-    ProcessExited,
-    ProcessReaped,
     ProcessRestarted,
     Record,
 )
 from agentfs.process.agents import Agents
-from agentfs.process.heartbeats import Heartbeats
-from agentfs.process.logs import tail
+from agentfs.process.ends import UNKNOWN, Ends
 from agentfs.process.maid import Maid
 from agentfs.process.model import Process, State
 from agentfs.process.programs import Program, Programs
 from agentfs.process.recovery import Recovery, shut_down
-from agentfs.process.restarts import Restarts
-from agentfs.process.signals import Signals
 from agentfs.process.table import ProcessTable
 from agentfs.security.principal import INIT
 from agentfs.storage.store import Store
@@ -45,16 +38,12 @@ __all__ = ["UNKNOWN", "Supervisor"]
 
 log = logging.getLogger(__name__)
 
-UNKNOWN = -1
-"""The exit code of a program of whose end nobody could learn: no program can return it."""
 
+class Supervisor(Ends):
+    """Owns the tasks that watch programs. What an end for good takes down is in `Ends`.
 
-class Supervisor:
-    """Owns the tasks that watch programs.
-
-    `on_end` calls get (process, code) inside the transaction, at every end of a program, one that
-    is followed by a restart included. `on_maid` calls are made with every round of the maid.
-    Programs are started again only while `tree_is_up` is set.
+    `on_maid` calls are made with every round of the maid. Programs are started again
+    only while `tree_is_up` is set.
     """
 
     def __init__(
@@ -68,34 +57,12 @@ class Supervisor:
         clock: Clock,
         settings: Settings,
     ) -> None:
-        self.table = table
-        self.agents = agents
-        self.programs = programs
-        self.store = store
-        self.events = events
-        self.clock = clock
-        self.settings = settings
-        self.restarts = Restarts(timers, clock, settings)
-        self.heartbeats = Heartbeats(timers, clock, settings, self._hung)
-        self.signals = Signals(
-            table,
-            programs,
-            store,
-            events,
-            timers,
-            settings,
-            self.restarts,
-            self.finish,
-            self.start_again,
-        )
+        super().__init__(table, agents, programs, store, events, timers, clock, settings)
         self.maid = Maid(self)
         self.recovery = Recovery(self)
-        self.on_end: list[Callable[[Process, int], object]] = []
         self.on_maid: list[Callable[[], object]] = []
-        self.ended_at: dict[int, float] = {}
         self.closing = False
         self.told_to_end: set[Program] = set()
-        self._renewed: set[int] = set()
         self._unwatched: list[Program] = []
         self._nursery: trio.Nursery | None = None
         self.tree_is_up = trio.Event()
@@ -146,9 +113,12 @@ class Supervisor:
         """Reap orphans; see programs stop and go on, whoever made them."""
         with trio.open_signal_receiver(signal.SIGCHLD) as received:
             async for _ in received:
-                self.programs.reap_orphans()
-                for program, stopped in self.programs.stops():
-                    self._saw(program, stopped=stopped)
+                try:
+                    self.programs.reap_orphans()
+                    for program, stopped in self.programs.stops():
+                        self._saw(program, stopped=stopped)
+                except Exception:
+                    log.exception("what children of ours did was not taken note of")
 
     def _saw(self, program: Program, *, stopped: bool) -> None:
         process = self._process_of(program)
@@ -174,6 +144,7 @@ class Supervisor:
 
         Raises KernelError with the errno of what failed; then nothing runs.
         """
+        self.agents.prepare(process.name)
         self.signals.starting[process.pid] = ""
         try:
             program = await self.programs.start(
@@ -208,9 +179,9 @@ class Supervisor:
             self._nursery.start_soon(self._watch, program)
 
     async def _watch(self, program: Program) -> None:
-        code = await self.programs.wait(program)
-        self.signals.program_ended(program)
         try:
+            code = await self.programs.wait(program)
+            self.signals.program_ended(program)
             process = self._process_of(program)
             if process is not None:
                 self.ended(process, code, program)
@@ -239,22 +210,23 @@ class Supervisor:
     ) -> None:
         """Its program has ended by itself, with `code` if that is known. What then happens is
         decided here and nowhere else."""
+        known = UNKNOWN if code is None else code
         told = self.closing and program in self.told_to_end
         again = self.restarts.wanted(process, 1 if told else code)  # it did not end on its own
         with self.store.transaction():
             if process.stopping:
-                self.finish(process, UNKNOWN if code is None else code, State.ZOMBIE, why)
+                self.finish(process, known, State.ZOMBIE, why, program)
             elif process.pid in self._renewed:
                 self._hold(process, code)
                 self._schedule(process, 0.0, "asked to")
             elif not again:
-                self.finish(process, UNKNOWN if code is None else code, State.ZOMBIE, why)
+                self.finish(process, known, State.ZOMBIE, why, program)
             elif self.closing:
                 self._hold(process, code)
             else:
-                self._again(process, code, why)
+                self._again(process, code, why, program)
 
-    def _again(self, process: Process, code: int | None, why: str) -> None:
+    def _again(self, process: Process, code: int | None, why: str, program: Program | None) -> None:
         """It failed, or is to run always: try again a little later, or give up."""
         known = UNKNOWN if code is None else code
         delay = self.restarts.next_delay(process)
@@ -270,7 +242,7 @@ class Supervisor:
         )
         log.error("process %d, %s: %s", process.pid, process.name, text)
         parent = self.table.find(process.ppid)
-        self.finish(process, known, State.DEAD, why)
+        self.finish(process, known, State.DEAD, why, program)
         if parent is not None:
             self.signals.notice(parent, f"ESCALATE {process.pid} {process.name} {text}")
 
@@ -315,7 +287,15 @@ class Supervisor:
         except KernelError as failure:
             log.warning("process %d, %s: %s", process.pid, process.name, failure)
             if self.table.find(process.pid) is process and process.state.alive:
-                self.ended(process, 127, why=failure.reason)  # as a shell says "cannot execute"
+                self._ended_before_it_began(process, failure)
+        except Exception:
+            log.exception("process %d, %s, was not started again", process.pid, process.name)
+
+    def _ended_before_it_began(self, process: Process, failure: KernelError) -> None:
+        try:
+            self.ended(process, 127, why=failure.reason)  # as a shell says "cannot execute"
+        except Exception:
+            log.exception("process %d, %s: the maid has to", process.pid, process.name)
 
     def renew(self, process: Process) -> None:
         """Have its program end and started again at once, with the same pid."""
@@ -331,73 +311,27 @@ class Supervisor:
             self.table.set_state(process, State.BLOCKED)
         self.signals.end_program(program)
 
-    def finish(self, process: Process, code: int, state: State, output: str = "") -> None:
-        """End a process for good: everything that it had goes back, here and nowhere else."""
-        program = self.programs.find(process.ospid)
-        if not output and process.exec:
-            offset = 0 if program is None else program.offset
-            output = tail(self.agents.log_path(process.name), offset)
-        with self.store.transaction():
-            for call in self.on_end:
-                call(process, code)
-            for child in self.table.children(process.pid):
-                self.adopt(child)
-            self.table.set_state(
-                process,
-                state,
-                exit_code=code,
-                output=output,
-                ended=self.clock.now(),
-                ospid=None,
-                os_start=0,
-            )
-            self.events.emit(ProcessExited(process.pid, process.name, code))
-            self.agents.touch(process.name)
-            self.events.emit(AgentChanged(process.name))
-            parent = self.table.find(process.ppid)
-            if parent is not None:
-                self.signals.notice(parent, f"CHLD {process.pid} {code}")
-            self.store.on_commit(lambda: self._forget(process))
-
-    def _forget(self, process: Process) -> None:
-        self.signals.forget(process)
-        self.restarts.forget(process.pid)
-        self.heartbeats.stop(process.pid)
-        self._renewed.discard(process.pid)
-        self.ended_at[process.pid] = self.clock.monotonic()
-
-    def adopt(self, child: Process) -> None:
-        """Give a child whose parent ends to the nearest living ancestor."""
-        ended = child.ppid
-        above = (up.pid for up in self.table.ancestors(ended) if up.state.alive)
-        self.table.move(child, next(above, INIT))
-
-    def reap(self, process: Process) -> None:
-        """Drop an ended process: somebody waited for it, or nobody did for too long."""
-        with self.store.transaction():
-            self.table.remove(process.pid)
-            self.table.children_changed(process.ppid, process.pid, added=False)
-            self.events.emit(ProcessReaped(process.pid, process.name, process.ppid))
-            agent = self.agents.find(process.name)
-            if agent is not None and agent.pid == process.pid:
-                self.agents.set_pid(process.name, None)
-                self.events.emit(AgentChanged(process.name))
-            self.store.on_commit(lambda: self.ended_at.pop(process.pid, None))
-
-    def _hung(self, process: Process) -> None:
-        """It missed its heartbeats: its program is killed, and the end handled as a failure."""
-        program = self.programs.find(process.ospid)
-        if program is not None:
-            self.programs.kill(program)
-        elif process.state.alive and not process.exec:
-            self.finish(process, 128 + signal.SIGKILL, State.DEAD, "it missed its heartbeats")
-
     def lost(self) -> list[Process]:
         """The living processes whose program is gone without our having seen it end."""
         return [
             process
             for process in self.table
-            if process.ospid not in (None, os.getpid())
+            if process.ospid is not None
+            and process.pid != INIT
             and self.programs.find(process.ospid) is None
             and process.pid not in self.signals.starting
+        ]
+
+    def stranded(self) -> list[Process]:
+        """Those that have no program and nothing under way that starts one."""
+        if self.closing or not self.tree_is_up.is_set():
+            return []
+        return [
+            process
+            for process in self.table
+            if process.exec
+            and process.ospid is None
+            and process.state is State.BLOCKED
+            and process.pid not in self.signals.starting
+            and not self.restarts.pending(process.pid)
         ]

@@ -31,6 +31,7 @@ class ProcessTable:
         self._clock = clock
         self._by_pid: dict[int, Process] = {}
         self._children: dict[int, dict[int, None]] = {}
+        self._live_children: dict[int, int] = {}
         self._alive: dict[str, int] = {}
         self._programs: dict[int, int] = {}
         self._last = 0
@@ -38,8 +39,11 @@ class ProcessTable:
 
     def load(self) -> None:
         """Read the table as the store has it."""
-        for index in (self._by_pid, self._children, self._alive, self._programs):
-            index.clear()
+        self._by_pid.clear()
+        self._children.clear()
+        self._live_children.clear()
+        self._alive.clear()
+        self._programs.clear()
         for record in self._store.processes():
             process = Process.from_record(record)
             self._by_pid[process.pid] = process
@@ -83,6 +87,7 @@ class ProcessTable:
         return {
             "processes": len(self._by_pid),
             "parents": len(self._children),
+            "live parents": len(self._live_children),
             "alive": len(self._alive),
             "programs": len(self._programs),
         }
@@ -95,6 +100,10 @@ class ProcessTable:
 
     def live_children(self, pid: int) -> list[Process]:
         return [child for child in self.children(pid) if child.state.alive]
+
+    def count_live_children(self, pid: int) -> int:
+        """O(1), unlike the list of them."""
+        return self._live_children.get(pid, 0)
 
     def ancestors(self, pid: int) -> Iterator[Process]:
         """The parent of `pid`, its parent, and so on to process 1."""
@@ -112,7 +121,7 @@ class ProcessTable:
         return found
 
     def nearest_common_ancestor(self, a: int, b: int) -> Process | None:
-        """The lowest process that has both below it or is one of them; None if either is unknown."""
+        """The lowest process that has both below it or is one of them; None if one is unknown."""
         first, second = self._by_pid.get(a), self._by_pid.get(b)
         if first is None or second is None:
             return None
@@ -218,6 +227,7 @@ class ProcessTable:
         self._children.setdefault(process.ppid, {})[process.pid] = None
         if process.state.alive:
             self._alive[process.name] = process.pid
+            self._live_children[process.ppid] = self.count_live_children(process.ppid) + 1
             if process.ospid is not None and process.role is not Role.KERNEL:
                 self._programs[process.ospid] = process.pid
 
@@ -226,6 +236,10 @@ class ProcessTable:
         siblings.pop(process.pid, None)
         if not siblings:
             self._children.pop(process.ppid, None)
+        if process.state.alive:
+            self._live_children[process.ppid] -= 1
+            if not self._live_children[process.ppid]:
+                del self._live_children[process.ppid]
         if self._alive.get(process.name) == process.pid:
             del self._alive[process.name]
         if process.ospid is not None and self._programs.get(process.ospid) == process.pid:

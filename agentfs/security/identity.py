@@ -63,6 +63,9 @@ class Identity:
             process = self._table.by_ospid(ospid)
             if process is not None and process.os_start == start:
                 return process.pid
+            launched = self._programs.launch_of(ospid)
+            if launched is not None:
+                return launched
             if ospid == self._daemon:
                 return False
         return None

@@ -86,14 +86,18 @@ class _Contents:
             return {}
         return record
 
+    def number(self, key: str) -> int | None:
+        """A counter among the meta values, None if it is no number."""
+        text = self.meta.get(key, "0")
+        return int(text) if text.isascii() and text.isdigit() else None
+
 
 def _meta_faults(store: _Contents) -> Iterator[str]:
     for key in ("event_seq", "last_pid"):
-        if not store.meta.get(key, "0").isdigit():
+        if store.number(key) is None:
             yield f"meta: {key} is {store.meta[key]!r}, no number"
-            return
-    last = int(store.meta.get("last_pid", "0"))
-    if store.processes and max(store.processes) > last:
+    last = store.number("last_pid")
+    if store.processes and last is not None and max(store.processes) > last:
         yield f"meta: last_pid is {last}, but there is a process {max(store.processes)}"
     try:
         Config.parse(store.meta.get("config", ""))
@@ -146,7 +150,7 @@ def _agent_faults(store: _Contents) -> Iterator[str]:
 
 
 def _message_faults(store: _Contents, connection: sqlite3.Connection) -> Iterator[str]:
-    last = int(store.meta.get("event_seq", "0"))  # see Store.last_message
+    last = store.number("event_seq")  # see Store.last_message
     taken: Counter[tuple[str, str, str]] = Counter()
     query = (
         "SELECT seq, mailbox, state, filename, record,"
@@ -159,7 +163,7 @@ def _message_faults(store: _Contents, connection: sqlite3.Connection) -> Iterato
         taken[mailbox, state, filename] += 1
         if mailbox not in store.agents:
             yield f"{what}: there is no such agent"
-        if seq > last:
+        if last is not None and seq > last:
             yield f"{what}: the last event has number {last} only"
         if twice:
             yield f"{what}: its content is there twice"
@@ -169,7 +173,7 @@ def _message_faults(store: _Contents, connection: sqlite3.Connection) -> Iterato
         if record:
             yield from (
                 f"{what}: {fault}"
-                for fault in _record_faults(store, seq, mailbox, state, record, start)
+                for fault in _record_faults(store, seq, mailbox, state, record, start or b"")
             )
     yield from (
         f"{count} messages are {state}/{file} of {mailbox}"
@@ -188,8 +192,9 @@ def _record_faults(
         yield "its content has another number"
     if f"\nFrom: {sender}\n".encode() not in start:
         yield f"its content is not from {sender}"
-    if record.get("attempt", 1) < 1:
-        yield f"its attempt is number {record['attempt']}"
+    attempt = record.get("attempt", 1)
+    if not isinstance(attempt, int) or attempt < 1:
+        yield f"its attempt is number {attempt}"
     if pid is None:
         return
     process = store.processes.get(pid)

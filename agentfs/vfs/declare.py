@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from inspect import iscoroutinefunction
 from typing import Any, ClassVar
 
@@ -240,7 +241,7 @@ def message(
             table.owner,
             _guard(table, entry),
             whole=take,
-            limit=getattr(table, limit)(),
+            limit=getattr(table, limit),
             sync=getattr(table, sync) if sync else None,
         )
 
@@ -367,6 +368,7 @@ class DirectoryOf(Directory):
     """What declared directories share: a key, a mode, an owner and a guard."""
 
     mode: ClassVar[int] = 0o755
+    _kept: Stat | None = None
 
     def owner(self) -> Owner:
         """Who owns the entries, and when they changed last."""
@@ -382,8 +384,18 @@ class DirectoryOf(Directory):
     def enter(self, caller: Caller) -> None:
         self.guard(caller)
 
+    def remember(self) -> None:
+        """Keep the attributes: its coming is announced even if it is gone by then."""
+        with suppress(KernelError):
+            self._kept = self.stat()
+
     def stat(self) -> Stat:
-        owner = self.owner()
+        try:
+            owner = self.owner()
+        except KernelError:
+            if self._kept is None:
+                raise
+            return replace(self._kept)
         time = owner.mtime
         # One link is what file systems say that do not count sub-directories: with 2, `find` may
         # believe that there are none.

@@ -256,7 +256,7 @@ class Control(_DeclaredFile):
         guard: Guard | None,
         run: Callable[[str, Caller], Awaitable[None]] | None = None,
         whole: Callable[[bytes, Caller], Awaitable[None]] | None = None,
-        limit: int = MAX_CONTROL,
+        limit: Callable[[], int] = lambda: MAX_CONTROL,
         sync: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(key, mode, owner, guard)
@@ -271,7 +271,7 @@ class Control(_DeclaredFile):
         handle: Handle
         if self._whole is not None:
             whole = self._whole
-            handle = _Whole(lambda data: whole(data, caller), self._limit)
+            handle = _Whole(lambda data: whole(data, caller), self._limit())
         else:
             run = self._run
             assert run is not None

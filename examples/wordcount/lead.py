@@ -71,7 +71,7 @@ def pieces(paths: list[str], size: int) -> Iterator[tuple[str, bytes]]:
 def send(name: str, number: int, text: bytes) -> None:
     """One message: what is written between open and close."""
     with open(f"{ME}/outbox/{name}", "wb") as outbox:
-        outbox.write(b"Piece: %d\n\n" % number + text)
+        outbox.write(b"To: %b\nPiece: %d\n\n%b" % (name.encode(), number, text))
 
 
 def receive() -> tuple[str, list[str]]:

@@ -14,10 +14,9 @@ while msg=$(cat "$me/recv"); do
         BEGIN { FS = "[ \t\v\f\r]+" }
         body { for (i = 1; i <= NF; i++) if ($i ~ word) words++ }
         /^$/ { body = 1 }
-        !body && sub(/^Piece: /, "") { piece = $0 }
         !body && sub(/^Delivery-Attempt: /, "") { again = ", attempt " $0 }
+        !body && sub(/^Piece: /, "") { piece = $0; print "piece " piece again > "/dev/stderr" }
         END {
-            print "piece " piece again > "/dev/stderr"
             if (pause > 0) system("sleep " pause)
             print piece, words + 0
         }

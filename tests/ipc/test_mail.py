@@ -671,7 +671,7 @@ def test_a_restart_finds_everything_as_it_was(world: World, bob: Process) -> Non
     world.process("carol", bob.ppid)
     for number in range(5):
         world.send("bob", "carol", f"Expires: 1h\nPriority: low\n\n{number}" + "x" * 5000 * number)
-    first, second, *_ = sorted(world.mail.mailbox("carol").new)
+    _, second, *_ = sorted(world.mail.mailbox("carol").new)
     carol = world.principal("carol")
     world.mail.claim(carol, "carol", second, "held:2,S")
     assert world.recv("carol") is not None

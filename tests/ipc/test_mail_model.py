@@ -1,7 +1,7 @@
 """Mail against a simple model, over random histories with crashes of agents and of the daemon.
 
-What must hold: nothing that was accepted is lost, nothing that was acknowledged comes back, attempts
-only rise, and the order is that of the model, which sorts a list.
+What must hold: nothing that was accepted is lost, nothing that was acknowledged comes back,
+attempts only rise, and the order is that of the model, which sorts a list.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Expected:
 
 
 class MailMachine(RuleBasedStateMachine):
-    """bob has a process, ghost has none; both are written to by ghost, who is nothing to anybody."""
+    """bob has a process, ghost has none; ghost, who is nobody's kin, writes to both."""
 
     def __init__(self) -> None:
         super().__init__()

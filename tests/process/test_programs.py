@@ -6,12 +6,12 @@ import errno
 import os
 import pwd
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 
 from agentfs.errors import KernelError
 from agentfs.process.cgroups import ControlGroups
@@ -19,7 +19,16 @@ from agentfs.process.logs import TAIL, rotate, tail
 from agentfs.process.model import State
 from agentfs.process.proc import read_stat
 from tests.process.test_rules import refused
-from tests.process.world import OPERATOR, PYTHON, System, alive, running
+from tests.process.world import (
+    OPERATOR,
+    PYTHON,
+    System,
+    alive,
+    eventually,
+    gone,
+    running,
+    zombie,
+)
 
 ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not ROOT, reason="only root starts programs as other users")
@@ -152,13 +161,6 @@ async def test_what_an_ended_program_leaves_running_is_killed(tmp_path: Path, gr
             await gone(ospid)
 
 
-async def gone(ospid: int) -> None:
-    """Wait until the machine has no such process, or only a zombie: SIGKILL takes a moment."""
-    with trio.fail_after(10):
-        while alive(ospid):
-            await trio.sleep(0.002)
-
-
 async def test_a_program_that_writes_a_lot_never_blocks(system: System) -> None:
     process = await system.shell("bob", "yes | head -c 50000000; echo; echo done")
     assert await ended(system, process.pid) == 0
@@ -215,7 +217,9 @@ async def test_a_program_runs_as_the_user_of_its_spec(system: System) -> None:
     memory = system.agents.memory_dir("bob")
     assert (memory / "mine").stat().st_uid == nobody.pw_uid
     assert memory.stat().st_uid == nobody.pw_uid
-    child = await system.shell("child", "sleep 1000", parent=(await system.spawn("p", user="nobody")).pid)
+    child = await system.shell(
+        "child", "sleep 1000", parent=(await system.spawn("p", user="nobody")).pid
+    )
     assert child.uid == nobody.pw_uid, "inherited"
     assert os.stat(f"/proc/{child.ospid}").st_uid == nobody.pw_uid
 
@@ -223,9 +227,7 @@ async def test_a_program_runs_as_the_user_of_its_spec(system: System) -> None:
 async def test_the_control_group_tells_the_process_also_of_a_double_fork(system: System) -> None:
     if not system.programs.groups.available:
         pytest.skip("this machine gives us no control groups")
-    process = await system.shell(
-        "bob", "(setsid sh -c 'sleep 1000 & echo $!' &); exec sleep 1000"
-    )
+    process = await system.shell("bob", "(setsid sh -c 'sleep 1000 & echo $!' &); exec sleep 1000")
     await system.said("bob", "\n")
     grandchild = int(system.agents.log_path("bob").read_text())
     assert system.programs.pid_of_thread(grandchild) == process.pid
@@ -255,41 +257,37 @@ def test_the_text_of_a_control_group_is_read_strictly() -> None:
             groups.close()
 
 
-async def test_a_child_is_known_before_it_executes_anything(system: System, tmp_path: Path) -> None:
-    """Its folder or program may lie on our own mount, whose daemon has to know who asks. A FIFO
-    as its folder's log stands for that: opening it waits until somebody writes."""
-    fifo = tmp_path / "program"
-    os.mkfifo(fifo, 0o755)
+async def test_a_child_is_known_before_it_executes_anything(system: System) -> None:
+    """Its folder or its program may lie on our own mount, whose daemon has to know who asks."""
     seen: list[int | None] = []
 
     async def look() -> None:
-        with trio.fail_after(10):
-            while not seen:
-                for launch in tuple(system.programs._launches):
-                    if launch.ospid:
-                        seen.append(system.programs.launch_of(launch.ospid))
-                await trio.sleep(0)
+        while not seen:
+            for launch in tuple(system.programs._launches):
+                if launch.ospid:
+                    seen.append(system.programs.launch_of(launch.ospid))
+            await trio.lowlevel.checkpoint()
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(look)
-        process = await system.spawn("bob", exec=["sleep", "1000"])
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            process = await system.spawn("bob", exec=["sleep", "1000"])
     assert seen == [process.pid]
     assert system.programs.launching == 0
     assert system.programs.launch_of(process.ospid or 0) is None
 
 
 async def test_orphans_of_programs_are_reaped_and_nobody_elses_children(system: System) -> None:
-    helper = subprocess.Popen(["true"])  # a child of the daemon's own, in its session
-    os.waitid(os.P_PID, helper.pid, os.WEXITED | os.WNOWAIT)
-    process = await system.shell(
-        "bob", "(setsid sh -c 'echo $$; exit 3' &); exec sleep 1000"
-    )
+    helper = zombie("true")  # a child of the daemon's own, in its session
+    process = await system.shell("bob", "(setsid sh -c 'echo $$; exit 3' &); exec sleep 1000")
     await system.said("bob", "\n")
     orphan = int(system.agents.log_path("bob").read_text())
-    with trio.fail_after(10):
-        while read_stat(orphan) is not None:
-            system.programs.reap_all_orphans()
-            await trio.sleep(0.002)
+
+    def reaped() -> bool:
+        system.programs.reap_orphans(all_of_them=True)
+        return read_stat(orphan) is None
+
+    await eventually(reaped)
     assert helper.wait() == 0, "its status was not stolen"
     assert alive(process.ospid or 0)
 

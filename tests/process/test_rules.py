@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 from typing import Any
 
 import pytest
@@ -15,14 +16,17 @@ from agentfs.process.spec import ProcessSpec
 from agentfs.security.policy import Policy
 from tests.process.world import OPERATOR, System, as_agent
 
+OTHER = "daemon" if pwd.getpwuid(os.geteuid()).pw_name == "nobody" else "nobody"
+"""A user that is not ours."""
+
 
 def everything(system: System) -> list[Any]:
     """All that a spawn could leave behind."""
     return [
         [p.record() | {"changed": 0} for p in system.table],
         [system.agents.get(name).record() | {"changed": 0} for name in system.agents],
-        list(system.store.processes()),
-        list(system.store.agents()),
+        [record | {"changed": 0} for record in system.store.processes()],
+        [record | {"changed": 0} for record in system.store.agents()],
         sorted(os.listdir(system.state_dir / "agents")),
         sorted(os.listdir(system.state_dir / "logs")),
         system.programs.groups.pids() if system.programs.groups.available else [],
@@ -30,7 +34,9 @@ def everything(system: System) -> list[Any]:
     ]
 
 
-async def refused(system: System, *, who: Any = OPERATOR, parent: int = 1, **spec: Any) -> KernelError:
+async def refused(
+    system: System, *, who: Any = OPERATOR, parent: int = 1, **spec: Any
+) -> KernelError:
     """The refusal of a spawn, after a look that it left no trace."""
     before, events = everything(system), len(system.heard)
     with pytest.raises(KernelError) as caught:
@@ -143,7 +149,7 @@ async def test_an_agent_is_put_to_work_again_by_its_creator_and_the_operator_onl
 async def test_only_process_1_may_assign_another_user(system: System) -> None:
     parent = await system.spawn("parent")
     who = as_agent(parent)
-    refusal = await refused(system, who=who, parent=parent.pid, name="child", user="nobody")
+    refusal = await refused(system, who=who, parent=parent.pid, name="child", user=OTHER)
     assert (refusal.errno, refusal.rule) == (errno.EPERM, "user")
     same = ProcessSpec(name="child", user=parent.user)
     assert (await system.processes.spawn(who, parent.pid, same)).uid == parent.uid
@@ -155,7 +161,7 @@ async def test_another_user_needs_a_daemon_that_is_root(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    assert (await refused(system, name="child", user="nobody")).errno == errno.EPERM
+    assert (await refused(system, name="child", user=OTHER)).errno == errno.EPERM
 
 
 @pytest.mark.parametrize(
@@ -198,16 +204,14 @@ async def test_the_first_rule_that_says_no_decides(system: System) -> None:
     """A request that every rule refuses, mended rule by rule: the refusals come in the order of
     design/kernel.md."""
     await system.spawn("taken")
-    parent = await system.spawn(
-        "parent", role="task", tier="tactical", limits={"max_children": 0}
-    )
+    parent = await system.spawn("parent", role="task", tier="tactical", limits={"max_children": 0})
     system.processes.done(OPERATOR, parent.pid, 0)
     actor = await system.spawn("actor")
     wrong: dict[str, Any] = {
         "name": "taken",
         "role": "kernel",
         "tier": "strategic",
-        "user": "nobody",
+        "user": OTHER,
         "tools": ["shell"],
         "exec": [""],
     }

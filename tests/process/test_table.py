@@ -68,6 +68,7 @@ def test_the_whole_life_of_a_process_in_the_table(made: Table, tmp_path: Path) -
     assert table.by_name("child") is child
     assert table.children(1) == [child]
     assert table.live_children(1) == [child]
+    assert table.count_live_children(1) == 1
 
     table.set_state(child, State.RUNNING)
     table.update(child, ospid=4711, os_start=5)
@@ -79,11 +80,13 @@ def test_the_whole_life_of_a_process_in_the_table(made: Table, tmp_path: Path) -
     assert table.by_ospid(4711) is None
     assert table.children(1) == [child]
     assert table.live_children(1) == []
+    assert table.count_live_children(1) == 0
 
     table.remove(child.pid)
     assert table.find(2) is None
     assert table.children(1) == []
-    assert table.sizes() == {"processes": 1, "parents": 1, "alive": 1, "programs": 0}
+    sizes = {"processes": 1, "parents": 1, "live parents": 1, "alive": 1, "programs": 0}
+    assert table.sizes() == sizes
     assert made.add().pid == 3, "a pid is never used again"
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from agentfs.clock import Clock, SystemClock, Timers, TrioClock
+from agentfs.clock import Clock, SystemClock, Timers
 from agentfs.config import Settings
 from agentfs.events import Event, EventLog, Record
 from agentfs.process.agents import Agents
@@ -54,9 +55,7 @@ class System:
         self.policy = Policy()
         self.table = ProcessTable(self.store, self.events, clock)
         self.gate = Gate(self.store, self.policy, self.table.find)
-        self.agents = Agents(
-            self.store, self.events, clock, self.gate, self.table, state_dir
-        )
+        self.agents = Agents(self.store, self.events, clock, self.gate, self.table, state_dir)
         self.programs = Programs(state_dir, "/nowhere", INSTANCE, clock)
         if not groups:
             self.programs.groups._base = ""
@@ -91,13 +90,13 @@ class System:
     def _hear(self, record: Record) -> None:
         self.heard.append(record.event)
         self._changed.set()
+        self._changed = trio.Event()
 
     async def until(self, holds: Callable[[], object]) -> None:
         """Wait until `holds()`, looking at every event. Bounded by the machine's own time, as the
         loop's may stand still."""
         with fail_after_real(PATIENCE):
             while not holds():
-                self._changed = trio.Event()
                 await self._changed.wait()
 
     async def all_reaped(self) -> None:
@@ -124,19 +123,44 @@ class System:
         return await self.spawn(name, parent, exec=["/bin/sh", "-c", script], **spec)
 
     async def said(self, name: str, words: str) -> None:
-        """Wait until the log of `name` has `words` in it. A file cannot be waited for, so this is
-        the one place that looks again and again, in the machine's own time."""
+        """Wait until the log of `name` has `words` in it."""
         path = self.agents.log_path(name)
-        for _ in range(int(PATIENCE / 0.005)):
-            if words in path.read_text(errors="replace"):
-                return
-            await trio.to_thread.run_sync(real_pause)
-        raise AssertionError(f"{name} never said {words!r}: {path.read_text()!r}")
+        await eventually(lambda: words in path.read_text(errors="replace"))
 
 
 def real_pause() -> None:
-    """5 ms of the machine's own time, for a thread."""
-    time.sleep(0.005)
+    """2 ms of the machine's own time, for a thread."""
+    time.sleep(0.002)
+
+
+async def eventually(holds: Callable[[], object]) -> None:
+    """Wait for what the machine does and tells nobody: look again and again, in its own time."""
+    with fail_after_real(PATIENCE):
+        while not holds():
+            await trio.to_thread.run_sync(real_pause)
+
+
+async def gone(ospid: int) -> None:
+    """Wait until the machine has no such process, or only a zombie: SIGKILL takes a moment."""
+    await eventually(lambda: not alive(ospid))
+
+
+def program(*command: str, **options: Any) -> subprocess.Popen[bytes]:
+    """A program that no daemon started."""
+    return subprocess.Popen(command, **options)
+
+
+def zombie(*command: str) -> subprocess.Popen[bytes]:
+    """One that has ended and was not waited for."""
+    ended = program(*command)
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    return ended
+
+
+def collect(ospid: int) -> None:
+    """Wait for a child of this process that a vanished system started."""
+    with suppress(ChildProcessError):
+        os.waitpid(ospid, 0)
 
 
 class fail_after_real:  # noqa: N801 - as trio.fail_after
@@ -151,10 +175,8 @@ class fail_after_real:  # noqa: N801 - as trio.fail_after
         token = trio.lowlevel.current_trio_token()
 
         def late() -> None:
-            try:
+            with suppress(trio.RunFinishedError):
                 token.run_sync_soon(self._scope.cancel)
-            except trio.RunFinishedError:
-                pass
 
         self._timer = threading.Timer(self._seconds, late)
         self._timer.daemon = True

@@ -8,6 +8,7 @@ import pytest
 
 from agentfs.providers.maildir import MAX_DRAFTS
 from agentfs.vfs.changes import Created, Moved, Removed
+from agentfs.vfs.node import File
 from tests.providers.world import OPERATOR, STRANGER, World, refused
 
 INBOX = "/agents/bob/inbox"
@@ -318,3 +319,22 @@ async def test_touch_and_chmod_of_a_message_do_no_harm(world: World) -> None:
         node.chattr(OPERATOR, mode=0o644)
     with refused("EPERM"):
         node.chattr(OPERATOR, size=0)
+
+
+async def test_a_draft_that_is_opened_again_is_truncated_and_appended_to(world: World) -> None:
+    alice = world.as_agent("alice")
+    await world.write(f"{TMP}/draft", "a long text", alice, create=True)
+    await world.write(f"{TMP}/draft", "short", alice)
+    handle = world.open(f"{TMP}/draft", os.O_WRONLY | os.O_APPEND, alice)
+    await handle.write(0, b"er")
+    handle.release()
+    assert await world.read(f"{TMP}/draft", alice) == b"shorter"
+
+
+async def test_the_limit_of_a_message_is_that_of_the_moment(world: World) -> None:
+    send = world.find("/agents/alice/send")
+    await world.write("/etc/agentfs.yaml", "messages: {max_size: 1024}\n")
+    assert isinstance(send, File)
+    handle = send.open(os.O_WRONLY, world.as_agent("alice"))
+    with refused("EMSGSIZE"):
+        await handle.write(0, b"To: bob\n\n" + bytes(1024))

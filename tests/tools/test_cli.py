@@ -57,13 +57,13 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def run(*words: str, code: int = 0, input: str | None = None) -> subprocess.CompletedProcess[str]:
+def run(*words: str, code: int = 0, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """The command as a program of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "agentfs.tools.cli", *words],
         capture_output=True,
         text=True,
-        input=input,
+        input=stdin,
         check=False,
         timeout=30,
     )
@@ -71,10 +71,10 @@ def run(*words: str, code: int = 0, input: str | None = None) -> subprocess.Comp
     return done
 
 
-def shell(line: str, input: str = "") -> str:
+def shell(line: str, stdin: str = "") -> str:
     """What the line that `--how` printed does."""
     done = subprocess.run(
-        ["sh", "-c", line], capture_output=True, text=True, input=input, check=True, timeout=30
+        ["sh", "-c", line], capture_output=True, text=True, input=stdin, check=True, timeout=30
     )
     assert done.stderr == ""
     return done.stdout
@@ -162,11 +162,11 @@ def test_send_writes_one_message_with_its_headers(tree: Path) -> None:
             "To: bob\nPriority: high\nType: ask\nExpires: 10m\n\nx\n",
         ),
     ]
-    for words, input, wanted in cases:
-        run("send", *words, input=input)
+    for words, stdin, wanted in cases:
+        run("send", *words, stdin=stdin)
         assert outbox.read_text() == wanted
         outbox.write_text("")
-        shell(how("send", *words), input)
+        shell(how("send", *words), stdin)
         assert outbox.read_text() == wanted
 
 
@@ -281,7 +281,7 @@ def test_a_followed_log_goes_on_after_it_was_truncated(
 ) -> None:
     path = tmp_path / "log"
     path.write_text("one\ntwo\n")
-    steps = [lambda: path.open("a").write("three\n"), lambda: path.write_text("new\n")]
+    steps = [lambda: path.write_text("one\ntwo\nthree\n"), lambda: path.write_text("new\n")]
     monkeypatch.setattr("agentfs.tools.tree_commands.time.sleep", lambda _: steps.pop(0)())
     with open(path, "rb", buffering=0) as file:
         lines = followed(file.fileno(), 1, follow=True)

@@ -1,0 +1,138 @@
+"""Ends for good: everything that a process had goes back, here and nowhere else."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+from agentfs.clock import Clock, Timers
+from agentfs.config import Settings
+from agentfs.events import AgentChanged, EventLog, ProcessExited, ProcessReaped
+from agentfs.process.agents import Agents
+from agentfs.process.heartbeats import Heartbeats
+from agentfs.process.logs import tail
+from agentfs.process.model import Process, State
+from agentfs.process.programs import Program, Programs
+from agentfs.process.restarts import Restarts
+from agentfs.process.signals import Signals
+from agentfs.process.table import ProcessTable
+from agentfs.security.principal import INIT
+from agentfs.storage.store import Store
+
+__all__ = ["UNKNOWN", "Ends"]
+
+UNKNOWN = -1
+"""The exit code of a program of whose end nobody could learn: no program can return it."""
+
+
+class Ends:
+    """`on_end` calls get (process, code) inside the transaction, at every end of a program, one
+    that is followed by a restart included. `ended_at` has the time on the monotonic clock of every
+    process that waits to be reaped."""
+
+    def __init__(
+        self,
+        table: ProcessTable,
+        agents: Agents,
+        programs: Programs,
+        store: Store,
+        events: EventLog,
+        timers: Timers,
+        clock: Clock,
+        settings: Settings,
+    ) -> None:
+        self.table = table
+        self.agents = agents
+        self.programs = programs
+        self.store = store
+        self.events = events
+        self.clock = clock
+        self.settings = settings
+        self.restarts = Restarts(timers, clock, settings)
+        self.heartbeats = Heartbeats(timers, clock, settings, self.hung)
+        self.signals = Signals(
+            table,
+            programs,
+            store,
+            events,
+            timers,
+            settings,
+            self.restarts,
+            self.finish,
+            self.start_again,
+        )
+        self.on_end: list[Callable[[Process, int], object]] = []
+        self.ended_at: dict[int, float] = {}
+        self._renewed: set[int] = set()
+
+    def start_again(self, process: Process, reason: str = "continued") -> None:
+        """Start the program of a process that has none for now."""
+        raise NotImplementedError
+
+    def finish(
+        self,
+        process: Process,
+        code: int,
+        state: State,
+        output: str = "",
+        program: Program | None = None,
+    ) -> None:
+        """End a process for good: everything that it had goes back, here and nowhere else."""
+        program = program or self.programs.find(process.ospid)
+        if not output and process.exec:
+            offset = 0 if program is None else program.offset
+            output = tail(self.agents.log_path(process.name), offset)
+        with self.store.transaction():
+            for call in self.on_end:
+                call(process, code)
+            for child in self.table.children(process.pid):
+                self.adopt(child)
+            self.table.set_state(
+                process,
+                state,
+                exit_code=code,
+                output=output,
+                ended=self.clock.now(),
+                ospid=None,
+                os_start=0,
+            )
+            self.events.emit(ProcessExited(process.pid, process.name, code))
+            self.agents.touch(process.name)
+            self.events.emit(AgentChanged(process.name))
+            parent = self.table.find(process.ppid)
+            if parent is not None:
+                self.signals.notice(parent, f"CHLD {process.pid} {code}")
+            self.store.on_commit(lambda: self._forget(process))
+
+    def _forget(self, process: Process) -> None:
+        self.signals.forget(process)
+        self.restarts.forget(process.pid)
+        self.heartbeats.stop(process.pid)
+        self._renewed.discard(process.pid)
+        self.ended_at[process.pid] = self.clock.monotonic()
+
+    def adopt(self, child: Process) -> None:
+        """Give a child whose parent ends to the nearest living ancestor."""
+        ended = child.ppid
+        above = (up.pid for up in self.table.ancestors(ended) if up.state.alive)
+        self.table.move(child, next(above, INIT))
+
+    def reap(self, process: Process) -> None:
+        """Drop an ended process: somebody waited for it, or nobody did for too long."""
+        with self.store.transaction():
+            self.table.remove(process.pid)
+            self.table.children_changed(process.ppid, process.pid, added=False)
+            self.events.emit(ProcessReaped(process.pid, process.name, process.ppid))
+            agent = self.agents.find(process.name)
+            if agent is not None and agent.pid == process.pid:
+                self.agents.set_pid(process.name, None)
+                self.events.emit(AgentChanged(process.name))
+            self.store.on_commit(lambda: self.ended_at.pop(process.pid, None))
+
+    def hung(self, process: Process) -> None:
+        """It missed its heartbeats: its program is killed, and the end handled as a failure."""
+        program = self.programs.find(process.ospid)
+        if program is not None:
+            self.programs.kill(program)
+        elif process.state.alive and not process.exec:
+            self.finish(process, 128 + signal.SIGKILL, State.DEAD, "it missed its heartbeats")

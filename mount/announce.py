@@ -1,0 +1,71 @@
+"""The announcer's own process: makes on the mount the calls it is told to make.
+
+Run as a script with a socket for its standard input. Each packet is an operation, a path and a new
+path, separated by NUL; the answer is the call's errno, 0 if it was made. It ends when the other end
+of the socket is closed. Standard library only, and nothing of ours: it starts in 15 ms.
+"""
+
+import ctypes
+import os
+import socket
+import sys
+
+UTIME_NOW = 0x3FFFFFFF
+UTIME_OMIT = 0x3FFFFFFE
+AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
+MAX_PACKET = 65536
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Timespec(ctypes.Structure):
+    """As in utimensat(2)."""
+
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+ONLY_MTIME = (Timespec * 2)(Timespec(0, UTIME_OMIT), Timespec(0, UTIME_NOW))
+
+
+def modify(path: bytes, _: bytes) -> None:
+    """IN_MODIFY. With the access time set too it would be IN_ATTRIB (tried)."""
+    if libc.utimensat(AT_FDCWD, path, ONLY_MTIME, AT_SYMLINK_NOFOLLOW):
+        raise OSError(ctypes.get_errno(), "utimensat")
+
+
+def create(path: bytes, _: bytes) -> None:
+    """IN_CREATE, IN_OPEN, IN_CLOSE_WRITE."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+CALLS = {
+    b"modify": modify,
+    b"create": create,
+    b"mkdir": lambda path, _: os.mkdir(path),
+    b"symlink": lambda path, _: os.symlink(b"announced", path),
+    b"mkfifo": lambda path, _: os.mkfifo(path),
+    b"unlink": lambda path, _: os.unlink(path),
+    b"rmdir": lambda path, _: os.rmdir(path),
+    b"rename": os.rename,
+}
+
+
+def main() -> None:
+    """Make calls until there is nobody to tell."""
+    told = socket.socket(fileno=os.dup(0))
+    while packet := told.recv(MAX_PACKET):
+        operation, path, new_path = packet.split(b"\0")
+        try:
+            CALLS[operation](path, new_path)
+            answer = 0
+        except OSError as failure:
+            answer = failure.errno or -1
+        try:
+            told.send(str(answer).encode())
+        except OSError:
+            sys.exit()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""/agents/NAME/log: a real file that the agent's programs write, behind the tree's back."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+from inotify_simple import INotify, flags
+
+from agentfs.errors import KernelError
+from agentfs.providers import disk
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.changes import Change, Modified
+from agentfs.vfs.node import File, Handle, Stat, is_writing
+
+if TYPE_CHECKING:
+    from agentfs.kernel import Kernel
+    from agentfs.providers.agents import AgentDirectory
+
+__all__ = ["LogFile", "LogWatcher"]
+
+
+class LogFile(File):
+    """/agents/NAME/log."""
+
+    # Growth is announced by the LogWatcher; this is for where inotify is not to be had.
+    timeout = 1.0
+
+    def __init__(self, agent: AgentDirectory) -> None:
+        self.key = (agent.key, "log")
+        self._agent = agent
+
+    def _path(self) -> str:
+        return os.fspath(self._agent.kernel.agents.log_path(self._agent.name))
+
+    def stat(self) -> Stat:
+        owner = self._agent.owner()
+        size, time = 0, owner.mtime
+        try:
+            found = os.stat(self._path())
+            size, time = found.st_size, found.st_mtime_ns
+        except FileNotFoundError:
+            pass  # nothing ever ran
+        return Stat(0o100640, owner.uid, owner.gid, size, time, 1, time, time)
+
+    def open(self, flags: int, caller: Caller) -> Handle:
+        if is_writing(flags) or flags & os.O_TRUNC:
+            raise KernelError(errno.EACCES, "the log is written by the agent's programs only")
+        return LogHandle(self._path())
+
+
+class LogHandle(Handle):
+    """An open log; one that does not exist yet is empty and looked for again."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    async def read(self, offset: int, size: int) -> bytes:
+        with disk.reported("reading the log"):
+            if self._descriptor is None:
+                try:
+                    self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    return b""
+            return await disk.read_at(self._descriptor, offset, size)
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+
+class LogWatcher:
+    """Says when a log grows: the programs write the real file, behind the tree's back."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._folder = os.fspath(kernel.state_dir / "logs")
+
+    async def run(self, notify: Callable[[Change], object]) -> None:
+        """Call `notify` with a change for each agent whose log changed, until cancelled."""
+        with INotify() as watch:
+            watch.add_watch(self._folder, flags.MODIFY | flags.CREATE | flags.MOVED_TO)
+            while True:
+                await trio.lowlevel.wait_readable(watch.fileno())
+                names = {event.name for event in watch.read(timeout=0)}
+                for name in sorted(names):
+                    if name.endswith(".log"):
+                        notify(Modified((("agents", name[:-4]), "log")))

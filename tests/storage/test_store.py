@@ -1,0 +1,270 @@
+"""The store: transactions, and what is read back."""
+
+import errno
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from agentfs.errors import KernelError
+from agentfs.storage.store import SHORT_CONTENT, Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "store.db")
+    yield store
+    store.close()
+
+
+def put(store: Store, seq: int, content: bytes = b"text", mailbox: str = "bob") -> None:
+    with store.transaction():
+        store.put_message(seq, mailbox, "new", f"{seq}.alice", {"sender": "alice"}, content)
+
+
+def test_a_store_from_empty_to_reopened(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db")
+    assert (store.last_message(), store.meta("x", "none")) == (0, "none")
+    assert not store.in_transaction
+    with store.transaction():
+        assert store.in_transaction
+        store.set_meta("x", "ü")
+        store.put_agent("bob", {"name": "bob"})
+        store.put_process(1, {"pid": 1})
+        store.put_process(2, {"pid": 2})
+        store.delete_process(2)
+    put(store, 1)
+    assert store.commits == 2
+    store.close()
+    again = Store(tmp_path / "store.db")
+    assert again.meta("x") == "ü"
+    assert list(again.agents()) == [{"name": "bob"}]
+    assert list(again.processes()) == [{"pid": 1}]
+    assert list(again.messages()) == [(1, "bob", "new", "1.alice", {"sender": "alice"}, 4)]
+    with again.transaction():
+        again.delete_agent("bob")
+    assert list(again.agents()) == []
+    again.close()
+
+
+@pytest.mark.parametrize("size", [0, SHORT_CONTENT, SHORT_CONTENT + 1, 2_000_000])
+def test_a_content_of_any_size_is_kept_and_goes_with_its_message(store: Store, size: int) -> None:
+    content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    put(store, 1, content)
+    assert store.content(1) == content
+    [(_, _, _, _, _, length)] = store.messages()
+    assert length == size
+    with store.transaction():
+        store.update_message(1, "cur", "y", {"sender": "alice", "attempt": 2})
+    assert list(store.messages()) == [
+        (1, "bob", "cur", "y", {"sender": "alice", "attempt": 2}, size)
+    ]
+    assert store.content(1) == content
+    with store.transaction():
+        store.delete_message(1, size)
+    with pytest.raises(KeyError):
+        store.content(1)
+    assert store._db.execute("SELECT count(*) FROM long_contents").fetchone() == (0,)
+
+
+def test_a_change_of_state_does_not_write_a_long_content_again(store: Store) -> None:
+    put(store, 1, b"x" * 1_000_000)
+    wal = Path(f"{store.path}-wal")
+    before = wal.stat().st_size
+    with store.transaction():
+        store.update_message(1, "cur", "a longer name than before", {"sender": "alice"})
+    assert wal.stat().st_size - before < 10 * 4096
+
+
+def test_the_last_number_counts_events_too(store: Store) -> None:
+    put(store, 7)
+    assert store.last_message() == 7
+    with store.transaction():
+        store.set_meta("event_seq", "9")
+    assert store.last_message() == 9
+
+
+# -- transactions ----------------------------------------------------------------------------------
+
+
+def test_a_failure_undoes_all_newest_first_and_tells_nobody(store: Store) -> None:
+    calls: list[str] = []
+    with pytest.raises(ZeroDivisionError), store.transaction():
+        store.set_meta("x", "1")
+        store.on_rollback(lambda: calls.append("undo 1"))
+        store.on_commit(lambda: calls.append("commit"))
+        with store.transaction():
+            store.on_rollback(lambda: calls.append("undo 2"))
+            store.set_meta("y", "1")
+            raise ZeroDivisionError
+    assert calls == ["undo 2", "undo 1"]
+    assert (store.meta("x"), store.meta("y"), store.in_transaction) == ("", "", False)
+    with store.transaction():
+        store.set_meta("x", "2")
+    assert calls == ["undo 2", "undo 1"]
+
+
+def test_transactions_nest_and_the_outermost_commits(store: Store) -> None:
+    calls: list[str] = []
+    with store.transaction():
+        with store.transaction():
+            store.set_meta("x", "1")
+            store.on_commit(lambda: calls.append(store.meta("y")))
+            store.on_rollback(lambda: calls.append("undo"))
+        assert calls == []
+        store.set_meta("y", "2")
+    assert (calls, store.commits) == (["2"], 1)
+
+
+def test_a_transaction_that_writes_nothing_commits_nothing(store: Store) -> None:
+    calls: list[str] = []
+    with store.transaction():
+        store.on_commit(lambda: calls.append("done"))
+    assert (calls, store.commits) == (["done"], 0)
+
+
+def test_a_write_outside_a_transaction_is_a_mistake(store: Store) -> None:
+    with pytest.raises(RuntimeError, match="outside"):
+        store.set_meta("x", "1")
+
+
+def test_before_commit_calls_are_part_of_it(store: Store) -> None:
+    store.before_commit.append(lambda: store.set_meta("last", "1"))
+    with store.transaction():
+        store.set_meta("x", "1")
+    assert store.meta("last") == "1"
+
+    def fail() -> None:
+        raise KernelError(errno.EBUSY, "no")
+
+    store.before_commit.append(fail)
+    with pytest.raises(KernelError), store.transaction():
+        store.set_meta("x", "2")
+    assert store.meta("x") == "1"
+
+
+def test_what_fails_after_a_commit_is_logged_and_not_the_callers(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[str] = []
+    with store.transaction():
+        store.set_meta("x", "1")
+        store.on_commit(lambda: calls.append(1 / 0))  # type: ignore[arg-type]
+        store.on_commit(lambda: calls.append("next"))
+    assert (store.meta("x"), calls) == ("1", ["next"])
+    assert "after a commit failed" in caplog.text
+
+
+def test_a_commit_call_may_start_a_transaction_of_its_own(store: Store) -> None:
+    def more() -> None:
+        with store.transaction():
+            store.set_meta("y", "1")
+
+    with store.transaction():
+        store.set_meta("x", "1")
+        store.on_commit(more)
+    assert store.meta("y") == "1"
+
+
+def fill_up(store: Store) -> None:
+    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def test_a_full_store_is_enospc_and_works_again_when_there_is_room(store: Store) -> None:
+    put(store, 1)
+    fill_up(store)
+    undone: list[int] = []
+    with pytest.raises(KernelError) as caught, store.transaction():
+        store.on_rollback(lambda: undone.append(1))
+        store.set_meta("x", "1")
+        store.put_message(2, "bob", "new", "2", {}, b"x" * 100_000)
+    assert (caught.value.errno, undone, store.meta("x")) == (errno.ENOSPC, [1], "")
+    store._db.execute("PRAGMA max_page_count = 100000")
+    put(store, 2, b"x" * 100_000)
+    assert [row[0] for row in store.messages()] == [1, 2]
+
+
+def test_a_failed_write_that_is_caught_fails_the_transaction_all_the_same(store: Store) -> None:
+    """SQLite may have rolled back by itself: what came after would be committed alone."""
+    fill_up(store)
+    with pytest.raises(KernelError) as caught, store.transaction():
+        store.set_meta("x", "1")
+        with pytest.raises(sqlite3.Error):
+            store.put_message(2, "bob", "new", "2", {}, b"x" * 100_000)
+        with pytest.raises(sqlite3.Error):
+            store.set_meta("y", "1")
+    assert caught.value.errno == errno.ENOSPC
+    assert (store.meta("x"), store.meta("y"), list(store.messages())) == ("", "", [])
+
+
+def test_a_store_that_cannot_be_written_is_eio(store: Store) -> None:
+    store._db.execute("PRAGMA query_only = ON")
+    with pytest.raises(KernelError) as caught, store.transaction():
+        store.set_meta("x", "1")
+    assert caught.value.errno == errno.EIO
+    store._db.execute("PRAGMA query_only = OFF")
+
+
+def test_an_undo_that_fails_leaves_the_store_usable(store: Store) -> None:
+    def fail() -> None:
+        raise RuntimeError("a mistake")
+
+    with pytest.raises(RuntimeError), store.transaction():
+        store.set_meta("x", "1")
+        store.on_rollback(fail)
+        raise KernelError(errno.EBUSY, "no")
+    assert not store.in_transaction
+    with store.transaction():
+        store.set_meta("x", "2")
+    assert store.meta("x") == "2"
+
+
+# -- crashes -------------------------------------------------------------------------------------
+
+
+def test_what_was_committed_is_there_after_kill_9_and_nothing_else(
+    store: Store, tmp_path: Path
+) -> None:
+    put(store, 1)
+    left = tmp_path / "left"
+    left.mkdir()
+    with store.transaction():
+        store.set_meta("half", "done")
+        for name in ("store.db", "store.db-wal"):
+            shutil.copy(tmp_path / name, left / name)
+    again = Store(left / "store.db")
+    assert [row[0] for row in again.messages()] == [1]
+    assert again.meta("half") == ""
+    again.close()
+
+
+async def test_sync_and_checkpoint_lose_nothing(store: Store, tmp_path: Path) -> None:
+    put(store, 1)
+    await store.sync()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.checkpoint_regularly)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert [row[0] for row in store.messages()] == [1]
+
+
+async def test_the_checkpoint_folds_the_log_into_the_database(
+    store: Store, autojump_clock: trio.testing.MockClock
+) -> None:
+    put(store, 1, b"x" * 100_000)
+    size = store.path.stat().st_size
+    with trio.move_on_after(6):
+        await store.checkpoint_regularly()
+    assert store.path.stat().st_size > size
+
+
+def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    path.write_bytes(b"something else" * 1000)
+    with pytest.raises(sqlite3.DatabaseError):
+        Store(path)
+    assert path.read_bytes() == b"something else" * 1000

@@ -1,0 +1,140 @@
+"""The configuration: whole or not at all."""
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentfs.clock import ManualClock
+from agentfs.config import Config, Settings
+from agentfs.errors import KernelError
+from agentfs.events import ConfigChanged, EventLog
+from agentfs.storage.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "store.db")
+    yield store
+    store.close()
+
+
+def refused(text: str) -> str:
+    with pytest.raises(KernelError) as caught:
+        Config.parse(text)
+    assert caught.value.errno == errno.EINVAL
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("text", ["", "# nothing", "null", "{}", "messages: {}"])
+def test_what_is_left_out_has_its_default(text: str) -> None:
+    assert Config.parse(text) == Config()
+
+
+def test_the_text_says_everything_and_is_read_back() -> None:
+    text = Config().text()
+    assert Config.parse(text) == Config()
+    for name in ("max_size: 1048576", "max_waiting: 10000", "ageing_per_second: 0.1"):
+        assert name in text
+
+
+def test_numbers_and_durations_are_read() -> None:
+    config = Config.parse(
+        "messages: {max_waiting: 5, claim_timeout: 2h}\nprocesses:\n  log_size: 4096"
+    )
+    assert (config.messages.max_waiting, config.messages.claim_timeout) == (5, 7200.0)
+    assert config.processes.log_size == 4096
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("messages: {max_wating: 5}", "messages.max_wating"),
+        ("messages: {max_waiting: 0}", "messages.max_waiting"),
+        ("messages: {max_size: many}", "messages.max_size"),
+        ("messages: {max_size: .inf}", "messages.max_size"),
+        ("messages: {ageing_per_second: .nan}", "messages.ageing_per_second"),
+        ("messages: {ageing_per_second: .inf}", "messages.ageing_per_second"),
+        ("messages: {claim_timeout: soon}", "claim_timeout: a duration like 90s"),
+        ("messages: {claim_timeout: 0s}", "messages.claim_timeout"),
+        ("messages: {claim_timeout: true}", "messages.claim_timeout"),
+        ("messages: null", "messages"),
+        ("nonsense: 1", "nonsense"),
+        ("- a list", "document"),
+        ("5", "document"),
+        ("a: [", "not YAML"),
+        ("\x00", "not YAML"),
+        ("[" * 5000, "not YAML"),
+        ("x: 2001-13-01", "not YAML"),
+        ("x: !!timestamp foo", "not YAML"),
+        ("x: !!bool maybe", "not YAML"),
+        ("x: !!int ''", "not YAML"),
+        ("x: !!python/object:os.system y", "not YAML"),
+        ("x: " + "9" * 5000, "not YAML"),
+    ],
+)
+def test_what_is_wrong_is_refused_and_named(text: str, reason: str) -> None:
+    assert reason in refused(text)
+
+
+def test_all_faults_are_named_at_once() -> None:
+    reason = refused("messages: {max_size: 1, max_waiting: x}\nmount: {max_parked: 0}")
+    assert reason.count(";") == 2
+
+
+YAMLISH = st.lists(
+    st.sampled_from(
+        ["messages", "max_size", ":", " ", "\n", "-", "[", "]", "{", "}", "!!", "int", "float"]
+        + ["timestamp", "bool", "&a", "*a", "<<", "1", "2001-01-", ".nan", "'", '"', "?", "|", "%"]
+    )
+).map("".join)
+
+
+@given(st.text() | YAMLISH)
+def test_any_text_is_a_configuration_or_refused(text: str) -> None:
+    try:
+        Config.parse(text)
+    except KernelError as refusal:
+        assert refusal.errno == errno.EINVAL
+
+
+# -- in effect -----------------------------------------------------------------------------------
+
+
+def test_a_valid_write_is_in_effect_at_once_and_after_a_restart(store: Store) -> None:
+    events = EventLog(store, ManualClock())
+    settings = Settings(store, events)
+    assert settings.text == Config().text()
+    seen: list[int] = []
+    events.listen(lambda record: seen.append(settings.now.messages.max_waiting))
+    text = "messages: {max_waiting: 5}  # few\n"
+    settings.replace(text)
+    assert (settings.text, settings.now.messages.max_waiting) == (text, 5)
+    assert seen == [5], "who is told of the change sees it"
+    [record] = events.since(1)
+    assert record.event == ConfigChanged("/etc/agentfs.yaml")
+    assert Settings(store, events).text == text
+
+
+def test_an_invalid_write_changes_nothing(store: Store) -> None:
+    events = EventLog(store, ManualClock())
+    settings = Settings(store, events)
+    before = settings.text, settings.now
+    with pytest.raises(KernelError):
+        settings.replace("messages: 5")
+    assert (settings.text, settings.now, events.last) == (*before, 0)
+
+
+def test_a_write_that_cannot_be_stored_changes_nothing(store: Store) -> None:
+    events = EventLog(store, ManualClock())
+    settings = Settings(store, events)
+    before = settings.text, settings.now
+    store._db.execute("PRAGMA query_only = ON")
+    with pytest.raises(KernelError) as caught:
+        settings.replace("messages: {max_waiting: 5}")
+    assert caught.value.errno == errno.EIO
+    assert (settings.text, settings.now, events.last) == (*before, 0)
+    store._db.execute("PRAGMA query_only = OFF")

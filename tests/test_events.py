@@ -1,0 +1,161 @@
+"""The event log: numbers without gaps, after the commit, in order, for everybody."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentfs import events as vocabulary
+from agentfs.clock import ManualClock
+from agentfs.events import AgentDefined, AgentRemoved, CallRefused, Event, EventLog, Record
+from agentfs.storage.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "store.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def log(store: Store) -> EventLog:
+    return EventLog(store, ManualClock(), capacity=10)
+
+
+def listen(log: EventLog) -> list[Record]:
+    heard: list[Record] = []
+    log.listen(heard.append)
+    return heard
+
+
+def emit(log: EventLog, *names: str) -> None:
+    for name in names:
+        log.emit(AgentDefined(name))
+
+
+def names(records: list[Record]) -> list[tuple[int, str]]:
+    return [(record.seq, record.event.name) for record in records]  # type: ignore[attr-defined]
+
+
+def test_events_from_emit_to_listener_and_back_from_the_log(log: EventLog) -> None:
+    assert (log.last, log.oldest, list(log.since(1))) == (0, 1, [])
+    heard = listen(log)
+    emit(log, "a", "b")
+    assert names(heard) == [(1, "a"), (2, "b")]
+    assert list(log.since(0)) == heard
+    assert list(log.since(2)) == heard[1:]
+    assert list(log.since(3)) == []
+    log.unlisten(heard.append)
+    emit(log, "c")
+    assert (len(heard), log.last) == (2, 3)
+
+
+def test_an_event_goes_out_after_the_commit_it_belongs_to(store: Store, log: EventLog) -> None:
+    heard = listen(log)
+    with store.transaction():
+        emit(log, "a")
+        with store.transaction():
+            emit(log, "b")
+        assert heard == []
+    assert names(heard) == [(1, "a"), (2, "b")]
+
+
+def test_what_is_rolled_back_never_happened(store: Store, log: EventLog) -> None:
+    heard = listen(log)
+    with pytest.raises(ZeroDivisionError), store.transaction():
+        emit(log, "a")
+        raise ZeroDivisionError
+    emit(log, "b")
+    assert names(heard) == [(1, "b")]
+
+
+def test_the_newest_are_kept(log: EventLog) -> None:
+    emit(log, *"abcdefghijklm")
+    assert (log.last, log.oldest) == (13, 4)
+    assert [record.seq for record in log.since(1)] == list(range(4, 14))
+    reading = log.since(1)
+    emit(log, *"nopqrstuvwxyz")
+    assert [record.seq for record in reading] == list(range(4, 14))
+
+
+def test_numbers_go_on_rising_after_a_restart(store: Store, log: EventLog) -> None:
+    emit(log, "a", "b")
+    with store.transaction():
+        emit(log, "c", "d")
+    again = EventLog(store, ManualClock())
+    assert (again.last, again.oldest) == (4, 5)
+    with store.transaction():
+        store.set_meta("x", "1")
+        log.emit(AgentRemoved("a"))
+    assert store.meta("event_seq") == "5"
+
+
+def test_a_listener_that_fails_is_its_own_fault(
+    log: EventLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(record: Record) -> None:
+        raise RuntimeError("a mistake")
+
+    log.listen(fail)
+    heard = listen(log)
+    emit(log, "a", "b")
+    assert names(heard) == [(1, "a"), (2, "b")]
+    assert "a listener failed" in caplog.text
+
+
+def test_every_listener_hears_every_number_in_order_though_one_emits(
+    store: Store, log: EventLog
+) -> None:
+    def answer(record: Record) -> None:
+        if isinstance(record.event, AgentDefined):
+            log.emit(AgentRemoved(record.event.name))
+
+    first, _, last = listen(log), log.listen(answer), listen(log)
+    with store.transaction():
+        emit(log, "a", "b")
+    assert first == last
+    assert [record.seq for record in first] == [1, 2, 3, 4]
+    assert [record.event.type for record in first] == ["agent_defined"] * 2 + ["agent_removed"] * 2
+    assert store.meta("event_seq") == "4"
+
+
+def test_a_listener_may_stop_listening_while_it_is_told(log: EventLog) -> None:
+    def once(record: Record) -> None:
+        log.unlisten(once)
+
+    log.listen(once)
+    heard = listen(log)
+    emit(log, "a", "b")
+    assert len(heard) == 2
+
+
+def test_a_record_is_one_line_of_json() -> None:
+    record = Record(7, 1_800_000_000.0, CallRefused(3, "/a/\nb", "EACCES", "grün \u2028", ""))
+    line = record.line()
+    assert line.count(b"\n") == 1
+    assert "grün".encode() in line
+    assert json.loads(line) == {
+        "seq": 7,
+        "time": "2027-01-15T08:00:00.000Z",
+        "type": "call_refused",
+        "pid": 3,
+        "path": "/a/\nb",
+        "errno": "EACCES",
+        "reason": "grün \u2028",
+        "rule": "",
+    }
+
+
+def test_a_path_that_is_no_utf8_is_a_line_of_json_too() -> None:
+    line = Record(1, 0.0, CallRefused(3, os_path := "/\udc80", "ENOENT", "", "")).line()
+    assert json.loads(line.decode())["path"] == os_path
+
+
+def test_every_event_has_a_name_of_its_own_and_is_in_the_vocabulary() -> None:
+    kinds = {kind for kind in vars(vocabulary).values() if isinstance(kind, type)}
+    kinds = {kind for kind in kinds if issubclass(kind, Event) and kind is not Event}
+    assert len({kind.type for kind in kinds}) == len(kinds)
+    assert {kind.__name__ for kind in kinds} <= set(vocabulary.__all__)
+    assert vocabulary.StateChanged.type == "state_changed"

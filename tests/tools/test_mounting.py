@@ -1,0 +1,219 @@
+"""`mount`, `umount` and `up` on real trees, and the other commands against a real kernel."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agentfs.tools.mounts import condition, mounts
+from tests.tree import AGENTFS, Tree, eventually, until
+
+pytestmark = pytest.mark.mount
+
+Trees = Callable[..., Tree]
+
+
+def refusal(tree: Tree, *words: str) -> str:
+    done = tree.run(*words, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("agentfs: ")
+    return done.stderr.removeprefix("agentfs: ").rstrip()
+
+
+def test_a_mount_is_there_when_the_command_returns_and_gone_when_umount_does(
+    trees: Trees,
+) -> None:
+    tree = trees()
+    tree.mount()
+    assert str(tree.path) in mounts()
+    assert condition(str(tree.path)) == "live"
+    assert tree.read("proc/1/name") == "init\n"
+    daemon = tree.daemon
+    assert daemon is not None
+    tree.unmount()
+    assert str(tree.path) not in mounts()
+    with pytest.raises(ProcessLookupError):
+        os.kill(daemon, 0)
+    assert os.listdir(tree.path) == []
+
+
+def test_a_second_mount_on_the_same_place_or_state_is_refused(trees: Trees) -> None:
+    tree, other = trees(), trees()
+    tree.mount()
+    again = refusal(tree, "mount", str(tree.path), "--state", str(other.state))
+    assert again == f"{tree.path}: a tree is mounted there already"
+    shared = refusal(tree, "mount", str(other.path), "--state", str(tree.state))
+    assert shared == f"{tree.state}: in use by another daemon, process {tree.daemon}"
+
+
+def test_an_option_that_fuse_does_not_know_is_told_in_its_words(trees: Trees) -> None:
+    tree = trees()
+    words = refusal(tree, "mount", str(tree.path), "--state", str(tree.state), "-o", "nonsense=1")
+    assert "unknown option(s): `-o nonsense=1'" in words
+    assert str(tree.path) not in mounts()
+
+
+def test_what_a_crashed_daemon_left_is_replaced(trees: Trees) -> None:
+    tree = trees()
+    tree.mount()
+    tree.crash()
+    assert condition(str(tree.path)) == "stale"
+    assert "stale" not in tree.run("doctor").stdout
+    assert f"agentfs umount {tree.path}" in tree.run("doctor").stdout
+    assert "not connected" in refusal(tree, "ps")
+    tree.mount()
+    assert condition(str(tree.path)) == "live"
+    tree.crash()
+    tree.run("umount", str(tree.path))
+    assert str(tree.path) not in mounts()
+
+
+def test_umount_names_who_uses_the_tree_unless_it_is_lazy(trees: Trees) -> None:
+    tree = trees()
+    tree.mount()
+    tree.spawn("bob", exec='exec 3<"$AGENTFS/proc/self/status"; sleep 1000')  # no hindrance
+    user = tree.start("sleep", "1000", cwd=tree.path)
+    words = refusal(tree, "umount", str(tree.path))
+    assert words == f"{tree.path}: in use by sleep ({user.pid}); end them, or use --lazy"
+    tree.run("umount", "--lazy", str(tree.path))
+    tree.daemon = None
+    assert str(tree.path) not in mounts()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_in_the_foreground_it_stays_until_a_signal_and_unmounts(
+    trees: Trees, number: signal.Signals
+) -> None:
+    tree = trees()
+    words = ["mount", "-f", str(tree.path), "--state", str(tree.state)]
+    program = tree.start(*AGENTFS, *words, stderr=subprocess.PIPE)
+    eventually(lambda: str(tree.path) in mounts())
+    until(tree / "proc/1/ospid", str(program.pid))
+    program.send_signal(number)
+    _, log = program.communicate(timeout=30)
+    assert program.returncode == 0
+    assert b"mounted at" in log
+    assert str(tree.path) not in mounts()
+
+
+def test_a_day_with_the_command_line(trees: Trees) -> None:
+    tree = trees()
+    tree.mount()
+    spawned = tree.run("spawn", "-n", "bob", "--role", "worker", "--", "sleep", "1000")
+    assert spawned.stdout == "2\n"
+    below = tree.run("spawn", "-n", "eve", "--parent", "bob", "--", "sh", "-c", "echo hello")
+    assert below.stdout == "3\n"
+    assert "└─ bob (2) worker" in tree.run("tree").stdout
+    until(tree / "proc/3/exit", "0")
+    assert tree.run("log", "eve").stdout == "hello\n"
+    tree.run("send", "bob", "good morning", "-p", "high")
+    row = tree.run("ps").stdout.splitlines()[2].split()
+    assert row[:5] == ["2", "1", "bob", "worker", "strategic"]
+    assert row[7] == "1"
+    received = tree.run("recv", "bob").stdout
+    assert received.endswith("\n\ngood morning\n")
+    assert "Priority: high\n" in received
+    assert '"type": "message_claimed"' in tree.run("events", "--no-follow").stdout
+    tree.run("kill", "bob", "-s", "kill")
+    until(tree / "proc/2/state", "dead")
+
+
+def test_a_refusal_is_told_in_the_kernels_words(trees: Trees) -> None:
+    tree = trees()
+    tree.mount()
+    assert refusal(tree, "spawn", "-n", "x", "--role", "kernel").startswith(
+        f"{tree.path}/proc/self/spawn: role kernel"
+    )
+    assert "expires" in refusal(tree, "send", "init", "x", "--expires", "soon").lower()
+    assert refusal(tree, "send", "nobody", "x").endswith("No such file or directory")
+
+
+MANIFEST = """
+kind: System
+metadata: {name: test}
+spec:
+  processes:
+    first: {exec: "echo $GREETING; sleep 0.2; exit 3", restart: never}
+    second: {exec: "exit 0"}
+    below: {exec: "echo below; sleep 1000", parent: first}
+"""
+
+
+def test_up_follows_a_manifest_to_its_end_and_gives_its_exit_code(
+    trees: Trees, tmp_path: Path
+) -> None:
+    tree = trees()
+    manifest = tmp_path / "system.yaml"
+    manifest.write_text(MANIFEST)
+    done = tree.run(
+        "up", str(manifest), str(tree.path), "--state", str(tree.state), "-e", "GREETING=good day",
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "first  | good day\n" in done.stdout
+    assert "below  | below\n" in done.stdout
+    assert "first exited with code 3\n" in done.stderr
+    assert "second exited with code 0\n" in done.stderr
+    assert "below exited with code 143\n" in done.stderr
+    assert str(tree.path) not in mounts()
+
+
+def test_up_in_a_tree_that_is_mounted_leaves_it_mounted(trees: Trees, tmp_path: Path) -> None:
+    tree = trees()
+    tree.mount()
+    manifest = tmp_path / "system.yaml"
+    manifest.write_text(MANIFEST)
+    assert tree.run("up", "--detach", str(manifest)).stdout == f"{tree.path}\n"
+    pid = tree.read("agents/below/pid").strip()
+    assert tree.read(f"proc/{pid}/state").strip() != "dead"
+    assert "cannot be started" in refusal(tree, "up", str(manifest))
+    assert tree.read(f"proc/{pid}/state").strip() != "dead"
+    assert "is mounted already" in refusal(
+        tree, "up", str(manifest), str(tree.path), "--state", str(tree.state)
+    )
+
+
+def test_an_interrupt_ends_all_that_up_started(trees: Trees, tmp_path: Path) -> None:
+    tree = trees()
+    manifest = tmp_path / "system.yaml"
+    manifest.write_text(MANIFEST.replace("sleep 0.2", "sleep 1000"))
+    words = ["up", str(manifest), str(tree.path), "--state", str(tree.state)]
+    program = tree.start(*AGENTFS, *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert program.stdout is not None
+    while b"below" not in program.stdout.readline():
+        pass
+    program.send_signal(signal.SIGINT)
+    _, errors = program.communicate(timeout=30)
+    assert program.returncode == 130
+    assert b"first exited with code 143" in errors
+    assert str(tree.path) not in mounts()
+
+
+def test_the_demo_shows_that_nothing_is_lost() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "agentfs.tools.demo"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Delivery-Attempt: 2" in done.stdout
+    assert "The totals agree" in done.stdout
+
+
+def test_the_demo_fails_where_there_is_no_folder() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "agentfs.tools.demo", "/nowhere"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "demo: /nowhere: a folder of text files was expected\n"

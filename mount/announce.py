@@ -9,6 +9,7 @@ import ctypes
 import os
 import socket
 import sys
+from collections.abc import Callable
 
 UTIME_NOW = 0x3FFFFFFF
 UTIME_OMIT = 0x3FFFFFFE
@@ -29,7 +30,12 @@ ONLY_MTIME = (Timespec * 2)(Timespec(0, UTIME_OMIT), Timespec(0, UTIME_NOW))
 
 
 def modify(path: bytes, _: bytes) -> None:
-    """IN_MODIFY. With the access time set too it would be IN_ATTRIB (tried)."""
+    """IN_MODIFY. With the access time set too it would be IN_ATTRIB (tried).
+
+    The stat first: it has Linux ask for the attributes, see the change and drop the cached pages.
+    The attributes that come back from utimensat are taken over without looking at the pages.
+    """
+    os.lstat(path)
     if libc.utimensat(AT_FDCWD, path, ONLY_MTIME, AT_SYMLINK_NOFOLLOW):
         raise OSError(ctypes.get_errno(), "utimensat")
 
@@ -39,7 +45,7 @@ def create(path: bytes, _: bytes) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
-CALLS = {
+CALLS: dict[bytes, Callable[[bytes, bytes], object]] = {
     b"modify": modify,
     b"create": create,
     b"mkdir": lambda path, _: os.mkdir(path),

@@ -21,6 +21,10 @@ from agentfs.vfs.node import Node, Stat
 __all__ = ["Announcements"]
 
 
+NEVER = 1
+"""A time in ns at which nothing was changed."""
+
+
 class _Ghost(Node):
     """A removed node, to be found once more so that its removal can be seen."""
 
@@ -85,6 +89,24 @@ class Announcements:
         if not isinstance(change, Created) or change.name != name:
             raise KernelError(errno.ESTALE, "another entry is being announced")
         return self._tell(change.node, directory, name)
+
+    def modified(self, inode: Inode) -> EntryAttributes:
+        """The attributes for a call that only tells of a change.
+
+        Linux takes the answer of a setattr over without looking at the cached pages, and an answer
+        to a getattr that was under way meanwhile is dropped. So: if the inode changed since the
+        announcement began, the call fails, and the announcement of that change does its work.
+        Otherwise the answer has a time that was never told and may not be kept, so that the next
+        reader asks; and who changes the inode before Linux has the answer waits for that.
+        """
+        current = self._current()
+        if current.inode is not inode or inode.changes != self._announcer.began_at:
+            raise KernelError(errno.ENOENT, "it changed again")
+        entry = attributes(inode)
+        entry.attr_timeout = 0
+        entry.st_mtime_ns = NEVER
+        self._announcer.answered(inode)
+        return entry
 
     def removed(self) -> None:
         """The announced entry, as if it had just been removed."""

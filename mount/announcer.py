@@ -29,6 +29,7 @@ from pathlib import Path
 
 import trio
 
+from agentfs.mount.inodes import Inode
 from agentfs.vfs.changes import Change, Created, Modified, Moved, Removed
 
 __all__ = ["Announcement", "Announcer"]
@@ -49,7 +50,7 @@ class Announcement:
     change: Change
     path: str
     new_path: str = ""
-    number: int = 0  # the inode, for Modified
+    inode: Inode | None = None  # for Modified
 
     def operation(self) -> str:
         """The system call that tells of it."""
@@ -73,17 +74,22 @@ class Announcer:
     """The queue, and the task that feeds the process.
 
     `tid` is the process's id, by which the operations recognise it; `current` is what it announces
-    at the moment. `done` were made, `failed` were not (their path was gone again), `lost` found the
-    queue full.
+    at the moment, and `began_at` the count of its inode's changes then. `contested`: what was just
+    announced changed again, and whoever changed it must wait for `settled`. `done`
+    were made, `failed` were not (their path was gone again), `lost` found the queue full.
     """
 
     def __init__(self, mountpoint: str, limit: int) -> None:
         self._mountpoint = mountpoint
         self._limit = limit
         self._queue: deque[Announcement] = deque()
-        self._modified: set[int] = set()
+        self._modified: set[Inode | None] = set()
         self._more = trio.Event()
         self._ended: list[subprocess.Popen[bytes]] = []
+        self._settling: Inode | None = None
+        self._settled = trio.Event()
+        self.contested = False
+        self.began_at = 0
         self.tid = -1
         self.current: Announcement | None = None
         self.done = 0
@@ -102,10 +108,10 @@ class Announcer:
     def announce(self, announcement: Announcement) -> bool:
         """Queue it; repeated modifications of one file are one. False if the queue is full."""
         if isinstance(announcement.change, Modified):
-            if announcement.number in self._modified:
+            if announcement.inode in self._modified:
                 return True
             if len(self._queue) < self._limit:
-                self._modified.add(announcement.number)
+                self._modified.add(announcement.inode)
         if len(self._queue) >= self._limit:
             if self.lost == 0:
                 log.warning(
@@ -128,6 +134,29 @@ class Announcer:
                 except OSError as failure:
                     log.error("the announcing process ended (%s): starting another", failure)
             self.current = None
+            self._settle()
+
+    # -- modifications: see `Announcements.modified` ---------------------------------------------
+
+    def answered(self, inode: Inode) -> None:
+        """The process is told the attributes of `inode`; until it says so, Linux may be about to
+        take them over."""
+        self._settling = inode
+
+    def changing(self, inode: Inode) -> None:
+        """`inode` changes again."""
+        if inode is self._settling:
+            self.contested = True
+
+    async def settled(self) -> None:
+        """Wait until Linux has taken over what the process was told."""
+        await self._settled.wait()
+
+    def _settle(self) -> None:
+        self._settling = None
+        self.contested = False
+        self._settled.set()
+        self._settled = trio.Event()
 
     @asynccontextmanager
     async def _process(self) -> AsyncIterator[trio.socket.SocketType]:
@@ -164,8 +193,9 @@ class Announcer:
             await self._more.wait()
 
     async def _make(self, told: trio.socket.SocketType, announcement: Announcement) -> None:
-        self._modified.discard(announcement.number)
+        self._modified.discard(announcement.inode)
         self.current = announcement
+        self.began_at = announcement.inode.changes if announcement.inode is not None else 0
         new_path = self._mountpoint + announcement.new_path if announcement.new_path else ""
         parts = (announcement.operation(), self._mountpoint + announcement.path, new_path)
         await told.send(b"\0".join(map(os.fsencode, parts)))
@@ -173,6 +203,7 @@ class Announcer:
         if not answer:
             raise OSError("its socket was closed")
         self.current = None
+        self._settle()
         number = int(answer)
         if number == 0:
             self.done += 1

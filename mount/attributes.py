@@ -14,6 +14,7 @@ BLOCK = 512  # what st_blocks counts in, stat(2)
 def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
     """The attributes of an inode, with the time for which the kernel may keep them."""
     stat = inode.stat()
+    inode.told = stat.content
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = inode.number
     entry.generation = 0

@@ -47,6 +47,7 @@ class Base(pyfuse3.Operations):
         self._statistics_of = statistics_of
         self.inodes = inodes
         self.handles = Handles()
+        self.announcer = announcer
         self.announcements = Announcements(inodes, announcer)
         self.wakeups = wakeups
         self.parking = parking

@@ -38,7 +38,10 @@ def handler(
         operations.wakeups.handled()
         operations.requests += 1
         try:
-            return await method(operations, *args, **kwargs)
+            result = await method(operations, *args, **kwargs)
+            if operations.announcer.contested:
+                await operations.announcer.settled()
+            return result
         except pyfuse3.FUSEError:
             raise
         except KernelError as refusal:

@@ -60,6 +60,7 @@ class Coherence:
 
     def _invalidate(self, inode: Inode) -> None:
         inode.touch()
+        self._announcer.changing(inode)
         self.invalidations += 1
         try:
             pyfuse3.invalidate_inode(inode.number, attr_only=True)
@@ -88,7 +89,7 @@ class Coherence:
         if change.key not in ours:
             path = self._inodes.path(inode)
             if path is not None:
-                self._announcer.announce(Announcement(change, path, number=int(inode.number)))
+                self._announcer.announce(Announcement(change, path, inode=inode))
 
     def _created(self, change: Created, ours: frozenset[Hashable]) -> None:
         directory = self._inodes.known(change.directory)

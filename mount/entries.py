@@ -58,7 +58,7 @@ class EntryOperations(Base):
     ) -> EntryAttributes:
         known = self.inodes.get(inode)
         if self.announcements.by(ctx):
-            return attributes(known)
+            return self.announcements.modified(known)
         caller = await self._caller(ctx)
         try:
             known.node.enter(caller)

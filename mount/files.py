@@ -92,6 +92,10 @@ class FileOperations(Base):
                     opener=opened.caller.tid,
                     path=self._mountpoint + self._where(opened.inode),
                 )
+            told = opened.inode.told
+            if told is not None and not opened.handle.direct and not opened.inode.gone:
+                # What changed since the size was told would come out cut, or padded with zeros.
+                return told[off : off + size]
             return await opened.handle.read(off, size)
         except KernelError as refusal:
             raise self._refused(opened.caller, self._where(opened.inode), refusal)

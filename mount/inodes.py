@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterator
 import pyfuse3
 
 from agentfs.errors import KernelError
-from agentfs.vfs.node import Directory, Node, Stat
+from agentfs.vfs.node import FOREVER, Directory, Node, Stat
 
 __all__ = ["Inode", "Inodes"]
 
@@ -22,12 +22,25 @@ class Inode:
     """One file as the Linux kernel knows it.
 
     `lookups` is the kernel's reference count. `parent` and `name` say where it was found last.
-    `touched` is the time of the last announced change in ns: st_mtime never lags behind it.
+    `touched` is the time of the last announced change in ns: st_mtime never lags behind it;
+    `changes` counts them. `told` is the content whose size Linux was told last.
     `cached` is the version of the content that may be in the page cache. `gone`: the node was
     removed, open handles may remain.
     """
 
-    __slots__ = ("cached", "gone", "key", "lookups", "name", "node", "number", "parent", "touched")
+    __slots__ = (
+        "cached",
+        "changes",
+        "gone",
+        "key",
+        "lookups",
+        "name",
+        "node",
+        "number",
+        "parent",
+        "told",
+        "touched",
+    )
 
     def __init__(self, number: int, node: Node, parent: Inode | None, name: str) -> None:
         self.number = pyfuse3.InodeT(number)
@@ -37,18 +50,23 @@ class Inode:
         self.name = name
         self.lookups = 0
         self.touched = 0
+        self.changes = 0
+        self.told: bytes | None = None
         self.cached: object = None
         self.gone = False
 
     def touch(self) -> None:
         """Move st_mtime strictly forward."""
         self.touched = max(time.time_ns(), self.touched + 1)
+        self.changes += 1
 
     def stat(self) -> Stat:
         """The node's attributes. Raises ENOENT if it was removed."""
         if self.gone:
             raise KernelError(errno.ENOENT, f"{self.name} was removed")
         stat = self.node.stat()
+        if self.node.timeout < FOREVER:
+            return stat  # a real file: its times are its own, and nobody announces it
         if self.touched > stat.mtime:
             stat.mtime = stat.ctime = self.touched
         else:

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import select
+import signal
 
 __all__ = ["TYPE", "condition", "mounts", "resolved"]
 
@@ -57,6 +58,7 @@ def condition(path: str) -> str:
     descriptor = os.pidfd_open(child)
     try:
         if not select.select([descriptor], [], [], PATIENCE)[0]:
+            os.kill(child, signal.SIGKILL)  # it may die of it, later; nobody waits
             return "hung"
     finally:
         os.close(descriptor)

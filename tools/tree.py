@@ -51,12 +51,8 @@ def find() -> str:
 
 def shell_root() -> str:
     """How a shell line names the tree: `$AGENTFS`, or the only mount if that is not set."""
-    if "AGENTFS" not in os.environ:
-        try:
-            return shlex.quote(find())
-        except TreeError:
-            pass  # none to name: the line stays general
-    return "$AGENTFS"
+    found = [] if os.environ.get("AGENTFS") else mounts()
+    return shlex.quote(found[0]) if len(found) == 1 else "$AGENTFS"
 
 
 class Tree:

@@ -141,9 +141,7 @@ def value(
             async def apply(data: bytes, caller: Caller) -> None:
                 await setter(as_text(data).strip(), caller)
 
-        return Value(
-            key, mode, table.owner, _guard(table, entry), _render(table, method), apply
-        )
+        return Value(key, mode, table.owner, _guard(table, entry), _render(table, method), apply)
 
     return _declare(
         "Value", name, mode, build, on=on, private=private, example=example, errors=errors
@@ -213,9 +211,7 @@ def control(
 
         return Control(key, mode, table.owner, _guard(table, entry), run=run)
 
-    return _declare(
-        "Control", name, mode, build, private=private, example=example, errors=errors
-    )
+    return _declare("Control", name, mode, build, private=private, example=example, errors=errors)
 
 
 def message(
@@ -245,9 +241,7 @@ def message(
             sync=getattr(table, sync) if sync else None,
         )
 
-    return _declare(
-        "Control", name, mode, build, private=private, example=example, errors=errors
-    )
+    return _declare("Control", name, mode, build, private=private, example=example, errors=errors)
 
 
 def transaction(
@@ -291,9 +285,7 @@ def stream(
             lambda caller: method(table, caller),
         )
 
-    return _declare(
-        "Stream", name, mode, build, private=private, example=example, errors=errors
-    )
+    return _declare("Stream", name, mode, build, private=private, example=example, errors=errors)
 
 
 class _DeclaredLink(Link):
@@ -306,9 +298,7 @@ class _DeclaredLink(Link):
 
     def stat(self) -> Stat:
         owner = self._owner()
-        return Stat(
-            0o120777, owner.uid, owner.gid, 0, owner.mtime, 1, owner.mtime, owner.mtime
-        )
+        return Stat(0o120777, owner.uid, owner.gid, 0, owner.mtime, 1, owner.mtime, owner.mtime)
 
     def target(self, caller: Caller) -> str:
         return self._resolve(caller)

@@ -78,14 +78,17 @@ class _DeclaredFile(File):
         """Asked anew each time: the mount keeps a node for as long as its inode lives."""
         return self._owned()
 
-    def size(self) -> int:
-        return 0
+    def content(self) -> bytes | None:
+        """What it reads as; None if that is nothing to cache."""
+        return None
 
     def stat(self) -> Stat:
         owner = self.owner
-        size = self.size()
+        content = self.content()
+        size = 0 if content is None else len(content)
         time = owner.mtime
-        return Stat(regular(self.mode), owner.uid, owner.gid, size, time, 1, time, time)
+        mode = regular(self.mode)
+        return Stat(mode, owner.uid, owner.gid, size, time, 1, time, time, content=content)
 
     def enter(self, caller: Caller) -> None:
         if self._guard is not None:
@@ -116,7 +119,11 @@ class _DeclaredFile(File):
 
 
 class _Rendered(Handle):
-    """Bytes that a function renders; rendered again when the version moves."""
+    """Bytes that a function renders.
+
+    The mount reads it only where it does not have them already: with the attributes it told Linux
+    the size of certain bytes, and those are what it serves.
+    """
 
     direct = False
 
@@ -202,8 +209,8 @@ class Value(_DeclaredFile):
         self._render = render
         self._apply = apply
 
-    def size(self) -> int:
-        return len(self._render())
+    def content(self) -> bytes:
+        return self._render()
 
     def open(self, flags: int, caller: Caller) -> Handle:
         if not is_writing(flags):
@@ -420,8 +427,8 @@ class Document(_DeclaredFile):
         self._sync = sync
         self._check = check
 
-    def size(self) -> int:
-        return len(self._render())
+    def content(self) -> bytes:
+        return self._render()
 
     def open(self, flags: int, caller: Caller) -> Handle:
         if not is_writing(flags):

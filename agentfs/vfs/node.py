@@ -53,6 +53,7 @@ class Stat:
     ctime: Time = 0
     rdev: int = 0
     blocks: int | None = None
+    content: bytes | None = None  # what `size` counts, where it is rendered
 
 
 class Node:
@@ -92,7 +93,6 @@ class Node:
             raise KernelError(errno.EPERM, "the mode and the owner of this file are fixed")
         if size is not None:
             raise KernelError(errno.EPERM, "this file cannot be truncated")
-
 
     def getxattr(self, name: str) -> bytes:
         """An extended attribute. Raises ENODATA: there are none, except on real files."""

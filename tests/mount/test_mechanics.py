@@ -66,7 +66,8 @@ async def test_unchanged_content_is_served_from_the_page_cache(small: Mounted) -
         await small.do(os.pread, descriptor, 100, 0)
         await small.do(os.stat, path)
     await small.do(os.close, descriptor)
-    assert small.mount.operations.requests - before <= 4  # open, flush, release
+    # open, flush, release, and what was still to come of the first read; 40 without the cache
+    assert small.mount.operations.requests - before <= 8
 
 
 async def test_setting_only_the_modification_time_is_in_modify(small: Mounted) -> None:

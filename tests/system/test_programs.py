@@ -99,7 +99,8 @@ def test_mutt_reads_an_inbox(tree: Tree, tmp_path: Path) -> None:
     saved = tmp_path / "saved"
     config = tmp_path / "muttrc"
     config.write_text(
-        "set folder=/nonexistent\nset mbox_type=mbox\nset confirmappend=no\nset confirmcreate=no\nset delete=yes\n"
+        "set folder=/nonexistent\nset mbox_type=mbox\nset confirmappend=no\n"
+        "set confirmcreate=no\nset delete=yes\n"
         "set quit=yes\nset copy=no\nset resolve=no\nset wait_key=no\nset save_empty=no\n"
         f'push "<copy-message>{saved}<enter><delete-message><quit>"\n'
     )

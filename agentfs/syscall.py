@@ -27,9 +27,7 @@ __all__ = ["Gate"]
 class Gate:
     """Opened once for every system call."""
 
-    def __init__(
-        self, store: Store, policy: Policy, find: Callable[[int], Process | None]
-    ) -> None:
+    def __init__(self, store: Store, policy: Policy, find: Callable[[int], Process | None]) -> None:
         self._store = store
         self._find = find
         self.policy = policy

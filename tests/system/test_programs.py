@@ -16,6 +16,7 @@ from tests.tree import Tree
 pytestmark = pytest.mark.mount
 
 CONFIG = "etc/agentfs.yaml"
+VIM = shutil.which("vim") or "vim.tiny"
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:
@@ -179,13 +180,13 @@ def test_sed_i_with_a_bad_result_is_refused_and_changes_nothing(tree: Tree) -> N
     assert "max_waiting" in tree.read("proc/self/error")
 
 
-@needs("vim")
+@needs(VIM)
 @pytest.mark.parametrize("backup", ["yes", "no", "auto"])
 def test_vim_changes_the_configuration(tree: Tree, backup: str, tmp_path: Path) -> None:
     run(
         "script",
         "-qec",
-        f"vim -u NONE -c 'set backupcopy={backup}' -c '%s/max_waiting: 10000/max_waiting: 55/'"
+        f"{VIM} -u NONE -c 'set backupcopy={backup}' -c '%s/max_waiting: 10000/max_waiting: 55/'"
         f" -c wq '{tree / CONFIG}'",
         "/dev/null",
         env={"TERM": "vt100", "HOME": str(tmp_path)},

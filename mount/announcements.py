@@ -97,7 +97,8 @@ class Announcements:
         to a getattr that was under way meanwhile is dropped. So: if the inode changed since the
         announcement began, the call fails, and the announcement of that change does its work.
         Otherwise the answer has a time that was never told and may not be kept, so that the next
-        reader asks; and who changes the inode before Linux has the answer waits for that.
+        reader asks; and until Linux has the answer, nobody is told of a further change: every
+        handler waits for that before it answers (see `boundary`).
         """
         current = self._current()
         if current.inode is not inode or inode.changes != self._announcer.began_at:

@@ -60,7 +60,8 @@ def _tables() -> Iterator[type[Table]]:
 
 def _section(table: type[Table]) -> str:
     path = table.PATH  # type: ignore[attr-defined]  # _tables takes only those that have one
-    lines = [f"\n## {path}\n", (table.__doc__ or "").strip().split("\n\n")[0], ""]
+    summary = (table.__doc__ or "").strip().split("\n\n")[0].removeprefix(f"{path}: ")
+    lines = [f"\n## {path}\n", summary[:1].upper() + summary[1:], ""]
     if table.TABLE:
         lines += ["| name | mode | kind | what |", "|---|---|---|---|"]
         lines += [_row(entry) for entry in table.TABLE.values()]

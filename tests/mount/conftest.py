@@ -138,8 +138,11 @@ class Mounted:
         self.mount = mount
         self.path = path
 
-    def changed(self, change: Change) -> None:
+    async def changed(self, change: Change) -> None:
+        """Make a change known, as a handler does before it answers."""
         self.mount.apply(change)
+        if self.mount.announcer.contested:
+            await self.mount.announcer.settled()
 
     async def do(self, call: Callable[..., T], *arguments: object) -> T:
         return await trio.to_thread.run_sync(call, *arguments, abandon_on_cancel=True)

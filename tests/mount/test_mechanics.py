@@ -47,10 +47,10 @@ async def test_attribute_invalidation_makes_the_next_cached_read_see_the_change(
 ) -> None:
     descriptor = await small.do(kept_read, small.path / "number")
     try:
-        for number in range(200):
-            text = b"x" * (number * 31 % 5000 + 1)
+        for number in range(1000):
+            text = b"%d " % number + b"x" * (number * 31 % 5000)
             small.tree.content = text
-            small.changed(Modified((small.tree.key, "number")))
+            await small.changed(Modified((small.tree.key, "number")))
             assert await small.do(os.pread, descriptor, 8192, 0) == text
             assert (await small.do(os.fstat, descriptor)).st_size == len(text)
     finally:
@@ -73,7 +73,7 @@ async def test_unchanged_content_is_served_from_the_page_cache(small: Mounted) -
 async def test_setting_only_the_modification_time_is_in_modify(small: Mounted) -> None:
     watcher = await small.do(watch, small.path / "number")
     small.tree.content = b"7"
-    small.changed(Modified((small.tree.key, "number")))
+    await small.changed(Modified((small.tree.key, "number")))
     await small.announced()
     assert seen(watcher) == [("MODIFY", "")]
     watcher.close()
@@ -82,11 +82,11 @@ async def test_setting_only_the_modification_time_is_in_modify(small: Mounted) -
 async def test_an_announced_entry_is_created_and_closed_for_a_watcher(small: Mounted) -> None:
     watcher = await small.do(watch, small.path)
     small.tree.items.add("one")
-    small.changed(Created(small.tree.key, "one", small.tree.item("one")))
+    await small.changed(Created(small.tree.key, "one", small.tree.item("one")))
     await small.announced()
     assert seen(watcher) == [("CREATE", "one"), ("CLOSE_WRITE", "one")]
     small.tree.items.remove("one")
-    small.changed(Removed(small.tree.key, "one", ("item", "one")))
+    await small.changed(Removed(small.tree.key, "one", ("item", "one")))
     await small.announced()
     assert seen(watcher) == [("DELETE", "one")]
     assert await small.do(os.listdir, small.path) == ["number", "text", "events", "ctl"]
@@ -99,7 +99,7 @@ async def test_an_entry_that_was_looked_up_before_it_is_announced_is_announced_a
     watcher = await small.do(watch, small.path)
     small.tree.items.add("early")
     assert (await small.do((small.path / "early").read_bytes)) == b"early\n"
-    small.changed(Created(small.tree.key, "early", small.tree.item("early")))
+    await small.changed(Created(small.tree.key, "early", small.tree.item("early")))
     await small.announced()
     assert ("CREATE", "early") in seen(watcher)
     assert (await small.do((small.path / "early").read_bytes)) == b"early\n"
@@ -108,8 +108,8 @@ async def test_an_entry_that_was_looked_up_before_it_is_announced_is_announced_a
 
 async def test_an_entry_that_is_gone_again_is_still_announced_twice(small: Mounted) -> None:
     watcher = await small.do(watch, small.path)
-    small.changed(Created(small.tree.key, "brief", small.tree.item("brief")))
-    small.changed(Removed(small.tree.key, "brief", ("item", "brief")))
+    await small.changed(Created(small.tree.key, "brief", small.tree.item("brief")))
+    await small.changed(Removed(small.tree.key, "brief", ("item", "brief")))
     await small.announced()
     assert [event for event, _ in seen(watcher)] == ["CREATE", "CLOSE_WRITE", "DELETE"]
     with pytest.raises(FileNotFoundError):
@@ -132,7 +132,7 @@ async def test_a_full_announcement_queue_is_counted_and_readers_still_see_the_ch
     await small.do((small.path / "number").read_bytes)
     small.mount.announcer._limit = 0
     small.tree.content = b"changed"
-    small.changed(Modified((small.tree.key, "number")))
+    await small.changed(Modified((small.tree.key, "number")))
     assert small.mount.announcer.lost == 1
     assert await small.do((small.path / "number").read_bytes) == b"changed"
 
@@ -248,7 +248,7 @@ async def test_a_removed_entry_is_gone_at_once_for_whoever_asks(small: Mounted) 
     path = small.path / "one"
     assert await small.do(path.read_bytes) == b"one\n"
     small.tree.items.remove("one")
-    small.changed(Removed(small.tree.key, "one", ("item", "one")))
+    await small.changed(Removed(small.tree.key, "one", ("item", "one")))
     with pytest.raises(FileNotFoundError):
         await small.do(path.read_bytes)
 

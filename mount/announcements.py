@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import stat as st
 
+import trio
 from pyfuse3 import EntryAttributes, RequestContext
 
 from agentfs.errors import KernelError
@@ -20,6 +21,8 @@ from agentfs.vfs.node import Node, Stat
 
 __all__ = ["Announcements"]
 
+
+PATIENCE_SECONDS = 0.05
 
 NEVER = 1
 """A time in ns at which nothing was changed."""
@@ -89,6 +92,18 @@ class Announcements:
         if not isinstance(change, Created) or change.name != name:
             raise KernelError(errno.ESTALE, "another entry is being announced")
         return self._tell(change.node, directory, name)
+
+    async def quiet(self, inode: Inode) -> None:
+        """Before somebody else is told of `inode`: wait until no modification of it is announced.
+
+        Linux drops cached pages a moment after it took new attributes over, and whoever asked at
+        the same time would still find them. The announcer may in turn wait for a writer that asks
+        here with the file locked, so not for long.
+        """
+        current = self._announcer.current
+        if current is not None and current.inode is inode:
+            with trio.move_on_after(PATIENCE_SECONDS):
+                await self._announcer.settled()
 
     def modified(self, inode: Inode) -> EntryAttributes:
         """The attributes for a call that only tells of a change.

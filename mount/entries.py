@@ -45,7 +45,10 @@ class EntryOperations(Base):
 
     @handler
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return attributes(self.inodes.get(inode))
+        known = self.inodes.get(inode)
+        if not self.announcements.by(ctx):
+            await self.announcements.quiet(known)
+        return attributes(known)
 
     @handler
     async def setattr(

@@ -92,7 +92,11 @@ def subclasses(cls: type[DirectoryOf]) -> Iterator[type[DirectoryOf]]:
 
 
 def tables() -> list[type[Table]]:
-    return [cls for cls in subclasses(DirectoryOf) if issubclass(cls, Table)]
+    return [
+        cls
+        for cls in subclasses(DirectoryOf)
+        if issubclass(cls, Table) and not cls.__module__.startswith("tests.")
+    ]
 
 
 ENTRIES = [

@@ -74,8 +74,7 @@ class FileOperations(Base):
         fh = self.handles.add(OpenFile(inode, handle, flags, caller))
         info = FileInfo(fh=fh, direct_io=handle.direct, nonseekable=not handle.seekable)
         if not handle.direct:
-            stat = inode.stat()
-            version = (stat.mtime, stat.size)
+            version = inode.version()
             info.keep_cache = inode.cached == version
             inode.cached = version
         return info

@@ -60,6 +60,14 @@ class Inode:
         self.touched = max(time.time_ns(), self.touched + 1)
         self.changes += 1
 
+    def version(self) -> object:
+        """Changes whenever the content does: every change of ours is counted, a real file's shows
+        in its time and size."""
+        if self.node.timeout >= FOREVER:
+            return self.changes
+        stat = self.node.stat()
+        return stat.mtime, stat.size
+
     def stat(self) -> Stat:
         """The node's attributes. Raises ENOENT if it was removed."""
         if self.gone:

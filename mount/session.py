@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 # Requests that do not wait, beside the parked reads; pyfuse3's own default is 99 for both.
 SPARE_TASKS = 200
+# Tasks that wait for the next request. With fewer than come at once, pyfuse3 makes and ends a task
+# for every request: 40 µs each, measured.
+IDLE_TASKS = 8
 
 
 class Mount:
@@ -96,7 +99,7 @@ async def serve(
     events.listen(mount.take)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(pyfuse3.main, 1, max_tasks + SPARE_TASKS)
+            nursery.start_soon(pyfuse3.main, IDLE_TASKS, max_tasks + SPARE_TASKS)
             nursery.start_soon(mount.parking.watch)
             nursery.start_soon(mount.announcer.run)
             nursery.start_soon(_watch_mount_table, mount.mountpoint, mount.wakeups.disconnected)

@@ -61,6 +61,7 @@ class Programs:
         self._clock = clock
         self._watched: dict[int, Program] = {}
         self._launches: set[Launch] = set()
+        self.generation = 0  # counts the programs that came or went
         self._launched = trio.Event()
         self._limiter = trio.CapacityLimiter(LAUNCHES_AT_ONCE)
         self.groups = ControlGroups(instance_id)
@@ -83,6 +84,12 @@ class Programs:
     def find(self, ospid: int | None) -> Program | None:
         """The watched program with this OS pid."""
         return None if ospid is None else self._watched.get(ospid)
+
+    @property
+    def all_in_groups(self) -> bool:
+        """Whether every program's control group tells whose it is. What was attached may have had
+        children before, and they are not in it."""
+        return self.groups.available and not any(p.attached for p in self._watched.values())
 
     @property
     def launching(self) -> int:
@@ -123,6 +130,7 @@ class Programs:
         launch = Launch(process, self._mountpoint, log_path, process.cwd, home)
         group = (lambda: self.groups.open(process.pid)) if self.groups.available else None
         self._launches.add(launch)
+        self.generation += 1
         self.launches += 1
         try:
             try:
@@ -152,6 +160,7 @@ class Programs:
         start = 0 if stat is None else stat.start
         program = Program(process.pid, ospid, start, pidfd, offset=offset)
         self._watched[ospid] = program
+        self.generation += 1
         return program
 
     def adopt(self, process: Process) -> Program | None:
@@ -173,6 +182,7 @@ class Programs:
                 self.groups.gather(program.pid, program.ospid)
         program.ours = stat.ppid == os.getpid()
         self._watched[program.ospid] = program
+        self.generation += 1
         return program
 
     def attach(self, pid: int, ospid: int) -> Program:
@@ -191,6 +201,7 @@ class Programs:
             with suppress(OSError):  # one that may not be moved is told by its ancestry
                 program.origin = self.groups.take(pid, ospid)
         self._watched[ospid] = program
+        self.generation += 1
         return program
 
     def detach(self, program: Program) -> None:
@@ -229,6 +240,7 @@ class Programs:
 
     def _release(self, program: Program) -> None:
         if self._watched.pop(program.ospid, None) is not None:
+            self.generation += 1
             trio.lowlevel.notify_closing(program.pidfd)
             os.close(program.pidfd)
         if self.groups.available:

@@ -8,6 +8,7 @@ that a program that lost its parents descends from the daemon and is a stranger,
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 from agentfs.process.programs import Programs
@@ -15,6 +16,16 @@ from agentfs.process.table import ProcessTable
 from agentfs.security.principal import INIT, Kind, Principal
 
 __all__ = ["Identity"]
+
+Found = int | None
+
+NOBODY = 0
+"""Instead of a pid: nobody that there is."""
+
+# How long an answer for a thread id holds. Linux gives an id out again only after all the others,
+# 32,768 at least: at 20 µs a fork that takes ten times as long.
+RECENT_SECONDS = 0.05
+MAX_RECENT = 4096
 
 # Deeper than any real ancestry; a bound for a /proc that changes while it is read.
 MAX_GENERATIONS = 256
@@ -28,37 +39,55 @@ class Identity:
         self._programs = programs
         self._owners = {owner, 0}
         self._daemon = os.getpid()
+        self._recent: dict[int, tuple[float, Found]] = {}
+        self._as_of = -1
+        self._all_in_groups = False
 
     async def resolve(self, tid: int, uid: int, gid: int) -> Principal:
         """The principal of thread `tid`, which made a call with these credentials.
 
-        Costs a read of /proc/TID/cgroup or one of /proc/TID/stat a generation, 10 µs each. Waits
-        only while a program is being launched, so that its first call finds it registered.
+        Costs a read of /proc/TID/cgroup, and where that does not tell, one of /proc/PID/stat a
+        generation, 10 µs each. Waits only while a program is being launched, so that its first
+        call finds it registered.
         """
-        found = self._agent_of(tid)
+        found = self._lately(tid)
         if found is None and self._programs.launching:
             await self._programs.wait_launched()
-            found = self._agent_of(tid)
-        if isinstance(found, int):
+            found = self._lately(tid)
+        if found is not None:
             process = self._table.find(found)
             if process is not None and process.state.alive:
                 return Principal(Kind.AGENT, process.pid, process.name, uid, gid)
-            found = False
-        if found is False:
             return Principal(Kind.STRANGER, None, "a stranger", uid, gid)
         if uid in self._owners:
             init = self._table.find(INIT)
             return Principal(Kind.OPERATOR, INIT, init.name if init else "init", uid, gid)
         return Principal(Kind.USER, None, f"user {uid}", uid, gid)
 
-    def _agent_of(self, tid: int) -> int | bool | None:
-        """The agent process that the thread belongs to; False: it descends from the daemon or
-        from an agent that is no more; None: it is no agent's."""
+    def _lately(self, tid: int) -> Found:
+        """What `_agent_of` says, or said a moment ago if no program came or went since."""
+        now = time.monotonic()
+        if self._as_of != self._programs.generation or len(self._recent) > MAX_RECENT:
+            self._recent.clear()
+            self._as_of = self._programs.generation
+            self._all_in_groups = self._programs.all_in_groups
+        known = self._recent.get(tid)
+        if known is not None and now - known[0] < RECENT_SECONDS:
+            return known[1]
+        found = self._agent_of(tid)
+        self._recent[tid] = (now, found)
+        return found
+
+    def _agent_of(self, tid: int) -> Found:
+        """The agent process that the thread belongs to; NOBODY: it descends from the daemon;
+        None: it is no agent's."""
         if tid <= 0:
-            return False
+            return NOBODY
         group = self._programs.pid_of_thread(tid)
         if group is not None:
             return group
+        if self._all_in_groups:
+            return None
         for ospid, start in _ancestors(tid):
             process = self._table.by_ospid(ospid)
             if process is not None and process.os_start == start:
@@ -67,7 +96,7 @@ class Identity:
             if launched is not None:
                 return launched
             if ospid == self._daemon:
-                return False
+                return NOBODY
         return None
 
 

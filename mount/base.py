@@ -24,8 +24,8 @@ __all__ = ["Base"]
 
 log = logging.getLogger(__name__)
 
-# Refusals that tell nothing new: a name that is not there, nothing to read yet.
-_QUIET = frozenset({errno.ENOENT, errno.EAGAIN, errno.EINTR, errno.ENODEV, errno.ENODATA})
+# Refusals that tell nothing new: nothing to read yet, a signal, the end of the mount.
+_QUIET = frozenset({errno.EAGAIN, errno.EINTR, errno.ENODEV, errno.ENODATA})
 
 
 class Base(pyfuse3.Operations):

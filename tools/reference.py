@@ -29,7 +29,7 @@ for the operator. `cat /proc/self/error` says why a call was refused.
 | kind | read | write |
 |---|---|---|
 | Value | the value; cached, and never stale | each write is parsed and applied |
-| Document | the whole text; cached, and never stale | applied when the file is closed; refused as a whole |
+| Document | the whole text; cached, and never stale | applied as a whole when it is closed |
 | Live | the value at the moment of opening | – |
 | Control | empty | each line is a command, run in order |
 | Transaction | the reply, after a write on the same handle | the request |

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import secrets
@@ -30,6 +31,8 @@ from agentfs.storage.store import Store
 from agentfs.syscall import Gate
 
 __all__ = ["Kernel"]
+
+log = logging.getLogger(__name__)
 
 
 class Kernel:
@@ -151,6 +154,7 @@ class Refusals:
     def record(self, principal: Principal, path: str, refusal: KernelError) -> None:
         """Keep why a call of `principal` on `path` was refused, and tell the event log."""
         self.count += 1
+        log.info("refused to %s: %s: %s", principal.name, path, refusal)
         if principal.pid is None:
             return
         rule = f" (rule: {refusal.rule})" if refusal.rule else ""

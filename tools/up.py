@@ -102,6 +102,8 @@ def _place(directory: str | None, state: str | None, *, detach: bool) -> Iterato
     """The tree to work in. If it is mounted here it is also unmounted here, unless all went well
     and it is to stay (`detach`)."""
     existing = _existing(directory)
+    if directory is None:
+        directory = os.environ.get("AGENTFS") or None  # named, and nothing is mounted there
     if existing is not None:
         if state is not None:
             raise ToolError(f"{existing}: is mounted already, and has a state directory")
@@ -134,7 +136,10 @@ def _existing(directory: str | None) -> str | None:
     if directory is not None:
         path = resolved(directory)
         return path if path in mounts() and condition(path) == "live" else None
-    if os.environ.get("AGENTFS") or any(condition(path) == "live" for path in mounts()):
+    directory = os.environ.get("AGENTFS")
+    if directory:
+        return _existing(directory)
+    if any(condition(path) == "live" for path in mounts()):
         return find()
     return None
 

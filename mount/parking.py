@@ -84,11 +84,12 @@ class Parking:
         try:
             handle.parked()
             while True:
+                # Before anything is taken: a message must not go to a reader that is being killed.
+                if parked.interrupted or _is_interrupted(opener):
+                    raise KernelError(errno.EINTR, "a signal ended the read")
                 data = handle.try_read(size)
                 if data is not None:
                     return data
-                if parked.interrupted:
-                    raise KernelError(errno.EINTR, "a signal ended the read")
                 if self._closed:
                     raise KernelError(errno.ENODEV, "the tree is being unmounted")
                 await parked.wake.wait()
@@ -162,6 +163,12 @@ class Parking:
             for waiting in orphaned:
                 if waiting.path not in held:
                     waiting.interrupt()
+
+
+def _is_interrupted(opener: int) -> bool:
+    """Whether the thread has a signal to handle. One that is gone may have heirs: no."""
+    pending = deliverable(opener)
+    return pending is not None and bool(pending & ~_STOP)
 
 
 def _processes() -> Iterator[int]:

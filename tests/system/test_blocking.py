@@ -142,3 +142,17 @@ def test_a_lazy_unmount_ends_the_readers_and_the_daemon(tree: Tree) -> None:
         assert ended()
     assert reader.wait(10) != 0
     tree.daemon = None
+
+
+def test_a_message_does_not_go_to_a_reader_that_is_being_killed(tree: Tree) -> None:
+    tree.spawn("alice")
+    new = tree / "agents/alice/inbox/new"
+    for number in range(20):
+        program = tree.start("cat", str(tree / "agents/alice/recv"), stdout=subprocess.DEVNULL)
+        eventually(lambda: parked(tree) == 1)
+        program.kill()
+        tree.write("agents/init/outbox/alice", f"number {number}\n")
+        program.wait(10)
+        (message,) = new.iterdir()
+        message.unlink()
+        eventually(lambda: parked(tree) == 0)

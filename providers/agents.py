@@ -28,21 +28,11 @@ from agentfs.providers.log import LogFile, LogWatcher
 from agentfs.providers.mail import MAIL, InboxDirectory, Mailroom, OutboxDirectory, Recv
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
-from agentfs.vfs.declare import (
-    Entry,
-    Table,
-    control,
-    directory,
-    document,
-    file,
-    link,
-    message,
-    modified,
-    stream,
-    value,
-)
-from agentfs.vfs.files import Owner, as_text
+from agentfs.vfs.declare import control, directory, document, file, link, message, stream, value
+from agentfs.vfs.files import Owner
+from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Directory, Node, StreamHandle
+from agentfs.vfs.table import Entry, Table, modified
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel

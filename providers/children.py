@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from agentfs.errors import KernelError
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.declare import DirectoryOf
 from agentfs.vfs.files import Owner
 from agentfs.vfs.node import Link, Node, Stat
+from agentfs.vfs.table import DirectoryOf
 
 if TYPE_CHECKING:
     from agentfs.providers.process import ProcessDirectory

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from agentfs.providers.streams import EventStream, JournalStream
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.declare import Table, stream
+from agentfs.vfs.declare import stream
 from agentfs.vfs.files import Owner
 from agentfs.vfs.node import StreamHandle
+from agentfs.vfs.table import Table
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel

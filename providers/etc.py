@@ -17,9 +17,11 @@ from agentfs.events import ConfigChanged, Event, Record
 from agentfs.providers.drafts import MemoryFile, MemoryHandle
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change
-from agentfs.vfs.declare import Table, document, modified
-from agentfs.vfs.files import MAX_DOCUMENT, Owner, as_text
+from agentfs.vfs.declare import document
+from agentfs.vfs.files import Owner
+from agentfs.vfs.handles import MAX_DOCUMENT, as_text
 from agentfs.vfs.node import Directory, Handle, Node, Stat, Time
+from agentfs.vfs.table import Table, modified
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel

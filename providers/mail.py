@@ -31,7 +31,7 @@ from agentfs.providers.maildir import (
 from agentfs.security.principal import Principal
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Moved, Removed
-from agentfs.vfs.declare import DirectoryOf, Table, directory
+from agentfs.vfs.declare import directory
 from agentfs.vfs.files import Owner
 from agentfs.vfs.node import (
     Directory,
@@ -44,6 +44,7 @@ from agentfs.vfs.node import (
     is_writing,
     regular,
 )
+from agentfs.vfs.table import DirectoryOf, Table
 
 __all__ = ["MAIL", "InboxDirectory", "Mailroom", "OutboxDirectory", "Recv", "changes"]
 

@@ -19,9 +19,9 @@ from agentfs.ipc.mailbox import Mailbox
 from agentfs.ipc.message import Draft, Message
 from agentfs.providers.drafts import DraftFile, DraftHandle
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.declare import DirectoryOf
 from agentfs.vfs.files import Owner
 from agentfs.vfs.node import Directory, File, Handle, Node, Stat, Time, is_writing, regular
+from agentfs.vfs.table import DirectoryOf
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel

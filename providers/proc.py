@@ -26,9 +26,10 @@ from agentfs.providers.process import ProcessDirectory
 from agentfs.providers.streams import Signals
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Removed
-from agentfs.vfs.declare import Table, link, live, modified
+from agentfs.vfs.declare import link, live
 from agentfs.vfs.files import Owner
 from agentfs.vfs.node import Node
+from agentfs.vfs.table import Table, modified
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel

@@ -26,20 +26,11 @@ from agentfs.providers.mail import MAIL
 from agentfs.providers.streams import SignalStream, WaitStream
 from agentfs.security.principal import INIT
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.declare import (
-    Entry,
-    Table,
-    control,
-    directory,
-    link,
-    live,
-    message,
-    stream,
-    transaction,
-    value,
-)
-from agentfs.vfs.files import MAX_CONTROL, Owner, as_text
+from agentfs.vfs.declare import control, directory, link, live, message, stream, transaction, value
+from agentfs.vfs.files import Owner
+from agentfs.vfs.handles import MAX_CONTROL, as_text
 from agentfs.vfs.node import Directory, StreamHandle
+from agentfs.vfs.table import Entry, Table
 
 if TYPE_CHECKING:
     from agentfs.providers.proc import ProcDirectory

@@ -13,8 +13,9 @@ from prometheus_client.registry import Collector
 from agentfs.events import Event, HealthChecked
 from agentfs.process.model import State
 from agentfs.vfs.changes import Change
-from agentfs.vfs.declare import Table, live, modified, value
+from agentfs.vfs.declare import live, value
 from agentfs.vfs.files import Owner
+from agentfs.vfs.table import Table, modified
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel

@@ -16,10 +16,11 @@ from agentfs.providers.proc import ProcDirectory
 from agentfs.providers.sys import Figures, SysDirectory
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change
-from agentfs.vfs.declare import Table, directory
+from agentfs.vfs.declare import directory
 from agentfs.vfs.files import Owner
 from agentfs.vfs.namespace import Namespace
 from agentfs.vfs.node import Directory
+from agentfs.vfs.table import Table
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 
 import agentfs.providers
-from agentfs.vfs.declare import Entry, Table
+from agentfs.vfs.table import Entry, Table
 
 __all__ = ["page"]
 

@@ -8,6 +8,16 @@ from collections.abc import Awaitable, Callable, Hashable
 
 from agentfs.errors import KernelError
 from agentfs.vfs.caller import Caller
+from agentfs.vfs.handles import (
+    MAX_CONTROL,
+    Edited,
+    Late,
+    Lines,
+    Rendered,
+    Request,
+    Snapshot,
+    Whole,
+)
 from agentfs.vfs.node import (
     File,
     Handle,
@@ -19,7 +29,6 @@ from agentfs.vfs.node import (
 )
 
 __all__ = [
-    "MAX_CONTROL",
     "Control",
     "Document",
     "Live",
@@ -27,19 +36,7 @@ __all__ = [
     "Stream",
     "Transaction",
     "Value",
-    "as_text",
 ]
-
-MAX_CONTROL = 64 * 1024
-"""Bytes that one command, value or request may have; more is EMSGSIZE."""
-
-WHOLE_WRITE = 255 * 4096
-"""Bytes of one write(2) that reach us in one piece, for certain: Linux splits what touches more
-than 256 pages (tried: 1,048,000 bytes from an unaligned buffer arrive as two writes). A longer
-piece may be the first half of something, so where one write is one message it is EMSGSIZE."""
-
-MAX_DOCUMENT = 1024 * 1024
-"""Bytes of a document; more is EFBIG."""
 
 Guard = Callable[[Caller], None]
 Owned = Callable[[], "Owner"]
@@ -54,14 +51,6 @@ class Owner:
         self.uid = uid
         self.gid = gid
         self.mtime = mtime
-
-
-def as_text(data: bytes) -> str:
-    """What was written, as text. Raises EINVAL if it is not UTF-8."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError as bad:
-        raise KernelError(errno.EINVAL, f"not UTF-8 text at byte {bad.start}") from None
 
 
 class _DeclaredFile(File):
@@ -118,81 +107,6 @@ class _DeclaredFile(File):
         )
 
 
-class _Rendered(Handle):
-    """Bytes that a function renders.
-
-    The mount reads it only where it does not have them already: with the attributes it told Linux
-    the size of certain bytes, and those are what it serves.
-    """
-
-    direct = False
-
-    def __init__(self, render: Callable[[], bytes]) -> None:
-        self._render = render
-
-    async def read(self, offset: int, size: int) -> bytes:
-        return self._render()[offset : offset + size]
-
-
-class _Snapshot(Handle):
-    """Bytes rendered once, at open."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    async def read(self, offset: int, size: int) -> bytes:
-        return self._content[offset : offset + size]
-
-
-class _Late(Handle):
-    """Bytes rendered once, at the first read, by a function that may wait."""
-
-    def __init__(self, render: Callable[[], Awaitable[bytes]]) -> None:
-        self._render = render
-        self._content: bytes | None = None
-
-    async def read(self, offset: int, size: int) -> bytes:
-        content = self._content
-        if content is None:
-            content = self._content = await self._render()
-        return content[offset : offset + size]
-
-
-class _Lines(Handle):
-    """Each write is one or more newline-terminated commands, run in order.
-
-    The error of the first that fails is the errno of write(2); those before it have run. A last
-    line without a newline is a command too, so `printf TERM > ctl` does what it says.
-    """
-
-    def __init__(self, run: Callable[[str], Awaitable[None]]) -> None:
-        self._run = run
-
-    async def write(self, offset: int, data: bytes) -> int:
-        if len(data) > MAX_CONTROL:
-            raise KernelError(errno.EMSGSIZE, f"a command has at most {MAX_CONTROL} bytes")
-        commands = [line.strip() for line in as_text(data).split("\n") if line.strip()]
-        if not commands:
-            raise KernelError(errno.EINVAL, "an empty command")
-        for command in commands:
-            await self._run(command)
-        return len(data)
-
-
-class _Whole(Handle):
-    """Each write is applied as it is."""
-
-    def __init__(self, apply: Callable[[bytes], Awaitable[None]], limit: int) -> None:
-        self._apply = apply
-        self._limit = min(limit, WHOLE_WRITE)
-
-    async def write(self, offset: int, data: bytes) -> int:
-        if len(data) > self._limit:
-            raise KernelError(errno.EMSGSIZE, f"at most {self._limit} bytes in one write")
-        await self._apply(data)
-        return len(data)
-
-
 class Value(_DeclaredFile):
     """Exact size, page-cached, coherent. A write, where allowed, is parsed and applied at once."""
 
@@ -214,11 +128,11 @@ class Value(_DeclaredFile):
 
     def open(self, flags: int, caller: Caller) -> Handle:
         if not is_writing(flags):
-            return _Rendered(self._render)
+            return Rendered(self._render)
         apply = self._apply
         if apply is None:
             raise KernelError(errno.EACCES, "this value can only be read")
-        return _Whole(lambda data: apply(data, caller), MAX_CONTROL)
+        return Whole(lambda data: apply(data, caller), MAX_CONTROL)
 
 
 class Live(_DeclaredFile):
@@ -244,9 +158,9 @@ class Live(_DeclaredFile):
         if is_writing(flags):
             raise KernelError(errno.EACCES, "this file can only be read")
         if self._late is not None:
-            return _Late(self._late)
+            return Late(self._late)
         assert self._render is not None
-        return _Snapshot(self._render())
+        return Snapshot(self._render())
 
 
 class Control(_DeclaredFile):
@@ -274,38 +188,18 @@ class Control(_DeclaredFile):
 
     def open(self, flags: int, caller: Caller) -> Handle:
         if not is_writing(flags):
-            return _Snapshot(b"")
+            return Snapshot(b"")
         handle: Handle
         if self._whole is not None:
             whole = self._whole
-            handle = _Whole(lambda data: whole(data, caller), self._limit())
+            handle = Whole(lambda data: whole(data, caller), self._limit())
         else:
             run = self._run
             assert run is not None
-            handle = _Lines(lambda command: run(command, caller))
+            handle = Lines(lambda command: run(command, caller))
         if self._sync is not None:
-            handle.fsync = self._sync  # type: ignore[method-assign, assignment]  # the store's own sync
+            handle.fsync = self._sync  # type: ignore[method-assign, assignment]  # the store's
         return handle
-
-
-class _Request(Handle):
-    """A request written, its reply read, on one handle."""
-
-    def __init__(self, serve: Callable[[bytes], Awaitable[bytes]]) -> None:
-        self._serve = serve
-        self._reply = b""
-
-    async def write(self, offset: int, data: bytes) -> int:
-        if len(data) > MAX_CONTROL:
-            raise KernelError(errno.EMSGSIZE, f"a request has at most {MAX_CONTROL} bytes")
-        self._reply = await self._serve(data)
-        return len(data)
-
-    async def read(self, offset: int, size: int) -> bytes:
-        # The offset counts the request's bytes too on a handle opened for both, so a reply is
-        # read in sequence and not by position.
-        reply, self._reply = self._reply[:size], self._reply[size:]
-        return reply
 
 
 class Transaction(_DeclaredFile):
@@ -323,7 +217,7 @@ class Transaction(_DeclaredFile):
         self._serve = serve
 
     def open(self, flags: int, caller: Caller) -> Handle:
-        return _Request(lambda data: self._serve(data, caller))
+        return Request(lambda data: self._serve(data, caller))
 
 
 class Stream(_DeclaredFile):
@@ -344,64 +238,6 @@ class Stream(_DeclaredFile):
         if is_writing(flags):
             raise KernelError(errno.EACCES, "this stream can only be read")
         return self._open(caller)
-
-
-class Edited(Handle):
-    """A file's new content, gathered in memory and applied when it is closed.
-
-    `flush` applies what was written since the last one; what `apply` raises is the error of
-    close(2), and the old content stays.
-    """
-
-    def __init__(
-        self,
-        content: bytes,
-        apply: Callable[[bytes], Awaitable[None]],
-        limit: int = MAX_DOCUMENT,
-        sync: Callable[[], Awaitable[None]] | None = None,
-        append: bool = False,
-    ) -> None:
-        self._content = bytearray(content)
-        self._apply = apply
-        self._limit = limit
-        self._changed = False
-        self._sync = sync
-        self._append = append
-
-    async def read(self, offset: int, size: int) -> bytes:
-        return bytes(self._content[offset : offset + size])
-
-    async def write(self, offset: int, data: bytes) -> int:
-        if self._append:
-            offset = len(self._content)
-        if offset + len(data) > self._limit:
-            raise KernelError(errno.EFBIG, f"at most {self._limit} bytes")
-        if offset > len(self._content):
-            self._content.extend(bytes(offset - len(self._content)))
-        self._content[offset : offset + len(data)] = data
-        self._changed = True
-        return len(data)
-
-    def truncate(self, size: int) -> None:
-        """Cut or extend what was written so far; to zero counts as no change yet."""
-        if size > self._limit:
-            raise KernelError(errno.EFBIG, f"at most {self._limit} bytes")
-        del self._content[size:]
-        self._content.extend(bytes(size - len(self._content)))
-
-    @property
-    def unflushed(self) -> bool:
-        return self._changed
-
-    async def flush(self) -> None:
-        if self._changed:
-            self._changed = False
-            await self._apply(bytes(self._content))
-
-    async def fsync(self) -> None:
-        await self.flush()
-        if self._sync is not None:
-            await self._sync()
 
 
 class Document(_DeclaredFile):
@@ -432,7 +268,7 @@ class Document(_DeclaredFile):
 
     def open(self, flags: int, caller: Caller) -> Handle:
         if not is_writing(flags):
-            return _Rendered(self._render)
+            return Rendered(self._render)
         if self._check is not None:
             self._check(caller)
         old = b"" if flags & os.O_TRUNC else self._render()

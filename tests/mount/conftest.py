@@ -17,10 +17,11 @@ from agentfs.security.principal import Kind, Principal
 from agentfs.storage.store import Store
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change
-from agentfs.vfs.declare import Table, control, document, stream, value
+from agentfs.vfs.declare import control, document, stream, value
 from agentfs.vfs.files import Owner, Value
 from agentfs.vfs.namespace import Namespace
 from agentfs.vfs.node import Node, StreamHandle
+from agentfs.vfs.table import Table
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from agentfs.errors import KernelError
-from agentfs.vfs.declare import DirectoryOf, Entry, Table
 from agentfs.vfs.files import Control, Document, Live, Stream, Transaction, Value
 from agentfs.vfs.node import Directory, File, Link, Node
+from agentfs.vfs.table import DirectoryOf, Entry, Table
 from tests.providers.world import OPERATOR, STRANGER, World, refused
 
 KINDS: dict[str, type[Node]] = {

@@ -1,0 +1,195 @@
+"""Open files of the declared kinds: what reading, writing and closing one does."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable
+
+from agentfs.errors import KernelError
+from agentfs.vfs.node import Handle
+
+__all__ = [
+    "MAX_CONTROL",
+    "MAX_DOCUMENT",
+    "WHOLE_WRITE",
+    "Edited",
+    "Late",
+    "Lines",
+    "Rendered",
+    "Request",
+    "Snapshot",
+    "Whole",
+    "as_text",
+]
+
+MAX_CONTROL = 64 * 1024
+"""Bytes that one command, value or request may have; more is EMSGSIZE."""
+
+WHOLE_WRITE = 255 * 4096
+"""Bytes of one write(2) that reach us in one piece, for certain: Linux splits what touches more
+than 256 pages (tried: 1,048,000 bytes from an unaligned buffer arrive as two writes). A longer
+piece may be the first half of something, so where one write is one message it is EMSGSIZE."""
+
+MAX_DOCUMENT = 1024 * 1024
+"""Bytes of a document; more is EFBIG."""
+
+
+def as_text(data: bytes) -> str:
+    """What was written, as text. Raises EINVAL if it is not UTF-8."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as bad:
+        raise KernelError(errno.EINVAL, f"not UTF-8 text at byte {bad.start}") from None
+
+
+class Rendered(Handle):
+    """Bytes that a function renders.
+
+    The mount reads it only where it does not have them already: with the attributes it told Linux
+    the size of certain bytes, and those are what it serves.
+    """
+
+    direct = False
+
+    def __init__(self, render: Callable[[], bytes]) -> None:
+        self._render = render
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return self._render()[offset : offset + size]
+
+
+class Snapshot(Handle):
+    """Bytes rendered once, at open."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return self._content[offset : offset + size]
+
+
+class Late(Handle):
+    """Bytes rendered once, at the first read, by a function that may wait."""
+
+    def __init__(self, render: Callable[[], Awaitable[bytes]]) -> None:
+        self._render = render
+        self._content: bytes | None = None
+
+    async def read(self, offset: int, size: int) -> bytes:
+        content = self._content
+        if content is None:
+            content = self._content = await self._render()
+        return content[offset : offset + size]
+
+
+class Lines(Handle):
+    """Each write is one or more newline-terminated commands, run in order.
+
+    The error of the first that fails is the errno of write(2); those before it have run. A last
+    line without a newline is a command too, so `printf TERM > ctl` does what it says.
+    """
+
+    def __init__(self, run: Callable[[str], Awaitable[None]]) -> None:
+        self._run = run
+
+    async def write(self, offset: int, data: bytes) -> int:
+        if len(data) > MAX_CONTROL:
+            raise KernelError(errno.EMSGSIZE, f"a command has at most {MAX_CONTROL} bytes")
+        commands = [line.strip() for line in as_text(data).split("\n") if line.strip()]
+        if not commands:
+            raise KernelError(errno.EINVAL, "an empty command")
+        for command in commands:
+            await self._run(command)
+        return len(data)
+
+
+class Whole(Handle):
+    """Each write is applied as it is."""
+
+    def __init__(self, apply: Callable[[bytes], Awaitable[None]], limit: int) -> None:
+        self._apply = apply
+        self._limit = min(limit, WHOLE_WRITE)
+
+    async def write(self, offset: int, data: bytes) -> int:
+        if len(data) > self._limit:
+            raise KernelError(errno.EMSGSIZE, f"at most {self._limit} bytes in one write")
+        await self._apply(data)
+        return len(data)
+
+
+class Request(Handle):
+    """A request written, its reply read, on one handle."""
+
+    def __init__(self, serve: Callable[[bytes], Awaitable[bytes]]) -> None:
+        self._serve = serve
+        self._reply = b""
+
+    async def write(self, offset: int, data: bytes) -> int:
+        if len(data) > MAX_CONTROL:
+            raise KernelError(errno.EMSGSIZE, f"a request has at most {MAX_CONTROL} bytes")
+        self._reply = await self._serve(data)
+        return len(data)
+
+    async def read(self, offset: int, size: int) -> bytes:
+        # The offset counts the request's bytes too on a handle opened for both, so a reply is
+        # read in sequence and not by position.
+        reply, self._reply = self._reply[:size], self._reply[size:]
+        return reply
+
+
+class Edited(Handle):
+    """A file's new content, gathered in memory and applied when it is closed.
+
+    `flush` applies what was written since the last one; what `apply` raises is the error of
+    close(2), and the old content stays.
+    """
+
+    def __init__(
+        self,
+        content: bytes,
+        apply: Callable[[bytes], Awaitable[None]],
+        limit: int = MAX_DOCUMENT,
+        sync: Callable[[], Awaitable[None]] | None = None,
+        append: bool = False,
+    ) -> None:
+        self._content = bytearray(content)
+        self._apply = apply
+        self._limit = limit
+        self._changed = False
+        self._sync = sync
+        self._append = append
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return bytes(self._content[offset : offset + size])
+
+    async def write(self, offset: int, data: bytes) -> int:
+        if self._append:
+            offset = len(self._content)
+        if offset + len(data) > self._limit:
+            raise KernelError(errno.EFBIG, f"at most {self._limit} bytes")
+        if offset > len(self._content):
+            self._content.extend(bytes(offset - len(self._content)))
+        self._content[offset : offset + len(data)] = data
+        self._changed = True
+        return len(data)
+
+    def truncate(self, size: int) -> None:
+        """Cut or extend what was written so far; to zero counts as no change yet."""
+        if size > self._limit:
+            raise KernelError(errno.EFBIG, f"at most {self._limit} bytes")
+        del self._content[size:]
+        self._content.extend(bytes(size - len(self._content)))
+
+    @property
+    def unflushed(self) -> bool:
+        return self._changed
+
+    async def flush(self) -> None:
+        if self._changed:
+            self._changed = False
+            await self._apply(bytes(self._content))
+
+    async def fsync(self) -> None:
+        await self.flush()
+        if self._sync is not None:
+            await self._sync()

@@ -93,6 +93,12 @@ class Announcements:
             raise KernelError(errno.ESTALE, "another entry is being announced")
         return self._tell(change.node, directory, name)
 
+    @staticmethod
+    def unkept(entry: EntryAttributes) -> EntryAttributes:
+        """The announcer's own questions change nothing for others: they still have to ask."""
+        entry.attr_timeout = 0
+        return entry
+
     async def quiet(self, inode: Inode) -> None:
         """Before somebody else is told of `inode`: wait until no modification of it is announced.
 

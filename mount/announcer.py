@@ -21,6 +21,7 @@ import socket
 import stat as st
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -38,6 +39,11 @@ log = logging.getLogger(__name__)
 
 SCRIPT = Path(__file__).with_name("announce.py")
 ENDING_SECONDS = 5.0
+
+# How long a reader may take from our answer to its using it, 5 µs as a rule, and how many in a row
+# are waited for.
+READER_SECONDS = 0.001
+READERS_MOST = 5
 
 # The path is gone again, or the mount is: nobody can be watching it any more.
 UNREMARKABLE = frozenset({errno.ENOENT, errno.ENOTCONN, errno.ECONNABORTED})
@@ -188,9 +194,19 @@ class Announcer:
     async def _feed(self, told: trio.socket.SocketType) -> None:
         while True:
             while self._queue:
+                await self._let_readers_finish(self._queue[0].inode)
                 await self._make(told, self._queue.popleft())
             self._more = trio.Event()
             await self._more.wait()
+
+    async def _let_readers_finish(self, inode: Inode | None) -> None:
+        """Wait until whoever was just told of `inode` has taken that in: see `Announcements.quiet`,
+        which holds back those who ask later. Not for ever, if it is asked for all the time."""
+        for _ in range(READERS_MOST):
+            wait = 0.0 if inode is None else inode.asked + READER_SECONDS - time.monotonic()
+            if wait <= 0:
+                return
+            await trio.sleep(wait)
 
     async def _make(self, told: trio.socket.SocketType, announcement: Announcement) -> None:
         self._modified.discard(announcement.inode)

@@ -12,14 +12,20 @@ BLOCK = 512  # what st_blocks counts in, stat(2)
 
 
 def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
-    """The attributes of an inode, with the time for which the kernel may keep them."""
+    """The attributes of an inode, with the time for which the kernel may keep them.
+
+    Linux holds new attributes valid a moment before it drops the pages that they outdate, and a
+    reader that comes in between, and need not ask, still finds those. So the first answer after a
+    change may not be kept: whoever comes in between asks, and that takes longer.
+    """
     stat = inode.stat()
     inode.told = stat.content
+    news, inode.told_changes = inode.told_changes != inode.changes, inode.changes
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = inode.number
     entry.generation = 0
     entry.entry_timeout = inode.node.timeout
-    entry.attr_timeout = inode.node.timeout
+    entry.attr_timeout = 0 if news else inode.node.timeout
     entry.st_mode = pyfuse3.ModeT(stat.mode)
     entry.st_nlink = stat.nlink
     entry.st_uid = stat.uid

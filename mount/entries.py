@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 
 import pyfuse3
@@ -39,6 +40,8 @@ class EntryOperations(Base):
             announced = self.announcements.lookup(directory, text)
             if announced is not None:
                 return announced
+            found = directory.directory().lookup(text)
+            return self.announcements.unkept(self._entry(directory, text, found))
         if text == ".." and directory.parent is not None:
             return self._entry(directory.parent, ".", directory.parent.node)
         return self._entry(directory, text, directory.directory().lookup(text))
@@ -46,8 +49,10 @@ class EntryOperations(Base):
     @handler
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         known = self.inodes.get(inode)
-        if not self.announcements.by(ctx):
-            await self.announcements.quiet(known)
+        if self.announcements.by(ctx):
+            return self.announcements.unkept(attributes(known))
+        await self.announcements.quiet(known)
+        known.asked = time.monotonic()
         return attributes(known)
 
     @handler

@@ -23,12 +23,15 @@ class Inode:
 
     `lookups` is the kernel's reference count. `parent` and `name` say where it was found last.
     `touched` is the time of the last announced change in ns: st_mtime never lags behind it;
-    `changes` counts them. `told` is the content whose size Linux was told last.
+    `changes` counts them. `told` is the content whose size Linux was told last,
+    after `told_changes` of them,
+    `asked` when (time.monotonic) somebody asked for the attributes last.
     `cached` is the version of the content that may be in the page cache. `gone`: the node was
     removed, open handles may remain.
     """
 
     __slots__ = (
+        "asked",
         "cached",
         "changes",
         "gone",
@@ -39,6 +42,7 @@ class Inode:
         "number",
         "parent",
         "told",
+        "told_changes",
         "touched",
     )
 
@@ -52,6 +56,8 @@ class Inode:
         self.touched = 0
         self.changes = 0
         self.told: bytes | None = None
+        self.told_changes = 0
+        self.asked = 0.0
         self.cached: object = None
         self.gone = False
 

@@ -60,7 +60,7 @@ def test_status_is_never_stale(tree: Tree) -> None:
     kept = os.open(tree / f"proc/{pid}/state", os.O_RDONLY)
     status = os.open(tree / f"proc/{pid}/status", os.O_RDONLY)
     try:
-        for number in range(500):
+        for number in range(2000):
             state = ("running", "idle")[number % 2]
             tree.write(f"proc/{pid}/ctl", f"{state}\n")
             assert os.pread(kept, 100, 0).decode() == f"{state}\n"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
-import subprocess
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -149,8 +150,7 @@ def test_a_message_comes_back_to_a_killed_worker_and_says_so(tree: Tree) -> None
     tree.write("agents/init/outbox/worker", "1 slow\n")
     eventually(lambda: tree.read(f"proc/{pid}/state") == "running\n")
     eventually(lambda: "1 slow" in tree.read("agents/worker/log"))
-    ospid = tree.read(f"proc/{pid}/ospid").strip()
-    subprocess.run(["kill", "-9", ospid], check=True)
+    os.kill(int(tree.read(f"proc/{pid}/ospid")), signal.SIGKILL)
     eventually(lambda: "Delivery-Attempt: 2 1 slow" in tree.read("agents/worker/log"))
     assert "Restarts:\t1\n" in tree.read(f"proc/{pid}/status")
 

@@ -166,6 +166,7 @@ async def _run(mountpoint: str, state: Path, options: set[str], starter: Starter
     """Kernel, tree and mount, and nothing left of them when it returns."""
     stop = trio.Event()
     kernel = Kernel(state, mountpoint)
+    kernel.hold_programs()
     namespace = build(kernel, lambda: mount.statistics())
     mount = Mount(namespace, Bridge(kernel), mountpoint, str(state))
 

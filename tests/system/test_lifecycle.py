@@ -57,6 +57,16 @@ def test_a_clean_restart_keeps_everything_and_starts_programs_again(tree: Tree) 
     assert tree.read("agents/worker/recv").endswith("\n\nstill here\n")
 
 
+def test_a_program_that_is_started_again_finds_the_tree(tree: Tree) -> None:
+    script = 'readlink "$AGENTFS/proc/self" || echo too early; sleep 600'
+    pid = tree.spawn("alice", exec=["sh", "-c", script])
+    eventually(lambda: tree.read("agents/alice/log") == f"{pid}\n")
+    tree.unmount()
+    tree.mount()
+    eventually(lambda: tree.read("agents/alice/log").count("\n") == 2)
+    assert tree.read("agents/alice/log") == f"{pid}\n" * 2
+
+
 def test_pids_are_never_used_twice_across_restarts(tree: Tree) -> None:
     pid = tree.spawn("alice")
     tree.write(f"proc/{pid}/ctl", "done 0 bye\n")

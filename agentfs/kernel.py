@@ -62,7 +62,7 @@ class Kernel:
         self.table = ProcessTable(self.store, self.events, self.clock)
         self.gate = Gate(self.store, self.policy, self.table.find)
         self.agents = Agents(self.store, self.events, self.clock, self.gate, self.table, state_dir)
-        self.programs = Programs(state_dir, mountpoint, self.instance, self.clock)
+        self.programs = Programs(mountpoint, self.instance)
         self.supervisor = Supervisor(
             self.table,
             self.agents,

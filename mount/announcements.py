@@ -14,7 +14,7 @@ from pyfuse3 import EntryAttributes, RequestContext
 
 from agentfs.errors import KernelError
 from agentfs.mount.announcer import Announcement, Announcer
-from agentfs.mount.attributes import attributes
+from agentfs.mount.attributes import attributes, tell
 from agentfs.mount.inodes import Inode, Inodes
 from agentfs.vfs.changes import Created, Moved, Removed
 from agentfs.vfs.node import Node, Stat
@@ -69,29 +69,19 @@ class Announcements:
             ):
                 known = self._inodes.known(change.key)
                 node = _Ghost(change.key, change.is_directory) if known is None else known.node
-                return self._tell(node, directory, name)
+                return tell(self._inodes, node, directory, name)
             case Moved(target=key, new_name=new) if (key, new) == (directory.key, name):
                 raise KernelError(errno.ENOENT, "it is being announced")
             case Moved(directory=key, name=old, node=node) if (key, old) == (directory.key, name):
-                return self._tell(node, directory, name)
+                return tell(self._inodes, node, directory, name)
         return None
-
-    def _tell(self, node: Node, directory: Inode, name: str) -> EntryAttributes:
-        inode = self._inodes.remember(node, directory, name)
-        try:
-            entry = attributes(inode)
-        except BaseException:
-            self._inodes.drop_unknown(inode)
-            raise
-        self._inodes.referenced(inode)
-        return entry
 
     def made(self, directory: Inode, name: str) -> EntryAttributes:
         """The announced entry, as if it had just been created."""
         change = self._current().change
         if not isinstance(change, Created) or change.name != name:
             raise KernelError(errno.ESTALE, "another entry is being announced")
-        return self._tell(change.node, directory, name)
+        return tell(self._inodes, change.node, directory, name)
 
     @staticmethod
     def unkept(entry: EntryAttributes) -> EntryAttributes:

@@ -89,7 +89,7 @@ class Announcer:
         self._mountpoint = mountpoint
         self._limit = limit
         self._queue: deque[Announcement] = deque()
-        self._modified: set[Inode | None] = set()
+        self._modified: set[Inode] = set()
         self._more = trio.Event()
         self._ended: list[subprocess.Popen[bytes]] = []
         self._settling: Inode | None = None
@@ -111,13 +111,11 @@ class Announcer:
         """Whether anything is still to be announced."""
         return bool(self._queue) or self.current is not None
 
-    def announce(self, announcement: Announcement) -> bool:
-        """Queue it; repeated modifications of one file are one. False if the queue is full."""
-        if isinstance(announcement.change, Modified):
-            if announcement.inode in self._modified:
-                return True
-            if len(self._queue) < self._limit:
-                self._modified.add(announcement.inode)
+    def announce(self, announcement: Announcement) -> None:
+        """Queue it; repeated modifications of one file are one. A full queue counts it as lost."""
+        inode = announcement.inode
+        if inode is not None and inode in self._modified:
+            return
         if len(self._queue) >= self._limit:
             if self.lost == 0:
                 log.warning(
@@ -126,10 +124,11 @@ class Announcer:
                     self._limit,
                 )
             self.lost += 1
-            return False
+            return
+        if inode is not None:
+            self._modified.add(inode)
         self._queue.append(announcement)
         self._more.set()
-        return True
 
     async def run(self) -> None:
         """Announce until cancelled; should the process end, start another."""
@@ -209,9 +208,10 @@ class Announcer:
             await trio.sleep(wait)
 
     async def _make(self, told: trio.socket.SocketType, announcement: Announcement) -> None:
-        self._modified.discard(announcement.inode)
         self.current = announcement
-        self.began_at = announcement.inode.changes if announcement.inode is not None else 0
+        if announcement.inode is not None:
+            self._modified.discard(announcement.inode)
+            self.began_at = announcement.inode.changes
         new_path = self._mountpoint + announcement.new_path if announcement.new_path else ""
         parts = (announcement.operation(), self._mountpoint + announcement.path, new_path)
         await told.send(b"\0".join(map(os.fsencode, parts)))

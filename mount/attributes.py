@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pyfuse3
 
-from agentfs.mount.inodes import Inode
+from agentfs.mount.inodes import Inode, Inodes
+from agentfs.vfs.node import Node
 
-__all__ = ["attributes"]
+__all__ = ["attributes", "tell"]
 
 BLOCK = 512  # what st_blocks counts in, stat(2)
 
@@ -37,4 +38,16 @@ def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
     entry.st_atime_ns = stat.atime or stat.mtime
     entry.st_mtime_ns = stat.mtime
     entry.st_ctime_ns = stat.ctime or stat.mtime
+    return entry
+
+
+def tell(inodes: Inodes, node: Node, parent: Inode, name: str) -> pyfuse3.EntryAttributes:
+    """The entry of a node, found as `name` in `parent`; Linux holds one more reference then."""
+    inode = inodes.remember(node, parent, name)
+    try:
+        entry = attributes(inode)
+    except BaseException:
+        inodes.drop_unknown(inode)
+        raise
+    inodes.referenced(inode)
     return entry

@@ -11,7 +11,7 @@ from pyfuse3 import EntryAttributes, FUSEError, RequestContext
 from agentfs.errors import KernelError
 from agentfs.mount.announcements import Announcements
 from agentfs.mount.announcer import Announcer
-from agentfs.mount.attributes import attributes
+from agentfs.mount.attributes import tell
 from agentfs.mount.handles import Handles
 from agentfs.mount.inodes import Inode, Inodes
 from agentfs.mount.parking import Parking
@@ -69,14 +69,7 @@ class Base(pyfuse3.Operations):
 
     def _entry(self, parent: Inode, name: str, node: Node) -> EntryAttributes:
         """Tell the Linux kernel of a node; it holds one more reference then."""
-        inode = self.inodes.remember(node, parent, name)
-        try:
-            entry = attributes(inode)
-        except BaseException:
-            self.inodes.drop_unknown(inode)
-            raise
-        self.inodes.referenced(inode)
-        return entry
+        return tell(self.inodes, node, parent, name)
 
     def _settle(self, inode: Inode, directory: Inode, name: str) -> None:
         """The Linux kernel holds `inode` to be `directory`/`name`: make it what is there now."""

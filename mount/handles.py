@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pyfuse3
 
@@ -14,7 +14,7 @@ from agentfs.mount.inodes import Inode
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Handle, Node
 
-__all__ = ["Handles", "OpenDirectory", "OpenFile", "still_holds"]
+__all__ = ["Handles", "OpenDirectory", "OpenFile", "open_files", "still_holds"]
 
 
 @dataclass(slots=True)
@@ -26,7 +26,6 @@ class OpenFile:
     flags: int
     caller: Caller
     poll: pyfuse3.PollHandle | None = None
-    unsubscribe: list[object] = field(default_factory=list)
 
     @property
     def waits(self) -> bool:
@@ -92,15 +91,20 @@ def still_holds(tid: int, path: str) -> bool:
     the message that its parent is still writing. When a process closes its own descriptor, that is
     out of its table before we are asked (tried; see tests/mount/test_mechanics.py).
     """
+    return path in open_files(tid)
+
+
+def open_files(tid: int) -> set[str]:
+    """What the thread's process holds open, by path; empty if it ended or we may not look."""
     table = f"/proc/{tid}/fd"
     try:
         names = os.listdir(table)
     except OSError:
-        return False  # the opener ended
+        return set()
+    found = set()
     for name in names:
         try:
-            if os.readlink(f"{table}/{name}") == path:
-                return True
+            found.add(os.readlink(f"{table}/{name}"))
         except OSError:
             continue  # closed while we looked
-    return False
+    return found

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 import trio
 
 from agentfs.errors import KernelError
+from agentfs.mount.handles import open_files
 from agentfs.vfs.node import StreamHandle
 
 __all__ = ["Parked", "Parking", "deliverable"]
@@ -151,7 +152,7 @@ class Parking:
             pending = None if pid in openers else deliverable(pid)
             if pending is None or not pending:
                 continue
-            for path in _open_files(pid) & paths.keys():
+            for path in open_files(pid) & paths.keys():
                 for waiting in paths[path]:
                     if pending & ~_STOP:
                         waiting.interrupt()
@@ -159,7 +160,7 @@ class Parking:
                         waiting.restless = True
         orphaned = [waiting for waiting in parked if deliverable(waiting.opener) is None]
         if orphaned:
-            held = {path for pid in _processes() for path in _open_files(pid)}
+            held = {path for pid in _processes() for path in open_files(pid)}
             for waiting in orphaned:
                 if waiting.path not in held:
                     waiting.interrupt()
@@ -175,21 +176,6 @@ def _processes() -> Iterator[int]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             yield int(name)
-
-
-def _open_files(pid: int) -> set[str]:
-    """What the process holds open, by path; empty where we may not look."""
-    try:
-        names = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return set()
-    found = set()
-    for name in names:
-        try:
-            found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
-        except OSError:
-            continue  # closed while we looked
-    return found
 
 
 def deliverable(tid: int) -> int | None:

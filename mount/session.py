@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import resource
 import select
-import subprocess
 from collections.abc import Callable
 
 import pyfuse3
@@ -24,7 +21,7 @@ from agentfs.mount.wakeups import Wakeups
 from agentfs.vfs.changes import Change
 from agentfs.vfs.namespace import Namespace
 
-__all__ = ["Mount", "is_stale", "serve", "unmount"]
+__all__ = ["Mount", "serve"]
 
 log = logging.getLogger(__name__)
 
@@ -155,26 +152,6 @@ def _device_of(mountpoint: str) -> str | None:
             if fields[4] == escaped:
                 found = fields[2]  # the last one is on top
     return found
-
-
-def is_stale(mountpoint: str) -> bool:
-    """Whether a daemon that crashed left its mount there (ENOTCONN)."""
-    try:
-        os.stat(mountpoint)
-    except OSError as failure:
-        return failure.errno in (errno.ENOTCONN, errno.ECONNABORTED)
-    return False
-
-
-def unmount(mountpoint: str, *, lazy: bool) -> None:
-    """Unmount from outside, as the user can. Raises OSError with what the tool said."""
-    root = os.geteuid() == 0
-    command = ["umount"] if root else ["fusermount3", "-u"]
-    if lazy:
-        command.append("-l" if root else "-z")
-    done = subprocess.run([*command, mountpoint], check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise OSError(done.stderr.strip() or f"{command[0]} failed")
 
 
 def _raise_file_limit() -> None:

@@ -63,9 +63,8 @@ class Wakeups:
             self._poller = select.poll()
             self._poller.register(descriptor, select.POLLIN)
         ready = self._poller.poll(0)
-        if ready and time.monotonic() < self._turn_ends:
-            pass  # the next request is there already: take it without a turn of the event loop
-        else:
+        # A request that is there already is taken without a turn of the event loop, for a while.
+        if not ready or time.monotonic() >= self._turn_ends:
             await trio.lowlevel.wait_readable(descriptor)
             self._turn_ends = time.monotonic() + TURN_SECONDS
             ready = self._poller.poll(0)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import trio
 
-from agentfs.clock import Clock
 from agentfs.errors import KernelError
 from agentfs.process import orphans
 from agentfs.process.cgroups import ControlGroups
@@ -55,17 +54,14 @@ class Programs:
     executed anything yet.
     """
 
-    def __init__(self, state_dir: Path, mountpoint: str, instance_id: str, clock: Clock) -> None:
-        self._state_dir = state_dir
+    def __init__(self, mountpoint: str, instance_id: str) -> None:
         self._mountpoint = str(mountpoint)
-        self._clock = clock
         self._watched: dict[int, Program] = {}
         self._launches: set[Launch] = set()
         self.generation = 0  # counts the programs that came or went
         self._launched = trio.Event()
         self._limiter = trio.CapacityLimiter(LAUNCHES_AT_ONCE)
         self.groups = ControlGroups(instance_id)
-        self.launches = 0
         become_subreaper()
 
     @property
@@ -115,7 +111,7 @@ class Programs:
             return None
         try:
             with open(f"/proc/{tid}/cgroup") as file:
-                return self.groups.pid_of(file.read())
+                return self.pid_of_cgroup(file.read())
         except OSError:
             return None
 
@@ -131,7 +127,6 @@ class Programs:
         group = (lambda: self.groups.open(process.pid)) if self.groups.available else None
         self._launches.add(launch)
         self.generation += 1
-        self.launches += 1
         try:
             try:
                 ospid, offset = await trio.to_thread.run_sync(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-import shlex
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -75,10 +74,6 @@ class ProcessSpec(BaseModel):
     user: str | None = None
     tools: list[str] = []
     limits: SpecLimits = SpecLimits()
-
-    def command_line(self) -> str:
-        """The command as a shell would take it, for people."""
-        return shlex.join(self.exec)
 
 
 def describe(failure: ValidationError) -> list[tuple[tuple[int | str, ...], str]]:

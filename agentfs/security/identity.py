@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 
+from agentfs.process.proc import read_stat
 from agentfs.process.programs import Programs
 from agentfs.process.table import ProcessTable
 from agentfs.security.principal import INIT, Kind, Principal
@@ -108,13 +109,18 @@ def _ancestors(tid: int) -> Iterator[tuple[int, int]]:
     try:
         pid = _thread_group(tid)
         for _ in range(MAX_GENERATIONS):
-            parent, start = _stat(pid)
-            yield pid, start
-            if parent <= 0:
+            stat = read_stat(pid)
+            if stat is None:
+                break
+            yield pid, stat.start
+            if stat.ppid <= 0:
                 return
-            pid = parent
+            pid = stat.ppid
+        else:
+            return
     except (OSError, ValueError, IndexError):
-        yield os.getpid(), -1
+        pass
+    yield os.getpid(), -1
 
 
 def _thread_group(tid: int) -> int:
@@ -123,10 +129,3 @@ def _thread_group(tid: int) -> int:
             if line.startswith(b"Tgid:"):
                 return int(line[5:])
     raise ValueError(tid)
-
-
-def _stat(pid: int) -> tuple[int, int]:
-    """(parent, start time) from /proc/PID/stat; the name may hold spaces and parentheses."""
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-    return int(fields[1]), int(fields[19])

@@ -56,7 +56,7 @@ class System:
         self.table = ProcessTable(self.store, self.events, clock)
         self.gate = Gate(self.store, self.policy, self.table.find)
         self.agents = Agents(self.store, self.events, clock, self.gate, self.table, state_dir)
-        self.programs = Programs(state_dir, "/nowhere", INSTANCE, clock)
+        self.programs = Programs("/nowhere", INSTANCE)
         if not groups:
             self.programs.groups._base = ""
         self.supervisor = Supervisor(

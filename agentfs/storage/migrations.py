@@ -25,6 +25,34 @@ MIGRATIONS: tuple[str, ...] = (
         content BLOB NOT NULL
     );
     """,
+    # 2: messages complete
+    """
+    ALTER TABLE messages RENAME TO old_messages;
+    CREATE TABLE messages (
+        seq      INTEGER PRIMARY KEY,                -- sorts by arrival, never used twice
+        mailbox  TEXT NOT NULL,                      -- an agent's name, queues/NAME, or *
+        state    TEXT NOT NULL                       -- the last two: kept for the sender's `sent`
+            CHECK (state IN ('new', 'cur', 'dead', 'done', 'expired')),
+        filename TEXT NOT NULL,
+        record   TEXT NOT NULL,
+        content  BLOB NOT NULL
+    );
+    INSERT INTO messages SELECT * FROM old_messages;
+    DROP TABLE old_messages;
+    CREATE TABLE records (                           -- queues, topics, questions, reminders …
+        kind   TEXT NOT NULL,
+        key    TEXT NOT NULL,
+        record TEXT NOT NULL,
+        PRIMARY KEY (kind, key)
+    ) WITHOUT ROWID;
+    CREATE TABLE publications (                      -- what was published to topics and is kept
+        topic   TEXT NOT NULL,
+        seq     INTEGER NOT NULL,
+        record  TEXT NOT NULL,
+        content BLOB NOT NULL,
+        PRIMARY KEY (topic, seq)
+    ) WITHOUT ROWID;
+    """,
 )
 
 LATEST = len(MIGRATIONS)

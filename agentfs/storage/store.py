@@ -158,6 +158,38 @@ class Store:
     def delete_process(self, pid: int) -> None:
         self._write("DELETE FROM processes WHERE pid = ?", (pid,))
 
+    # -- records: JSON by kind and key ----------------------------------------------------------
+
+    def records(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(key, record) of every record of `kind`, by key."""
+        query = "SELECT key, record FROM records WHERE kind = ? ORDER BY key"
+        for key, record in self._db.execute(query, (kind,)):
+            yield key, json.loads(record)
+
+    def put_record(self, kind: str, key: str, record: dict[str, Any]) -> None:
+        self._write("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (kind, key, _dump(record)))
+
+    def delete_record(self, kind: str, key: str) -> None:
+        self._write("DELETE FROM records WHERE kind = ? AND key = ?", (kind, key))
+
+    # -- publications: what topics keep ----------------------------------------------------------
+
+    def publications(self) -> Iterator[tuple[str, int, dict[str, Any], bytes]]:
+        """(topic, seq, record, content) of everything that topics keep, by topic and number."""
+        for topic, seq, record, content in self._db.execute(
+            "SELECT topic, seq, record, content FROM publications ORDER BY topic, seq"
+        ):
+            yield topic, seq, json.loads(record), content
+
+    def put_publication(self, topic: str, seq: int, record: dict[str, Any], content: bytes) -> None:
+        self._write(
+            "INSERT INTO publications VALUES (?, ?, ?, ?)", (topic, seq, _dump(record), content)
+        )
+
+    def delete_publications(self, topic: str, through: int) -> None:
+        """Delete those of `topic` up to number `through`."""
+        self._write("DELETE FROM publications WHERE topic = ? AND seq <= ?", (topic, through))
+
     # -- messages ------------------------------------------------------------------------------
 
     def last_message(self) -> int:

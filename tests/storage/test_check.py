@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentfs.storage.check import check
+from agentfs.storage.migrations import LATEST
 from agentfs.storage.store import Store
 from tests.ipc.world import World
 
@@ -72,7 +73,7 @@ def test_what_is_no_store_is_said_to_be_none(tmp_path: Path) -> None:
     [fault] = check(path)
     assert "cannot be read" in fault
     path.write_bytes(b"")
-    assert check(path) == ["the schema is number 0, this release has 1"]
+    assert check(path) == [f"the schema is number 0, this release has {LATEST}"]
 
 
 def test_damage_is_found(path: Path) -> None:

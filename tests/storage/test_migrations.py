@@ -70,3 +70,12 @@ def test_the_states_of_a_message_are_held_by_the_schema(connection: sqlite3.Conn
     migrate(connection)
     with pytest.raises(sqlite3.IntegrityError):
         connection.execute("INSERT INTO messages VALUES (1, 'bob', 'lost', 'x', '{}', x'')")
+
+
+def test_messages_of_the_first_release_are_taken_over(connection: sqlite3.Connection) -> None:
+    connection.executescript(f"{migrations.MIGRATIONS[0]};PRAGMA user_version = 1;")
+    kept = [(1, "bob", "new", "a", "{}", b"x"), (2, "bob", "dead", "b", "{}", b"y")]
+    connection.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)", kept)
+    assert migrate(connection) == 1
+    assert connection.execute("SELECT * FROM messages ORDER BY seq").fetchall() == kept
+    connection.execute("INSERT INTO messages VALUES (3, 'bob', 'done', '', '{}', x'')")

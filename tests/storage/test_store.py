@@ -268,3 +268,30 @@ def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> No
     with pytest.raises(sqlite3.DatabaseError):
         Store(path)
     assert path.read_bytes() == b"something else" * 1000
+
+
+def test_records_are_kept_by_kind_and_key(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db")
+    with store.transaction():
+        store.put_record("queue", "b", {"mode": 1})
+        store.put_record("queue", "a", {"mode": 2})
+        store.put_record("topic", "a", {"mode": 3})
+        store.put_record("queue", "b", {"mode": 4})
+        store.delete_record("topic", "a")
+    assert list(store.records("queue")) == [("a", {"mode": 2}), ("b", {"mode": 4})]
+    assert list(store.records("topic")) == []
+    store.close()
+
+
+def test_publications_are_kept_by_topic_and_number(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db")
+    with store.transaction():
+        for number in (1, 2, 3):
+            store.put_publication("news", number, {"from": "a"}, b"%d" % number)
+        store.put_publication("other", 1, {"from": "a"}, b"x")
+        store.delete_publications("news", 2)
+    assert [(t, n, c) for t, n, _, c in store.publications()] == [
+        ("news", 3, b"3"),
+        ("other", 1, b"x"),
+    ]
+    store.close()

@@ -1,0 +1,121 @@
+"""The log that numbers the events and keeps the newest.
+
+An event is emitted inside the transaction of the change it tells of and goes out, in order, when
+that is committed; a change that is rolled back never happened and has no event.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from itertools import islice
+from typing import Any
+
+from agentfs.clock import Clock, rfc3339
+from agentfs.events.base import Event
+from agentfs.storage.store import Store
+
+__all__ = ["EventLog", "Record"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An event with its number and time, as the log keeps it."""
+
+    seq: int
+    time: float
+    event: Event
+
+    def line(self) -> bytes:
+        """The record as `/dev/events` shows it: one JSON object and a newline."""
+        head: dict[str, Any] = {
+            "seq": self.seq,
+            "time": rfc3339(self.time),
+            "type": self.event.type,
+        }
+        body = {field.name: getattr(self.event, field.name) for field in fields(self.event)}
+        text = json.dumps(head | body, ensure_ascii=False) + "\n"
+        # A path may have bytes in it that are no UTF-8; escaped they are JSON all the same.
+        return text.encode("utf-8", "backslashreplace")
+
+
+class EventLog:
+    """Numbers events without gaps, keeps the newest `capacity`, and tells the listeners.
+
+    The last number is stored with each commit, so numbers go on rising after a restart; what was
+    emitted before is not kept across one.
+    """
+
+    def __init__(self, store: Store, clock: Clock, capacity: int = 10_000) -> None:
+        self._store = store
+        self._clock = clock
+        self._kept: deque[Record] = deque(maxlen=capacity)
+        self._pending: list[Event] = []
+        self._outgoing: deque[Event] = deque()
+        self._publishing = False
+        self._listeners: list[Callable[[Record], object]] = []
+        self.last = int(store.meta("event_seq", "0"))
+        store.before_commit.append(self._number)
+
+    def listen(self, listener: Callable[[Record], object]) -> None:
+        """Call `listener(record)` for every event from now on, synchronously."""
+        self._listeners.append(listener)
+
+    def unlisten(self, listener: Callable[[Record], object]) -> None:
+        self._listeners.remove(listener)
+
+    def emit(self, event: Event) -> None:
+        """Let `event` go out when the transaction around this call is committed."""
+        if not self._store.in_transaction:
+            with self._store.transaction():
+                self.emit(event)
+            return
+        if not self._pending:
+            self._store.on_rollback(self._pending.clear)
+            self._store.on_commit(self._publish)
+        self._pending.append(event)
+
+    def _number(self) -> None:
+        if self._pending:
+            last = self.last + len(self._outgoing) + len(self._pending)
+            self._store.set_meta("event_seq", str(last))
+
+    def _publish(self) -> None:
+        """Send out what was committed. A listener may commit events of its own: they go out after
+        those that are under way, so that every listener sees every number in order."""
+        self._outgoing += self._pending
+        self._pending = []
+        if self._publishing:
+            return
+        self._publishing = True
+        try:
+            while self._outgoing:
+                event = self._outgoing.popleft()
+                self.last += 1
+                record = Record(self.last, self._clock.now(), event)
+                self._kept.append(record)
+                for listener in tuple(self._listeners):
+                    self._tell(listener, record)
+        finally:
+            self._publishing = False
+
+    def _tell(self, listener: Callable[[Record], object], record: Record) -> None:
+        """What is committed has happened: a listener's fault is its own, not the caller's."""
+        try:
+            listener(record)
+        except Exception:
+            log.exception("a listener failed on event %s", record)
+
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest record kept; `last + 1` if none is."""
+        return self._kept[0].seq if self._kept else self.last + 1
+
+    def since(self, seq: int) -> Iterator[Record]:
+        """The kept records with a number of at least `seq`, oldest first."""
+        return iter(list(islice(self._kept, max(0, seq - self.oldest), None)))

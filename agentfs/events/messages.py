@@ -1,0 +1,87 @@
+"""Events about messages. `agent` is whose mailbox, `file` the name in new/, cur/ or dead/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentfs.events.base import Event
+
+__all__ = [
+    "CopyLeftOut",
+    "MessageArrived",
+    "MessageClaimed",
+    "MessageDone",
+    "MessageExpired",
+    "MessageGivenUp",
+    "MessageReturned",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class MessageArrived(Event):
+    agent: str
+    id: str
+    sender: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageClaimed(Event):
+    """It moved from new/`file` to cur/`renamed`."""
+
+    agent: str
+    id: str
+    file: str
+    renamed: str
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReturned(Event):
+    """Nobody acknowledged it: it moved from cur/`renamed` back to new/`file`."""
+
+    agent: str
+    id: str
+    file: str
+    renamed: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageDone(Event):
+    """It was acknowledged and is gone from `folder`/`file`."""
+
+    agent: str
+    id: str
+    folder: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageExpired(Event):
+    agent: str
+    id: str
+    folder: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageGivenUp(Event):
+    """It is a dead letter now."""
+
+    agent: str
+    id: str
+    folder: str
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyLeftOut(Event):
+    """The copy of message `id` for `agent`, the parent of sender and receiver, was not made."""
+
+    agent: str
+    id: str
+    sender: str
+    receiver: str
+    reason: str

@@ -1,0 +1,114 @@
+"""Events about processes and agents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentfs.events.base import Event
+
+__all__ = [
+    "AgentChanged",
+    "AgentDefined",
+    "AgentRemoved",
+    "ChildrenChanged",
+    "ProcessChanged",
+    "ProcessExited",
+    "ProcessReaped",
+    "ProcessReparented",
+    "ProcessRestarted",
+    "ProcessSpawned",
+    "SignalSent",
+    "StateChanged",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpawned(Event):
+    pid: int
+    name: str
+    ppid: int
+    role: str
+    tier: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged(Event):
+    pid: int
+    name: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessChanged(Event):
+    """Something else that `status` shows changed: its program, its restarts, its heartbeat."""
+
+    pid: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildrenChanged(Event):
+    """The set of children of `pid` changed by `child`, added or gone."""
+
+    pid: int
+    child: int
+    added: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessExited(Event):
+    """It ended for good; `code` is the exit code, or 128 + signal."""
+
+    pid: int
+    name: str
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRestarted(Event):
+    pid: int
+    name: str
+    restarts: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessReparented(Event):
+    pid: int
+    name: str
+    old: int
+    new: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessReaped(Event):
+    pid: int
+    name: str
+    ppid: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignalSent(Event):
+    """A signal or notice for process `pid`; `text` is the line its `signals` stream shows."""
+
+    pid: int
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentDefined(Event):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentChanged(Event):
+    """Its definition, or the process that is at work for it, changed."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRemoved(Event):
+    name: str

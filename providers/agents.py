@@ -276,5 +276,5 @@ class AgentsDirectory(Table):
                 yield from modified(AgentDirectory, ("agents", event.name), event)
             case ProcessReaped() | ProcessRestarted() | ProcessChanged():
                 yield from modified(AgentDirectory, ("agents", event.name), event)
-            case _ if isinstance(event, MAIL):
+            case _ if isinstance(event, MAIL) and "/" not in event.agent:
                 yield from mail.changes(self.room(event.agent), event)

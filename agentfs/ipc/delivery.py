@@ -19,9 +19,11 @@ from agentfs.events import (
     MessageGivenUp,
     MessageReturned,
 )
+from agentfs.ipc.archive import Archive
 from agentfs.ipc.mailbox import FOLDERS, Mailbox
 from agentfs.ipc.mailboxes import Mailboxes, expired
 from agentfs.ipc.message import Message
+from agentfs.ipc.owners import AgentMail, MailboxOwner
 from agentfs.process.agents import Agents
 from agentfs.process.model import Process, State
 from agentfs.process.table import ProcessTable
@@ -33,10 +35,9 @@ __all__ = ["Delivery", "check_free"]
 
 
 class Delivery:
-    """Claims on messages. They belong to the living process of the mailbox's agent; those made
-    for an agent that has none belong to nobody and are returned after `claim_timeout`.
+    """Claims on messages, which end with the process that they belong to.
 
-    Every call that takes a principal raises EACCES unless it acts for the agent named.
+    Every call that takes a principal raises EACCES unless it may take from the mailbox named.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class Delivery:
         self._clock = clock
         self._settings = settings
         self._boxes = Mailboxes(store, events, clock, timers, settings)
+        self.owners: dict[str, MailboxOwner] = {"": AgentMail(table, agents)}
+        """Who stands behind a mailbox, by what its name begins with before a slash."""
 
     def load(self) -> None:
         """Read all mail from the store."""
@@ -66,10 +69,15 @@ class Delivery:
     # -- looking ---------------------------------------------------------------------------------
 
     def mailbox(self, name: str) -> Mailbox:
-        """The mailbox of agent `name`, without what has expired. ENOENT."""
+        """The mailbox called `name`, without what has expired. ENOENT."""
         self._boxes.expire_due()
-        self._agents.get(name)
+        self._owner(name).check_exists(name)
         return self._boxes.box(name)
+
+    @property
+    def archive(self) -> Archive:
+        """All messages by number and by sender, finished ones too."""
+        return self._boxes.archive
 
     def waiting(self, name: str) -> bool:
         """Whether a `claim_next` would give a message now. ENOENT."""
@@ -96,13 +104,13 @@ class Delivery:
     def claim(self, principal: Principal, name: str, file: str, renamed: str) -> None:
         """Take new/`file` as cur/`renamed`. ENOENT, EEXIST, EINVAL."""
         self._boxes.expire_due()
-        with self._gate.enter(principal):
+        with self._gate.enter(principal) as actor:
             box = self._own(principal, name)
             message = _in(box, "new", file)
             if expired(message, self._clock.now()):
                 raise KernelError(errno.ENOENT, f"{file} has expired")
             check_free(box, "cur", renamed)
-            self._claim(box, message, renamed)
+            self._claim(box, message, renamed, actor)
 
     def claim_next(self, principal: Principal, name: str) -> Message | None:
         """Claim the message that is first, and acknowledge the one that this principal claimed
@@ -113,10 +121,10 @@ class Delivery:
         if first is None or expired(first, self._clock.now()):
             return None
         with self._gate.enter(principal) as actor:
-            before = box.reading(actor.pid)
-            if before is not None:
+            for before in box.reading(actor.pid):
                 self._done(before)
-            self._claim(box, first, box.free_name("cur", f"{first.file}:2,"), reader=actor.pid)
+            name = box.free_name("cur", f"{first.file}:2,")
+            self._claim(box, first, name, actor, reader=actor.pid)
             return first
 
     def put_back(self, principal: Principal, name: str, file: str, renamed: str) -> None:
@@ -128,7 +136,7 @@ class Delivery:
             check_free(box, "new", renamed)
             pid = message.claimed_by
             self._wait_again(message, renamed)
-            self._rest(box, pid)
+            self._rest(pid)
 
     def flag(self, principal: Principal, name: str, file: str, renamed: str) -> None:
         """Rename cur/`file` to cur/`renamed`; the claim stays. ENOENT, EEXIST, EINVAL."""
@@ -156,45 +164,56 @@ class Delivery:
             pid = message.claimed_by
             self._done(message)
             if folder == "cur":
-                self._rest(box, pid)
+                self._rest(pid)
 
     def parked(self, name: str) -> None:
         """The process of `name` waits in `recv`: it is idle, unless it holds other claims."""
         process = self._table.by_name(name)
         if process is None or process.pid == INIT:
             return
-        if not self._boxes.box(name).busy_beside_recv(process.pid):
+        if not self._boxes.busy_beside_recv(process.pid):
             self._table.follow(process.pid, State.IDLE)
 
     def _own(self, principal: Principal, name: str) -> Mailbox:
-        self._require(principal, name)
-        self._agents.get(name)
+        owner = self._owner(name)
+        owner.require(principal, name)
+        owner.check_exists(name)
         return self._boxes.box(name)
 
-    def _require(self, principal: Principal, name: str) -> None:
-        if not principal.acts_for(name):
-            raise KernelError(
-                errno.EACCES, f"the mail of {name} is not for {principal.name}", rule="private"
-            )
+    def _owner(self, name: str) -> MailboxOwner:
+        return self.owners[name.partition("/")[0] if "/" in name else ""]
 
     def _claim(
-        self, box: Mailbox, message: Message, renamed: str, reader: int | None = None
+        self,
+        box: Mailbox,
+        message: Message,
+        renamed: str,
+        actor: Process,
+        reader: int | None = None,
     ) -> None:
-        process = self._table.by_name(box.name)
+        process = self._owner(box.name).claimant(box.name, actor)
         pid = None if process is None else process.pid
-        file, now = message.file, self._clock.now()
-        self._boxes.move(message, "cur", renamed, claimed_by=pid, claimed_at=now, reader=reader)
+        file = message.file
+        self._boxes.move(
+            message,
+            "cur",
+            renamed,
+            claimed_by=pid,
+            claimed_at=self._clock.now(),
+            reader=reader,
+            claimant=actor.name if process is None else process.name,
+        )
         self._events.emit(MessageClaimed(box.name, message.id, file, renamed, pid))
         self._table.follow(pid, State.RUNNING)
 
     def _done(self, message: Message) -> None:
         event = MessageDone(message.mailbox, message.id, message.folder, message.file)
-        self._boxes.delete(message)
+        self._boxes.finish(message, "done")
         self._events.emit(event)
 
-    def _rest(self, box: Mailbox, pid: int | None) -> None:
+    def _rest(self, pid: int | None) -> None:
         """A claim of process `pid` has ended: without another it is idle. Process 1 always runs."""
-        if pid not in (None, INIT) and not box.busy(pid):
+        if pid is not None and pid != INIT and not self._boxes.busy(pid):
             self._table.follow(pid, State.IDLE)
 
     # -- returning -------------------------------------------------------------------------------
@@ -203,23 +222,28 @@ class Delivery:
         """The program of `process` has ended: the end of a loop with code 0 acknowledges what it
         got from `recv` last; everything else that it claimed is returned."""
         with self._store.transaction():
-            for message in self._boxes.box(process.name).claims(process.pid):
+            for message in self._boxes.claims(process.pid):
                 if code == 0 and message.through_recv:
                     self._done(message)
                 else:
                     self._return(message, f"{process.name} ended with code {code}")
 
     def release_stale(self) -> int:
-        """Return the claims of processes that are no more, and those of nobody that are older
-        than `claim_timeout`; say how many."""
+        """Return the claims of processes that are no more, and those that nobody's end will
+        return and that are older than `claim_timeout`; say how many."""
         oldest = self._clock.now() - self._settings.now.messages.claim_timeout
         stale = [
             message
+            for pid in self._boxes.claimants
+            if not self._is_alive(pid)
+            for message in self._boxes.claims(pid)
+        ]
+        stale += [
+            message
             for box in self._boxes
-            for pid in box.claimants
-            if pid is None or not self._is_alive(pid)
+            for pid in self._owner(box.name).never_end(box.name)
             for message in box.claims(pid)
-            if pid is not None or message.claimed_at <= oldest
+            if message.claimed_at <= oldest
         ]
         if stale:
             with self._store.transaction():
@@ -253,7 +277,7 @@ class Delivery:
         self._events.emit(MessageReturned(message.mailbox, message.id, name, file, message.attempt))
 
     def agent_removed(self, name: str) -> None:
-        """The agent is being removed: its mail goes with it. For `Agents.on_remove`."""
+        """The agent (or queue) is being removed: its mail goes with it. For `Agents.on_remove`."""
         with self._store.transaction():
             self._boxes.forget(name)
 
@@ -262,7 +286,7 @@ def _in(box: Mailbox, folder: str, file: str) -> Message:
     """ENOENT if it is not there: somebody else was first."""
     message = box.folder(folder).get(file) if folder in FOLDERS else None
     if message is None:
-        raise KernelError(errno.ENOENT, f"{file} is not in {folder}/ of {box.name}'s inbox")
+        raise KernelError(errno.ENOENT, f"{file} is not in {folder}/ of {box.name}")
     return message
 
 
@@ -276,4 +300,4 @@ def check_free(box: Mailbox, folder: str, name: str) -> None:
     ):
         raise KernelError(errno.EINVAL, f"{name!r} cannot be the name of a message's file")
     if name in box.folder(folder):
-        raise KernelError(errno.EEXIST, f"{name} is in {folder}/ of {box.name}'s inbox already")
+        raise KernelError(errno.EEXIST, f"{name} is in {folder}/ of {box.name} already")

@@ -13,7 +13,7 @@ from agentfs.events import CopyLeftOut, EventLog, MessageArrived
 from agentfs.ipc.delivery import Delivery, check_free
 from agentfs.ipc.message import Draft, Message, Priority, Relation, compose
 from agentfs.ipc.routing import Route, effective, peers, route
-from agentfs.process.agents import Agents
+from agentfs.process.agents import INIT_NAME, Agents
 from agentfs.process.model import Process
 from agentfs.process.table import ProcessTable
 from agentfs.security.policy import Action
@@ -63,11 +63,11 @@ class Mail(Delivery):
             found = self._admit(actor, principal, sender, draft.to, size)
             if draft.expires is not None and draft.expires <= self._clock.now():
                 raise KernelError(errno.EINVAL, "the message has expired already")
-            message = self._accept(sender, draft, found.relation)
+            message = self.accept(draft.to, sender, draft, found.relation)
             if draft.claimed:
                 box = self._own(principal, draft.to)
                 check_free(box, "cur", message.file)
-                self._claim(box, message, message.file)
+                self._claim(box, message, message.file, actor)
             if found.copy_to is not None:
                 self._copy(sender, draft, message, found.copy_to)
             return message
@@ -76,7 +76,7 @@ class Mail(Delivery):
         self, actor: Process, principal: Principal, sender: str, receiver: str, size: int
     ) -> Route:
         """The order is that of design/kernel.md: receiver, role, route; then the limits."""
-        self._require(principal, sender)
+        self.owners[""].require(principal, sender)
         self._agents.get(sender)
         if self._agents.find(receiver) is None:
             raise KernelError(errno.ENOENT, f"there is no agent {receiver!r} to write to")
@@ -101,8 +101,39 @@ class Mail(Delivery):
     def _is_full(self, name: str) -> bool:
         return self._boxes.box(name).waiting >= self._settings.now.messages.max_waiting
 
-    def _accept(self, sender: str, draft: Draft, relation: Relation) -> Message:
-        box = self._boxes.box(draft.to)
+    def notify(
+        self,
+        receiver: str,
+        body: bytes,
+        headers: list[tuple[str, str]],
+        *,
+        sender: str = INIT_NAME,
+        priority: Priority = Priority.HIGH,
+        expires: float | None = None,
+    ) -> Message | None:
+        """Let an agent have a message of the kernel's own, from `sender`: no route is asked for.
+
+        It is no entry of `sent`. None if there is no such agent, or its inbox is full.
+        """
+        if self._agents.find(receiver) is None or self._is_full(receiver):
+            return None
+        relation = Relation.OTHER if sender == receiver else Relation.SYSTEM
+        draft = Draft(receiver, body, list(headers), priority, expires)
+        with self._store.transaction():
+            return self.accept(receiver, sender, draft, relation, unlisted=True)
+
+    def accept(
+        self,
+        mailbox: str,
+        sender: str,
+        draft: Draft,
+        relation: Relation,
+        *,
+        unlisted: bool = False,
+    ) -> Message:
+        """Put a message into a mailbox, inside a transaction, after every check but that of its
+        file name (EEXIST, EINVAL)."""
+        box = self._boxes.box(mailbox)
         seq, arrived = self._boxes.stamp()
         if draft.filename:
             check_free(box, "new", draft.filename)
@@ -113,7 +144,7 @@ class Mail(Delivery):
         )
         message = Message(
             seq=seq,
-            mailbox=draft.to,
+            mailbox=mailbox,
             sender=sender,
             relation=relation,
             level=effective(draft.priority, relation),
@@ -122,9 +153,10 @@ class Mail(Delivery):
             file=file,
             named=file,
             expires=draft.expires,
+            unlisted=unlisted,
         )
         self._boxes.insert(message, content)
-        self._events.emit(MessageArrived(draft.to, message.id, sender, file))
+        self._events.emit(MessageArrived(mailbox, message.id, sender, file))
         return message
 
     def _copy(self, sender: str, draft: Draft, original: Message, overseer: str) -> None:
@@ -141,4 +173,4 @@ class Mail(Delivery):
         ]
         kept = [header for header in draft.headers if header[0].lower() != "type"]
         copy = Draft(overseer, draft.body, marks + kept, Priority.LOW, draft.expires)
-        self._accept(sender, copy, Relation.CHILD)
+        self.accept(overseer, sender, copy, Relation.CHILD, unlisted=True)

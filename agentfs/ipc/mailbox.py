@@ -67,7 +67,7 @@ class Queue(Generic[Item]):
 
 
 class Mailbox:
-    """The mail of one agent: `new`, `cur` and `dead`, each from file name to message.
+    """The mail of one agent or queue: `new`, `cur` and `dead`, each from file name to message.
 
     The order of delivery: all messages age alike, one level in 1/`ageing` seconds, so of two
     messages the one that is first stays first, and the key that says so can be fixed at arrival:
@@ -85,7 +85,7 @@ class Mailbox:
         self._ageing = ageing
         self._queue: Queue[Message] = Queue()
         self._claims: dict[int | None, dict[int, Message]] = {}
-        self._reading: dict[int, Message] = {}
+        self._reading: dict[int, dict[int, Message]] = {}
 
     @property
     def waiting(self) -> int:
@@ -112,19 +112,10 @@ class Mailbox:
         """The processes that have claimed something."""
         return list(self._claims)
 
-    def busy(self, pid: int | None) -> bool:
-        """Whether process `pid` has claimed anything, be it through `recv` or by renaming."""
-        return pid in self._claims
-
-    def busy_beside_recv(self, pid: int) -> bool:
-        """Whether process `pid` has claimed anything by renaming."""
-        claims = self._claims.get(pid, {})
-        return any(not message.through_recv for message in claims.values())
-
-    def reading(self, reader: int) -> Message | None:
+    def reading(self, reader: int) -> list[Message]:
         """What the principal of pid `reader` claimed last through `recv` and has not
-        acknowledged."""
-        return self._reading.get(reader)
+        acknowledged: one message, or what is left of a batch."""
+        return list(self._reading.get(reader, {}).values())
 
     def put(self, message: Message) -> None:
         """Take `message` into the folder and under the name that it says."""
@@ -134,7 +125,7 @@ class Mailbox:
         elif message.folder == "cur":
             self._claims.setdefault(message.claimed_by, {})[message.seq] = message
             if message.reader is not None:
-                self._reading[message.reader] = message
+                self._reading.setdefault(message.reader, {})[message.seq] = message
 
     def take(self, message: Message) -> None:
         """Remove `message` from where it says it is."""
@@ -146,8 +137,11 @@ class Mailbox:
             del claims[message.seq]
             if not claims:
                 del self._claims[message.claimed_by]
-            if message.reader is not None and self._reading.get(message.reader) is message:
-                del self._reading[message.reader]
+            if message.reader is not None:
+                reading = self._reading[message.reader]
+                del reading[message.seq]
+                if not reading:
+                    del self._reading[message.reader]
 
     def age_by(self, ageing: float) -> None:
         """Let messages age by `ageing` levels a second from now on, as if always so."""

@@ -1,22 +1,23 @@
 """All mailboxes: in memory and in the store at once, with expiry and wake-ups. No rule who may.
 
-`insert`, `move`, `delete` and `forget` belong inside a transaction of the store and are undone with
-it.
+`insert`, `move`, `finish`, `delete` and `forget` belong inside a transaction of the store and are
+undone with it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentfs.clock import Clock, Timer, Timers
 from agentfs.config import Settings
 from agentfs.errors import KernelError
 from agentfs.events import ConfigChanged, EventLog, MessageExpired, Record
+from agentfs.ipc.archive import FINISHED, Archive
 from agentfs.ipc.mailbox import FOLDERS, Mailbox, Queue
 from agentfs.ipc.message import Message
-from agentfs.storage.store import Store
+from agentfs.storage.store import SHORT_CONTENT, Store
 
 __all__ = ["Mailboxes", "expired"]
 
@@ -29,7 +30,8 @@ RETRY, SHORTEST_WAIT = 1.0, 0.001
 
 
 class Mailboxes:
-    """From agent name to mailbox; a mailbox is made when it is first asked for."""
+    """From name (an agent's, or `queues/NAME`) to mailbox; one is made when it is first asked
+    for. `archive` has every message, those that are finished too."""
 
     def __init__(
         self, store: Store, events: EventLog, clock: Clock, timers: Timers, settings: Settings
@@ -40,6 +42,8 @@ class Mailboxes:
         self._timers = timers
         self._settings = settings
         self._boxes: dict[str, Mailbox] = {}
+        self.archive = Archive()
+        self._claims: dict[int, dict[int, Message]] = {}  # pid -> what it claimed, by number
         self._expiring: Queue[Message] = Queue()
         self._timer: Timer | None = None
         self._due = 0.0  # when the timer fires, wall clock
@@ -51,6 +55,8 @@ class Mailboxes:
     def load(self) -> None:
         """Read everything from the store."""
         self._boxes.clear()
+        self._claims.clear()
+        self.archive = Archive()
         self._expiring = Queue()
         for seq, name, folder, file, record, size in self._store.messages():
             message = Message.from_record(seq, name, folder, file, record, size)
@@ -62,12 +68,29 @@ class Mailboxes:
         return iter(list(self._boxes.values()))
 
     def box(self, name: str) -> Mailbox:
-        """The mailbox of agent `name`."""
+        """The mailbox called `name`."""
         box = self._boxes.get(name)
         if box is None:
             box = Mailbox(name, self._settings.now.messages.ageing_per_second)
             self._boxes[name] = box
         return box
+
+    def claims(self, pid: int) -> list[Message]:
+        """What process `pid` has claimed, in whatever mailbox, oldest first."""
+        return list(self._claims.get(pid, {}).values())
+
+    @property
+    def claimants(self) -> list[int]:
+        """The processes that have claimed something."""
+        return list(self._claims)
+
+    def busy(self, pid: int) -> bool:
+        """Whether process `pid` has claimed anything, be it through `recv` or by renaming."""
+        return pid in self._claims
+
+    def busy_beside_recv(self, pid: int) -> bool:
+        """Whether process `pid` has claimed anything by renaming."""
+        return any(not message.through_recv for message in self.claims(pid))
 
     # -- changes ---------------------------------------------------------------------------------
 
@@ -82,6 +105,7 @@ class Mailboxes:
 
         def undo() -> None:
             self._take(message)
+            self.archive.remove(message)
             self._last_seq, self._last_arrival = last
 
         self._last_seq, self._last_arrival = message.seq, message.arrived
@@ -102,13 +126,45 @@ class Mailboxes:
         reader: int | None = None,
         attempt: int = 0,
         reason: str = "",
+        claimant: str = "",
     ) -> None:
         """Put `message` elsewhere. Claims end with it unless they are said again; `attempt` 0
-        leaves it as it is."""
+        and `claimant` "" leave them as they are."""
+        after = replace(
+            _Place.of(message),
+            folder=folder,
+            file=file,
+            named=file if folder == "new" else message.named,
+            claimed_by=claimed_by,
+            claimed_at=claimed_at,
+            reader=reader,
+            attempt=attempt or message.attempt,
+            reason=reason,
+            claimant=claimant or message.claimant,
+            finished=self._clock.now() if folder == "dead" else 0.0,
+        )
+        self._change(message, after)
+        self._store.update_message(message.seq, folder, file, message.record())
+
+    def finish(self, message: Message, state: str) -> None:
+        """Take `message` out of its mailbox, as `done` or `expired`. It is kept for its sender;
+        of a long content the headers only."""
+        if message.unlisted:
+            self.delete(message)
+            return
+        head = None
+        place = _Place.of(message)
+        if message.size > SHORT_CONTENT:
+            content = self._store.content(message.seq)
+            head = content[: content.index(b"\n\n") + 2]
+            place = replace(place, size=len(head), dropped=message.size)
+        place = replace(place, folder=state, file="", named="", finished=self._clock.now())
+        self._change(message, replace(place, claimed_by=None, claimed_at=0.0, reader=None))
+        self._store.finish_message(message.seq, state, message.record(), head)
+
+    def _change(self, message: Message, after: _Place) -> None:
+        """Let `message` be where and what `after` says, until that is rolled back."""
         before = _Place.of(message)
-        named = file if folder == "new" else message.named
-        attempt = attempt or message.attempt
-        after = _Place(folder, file, named, claimed_by, claimed_at, reader, attempt, reason)
 
         def undo() -> None:
             self._take(message)
@@ -119,20 +175,24 @@ class Mailboxes:
         after.give(message)
         self._put(message)
         self._store.on_rollback(undo)
-        self._store.update_message(message.seq, folder, file, message.record())
 
     def delete(self, message: Message) -> None:
         """Drop `message` for good."""
         self._take(message)
+        self.archive.remove(message)
         self._store.on_rollback(lambda: self._put(message))
         self._store.delete_message(message.seq, message.size)
 
     def forget(self, name: str) -> None:
-        """Drop the mailbox of `name` with all that is in it; who waits for mail is woken."""
+        """Drop the mailbox of `name` with all that is in it, and what its owner could see of the
+        messages it sent; who waits for mail is woken."""
         box = self.box(name)
+        for message in list(self.archive.sent(name).values()):
+            self._unlist(message)
         messages = [message for folder in FOLDERS for message in box.folder(folder).values()]
         for message in messages:
             self._take(message)
+            self.archive.remove(message)
         del self._boxes[name]
 
         def undo() -> None:
@@ -145,8 +205,21 @@ class Mailboxes:
         for message in messages:
             self._store.delete_message(message.seq, message.size)
 
+    def _unlist(self, message: Message) -> None:
+        """Its sender is no more: nobody is to see it in `sent`, whoever takes the name over."""
+        if message.folder in FINISHED:
+            self.delete(message)
+            return
+        self._change(message, replace(_Place.of(message), unlisted=True))
+        self._store.update_message(message.seq, message.folder, message.file, message.record())
+
     def _put(self, message: Message) -> None:
+        self.archive.note(message)
+        if message.folder in FINISHED:
+            return
         self.box(message.mailbox).put(message)
+        if message.claimed_by is not None and message.folder == "cur":
+            self._claims.setdefault(message.claimed_by, {})[message.seq] = message
         if message.folder != "new":
             return
         if message.expires is not None:
@@ -157,7 +230,14 @@ class Mailboxes:
             self._store.on_commit(lambda: self._wake(name))
 
     def _take(self, message: Message) -> None:
+        if message.folder in FINISHED:
+            return
         self._boxes[message.mailbox].take(message)
+        if message.claimed_by is not None and message.folder == "cur":
+            claims = self._claims[message.claimed_by]
+            del claims[message.seq]
+            if not claims:
+                del self._claims[message.claimed_by]
         if message.expires is not None:
             self._expiring.discard(message.seq)
 
@@ -199,9 +279,9 @@ class Mailboxes:
             log.warning("expired messages stay for now: %s", failure)
 
     def expire(self, message: Message) -> None:
-        """Drop `message` and record that it expired."""
+        """Take `message` out and record that it expired."""
         event = MessageExpired(message.mailbox, message.id, message.folder, message.file)
-        self.delete(message)
+        self.finish(message, "expired")
         self._events.emit(event)
 
     def _arm(self) -> None:
@@ -237,7 +317,7 @@ def expired(message: Message, now: float) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What `move` changes of a message."""
+    """What of a message can change."""
 
     folder: str
     file: str
@@ -247,6 +327,11 @@ class _Place:
     reader: int | None
     attempt: int
     reason: str
+    claimant: str
+    finished: float
+    size: int
+    dropped: int
+    unlisted: bool
 
     @classmethod
     def of(cls, message: Message) -> _Place:

@@ -118,11 +118,16 @@ class Message:
     """A message in a mailbox. Its content is in the store; `seq` finds it there.
 
     `level` is the effective priority and `arrived` the wall-clock time of arrival: the order of
-    delivery is made from both. `folder` is new, cur or dead; `file` its name in there, `named`
-    the name it had in new/; `size` the bytes of the stored content.
+    delivery is made from both. `mailbox` is an agent's name or `queues/NAME`; `folder` new, cur or
+    dead; `file` its name in there, `named` the name it had in new/; `size` the bytes of the stored
+    content.
     `claimed_by` is the pid of the process that has it (None: nobody's process), `reader` the pid
     of the principal whose next `recv` acknowledges it (None: it was claimed by renaming),
-    `claimed_at` the wall-clock time of the claim.
+    `claimed_at` the wall-clock time of the claim, `claimant` the agent that claimed it last.
+
+    Once it is finished its folder is done or expired, and it is in no mailbox: kept for `sent`,
+    unless it is `unlisted` (a copy, a notice of the kernel). `finished` is when that was, and
+    `dropped` the bytes that a long content had, of which only the headers are left.
     """
 
     seq: int
@@ -141,6 +146,10 @@ class Message:
     claimed_at: float = 0.0
     reader: int | None = None
     reason: str = ""  # why it is a dead letter
+    claimant: str = ""
+    finished: float = 0.0  # wall clock, seconds
+    dropped: int = 0
+    unlisted: bool = False
 
     @property
     def id(self) -> str:
@@ -188,6 +197,10 @@ _OPTIONAL = (
     ("claimed_at", 0.0),
     ("reader", None),
     ("reason", ""),
+    ("claimant", ""),
+    ("finished", 0.0),
+    ("dropped", 0),
+    ("unlisted", False),
 )
 
 

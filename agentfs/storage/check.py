@@ -15,6 +15,7 @@ from typing import Any
 
 from agentfs.config import Config
 from agentfs.errors import KernelError
+from agentfs.ipc.archive import FINISHED
 from agentfs.process.model import Agent, Process, Role
 from agentfs.security.principal import INIT
 from agentfs.storage.migrations import LATEST
@@ -160,8 +161,11 @@ def _message_faults(store: _Contents, connection: sqlite3.Connection) -> Iterato
     )
     for seq, mailbox, state, filename, text, start, twice in connection.execute(query):
         what = f"message {seq:012d} in {state}/ of {mailbox}"
-        taken[mailbox, state, filename] += 1
-        if mailbox not in store.agents:
+        if state not in FINISHED:
+            taken[mailbox, state, filename] += 1
+        elif filename:
+            yield f"{what}: it has a file name, {filename}"
+        if mailbox not in store.agents and "/" not in mailbox and state not in FINISHED:
             yield f"{what}: there is no such agent"
         if last is not None and seq > last:
             yield f"{what}: the last event has number {last} only"
@@ -200,5 +204,7 @@ def _record_faults(
     process = store.processes.get(pid)
     if state != "cur":
         yield f"process {pid} has claimed it, though it is not in cur/"
-    elif process is None or not process.state.alive or process.name != mailbox:
-        yield f"process {pid}, which has claimed it, is no living process of {mailbox}"
+    elif process is None or not process.state.alive:
+        yield f"process {pid}, which has claimed it, is no living process"
+    elif "/" not in mailbox and process.name != mailbox:
+        yield f"process {pid}, which has claimed it, is none of {mailbox}"

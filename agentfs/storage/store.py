@@ -23,7 +23,7 @@ import trio
 from agentfs.errors import KernelError
 from agentfs.storage.migrations import migrate
 
-__all__ = ["Store"]
+__all__ = ["SHORT_CONTENT", "Store"]
 
 log = logging.getLogger(__name__)
 
@@ -233,6 +233,19 @@ class Store:
             "UPDATE messages SET state = ?, filename = ?, record = ? WHERE seq = ?",
             (state, filename, _dump(record), seq),
         )
+
+    def finish_message(
+        self, seq: int, state: str, record: dict[str, Any], head: bytes | None
+    ) -> None:
+        """Keep a message that is in no mailbox any more; of a long one only `head`."""
+        if head is None:
+            self.update_message(seq, state, "", record)
+            return
+        self._write(
+            "UPDATE messages SET state = ?, filename = '', record = ?, content = ? WHERE seq = ?",
+            (state, _dump(record), head, seq),
+        )
+        self._write("DELETE FROM long_contents WHERE seq = ?", (seq,))
 
     def delete_message(self, seq: int, size: int) -> None:
         """Delete a message; `size` is that of its content, in bytes."""

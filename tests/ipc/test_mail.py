@@ -58,11 +58,9 @@ def test_a_message_from_send_to_acknowledgement(world: World, alice: Process, bo
     world.mail.flag(me, "bob", f"{name}:2,", f"{name}:2,S")
     assert list(box.cur) == [f"{name}:2,S"]
     world.mail.acknowledge(me, "bob", "cur", f"{name}:2,S")
-    assert (box.cur, world.stored()) == ({}, [])
+    assert (box.cur, world.unfinished()) == ({}, [])
     assert world.kinds() == ["message_arrived", "message_claimed", "message_done"]
-    with pytest.raises(KernelError) as caught:
-        world.mail.content(message)
-    assert caught.value.errno == errno.ENOENT
+    assert (message.folder, message.claimant) == ("done", "bob")
 
 
 # -- refusals ------------------------------------------------------------------------------------
@@ -307,7 +305,7 @@ def test_an_expired_message_is_gone_at_its_time(world: World, bob: Process) -> N
     world.clock.advance(10)
     world.timers.run_due()
     assert world.kinds() == ["message_expired"]
-    assert len(list(world.store.messages())) == 1
+    assert len(world.unfinished()) == 1
     assert len(world.timers) == 0
 
 
@@ -344,7 +342,7 @@ def test_a_claimed_message_does_not_expire_under_its_reader_but_does_not_come_ba
     assert len(world.mail.mailbox("bob").cur) == 1
     world.end(bob, 1)
     assert world.kinds() == ["message_arrived", "message_claimed", "message_expired"]
-    assert world.stored() == []
+    assert world.unfinished() == []
 
 
 def test_expiry_survives_a_restart_and_a_step_of_the_clock(world: World, bob: Process) -> None:
@@ -370,7 +368,7 @@ def test_a_full_store_keeps_the_expired_and_tries_again(world: World, bob: Proce
     world.store._db.execute("PRAGMA query_only = OFF")
     world.clock.advance(1.001)
     world.timers.run_due()
-    assert world.stored() == []
+    assert world.unfinished() == []
 
 
 # -- claiming ------------------------------------------------------------------------------------
@@ -584,7 +582,7 @@ def test_a_message_that_is_never_acknowledged_is_given_up(world: World, bob: Pro
     [event] = [event for event in world.seen if isinstance(event, MessageGivenUp)]
     assert (event.folder, event.file) == ("cur", f"{message.file}:2,")
     world.mail.acknowledge(OPERATOR, "bob", "dead", message.file)
-    assert world.stored() == []
+    assert world.unfinished() == []
 
 
 def test_to_put_back_is_no_further_attempt(world: World, bob: Process) -> None:
@@ -644,7 +642,7 @@ def test_the_mail_of_a_removed_agent_goes_with_it(world: World, alice: Process) 
     woken: list[str] = []
     world.mail.on_waiting("ghost", lambda: woken.append("ghost"))
     world.agents.remove(OPERATOR, "ghost")
-    assert (world.stored(), woken) == ([], ["ghost"])
+    assert (world.unfinished(), woken) == ([], ["ghost"])
     with pytest.raises(KernelError) as caught:
         world.mail.waiting("ghost")
     assert caught.value.errno == errno.ENOENT
@@ -706,3 +704,85 @@ def test_a_burst_is_delivered_whole_and_in_order(world: World, bob: Process) -> 
         world.send("alice", "bob", text + "x" * chance.choice([0, 0, 0, 6000]))
     got = [world.recv("bob") for _ in sent]
     assert [text.rstrip("x") for text in got if text] == sent
+
+
+# -- what is kept of a message that is finished ----------------------------------------------------
+
+
+def test_a_finished_message_is_kept_for_its_sender_and_comes_back_with_the_store(
+    world: World, bob: Process
+) -> None:
+    short = world.send("alice", "bob", "short")
+    long = world.send("alice", "bob", "Subject: tea\n\n" + "x" * 100_000)
+    gone = world.send("alice", "bob", "gone", expires=world.clock.now() + 1)
+    assert world.recv("bob") == "short"
+    world.clock.advance(2)
+    world.timers.run_due()
+    assert world.recv("bob") == "x" * 100_000
+    world.mail.acknowledge(world.principal("bob"), "bob", "cur", long.file)
+    for _ in range(2):
+        sent = world.mail.archive.sent("alice")
+        assert {seq: m.folder for seq, m in sent.items()} == {
+            short.seq: "done",
+            long.seq: "done",
+            gone.seq: "expired",
+        }
+        assert world.body(sent[short.seq]) == "short"
+        # A long body is not kept for ever: the headers say what it was.
+        assert world.body(sent[long.seq]) == ""
+        assert world.header(sent[long.seq], "Subject") == "tea"
+        assert sent[long.seq].dropped > 100_000
+        assert set(world.mail.archive.finished("alice")) == set(sent)
+        world.restart()
+
+
+def test_copies_and_notices_are_in_nobodys_sent(world: World, alice: Process) -> None:
+    world.process("one", alice.pid)
+    world.process("two", alice.pid)
+    told = world.send("one", "two", "hello")
+    notice = world.mail.notify("two", b"wake up", [("Type", "restart-notice")])
+    assert notice is not None
+    assert world.header(notice, "From") == "init"
+    assert world.header(notice, "Relation") == "system"
+    assert world.header(notice, "Type") == "restart-notice"
+    assert list(world.mail.archive.sent("one")) == [told.seq]
+    assert list(world.mail.archive.sent("init")) == []
+    copy = next(iter(world.mail.mailbox("alice").new.values()))
+    world.mail.acknowledge(world.principal("alice"), "alice", "new", copy.file)
+    assert world.mail.archive.find(copy.seq) is None
+
+
+def test_a_notice_to_nobody_or_to_a_full_inbox_is_none(world: World, bob: Process) -> None:
+    configure(world, max_waiting=1)
+    assert world.mail.notify("nobody", b"hello", []) is None
+    assert world.mail.notify("bob", b"hello", []) is not None
+    assert world.mail.notify("bob", b"hello", []) is None
+
+
+def test_who_takes_over_a_name_sees_nothing_of_what_was_sent_under_it(
+    world: World, alice: Process
+) -> None:
+    world.agent("ghost")
+    done = world.send("ghost", "alice", "done")
+    waiting = world.send("ghost", "alice", "waiting")
+    assert world.recv("alice") == "done"
+    world.mail.acknowledge(world.principal("alice"), "alice", "cur", done.file)
+    world.mail.agent_removed("ghost")
+    for _ in range(2):
+        assert dict(world.mail.archive.sent("ghost")) == {}
+        assert world.mail.archive.find(done.seq) is None
+        assert world.waiting("alice") == ["waiting"]
+        assert world.mail.archive.find(waiting.seq) is not None
+        world.agents.ensure("ghost", 0, 0, "init", "")
+        world.restart()
+
+
+def test_the_end_of_a_process_returns_what_it_claimed_in_whatever_mailbox(
+    world: World, alice: Process, bob: Process
+) -> None:
+    world.send("alice", "bob", "mine")
+    assert world.recv("bob") == "mine"
+    assert [m.mailbox for m in world.mail._boxes.claims(bob.pid)] == ["bob"]
+    world.end(bob, 1)
+    assert world.mail._boxes.claimants == []
+    assert world.waiting("bob") == ["mine"]

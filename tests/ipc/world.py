@@ -6,10 +6,12 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from agentfs.clock import ManualClock, Timers
 from agentfs.config import Settings
 from agentfs.events import Event, EventLog
+from agentfs.ipc.archive import FINISHED
 from agentfs.ipc.mail import Mail
 from agentfs.ipc.message import Draft, Message
 from agentfs.process.agents import Agents
@@ -170,8 +172,20 @@ class World:
             | {"claims": sorted((str(pid), len(box.claims(pid))) for pid in box.claimants)}
             for box in self.mail._boxes
             if box.new or box.cur or box.dead
-        } | {"stamp": self.mail._boxes.stamp()}
+        } | {
+            "stamp": self.mail._boxes.stamp(),
+            "sent": {
+                sender: [
+                    (seq, m.folder) for seq, m in sorted(self.mail.archive.sent(sender).items())
+                ]
+                for sender in sorted(m.sender for m in self.mail.archive)
+            },
+        }
 
     def stored(self) -> object:
         """Everything the store has of messages, to compare."""
         return list(self.store.messages())
+
+    def unfinished(self) -> list[Any]:
+        """What the store has of messages that are in a mailbox."""
+        return [row for row in self.store.messages() if row[2] not in FINISHED]

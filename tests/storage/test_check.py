@@ -96,7 +96,7 @@ def test_damage_is_found(path: Path) -> None:
         ("DELETE FROM agents WHERE name = 'lead'", "process 2: there is no agent lead"),
         ("DELETE FROM agents WHERE name = 'ghost'", "of ghost: there is no such agent"),
         ("DELETE FROM processes WHERE pid = 2", "process 3: its parent 2 does not exist"),
-        ("DELETE FROM processes WHERE pid = 4", "is no living process of other"),
+        ("DELETE FROM processes WHERE pid = 4", "which has claimed it, is no living process"),
         ("UPDATE processes SET record = '{}' WHERE pid = 2", "process 2: "),
         ("UPDATE processes SET pid = 9 WHERE pid = 4", "process 9: its record says pid 4"),
         (

@@ -1,0 +1,55 @@
+"""Who stands behind a mailbox: an agent here, a queue in `queues`."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from typing import Protocol
+
+from agentfs.errors import KernelError
+from agentfs.process.agents import Agents
+from agentfs.process.model import Process
+from agentfs.process.table import ProcessTable
+from agentfs.security.principal import Principal
+
+__all__ = ["AgentMail", "MailboxOwner"]
+
+
+class MailboxOwner(Protocol):
+    """What delivery asks about one kind of mailbox. `name` is that of the mailbox."""
+
+    def check_exists(self, name: str) -> None:
+        """ENOENT if there is none."""
+
+    def require(self, principal: Principal, name: str) -> None:
+        """EACCES unless `principal` may take messages out of it."""
+
+    def claimant(self, name: str, actor: Process) -> Process | None:
+        """The process whose end returns what `actor` claims; None: nobody's does."""
+
+    def never_end(self, name: str) -> Iterable[int | None]:
+        """The pids (None: no process) whose claims are returned after `claim_timeout`."""
+
+
+class AgentMail:
+    """The inboxes of agents. What is claimed belongs to the agent's living process, whoever
+    claimed it for the agent."""
+
+    def __init__(self, table: ProcessTable, agents: Agents) -> None:
+        self._table = table
+        self._agents = agents
+
+    def check_exists(self, name: str) -> None:
+        self._agents.get(name)
+
+    def require(self, principal: Principal, name: str) -> None:
+        if not principal.acts_for(name):
+            raise KernelError(
+                errno.EACCES, f"the mail of {name} is not for {principal.name}", rule="private"
+            )
+
+    def claimant(self, name: str, actor: Process) -> Process | None:
+        return self._table.by_name(name)
+
+    def never_end(self, name: str) -> Iterable[int | None]:
+        return (None,)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from typing import Any
 
 from agentfs.clock import Clock, Timer, Timers
 from agentfs.config import Settings
@@ -130,8 +130,8 @@ class Mailboxes:
     ) -> None:
         """Put `message` elsewhere. Claims end with it unless they are said again; `attempt` 0
         and `claimant` "" leave them as they are."""
-        after = replace(
-            _Place.of(message),
+        self._change(
+            message,
             folder=folder,
             file=file,
             named=file if folder == "new" else message.named,
@@ -143,7 +143,6 @@ class Mailboxes:
             claimant=claimant or message.claimant,
             finished=self._clock.now() if folder == "dead" else 0.0,
         )
-        self._change(message, after)
         self._store.update_message(message.seq, folder, file, message.record())
 
     def finish(self, message: Message, state: str) -> None:
@@ -152,27 +151,38 @@ class Mailboxes:
         if message.unlisted:
             self.delete(message)
             return
-        head = None
-        place = _Place.of(message)
-        if message.size > SHORT_CONTENT:
+        head, size, dropped = None, message.size, 0
+        if size > SHORT_CONTENT:
             content = self._store.content(message.seq)
             head = content[: content.index(b"\n\n") + 2]
-            place = replace(place, size=len(head), dropped=message.size)
-        place = replace(place, folder=state, file="", named="", finished=self._clock.now())
-        self._change(message, replace(place, claimed_by=None, claimed_at=0.0, reader=None))
+            size, dropped = len(head), size
+        self._change(
+            message,
+            folder=state,
+            file="",
+            named="",
+            claimed_by=None,
+            claimed_at=0.0,
+            reader=None,
+            finished=self._clock.now(),
+            size=size,
+            dropped=dropped,
+        )
         self._store.finish_message(message.seq, state, message.record(), head)
 
-    def _change(self, message: Message, after: _Place) -> None:
-        """Let `message` be where and what `after` says, until that is rolled back."""
-        before = _Place.of(message)
+    def _change(self, message: Message, **after: Any) -> None:
+        """Set these slots of `message`, and be where they say, until that is rolled back."""
+        before = [(slot, getattr(message, slot)) for slot in after]
 
         def undo() -> None:
             self._take(message)
-            before.give(message)
+            for slot, value in before:
+                setattr(message, slot, value)
             self._put(message)
 
         self._take(message)
-        after.give(message)
+        for slot, value in after.items():
+            setattr(message, slot, value)
         self._put(message)
         self._store.on_rollback(undo)
 
@@ -210,7 +220,7 @@ class Mailboxes:
         if message.folder in FINISHED:
             self.delete(message)
             return
-        self._change(message, replace(_Place.of(message), unlisted=True))
+        self._change(message, unlisted=True)
         self._store.update_message(message.seq, message.folder, message.file, message.record())
 
     def _put(self, message: Message) -> None:
@@ -313,30 +323,3 @@ class Mailboxes:
 def expired(message: Message, now: float) -> bool:
     """Whether `message` is past its time."""
     return message.expires is not None and message.expires <= now
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """What of a message can change."""
-
-    folder: str
-    file: str
-    named: str
-    claimed_by: int | None
-    claimed_at: float
-    reader: int | None
-    attempt: int
-    reason: str
-    claimant: str
-    finished: float
-    size: int
-    dropped: int
-    unlisted: bool
-
-    @classmethod
-    def of(cls, message: Message) -> _Place:
-        return cls(*(getattr(message, slot) for slot in cls.__slots__))
-
-    def give(self, message: Message) -> None:
-        for slot in self.__slots__:
-            setattr(message, slot, getattr(self, slot))

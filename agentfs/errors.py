@@ -13,7 +13,8 @@ class KernelError(Exception):
 
     `errno` is what the caller's system call returns. `reason` is a sentence that a person can act
     on ("bob may only write to its parent alice"); it is what `/proc/self/error` shows. `rule`
-    names the rule that decided, where there is one ("routing", "max_children").
+    names the rule that decided, where there is one ("routing", "max_children"). `discreet`: path
+    and reason have a name in them that is the caller's own business; nobody else is told.
     """
 
     def __init__(self, errno: int, reason: str, *, rule: str = "") -> None:
@@ -21,6 +22,7 @@ class KernelError(Exception):
         self.errno = errno
         self.reason = reason
         self.rule = rule
+        self.discreet = False
 
     @property
     def code(self) -> str:

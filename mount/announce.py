@@ -45,6 +45,12 @@ def create(path: bytes, _: bytes) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
+def hang_up(path: bytes, _: bytes) -> None:
+    """Be the other end of a FIFO for a moment: who waits for one in open(2) goes on, and finds that
+    it is gone again: end of file, or EPIPE."""
+    os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+
+
 CALLS: dict[bytes, Callable[[bytes, bytes], object]] = {
     b"modify": modify,
     b"create": create,
@@ -54,6 +60,7 @@ CALLS: dict[bytes, Callable[[bytes, bytes], object]] = {
     b"unlink": lambda path, _: os.unlink(path),
     b"rmdir": lambda path, _: os.rmdir(path),
     b"rename": os.rename,
+    b"hangup": hang_up,
 }
 
 

@@ -10,14 +10,14 @@ import errno
 import stat as st
 
 import trio
-from pyfuse3 import EntryAttributes, RequestContext
+from pyfuse3 import EntryAttributes, ModeT, RequestContext
 
 from agentfs.errors import KernelError
 from agentfs.mount.announcer import Announcement, Announcer
 from agentfs.mount.attributes import attributes, tell
 from agentfs.mount.inodes import Inode, Inodes
-from agentfs.vfs.changes import Created, Moved, Removed
-from agentfs.vfs.node import Node, Stat
+from agentfs.vfs.changes import Created, HungUp, Moved, Removed
+from agentfs.vfs.node import Directory, Node, Stat
 
 __all__ = ["Announcements"]
 
@@ -74,7 +74,28 @@ class Announcements:
                 raise KernelError(errno.ENOENT, "it is being announced")
             case Moved(directory=key, name=old, node=node) if (key, old) == (directory.key, name):
                 return tell(self._inodes, node, directory, name)
+            case HungUp(key=key):
+                fifo = self._inodes.known(key)
+                if fifo is not None and (fifo.parent, fifo.name) == (directory, name):
+                    entry = self.attributes(fifo)
+                    self._inodes.referenced(fifo)
+                    return entry
         return None
+
+    def attributes(self, inode: Inode) -> EntryAttributes:
+        """What the announcer is told of an inode. On the way to a FIFO that is hung up, one that
+        was removed meanwhile is there once more: somebody may still wait in its open."""
+        try:
+            return self.unkept(attributes(inode))
+        except KernelError:
+            if not isinstance(self._current().change, HungUp):
+                raise
+        entry = EntryAttributes()
+        entry.st_ino = inode.number
+        kind = st.S_IFDIR | 0o755 if isinstance(inode.node, Directory) else st.S_IFIFO | 0o666
+        entry.st_mode = ModeT(kind)
+        entry.entry_timeout = entry.attr_timeout = 0
+        return entry
 
     def made(self, directory: Inode, name: str) -> EntryAttributes:
         """The announced entry, as if it had just been created."""

@@ -30,8 +30,9 @@ from pathlib import Path
 
 import trio
 
+from agentfs.errors import KernelError
 from agentfs.mount.inodes import Inode
-from agentfs.vfs.changes import Change, Created, Modified, Moved, Removed
+from agentfs.vfs.changes import Change, Created, HungUp, Modified, Moved, Removed
 
 __all__ = ["Announcement", "Announcer"]
 
@@ -67,6 +68,8 @@ class Announcement:
                 return "rmdir" if is_directory else "unlink"
             case Moved():
                 return "rename"
+            case HungUp():
+                return "hangup"
             case Created(node=node):
                 mode = node.stat().mode
                 if st.S_ISDIR(mode):
@@ -213,7 +216,14 @@ class Announcer:
             self._modified.discard(announcement.inode)
             self.began_at = announcement.inode.changes
         new_path = self._mountpoint + announcement.new_path if announcement.new_path else ""
-        parts = (announcement.operation(), self._mountpoint + announcement.path, new_path)
+        try:
+            operation = announcement.operation()
+        except KernelError:  # what came is gone again, with all that it was part of
+            self.current = None
+            self._settle()
+            self.failed += 1
+            return
+        parts = (operation, self._mountpoint + announcement.path, new_path)
         await told.send(b"\0".join(map(os.fsencode, parts)))
         answer = await told.recv(32)
         if not answer:

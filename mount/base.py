@@ -24,7 +24,8 @@ __all__ = ["Base"]
 
 log = logging.getLogger(__name__)
 
-# Refusals that tell nothing new: nothing to read yet, a signal, the end of the mount.
+# Refusals that tell nothing new, unless they name a rule (EAGAIN is a rate limit, too): nothing to
+# read yet, a signal, the end of the mount.
 _QUIET = frozenset({errno.EAGAIN, errno.EINTR, errno.ENODEV, errno.ENODATA})
 
 
@@ -63,7 +64,7 @@ class Base(pyfuse3.Operations):
         return f"{path.rstrip('/')}/{name}" if name else path
 
     def _refused(self, caller: Caller, path: str, refusal: KernelError) -> FUSEError:
-        if refusal.errno not in _QUIET:
+        if refusal.errno not in _QUIET or refusal.rule:
             self._system.refused(caller.principal, path, refusal)
         return FUSEError(refusal.errno)
 
@@ -73,6 +74,8 @@ class Base(pyfuse3.Operations):
 
     def _settle(self, inode: Inode, directory: Inode, name: str) -> None:
         """The Linux kernel holds `inode` to be `directory`/`name`: make it what is there now."""
+        if inode.node.apart:  # its own, whatever else is found there
+            return
         try:
             node = directory.directory().lookup(name)
         except KernelError:

@@ -18,7 +18,7 @@ import pyfuse3
 
 from agentfs.mount.announcer import Announcement, Announcer
 from agentfs.mount.inodes import Inode, Inodes
-from agentfs.vfs.changes import Change, Created, Modified, Moved, Removed
+from agentfs.vfs.changes import Change, Created, HungUp, Modified, Moved, Removed
 
 __all__ = ["Coherence", "by_client"]
 
@@ -50,6 +50,7 @@ class Coherence:
             Created: self._created,
             Removed: self._removed,
             Moved: self._moved,
+            HungUp: self._hung_up,
         }
 
     def apply(self, changes: Iterable[Change]) -> None:
@@ -110,6 +111,12 @@ class Coherence:
         self._invalidate(directory)
         if (change.directory, change.name) not in ours:
             self._announce(change, directory, change.name)
+
+    def _hung_up(self, change: HungUp, ours: frozenset[Hashable]) -> None:
+        inode = self._inodes.known(change.key)
+        path = None if inode is None else self._inodes.path(inode)
+        if path is not None:
+            self._announcer.announce(Announcement(change, path))
 
     def _moved(self, change: Moved, ours: frozenset[Hashable]) -> None:
         directory = self._inodes.known(change.directory)

@@ -17,6 +17,7 @@ from agentfs.mount.base import Base
 from agentfs.mount.boundary import handler
 from agentfs.mount.coherence import by_client
 from agentfs.mount.handles import OpenDirectory
+from agentfs.mount.inodes import Inode
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Directory, Link, Node
 
@@ -44,13 +45,24 @@ class EntryOperations(Base):
             return self.announcements.unkept(self._entry(directory, text, found))
         if text == ".." and directory.parent is not None:
             return self._entry(directory.parent, ".", directory.parent.node)
+        if directory.directory().gated:
+            caller = await self._admit(directory, text, ctx)
+            return self._entry(directory, text, directory.directory().reach(text, caller))
         return self._entry(directory, text, directory.directory().lookup(text))
+
+    async def _admit(self, directory: Inode, name: str, ctx: RequestContext) -> Caller:
+        caller = await self._caller(ctx)
+        try:
+            directory.directory().admit(name, caller)
+        except KernelError as refusal:
+            raise self._refused(caller, self._where(directory, name), refusal)
+        return caller
 
     @handler
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         known = self.inodes.get(inode)
         if self.announcements.by(ctx):
-            return self.announcements.unkept(attributes(known))
+            return self.announcements.attributes(known)
         await self.announcements.quiet(known)
         known.asked = time.monotonic()
         return attributes(known)
@@ -76,17 +88,18 @@ class EntryOperations(Base):
             if size is not None and truncate is not None:
                 truncate(size)
                 size = None
-            known.node.chattr(
-                caller,
-                mode=attr.st_mode & 0o7777 if fields.update_mode else None,
-                uid=attr.st_uid if fields.update_uid else None,
-                gid=attr.st_gid if fields.update_gid else None,
-                size=size,
-                times=(
-                    attr.st_atime_ns if fields.update_atime else None,
-                    attr.st_mtime_ns if fields.update_mtime else None,
-                ),
-            )
+            with by_client(known.key, known.place):
+                known.node.chattr(
+                    caller,
+                    mode=attr.st_mode & 0o7777 if fields.update_mode else None,
+                    uid=attr.st_uid if fields.update_uid else None,
+                    gid=attr.st_gid if fields.update_gid else None,
+                    size=size,
+                    times=(
+                        attr.st_atime_ns if fields.update_atime else None,
+                        attr.st_mtime_ns if fields.update_mtime else None,
+                    ),
+                )
         except KernelError as refusal:
             raise self._refused(caller, self._where(known), refusal)
         return attributes(known)
@@ -115,13 +128,13 @@ class EntryOperations(Base):
             directory.may_list(caller)
         except KernelError as refusal:
             raise self._refused(caller, self._where(known), refusal)
-        return self.handles.add_directory(OpenDirectory(known))
+        return self.handles.add_directory(OpenDirectory(known, caller))
 
     @handler
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         opened = self.handles.directory(fh)
         if opened.entries is None or start_id == 0:
-            opened.entries = list(opened.inode.directory().entries())
+            opened.entries = list(opened.inode.directory().listing(opened.caller))
         for number in range(start_id, len(opened.entries)):
             name, node = opened.entries[number]
             inode = self.inodes.remember(node, opened.inode, name)

@@ -24,7 +24,7 @@ __all__ = ["FileOperations"]
 log = logging.getLogger(__name__)
 
 _READABLE = select.POLLIN | select.POLLRDNORM
-_ALWAYS = _READABLE | select.POLLOUT | select.POLLWRNORM
+_WRITABLE = select.POLLOUT | select.POLLWRNORM
 
 
 class FileOperations(Base):
@@ -103,7 +103,15 @@ class FileOperations(Base):
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         opened = self.handles.file(fh)
         try:
-            with by_client(opened.inode.key):
+            with by_client(opened.inode.key):  # a task's own: others do not see it while this waits
+                if isinstance(opened.handle, StreamHandle):
+                    return await self.parking.write(
+                        opened.handle,
+                        buf,
+                        wait=opened.waits,
+                        opener=opened.caller.tid,
+                        path=self._mountpoint + self._where(opened.inode),
+                    )
                 return await opened.handle.write(off, buf)
         except KernelError as refusal:
             raise self._refused(opened.caller, self._where(opened.inode), refusal)
@@ -120,9 +128,8 @@ class FileOperations(Base):
     async def _apply(self, opened: OpenFile) -> None:
         """Let the handle apply what was written; the entry may be another file then."""
         inode = opened.inode
-        place = (None if inode.parent is None else inode.parent.key, inode.name)
         try:
-            with by_client(place, inode.key):
+            with by_client(inode.place, inode.key):
                 await opened.handle.flush()
         except KernelError as refusal:
             raise self._refused(opened.caller, self._where(inode), refusal)
@@ -161,12 +168,13 @@ class FileOperations(Base):
         opened = self.handles.file(fh)
         handle = opened.handle
         if not isinstance(handle, StreamHandle):
-            return _ALWAYS
+            return _READABLE | _WRITABLE
         if poll_handle is not None:
             if opened.poll is None:
                 handle.on_wake(lambda: _notify(opened))
             opened.poll = poll_handle
-        return _READABLE if handle.ready() else 0
+        found = _READABLE if opened.reads and handle.ready() else 0
+        return found | _WRITABLE if opened.writes and handle.writable() else found
 
 
 def _notify(opened: OpenFile) -> None:

@@ -12,7 +12,7 @@ import pyfuse3
 from agentfs.errors import KernelError
 from agentfs.mount.inodes import Inode
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.node import Handle, Node
+from agentfs.vfs.node import Handle, Node, is_writing
 
 __all__ = ["Handles", "OpenDirectory", "OpenFile", "open_files", "still_holds"]
 
@@ -29,15 +29,24 @@ class OpenFile:
 
     @property
     def waits(self) -> bool:
-        """Whether a read may wait (O_NONBLOCK was not given at open)."""
+        """Whether a read or write may wait (O_NONBLOCK was not given at open)."""
         return not self.flags & os.O_NONBLOCK
+
+    @property
+    def reads(self) -> bool:
+        return self.flags & os.O_ACCMODE != os.O_WRONLY
+
+    @property
+    def writes(self) -> bool:
+        return is_writing(self.flags)
 
 
 @dataclass(slots=True)
 class OpenDirectory:
-    """An open directory: its entries as they were when it was opened or rewound."""
+    """An open directory: its entries as they were when it was opened or rewound, for its opener."""
 
     inode: Inode
+    caller: Caller
     entries: list[tuple[str, Node]] | None = None
 
 
@@ -104,7 +113,8 @@ def open_files(tid: int) -> set[str]:
     found = set()
     for name in names:
         try:
-            found.add(os.readlink(f"{table}/{name}"))
+            # Linux says so of what it has dropped from its name cache, too.
+            found.add(os.readlink(f"{table}/{name}").removesuffix(" (deleted)"))
         except OSError:
             continue  # closed while we looked
     return found

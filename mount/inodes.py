@@ -87,6 +87,11 @@ class Inode:
             self.touched = stat.mtime
         return stat
 
+    @property
+    def place(self) -> tuple[Hashable, str]:
+        """The key of the directory where it was found last, and its name there."""
+        return None if self.parent is None else self.parent.key, self.name
+
     def directory(self) -> Directory:
         if not isinstance(self.node, Directory):
             raise KernelError(errno.ENOTDIR, f"{self.name} is no directory")
@@ -124,11 +129,12 @@ class Inodes:
 
     def remember(self, node: Node, parent: Inode, name: str) -> Inode:
         """The inode of `node`, found as `name` in `parent`; call `referenced` once it is told."""
-        inode = self._by_key.get(node.key)
+        inode = None if node.apart else self._by_key.get(node.key)
         if inode is None:
             inode = Inode(next(self._numbers), node, parent, name)
             self._by_number[inode.number] = inode
-            self._by_key[node.key] = inode
+            if not node.apart:
+                self._by_key[node.key] = inode
         else:
             inode.node = node
             if inode.parent is not None:

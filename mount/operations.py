@@ -10,6 +10,7 @@ import os
 import pyfuse3
 from pyfuse3 import InodeT, RequestContext
 
+from agentfs.errors import KernelError
 from agentfs.mount.boundary import handler
 from agentfs.mount.entries import EntryOperations
 from agentfs.mount.files import FileOperations
@@ -43,8 +44,11 @@ class Operations(EntryOperations, FileOperations):
     async def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:
         known = self.inodes.get(inode)
         caller = await self._caller(ctx)
-        known.node.enter(caller)
-        known.node.setxattr(os.fsdecode(name), value, caller)
+        try:
+            known.node.enter(caller)
+            known.node.setxattr(os.fsdecode(name), value, caller)
+        except KernelError as refusal:
+            raise self._refused(caller, self._where(known), refusal)
 
     @handler
     async def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> None:

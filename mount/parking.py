@@ -1,9 +1,10 @@
-"""Reads that wait: until there is something, the reader gets a signal, or the mount goes away.
+"""Reads and writes that wait: until there is something to read or room to write, the caller gets a
+signal, or the mount goes away.
 
-A FUSE read cannot be interrupted unless the daemon answers it: the reader hangs, even against
-SIGKILL. So whenever an interrupt arrives (see `wakeups`) the parked reads find out whom it was for:
+A FUSE call cannot be interrupted unless the daemon answers it: the caller hangs, even against
+SIGKILL. So whenever an interrupt arrives (see `wakeups`) the parked calls find out whom it was for:
 the opener, or another process that holds the file open, has a signal pending that it neither blocks
-nor ignores, or is gone. That read answers EINTR.
+nor ignores, or is gone. That call answers EINTR.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import trio
 
@@ -21,20 +23,22 @@ from agentfs.vfs.node import StreamHandle
 
 __all__ = ["Parked", "Parking", "deliverable"]
 
-# How soon a signal ends a read when the hint was not enough: a reader that was stopped before has
+T = TypeVar("T")
+
+# How soon a signal ends a call when the hint was not enough: a caller that was stopped before has
 # used up the one FUSE_INTERRUPT that Linux sends for each request.
 RESTLESS_SECONDS = 0.1
-# The net below: a reader whose end went unnoticed for whatever reason.
+# The net below: a caller whose end went unnoticed for whatever reason.
 ROUTINE_SECONDS = 5.0
 # Linux makes a signal pending a moment before or after it tells us; look twice.
 SECOND_LOOK_SECONDS = 0.02
 
-# Stopping is no reason to end a read: after SIGCONT the reader goes on waiting.
+# Stopping is no reason to end a call: after SIGCONT the caller goes on waiting.
 _STOP = 1 << (signal.SIGSTOP - 1)
 
 
 class Parked:
-    """One read that waits. `opener` is the thread that opened the file, `path` where it is."""
+    """One call that waits. `opener` is the thread that opened the file, `path` where it is."""
 
     __slots__ = ("handle", "interrupted", "opener", "path", "restless", "wake")
 
@@ -52,7 +56,7 @@ class Parked:
 
 
 class Parking:
-    """All reads that wait at the moment; at most `limit()` of them."""
+    """All calls that wait at the moment; at most `limit()` of them."""
 
     def __init__(self, limit: Callable[[], int]) -> None:
         self._limit = limit
@@ -71,26 +75,44 @@ class Parking:
         data = handle.try_read(size)
         if data is not None:
             return data
+        parked = self._park(handle, opener, path, wait=wait)
+        return await self._until(parked, lambda: handle.try_read(size))
+
+    async def write(
+        self, handle: StreamHandle, data: bytes, *, wait: bool, opener: int, path: str
+    ) -> int:
+        """The number of bytes that a stream took. Raises as `read` does."""
+        taken = handle.try_write(data)
+        if taken is not None:
+            return taken
+        parked = self._park(handle, opener, path, wait=wait)
+        return await self._until(parked, lambda: handle.try_write(data))
+
+    def _park(self, handle: StreamHandle, opener: int, path: str, *, wait: bool) -> Parked:
         if not wait:
-            raise KernelError(errno.EAGAIN, "nothing there yet")
+            raise KernelError(errno.EAGAIN, "it would have to wait, and O_NONBLOCK says not to")
         if len(self._parked) >= self._limit():
             raise KernelError(
                 errno.EAGAIN,
-                f"{self._limit()} readers wait already (mount.max_parked)",
+                f"{self._limit()} calls wait already (mount.max_parked)",
                 rule="max_parked",
             )
-        parked = Parked(handle, opener, path)
-        unsubscribe = handle.on_wake(lambda: parked.wake.set())
+        return Parked(handle, opener, path)
+
+    async def _until(self, parked: Parked, attempt: Callable[[], T | None]) -> T:
+        """What `attempt()` gives once it is not None."""
+        unsubscribe = parked.handle.on_wake(lambda: parked.wake.set())
         self._parked.add(parked)
         try:
-            handle.parked()
+            parked.handle.parked()
             while True:
-                # Before anything is taken: a message must not go to a reader that is being killed.
-                if parked.interrupted or _is_interrupted(opener):
-                    raise KernelError(errno.EINTR, "a signal ended the read")
-                data = handle.try_read(size)
-                if data is not None:
-                    return data
+                # Before the attempt: nothing is given to, or taken from, a caller that is being
+                # killed and would never know.
+                if parked.interrupted or _is_interrupted(parked.opener):
+                    raise KernelError(errno.EINTR, "a signal ended the wait")
+                done = attempt()
+                if done is not None:
+                    return done
                 if self._closed:
                     raise KernelError(errno.ENODEV, "the tree is being unmounted")
                 await parked.wake.wait()
@@ -98,19 +120,20 @@ class Parking:
         finally:
             self._parked.discard(parked)
             unsubscribe()
+            parked.handle.unparked()
 
     def hint(self) -> None:
         """Some waiting request was interrupted: find out which."""
         self._hint.set()
 
     def close(self) -> None:
-        """End every read that waits."""
+        """End every call that waits."""
         self._closed = True
         for parked in self._parked:
             parked.wake.set()
 
     async def watch(self) -> None:
-        """Find interrupted readers, until cancelled."""
+        """Find interrupted callers, until cancelled."""
         routine = trio.current_time() + ROUTINE_SECONDS
         while True:
             restless = [parked for parked in self._parked if parked.restless]

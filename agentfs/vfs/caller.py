@@ -18,3 +18,13 @@ class Caller:
     gid: int
     tid: int
     umask: int = 0o022
+
+    def unmasked(self, mode: int) -> int:
+        """The mode that was meant for a new object which others are to use, too.
+
+        Linux has taken the umask off before we see it. If `mode` is what a plain `touch` or `mkdir`
+        has then, whoever may read may write as well: 0644 is 0666, and 0600 stays private.
+        """
+        if mode & 0o666 == 0o666 & ~self.umask:
+            return mode | (mode & 0o444) >> 1
+        return mode

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from agentfs.vfs.node import Node
 
-__all__ = ["Change", "Created", "Modified", "Moved", "Removed"]
+__all__ = ["Change", "Created", "HungUp", "Modified", "Moved", "Removed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,4 +47,11 @@ class Moved:
     node: Node
 
 
-Change = Modified | Created | Removed | Moved
+@dataclass(frozen=True, slots=True)
+class HungUp:
+    """Nobody will come to the other end of the FIFO `key`: who waits in open(2) waits no more."""
+
+    key: Hashable
+
+
+Change = Modified | Created | Removed | Moved | HungUp

@@ -26,6 +26,7 @@ __all__ = [
     "control",
     "directory",
     "document",
+    "fifo",
     "file",
     "link",
     "live",
@@ -212,18 +213,23 @@ def transaction(
     name: str,
     mode: int = 0o600,
     *,
+    limit: str = "",
     private: bool = False,
     example: str = "",
     errors: dict[str, str] | None = None,
 ) -> Callable[[Method], Method]:
-    """The method is `async (request: bytes, caller) -> bytes | str`: the reply."""
+    """The method is `async (request: bytes, caller) -> bytes | str`: the reply. `limit` names a
+    method that says how many bytes a request may have; without one they are 64 KiB."""
 
     def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
         async def serve(request: bytes, caller: Caller) -> bytes:
             reply = await method(table, request, caller)
             return reply if isinstance(reply, bytes) else str(reply).encode()
 
-        return Transaction(key, mode, table.owner, _guard(table, entry), serve)
+        guard = _guard(table, entry)
+        if limit:
+            return Transaction(key, mode, table.owner, guard, serve, getattr(table, limit))
+        return Transaction(key, mode, table.owner, guard, serve)
 
     return _declare(
         "Transaction", name, mode, build, private=private, example=example, errors=errors
@@ -234,11 +240,14 @@ def stream(
     name: str,
     mode: int = 0o444,
     *,
+    apart: bool = False,
     private: bool = False,
     example: str = "",
     errors: dict[str, str] | None = None,
 ) -> Callable[[Method], Method]:
-    """The method is `(caller) -> StreamHandle`, called at open."""
+    """The method is `(caller) -> StreamHandle`, called at open. With a mode that lets somebody
+    write (0o600, 0o222), what is written goes to the handle's `try_write`; if that may have to
+    wait, say `apart` (see Node)."""
 
     def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
         return Stream(
@@ -247,6 +256,7 @@ def stream(
             table.owner,
             _guard(table, entry),
             lambda caller: method(table, caller),
+            apart=apart,
         )
 
     return _declare("Stream", name, mode, build, private=private, example=example, errors=errors)
@@ -279,6 +289,12 @@ def link(
     return _declare("Link", name, 0o777, build, on=on, example=example)
 
 
+def _given(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
+    node = method(table)
+    assert isinstance(node, Node)
+    return node
+
+
 def directory(
     name: str,
     mode: int = 0o755,
@@ -288,13 +304,7 @@ def directory(
     example: str = "",
 ) -> Callable[[Method], Method]:
     """The method returns the directory itself."""
-
-    def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
-        node = method(table)
-        assert isinstance(node, Node)
-        return node
-
-    return _declare("Directory", name, mode, build, on=on, private=private, example=example)
+    return _declare("Directory", name, mode, _given, on=on, private=private, example=example)
 
 
 def file(
@@ -307,12 +317,11 @@ def file(
     errors: dict[str, str] | None = None,
 ) -> Callable[[Method], Method]:
     """The method returns a file of a kind of its own."""
-
-    def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
-        node = method(table)
-        assert isinstance(node, Node)
-        return node
-
     return _declare(
-        "File", name, mode, build, on=on, private=private, example=example, errors=errors
+        "File", name, mode, _given, on=on, private=private, example=example, errors=errors
     )
+
+
+def fifo(name: str, mode: int) -> Callable[[Method], Method]:
+    """The method returns the FIFO; Linux serves its bytes."""
+    return _declare("Fifo", name, mode, _given)

@@ -212,16 +212,19 @@ class Transaction(_DeclaredFile):
         owner: Owned,
         guard: Guard | None,
         serve: Callable[[bytes, Caller], Awaitable[bytes]],
+        limit: Callable[[], int] = lambda: MAX_CONTROL,
     ) -> None:
         super().__init__(key, mode, owner, guard)
         self._serve = serve
+        self._limit = limit
 
     def open(self, flags: int, caller: Caller) -> Handle:
-        return Request(lambda data: self._serve(data, caller))
+        return Request(lambda data: self._serve(data, caller), self._limit())
 
 
 class Stream(_DeclaredFile):
-    """Records that come in their own time; reading waits for them."""
+    """Records that come in their own time; reading waits for them. Where the mode lets somebody
+    write, what is written goes to the handle: commands, or records that wait for room."""
 
     def __init__(
         self,
@@ -230,12 +233,16 @@ class Stream(_DeclaredFile):
         owner: Owned,
         guard: Guard | None,
         open_stream: Callable[[Caller], StreamHandle],
+        *,
+        apart: bool = False,
     ) -> None:
         super().__init__(key, mode, owner, guard)
         self._open = open_stream
+        if apart:
+            self.apart, self.timeout = True, 0.0
 
     def open(self, flags: int, caller: Caller) -> Handle:
-        if is_writing(flags):
+        if is_writing(flags) and not self.mode & 0o222:
             raise KernelError(errno.EACCES, "this stream can only be read")
         return self._open(caller)
 

@@ -118,15 +118,18 @@ class Whole(Handle):
 
 
 class Request(Handle):
-    """A request written, its reply read, on one handle."""
+    """A request of at most `limit` bytes written, its reply read, on one handle."""
 
-    def __init__(self, serve: Callable[[bytes], Awaitable[bytes]]) -> None:
+    def __init__(
+        self, serve: Callable[[bytes], Awaitable[bytes]], limit: int = MAX_CONTROL
+    ) -> None:
         self._serve = serve
+        self._limit = min(limit, WHOLE_WRITE)
         self._reply = b""
 
     async def write(self, offset: int, data: bytes) -> int:
-        if len(data) > MAX_CONTROL:
-            raise KernelError(errno.EMSGSIZE, f"a request has at most {MAX_CONTROL} bytes")
+        if len(data) > self._limit:
+            raise KernelError(errno.EMSGSIZE, f"a request has at most {self._limit} bytes")
         self._reply = await self._serve(data)
         return len(data)
 

@@ -12,7 +12,7 @@ import os
 import stat as st
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from agentfs.errors import KernelError
 
@@ -26,6 +26,7 @@ __all__ = [
     "File",
     "Handle",
     "Link",
+    "LookUpAgain",
     "Node",
     "Stat",
     "StreamHandle",
@@ -56,15 +57,28 @@ class Stat:
     content: bytes | None = None  # what `size` counts, where it is rendered
 
 
+class LookUpAgain(OSError):  # noqa: N818  # no error: what Linux is asked to do
+    """The name is to be looked up again, and leads somewhere else for this caller. Linux does so by
+    itself, once a call, for ESTALE (open and truncate tried on 6.18).
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(errno.ESTALE, f"{name} is to be looked up again")
+
+
 class Node:
     """Anything with a name. `key` identifies it as long as it exists.
 
     `timeout`: seconds for which the kernel may cache the entry and the attributes without asking.
     Nodes whose changes the provider announces say FOREVER, others a second or none.
+    `apart`: each look-up gives an inode of its own. For files whose writes may wait: Linux lets one
+    write at a time into an inode, and a second one would wait there, deaf to SIGKILL. They need a
+    `timeout` of 0, and their changes reach nobody who watches the file itself.
     """
 
     key: Hashable
     timeout: float = FOREVER
+    apart: bool = False
 
     def stat(self) -> Stat:
         raise NotImplementedError
@@ -129,7 +143,14 @@ class File(Node):
 
 
 class Directory(Node):
-    """A directory. Whatever is not overridden is refused with EPERM."""
+    """A directory. Whatever is not overridden is refused with EPERM.
+
+    `gated`: who looks an entry up is asked for, every time, and has to be admitted: what keeps
+    others out of entries that Linux opens by itself. It costs finding out who calls, and such
+    entries need a `timeout` of 0.
+    """
+
+    gated: ClassVar[bool] = False
 
     def lookup(self, name: str) -> Node:
         """The node called `name`. Raises ENOENT."""
@@ -141,6 +162,17 @@ class Directory(Node):
 
     def may_list(self, caller: Caller) -> None:
         """Ask whether `caller` may list it, beyond `enter`."""
+
+    def listing(self, caller: Caller) -> Iterable[tuple[str, Node]]:
+        """The entries that `caller` is shown."""
+        return self.entries()
+
+    def admit(self, name: str, caller: Caller) -> None:
+        """Ask whether `caller` may look `name` up. Asked where the class is `gated` only."""
+
+    def reach(self, name: str, caller: Caller) -> Node:
+        """What `caller`, who was admitted, finds as `name`. Asked where the class is `gated`."""
+        return self.lookup(name)
 
     def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
         """Make and open the file `name`."""
@@ -211,7 +243,10 @@ class Handle:
 
 
 class StreamHandle(Handle):
-    """An open stream: records that come in their own time. The mount does the waiting."""
+    """An open stream: records that come in their own time, or room for what is written that does.
+
+    The mount does the waiting, for reads and for writes: it tries, and again after every `wake`.
+    """
 
     seekable = False
 
@@ -226,11 +261,23 @@ class StreamHandle(Handle):
         """Whether `try_read` would answer at once."""
         raise NotImplementedError
 
+    def try_write(self, data: bytes) -> int | None:
+        """Take `data`; the number of bytes taken, or None if there is no room yet."""
+        raise KernelError(errno.EBADF, "this file was not opened for writing")
+
+    def writable(self) -> bool:
+        """Whether `try_write` would answer at once."""
+        return True
+
     def parked(self) -> None:
-        """A reader begins to wait."""
+        """A reader or writer begins to wait."""
+
+    def unparked(self) -> None:
+        """One of those waits no more, whatever came of it."""
 
     def on_wake(self, waker: Callable[[], object]) -> Callable[[], object]:
-        """Call `waker()` whenever `ready` may have become true; the result takes that back."""
+        """Call `waker()` whenever `ready` or `writable` may have become true; the result takes
+        that back."""
         self._wakers.add(waker)
         return lambda: self._wakers.discard(waker)
 
@@ -241,6 +288,9 @@ class StreamHandle(Handle):
 
     async def read(self, offset: int, size: int) -> bytes:
         raise TypeError("a stream is read through try_read")
+
+    async def write(self, offset: int, data: bytes) -> int:
+        raise TypeError("a stream is written through try_write")
 
 
 def is_writing(flags: int) -> bool:

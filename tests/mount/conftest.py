@@ -48,8 +48,39 @@ class Records(StreamHandle):
         self.wake()
 
 
+class Bounded(StreamHandle):
+    """What is written waits for the test to make room; what is read are the words "taken N"."""
+
+    def __init__(self, tree: SmallTree) -> None:
+        super().__init__()
+        self._tree = tree
+        self._answer = b""
+        tree.writers.add(self)
+
+    def try_write(self, data: bytes) -> int | None:
+        if self._tree.slots == 0:
+            return None
+        self._tree.slots -= 1
+        self._tree.taken.append(data)
+        self._answer = b"taken %d\n" % len(self._tree.taken)
+        return len(data)
+
+    def writable(self) -> bool:
+        return self._tree.slots > 0
+
+    def try_read(self, size: int) -> bytes | None:
+        answer, self._answer = self._answer, b""
+        return answer or None
+
+    def ready(self) -> bool:
+        return bool(self._answer)
+
+    def release(self) -> None:
+        self._tree.writers.discard(self)
+
+
 class SmallTree(Table):
-    """number, faulty, text, events, and items that come and go."""
+    """number, faulty, text, events, room, and items that come and go."""
 
     key = ("small",)
 
@@ -59,6 +90,9 @@ class SmallTree(Table):
         self.applied: list[bytes] = []
         self.items: set[str] = set()
         self.streams: list[Records] = []
+        self.writers: set[Bounded] = set()
+        self.slots = 0
+        self.taken: list[bytes] = []
         self.refusals: list[tuple[str, KernelError]] = []
 
     def owner(self) -> Owner:
@@ -96,6 +130,16 @@ class SmallTree(Table):
         records = Records()
         self.streams.append(records)
         return records
+
+    @stream("room", 0o600, apart=True)
+    def room(self, caller: Caller) -> StreamHandle:
+        """Takes what is written while there are slots."""
+        return Bounded(self)
+
+    def make_room(self, slots: int) -> None:
+        self.slots += slots
+        for writer in tuple(self.writers):
+            writer.wake()
 
     @control("ctl")
     async def ctl(self, command: str, caller: Caller) -> None:

@@ -13,8 +13,10 @@ import pytest
 import trio
 from inotify_simple import flags
 
+from agentfs.errors import KernelError
 from agentfs.mount.handles import still_holds
 from agentfs.vfs.changes import Created, Modified, Removed
+from agentfs.vfs.node import Node, Stat
 from tests.mount.conftest import Mounted
 
 pytestmark = pytest.mark.mount
@@ -89,7 +91,7 @@ async def test_an_announced_entry_is_created_and_closed_for_a_watcher(small: Mou
     await small.changed(Removed(small.tree.key, "one", ("item", "one")))
     await small.announced()
     assert seen(watcher) == [("DELETE", "one")]
-    assert await small.do(os.listdir, small.path) == ["number", "text", "events", "ctl"]
+    assert await small.do(os.listdir, small.path) == ["number", "text", "events", "room", "ctl"]
     watcher.close()
 
 
@@ -114,6 +116,28 @@ async def test_an_entry_that_is_gone_again_is_still_announced_twice(small: Mount
     assert [event for event, _ in seen(watcher)] == ["CREATE", "CLOSE_WRITE", "DELETE"]
     with pytest.raises(FileNotFoundError):
         await small.do(os.stat, small.path / "brief")
+    watcher.close()
+
+
+class Vanished(Node):
+    """Something whose attributes nobody can tell any more."""
+
+    key = ("item", "vanished")
+
+    def stat(self) -> Stat:
+        raise KernelError(errno.ENOENT, "it was removed with all that it was part of")
+
+
+async def test_an_entry_that_cannot_be_described_any_more_is_left_out_and_the_next_is_told(
+    small: Mounted,
+) -> None:
+    watcher = await small.do(watch, small.path)
+    await small.changed(Created(small.tree.key, "vanished", Vanished()))
+    small.tree.items.add("one")
+    await small.changed(Created(small.tree.key, "one", small.tree.item("one")))
+    await small.announced()
+    assert seen(watcher) == [("CREATE", "one"), ("CLOSE_WRITE", "one")]
+    assert small.mount.announcer.failed == 1
     watcher.close()
 
 

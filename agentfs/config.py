@@ -24,7 +24,8 @@ class _Section(BaseModel):
 
 
 class Processes(_Section):
-    """Numbers of design/kernel.md, Processes."""
+    """Numbers of design/kernel.md, Processes. `ready_timeout`: how long a process that starts again
+    may take to be ready before its children start all the same."""
 
     max_children_of_init: Count = 100
     grace_period: Duration = 10.0
@@ -35,21 +36,85 @@ class Processes(_Section):
     restart_attempts: Count = 5
     restart_window: Duration = 300.0
     heartbeats_missed: Count = 3
+    ready_timeout: Duration = 10.0
     log_size: Annotated[int, Field(ge=4096)] = 10 * 1024 * 1024
 
 
 class Messages(_Section):
-    """Numbers of design/kernel.md, Messages."""
+    """Numbers of design/kernel.md, Messages. `max_sent` counts the finished messages that are kept
+    for each sender, `max_dead` the dead letters of each mailbox; each goes after its retention.
+    `reply_timeout`: how long a question asked through `asks/new` waits unless it says so itself;
+    `max_open_asks` and `max_closed_asks` count those of each agent.
+    `max_batch_bytes` is for one read of `recv.batch`, `max_broadcast_bytes` for all copies of one
+    broadcast together. `stall_after`: an agent at work is stalled when mail waits for it and it has
+    taken and finished none for so long."""
 
     max_size: Annotated[int, Field(ge=1024)] = 1024 * 1024
     max_waiting: Count = 10_000
     max_delivery_attempts: Count = 5
     ageing_per_second: Annotated[float, Field(ge=0, le=1000)] = 0.1
     claim_timeout: Duration = 3600.0
+    stall_after: Duration = 300.0
+    sent_retention: Duration = 86_400.0
+    max_sent: Count = 1000
+    dead_retention: Duration = 30 * 86_400.0
+    max_dead: Count = 1000
+    reply_timeout: Duration = 600.0
+    max_open_asks: Count = 1000
+    asks_retention: Duration = 86_400.0
+    max_closed_asks: Count = 1000
+    max_batch_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
+    max_broadcast_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
+
+
+class Escalation(_Section):
+    """How long each one who is told may take to answer before it goes to the next one up: a
+    warning, an error; `last_timeout` for who is the last (process 1, and the parent for info)."""
+
+    warning_timeout: Duration = 600.0
+    error_timeout: Duration = 120.0
+    last_timeout: Duration = 86_400.0
+
+
+class Queues(_Section):
+    """`max_waiting` messages may wait in a queue that has no limit of its own; such a limit is at
+    most `max_limit`."""
+
+    max_queues: Count = 100_000
+    max_waiting: Count = 10_000
+    max_limit: Count = 1_000_000
+
+
+class Topics(_Section):
+    """`max_record` is the size of one record, `max_records` and `max_bytes` are what each topic
+    keeps for readers that come late or are slow."""
+
+    max_topics: Count = 100_000
+    max_record: Annotated[int, Field(ge=1, le=1_000_000)] = 64 * 1024  # more: write(2) is split
+    max_records: Count = 1000
+    max_bytes: Count = 1024 * 1024
+
+
+class Artifacts(_Section):
+    """Shared memory: `max_size` of one artifact in bytes, `max_artifacts` of one agent."""
+
+    max_size: Count = 256 * 1024 * 1024
+    max_artifacts: Count = 10_000
+
+
+class Reminders(_Section):
+    """Of one agent: `burst` can be set at once, and then `per_minute`; `max_pending` wait to fire;
+    `max_text` in bytes. `retry`: when one is tried again that found the inbox full."""
+
+    burst: Count = 20
+    per_minute: Count = 10
+    max_pending: Count = 100
+    max_text: Annotated[int, Field(ge=64, le=32 * 1024)] = 4096
+    retry: Duration = 60.0
 
 
 class Mount(_Section):
-    """`max_parked` counts readers that wait; one more gets EAGAIN."""
+    """`max_parked` counts readers and writers that wait; one more gets EAGAIN."""
 
     max_parked: Annotated[int, Field(ge=1, le=20_000)] = 4000
     announce_queue: Count = 65_536
@@ -60,6 +125,11 @@ class Config(_Section):
 
     processes: Processes = Processes()
     messages: Messages = Messages()
+    escalation: Escalation = Escalation()
+    queues: Queues = Queues()
+    topics: Topics = Topics()
+    artifacts: Artifacts = Artifacts()
+    reminders: Reminders = Reminders()
     mount: Mount = Mount()
 
     @classmethod

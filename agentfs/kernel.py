@@ -17,10 +17,19 @@ from agentfs.clock import Clock, SystemClock, Timers
 from agentfs.config import Settings
 from agentfs.errors import KernelError
 from agentfs.events import CallRefused, EventLog, ProcessReaped, Record
+from agentfs.ipc.artifacts import Artifacts
+from agentfs.ipc.escalations import Escalations
+from agentfs.ipc.inheritance import Inheritance
 from agentfs.ipc.mail import Mail
+from agentfs.ipc.notices import Notices
+from agentfs.ipc.queues import Queues
+from agentfs.ipc.reminders import Reminders
+from agentfs.ipc.stalls import Stalls
+from agentfs.ipc.topics import Topics
 from agentfs.journal import Journal
 from agentfs.process.agents import Agents
 from agentfs.process.calls import Processes
+from agentfs.process.lineage import Lineage
 from agentfs.process.programs import Programs
 from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
@@ -98,7 +107,61 @@ class Kernel:
         )
         self.supervisor.on_end.append(self.mail.process_ended)
         self.supervisor.on_maid.append(self.mail.release_stale)
+        self.supervisor.on_maid.append(self.mail.sweep)
+        notices = Notices(self.mail)
+        self.supervisor.on_restart.append(notices.restarted)
+        self.supervisor.on_given_up.append(notices.given_up)
+        self.stalls = Stalls(self.mail, self.table, self.events, self.clock, self.settings)
+        self.supervisor.on_end.append(self.stalls.process_ended)
+        self.supervisor.on_maid.append(self.stalls.scan)
         self.agents.on_remove.append(self.mail.agent_removed)
+        self.asks = self.mail.asks
+        self.supervisor.on_maid.append(self.asks.sweep)
+        self.escalations = Escalations(
+            self.mail, self.gate, self.table, self.events, self.clock, self.settings
+        )
+        self.queues = Queues(
+            self.gate,
+            self.table,
+            self.agents,
+            self.mail,
+            self.store,
+            self.events,
+            self.clock,
+            self.settings,
+        )
+        self.topics = Topics(
+            self.gate,
+            self.table,
+            self.agents,
+            self.store,
+            self.events,
+            self.clock,
+            self.settings,
+        )
+        self.artifacts = Artifacts(
+            self.gate,
+            self.table,
+            self.store,
+            self.events,
+            self.clock,
+            self.settings,
+            state_dir,
+        )
+        inheritance = Inheritance(self.artifacts, self.table, self.agents, self.events)
+        self.supervisor.on_finish.append(inheritance.process_ended)
+        self.agents.on_remove.append(inheritance.agent_removed)
+        self.reminders = Reminders(
+            self.gate,
+            self.agents,
+            self.mail,
+            self.store,
+            self.events,
+            self.clock,
+            self.settings,
+        )
+        self.supervisor.on_maid.append(self.reminders.tidy)
+        self.agents.on_remove.append(self.reminders.agent_removed)
         self.identity = Identity(self.table, self.programs, self.owner[0])
         self.refusals = Refusals(self.events, self.clock)
         self.journal = Journal()
@@ -111,6 +174,10 @@ class Kernel:
             with self.store.transaction():
                 self.store.set_meta("instance", name)
         return name
+
+    def lineage(self, tid: int) -> Lineage:
+        """The programs behind a thread, up to the one that an agent's process runs."""
+        return Lineage(tid, lambda ospid: self.table.by_ospid(ospid) is not None)
 
     def hold_programs(self) -> None:
         """Start nothing again until `tree_is_up`: programs need the tree."""
@@ -126,9 +193,12 @@ class Kernel:
         self.journal.install()
         try:
             self.mail.load()
+            self.stalls.load()
+            self.reminders.load()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.timers.run)
                 nursery.start_soon(self.store.checkpoint_regularly)
+                nursery.start_soon(self.reminders.run)
                 await nursery.start(self.supervisor.run)
                 try:
                     yield
@@ -154,14 +224,16 @@ class Refusals:
     def record(self, principal: Principal, path: str, refusal: KernelError) -> None:
         """Keep why a call of `principal` on `path` was refused, and tell the event log."""
         self.count += 1
-        log.info("refused to %s: %s: %s", principal.name, path, refusal)
+        if refusal.discreet:
+            log.info("refused to %s: %s", principal.name, refusal.code)
+        else:
+            log.info("refused to %s: %s: %s", principal.name, path, refusal)
         if principal.pid is None:
             return
         rule = f" (rule: {refusal.rule})" if refusal.rule else ""
         self._texts[principal.pid] = f"{path}: {refusal.code}: {refusal.reason}{rule}\n"
-        self._events.emit(
-            CallRefused(principal.pid, path, refusal.code, refusal.reason, refusal.rule)
-        )
+        told = ("", "") if refusal.discreet else (path, refusal.reason)
+        self._events.emit(CallRefused(principal.pid, told[0], refusal.code, told[1], refusal.rule))
 
     def text(self, pid: int) -> str:
         """The last refusal of `pid` as a line; empty if there was none."""

@@ -11,7 +11,11 @@ from agentfs.events import (
     AgentChanged,
     AgentDefined,
     AgentRemoved,
+    ArtifactEvent,
+    BroadcastSent,
     Event,
+    MessageArrived,
+    MessageGivenUp,
     ProcessChanged,
     ProcessExited,
     ProcessReaped,
@@ -23,9 +27,22 @@ from agentfs.events import (
 from agentfs.ipc.message import Draft
 from agentfs.process.model import Agent, Process
 from agentfs.providers import mail
+from agentfs.providers.asks import ASKS, AsksDirectory
+from agentfs.providers.dead import DeadDirectory
 from agentfs.providers.host import HostTree
 from agentfs.providers.log import LogFile, LogWatcher
-from agentfs.providers.mail import MAIL, InboxDirectory, Mailroom, OutboxDirectory, Recv
+from agentfs.providers.mail import (
+    MAIL,
+    InboxDirectory,
+    Mailroom,
+    OutboxDirectory,
+    Recv,
+    RecvBatch,
+)
+from agentfs.providers.reminders import REMINDERS, RemindersDirectory
+from agentfs.providers.sent import SentDirectory
+from agentfs.providers.sent import changes as sent_changes
+from agentfs.providers.shm import AgentShmDirectory
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.declare import control, directory, document, file, link, message, stream, value
@@ -176,15 +193,73 @@ class AgentDirectory(Table):
 
     @stream(
         "recv",
-        0o400,
+        0o600,
         private=True,
-        errors={"EAGAIN": "O_NONBLOCK, and no message waits", "ESTALE": "the agent was removed"},
+        errors={
+            "EAGAIN": "O_NONBLOCK, and no message waits",
+            "ESTALE": "the agent was removed",
+            "ENOENT": "written: there is no message that is not settled yet",
+            "EINVAL": "written: another word",
+        },
     )
     def recv(self, caller: Caller) -> StreamHandle:
         """The next message: blocks until there is one, claims the best (priority with ageing),
         gives it whole, then end of file; the read after that begins the next one. Claiming the
-        next acknowledges the one before it."""
-        return Recv(self.room, caller.principal)
+        next acknowledges the one before it. Whoever does not want the next yet writes what became
+        of the last: `done`, `back` (it waits again; this was no attempt), or `failed REASON` (the
+        next attempt, or a dead letter)."""
+        self.kernel.processes.receives(caller.principal, self.name)
+        return Recv(self.room, caller)
+
+    @stream(
+        "recv.batch",
+        0o600,
+        private=True,
+        errors={
+            "EAGAIN": "O_NONBLOCK, and no message waits",
+            "ESTALE": "the agent was removed",
+            "EINVAL": "written: a number that is not from 1 to 1000, or another word",
+        },
+    )
+    def recv_batch(self, caller: Caller) -> StreamHandle:
+        """The next messages at once, as an mbox: blocks until there is one, claims up to N of them
+        (N is written to the handle first; else 10) and at most messages.max_batch_bytes, then end
+        of file. Each says in `Claimed-As` which file in `inbox/cur` it is: deleting that
+        acknowledges it alone; claiming the next, here or through `recv`, acknowledges the rest.
+        `done`, `back` and `failed REASON` can be written as to `recv`."""
+        self.kernel.processes.receives(caller.principal, self.name)
+        return RecvBatch(self.room, caller)
+
+    @directory("sent", 0o700, on=(MessageArrived, BroadcastSent), private=True)
+    def sent(self) -> Directory:
+        """What it sent, each message a file named by its id: `State` (queued, claimed, done,
+        expired, dead) and what else became of it as header lines, then the message. Kept for
+        messages.sent_retention after it is finished, the newest messages.max_sent of them;
+        deleting a finished one drops the record."""
+        return self.agents.sent(self.name)
+
+    @directory("dead", 0o700, on=(MessageGivenUp,), private=True)
+    def dead(self) -> Directory:
+        """Messages to it that were given up, each a file named by its id: a header `Reason`, then
+        the message. Deleting one drops it; renaming it into `inbox/new` puts it back: it is
+        delivered again, with the next Delivery-Attempt. Kept for messages.dead_retention, the
+        newest messages.max_dead of them."""
+        return DeadDirectory(self.room)
+
+    @directory("asks", 0o700, private=True)
+    def asks(self) -> Directory:
+        """Its questions that wait for an answer, and those that were answered or never will be."""
+        return AsksDirectory(self)
+
+    @directory("reminders", 0o700, private=True)
+    def reminders(self) -> Directory:
+        """What it asked to be told at a time."""
+        return self.agents.reminders(self.name)
+
+    @directory("shm")
+    def shm(self) -> Directory:
+        """What it has of its own in shared memory; /dev/shm leads there."""
+        return self.agents.shm(self.name)
 
     @file("log", 0o640)
     def log(self) -> Node:
@@ -207,6 +282,9 @@ class AgentsDirectory(Table):
         self.key = ("agents",)
         self._rooms: dict[str, Mailroom] = {}
         self._memories: dict[str, HostTree] = {}
+        self._sent: dict[str, Mailroom] = {}  # where somebody looked into `sent`
+        self._reminders: dict[str, RemindersDirectory] = {}
+        self._shm: dict[str, AgentShmDirectory] = {}
         kernel.events.listen(self._heard)
 
     def _heard(self, record: Record) -> None:
@@ -214,6 +292,9 @@ class AgentsDirectory(Table):
         if isinstance(event, AgentRemoved):
             self._rooms.pop(event.name, None)
             self._memories.pop(event.name, None)
+            self._shm.pop(event.name, None)
+            self._sent.pop(event.name, None)
+            self._reminders.pop(event.name, None)
         elif isinstance(event, MAIL):
             room = self._rooms.get(event.agent)
             if room is not None:
@@ -250,6 +331,25 @@ class AgentsDirectory(Table):
             found = self._rooms[name] = Mailroom(self.kernel, name)
         return found
 
+    def reminders(self, name: str) -> RemindersDirectory:
+        """The directory of one agent's reminders."""
+        found = self._reminders.get(name)
+        if found is None:
+            found = self._reminders[name] = RemindersDirectory(AgentDirectory(self, name))
+        return found
+
+    def sent(self, name: str) -> SentDirectory:
+        """What one agent sent; from now on somebody may watch it."""
+        room = self._sent[name] = self.room(name)
+        return SentDirectory(room)
+
+    def shm(self, name: str) -> AgentShmDirectory:
+        """What one agent has in shared memory."""
+        found = self._shm.get(name)
+        if found is None:
+            found = self._shm[name] = AgentShmDirectory(AgentDirectory(self, name))
+        return found
+
     def memory(self, name: str) -> HostTree:
         """The real directory of one agent's memory."""
         found = self._memories.get(name)
@@ -261,6 +361,8 @@ class AgentsDirectory(Table):
 
     def changes(self, event: Event) -> Iterable[Change]:
         """What an event changes in here."""
+        if self._sent:
+            yield from sent_changes(self._sent, event)
         match event:
             case AgentDefined(name=name):
                 defined = AgentDirectory(self, name)
@@ -276,5 +378,13 @@ class AgentsDirectory(Table):
                 yield from modified(AgentDirectory, ("agents", event.name), event)
             case ProcessReaped() | ProcessRestarted() | ProcessChanged():
                 yield from modified(AgentDirectory, ("agents", event.name), event)
+            case _ if isinstance(event, ASKS):
+                yield from AsksDirectory(AgentDirectory(self, event.agent)).changes(event)
+            case ArtifactEvent():
+                for shm in self._shm.values():  # of the others nobody ever looked at one
+                    yield from shm.changes(event)
+            case _ if isinstance(event, REMINDERS):
+                if event.agent in self._reminders:  # else nobody ever looked
+                    yield from self._reminders[event.agent].changes(event)
             case _ if isinstance(event, MAIL) and "/" not in event.agent:
                 yield from mail.changes(self.room(event.agent), event)

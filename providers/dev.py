@@ -1,14 +1,22 @@
-"""/dev: the streams of the kernel itself."""
+"""/dev: the streams of the kernel itself, and what agents share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from agentfs.events import Event
+from agentfs.ipc.broadcast import EVERYBODY
+from agentfs.ipc.message import Draft
+from agentfs.providers.queues import QueuesDirectory
+from agentfs.providers.shm import DevShmDirectory
 from agentfs.providers.streams import EventStream, JournalStream
+from agentfs.providers.topics import TopicsDirectory
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.declare import stream
+from agentfs.vfs.changes import Change
+from agentfs.vfs.declare import directory, message, stream
 from agentfs.vfs.files import Owner
-from agentfs.vfs.node import StreamHandle
+from agentfs.vfs.node import Directory, StreamHandle
 from agentfs.vfs.table import Table
 
 if TYPE_CHECKING:
@@ -18,13 +26,16 @@ __all__ = ["DevDirectory"]
 
 
 class DevDirectory(Table):
-    """/dev: streams."""
+    """/dev: streams, and what agents share."""
 
     PATH = "/dev"
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.key = ("dev",)
+        self._queues = QueuesDirectory(kernel)
+        self._topics = TopicsDirectory(kernel)
+        self._shm = DevShmDirectory(kernel)
 
     def owner(self) -> Owner:
         return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
@@ -53,3 +64,52 @@ class DevDirectory(Table):
         """The kernel's log, one line a message: what is kept, then what comes. A reader that falls
         behind by more than 4,096 lines gets a line `lost N`."""
         return JournalStream(self.kernel)
+
+    @message(
+        "broadcast",
+        0o222,
+        limit="limit",
+        sync="sync",
+        example="Priority: high\n\nThe build is broken.",
+        errors={
+            "EACCES": "a task may not, nor who is no agent",
+            "EMSGSIZE": "more than messages.max_size, or all copies than max_broadcast_bytes",
+            "ENOSPC": "an inbox is full; nobody gets it then",
+        },
+    )
+    async def broadcast(self, content: bytes, caller: Caller) -> None:
+        """Every write is one message to every other agent that there is at the moment, with or
+        without a process: all of them get it, or none. Headers are optional, as in `outbox`; a
+        message to `*` in `send` is the same. The copies say `Reply-Expected: no`, and in
+        `Broadcast` the id that the sender finds in its `sent`."""
+        principal = caller.principal
+        now = self.kernel.clock.now()
+        draft = Draft.parse(content, now=now, to=EVERYBODY)
+        self.kernel.mail.broadcasts.send(principal, principal.name, draft)
+
+    def limit(self) -> int:
+        return self.kernel.settings.now.messages.max_size
+
+    async def sync(self) -> None:
+        await self.kernel.store.sync()
+
+    @directory("queues", 0o1777)
+    def queues(self) -> Directory:
+        """Mailboxes that agents share: a directory for each queue."""
+        return self._queues
+
+    @directory("topics", 0o1777)
+    def topics(self) -> Directory:
+        """What is published, for whoever reads: a file for each topic."""
+        return self._topics
+
+    @directory("shm")
+    def shm(self) -> Directory:
+        """Shared memory: a directory of artifacts for each visibility."""
+        return self._shm
+
+    def changes(self, event: Event) -> Iterator[Change]:
+        """Which nodes in here an event changed."""
+        yield from self._queues.changes(event)
+        yield from self._topics.changes(event)
+        yield from self._shm.changes(event)

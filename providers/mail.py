@@ -3,15 +3,18 @@
 inbox/       see maildir.py
 outbox/PEER  what is written between open and close is one message
 recv         the next message, whole, and then the end of the file
+recv.batch   up to N of them as an mbox, and then the end of the file
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 
 from agentfs.errors import KernelError
 from agentfs.events import (
+    DeadLetterDropped,
     Event,
     MessageArrived,
     MessageClaimed,
@@ -19,8 +22,12 @@ from agentfs.events import (
     MessageExpired,
     MessageGivenUp,
     MessageReturned,
+    MessageRevived,
 )
-from agentfs.ipc.message import Draft, Message
+from agentfs.ipc.mbox import entry
+from agentfs.ipc.message import Draft
+from agentfs.ipc.readers import Reader
+from agentfs.providers.dead import DeadFile
 from agentfs.providers.maildir import (
     CurDirectory,
     Mailroom,
@@ -33,6 +40,7 @@ from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Moved, Removed
 from agentfs.vfs.declare import directory
 from agentfs.vfs.files import Owner
+from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import (
     Directory,
     File,
@@ -46,7 +54,7 @@ from agentfs.vfs.node import (
 )
 from agentfs.vfs.table import DirectoryOf, Table
 
-__all__ = ["MAIL", "InboxDirectory", "Mailroom", "OutboxDirectory", "Recv", "changes"]
+__all__ = ["MAIL", "InboxDirectory", "Mailroom", "OutboxDirectory", "Recv", "RecvBatch", "changes"]
 
 
 MAIL = (
@@ -56,6 +64,8 @@ MAIL = (
     MessageExpired,
     MessageGivenUp,
     MessageReturned,
+    MessageRevived,
+    DeadLetterDropped,
 )
 """The events about a message; `agent` says in whose mailbox."""
 
@@ -217,65 +227,146 @@ class Letter(Handle):
 class Recv(StreamHandle):
     """An open `recv`: the message that is first, the end of the file, the next message, …
 
-    Nothing is claimed before somebody reads.
+    Nothing is claimed before somebody reads. What is written says what became of the message that
+    was read last, if one does not simply ask for the next.
+
+    Of those that wait in a read, the one that has waited longest is woken for each message, and
+    hands on if it does not take it. Who polls is woken always.
     """
 
-    def __init__(self, room: Mailroom, principal: Principal) -> None:
+    def __init__(self, room: Mailroom, caller: Caller) -> None:
         super().__init__()
-        self._mail = room.kernel.mail
+        kernel = room.kernel
+        self._room = room
+        self._mail = kernel.mail
         self._name = room.name
-        self._principal = principal
-        self._content: bytes | None = None  # of the message that is being read
+        self._principal = caller.principal
+        self._reader = Reader(room.name, lambda: kernel.lineage(caller.tid))
+        self._content: bytes | None = None  # of what is being read
         self._done = 0  # bytes of it that were handed out
-        self._unsubscribe = self._mail.on_waiting(room.name, self.wake)
+        self._parked = 0  # reads that wait
+        self._unsubscribe: Callable[[], None] | None = None
 
     def try_read(self, size: int) -> bytes | None:
         if self._content is None:
-            message = self._next()
-            if message is None:
+            found = self._next()
+            if found is None:
+                if self._parked:
+                    self._mail.line(self._name).join(self.wake)
                 return None
-            self._content, self._done = self._mail.content(message), 0
+            self._content, self._done = found, 0
         chunk = self._content[self._done : self._done + size]
         self._done += len(chunk)
         if not chunk:
             self._content = None
         return chunk
 
-    def _next(self) -> Message | None:
+    def claim(self) -> bytes | None:
+        """What the next reads give; None if no message waits."""
+        message = self._mail.claim_next(self._principal, self._name, self._reader)
+        return None if message is None else self._mail.received(message)
+
+    def _next(self) -> bytes | None:
         try:
-            return self._mail.claim_next(self._principal, self._name)
+            self._room.require_alive()
+            return self.claim()
         except KernelError as refused:
             if refused.errno == errno.ENOENT:
-                raise KernelError(errno.ESTALE, f"the agent {self._name} was removed") from None
+                raise KernelError(errno.ESTALE, f"{self._name} was removed") from None
             raise
 
+    def try_write(self, data: bytes) -> int | None:
+        outcome, _, reason = as_text(data).strip().partition(" ")
+        reason = " ".join(reason.split())
+        self._mail.settle(self._principal, self._name, outcome, reason, self._reader)
+        return len(data)
+
     def ready(self) -> bool:
+        if self._unsubscribe is None:
+            self._unsubscribe = self._mail.on_waiting(self._name, self.wake)
         try:
-            return self._content is not None or self._mail.waiting(self._name)
+            return self._content is not None or self._mail.waiting(self._name, self._principal.pid)
         except KernelError:
             return True  # a read would say what is wrong
 
     def parked(self) -> None:
-        if self._principal.is_agent and self._principal.name == self._name:
-            self._mail.parked(self._name)
+        self._parked += 1
+        self._mail.line(self._name).join(self.wake)
+        if self._principal.is_agent:
+            self._mail.parked(self._principal.name, self._reader)
+
+    def unparked(self) -> None:
+        self._parked -= 1
+        line = self._mail.line(self._name)
+        line.leave(self.wake)
+        if self._parked:
+            line.join(self.wake)
+        self._mail.hand_on(self._name)
+
+    @property
+    def unflushed(self) -> bool:
+        return self._reader.claimed and not self._reader.closed
+
+    async def flush(self) -> None:
+        self._mail.leave(self._reader)
 
     def release(self) -> None:
-        self._unsubscribe()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+
+
+class RecvBatch(Recv):
+    """An open `recv.batch`: up to so many messages as an mbox, the end of the file, the next …
+
+    A number that is written says how many; what else `recv` takes is about all of the last batch.
+    """
+
+    USUAL, MOST = 10, 1000
+
+    def __init__(self, room: Mailroom, caller: Caller) -> None:
+        super().__init__(room, caller)
+        self._size = self.USUAL
+
+    def claim(self) -> bytes | None:
+        batch = self._mail.claim_batch(self._principal, self._name, self._size, self._reader)
+        if not batch:
+            return None
+        return b"".join(
+            entry(message, self._mail.received(message, message.file)) for message in batch
+        )
+
+    def try_write(self, data: bytes) -> int | None:
+        wanted = as_text(data).strip()
+        if wanted.partition(" ")[0] in ("done", "back", "failed"):
+            return super().try_write(data)
+        number = int(wanted) if re.fullmatch("[0-9]{1,9}", wanted) else 0
+        if not 1 <= number <= self.MOST:
+            raise KernelError(
+                errno.EINVAL,
+                f"the size of a batch, 1 to {self.MOST}, or done, back or failed, not {wanted!r}",
+            )
+        self._size = number
+        return len(data)
 
 
 def changes(room: Mailroom, event: Event) -> Iterable[Change]:
     """What an event about a message changes in the mailbox that it names."""
-    new, cur = room.folder_key("new"), room.folder_key("cur")
+    new, cur, dead = map(room.folder_key, ("new", "cur", "dead"))
     match event:
         case MessageArrived(id=number, file=file):
-            yield Created(new, file, MessageFile(room, int(number), file))
+            yield Created(new, file, MessageFile(room, int(number), announcing=True))
         case MessageClaimed(id=number, file=file, renamed=renamed):
-            yield Moved(new, file, cur, renamed, MessageFile(room, int(number), renamed))
+            yield Moved(new, file, cur, renamed, MessageFile(room, int(number), announcing=True))
         case MessageReturned(id=number, file=file, renamed=renamed):
-            yield Moved(cur, renamed, new, file, MessageFile(room, int(number), file))
+            yield Moved(cur, renamed, new, file, MessageFile(room, int(number), announcing=True))
         case MessageDone(id=number, folder=folder, file=file):
             yield Removed(room.folder_key(folder), file, ("msg", int(number)))
         case MessageExpired(id=number, folder=folder, file=file):
             yield Removed(room.folder_key(folder), file, ("msg", int(number)))
         case MessageGivenUp(id=number, folder=folder, file=file):
-            yield Removed(room.folder_key(folder), file, ("msg", int(number)))
+            letter = DeadFile(room, int(number), number)
+            yield Moved(room.folder_key(folder), file, dead, number, letter)
+        case MessageRevived(id=number, file=file, renamed=renamed):
+            yield Moved(dead, renamed, new, file, MessageFile(room, int(number), announcing=True))
+        case DeadLetterDropped(id=number, file=file):
+            yield Removed(dead, file, ("msg", int(number)))

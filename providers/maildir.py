@@ -26,7 +26,14 @@ from agentfs.vfs.table import DirectoryOf
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
 
-__all__ = ["CurDirectory", "Mailroom", "MessageFile", "NewDirectory", "TmpDirectory"]
+__all__ = [
+    "CurDirectory",
+    "Mailroom",
+    "MessageFile",
+    "NewDirectory",
+    "TmpDirectory",
+    "checked",
+]
 
 RENAME_NOREPLACE = 1
 
@@ -45,23 +52,17 @@ class Mailroom:
         self.key: Hashable = (("agents", name), "inbox")
         self.drafts: dict[str, dict[str, DraftFile]] = {"new": {}, "cur": {}, "tmp": {}}
         self.changed = 0
-        self._box: Mailbox | None = None
         self.touch()
 
     def box(self) -> Mailbox:
         """The mailbox, without what has expired. ENOENT once the agent is removed."""
-        self._box = self.kernel.mail.mailbox(self.name)
-        return self._box
+        return self.kernel.mail.mailbox(self.name)
 
-    def peek(self, file: str, seq: int) -> Message | None:
-        """The message `seq` if it is in new/ or cur/ as `file`. Changes nothing, in whatever
-        thread: expired mail goes in its own time."""
-        if self._box is not None:
-            for folder in (self._box.new, self._box.cur):
-                found = folder.get(file)
-                if found is not None and found.seq == seq:
-                    return found
-        return None
+    def find(self, seq: int) -> Message | None:
+        """The message `seq`, if it is in new/ or cur/, under whatever name. Changes nothing, in
+        whatever thread: expired mail goes in its own time."""
+        found = self.kernel.mail.archive.find(seq)
+        return found if found is not None and found.folder in ("new", "cur") else None
 
     def touch(self) -> None:
         """Something came or went: mail programs look at the folders' st_mtime."""
@@ -80,6 +81,13 @@ class Mailroom:
                 f"the mail of {self.name} is private, and you are {caller.principal.name}",
                 rule="private",
             )
+
+    def require_alive(self) -> None:
+        """ENOENT if the mailbox that was opened is no more, even if there is one of that name."""
+
+    def file_mode(self) -> int:
+        """The mode of the messages."""
+        return 0o600
 
     def folder_key(self, folder: str) -> Hashable:
         return (self.key, folder)
@@ -120,12 +128,12 @@ class Mailroom:
         if folder == "cur":
             self.private(caller)
         text = bytes(draft.content)
-        mail = Draft.parse(text, now=self.kernel.clock.now(), to=self.name, filename=_checked(name))
-        mail.claimed = folder == "cur"
+        now, claimed = self.kernel.clock.now(), folder == "cur"
+        mail = Draft.parse(text, now=now, to=self.name, filename=checked(name), claimed=claimed)
         return self.kernel.mail.send(caller.principal, caller.principal.name, mail)
 
 
-def _checked(name: str) -> str:
+def checked(name: str) -> str:
     """A file name that a Maildir can have. EINVAL."""
     if name.startswith(".") or not name.isprintable():
         raise KernelError(
@@ -135,23 +143,19 @@ def _checked(name: str) -> str:
 
 
 class MessageFile(File):
-    """A message in new/ or cur/. `file` is its name when the node was made."""
+    """A message in new/ or cur/, found by its number: by the time that it is announced under one
+    name it may have another. `announcing`: it may even be gone when its watchers hear of it."""
 
-    def __init__(self, room: Mailroom, seq: int, file: str, message: Message | None = None) -> None:
+    def __init__(self, room: Mailroom, seq: int, *, announcing: bool = False) -> None:
         self.key = ("msg", seq)
         self._room = room
         self._seq = seq
-        self._file = file
-        self._message = message
-        # Made to announce a message, which may be gone by the time the watchers hear of it.
-        self._announcing = message is None
+        self._announcing = announcing
 
     def message(self) -> Message:
         """ENOENT if it was acknowledged, or expired."""
-        found = self._message
+        found = self._room.find(self._seq)
         if found is None:
-            found = self._message = self._room.peek(self._file, self._seq)
-        if found is None or self._room.peek(found.file, self._seq) is None:
             raise KernelError(errno.ENOENT, f"message {self._seq:012d} is gone")
         return found
 
@@ -165,7 +169,8 @@ class MessageFile(File):
         except KernelError:
             if not self._announcing:
                 raise
-        return Stat(regular(0o600), owner.uid, owner.gid, size, time, 1, time, time)
+        mode = regular(self._room.file_mode())
+        return Stat(mode, owner.uid, owner.gid, size, time, 1, time, time)
 
     def enter(self, caller: Caller) -> None:
         self._room.private(caller)
@@ -187,7 +192,8 @@ class MessageFile(File):
         times: tuple[Time | None, Time | None] = (None, None),
     ) -> None:
         owner = self._room.owner()
-        same = mode in (None, 0o600) and uid in (None, owner.uid) and gid in (None, owner.gid)
+        kept = self._room.file_mode()
+        same = mode in (None, kept) and uid in (None, owner.uid) and gid in (None, owner.gid)
         super().chattr(caller, mode=None if same else mode or 0, size=size)
 
 
@@ -261,18 +267,18 @@ class MessagesDirectory(_Folder):
         box = self.room.box()
         message = box.folder(self.name).get(name)
         if message is not None:
-            return MessageFile(self.room, message.seq, name, message)
+            return MessageFile(self.room, message.seq)
         return super().lookup(name)
 
     def entries(self) -> Iterator[tuple[str, Node]]:
         box = self.room.box()
         for name, message in sorted(box.folder(self.name).items()):
-            yield name, MessageFile(self.room, message.seq, name, message)
+            yield name, MessageFile(self.room, message.seq)
 
     def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
         if self.name == "cur":
             self.room.private(caller)
-        draft = self.room.draft(self.name, _checked(name), mode, caller)
+        draft = self.room.draft(self.name, checked(name), mode, caller)
 
         def deliver() -> None:
             self.drafts().pop(name, None)
@@ -285,7 +291,7 @@ class MessagesDirectory(_Folder):
             raise KernelError(errno.EPERM, "a message has one name: rename it")
         node.enter(caller)
         sent = self.room.deliver(node, self.name, name, caller)
-        return MessageFile(self.room, sent.seq, sent.file, sent)
+        return MessageFile(self.room, sent.seq)
 
     def unlink(self, name: str, caller: Caller) -> None:
         if name in self.drafts():
@@ -299,11 +305,11 @@ class MessagesDirectory(_Folder):
         mail, agent, principal = self.room.kernel.mail, self.room.name, caller.principal
         match self.name, target.name:
             case "new", "cur":
-                mail.claim(principal, agent, name, _checked(new_name))
+                mail.claim(principal, agent, name, checked(new_name))
             case "cur", "new":
-                mail.put_back(principal, agent, name, _checked(new_name))
+                mail.put_back(principal, agent, name, checked(new_name))
             case "cur", "cur":
-                mail.flag(principal, agent, name, _checked(new_name))
+                mail.flag(principal, agent, name, checked(new_name))
             case _:
                 raise KernelError(
                     errno.EPERM, f"a message cannot move from {self.name}/ to {target.name}/"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from agentfs.errors import KernelError
 from agentfs.events import (
+    AgentResumed,
+    AgentStalled,
     ChildrenChanged,
     Event,
     ProcessChanged,
@@ -22,6 +24,7 @@ from agentfs.process.model import State
 from agentfs.providers.children import ChildrenDirectory, pid_of
 from agentfs.providers.load import LoadAverage
 from agentfs.providers.mail import MAIL
+from agentfs.providers.pipes import hung_up
 from agentfs.providers.process import ProcessDirectory
 from agentfs.providers.streams import Signals
 from agentfs.vfs.caller import Caller
@@ -133,10 +136,13 @@ class ProcDirectory(Table):
                 else:
                     yield Removed(children.key, str(child), node.key)
                 yield from modified(ProcessDirectory, ("proc", pid), event)
-            case StateChanged() | ProcessChanged() | ProcessExited():
+            case AgentStalled() | AgentResumed():
                 yield from modified(ProcessDirectory, ("proc", event.pid), event)
-            case ProcessRestarted() | ProcessReparented():
+            case StateChanged() | ProcessChanged() | ProcessRestarted():
                 yield from modified(ProcessDirectory, ("proc", event.pid), event)
+            case ProcessExited() | ProcessReparented():
+                yield from modified(ProcessDirectory, ("proc", event.pid), event)
+                yield from hung_up(("proc", event.pid))
             case _ if isinstance(event, MAIL):
                 process = self.kernel.table.by_name(event.agent)
                 if process is not None:

@@ -12,6 +12,8 @@ import trio
 from agentfs.clock import rfc3339
 from agentfs.errors import KernelError
 from agentfs.events import (
+    AgentResumed,
+    AgentStalled,
     ChildrenChanged,
     ProcessChanged,
     ProcessExited,
@@ -23,6 +25,7 @@ from agentfs.process.model import Process
 from agentfs.process.spec import parse_spec
 from agentfs.providers.children import ChildrenDirectory
 from agentfs.providers.mail import MAIL
+from agentfs.providers.pipes import PipesDirectory
 from agentfs.providers.streams import SignalStream, WaitStream
 from agentfs.security.principal import INIT
 from agentfs.vfs.caller import Caller
@@ -45,6 +48,8 @@ SHOWN = (
     ProcessRestarted,
     ProcessReparented,
     ChildrenChanged,
+    AgentStalled,
+    AgentResumed,
     *MAIL,
 )
 
@@ -82,7 +87,7 @@ class ProcessDirectory(Table):
             )
 
     def exists(self, entry: Entry) -> bool:
-        return entry.name != "parent" or self.process.ppid > 0
+        return entry.name not in ("parent", "pipes") or self.process.ppid > 0
 
     def _ospid(self) -> int | None:
         return os.getpid() if self.pid == INIT else self.process.ospid
@@ -96,7 +101,8 @@ class ProcessDirectory(Table):
     def status(self) -> str:
         """One `Key:\\tvalue` a line: Name, State, Role, Tier, Model, Pid, PPid, User, Node, OSPid
         (empty without a program), Started (RFC 3339), Restarts, Children (ended ones that were not
-        collected included), Messages (that wait), Tokens (used)."""
+        collected included), Messages (that wait), Stalled (yes: mail waits, and it has taken and
+        finished none for `messages.stall_after`), Tokens (used)."""
         process, ospid = self.process, self._ospid()
         lines = (
             ("Name", process.name),
@@ -113,6 +119,7 @@ class ProcessDirectory(Table):
             ("Restarts", process.restarts),
             ("Children", len(self.kernel.table.children(self.pid))),
             ("Messages", self._messages()),
+            ("Stalled", "yes" if self.kernel.stalls.is_stalled(self.pid) else "no"),
             ("Tokens", process.tokens),
         )
         return "".join(f"{key}:\t{text}\n" for key, text in lines)
@@ -149,6 +156,7 @@ class ProcessDirectory(Table):
                 "cwd": process.cwd,
                 "children": [child.pid for child in self.kernel.table.children(self.pid)],
                 "messages": self._messages(),
+                "stalled": self.kernel.stalls.is_stalled(self.pid),
                 "tokens": process.tokens,
                 "limits": {slot: getattr(limits, slot) for slot in limits.__slots__},
             },
@@ -200,6 +208,11 @@ class ProcessDirectory(Table):
     def children(self) -> Directory:
         """A link to each of its children, named by pid."""
         return ChildrenDirectory(self)
+
+    @directory("pipes")
+    def pipes(self) -> Directory:
+        """Bytes to and from the parent, through two FIFOs; process 1 has none."""
+        return PipesDirectory(self)
 
     @live("cmdline", example="python3\\0alice.py\\0")
     async def cmdline(self) -> bytes:
@@ -259,7 +272,7 @@ class ProcessDirectory(Table):
     )
     async def ctl(self, command: str, caller: Caller) -> None:
         """Commands: TERM, KILL, STOP, CONT, HUP, `term 10s` (with a grace period), kill-branch,
-        `reparent PID`, idle, running, `done CODE TEXT`."""
+        `reparent PID`, idle, running, ready (its children may start), `done CODE TEXT`."""
         self.process  # noqa: B018  # ESTALE
         self.kernel.processes.command(caller.principal, self.pid, command)
 
@@ -281,6 +294,32 @@ class ProcessDirectory(Table):
         spec = parse_spec(as_text(request))
         child = await self.kernel.processes.spawn(caller.principal, self.pid, spec)
         return f"{child.pid}\n"
+
+    @transaction(
+        "escalate",
+        0o600,
+        limit="message_limit",
+        example="error the build fails on main",
+        errors={
+            "EINVAL": "no severity, or no text",
+            "ESRCH": "it has ended, or is process 1",
+            "EACCES": "you are neither this process nor the operator; or its role may not",
+            "EAGAIN": "it waits for messages.max_open_asks answers already",
+            "ENOSPC": "every inbox above it is full",
+        },
+    )
+    async def escalate(self, request: bytes, caller: Caller) -> str:
+        """Write `SEVERITY TEXT` (info, warning, error or critical): the parent gets it as a message
+        of `Type: escalation`, and without a reply in time the next one up, to process 1. Read its
+        id back: it is one of the agent's `asks`."""
+        self.process  # noqa: B018  # ESTALE
+        severity, _, text = as_text(request).lstrip().partition(" ")
+        escalate = self.kernel.escalations.escalate
+        ask = escalate(caller.principal, self.pid, severity.strip(), text)
+        return f"{ask.key}\n"
+
+    def message_limit(self) -> int:
+        return self.kernel.settings.now.messages.max_size
 
     @stream("wait", 0o400, example="0", errors={"ESTALE": "it is gone and no code was kept"})
     def wait(self, caller: Caller) -> StreamHandle:

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from agentfs.kernel import Kernel
     from agentfs.security.principal import Principal
 
-__all__ = ["EventStream", "JournalStream", "SignalStream", "Signals", "WaitStream"]
+__all__ = [
+    "EventStream",
+    "JournalStream",
+    "RecordStream",
+    "SignalStream",
+    "Signals",
+    "WaitStream",
+    "lost",
+]
 
 
 class RecordStream(StreamHandle):
@@ -51,6 +59,12 @@ class RecordStream(StreamHandle):
         return b"" if self.ended() else None
 
 
+def lost(count: int, through: int, now: float) -> bytes:
+    """The record in place of `count` others that fell out, up to number `through`."""
+    head = {"seq": through, "time": rfc3339(now), "type": "lost", "count": count}
+    return (json.dumps(head) + "\n").encode()
+
+
 class EventStream(RecordStream):
     """`/dev/events` (from now on) and `/dev/events.all` (from the oldest kept)."""
 
@@ -67,9 +81,8 @@ class EventStream(RecordStream):
     def next_record(self) -> bytes | None:
         oldest = self._events.oldest
         if self._next < oldest:
-            lost, self._next = oldest - self._next, oldest
-            head = {"seq": oldest - 1, "time": rfc3339(self._clock.now())}
-            return (json.dumps(head | {"type": "lost", "count": lost}) + "\n").encode()
+            count, self._next = oldest - self._next, oldest
+            return lost(count, oldest - 1, self._clock.now())
         record = next(self._events.since(self._next), None)
         if record is None:
             return None

@@ -82,7 +82,7 @@ class RootDirectory(Table):
 
     def changes(self, event: Event) -> Iterator[Change]:
         """Which nodes an event changed."""
-        for provider in (self._proc, self._agents, self._etc, self._sys):
+        for provider in (self._proc, self._agents, self._dev, self._etc, self._sys):
             changed: Iterable[Change] = provider.changes(event)
             yield from changed
 

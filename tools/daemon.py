@@ -23,6 +23,7 @@ from agentfs.errors import KernelError
 from agentfs.kernel import Kernel
 from agentfs.mount.session import Mount, serve
 from agentfs.providers.agents import LogWatcher
+from agentfs.providers.topics import tell_of_publications
 from agentfs.providers.tree import build
 from agentfs.security.principal import Principal
 
@@ -178,6 +179,7 @@ async def _run(mountpoint: str, state: Path, options: set[str], starter: Starter
     async with kernel.running(), trio.open_nursery() as nursery:
         nursery.start_soon(_end_on_signals, kernel, stop)
         nursery.start_soon(LogWatcher(kernel).run, mount.apply)
+        tell_of_publications(kernel, mount.apply)
         parked = kernel.settings.now.mount.max_parked
         await serve(mount, kernel.events, options, ready, stop, parked)
         nursery.cancel_scope.cancel()

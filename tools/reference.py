@@ -33,7 +33,8 @@ for the operator. `cat /proc/self/error` says why a call was refused.
 | Live | the value at the moment of opening | – |
 | Control | empty | each line is a command, run in order |
 | Transaction | the reply, after a write on the same handle | the request |
-| Stream | the next record; waits for it (O_NONBLOCK: EAGAIN; poll works) | – |
+| Stream | the next record; waits for it (O_NONBLOCK: EAGAIN; poll works) | where the mode has it: \
+commands, or records, which may wait for room |
 """
 
 

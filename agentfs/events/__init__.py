@@ -1,7 +1,32 @@
 """What happened, as values: the event vocabulary, and the log that numbers and keeps it."""
 
+from agentfs.events.artifacts import (
+    ArtifactChanged,
+    ArtifactEvent,
+    ArtifactPassed,
+    ArtifactRemoved,
+    ArtifactRenamed,
+    ArtifactStored,
+)
+from agentfs.events.asks import (
+    AskAnswered,
+    AskCancelled,
+    AskDropped,
+    AskExpired,
+    AskFailed,
+    AskOpened,
+    Escalated,
+)
 from agentfs.events.base import Event
+from agentfs.events.lifecycle import AgentResumed, AgentStalled, ConsumerEnded, ProcessReady
 from agentfs.events.log import EventLog, Record
+from agentfs.events.mail import (
+    BroadcastChanged,
+    BroadcastSent,
+    DeadLetterDropped,
+    MessageRevived,
+    SentForgotten,
+)
 from agentfs.events.messages import (
     CopyLeftOut,
     MessageArrived,
@@ -25,16 +50,44 @@ from agentfs.events.processes import (
     SignalSent,
     StateChanged,
 )
+from agentfs.events.queues import QueueChanged, QueueCreated, QueuePurged, QueueRemoved
+from agentfs.events.reminders import (
+    ReminderCancelled,
+    ReminderDelayed,
+    ReminderFired,
+    ReminderSet,
+    ReminderTallyChanged,
+)
 from agentfs.events.system import CallRefused, ConfigChanged, HealthChecked
+from agentfs.events.topics import TopicChanged, TopicCreated, TopicRemoved
 
 __all__ = [
     "AgentChanged",
     "AgentDefined",
     "AgentRemoved",
+    "AgentResumed",
+    "AgentStalled",
+    "ArtifactChanged",
+    "ArtifactEvent",
+    "ArtifactPassed",
+    "ArtifactRemoved",
+    "ArtifactRenamed",
+    "ArtifactStored",
+    "AskAnswered",
+    "AskCancelled",
+    "AskDropped",
+    "AskExpired",
+    "AskFailed",
+    "AskOpened",
+    "BroadcastChanged",
+    "BroadcastSent",
     "CallRefused",
     "ChildrenChanged",
     "ConfigChanged",
+    "ConsumerEnded",
     "CopyLeftOut",
+    "DeadLetterDropped",
+    "Escalated",
     "Event",
     "EventLog",
     "HealthChecked",
@@ -44,13 +97,28 @@ __all__ = [
     "MessageExpired",
     "MessageGivenUp",
     "MessageReturned",
+    "MessageRevived",
     "ProcessChanged",
     "ProcessExited",
+    "ProcessReady",
     "ProcessReaped",
     "ProcessReparented",
     "ProcessRestarted",
     "ProcessSpawned",
+    "QueueChanged",
+    "QueueCreated",
+    "QueuePurged",
+    "QueueRemoved",
     "Record",
+    "ReminderCancelled",
+    "ReminderDelayed",
+    "ReminderFired",
+    "ReminderSet",
+    "ReminderTallyChanged",
+    "SentForgotten",
     "SignalSent",
     "StateChanged",
+    "TopicChanged",
+    "TopicCreated",
+    "TopicRemoved",
 ]

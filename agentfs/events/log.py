@@ -32,13 +32,18 @@ class Record:
     event: Event
 
     def line(self) -> bytes:
-        """The record as `/dev/events` shows it: one JSON object and a newline."""
+        """The record as `/dev/events` shows it: one JSON object and a newline. Fields that are
+        marked `untold` are not everybody's business."""
         head: dict[str, Any] = {
             "seq": self.seq,
             "time": rfc3339(self.time),
             "type": self.event.type,
         }
-        body = {field.name: getattr(self.event, field.name) for field in fields(self.event)}
+        body = {
+            field.name: getattr(self.event, field.name)
+            for field in fields(self.event)
+            if "untold" not in field.metadata
+        }
         text = json.dumps(head | body, ensure_ascii=False) + "\n"
         # A path may have bytes in it that are no UTF-8; escaped they are JSON all the same.
         return text.encode("utf-8", "backslashreplace")

@@ -1,4 +1,7 @@
-"""Events about messages. `agent` is whose mailbox, `file` the name in new/, cur/ or dead/."""
+"""Events about messages. `agent` is whose mailbox, `file` the name in new/, cur/ or dead/.
+
+An answer that is read from its ask alone arrives at `asks/NAME`, as the id of the question.
+"""
 
 from __future__ import annotations
 

@@ -37,7 +37,8 @@ class Archive:
         return self._sent.get(sender, _NONE)
 
     def finished(self, sender: str) -> Mapping[int, Message]:
-        """Those of `sent` that are done or expired, in the order they became so."""
+        """Those of `sent` that are done or expired, in the order they became so, without questions
+        that may still be answered."""
         return self._finished.get(sender, _NONE)
 
     @property
@@ -52,7 +53,7 @@ class Archive:
             self._drop(self._sent, message)
             return
         self._sent.setdefault(message.sender, {})[message.seq] = message
-        if message.folder in FINISHED:
+        if message.folder in FINISHED and not message.awaited:
             self._finished.setdefault(message.sender, {})[message.seq] = message
         else:
             self._drop(self._finished, message)
@@ -62,6 +63,13 @@ class Archive:
         self._all.pop(message.seq, None)
         self._drop(self._sent, message)
         self._drop(self._finished, message)
+
+    def order(self, sender: str) -> None:
+        """Put `finished` of `sender` into its order again."""
+        finished = self._finished.get(sender)
+        if finished is not None:
+            items = sorted(finished.items(), key=lambda item: (item[1].finished, item[0]))
+            self._finished[sender] = dict(items)
 
     @staticmethod
     def _drop(index: dict[str, dict[int, Message]], message: Message) -> None:

@@ -1,4 +1,5 @@
 """Delivery: a message is claimed, and then acknowledged, put back, or returned by the kernel.
+Through `recv`: see `receiving`.
 
 At least once: what was claimed and not acknowledged when its process ends is delivered again, and
 says so; after `max_delivery_attempts` it is a dead letter.
@@ -18,12 +19,15 @@ from agentfs.events import (
     MessageDone,
     MessageGivenUp,
     MessageReturned,
+    MessageRevived,
 )
 from agentfs.ipc.archive import Archive
+from agentfs.ipc.lines import Line
 from agentfs.ipc.mailbox import FOLDERS, Mailbox
 from agentfs.ipc.mailboxes import Mailboxes, expired
 from agentfs.ipc.message import Message
 from agentfs.ipc.owners import AgentMail, MailboxOwner
+from agentfs.ipc.readers import Reader
 from agentfs.process.agents import Agents
 from agentfs.process.model import Process, State
 from agentfs.process.table import ProcessTable
@@ -79,14 +83,23 @@ class Delivery:
         """All messages by number and by sender, finished ones too."""
         return self._boxes.archive
 
-    def waiting(self, name: str) -> bool:
-        """Whether a `claim_next` would give a message now. ENOENT."""
-        return self.mailbox(name).waiting > 0
+    def peek_waiting(self, name: str) -> int:
+        """How many messages wait in a mailbox; expired ones may still be among them."""
+        return self._boxes.box(name).waiting
 
     def on_waiting(self, name: str, call: Callable[[], object]) -> Callable[[], None]:
         """Call `call()` whenever mail comes to wait for `name`, or its mailbox is removed, until
         the function that is returned is called."""
-        return self._boxes.on_waiting(name, call)
+        return self._boxes.waiters.listen(name, call)
+
+    def line(self, name: str) -> Line:
+        """Those who wait for mail of `name`, each for one message. Who joins it leaves it, and
+        then calls `hand_on`."""
+        return self._boxes.waiters.line(name)
+
+    def hand_on(self, name: str) -> None:
+        """Call the next in the line if mail waits."""
+        self._boxes.waiters.hand_on(name)
 
     def content(self, message: Message) -> bytes:
         """The whole text, with the headers that change. ENOENT if it is gone."""
@@ -111,21 +124,6 @@ class Delivery:
                 raise KernelError(errno.ENOENT, f"{file} has expired")
             check_free(box, "cur", renamed)
             self._claim(box, message, renamed, actor)
-
-    def claim_next(self, principal: Principal, name: str) -> Message | None:
-        """Claim the message that is first, and acknowledge the one that this principal claimed
-        before it in this way. None, and nothing is changed, if no message waits."""
-        self._boxes.expire_due()
-        box = self._own(principal, name)
-        first = box.first()
-        if first is None or expired(first, self._clock.now()):
-            return None
-        with self._gate.enter(principal) as actor:
-            for before in box.reading(actor.pid):
-                self._done(before)
-            name = box.free_name("cur", f"{first.file}:2,")
-            self._claim(box, first, name, actor, reader=actor.pid)
-            return first
 
     def put_back(self, principal: Principal, name: str, file: str, renamed: str) -> None:
         """Let cur/`file` wait again, as new/`renamed`. It was not lost, so this is no further
@@ -153,6 +151,7 @@ class Delivery:
                 claimed_by=message.claimed_by,
                 claimed_at=message.claimed_at,
                 reader=message.reader,
+                through=message.through,
             )
 
     def acknowledge(self, principal: Principal, name: str, folder: str, file: str) -> None:
@@ -166,13 +165,27 @@ class Delivery:
             if folder == "cur":
                 self._rest(pid)
 
-    def parked(self, name: str) -> None:
-        """The process of `name` waits in `recv`: it is idle, unless it holds other claims."""
-        process = self._table.by_name(name)
-        if process is None or process.pid == INIT:
-            return
-        if not self._boxes.busy_beside_recv(process.pid):
-            self._table.follow(process.pid, State.IDLE)
+    def revive(self, principal: Principal, name: str, file: str, renamed: str) -> None:
+        """Put the dead letter dead/`file` back as new/`renamed`: the next attempt, and it has
+        `max_delivery_attempts` of them again. ENOENT, EEXIST, EINVAL, ENOSPC (the inbox is full),
+        ETIMEDOUT (it has expired)."""
+        self._boxes.expire_due()
+        with self._gate.enter(principal):
+            box = self._own(principal, name)
+            message = _in(box, "dead", file)
+            check_free(box, "new", renamed)
+            if expired(message, self._clock.now()):
+                raise KernelError(errno.ETIMEDOUT, f"{file} has expired: nobody would get it")
+            limit = self._settings.now.messages.max_waiting
+            if box.waiting >= limit:
+                raise KernelError(
+                    errno.ENOSPC,
+                    f"{limit} messages wait in {name} already",
+                    rule="messages.max_waiting",
+                )
+            died = message.attempt
+            self._boxes.move(message, "new", renamed, attempt=died + 1, revived=died)
+            self._events.emit(MessageRevived(name, message.id, renamed, file, message.attempt))
 
     def _own(self, principal: Principal, name: str) -> Mailbox:
         owner = self._owner(name)
@@ -190,6 +203,7 @@ class Delivery:
         renamed: str,
         actor: Process,
         reader: int | None = None,
+        through: Reader | None = None,
     ) -> None:
         process = self._owner(box.name).claimant(box.name, actor)
         pid = None if process is None else process.pid
@@ -201,10 +215,18 @@ class Delivery:
             claimed_by=pid,
             claimed_at=self._clock.now(),
             reader=reader,
+            through=through,
             claimant=actor.name if process is None else process.name,
         )
         self._events.emit(MessageClaimed(box.name, message.id, file, renamed, pid))
         self._table.follow(pid, State.RUNNING)
+
+    def drop(self, message: Message, reason: str) -> None:
+        """Take `message` out of its mailbox because somebody who may said so, which `sent` tells
+        its sender. Inside a transaction."""
+        event = MessageDone(message.mailbox, message.id, message.folder, message.file)
+        self._boxes.finish(message, "done", reason)
+        self._events.emit(event)
 
     def _done(self, message: Message) -> None:
         event = MessageDone(message.mailbox, message.id, message.folder, message.file)
@@ -241,6 +263,7 @@ class Delivery:
         stale += [
             message
             for box in self._boxes
+            if box.cur
             for pid in self._owner(box.name).never_end(box.name)
             for message in box.claims(pid)
             if message.claimed_at <= oldest
@@ -251,6 +274,10 @@ class Delivery:
                     self._return(message, "the claim was forgotten")
         return len(stale)
 
+    def sweep(self) -> int:
+        """Drop a batch of finished messages and dead letters that are too old; say how many."""
+        return self._boxes.retention.sweep()
+
     def _is_alive(self, pid: int) -> bool:
         process = self._table.find(pid)
         return process is not None and process.state.alive
@@ -258,14 +285,15 @@ class Delivery:
     def _return(self, message: Message, reason: str) -> None:
         """Nobody acknowledged it: the next attempt, or the end of it."""
         box = self._boxes.box(message.mailbox)
-        if message.attempt < self._settings.now.messages.max_delivery_attempts:
+        most = message.revived + self._settings.now.messages.max_delivery_attempts
+        if message.attempt < most:
             name = box.free_name("new", message.named)
             self._wait_again(message, name, attempt=message.attempt + 1)
             return
         given_up = f"delivered {message.attempt} times, never acknowledged; last: {reason}"
         folder, file = message.folder, message.file
-        self._boxes.move(message, "dead", box.free_name("dead", message.named), reason=given_up)
         self._events.emit(MessageGivenUp(box.name, message.id, folder, file, given_up))
+        self._boxes.move(message, "dead", message.id, reason=given_up)
 
     def _wait_again(self, message: Message, name: str, attempt: int = 0) -> None:
         """Move it from cur/ to new/, if it has not expired meanwhile."""

@@ -30,18 +30,25 @@ KERNELS_OWN = frozenset(
         "received",
         "original-recipient",
         "original-message-id",
+        "broadcast",
+        "reply-expected",
+        "messages-waiting",
+        "claimed-as",
+        "references",
+        "escalation-id",
+        "escalated-from",
+        "escalated-past",
     }
 )
 """Headers that only the kernel writes; a sender's are dropped."""
 
-WELL_KNOWN = KERNELS_OWN | {
+WELL_KNOWN = (KERNELS_OWN - {"broadcast"}) | {
     "to",
     "subject",
     "priority",
     "type",
     "expires",
     "in-reply-to",
-    "references",
     "reply-to",
     "reply-by",
     "mime-version",
@@ -146,8 +153,9 @@ def _text(name: bytes, parts: list[bytes]) -> str:
     return text
 
 
-def expiry(text: str, now: float) -> float:
-    """The wall-clock time that `Expires` means: a date (RFC 5322 or 3339) or a duration from now.
+def expiry(text: str, now: float, name: str = "Expires") -> float:
+    """The wall-clock time that the header `name` means: a date (RFC 5322 or 3339) or a duration
+    from now.
 
     Raises EINVAL if it is neither, not ahead, or beyond the year 9999.
     """
@@ -155,14 +163,14 @@ def expiry(text: str, now: float) -> float:
     if when is None:
         raise KernelError(
             errno.EINVAL,
-            f"Expires is a duration (10m) or a date (2026-12-01T09:00:00Z), not {text[:64]!r}",
+            f"{name} is a duration (10m) or a date (2026-12-01T09:00:00Z), not {text[:64]!r}",
         )
     if when <= now:
-        raise KernelError(errno.EINVAL, f"Expires: {text} is not in the future")
+        raise KernelError(errno.EINVAL, f"{name}: {text} is not in the future")
     try:
         datetime.fromtimestamp(when, UTC)
     except (ValueError, OverflowError, OSError):
-        raise KernelError(errno.EINVAL, f"Expires: {text} is beyond the year 9999") from None
+        raise KernelError(errno.EINVAL, f"{name}: {text} is beyond the year 9999") from None
     return when
 
 

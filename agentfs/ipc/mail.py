@@ -10,9 +10,14 @@ from agentfs.clock import Clock, Timers
 from agentfs.config import Settings
 from agentfs.errors import KernelError
 from agentfs.events import CopyLeftOut, EventLog, MessageArrived
-from agentfs.ipc.delivery import Delivery, check_free
+from agentfs.ipc.asks import Asks
+from agentfs.ipc.broadcast import EVERYBODY, Broadcasts
+from agentfs.ipc.delivery import check_free
 from agentfs.ipc.message import Draft, Message, Priority, Relation, compose
+from agentfs.ipc.receiving import Receiving
 from agentfs.ipc.routing import Route, effective, peers, route
+from agentfs.ipc.sent import Sent
+from agentfs.ipc.threads import Threads
 from agentfs.process.agents import INIT_NAME, Agents
 from agentfs.process.model import Process
 from agentfs.process.table import ProcessTable
@@ -24,8 +29,8 @@ from agentfs.syscall import Gate
 __all__ = ["Mail"]
 
 
-class Mail(Delivery):
-    """The system calls on messages: sending here, claiming and the rest in `Delivery`."""
+class Mail(Receiving):
+    """The system calls on messages: sending is here, the rest in `Receiving` and `Delivery`."""
 
     def __init__(
         self,
@@ -41,6 +46,23 @@ class Mail(Delivery):
     ) -> None:
         super().__init__(gate, table, agents, store, events, clock, timers, settings)
         self._node = node
+        self.threads = Threads(self._boxes, node)
+        self.sent = Sent(self, self._boxes, gate, events)
+        self.broadcasts = Broadcasts(self, self._boxes, gate, table, agents, events, settings, node)
+        self.asks = Asks(
+            self, self._boxes, self.threads, gate, store, events, clock, timers, settings
+        )
+
+    def load(self) -> None:
+        """Read all mail and all asks from the store."""
+        super().load()
+        self.asks.load()
+
+    def agent_removed(self, name: str) -> None:
+        """The agent (or queue) is being removed: its mail and its asks go with it."""
+        with self._store.transaction():
+            self.asks.mailbox_removed(name)
+            super().agent_removed(name)
 
     def peers(self, name: str) -> list[str]:
         """The agents that `name` may write to now, sorted."""
@@ -55,9 +77,12 @@ class Mail(Delivery):
         """Accept a message. EACCES, ENOENT, EINVAL, EEXIST (its file name), EMSGSIZE, ENOSPC.
 
         A draft that says `claimed` is delivered and claimed in one: what a mail program does that
-        saves a message it has changed.
+        saves a message it has changed. One to `*` is a broadcast.
         """
+        if draft.to == EVERYBODY:
+            return self.broadcasts.send(principal, sender, draft)
         self._boxes.expire_due()
+        self.asks.expire_due(self.threads.number(draft.in_reply_to))
         with self._gate.enter(principal) as actor:
             size = max(draft.size, len(draft.body))
             found = self._admit(actor, principal, sender, draft.to, size)
@@ -83,22 +108,32 @@ class Mail(Delivery):
         # Where nobody is at work for the sender, the operator speaks for it.
         self._gate.policy.require(self._table.by_name(sender) or actor, Action.SEND)
         found = route(self._table, sender, receiver)
-        limits = self._settings.now.messages
-        if size > limits.max_size:
-            raise KernelError(
-                errno.EMSGSIZE,
-                f"the message has {size} bytes, {limits.max_size} are allowed",
-                rule="messages.max_size",
-            )
-        if self._is_full(receiver):
-            raise KernelError(
-                errno.ENOSPC,
-                f"the inbox of {receiver} is full: {limits.max_waiting} messages wait in it",
-                rule="messages.max_waiting",
-            )
+        self.check_size(size)
+        self.check_room(receiver)
         return found
 
-    def _is_full(self, name: str) -> bool:
+    def check_size(self, size: int) -> None:
+        """EMSGSIZE if a message may not have so many bytes."""
+        most = self._settings.now.messages.max_size
+        if size > most:
+            raise KernelError(
+                errno.EMSGSIZE,
+                f"the message has {size} bytes, {most} are allowed",
+                rule="messages.max_size",
+            )
+
+    def check_room(self, receiver: str) -> None:
+        """ENOSPC if the inbox of an agent is full."""
+        if self.is_full(receiver):
+            most = self._settings.now.messages.max_waiting
+            raise KernelError(
+                errno.ENOSPC,
+                f"the inbox of {receiver} is full: {most} messages wait in it",
+                rule="messages.max_waiting",
+            )
+
+    def is_full(self, name: str) -> bool:
+        """Whether so much waits in an inbox that nothing more is accepted."""
         return self._boxes.box(name).waiting >= self._settings.now.messages.max_waiting
 
     def notify(
@@ -115,7 +150,7 @@ class Mail(Delivery):
 
         It is no entry of `sent`. None if there is no such agent, or its inbox is full.
         """
-        if self._agents.find(receiver) is None or self._is_full(receiver):
+        if self._agents.find(receiver) is None or self.is_full(receiver):
             return None
         relation = Relation.OTHER if sender == receiver else Relation.SYSTEM
         draft = Draft(receiver, body, list(headers), priority, expires)
@@ -130,17 +165,27 @@ class Mail(Delivery):
         relation: Relation,
         *,
         unlisted: bool = False,
+        broadcast: int = 0,
     ) -> Message:
         """Put a message into a mailbox, inside a transaction, after every check but that of its
-        file name (EEXIST, EINVAL)."""
+        file name (EEXIST, EINVAL). A question opens an ask (EAGAIN), and a reply may answer one:
+        where that is to be read from the ask alone it is done at once, in no mailbox."""
         box = self._boxes.box(mailbox)
         seq, arrived = self._boxes.stamp()
         if draft.filename:
             check_free(box, "new", draft.filename)
         file = draft.filename or box.free_name("new", f"{seq:012d}.{sender}")
-        now = self._clock.now()
+        parent = self.threads.parent(sender, draft.in_reply_to) if draft.in_reply_to else None
+        thread = self.threads.below(parent)
+        ask = None if draft.claimed else self.asks.awaiting(sender, mailbox, parent)
         content = compose(
-            draft, seq=seq, sender=sender, relation=relation, now=now, node=self._node
+            draft,
+            seq=seq,
+            sender=sender,
+            relation=relation,
+            now=self._clock.now(),
+            node=self._node,
+            links=self.threads.headers(thread),
         )
         message = Message(
             seq=seq,
@@ -152,17 +197,28 @@ class Mail(Delivery):
             size=len(content),
             file=file,
             named=file,
-            expires=draft.expires,
+            expires=min(filter(None, (draft.expires, draft.reply_by)), default=None),
             unlisted=unlisted,
+            broadcast=broadcast,
+            thread=thread,
+            awaited=draft.reply_by is not None,
         )
-        self._boxes.insert(message, content)
-        self._events.emit(MessageArrived(mailbox, message.id, sender, file))
+        if ask is not None and ask.apart and not draft.filename:
+            self._boxes.insert_done(message, content)
+            self._events.emit(MessageArrived(f"asks/{mailbox}", message.id, sender, ask.key))
+        else:
+            self._boxes.insert(message, content)
+            self._events.emit(MessageArrived(mailbox, message.id, sender, file))
+        if draft.reply_by is not None:
+            self.asks.open(message, draft.reply_by, apart=draft.answer_apart)
+        if ask is not None:
+            self.asks.answered(ask, message, content)
         return message
 
     def _copy(self, sender: str, draft: Draft, original: Message, overseer: str) -> None:
         """Let the parent of both have a copy. One that does not read its mail must not silence
         its children: where its inbox is full, an event says that there is no copy."""
-        if self._is_full(overseer):
+        if self.is_full(overseer):
             reason = f"the inbox of {overseer} is full"
             self._events.emit(CopyLeftOut(overseer, original.id, sender, draft.to, reason))
             return

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from agentfs.ipc.message import Message
+from agentfs.ipc.readers import Reader
 
 __all__ = ["Mailbox", "Queue"]
 
@@ -85,7 +86,7 @@ class Mailbox:
         self._ageing = ageing
         self._queue: Queue[Message] = Queue()
         self._claims: dict[int | None, dict[int, Message]] = {}
-        self._reading: dict[int, dict[int, Message]] = {}
+        self._reading: dict[int | Reader, dict[int, Message]] = {}
 
     @property
     def waiting(self) -> int:
@@ -112,9 +113,10 @@ class Mailbox:
         """The processes that have claimed something."""
         return list(self._claims)
 
-    def reading(self, reader: int) -> list[Message]:
-        """What the principal of pid `reader` claimed last through `recv` and has not
-        acknowledged: one message, or what is left of a batch."""
+    def reading(self, reader: int | Reader) -> list[Message]:
+        """What was claimed last through `recv` and is not acknowledged, one message or what is
+        left of a batch: through an open file, or, by the principal's pid, through files that are
+        closed."""
         return list(self._reading.get(reader, {}).values())
 
     def put(self, message: Message) -> None:
@@ -124,8 +126,9 @@ class Mailbox:
             self._queue.add(self._key(message), message.seq, message)
         elif message.folder == "cur":
             self._claims.setdefault(message.claimed_by, {})[message.seq] = message
-            if message.reader is not None:
-                self._reading.setdefault(message.reader, {})[message.seq] = message
+            reader = _reader(message)
+            if reader is not None:
+                self._reading.setdefault(reader, {})[message.seq] = message
 
     def take(self, message: Message) -> None:
         """Remove `message` from where it says it is."""
@@ -137,11 +140,12 @@ class Mailbox:
             del claims[message.seq]
             if not claims:
                 del self._claims[message.claimed_by]
-            if message.reader is not None:
-                reading = self._reading[message.reader]
+            reader = _reader(message)
+            if reader is not None:
+                reading = self._reading[reader]
                 del reading[message.seq]
                 if not reading:
-                    del self._reading[message.reader]
+                    del self._reading[reader]
 
     def age_by(self, ageing: float) -> None:
         """Let messages age by `ageing` levels a second from now on, as if always so."""
@@ -164,3 +168,9 @@ class Mailbox:
         if self._ageing < 1e-9:  # a level in 30 years: none
             return message.level
         return message.level / self._ageing + message.arrived
+
+
+def _reader(message: Message) -> int | Reader | None:
+    """Under what a message that was claimed through `recv` is found."""
+    through = message.through
+    return message.reader if through is None or through.closed else through

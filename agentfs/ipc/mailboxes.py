@@ -7,26 +7,26 @@ undone with it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from agentfs.clock import Clock, Timer, Timers
+from agentfs.clock import Clock, Timers
 from agentfs.config import Settings
 from agentfs.errors import KernelError
-from agentfs.events import ConfigChanged, EventLog, MessageExpired, Record
+from agentfs.events import BroadcastChanged, ConfigChanged, EventLog, MessageExpired, Record
+from agentfs.ipc.alarm import Alarm
 from agentfs.ipc.archive import FINISHED, Archive
+from agentfs.ipc.broadcast import count
 from agentfs.ipc.mailbox import FOLDERS, Mailbox, Queue
 from agentfs.ipc.message import Message
+from agentfs.ipc.readers import Reader
+from agentfs.ipc.retention import Retention
+from agentfs.ipc.waiters import Waiters
 from agentfs.storage.store import SHORT_CONTENT, Store
 
 __all__ = ["Mailboxes", "expired"]
 
 log = logging.getLogger(__name__)
-
-# The wall clock can be stepped while a timer runs: look again after this many seconds.
-LONGEST_WAIT = 60.0
-# After a failure of the store, and against a timer that fires a rounding error too early.
-RETRY, SHORTEST_WAIT = 1.0, 0.001
 
 
 class Mailboxes:
@@ -39,15 +39,14 @@ class Mailboxes:
         self._store = store
         self._events = events
         self._clock = clock
-        self._timers = timers
         self._settings = settings
         self._boxes: dict[str, Mailbox] = {}
         self.archive = Archive()
+        self.retention = Retention(self, store, events, clock, timers, settings)
         self._claims: dict[int, dict[int, Message]] = {}  # pid -> what it claimed, by number
         self._expiring: Queue[Message] = Queue()
-        self._timer: Timer | None = None
-        self._due = 0.0  # when the timer fires, wall clock
-        self._waiting: dict[str, list[Callable[[], object]]] = {}
+        self._alarm = Alarm(clock, timers, self._fall_due)
+        self.waiters = Waiters(self._count_waiting)
         self._last_seq = 0
         self._last_arrival = 0.0
         events.listen(self._heard)
@@ -63,6 +62,8 @@ class Mailboxes:
             self._last_arrival = max(self._last_arrival, message.arrived)
             self._put(message)
         self._last_seq = self._store.last_message()
+        for sender in self.archive.senders:
+            self.archive.order(sender)
 
     def __iter__(self) -> Iterator[Mailbox]:
         return iter(list(self._boxes.values()))
@@ -88,9 +89,14 @@ class Mailboxes:
         """Whether process `pid` has claimed anything, be it through `recv` or by renaming."""
         return pid in self._claims
 
-    def busy_beside_recv(self, pid: int) -> bool:
-        """Whether process `pid` has claimed anything by renaming."""
-        return any(not message.through_recv for message in self.claims(pid))
+    def busy_beside(self, pid: int, reader: Reader | None) -> bool:
+        """Whether process `pid` has claimed anything by renaming, or through an open file that
+        is not `reader`."""
+        return any(
+            not message.through_recv
+            or (message.through not in (None, reader) and not message.through.closed)
+            for message in self._claims.get(pid, {}).values()
+        )
 
     # -- changes ---------------------------------------------------------------------------------
 
@@ -115,6 +121,19 @@ class Mailboxes:
             message.seq, message.mailbox, message.folder, message.file, message.record(), content
         )
 
+    def insert_done(self, message: Message, content: bytes) -> None:
+        """Keep a new message that was handed over already, as `finish` leaves one."""
+        message.folder, message.file, message.named = "done", "", ""
+        message.finished = self._clock.now()
+        if len(content) <= SHORT_CONTENT:
+            self.insert(message, content)
+        else:
+            head = content[: content.index(b"\n\n") + 2]
+            message.size, message.dropped = len(head), len(content)
+            self.insert(message, b"")
+            self._store.finish_message(message.seq, "done", message.record(), head)
+        self.retention.bound_sent(message.sender)
+
     def move(
         self,
         message: Message,
@@ -124,12 +143,16 @@ class Mailboxes:
         claimed_by: int | None = None,
         claimed_at: float = 0.0,
         reader: int | None = None,
+        through: Reader | None = None,
         attempt: int = 0,
+        revived: int = 0,
         reason: str = "",
         claimant: str = "",
     ) -> None:
-        """Put `message` elsewhere. Claims end with it unless they are said again; `attempt` 0
-        and `claimant` "" leave them as they are."""
+        """Put `message` elsewhere. Claims end with it unless they are said again; `attempt` and
+        `revived` 0 and `claimant` "" leave them as they are."""
+        if message.broadcast and "dead" in (folder, message.folder):
+            count(self, message, "dead", 1 if folder == "dead" else -1)
         self._change(
             message,
             folder=folder,
@@ -138,21 +161,28 @@ class Mailboxes:
             claimed_by=claimed_by,
             claimed_at=claimed_at,
             reader=reader,
+            through=through,
             attempt=attempt or message.attempt,
+            revived=revived or message.revived,
             reason=reason,
             claimant=claimant or message.claimant,
             finished=self._clock.now() if folder == "dead" else 0.0,
         )
         self._store.update_message(message.seq, folder, file, message.record())
+        if folder == "dead":
+            self.retention.bound_dead(self.box(message.mailbox))
 
-    def finish(self, message: Message, state: str) -> None:
+    def finish(self, message: Message, state: str, reason: str = "") -> None:
         """Take `message` out of its mailbox, as `done` or `expired`. It is kept for its sender;
-        of a long content the headers only."""
+        of a long content the headers only. One that has a reason, its own as a dead letter or
+        this one, shows there as dead."""
+        if message.broadcast and message.folder != "dead":
+            count(self, message, "removed" if reason else state)
         if message.unlisted:
             self.delete(message)
             return
         head, size, dropped = None, message.size, 0
-        if size > SHORT_CONTENT:
+        if size > SHORT_CONTENT and not message.dropped:
             content = self._store.content(message.seq)
             head = content[: content.index(b"\n\n") + 2]
             size, dropped = len(head), size
@@ -164,11 +194,39 @@ class Mailboxes:
             claimed_by=None,
             claimed_at=0.0,
             reader=None,
+            through=None,
+            reason=reason or message.reason,
             finished=self._clock.now(),
             size=size,
-            dropped=dropped,
+            dropped=dropped or message.dropped,
         )
         self._store.finish_message(message.seq, state, message.record(), head)
+        self.retention.bound_sent(message.sender)
+
+    def tally(self, logical: Message, tally: dict[str, int], waiting: int) -> None:
+        """Say what became of the copies of a broadcast, of which so many still wait."""
+        self.mark(logical, tally=tally)
+        event = BroadcastChanged(logical.sender, logical.id, waiting)
+        if not waiting and logical.folder not in FINISHED:
+            self.finish(logical, "done")
+        elif waiting and logical.folder in FINISHED:
+            self.move(logical, "new", logical.id)
+        self._events.emit(event)
+
+    def mark(self, message: Message, **after: Any) -> None:
+        """Set slots of `message` that do not say where it is."""
+        before = [(slot, getattr(message, slot)) for slot in after]
+
+        def undo() -> None:
+            for slot, value in before:
+                setattr(message, slot, value)
+            self.archive.note(message)
+
+        for slot, value in after.items():
+            setattr(message, slot, value)
+        self.archive.note(message)
+        self._store.on_rollback(undo)
+        self._store.update_message(message.seq, message.folder, message.file, message.record())
 
     def _change(self, message: Message, **after: Any) -> None:
         """Set these slots of `message`, and be where they say, until that is rolled back."""
@@ -195,28 +253,23 @@ class Mailboxes:
 
     def forget(self, name: str) -> None:
         """Drop the mailbox of `name` with all that is in it, and what its owner could see of the
-        messages it sent; who waits for mail is woken."""
+        messages it sent; who waits for mail is woken. Whoever sent what is in it keeps a record."""
         box = self.box(name)
         for message in list(self.archive.sent(name).values()):
-            self._unlist(message)
-        messages = [message for folder in FOLDERS for message in box.folder(folder).values()]
-        for message in messages:
-            self._take(message)
-            self.archive.remove(message)
+            self.unlist(message)
+        for message in [each for folder in FOLDERS for each in box.folder(folder).values()]:
+            self.finish(message, "done", message.reason or f"{name} was removed")
         del self._boxes[name]
 
         def undo() -> None:
             self._boxes[name] = box
-            for message in messages:
-                self._put(message)
 
         self._store.on_rollback(undo)
-        self._store.on_commit(lambda: self._wake(name))
-        for message in messages:
-            self._store.delete_message(message.seq, message.size)
+        self._store.on_commit(lambda: self.waiters.wake(name, everybody=True))
 
-    def _unlist(self, message: Message) -> None:
-        """Its sender is no more: nobody is to see it in `sent`, whoever takes the name over."""
+    def unlist(self, message: Message) -> None:
+        """Nobody is to see it in `sent` any more: its sender said so, or is no more, and whoever
+        takes the name over is another."""
         if message.folder in FINISHED:
             self.delete(message)
             return
@@ -234,10 +287,10 @@ class Mailboxes:
             return
         if message.expires is not None:
             self._expiring.add(message.expires, message.seq, message)
-            self._arm()
-        if message.mailbox in self._waiting and self._store.in_transaction:
+            self._alarm.set(message.expires)
+        if self._store.in_transaction and message.mailbox in self.waiters:
             name = message.mailbox
-            self._store.on_commit(lambda: self._wake(name))
+            self._store.on_commit(lambda: self.waiters.wake(name))
 
     def _take(self, message: Message) -> None:
         if message.folder in FINISHED:
@@ -251,25 +304,31 @@ class Mailboxes:
         if message.expires is not None:
             self._expiring.discard(message.seq)
 
-    # -- who waits -------------------------------------------------------------------------------
+    def _count_waiting(self, name: str) -> int:
+        box = self._boxes.get(name)
+        return 0 if box is None else box.waiting
 
-    def on_waiting(self, name: str, call: Callable[[], object]) -> Callable[[], None]:
-        """Call `call()` whenever mail comes to wait for `name`, or its mailbox is removed, until
-        the function that is returned is called."""
-        self._waiting.setdefault(name, []).append(call)
+    # -- readers ---------------------------------------------------------------------------------
 
-        def unsubscribe() -> None:
-            calls = self._waiting.get(name, [])
-            if call in calls:
-                calls.remove(call)
-            if not calls:
-                self._waiting.pop(name, None)
-
-        return unsubscribe
-
-    def _wake(self, name: str) -> None:
-        for call in tuple(self._waiting.get(name, ())):
-            call()
+    def close(self, reader: Reader, *, closed: bool = True) -> None:
+        """The open file is closed, or used again by somebody who has inherited it: say so, and
+        keep what it got where it is looked for then."""
+        if reader.closed is closed:
+            return
+        box = self._boxes.get(reader.mailbox)
+        held: list[Message] = []
+        if box is not None and closed:
+            held = box.reading(reader)
+        elif box is not None:
+            held = [message for message in box.cur.values() if message.through is reader]
+        for message in held:
+            self._boxes[reader.mailbox].take(message)
+        if closed:
+            reader.close()
+        else:
+            reader.closed = False
+        for message in held:
+            self._boxes[reader.mailbox].put(message)
 
     # -- expiry ----------------------------------------------------------------------------------
 
@@ -294,25 +353,10 @@ class Mailboxes:
         self.finish(message, "expired")
         self._events.emit(event)
 
-    def _arm(self) -> None:
-        """Set the one timer to the earliest expiry."""
-        first = self._expiring.first()
-        if first is None or first.expires is None:
-            return
-        if self._timer is not None and self._timer.active:
-            if self._due <= first.expires:
-                return
-            self._timer.cancel()
-        wait = first.expires - self._clock.now()
-        shortest = SHORTEST_WAIT if wait > -RETRY else RETRY
-        self._due = first.expires
-        self._timer = self._timers.call_later(
-            min(max(wait, shortest), LONGEST_WAIT), self._fall_due
-        )
-
-    def _fall_due(self) -> None:
+    def _fall_due(self) -> float | None:
         self.expire_due()
-        self._arm()
+        first = self._expiring.first()
+        return None if first is None else first.expires
 
     def _heard(self, record: Record) -> None:
         if isinstance(record.event, ConfigChanged):

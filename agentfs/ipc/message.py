@@ -9,13 +9,18 @@ from __future__ import annotations
 import enum
 import errno
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from agentfs.errors import KernelError
 from agentfs.ipc.headers import KERNELS_OWN, expiry, read_headers, read_optional_headers
+
+if TYPE_CHECKING:
+    from agentfs.ipc.readers import Reader
 
 __all__ = ["Draft", "Message", "Priority", "Relation", "compose"]
 
@@ -59,6 +64,10 @@ class Draft:
 
     `filename` is the name that a Maildir client gave the file in new/ (empty: the kernel's,
     `<sequence>.<sender>`); `claimed` says that the client put it into cur/ at once.
+
+    `in_reply_to` is the text of that header, `reply_by` the wall-clock time until which an answer
+    is waited for (None: it is no question), `answer_apart` says that the answer is read from the
+    ask alone.
     """
 
     to: str
@@ -69,22 +78,34 @@ class Draft:
     filename: str = ""
     claimed: bool = False
     size: int = 0  # bytes that were handed in
+    in_reply_to: str = ""
+    reply_by: float | None = None
+    answer_apart: bool = False
 
     @classmethod
-    def parse(cls, content: bytes, *, now: float, to: str = "", filename: str = "") -> Draft:
+    def parse(
+        cls,
+        content: bytes,
+        *,
+        now: float,
+        to: str = "",
+        filename: str = "",
+        claimed: bool = False,
+    ) -> Draft:
         """Read what was written.
 
         `to` names the receiver where the path says it (`outbox/bob`): then content without a
         header block is all body, and a `To` header that says otherwise is EINVAL. Without `to`
         the header is required. With `filename` (a Maildir delivery) the path alone decides: any
-        mail may lie in a Maildir, whomever it was once addressed to. Raises EINVAL, EMSGSIZE.
+        mail may lie in a Maildir, whomever it was once addressed to. Saved as `claimed` it asks
+        nobody anything. Raises EINVAL, EMSGSIZE.
         """
         headers, body = read_optional_headers(content) if to else read_headers(content)
-        draft = cls(to, body, filename=filename, size=len(content))
+        draft = cls(to, body, filename=filename, claimed=claimed, size=len(content))
         seen: set[str] = set()
         for name, text in headers:
             key = name.lower()
-            if key in ("to", "priority", "expires"):
+            if key in ("to", "priority", "expires", "reply-by"):
                 if key in seen:
                     raise KernelError(errno.EINVAL, f"the header {name} is there twice")
                 seen.add(key)
@@ -109,6 +130,10 @@ class Draft:
             self.expires = expiry(text, now)
             moment = datetime.fromtimestamp(self.expires, UTC)
             self.headers.append((name, format_datetime(moment)))
+        elif key == "in-reply-to":
+            self.in_reply_to = f"{self.in_reply_to} {text}".strip()
+        elif key == "reply-by" and not self.claimed:
+            self.reply_by = expiry(text, now, name)
         else:
             self.headers.append((name, text))
 
@@ -122,12 +147,21 @@ class Message:
     dead; `file` its name in there, `named` the name it had in new/; `size` the bytes of the stored
     content.
     `claimed_by` is the pid of the process that has it (None: nobody's process), `reader` the pid
-    of the principal whose next `recv` acknowledges it (None: it was claimed by renaming),
+    of the principal whose next `recv` acknowledges it (None: it was claimed by renaming), `through`
+    the open file that it was read from (None: that is not known any more),
     `claimed_at` the wall-clock time of the claim, `claimant` the agent that claimed it last.
 
     Once it is finished its folder is done or expired, and it is in no mailbox: kept for `sent`,
     unless it is `unlisted` (a copy, a notice of the kernel). `finished` is when that was, and
     `dropped` the bytes that a long content had, of which only the headers are left.
+
+    `revived` is the attempt after which it was a dead letter that somebody put back (0: never).
+    `broadcast` is, in a copy, the number of the broadcast that it is a copy of; `tally`, in a
+    broadcast, how many copies there are (`recipients`) and how many were finished in which way.
+
+    `thread` has the numbers of the messages that it follows, the last one being what it is a reply
+    to. `awaited`: it is a question that may still be answered; `lapsed`: it was one, and nobody
+    answered while somebody waited.
     """
 
     seq: int
@@ -150,6 +184,13 @@ class Message:
     finished: float = 0.0  # wall clock, seconds
     dropped: int = 0
     unlisted: bool = False
+    revived: int = 0
+    broadcast: int = 0
+    tally: dict[str, int] | None = None
+    thread: tuple[int, ...] = ()
+    awaited: bool = False
+    lapsed: bool = False
+    through: Reader | None = None
 
     @property
     def id(self) -> str:
@@ -183,6 +224,7 @@ class Message:
     ) -> Message:
         typed = record | {"relation": Relation(record["relation"])}
         typed.setdefault("named", file)
+        typed["thread"] = tuple(typed.get("thread", ()))
         return cls(seq=seq, mailbox=mailbox, folder=folder, file=file, size=size, **typed)
 
     def head(self) -> bytes:
@@ -201,13 +243,27 @@ _OPTIONAL = (
     ("finished", 0.0),
     ("dropped", 0),
     ("unlisted", False),
+    ("revived", 0),
+    ("broadcast", 0),
+    ("tally", None),
+    ("thread", ()),
+    ("awaited", False),
+    ("lapsed", False),
 )
 
 
 def compose(
-    draft: Draft, *, seq: int, sender: str, relation: Relation, now: float, node: str
+    draft: Draft,
+    *,
+    seq: int,
+    sender: str,
+    relation: Relation,
+    now: float,
+    node: str,
+    links: Iterable[tuple[str, str]] = (),
 ) -> bytes:
-    """The text that the receiver reads: the kernel's headers, the sender's, the body."""
+    """The text that the receiver reads: the kernel's headers, the sender's, the body. `links` are
+    the headers that say which thread it belongs to."""
     lines = [
         f"Message-ID: <{seq:012d}@{node}>",
         f"From: {sender}",
@@ -216,7 +272,9 @@ def compose(
         f"Relation: {relation.value}",
         f"Priority: {draft.priority.name.lower()}",
     ]
-    lines += [f"{name}: {text}" for name, text in draft.headers]
+    if draft.reply_by is not None:
+        lines.append(f"Reply-By: {_date(int(draft.reply_by))}")
+    lines += [f"{name}: {text}" for name, text in chain(links, draft.headers)]
     if not draft.body.isascii() and _is_plain_utf8(draft):
         lines += ["MIME-Version: 1.0", "Content-Type: text/plain; charset=utf-8"]
         lines += ["Content-Transfer-Encoding: 8bit"]

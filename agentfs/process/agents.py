@@ -48,7 +48,8 @@ def check_name(name: str) -> None:
 class Agents:
     """All agents by name. Loads itself from the store.
 
-    `on_remove` calls get the name, inside the transaction that removes the agent.
+    `on_remove` calls get the name, inside the transaction that removes the agent and before it
+    does.
     """
 
     def __init__(
@@ -251,10 +252,10 @@ class Agents:
         agent = self._by_name[name]
         with self._store.transaction():
             self._store.on_rollback(lambda: self._by_name.__setitem__(name, agent))
-            del self._by_name[name]
-            self._store.delete_agent(name)
             for call in self.on_remove:
                 call(name)
+            del self._by_name[name]
+            self._store.delete_agent(name)
             self._store.on_commit(lambda: self._discard_files(name))
 
     def _make_files(self, name: str, uid: int, gid: int) -> None:

@@ -62,6 +62,7 @@ PROCESS_VERBS: Mapping[str, Verb[ProcessCall]] = {
     "running": Verb(
         "running", 0, 0, lambda calls, who, pid, _: calls.declare(who, pid, State.RUNNING)
     ),
+    "ready": Verb("ready", 0, 0, lambda calls, who, pid, _: calls.ready(who, pid)),
     "done": Verb("done CODE [TEXT]", 1, 2, _done),
 }
 """/proc/PID/ctl."""

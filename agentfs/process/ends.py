@@ -27,8 +27,9 @@ UNKNOWN = -1
 
 class Ends:
     """`on_end` calls get (process, code) inside the transaction, at every end of a program, one
-    that is followed by a restart included. `ended_at` has the time on the monotonic clock of every
-    process that waits to be reaped."""
+    that is followed by a restart included; `on_finish` calls get the process that ended for good,
+    when its children are adopted. `ended_at` has the time on the monotonic clock of every process
+    that waits to be reaped."""
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Ends:
             self.start_again,
         )
         self.on_end: list[Callable[[Process, int], object]] = []
+        self.on_finish: list[Callable[[Process], object]] = []
         self.ended_at: dict[int, float] = {}
         self._renewed: set[int] = set()
 
@@ -87,6 +89,8 @@ class Ends:
                 call(process, code)
             for child in self.table.children(process.pid):
                 self.adopt(child)
+            for finished in self.on_finish:
+                finished(process)
             self.table.set_state(
                 process,
                 state,

@@ -113,6 +113,18 @@ class OwnCalls:
         self._gate.actor(principal)
         self._supervisor.heartbeats.beat(self._own_alive(principal, pid))
 
+    def ready(self, principal: Principal, pid: int) -> None:
+        """Its children may have work: they need not wait any longer to be started again."""
+        self._gate.actor(principal)
+        self._supervisor.readiness.ready(self._own_alive(principal, pid), "ready")
+
+    def receives(self, principal: Principal, name: str) -> None:
+        """`principal` opened the mailbox of agent `name` to take from it: if it is the agent's own
+        process, that is ready."""
+        process = self._table.by_name(name)
+        if process is not None and process.pid == principal.pid:
+            self._supervisor.readiness.ready(process, "recv")
+
     def attach(self, principal: Principal, pid: int, ospid: int) -> None:
         """Make a program that was started elsewhere that of process `pid`.
 

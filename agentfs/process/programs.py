@@ -159,7 +159,11 @@ class Programs:
         return program
 
     def adopt(self, process: Process) -> Program | None:
-        """Watch the program of `process` that an earlier daemon started; None if it is gone."""
+        """Watch the program of `process` that an earlier daemon started; None if it has ended.
+
+        With which code does not matter, known or not: a loop that reads from the tree ends, and
+        without a failure, when there is no tree.
+        """
         if process.ospid is None:
             return None
         program = Program(process.pid, process.ospid, process.os_start, -1, ours=False)
@@ -169,13 +173,14 @@ class Programs:
         except OSError:
             return None
         stat = read_stat(program.ospid)  # after the pidfd: it cannot become another one now
-        if stat is None or stat.start != process.os_start:
+        ours = stat is not None and stat.ppid == os.getpid()
+        if stat is None or stat.start != process.os_start or (stat.ended and not ours):
             os.close(program.pidfd)
             return None
         if self.groups.available:
             with suppress(OSError):
                 self.groups.gather(program.pid, program.ospid)
-        program.ours = stat.ppid == os.getpid()
+        program.ours = ours
         self._watched[program.ospid] = program
         self.generation += 1
         return program

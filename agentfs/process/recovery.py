@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from agentfs.process.again import STARTED_AGAIN
 from agentfs.process.agents import INIT_NAME
 from agentfs.process.model import Limits, Process, Restart, Role, State, Tier
 from agentfs.process.proc import boot_id, read_stat
@@ -41,13 +42,17 @@ class Recovery:
             return
         self._booted = True
         supervisor = self._supervisor
-        with supervisor.store.transaction():
-            same_boot = supervisor.store.meta("boot_id") == boot_id()
-            supervisor.store.set_meta("boot_id", boot_id())
-            self._make_init()
-            for process in supervisor.table:
-                if process.pid != INIT:
-                    self._take_up(process, same_boot=same_boot)
+        supervisor.booting = True
+        try:
+            with supervisor.store.transaction():
+                same_boot = supervisor.store.meta("boot_id") == boot_id()
+                supervisor.store.set_meta("boot_id", boot_id())
+                self._make_init()
+                for process in supervisor.table:
+                    if process.pid != INIT:
+                        self._take_up(process, same_boot=same_boot)
+        finally:
+            supervisor.booting = False
         self._end_unknown_programs()
 
     def _make_init(self) -> None:
@@ -106,7 +111,7 @@ class Recovery:
     def _take_up_without_program(self, process: Process) -> None:
         supervisor = self._supervisor
         if process.state is State.BLOCKED:  # in a back-off, or put down with the daemon
-            supervisor.start_again(process, "the daemon was started again")
+            supervisor.start_again(process, STARTED_AGAIN)
         elif process.state is not State.SLEEPING:  # a spawn that never returned
             log.warning("process %d, %s, was not started in time", process.pid, process.name)
             withdraw(supervisor, process)
@@ -140,6 +145,7 @@ def withdraw(supervisor: Supervisor, process: Process) -> None:
         if (agent := supervisor.agents.find(process.name)) and agent.pid == process.pid:
             supervisor.agents.set_pid(process.name, None)
     supervisor.ended_at.pop(process.pid, None)
+    supervisor.readiness.withdrawn(process.pid)
 
 
 async def shut_down(supervisor: Supervisor, grace: float | None) -> None:

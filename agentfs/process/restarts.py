@@ -57,6 +57,10 @@ class Restarts:
         delay = min(numbers.restart_backoff * 2.0**exponent, numbers.restart_backoff_max)
         return delay * (1 + JITTER * self.jitter())
 
+    def attempts(self, pid: int) -> int:
+        """How many there were within the window."""
+        return len(self._attempts.get(pid, ()))
+
     def schedule(self, process: Process, delay: float, call: Callable[[], object]) -> None:
         """Make `call` in `delay` seconds, unless cancelled."""
         self.cancel(process.pid)

@@ -16,8 +16,14 @@ from typing import Any
 from agentfs.config import Config
 from agentfs.errors import KernelError
 from agentfs.ipc.archive import FINISHED
+from agentfs.ipc.broadcast import EVERYBODY
 from agentfs.process.model import Agent, Process, Role
 from agentfs.security.principal import INIT
+from agentfs.storage.check_artifacts import artifact_faults, content_faults
+from agentfs.storage.check_asks import ask_faults
+from agentfs.storage.check_broadcasts import broadcast_faults
+from agentfs.storage.check_queues import queue_faults
+from agentfs.storage.check_reminders import reminder_faults
 from agentfs.storage.migrations import LATEST
 
 __all__ = ["check"]
@@ -34,7 +40,8 @@ def check(path: Path) -> list[str]:
             sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         ) as connection:
             connection.execute("BEGIN")  # one snapshot for all that follows
-            return list(_faults(connection))
+            faults = list(_faults(connection))
+        return faults or content_faults(path)
     except sqlite3.Error as failure:
         return [f"the store cannot be read: {failure}"]
 
@@ -54,6 +61,12 @@ def _faults(connection: sqlite3.Connection) -> Iterator[str]:
     yield from _process_faults(store)
     yield from _agent_faults(store)
     yield from _message_faults(store, connection)
+    yield from broadcast_faults(connection)
+    yield from ask_faults(connection, store.agents)
+    yield from reminder_faults(connection, store.agents, store.number("event_seq"))
+    yield from queue_faults(connection, store.agents)
+    yield from _publication_faults(store, connection)
+    yield from artifact_faults(connection, store.agents)
 
 
 class _Contents:
@@ -110,7 +123,7 @@ def _process_faults(store: _Contents) -> Iterator[str]:
     for pid, process in store.processes.items():
         if process.pid != pid:
             yield f"process {pid}: its record says pid {process.pid}"
-        if process.name not in store.agents:
+        if process.state.alive and process.name not in store.agents:
             yield f"process {pid}: there is no agent {process.name}"
         if (process.role is Role.KERNEL) != (pid == INIT):
             yield f"process {pid} has role {process.role.value}"
@@ -165,7 +178,8 @@ def _message_faults(store: _Contents, connection: sqlite3.Connection) -> Iterato
             taken[mailbox, state, filename] += 1
         elif filename:
             yield f"{what}: it has a file name, {filename}"
-        if mailbox not in store.agents and "/" not in mailbox and state not in FINISHED:
+        known = mailbox in store.agents or mailbox == EVERYBODY or "/" in mailbox
+        if not known and state not in FINISHED:
             yield f"{what}: there is no such agent"
         if last is not None and seq > last:
             yield f"{what}: the last event has number {last} only"
@@ -199,6 +213,10 @@ def _record_faults(
     attempt = record.get("attempt", 1)
     if not isinstance(attempt, int) or attempt < 1:
         yield f"its attempt is number {attempt}"
+    elif record.get("revived", 0) >= attempt:
+        yield f"it was put back after attempt {record['revived']}, and this is number {attempt}"
+    if state == "dead" and not record.get("reason"):
+        yield "it is a dead letter without a reason"
     if pid is None:
         return
     process = store.processes.get(pid)
@@ -208,3 +226,30 @@ def _record_faults(
         yield f"process {pid}, which has claimed it, is no living process"
     elif "/" not in mailbox and process.name != mailbox:
         yield f"process {pid}, which has claimed it, is none of {mailbox}"
+
+
+def _publication_faults(store: _Contents, connection: sqlite3.Connection) -> Iterator[str]:
+    """Whether what topics keep is theirs, and in numbers without a gap."""
+    topics = set()
+    for name, text in connection.execute("SELECT key, record FROM records WHERE kind = 'topic'"):
+        what = f"topic {name}"
+        before = len(store.faults)
+        record = store.record(what, text)
+        yield from store.faults[before:]
+        if record.get("owner") not in store.agents:
+            yield f"{what}: there is no agent {record.get('owner')}, who owns it"
+        topics.add(name)
+    last: dict[str, int] = {}
+    query = "SELECT topic, seq, record FROM publications ORDER BY topic, seq"
+    for name, seq, text in connection.execute(query):
+        what = f"record {seq} of topic {name}"
+        before = len(store.faults)
+        record = store.record(what, text)
+        yield from store.faults[before:]
+        if not (isinstance(record.get("time"), float) and record.get("from")):
+            yield f"{what}: it does not say when and by whom it was published"
+        if name not in topics:
+            yield f"{what}: there is no such topic"
+        if seq < 1 or last.get(name, seq - 1) != seq - 1:
+            yield f"{what}: the one before it has number {last.get(name, 0)}"
+        last[name] = seq

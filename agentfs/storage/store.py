@@ -166,6 +166,13 @@ class Store:
         for key, record in self._db.execute(query, (kind,)):
             yield key, json.loads(record)
 
+    def record(self, kind: str, key: str) -> dict[str, Any] | None:
+        """One record; None if there is none."""
+        query = "SELECT record FROM records WHERE kind = ? AND key = ?"
+        row = self._db.execute(query, (kind, key)).fetchone()
+        found: dict[str, Any] | None = None if row is None else json.loads(row[0])
+        return found
+
     def put_record(self, kind: str, key: str, record: dict[str, Any]) -> None:
         self._write("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (kind, key, _dump(record)))
 
@@ -174,12 +181,19 @@ class Store:
 
     # -- publications: what topics keep ----------------------------------------------------------
 
-    def publications(self) -> Iterator[tuple[str, int, dict[str, Any], bytes]]:
-        """(topic, seq, record, content) of everything that topics keep, by topic and number."""
-        for topic, seq, record, content in self._db.execute(
-            "SELECT topic, seq, record, content FROM publications ORDER BY topic, seq"
-        ):
-            yield topic, seq, json.loads(record), content
+    def publications(self) -> Iterator[tuple[str, int, dict[str, Any], int]]:
+        """(topic, seq, record, size of the content) of all that is kept, by topic and number."""
+        query = "SELECT topic, seq, record, length(content) FROM publications ORDER BY topic, seq"
+        for topic, seq, record, size in self._db.execute(query):
+            yield topic, seq, json.loads(record), size
+
+    def publication(self, topic: str, seq: int) -> tuple[dict[str, Any], bytes]:
+        """Record and content of one; KeyError if it is gone."""
+        query = "SELECT record, content FROM publications WHERE topic = ? AND seq = ?"
+        row = self._db.execute(query, (topic, seq)).fetchone()
+        if row is None:
+            raise KeyError(topic, seq)
+        return json.loads(row[0]), row[1]
 
     def put_publication(self, topic: str, seq: int, record: dict[str, Any], content: bytes) -> None:
         self._write(
@@ -252,6 +266,11 @@ class Store:
         self._write("DELETE FROM messages WHERE seq = ?", (seq,))
         if size > SHORT_CONTENT:
             self._write("DELETE FROM long_contents WHERE seq = ?", (seq,))
+
+    def delete_finished(self, seqs: list[int]) -> None:
+        """Delete messages of which no long content is kept."""
+        query = "DELETE FROM messages WHERE seq IN (SELECT value FROM json_each(?))"
+        self._write(query, (json.dumps(seqs),))
 
     def content(self, seq: int) -> bytes:
         """The content of a message; KeyError if it is gone."""

@@ -580,7 +580,7 @@ def test_a_message_that_is_never_acknowledged_is_given_up(world: World, bob: Pro
     assert (message.folder, list(box.dead.values())) == ("dead", [message])
     assert message.reason == "delivered 5 times, never acknowledged; last: bob ended with code 1"
     [event] = [event for event in world.seen if isinstance(event, MessageGivenUp)]
-    assert (event.folder, event.file) == ("cur", f"{message.file}:2,")
+    assert (event.folder, event.file) == ("cur", f"{message.named}:2,")
     world.mail.acknowledge(OPERATOR, "bob", "dead", message.file)
     assert world.unfinished() == []
 

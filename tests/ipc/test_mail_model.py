@@ -10,10 +10,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from agentfs.errors import KernelError
 from agentfs.ipc.message import Priority
 from tests.ipc.world import OPERATOR, World
 
@@ -32,6 +34,11 @@ class Expected:
     folder: str = "new"
     attempt: int = 1
     through_recv: bool = False
+    doubted: bool = False  # it was claimed through recv when the daemon was killed
+    revived: int = 0
+
+    def is_over(self, now: float) -> bool:
+        return self.expires is not None and self.expires <= now
 
 
 class MailMachine(RuleBasedStateMachine):
@@ -66,8 +73,8 @@ class MailMachine(RuleBasedStateMachine):
             ]
 
     def returned(self, name: str, message: Expected) -> None:
-        message.through_recv = False
-        if message.attempt >= MAX_ATTEMPTS:
+        message.through_recv = message.doubted = False
+        if message.attempt >= message.revived + MAX_ATTEMPTS:
             message.folder = "dead"
         else:
             message.folder, message.attempt = "new", message.attempt + 1
@@ -93,17 +100,51 @@ class MailMachine(RuleBasedStateMachine):
         now = self.world.clock.now()
         self.model[name].append(Expected(text, priority, now, now + ttl if ttl else None))
 
+    def doubts(self, name: str) -> list[Expected]:
+        """What the reader of `name` gets again, because it may never have got it."""
+        now = self.world.clock.now()
+        return [each for each in self.model[name] if each.doubted and not each.is_over(now)]
+
+    def best(self, name: str) -> list[Expected]:
+        """What waits, in the order of delivery."""
+        waiting = self.messages(name, "new")
+        return sorted(waiting, key=lambda each: 10 * each.level + each.arrived)
+
+    def settled(self, name: str) -> None:
+        """What was got through recv before is acknowledged."""
+        self.model[name] = [each for each in self.model[name] if not each.through_recv]
+
     @rule(name=st.sampled_from(AGENTS))
     def recv(self, name: str) -> None:
-        waiting = self.messages(name, "new")
+        doubts, waiting = self.doubts(name), self.best(name)
         got = self.world.recv(name)
-        if not waiting:
+        if doubts:
+            assert got == doubts[0].text
+            doubts[0].attempt += 1
+            doubts[0].doubted = False
+        elif waiting:
+            assert got == waiting[0].text
+            self.settled(name)
+            waiting[0].folder, waiting[0].through_recv = "cur", True
+        else:
             assert got is None
+
+    @rule(name=st.sampled_from(AGENTS), most=st.integers(1, 4))
+    def recv_batch(self, name: str, most: int) -> None:
+        doubts = self.doubts(name)
+        principal = self.world.principal("bob") if name == "bob" else OPERATOR
+        got = self.world.mail.claim_batch(principal, name, most)
+        if not doubts and not self.messages(name, "new"):
+            assert got == []
             return
-        best = min(waiting, key=lambda each: 10 * each.level + each.arrived)
-        assert got == best.text
-        self.model[name] = [each for each in self.model[name] if not each.through_recv]
-        best.folder, best.through_recv = "cur", True
+        for each in doubts:
+            each.folder, each.attempt = "new", each.attempt + 1
+            each.through_recv = each.doubted = False
+        self.settled(name)
+        batch = self.best(name)[:most]
+        assert [self.world.body(message) for message in got] == [each.text for each in batch]
+        for each in batch:
+            each.folder, each.through_recv = "cur", True
 
     @precondition(lambda self: any(self.messages(name, "new") for name in AGENTS))
     @rule(data=st.data())
@@ -119,8 +160,21 @@ class MailMachine(RuleBasedStateMachine):
         name, message = self.pick(data, "cur")
         file = self.file(name, "cur", message.text)
         self.world.mail.put_back(OPERATOR, name, file, file.partition(":")[0])
-        message.folder, message.through_recv = "new", False
+        message.folder, message.through_recv, message.doubted = "new", False, False
         self.expire()
+
+    @precondition(lambda self: any(self.messages(name, "dead") for name in AGENTS))
+    @rule(data=st.data())
+    def put_back_a_dead_letter(self, data: st.DataObject) -> None:
+        name, message = self.pick(data, "dead")
+        file = self.file(name, "dead", message.text)
+        if message.is_over(self.world.clock.now()):
+            with pytest.raises(KernelError):
+                self.world.mail.revive(OPERATOR, name, file, file)
+            return
+        self.world.mail.revive(OPERATOR, name, file, f"{file}.again")
+        message.folder, message.revived = "new", message.attempt
+        message.attempt += 1
 
     @precondition(lambda self: any(self.model.values()))
     @rule(data=st.data(), folder=st.sampled_from(["new", "cur", "dead"]))
@@ -152,6 +206,9 @@ class MailMachine(RuleBasedStateMachine):
     @rule()
     def daemon_killed(self) -> None:
         self.world.restart()
+        for messages in self.model.values():
+            for message in messages:
+                message.doubted = message.through_recv
 
     @rule(seconds=st.sampled_from([0.5, 3, 11, 31]), timer=st.booleans())
     def time_goes_by(self, seconds: float, timer: bool) -> None:

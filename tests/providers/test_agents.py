@@ -28,6 +28,12 @@ async def test_the_whole_life_of_an_agent(world: World) -> None:
         "outbox",
         "send",
         "recv",
+        "recv.batch",
+        "sent",
+        "dead",
+        "asks",
+        "reminders",
+        "shm",
         "log",
         "memory",
     ]

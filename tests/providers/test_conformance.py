@@ -11,7 +11,7 @@ import pytest
 
 from agentfs.errors import KernelError
 from agentfs.vfs.files import Control, Document, Live, Stream, Transaction, Value
-from agentfs.vfs.node import Directory, File, Link, Node
+from agentfs.vfs.node import Directory, Fifo, File, Link, Node
 from agentfs.vfs.table import DirectoryOf, Entry, Table
 from tests.providers.world import OPERATOR, STRANGER, World, refused
 
@@ -25,6 +25,7 @@ KINDS: dict[str, type[Node]] = {
     "Link": Link,
     "Directory": Directory,
     "File": File,
+    "Fifo": Fifo,
 }
 
 # design/namespace.md: path, mode; `-` is a link.
@@ -40,7 +41,11 @@ NAMESPACE = """
 /agents/alice/inbox/tmp/ 0700
 /agents/alice/outbox/bob 0200
 /agents/alice/send 0200
-/agents/alice/recv 0400
+/agents/alice/recv 0600
+/agents/alice/reminders/ 0700
+/agents/alice/reminders/new 0600
+/agents/alice/reminders/stat 0400
+/agents/alice/reminders/limits 0400
 /agents/alice/log 0640
 /agents/alice/memory/ 0700
 /agents/self -
@@ -55,6 +60,9 @@ NAMESPACE = """
 /proc/2/agent -
 /proc/2/parent -
 /proc/2/children/ 0755
+/proc/2/pipes/ 0755
+/proc/2/pipes/up 0666
+/proc/2/pipes/down 0666
 /proc/2/cmdline 0444
 /proc/2/environ 0400
 /proc/2/cwd -
@@ -75,6 +83,7 @@ NAMESPACE = """
 /dev/events 0444
 /dev/events.all 0444
 /dev/kmsg 0444
+/dev/topics/ 1777
 /etc/agentfs.yaml 0644
 /sys/version 0444
 /sys/health 0444

@@ -40,6 +40,22 @@ async def test_the_whole_life_of_a_message(world: World) -> None:
         world.find(f"{CUR}/{name}:2,S")
 
 
+async def test_a_message_that_is_announced_late_is_still_whole(world: World) -> None:
+    """A client claimed it before its arrival was announced: the announcement must not make Linux
+    believe that the file is empty."""
+    new = world.find(NEW).key
+    world.changes.clear()
+    await world.mail("alice", "bob", "not empty")
+    created = [change for change in world.changes if isinstance(change, Created)]
+    (arrival,) = [change for change in created if change.directory == new]
+    (name,) = world.list(NEW)
+    world.rename(f"{NEW}/{name}", f"{CUR}/{name}:2,S")
+    size = len(await world.text(f"{CUR}/{name}:2,S"))
+    assert arrival.node.stat().size == size
+    world.unlink(f"{CUR}/{name}:2,S")
+    assert arrival.node.stat().size == 0
+
+
 async def test_every_step_is_announced_where_it_happens(world: World) -> None:
     new, cur = world.find(NEW).key, world.find(CUR).key
     world.changes.clear()
@@ -286,6 +302,7 @@ async def test_recv_of_an_agent_that_was_removed_is_stale(world: World) -> None:
     stream = world.stream("/agents/dora/recv")
     woken: list[int] = []
     stream.on_wake(lambda: woken.append(1))
+    assert not stream.ready()
     world.directory("/agents").rmdir("dora", OPERATOR)
     assert woken
     assert stream.ready()

@@ -12,7 +12,7 @@ import pytest
 from agentfs.storage.check import check
 from agentfs.storage.migrations import LATEST
 from agentfs.storage.store import Store
-from tests.ipc.world import World
+from tests.ipc.world import OPERATOR, World
 
 
 @pytest.fixture
@@ -27,6 +27,12 @@ def path(tmp_path: Path) -> Path:
         world.send("worker", "other", text)
         world.send("lead", "ghost", text)
     world.recv("other")
+    with world.store.transaction():
+        owned = {"owner": "lead", "uid": 1, "gid": 1, "mode": 0o666, "changed": 1}
+        world.store.put_record("topic", "news", owned)
+        for number in (3, 4, 5):
+            record = {"time": 1.5, "from": "lead"}
+            world.store.put_publication("news", number, record, b"hello")
     world.close()
     return tmp_path / "store.db"
 
@@ -39,6 +45,17 @@ def database(path: Path) -> Iterator[sqlite3.Connection]:
 
 def test_a_sound_store_has_no_faults(path: Path) -> None:
     assert check(path) == []
+
+
+def test_an_agent_may_be_removed_before_somebody_waits_for_its_ended_process(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    brief = world.process("brief")
+    world.end(brief, 0)
+    world.agents.remove(OPERATOR, "brief")
+    world.close()
+    assert check(tmp_path / "store.db") == []
 
 
 def test_a_fresh_store_has_no_faults(tmp_path: Path) -> None:
@@ -134,6 +151,23 @@ def test_damage_is_found(path: Path) -> None:
         (
             """UPDATE messages SET content = 'x' WHERE seq IN (SELECT seq FROM long_contents)""",
             "its content is there twice",
+        ),
+        ("DELETE FROM records WHERE kind = 'topic'", "record 3 of topic news: there is no such"),
+        (
+            "UPDATE records SET record = replace(record, 'lead', 'eve') WHERE kind = 'topic'",
+            "topic news: there is no agent eve, who owns it",
+        ),
+        (
+            "DELETE FROM publications WHERE seq = 4",
+            "record 5 of topic news: the one before it has number 3",
+        ),
+        (
+            "UPDATE publications SET seq = 0 WHERE seq = 3",
+            "record 0 of topic news: the one before it has number 0",
+        ),
+        (
+            "UPDATE publications SET record = '{}' WHERE seq = 3",
+            "record 3 of topic news: it does not say when and by whom",
         ),
     ],
 )

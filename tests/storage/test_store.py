@@ -290,8 +290,11 @@ def test_publications_are_kept_by_topic_and_number(tmp_path: Path) -> None:
             store.put_publication("news", number, {"from": "a"}, b"%d" % number)
         store.put_publication("other", 1, {"from": "a"}, b"x")
         store.delete_publications("news", 2)
+    assert store.publication("news", 3) == ({"from": "a"}, b"3")
+    with pytest.raises(KeyError):
+        store.publication("news", 2)
     assert [(t, n, c) for t, n, _, c in store.publications()] == [
-        ("news", 3, b"3"),
-        ("other", 1, b"x"),
+        ("news", 3, 1),
+        ("other", 1, 1),
     ]
     store.close()

@@ -39,6 +39,7 @@ def test_umount_from_outside_ends_the_daemon_and_every_program(tree: Tree) -> No
 
 
 def test_a_clean_restart_keeps_everything_and_starts_programs_again(tree: Tree) -> None:
+    tree.write("etc/agentfs.yaml", "processes: {ready_timeout: 0.2s}\n")
     lead = tree.spawn("lead", exec=["sleep", "600"], role="lead")
     worker = tree.spawn("worker", parent=lead, exec=["sleep", "600"], role="worker")
     task = tree.spawn("task", exec=["sleep", "600"], role="task", tier="tactical")
@@ -48,7 +49,7 @@ def test_a_clean_restart_keeps_everything_and_starts_programs_again(tree: Tree) 
     tree.unmount()
     tree.mount()
     for pid in (lead, worker):
-        eventually(lambda pid=pid: tree.read(f"proc/{pid}/ospid") != "\n")
+        eventually(lambda pid=pid: tree.read(f"proc/{pid}/ospid"))
         assert runs(int(tree.read(f"proc/{pid}/ospid")))
     assert tree.read(f"proc/{worker}/ppid") == f"{lead}\n"
     assert tree.read(f"proc/{task}/exit") == "143\n"  # its role is never started again

@@ -1,0 +1,63 @@
+"""Events about shared memory. The log is for everybody: it names a key only if everybody may know
+it, and otherwise says no more than that an agent stored something."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agentfs.events.base import Event
+
+__all__ = [
+    "ArtifactChanged",
+    "ArtifactEvent",
+    "ArtifactPassed",
+    "ArtifactRemoved",
+    "ArtifactRenamed",
+    "ArtifactStored",
+]
+
+_UNTOLD = {"untold": True}
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactEvent(Event):
+    """Something happened to `owner`'s artifact. `key` is empty unless the visibility is global;
+    `space` and `name` say what it is all the same, and are no part of the log."""
+
+    owner: str
+    visibility: str
+    key: str
+    space: tuple[str, str] = field(metadata=_UNTOLD)
+    name: str = field(metadata=_UNTOLD)
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactStored(ArtifactEvent):
+    """It is new, or its content was replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactRemoved(ArtifactEvent):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactRenamed(ArtifactEvent):
+    """`name` and `key` are the new ones."""
+
+    old: str = field(metadata=_UNTOLD)
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactChanged(ArtifactEvent):
+    """It has another content type."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactPassed(ArtifactEvent):
+    """It is `owner`'s now, who inherited it from `before`; `old` and `old_space` say where it
+    was."""
+
+    before: str
+    old: str = field(metadata=_UNTOLD)
+    old_space: tuple[str, str] = field(metadata=_UNTOLD)

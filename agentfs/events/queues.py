@@ -1,0 +1,41 @@
+"""Events about queues. What happens to their messages is told by the events about messages, with
+`queues/NAME` for the agent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentfs.events.base import Event
+
+__all__ = ["QueueChanged", "QueueCreated", "QueuePurged", "QueueRemoved"]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueCreated(Event):
+    name: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueChanged(Event):
+    """Its mode, its owner or its limit is another."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePurged(Event):
+    """`by` dropped so many messages that waited."""
+
+    name: str
+    by: str
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRemoved(Event):
+    """`dropped`: the messages that went with it, in whatever folder."""
+
+    name: str
+    by: str
+    dropped: int

@@ -1,0 +1,57 @@
+"""Events about reminders. `agent` is whose, `id` the reminder's file name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentfs.events.base import Event
+
+__all__ = [
+    "ReminderCancelled",
+    "ReminderDelayed",
+    "ReminderFired",
+    "ReminderSet",
+    "ReminderTallyChanged",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ReminderSet(Event):
+    """`next` is when it is due, wall clock, seconds."""
+
+    agent: str
+    id: str
+    next: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReminderFired(Event):
+    """It was delivered, as message `message`. `next` is when it is due again; None: it is gone."""
+
+    agent: str
+    id: str
+    message: str
+    next: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReminderDelayed(Event):
+    """It is due and could not be delivered; `next` is when it is tried again."""
+
+    agent: str
+    id: str
+    reason: str
+    next: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReminderCancelled(Event):
+    agent: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReminderTallyChanged(Event):
+    """A minute went out of the 24 hours that the agent's figures tell of."""
+
+    agent: str

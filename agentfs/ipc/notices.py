@@ -1,0 +1,69 @@
+"""Notices: what the kernel tells an agent of its own process, and a parent of its child, by mail.
+
+A program that is started again finds exactly one notice of it: the one that an earlier start left
+unread is replaced. Programs that went on running while the daemon was away were not restarted, and
+get none.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from agentfs.ipc.mail import Mail
+from agentfs.ipc.message import Message
+from agentfs.process.agents import INIT_NAME
+from agentfs.process.model import Process
+from agentfs.security.principal import INIT, Kind, Principal
+
+__all__ = ["Notices"]
+
+log = logging.getLogger(__name__)
+
+RESTARTED = "restart-notice"
+KERNEL = Principal(Kind.OPERATOR, INIT, INIT_NAME, os.geteuid(), os.getegid())
+
+
+class Notices:
+    """For the supervisor to call, inside the transaction of what it tells of."""
+
+    def __init__(self, mail: Mail) -> None:
+        self._mail = mail
+
+    def restarted(self, process: Process, reason: str) -> None:
+        """The program of `process` is about to be started again."""
+        for old in self._unread(process.name):
+            self._mail.acknowledge(KERNEL, process.name, "new", old.file)
+        number = process.restarts + 1
+        self._tell(
+            process.name,
+            f"Your program is started again: {reason}. This is restart {number}.\n",
+            [("Type", RESTARTED), ("Restarts", str(number))],
+        )
+
+    def given_up(self, process: Process, parent: Process, reason: str) -> None:
+        """`process` has failed too often and is dead; `parent` may do something about it."""
+        self._tell(
+            parent.name,
+            f"{process.name}, process {process.pid}: {reason}.\n",
+            [("Type", "escalation"), ("Severity", "error")],
+        )
+
+    def _tell(self, name: str, text: str, headers: list[tuple[str, str]]) -> None:
+        if self._mail.notify(name, text.encode(), headers) is None:
+            log.warning("the inbox of %s is full, it is not told: %s", name, text.strip())
+
+    def _unread(self, name: str) -> list[Message]:
+        """The restart notices that wait. Messages of the kernel's own are no entry of `sent`."""
+        waiting = self._mail.mailbox(name).new.values()
+        return [
+            message
+            for message in waiting
+            if message.sender == INIT_NAME
+            and message.unlisted
+            and f"\nType: {RESTARTED}\n".encode() in self._head(message)
+        ]
+
+    def _head(self, message: Message) -> bytes:
+        head, _, _ = self._mail.content(message).partition(b"\n\n")
+        return b"\n" + head + b"\n"

@@ -1,0 +1,377 @@
+"""Queues: mailboxes that agents share. Each message goes to one of those who take from it.
+
+Claims, acknowledgement, return and dead letters are those of `delivery`; here is who a queue
+belongs to, how much may wait in it, and who waits for room.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agentfs.clock import Clock
+from agentfs.config import Settings
+from agentfs.errors import KernelError
+from agentfs.events import (
+    ConfigChanged,
+    EventLog,
+    MessageClaimed,
+    MessageDone,
+    MessageExpired,
+    QueueChanged,
+    QueueCreated,
+    QueuePurged,
+    QueueRemoved,
+    Record,
+)
+from agentfs.ipc.lines import Line
+from agentfs.ipc.mail import Mail
+from agentfs.ipc.mailbox import Mailbox
+from agentfs.ipc.message import Draft, Message, Relation
+from agentfs.process.agents import INIT_NAME, Agents
+from agentfs.process.model import Process
+from agentfs.process.table import ProcessTable
+from agentfs.security.ownership import Access, Ownership
+from agentfs.security.policy import Action
+from agentfs.security.principal import INIT, Principal
+from agentfs.storage.store import Store
+from agentfs.syscall import Gate
+
+__all__ = ["PREFIX", "Queue", "Queues"]
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+KIND = "queue"
+"""Of its record in the store."""
+
+PREFIX = "queues"
+"""Before a slash and the queue's name, it is the name of the mailbox."""
+
+PURGE_BATCH = 500  # messages that one call drops: 10,000 at once would hold up others for 0.3 s
+
+
+@dataclass(slots=True, eq=False)
+class Queue:
+    """One queue. `limit` is how many messages may wait in it (None: `queues.max_waiting`),
+    `changed` (ns) when its mode, owner or limit did last. Only `Queues` changes its fields."""
+
+    name: str
+    ownership: Ownership
+    changed: int
+    limit: int | None = None
+    removed: bool = False
+
+    def __str__(self) -> str:
+        return f"queue {self.name}"
+
+    @property
+    def mailbox(self) -> str:
+        return f"{PREFIX}/{self.name}"
+
+    def record(self) -> dict[str, Any]:
+        """What the store keeps of it, beside its messages."""
+        return self.ownership.record() | {"changed": self.changed, "limit": self.limit}
+
+
+class Queues:
+    """All queues by name, the system calls on them, and what delivery asks about their mailboxes.
+    Loads itself from the store."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        table: ProcessTable,
+        agents: Agents,
+        mail: Mail,
+        store: Store,
+        events: EventLog,
+        clock: Clock,
+        settings: Settings,
+    ) -> None:
+        self._gate = gate
+        self._table = table
+        self._agents = agents
+        self._mail = mail
+        self._store = store
+        self._events = events
+        self._clock = clock
+        self._settings = settings
+        self.changed = int(clock.now() * 1e9)
+        self._queues: dict[str, Queue] = {}
+        self._lines: dict[str, Line] = {}
+        self._pollers: dict[str, dict[Callable[[], object], None]] = {}
+        for name, record in store.records(KIND):
+            ownership = Ownership.from_record(record)
+            self._queues[name] = Queue(name, ownership, record["changed"], record["limit"])
+        mail.owners[PREFIX] = self
+        agents.on_remove.append(self._agent_removed)
+        events.listen(self._heard)
+
+    # -- look-ups --------------------------------------------------------------------------------
+
+    def find(self, name: str) -> Queue | None:
+        return self._queues.get(name)
+
+    def get(self, name: str) -> Queue:
+        """Raises ENOENT."""
+        queue = self._queues.get(name)
+        if queue is None:
+            raise KernelError(errno.ENOENT, f"there is no queue {name!r}")
+        return queue
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, sorted."""
+        return iter(sorted(self._queues))
+
+    def __len__(self) -> int:
+        return len(self._queues)
+
+    def box(self, queue: Queue) -> Mailbox:
+        """Its mailbox, without what has expired. ENOENT once the queue is removed."""
+        return self._mail.mailbox(queue.mailbox)
+
+    def limit(self, queue: Queue) -> int:
+        """How many messages may wait in it."""
+        return queue.limit or self._settings.now.queues.max_waiting
+
+    def has_room(self, queue: Queue) -> bool:
+        """Whether one more message may wait."""
+        return self.box(queue).waiting < self.limit(queue)
+
+    # -- making and removing ---------------------------------------------------------------------
+
+    def create(self, principal: Principal, name: str, mode: int) -> Queue:
+        """Make a queue with exactly these mode bits. EINVAL, EEXIST, EACCES, ENOSPC."""
+        with self._gate.enter(principal, Action.SEND) as actor:
+            if not NAME.fullmatch(name) or name in (".", ".."):
+                raise KernelError(
+                    errno.EINVAL,
+                    f"{name!r} is no name for a queue: 1 to 64 of A-Z a-z 0-9 . _ - were expected",
+                    rule="name",
+                )
+            if name in self._queues:
+                raise KernelError(errno.EEXIST, f"there is a queue {name!r} already")
+            ownership = Ownership.of(principal, mode)
+            ownership.require_parent(actor, self._table.find, f"queue {name}")
+            limit = self._settings.now.queues.max_queues
+            if len(self._queues) >= limit:
+                raise KernelError(
+                    errno.ENOSPC, f"there are {limit} queues already", rule="queues.max_queues"
+                )
+            queue = Queue(name, ownership, int(self._clock.now() * 1e9))
+            self._store.on_rollback(lambda: self._queues.pop(name))
+            self._queues[name] = queue
+            self._touch()
+            self._store.put_record(KIND, name, queue.record())
+            self._events.emit(QueueCreated(name, ownership.owner))
+            return queue
+
+    def remove(self, principal: Principal, name: str, *, force: bool = False) -> None:
+        """Remove a queue. ENOENT; EPERM unless the owner agent or the operator asks; ENOTEMPTY if
+        there are messages in it, unless by `force`: then they are dropped, and their senders see
+        in `sent` that they were."""
+        with self._gate.enter(principal):
+            queue = self.get(name)
+            queue.ownership.require_owner(principal, f"remove {queue}")
+            box = self.box(queue)
+            held = {folder: len(box.folder(folder)) for folder in ("new", "cur", "dead")}
+            if any(held.values()) and not force:
+                raise KernelError(
+                    errno.ENOTEMPTY,
+                    f"in {queue} {held['new']} messages wait, {held['cur']} are claimed and"
+                    f" {held['dead']} are dead letters; `remove` in its ctl drops them",
+                    rule="queue in use",
+                )
+            self._mail.agent_removed(queue.mailbox)
+            self._store.on_rollback(lambda: self._queues.__setitem__(name, queue))
+            del self._queues[name]
+            self._touch()
+            self._store.delete_record(KIND, name)
+            self._store.on_commit(lambda: self._end(queue))
+            self._events.emit(QueueRemoved(name, principal.name, sum(held.values())))
+
+    def purge(self, principal: Principal, name: str) -> int:
+        """Drop what waits, the oldest files first, up to `PURGE_BATCH` messages; how many that
+        were. ENOENT; EPERM unless the owner agent or the operator asks."""
+        with self._gate.enter(principal):
+            queue = self.get(name)
+            queue.ownership.require_owner(principal, f"purge {queue}")
+            found = list(self.box(queue).new.values())[:PURGE_BATCH]
+            for message in found:
+                self._mail.drop(message, f"{principal.name} purged {queue}")
+            if found:
+                self._events.emit(QueuePurged(name, principal.name, len(found)))
+            return len(found)
+
+    def set_limit(self, principal: Principal, name: str, limit: int | None) -> None:
+        """Let at most `limit` messages wait (None: as many as `queues.max_waiting` says). What
+        waits beyond it stays. ENOENT, EPERM, EINVAL."""
+        with self._gate.enter(principal):
+            queue = self.get(name)
+            queue.ownership.require_owner(principal, f"limit {queue}")
+            if limit is not None and not 1 <= limit <= self._settings.now.queues.max_limit:
+                raise KernelError(
+                    errno.EINVAL,
+                    f"1 to {self._settings.now.queues.max_limit} messages may wait, not {limit}",
+                    rule="queues.max_limit",
+                )
+            self._update(queue, limit=limit)
+
+    def chmod(self, principal: Principal, name: str, mode: int) -> None:
+        """Change the mode bits. ENOENT; EPERM unless the owner agent or the operator asks."""
+        with self._gate.enter(principal):
+            queue = self.get(name)
+            self._update(queue, ownership=queue.ownership.with_mode(principal, mode, str(queue)))
+
+    def _agent_removed(self, name: str) -> None:
+        """Its queues outlive an agent: init has them then, and not the next one of that name."""
+        init = self._agents.get(INIT_NAME)
+        for queue in self._queues.values():
+            if queue.ownership.owner == name:
+                owned = replace(queue.ownership, owner=INIT_NAME, uid=init.uid, gid=init.gid)
+                self._update(queue, ownership=owned)
+
+    def _update(self, queue: Queue, **fields: Any) -> None:
+        fields["changed"] = max(int(self._clock.now() * 1e9), queue.changed + 1)
+        before = {field: getattr(queue, field) for field in fields}
+        self._store.on_rollback(lambda: self._set(queue, before))
+        self._set(queue, fields)
+        self._store.put_record(KIND, queue.name, queue.record())
+        self._events.emit(QueueChanged(queue.name))
+
+    @staticmethod
+    def _set(queue: Queue, fields: dict[str, Any]) -> None:
+        for field, new in fields.items():
+            setattr(queue, field, new)
+
+    def _touch(self) -> None:
+        self.changed = max(int(self._clock.now() * 1e9), self.changed + 1)
+
+    def close(self, principal: Principal, name: str, *, closed: bool = True) -> None:
+        """Let nobody send to a queue or take from it any more (ESTALE), because it is about to be
+        removed. ENOENT; EPERM unless the owner agent or the operator asks."""
+        with self._gate.enter(principal):
+            queue = self.get(name)
+            queue.ownership.require_owner(principal, f"remove {queue}")
+            if closed:
+                self._end(queue)
+            queue.removed = closed
+
+    def _end(self, queue: Queue) -> None:
+        queue.removed = True
+        for call in tuple(self._pollers.get(queue.name, ())):
+            call()
+        self.hand_on(queue)
+        self._mail.line(queue.mailbox).call_everybody()
+
+    # -- sending ---------------------------------------------------------------------------------
+
+    def check(self, principal: Principal, queue: Queue, size: int = 0) -> None:
+        """Raise what `send` of `size` bytes would, but ENOSPC: EACCES, ESTALE, EMSGSIZE."""
+        actor = self._gate.actor(principal)
+        self._gate.policy.require(actor, Action.SEND)
+        self._admit(principal, actor, queue, size)
+
+    def send(self, principal: Principal, queue: Queue, draft: Draft) -> Message:
+        """Accept a message. EACCES, EINVAL, EEXIST (its file name), EMSGSIZE, ESTALE (the queue
+        was removed), ENOSPC (it is full)."""
+        if not queue.removed:
+            self.box(queue)  # lets go what has expired
+        with self._gate.enter(principal, Action.SEND) as actor:
+            self._admit(principal, actor, queue, max(draft.size, len(draft.body)))
+            if not self.has_room(queue):
+                raise self.full(queue)
+            if draft.expires is not None and draft.expires <= self._clock.now():
+                raise KernelError(errno.EINVAL, "the message has expired already")
+            # What the sender is to the owner means nothing to whoever takes it: all are alike.
+            return self._mail.accept(queue.mailbox, principal.name, draft, Relation.OTHER)
+
+    def full(self, queue: Queue) -> KernelError:
+        """The refusal for want of room."""
+        return KernelError(
+            errno.ENOSPC,
+            f"{queue} is full: {self.limit(queue)} messages wait in it",
+            rule="queues.max_waiting" if queue.limit is None else "max of its ctl",
+        )
+
+    def _admit(self, principal: Principal, actor: Process, queue: Queue, size: int) -> None:
+        if queue.removed:
+            raise KernelError(errno.ESTALE, f"{queue} was removed")
+        queue.ownership.require(principal, Access.SEND, str(queue))
+        queue.ownership.require_parent(actor, self._table.find, str(queue))
+        most = self._settings.now.messages.max_size
+        if size > most:
+            raise KernelError(
+                errno.EMSGSIZE,
+                f"the message has {size} bytes, {most} are allowed",
+                rule="messages.max_size",
+            )
+
+    # -- who waits for room ----------------------------------------------------------------------
+
+    def line(self, queue: Queue) -> Line:
+        """Those who wait for room, each for that of one message. Who joins it leaves it, and then
+        calls `hand_on`."""
+        return self._lines.setdefault(queue.name, Line())
+
+    def hand_on(self, queue: Queue) -> None:
+        """Call the next in the line if there is more room than those who were called can take."""
+        line = self._lines.get(queue.name)
+        if line is None:
+            return
+        if line.idle:
+            del self._lines[queue.name]
+        elif queue.removed:
+            line.call_everybody()
+        else:
+            line.call(self.limit(queue) - self.box(queue).waiting)
+
+    def on_room(self, queue: Queue, call: Callable[[], object]) -> Callable[[], None]:
+        """Call `call()` whenever there may be room, until what is returned is called."""
+        self._pollers.setdefault(queue.name, {})[call] = None
+
+        def unsubscribe() -> None:
+            calls = self._pollers.get(queue.name, {})
+            calls.pop(call, None)
+            if not calls:
+                self._pollers.pop(queue.name, None)
+
+        return unsubscribe
+
+    def _room_in(self, name: str) -> None:
+        for call in tuple(self._pollers.get(name, ())):
+            call()
+        queue = self._queues.get(name)
+        if queue is not None:
+            self.hand_on(queue)
+
+    def _heard(self, record: Record) -> None:
+        if not (self._lines or self._pollers):
+            return
+        match record.event:
+            case MessageClaimed(agent=box) | MessageDone(agent=box) | MessageExpired(agent=box):
+                kind, _, name = box.partition("/")
+                if kind == PREFIX and name:
+                    self._room_in(name)
+            case QueueChanged(name=name):
+                self._room_in(name)
+            case ConfigChanged():
+                for name in {*self._lines, *self._pollers}:
+                    self._room_in(name)
+
+    # -- what delivery asks ----------------------------------------------------------------------
+
+    def check_exists(self, name: str) -> None:
+        self.get(name.partition("/")[2])
+
+    def require(self, principal: Principal, name: str) -> None:
+        queue = self.get(name.partition("/")[2])
+        queue.ownership.require(principal, Access.TAKE, str(queue))
+
+    def claimant(self, name: str, actor: Process) -> Process | None:
+        return actor
+
+    def never_end(self, name: str) -> Iterable[int | None]:
+        return (INIT,)

@@ -1,0 +1,231 @@
+"""Receiving: messages claimed through `recv` and `recv.batch`, where asking for the next one
+acknowledges the one before.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from typing import Any
+
+from agentfs.errors import KernelError
+from agentfs.ipc.delivery import Delivery
+from agentfs.ipc.mailbox import Mailbox
+from agentfs.ipc.mailboxes import expired
+from agentfs.ipc.message import Message
+from agentfs.ipc.readers import Reader
+from agentfs.process.model import Process, State
+from agentfs.security.principal import INIT, Principal
+
+__all__ = ["Receiving"]
+
+
+class Receiving(Delivery):
+    """Delivery to readers (see `readers`), each of which acknowledges what it got itself."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._doubted: set[int] = set()
+
+    def load(self) -> None:
+        """Read all mail from the store.
+
+        Of what was claimed through `recv` nobody knows whether the answer reached the reader
+        before the daemon ended; so its reader gets it again, and then acknowledges it.
+        """
+        super().load()
+        self._doubted = {
+            message.seq
+            for box in self._boxes
+            for message in box.cur.values()
+            if message.through_recv
+        }
+
+    def waiting(self, name: str, reader: int | None = None) -> bool:
+        """Whether a `claim_next` (of the principal of pid `reader`) would give a message now.
+        ENOENT."""
+        box = self.mailbox(name)
+        return box.waiting > 0 or self._in_doubt(box, reader) is not None
+
+    def received(self, message: Message, claimed_as: str = "") -> bytes:
+        """The text of a message that was just claimed, and how many more wait; in a batch, its
+        name in cur/, too."""
+        waiting = self.peek_waiting(message.mailbox)
+        head = f"Claimed-As: {claimed_as}\n" if claimed_as else ""
+        return f"{head}Messages-Waiting: {waiting}\n".encode() + self.content(message)
+
+    def claim_next(
+        self, principal: Principal, name: str, reader: Reader | None = None
+    ) -> Message | None:
+        """Claim the message that is first, and acknowledge what the `reader` (without one: the
+        principal) claimed before it in this way. None, and nothing is acknowledged, if no message
+        waits."""
+        self._boxes.expire_due()
+        box = self._own(principal, name)
+        self._begin(box, principal.pid, reader)
+        doubted = self._in_doubt(box, principal.pid)
+        first = doubted or box.first()
+        if first is None or expired(first, self._clock.now()):
+            return None
+        with self._gate.enter(principal) as actor:
+            for before in self._before(box, actor.pid, reader):
+                self._done(before)
+            if doubted is not None:
+                self._wait_again(
+                    doubted, box.free_name("new", doubted.named), attempt=doubted.attempt + 1
+                )
+            self._receive(box, first, actor, reader)
+            return first
+
+    def claim_batch(
+        self, principal: Principal, name: str, most: int, reader: Reader | None = None
+    ) -> list[Message]:
+        """Claim the messages that are first, up to `most` of them and `max_batch_bytes` (one at
+        least), and acknowledge what is left of those that the `reader` (without one: the
+        principal) claimed before through `recv` or in this way. Empty, and nothing is
+        acknowledged, if no message waits."""
+        self._boxes.expire_due()
+        box = self._own(principal, name)
+        self._begin(box, principal.pid, reader)
+        if not self.waiting(name, principal.pid):
+            return []
+        room = self._settings.now.messages.max_batch_bytes
+        with self._gate.enter(principal) as actor:
+            for before in self._before(box, actor.pid, reader):
+                self._done(before)
+            while (doubted := self._in_doubt(box, actor.pid)) is not None:
+                self._trust(doubted)
+                again = box.free_name("new", doubted.named)
+                self._wait_again(doubted, again, attempt=doubted.attempt + 1)
+            batch: list[Message] = []
+            while len(batch) < most and (first := box.first()) is not None:
+                room -= self.size(first)
+                if (batch and room < 0) or expired(first, self._clock.now()):
+                    break
+                self._receive(box, first, actor, reader)
+                batch.append(first)
+            return batch
+
+    def _begin(self, box: Mailbox, pid: int | None, reader: Reader | None) -> None:
+        """Before `reader` claims: what failed loops of its principal left waits again."""
+        if reader is None or pid is None:
+            return
+        if not reader.began:
+            reader.begin()
+            self._return_failed(box.reading(pid))
+        elif reader.closed:  # by who opened it, but not by an heir
+            self._boxes.close(reader, closed=False)
+
+    def _before(self, box: Mailbox, pid: int, reader: Reader | None) -> list[Message]:
+        """What the next claim of `reader` acknowledges: what it got last, or if it got nothing
+        yet, what a file of the same loop got that is closed."""
+        if reader is None:
+            held = box.reading(pid)
+        else:
+            held = box.reading(reader)
+            if not held and not reader.claimed:
+                held = [each for each in box.reading(pid) if reader.follows(each.through)]
+        return [message for message in held if message.seq not in self._doubted]
+
+    def _receive(
+        self, box: Mailbox, message: Message, actor: Process, reader: Reader | None
+    ) -> None:
+        renamed = box.free_name("cur", f"{message.file}:2,")
+        self._claim(box, message, renamed, actor, reader=actor.pid, through=reader)
+        self._trust(message)
+        if reader is not None:
+            reader.claimed = True
+
+    def leave(self, reader: Reader) -> None:
+        """The open file is closed. If its program goes on, or ends with code 0, what it got is
+        acknowledged by the next claim of its loop; else it is returned."""
+        box = self._boxes.box(reader.mailbox)
+        held = [] if reader.closed else box.reading(reader)
+        if held:
+            self._return_failed(held)
+        self._boxes.close(reader)
+
+    def _return_failed(self, messages: Iterable[Message]) -> int:
+        """Return those of `messages` that were received by what has failed since."""
+        failed = [
+            (message, code)
+            for message in messages
+            if message.through is not None and (code := message.through.failure())
+        ]
+        if failed:
+            with self._store.transaction():
+                for message, code in failed:
+                    pid = message.claimed_by
+                    self._return(message, f"its reader ended with code {code}")
+                    self._rest(pid)
+        return len(failed)
+
+    def settle(
+        self,
+        principal: Principal,
+        name: str,
+        outcome: str,
+        reason: str = "",
+        reader: Reader | None = None,
+    ) -> None:
+        """Say what became of what `reader` got last through `recv`, instead of asking for the
+        next: `done`, `back` (it waits again, and this was no attempt) or `failed` (this was
+        one: it waits again, or is given up for `reason`). ENOENT if there is nothing, EINVAL."""
+        with self._gate.enter(principal) as actor:
+            box = self._own(principal, name)
+            held = self._unsettled(box, actor.pid, reader)
+            if not held:
+                raise KernelError(errno.ENOENT, "nothing that was received is unsettled")
+            pids = {message.claimed_by for message in held}
+            for message in held:
+                match outcome:
+                    case "done":
+                        self._done(message)
+                    case "back":
+                        self._wait_again(message, box.free_name("new", message.named))
+                    case "failed":
+                        self._return(message, reason or "its reader said so")
+                    case _:
+                        raise KernelError(errno.EINVAL, f"done, back or failed, not {outcome!r}")
+            for pid in pids:
+                self._rest(pid)
+
+    def _unsettled(self, box: Mailbox, pid: int, reader: Reader | None) -> list[Message]:
+        if reader is None or reader.closed:
+            return box.reading(pid)
+        found = box.reading(reader)
+        return found or [each for each in box.reading(pid) if reader.follows(each.through)]
+
+    def _in_doubt(self, box: Mailbox, reader: int | None) -> Message | None:
+        """What that reader may have been given when the daemon ended, and may not have been."""
+        if not self._doubted or reader is None:
+            return None
+        now = self._clock.now()
+        return next(
+            (m for m in box.reading(reader) if m.seq in self._doubted and not expired(m, now)), None
+        )
+
+    def _trust(self, message: Message) -> None:
+        """What is claimed from now on was handed out for certain."""
+        if message.seq in self._doubted:
+            self._doubted.discard(message.seq)
+            self._store.on_rollback(lambda: self._doubted.add(message.seq))
+
+    def parked(self, name: str, reader: Reader | None = None) -> None:
+        """The process of agent `name` waits in `recv`: it is idle, unless it holds other claims
+        than those that its next one acknowledges."""
+        process = self._table.by_name(name)
+        if process is None or process.pid == INIT:
+            return
+        if not self._boxes.busy_beside(process.pid, reader):
+            self._table.follow(process.pid, State.IDLE)
+
+    def release_stale(self) -> int:
+        """Also what was read by programs that have failed since."""
+        received = [
+            message
+            for box in self._boxes
+            for message in box.cur.values()
+            if message.through is not None and message.through.closed
+        ]
+        return super().release_stale() + self._return_failed(received)

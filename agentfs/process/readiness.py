@@ -1,0 +1,139 @@
+"""Readiness: a program is started again only when its process's parent can have work for it.
+
+A process is ready when its program opened `recv` or claimed a message, wrote `ready` to its `ctl`,
+has been up for `processes.ready_timeout`, or still ran when the daemon came back; so is one that
+has no program, was stopped, or has ended. Nobody waits in a spawn: there the parent starts its own
+child. Siblings do not wait for each other, and a slow parent holds up only what is below it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from agentfs.clock import Timer, Timers
+from agentfs.config import Settings
+from agentfs.events import (
+    EventLog,
+    MessageClaimed,
+    ProcessExited,
+    ProcessReady,
+    ProcessReparented,
+    Record,
+    StateChanged,
+)
+from agentfs.process.model import Process, State
+from agentfs.process.table import ProcessTable
+
+__all__ = ["Readiness"]
+
+log = logging.getLogger(__name__)
+
+
+class Readiness:
+    """Which processes are not ready, and who waits for them. Nothing of it is stored."""
+
+    def __init__(
+        self, table: ProcessTable, events: EventLog, timers: Timers, settings: Settings
+    ) -> None:
+        self._table = table
+        self._events = events
+        self._timers = timers
+        self._settings = settings
+        self._unready: dict[int, Timer | None] = {}  # the timer runs from its program's start
+        self._changed: dict[int, trio.Event] = {}
+        self._held: set[int] = set()
+        events.listen(self._heard)
+
+    def sizes(self) -> dict[str, int]:
+        """How many entries each table has, for tests."""
+        return {
+            "unready": len(self._unready),
+            "waited for": len(self._changed),
+            "held": len(self._held),
+        }
+
+    def is_ready(self, process: Process) -> bool:
+        """Whether its children may be started."""
+        return (
+            process.pid not in self._unready
+            or not process.state.alive
+            or process.state is State.SLEEPING
+        )
+
+    def holds(self, pid: int) -> bool:
+        """Whether its start waits for its parent."""
+        return pid in self._held
+
+    # -- what happens to a process ---------------------------------------------------------------
+
+    def lost_program(self, process: Process) -> None:
+        """Its program has ended and is to be started again."""
+        self._unready.setdefault(process.pid, None)
+
+    def starting(self, process: Process) -> None:
+        """Its program is being started. A failed attempt does not begin the time anew."""
+        if self._unready.get(process.pid) is None:
+            patience = self._settings.now.processes.ready_timeout
+            self._unready[process.pid] = self._timers.call_later(
+                patience, lambda: self.ready(process, "timeout")
+            )
+
+    def ready(self, process: Process, how: str) -> None:
+        """It can have children at work. Again is nothing."""
+        if process.pid in self._unready:
+            self._forget(process.pid)
+            self._events.emit(ProcessReady(process.pid, process.name, how))
+
+    def withdrawn(self, pid: int) -> None:
+        """It never came to be."""
+        self._forget(pid)
+
+    def _forget(self, pid: int) -> None:
+        timer = self._unready.pop(pid, None)
+        if timer is not None:
+            timer.cancel()
+        self._wake(pid)
+
+    def _heard(self, record: Record) -> None:
+        match record.event:
+            case MessageClaimed(pid=int(pid)) if pid in self._unready:
+                process = self._table.find(pid)
+                if process is not None:
+                    self.ready(process, "claim")
+            case ProcessExited(pid=pid):
+                self._forget(pid)
+            case StateChanged(pid=pid, new=State.SLEEPING.value):
+                self._wake(pid)
+            case ProcessReparented(old=pid):
+                self._wake(pid)
+
+    # -- who waits -------------------------------------------------------------------------------
+
+    async def parent_is_ready(self, process: Process) -> bool:
+        """Wait until its parent, whoever that is by then, is ready. False at once if another call
+        waits for the same already."""
+        if process.pid in self._held:
+            return False
+        parent = self._unready_parent(process)
+        if parent is None:
+            return True
+        log.info("process %d, %s, waits for %s to be ready", process.pid, process.name, parent.name)
+        self._held.add(process.pid)
+        try:
+            while parent is not None:
+                await self._changed.setdefault(parent.pid, trio.Event()).wait()
+                parent = self._unready_parent(process)
+        finally:
+            self._held.discard(process.pid)
+        return True
+
+    def _unready_parent(self, process: Process) -> Process | None:
+        parent = self._table.find(process.ppid)
+        return None if parent is None or self.is_ready(parent) else parent
+
+    def _wake(self, pid: int) -> None:
+        event = self._changed.pop(pid, None)
+        if event is not None:
+            event.set()

@@ -1,0 +1,132 @@
+"""Open artifacts: a version that is read, or the next one while it is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from agentfs.errors import KernelError
+from agentfs.ipc.draft import Draft
+from agentfs.process.proc import read_stat
+from agentfs.providers import disk
+from agentfs.providers.disk import reported
+from agentfs.vfs.node import Handle
+
+if TYPE_CHECKING:
+    from agentfs.ipc.artifacts import Artifacts
+
+__all__ = ["Glance", "Reading", "Writing", "discreet"]
+
+# Bytes up to which the version before is copied at once; more takes longer than a thread.
+COPIED_AT_ONCE = 1 << 20
+
+
+@contextmanager
+def discreet() -> Iterator[None]:
+    """Refusals in this block are told to the caller alone: they name a key."""
+    try:
+        yield
+    except KernelError as refusal:
+        refusal.discreet = True
+        raise
+
+
+class Reading(Handle):
+    """A version, open. It goes on reading it when it is replaced or removed."""
+
+    direct = False
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    async def read(self, offset: int, size: int) -> bytes:
+        with reported("reading"):
+            return await disk.read_at(self._descriptor, offset, size)
+
+    async def fsync(self) -> None:
+        with reported("syncing"):
+            await trio.to_thread.run_sync(os.fsync, self._descriptor)
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+
+class Glance(Handle):
+    """What is written so far, for the agent that writes it."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+
+    async def read(self, offset: int, size: int) -> bytes:
+        descriptor = self._draft.descriptor
+        if descriptor is None:
+            return b""
+        with reported("reading"):
+            return await disk.read_at(descriptor, offset, size)
+
+
+class Writing(Glance):
+    """The next version, open: what is written is the content of the key when it is closed.
+
+    A writer that a signal killed has not finished, so what it wrote goes nowhere.
+    """
+
+    def __init__(self, artifacts: Artifacts, draft: Draft, flags: int, tid: int) -> None:
+        super().__init__(draft)
+        self._artifacts = artifacts
+        self._append = bool(flags & os.O_APPEND)
+        self._tid = tid
+        self._separating = trio.Lock()
+
+    async def write(self, offset: int, data: bytes) -> int:
+        draft = self._draft
+        with discreet():
+            draft.check()
+            self._artifacts.allot(draft)
+            async with self._separating:
+                if not draft.separate and draft.size > COPIED_AT_ONCE:
+                    await trio.to_thread.run_sync(draft.separate_now)
+            return draft.write(draft.size if self._append else offset, data)
+
+    def truncate(self, size: int) -> None:
+        """ftruncate(2)."""
+        with discreet():
+            self._artifacts.allot(self._draft)
+            self._draft.truncate(size)
+
+    @property
+    def unflushed(self) -> bool:
+        return self._draft.changed or self._draft.failed
+
+    async def flush(self) -> None:
+        draft = self._draft
+        with discreet():
+            try:
+                draft.check()
+                if _killed(self._tid):
+                    draft.discard()
+                else:
+                    self._artifacts.commit(draft)
+            except KernelError:
+                draft.give_up()
+                raise
+
+    async def fsync(self) -> None:
+        descriptor = self._draft.descriptor
+        if descriptor is not None:
+            with reported("syncing"):
+                await trio.to_thread.run_sync(os.fsync, descriptor)
+        await self._artifacts.sync()
+
+    def release(self) -> None:
+        self._artifacts.finish(self._draft)
+
+
+def _killed(tid: int) -> bool:
+    """Whether a thread is just ending by a signal: Linux closes its files then."""
+    stat = read_stat(tid)
+    return stat is not None and stat.status & 0x7F != 0

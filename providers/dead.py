@@ -1,0 +1,100 @@
+"""The dead letters of a mailbox, an agent's or a queue's, as files."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from agentfs.errors import KernelError
+from agentfs.ipc.message import Message
+from agentfs.providers.maildir import RENAME_NOREPLACE, Mailroom, MessageHandle, NewDirectory
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.files import Owner
+from agentfs.vfs.node import Directory, File, Handle, Node, Stat, is_writing, regular
+from agentfs.vfs.table import DirectoryOf
+
+__all__ = ["DeadDirectory", "DeadFile"]
+
+
+class DeadDirectory(DirectoryOf):
+    """/agents/NAME/dead: messages that were given up. Deleting one drops it; renaming it into
+    `inbox/new` puts it back."""
+
+    PATH = "/agents/NAME/dead"
+    mode = 0o700
+
+    def __init__(self, room: Mailroom) -> None:
+        self.room = room
+        self.key = room.folder_key("dead")
+        room.box()  # so that what comes here from now on can be looked at
+
+    def owner(self) -> Owner:
+        return self.room.owner()
+
+    def guard(self, caller: Caller) -> None:
+        self.room.private(caller)
+
+    def lookup(self, name: str) -> Node:
+        message = self.room.box().dead.get(name)
+        if message is None:
+            raise self.missing(name)
+        return DeadFile(self.room, message.seq, name, message)
+
+    def entries(self) -> Iterator[tuple[str, Node]]:
+        for name, message in sorted(self.room.box().dead.items()):
+            yield name, DeadFile(self.room, message.seq, name, message)
+
+    def unlink(self, name: str, caller: Caller) -> None:
+        self.room.kernel.mail.acknowledge(caller.principal, self.room.name, "dead", name)
+
+    def rename(
+        self, name: str, target: Directory, new_name: str, flags: int, caller: Caller
+    ) -> None:
+        if not isinstance(target, NewDirectory) or target.room is not self.room:
+            raise KernelError(errno.EPERM, f"a dead letter goes back to new/ of {self.room.name}")
+        if flags & ~RENAME_NOREPLACE:
+            raise KernelError(errno.EINVAL, "messages cannot be exchanged")
+        self.room.kernel.mail.revive(caller.principal, self.room.name, name, new_name)
+
+
+class DeadFile(File):
+    """A dead letter. Without `message` it is made to be announced, and may be gone."""
+
+    def __init__(self, room: Mailroom, seq: int, file: str, message: Message | None = None) -> None:
+        self.key = ("msg", seq)
+        self._room = room
+        self._seq = seq
+        self._file = file
+        self._announcing = message is None
+
+    def message(self) -> Message:
+        """ENOENT if it was dropped, or put back."""
+        found = self._room.box().dead.get(self._file)
+        if found is None or found.seq != self._seq:
+            raise KernelError(errno.ENOENT, f"message {self._seq:012d} is no dead letter any more")
+        return found
+
+    def stat(self) -> Stat:
+        owner = self._room.owner()
+        size, time = 0, owner.mtime
+        try:
+            message = self.message()
+            size = len(_reason(message)) + self._room.kernel.mail.size(message)
+            time = int(message.finished * 1e9)
+        except KernelError:
+            if not self._announcing:
+                raise
+        return Stat(regular(0o400), owner.uid, owner.gid, size, time, 1, time, time)
+
+    def enter(self, caller: Caller) -> None:
+        self._room.private(caller)
+
+    def open(self, flags: int, caller: Caller) -> Handle:
+        if is_writing(flags):
+            raise KernelError(errno.EACCES, "a message is not changed once it was sent")
+        message = self.message()
+        return MessageHandle(_reason(message) + self._room.kernel.mail.content(message))
+
+
+def _reason(message: Message) -> bytes:
+    return f"Reason: {message.reason}\n".encode()

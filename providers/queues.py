@@ -1,0 +1,340 @@
+"""/dev/queues: mailboxes that agents share, each message for one of those who take from it.
+
+send       every write is one message          recv, recv.batch   the next one, or some of them
+new, cur   the same as a Maildir               dead               what was given up
+"""
+
+from __future__ import annotations
+
+import errno
+import stat as st
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import trio
+
+from agentfs.errors import KernelError
+from agentfs.events import (
+    Event,
+    MessageArrived,
+    MessageClaimed,
+    MessageDone,
+    MessageExpired,
+    MessageReturned,
+    MessageRevived,
+    QueueChanged,
+    QueueCreated,
+    QueueRemoved,
+    Record,
+)
+from agentfs.ipc.queues import PREFIX, Queue
+from agentfs.providers import mail
+from agentfs.providers.mail import MAIL, Recv, RecvBatch
+from agentfs.providers.queue_folders import (
+    QueueCurDirectory,
+    QueueDeadDirectory,
+    QueueNewDirectory,
+    QueueRoom,
+    QueueTmpDirectory,
+    each,
+)
+from agentfs.providers.sending import SendFile
+from agentfs.security.ownership import Access
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.changes import Change, Created, Modified, Removed
+from agentfs.vfs.declare import control, directory, file, live, stream, value
+from agentfs.vfs.files import Owner
+from agentfs.vfs.node import Directory, Node, Stat, StreamHandle, Time
+from agentfs.vfs.table import Entry, Table
+
+if TYPE_CHECKING:
+    from agentfs.kernel import Kernel
+
+__all__ = ["QueueDirectory", "QueuesDirectory"]
+
+COUNTED = (
+    MessageArrived,
+    MessageClaimed,
+    MessageDone,
+    MessageExpired,
+    MessageReturned,
+    MessageRevived,
+)
+"""The events that change how many messages wait."""
+
+
+class QueueDirectory(Table):
+    """/dev/queues/NAME: a queue. Its mode says who may take messages from it (r) and who may send
+    (w): the owner, agents with its group, all others."""
+
+    PATH = "/dev/queues/NAME"
+    mode = 0o777
+
+    def __init__(self, queues: QueuesDirectory, queue: Queue) -> None:
+        self._queues = queues
+        self._queue = queue
+        self.kernel = queues.kernel
+        self.key = (PREFIX, queue.name)
+
+    @property
+    def room(self) -> QueueRoom:
+        return self._queues.room(self._queue)
+
+    def owner(self) -> Owner:
+        who = self._queue.ownership
+        return Owner(who.uid, who.gid, self._queue.changed)
+
+    def stat(self) -> Stat:
+        found = super().stat()
+        mode = self._queue.ownership.mode
+        found.mode = st.S_IFDIR | mode | each(mode, 0o4, 0o1) | each(mode, 0o2, 0o1)
+        return found
+
+    def guard(self, caller: Caller) -> None:
+        who, principal = self._queue.ownership, caller.principal
+        if not who.owned_by(principal) and not who.permits(principal, Access.SEND):
+            who.require(principal, Access.READ, str(self._queue))
+
+    def chattr(
+        self,
+        caller: Caller,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        times: tuple[Time | None, Time | None] = (None, None),
+    ) -> None:
+        who = self._queue.ownership
+        uid, gid = (None if uid == who.uid else uid), (None if gid == who.gid else gid)
+        super().chattr(caller, uid=uid, gid=gid, size=size)
+        if mode is not None:
+            self.kernel.queues.chmod(caller.principal, self._queue.name, mode)
+
+    def lookup(self, name: str) -> Node:
+        self._queues.room(self._queue)  # from now on somebody may watch what is in here
+        return super().lookup(name)
+
+    def node(self, entry: Entry) -> Node:
+        made = super().node(entry)
+        if entry.name in _MODES:
+            setattr(made, "mode", _MODES[entry.name](self._queue.ownership.mode))  # noqa: B010
+        return made
+
+    @file(
+        "send",
+        0o222,
+        errors={
+            "EACCES": "the queue's mode or the role says no, or the queue is not a task's parent's",
+            "ENOSPC": "O_NONBLOCK, and the queue is full",
+            "EINVAL": "a malformed header",
+            "EMSGSIZE": "more than messages.max_size bytes",
+            "ESTALE": "the queue was removed",
+        },
+    )
+    def send(self) -> Node:
+        """Every write is one message: a body, or headers, a blank line and a body; a `To` header
+        says nothing. If the queue is full it waits for room, behind those that wait already. May be
+        kept open; fsync makes what was sent survive a power cut."""
+        return SendFile(self.room, (self.key, "send"), _MODES["send"](self._queue.ownership.mode))
+
+    @stream(
+        "recv",
+        0o666,
+        errors={
+            "EACCES": "the queue's mode says no",
+            "EAGAIN": "O_NONBLOCK, and no message waits",
+            "ESTALE": "the queue was removed",
+            "ENOENT": "written: there is no message that is not settled yet",
+            "EINVAL": "written: another word",
+        },
+    )
+    def recv(self, caller: Caller) -> StreamHandle:
+        """The next message, as an agent's own `recv` gives it: claimed for the process that reads,
+        acknowledged by the next read of the same loop, or by a clean end; returned if its reader
+        fails."""
+        self.room.private(caller)
+        return Recv(self.room, caller)
+
+    @stream(
+        "recv.batch",
+        0o666,
+        errors={
+            "EACCES": "the queue's mode says no",
+            "EAGAIN": "O_NONBLOCK, and no message waits",
+            "ESTALE": "the queue was removed",
+            "EINVAL": "written: no number from 1 to 1000, and no word that `recv` takes",
+        },
+    )
+    def recv_batch(self, caller: Caller) -> StreamHandle:
+        """Up to N messages at once as an mbox; N, 10 at first, is written."""
+        self.room.private(caller)
+        return RecvBatch(self.room, caller)
+
+    @directory("new", 0o777, on=COUNTED)
+    def new(self) -> Directory:
+        """Messages that wait, each a file `<sequence>.<sender>`."""
+        return QueueNewDirectory(self.room)
+
+    @directory("cur", 0o777, on=(MessageClaimed,))
+    def cur(self) -> Directory:
+        """Messages that are claimed."""
+        return QueueCurDirectory(self.room)
+
+    @directory("tmp", 0o777)
+    def tmp(self) -> Directory:
+        """Messages that are being written, at most 64."""
+        return QueueTmpDirectory(self.room)
+
+    @directory("dead", 0o777)
+    def dead(self) -> Directory:
+        """Messages that were given up."""
+        return QueueDeadDirectory(self.room)
+
+    @value("length", on=COUNTED, example="17")
+    def length(self) -> str:
+        """How many messages wait."""
+        return str(0 if self._queue.removed else self._queues.waiting(self._queue))
+
+    @live("status", example="Owner:\talice\nMode:\t0770\nMax:\t10000\nWaiting:\t17\n…")
+    def status(self) -> str:
+        """Owner, Mode, Max (how many may wait), and how many are Waiting, Claimed and Dead."""
+        who, box = self._queue.ownership, self.kernel.queues.box(self._queue)
+        lines = {
+            "Owner": who.owner,
+            "Mode": f"{who.mode:04o}",
+            "Max": self.kernel.queues.limit(self._queue),
+            "Waiting": box.waiting,
+            "Claimed": len(box.cur),
+            "Dead": len(box.dead),
+        }
+        return "".join(f"{key}:\t{text}\n" for key, text in lines.items())
+
+    @control(
+        "ctl",
+        0o222,
+        example="max 500",
+        errors={
+            "EINVAL": "unknown command, or no number",
+            "EPERM": "only the owner agent and the operator",
+        },
+    )
+    async def ctl(self, command: str, caller: Caller) -> None:
+        """Commands: `purge` drops what waits; `remove` removes the queue and drops all that is in
+        it; `max N` lets at most N messages wait, `max default` as many as the configuration says.
+        What is dropped shows as dead in the `sent` of its sender."""
+        queues, name = self.kernel.queues, self._queue.name
+        self.room.require_alive()
+        match command.split():
+            case ["purge"]:
+                await self._purge(caller)
+            case ["remove"]:
+                queues.close(caller.principal, name)
+                try:
+                    await self._purge(caller)
+                    queues.remove(caller.principal, name, force=True)
+                except BaseException:
+                    queues.close(caller.principal, name, closed=False)
+                    raise
+            case ["max", "default"]:
+                queues.set_limit(caller.principal, name, None)
+            case ["max", number] if number.isascii() and number.isdigit() and len(number) < 10:
+                queues.set_limit(caller.principal, name, int(number))
+            case _:
+                raise KernelError(
+                    errno.EINVAL, f"purge, remove, max N or max default, not {command!r}"
+                )
+
+    async def _purge(self, caller: Caller) -> None:
+        while self.kernel.queues.purge(caller.principal, self._queue.name):
+            await trio.lowlevel.checkpoint()  # others have their turn
+
+
+class QueuesDirectory(Table):
+    """/dev/queues: `mkdir` makes a queue, for everybody unless a mode or a tight umask
+    says otherwise; `rmdir` removes an empty one."""
+
+    PATH = "/dev/queues"
+    mode = 0o1777
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.key = (PREFIX,)
+        self._rooms: dict[str, QueueRoom] = {}
+        kernel.events.listen(self._heard)
+
+    def owner(self) -> Owner:
+        return Owner(*self.kernel.owner, self.kernel.queues.changed)
+
+    def room(self, queue: Queue) -> QueueRoom:
+        """What the files of one queue share."""
+        found = self._rooms.get(queue.name)
+        if found is None or found.queue is not queue:
+            found = QueueRoom(self.kernel, queue)
+            if not queue.removed:
+                self._rooms[queue.name] = found
+        return found
+
+    def waiting(self, queue: Queue) -> int:
+        """How many messages wait in it. Changes nothing: expired ones go in their own time."""
+        return self.kernel.mail.peek_waiting(queue.mailbox)
+
+    def find(self, name: str) -> Node | None:
+        queue = self.kernel.queues.find(name)
+        return None if queue is None else QueueDirectory(self, queue)
+
+    def more(self) -> Iterator[tuple[str, Node]]:
+        for name in self.kernel.queues:
+            yield name, QueueDirectory(self, self.kernel.queues.get(name))
+
+    def mkdir(self, name: str, mode: int, caller: Caller) -> Node:
+        mode = caller.unmasked(mode)
+        return QueueDirectory(self, self.kernel.queues.create(caller.principal, name, mode))
+
+    def rmdir(self, name: str, caller: Caller) -> None:
+        self.kernel.queues.remove(caller.principal, name)
+
+    def _heard(self, record: Record) -> None:
+        event = record.event
+        if isinstance(event, QueueRemoved):
+            self._rooms.pop(event.name, None)
+        elif isinstance(event, MAIL):
+            room = self._room_of(event.agent)
+            if room is not None:
+                room.touch()
+
+    def _room_of(self, mailbox: str) -> QueueRoom | None:
+        """The room of a mailbox that is a queue's, if anybody ever looked into it."""
+        kind, _, name = mailbox.partition("/")
+        return self._rooms.get(name) if kind == PREFIX else None
+
+    def changes(self, event: Event) -> Iterable[Change]:
+        """What an event changes in here."""
+        match event:
+            case QueueCreated(name=name):
+                queue = self.kernel.queues.find(name)
+                if queue is not None:
+                    yield Created(self.key, name, QueueDirectory(self, queue))
+            case QueueRemoved(name=name):
+                yield Removed(self.key, name, (PREFIX, name), is_directory=True)
+            case QueueChanged(name=name):
+                yield Modified((PREFIX, name))
+                for entry in _MODES.keys() | _FOLDERS:
+                    yield Modified(((PREFIX, name), entry))
+            case _ if isinstance(event, MAIL):
+                room = self._room_of(event.agent)
+                if room is not None:
+                    yield from mail.changes(room, event)
+                    if isinstance(event, COUNTED):
+                        yield Modified((room.key, "length"))
+
+
+_FOLDERS = {"new", "cur", "tmp", "dead"}
+
+# What Linux is told of the files, made from the queue's mode: it matters where agents are
+# different users. Who owns the queue may do with `ctl` what the mode does not say.
+_MODES: dict[str, Callable[[int], int]] = {
+    "send": lambda mode: mode & 0o222,
+    "recv": lambda mode: each(mode, 0o4, 0o6),
+    "recv.batch": lambda mode: each(mode, 0o4, 0o6),
+}

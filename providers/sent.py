@@ -1,0 +1,165 @@
+"""What an agent sent, as files: each message with its state in front, until it is swept."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+
+from agentfs.errors import KernelError
+from agentfs.events import (
+    AgentRemoved,
+    BroadcastChanged,
+    BroadcastSent,
+    DeadLetterDropped,
+    Event,
+    MessageArrived,
+    MessageClaimed,
+    MessageDone,
+    MessageExpired,
+    MessageGivenUp,
+    MessageReturned,
+    MessageRevived,
+    QueuePurged,
+    QueueRemoved,
+    SentForgotten,
+)
+from agentfs.ipc.message import Message
+from agentfs.providers.maildir import Mailroom
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.changes import Change, Created, Modified, Removed
+from agentfs.vfs.files import Owner
+from agentfs.vfs.handles import Rendered, Snapshot
+from agentfs.vfs.node import File, Handle, Node, Stat, is_writing, regular
+from agentfs.vfs.table import DirectoryOf
+
+__all__ = ["SentDirectory", "SentFile", "changes", "number_of"]
+
+# Bytes up to which the content is served from the page cache. More is not worth being kept there,
+# nor beside the inode: it is rendered at open.
+CACHED = 64 * 1024
+
+SETTLING = (
+    BroadcastChanged,
+    DeadLetterDropped,
+    MessageClaimed,
+    MessageDone,
+    MessageExpired,
+    MessageGivenUp,
+    MessageReturned,
+    MessageRevived,
+)
+"""The events after which a message is in another state."""
+
+
+class SentDirectory(DirectoryOf):
+    """/agents/NAME/sent: what NAME sent, a file each, named by the message's id."""
+
+    PATH = "/agents/NAME/sent"
+    mode = 0o700
+
+    def __init__(self, room: Mailroom) -> None:
+        self.room = room
+        self.key = directory_key(room.name)
+
+    def owner(self) -> Owner:
+        return self.room.owner()
+
+    def guard(self, caller: Caller) -> None:
+        self.room.private(caller)
+
+    def lookup(self, name: str) -> Node:
+        message = self.room.kernel.mail.archive.sent(self.room.name).get(number_of(name))
+        if message is None:
+            raise self.missing(name)
+        return SentFile(self.room, message.seq, message)
+
+    def entries(self) -> Iterator[tuple[str, Node]]:
+        messages = self.room.kernel.mail.archive.sent(self.room.name)
+        for seq, message in sorted(messages.items()):
+            yield message.id, SentFile(self.room, seq, message)
+
+    def unlink(self, name: str, caller: Caller) -> None:
+        number = number_of(name)
+        self.room.kernel.mail.sent.forget(caller.principal, self.room.name, number)
+
+
+class SentFile(File):
+    """/agents/NAME/sent/ID. Without `message` it is made to be announced, and may be gone."""
+
+    def __init__(self, room: Mailroom, seq: int, message: Message | None = None) -> None:
+        self.key = ("sent", seq)
+        self._room = room
+        self._seq = seq
+        self._announcing = message is None
+
+    def message(self) -> Message:
+        """ENOENT if it is not kept any more."""
+        found = self._room.kernel.mail.archive.sent(self._room.name).get(self._seq)
+        if found is None:
+            raise KernelError(errno.ENOENT, f"message {self._seq:012d} is not kept any more")
+        return found
+
+    def content(self) -> bytes:
+        return self._room.kernel.mail.sent.content(self.message())
+
+    def stat(self) -> Stat:
+        owner = self._room.owner()
+        size, time, content = 0, owner.mtime, None
+        try:
+            message = self.message()
+            size = self._room.kernel.mail.sent.size(message)
+            time = int(max(message.arrived, message.claimed_at, message.finished) * 1e9)
+            if size <= CACHED:
+                content = self.content()
+        except KernelError:
+            if not self._announcing:
+                raise
+        mode = regular(0o400)
+        return Stat(mode, owner.uid, owner.gid, size, time, 1, time, time, content=content)
+
+    def enter(self, caller: Caller) -> None:
+        self._room.private(caller)
+
+    def open(self, flags: int, caller: Caller) -> Handle:
+        if is_writing(flags):
+            raise KernelError(errno.EACCES, "what was sent cannot be changed")
+        if self._room.kernel.mail.sent.size(self.message()) > CACHED:
+            return Snapshot(self.content())
+        return Rendered(self.content)
+
+
+def directory_key(name: str) -> Hashable:
+    return (("agents", name), "sent")
+
+
+def number_of(name: str) -> int:
+    """The number that a message's id says; 0, which is none's, for any other name."""
+    if len(name) >= 12 and name.isascii() and name.isdigit() and f"{int(name):012d}" == name:
+        return int(name)
+    return 0
+
+
+def changes(rooms: Mapping[str, Mailroom], event: Event) -> Iterable[Change]:
+    """What an event changes in the `sent` of `rooms`: those in which somebody looked there."""
+    match event:
+        case MessageArrived(sender=sender, id=number) | BroadcastSent(sender=sender, id=number):
+            room, seq = rooms.get(sender), int(number)
+            if room is not None and seq in room.kernel.mail.archive.sent(sender):
+                yield Created(directory_key(sender), number, SentFile(room, seq))
+        case SentForgotten(sender=sender, ids=ids) if sender in rooms:
+            for number in ids:
+                yield Removed(directory_key(sender), number, ("sent", int(number)))
+        case AgentRemoved(name=name):
+            yield from _dropped(rooms, name)
+        case QueuePurged(name=name) | QueueRemoved(name=name):
+            yield from _dropped(rooms, f"queues/{name}")
+        case _ if isinstance(event, SETTLING):
+            yield Modified(("sent", int(event.id)))
+
+
+def _dropped(rooms: Mapping[str, Mailroom], mailbox: str) -> Iterator[Modified]:
+    """What waited in a mailbox whose messages were dropped at once."""
+    for sender, room in rooms.items():
+        for message in room.kernel.mail.archive.sent(sender).values():
+            if message.mailbox == mailbox and message.reason:
+                yield Modified(("sent", message.seq))

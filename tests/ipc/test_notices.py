@@ -1,0 +1,104 @@
+"""Exactly one notice for a restart, and a message to the parent when a process is given up."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentfs.ipc.notices import Notices
+from agentfs.process.model import Process
+from tests.ipc.world import World
+
+
+@pytest.fixture
+def bob(world: World) -> Process:
+    return world.process("bob")
+
+
+def restart(world: World, process: Process, reason: str = "it ended with code 9") -> None:
+    """As the supervisor does, up to the start of the program."""
+    with world.store.transaction():
+        Notices(world.mail).restarted(process, reason)
+
+
+def test_a_notice_says_why_and_comes_from_the_system(world: World, bob: Process) -> None:
+    restart(world, bob)
+    (message,) = world.mail.mailbox("bob").new.values()
+    assert world.body(message) == (
+        "Your program is started again: it ended with code 9. This is restart 1.\n"
+    )
+    headers = ("From", "Type", "Restarts", "Relation", "Priority")
+    assert [world.header(message, name) for name in headers] == [
+        "init",
+        "restart-notice",
+        "1",
+        "system",
+        "high",
+    ]
+
+
+def test_an_unread_notice_is_replaced_and_other_mail_stays(world: World, bob: Process) -> None:
+    world.send("init", "bob", "Type: restart-notice\n\nforged")
+    restart(world, bob, "first")
+    world.send("init", "bob", "hello")
+    for reason in ("second", "third"):
+        restart(world, bob, reason)
+    assert [body for body in world.waiting("bob") if body.startswith("Your")] == [
+        "Your program is started again: third. This is restart 1.\n"
+    ]
+    assert {"forged", "hello"} < set(world.waiting("bob"))
+    assert len(world.waiting("bob")) == 3
+
+
+def test_a_notice_that_was_read_is_not_the_next_ones_business(world: World, bob: Process) -> None:
+    restart(world, bob, "first")
+    assert "first" in (world.recv("bob") or "")
+    restart(world, bob, "second")
+    assert "second" in (world.recv("bob") or "")
+    assert world.recv("bob") is None
+
+
+def test_one_that_was_claimed_and_lost_with_its_program_is_replaced(
+    world: World, bob: Process
+) -> None:
+    restart(world, bob, "first")
+    assert "first" in (world.recv("bob") or "")
+    world.end(bob, 9, restart=True)
+    restart(world, bob, "second")
+    assert len(world.waiting("bob")) == 1
+
+
+def test_kill_9_gives_neither_none_nor_two(world: World, bob: Process) -> None:
+    restart(world, bob, "first")
+    world.restart()
+    bob = world.table.get(bob.pid)
+    assert len(world.waiting("bob")) == 1
+    with pytest.raises(ZeroDivisionError), world.store.transaction():
+        Notices(world.mail).restarted(bob, "second")
+        raise ZeroDivisionError
+    assert "first" in world.waiting("bob")[0]
+    restart(world, bob, "third")
+    world.restart()
+    assert ["third" in body for body in world.waiting("bob")] == [True]
+
+
+def test_a_full_inbox_gets_no_notice_and_the_restart_goes_on(
+    world: World, bob: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.settings.replace("messages: {max_waiting: 2}")
+    world.send("init", "bob", "one")
+    world.send("init", "bob", "two")
+    restart(world, bob)
+    assert world.waiting("bob") == ["one", "two"]
+    assert "bob is full" in caplog.text
+
+
+def test_the_parent_of_one_that_is_given_up_gets_an_escalation(world: World, bob: Process) -> None:
+    child = world.process("child", bob.pid)
+    with world.store.transaction():
+        Notices(world.mail).given_up(child, bob, "gave up after 5 restarts within 300 s")
+    (message,) = world.mail.mailbox("bob").new.values()
+    assert world.header(message, "Type") == "escalation"
+    assert world.header(message, "Severity") == "error"
+    assert world.body(message) == (
+        f"child, process {child.pid}: gave up after 5 restarts within 300 s.\n"
+    )

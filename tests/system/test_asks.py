@@ -71,6 +71,7 @@ def both(tree: Tree) -> None:
 
 
 def test_a_shell_agent_asks_another_and_cat_of_the_answer_waits_for_it(tree: Tree) -> None:
+    (tree / "agents/bob").mkdir()  # mail for it waits until it is at work
     tree.spawn("alice", exec=["sh", "-c", ASKING])
     done = tree / "agents/alice/memory/done"
     (names,) = [os.listdir(tree / "agents/alice/memory")]

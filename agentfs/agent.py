@@ -1,0 +1,628 @@
+"""A client for agents written in Python: one file, standard library only, nothing but file
+operations on the tree that $AGENTFS names. Import it, or copy it.
+
+    agent = Agent()
+
+    @agent.on_message
+    def shout(message: Message) -> str:
+        return message.text.upper()  # what a handler returns is the reply
+
+    agent.run()  # under trio and asyncio: `await agent.arun()`, and handlers may be async
+
+A message is acknowledged when its handler has returned: by asking for the next one or, where none
+waits, by writing `done` to `recv`. If the handler raises, `failed REASON` is written there: the
+message comes again with Delivery-Attempt raised, and after the last attempt it is a dead letter.
+One handler runs at a time, and the heartbeat comes from the loop between them, so that a handler
+which hangs is noticed. Every other method may be called from any thread.
+
+While the daemon is away (it is started again after a crash) the loop waits for it; a call does so
+for `patience` seconds (not at all under an event loop) and raises OSError then. A call that was cut
+after it had been sent raises at once: nobody knows whether it was accepted, and to repeat it is the
+caller's decision.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import email
+import email.message
+import errno
+import inspect
+import json
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+__all__ = ["Agent", "Message", "Record", "Subscription"]
+
+log = logging.getLogger("agentfs.agent")
+
+T = TypeVar("T")
+Handler = TypeVar("Handler", bound=Callable[..., object])
+Text = str | bytes
+
+AWAY = {errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV, errno.ESTALE, errno.EIO}
+"""What the files of a daemon that ended, or is ending, answer."""
+
+CAUGHT = {"TERM", "HUP", "INT", "USR1", "USR2", "CONT"}
+"""Signals of the operating system. Others (CHLD) are read from the stream `signals`."""
+
+PIECE = 64 * 1024  # bytes of one read
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # seconds between attempts to reach the daemon
+FAILED_PAUSE = 0.1  # seconds after a message failed; twice that after its second failure …
+GLANCE = 0.05  # seconds of work after which the loop looks at everything else
+
+
+class Message:
+    """A message as it was received. `id` is its number, `attempt` counts from 1, `waiting` says how
+    many more wait."""
+
+    def __init__(self, content: bytes) -> None:
+        head, _, self.body = content.partition(b"\n\n")
+        self.headers = email.message_from_string(head.decode(errors="replace"))
+        self.id = self.get("Message-ID").strip("<>").partition("@")[0]
+        self.sender, self.type = self.get("From"), self.get("Type")
+        self.attempt = int(self.get("Delivery-Attempt", "1"))
+        self.waiting = int(self.get("Messages-Waiting", "0"))
+
+    def get(self, name: str, default: str = "") -> str:
+        """A header's text."""
+        return str(self.headers.get(name, default))
+
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.body.decode(errors="replace")
+
+    def __repr__(self) -> str:
+        return f"<message {self.id} from {self.sender}, attempt {self.attempt}>"
+
+
+class Record(NamedTuple):
+    """What was published; where `lost` is not 0, it says instead that so many were lost."""
+
+    seq: int
+    sender: str
+    data: bytes
+    lost: int = 0
+
+
+class Agent:
+    """The agent that this program is. `tree` is the mount ($AGENTFS), `name` its own name."""
+
+    def __init__(self, tree: str = "", name: str = "", patience: float = 30.0) -> None:
+        self.tree = tree or os.environ["AGENTFS"]
+        self.patience = patience
+        self.name = name or os.environ.get("AGENT_NAME") or os.readlink(f"{self.tree}/agents/self")
+        self.home = f"{self.tree}/agents/{self.name}"
+        self._process = f"{self.tree}/proc/self"
+        self._types: dict[str, Callable[..., object]] = {}
+        self._signals: dict[str, Callable[..., object]] = {}
+        self._sources: dict[str, _Source] = {}  # by path
+        self._noticed: deque[list[str]] = deque()  # signals that no handler has had yet
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stopped = False
+        self._beat_every = self._beat_due = 0.0
+
+    # -- handlers --------------------------------------------------------------------------------
+
+    def on_message(self, handler: Handler) -> Handler:
+        """Call `handler(message)` for mail that no other handler is for."""
+        return self.on_type("")(handler)
+
+    def on_task(self, handler: Handler) -> Handler:
+        """Call `handler(message)` for mail whose Type begins with `task`."""
+        return self.on_type("task")(handler)
+
+    def on_type(self, prefix: str) -> Callable[[Handler], Handler]:
+        """For mail whose Type begins with `prefix`; the longest one that fits decides."""
+
+        def keep(handler: Handler) -> Handler:
+            self._sources[path] = _Source(path, self._by_type)
+            self._types[prefix] = handler
+            return handler
+
+        path = f"{self.home}/recv"
+        return keep
+
+    def on_queue(self, queue: str) -> Callable[[Handler], Handler]:
+        """Call `handler(message)` for what is taken from a queue."""
+
+        def keep(handler: Handler) -> Handler:
+            self._sources[path] = _Source(path, lambda message: handler)
+            return handler
+
+        path = f"{self.tree}/dev/queues/{queue}/recv"
+        return keep
+
+    def on_signal(self, name: str) -> Callable[[Handler], Handler]:
+        """Call `handler(*words)` when a signal comes: no words for TERM, the pid and the code for
+        CHLD. Those of the operating system are caught from now on, which takes the main thread."""
+
+        def keep(handler: Handler) -> Handler:
+            self._signals[name] = handler
+            return handler
+
+        if name in CAUGHT:
+            signal.signal(signal.Signals[f"SIG{name}"], self._catch)
+        return keep
+
+    def _catch(self, number: int, frame: object) -> None:
+        self._noticed.append([signal.Signals(number).name.removeprefix("SIG")])
+        os.eventfd_write(self._wake, 1)
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Handle what comes until `stop()`, in this thread. Raises OSError if the agent is no
+        more, or may not read what it wants to."""
+        _in_thread(self._loop())
+
+    async def arun(self) -> None:
+        """The same under trio or asyncio. Cancelled in the middle of a handler, it puts the message
+        back: that was no attempt."""
+        await self._loop()
+
+    def stop(self) -> None:
+        """Let the loop end after the handler that is at work. From any thread."""
+        self._stopped = True
+        os.eventfd_write(self._wake, 1)
+
+    async def _loop(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._stopped:
+            try:
+                with contextlib.ExitStack() as stack:
+                    poller, signals = self._connect(stack)
+                    pause = FIRST_PAUSE
+                    await self._serve(poller, signals)
+            except OSError as failure:  # of our own files: those of handlers are theirs
+                if not self._is_away(failure):
+                    raise
+                log.warning("the tree is away (%s); trying again", failure.strerror)
+                await _wait(self._wake, pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+        self._stopped = False
+
+    def _connect(self, stack: contextlib.ExitStack) -> tuple[select.epoll, int]:
+        """Open what the loop reads; the descriptor of `signals` is -1 if nobody wants it."""
+
+        def watch(path: str, flags: int) -> int:
+            file = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+            stack.callback(_close, file)
+            poller.register(file, select.EPOLLIN)
+            return file
+
+        poller = stack.enter_context(select.epoll())
+        poller.register(self._wake, select.EPOLLIN)
+        for path, source in self._sources.items():
+            source.opened(watch(path, os.O_RDWR))
+            stack.callback(source.settle)
+        wanted = self._signals.keys() - CAUGHT
+        signals = watch(f"{self._process}/signals", os.O_RDONLY) if wanted else -1
+        with open(f"{self._process}/info", "rb") as info:
+            self._beat_every = json.load(info)["heartbeat"] or 0.0
+        return poller, signals
+
+    async def _serve(self, poller: select.epoll, signals: int) -> None:
+        glanced = 0.0
+        while not self._stopped:
+            while self._noticed:
+                await self._signal(*self._noticed.popleft())
+            busy = False
+            for source in self._sources.values():
+                message = None if self._stopped else source.take()
+                if message is not None:
+                    busy = True
+                    await self._handle(source, message)
+            wait = self._beat()
+            await _wait(None if busy else poller.fileno(), 0.0 if busy else wait)
+            if not busy or time.monotonic() > glanced + GLANCE:
+                glanced = time.monotonic()
+                self._look(poller, signals)
+
+    def _look(self, poller: select.epoll, signals: int) -> None:
+        """See which sources can be read, and what signals there are."""
+        ready = {file for file, _ in poller.poll(0)}
+        for source in self._sources.values():
+            source.ready = source.ready or source.file in ready
+        with contextlib.suppress(BlockingIOError):
+            if self._wake in ready:
+                os.eventfd_read(self._wake)
+            if signals in ready:
+                lines = os.read(signals, PIECE).decode().splitlines()
+                if not lines:
+                    raise OSError(errno.ESTALE, "this process is no more")
+                self._noticed += [line.split() for line in lines if line not in CAUGHT]
+
+    async def _handle(self, source: _Source, message: Message) -> None:
+        handler = source.handler(message)
+        try:
+            if handler is None:
+                log.warning("there is no handler for %r of type %r", message, message.type)
+            else:
+                answer: Any = handler(message)
+                if inspect.isawaitable(answer):
+                    answer = await answer
+                if answer is not None:
+                    self.reply(message, answer)
+        except Exception as failure:
+            log.exception("the handler of %r failed", message)
+            words = " ".join(f"{type(failure).__name__}: {failure}".split())
+            source.settle(f"failed {words[:500]}")
+            await _wait(self._wake, min(FAILED_PAUSE * 2 ** (message.attempt - 1), LONGEST_PAUSE))
+        except BaseException:
+            source.owed = "back"
+            raise
+        else:
+            source.finish(message)
+
+    async def _signal(self, name: str, *words: str) -> None:
+        try:
+            answer = self._signals[name](*words) if name in self._signals else None
+            if inspect.isawaitable(answer):
+                await answer
+        except Exception:
+            log.exception("the handler of the signal %s failed", name)
+
+    def _by_type(self, message: Message) -> Callable[..., object] | None:
+        fitting = [prefix for prefix in self._types if message.type.startswith(prefix)]
+        return self._types[max(fitting, key=len)] if fitting else None
+
+    def _beat(self) -> float | None:
+        """Say that the loop is alive, if it is time; in how many seconds it is time again."""
+        if not self._beat_every:
+            return None
+        if time.monotonic() >= self._beat_due:
+            self.heartbeat()
+            self._beat_due = time.monotonic() + self._beat_every / 2
+        return max(0.0, self._beat_due - time.monotonic())
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    def send(self, to: str, body: Text, **headers: object) -> None:
+        """Send a message; `in_reply_to=…` gives the header In-Reply-To. OSError if it is refused:
+        `why()` says it in words."""
+        self._call(f"{self.home}/send", _compose(body, {"To": to} | headers))
+
+    def reply(self, message: Message, body: Text, **headers: object) -> None:
+        """Answer a message, or a question."""
+        self.send(message.sender, body, **{"In-Reply-To": message.get("Message-ID")} | headers)
+
+    def broadcast(self, body: Text, **headers: object) -> None:
+        """Send a message to every other agent."""
+        self._call(f"{self.tree}/dev/broadcast", _compose(body, {"To": "*"} | headers))
+
+    def ask(self, to: str, question: Text, timeout: float = 60.0, **headers: object) -> Message:
+        """Send a question and wait for its answer. TimeoutError after `timeout` seconds; whatever
+        else ends the wait cancels the question."""
+        return _in_thread(self.aask(to, question, timeout, **headers))
+
+    async def aask(
+        self,
+        to: str,
+        question: Text,
+        timeout: float = 60.0,  # noqa: ASYNC109  # the other side is told of it
+        **headers: object,
+    ) -> Message:
+        """The same under trio or asyncio; cancelling it cancels the question."""
+        content = _compose(question, {"To": to, "Reply-By": f"{timeout:.3f}s"} | headers)
+        place = f"{self.home}/asks/{self._call(f'{self.home}/asks/new', content, reply=True)}"
+        try:
+            return Message(await self._whole(f"{place}/answer"))
+        except TimeoutError:
+            raise
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.rmdir(place)
+            raise
+
+    def remind(self, when: str, text: str) -> str:
+        """Have a message sent to oneself: `in 10m`, `at 2026-12-01T09:00Z`, `cron "0 9 * * 1"`. Its
+        number, to remove `reminders/NUMBER` by."""
+        return self._call(f"{self.home}/reminders/new", f"{when} {text}".encode(), reply=True)
+
+    def publish(self, topic: str, data: Text) -> None:
+        """Let every subscriber of a topic have a record."""
+        self._call(f"{self.tree}/dev/topics/{topic}", _bytes(data))
+
+    def subscribe(self, topic: str, since: int | None = None) -> Subscription:
+        """The records of a topic, for `for` and `async for`: those after number `since` (0: all
+        that are kept), or those that come from now on."""
+        return Subscription(self, f"{self.tree}/dev/topics/{topic}", since)
+
+    def enqueue(self, queue: str, body: Text, **headers: object) -> None:
+        """Put a message into a queue."""
+        self._call(f"{self.tree}/dev/queues/{queue}/send", _compose(body, {"To": queue} | headers))
+
+    def put(self, key: str, data: Text, visibility: str = "private", mime: str = "") -> None:
+        """Store an artifact in shared memory; who reads sees the old one or the new one."""
+        path = f"{self.tree}/dev/shm/{visibility}/{key}"  # noqa: S108
+        self._call(path, _bytes(data), flags=os.O_CREAT | os.O_TRUNC)
+        if mime:
+            os.setxattr(path, "user.mime_type", mime.encode())
+
+    def get(self, key: str, visibility: str = "private") -> bytes:
+        """Read an artifact. FileNotFoundError if there is none that one may read."""
+        path = f"{self.tree}/dev/shm/{visibility}/{key}"  # noqa: S108
+        with open(self._open(path, os.O_RDONLY), "rb") as artifact:
+            return artifact.read()
+
+    def spawn(self, spec: Mapping[str, object]) -> int:
+        """Start a child process; its pid."""
+        return int(self._call(f"{self._process}/spawn", json.dumps(spec).encode(), reply=True))
+
+    def wait(self, pid: int) -> int:
+        """Wait until a process has ended; its exit code."""
+        return _in_thread(self.await_exit(pid))
+
+    async def await_exit(self, pid: int) -> int:
+        """The same under trio or asyncio."""
+        return int(await self._whole(f"{self.tree}/proc/{pid}/wait"))
+
+    def escalate(self, severity: str, text: str) -> str:
+        """Tell the parent, and by severity those above it."""
+        return self._call(f"{self._process}/escalate", f"{severity} {text}".encode(), reply=True)
+
+    def heartbeat(self) -> None:
+        """Say that this program is alive: for a handler that takes long and knows it."""
+        self._call(f"{self._process}/heartbeat", b"1")
+
+    def ready(self) -> None:
+        """Say that the children may be started; reading mail says it too."""
+        self._call(f"{self._process}/ctl", b"ready")
+
+    def why(self) -> str:
+        """Why the last refused call of this process was refused."""
+        with open(f"{self._process}/error", encoding="utf-8") as file:
+            return file.read()
+
+    # -- files -----------------------------------------------------------------------------------
+
+    def _call(self, path: str, data: bytes, *, reply: bool = False, flags: int = 0) -> str:
+        """Write, and read the reply. What did not reach the daemon (ENOTCONN) is written again."""
+        while True:
+            file = self._open(path, (os.O_RDWR if reply else os.O_WRONLY) | flags)
+            done = 0
+            try:
+                while done < len(data):
+                    done += os.write(file, data[done:] if done else data)
+                answer = os.read(file, PIECE).decode().strip() if reply else ""
+            except OSError as failure:
+                _close(file)
+                if failure.errno != errno.ENOTCONN or done:
+                    raise
+            else:
+                os.close(file)
+                return answer
+
+    def _open(self, path: str, flags: int) -> int:
+        """Open a file, as soon as the tree is there. An event loop is not held up for that."""
+        deadline, pause = time.monotonic() + self.patience, FIRST_PAUSE
+        while True:
+            try:
+                return os.open(path, flags | os.O_CLOEXEC, 0o600)
+            except OSError as failure:
+                late = time.monotonic() > deadline or _running() != (None, None)
+                if late or not self._is_away(failure):
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _is_away(self, failure: OSError) -> bool:
+        """Whether the daemon is: also where there is no such file, because nothing is mounted."""
+        if failure.errno != errno.ENOENT:
+            return failure.errno in AWAY
+        try:
+            os.statvfs(f"{self.tree}/agents")
+        except OSError:
+            return True
+        return False
+
+    async def _whole(self, path: str) -> bytes:
+        """What a stream gives until its end; from the beginning again if it was cut."""
+        while True:
+            file, content = self._open(path, os.O_RDONLY | os.O_NONBLOCK), b""
+            try:
+                while (piece := await _read(file)) != b"":
+                    content += piece
+                return content
+            except OSError as failure:
+                if not self._is_away(failure):
+                    raise
+            finally:
+                _close(file)
+
+
+class Subscription:
+    """The records of a topic. It goes on where it was when the daemon is back."""
+
+    def __init__(self, agent: Agent, path: str, since: int | None) -> None:
+        self._agent = agent
+        self._path = path
+        self._since = since
+        self._file = -1
+        self._rest = b""
+
+    def __iter__(self) -> Iterator[Record]:
+        while True:
+            yield _in_thread(self._next())
+
+    async def __aiter__(self) -> AsyncIterator[Record]:
+        while True:
+            yield await self._next()
+
+    def open(self) -> None:
+        """Subscribe now, and not when the first record is asked for."""
+        if self._file < 0:
+            self._file = self._agent._open(self._path, os.O_RDWR | os.O_NONBLOCK)
+            if self._since is not None:
+                os.write(self._file, f"since {self._since}".encode())
+
+    def close(self) -> None:
+        _close(self._file)
+        self._file, self._rest = -1, b""
+
+    async def _next(self) -> Record:
+        while b"\n" not in self._rest:
+            try:
+                self.open()
+                piece = await _read(self._file)
+                if not piece:
+                    raise FileNotFoundError(errno.ENOENT, "the topic is gone", self._path)
+                self._rest += piece
+            except OSError as failure:
+                self.close()
+                if not self._agent._is_away(failure):
+                    raise
+                await _wait(None, FIRST_PAUSE)
+        line, _, self._rest = self._rest.partition(b"\n")
+        fields = json.loads(line)
+        self._since = fields["seq"]
+        if fields.get("type") == "lost":
+            return Record(fields["seq"], "", b"", fields["count"])
+        coded = fields.get("data_base64")
+        data = fields["data"].encode() if coded is None else base64.b64decode(coded)
+        return Record(fields["seq"], fields["from"], data)
+
+
+class _Source:
+    """One `recv`, of the inbox or of a queue, and what is known of the message it gave last."""
+
+    def __init__(self, path: str, handler: Callable[[Message], Callable[..., object] | None]):
+        self.path = path
+        self.handler = handler
+        self.file = -1
+        self.ready = False
+        self.owed = ""  # what is to be said of the last message, unless asking for the next says it
+        self._finished = ""  # the id of the last message, if it was handled
+
+    def opened(self, file: int) -> None:
+        self.file, self.ready = file, True
+
+    def take(self) -> Message | None:
+        """The next message; None if none waits."""
+        if self.owed not in ("", "done"):
+            self._say()
+        while self.ready:
+            content = b""
+            try:
+                while piece := os.read(self.file, PIECE):
+                    content += piece
+            except BlockingIOError:
+                self.ready = False
+                self._say()
+                break
+            message, self.owed = Message(content), ""
+            if message.id != self._finished:
+                return message
+            self.owed = "done"  # a crash of the daemon came between handling and acknowledging it
+        return None
+
+    def finish(self, message: Message) -> None:
+        """It was handled."""
+        self._finished, self.owed = message.id, "done"
+
+    def settle(self, words: str = "") -> None:
+        """Say what became of the message; when the daemon is back if it cannot be said now."""
+        self.owed = words or self.owed
+        with contextlib.suppress(OSError):
+            self._say()
+
+    def _say(self) -> None:
+        if self.owed:
+            with contextlib.suppress(FileNotFoundError):  # it expired, or was settled otherwise
+                os.write(self.file, self.owed.encode())
+            self.owed = ""
+
+
+# -- helpers -------------------------------------------------------------------------------------
+
+
+def _bytes(text: Text) -> bytes:
+    return text.encode() if isinstance(text, str) else text
+
+
+def _compose(body: Text, headers: Mapping[str, object]) -> bytes:
+    lines = [f"{name.replace('_', '-').title()}: {value}" for name, value in headers.items()]
+    for line in lines:
+        if not line.isprintable():
+            raise ValueError(f"a header is one line of text, not {line!r}")
+    return "\n".join([*lines, "", ""]).encode() + _bytes(body)
+
+
+def _close(file: int) -> None:
+    with contextlib.suppress(OSError):  # of a daemon that is gone, or never opened
+        os.close(file)
+
+
+async def _read(file: int) -> bytes:
+    """The next bytes of a descriptor that does not block."""
+    while True:
+        try:
+            return os.read(file, PIECE)
+        except BlockingIOError:
+            await _wait(file, None)
+
+
+# -- waiting, in a thread or under an event loop ---------------------------------------------------
+
+
+def _in_thread(call: Coroutine[Any, Any, T]) -> T:
+    """Run `call` where there is no event loop: then `_wait` waits by itself."""
+    try:
+        call.send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    call.close()
+    raise TypeError("under an event loop, and with async handlers, `await` arun, aask, await_exit")
+
+
+async def _wait(file: int | None, seconds: float | None) -> None:
+    """Until the file can be read, or so many seconds (None: for ever); with neither, let others
+    have a turn."""
+    trio, asyncio = _running()
+    if trio is not None:
+        if file is None and not seconds:
+            await trio.lowlevel.checkpoint()
+            return
+        with trio.move_on_after(float("inf") if seconds is None else seconds):
+            await (trio.sleep_forever() if file is None else trio.lowlevel.wait_readable(file))
+    elif asyncio is None:
+        poller = select.poll()
+        if file is not None:
+            poller.register(file, select.POLLIN)
+        if file is not None or seconds:
+            poller.poll(None if seconds is None else seconds * 1000)
+    elif file is None:
+        await asyncio.sleep(seconds)
+    else:
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(file, readable.set)
+        try:
+            with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                await asyncio.wait_for(readable.wait(), seconds)
+        finally:
+            loop.remove_reader(file)
+
+
+def _running() -> tuple[Any, Any]:
+    """The library whose event loop runs in this thread: (trio, None), (None, asyncio) or neither.
+    Who runs under one has imported it."""
+    trio, asyncio = sys.modules.get("trio"), sys.modules.get("asyncio")
+    if trio is not None:
+        with contextlib.suppress(RuntimeError):
+            trio.lowlevel.current_task()
+            return trio, None
+    if asyncio is not None:
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop()
+            return None, asyncio
+    return None, None

@@ -1,0 +1,141 @@
+"""What happened, and what must hold of it. Knows nothing of trees: it reads lists of events.
+
+Producers note `try` before they send and `ok` when the call has returned; consumers note `got`
+before they acknowledge and `ack` when that is certain; subscribers note what they read. A program
+that is killed leaves a note out at most, so everything noted is true, and what is not noted is
+unknown.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+__all__ = ["Delivery", "History", "Life", "check"]
+
+SLACK = 0.05
+"""Seconds by which the clocks of two notes may differ: a shell reads /proc/uptime, which has
+hundredths, and something can come between a call's return and its note."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A consumer got a message."""
+
+    time: float
+    consumer: str
+    id: str
+    attempt: int
+    payload: str
+
+
+@dataclass(slots=True)
+class Life:
+    """One subscriber from its start to its end. `records` are (seq, payload), or (seq, count) for
+    `count` lost ones up to `seq`."""
+
+    topic: str
+    since: int
+    records: list[tuple[int, str | int]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class History:
+    """Everything that was noted. A payload is `CHANNEL:WORDS` and is sent once only."""
+
+    tried: set[str] = field(default_factory=set)
+    accepted: set[str] = field(default_factory=set)
+    published: set[str] = field(default_factory=set)  # those of `tried` that went to topics
+    deliveries: list[Delivery] = field(default_factory=list)
+    acknowledged: dict[str, float] = field(default_factory=dict)  # id -> when it was certain
+    left: list[tuple[str, str]] = field(default_factory=list)  # (id, payload) that wait or are dead
+    lives: list[Life] = field(default_factory=list)
+
+    @property
+    def duplicates(self) -> int:
+        """How many deliveries were not the first of their message."""
+        return len(self.deliveries) - len({delivery.id for delivery in self.deliveries})
+
+
+def check(history: History) -> list[str]:
+    """Everything that is wrong, in words; empty if all holds."""
+    return [*_messages(history), *_acknowledged(history), *_topics(history)]
+
+
+def _messages(history: History) -> Iterator[str]:
+    """Every accepted message was delivered or is still there, as one message, unchanged."""
+    found = [(each.id, each.payload) for each in history.deliveries] + history.left
+    ids: dict[str, set[str]] = defaultdict(set)
+    payloads: dict[str, set[str]] = defaultdict(set)
+    for number, payload in found:
+        ids[payload].add(number)
+        payloads[number].add(payload)
+    for payload in sorted(history.accepted - history.published - ids.keys()):
+        yield f"lost: {payload} was accepted, and is nowhere"
+    for payload, numbers in sorted(ids.items()):
+        if payload not in history.tried:
+            yield f"invented: {payload} was never sent"
+        if len(numbers) > 1:
+            yield f"twice: {payload} is in the messages {' and '.join(sorted(numbers))}"
+    for number, several in sorted(payloads.items()):
+        if len(several) > 1:
+            yield f"changed: message {number} has been {' and '.join(sorted(several))}"
+    by_id: dict[str, list[Delivery]] = defaultdict(list)
+    for delivery in history.deliveries:
+        by_id[delivery.id].append(delivery)
+    for number, deliveries in sorted(by_id.items()):
+        deliveries.sort(key=lambda delivery: delivery.attempt)
+        for before, after in itertools.pairwise(deliveries):
+            if before.attempt == after.attempt:
+                yield (
+                    f"unmarked: {number} came to {before.consumer} and to {after.consumer},"
+                    f" both as attempt {after.attempt}"
+                )
+            elif after.time < before.time - SLACK:
+                yield f"backwards: attempt {after.attempt} of {number} came before the one before"
+
+
+def _acknowledged(history: History) -> Iterator[str]:
+    """What is acknowledged for certain does not come back."""
+    for delivery in history.deliveries:
+        when = history.acknowledged.get(delivery.id)
+        if when is not None and delivery.time > when + SLACK:
+            yield f"back: {delivery.id} came to {delivery.consumer} after it was acknowledged"
+    for number, _ in history.left:
+        if number in history.acknowledged:
+            yield f"back: {number} is still there after it was acknowledged"
+
+
+def _topics(history: History) -> Iterator[str]:
+    """Every subscriber sees every record from where it began, once, in order; or is told."""
+    seen: dict[str, dict[int, str]] = defaultdict(dict)
+    missed: dict[str, set[int]] = defaultdict(set)
+    for life in history.lives:
+        expected = life.since + 1
+        for seq, what in life.records:
+            first = seq - what + 1 if isinstance(what, int) else seq
+            if first > expected:
+                yield f"gap: {life.topic} went from {expected - 1} to {first}, and nothing was lost"
+            elif first < expected:
+                yield f"again: {life.topic} gave {first} to one that had {expected - 1}"
+            expected = seq + 1
+            if isinstance(what, int):
+                missed[life.topic].update(range(first, seq + 1))
+                continue
+            if seen[life.topic].setdefault(seq, what) != what:
+                yield f"changed: {life.topic} has {what} and {seen[life.topic][seq]} as {seq}"
+    for topic, records in sorted(seen.items()):
+        for payload, count in sorted(Counter(records.values()).items()):
+            if count > 1:
+                yield f"twice: {payload} is in {topic} {count} times"
+            if payload not in history.tried:
+                yield f"invented: {payload} was never published"
+        gone = {
+            payload
+            for payload in history.accepted & history.published
+            if payload.startswith(f"{topic}:") and payload not in set(records.values())
+        }
+        if len(gone) > len(missed[topic] - records.keys()):
+            yield f"lost: {topic} has not {', '.join(sorted(gone))}, and nobody was told"

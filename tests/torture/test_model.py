@@ -1,0 +1,131 @@
+"""The checker finds each kind of violation in a history that has it, and none in one that is well.
+
+A checker that cannot fail proves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.torture.model import Delivery, History, Life, check
+
+
+def good() -> History:
+    """Three messages, one delivered twice and one dead; one interrupted; a topic."""
+    return History(
+        tried={"a:1", "a:2", "a:3", "a:4", "t:1", "t:2", "t:3", "t:4"},
+        accepted={"a:1", "a:2", "a:3", "t:1", "t:2", "t:4"},
+        published={"t:1", "t:2", "t:3", "t:4"},
+        deliveries=[
+            Delivery(1.0, "alice", "01", 1, "a:1"),
+            Delivery(2.0, "alice", "02", 1, "a:2"),
+            Delivery(3.0, "bob", "02", 2, "a:2"),
+        ],
+        acknowledged={"01": 2.0, "02": 4.0},
+        left=[("03", "a:3")],
+        lives=[
+            Life("t", 0, [(1, "t:1"), (2, "t:2")]),
+            Life("t", 2, [(3, "t:4")]),
+            Life("t", 0, [(2, 2), (3, "t:4")]),
+        ],
+    )
+
+
+def test_a_history_in_which_all_is_well_has_no_violation() -> None:
+    assert check(good()) == []
+    assert good().duplicates == 1
+    assert check(History()) == []
+
+
+def test_a_send_that_was_interrupted_may_have_been_accepted_or_not() -> None:
+    history = good()
+    history.deliveries.append(Delivery(5.0, "alice", "04", 1, "a:4"))
+    assert check(history) == []
+
+
+def _lost(history: History) -> None:
+    history.left.clear()
+
+
+def _twice(history: History) -> None:
+    history.deliveries.append(Delivery(5.0, "alice", "05", 1, "a:1"))
+
+
+def _invented(history: History) -> None:
+    history.deliveries.append(Delivery(5.0, "alice", "05", 1, "a:9"))
+
+
+def _changed(history: History) -> None:
+    history.left.append(("03", "a:4"))
+
+
+def _unmarked(history: History) -> None:
+    history.deliveries.append(Delivery(2.5, "bob", "02", 1, "a:2"))
+
+
+def _backwards(history: History) -> None:
+    history.deliveries.append(Delivery(1.0, "bob", "02", 3, "a:2"))
+
+
+def _back(history: History) -> None:
+    history.deliveries.append(Delivery(3.0, "alice", "01", 2, "a:1"))
+
+
+def _still_there(history: History) -> None:
+    history.left.append(("01", "a:1"))
+
+
+def _gap(history: History) -> None:
+    del history.lives[0].records[0]
+
+
+def _again(history: History) -> None:
+    history.lives[1].records.insert(0, (2, "t:2"))
+
+
+def _wrong_count(history: History) -> None:
+    history.lives[2].records[0] = (2, 1)
+
+
+def _topic_changed(history: History) -> None:
+    history.lives[2].records[1] = (3, "t:3")
+
+
+def _topic_twice(history: History) -> None:
+    history.lives[1].records.append((4, "t:1"))
+
+
+def _topic_invented(history: History) -> None:
+    history.lives[1].records.append((4, "t:9"))
+
+
+def _topic_lost(history: History) -> None:
+    history.lives[:] = [Life("t", 0, [(1, "t:1"), (2, "t:4")])]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (_lost, "lost: a:3"),
+        (_twice, "twice: a:1"),
+        (_invented, "invented: a:9"),
+        (_changed, "changed: message 03"),
+        (_unmarked, "unmarked: 02"),
+        (_backwards, "backwards: attempt 3 of 02"),
+        (_back, "back: 01 came to alice"),
+        (_still_there, "back: 01 is still there"),
+        (_gap, "gap: t went from 0 to 2"),
+        (_again, "again: t gave 2"),
+        (_wrong_count, "gap: t went from 0 to 2"),
+        (_topic_changed, "changed: t has t:3 and t:4"),
+        (_topic_twice, "twice: t:1 is in t"),
+        (_topic_invented, "invented: t:9"),
+        (_topic_lost, "lost: t has not t:2"),
+    ],
+)
+def test_a_violation_is_found(spoil: Callable[[History], None], word: str) -> None:
+    history = good()
+    spoil(history)
+    assert any(violation.startswith(word) for violation in check(history)), check(history)

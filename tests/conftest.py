@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hatchery import Hatchery, QuickTree
 from tests.tree import Tree
 
 
@@ -34,13 +35,26 @@ def fuse() -> None:
         pytest.fail(reason, pytrace=False)
 
 
+@pytest.fixture(scope="session")
+def hatchery(fuse: None) -> Iterator[Hatchery]:
+    """Where the trees' daemons come from."""
+    made = Hatchery()
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def trees(fuse: None, tmp_path: Path) -> Iterator[Callable[..., Tree]]:
-    """Makes trees; unmounts them all afterwards, lazily if need be."""
+def trees(fuse: None, hatchery: Hatchery, tmp_path: Path) -> Iterator[Callable[..., Tree]]:
+    """Makes trees; unmounts them all afterwards, lazily if need be. Those of a `command` are
+    mounted with it, as people do; the daemons of the others come from the hatchery."""
     made: list[Tree] = []
 
     def make(name: str = "tree", **options: object) -> Tree:
-        tree = Tree(tmp_path / name, **options)  # type: ignore[arg-type]
+        tree: Tree
+        if "command" in options:
+            tree = Tree(tmp_path / name, **options)  # type: ignore[arg-type]
+        else:
+            tree = QuickTree(tmp_path / name, hatchery=hatchery, **options)  # type: ignore[arg-type]
         made.append(tree)
         return tree
 

@@ -17,16 +17,14 @@ from pathlib import Path
 
 from tests.tree import PATIENCE, Tree
 
-__all__ = ["QuickTree"]
+__all__ = ["Hatchery", "QuickTree"]
 
 
-class QuickTree(Tree):
-    """A tree whose daemon is started, again and again, within a tenth of a second."""
+class Hatchery:
+    """The process that daemons are forked from; for any number of trees."""
 
-    def __init__(self, folder: Path, *, options: tuple[str, ...] = ()) -> None:
-        super().__init__(folder, options=options)
-        self.state.mkdir()
-        self._hatchery = subprocess.Popen(
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.hatchery"],
             cwd=Path(__file__).parents[1],
             stdin=subprocess.PIPE,
@@ -34,30 +32,53 @@ class QuickTree(Tree):
             text=True,
         )
 
+    def start(self, *words: str) -> int:
+        """Start a daemon with these arguments; its pid."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(words) + "\n")
+        self._process.stdin.flush()
+        ready, _, _ = select.select([self._process.stdout], [], [], PATIENCE)
+        line = self._process.stdout.readline() if ready else "it gives no answer"
+        answer, _, rest = line.strip().partition(" ")
+        if answer != "ok":
+            raise AssertionError(f"the daemon did not start: {line}")
+        return int(rest)
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self._process.wait(PATIENCE)
+
+
+class QuickTree(Tree):
+    """A tree whose daemon is started, again and again, within a tenth of a second."""
+
+    def __init__(
+        self, folder: Path, *, options: tuple[str, ...] = (), hatchery: Hatchery | None = None
+    ) -> None:
+        super().__init__(folder, options=options)
+        self.state.mkdir()
+        self._own = Hatchery() if hatchery is None else None
+        self._hatchery = hatchery or self._own
+
     def mount(self) -> None:
         if self.is_stale():
             subprocess.run(["umount", "-l", str(self.path)], check=True)
-        assert self._hatchery.stdin is not None
-        assert self._hatchery.stdout is not None
-        words = [str(self.path), "--state", str(self.state), *(f"-o{o}" for o in self._options)]
-        self._hatchery.stdin.write(json.dumps(words) + "\n")
-        self._hatchery.stdin.flush()
-        ready, _, _ = select.select([self._hatchery.stdout], [], [], PATIENCE)
-        answer = self._hatchery.stdout.readline().split(maxsplit=1) if ready else ["", "no answer"]
-        if answer[0] != "ok":
-            raise AssertionError(
-                f"the daemon did not start: {' '.join(answer)}{self.log()[-2000:]}"
-            )
-        self.daemon = int(answer[1])
+        assert self._hatchery is not None
+        options = (f"-o{option}" for option in self._options)
+        try:
+            self.daemon = self._hatchery.start(str(self.path), "--state", str(self.state), *options)
+        except AssertionError as failed:
+            raise AssertionError(f"{failed}{self.log()[-2000:]}") from None
 
     def clean_up(self) -> None:
         try:
             super().clean_up()
         finally:
-            for pipe in (self._hatchery.stdin, self._hatchery.stdout):
-                assert pipe is not None
-                pipe.close()
-            self._hatchery.wait(PATIENCE)
+            if self._own is not None:
+                self._own.close()
 
 
 def main() -> None:

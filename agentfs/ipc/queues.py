@@ -7,9 +7,8 @@ belongs to, how much may wait in it, and who waits for room.
 from __future__ import annotations
 
 import errno
-import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from agentfs.clock import Clock
@@ -17,6 +16,7 @@ from agentfs.config import Settings
 from agentfs.errors import KernelError
 from agentfs.events import (
     ConfigChanged,
+    Event,
     EventLog,
     MessageClaimed,
     MessageDone,
@@ -31,7 +31,8 @@ from agentfs.ipc.lines import Line
 from agentfs.ipc.mail import Mail
 from agentfs.ipc.mailbox import Mailbox
 from agentfs.ipc.message import Draft, Message, Relation
-from agentfs.process.agents import INIT_NAME, Agents
+from agentfs.ipc.registry import Registry
+from agentfs.process.agents import Agents
 from agentfs.process.model import Process
 from agentfs.process.table import ProcessTable
 from agentfs.security.ownership import Access, Ownership
@@ -41,10 +42,6 @@ from agentfs.storage.store import Store
 from agentfs.syscall import Gate
 
 __all__ = ["PREFIX", "Queue", "Queues"]
-
-NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-KIND = "queue"
-"""Of its record in the store."""
 
 PREFIX = "queues"
 """Before a slash and the queue's name, it is the name of the mailbox."""
@@ -75,9 +72,11 @@ class Queue:
         return self.ownership.record() | {"changed": self.changed, "limit": self.limit}
 
 
-class Queues:
+class Queues(Registry[Queue]):
     """All queues by name, the system calls on them, and what delivery asks about their mailboxes.
     Loads itself from the store."""
+
+    KIND = "queue"
 
     def __init__(
         self,
@@ -90,43 +89,18 @@ class Queues:
         clock: Clock,
         settings: Settings,
     ) -> None:
-        self._gate = gate
-        self._table = table
-        self._agents = agents
+        super().__init__(gate, table, agents, store, events, clock)
         self._mail = mail
-        self._store = store
-        self._events = events
-        self._clock = clock
         self._settings = settings
-        self.changed = int(clock.now() * 1e9)
-        self._queues: dict[str, Queue] = {}
         self._lines: dict[str, Line] = {}
         self._pollers: dict[str, dict[Callable[[], object], None]] = {}
-        for name, record in store.records(KIND):
+        for name, record in store.records(self.KIND):
             ownership = Ownership.from_record(record)
-            self._queues[name] = Queue(name, ownership, record["changed"], record["limit"])
+            self._by_name[name] = Queue(name, ownership, record["changed"], record["limit"])
         mail.owners[PREFIX] = self
-        agents.on_remove.append(self._agent_removed)
         events.listen(self._heard)
 
     # -- look-ups --------------------------------------------------------------------------------
-
-    def find(self, name: str) -> Queue | None:
-        return self._queues.get(name)
-
-    def get(self, name: str) -> Queue:
-        """Raises ENOENT."""
-        queue = self._queues.get(name)
-        if queue is None:
-            raise KernelError(errno.ENOENT, f"there is no queue {name!r}")
-        return queue
-
-    def __iter__(self) -> Iterator[str]:
-        """The names, sorted."""
-        return iter(sorted(self._queues))
-
-    def __len__(self) -> int:
-        return len(self._queues)
 
     def box(self, queue: Queue) -> Mailbox:
         """Its mailbox, without what has expired. ENOENT once the queue is removed."""
@@ -145,26 +119,10 @@ class Queues:
     def create(self, principal: Principal, name: str, mode: int) -> Queue:
         """Make a queue with exactly these mode bits. EINVAL, EEXIST, EACCES, ENOSPC."""
         with self._gate.enter(principal, Action.SEND) as actor:
-            if not NAME.fullmatch(name) or name in (".", ".."):
-                raise KernelError(
-                    errno.EINVAL,
-                    f"{name!r} is no name for a queue: 1 to 64 of A-Z a-z 0-9 . _ - were expected",
-                    rule="name",
-                )
-            if name in self._queues:
-                raise KernelError(errno.EEXIST, f"there is a queue {name!r} already")
-            ownership = Ownership.of(principal, mode)
-            ownership.require_parent(actor, self._table.find, f"queue {name}")
-            limit = self._settings.now.queues.max_queues
-            if len(self._queues) >= limit:
-                raise KernelError(
-                    errno.ENOSPC, f"there are {limit} queues already", rule="queues.max_queues"
-                )
+            most = self._settings.now.queues.max_queues
+            ownership = self._check_new(principal, actor, name, mode, most)
             queue = Queue(name, ownership, int(self._clock.now() * 1e9))
-            self._store.on_rollback(lambda: self._queues.pop(name))
-            self._queues[name] = queue
-            self._touch()
-            self._store.put_record(KIND, name, queue.record())
+            self._add(queue)
             self._events.emit(QueueCreated(name, ownership.owner))
             return queue
 
@@ -185,10 +143,7 @@ class Queues:
                     rule="queue in use",
                 )
             self._mail.agent_removed(queue.mailbox)
-            self._store.on_rollback(lambda: self._queues.__setitem__(name, queue))
-            del self._queues[name]
-            self._touch()
-            self._store.delete_record(KIND, name)
+            self._discard(queue)
             self._store.on_commit(lambda: self._end(queue))
             self._events.emit(QueueRemoved(name, principal.name, sum(held.values())))
 
@@ -219,35 +174,8 @@ class Queues:
                 )
             self._update(queue, limit=limit)
 
-    def chmod(self, principal: Principal, name: str, mode: int) -> None:
-        """Change the mode bits. ENOENT; EPERM unless the owner agent or the operator asks."""
-        with self._gate.enter(principal):
-            queue = self.get(name)
-            self._update(queue, ownership=queue.ownership.with_mode(principal, mode, str(queue)))
-
-    def _agent_removed(self, name: str) -> None:
-        """Its queues outlive an agent: init has them then, and not the next one of that name."""
-        init = self._agents.get(INIT_NAME)
-        for queue in self._queues.values():
-            if queue.ownership.owner == name:
-                owned = replace(queue.ownership, owner=INIT_NAME, uid=init.uid, gid=init.gid)
-                self._update(queue, ownership=owned)
-
-    def _update(self, queue: Queue, **fields: Any) -> None:
-        fields["changed"] = max(int(self._clock.now() * 1e9), queue.changed + 1)
-        before = {field: getattr(queue, field) for field in fields}
-        self._store.on_rollback(lambda: self._set(queue, before))
-        self._set(queue, fields)
-        self._store.put_record(KIND, queue.name, queue.record())
-        self._events.emit(QueueChanged(queue.name))
-
-    @staticmethod
-    def _set(queue: Queue, fields: dict[str, Any]) -> None:
-        for field, new in fields.items():
-            setattr(queue, field, new)
-
-    def _touch(self) -> None:
-        self.changed = max(int(self._clock.now() * 1e9), self.changed + 1)
+    def _changed(self, name: str) -> Event:
+        return QueueChanged(name)
 
     def close(self, principal: Principal, name: str, *, closed: bool = True) -> None:
         """Let nobody send to a queue or take from it any more (ESTALE), because it is about to be
@@ -343,7 +271,7 @@ class Queues:
     def _room_in(self, name: str) -> None:
         for call in tuple(self._pollers.get(name, ())):
             call()
-        queue = self._queues.get(name)
+        queue = self._by_name.get(name)
         if queue is not None:
             self.hand_on(queue)
 

@@ -8,17 +8,17 @@ nobody. In memory a topic is its owner, its numbers, and the sizes of its record
 from __future__ import annotations
 
 import errno
-import re
 from array import array
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from agentfs.clock import Clock
 from agentfs.config import Settings
 from agentfs.errors import KernelError
-from agentfs.events import EventLog, TopicChanged, TopicCreated, TopicRemoved
-from agentfs.process.agents import INIT_NAME, Agents
+from agentfs.events import Event, EventLog, TopicChanged, TopicCreated, TopicRemoved
+from agentfs.ipc.registry import Registry
+from agentfs.process.agents import Agents
 from agentfs.process.model import Process
 from agentfs.process.table import ProcessTable
 from agentfs.security.ownership import Access, Ownership
@@ -28,10 +28,6 @@ from agentfs.storage.store import Store
 from agentfs.syscall import Gate
 
 __all__ = ["Publication", "Topic", "Topics"]
-
-NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-KIND = "topic"
-"""Of its record in the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +71,13 @@ class Topic:
             reader()
 
 
-class Topics:
+class Topics(Registry[Topic]):
     """All topics by name, and the system calls on them. Loads itself from the store.
 
     `on_published` calls get the name of a topic after each publication in it.
     """
+
+    KIND = "topic"
 
     def __init__(
         self,
@@ -91,24 +89,16 @@ class Topics:
         clock: Clock,
         settings: Settings,
     ) -> None:
-        self._gate = gate
-        self._table = table
-        self._agents = agents
-        self._store = store
-        self._events = events
-        self._clock = clock
+        super().__init__(gate, table, agents, store, events, clock)
         self._settings = settings
         self.on_published: list[Callable[[str], object]] = []
-        self.changed = int(clock.now() * 1e9)
-        self._topics: dict[str, Topic] = {}
         self._load()
-        agents.on_remove.append(self._agent_removed)
 
     def _load(self) -> None:
-        for name, record in self._store.records(KIND):
-            self._topics[name] = Topic(name, Ownership.from_record(record), record["changed"])
+        for name, record in self._store.records(self.KIND):
+            self._by_name[name] = Topic(name, Ownership.from_record(record), record["changed"])
         for name, seq, record, size in self._store.publications():
-            topic = self._topics[name]
+            topic = self._by_name[name]
             if not topic.sizes:
                 topic.first = seq
             topic.last = seq
@@ -116,50 +106,15 @@ class Topics:
             topic.bytes += size
             topic.changed = max(topic.changed, int(record["time"] * 1e9))
 
-    # -- look-ups --------------------------------------------------------------------------------
-
-    def find(self, name: str) -> Topic | None:
-        return self._topics.get(name)
-
-    def get(self, name: str) -> Topic:
-        """Raises ENOENT."""
-        topic = self._topics.get(name)
-        if topic is None:
-            raise KernelError(errno.ENOENT, f"there is no topic {name!r}")
-        return topic
-
-    def __iter__(self) -> Iterator[str]:
-        """The names, sorted."""
-        return iter(sorted(self._topics))
-
-    def __len__(self) -> int:
-        return len(self._topics)
-
     # -- making and removing ---------------------------------------------------------------------
 
     def create(self, principal: Principal, name: str, mode: int) -> Topic:
         """Make a topic with exactly these mode bits. EINVAL, EEXIST, EACCES, ENOSPC."""
         with self._gate.enter(principal, Action.SEND) as actor:
-            if not NAME.fullmatch(name) or name in (".", ".."):
-                raise KernelError(
-                    errno.EINVAL,
-                    f"{name!r} is no name for a topic: 1 to 64 of A-Z a-z 0-9 . _ - were expected",
-                    rule="name",
-                )
-            if name in self._topics:
-                raise KernelError(errno.EEXIST, f"there is a topic {name!r} already")
-            ownership = Ownership.of(principal, mode)
-            ownership.require_parent(actor, self._table.find, f"topic {name}")
-            limit = self._settings.now.topics.max_topics
-            if len(self._topics) >= limit:
-                raise KernelError(
-                    errno.ENOSPC, f"there are {limit} topics already", rule="topics.max_topics"
-                )
+            most = self._settings.now.topics.max_topics
+            ownership = self._check_new(principal, actor, name, mode, most)
             topic = Topic(name, ownership, int(self._clock.now() * 1e9))
-            self._store.on_rollback(lambda: self._topics.pop(name))
-            self._topics[name] = topic
-            self._touch()
-            self._store.put_record(KIND, name, topic.record())
+            self._add(topic)
             self._events.emit(TopicCreated(name, ownership.owner))
             return topic
 
@@ -169,10 +124,7 @@ class Topics:
         with self._gate.enter(principal):
             topic = self.get(name)
             topic.ownership.require_owner(principal, f"remove {topic}")
-            self._store.on_rollback(lambda: self._topics.__setitem__(name, topic))
-            del self._topics[name]
-            self._touch()
-            self._store.delete_record(KIND, name)
+            self._discard(topic)
             self._store.delete_publications(name, topic.last)
             self._store.on_commit(lambda: self._end(topic))
             self._events.emit(TopicRemoved(name))
@@ -183,33 +135,8 @@ class Topics:
         topic.first = topic.last + 1
         topic.wake()
 
-    def chmod(self, principal: Principal, name: str, mode: int) -> None:
-        """Change the mode bits. ENOENT; EPERM unless the owner agent or the operator asks."""
-        with self._gate.enter(principal):
-            topic = self.get(name)
-            self._own(topic, topic.ownership.with_mode(principal, mode, str(topic)))
-
-    def _agent_removed(self, name: str) -> None:
-        """Its topics outlive an agent: init has them then, and not the next one of that name."""
-        init = self._agents.get(INIT_NAME)
-        for topic in self._topics.values():
-            if topic.ownership.owner == name:
-                owned = replace(topic.ownership, owner=INIT_NAME, uid=init.uid, gid=init.gid)
-                self._own(topic, owned)
-
-    def _own(self, topic: Topic, ownership: Ownership) -> None:
-        before = topic.ownership, topic.changed
-        self._store.on_rollback(lambda: self._set(topic, *before))
-        self._set(topic, ownership, max(int(self._clock.now() * 1e9), topic.changed + 1))
-        self._store.put_record(KIND, topic.name, topic.record())
-        self._events.emit(TopicChanged(topic.name))
-
-    @staticmethod
-    def _set(topic: Topic, ownership: Ownership, changed: int) -> None:
-        topic.ownership, topic.changed = ownership, changed
-
-    def _touch(self) -> None:
-        self.changed = max(int(self._clock.now() * 1e9), self.changed + 1)
+    def _changed(self, name: str) -> Event:
+        return TopicChanged(name)
 
     # -- publishing and reading ------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agentfs.agent import Agent, Message
-from tests.hatchery import QuickTree
+from tests.hatchery import Hatchery, QuickTree
 from tests.tree import Tree, eventually
 
 pytestmark = pytest.mark.mount
@@ -29,9 +29,9 @@ def say(*words):
 
 
 @pytest.fixture
-def quick(fuse: None, tmp_path: Path) -> Iterator[QuickTree]:
+def quick(hatchery: Hatchery, tmp_path: Path) -> Iterator[QuickTree]:
     """A mounted tree that can be crashed and mounted again within a tenth of a second."""
-    tree = QuickTree(tmp_path / "tree")
+    tree = QuickTree(tmp_path / "tree", hatchery=hatchery)
     try:
         tree.mount()
         yield tree

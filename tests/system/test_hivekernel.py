@@ -16,6 +16,7 @@ from email.message import Message
 
 import pytest
 
+from tests.hatchery import Hatchery, QuickTree
 from tests.puppet import Puppet
 from tests.tree import Tree, eventually
 
@@ -23,9 +24,9 @@ pytestmark = pytest.mark.mount
 
 
 @pytest.fixture(scope="module")
-def shared_tree(fuse: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
+def shared_tree(hatchery: Hatchery, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
     """One tree for the tests that leave it as they found it."""
-    tree = Tree(tmp_path_factory.mktemp("hivekernel") / "tree")
+    tree = QuickTree(tmp_path_factory.mktemp("hivekernel") / "tree", hatchery=hatchery)
     try:
         tree.mount()
         yield tree

@@ -19,7 +19,7 @@ from agentfs.mount.coherence import by_client
 from agentfs.mount.handles import OpenDirectory
 from agentfs.mount.inodes import Inode
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.node import Directory, Link, Node
+from agentfs.vfs.node import Attributes, Directory, Link, Node
 
 __all__ = ["EntryOperations"]
 
@@ -88,18 +88,18 @@ class EntryOperations(Base):
             if size is not None and truncate is not None:
                 truncate(size)
                 size = None
+            wanted = Attributes(
+                mode=attr.st_mode & 0o7777 if fields.update_mode else None,
+                uid=attr.st_uid if fields.update_uid else None,
+                gid=attr.st_gid if fields.update_gid else None,
+                size=size,
+                times=(
+                    attr.st_atime_ns if fields.update_atime else None,
+                    attr.st_mtime_ns if fields.update_mtime else None,
+                ),
+            )
             with by_client(known.key, known.place):
-                known.node.chattr(
-                    caller,
-                    mode=attr.st_mode & 0o7777 if fields.update_mode else None,
-                    uid=attr.st_uid if fields.update_uid else None,
-                    gid=attr.st_gid if fields.update_gid else None,
-                    size=size,
-                    times=(
-                        attr.st_atime_ns if fields.update_atime else None,
-                        attr.st_mtime_ns if fields.update_mtime else None,
-                    ),
-                )
+                known.node.chattr(caller, wanted)
         except KernelError as refusal:
             raise self._refused(caller, self._where(known), refusal)
         return attributes(known)

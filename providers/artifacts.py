@@ -14,6 +14,7 @@ import errno
 import os
 import time
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from agentfs.errors import KernelError
@@ -22,7 +23,7 @@ from agentfs.ipc.draft import Draft
 from agentfs.providers.contents import Glance, Reading, Writing, discreet
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.files import Owner
-from agentfs.vfs.node import File, Handle, LookUpAgain, Stat, Time, is_writing, regular
+from agentfs.vfs.node import Attributes, File, Handle, LookUpAgain, Stat, is_writing, regular
 
 if TYPE_CHECKING:
     from agentfs.ipc.artifacts import Artifacts
@@ -109,24 +110,11 @@ class _Entry(File):
             with discreet():
                 raise KernelError(errno.ENOENT, f"there is no artifact {self.name!r} here")
 
-    def chattr(
-        self,
-        caller: Caller,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        size: int | None = None,
-        times: tuple[Time | None, Time | None] = (None, None),
-    ) -> None:
-        stat = self.stat()
-        if mode is not None and regular(mode) == stat.mode:
-            mode = None
-        uid, gid = None if uid == stat.uid else uid, None if gid == stat.gid else gid
+    def chattr(self, caller: Caller, wanted: Attributes) -> None:
         with discreet():
-            super().chattr(caller, mode=mode, uid=uid, gid=gid)
-        if size is not None:
-            self.resize(size, caller)
+            super().chattr(caller, replace(wanted, size=None))
+        if wanted.size is not None:
+            self.resize(wanted.size, caller)
 
     def resize(self, size: int, caller: Caller) -> None:
         """truncate(2)."""
@@ -228,20 +216,11 @@ class DraftFile(_Entry):
             stat.size = self._draft.size
         return stat
 
-    def chattr(
-        self,
-        caller: Caller,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        size: int | None = None,
-        times: tuple[Time | None, Time | None] = (None, None),
-    ) -> None:
+    def chattr(self, caller: Caller, wanted: Attributes) -> None:
         # `cp -p`, `mv` and `install` give what they write the mode and the owner of another file.
         if self._draft is not None:
-            mode = uid = gid = None
-        super().chattr(caller, mode=mode, uid=uid, gid=gid, size=size)
+            wanted = Attributes(size=wanted.size)
+        super().chattr(caller, wanted)
 
     def resize(self, size: int, caller: Caller) -> None:
         with discreet():

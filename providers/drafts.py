@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from agentfs.errors import KernelError
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.node import File, Handle, Stat, Time, regular
+from agentfs.vfs.node import Attributes, File, Handle, Stat, Time, regular
 
 if TYPE_CHECKING:
     from agentfs.providers.mail import Mailroom
@@ -64,23 +64,14 @@ class MemoryFile(File):
     def touch(self) -> None:
         self.mtime = max(self.mtime + 1, self.now())
 
-    def chattr(
-        self,
-        caller: Caller,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        size: int | None = None,
-        times: tuple[Time | None, Time | None] = (None, None),
-    ) -> None:
-        if uid not in (None, self.uid) or gid not in (None, self.gid):
+    def chattr(self, caller: Caller, wanted: Attributes) -> None:
+        if wanted.uid not in (None, self.uid) or wanted.gid not in (None, self.gid):
             raise KernelError(errno.EPERM, "the owner of this file is fixed")
-        if size is not None:
-            self.resize(size)
-        if mode is not None:
-            self.mode = mode & 0o777
-        accessed, modified = times
+        if wanted.size is not None:
+            self.resize(wanted.size)
+        if wanted.mode is not None:
+            self.mode = wanted.mode & 0o777
+        accessed, modified = wanted.times
         self.atime = self.atime if accessed is None else accessed
         self.mtime = self.mtime if modified is None else modified
 

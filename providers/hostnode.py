@@ -14,7 +14,7 @@ from agentfs.errors import KernelError
 from agentfs.providers import disk
 from agentfs.providers.disk import own_path, reported
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.node import Fifo, File, Handle, Link, Node, Stat, Time, is_writing
+from agentfs.vfs.node import Attributes, Fifo, File, Handle, Link, Node, Stat, is_writing
 
 if TYPE_CHECKING:
     from agentfs.providers.host import HostDirectory, HostTree
@@ -108,30 +108,22 @@ class HostNode(Node):
     def enter(self, caller: Caller) -> None:
         self.tree.guard(caller)
 
-    def chattr(
-        self,
-        caller: Caller,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        size: int | None = None,
-        times: tuple[Time | None, Time | None] = (None, None),
-    ) -> None:
-        if (mode, uid, gid, size, times) == (None, None, None, None, (None, None)):
+    def chattr(self, caller: Caller, wanted: Attributes) -> None:
+        if wanted == Attributes():
             return
         self.tree.changing(caller, self)
         with reported("changing the attributes"), self.pinned() as descriptor:
             path = own_path(descriptor)
-            if size is not None:
-                os.truncate(path, size)
+            if wanted.size is not None:
+                os.truncate(path, wanted.size)
+            uid, gid = wanted.uid, wanted.gid
             if uid is not None or gid is not None:
                 os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
-            if mode is not None:
-                os.chmod(path, mode)
-            if times != (None, None):
+            if wanted.mode is not None:
+                os.chmod(path, wanted.mode)
+            if wanted.times != (None, None):
                 now = os.fstat(descriptor)
-                accessed, modified = times
+                accessed, modified = wanted.times
                 os.utime(
                     path,
                     ns=(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from agentfs.errors import KernelError
 from agentfs.events import (
@@ -42,13 +43,13 @@ from agentfs.vfs.declare import directory
 from agentfs.vfs.files import Owner
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import (
+    Attributes,
     Directory,
     File,
     Handle,
     Node,
     Stat,
     StreamHandle,
-    Time,
     is_writing,
     regular,
 )
@@ -155,17 +156,8 @@ class OutboxFile(File):
     def enter(self, caller: Caller) -> None:
         self._room.private(caller)
 
-    def chattr(
-        self,
-        caller: Caller,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        size: int | None = None,
-        times: tuple[Time | None, Time | None] = (None, None),
-    ) -> None:
-        super().chattr(caller, mode=mode, uid=uid, gid=gid)  # `>` truncates what is empty
+    def chattr(self, caller: Caller, wanted: Attributes) -> None:
+        super().chattr(caller, replace(wanted, size=None))  # `>` truncates what is empty
 
     def open(self, flags: int, caller: Caller) -> Handle:
         if not is_writing(flags):

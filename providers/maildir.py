@@ -20,7 +20,7 @@ from agentfs.ipc.message import Draft, Message
 from agentfs.providers.drafts import DraftFile, DraftHandle
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.files import Owner
-from agentfs.vfs.node import Directory, File, Handle, Node, Stat, Time, is_writing, regular
+from agentfs.vfs.node import Directory, File, Handle, Node, Stat, is_writing, regular
 from agentfs.vfs.table import DirectoryOf
 
 if TYPE_CHECKING:
@@ -180,21 +180,6 @@ class MessageFile(File):
             raise KernelError(errno.EACCES, "a message is not changed once it was sent")
         self._room.box()  # what has expired is not read any more
         return MessageHandle(self._room.kernel.mail.content(self.message()))
-
-    def chattr(
-        self,
-        caller: Caller,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        size: int | None = None,
-        times: tuple[Time | None, Time | None] = (None, None),
-    ) -> None:
-        owner = self._room.owner()
-        kept = self._room.file_mode()
-        same = mode in (None, kept) and uid in (None, owner.uid) and gid in (None, owner.gid)
-        super().chattr(caller, mode=None if same else mode or 0, size=size)
 
 
 class MessageHandle(Handle):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import stat as st
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -44,7 +45,7 @@ from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.declare import control, directory, file, live, stream, value
 from agentfs.vfs.files import Owner
-from agentfs.vfs.node import Directory, Node, Stat, StreamHandle, Time
+from agentfs.vfs.node import Attributes, Directory, Node, Stat, StreamHandle
 from agentfs.vfs.table import Entry, Table
 
 if TYPE_CHECKING:
@@ -95,21 +96,10 @@ class QueueDirectory(Table):
         if not who.owned_by(principal) and not who.permits(principal, Access.SEND):
             who.require(principal, Access.READ, str(self._queue))
 
-    def chattr(
-        self,
-        caller: Caller,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        size: int | None = None,
-        times: tuple[Time | None, Time | None] = (None, None),
-    ) -> None:
-        who = self._queue.ownership
-        uid, gid = (None if uid == who.uid else uid), (None if gid == who.gid else gid)
-        super().chattr(caller, uid=uid, gid=gid, size=size)
-        if mode is not None:
-            self.kernel.queues.chmod(caller.principal, self._queue.name, mode)
+    def chattr(self, caller: Caller, wanted: Attributes) -> None:
+        super().chattr(caller, replace(wanted, mode=None))
+        if wanted.mode is not None:
+            self.kernel.queues.chmod(caller.principal, self._queue.name, wanted.mode)
 
     def lookup(self, name: str) -> Node:
         self._queues.room(self._queue)  # from now on somebody may watch what is in here

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agentfs.clock import rfc3339
@@ -19,7 +20,7 @@ from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.files import Owner
 from agentfs.vfs.handles import as_text
-from agentfs.vfs.node import File, Handle, Node, Stat, Time, regular
+from agentfs.vfs.node import Attributes, File, Handle, Node, Stat, regular
 from agentfs.vfs.table import Table
 
 if TYPE_CHECKING:
@@ -41,24 +42,11 @@ class TopicFile(File):
         who, time = topic.ownership, topic.changed
         return Stat(regular(who.mode), who.uid, who.gid, 0, time, 1, time, time)
 
-    def chattr(
-        self,
-        caller: Caller,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        size: int | None = None,
-        times: tuple[Time | None, Time | None] = (None, None),
-    ) -> None:
-        who = self._topic.ownership
-        if uid == who.uid:
-            uid = None
-        if gid == who.gid:
-            gid = None
-        super().chattr(caller, uid=uid, gid=gid)  # `>` truncates what is empty
-        if mode is not None:
-            self._kernel.topics.chmod(caller.principal, self._topic.name, mode)
+    def chattr(self, caller: Caller, wanted: Attributes) -> None:
+        # `>` truncates what is empty.
+        super().chattr(caller, replace(wanted, mode=None, size=None))
+        if wanted.mode is not None:
+            self._kernel.topics.chmod(caller.principal, self._topic.name, wanted.mode)
 
     def open(self, flags: int, caller: Caller) -> Handle:
         topics, principal = self._kernel.topics, caller.principal

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import replace
 
 from agentfs.errors import KernelError
 from agentfs.vfs.caller import Caller
@@ -18,15 +19,7 @@ from agentfs.vfs.handles import (
     Snapshot,
     Whole,
 )
-from agentfs.vfs.node import (
-    File,
-    Handle,
-    Stat,
-    StreamHandle,
-    Time,
-    is_writing,
-    regular,
-)
+from agentfs.vfs.node import Attributes, File, Handle, Stat, StreamHandle, Time, is_writing, regular
 
 __all__ = [
     "Control",
@@ -83,28 +76,9 @@ class _DeclaredFile(File):
         if self._guard is not None:
             self._guard(caller)
 
-    def chattr(
-        self,
-        caller: Caller,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        size: int | None = None,
-        times: tuple[Time | None, Time | None] = (None, None),
-    ) -> None:
+    def chattr(self, caller: Caller, wanted: Attributes) -> None:
         # `> file` and vim truncate what they are about to write: harmless where writing is allowed.
-        writable = self.mode & 0o222
-        if mode is not None and mode & 0o7777 == self.mode:
-            mode = None
-        owner = self.owner
-        if uid == owner.uid:
-            uid = None
-        if gid == owner.gid:
-            gid = None
-        super().chattr(
-            caller, mode=mode, uid=uid, gid=gid, size=None if writable else size, times=times
-        )
+        super().chattr(caller, replace(wanted, size=None) if self.mode & 0o222 else wanted)
 
 
 class Value(_DeclaredFile):

@@ -11,7 +11,7 @@ import errno
 import os
 import stat as st
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from agentfs.errors import KernelError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FOREVER",
+    "Attributes",
     "Directory",
     "Fifo",
     "File",
@@ -66,6 +67,27 @@ class LookUpAgain(OSError):  # noqa: N818  # no error: what Linux is asked to do
         super().__init__(errno.ESTALE, f"{name} is to be looked up again")
 
 
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What chmod, chown, truncate and utime want; None leaves it as it is. `mode` are permission
+    bits, `size` is in bytes, `times` are those of the last access and the last change."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    times: tuple[Time | None, Time | None] = (None, None)
+
+    def beyond(self, stat: Stat) -> Attributes:
+        """Without the mode and the owner that the file has already."""
+        return replace(
+            self,
+            mode=None if self.mode == st.S_IMODE(stat.mode) else self.mode,
+            uid=None if self.uid == stat.uid else self.uid,
+            gid=None if self.gid == stat.gid else self.gid,
+        )
+
+
 class Node:
     """Anything with a name. `key` identifies it as long as it exists.
 
@@ -89,23 +111,16 @@ class Node:
         Called before every open, listing and change. Raises EACCES for a private path.
         """
 
-    def chattr(
-        self,
-        caller: Caller,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        size: int | None = None,
-        times: tuple[Time | None, Time | None] = (None, None),
-    ) -> None:
-        """chmod, chown, truncate and utime in one; `times` is (atime, mtime).
+    def chattr(self, caller: Caller, wanted: Attributes) -> None:
+        """chmod, chown, truncate and utime in one.
 
-        Refused with EPERM here; times are ignored, because `touch` is harmless.
+        Refused with EPERM here, unless it is so already; times are ignored, because `touch` is
+        harmless.
         """
-        if mode is not None or uid is not None or gid is not None:
+        wanted = wanted.beyond(self.stat())
+        if (wanted.mode, wanted.uid, wanted.gid) != (None, None, None):
             raise KernelError(errno.EPERM, "the mode and the owner of this file are fixed")
-        if size is not None:
+        if wanted.size is not None:
             raise KernelError(errno.EPERM, "this file cannot be truncated")
 
     def getxattr(self, name: str) -> bytes:

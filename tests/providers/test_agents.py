@@ -9,7 +9,7 @@ import trio.testing
 
 from agentfs.providers.agents import LogWatcher
 from agentfs.vfs.changes import Change, Created, Modified, Removed
-from agentfs.vfs.node import Directory
+from agentfs.vfs.node import Attributes, Directory
 from tests.providers.world import OPERATOR, World, refused
 
 
@@ -131,7 +131,7 @@ async def test_shared_docs_is_read_only_for_agents(world: World) -> None:
     with refused("EACCES"):
         world.directory("/shared").link(world.find("/shared/docs/guide"), "guide", alice)
     with refused("EACCES"):
-        world.find("/shared/docs/guide").chattr(alice, mode=0o777)
+        world.find("/shared/docs/guide").chattr(alice, Attributes(mode=0o777))
     with refused("EACCES"):
         world.find("/shared/docs/guide").setxattr("user.a", b"", alice)
     await world.write("/shared/docs/guide", "read you", OPERATOR)

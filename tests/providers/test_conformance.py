@@ -11,7 +11,7 @@ import pytest
 
 from agentfs.errors import KernelError
 from agentfs.vfs.files import Control, Document, Live, Stream, Transaction, Value
-from agentfs.vfs.node import Directory, Fifo, File, Link, Node
+from agentfs.vfs.node import Attributes, Directory, Fifo, File, Link, Node
 from agentfs.vfs.table import DirectoryOf, Entry, Table
 from tests.providers.world import OPERATOR, STRANGER, World, refused
 
@@ -194,7 +194,7 @@ async def test_nothing_declared_can_be_removed_renamed_or_chmodded(world: World)
                 assert caught.value.code in ("EPERM", "ENOENT"), path
             if not path.endswith(("shared", "memory")):  # real directories
                 with refused("EPERM"):
-                    node.chattr(OPERATOR, mode=0o111)
+                    node.chattr(OPERATOR, Attributes(mode=0o111))
 
 
 async def test_private_entries_are_private(world: World) -> None:

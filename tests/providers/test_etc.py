@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from agentfs.vfs.changes import Modified
+from agentfs.vfs.node import Attributes
 from tests.providers.world import OPERATOR, World, refused
 
 CONFIG = "/etc/agentfs.yaml"
@@ -48,7 +49,7 @@ async def test_sed_i_writes_a_new_file_and_renames_it(world: World) -> None:
     handle = world.create("/etc/sedAbCdEf", mode=0o600)
     node = world.find("/etc/sedAbCdEf")
     await handle.write(0, NEW.encode())
-    node.chattr(OPERATOR, mode=0o644, uid=os.geteuid(), gid=os.getegid())
+    node.chattr(OPERATOR, Attributes(mode=0o644, uid=os.geteuid(), gid=os.getegid()))
     await handle.flush()
     handle.release()
     world.rename("/etc/sedAbCdEf", CONFIG)
@@ -68,7 +69,7 @@ async def test_vim_keeps_a_swap_file_and_renames_the_old_one_away(world: World) 
     old = await world.text(CONFIG)
     time = world.find(CONFIG).stat().mtime
     world.create("/etc/4913").release()
-    world.find("/etc/4913").chattr(OPERATOR, mode=0o644)
+    world.find("/etc/4913").chattr(OPERATOR, Attributes(mode=0o644))
     world.unlink("/etc/4913")
     assert world.find(CONFIG).stat().mtime == time  # or vim thinks that somebody changed it
     swap = world.create("/etc/.agentfs.yaml.swp", mode=0o600)

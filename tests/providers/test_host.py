@@ -15,6 +15,7 @@ from agentfs.errors import KernelError
 from agentfs.providers.host import HostDirectory, HostFile, HostHandle, HostLink, HostNode, HostTree
 from agentfs.security.principal import Kind, Principal
 from agentfs.vfs.caller import Caller
+from agentfs.vfs.node import Attributes
 
 ME = Caller(
     Principal(Kind.OPERATOR, 1, "init", os.geteuid(), os.getegid()),
@@ -90,7 +91,7 @@ async def test_the_whole_life_of_a_file(tree: HostTree) -> None:
         truth.st_nlink,
         truth.st_blocks,
     )
-    node.chattr(ME, mode=0o600, size=2, times=(1_000_000_001, 2_000_000_002))
+    node.chattr(ME, Attributes(mode=0o600, size=2, times=(1_000_000_001, 2_000_000_002)))
     truth = real.stat()
     assert (st.S_IMODE(truth.st_mode), truth.st_size) == (0o600, 2)
     assert (truth.st_atime_ns, truth.st_mtime_ns) == (1_000_000_001, 2_000_000_002)
@@ -110,7 +111,7 @@ async def test_a_removed_file_works_on_while_it_is_open(tree: HostTree) -> None:
     assert await handle.read(0, 10) == b"hello"
     assert await handle.write(5, b"!") == 1
     assert (node.stat().size, node.stat().nlink) == (6, 0)
-    node.chattr(ME, size=1)
+    node.chattr(ME, Attributes(size=1))
     handle.truncate(3)
     assert node.stat().size == 3
     handle.release()
@@ -187,7 +188,7 @@ async def test_links_are_shown_and_never_followed(tree: HostTree, tmp_path: Path
     link = tree.root.symlink("l", "../secret", ME)
     assert isinstance(link, HostLink)
     assert link.target(ME) == "../secret"
-    link.chattr(ME, times=(1, 2))
+    link.chattr(ME, Attributes(times=(1, 2)))
     assert (Path(tree.path) / "l").lstat().st_mtime_ns == 2
     with refused(errno.EEXIST):
         tree.root.create("l", 0o644, os.O_WRONLY, ME)
@@ -299,15 +300,15 @@ async def test_new_files_are_the_callers(tree: HostTree) -> None:
     # A directory with the set-group-id bit hands its group down.
     shared = tree.root.mkdir("g", 0o777, ME)
     assert isinstance(shared, HostDirectory)
-    shared.chattr(ME, gid=77)
-    shared.chattr(ME, mode=0o2775)
+    shared.chattr(ME, Attributes(gid=77))
+    shared.chattr(ME, Attributes(mode=0o2775))
     shared.create("f", 0o666, os.O_WRONLY, alice)[1].release()
     shared.mkdir("d", 0o777, alice)
     assert (real / "g/f").stat().st_gid == 77
     assert (real / "g/d").stat().st_gid == 77
     assert (real / "g/d").stat().st_mode & st.S_ISGID
     node = at(tree, "l")
-    node.chattr(ME, uid=1)
+    node.chattr(ME, Attributes(uid=1))
     assert (real / "l").lstat().st_uid == 1
     assert (real / "f").stat().st_uid == 1234
 
@@ -325,7 +326,7 @@ async def test_guards_are_asked_at_every_operation(tmp_path: Path) -> None:
     for attempt in (
         lambda: node.enter(ME),
         lambda: opened(node, os.O_RDONLY),
-        lambda: node.chattr(ME, size=0),
+        lambda: node.chattr(ME, Attributes(size=0)),
         lambda: node.setxattr("user.a", b"", ME),
         lambda: tree.root.create("b", 0o644, os.O_WRONLY, ME),
         lambda: tree.root.mkdir("b", 0o644, ME),

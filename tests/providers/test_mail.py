@@ -8,7 +8,7 @@ import pytest
 
 from agentfs.providers.maildir import MAX_DRAFTS
 from agentfs.vfs.changes import Created, Moved, Removed
-from agentfs.vfs.node import File
+from agentfs.vfs.node import Attributes, File
 from tests.providers.world import OPERATOR, STRANGER, World, refused
 
 INBOX = "/agents/bob/inbox"
@@ -206,7 +206,7 @@ async def test_drafts_are_bounded_in_number_and_size(world: World) -> None:
     with refused("EMSGSIZE"):
         await handle.write(limit, b"x")
     with refused("EMSGSIZE"):
-        world.find(f"{TMP}/0").chattr(alice, size=limit + 1)
+        world.find(f"{TMP}/0").chattr(alice, Attributes(size=limit + 1))
 
 
 async def test_outbox_lists_who_may_be_written_to_and_sends_one_message(world: World) -> None:
@@ -330,12 +330,12 @@ async def test_the_folders_st_mtime_moves_with_every_change(world: World) -> Non
 async def test_touch_and_chmod_of_a_message_do_no_harm(world: World) -> None:
     await world.mail("alice", "bob")
     node = world.find(f"{NEW}/{world.list(NEW)[0]}")
-    node.chattr(OPERATOR, times=(1, 2))
-    node.chattr(OPERATOR, mode=0o600)
+    node.chattr(OPERATOR, Attributes(times=(1, 2)))
+    node.chattr(OPERATOR, Attributes(mode=0o600))
     with refused("EPERM"):
-        node.chattr(OPERATOR, mode=0o644)
+        node.chattr(OPERATOR, Attributes(mode=0o644))
     with refused("EPERM"):
-        node.chattr(OPERATOR, size=0)
+        node.chattr(OPERATOR, Attributes(size=0))
 
 
 async def test_a_draft_that_is_opened_again_is_truncated_and_appended_to(world: World) -> None:

@@ -12,7 +12,7 @@ from agentfs.ipc.message import Draft
 from agentfs.providers.sending import Sending
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Created, Modified, Moved, Removed
-from agentfs.vfs.node import Directory, StreamHandle
+from agentfs.vfs.node import Attributes, Directory, StreamHandle
 from tests.providers.world import OPERATOR, STRANGER, World, refused
 
 JOBS = "/dev/queues/jobs"
@@ -78,7 +78,7 @@ async def test_a_queue_is_for_others_unless_somebody_says_no(
 async def test_linux_is_told_modes_that_follow_from_the_queues(
     world: World, queue: Directory
 ) -> None:
-    queue.chattr(OPERATOR, mode=0o742)
+    queue.chattr(OPERATOR, Attributes(mode=0o742))
     assert mode(world, JOBS) == 0o753
     expected = {
         "send": 0o202,
@@ -220,17 +220,17 @@ async def test_the_owner_decides_and_nobody_else(world: World) -> None:
             world.open(f"{JOBS}/send", os.O_WRONLY, caller)
         for code, call in (("EPERM", 0o777), ("EPERM", 0o700)):
             with refused("EACCES" if caller is STRANGER else code):
-                queue.chattr(caller, mode=call)
+                queue.chattr(caller, Attributes(mode=call))
         with refused("EACCES" if caller is STRANGER else "EPERM"):
             world.directory("/dev/queues").rmdir("jobs", caller)
-    queue.chattr(alice, mode=0o722)
+    queue.chattr(alice, Attributes(mode=0o722))
     put(world, "x", bob)
     assert await world.text(f"{JOBS}/length", bob) == "1\n"
     with refused("EPERM"):
         await world.write(f"{JOBS}/ctl", "purge", bob)
     with refused("EPERM"):
-        queue.chattr(alice, uid=12345)
-    queue.chattr(OPERATOR, mode=0o777)
+        queue.chattr(alice, Attributes(uid=12345))
+    queue.chattr(OPERATOR, Attributes(mode=0o777))
     assert isinstance(world.stream(f"{JOBS}/recv", bob), StreamHandle)
 
 
@@ -250,7 +250,7 @@ async def test_ctl_takes_nothing_else(world: World, queue: Directory) -> None:
 async def test_coming_and_going_of_queues_is_announced(world: World) -> None:
     world.changes.clear()
     made = world.directory("/dev/queues").mkdir("jobs", 0o777, OPERATOR)
-    made.chattr(OPERATOR, mode=0o700)
+    made.chattr(OPERATOR, Attributes(mode=0o700))
     world.directory("/dev/queues").rmdir("jobs", OPERATOR)
     kinds = [type(c) for c in world.changes]
     assert (kinds[0], kinds[-1]) == (Created, Removed)

@@ -11,7 +11,7 @@ from agentfs.errors import KernelError
 from agentfs.providers.artifacts import DraftFile
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Created, Moved, Removed
-from agentfs.vfs.node import Directory, File, Handle, LookUpAgain, Node
+from agentfs.vfs.node import Attributes, Directory, File, Handle, LookUpAgain, Node
 from tests.providers.world import OPERATOR, STRANGER, World, refused
 
 TRUNCATING = os.O_WRONLY | os.O_TRUNC
@@ -128,8 +128,8 @@ async def test_a_version_is_not_written_through_its_own_inode(world: World) -> N
         assert not isinstance(reach(world, "private/k", alice), DraftFile)
         handle.release()
     with pytest.raises(LookUpAgain):
-        node.chattr(alice, size=1)
-    reach(world, "private/k", alice).chattr(alice, size=1)
+        node.chattr(alice, Attributes(size=1))
+    reach(world, "private/k", alice).chattr(alice, Attributes(size=1))
     assert await get(world, "private/k", alice) == b"o"
 
 

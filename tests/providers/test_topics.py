@@ -12,7 +12,7 @@ import pytest
 
 from agentfs.providers.topics import tell_of_publications
 from agentfs.vfs.changes import Change, Created, Modified, Removed
-from agentfs.vfs.node import Handle, StreamHandle
+from agentfs.vfs.node import Attributes, Handle, StreamHandle
 from tests.providers.world import OPERATOR, STRANGER, World, refused
 
 DATA = b"\xff\x00 no text"
@@ -294,18 +294,18 @@ async def test_mode_700_keeps_another_agent_of_the_same_user_out(world: World) -
     alice, bob = world.as_agent("alice"), world.as_agent("bob")
     handle: Handle = world.create("/dev/topics/news", alice, 0o666)
     node = world.find("/dev/topics/news")
-    node.chattr(alice, mode=0o700)
+    node.chattr(alice, Attributes(mode=0o700))
     for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR):
         with refused("EACCES"):
             world.open("/dev/topics/news", flags, bob)
         world.open("/dev/topics/news", flags, alice).release()
     with refused("EPERM"):
-        node.chattr(bob, mode=0o777)
+        node.chattr(bob, Attributes(mode=0o777))
     with refused("EPERM"):
         world.unlink("/dev/topics/news", bob)
     with refused("EPERM"):
-        node.chattr(alice, uid=12345)
-    node.chattr(alice, uid=alice.uid, gid=alice.gid, size=0, times=(1, 1))
+        node.chattr(alice, Attributes(uid=12345))
+    node.chattr(alice, Attributes(uid=alice.uid, gid=alice.gid, size=0, times=(1, 1)))
     handle.release()
 
 
@@ -329,7 +329,7 @@ async def test_changes_are_announced_and_publications_without_an_event(world: Wo
     assert (created.directory, created.name) == (("topics",), "news")
     await publish(world, "news", "hello")
     assert told == [Modified(("topics", "news"))]
-    world.find("/dev/topics/news").chattr(OPERATOR, mode=0o600)
+    world.find("/dev/topics/news").chattr(OPERATOR, Attributes(mode=0o600))
     world.unlink("/dev/topics/news")
     assert world.changes[1:] == [
         Modified(("topics", "news")),

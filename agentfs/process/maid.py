@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from agentfs.clock import rfc3339
-from agentfs.events import HealthChecked
+from agentfs.events import ConfigChanged, HealthChecked, Record
 from agentfs.process.logs import rotate
 from agentfs.security.principal import INIT
 
@@ -32,6 +32,8 @@ class Maid:
         self._supervisor = supervisor
         self.report: dict[str, Any] = {"Ok": True, "Checked": "never"}
         self.rounds = 0
+        self._changed = trio.Event()
+        supervisor.events.listen(self._heard)
 
     def text(self) -> str:
         """The report, `Key:\\tvalue` a line."""
@@ -44,12 +46,27 @@ class Maid:
     async def run(self) -> None:
         """A round every `maid_interval`, until cancelled."""
         while True:
-            await trio.sleep(self._supervisor.settings.now.processes.maid_interval)
+            await self._rest()
             try:
                 await self.clean_disk()
                 self.scan()
             except Exception:
                 log.exception("a round of the maid failed")
+
+    async def _rest(self) -> None:
+        """Until the next round is due, by what the configuration says at the moment."""
+        began = trio.current_time()
+        while True:
+            self._changed = trio.Event()
+            interval = self._supervisor.settings.now.processes.maid_interval
+            with trio.move_on_at(began + interval):
+                await self._changed.wait()
+                continue
+            return
+
+    def _heard(self, record: Record) -> None:
+        if isinstance(record.event, ConfigChanged):
+            self._changed.set()
 
     def scan(self) -> None:
         """One round. Everything but what takes time."""

@@ -10,6 +10,7 @@ import email
 import errno
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from email.message import Message
@@ -320,3 +321,126 @@ def test_i17_no_wake_up_is_lost_among_several_waiters(tree: Tree) -> None:
 def test_i18_a_message_without_a_priority_is_normal(family: dict[str, Puppet]) -> None:
     family["uncle"].send("ben", "no hurry")
     assert received(family["ben"])["Priority"] == "normal"
+
+
+# -- named queues, shared memory, pipes and the event bus ------------------------------------------
+
+
+def test_broker_named_queue_the_payload_is_readable_from_the_queue(
+    family: dict[str, Puppet], shared_tree: Tree
+) -> None:
+    family["lead"].do("os.mkdir(tree + '/dev/queues/named')")
+    family["ann"].write("dev/queues/named/send", "payload")
+    assert family["uncle"].poll("dev/queues/named/recv").endswith("\n\npayload")
+    assert refused(lambda: family["ben"].poll("dev/queues/named/recv")) == errno.EAGAIN
+    # There, even a task and an unknown sender could fill any queue.
+    assert refused(lambda: family["task"].write("dev/queues/named/send", "x")) == errno.EACCES
+
+
+def test_shared_memory_is_read_by_whom_its_visibility_names(family: dict[str, Puppet]) -> None:
+    lead, ben, uncle = family["lead"], family["ben"], family["uncle"]
+    for visibility in ("private", "subtree", "global"):
+        path = f"dev/shm/{visibility}/plan"
+        lead.do(f"write({path!r}, {visibility!r}, flags=os.O_CREAT)")
+    readers = {
+        visibility: {
+            puppet.name
+            for puppet in family.values()
+            if puppet.do(f"os.path.exists(tree + '/dev/shm/{visibility}/plan')")
+        }
+        for visibility in ("private", "subtree", "global")
+    }
+    assert readers == {
+        "private": {"lead"},
+        "subtree": {"lead", "ann", "ben", "task"},
+        "global": set(family),
+    }
+    assert refused(lambda: ben.rm("dev/shm/global/plan")) == errno.EACCES
+    assert refused(lambda: uncle.rm("dev/shm/subtree/plan")) == errno.ENOENT
+    for visibility in readers:
+        lead.rm(f"dev/shm/{visibility}/plan")
+
+
+def test_i15_pipes_and_the_event_bus_can_be_reached_by_agents(family: dict[str, Puppet]) -> None:
+    """There, neither had a way in for an agent."""
+    lead, ben, ann = family["lead"], family["ben"], family["ann"]
+    for puppet, path, flags in (
+        (lead, f"proc/{ben.pid}/pipes/up", "os.O_RDONLY | os.O_NONBLOCK"),
+        (ben, "proc/self/pipes/up", "os.O_WRONLY"),
+    ):
+        puppet.do(f"globals().__setitem__('end', os.open(tree + '/{path}', {flags}))")
+    ben.do("os.write(end, b'up the pipe')")
+    assert lead.do("os.read(end, 100).decode()") == "up the pipe"
+    assert refused(lambda: ann.do(f"os.open(tree + '/proc/{ben.pid}/pipes/up', 0)")) == errno.EACCES
+    for puppet in (lead, ben):
+        puppet.do("os.close(end)")
+
+    lead.do("os.close(os.open(tree + '/dev/topics/bus', os.O_CREAT | os.O_WRONLY, 0o666))")
+    subscribe = "os.open(tree + '/dev/topics/bus', os.O_RDONLY | os.O_NONBLOCK)"
+    for subscriber in (ann, ben):
+        subscriber.do(f"globals().__setitem__('bus', {subscribe})")
+    lead.write("dev/topics/bus", "to all")
+    for subscriber in (ann, ben):
+        record = json.loads(subscriber.do("os.read(bus, 1000).decode()"))
+        assert (record["from"], record["data"]) == ("lead", "to all")
+        subscriber.do("os.close(bus)")
+
+
+def test_i5_a_reply_reaches_the_one_that_waits_for_it(family: dict[str, Puppet]) -> None:
+    """There, the helper for replies named another message than the one that was waited for."""
+    lead, ben = family["lead"], family["ben"]
+    number = lead.ask("agents/self/asks/new", "To: ben\n\nhow?").strip()
+    question = received(ben)
+    ben.send("lead", f"In-Reply-To: {question['Message-ID']}\n\nlike this")
+    answer = email.message_from_string(lead.read(f"agents/self/asks/{number}/answer"))
+    assert (answer["From"], answer.get_payload()) == ("ben", "like this")
+    lead.do(f"os.rmdir(me + '/asks/{number}')")
+
+
+def test_i6_an_expiry_can_be_set_and_is_honoured_everywhere(
+    family: dict[str, Puppet], shared_tree: Tree
+) -> None:
+    """There, no way of sending could set it, copies lost it, and what had expired was counted."""
+    lead, ann, ben = family["lead"], family["ann"], family["ben"]
+    lead.do("os.mkdir(tree + '/dev/queues/brief')")
+    ann.send("ben", "Expires: 300ms\n\nbrief")
+    ann.write("dev/queues/brief/send", "Expires: 300ms\n\nbrief")
+    assert "\nExpires: " in lead.read(
+        f"agents/self/inbox/new/{lead.ls('agents/self/inbox/new')[0]}"
+    )
+    eventually(lambda: ben.ls("agents/self/inbox/new") == [])
+    eventually(lambda: lead.ls("agents/self/inbox/new") == [])
+    assert refused(lambda: ben.poll("dev/queues/brief/recv")) == errno.EAGAIN
+    assert lead.read("dev/queues/brief/length") == "0\n"
+    states = [ann.read(f"agents/self/sent/{number}") for number in ann.ls("agents/self/sent")]
+    assert sum(text.startswith("State: expired\n") for text in states) == 2
+
+
+CROWD = """
+import os, sys
+tree, me = os.environ["AGENTFS"], os.environ["AGENT_NAME"]
+for number in range(60):
+    with open(f"{tree}/agents/{me}/outbox/init", "w") as outbox:
+        outbox.write(f"{me} {number}")
+    with open(f"{tree}/proc/self/status") as status:
+        fields = dict(line.split(":\\t", 1) for line in status)
+    assert (fields["Name"].strip(), fields["Pid"].strip()) == (me, os.environ["AGENT_PID"]), fields
+"""
+
+
+def test_i16_what_many_do_at_once_leaves_one_consistent_state(tree: Tree) -> None:
+    """There, live records were shared between threads without locks."""
+    names = [f"agent{number}" for number in range(12)]
+    for name in names:
+        tree.spawn(name, exec=[sys.executable, "-c", CROWD], restart="never")
+    pids = [tree.read(f"agents/{name}/pid").strip() for name in names]
+    codes = {tree.read(f"proc/{pid}/wait") for pid in pids if pid}
+    assert codes == {"0\n"}
+    sent = [path.read_text().partition("\n\n")[2] for path in
+            sorted((tree / "agents/init/inbox/new").iterdir())]  # fmt: skip
+    for name in names:
+        assert [text for text in sent if text.startswith(f"{name} ")] == [
+            f"{name} {number}" for number in range(60)
+        ]
+    tree.unmount()
+    assert tree.run("doctor", "--state", str(tree.state)).returncode == 0

@@ -562,6 +562,7 @@ async def test_a_shutdown_ends_programs_bottom_up_and_the_next_boot_starts_them_
         "while :; do sleep 0.01; done"
     )
     async with running(tmp_path / "state") as system:
+        system.settings.replace("processes: {ready_timeout: 50ms}\n")  # these never say so
         parent, ospids, names = 1, [], ("top", "middle", "bottom")
         for name in names:
             process = await system.shell(name, script, parent, env={"ORDER": str(order)})

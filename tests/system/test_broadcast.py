@@ -19,7 +19,7 @@ from tests.tree import Tree
 pytestmark = pytest.mark.mount
 
 AGENTS = 40
-CRASHES = 5
+CRASHES = 3
 
 
 def headers(text: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from tests.tree import Tree
 
 pytestmark = pytest.mark.mount
 
-ROUNDS = 4_000
+ROUNDS = 3_000
 
 WRITER = """
 import os, sys

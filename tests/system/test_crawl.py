@@ -17,7 +17,7 @@ from tests.tree import Tree
 
 pytestmark = pytest.mark.mount
 
-CRAWL_SECONDS = float(os.environ.get("AGENTFS_CRAWL_SECONDS", "20"))
+CRAWL_SECONDS = float(os.environ.get("AGENTFS_CRAWL_SECONDS", "15"))
 FUZZ_WRITES = int(os.environ.get("AGENTFS_FUZZ_WRITES", "10000"))
 AGENTS = 200
 

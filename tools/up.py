@@ -35,6 +35,7 @@ POLL = 0.1
 """Seconds between two looks at the logs."""
 
 PATIENCE = 15.0
+LAST_WORDS = 2.0  # seconds
 """Seconds from TERM until what has not ended is killed: the kernel's own grace is 10."""
 
 INTERRUPTED = 130
@@ -152,6 +153,7 @@ class _Started:
     pid: int
     top: bool
     log_from: int
+    followed: bool = False
     ended: bool = False
     held: bytes = b""  # the beginning of a line whose end is still to come
 
@@ -193,6 +195,7 @@ class _Session:
         The first exit code of a top-level process that is not 0, else 0.
         """
         for process in self._started:
+            process.followed = True
             threading.Thread(target=self._wait_for, args=(process,), daemon=True).start()
         while any(process.top and not process.ended for process in self._started):
             self._turn()
@@ -218,7 +221,11 @@ class _Session:
         pids = {process.pid for process in self._started if not process.ended}
         while pids.intersection(self._living()) and time.monotonic() < deadline:
             self._turn()
-        while not self._ends.empty():
+        # The threads that wait for them say how they ended a moment later.
+        deadline = time.monotonic() + LAST_WORDS
+        while any(process.followed and not process.ended for process in self._started):
+            if time.monotonic() >= deadline:
+                return
             self._turn()
 
     def _living(self) -> list[int]:

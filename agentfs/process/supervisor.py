@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from types import FrameType
 
 import trio
 
@@ -31,6 +32,10 @@ from agentfs.storage.store import Store
 __all__ = ["UNKNOWN", "Supervisor"]
 
 log = logging.getLogger(__name__)
+
+
+def _ignored(signum: int, frame: FrameType | None) -> None:
+    """What SIGCHLD does while nobody follows children: nothing, as by default."""
 
 
 class Supervisor(Again):
@@ -99,6 +104,9 @@ class Supervisor(Again):
 
     async def _follow_children(self) -> None:
         """Reap orphans; see programs stop and go on, whoever made them."""
+        # What trio puts back when it lets go. A signal that is taken in another thread just as
+        # the default is put back makes CPython complain of one "ignored due to race condition".
+        signal.signal(signal.SIGCHLD, _ignored)
         with trio.open_signal_receiver(signal.SIGCHLD) as received:
             async for _ in received:
                 try:

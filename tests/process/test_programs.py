@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 
 from agentfs.errors import KernelError
 from agentfs.process.cgroups import ControlGroups
@@ -290,6 +291,16 @@ async def test_orphans_of_programs_are_reaped_and_nobody_elses_children(system: 
     await eventually(reaped)
     assert helper.wait() == 0, "its status was not stolen"
     assert alive(process.ospid or 0)
+
+
+async def test_what_a_child_does_as_the_daemon_lets_go_is_no_error(tmp_path: Path) -> None:
+    """CPython reports "Signal 17 ignored due to race condition" when another thread took a signal
+    in the instant the default comes back; so it is a function of ours that comes back."""
+    async with running(tmp_path / "state"):
+        await trio.testing.wait_all_tasks_blocked()
+    left = signal.getsignal(signal.SIGCHLD)
+    assert callable(left)
+    assert left is not signal.SIG_DFL
 
 
 async def test_a_stop_and_a_continue_from_outside_are_seen(system: System) -> None:

@@ -10,14 +10,12 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 
-from agentfs.process.proc import exit_code, lost_exit_code
+from agentfs.process.proc import exit_code, lost_exit_code, read_stat, thread_group
 
 __all__ = ["Lineage"]
 
 # Enough for every wrapper (timeout, a pipeline, a sub-shell) between a loop and what reads for it.
 MAX_GENERATIONS = 8
-
-PF_EXITING = 0x4  # linux/sched.h: it is closing its files, or has done so
 
 
 class Program:
@@ -50,7 +48,7 @@ class Program:
 
     def fate(self) -> int | None:
         """None while it runs; its exit code, or 128 + signal. 0 if the machine does not say."""
-        found = _look(self.ospid)
+        found = read_stat(self.ospid)
         if found is not None and found.start == self.start and not found.ended:
             if not found.exiting:
                 return None
@@ -69,9 +67,9 @@ class Lineage:
 
     def __init__(self, tid: int, is_root: Callable[[int], bool]) -> None:
         self._programs: list[Program] = []
-        ospid = _thread_group(tid)
+        ospid = thread_group(tid)
         while ospid > 1 and len(self._programs) < MAX_GENERATIONS:
-            found = _look(ospid)
+            found = read_stat(ospid)
             if found is None:
                 break
             self._programs.append(Program(ospid, found.start))
@@ -101,34 +99,3 @@ class Lineage:
             if program.fate() is None:
                 return program in self._programs
         return True
-
-
-class _Look:
-    """What /proc/PID/stat says."""
-
-    __slots__ = ("ended", "exiting", "ppid", "start", "status")
-
-    def __init__(self, line: bytes) -> None:
-        fields = line.rpartition(b")")[2].split()
-        self.ended = fields[0] in (b"Z", b"X")
-        self.ppid = int(fields[1])
-        self.exiting = bool(int(fields[6]) & PF_EXITING)
-        self.start = int(fields[19])
-        self.status = int(fields[49])
-
-
-def _look(ospid: int) -> _Look | None:
-    try:
-        with open(f"/proc/{ospid}/stat", "rb") as file:
-            return _Look(file.read())
-    except OSError:
-        return None
-
-
-def _thread_group(tid: int) -> int:
-    """The process that a thread belongs to; 0 if it is gone."""
-    with suppress(OSError), open(f"/proc/{tid}/status", "rb") as file:
-        for line in file:
-            if line.startswith(b"Tgid:"):
-                return int(line[5:])
-    return 0

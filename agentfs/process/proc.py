@@ -9,12 +9,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Stat", "all_pids", "boot_id", "exit_code", "lost_exit_code", "read_stat"]
+__all__ = [
+    "Stat",
+    "all_pids",
+    "boot_id",
+    "exit_code",
+    "lost_exit_code",
+    "read_stat",
+    "thread_group",
+]
 
 # linux/pidfd.h: struct pidfd_info begins with the mask of what is asked for and what was answered;
 # exit_code, a wait status, is the last of its first 64 bytes (Linux 6.15).
 PIDFD_GET_INFO = (3 << 30) | (64 << 16) | (0xFF << 8) | 11
 PIDFD_INFO_EXIT = 1 << 3
+
+PF_EXITING = 0x4  # linux/sched.h: it is closing its files, or has done so
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +35,7 @@ class Stat:
     ppid: int
     group: int
     session: int
+    exiting: bool
     start: int
     status: int
 
@@ -42,8 +53,23 @@ def read_stat(ospid: int) -> Stat | None:
         return None
     state, ppid, group, session = fields[:4]
     return Stat(
-        state.decode(), int(ppid), int(group), int(session), int(fields[19]), int(fields[49])
+        state=state.decode(),
+        ppid=int(ppid),
+        group=int(group),
+        session=int(session),
+        exiting=bool(int(fields[6]) & PF_EXITING),
+        start=int(fields[19]),
+        status=int(fields[49]),
     )
+
+
+def thread_group(tid: int) -> int:
+    """The process that a thread belongs to; 0, which is none, if it is gone."""
+    with suppress(OSError), open(f"/proc/{tid}/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"Tgid:"):
+                return int(line[5:])
+    return 0
 
 
 def all_pids() -> list[int]:

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from agentfs.process.proc import read_stat
+from agentfs.process.proc import read_stat, thread_group
 from agentfs.process.programs import Programs
 from agentfs.process.table import ProcessTable
 from agentfs.security.principal import INIT, Kind, Principal
@@ -106,26 +106,13 @@ def _ancestors(tid: int) -> Iterator[tuple[int, int]]:
 
     A thread that is gone meanwhile yields the daemon: whoever cannot be told is a stranger.
     """
-    try:
-        pid = _thread_group(tid)
-        for _ in range(MAX_GENERATIONS):
-            stat = read_stat(pid)
-            if stat is None:
-                break
-            yield pid, stat.start
-            if stat.ppid <= 0:
-                return
-            pid = stat.ppid
-        else:
+    pid = thread_group(tid)
+    for _ in range(MAX_GENERATIONS):
+        stat = read_stat(pid)
+        if stat is None:
+            yield os.getpid(), -1
             return
-    except (OSError, ValueError, IndexError):
-        pass
-    yield os.getpid(), -1
-
-
-def _thread_group(tid: int) -> int:
-    with open(f"/proc/{tid}/status", "rb") as file:
-        for line in file:
-            if line.startswith(b"Tgid:"):
-                return int(line[5:])
-    raise ValueError(tid)
+        yield pid, stat.start
+        if stat.ppid <= 0:
+            return
+        pid = stat.ppid

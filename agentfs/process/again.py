@@ -11,18 +11,13 @@ from collections.abc import Callable
 
 import trio
 
-from agentfs.clock import Clock, Timers
-from agentfs.config import Settings
 from agentfs.errors import KernelError
-from agentfs.events import EventLog, ProcessChanged, ProcessRestarted
-from agentfs.process.agents import Agents
+from agentfs.events import ProcessChanged, ProcessRestarted
 from agentfs.process.ends import UNKNOWN, Ends
 from agentfs.process.model import Process, State
-from agentfs.process.programs import Program, Programs
+from agentfs.process.programs import Program
 from agentfs.process.readiness import Readiness
-from agentfs.process.table import ProcessTable
 from agentfs.security.principal import INIT
-from agentfs.storage.store import Store
 
 __all__ = ["STARTED_AGAIN", "Again"]
 
@@ -41,19 +36,9 @@ class Again(Ends):
     again only while `tree_is_up` is set, and when their process's parent is ready.
     """
 
-    def __init__(
-        self,
-        table: ProcessTable,
-        agents: Agents,
-        programs: Programs,
-        store: Store,
-        events: EventLog,
-        timers: Timers,
-        clock: Clock,
-        settings: Settings,
-    ) -> None:
-        super().__init__(table, agents, programs, store, events, timers, clock, settings)
-        self.readiness = Readiness(table, events, timers, settings)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.readiness = Readiness(self.table, self.events, self.timers, self.settings)
         self.on_restart: list[Callable[[Process, str], object]] = []
         self.on_given_up: list[Callable[[Process, Process, str], object]] = []
         self.booting = False

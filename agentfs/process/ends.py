@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from agentfs.clock import Clock, Timers
 from agentfs.config import Settings
@@ -25,39 +26,32 @@ UNKNOWN = -1
 """The exit code of a program of whose end nobody could learn: no program can return it."""
 
 
+@dataclass(eq=False, repr=False)
 class Ends:
     """`on_end` calls get (process, code) inside the transaction, at every end of a program, one
     that is followed by a restart included; `on_finish` calls get the process that ended for good,
     when its children are adopted. `ended_at` has the time on the monotonic clock of every process
     that waits to be reaped."""
 
-    def __init__(
-        self,
-        table: ProcessTable,
-        agents: Agents,
-        programs: Programs,
-        store: Store,
-        events: EventLog,
-        timers: Timers,
-        clock: Clock,
-        settings: Settings,
-    ) -> None:
-        self.table = table
-        self.agents = agents
-        self.programs = programs
-        self.store = store
-        self.events = events
-        self.clock = clock
-        self.settings = settings
-        self.restarts = Restarts(timers, clock, settings)
-        self.heartbeats = Heartbeats(timers, clock, settings, self.hung)
+    table: ProcessTable
+    agents: Agents
+    programs: Programs
+    store: Store
+    events: EventLog
+    timers: Timers
+    clock: Clock
+    settings: Settings
+
+    def __post_init__(self) -> None:
+        self.restarts = Restarts(self.timers, self.clock, self.settings)
+        self.heartbeats = Heartbeats(self.timers, self.clock, self.settings, self.hung)
         self.signals = Signals(
-            table,
-            programs,
-            store,
-            events,
-            timers,
-            settings,
+            self.table,
+            self.programs,
+            self.store,
+            self.events,
+            self.timers,
+            self.settings,
             self.restarts,
             self.finish,
             self.start_again,

@@ -15,19 +15,14 @@ from types import FrameType
 
 import trio
 
-from agentfs.clock import Clock, Timers
-from agentfs.config import Settings
-from agentfs.events import ConfigChanged, EventLog, ProcessChanged, Record
+from agentfs.events import ConfigChanged, ProcessChanged, Record
 from agentfs.process.again import Again
-from agentfs.process.agents import Agents
 from agentfs.process.ends import UNKNOWN
 from agentfs.process.maid import Maid
 from agentfs.process.model import Process, State
-from agentfs.process.programs import Program, Programs
+from agentfs.process.programs import Program
 from agentfs.process.recovery import Recovery, shut_down
-from agentfs.process.table import ProcessTable
 from agentfs.security.principal import INIT
-from agentfs.storage.store import Store
 
 __all__ = ["UNKNOWN", "Supervisor"]
 
@@ -43,24 +38,14 @@ class Supervisor(Again):
     for good takes down in `Ends`. `on_maid` calls are made with every round of the maid.
     """
 
-    def __init__(
-        self,
-        table: ProcessTable,
-        agents: Agents,
-        programs: Programs,
-        store: Store,
-        events: EventLog,
-        timers: Timers,
-        clock: Clock,
-        settings: Settings,
-    ) -> None:
-        super().__init__(table, agents, programs, store, events, timers, clock, settings)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.maid = Maid(self)
         self.recovery = Recovery(self)
         self.on_maid: list[Callable[[], object]] = []
         self._unwatched: list[Program] = []
         self._program_ended = trio.Event()
-        events.listen(self._follow_settings)
+        self.events.listen(self._follow_settings)
 
     def sizes(self) -> dict[str, int]:
         """How many entries each of our tables has, for tests and /sys/stats."""

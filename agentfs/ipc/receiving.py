@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from typing import Any
 
 from agentfs.errors import KernelError
 from agentfs.ipc.delivery import Delivery
@@ -23,9 +22,7 @@ __all__ = ["Receiving"]
 class Receiving(Delivery):
     """Delivery to readers (see `readers`), each of which acknowledges what it got itself."""
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
-        self._doubted: set[int] = set()
+    _doubted: set[int]
 
     def load(self) -> None:
         """Read all mail from the store.

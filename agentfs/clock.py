@@ -16,7 +16,16 @@ from typing import Protocol
 
 import trio
 
-__all__ = ["Clock", "ManualClock", "SystemClock", "Timer", "Timers", "TrioClock", "rfc3339"]
+__all__ = [
+    "Clock",
+    "ManualClock",
+    "SystemClock",
+    "Timer",
+    "Timers",
+    "TrioClock",
+    "change_time",
+    "rfc3339",
+]
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +90,12 @@ def rfc3339(seconds: float) -> str:
     """A wall-clock time as the whole tree writes it: `2026-11-21T09:00:00.123Z`."""
     moment = datetime.fromtimestamp(seconds, UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def change_time(now: float, before: int) -> int:
+    """The wall-clock time as an st_mtime in ns, strictly after `before`: the page cache goes by
+    it, and a clock stands still between two readings or is stepped back."""
+    return max(int(now * 1e9), before + 1)
 
 
 class Timer:

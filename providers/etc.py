@@ -12,6 +12,7 @@ import errno
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from agentfs.clock import change_time
 from agentfs.errors import KernelError
 from agentfs.events import ConfigChanged, Event, Record
 from agentfs.providers.drafts import MemoryFile, MemoryHandle
@@ -71,7 +72,7 @@ class EtcDirectory(Table):
             self.kernel.settings.changed = self._config_changed
 
     def _after(self, time: Time) -> Time:
-        return max(int(self.kernel.clock.now() * 1e9), time + 1)
+        return change_time(self.kernel.clock.now(), time)
 
     def _touch(self) -> None:
         self._entries_changed = self._after(self._entries_changed)

@@ -14,6 +14,7 @@ import os
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
+from agentfs.clock import change_time
 from agentfs.errors import KernelError
 from agentfs.ipc.mailbox import Mailbox
 from agentfs.ipc.message import Draft, Message
@@ -66,7 +67,7 @@ class Mailroom:
 
     def touch(self) -> None:
         """Something came or went: mail programs look at the folders' st_mtime."""
-        self.changed = max(int(self.kernel.clock.now() * 1e9), self.changed + 1)
+        self.changed = change_time(self.kernel.clock.now(), self.changed)
 
     def owner(self) -> Owner:
         """The agent's user and group. ENOENT once it is removed."""

@@ -4,12 +4,27 @@ import pytest
 import trio
 import trio.testing
 
-from agentfs.clock import Clock, ManualClock, SystemClock, Timer, Timers, TrioClock, rfc3339
+from agentfs.clock import (
+    Clock,
+    ManualClock,
+    SystemClock,
+    Timer,
+    Timers,
+    TrioClock,
+    change_time,
+    rfc3339,
+)
 
 
 def test_times_are_written_as_the_whole_tree_writes_them() -> None:
     assert rfc3339(0) == "1970-01-01T00:00:00.000Z"
     assert rfc3339(1_800_000_000.1239) == "2027-01-15T08:00:00.123Z"
+
+
+def test_a_change_is_after_the_one_before_whatever_the_clock_says() -> None:
+    assert change_time(2.0, 1_000_000_000) == 2_000_000_000
+    assert change_time(2.0, 2_000_000_000) == 2_000_000_001
+    assert change_time(1.0, 2_000_000_001) == 2_000_000_002
 
 
 def test_the_machines_clock_goes_forward() -> None:

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agentfs.clock import Clock
+from agentfs.clock import Clock, change_time
 from agentfs.errors import KernelError
 from agentfs.events import AskDropped, EventLog
 from agentfs.ipc.ask import Ask
@@ -121,7 +121,7 @@ class AskBook:
         self._take(ask)
         for slot, value in after.items():
             setattr(ask, slot, value)
-        ask.changed = max(int(self._clock.now() * 1e9), ask.changed + 1)
+        ask.changed = change_time(self._clock.now(), ask.changed)
         self._put(ask)
         self._store.on_rollback(undo)
         self._store.put_record(KIND, ask.key, ask.record())

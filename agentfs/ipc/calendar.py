@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from agentfs.clock import Clock
+from agentfs.clock import Clock, change_time
 from agentfs.ipc.mailbox import Queue
 from agentfs.ipc.schedule import Schedule
 from agentfs.storage.store import Store
@@ -185,7 +185,7 @@ class Calendar:
         self._queue.discard(reminder.place)
 
     def _touch(self, agent: str, reminder: Reminder | None = None) -> None:
-        moment = max(int(self._clock.now() * 1e9), self.changed(agent) + 1)
+        moment = change_time(self._clock.now(), self.changed(agent))
         self._changed[agent] = moment
         if reminder is not None:
             reminder.changed = moment

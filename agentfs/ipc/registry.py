@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from agentfs.clock import Clock
+from agentfs.clock import Clock, change_time
 from agentfs.errors import KernelError
 from agentfs.events import Event, EventLog
 from agentfs.process.agents import INIT_NAME, Agents
@@ -129,7 +129,7 @@ class Registry(Generic[Thing]):
         self._store.delete_record(self.KIND, thing.name)
 
     def _update(self, thing: Thing, **fields: Any) -> None:
-        fields["changed"] = max(int(self._clock.now() * 1e9), thing.changed + 1)
+        fields["changed"] = change_time(self._clock.now(), thing.changed)
         before = {field: getattr(thing, field) for field in fields}
         self._store.on_rollback(lambda: self._set(thing, before))
         self._set(thing, fields)
@@ -142,7 +142,7 @@ class Registry(Generic[Thing]):
             setattr(thing, field, new)
 
     def _touch(self) -> None:
-        self.changed = max(int(self._clock.now() * 1e9), self.changed + 1)
+        self.changed = change_time(self._clock.now(), self.changed)
 
     def _agent_removed(self, name: str) -> None:
         init = self._agents.get(INIT_NAME)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentfs.clock import Clock
+from agentfs.clock import Clock, change_time
 from agentfs.config import Settings
 from agentfs.errors import KernelError
 from agentfs.events import Event, EventLog, TopicChanged, TopicCreated, TopicRemoved
@@ -180,7 +180,7 @@ class Topics(Registry[Topic]):
         topic.last += 1
         topic.sizes.append(len(data))
         topic.bytes += len(data)
-        topic.changed = max(int(now * 1e9), topic.changed + 1)
+        topic.changed = change_time(now, topic.changed)
         self._store.put_publication(topic.name, topic.last, {"time": now, "from": sender}, data)
         self._store.on_commit(lambda: self._published(topic))
 

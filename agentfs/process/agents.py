@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agentfs.clock import Clock
+from agentfs.clock import Clock, change_time
 from agentfs.errors import KernelError
 from agentfs.events import AgentChanged, AgentDefined, AgentRemoved, EventLog
 from agentfs.process.model import Agent
@@ -228,7 +228,7 @@ class Agents:
     def _set(self, agent: Agent, fields: dict[str, Any]) -> None:
         for field, new in fields.items():
             setattr(agent, field, new)
-        agent.changed = max(int(self._clock.now() * 1e9), agent.changed + 1)
+        agent.changed = change_time(self._clock.now(), agent.changed)
 
     # -- records and files together --------------------------------------------------------------
 

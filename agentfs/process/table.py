@@ -10,7 +10,7 @@ import errno
 from collections.abc import Iterator
 from typing import Any
 
-from agentfs.clock import Clock
+from agentfs.clock import Clock, change_time
 from agentfs.errors import KernelError
 from agentfs.events import ChildrenChanged, EventLog, ProcessReparented, StateChanged
 from agentfs.process.model import Process, Role, State, check_transition
@@ -212,7 +212,7 @@ class ProcessTable:
 
     def _touch(self, process: Process) -> None:
         """Move `changed` strictly forward: the page cache goes by it."""
-        process.changed = max(int(self._clock.now() * 1e9), process.changed + 1)
+        process.changed = change_time(self._clock.now(), process.changed)
 
     def _set(self, process: Process, fields: dict[str, Any]) -> None:
         indexed = not INDEXED.isdisjoint(fields) and process.pid in self._by_pid

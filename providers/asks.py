@@ -23,7 +23,7 @@ from agentfs.ipc.asks import Asks
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Removed
 from agentfs.vfs.declare import stream, transaction, value
-from agentfs.vfs.files import Owner
+from agentfs.vfs.files import Owner, fields
 from agentfs.vfs.node import Node, StreamHandle
 from agentfs.vfs.table import Table, modified
 
@@ -151,7 +151,7 @@ class AskDirectory(Table):
         expired or failed), Answered (when), Answer (the id of the message), Severity (of an
         escalation), Reason (why there is no answer). Times RFC 3339; empty where there is none."""
         ask = self.ask
-        lines = (
+        return fields(
             ("Id", ask.key),
             ("To", ask.to),
             ("Asked", rfc3339(ask.asked)),
@@ -162,7 +162,6 @@ class AskDirectory(Table):
             ("Severity", ask.severity),
             ("Reason", ask.reason),
         )
-        return "".join(f"{key}:\t{text}\n" for key, text in lines)
 
     @value("question", 0o400, private=True, example="Message-ID: <000000000042@here>\nFrom: …")
     def question(self) -> bytes:

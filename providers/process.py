@@ -30,7 +30,7 @@ from agentfs.providers.streams import SignalStream, WaitStream
 from agentfs.security.principal import INIT
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import control, directory, link, live, message, stream, transaction, value
-from agentfs.vfs.files import Owner
+from agentfs.vfs.files import Owner, fields
 from agentfs.vfs.handles import MAX_CONTROL, as_text
 from agentfs.vfs.node import Directory, StreamHandle
 from agentfs.vfs.table import Entry, Table
@@ -104,7 +104,7 @@ class ProcessDirectory(Table):
         collected included), Messages (that wait), Stalled (yes: mail waits, and it has taken and
         finished none for `messages.stall_after`), Tokens (used)."""
         process, ospid = self.process, self._ospid()
-        lines = (
+        return fields(
             ("Name", process.name),
             ("State", process.state.value),
             ("Role", process.role.value),
@@ -119,10 +119,9 @@ class ProcessDirectory(Table):
             ("Restarts", process.restarts),
             ("Children", len(self.kernel.table.children(self.pid))),
             ("Messages", self._messages()),
-            ("Stalled", "yes" if self.kernel.stalls.is_stalled(self.pid) else "no"),
+            ("Stalled", self.kernel.stalls.is_stalled(self.pid)),
             ("Tokens", process.tokens),
         )
-        return "".join(f"{key}:\t{text}\n" for key, text in lines)
 
     @value("info", on=SHOWN, example='{"name": "alice", "state": "idle", "role": "worker", …}')
     def info(self) -> str:

@@ -44,7 +44,7 @@ from agentfs.security.ownership import Access
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.declare import control, directory, file, live, stream, value
-from agentfs.vfs.files import Owner
+from agentfs.vfs.files import Owner, fields
 from agentfs.vfs.node import Attributes, Directory, Node, Stat, StreamHandle
 from agentfs.vfs.table import Entry, Table
 
@@ -190,15 +190,14 @@ class QueueDirectory(Table):
     def status(self) -> str:
         """Owner, Mode, Max (how many may wait), and how many are Waiting, Claimed and Dead."""
         who, box = self._queue.ownership, self.kernel.queues.box(self._queue)
-        lines = {
-            "Owner": who.owner,
-            "Mode": f"{who.mode:04o}",
-            "Max": self.kernel.queues.limit(self._queue),
-            "Waiting": box.waiting,
-            "Claimed": len(box.cur),
-            "Dead": len(box.dead),
-        }
-        return "".join(f"{key}:\t{text}\n" for key, text in lines.items())
+        return fields(
+            ("Owner", who.owner),
+            ("Mode", f"{who.mode:04o}"),
+            ("Max", self.kernel.queues.limit(self._queue)),
+            ("Waiting", box.waiting),
+            ("Claimed", len(box.cur)),
+            ("Dead", len(box.dead)),
+        )
 
     @control(
         "ctl",

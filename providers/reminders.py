@@ -20,7 +20,7 @@ from agentfs.ipc.reminders import Reminder
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.declare import live, transaction, value
-from agentfs.vfs.files import Owner, Value
+from agentfs.vfs.files import Owner, Value, fields
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Handle, Node
 from agentfs.vfs.table import Table, modified
@@ -91,13 +91,12 @@ class RemindersDirectory(Table):
         minute), Attempts and Successes (deliveries since the agent exists; one fails when the inbox
         is full, and is tried again)."""
         counts = self.reminders.counts(self.name)
-        lines = (
+        return fields(
             ("Pending", self.reminders.pending(self.name)),
             ("Delivered-24h", counts.delivered),
             ("Attempts", counts.attempts),
             ("Successes", counts.successes),
         )
-        return "".join(f"{key}:\t{text}\n" for key, text in lines)
 
     @live("limits", 0o400, private=True, example="Left:\t20\nBurst:\t20\nPer-Minute:\t10\n…")
     def limits(self) -> str:
@@ -105,14 +104,13 @@ class RemindersDirectory(Table):
         Max-Pending, Max-Text (bytes). They are set in `/etc/agentfs.yaml`, section `reminders`."""
         limits = self.agent.kernel.settings.now.reminders
         room = max(0, limits.max_pending - self.reminders.pending(self.name))
-        lines = (
+        return fields(
             ("Left", min(self.reminders.left(self.name), room)),
             ("Burst", limits.burst),
             ("Per-Minute", limits.per_minute),
             ("Max-Pending", limits.max_pending),
             ("Max-Text", limits.max_text),
         )
-        return "".join(f"{key}:\t{text}\n" for key, text in lines)
 
     def find(self, name: str) -> Node | None:
         reminder = self.reminders.find(self.name, name)
@@ -179,12 +177,11 @@ class ReminderFile(Value):
 
     def _text(self) -> bytes:
         reminder = self._reminder
-        lines = (
+        return fields(
             ("Id", reminder.id),
             ("Set", rfc3339(reminder.set_at)),
             ("When", reminder.schedule),
             ("Next", rfc3339(reminder.next)),
             ("Fired", reminder.fired),
             ("Text", reminder.text),
-        )
-        return "".join(f"{key}:\t{text}\n" for key, text in lines).encode()
+        ).encode()

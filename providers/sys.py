@@ -14,7 +14,7 @@ from agentfs.events import Event, HealthChecked
 from agentfs.process.model import State
 from agentfs.vfs.changes import Change
 from agentfs.vfs.declare import live, value
-from agentfs.vfs.files import Owner
+from agentfs.vfs.files import Owner, fields
 from agentfs.vfs.table import Table, modified
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class SysDirectory(Table):
     def health(self) -> str:
         """The maid's last report, `Key:\\tvalue` a line: whether all is well, when it looked, and
         what it found and put right."""
-        return self.kernel.supervisor.maid.text()
+        return fields(*self.kernel.supervisor.maid.report.items())
 
     @live("stats", example='{"processes": {"idle": 10, …}, "agents": 12, …}')
     def stats(self) -> str:

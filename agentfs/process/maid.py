@@ -35,14 +35,6 @@ class Maid:
         self._changed = trio.Event()
         supervisor.events.listen(self._heard)
 
-    def text(self) -> str:
-        """The report, `Key:\\tvalue` a line."""
-        lines = []
-        for key, found in self.report.items():
-            shown = ("yes" if found else "no") if isinstance(found, bool) else found
-            lines.append(f"{key}:\t{shown}\n")
-        return "".join(lines)
-
     async def run(self) -> None:
         """A round every `maid_interval`, until cancelled."""
         while True:

@@ -29,6 +29,7 @@ __all__ = [
     "Stream",
     "Transaction",
     "Value",
+    "fields",
 ]
 
 Guard = Callable[[Caller], None]
@@ -44,6 +45,15 @@ class Owner:
         self.uid = uid
         self.gid = gid
         self.mtime = mtime
+
+
+def fields(*pairs: tuple[str, object]) -> str:
+    """How a status file reads: `Key:\\tvalue` a line, and yes or no for a truth value."""
+    lines = []
+    for key, value in pairs:
+        shown = ("yes" if value else "no") if isinstance(value, bool) else value
+        lines.append(f"{key}:\t{shown}\n")
+    return "".join(lines)
 
 
 class _DeclaredFile(File):

@@ -347,10 +347,11 @@ async def test_the_maid_reports_and_calls_what_others_hang_on_her(
     maid = timed.supervisor.maid
     assert called == ["mail"]
     assert timed.of(HealthChecked) == [HealthChecked(True)]
-    text = maid.text()
-    assert text.startswith("Ok:\tyes\nChecked:\t20")
-    assert "Processes:\t2\n" in text
-    assert "Memory available:\t" in text
+    assert list(maid.report)[:2] == ["Ok", "Checked"]
+    assert maid.report["Ok"] is True
+    assert maid.report["Checked"].startswith("20")
+    assert maid.report["Processes"] == 2
+    assert "Memory available" in maid.report
 
     def fail() -> None:
         raise RuntimeError("a fault of ours")

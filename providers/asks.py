@@ -20,6 +20,7 @@ from agentfs.events import (
 )
 from agentfs.ipc.ask import Ask
 from agentfs.ipc.asks import Asks
+from agentfs.ipc.message import number_of
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Removed
 from agentfs.vfs.declare import stream, transaction, value
@@ -91,9 +92,8 @@ class AsksDirectory(Table):
             yield ask.key, AskDirectory(self, ask)
 
     def _ask(self, name: str) -> Ask | None:
-        number = int(name) if name.isascii() and name.isdigit() and len(name) < 16 else 0
-        ask = self.asks.find(number)
-        return ask if ask is not None and (ask.asker, ask.key) == (self.name, name) else None
+        ask = self.asks.find(number_of(name))
+        return ask if ask is not None and ask.asker == self.name else None
 
     def rmdir(self, name: str, caller: Caller) -> None:
         if name in self.TABLE:

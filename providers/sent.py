@@ -23,7 +23,7 @@ from agentfs.events import (
     QueueRemoved,
     SentForgotten,
 )
-from agentfs.ipc.message import Message
+from agentfs.ipc.message import Message, number_of
 from agentfs.providers.maildir import Mailroom
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
@@ -32,7 +32,7 @@ from agentfs.vfs.handles import Rendered, Snapshot
 from agentfs.vfs.node import File, Handle, Node, Stat, is_writing, regular
 from agentfs.vfs.table import DirectoryOf
 
-__all__ = ["SentDirectory", "SentFile", "changes", "number_of"]
+__all__ = ["SentDirectory", "SentFile", "changes"]
 
 # Bytes up to which the content is served from the page cache. More is not worth being kept there,
 # nor beside the inode: it is rendered at open.
@@ -130,13 +130,6 @@ class SentFile(File):
 
 def directory_key(name: str) -> Hashable:
     return (("agents", name), "sent")
-
-
-def number_of(name: str) -> int:
-    """The number that a message's id says; 0, which is none's, for any other name."""
-    if len(name) >= 12 and name.isascii() and name.isdigit() and f"{int(name):012d}" == name:
-        return int(name)
-    return 0
 
 
 def changes(rooms: Mapping[str, Mailroom], event: Event) -> Iterable[Change]:

@@ -14,6 +14,7 @@ import trio
 
 from agentfs.clock import Clock, change_time
 from agentfs.ipc.mailbox import Queue
+from agentfs.ipc.message import number_of
 from agentfs.ipc.schedule import Schedule
 from agentfs.storage.store import Store
 
@@ -104,9 +105,7 @@ class Calendar:
 
     def find(self, agent: str, name: str) -> Reminder | None:
         """The one with the id `name`; None if `agent` has no such reminder."""
-        if not (len(name) == 12 and name.isascii() and name.isdigit()):
-            return None
-        return self._by_agent.get(agent, {}).get(int(name))
+        return self._by_agent.get(agent, {}).get(number_of(name))
 
     def pending(self, agent: str) -> int:
         """How many of `agent` are still to fire."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import enum
 import errno
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
 from agentfs.clock import Clock
@@ -18,6 +16,7 @@ from agentfs.config import Settings
 from agentfs.errors import KernelError
 from agentfs.events import Escalated, EventLog
 from agentfs.ipc.ask import Ask
+from agentfs.ipc.headers import mail_date
 from agentfs.ipc.message import Draft, Message, Priority
 from agentfs.ipc.routing import relation
 from agentfs.process.agents import INIT_NAME
@@ -166,7 +165,7 @@ class Escalations:
             ("Type", "escalation"),
             ("Severity", grade.value),
             ("Escalated-From", sender),
-            ("Reply-By", format_datetime(datetime.fromtimestamp(int(wait), UTC))),
+            ("Reply-By", mail_date(int(wait))),
         ]
         if ask is not None:
             headers.append(("Escalated-Past", ask.to))

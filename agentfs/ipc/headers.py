@@ -7,14 +7,15 @@ Lines end in LF or CR LF. What is refused here cannot be smuggled past the kerne
 from __future__ import annotations
 
 import errno
+import functools
 import re
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from email.utils import format_datetime, parsedate_to_datetime
 
 from agentfs.errors import KernelError
 from agentfs.process.spec import seconds
 
-__all__ = ["KERNELS_OWN", "expiry", "read_headers", "read_optional_headers"]
+__all__ = ["KERNELS_OWN", "expiry", "mail_date", "read_headers", "read_optional_headers"]
 
 Headers = list[tuple[str, str]]
 
@@ -151,6 +152,12 @@ def _text(name: bytes, parts: list[bytes]) -> str:
             errno.EINVAL, f"the header {name.decode()} has a control character ({found[0]!r}) in it"
         )
     return text
+
+
+@functools.lru_cache(maxsize=4)
+def mail_date(when: int) -> str:
+    """A wall-clock time in seconds as RFC 5322 writes it; many messages come in one second."""
+    return format_datetime(datetime.fromtimestamp(when, UTC))
 
 
 def expiry(text: str, now: float, name: str = "Expires") -> float:

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import enum
 import errno
-import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from agentfs.errors import KernelError
-from agentfs.ipc.headers import KERNELS_OWN, expiry, read_headers, read_optional_headers
+from agentfs.ipc.headers import (
+    KERNELS_OWN,
+    expiry,
+    mail_date,
+    read_headers,
+    read_optional_headers,
+)
 
 if TYPE_CHECKING:
     from agentfs.ipc.readers import Reader
 
-__all__ = ["Draft", "Message", "Priority", "Relation", "compose"]
+__all__ = ["Draft", "Message", "Priority", "Relation", "compose", "number_of"]
 
 
 class Priority(enum.IntEnum):
@@ -128,8 +131,7 @@ class Draft:
                 raise KernelError(errno.EINVAL, f"Priority is one of {names}") from None
         elif key == "expires":
             self.expires = expiry(text, now)
-            moment = datetime.fromtimestamp(self.expires, UTC)
-            self.headers.append((name, format_datetime(moment)))
+            self.headers.append((name, mail_date(int(self.expires))))
         elif key == "in-reply-to":
             self.in_reply_to = f"{self.in_reply_to} {text}".strip()
         elif key == "reply-by" and not self.claimed:
@@ -252,6 +254,14 @@ _OPTIONAL = (
 )
 
 
+def number_of(name: str) -> int:
+    """The number that an id says, a message's or whatever else is numbered by events; 0, which is
+    nothing's, if `name` is no id."""
+    if len(name) >= 12 and name.isascii() and name.isdigit() and f"{int(name):012d}" == name:
+        return int(name)
+    return 0
+
+
 def compose(
     draft: Draft,
     *,
@@ -268,23 +278,17 @@ def compose(
         f"Message-ID: <{seq:012d}@{node}>",
         f"From: {sender}",
         f"To: {draft.to}",
-        f"Date: {_date(int(now))}",
+        f"Date: {mail_date(int(now))}",
         f"Relation: {relation.value}",
         f"Priority: {draft.priority.name.lower()}",
     ]
     if draft.reply_by is not None:
-        lines.append(f"Reply-By: {_date(int(draft.reply_by))}")
+        lines.append(f"Reply-By: {mail_date(int(draft.reply_by))}")
     lines += [f"{name}: {text}" for name, text in chain(links, draft.headers)]
     if not draft.body.isascii() and _is_plain_utf8(draft):
         lines += ["MIME-Version: 1.0", "Content-Type: text/plain; charset=utf-8"]
         lines += ["Content-Transfer-Encoding: 8bit"]
     return "\n".join(lines).encode("utf-8", "replace") + b"\n\n" + draft.body
-
-
-@functools.lru_cache(maxsize=2)
-def _date(now: int) -> str:
-    """A date as RFC 5322 writes it; many messages come in one second."""
-    return format_datetime(datetime.fromtimestamp(now, UTC))
 
 
 def _is_plain_utf8(draft: Draft) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from agentfs.clock import rfc3339
 from agentfs.errors import KernelError
 from agentfs.ipc import calendar, tally
+from agentfs.ipc.message import number_of
 from agentfs.ipc.schedule import parse
 
 __all__ = ["reminder_faults"]
@@ -21,9 +22,9 @@ def reminder_faults(
     """Every fault of them, in words. `last` is the number of the last event."""
     query = "SELECT key, record FROM records WHERE kind = ? ORDER BY key"
     for key, text in connection.execute(query, (calendar.KIND,)):
-        if not (len(key) == 12 and key.isascii() and key.isdigit()):
+        if not number_of(key):
             yield f"reminder {key}: its key is no number"
-        elif last is not None and int(key) > last:
+        elif last is not None and number_of(key) > last:
             yield f"reminder {key}: the last event has number {last} only"
         yield from (f"reminder {key}: {fault}" for fault in _reminder(_read(text), agents))
     for key, text in connection.execute(query, (tally.KIND,)):

@@ -9,7 +9,7 @@ import yaml
 from agentfs.errors import KernelError
 from agentfs.events import ProcessSpawned
 from agentfs.process import commands, rules
-from agentfs.process.model import Agent, Limits, Process, Restart, Role
+from agentfs.process.model import Agent, Limits, OnLimit, Process, Restart, Role
 from agentfs.process.own import OwnCalls, refuse_init
 from agentfs.process.recovery import withdraw
 from agentfs.process.spec import ProcessSpec, parse_spec
@@ -79,6 +79,9 @@ class Processes(OwnCalls):
             cwd=spec.cwd or "",
             heartbeat=spec.heartbeat,
             limits=Limits(**spec.limits.model_dump()),
+            on_limit=OnLimit(spec.on_limit),
+            allowed=None if spec.caps is None else tuple(spec.caps),
+            denied=tuple(spec.deny),
         )
 
     def _announce(self, process: Process, before: Agent | None) -> None:

@@ -12,6 +12,7 @@ from agentfs.errors import KernelError
 __all__ = [
     "Agent",
     "Limits",
+    "OnLimit",
     "Process",
     "Restart",
     "Role",
@@ -66,6 +67,17 @@ class Restart(enum.Enum):
         return cls.ON_FAILURE
 
 
+class OnLimit(enum.Enum):
+    """What follows when a call would exceed a limit or budget."""
+
+    RAISE = "raise"
+    """The call is refused with EDQUOT, nothing else."""
+    SKIP = "skip"
+    """The call is not made, and its answer says so: no error."""
+    STOP = "stop"
+    """The call is refused, and the process is ended: TERM, then KILL; it is not started again."""
+
+
 class State(enum.Enum):
     """What a process does."""
 
@@ -103,7 +115,11 @@ def check_transition(old: State, new: State) -> None:
 
 @dataclass(slots=True)
 class Limits:
-    """The most a process may use; None is no limit. Defaults: design/kernel.md, Processes."""
+    """The most a process may use; None is no limit. Defaults: design/kernel.md, Processes.
+
+    `timeout_seconds` is for one task (a claimed message), `max_context_tokens` for one call of a
+    model; `max_memory_mb` (MiB) and `max_cpu_seconds` are for its programs together.
+    """
 
     max_children: int | None = 10
     max_concurrent_tasks: int | None = 5
@@ -111,6 +127,12 @@ class Limits:
     max_tokens_per_hour: int | None = 100_000
     max_tokens_total: int | None = 1_000_000
     max_context_tokens: int | None = 128_000
+    max_llm_calls: int | None = None
+    max_tool_calls: int | None = None
+    max_cost_usd: float | None = None
+    messages_per_minute: int | None = None
+    max_memory_mb: int | None = None
+    max_cpu_seconds: int | None = None
 
 
 @dataclass(slots=True)
@@ -165,12 +187,18 @@ class Process:
     ended: float = 0.0  # wall clock, seconds
     stopping: bool = False  # somebody asked it to end: its end is not a failure
     tokens: int = 0
+    on_limit: OnLimit = OnLimit.RAISE
+    allowed: tuple[str, ...] | None = None  # capabilities as declared; None: all of its parent's
+    denied: tuple[str, ...] = ()  # capabilities denied to it and everything below it
+    group: str = ""  # the path of its group below /sys/cgroup; "": in none
     changed: int = 0  # ns, for st_mtime
 
     def record(self) -> dict[str, Any]:
         record = {slot: getattr(self, slot) for slot in self.__slots__}
-        for name in ("role", "tier", "restart", "state"):
+        for name in ("role", "tier", "restart", "state", "on_limit"):
             record[name] = record[name].value
+        record["exec"], record["denied"] = list(self.exec), list(self.denied)
+        record["allowed"] = None if self.allowed is None else list(self.allowed)
         limits = self.limits
         record["limits"] = {slot: getattr(limits, slot) for slot in limits.__slots__}
         return record
@@ -183,6 +211,9 @@ class Process:
             "restart": Restart(record["restart"]),
             "state": State(record["state"]),
             "exec": tuple(record["exec"]),
+            "on_limit": OnLimit(record.get("on_limit", "raise")),
+            "allowed": None if record.get("allowed") is None else tuple(record["allowed"]),
+            "denied": tuple(record.get("denied", ())),
             "limits": Limits(**record["limits"]),
         }
         return cls(**(record | typed))

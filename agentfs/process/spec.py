@@ -38,9 +38,15 @@ def _command(given: object) -> object:
 
 
 Duration = Annotated[float, BeforeValidator(seconds)]
-Maximum = Annotated[
-    Annotated[int, Field(ge=0)] | None,
-    BeforeValidator(lambda given: None if given == "max" else given),
+
+
+def _none_for_max(given: object) -> object:
+    return None if given == "max" else given
+
+
+Maximum = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_none_for_max)]
+Cost = Annotated[
+    Annotated[float, Field(ge=0, allow_inf_nan=False)] | None, BeforeValidator(_none_for_max)
 ]
 
 
@@ -55,10 +61,22 @@ class SpecLimits(BaseModel):
     max_tokens_per_hour: Maximum = 100_000
     max_tokens_total: Maximum = 1_000_000
     max_context_tokens: Maximum = 128_000
+    max_llm_calls: Maximum = None
+    max_tool_calls: Maximum = None
+    max_cost_usd: Cost = None
+    messages_per_minute: Maximum = None
+    max_memory_mb: Maximum = None
+    max_cpu_seconds: Maximum = None
 
 
 class ProcessSpec(BaseModel):
-    """What `/proc/PID/spawn` and `/agents/NAME/spec.yaml` take."""
+    """What `/proc/PID/spawn` and `/agents/NAME/spec.yaml` take.
+
+    `caps`: the capabilities it is to have of its parent's; left out: all of them, `[]`: none.
+    `deny`: those that it and everything below it never has. `budget`: tokens by tier, reserved
+    from the parent; where a tier is left out it draws on what its parent draws on. `group`: a
+    group of /sys/cgroup, instead of its parent's.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -74,6 +92,11 @@ class ProcessSpec(BaseModel):
     user: str | None = None
     tools: list[str] = []
     limits: SpecLimits = SpecLimits()
+    on_limit: Literal["raise", "skip", "stop"] = "raise"
+    caps: list[str] | None = None
+    deny: list[str] = []
+    budget: dict[Literal["strategic", "tactical", "operational"], Annotated[int, Field(ge=0)]] = {}
+    group: str | None = None
 
 
 def describe(failure: ValidationError) -> list[tuple[tuple[int | str, ...], str]]:

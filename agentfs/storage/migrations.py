@@ -53,6 +53,31 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (topic, seq)
     ) WITHOUT ROWID;
     """,
+    # 3: resources and permissions
+    """
+    CREATE TABLE audit (                             -- one record for each change and each refusal
+        seq    INTEGER PRIMARY KEY,                  -- from 1, without gaps
+        record TEXT NOT NULL,                        -- canonical JSON of all its fields
+        hash   BLOB NOT NULL                         -- over the record and the hash before
+    );
+    CREATE TABLE checkpoints (                       -- of the audit: signed outside the store
+        seq    INTEGER PRIMARY KEY,
+        record TEXT NOT NULL
+    );
+    CREATE TABLE uses (                              -- one record for each use of tokens or tools
+        seq    INTEGER PRIMARY KEY,
+        time   REAL NOT NULL,
+        record TEXT NOT NULL
+    );
+    CREATE TABLE usage (                             -- their sums, by view, key and span of time
+        view   TEXT NOT NULL,                        -- agent, user, node, tier
+        key    TEXT NOT NULL,
+        span   TEXT NOT NULL,                        -- total, 2026-11-21, 2026-11-21T09
+        record TEXT NOT NULL,
+        PRIMARY KEY (view, key, span)
+    ) WITHOUT ROWID;
+    CREATE INDEX uses_by_time ON uses (time);
+    """,
 )
 
 LATEST = len(MIGRATIONS)

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 from collections.abc import Container, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from agentfs.errors import KernelError
 from agentfs.ipc.artifact import Artifact, check_key, check_type
 from agentfs.ipc.draft import UNFINISHED
 from agentfs.ipc.shelf import FOLDER, KIND
+from agentfs.storage.check_rows import Record, records
 
 __all__ = ["artifact_faults", "content_faults"]
-
-QUERY = "SELECT key, record FROM records WHERE kind = ? ORDER BY key"
 
 
 def artifact_faults(connection: sqlite3.Connection, agents: Container[str]) -> Iterator[str]:
     """Every fault of the records, in words."""
     taken: dict[tuple[object, str], str] = {}
-    for key, text in connection.execute(QUERY, (KIND,)):
+    for key, record in records(connection, KIND):
         what = f"artifact {key}"
-        artifact = _read(text)
+        artifact = _read(record)
         if artifact is None:
             yield f"{what}: its record cannot be read"
             continue
@@ -55,12 +52,12 @@ def content_faults(store: Path) -> list[str]:
 
 def _compare(store: Path) -> set[str]:
     with closing(sqlite3.connect(f"{store.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-        rows = connection.execute(QUERY, (KIND,)).fetchall()
+        rows = list(records(connection, KIND))
     faults = set()
     named = set()
     folder = store.parent / FOLDER
-    for key, text in rows:
-        artifact = _read(text)
+    for key, record in rows:
+        artifact = _read(record)
         if artifact is None:
             continue
         named.add(key)
@@ -77,9 +74,8 @@ def _compare(store: Path) -> set[str]:
     return faults
 
 
-def _read(text: str) -> Artifact | None:
+def _read(record: Record) -> Artifact | None:
     try:
-        record: dict[str, Any] = json.loads(text)
         artifact = Artifact.from_record(record)
         numbers = (artifact.serial, artifact.uid, artifact.gid, artifact.size)
         return artifact if all(isinstance(n, int) and n >= 0 for n in numbers) else None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Container, Iterator
 from typing import Any
 
 from agentfs.ipc.ask import Ask, AskState
 from agentfs.ipc.askbook import KIND, TEXTS
+from agentfs.storage.check_rows import read_record, records
 
 __all__ = ["ask_faults"]
 
@@ -17,14 +17,13 @@ def ask_faults(connection: sqlite3.Connection, agents: Container[str]) -> Iterat
     """Every fault of them, in words."""
     messages: dict[int, tuple[str, dict[str, Any]]] = {}
     for seq, mailbox, text in connection.execute("SELECT seq, mailbox, record FROM messages"):
-        messages[seq] = mailbox, _read(text)
-    query = "SELECT key, record FROM records WHERE kind = ? ORDER BY key"
-    texts = {key for key, _ in connection.execute(query, (TEXTS,))}
+        messages[seq] = mailbox, read_record(text)
+    texts = {key for key, _ in records(connection, TEXTS)}
     asked: dict[int, str] = {}
     expected: set[str] = set()
-    for key, text in connection.execute(query, (KIND,)):
+    for key, record in records(connection, KIND):
         try:
-            ask = Ask.from_record(key, _read(text))
+            ask = Ask.from_record(key, record)
         except (KeyError, TypeError, ValueError, AttributeError) as bad:
             yield f"ask {key}: its record cannot be read: {bad!r}"
             continue
@@ -38,14 +37,6 @@ def ask_faults(connection: sqlite3.Connection, agents: Container[str]) -> Iterat
     yield from (f"ask text {name}: it belongs to no ask" for name in sorted(texts - expected))
     for seq, (_, record) in messages.items():
         yield from (f"message {seq:012d}: {fault}" for fault in _links(seq, record, asked))
-
-
-def _read(text: str) -> dict[str, Any]:
-    try:
-        record = json.loads(text)
-    except ValueError:
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _ask(

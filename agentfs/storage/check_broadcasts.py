@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from agentfs.ipc.archive import FINISHED
 from agentfs.ipc.broadcast import EVERYBODY, OUTCOMES, still_waiting
+from agentfs.storage.check_rows import read_record
 
 __all__ = ["broadcast_faults"]
 
@@ -24,7 +24,7 @@ def broadcast_faults(connection: sqlite3.Connection) -> Iterator[str]:
     )
     for seq, mailbox, state, filename, text in connection.execute(query, (EVERYBODY,)):
         what = f"message {seq:012d} in {state}/ of {mailbox}"
-        record = _read(text)
+        record = read_record(text)
         if mailbox == EVERYBODY:
             tally = record.get("tally")
             if not _is_tally(tally):
@@ -44,15 +44,6 @@ def broadcast_faults(connection: sqlite3.Connection) -> Iterator[str]:
             yield f"{what}: {copies[seq]} copies wait, and it counts {waiting}"
         if (state in FINISHED) != (not waiting):
             yield f"{what}: it is {state}, and {waiting} copies wait"
-
-
-def _read(text: str) -> dict[str, Any]:
-    """The record, empty if it is none: another part of the check says so."""
-    try:
-        record = json.loads(text)
-    except ValueError:
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _is_tally(tally: object) -> TypeGuard[dict[str, int]]:

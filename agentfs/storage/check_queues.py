@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Container, Iterator
+
+from agentfs.storage.check_rows import records
 
 __all__ = ["queue_faults"]
 
@@ -12,9 +13,8 @@ __all__ = ["queue_faults"]
 def queue_faults(connection: sqlite3.Connection, agents: Container[str]) -> Iterator[str]:
     """Whether each queue has an owner, and each message in one its queue."""
     queues = set()
-    for name, text in connection.execute("SELECT key, record FROM records WHERE kind = 'queue'"):
+    for name, record in records(connection, "queue"):
         queues.add(name)
-        record = json.loads(text)
         if record.get("owner") not in agents:
             yield f"queue {name}: there is no agent {record.get('owner')}, who owns it"
         limit = record.get("limit")

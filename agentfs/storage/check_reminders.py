@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Container, Iterator
 from typing import Any
@@ -12,6 +11,7 @@ from agentfs.errors import KernelError
 from agentfs.ipc import calendar, tally
 from agentfs.ipc.message import number_of
 from agentfs.ipc.schedule import parse
+from agentfs.storage.check_rows import records
 
 __all__ = ["reminder_faults"]
 
@@ -20,23 +20,14 @@ def reminder_faults(
     connection: sqlite3.Connection, agents: Container[str], last: int | None
 ) -> Iterator[str]:
     """Every fault of them, in words. `last` is the number of the last event."""
-    query = "SELECT key, record FROM records WHERE kind = ? ORDER BY key"
-    for key, text in connection.execute(query, (calendar.KIND,)):
+    for key, record in records(connection, calendar.KIND):
         if not number_of(key):
             yield f"reminder {key}: its key is no number"
         elif last is not None and number_of(key) > last:
             yield f"reminder {key}: the last event has number {last} only"
-        yield from (f"reminder {key}: {fault}" for fault in _reminder(_read(text), agents))
-    for key, text in connection.execute(query, (tally.KIND,)):
-        yield from (f"figures {key} of reminders: {fault}" for fault in _row(_read(text), agents))
-
-
-def _read(text: str) -> dict[str, Any]:
-    try:
-        record = json.loads(text)
-    except ValueError:
-        return {}
-    return record if isinstance(record, dict) else {}
+        yield from (f"reminder {key}: {fault}" for fault in _reminder(record, agents))
+    for key, record in records(connection, tally.KIND):
+        yield from (f"figures {key} of reminders: {fault}" for fault in _row(record, agents))
 
 
 def _reminder(record: dict[str, Any], agents: Container[str]) -> Iterator[str]:

@@ -161,7 +161,7 @@ class Delivery:
             box = self._own(principal, name)
             message = _in(box, folder, file)
             pid = message.claimed_by
-            self._done(message)
+            self.done(message)
             if folder == "cur":
                 self._rest(pid)
 
@@ -221,16 +221,11 @@ class Delivery:
         self._events.emit(MessageClaimed(box.name, message.id, file, renamed, pid))
         self._table.follow(pid, State.RUNNING)
 
-    def drop(self, message: Message, reason: str) -> None:
-        """Take `message` out of its mailbox because somebody who may said so, which `sent` tells
-        its sender. Inside a transaction."""
+    def done(self, message: Message, reason: str = "") -> None:
+        """Take `message` out of its mailbox: somebody acknowledged it, or who may had it dropped
+        for `reason`, which `sent` tells its sender. Inside a transaction."""
         event = MessageDone(message.mailbox, message.id, message.folder, message.file)
         self._boxes.finish(message, "done", reason)
-        self._events.emit(event)
-
-    def _done(self, message: Message) -> None:
-        event = MessageDone(message.mailbox, message.id, message.folder, message.file)
-        self._boxes.finish(message, "done")
         self._events.emit(event)
 
     def _rest(self, pid: int | None) -> None:
@@ -246,7 +241,7 @@ class Delivery:
         with self._store.transaction():
             for message in self._boxes.claims(process.pid):
                 if code == 0 and message.through_recv:
-                    self._done(message)
+                    self.done(message)
                 else:
                     self._return(message, f"{process.name} ended with code {code}")
 

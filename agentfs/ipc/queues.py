@@ -155,7 +155,7 @@ class Queues(Registry[Queue]):
             queue.ownership.require_owner(principal, f"purge {queue}")
             found = list(self.box(queue).new.values())[:PURGE_BATCH]
             for message in found:
-                self._mail.drop(message, f"{principal.name} purged {queue}")
+                self._mail.done(message, f"{principal.name} purged {queue}")
             if found:
                 self._events.emit(QueuePurged(name, principal.name, len(found)))
             return len(found)
@@ -200,7 +200,8 @@ class Queues(Registry[Queue]):
         """Raise what `send` of `size` bytes would, but ENOSPC: EACCES, ESTALE, EMSGSIZE."""
         actor = self._gate.actor(principal)
         self._gate.policy.require(actor, Action.SEND)
-        self._admit(principal, actor, queue, size)
+        self._admit(principal, actor, queue)
+        self._mail.check_size(size)
 
     def send(self, principal: Principal, queue: Queue, draft: Draft) -> Message:
         """Accept a message. EACCES, EINVAL, EEXIST (its file name), EMSGSIZE, ESTALE (the queue
@@ -208,7 +209,8 @@ class Queues(Registry[Queue]):
         if not queue.removed:
             self.box(queue)  # lets go what has expired
         with self._gate.enter(principal, Action.SEND) as actor:
-            self._admit(principal, actor, queue, max(draft.size, len(draft.body)))
+            self._admit(principal, actor, queue)
+            self._mail.check_size(max(draft.size, len(draft.body)))
             if not self.has_room(queue):
                 raise self.full(queue)
             if draft.expires is not None and draft.expires <= self._clock.now():
@@ -223,19 +225,6 @@ class Queues(Registry[Queue]):
             f"{queue} is full: {self.limit(queue)} messages wait in it",
             rule="queues.max_waiting" if queue.limit is None else "max of its ctl",
         )
-
-    def _admit(self, principal: Principal, actor: Process, queue: Queue, size: int) -> None:
-        if queue.removed:
-            raise KernelError(errno.ESTALE, f"{queue} was removed")
-        queue.ownership.require(principal, Access.SEND, str(queue))
-        queue.ownership.require_parent(actor, self._table.find, str(queue))
-        most = self._settings.now.messages.max_size
-        if size > most:
-            raise KernelError(
-                errno.EMSGSIZE,
-                f"the message has {size} bytes, {most} are allowed",
-                rule="messages.max_size",
-            )
 
     # -- who waits for room ----------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ class Receiving(Delivery):
             return None
         with self._gate.enter(principal) as actor:
             for before in self._before(box, actor.pid, reader):
-                self._done(before)
+                self.done(before)
             if doubted is not None:
                 self._wait_again(
                     doubted, box.free_name("new", doubted.named), attempt=doubted.attempt + 1
@@ -89,7 +89,7 @@ class Receiving(Delivery):
         room = self._settings.now.messages.max_batch_bytes
         with self._gate.enter(principal) as actor:
             for before in self._before(box, actor.pid, reader):
-                self._done(before)
+                self.done(before)
             while (doubted := self._in_doubt(box, actor.pid)) is not None:
                 self._trust(doubted)
                 again = box.free_name("new", doubted.named)
@@ -177,7 +177,7 @@ class Receiving(Delivery):
             for message in held:
                 match outcome:
                     case "done":
-                        self._done(message)
+                        self.done(message)
                     case "back":
                         self._wait_again(message, box.free_name("new", message.named))
                     case "failed":

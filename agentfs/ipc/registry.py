@@ -14,7 +14,7 @@ from agentfs.events import Event, EventLog
 from agentfs.process.agents import INIT_NAME, Agents
 from agentfs.process.model import Process
 from agentfs.process.table import ProcessTable
-from agentfs.security.ownership import Ownership
+from agentfs.security.ownership import Access, Ownership
 from agentfs.security.principal import Principal
 from agentfs.storage.store import Store
 from agentfs.syscall import Gate
@@ -25,11 +25,13 @@ NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Shared(Protocol):
-    """One of those things. `changed` (ns): when its owner or mode did last, or more."""
+    """One of those things. `changed` (ns): when its owner or mode did last, or more. `removed`: it
+    is no more, even if there is one of its name again."""
 
     name: str
     ownership: Ownership
     changed: int
+    removed: bool
 
     def record(self) -> dict[str, Any]:
         """What the store keeps of it."""
@@ -115,6 +117,13 @@ class Registry(Generic[Thing]):
                 rule=f"{self.KIND}s.max_{self.KIND}s",
             )
         return ownership
+
+    def _admit(self, principal: Principal, actor: Process, thing: Thing) -> None:
+        """ESTALE once it is removed; EACCES unless `principal` may send to it."""
+        if thing.removed:
+            raise KernelError(errno.ESTALE, f"{thing} was removed")
+        thing.ownership.require(principal, Access.SEND, str(thing))
+        thing.ownership.require_parent(actor, self._table.find, str(thing))
 
     def _add(self, thing: Thing) -> None:
         self._store.on_rollback(lambda: self._by_name.pop(thing.name))

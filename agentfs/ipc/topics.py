@@ -19,7 +19,6 @@ from agentfs.errors import KernelError
 from agentfs.events import Event, EventLog, TopicChanged, TopicCreated, TopicRemoved
 from agentfs.ipc.registry import Registry
 from agentfs.process.agents import Agents
-from agentfs.process.model import Process
 from agentfs.process.table import ProcessTable
 from agentfs.security.ownership import Access, Ownership
 from agentfs.security.policy import Action
@@ -145,12 +144,6 @@ class Topics(Registry[Topic]):
         actor = self._gate.actor(principal)
         self._gate.policy.require(actor, Action.SEND)
         self._admit(principal, actor, topic)
-
-    def _admit(self, principal: Principal, actor: Process, topic: Topic) -> None:
-        if topic.removed:
-            raise KernelError(errno.ESTALE, f"{topic} was removed")
-        topic.ownership.require(principal, Access.SEND, str(topic))
-        topic.ownership.require_parent(actor, self._table.find, str(topic))
 
     def publish(self, principal: Principal, topic: Topic, data: bytes) -> int:
         """Publish a record; its number. EACCES, ESTALE, EINVAL (empty), EMSGSIZE.

@@ -183,8 +183,7 @@ class Artifacts(Shelf):
             draft.path.rename(path)
             self._store.on_rollback(lambda: path.rename(draft.path))
             if old is not None:
-                self._forget(old)
-                self._store.on_commit(lambda: self.path(old.serial).unlink(missing_ok=True))
+                self._discard(old)
             self._remember(artifact)
             self._store.on_commit(lambda: draft.committed(artifact))
             self._events.emit(ArtifactStored(*told(artifact)))
@@ -204,12 +203,15 @@ class Artifacts(Shelf):
         with self._gate.enter(principal, Action.WRITE_ARTIFACT):
             old = self._replaceable(principal, space, key)
             if old is not None:
-                self._forget(old)
-                self._store.on_commit(lambda: self.path(old.serial).unlink(missing_ok=True))
+                self._discard(old)
                 self._events.emit(ArtifactRemoved(*told(old)))
             elif self.drafted(space, key) is None:
                 raise _missing(key)
             self._store.on_commit(lambda: self._drop_drafts(space, key))
+
+    def _discard(self, old: Artifact) -> None:
+        self._forget(old)
+        self._store.on_commit(lambda: self.path(old.serial).unlink(missing_ok=True))
 
     def rename(
         self, principal: Principal, space: Space, key: str, new: str, flags: int = 0
@@ -231,8 +233,7 @@ class Artifacts(Shelf):
             if key == new:
                 return
             if target is not None:
-                self._forget(target)
-                self._store.on_commit(lambda: self.path(target.serial).unlink(missing_ok=True))
+                self._discard(target)
                 if old is None:
                     self._events.emit(ArtifactRemoved(*told(target)))
             if old is not None:

@@ -7,10 +7,16 @@ from collections.abc import Iterator
 
 from agentfs.errors import KernelError
 from agentfs.ipc.message import Message
-from agentfs.providers.maildir import RENAME_NOREPLACE, Mailroom, MessageHandle, NewDirectory
+from agentfs.providers.maildir import (
+    RENAME_NOREPLACE,
+    MailFile,
+    Mailroom,
+    MessageHandle,
+    NewDirectory,
+)
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.files import Owner
-from agentfs.vfs.node import Directory, File, Handle, Node, Stat, is_writing, regular
+from agentfs.vfs.node import Directory, Handle, Node, is_writing
 from agentfs.vfs.table import DirectoryOf
 
 __all__ = ["DeadDirectory", "DeadFile"]
@@ -38,11 +44,11 @@ class DeadDirectory(DirectoryOf):
         message = self.room.box().dead.get(name)
         if message is None:
             raise self.missing(name)
-        return DeadFile(self.room, message.seq, name, message)
+        return DeadFile(self.room, message.seq, name)
 
     def entries(self) -> Iterator[tuple[str, Node]]:
         for name, message in sorted(self.room.box().dead.items()):
-            yield name, DeadFile(self.room, message.seq, name, message)
+            yield name, DeadFile(self.room, message.seq, name)
 
     def unlink(self, name: str, caller: Caller) -> None:
         self.room.kernel.mail.acknowledge(caller.principal, self.room.name, "dead", name)
@@ -57,15 +63,12 @@ class DeadDirectory(DirectoryOf):
         self.room.kernel.mail.revive(caller.principal, self.room.name, name, new_name)
 
 
-class DeadFile(File):
-    """A dead letter. Without `message` it is made to be announced, and may be gone."""
+class DeadFile(MailFile):
+    """A dead letter."""
 
-    def __init__(self, room: Mailroom, seq: int, file: str, message: Message | None = None) -> None:
-        self.key = ("msg", seq)
-        self._room = room
-        self._seq = seq
+    def __init__(self, room: Mailroom, seq: int, file: str, *, announcing: bool = False) -> None:
+        super().__init__(room, seq, announcing=announcing)
         self._file = file
-        self._announcing = message is None
 
     def message(self) -> Message:
         """ENOENT if it was dropped, or put back."""
@@ -74,20 +77,9 @@ class DeadFile(File):
             raise KernelError(errno.ENOENT, f"message {self._seq:012d} is no dead letter any more")
         return found
 
-    def stat(self) -> Stat:
-        owner = self._room.owner()
-        size, time = 0, owner.mtime
-        try:
-            message = self.message()
-            size = len(_reason(message)) + self._room.kernel.mail.size(message)
-            time = int(message.finished * 1e9)
-        except KernelError:
-            if not self._announcing:
-                raise
-        return Stat(regular(0o400), owner.uid, owner.gid, size, time, 1, time, time)
-
-    def enter(self, caller: Caller) -> None:
-        self._room.private(caller)
+    def shown(self, message: Message) -> tuple[int, float, bytes | None]:
+        size = len(_reason(message)) + self._room.kernel.mail.size(message)
+        return size, message.finished, None
 
     def open(self, flags: int, caller: Caller) -> Handle:
         if is_writing(flags):

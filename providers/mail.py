@@ -356,7 +356,7 @@ def changes(room: Mailroom, event: Event) -> Iterable[Change]:
         case MessageExpired(id=number, folder=folder, file=file):
             yield Removed(room.folder_key(folder), file, ("msg", int(number)))
         case MessageGivenUp(id=number, folder=folder, file=file):
-            letter = DeadFile(room, int(number), number)
+            letter = DeadFile(room, int(number), number, announcing=True)
             yield Moved(room.folder_key(folder), file, dead, number, letter)
         case MessageRevived(id=number, file=file, renamed=renamed):
             yield Moved(dead, renamed, new, file, MessageFile(room, int(number), announcing=True))

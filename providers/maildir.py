@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CurDirectory",
+    "MailFile",
     "Mailroom",
     "MessageFile",
     "NewDirectory",
@@ -143,9 +144,9 @@ def checked(name: str) -> str:
     return name
 
 
-class MessageFile(File):
-    """A message in new/ or cur/, found by its number: by the time that it is announced under one
-    name it may have another. `announcing`: it may even be gone when its watchers hear of it."""
+class MailFile(File):
+    """A message as a file, found by its number. `announcing`: it may be gone when its watchers hear
+    of it; then it is empty."""
 
     def __init__(self, room: Mailroom, seq: int, *, announcing: bool = False) -> None:
         self.key = ("msg", seq)
@@ -154,27 +155,48 @@ class MessageFile(File):
         self._announcing = announcing
 
     def message(self) -> Message:
+        """ENOENT if it is not here any more."""
+        raise NotImplementedError
+
+    def mode(self) -> int:
+        return 0o400
+
+    def shown(self, message: Message) -> tuple[int, float, bytes | None]:
+        """How many bytes it reads as, its time (wall clock, seconds), and what may be cached."""
+        raise NotImplementedError
+
+    def stat(self) -> Stat:
+        owner = self._room.owner()
+        size, time, content = 0, owner.mtime, None
+        try:
+            size, seconds, content = self.shown(self.message())
+            time = int(seconds * 1e9)
+        except KernelError:
+            if not self._announcing:
+                raise
+        mode = regular(self.mode())
+        return Stat(mode, owner.uid, owner.gid, size, time, 1, time, time, content=content)
+
+    def enter(self, caller: Caller) -> None:
+        self._room.private(caller)
+
+
+class MessageFile(MailFile):
+    """A message in new/ or cur/: by the time that it is announced under one name it may have
+    another."""
+
+    def message(self) -> Message:
         """ENOENT if it was acknowledged, or expired."""
         found = self._room.find(self._seq)
         if found is None:
             raise KernelError(errno.ENOENT, f"message {self._seq:012d} is gone")
         return found
 
-    def stat(self) -> Stat:
-        owner = self._room.owner()
-        size, time = 0, owner.mtime
-        try:
-            message = self.message()
-            size = self._room.kernel.mail.size(message)
-            time = int(message.arrived * 1e9)
-        except KernelError:
-            if not self._announcing:
-                raise
-        mode = regular(self._room.file_mode())
-        return Stat(mode, owner.uid, owner.gid, size, time, 1, time, time)
+    def mode(self) -> int:
+        return self._room.file_mode()
 
-    def enter(self, caller: Caller) -> None:
-        self._room.private(caller)
+    def shown(self, message: Message) -> tuple[int, float, bytes | None]:
+        return self._room.kernel.mail.size(message), message.arrived, None
 
     def open(self, flags: int, caller: Caller) -> Handle:
         if is_writing(flags) or flags & os.O_TRUNC:

@@ -10,26 +10,20 @@ from agentfs.events import (
     AgentRemoved,
     BroadcastChanged,
     BroadcastSent,
-    DeadLetterDropped,
     Event,
     MessageArrived,
-    MessageClaimed,
-    MessageDone,
-    MessageExpired,
-    MessageGivenUp,
-    MessageReturned,
-    MessageRevived,
     QueuePurged,
     QueueRemoved,
     SentForgotten,
 )
 from agentfs.ipc.message import Message, number_of
-from agentfs.providers.maildir import Mailroom
+from agentfs.providers.mail import MAIL
+from agentfs.providers.maildir import MailFile, Mailroom
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.files import Owner
 from agentfs.vfs.handles import Rendered, Snapshot
-from agentfs.vfs.node import File, Handle, Node, Stat, is_writing, regular
+from agentfs.vfs.node import Handle, Node, is_writing
 from agentfs.vfs.table import DirectoryOf
 
 __all__ = ["SentDirectory", "SentFile", "changes"]
@@ -37,18 +31,6 @@ __all__ = ["SentDirectory", "SentFile", "changes"]
 # Bytes up to which the content is served from the page cache. More is not worth being kept there,
 # nor beside the inode: it is rendered at open.
 CACHED = 64 * 1024
-
-SETTLING = (
-    BroadcastChanged,
-    DeadLetterDropped,
-    MessageClaimed,
-    MessageDone,
-    MessageExpired,
-    MessageGivenUp,
-    MessageReturned,
-    MessageRevived,
-)
-"""The events after which a message is in another state."""
 
 
 class SentDirectory(DirectoryOf):
@@ -71,26 +53,24 @@ class SentDirectory(DirectoryOf):
         message = self.room.kernel.mail.archive.sent(self.room.name).get(number_of(name))
         if message is None:
             raise self.missing(name)
-        return SentFile(self.room, message.seq, message)
+        return SentFile(self.room, message.seq)
 
     def entries(self) -> Iterator[tuple[str, Node]]:
         messages = self.room.kernel.mail.archive.sent(self.room.name)
         for seq, message in sorted(messages.items()):
-            yield message.id, SentFile(self.room, seq, message)
+            yield message.id, SentFile(self.room, seq)
 
     def unlink(self, name: str, caller: Caller) -> None:
         number = number_of(name)
         self.room.kernel.mail.sent.forget(caller.principal, self.room.name, number)
 
 
-class SentFile(File):
-    """/agents/NAME/sent/ID. Without `message` it is made to be announced, and may be gone."""
+class SentFile(MailFile):
+    """/agents/NAME/sent/ID."""
 
-    def __init__(self, room: Mailroom, seq: int, message: Message | None = None) -> None:
+    def __init__(self, room: Mailroom, seq: int, *, announcing: bool = False) -> None:
+        super().__init__(room, seq, announcing=announcing)
         self.key = ("sent", seq)
-        self._room = room
-        self._seq = seq
-        self._announcing = message is None
 
     def message(self) -> Message:
         """ENOENT if it is not kept any more."""
@@ -102,23 +82,10 @@ class SentFile(File):
     def content(self) -> bytes:
         return self._room.kernel.mail.sent.content(self.message())
 
-    def stat(self) -> Stat:
-        owner = self._room.owner()
-        size, time, content = 0, owner.mtime, None
-        try:
-            message = self.message()
-            size = self._room.kernel.mail.sent.size(message)
-            time = int(max(message.arrived, message.claimed_at, message.finished) * 1e9)
-            if size <= CACHED:
-                content = self.content()
-        except KernelError:
-            if not self._announcing:
-                raise
-        mode = regular(0o400)
-        return Stat(mode, owner.uid, owner.gid, size, time, 1, time, time, content=content)
-
-    def enter(self, caller: Caller) -> None:
-        self._room.private(caller)
+    def shown(self, message: Message) -> tuple[int, float, bytes | None]:
+        size = self._room.kernel.mail.sent.size(message)
+        time = max(message.arrived, message.claimed_at, message.finished)
+        return size, time, self.content() if size <= CACHED else None
 
     def open(self, flags: int, caller: Caller) -> Handle:
         if is_writing(flags):
@@ -138,7 +105,7 @@ def changes(rooms: Mapping[str, Mailroom], event: Event) -> Iterable[Change]:
         case MessageArrived(sender=sender, id=number) | BroadcastSent(sender=sender, id=number):
             room, seq = rooms.get(sender), int(number)
             if room is not None and seq in room.kernel.mail.archive.sent(sender):
-                yield Created(directory_key(sender), number, SentFile(room, seq))
+                yield Created(directory_key(sender), number, SentFile(room, seq, announcing=True))
         case SentForgotten(sender=sender, ids=ids) if sender in rooms:
             for number in ids:
                 yield Removed(directory_key(sender), number, ("sent", int(number)))
@@ -146,7 +113,7 @@ def changes(rooms: Mapping[str, Mailroom], event: Event) -> Iterable[Change]:
             yield from _dropped(rooms, name)
         case QueuePurged(name=name) | QueueRemoved(name=name):
             yield from _dropped(rooms, f"queues/{name}")
-        case _ if isinstance(event, SETTLING):
+        case _ if isinstance(event, (BroadcastChanged, *MAIL)):
             yield Modified(("sent", int(event.id)))
 
 

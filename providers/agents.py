@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentfs.errors import KernelError
 from agentfs.events import (
@@ -102,7 +102,7 @@ class AgentDirectory(Table):
 
     @property
     def room(self) -> Mailroom:
-        return self.agents.room(self.name)
+        return self.agents.rooms[self.name]
 
     @document(
         "spec.yaml",
@@ -236,7 +236,7 @@ class AgentDirectory(Table):
         expired, dead) and what else became of it as header lines, then the message. Kept for
         messages.sent_retention after it is finished, the newest messages.max_sent of them;
         deleting a finished one drops the record."""
-        return self.agents.sent(self.name)
+        return SentDirectory(self.agents.sent[self.name])
 
     @directory("dead", 0o700, on=(MessageGivenUp,), private=True)
     def dead(self) -> Directory:
@@ -254,12 +254,12 @@ class AgentDirectory(Table):
     @directory("reminders", 0o700, private=True)
     def reminders(self) -> Directory:
         """What it asked to be told at a time."""
-        return self.agents.reminders(self.name)
+        return self.agents.reminders[self.name]
 
     @directory("shm")
     def shm(self) -> Directory:
         """What it has of its own in shared memory; /dev/shm leads there."""
-        return self.agents.shm(self.name)
+        return self.agents.shm[self.name]
 
     @file("log", 0o640)
     def log(self) -> Node:
@@ -269,7 +269,23 @@ class AgentDirectory(Table):
     @directory("memory", 0o700, private=True)
     def memory(self) -> Directory:
         """Its own durable files: a real directory."""
-        return self.agents.memory(self.name).root
+        return self.agents.memories[self.name].root
+
+
+Thing = TypeVar("Thing")
+
+
+class Kept(dict[str, Thing]):
+    """One thing for each agent, made when somebody looks there first: what has none nobody can be
+    watching."""
+
+    def __init__(self, make: Callable[[str], Thing]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, name: str) -> Thing:
+        made = self[name] = self._make(name)
+        return made
 
 
 class AgentsDirectory(Table):
@@ -280,23 +296,27 @@ class AgentsDirectory(Table):
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.key = ("agents",)
-        self._rooms: dict[str, Mailroom] = {}
-        self._memories: dict[str, HostTree] = {}
-        self._sent: dict[str, Mailroom] = {}  # where somebody looked into `sent`
-        self._reminders: dict[str, RemindersDirectory] = {}
-        self._shm: dict[str, AgentShmDirectory] = {}
+        self.rooms = Kept(lambda name: Mailroom(kernel, name))  # what the files of its mail share
+        self.memories = Kept(self._memory)
+        self.sent = Kept(self.rooms.__getitem__)  # for those into whose `sent` somebody looked
+        self.reminders = Kept(lambda name: RemindersDirectory(AgentDirectory(self, name)))
+        self.shm = Kept(lambda name: AgentShmDirectory(AgentDirectory(self, name)))
+        self._each: tuple[Kept[Any], ...] = (
+            self.rooms,
+            self.memories,
+            self.sent,
+            self.reminders,
+            self.shm,
+        )
         kernel.events.listen(self._heard)
 
     def _heard(self, record: Record) -> None:
         event = record.event
         if isinstance(event, AgentRemoved):
-            self._rooms.pop(event.name, None)
-            self._memories.pop(event.name, None)
-            self._shm.pop(event.name, None)
-            self._sent.pop(event.name, None)
-            self._reminders.pop(event.name, None)
+            for kept in self._each:
+                kept.pop(event.name, None)
         elif isinstance(event, MAIL):
-            room = self._rooms.get(event.agent)
+            room = self.rooms.get(event.agent)
             if room is not None:
                 room.touch()
 
@@ -324,45 +344,14 @@ class AgentsDirectory(Table):
     def rmdir(self, name: str, caller: Caller) -> None:
         self.kernel.agents.remove(caller.principal, name)
 
-    def room(self, name: str) -> Mailroom:
-        """What the files of one agent's mail share."""
-        found = self._rooms.get(name)
-        if found is None:
-            found = self._rooms[name] = Mailroom(self.kernel, name)
-        return found
-
-    def reminders(self, name: str) -> RemindersDirectory:
-        """The directory of one agent's reminders."""
-        found = self._reminders.get(name)
-        if found is None:
-            found = self._reminders[name] = RemindersDirectory(AgentDirectory(self, name))
-        return found
-
-    def sent(self, name: str) -> SentDirectory:
-        """What one agent sent; from now on somebody may watch it."""
-        room = self._sent[name] = self.room(name)
-        return SentDirectory(room)
-
-    def shm(self, name: str) -> AgentShmDirectory:
-        """What one agent has in shared memory."""
-        found = self._shm.get(name)
-        if found is None:
-            found = self._shm[name] = AgentShmDirectory(AgentDirectory(self, name))
-        return found
-
-    def memory(self, name: str) -> HostTree:
-        """The real directory of one agent's memory."""
-        found = self._memories.get(name)
-        if found is None:
-            guard = AgentDirectory(self, name).private_guard
-            found = HostTree(self.kernel.agents.memory_dir(name), guard)
-            self._memories[name] = found
-        return found
+    def _memory(self, name: str) -> HostTree:
+        guard = AgentDirectory(self, name).private_guard
+        return HostTree(self.kernel.agents.memory_dir(name), guard)
 
     def changes(self, event: Event) -> Iterable[Change]:
         """What an event changes in here."""
-        if self._sent:
-            yield from sent_changes(self._sent, event)
+        if self.sent:
+            yield from sent_changes(self.sent, event)
         match event:
             case AgentDefined(name=name):
                 defined = AgentDirectory(self, name)
@@ -370,9 +359,9 @@ class AgentsDirectory(Table):
                 yield Created(self.key, name, defined)
             case AgentRemoved(name=name):
                 yield Removed(self.key, name, ("agents", name), is_directory=True)
-            case AgentChanged(name=name) if name in self._memories:
+            case AgentChanged(name=name) if name in self.memories:
                 # Its files may have another owner now.
-                yield Modified(self._memories[name].root.key)
+                yield Modified(self.memories[name].root.key)
                 yield from modified(AgentDirectory, ("agents", name), event)
             case AgentChanged() | StateChanged() | ProcessSpawned() | ProcessExited():
                 yield from modified(AgentDirectory, ("agents", event.name), event)
@@ -381,10 +370,10 @@ class AgentsDirectory(Table):
             case _ if isinstance(event, ASKS):
                 yield from AsksDirectory(AgentDirectory(self, event.agent)).changes(event)
             case ArtifactEvent():
-                for shm in self._shm.values():  # of the others nobody ever looked at one
+                for shm in self.shm.values():  # of the others nobody ever looked at one
                     yield from shm.changes(event)
             case _ if isinstance(event, REMINDERS):
-                if event.agent in self._reminders:  # else nobody ever looked
-                    yield from self._reminders[event.agent].changes(event)
+                if event.agent in self.reminders:  # else nobody ever looked
+                    yield from self.reminders[event.agent].changes(event)
             case _ if isinstance(event, MAIL) and "/" not in event.agent:
-                yield from mail.changes(self.room(event.agent), event)
+                yield from mail.changes(self.rooms[event.agent], event)

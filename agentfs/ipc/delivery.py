@@ -63,7 +63,7 @@ class Delivery:
         self._clock = clock
         self._settings = settings
         self._boxes = Mailboxes(store, events, clock, timers, settings)
-        self.owners: dict[str, MailboxOwner] = {"": AgentMail(table, agents)}
+        self.owners: dict[str, MailboxOwner] = {"": AgentMail(table, agents, settings)}
         """Who stands behind a mailbox, by what its name begins with before a slash."""
 
     def load(self) -> None:
@@ -86,6 +86,10 @@ class Delivery:
     def peek_waiting(self, name: str) -> int:
         """How many messages wait in a mailbox; expired ones may still be among them."""
         return self._boxes.box(name).waiting
+
+    def check_room(self, name: str) -> None:
+        """ENOSPC if no more messages may wait in a mailbox."""
+        self._owner(name).check_room(name, self.peek_waiting(name))
 
     def on_waiting(self, name: str, call: Callable[[], object]) -> Callable[[], None]:
         """Call `call()` whenever mail comes to wait for `name`, or its mailbox is removed, until
@@ -167,7 +171,7 @@ class Delivery:
 
     def revive(self, principal: Principal, name: str, file: str, renamed: str) -> None:
         """Put the dead letter dead/`file` back as new/`renamed`: the next attempt, and it has
-        `max_delivery_attempts` of them again. ENOENT, EEXIST, EINVAL, ENOSPC (the inbox is full),
+        `max_delivery_attempts` of them again. ENOENT, EEXIST, EINVAL, ENOSPC (the mailbox is full),
         ETIMEDOUT (it has expired)."""
         self._boxes.expire_due()
         with self._gate.enter(principal):
@@ -176,13 +180,7 @@ class Delivery:
             check_free(box, "new", renamed)
             if expired(message, self._clock.now()):
                 raise KernelError(errno.ETIMEDOUT, f"{file} has expired: nobody would get it")
-            limit = self._settings.now.messages.max_waiting
-            if box.waiting >= limit:
-                raise KernelError(
-                    errno.ENOSPC,
-                    f"{limit} messages wait in {name} already",
-                    rule="messages.max_waiting",
-                )
+            self.check_room(name)
             died = message.attempt
             self._boxes.move(message, "new", renamed, attempt=died + 1, revived=died)
             self._events.emit(MessageRevived(name, message.id, renamed, file, message.attempt))

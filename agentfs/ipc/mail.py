@@ -122,16 +122,6 @@ class Mail(Receiving):
                 rule="messages.max_size",
             )
 
-    def check_room(self, receiver: str) -> None:
-        """ENOSPC if the inbox of an agent is full."""
-        if self.is_full(receiver):
-            most = self._settings.now.messages.max_waiting
-            raise KernelError(
-                errno.ENOSPC,
-                f"the inbox of {receiver} is full: {most} messages wait in it",
-                rule="messages.max_waiting",
-            )
-
     def is_full(self, name: str) -> bool:
         """Whether so much waits in an inbox that nothing more is accepted."""
         return self._boxes.box(name).waiting >= self._settings.now.messages.max_waiting

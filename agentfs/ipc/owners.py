@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterable
 from typing import Protocol
 
+from agentfs.config import Settings
 from agentfs.errors import KernelError
 from agentfs.process.agents import Agents
 from agentfs.process.model import Process
@@ -24,6 +25,9 @@ class MailboxOwner(Protocol):
     def require(self, principal: Principal, name: str) -> None:
         """EACCES unless `principal` may take messages out of it."""
 
+    def check_room(self, name: str, waiting: int) -> None:
+        """ENOSPC if one more message may not wait in it beside `waiting` others."""
+
     def claimant(self, name: str, actor: Process) -> Process | None:
         """The process whose end returns what `actor` claims; None: nobody's does."""
 
@@ -35,9 +39,10 @@ class AgentMail:
     """The inboxes of agents. What is claimed belongs to the agent's living process, whoever
     claimed it for the agent."""
 
-    def __init__(self, table: ProcessTable, agents: Agents) -> None:
+    def __init__(self, table: ProcessTable, agents: Agents, settings: Settings) -> None:
         self._table = table
         self._agents = agents
+        self._settings = settings
 
     def check_exists(self, name: str) -> None:
         self._agents.get(name)
@@ -46,6 +51,15 @@ class AgentMail:
         if not principal.acts_for(name):
             raise KernelError(
                 errno.EACCES, f"the mail of {name} is not for {principal.name}", rule="private"
+            )
+
+    def check_room(self, name: str, waiting: int) -> None:
+        most = self._settings.now.messages.max_waiting
+        if waiting >= most:
+            raise KernelError(
+                errno.ENOSPC,
+                f"the inbox of {name} is full: {most} messages wait in it",
+                rule="messages.max_waiting",
             )
 
     def claimant(self, name: str, actor: Process) -> Process | None:

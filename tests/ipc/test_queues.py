@@ -156,8 +156,8 @@ def test_what_a_consumer_had_when_it_died_comes_back_from_every_queue(
     assert (first.folder, second.folder) == ("done", "done")
 
 
-def test_a_poison_message_is_given_up_after_five(world: QueueWorld) -> None:
-    world.queue()
+def bury(world: QueueWorld) -> Message:
+    """A message that five workers died of."""
     sent = world.put("init", "poison")
     for attempt in range(1, 6):
         worker = world.process(f"worker{attempt}")
@@ -166,6 +166,12 @@ def test_a_poison_message_is_given_up_after_five(world: QueueWorld) -> None:
         assert sent.attempt == attempt
         world.end(worker, 1)
     assert sent.folder == "dead"
+    return sent
+
+
+def test_a_poison_message_is_given_up_after_five(world: QueueWorld) -> None:
+    world.queue()
+    bury(world)
     assert world.queues.box(world.queues.get("jobs")).dead
     refuses(errno.ENOTEMPTY, world.queues.remove, OPERATOR, "jobs")
 
@@ -281,6 +287,20 @@ def test_a_full_queue_refuses_until_one_is_claimed(world: QueueWorld) -> None:
     world.configure("queues: {max_waiting: 3}\n")
     refuses(errno.ENOSPC, world.put, "init")
     refuses(errno.EINVAL, world.queues.set_limit, OPERATOR, "jobs", 0)
+
+
+def test_a_dead_letter_goes_back_if_the_queue_has_room_and_not_an_inbox(world: QueueWorld) -> None:
+    world.queue()
+    dead = bury(world)
+    world.configure("messages: {max_waiting: 1}\n")
+    world.queues.set_limit(OPERATOR, "jobs", 2)
+    world.put("init"), world.put("init")
+    back = (OPERATOR, "queues/jobs", dead.id, "again")
+    assert "queue jobs is full: 2 messages" in refuses(errno.ENOSPC, world.mail.revive, *back)
+    assert dead.folder == "dead"
+    world.take("init")
+    world.mail.revive(*back)
+    assert dead.folder == "new"
 
 
 def test_expired_messages_take_no_room(world: QueueWorld) -> None:

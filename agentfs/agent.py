@@ -40,7 +40,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-__all__ = ["Agent", "Message", "Record", "Subscription"]
+__all__ = ["Agent", "Call", "Message", "Record", "Subscription"]
 
 log = logging.getLogger("agentfs.agent")
 
@@ -371,6 +371,20 @@ class Agent:
         """Tell the parent, and by severity those above it."""
         return self._call(f"{self._process}/escalate", f"{severity} {text}".encode(), reply=True)
 
+    def call(self, model: str = "", most: int | None = None) -> Call:
+        """Ask whether a model (its own one by default) may be called, for at most so many tokens:
+        for a `with` block that makes the call and says what it took. OSError if the budget or a
+        limit says no (EDQUOT, EAGAIN, EMSGSIZE), or the model is above its tier."""
+        return Call(self, " ".join(["llm", model, "" if most is None else str(most)]))
+
+    def call_tool(self, name: str) -> Call:
+        """The same for a call of a tool."""
+        return Call(self, f"tool {name}")
+
+    def report(self, tokens: int, model: str = "") -> None:
+        """Tell of a call of a model that was made already."""
+        self._call(f"{self._process}/budget/ctl", f"report {tokens} {model}".encode())
+
     def heartbeat(self) -> None:
         """Say that this program is alive: for a handler that takes long and knows it."""
         self._call(f"{self._process}/heartbeat", b"1")
@@ -439,6 +453,43 @@ class Agent:
                     raise
             finally:
                 _close(file)
+
+
+class Call:
+    """A call of a model or a tool that may be made now. Leaving the `with` block settles it: as
+    what was set aside for it if nobody said what it took, as not made if the block raises.
+    `skipped`: the rule because of which it is not to be made; empty otherwise."""
+
+    def __init__(self, agent: Agent, request: str) -> None:
+        self._agent = agent
+        answer, _, self.skipped = self._ask(request).partition(" ")
+        self._open = "" if self.skipped else answer
+
+    def settle(self, tokens_in: int | None = None, tokens_out: int = 0) -> None:
+        """It was made, and took so many tokens."""
+        self._end("settle", "" if tokens_in is None else f"{tokens_in} {tokens_out}")
+
+    def cancel(self) -> None:
+        """It was not made."""
+        self._end("cancel", "")
+
+    def __enter__(self) -> Call:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *failure: object) -> None:
+        if kind is None:
+            self.settle()
+        else:
+            with contextlib.suppress(OSError):  # what the block raised is what matters
+                self.cancel()
+
+    def _end(self, verb: str, tokens: str) -> None:
+        number, self._open = self._open, ""
+        if number:
+            self._ask(f"{verb} {number} {tokens}")
+
+    def _ask(self, request: str) -> str:
+        return self._agent._call(f"{self._agent._process}/call", request.encode(), reply=True)
 
 
 class Subscription:

@@ -6,17 +6,26 @@ import errno
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+)
 
+from agentfs.documents import LiveDocument
 from agentfs.errors import KernelError
-from agentfs.events import ConfigChanged, EventLog
-from agentfs.process.spec import describe, read_yaml, seconds
+from agentfs.events import EventLog
+from agentfs.process.spec import Cost, Maximum, describe, read_yaml, seconds
 from agentfs.storage.store import Store
 
 __all__ = ["Config", "Settings"]
 
 Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Tokens = Annotated[int, Field(ge=0, le=10**15)]
 
 
 class _Section(BaseModel):
@@ -113,6 +122,71 @@ class Reminders(_Section):
     retry: Duration = 60.0
 
 
+class Limits(_Section):
+    """The most that any process but process 1 may have, whatever its own limits say (see `limits`
+    in a spec); `max` is none."""
+
+    max_children: Maximum = None
+    max_concurrent_tasks: Maximum = None
+    timeout_seconds: Maximum = None
+    max_tokens_per_hour: Maximum = None
+    max_tokens_total: Maximum = None
+    max_context_tokens: Maximum = None
+    max_llm_calls: Maximum = None
+    max_tool_calls: Maximum = None
+    max_cost_usd: Cost = None
+    messages_per_minute: Maximum = None
+    max_memory_mb: Maximum = None
+    max_cpu_seconds: Maximum = None
+
+    @field_serializer("*")
+    def _max_for_none(self, limit: float | None) -> float | str:
+        return "max" if limit is None else limit
+
+
+class Budgets(_Section):
+    """The tokens of each tier that the whole system may use: the budget of process 1, from which
+    all others come. `max_open_calls` of models and tools may one process have begun and not
+    settled."""
+
+    strategic: Tokens = 1_000_000
+    tactical: Tokens = 10_000_000
+    operational: Tokens = 100_000_000
+    max_open_calls: Count = 1000
+
+
+class Accounting(_Section):
+    """`retention`: how long the record of each use of a model or a tool is kept, and with it the
+    sums by hour and day; whole days go, in UTC. Totals stay."""
+
+    retention: Duration = 90 * 86_400.0
+
+
+class Groups(_Section):
+    """`max_groups` of /sys/cgroup in all, nested at most `max_depth` deep."""
+
+    max_groups: Count = 10_000
+    max_depth: Annotated[int, Field(ge=1, le=100)] = 32
+
+
+class Audit(_Section):
+    """What `/sys/audit` keeps: records for `retention`, and at most `max_records` (350 bytes each,
+    as a rule). A signed checkpoint is made every `checkpoint_every` records: if the store is put
+    back to an older copy, so many records can be lost unnoticed."""
+
+    retention: Duration = 90 * 86_400.0
+    max_records: Count = 1_000_000
+    checkpoint_every: Count = 1000
+
+
+class Approvals(_Section):
+    """`max_pending` requests of one agent may wait for a decision or to be used; those that are
+    closed are kept for `retention`."""
+
+    max_pending: Count = 100
+    retention: Duration = 7 * 86_400.0
+
+
 class Mount(_Section):
     """`max_parked` counts readers and writers that wait; one more gets EAGAIN."""
 
@@ -130,6 +204,12 @@ class Config(_Section):
     topics: Topics = Topics()
     artifacts: Artifacts = Artifacts()
     reminders: Reminders = Reminders()
+    limits: Limits = Limits()
+    budgets: Budgets = Budgets()
+    accounting: Accounting = Accounting()
+    groups: Groups = Groups()
+    audit: Audit = Audit()
+    approvals: Approvals = Approvals()
     mount: Mount = Mount()
 
     @classmethod
@@ -154,24 +234,15 @@ class Config(_Section):
         )
 
 
-class Settings:
+class Settings(LiveDocument[Config]):
     """The configuration in effect, and its text as it was written."""
 
     def __init__(self, store: Store, events: EventLog) -> None:
-        self._store = store
-        self._events = events
-        self.text = store.meta("config") or Config().text()
-        self.now = Config.parse(self.text)
-        self.changed = 0  # ns, for st_mtime; set by whoever has the clock
-
-    def replace(self, text: str) -> None:
-        """Put a new configuration in effect. Raises EINVAL and changes nothing if it is wrong."""
-        now, before = Config.parse(text), (self.text, self.now)
-        with self._store.transaction():
-            self._store.on_rollback(lambda: self._use(*before))
-            self._store.set_meta("config", text)
-            self._use(text, now)  # before the event goes out: listeners look here
-            self._events.emit(ConfigChanged("/etc/agentfs.yaml"))
-
-    def _use(self, text: str, now: Config) -> None:
-        self.text, self.now = text, now
+        super().__init__(
+            "agentfs.yaml",
+            store,
+            events,
+            Config.parse,
+            lambda: Config().text(),
+            kept_as="config",
+        )

@@ -113,6 +113,15 @@ class Document:
                 own[key.value] = (key, value)
         return merged | own
 
+    def text(self, node: yaml.Node, what: str) -> str | None:
+        """The text of a scalar, whatever YAML would make of it; None, and a fault, if it is none
+        or empty."""
+        said = isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:null"
+        if said and node.value:
+            return str(node.value)
+        self.fault(node, f"{what}: a text was expected")
+        return None
+
     def required(
         self, node: yaml.Node, keys: dict[str, Pair], key: str, what: str
     ) -> yaml.Node | None:

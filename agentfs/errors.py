@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno as _errno
 import os
 
-__all__ = ["KernelError"]
+__all__ = ["ApprovalError", "KernelError"]
 
 
 class KernelError(Exception):
@@ -38,3 +38,30 @@ class KernelError(Exception):
         """The same failure as an operating-system call of ours met, said in our words."""
         number = error.errno or _errno.EIO
         return cls(number, f"{doing}: {os.strerror(number)}")
+
+
+class ApprovalError(KernelError):
+    """The call may be made, but only once `by` agrees: whoever makes it can ask for that, wait, and
+    make it again. Seen by a caller that does not wait it is EAGAIN. `timeout` in seconds."""
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        rule: str,
+        pid: int,
+        agent: str,
+        user: str,
+        action: str,
+        path: str,
+        by: str,
+        timeout: float,
+    ) -> None:
+        super().__init__(_errno.EAGAIN, reason, rule=rule)
+        self.pid = pid
+        self.agent = agent
+        self.user = user
+        self.action = action
+        self.path = path
+        self.by = by
+        self.timeout = timeout

@@ -15,8 +15,8 @@ import trio
 import agentfs
 from agentfs.clock import Clock, SystemClock, Timers
 from agentfs.config import Settings
-from agentfs.errors import KernelError
-from agentfs.events import CallRefused, EventLog, ProcessReaped, Record
+from agentfs.documents import LiveDocument
+from agentfs.events import ConfigChanged, EventLog
 from agentfs.ipc.artifacts import Artifacts
 from agentfs.ipc.escalations import Escalations
 from agentfs.ipc.inheritance import Inheritance
@@ -29,13 +29,35 @@ from agentfs.ipc.topics import Topics
 from agentfs.journal import Journal
 from agentfs.process.agents import Agents
 from agentfs.process.calls import Processes
+from agentfs.process.confine import Confinement
+from agentfs.process.consumption import Consumption
 from agentfs.process.lineage import Lineage
 from agentfs.process.programs import Programs
 from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
+from agentfs.resources.accounting import Accounting
+from agentfs.resources.budget import Budgets
+from agentfs.resources.calls import Calls
+from agentfs.resources.ceilings import Ceilings
+from agentfs.resources.entries import Entries
+from agentfs.resources.groups import Groups
+from agentfs.resources.grouptable import GroupTable
+from agentfs.resources.limits import ProcessLimits
+from agentfs.resources.marks import Marks
+from agentfs.resources.models import Models
+from agentfs.resources.rates import Rates
+from agentfs.resources.spending import Spending
+from agentfs.security import acl, roles
+from agentfs.security.acl import Acl
+from agentfs.security.approvals import Approvals
+from agentfs.security.audit import Audit
+from agentfs.security.capabilities import Capabilities
+from agentfs.security.explain import Explanations
 from agentfs.security.identity import Identity
+from agentfs.security.path_rules import PathRules
 from agentfs.security.policy import Policy
-from agentfs.security.principal import Principal
+from agentfs.security.refusals import Refusals
+from agentfs.security.roles import Roles
 from agentfs.storage.store import Store
 from agentfs.syscall import Gate
 
@@ -51,8 +73,15 @@ class Kernel:
     changed through the system calls of `processes`, `agents`, `mail` and `settings`.
     """
 
-    def __init__(self, state_dir: Path, mountpoint: str, clock: Clock | None = None) -> None:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def __init__(
+        self,
+        state_dir: Path,
+        mountpoint: str,
+        clock: Clock | None = None,
+        audit_key: Path | None = None,
+    ) -> None:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        state_dir.chmod(0o700)  # the store, all logs and all memories: no other user gets in
         for folder in ("shared", "shared/docs", "agents", "logs"):
             (state_dir / folder).mkdir(exist_ok=True)
         self.state_dir = state_dir
@@ -67,11 +96,55 @@ class Kernel:
         self.instance = self._instance()
         self.events = EventLog(self.store, self.clock)
         self.settings = Settings(self.store, self.events)
-        self.policy = Policy()
+        self.audit = Audit(
+            self.store,
+            self.events,
+            self.clock,
+            self.timers,
+            self.settings,
+            audit_key or state_dir / "audit.key",
+        )
+        self.models = Models(self.store, self.events)
+        self._build_permissions()
+        self._build_processes()
+        self._build_resources()
+        self._build_mail()
+        self._build_limits()
+        self._build_notices()
+        self._build_shared()
+        self._build_boundary()
+
+    def _build_permissions(self) -> None:
+        """Who calls, and what they may do."""
         self.table = ProcessTable(self.store, self.events, self.clock)
+        self.policy = Policy(self.table.find)
+        self.roles = LiveDocument(
+            roles.FILE,
+            self.store,
+            self.events,
+            Roles.parse,
+            lambda: Roles().text,
+            self.policy.use_roles,
+        )
+        self.acl = LiveDocument(
+            acl.FILE, self.store, self.events, Acl.parse, lambda: acl.DEFAULT, self.policy.use_acl
+        )
         self.gate = Gate(self.store, self.policy, self.table.find)
-        self.agents = Agents(self.store, self.events, self.clock, self.gate, self.table, state_dir)
-        self.programs = Programs(mountpoint, self.instance)
+        self.rules = PathRules(self.gate)
+        self.capabilities = Capabilities(self.gate, self.table, self.events)
+
+    def _build_processes(self) -> None:
+        """Agents, and the programs that work for them."""
+        self.agents = Agents(
+            self.store, self.events, self.clock, self.gate, self.table, self.state_dir
+        )
+        self.programs = Programs(self.mountpoint, self.instance)
+        self.programs.confinement_of = lambda process: Confinement.of(
+            self.policy.capabilities(process).allows
+        )
+        self.programs.has_memory = lambda process: self.policy.capabilities(process).allows(
+            "memory"
+        )
         self.supervisor = Supervisor(
             self.table,
             self.agents,
@@ -94,6 +167,63 @@ class Kernel:
             self.clock,
             self.timers,
         )
+
+    def _build_resources(self) -> None:
+        """What work costs, and who may have how much of it."""
+        self.marks = Marks(self.store, self.events)
+        entries = Entries(self.store, self.events, self.clock)
+        self.budgets = Budgets(self.gate, self.table, entries, self.marks, self.settings)
+        self.events.listen(self.budgets.heard, ConfigChanged)
+        self.processes.budgets = self.budgets
+        self.calls = Calls(
+            gate=self.gate,
+            table=self.table,
+            store=self.store,
+            events=self.events,
+            settings=self.settings,
+            models=self.models,
+            budgets=self.budgets,
+            marks=self.marks,
+            stop=lambda process: self.supervisor.signals.send(process, "TERM"),
+        )
+        self.supervisor.on_end.append(self.calls.process_ended)
+        self.supervisor.on_finish.append(self.budgets.process_ended)
+        self.groups = Groups(
+            self.gate,
+            self.table,
+            self.store,
+            self.events,
+            self.settings,
+            GroupTable(self.store, self.events, self.clock),
+        )
+        self.processes.groups = self.groups
+        self.calls.meters.insert(0, self.groups)
+        self.supervisor.on_finish.append(self.groups.process_ended)
+        self.accounting = Accounting(
+            store=self.store,
+            events=self.events,
+            clock=self.clock,
+            timers=self.timers,
+            settings=self.settings,
+            models=self.models,
+            process=self.table.find,
+            agent=self.agents.find,
+        )
+        self.calls.on_use.append(self.accounting.record)
+        self.supervisor.on_maid.append(self.accounting.sweep)
+        self.agents.on_remove.append(self.accounting.agent_removed)
+        self.consumption = Consumption(
+            self.table,
+            self.programs,
+            self.supervisor.signals,
+            self.store,
+            self.events,
+            self.timers,
+        )
+        self.supervisor.on_maid.append(self.consumption.scan)
+
+    def _build_mail(self) -> None:
+        """Mailboxes and what is told by mail."""
         self.mail = Mail(
             self.gate,
             self.table,
@@ -105,12 +235,52 @@ class Kernel:
             self.settings,
             self.node,
         )
+
+    def _build_limits(self) -> None:
+        """What one process may use; tasks are its claimed messages."""
+        ceilings = Ceilings(self.table, self.settings)
+        spending = Spending(ceilings, self.marks, self.store, self.clock)
+        spending.take_up((call.pid, call.held_by(spending)) for call in self.calls)
+        self.calls.meters.insert(0, spending)
+        self.supervisor.on_finish.append(spending.process_ended)
+        rates = Rates(
+            self.gate,
+            self.table,
+            ceilings,
+            self.settings,
+            self.store,
+            self.events,
+            self.clock,
+        )
+        self.limits = ProcessLimits(
+            self.gate,
+            self.table,
+            ceilings,
+            self.events,
+            self.mail.tasks,
+            spending,
+            rates,
+            self.programs,
+        )
+
+    def _build_notices(self) -> None:
+        """What is told by mail, and decided by those who are told."""
         self.supervisor.on_end.append(self.mail.process_ended)
         self.supervisor.on_maid.append(self.mail.release_stale)
         self.supervisor.on_maid.append(self.mail.sweep)
         notices = Notices(self.mail)
         self.supervisor.on_restart.append(notices.restarted)
         self.supervisor.on_given_up.append(notices.given_up)
+        self.approvals = Approvals(
+            self.gate,
+            self.store,
+            self.events,
+            self.clock,
+            self.timers,
+            self.settings,
+            tell=notices.approval_asked,
+        )
+        self.supervisor.on_maid.append(self.approvals.sweep)
         self.stalls = Stalls(self.mail, self.table, self.events, self.clock, self.settings)
         self.supervisor.on_end.append(self.stalls.process_ended)
         self.supervisor.on_maid.append(self.stalls.scan)
@@ -120,6 +290,9 @@ class Kernel:
         self.escalations = Escalations(
             self.mail, self.gate, self.table, self.events, self.clock, self.settings
         )
+
+    def _build_shared(self) -> None:
+        """What agents share, and what they ask of the clock."""
         self.queues = Queues(
             self.gate,
             self.table,
@@ -139,6 +312,9 @@ class Kernel:
             self.clock,
             self.settings,
         )
+        self.explanations = Explanations(
+            self.policy, self.table, self.agents, self.queues, self.topics
+        )
         self.artifacts = Artifacts(
             self.gate,
             self.table,
@@ -146,7 +322,7 @@ class Kernel:
             self.events,
             self.clock,
             self.settings,
-            state_dir,
+            self.state_dir,
         )
         inheritance = Inheritance(self.artifacts, self.table, self.agents, self.events)
         self.supervisor.on_finish.append(inheritance.process_ended)
@@ -162,8 +338,12 @@ class Kernel:
         )
         self.supervisor.on_maid.append(self.reminders.tidy)
         self.agents.on_remove.append(self.reminders.agent_removed)
+
+    def _build_boundary(self) -> None:
+        """What the tree and the daemon ask of the kernel."""
         self.identity = Identity(self.table, self.programs, self.owner[0])
-        self.refusals = Refusals(self.events, self.clock)
+        self.supervisor.on_maid.append(self.audit.sweep)
+        self.refusals = Refusals(self.gate, self.store, self.events)
         self.journal = Journal()
 
     def _instance(self) -> str:
@@ -193,13 +373,16 @@ class Kernel:
         self.journal.install()
         try:
             self.mail.load()
+            self.approvals.load()
             self.stalls.load()
             self.reminders.load()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.timers.run)
                 nursery.start_soon(self.store.checkpoint_regularly)
                 nursery.start_soon(self.reminders.run)
+                nursery.start_soon(self.audit.run)
                 await nursery.start(self.supervisor.run)
+                self.audit.checkpoint()
                 try:
                     yield
                 finally:
@@ -207,38 +390,7 @@ class Kernel:
                         await self.supervisor.shutdown()
                     nursery.cancel_scope.cancel()
         finally:
+            self.audit.checkpoint()
             self.store.close()
+            self.audit.mirror()
             self.journal.uninstall()
-
-
-class Refusals:
-    """The last refusal of each process, for `/proc/PID/error`."""
-
-    def __init__(self, events: EventLog, clock: Clock) -> None:
-        self._events = events
-        self._clock = clock
-        self._texts: dict[int, str] = {}
-        self.count = 0
-        events.listen(self._forget)
-
-    def record(self, principal: Principal, path: str, refusal: KernelError) -> None:
-        """Keep why a call of `principal` on `path` was refused, and tell the event log."""
-        self.count += 1
-        if refusal.discreet:
-            log.info("refused to %s: %s", principal.name, refusal.code)
-        else:
-            log.info("refused to %s: %s: %s", principal.name, path, refusal)
-        if principal.pid is None:
-            return
-        rule = f" (rule: {refusal.rule})" if refusal.rule else ""
-        self._texts[principal.pid] = f"{path}: {refusal.code}: {refusal.reason}{rule}\n"
-        told = ("", "") if refusal.discreet else (path, refusal.reason)
-        self._events.emit(CallRefused(principal.pid, told[0], refusal.code, told[1], refusal.rule))
-
-    def text(self, pid: int) -> str:
-        """The last refusal of `pid` as a line; empty if there was none."""
-        return self._texts.get(pid, "")
-
-    def _forget(self, record: Record) -> None:
-        if isinstance(record.event, ProcessReaped):
-            self._texts.pop(record.event.pid, None)

@@ -1,7 +1,7 @@
 """The gate: the steps that every system call of the kernel walks, in one order, in one place.
 
     identity     the principal, told by the operating system, acts for a living process
-    permission   the role table (and later rules and capabilities) allow the action
+    permission   the role, the rules and the capabilities allow the action (`Policy`)
     limits       rate, budget, quota
     transaction  the change, in memory and in the store, whole or not at all
     events       what happened, after the commit
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 from agentfs.errors import KernelError
 from agentfs.process.model import Process
-from agentfs.security.policy import Action, Policy
+from agentfs.security.policy import Policy
 from agentfs.security.principal import Principal
 from agentfs.storage.store import Store
 
@@ -32,6 +32,8 @@ class Gate:
         self._find = find
         self.policy = policy
         self.calls = 0
+        self.count_message: Callable[..., object] | None = None
+        """`Rates.count` while some process may not send any number of messages."""
 
     def actor(self, principal: Principal) -> Process:
         """The living process that `principal` acts for. Raises EACCES if there is none."""
@@ -45,15 +47,21 @@ class Gate:
         return process
 
     @contextmanager
-    def enter(self, principal: Principal, action: Action | None = None) -> Iterator[Process]:
-        """Identity, permission and limits of one system call, then its transaction.
+    def enter(self, principal: Principal) -> Iterator[Process]:
+        """The identity of one system call, then its transaction.
 
-        Yields the acting process. Everything inside the block is one atomic change; raising a
-        KernelError in it refuses the call. `action` None: the caller checks what it needs.
+        Yields the acting process: the call asks `policy` first what it needs, then the limits.
+        Everything inside the block is one atomic change; raising a KernelError in it refuses the
+        call.
         """
         self.calls += 1
         actor = self.actor(principal)
-        if action is not None:
-            self.policy.require(actor, action)
         with self._store.transaction():
+            self.attribute(principal)
             yield actor
+
+    def attribute(self, principal: Principal) -> None:
+        """The transaction under way is made for `principal`: the audit names it. The first one
+        named wins; where nobody is, it is the kernel's own work."""
+        if self._store.acting is None:
+            self._store.acting = principal

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeVar
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FUSEError, RequestContext
 
-from agentfs.errors import KernelError
+from agentfs.errors import ApprovalError, KernelError
 from agentfs.mount.announcements import Announcements
 from agentfs.mount.announcer import Announcer
 from agentfs.mount.attributes import tell
@@ -23,6 +26,8 @@ from agentfs.vfs.node import Node
 __all__ = ["Base"]
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Refusals that tell nothing new, unless they name a rule (EAGAIN is a rate limit, too): nothing to
 # read yet, a signal, the end of the mount.
@@ -64,9 +69,34 @@ class Base(pyfuse3.Operations):
         return f"{path.rstrip('/')}/{name}" if name else path
 
     def _refused(self, caller: Caller, path: str, refusal: KernelError) -> FUSEError:
+        if isinstance(refusal, ApprovalError):
+            # Linux holds a lock on the directory, for which all others would wait as well: it is
+            # asked for, and the caller may try again when it is given.
+            with suppress(KernelError):
+                self._system.approval(refusal).release()
         if refusal.errno not in _QUIET or refusal.rule:
             self._system.refused(caller.principal, path, refusal)
         return FUSEError(refusal.errno)
+
+    async def _approved(
+        self, caller: Caller, path: str, attempt: Callable[[], Awaitable[T]], *, wait: bool
+    ) -> T:
+        """What `attempt()` gives, made again once somebody has approved it where that is needed.
+        Raises EAGAIN where it may not `wait`, EINTR, and EACCES if the answer is no."""
+        while True:
+            try:
+                return await attempt()
+            except ApprovalError as needed:
+                awaited = self._system.approval(needed)
+            try:
+                where = self._mountpoint + path
+                await self.parking.read(awaited, 1, wait=wait, opener=caller.tid, path=where)
+            except KernelError as end:
+                if end.errno == errno.EINTR:
+                    awaited.give_up()
+                raise
+            finally:
+                awaited.release()
 
     def _entry(self, parent: Inode, name: str, node: Node) -> EntryAttributes:
         """Tell the Linux kernel of a node; it holds one more reference then."""

@@ -46,17 +46,23 @@ class EntryOperations(Base):
         if text == ".." and directory.parent is not None:
             return self._entry(directory.parent, ".", directory.parent.node)
         if directory.directory().gated:
-            caller = await self._admit(directory, text, ctx)
-            return self._entry(directory, text, directory.directory().reach(text, caller))
+            return self._entry(directory, text, await self._reached(directory, text, ctx))
         return self._entry(directory, text, directory.directory().lookup(text))
 
-    async def _admit(self, directory: Inode, name: str, ctx: RequestContext) -> Caller:
+    async def _reached(self, directory: Inode, name: str, ctx: RequestContext) -> Node:
+        """What the caller finds as `name`, where the look-up is what keeps others out."""
         caller = await self._caller(ctx)
+        where = directory.directory()
         try:
-            directory.directory().admit(name, caller)
+            where.admit(name, caller)
         except KernelError as refusal:
             raise self._refused(caller, self._where(directory, name), refusal)
-        return caller
+        try:
+            return where.reach(name, caller)
+        except KernelError as refusal:
+            if refusal.errno not in (errno.EACCES, errno.EPERM):
+                raise  # there is no such thing
+            raise self._refused(caller, self._where(directory, name), refusal)
 
     @handler
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
@@ -114,7 +120,13 @@ class EntryOperations(Base):
         known = self.inodes.get(inode)
         if not isinstance(known.node, Link):
             raise KernelError(errno.EINVAL, f"{known.name} is no link")
-        return os.fsencode(known.node.target(await self._caller(ctx)))
+        caller = await self._caller(ctx)
+        try:
+            return os.fsencode(known.node.target(caller))
+        except KernelError as refusal:
+            if refusal.errno not in (errno.EACCES, errno.EPERM):
+                raise  # it leads nowhere for this caller
+            raise self._refused(caller, self._where(known), refusal)
 
     # -- directories -----------------------------------------------------------------------------
 

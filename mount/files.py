@@ -64,8 +64,13 @@ class FileOperations(Base):
             node = known.node
             if not isinstance(node, File):
                 raise KernelError(errno.EINVAL, f"{known.name} is no regular file")
-            node.enter(caller)
-            handle = node.open(flags, caller)
+
+            async def attempt() -> Handle:
+                node.enter(caller)
+                return node.open(flags, caller)
+
+            waits = not flags & os.O_NONBLOCK
+            handle = await self._approved(caller, self._where(known), attempt, wait=waits)
         except KernelError as refusal:
             raise self._refused(caller, self._where(known), refusal)
         return self._opened(known, handle, flags, caller)
@@ -102,19 +107,24 @@ class FileOperations(Base):
     @handler
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         opened = self.handles.file(fh)
+        where = self._where(opened.inode)
+
+        async def attempt() -> int:
+            if isinstance(opened.handle, StreamHandle):
+                return await self.parking.write(
+                    opened.handle,
+                    buf,
+                    wait=opened.waits,
+                    opener=opened.caller.tid,
+                    path=self._mountpoint + where,
+                )
+            return await opened.handle.write(off, buf)
+
         try:
             with by_client(opened.inode.key):  # a task's own: others do not see it while this waits
-                if isinstance(opened.handle, StreamHandle):
-                    return await self.parking.write(
-                        opened.handle,
-                        buf,
-                        wait=opened.waits,
-                        opener=opened.caller.tid,
-                        path=self._mountpoint + self._where(opened.inode),
-                    )
-                return await opened.handle.write(off, buf)
+                return await self._approved(opened.caller, where, attempt, wait=opened.waits)
         except KernelError as refusal:
-            raise self._refused(opened.caller, self._where(opened.inode), refusal)
+            raise self._refused(opened.caller, where, refusal)
 
     @handler
     async def flush(self, fh: FileHandleT) -> None:
@@ -130,7 +140,9 @@ class FileOperations(Base):
         inode = opened.inode
         try:
             with by_client(inode.place, inode.key):
-                await opened.handle.flush()
+                await self._approved(
+                    opened.caller, self._where(inode), opened.handle.flush, wait=opened.waits
+                )
         except KernelError as refusal:
             raise self._refused(opened.caller, self._where(inode), refusal)
         if inode.parent is not None and not inode.gone:

@@ -14,6 +14,7 @@ from agentfs.errors import KernelError
 from agentfs.mount.boundary import handler
 from agentfs.mount.entries import EntryOperations
 from agentfs.mount.files import FileOperations
+from agentfs.mount.inodes import Inode
 
 __all__ = ["Operations"]
 
@@ -34,11 +35,23 @@ class Operations(EntryOperations, FileOperations):
 
     @handler
     async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
-        return self.inodes.get(inode).node.getxattr(os.fsdecode(name))
+        known = self.inodes.get(inode)
+        if name.startswith(b"user."):  # others there are none, and Linux asks for them all the time
+            await self._inspect(known, ctx)
+        return known.node.getxattr(os.fsdecode(name))
 
     @handler
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[bytes]:
-        return [os.fsencode(name) for name in self.inodes.get(inode).node.listxattr()]
+        known = self.inodes.get(inode)
+        await self._inspect(known, ctx)
+        return [os.fsencode(name) for name in known.node.listxattr()]
+
+    async def _inspect(self, known: Inode, ctx: RequestContext) -> None:
+        caller = await self._caller(ctx)
+        try:
+            known.node.inspect(caller)
+        except KernelError as refusal:
+            raise self._refused(caller, self._where(known), refusal)
 
     @handler
     async def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:
@@ -54,5 +67,8 @@ class Operations(EntryOperations, FileOperations):
     async def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> None:
         known = self.inodes.get(inode)
         caller = await self._caller(ctx)
-        known.node.enter(caller)
-        known.node.removexattr(os.fsdecode(name), caller)
+        try:
+            known.node.enter(caller)
+            known.node.removexattr(os.fsdecode(name), caller)
+        except KernelError as refusal:
+            raise self._refused(caller, self._where(known), refusal)

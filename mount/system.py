@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from agentfs.errors import KernelError
+from agentfs.errors import ApprovalError, KernelError
 from agentfs.security.principal import Principal
+from agentfs.vfs.node import Awaited
 
 __all__ = ["System"]
 
@@ -18,6 +19,10 @@ class System(Protocol):
 
     def refused(self, principal: Principal, path: str, refusal: KernelError) -> None:
         """A call was refused: keep the reason for `/proc/self/error`."""
+
+    def approval(self, needed: ApprovalError) -> Awaited:
+        """Ask for the approval that a call needs, and wait for the decision with this. Raises
+        EAGAIN if too many are asked for already."""
 
     def max_parked(self) -> int:
         """How many reads may wait at once."""

@@ -109,17 +109,26 @@ class AgentDirectory(Table):
         0o644,
         write="redefine",
         sync="sync",
+        guard="may_see_definition",
         on=(AgentChanged,),
         example="name: alice\nrole: worker\nexec: [python3, alice.py]\n",
         errors={
             "EINVAL": "not a valid definition; the old one stays",
-            "EACCES": "only the operator and the agent that made it may write it",
+            "EACCES": "only the operator and the agent that made it may write it, and these and it"
+            " itself read it",
         },
     )
     def spec(self) -> str:
         """The definition (YAML): role, tier, model, exec, restart, heartbeat, env, cwd, user,
         limits. A valid write replaces it when the file is closed and holds from the next start."""
         return self.agent.spec
+
+    def may_see_definition(self, caller: Caller) -> None:
+        """Its environment is in there: for itself, whoever made it, and whom a rule names."""
+        principal = caller.principal
+        if not (principal.is_agent and principal.name == self.agent.creator):
+            rules = self.kernel.rules
+            rules.read_process(principal, self.process or self.agent, "spec.yaml")
 
     async def redefine(self, content: bytes, caller: Caller) -> None:
         self.kernel.agents.redefine(caller.principal, self.name, as_text(content))
@@ -268,7 +277,7 @@ class AgentDirectory(Table):
 
     @directory("memory", 0o700, private=True)
     def memory(self) -> Directory:
-        """Its own durable files: a real directory."""
+        """Its own durable files: a real directory. Needs the capability `memory`."""
         return self.agents.memories[self.name].root
 
 
@@ -308,7 +317,7 @@ class AgentsDirectory(Table):
             self.reminders,
             self.shm,
         )
-        kernel.events.listen(self._heard)
+        kernel.events.listen(self._heard, AgentRemoved, *MAIL)
 
     def _heard(self, record: Record) -> None:
         event = record.event
@@ -345,7 +354,12 @@ class AgentsDirectory(Table):
         self.kernel.agents.remove(caller.principal, name)
 
     def _memory(self, name: str) -> HostTree:
-        guard = AgentDirectory(self, name).private_guard
+        private_guard = AgentDirectory(self, name).private_guard
+
+        def guard(caller: Caller) -> None:
+            private_guard(caller)
+            self.kernel.capabilities.require(caller.principal, "memory")
+
         return HostTree(self.kernel.agents.memory_dir(name), guard)
 
     def changes(self, event: Event) -> Iterable[Change]:

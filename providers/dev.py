@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from agentfs.events import Event
 from agentfs.ipc.broadcast import EVERYBODY
 from agentfs.ipc.message import Draft
+from agentfs.providers.approvals import ApprovalsDirectory
 from agentfs.providers.queues import QueuesDirectory
 from agentfs.providers.shm import DevShmDirectory
 from agentfs.providers.streams import EventStream, JournalStream
@@ -36,6 +37,7 @@ class DevDirectory(Table):
         self._queues = QueuesDirectory(kernel)
         self._topics = TopicsDirectory(kernel)
         self._shm = DevShmDirectory(kernel)
+        self._approvals = ApprovalsDirectory(kernel)
 
     def owner(self) -> Owner:
         return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
@@ -108,8 +110,14 @@ class DevDirectory(Table):
         """Shared memory: a directory of artifacts for each visibility."""
         return self._shm
 
+    @directory("approvals")
+    def approvals(self) -> Directory:
+        """What waits for somebody's approval: a directory for each request."""
+        return self._approvals
+
     def changes(self, event: Event) -> Iterator[Change]:
         """Which nodes in here an event changed."""
         yield from self._queues.changes(event)
         yield from self._topics.changes(event)
         yield from self._shm.changes(event)
+        yield from self._approvals.changes(event)

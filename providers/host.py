@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat as st
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -46,19 +46,13 @@ __all__ = [
 class HostTree:
     """One real directory and what is below it.
 
-    `guard(caller)` is asked at every operation, `protect(node, caller)` before each change; both
-    raise if the answer is no.
+    `guard(caller)` is asked at every operation. Subclasses that have more to ask override
+    `may_read`, `may_write` and `may_move`.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        guard: Callable[[Caller], None] = lambda caller: None,
-        protect: Callable[[HostNode, Caller], None] = lambda node, caller: None,
-    ) -> None:
+    def __init__(self, root: Path, guard: Callable[[Caller], None] = lambda caller: None) -> None:
         self.path = os.fspath(root)
         self.guard = guard
-        self._protect = protect
         self._nodes: WeakValueDictionary[tuple[int, int], HostNode] = WeakValueDictionary()
         self._used_again: dict[tuple[int, int], int] = {}
         self.version = 0  # moves with every change made through this tree
@@ -83,19 +77,37 @@ class HostTree:
         node.found(found)
         return node
 
-    def changing(self, caller: Caller, *nodes: HostNode | None) -> None:
-        """Ask whether `caller` may change all of these."""
+    def reading(self, caller: Caller, *nodes: HostNode | None) -> None:
+        """Ask whether `caller` may read all of these."""
         self.guard(caller)
-        for node in nodes:
-            if node is not None:
-                self._protect(node, caller)
+        self.may_read(caller, [path for node in nodes if node for path in node.paths()])
+
+    def changing(self, caller: Caller, *nodes: HostNode | None, made: Iterable[str] = ()) -> None:
+        """Ask whether `caller` may change all of these, and make what is at `made`."""
+        self.guard(caller)
+        self.may_write(caller, [*made, *(path for node in nodes if node for path in node.paths())])
         self.version += 1
+
+    def may_read(self, caller: Caller, paths: list[str]) -> None:
+        """Raise unless `caller` may read what is known by these paths."""
+
+    def may_write(self, caller: Caller, paths: list[str]) -> None:
+        """Raise unless `caller` may change, make or remove what is known by these paths."""
+
+    def may_move(self, caller: Caller, old: str, new: str) -> None:
+        """Raise unless `caller` may give a directory another path."""
 
 
 class HostDirectory(HostNode, Directory):
-    """A real directory."""
+    """A real directory. It is gated for what Linux opens by itself: FIFOs and sockets."""
+
+    gated = True
 
     def _open(self) -> int:
+        return disk.open_directory(self.tree.path, self._way())
+
+    def _way(self) -> list[str]:
+        """The names that lead to it from the root. Raises ESTALE."""
         chain: list[str] = []
         node = self
         while node is not self.tree.root:
@@ -103,12 +115,19 @@ class HostDirectory(HostNode, Directory):
                 raise KernelError(errno.ESTALE, "this directory is no longer where it was")
             node, name = next(iter(node.names))
             chain.append(name)
-        return disk.open_directory(self.tree.path, chain[::-1])
+        return chain[::-1]
 
     def lookup(self, name: str) -> HostNode:
         with reported(name), self.pinned() as here:
             found = os.stat(name, dir_fd=here, follow_symlinks=False)
         return self.tree.node(found, self, name)
+
+    def reach(self, name: str, caller: Caller) -> HostNode:
+        node = self.lookup(name)
+        if isinstance(node, HostFifo):  # nobody says whether it is to be read or written
+            self.tree.reading(caller, node)
+            self.tree.changing(caller, node)
+        return node
 
     def entries(self) -> Iterator[tuple[str, Node]]:
         with reported("listing the directory"), self.pinned() as here:
@@ -132,8 +151,18 @@ class HostDirectory(HostNode, Directory):
         finally:
             os.close(made)
 
+    def paths(self) -> list[str]:
+        return ["/".join(self._way())]
+
+    def entry(self, name: str) -> str:
+        """The path, below the root, of what is called `name` in it."""
+        return "/".join([*self._way(), name])
+
+    def may_list(self, caller: Caller) -> None:
+        self.tree.reading(caller, self)
+
     def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
-        self.tree.changing(caller, self)
+        self.tree.changing(caller, made=[self.entry(name)])
         wanted = flags & OPEN_FLAGS | OPEN_ALWAYS
         with reported(f"creating {name}"), self.pinned() as here:
             try:
@@ -155,7 +184,7 @@ class HostDirectory(HostNode, Directory):
                 raise
 
     def mkdir(self, name: str, mode: int, caller: Caller) -> Node:
-        self.tree.changing(caller, self)
+        self.tree.changing(caller, made=[self.entry(name)])
         with reported(f"making {name}"), self.pinned() as here:
             os.mkdir(name, 0o700, dir_fd=here)
             return self._made(here, name, mode | st.S_IFDIR, caller)
@@ -163,13 +192,13 @@ class HostDirectory(HostNode, Directory):
     def mknod(self, name: str, mode: int, rdev: int, caller: Caller) -> Node:
         if st.S_IFMT(mode) not in (st.S_IFIFO, st.S_IFSOCK, st.S_IFREG):
             raise KernelError(errno.EPERM, "there are no device files here")
-        self.tree.changing(caller, self)
+        self.tree.changing(caller, made=[self.entry(name)])
         with reported(f"making {name}"), self.pinned() as here:
             os.mknod(name, st.S_IFMT(mode) | 0o600, dir_fd=here)
             return self._made(here, name, mode, caller)
 
     def symlink(self, name: str, target: str, caller: Caller) -> Node:
-        self.tree.changing(caller, self)
+        self.tree.changing(caller, made=[self.entry(name)])
         with reported(f"making {name}"), self.pinned() as here:
             os.symlink(target, name, dir_fd=here)
             return self._made(here, name, 0, caller)
@@ -177,7 +206,8 @@ class HostDirectory(HostNode, Directory):
     def link(self, node: Node, name: str, caller: Caller) -> Node:
         if not isinstance(node, HostNode) or node.tree is not self.tree:
             raise KernelError(errno.EXDEV, "a link cannot lead into another file system")
-        self.tree.changing(caller, self, node)
+        self.tree.reading(caller, node)  # or the new name would be a way to read it
+        self.tree.changing(caller, node, made=[self.entry(name)])
         with reported(f"linking {name}"), self.pinned() as here, node.pinned() as source:
             os.link(own_path(source), name, dst_dir_fd=here, follow_symlinks=True)
             found = os.stat(name, dir_fd=here, follow_symlinks=False)
@@ -185,7 +215,7 @@ class HostDirectory(HostNode, Directory):
 
     def unlink(self, name: str, caller: Caller) -> None:
         node = self.lookup(name)
-        self.tree.changing(caller, self, node)
+        self.tree.changing(caller, node)
         with reported(f"removing {name}"), self.pinned() as here:
             last = os.stat(name, dir_fd=here, follow_symlinks=False).st_nlink <= 1
             os.unlink(name, dir_fd=here)
@@ -193,7 +223,7 @@ class HostDirectory(HostNode, Directory):
 
     def rmdir(self, name: str, caller: Caller) -> None:
         node = self.lookup(name)
-        self.tree.changing(caller, self, node)
+        self.tree.changing(caller, node)
         with reported(f"removing {name}"), self.pinned() as here:
             os.rmdir(name, dir_fd=here)
         self._lost(name, node, True)
@@ -209,7 +239,10 @@ class HostDirectory(HostNode, Directory):
         last = replaced is not None and (
             isinstance(replaced, HostDirectory) or replaced.stat().nlink <= 1
         )
-        self.tree.changing(caller, self, target, node, replaced)
+        self._may_move(name, node, target, new_name, caller)
+        if replaced is not None and flags == disk.RENAME_EXCHANGE:
+            target._may_move(new_name, replaced, self, name, caller)
+        self.tree.changing(caller, node, replaced)
         with reported(f"renaming {name}"), self.pinned() as here, target.pinned() as there:
             disk.rename(here, name, there, new_name, flags)
         if replaced is node:
@@ -220,6 +253,15 @@ class HostDirectory(HostNode, Directory):
         node.names[target, new_name] = None
         if replaced is not None and flags == disk.RENAME_EXCHANGE:
             replaced.names[self, name] = None
+
+    def _may_move(
+        self, name: str, node: HostNode, target: HostDirectory, new_name: str, caller: Caller
+    ) -> None:
+        old, new = self.entry(name), target.entry(new_name)
+        self.tree.reading(caller, node)  # or the new name would be a way to read it
+        self.tree.changing(caller, made=(old, new))
+        if isinstance(node, HostDirectory):
+            self.tree.may_move(caller, old, new)
 
     def _present(self, name: str) -> HostNode | None:
         try:

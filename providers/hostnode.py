@@ -59,14 +59,9 @@ class HostNode(Node):
         """Keep what was just read, for the `stat` that Linux asks for next."""
         self._fresh = self.tree.version, found
 
-    def tops(self) -> set[str]:
-        """The names, directly below the root, through which it is reached."""
-        tops = set()
-        for parent, name in self.names:
-            while parent is not self.tree.root and parent.names:
-                parent, name = next(iter(parent.names))
-            tops.add(name)
-        return tops
+    def paths(self) -> list[str]:
+        """Where it is, below the root, by every name under which it was found."""
+        return [parent.entry(name) for parent, name in self.names]
 
     @contextmanager
     def pinned(self) -> Iterator[int]:
@@ -107,6 +102,9 @@ class HostNode(Node):
 
     def enter(self, caller: Caller) -> None:
         self.tree.guard(caller)
+
+    def inspect(self, caller: Caller) -> None:
+        self.tree.reading(caller, self)
 
     def chattr(self, caller: Caller, wanted: Attributes) -> None:
         if wanted == Attributes():
@@ -167,20 +165,24 @@ class HostLink(HostNode, Link):
     """A symbolic link, resolved by Linux on the mount and never by the daemon."""
 
     def target(self, caller: Caller) -> str:
-        self.tree.guard(caller)
+        self.tree.reading(caller, self)
         with reported("reading the link"), self.pinned() as descriptor:
             return os.readlink("", dir_fd=descriptor)
 
 
 class HostFifo(HostNode, Fifo):
-    """A named pipe or a socket; Linux serves its bytes."""
+    """A named pipe or a socket. Linux serves its bytes and opens it without asking us, so it has to
+    ask for the name each time."""
+
+    timeout = 0.0
 
 
 class HostFile(HostNode, File):
     """A regular file."""
 
     def open(self, flags: int, caller: Caller) -> HostHandle:
-        self.tree.guard(caller)
+        if flags & os.O_ACCMODE != os.O_WRONLY:
+            self.tree.reading(caller, self)
         if is_writing(flags) or flags & os.O_TRUNC:
             self.tree.changing(caller, self)
         with reported("opening the file"), self.pinned() as pin:

@@ -27,7 +27,7 @@ class LoadAverage:
         self._averages = [0.0] * len(self.SPANS)
         self._running = 0
         self._since = kernel.clock.monotonic()
-        kernel.events.listen(self._heard)
+        kernel.events.listen(self._heard, StateChanged)
 
     def _heard(self, record: Record) -> None:
         match record.event:

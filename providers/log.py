@@ -49,6 +49,8 @@ class LogFile(File):
     def open(self, flags: int, caller: Caller) -> Handle:
         if is_writing(flags) or flags & os.O_TRUNC:
             raise KernelError(errno.EACCES, "the log is written by the agent's programs only")
+        shown = self._agent.process or self._agent.agent
+        self._agent.kernel.rules.read_process(caller.principal, shown, "log")
         return LogHandle(self._path())
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from agentfs.errors import KernelError
+from agentfs.errors import ApprovalError, KernelError
 from agentfs.events import (
     DeadLetterDropped,
     Event,
@@ -209,7 +209,12 @@ class Letter(Handle):
         self._begin += len(content)
         kernel = self._room.kernel
         draft = Draft.parse(content, now=kernel.clock.now(), to=self._peer)
-        kernel.mail.send(self._principal, self._room.name, draft)
+        try:
+            kernel.mail.send(self._principal, self._room.name, draft)
+        except ApprovalError:
+            self._content[:0] = content  # it is sent again once that was given
+            self._begin -= len(content)
+            raise
 
     async def fsync(self) -> None:
         await self.flush()
@@ -244,7 +249,7 @@ class Recv(StreamHandle):
             found = self._next()
             if found is None:
                 if self._parked:
-                    self._mail.line(self._name).join(self.wake)
+                    self._join()
                 return None
             self._content, self._done = found, 0
         chunk = self._content[self._done : self._done + size]
@@ -277,22 +282,26 @@ class Recv(StreamHandle):
         if self._unsubscribe is None:
             self._unsubscribe = self._mail.on_waiting(self._name, self.wake)
         try:
-            return self._content is not None or self._mail.waiting(self._name, self._principal.pid)
+            return self._content is not None or self._mail.poll(
+                self._principal, self._name, self._reader, self.wake
+            )
         except KernelError:
             return True  # a read would say what is wrong
 
+    def _join(self) -> None:
+        self._mail.wait(self._principal, self._name, self._reader, self.wake)
+
     def parked(self) -> None:
         self._parked += 1
-        self._mail.line(self._name).join(self.wake)
+        self._join()
         if self._principal.is_agent:
             self._mail.parked(self._principal.name, self._reader)
 
     def unparked(self) -> None:
         self._parked -= 1
-        line = self._mail.line(self._name)
-        line.leave(self.wake)
+        self._mail.wait_no_more(self._name, self.wake)
         if self._parked:
-            line.join(self.wake)
+            self._join()
         self._mail.hand_on(self._name)
 
     @property
@@ -305,6 +314,7 @@ class Recv(StreamHandle):
     def release(self) -> None:
         if self._unsubscribe is not None:
             self._unsubscribe()
+            self._mail.wait_no_more(self._name, self.wake)
 
 
 class RecvBatch(Recv):

@@ -10,8 +10,11 @@ from agentfs.errors import KernelError
 from agentfs.events import (
     AgentResumed,
     AgentStalled,
+    CapabilityDropped,
     ChildrenChanged,
+    ConfigChanged,
     Event,
+    LimitChanged,
     ProcessChanged,
     ProcessExited,
     ProcessReaped,
@@ -21,7 +24,10 @@ from agentfs.events import (
     StateChanged,
 )
 from agentfs.process.model import State
+from agentfs.providers.budget import BUDGET, budget_changes
+from agentfs.providers.caps import ROLES, CapsDirectory, RoleChanges
 from agentfs.providers.children import ChildrenDirectory, pid_of
+from agentfs.providers.limits import limit_changes
 from agentfs.providers.load import LoadAverage
 from agentfs.providers.mail import MAIL
 from agentfs.providers.pipes import hung_up
@@ -50,6 +56,7 @@ class ProcDirectory(Table):
         self.key = ("proc",)
         self.signals = Signals(kernel)
         self._load = LoadAverage(kernel)
+        self.roles = RoleChanges(kernel)
 
     def owner(self) -> Owner:
         return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
@@ -118,6 +125,12 @@ class ProcDirectory(Table):
         for process in self.kernel.table:
             yield str(process.pid), self.process(process.pid)
 
+    def _confined_anew(self, event: Event) -> list[int]:
+        """The processes whose program is to be kept from something else now."""
+        if isinstance(event, CapabilityDropped):
+            return [event.pid]
+        return [process.pid for process in self.kernel.table] if event == ROLES else []
+
     def changes(self, event: Event) -> Iterable[Change]:
         """What an event changes in here."""
         match event:
@@ -136,13 +149,22 @@ class ProcDirectory(Table):
                 else:
                     yield Removed(children.key, str(child), node.key)
                 yield from modified(ProcessDirectory, ("proc", pid), event)
+            case CapabilityDropped() | ConfigChanged():
+                yield from CapsDirectory.changes(self.kernel, event)
+                for pid in self._confined_anew(event):
+                    yield from modified(ProcessDirectory, ("proc", pid), event)
             case AgentStalled() | AgentResumed():
                 yield from modified(ProcessDirectory, ("proc", event.pid), event)
             case StateChanged() | ProcessChanged() | ProcessRestarted():
                 yield from modified(ProcessDirectory, ("proc", event.pid), event)
+                yield from limit_changes(event)
+            case LimitChanged():
+                yield from limit_changes(event)
             case ProcessExited() | ProcessReparented():
                 yield from modified(ProcessDirectory, ("proc", event.pid), event)
                 yield from hung_up(("proc", event.pid))
+            case _ if isinstance(event, BUDGET):
+                yield from budget_changes(event.pid, event)
             case _ if isinstance(event, MAIL):
                 process = self.kernel.table.by_name(event.agent)
                 if process is not None:

@@ -250,7 +250,7 @@ class QueuesDirectory(Table):
         self.kernel = kernel
         self.key = (PREFIX,)
         self._rooms: dict[str, QueueRoom] = {}
-        kernel.events.listen(self._heard)
+        kernel.events.listen(self._heard, QueueRemoved, *MAIL)
 
     def owner(self) -> Owner:
         return Owner(*self.kernel.owner, self.kernel.queues.changed)

@@ -47,7 +47,7 @@ class SentDirectory(DirectoryOf):
         return self.room.owner()
 
     def guard(self, caller: Caller) -> None:
-        self.room.private(caller)
+        _may_see(self.room, caller)
 
     def lookup(self, name: str) -> Node:
         message = self.room.kernel.mail.archive.sent(self.room.name).get(number_of(name))
@@ -87,12 +87,21 @@ class SentFile(MailFile):
         time = max(message.arrived, message.claimed_at, message.finished)
         return size, time, self.content() if size <= CACHED else None
 
+    def enter(self, caller: Caller) -> None:
+        _may_see(self._room, caller)
+
     def open(self, flags: int, caller: Caller) -> Handle:
         if is_writing(flags):
             raise KernelError(errno.EACCES, "what was sent cannot be changed")
         if self._room.kernel.mail.sent.size(self.message()) > CACHED:
             return Snapshot(self.content())
         return Rendered(self.content)
+
+
+def _may_see(room: Mailroom, caller: Caller) -> None:
+    kernel, name = room.kernel, room.name
+    whose = kernel.table.by_name(name) or kernel.agents.get(name)
+    kernel.rules.read_process(caller.principal, whose, "sent")
 
 
 def directory_key(name: str) -> Hashable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,19 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from agentfs.errors import KernelError
 from agentfs.events import Event, HealthChecked
 from agentfs.process.model import State
+from agentfs.providers.accounting import AccountingDirectory
+from agentfs.providers.audit import AuditDirectory
+from agentfs.providers.caps import SysCapsDirectory
+from agentfs.providers.groups import CgroupDirectory
+from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change
-from agentfs.vfs.declare import live, value
+from agentfs.vfs.declare import directory, live, transaction, value
 from agentfs.vfs.files import Owner, fields
+from agentfs.vfs.handles import as_text
+from agentfs.vfs.node import Directory
 from agentfs.vfs.table import Table, modified
 
 if TYPE_CHECKING:
@@ -40,6 +49,10 @@ class SysDirectory(Table):
         self.kernel = kernel
         self.key = ("sys",)
         self._figures = figures
+        self._audit = AuditDirectory(kernel)
+        self._caps = SysCapsDirectory(kernel)
+        self._accounting = AccountingDirectory(kernel)
+        self._groups = CgroupDirectory(kernel)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Kernel(self))
 
@@ -56,6 +69,46 @@ class SysDirectory(Table):
         """The maid's last report, `Key:\\tvalue` a line: whether all is well, when it looked, and
         what it found and put right."""
         return fields(*self.kernel.supervisor.maid.report.items())
+
+    @transaction(
+        "can",
+        0o666,
+        example="alice send /agents/bob/inbox",
+        errors={
+            "EINVAL": "not AGENT ACTION PATH, or an unknown action",
+            "ENOENT": "there is no such agent",
+            "ESRCH": "no process of it is alive",
+        },
+    )
+    async def can(self, request: bytes, caller: Caller) -> str:
+        """Write `AGENT ACTION PATH`; read, `Key:\\tvalue` a line, whether it is allowed, and the
+        rule that decides with its text; also the capability that is needed as well, whose approval,
+        and why not."""
+        self.kernel.gate.actor(caller.principal)
+        words = as_text(request).strip().split(" ", 2)
+        if len(words) != 3:
+            raise KernelError(errno.EINVAL, "AGENT ACTION PATH were expected")
+        return fields(*self.kernel.explanations.explain(*words).pairs())
+
+    @directory("audit")
+    def audit(self) -> Directory:
+        """Who changed what, and who was refused."""
+        return self._audit
+
+    @directory("caps")
+    def caps(self) -> Directory:
+        """The names of capabilities, and what roles have."""
+        return self._caps
+
+    @directory("accounting")
+    def accounting(self) -> Directory:
+        """Who has used how much of models and tools, and what it cost."""
+        return self._accounting
+
+    @directory("cgroup", 0o777)
+    def cgroup(self) -> Directory:
+        """Groups of processes, and what each may use."""
+        return self._groups
 
     @live("stats", example='{"processes": {"idle": 10, …}, "agents": 12, …}')
     def stats(self) -> str:
@@ -93,7 +146,10 @@ class SysDirectory(Table):
 
     def changes(self, event: Event) -> Iterable[Change]:
         """What an event changes in here."""
-        return modified(SysDirectory, self.key, event)
+        yield from modified(SysDirectory, self.key, event)
+        yield from self._caps.changes(event)
+        yield from self._accounting.changes(event)
+        yield from self._groups.changes(event)
 
 
 class _Kernel(Collector):

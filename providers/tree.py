@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from agentfs.errors import KernelError
 from agentfs.events import Event
 from agentfs.providers.agents import AgentsDirectory
 from agentfs.providers.dev import DevDirectory
 from agentfs.providers.etc import EtcDirectory
-from agentfs.providers.host import HostNode, HostTree
 from agentfs.providers.proc import ProcDirectory
+from agentfs.providers.shared import SharedTree
 from agentfs.providers.sys import Figures, SysDirectory
-from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change
 from agentfs.vfs.declare import directory
 from agentfs.vfs.files import Owner
@@ -41,10 +38,7 @@ class RootDirectory(Table):
         self._dev = DevDirectory(kernel)
         self._etc = EtcDirectory(kernel)
         self._sys = SysDirectory(kernel, figures)
-        folder = kernel.state_dir / "shared"
-        (folder / "docs").mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o1777)
-        self._shared = HostTree(folder, protect=_protect_docs)
+        self._shared = SharedTree(kernel)
 
     def owner(self) -> Owner:
         return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
@@ -77,7 +71,8 @@ class RootDirectory(Table):
     @directory("shared", 0o1777)
     def shared(self) -> Directory:
         """Plain files for all agents, kept on disk, without routing: full POSIX behaviour. `docs`
-        in it is read-only for agents."""
+        in it is read-only for agents. Needs the capability `file_read`, and `file_write` for any
+        change."""
         return self._shared.root
 
     def changes(self, event: Event) -> Iterator[Change]:
@@ -85,14 +80,6 @@ class RootDirectory(Table):
         for provider in (self._proc, self._agents, self._dev, self._etc, self._sys):
             changed: Iterable[Change] = provider.changes(event)
             yield from changed
-
-
-def _protect_docs(node: HostNode, caller: Caller) -> None:
-    """`/shared/docs` is the operator's."""
-    if not caller.principal.is_operator and "docs" in node.tops():
-        raise KernelError(
-            errno.EACCES, "/shared/docs is read-only for agents", rule="read-only documents"
-        )
 
 
 def build(kernel: Kernel, figures: Figures = dict) -> Namespace:

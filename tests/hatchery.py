@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.tree import PATIENCE, Tree
@@ -21,11 +22,12 @@ __all__ = ["Hatchery", "QuickTree"]
 
 
 class Hatchery:
-    """The process that daemons are forked from; for any number of trees."""
+    """The process that daemons are forked from; for any number of trees. `module` is what runs in
+    it, and calls `main`."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = "tests.hatchery") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.hatchery"],
+            [sys.executable, "-m", module],
             cwd=Path(__file__).parents[1],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -60,6 +62,7 @@ class QuickTree(Tree):
     ) -> None:
         super().__init__(folder, options=options)
         self.state.mkdir()
+        self.words: tuple[str, ...] = ()  # more arguments for the daemon
         self._own = Hatchery() if hatchery is None else None
         self._hatchery = hatchery or self._own
 
@@ -69,7 +72,9 @@ class QuickTree(Tree):
         assert self._hatchery is not None
         options = (f"-o{option}" for option in self._options)
         try:
-            self.daemon = self._hatchery.start(str(self.path), "--state", str(self.state), *options)
+            self.daemon = self._hatchery.start(
+                str(self.path), "--state", str(self.state), *options, *self.words
+            )
         except AssertionError as failed:
             raise AssertionError(f"{failed}{self.log()[-2000:]}") from None
 
@@ -81,8 +86,9 @@ class QuickTree(Tree):
                 self._own.close()
 
 
-def main() -> None:
-    """Start a daemon for each line of arguments (JSON), and answer `ok PID` or what went wrong."""
+def main(run: Callable[[list[str]], int] | None = None) -> None:
+    """Start a daemon for each line of arguments (JSON), and answer `ok PID` or what went wrong.
+    `run` is called in the new process; by default it is the daemon's `main`."""
     import agentfs.tools.daemon as daemon
 
     for line in sys.stdin:
@@ -104,7 +110,7 @@ def main() -> None:
                 os.dup2(source, target)
             code = 1
             try:
-                code = daemon.main([*words, "--ready", str(writer)])
+                code = (run or daemon.main)([*words, "--ready", str(writer)])
             finally:
                 os._exit(code)
         os.close(writer)

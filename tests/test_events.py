@@ -131,6 +131,19 @@ def test_a_listener_may_stop_listening_while_it_is_told(log: EventLog) -> None:
     assert len(heard) == 2
 
 
+def test_a_listener_hears_the_kinds_it_named_only(log: EventLog) -> None:
+    some: list[Record] = []
+    every = listen(log)
+    log.listen(some.append, AgentRemoved, CallRefused)
+    emit(log, "a")
+    log.emit(AgentRemoved("a"))
+    assert names(some) == [(2, "a")]
+    assert names(every) == [(1, "a"), (2, "a")]
+    log.unlisten(some.append)
+    log.emit(AgentRemoved("a"))
+    assert len(some) == 1
+
+
 def test_a_record_is_one_line_of_json() -> None:
     record = Record(7, 1_800_000_000.0, CallRefused(3, "/a/\nb", "EACCES", "grün \u2028", ""))
     line = record.line()

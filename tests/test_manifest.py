@@ -96,7 +96,9 @@ def test_all_faults_are_reported_at_once_in_the_order_of_their_lines() -> None:
         "2: metadata: unknown key `nam`, one of name was expected (did you mean name?)",
         "2: metadata: the key `name` was expected",
         "6: a: unknown key `rol`, one of parent, replicas, exec, role, tier, model, restart,"
-        " heartbeat, env, cwd, user, tools, limits was expected (did you mean role?)",
+        " heartbeat, env, cwd, user, tools, limits, on_limit, caps, deny, budget, group was"
+        " expected"
+        " (did you mean role?)",
         "7: a.tier: one of strategic, tactical, operational was expected, not 'tactcal'"
         " (did you mean tactical?)",
         "8: a.heartbeat: a duration like 90s, 10m, 2h or 7d was expected",
@@ -170,16 +172,19 @@ def test_every_key_that_is_missing_is_named() -> None:
         ("limits: 5", "a.limits: a map was expected"),
         ("limits: {max_childs: 5}", "a.limits: unknown key `max_childs`, one of max_children,"
          " max_concurrent_tasks, timeout_seconds, max_tokens_per_hour, max_tokens_total,"
-         " max_context_tokens was expected (did you mean max_children?)"),
+         " max_context_tokens, max_llm_calls, max_tool_calls, max_cost_usd, messages_per_minute,"
+         " max_memory_mb, max_cpu_seconds was expected (did you mean max_children?)"),
         ("limits: {max_children: -1}",
          "a.limits.max_children: a number of at least 0 was expected"),
         ("limits: {max_children: all}",
          "a.limits.max_children: a whole number or `max` was expected"),
         ("{role: task, tier: strategic}", "a.tier: a task is never strategic"),
         ("nane: b", "a: unknown key `nane`, one of parent, replicas, exec, role, tier, model,"
-         " restart, heartbeat, env, cwd, user, tools, limits was expected"),
+         " restart, heartbeat, env, cwd, user, tools, limits, on_limit, caps, deny, budget,"
+         " group was expected"),
         ("name: b", "a: unknown key `name`, one of parent, replicas, exec, role, tier, model,"
-         " restart, heartbeat, env, cwd, user, tools, limits was expected"),
+         " restart, heartbeat, env, cwd, user, tools, limits, on_limit, caps, deny, budget,"
+         " group was expected"),
         ("? [x]\n      : y", "a: a name was expected as key"),
     ],
 )  # fmt: skip

@@ -10,6 +10,9 @@ import sys
 import click
 
 import agentfs
+from agentfs.tools.approve import approve
+from agentfs.tools.audit_commands import KEY, audit, key_path
+from agentfs.tools.can import can
 from agentfs.tools.how import FileCommand, Given, placeholders
 from agentfs.tools.tree import ToolError
 from agentfs.tools.tree_commands import COMMANDS
@@ -26,7 +29,7 @@ def commands() -> None:
     """
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, approve, audit, can):
     commands.add_command(command)
 
 
@@ -40,8 +43,19 @@ for command in COMMANDS:
     help="Let other users of the machine in (root's trees always do).",
 )
 @click.option("-o", "--option", "options", multiple=True, metavar="OPT", help="For FUSE.")
+@click.option(
+    "--audit-key",
+    envvar=KEY,
+    metavar="FILE",
+    help="The key of the audit, kept apart from the state; default: STATE/audit.key.",
+)
 def mount(
-    directory: str, foreground: bool, state: str | None, allow_other: bool, options: tuple[str, ...]
+    directory: str,
+    foreground: bool,
+    state: str | None,
+    allow_other: bool,
+    options: tuple[str, ...],
+    audit_key: str | None,
 ) -> None:
     """Mount a tree at DIR; return when it can be used."""
     from agentfs.tools.mounting import mount_tree
@@ -49,7 +63,8 @@ def mount(
     given = [part for option in options for part in option.split(",") if part]
     if allow_other:
         given.append("allow_other")
-    code = mount_tree(directory, state, given, foreground=foreground)
+    key = key_path(audit_key)
+    code = mount_tree(directory, state, given, foreground=foreground, audit_key=key)
     if code:
         sys.exit(code)
 
@@ -75,8 +90,19 @@ def umount(directory: str, lazy: bool) -> None:
 @click.option("-d", "--detach", is_flag=True, help="Leave everything running and return.")
 @click.option("--state", metavar="DIR", help="Where everything is kept, if it is mounted now.")
 @click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="For all its processes.")
+@click.option(
+    "--audit-key",
+    envvar=KEY,
+    metavar="FILE",
+    help="The key of the audit, kept apart from the state; default: STATE/audit.key.",
+)
 def up(
-    manifest: str, directory: str | None, detach: bool, state: str | None, env: tuple[str, ...]
+    manifest: str,
+    directory: str | None,
+    detach: bool,
+    state: str | None,
+    env: tuple[str, ...],
+    audit_key: str | None,
 ) -> None:
     """Start what MANIFEST names and follow it to its end.
 
@@ -84,16 +110,23 @@ def up(
     """
     from agentfs.tools.up import run
 
-    sys.exit(run(manifest, directory, state, env, detach=detach))
+    key = key_path(audit_key)
+    sys.exit(run(manifest, directory, state, env, detach=detach, audit_key=key))
 
 
 @commands.command()
 @click.option("--state", metavar="DIR", help="Also check the store in this state directory.")
-def doctor(state: str | None) -> None:
+@click.option(
+    "--audit-key",
+    envvar=KEY,
+    metavar="FILE",
+    help="The key of the audit, kept apart from the state; default: STATE/audit.key.",
+)
+def doctor(state: str | None, audit_key: str | None) -> None:
     """Say what this machine lacks for AgentFS, and how to get it."""
     from agentfs.tools.doctor import run
 
-    sys.exit(run(state))
+    sys.exit(run(state, audit_key))
 
 
 def main() -> None:

@@ -13,16 +13,18 @@ import logging.handlers
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import trio
 
-from agentfs.errors import KernelError
+from agentfs.errors import ApprovalError, KernelError
 from agentfs.kernel import Kernel
 from agentfs.mount.session import Mount, serve
 from agentfs.providers.agents import LogWatcher
+from agentfs.providers.approvals import AwaitedDecision
 from agentfs.providers.topics import tell_of_publications
 from agentfs.providers.tree import build
 from agentfs.security.principal import Principal
@@ -56,6 +58,9 @@ class Bridge:
     def refused(self, principal: Principal, path: str, refusal: KernelError) -> None:
         self._kernel.refusals.record(principal, path, refusal)
 
+    def approval(self, needed: ApprovalError) -> AwaitedDecision:
+        return AwaitedDecision(self._kernel.approvals, needed)
+
     def max_parked(self) -> int:
         return self._kernel.settings.now.mount.max_parked
 
@@ -85,6 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="agentfs.tools.daemon")
     parser.add_argument("mountpoint")
     parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--audit-key", type=Path, default=os.environ.get("AGENTFS_AUDIT_KEY"))
     parser.add_argument("--ready", type=int, metavar="FD")
     parser.add_argument("--foreground", action="store_true")
     parser.add_argument("-o", dest="options", action="append", default=[])
@@ -96,7 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _log_to(given.state / "kernel.log", also_stderr=given.foreground)
         with _only_daemon(given.state):
-            trio.run(_run, given.mountpoint, given.state, _options(given.options), starter)
+            kernel = partial(Kernel, given.state, given.mountpoint, audit_key=given.audit_key)
+            trio.run(_run, kernel, _options(given.options), starter)
     except (StartError, OSError, KernelError) as failed:
         return _failed(starter, str(failed), given.foreground)
     except BaseExceptionGroup as group:
@@ -163,10 +170,11 @@ def _only_daemon(state: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-async def _run(mountpoint: str, state: Path, options: set[str], starter: Starter) -> None:
+async def _run(make: Callable[[], Kernel], options: set[str], starter: Starter) -> None:
     """Kernel, tree and mount, and nothing left of them when it returns."""
     stop = trio.Event()
-    kernel = Kernel(state, mountpoint)
+    kernel = make()
+    mountpoint, state = kernel.mountpoint, kernel.state_dir
     kernel.hold_programs()
     namespace = build(kernel, lambda: mount.statistics())
     mount = Mount(namespace, Bridge(kernel), mountpoint, str(state))

@@ -35,11 +35,12 @@ class Finding:
     words: str
 
 
-def run(state: str | None) -> int:
+def run(state: str | None, audit_key: str | None = None) -> int:
     """Print the report; 1 if something that is needed is missing, or the store has faults."""
     findings = list(examine())
     if state is not None:
         findings += _store(Path(state))
+        findings.append(_audit(Path(state), audit_key))
     width = max(len(finding.what) for finding in findings if len(finding.what) < 20)
     for finding in findings:
         click.echo(f"{finding.level:8} {finding.what:{width}}  {finding.words}")
@@ -58,6 +59,8 @@ def examine() -> Iterator[Finding]:
         yield _allow_other()
     yield _linux()
     yield _identity()
+    yield from _confinement()
+    yield _limits()
     yield from _mounts()
 
 
@@ -166,6 +169,43 @@ def _identity() -> Finding:
     )
 
 
+def _confinement() -> Iterator[Finding]:
+    """What programs can really be kept from; see `agentfs.process.confine`."""
+    from agentfs.process.confine import CAPABILITIES, mechanisms
+
+    by = {
+        "network": "seccomp refuses sockets that are not local, Landlock TCP",
+        "write": "Landlock, and seccomp for owners, modes, times and attributes",
+        "exec": "seccomp lets one exec pass",
+    }
+    here = mechanisms()
+    for name, capability in CAPABILITIES.items():
+        lacking = here.lacks(name)
+        if lacking:
+            words = f"advisory: {capability} is not enforced on programs; needs {lacking}"
+            yield Finding("note", f"confined {name}", words)
+        else:
+            words = f"{by[name]}; programs that are attached are not confined"
+            yield Finding("ok", f"confined {name}", words)
+
+
+def _limits() -> Finding:
+    """How memory and processor time of programs are limited."""
+    from agentfs.process.cgroups import ControlGroups
+
+    groups = ControlGroups(f"doctor-{secrets.token_hex(4)}")
+    if groups.available:
+        os.rmdir(os.path.dirname(groups.path(1)))
+    if groups.has_memory:
+        return Finding("ok", "memory limit", "by control group, for all programs of an agent")
+    return Finding(
+        "note",
+        "memory limit",
+        "per program by rlimit; the sum of all programs of an agent is looked at every second: no"
+        " control group here can have the memory controller",
+    )
+
+
 def _mounts() -> Iterator[Finding]:
     words = {
         "live": "a tree is mounted here",
@@ -185,3 +225,11 @@ def _store(state: Path) -> list[Finding]:
     if not faults:
         return [Finding("ok", str(state), "the store is consistent")]
     return [Finding("missing", str(state), f"the store: {fault}") for fault in faults]
+
+
+def _audit(state: Path, key: str | None) -> Finding:
+    """Whether the audit is what the kernel wrote."""
+    from agentfs.security.verify import verify
+
+    verdict = verify(state / "store.db", Path(key) if key else state / "audit.key")
+    return Finding("missing" if verdict.fault else "ok", f"{state}", f"the audit: {verdict}")

@@ -72,33 +72,49 @@ def _state(state: str | None, path: str) -> str:
     return folder
 
 
-def _words(path: str, state: str, options: list[str]) -> list[str]:
+def _words(path: str, state: str, options: list[str], audit_key: str | None) -> list[str]:
     """The daemon's arguments."""
-    return [path, "--state", state, *(f"-o{option}" for option in options)]
+    words = [path, "--state", state, *(f"-o{option}" for option in options)]
+    if audit_key is not None:
+        if os.path.commonpath([os.path.realpath(audit_key), path]) == path:
+            raise ToolError(f"{audit_key}: the key of the audit cannot lie inside the mount")
+        words += ["--audit-key", audit_key]
+    return words
 
 
-def mount_tree(directory: str, state: str | None, options: list[str], *, foreground: bool) -> int:
+def mount_tree(
+    directory: str,
+    state: str | None,
+    options: list[str],
+    *,
+    foreground: bool,
+    audit_key: str | None = None,
+) -> int:
     """Mount a tree at `directory`; return 0 when it can be used. In the foreground: serve it
     until it is unmounted, and return the daemon's exit code. Raises ToolError."""
     if not foreground:
-        start(directory, state, options)
+        start(directory, state, options, audit_key)
         return 0
     path = _mountpoint(directory)
     from agentfs.tools import daemon  # this process becomes it
 
-    return daemon.main([*_words(path, _state(state, path), options), "--foreground"])
+    words = _words(path, _state(state, path), options, audit_key)
+    return daemon.main([*words, "--foreground"])
 
 
-def start(directory: str, state: str | None, options: list[str]) -> subprocess.Popen[bytes]:
+def start(
+    directory: str, state: str | None, options: list[str], audit_key: str | None = None
+) -> subprocess.Popen[bytes]:
     """Start the daemon for `directory` and wait until the tree can be used. Raises ToolError."""
     path = _mountpoint(directory)
     folder = _state(state, path)
+    words = _words(path, folder, options, audit_key)
     reader, writer = os.pipe()
     try:
         with open(os.path.join(folder, "kernel.log"), "ab") as log:
             log_from = log.tell()
             daemon = subprocess.Popen(
-                [*DAEMON, *_words(path, folder, options), "--ready", str(writer)],
+                [*DAEMON, *words, "--ready", str(writer)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -42,7 +42,13 @@ INTERRUPTED = 130
 
 
 def run(
-    manifest: str, directory: str | None, state: str | None, env: tuple[str, ...], *, detach: bool
+    manifest: str,
+    directory: str | None,
+    state: str | None,
+    env: tuple[str, ...],
+    *,
+    detach: bool,
+    audit_key: str | None = None,
 ) -> int:
     """Do it all; the exit code. Raises ToolError."""
     try:
@@ -52,7 +58,7 @@ def run(
             click.echo(fault, err=True)
         return 1
     extra = dict(_assignment(text) for text in env)
-    with _interruptible(), _place(directory, state, detach=detach) as tree:
+    with _interruptible(), _place(directory, state, audit_key, detach=detach) as tree:
         session = _Session(tree)
         try:
             for planned in system.processes:
@@ -99,7 +105,9 @@ def _mute() -> None:
 
 
 @contextmanager
-def _place(directory: str | None, state: str | None, *, detach: bool) -> Iterator[Tree]:
+def _place(
+    directory: str | None, state: str | None, audit_key: str | None, *, detach: bool
+) -> Iterator[Tree]:
     """The tree to work in. If it is mounted here it is also unmounted here, unless all went well
     and it is to stay (`detach`)."""
     existing = _existing(directory)
@@ -119,7 +127,7 @@ def _place(directory: str | None, state: str | None, *, detach: bool) -> Iterato
     stay = False
     daemon = None
     try:
-        daemon = start(directory, state, [])
+        daemon = start(directory, state, [], audit_key)
         yield Tree(resolved(directory))
         stay = detach
     finally:

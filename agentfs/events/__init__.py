@@ -1,5 +1,7 @@
 """What happened, as values: the event vocabulary, and the log that numbers and keeps it."""
 
+from agentfs.events.accounting import AccountClosed, AccountOpened, UseRecorded, UsesSwept
+from agentfs.events.approvals import ApprovalAsked, ApprovalDecided, ApprovalDropped
 from agentfs.events.artifacts import (
     ArtifactChanged,
     ArtifactEvent,
@@ -18,7 +20,16 @@ from agentfs.events.asks import (
     Escalated,
 )
 from agentfs.events.base import Event
+from agentfs.events.capabilities import CapabilityDropped
+from agentfs.events.groups import (
+    GroupCreated,
+    GroupEntered,
+    GroupLimitHit,
+    GroupLimitSet,
+    GroupRemoved,
+)
 from agentfs.events.lifecycle import AgentResumed, AgentStalled, ConsumerEnded, ProcessReady
+from agentfs.events.limits import LimitChanged, TaskTimedOut
 from agentfs.events.log import EventLog, Record
 from agentfs.events.mail import (
     BroadcastChanged,
@@ -58,15 +69,27 @@ from agentfs.events.reminders import (
     ReminderSet,
     ReminderTallyChanged,
 )
+from agentfs.events.resources import (
+    BudgetChanged,
+    ResourceExceeded,
+    ResourceRefused,
+    ResourceStopped,
+    ResourceWarning,  # noqa: A004  # see there
+)
 from agentfs.events.system import CallRefused, ConfigChanged, HealthChecked
 from agentfs.events.topics import TopicChanged, TopicCreated, TopicRemoved
 
 __all__ = [
+    "AccountClosed",
+    "AccountOpened",
     "AgentChanged",
     "AgentDefined",
     "AgentRemoved",
     "AgentResumed",
     "AgentStalled",
+    "ApprovalAsked",
+    "ApprovalDecided",
+    "ApprovalDropped",
     "ArtifactChanged",
     "ArtifactEvent",
     "ArtifactPassed",
@@ -81,7 +104,9 @@ __all__ = [
     "AskOpened",
     "BroadcastChanged",
     "BroadcastSent",
+    "BudgetChanged",
     "CallRefused",
+    "CapabilityDropped",
     "ChildrenChanged",
     "ConfigChanged",
     "ConsumerEnded",
@@ -90,7 +115,13 @@ __all__ = [
     "Escalated",
     "Event",
     "EventLog",
+    "GroupCreated",
+    "GroupEntered",
+    "GroupLimitHit",
+    "GroupLimitSet",
+    "GroupRemoved",
     "HealthChecked",
+    "LimitChanged",
     "MessageArrived",
     "MessageClaimed",
     "MessageDone",
@@ -115,10 +146,17 @@ __all__ = [
     "ReminderFired",
     "ReminderSet",
     "ReminderTallyChanged",
+    "ResourceExceeded",
+    "ResourceRefused",
+    "ResourceStopped",
+    "ResourceWarning",
     "SentForgotten",
     "SignalSent",
     "StateChanged",
+    "TaskTimedOut",
     "TopicChanged",
     "TopicCreated",
     "TopicRemoved",
+    "UseRecorded",
+    "UsesSwept",
 ]

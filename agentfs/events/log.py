@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any
@@ -63,16 +63,37 @@ class EventLog:
         self._pending: list[Event] = []
         self._outgoing: deque[Event] = deque()
         self._publishing = False
-        self._listeners: list[Callable[[Record], object]] = []
+        self._listeners: dict[Callable[[Record], object], tuple[type[Event], ...]] = {}
+        self._concerned: dict[type[Event], tuple[Callable[[Record], object], ...]] = {}
         self.last = int(store.meta("event_seq", "0"))
         store.before_commit.append(self._number)
 
-    def listen(self, listener: Callable[[Record], object]) -> None:
-        """Call `listener(record)` for every event from now on, synchronously."""
-        self._listeners.append(listener)
+    def listen(self, listener: Callable[[Record], object], *kinds: type[Event]) -> None:
+        """Call `listener(record)` for every event of `kinds`, or for every one if none is named,
+        from now on, synchronously."""
+        self._listeners[listener] = kinds
+        self._concerned.clear()
 
     def unlisten(self, listener: Callable[[Record], object]) -> None:
-        self._listeners.remove(listener)
+        del self._listeners[listener]
+        self._concerned.clear()
+
+    def _listeners_of(self, kind: type[Event]) -> tuple[Callable[[Record], object], ...]:
+        """Those that `kind` concerns, in the order in which they began to listen."""
+        found = self._concerned.get(kind)
+        if found is None:
+            found = tuple(
+                listener
+                for listener, kinds in self._listeners.items()
+                if not kinds or issubclass(kind, kinds)
+            )
+            self._concerned[kind] = found
+        return found
+
+    @property
+    def pending(self) -> Sequence[Event]:
+        """What the transaction under way has emitted so far."""
+        return self._pending
 
     def emit(self, event: Event) -> None:
         """Let `event` go out when the transaction around this call is committed."""
@@ -104,7 +125,7 @@ class EventLog:
                 self.last += 1
                 record = Record(self.last, self._clock.now(), event)
                 self._kept.append(record)
-                for listener in tuple(self._listeners):
+                for listener in self._listeners_of(type(event)):
                     self._tell(listener, record)
         finally:
             self._publishing = False

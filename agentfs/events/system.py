@@ -25,9 +25,10 @@ class HealthChecked(Event):
 
 @dataclass(frozen=True, slots=True)
 class CallRefused(Event):
-    """A system call of `pid` was refused; `/proc/PID/error` has the words."""
+    """A system call of `pid` was refused; `/proc/PID/error` has the words. No pid: the call was
+    that of somebody who is no process of this system."""
 
-    pid: int
+    pid: int | None
     path: str
     errno: str
     reason: str

@@ -79,11 +79,14 @@ class Artifacts(Shelf):
 
     def open(self, principal: Principal, artifact: Artifact) -> int:
         """A descriptor of its content, the caller's to close. ENOENT for who may not read it,
-        EACCES for a role that reads none."""
+        EACCES for a role that reads none, or without the capability `datastore.read`."""
         if not self.may_read(principal, artifact):
             raise _missing(artifact.key)
         if principal.pid is not None:
-            self._gate.policy.require(self._gate.actor(principal), Action.READ_ARTIFACT)
+            actor = self._gate.actor(principal)
+            path = shm_path(artifact.space, artifact.key)
+            self._gate.policy.require(actor, Action.READ_ARTIFACT, path)
+            self._gate.policy.require_capability(actor, "datastore.read")
         return self._open(artifact)
 
     def _open(self, artifact: Artifact) -> int:
@@ -97,11 +100,14 @@ class Artifacts(Shelf):
     # -- writing ---------------------------------------------------------------------------------
 
     def check_write(self, principal: Principal, space: Space, key: str) -> Artifact | None:
-        """What would be replaced. EACCES for a role that stores none, another's space or key."""
-        self._gate.policy.require(self._gate.actor(principal), Action.WRITE_ARTIFACT)
+        """What would be replaced. EACCES for a role that stores none, without the capability
+        `datastore.write`, and for another's space or key."""
         return self._replaceable(principal, space, key)
 
     def _replaceable(self, principal: Principal, space: Space, key: str) -> Artifact | None:
+        actor = self._gate.actor(principal)
+        self._gate.policy.require(actor, Action.WRITE_ARTIFACT, shm_path(space, key))
+        self._gate.policy.require_capability(actor, "datastore.write")
         self._own_space(principal, space)
         existing = self.find(space, key)
         if existing is not None and not principal.acts_for(existing.owner):
@@ -161,7 +167,7 @@ class Artifacts(Shelf):
         if draft.dropped or not draft.changed:
             return None
         draft.check()
-        with self._gate.enter(draft.principal, Action.WRITE_ARTIFACT):
+        with self._gate.enter(draft.principal):
             principal, space, key = draft.principal, draft.space, draft.key
             old = self._replaceable(principal, space, key)
             if old is None:
@@ -200,7 +206,7 @@ class Artifacts(Shelf):
 
     def remove(self, principal: Principal, space: Space, key: str) -> None:
         """Remove an artifact, and what is being written to it. ENOENT; EACCES as `check_write`."""
-        with self._gate.enter(principal, Action.WRITE_ARTIFACT):
+        with self._gate.enter(principal):
             old = self._replaceable(principal, space, key)
             if old is not None:
                 self._discard(old)
@@ -218,7 +224,7 @@ class Artifacts(Shelf):
     ) -> None:
         """Give it another key; what had that one is gone. `flags` as of renameat2(2): EEXIST for a
         taken key with RENAME_NOREPLACE, EINVAL for others. ENOENT; EACCES as `check_write`."""
-        with self._gate.enter(principal, Action.WRITE_ARTIFACT):
+        with self._gate.enter(principal):
             if flags & ~RENAME_NOREPLACE:
                 raise KernelError(errno.EINVAL, "artifacts cannot be exchanged")
             old, target = (
@@ -245,7 +251,7 @@ class Artifacts(Shelf):
 
     def set_type(self, principal: Principal, space: Space, key: str, content_type: str) -> None:
         """Say what its content is; empty: guess it. EINVAL; ENOENT; EACCES as `check_write`."""
-        with self._gate.enter(principal, Action.WRITE_ARTIFACT):
+        with self._gate.enter(principal):
             if content_type:
                 check_type(content_type)
             old = self._replaceable(principal, space, key)
@@ -269,6 +275,11 @@ def told(artifact: Artifact) -> tuple[str, str, str, Space, str]:
     """The first fields of an `ArtifactEvent`."""
     public = artifact.key if artifact.visibility is Visibility.GLOBAL else ""
     return artifact.owner, artifact.visibility.value, public, artifact.space, artifact.key
+
+
+def shm_path(space: Space, key: str) -> str:
+    """What a rule calls it."""
+    return f"/dev/shm/{space[0]}/{key}"  # noqa: S108  # of the tree, not of the machine
 
 
 def _missing(key: str) -> KernelError:

@@ -80,7 +80,7 @@ class Asks(AskBook):
         self._alarm = Alarm(clock, timers, self._fall_due)
         self.onward: Callable[[Ask], bool] = lambda ask: False
         """Asked before an ask ends without an answer: whether it was put to somebody else."""
-        events.listen(self._heard)
+        events.listen(self._heard, MessageGivenUp, MessageExpired)
 
     def load(self) -> None:
         """Read everything from the store, after the messages."""

@@ -17,7 +17,7 @@ from agentfs.events import BroadcastSent, EventLog
 from agentfs.ipc.message import Draft, Message, Relation, compose
 from agentfs.ipc.routing import relation
 from agentfs.process.agents import Agents
-from agentfs.process.model import Process, Role
+from agentfs.process.model import Process
 from agentfs.process.table import ProcessTable
 from agentfs.security.policy import Action
 from agentfs.security.principal import Principal
@@ -75,13 +75,16 @@ class Broadcasts:
 
     def send(self, principal: Principal, sender: str, draft: Draft) -> Message:
         """Let every other agent that there is now have a copy, all of them or none; the message
-        that is returned is the sender's. EACCES, EINVAL, EMSGSIZE, ENOSPC (an inbox is full)."""
+        that is returned is the sender's. EACCES, EPERM (the capability `broadcast`), EINVAL,
+        EMSGSIZE, ENOSPC (an inbox is full), EAGAIN (messages_per_minute: it counts as one)."""
         self._boxes.expire_due()
         with self._gate.enter(principal) as actor:
             size = max(draft.size, len(draft.body))
             receivers = self._admit(actor, principal, sender, size)
             if draft.reply_by is not None:
                 raise KernelError(errno.EINVAL, "nobody answers a broadcast: it has no Reply-By")
+            if self._gate.count_message is not None:
+                self._gate.count_message(actor)
             marks = [("Reply-Expected", "no"), *draft.headers]
             message = self._keep(
                 sender, Draft(EVERYBODY, draft.body, marks, draft.priority), receivers
@@ -101,11 +104,8 @@ class Broadcasts:
         self._mail.owners[""].require(principal, sender)
         self._agents.get(sender)
         speaker = self._table.by_name(sender) or actor
-        self._gate.policy.require(speaker, Action.SEND)
-        if speaker.role is Role.TASK:
-            raise KernelError(
-                errno.EACCES, f"{sender} is a task and may only write to its parent", rule="task"
-            )
+        self._gate.policy.require(speaker, Action.SEND, "/dev/broadcast")
+        self._gate.policy.require_capability(speaker, "broadcast")
         self._mail.check_size(size)
         receivers = [name for name in self._agents if name != sender]
         for name in receivers:

@@ -28,9 +28,11 @@ from agentfs.ipc.mailboxes import Mailboxes, expired
 from agentfs.ipc.message import Message
 from agentfs.ipc.owners import AgentMail, MailboxOwner
 from agentfs.ipc.readers import Reader
+from agentfs.ipc.tasks import Tasks
 from agentfs.process.agents import Agents
 from agentfs.process.model import Process, State
 from agentfs.process.table import ProcessTable
+from agentfs.resources.ceilings import Ceilings
 from agentfs.security.principal import INIT, Principal
 from agentfs.storage.store import Store
 from agentfs.syscall import Gate
@@ -65,6 +67,8 @@ class Delivery:
         self._boxes = Mailboxes(store, events, clock, timers, settings)
         self.owners: dict[str, MailboxOwner] = {"": AgentMail(table, agents, settings)}
         """Who stands behind a mailbox, by what its name begins with before a slash."""
+        ceilings = Ceilings(table, settings)
+        self.tasks = Tasks(self._boxes.claimed, table, ceilings, events, self._give_back)
 
     def load(self) -> None:
         """Read all mail from the store."""
@@ -119,7 +123,8 @@ class Delivery:
     # -- claiming --------------------------------------------------------------------------------
 
     def claim(self, principal: Principal, name: str, file: str, renamed: str) -> None:
-        """Take new/`file` as cur/`renamed`. ENOENT, EEXIST, EINVAL."""
+        """Take new/`file` as cur/`renamed`. ENOENT, EEXIST, EINVAL, EAGAIN (its process has as many
+        tasks as it may have)."""
         self._boxes.expire_due()
         with self._gate.enter(principal) as actor:
             box = self._own(principal, name)
@@ -127,11 +132,13 @@ class Delivery:
             if expired(message, self._clock.now()):
                 raise KernelError(errno.ENOENT, f"{file} has expired")
             check_free(box, "cur", renamed)
+            self.tasks.require(actor, self._claimant(box, actor))
             self._claim(box, message, renamed, actor)
 
     def put_back(self, principal: Principal, name: str, file: str, renamed: str) -> None:
         """Let cur/`file` wait again, as new/`renamed`. It was not lost, so this is no further
         attempt. ENOENT, EEXIST, EINVAL."""
+        self._boxes.expire_due()
         with self._gate.enter(principal):
             box = self._own(principal, name)
             message = _in(box, "cur", file)
@@ -194,6 +201,10 @@ class Delivery:
     def _owner(self, name: str) -> MailboxOwner:
         return self.owners[name.partition("/")[0] if "/" in name else ""]
 
+    def _claimant(self, box: Mailbox, actor: Process) -> Process | None:
+        """The process that has what `actor` claims."""
+        return self._owner(box.name).claimant(box.name, actor)
+
     def _claim(
         self,
         box: Mailbox,
@@ -203,7 +214,7 @@ class Delivery:
         reader: int | None = None,
         through: Reader | None = None,
     ) -> None:
-        process = self._owner(box.name).claimant(box.name, actor)
+        process = self._claimant(box, actor)
         pid = None if process is None else process.pid
         file = message.file
         self._boxes.move(
@@ -287,6 +298,12 @@ class Delivery:
         folder, file = message.folder, message.file
         self._events.emit(MessageGivenUp(box.name, message.id, folder, file, given_up))
         self._boxes.move(message, "dead", message.id, reason=given_up)
+
+    def _give_back(self, message: Message, reason: str) -> None:
+        """Its process took too long."""
+        pid = message.claimed_by
+        self._return(message, reason)
+        self._rest(pid)
 
     def _wait_again(self, message: Message, name: str, attempt: int = 0) -> None:
         """Move it from cur/ to new/, if it has not expired meanwhile."""

@@ -89,7 +89,10 @@ class Escalations:
                 )
             if not process.state.alive or pid == INIT:
                 raise KernelError(errno.ESRCH, f"nobody is above {process.name}")
-            self._gate.policy.require(process, Action.ESCALATE)
+            parent = next(each for each in self._table.ancestors(pid) if each.state.alive)
+            path = f"/agents/{parent.name}"
+            self._gate.policy.require(process, Action.ESCALATE, path, parent)
+            self._gate.policy.require_capability(process, "escalate")
             try:
                 grade = Severity(severity)
             except ValueError:

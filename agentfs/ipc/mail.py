@@ -66,15 +66,19 @@ class Mail(Receiving):
 
     def peers(self, name: str) -> list[str]:
         """The agents that `name` may write to now, sorted."""
-        return peers(self._table, name, self._agents)
+        return peers(self._table, self._gate.policy, name, self._agents)
 
     def check(self, principal: Principal, sender: str, receiver: str, size: int = 0) -> None:
-        """Raise what `send` of `size` bytes would: EACCES, ENOENT, EMSGSIZE, ENOSPC."""
+        """Raise what `send` of `size` bytes would: EACCES, ENOENT, EMSGSIZE, ENOSPC, EAGAIN."""
         self._boxes.expire_due()
-        self._admit(self._gate.actor(principal), principal, sender, receiver, size)
+        actor = self._gate.actor(principal)
+        self._admit(actor, principal, sender, receiver, size)
+        if self._gate.count_message is not None:
+            self._gate.count_message(actor, 0)
 
     def send(self, principal: Principal, sender: str, draft: Draft) -> Message:
-        """Accept a message. EACCES, ENOENT, EINVAL, EEXIST (its file name), EMSGSIZE, ENOSPC.
+        """Accept a message. EACCES, ENOENT, EINVAL, EEXIST (its file name), EMSGSIZE, ENOSPC,
+        EAGAIN (messages_per_minute).
 
         A draft that says `claimed` is delivered and claimed in one: what a mail program does that
         saves a message it has changed. One to `*` is a broadcast.
@@ -88,6 +92,8 @@ class Mail(Receiving):
             found = self._admit(actor, principal, sender, draft.to, size)
             if draft.expires is not None and draft.expires <= self._clock.now():
                 raise KernelError(errno.EINVAL, "the message has expired already")
+            if self._gate.count_message is not None:
+                self._gate.count_message(actor)
             message = self.accept(draft.to, sender, draft, found.relation)
             if draft.claimed:
                 box = self._own(principal, draft.to)
@@ -106,7 +112,8 @@ class Mail(Receiving):
         if self._agents.find(receiver) is None:
             raise KernelError(errno.ENOENT, f"there is no agent {receiver!r} to write to")
         # Where nobody is at work for the sender, the operator speaks for it.
-        self._gate.policy.require(self._table.by_name(sender) or actor, Action.SEND)
+        speaker, hearer = self._table.by_name(sender) or actor, self._table.by_name(receiver)
+        self._gate.policy.require(speaker, Action.SEND, f"/agents/{receiver}/inbox", hearer)
         found = route(self._table, sender, receiver)
         self.check_size(size)
         self.check_room(receiver)

@@ -17,6 +17,7 @@ from agentfs.events import BroadcastChanged, ConfigChanged, EventLog, MessageExp
 from agentfs.ipc.alarm import Alarm
 from agentfs.ipc.archive import FINISHED, Archive
 from agentfs.ipc.broadcast import count
+from agentfs.ipc.claims import Claims
 from agentfs.ipc.mailbox import FOLDERS, Mailbox, Queue
 from agentfs.ipc.message import Message
 from agentfs.ipc.readers import Reader
@@ -43,18 +44,18 @@ class Mailboxes:
         self._boxes: dict[str, Mailbox] = {}
         self.archive = Archive()
         self.retention = Retention(self, store, events, clock, timers, settings)
-        self._claims: dict[int, dict[int, Message]] = {}  # pid -> what it claimed, by number
+        self.claimed = Claims(store, clock, timers)
         self._expiring: Queue[Message] = Queue()
         self._alarm = Alarm(clock, timers, self._fall_due)
         self.waiters = Waiters(self._count_waiting)
         self._last_seq = 0
         self._last_arrival = 0.0
-        events.listen(self._heard)
+        events.listen(self._heard, ConfigChanged)
 
     def load(self) -> None:
         """Read everything from the store."""
         self._boxes.clear()
-        self._claims.clear()
+        self.claimed.clear()
         self.archive = Archive()
         self._expiring = Queue()
         for seq, name, folder, file, record, size in self._store.messages():
@@ -78,16 +79,16 @@ class Mailboxes:
 
     def claims(self, pid: int) -> list[Message]:
         """What process `pid` has claimed, in whatever mailbox, oldest first."""
-        return list(self._claims.get(pid, {}).values())
+        return self.claimed.of(pid)
 
     @property
     def claimants(self) -> list[int]:
         """The processes that have claimed something."""
-        return list(self._claims)
+        return self.claimed.pids
 
     def busy(self, pid: int) -> bool:
         """Whether process `pid` has claimed anything, be it through `recv` or by renaming."""
-        return pid in self._claims
+        return self.claimed.count(pid) > 0
 
     def busy_beside(self, pid: int, reader: Reader | None) -> bool:
         """Whether process `pid` has claimed anything by renaming, or through an open file that
@@ -95,7 +96,7 @@ class Mailboxes:
         return any(
             not message.through_recv
             or (message.through not in (None, reader) and not message.through.closed)
-            for message in self._claims.get(pid, {}).values()
+            for message in self.claimed.of(pid)
         )
 
     # -- changes ---------------------------------------------------------------------------------
@@ -282,7 +283,7 @@ class Mailboxes:
             return
         self.box(message.mailbox).put(message)
         if message.claimed_by is not None and message.folder == "cur":
-            self._claims.setdefault(message.claimed_by, {})[message.seq] = message
+            self.claimed.add(message)
         if message.folder != "new":
             return
         if message.expires is not None:
@@ -297,10 +298,7 @@ class Mailboxes:
             return
         self._boxes[message.mailbox].take(message)
         if message.claimed_by is not None and message.folder == "cur":
-            claims = self._claims[message.claimed_by]
-            del claims[message.seq]
-            if not claims:
-                del self._claims[message.claimed_by]
+            self.claimed.remove(message)
         if message.expires is not None:
             self._expiring.discard(message.seq)
 
@@ -333,8 +331,10 @@ class Mailboxes:
     # -- expiry ----------------------------------------------------------------------------------
 
     def expire_due(self) -> None:
-        """Drop what waits and has expired. The timer does it when it is time; whoever is to see
-        or count messages does it before, so that nobody depends on when the timer runs."""
+        """Drop what waits and has expired, and end the claims that have lasted too long. Timers do
+        it when it is time; whoever is to see or count messages does it before, so that nobody
+        depends on when they run."""
+        self.claimed.time_out_due()
         now = self._clock.now()
         message = self._expiring.first()
         if message is None or not expired(message, now) or self._store.in_transaction:

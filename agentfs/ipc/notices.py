@@ -10,10 +10,13 @@ from __future__ import annotations
 import logging
 import os
 
+from agentfs.clock import rfc3339
 from agentfs.ipc.mail import Mail
 from agentfs.ipc.message import Message
+from agentfs.plain import one_line
 from agentfs.process.agents import INIT_NAME
 from agentfs.process.model import Process
+from agentfs.security.approvals import OPERATOR, Request
 from agentfs.security.principal import INIT, Kind, Principal
 
 __all__ = ["Notices"]
@@ -47,6 +50,17 @@ class Notices:
             parent.name,
             f"{process.name}, process {process.pid}: {reason}.\n",
             [("Type", "escalation"), ("Severity", "error")],
+        )
+
+    def approval_asked(self, request: Request) -> None:
+        """Somebody waits for a decision: whoever makes it is told."""
+        name = INIT_NAME if request.by == OPERATOR else request.by
+        self._tell(
+            name,
+            f"{request.agent} (process {request.pid}, user {request.user}) asks to"
+            f" {request.action} {one_line(request.path)}. Write approve, or reject and a reason, to"
+            f" /dev/approvals/{request.name}/decision by {rfc3339(request.deadline)}.\n",
+            [("Type", "approval-request"), ("Approval", request.name)],
         )
 
     def _tell(self, name: str, text: str, headers: list[tuple[str, str]]) -> None:

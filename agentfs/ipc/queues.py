@@ -36,7 +36,6 @@ from agentfs.process.agents import Agents
 from agentfs.process.model import Process
 from agentfs.process.table import ProcessTable
 from agentfs.security.ownership import Access, Ownership
-from agentfs.security.policy import Action
 from agentfs.security.principal import INIT, Principal
 from agentfs.storage.store import Store
 from agentfs.syscall import Gate
@@ -77,6 +76,7 @@ class Queues(Registry[Queue]):
     Loads itself from the store."""
 
     KIND = "queue"
+    FOLDER = "/dev/queues"
 
     def __init__(
         self,
@@ -98,7 +98,9 @@ class Queues(Registry[Queue]):
             ownership = Ownership.from_record(record)
             self._by_name[name] = Queue(name, ownership, record["changed"], record["limit"])
         mail.owners[PREFIX] = self
-        events.listen(self._heard)
+        events.listen(
+            self._heard, MessageClaimed, MessageDone, MessageExpired, QueueChanged, ConfigChanged
+        )
 
     # -- look-ups --------------------------------------------------------------------------------
 
@@ -118,7 +120,7 @@ class Queues(Registry[Queue]):
 
     def create(self, principal: Principal, name: str, mode: int) -> Queue:
         """Make a queue with exactly these mode bits. EINVAL, EEXIST, EACCES, ENOSPC."""
-        with self._gate.enter(principal, Action.SEND) as actor:
+        with self._gate.enter(principal) as actor:
             most = self._settings.now.queues.max_queues
             ownership = self._check_new(principal, actor, name, mode, most)
             queue = Queue(name, ownership, int(self._clock.now() * 1e9))
@@ -199,8 +201,9 @@ class Queues(Registry[Queue]):
     def check(self, principal: Principal, queue: Queue, size: int = 0) -> None:
         """Raise what `send` of `size` bytes would, but ENOSPC: EACCES, ESTALE, EMSGSIZE."""
         actor = self._gate.actor(principal)
-        self._gate.policy.require(actor, Action.SEND)
         self._admit(principal, actor, queue)
+        if self._gate.count_message is not None:
+            self._gate.count_message(actor, 0)
         self._mail.check_size(size)
 
     def send(self, principal: Principal, queue: Queue, draft: Draft) -> Message:
@@ -208,13 +211,15 @@ class Queues(Registry[Queue]):
         was removed), ENOSPC (it is full)."""
         if not queue.removed:
             self.box(queue)  # lets go what has expired
-        with self._gate.enter(principal, Action.SEND) as actor:
+        with self._gate.enter(principal) as actor:
             self._admit(principal, actor, queue)
             self._mail.check_size(max(draft.size, len(draft.body)))
             if not self.has_room(queue):
                 raise self.full(queue)
             if draft.expires is not None and draft.expires <= self._clock.now():
                 raise KernelError(errno.EINVAL, "the message has expired already")
+            if self._gate.count_message is not None:
+                self._gate.count_message(actor)
             # What the sender is to the owner means nothing to whoever takes it: all are alike.
             return self._mail.accept(queue.mailbox, principal.name, draft, Relation.OTHER)
 

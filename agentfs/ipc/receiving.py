@@ -5,7 +5,7 @@ acknowledges the one before.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from agentfs.errors import KernelError
 from agentfs.ipc.delivery import Delivery
@@ -56,13 +56,15 @@ class Receiving(Delivery):
     ) -> Message | None:
         """Claim the message that is first, and acknowledge what the `reader` (without one: the
         principal) claimed before it in this way. None, and nothing is acknowledged, if no message
-        waits."""
+        waits, or its process has all the tasks that it may have."""
         self._boxes.expire_due()
         box = self._own(principal, name)
         self._begin(box, principal.pid, reader)
         doubted = self._in_doubt(box, principal.pid)
         first = doubted or box.first()
         if first is None or expired(first, self._clock.now()):
+            return None
+        if self._held_up(box, principal, reader) is not None:
             return None
         with self._gate.enter(principal) as actor:
             for before in self._before(box, actor.pid, reader):
@@ -79,13 +81,18 @@ class Receiving(Delivery):
     ) -> list[Message]:
         """Claim the messages that are first, up to `most` of them and `max_batch_bytes` (one at
         least), and acknowledge what is left of those that the `reader` (without one: the
-        principal) claimed before through `recv` or in this way. Empty, and nothing is
-        acknowledged, if no message waits."""
+        principal) claimed before through `recv` or in this way: never more than its process may
+        have at once. Empty, and nothing is acknowledged, if no message waits, or none may be
+        claimed."""
         self._boxes.expire_due()
         box = self._own(principal, name)
         self._begin(box, principal.pid, reader)
         if not self.waiting(name, principal.pid):
             return []
+        free = self._free(box, principal, reader, most)
+        if free is not None and free < 1:
+            return []
+        most = most if free is None else min(most, free)
         room = self._settings.now.messages.max_batch_bytes
         with self._gate.enter(principal) as actor:
             for before in self._before(box, actor.pid, reader):
@@ -123,6 +130,62 @@ class Receiving(Delivery):
             if not held and not reader.claimed:
                 held = [each for each in box.reading(pid) if reader.follows(each.through)]
         return [message for message in held if message.seq not in self._doubted]
+
+    # -- no more than a process may have ---------------------------------------------------------
+
+    def wait(
+        self, principal: Principal, name: str, reader: Reader, call: Callable[[], object]
+    ) -> None:
+        """Let `call()` be called when `reader` may get a message, until `wait_no_more`: one that
+        comes, or where its process has all the tasks it may have, when one of these ends."""
+        self.wait_no_more(name, call)
+        held_up = self._held_up(self._boxes.box(name), principal, reader)
+        if held_up is None:
+            self.line(name).join(call)
+        else:
+            self._boxes.claimed.wait(held_up.pid, call)
+            self.hand_on(name)
+
+    def wait_no_more(self, name: str, call: Callable[[], object]) -> None:
+        """Take that back; then `hand_on`."""
+        self.line(name).leave(call)
+        self._boxes.claimed.leave(call)
+
+    def poll(
+        self, principal: Principal, name: str, reader: Reader, call: Callable[[], object]
+    ) -> bool:
+        """Whether a `claim_next` would give a message now. Where that depends on a task of its
+        process, `call()` is called once one has ended. ENOENT."""
+        if not self.waiting(name, principal.pid):
+            return False
+        held_up = self._held_up(self._boxes.box(name), principal, reader)
+        if held_up is not None:
+            self._boxes.claimed.wait(held_up.pid, call)
+        return held_up is None
+
+    def _held_up(self, box: Mailbox, principal: Principal, reader: Reader | None) -> Process | None:
+        """The process that has all the tasks it may have, where `reader` can get no message
+        before one of them ends."""
+        free = self._free(box, principal, reader)
+        if free is None or free > 0 or principal.pid is None:
+            return None
+        return self._claimant(box, self._table.get(principal.pid))
+
+    def _free(
+        self, box: Mailbox, principal: Principal, reader: Reader | None, wanted: int = 1
+    ) -> int | None:
+        """How many messages `reader` may claim, of those `wanted`, with what that acknowledges out
+        of the way; None: any number."""
+        actor = None if principal.pid is None else self._table.find(principal.pid)
+        process = None if actor is None else self._claimant(box, actor)
+        if actor is None or process is None:
+            return None
+        free = self.tasks.free(actor, process)
+        if free is None or free >= wanted:
+            return free
+        doubted = [each for each in box.reading(actor.pid) if each.seq in self._doubted]
+        ending = self._before(box, actor.pid, reader) + doubted
+        return free + sum(message.claimed_by == process.pid for message in ending)
 
     def _receive(
         self, box: Mailbox, message: Message, actor: Process, reader: Reader | None
@@ -168,6 +231,7 @@ class Receiving(Delivery):
         """Say what became of what `reader` got last through `recv`, instead of asking for the
         next: `done`, `back` (it waits again, and this was no attempt) or `failed` (this was
         one: it waits again, or is given up for `reason`). ENOENT if there is nothing, EINVAL."""
+        self._boxes.expire_due()
         with self._gate.enter(principal) as actor:
             box = self._own(principal, name)
             held = self._unsettled(box, actor.pid, reader)

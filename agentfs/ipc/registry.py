@@ -15,6 +15,7 @@ from agentfs.process.agents import INIT_NAME, Agents
 from agentfs.process.model import Process
 from agentfs.process.table import ProcessTable
 from agentfs.security.ownership import Access, Ownership
+from agentfs.security.policy import Action
 from agentfs.security.principal import Principal
 from agentfs.storage.store import Store
 from agentfs.syscall import Gate
@@ -46,6 +47,8 @@ class Registry(Generic[Thing]):
 
     KIND: ClassVar[str]
     """What they are called, in words and in the store."""
+    FOLDER: ClassVar[str]
+    """Where they are in the tree."""
 
     def __init__(
         self,
@@ -99,6 +102,7 @@ class Registry(Generic[Thing]):
         self, principal: Principal, actor: Process, name: str, mode: int, most: int
     ) -> Ownership:
         """Whose a new one is. EINVAL, EEXIST, EACCES, ENOSPC (there are `most` already)."""
+        self._gate.policy.require(actor, Action.SEND, f"{self.FOLDER}/{name}")
         if not NAME.fullmatch(name) or name in (".", ".."):
             raise KernelError(
                 errno.EINVAL,
@@ -109,7 +113,6 @@ class Registry(Generic[Thing]):
         if name in self._by_name:
             raise KernelError(errno.EEXIST, f"there is a {self.KIND} {name!r} already")
         ownership = Ownership.of(principal, mode)
-        ownership.require_parent(actor, self._table.find, f"{self.KIND} {name}")
         if len(self._by_name) >= most:
             raise KernelError(
                 errno.ENOSPC,
@@ -120,10 +123,11 @@ class Registry(Generic[Thing]):
 
     def _admit(self, principal: Principal, actor: Process, thing: Thing) -> None:
         """ESTALE once it is removed; EACCES unless `principal` may send to it."""
+        owner = self._table.by_name(thing.ownership.owner)
+        self._gate.policy.require(actor, Action.SEND, f"{self.FOLDER}/{thing.name}", owner)
         if thing.removed:
             raise KernelError(errno.ESTALE, f"{thing} was removed")
         thing.ownership.require(principal, Access.SEND, str(thing))
-        thing.ownership.require_parent(actor, self._table.find, str(thing))
 
     def _add(self, thing: Thing) -> None:
         self._store.on_rollback(lambda: self._by_name.pop(thing.name))

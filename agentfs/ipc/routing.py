@@ -1,18 +1,17 @@
-"""Who may write to whom, and what that makes of the message: the routing table of design/kernel.md.
+"""What a message becomes on its way: the routing table of design/kernel.md.
 
-Asked in this order: the receiver exists, the sender's role may send, the route.
+Asked in this order: the receiver exists, the sender may send to it, the route.
 """
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agentfs.errors import KernelError
 from agentfs.ipc.message import Priority, Relation
-from agentfs.process.model import Process, Role
+from agentfs.process.model import Process
 from agentfs.process.table import ProcessTable
+from agentfs.security.policy import Action, Policy
 from agentfs.security.principal import INIT
 
 __all__ = ["Route", "effective", "peers", "relation", "route"]
@@ -49,28 +48,24 @@ def relation(sender: Process | None, receiver: Process | None) -> Relation:
 
 
 def route(table: ProcessTable, sender: str, receiver: str) -> Route:
-    """The way from agent `sender` to agent `receiver`. Raises EACCES where there is none."""
+    """The way from agent `sender`, who may send to it, to agent `receiver`."""
     source, target = table.by_name(sender), table.by_name(receiver)
     found = relation(source, target)
-    if source is None or sender == receiver:
-        return Route(found)
-    if source.role is Role.TASK and found is not Relation.CHILD:
-        parent = table.find(source.ppid)
-        name = "none that is alive" if parent is None else parent.name
-        raise KernelError(
-            errno.EACCES, f"{sender} is a task and may only write to its parent {name}", rule="task"
-        )
-    if found is not Relation.SIBLING:
+    if source is None or found is not Relation.SIBLING:
         return Route(found)
     overseer = table.find(source.ppid)
     return Route(found, None if overseer is None else overseer.name)
 
 
-def peers(table: ProcessTable, name: str, agents: Iterable[str]) -> list[str]:
-    """Those of `agents` to which there is a route from agent `name`, in their order."""
+def peers(table: ProcessTable, policy: Policy, name: str, agents: Iterable[str]) -> list[str]:
+    """Those of `agents` to which agent `name` may send, in their order."""
     process = table.by_name(name)
-    if process is None or process.role is not Role.TASK:
+    if process is None:
         return list(agents)
-    parent = table.find(process.ppid)
-    allowed = {name, parent.name} if parent is not None and parent.state.alive else {name}
-    return [agent for agent in agents if agent in allowed]
+    return [
+        agent
+        for agent in agents
+        if policy.decide(
+            process, Action.SEND, f"/agents/{agent}/inbox", table.by_name(agent)
+        ).allowed
+    ]

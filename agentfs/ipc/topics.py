@@ -21,7 +21,6 @@ from agentfs.ipc.registry import Registry
 from agentfs.process.agents import Agents
 from agentfs.process.table import ProcessTable
 from agentfs.security.ownership import Access, Ownership
-from agentfs.security.policy import Action
 from agentfs.security.principal import Principal
 from agentfs.storage.store import Store
 from agentfs.syscall import Gate
@@ -77,6 +76,7 @@ class Topics(Registry[Topic]):
     """
 
     KIND = "topic"
+    FOLDER = "/dev/topics"
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Topics(Registry[Topic]):
 
     def create(self, principal: Principal, name: str, mode: int) -> Topic:
         """Make a topic with exactly these mode bits. EINVAL, EEXIST, EACCES, ENOSPC."""
-        with self._gate.enter(principal, Action.SEND) as actor:
+        with self._gate.enter(principal) as actor:
             most = self._settings.now.topics.max_topics
             ownership = self._check_new(principal, actor, name, mode, most)
             topic = Topic(name, ownership, int(self._clock.now() * 1e9))
@@ -142,8 +142,9 @@ class Topics(Registry[Topic]):
     def check_publish(self, principal: Principal, topic: Topic) -> None:
         """Raise what `publish` would of this principal: EACCES, ESTALE."""
         actor = self._gate.actor(principal)
-        self._gate.policy.require(actor, Action.SEND)
         self._admit(principal, actor, topic)
+        if self._gate.count_message is not None:
+            self._gate.count_message(actor, 0)
 
     def publish(self, principal: Principal, topic: Topic, data: bytes) -> int:
         """Publish a record; its number. EACCES, ESTALE, EINVAL (empty), EMSGSIZE.
@@ -151,7 +152,7 @@ class Topics(Registry[Topic]):
         It is no event of the kernel, but `on_published` is called. What is kept beyond the bounds
         of the topic falls out, the oldest first.
         """
-        with self._gate.enter(principal, Action.SEND) as actor:
+        with self._gate.enter(principal) as actor:
             self._admit(principal, actor, topic)
             limits = self._settings.now.topics
             if not data:
@@ -162,6 +163,8 @@ class Topics(Registry[Topic]):
                     f"the record has {len(data)} bytes, {limits.max_record} are allowed",
                     rule="topics.max_record",
                 )
+            if self._gate.count_message is not None:
+                self._gate.count_message(actor)
             self._append(topic, principal.name, data)
             self._trim(topic, limits.max_records, limits.max_bytes)
             return topic.last

@@ -66,8 +66,9 @@ class Again(Ends):
             if process.stopping:
                 self.finish(process, known, State.ZOMBIE, why, program)
             elif process.pid in self._renewed:
+                reason = self._renewed[process.pid]
                 self._hold(process, code)
-                self._schedule(process, 0.0, "asked to")
+                self._schedule(process, 0.0, reason)
             elif not again:
                 self.finish(process, known, State.ZOMBIE, why, program)
             elif self.closing:
@@ -107,7 +108,7 @@ class Again(Ends):
         """It has no program until it is started again."""
         for call in self.on_end:
             call(process, UNKNOWN if code is None else code)
-        self._renewed.discard(process.pid)
+        self._renewed.pop(process.pid, None)
         self.heartbeats.stop(process.pid)
         self.readiness.lost_program(process)
         if process.state is State.BLOCKED:
@@ -161,16 +162,16 @@ class Again(Ends):
         except Exception:
             log.exception("process %d, %s: the maid has to", process.pid, process.name)
 
-    def renew(self, process: Process) -> None:
+    def renew(self, process: Process, reason: str = "asked to") -> None:
         """Have its program end and started again at once, with the same pid."""
         program = self.programs.find(process.ospid)
         if program is None:
             self.restarts.cancel(process.pid)
             if process.state is not State.BLOCKED:
                 self.table.set_state(process, State.BLOCKED)
-            self.store.on_commit(lambda: self.start_again(process, "asked to"))
+            self.store.on_commit(lambda: self.start_again(process, reason))
             return
-        self._renewed.add(process.pid)
+        self._renewed[process.pid] = reason
         if process.state is not State.BLOCKED:
             self.table.set_state(process, State.BLOCKED)
         self.signals.end_program(program)

@@ -107,8 +107,10 @@ class Agents:
     # -- system calls ----------------------------------------------------------------------------
 
     def define(self, principal: Principal, name: str, uid: int, gid: int) -> Agent:
-        """Make an agent that runs nothing yet. Raises EACCES, EINVAL, EEXIST."""
-        with self._gate.enter(principal, Action.SPAWN) as actor:
+        """Make an agent that runs nothing yet. Raises EACCES, EPERM, EINVAL, EEXIST."""
+        with self._gate.enter(principal) as actor:
+            self._gate.policy.require(actor, Action.SPAWN, f"/agents/{name}")
+            self._gate.policy.require_capability(actor, "spawn_children")
             check_name(name)
             if name in self._by_name:
                 raise KernelError(errno.EEXIST, f"there is an agent {name!r} already", rule="name")
@@ -142,7 +144,8 @@ class Agents:
         Raises EPERM for init, EBUSY while a process of it lives, and EACCES for anybody but its
         creator and the operator.
         """
-        with self._gate.enter(principal, Action.SPAWN) as actor:
+        with self._gate.enter(principal) as actor:
+            self._gate.policy.require(actor, Action.SPAWN, f"/agents/{name}")
             agent = self.get(name)
             if name == INIT_NAME:
                 raise KernelError(errno.EPERM, "init cannot be removed", rule="init")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -13,8 +14,14 @@ from agentfs.process.model import Agent, Limits, OnLimit, Process, Restart, Role
 from agentfs.process.own import OwnCalls, refuse_init
 from agentfs.process.recovery import withdraw
 from agentfs.process.spec import ProcessSpec, parse_spec
+from agentfs.resources.ceilings import Ceilings
+from agentfs.security.capabilities import ceiling_below
 from agentfs.security.policy import Action
 from agentfs.security.principal import Principal
+
+if TYPE_CHECKING:
+    from agentfs.resources.budget import Budgets
+    from agentfs.resources.groups import Groups
 
 __all__ = ["Processes"]
 
@@ -22,6 +29,9 @@ __all__ = ["Processes"]
 class Processes(OwnCalls):
     """Every call names its principal first. They are no checkpoints, but those that start a
     program: these wait for its exec. What a process says of itself is in `OwnCalls`."""
+
+    budgets: Budgets | None = None
+    groups: Groups | None = None
 
     # -- spawn -----------------------------------------------------------------------------------
 
@@ -36,22 +46,41 @@ class Processes(OwnCalls):
             if self._supervisor.closing:
                 raise KernelError(errno.EAGAIN, "the system is being shut down")
             policy = self._gate.policy
-            rules.check(rules.Request(actor, parent, spec, self._table, self._agents, policy))
+            asked = rules.Request(
+                actor,
+                parent,
+                spec,
+                self._table,
+                self._agents,
+                policy,
+                Ceilings(self._table, self._settings),
+                self.budgets,
+                self.groups,
+            )
+            rules.check(asked)
             process = self._make(parent, spec)
             before = self._agents.ensure(
                 process.name, process.uid, process.gid, actor.name, _text(spec)
             )
             self._table.add(process)
+            if self.budgets is not None:
+                self.budgets.spawned(process, spec.budget.items())
             self._agents.set_pid(process.name, process.pid)
             if not process.exec:
                 self._announce(process, before)
         if not process.exec:
             self._supervisor.heartbeats.begin(process)
             return process
+
+        def started() -> None:
+            self._gate.attribute(principal)
+            self._announce(process, before)
+
         try:
-            await self._supervisor.launch(process, lambda: self._announce(process, before))
+            await self._supervisor.launch(process, started)
         except BaseException:
             with self._store.transaction():
+                self._gate.attribute(principal)
                 withdraw(self._supervisor, process)
                 self._agents.restore(process.name, before)
             raise
@@ -59,7 +88,7 @@ class Processes(OwnCalls):
 
     def _make(self, parent: Process, spec: ProcessSpec) -> Process:
         account = rules.account_of(spec, parent)
-        tier = rules.tier_of(spec, parent)
+        tier = rules.tier_of(spec, parent, self._gate.policy)
         role = Role(spec.role)
         return Process(
             pid=self._table.next_pid(),
@@ -67,7 +96,7 @@ class Processes(OwnCalls):
             name=spec.name,
             role=role,
             tier=tier,
-            model=spec.model or tier.model,
+            model=spec.model or self._gate.policy.models[tier],
             uid=account.uid,
             gid=account.gid,
             user=account.name,
@@ -82,6 +111,8 @@ class Processes(OwnCalls):
             on_limit=OnLimit(spec.on_limit),
             allowed=None if spec.caps is None else tuple(spec.caps),
             denied=tuple(spec.deny),
+            group=parent.group if spec.group is None else spec.group,
+            ceiling=ceiling_below(parent),
         )
 
     def _announce(self, process: Process, before: Agent | None) -> None:
@@ -121,12 +152,12 @@ class Processes(OwnCalls):
             await self.start(principal, agent_name)
             return
         with self._gate.enter(principal) as actor:
-            self._gate.policy.require_kill(actor, running)
+            self._may_signal(actor, running)
             if not running.exec:
                 raise KernelError(errno.EINVAL, f"{agent_name} has no program to start again")
             if running.pid in self._supervisor.signals.starting:
                 raise KernelError(errno.EAGAIN, f"{agent_name} is just being started")
-            self._redefine(running)
+            self._redefine(actor, running)
             self._supervisor.renew(running)
 
     def _running(self, agent_name: str) -> Process:
@@ -136,11 +167,13 @@ class Processes(OwnCalls):
             raise KernelError(errno.ESRCH, f"no process of {agent_name} is alive")
         return running
 
-    def _redefine(self, process: Process) -> None:
+    def _redefine(self, actor: Process, process: Process) -> None:
         """Take from the definition what concerns the program; role, tier, user and limits were
         granted at the spawn and stay."""
         spec = parse_spec(self._agents.get(process.name).spec or "{}")
         if spec.exec:
+            if spec.exec[0] != process.exec[0]:
+                rules.check_own_program(self._gate.policy, actor, spec.exec)
             self._table.update(
                 process,
                 exec=tuple(spec.exec),
@@ -156,8 +189,7 @@ class Processes(OwnCalls):
         to KILL. Raises ESRCH, EINVAL, EACCES and EPERM (role, user, state)."""
         with self._gate.enter(principal) as actor:
             process = self._table.get(pid)
-            self._gate.policy.require_kill(actor, process)
-            refuse_init(process)
+            self._may_signal(actor, process)
             self._supervisor.signals.send(process, name.upper(), grace)
 
     def kill_branch(self, principal: Principal, pid: int) -> list[int]:
@@ -165,8 +197,7 @@ class Processes(OwnCalls):
         Who may kill a process may kill what it started."""
         with self._gate.enter(principal) as actor:
             root = self._table.get(pid)
-            self._gate.policy.require_kill(actor, root)
-            refuse_init(root)
+            self._may_signal(actor, root)
             rules.check_parent(root)
             branch = [*reversed(self._table.descendants(pid)), root]
             killed = [process for process in branch if process.state.alive]
@@ -174,18 +205,25 @@ class Processes(OwnCalls):
                 self._supervisor.signals.send(process, "KILL")
         return [process.pid for process in killed]
 
+    def _may_signal(self, actor: Process, process: Process) -> None:
+        refuse_init(process)
+        self._gate.policy.require(actor, Action.KILL, f"/agents/{process.name}", process)
+        if actor.pid != process.pid:
+            self._gate.policy.require_capability(actor, "kill_processes")
+
     def reparent(self, principal: Principal, pid: int, new_ppid: int) -> None:
         """Give a process another parent, and tell it with HUP.
 
         Raises ESRCH, ELOOP for a cycle, EPERM for a tier above the parent's or another user's,
         EAGAIN at the child limit, EACCES if the parent's role has no children.
         """
-        with self._gate.enter(principal, Action.MANAGE) as actor:
+        with self._gate.enter(principal) as actor:
             process, parent = self._table.get(pid), self._table.get(new_ppid)
+            self._gate.policy.require(actor, Action.MANAGE_TREE, f"/agents/{process.name}", process)
+            self._gate.policy.require_capability(actor, "manage_tree")
             refuse_init(process)
             rules.check_parent(process)
             rules.check_parent(parent)
-            self._gate.policy.same_user(actor, process)
             self._gate.policy.same_user(actor, parent)
             if process is parent or process in self._table.ancestors(new_ppid):
                 raise KernelError(
@@ -193,9 +231,9 @@ class Processes(OwnCalls):
                 )
             if process.ppid == new_ppid:
                 return
-            self._gate.policy.require(parent, Action.SPAWN)
+            self._gate.policy.require(parent, Action.SPAWN, f"/agents/{process.name}")
             rules.check_tier(process.tier, parent)
-            rules.check_children(parent, self._table)
+            rules.check_children(parent, self._table, Ceilings(self._table, self._settings))
             self._table.move(process, new_ppid)
             if process.pid in self._supervisor.signals.starting:
                 return  # its program will see its parent as it is

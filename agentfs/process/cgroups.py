@@ -1,4 +1,4 @@
-"""Control groups: one for the programs of each process, which none of them can leave.
+"""Control groups: one for the programs of each process, which none but root's can leave.
 
     <the daemon's own group>/agentfs-<instance>/p<PID>
 
@@ -28,6 +28,7 @@ class ControlGroups:
         self._stale: set[int] = set()
         self._base = ""  # the directory of our groups; "" if we cannot have any
         self._origin = ""  # the directory of the group the daemon is in
+        self.has_memory = False  # whether they can limit memory
         self._own = own = _own_path()
         self._ours = re.compile(rf"/agentfs-{re.escape(instance_id)}/p(\d+)(?:/|$)")
         for mounted, root in _hierarchies():
@@ -45,6 +46,7 @@ class ControlGroups:
                 log.info("no control groups under %s: %s", origin, failure.strerror)
                 continue
             self._base, self._origin = base, origin
+            self.has_memory = _enable_memory(origin, base)
             return
 
     @property
@@ -90,6 +92,20 @@ class ControlGroups:
                 return [int(line) for line in file]
         except OSError:
             return []
+
+    def cpu_seconds(self, pid: int) -> float | None:
+        """The processor time that everything in the group has used, what has ended included; None
+        if there is none."""
+        try:
+            with open(f"{self.path(pid)}/cpu.stat") as file:
+                return int(file.readline().split()[1]) / 1e6  # usage_usec
+        except OSError:
+            return None
+
+    def limit_memory(self, pid: int, mebibytes: int | None) -> None:
+        """What all in the group may have together. Only where `has_memory`. Raises OSError."""
+        text = b"max" if mebibytes is None else b"%d" % (mebibytes * 1024 * 1024)
+        _write(f"{self.path(pid)}/memory.max", text)
 
     def kill(self, pid: int) -> None:
         """SIGKILL everything in the group, forks under way included. No group is no fault."""
@@ -165,6 +181,18 @@ class ControlGroups:
             for pid in self.pids():
                 self.remove(pid)
             os.rmdir(self._base)
+
+
+def _enable_memory(origin: str, base: str) -> bool:
+    """Have the groups below `base` count memory; whether they do. The group the daemon is in may
+    only hand the controller on if it is the root or nothing else runs in it."""
+    try:
+        with suppress(OSError):
+            _write(f"{origin}/cgroup.subtree_control", b"+memory")
+        _write(f"{base}/cgroup.subtree_control", b"+memory")
+    except OSError:
+        return False
+    return True
 
 
 def _own_path() -> str | None:

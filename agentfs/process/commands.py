@@ -15,7 +15,15 @@ from agentfs.security.principal import Principal
 if TYPE_CHECKING:
     from agentfs.process.calls import Processes
 
-__all__ = ["AGENT_VERBS", "PROCESS_VERBS", "run_agent_command", "run_process_command"]
+__all__ = [
+    "AGENT_VERBS",
+    "PROCESS_VERBS",
+    "Verb",
+    "number",
+    "parse",
+    "run_agent_command",
+    "run_process_command",
+]
 
 Call = TypeVar("Call")
 
@@ -43,7 +51,7 @@ def _term(calls: Processes, who: Principal, pid: int, given: list[str]) -> None:
 
 
 def _done(calls: Processes, who: Principal, pid: int, given: list[str]) -> None:
-    calls.done(who, pid, _number(given[0]), given[1] if len(given) > 1 else "")
+    calls.done(who, pid, number(given[0]), given[1] if len(given) > 1 else "")
 
 
 PROCESS_VERBS: Mapping[str, Verb[ProcessCall]] = {
@@ -56,7 +64,7 @@ PROCESS_VERBS: Mapping[str, Verb[ProcessCall]] = {
         "kill-branch", 0, 0, lambda calls, who, pid, _: calls.kill_branch(who, pid)
     ),
     "reparent": Verb(
-        "reparent PID", 1, 1, lambda calls, who, pid, to: calls.reparent(who, pid, _number(to[0]))
+        "reparent PID", 1, 1, lambda calls, who, pid, to: calls.reparent(who, pid, number(to[0]))
     ),
     "idle": Verb("idle", 0, 0, lambda calls, who, pid, _: calls.declare(who, pid, State.IDLE)),
     "running": Verb(
@@ -80,14 +88,14 @@ AGENT_VERBS: Mapping[str, Verb[AgentCall]] = {
 """/agents/NAME/ctl."""
 
 
-def _number(text: str) -> int:
+def number(text: str) -> int:
     """A plain decimal number. Raises ValueError."""
     if not text.isascii() or not text.isdecimal() or len(text) > 18:
         raise ValueError(f"{text!r} is no number")
     return int(text)
 
 
-def _parse(verbs: Mapping[str, Verb[Call]], line: str) -> tuple[Verb[Call], list[str]]:
+def parse(verbs: Mapping[str, Verb[Call]], line: str) -> tuple[Verb[Call], list[str]]:
     """The verb, in any case, and its arguments. Raises EINVAL."""
     name, _, rest = line.strip().partition(" ")
     verb = verbs.get(name.lower())
@@ -101,7 +109,7 @@ def _parse(verbs: Mapping[str, Verb[Call]], line: str) -> tuple[Verb[Call], list
 
 
 def run_process_command(calls: Processes, who: Principal, pid: int, line: str) -> None:
-    verb, given = _parse(PROCESS_VERBS, line)
+    verb, given = parse(PROCESS_VERBS, line)
     try:
         verb.call(calls, who, pid, given)
     except ValueError as bad:
@@ -109,5 +117,5 @@ def run_process_command(calls: Processes, who: Principal, pid: int, line: str) -
 
 
 async def run_agent_command(calls: Processes, who: Principal, name: str, line: str) -> None:
-    verb, _ = _parse(AGENT_VERBS, line)
+    verb, _ = parse(AGENT_VERBS, line)
     await verb.call(calls, who, name)

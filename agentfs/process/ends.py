@@ -59,7 +59,7 @@ class Ends:
         self.on_end: list[Callable[[Process, int], object]] = []
         self.on_finish: list[Callable[[Process], object]] = []
         self.ended_at: dict[int, float] = {}
-        self._renewed: set[int] = set()
+        self._renewed: dict[int, str] = {}  # why each is to be started again
 
     def start_again(self, process: Process, reason: str = "continued") -> None:
         """Start the program of a process that has none for now."""
@@ -78,6 +78,8 @@ class Ends:
         if not output and process.exec:
             offset = 0 if program is None else program.offset
             output = tail(self.agents.log_path(process.name), offset)
+        if process.stopping and process.reason:
+            output = f"{output}{process.reason}\n"
         with self.store.transaction():
             for call in self.on_end:
                 call(process, code)
@@ -106,7 +108,7 @@ class Ends:
         self.signals.forget(process)
         self.restarts.forget(process.pid)
         self.heartbeats.stop(process.pid)
-        self._renewed.discard(process.pid)
+        self._renewed.pop(process.pid, None)
         self.ended_at[process.pid] = self.clock.monotonic()
 
     def adopt(self, child: Process) -> None:

@@ -1,4 +1,5 @@
-"""Starting one program: fork, its control group, its user, its folder, exec. For a thread.
+"""Starting one program: fork, its control group, its user, its folder, its limits and confinement,
+exec. For a thread.
 
 The executable and the folder may lie on our own mount, so the child can need the event loop before
 it has executed anything. Hence no vfork (it would hold the interpreter's lock until the exec: a
@@ -15,12 +16,16 @@ import os
 import pwd
 import struct
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from agentfs.errors import KernelError
+from agentfs.process.confine import FREE, Cell, Confinement
 from agentfs.process.model import Process
+from agentfs.process.own_program import own_program
+from agentfs.process.rlimits import Limit, lay_on
 
 __all__ = ["Launch", "become_subreaper"]
 
@@ -28,23 +33,33 @@ INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ
 """What a program gets of the daemon's environment, and every LC_*."""
 
 SHARED = struct.Struct("=qqq")  # the child's pid, the step that failed, its errno
-ENTER_GROUP, ENTER_FOLDER = 1, 2
+ENTER_GROUP, ENTER_FOLDER, ENTER_CELL = 1, 2, 3
 PR_SET_CHILD_SUBREAPER = 36
 
 
 class Launch:
-    """A program that is being started for `process`."""
+    """A program that is being started for `process`. Without a `home` it begins in `/`."""
 
     def __init__(
-        self, process: Process, mountpoint: str, log_path: Path, cwd: str, home: Path
+        self,
+        process: Process,
+        mountpoint: str,
+        log_path: Path,
+        home: Path | None,
+        *,
+        held: Confinement = FREE,
+        limits: Iterable[Limit] = (),
     ) -> None:
         self.pid = process.pid
         self._process = process
         self._mountpoint = mountpoint
         self._log_path = log_path
-        self._cwd = cwd
+        self._cwd = process.cwd
         self._home = home
+        self._held = held
+        self._limits = tuple(limits)
         self._shared = mmap.mmap(-1, mmap.PAGESIZE)
+        self.thread = -1  # the id of the thread that does it
 
     @property
     def ospid(self) -> int:
@@ -54,6 +69,7 @@ class Launch:
     def run(self, group: Callable[[], int] | None) -> tuple[int, int]:
         """Start it; (OS pid, size of the log before). `group` opens its control group's
         cgroup.procs. Raises KernelError with the errno of what failed."""
+        self.thread = threading.get_native_id()
         process = self._process
         descriptors: list[int] = []
         try:
@@ -61,14 +77,19 @@ class Launch:
             written = os.open(self._log_path, flags, 0o640)
             descriptors.append(written)
             # By descriptor: the folders above the memory are the daemon's, not the agent's.
-            home = os.open(self._home, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            home = os.open(self._home or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             descriptors.append(home)
             entry = None
             if group is not None:
                 entry = group()
                 descriptors.append(entry)
             offset = os.fstat(written).st_size
-            return self._fork(written, home, entry), offset
+            cell = self._cell(home)
+            try:
+                return self._fork(written, home, entry, cell), offset
+            finally:
+                if cell is not None:
+                    cell.close()
         except OSError as failure:
             doing = f"cannot start {process.exec[0]!r} for {process.name}"
             raise KernelError.from_os(failure, doing) from failure
@@ -80,35 +101,56 @@ class Launch:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def _fork(self, written: int, home: int, entry: int | None) -> int:
+    def _cell(self, home: int) -> Cell | None:
+        """What it is confined to; None if to nothing."""
+        if self._held == FREE:
+            return None
+        folders: list[str | int] = [self._mountpoint]
+        if self._home is not None:
+            folders.append(home)
+        return Cell(self._held, folders, [str(self._log_path)])
+
+    def _command(self, env: dict[str, str]) -> tuple[str | None, Sequence[str]]:
+        """(file to execute, arguments); None for the file that the first argument names."""
+        command = self._process.exec
+        if self._held.execute:
+            return None, command
+        folder = os.path.join(self._home or "/", self._cwd)
+        return own_program(command, folder, env["PATH"])
+
+    def _fork(self, written: int, home: int, entry: int | None, cell: Cell | None) -> int:
         process = self._process
         other = os.geteuid() == 0 and process.uid != os.geteuid()
+        env = self._environment()
+        executable, command = self._command(env)
         child = subprocess.Popen(
-            process.exec,
+            command,
+            executable=executable,
             stdin=subprocess.DEVNULL,
             stdout=written,
             stderr=written,
-            env=self._environment(),
+            env=env,
             start_new_session=True,
             user=process.uid if other else None,
             group=process.gid if other else None,
             extra_groups=_groups(process) if other else None,
-            preexec_fn=self._child(home, entry),
+            preexec_fn=self._child(home, entry, cell),
         )
         child.returncode = 0  # its end is watched for elsewhere: Popen must not wait for it
         _, step, number = SHARED.unpack_from(self._shared, 0)
         if step:
             with suppress(ChildProcessError):
                 os.waitpid(child.pid, 0)
-            where = "its control group" if step == ENTER_GROUP else self._cwd or str(self._home)
+            folder = self._cwd or str(self._home or "/")
+            where = {ENTER_GROUP: "its control group", ENTER_CELL: "its limits"}.get(step, folder)
             raise KernelError(
                 int(number), f"{process.name} cannot enter {where}: {os.strerror(number)}"
             )
         return child.pid
 
-    def _child(self, home: int, entry: int | None) -> Callable[[], None]:
+    def _child(self, home: int, entry: int | None, cell: Cell | None) -> Callable[[], None]:
         """What the child does before exec: little, and without taking a lock."""
-        shared, cwd = self._shared, self._cwd
+        shared, cwd, limits = self._shared, self._cwd, self._limits
 
         def enter() -> None:
             step = ENTER_GROUP
@@ -121,6 +163,10 @@ class Launch:
                 os.fchdir(home)
                 if cwd:
                     os.chdir(cwd)
+                step = ENTER_CELL
+                if cell is not None:
+                    cell.enter()
+                lay_on(0, limits)
             except OSError as failure:
                 SHARED.pack_into(shared, 0, os.getpid(), step, failure.errno or errno.EIO)
                 os._exit(127)
@@ -140,6 +186,9 @@ class Launch:
                 account = pwd.getpwuid(process.uid)
                 env |= {"HOME": account.pw_dir, "USER": account.pw_name}
                 env |= {"LOGNAME": account.pw_name, "SHELL": account.pw_shell or "/bin/sh"}
+        if not self._held.write and self._home is not None:
+            # Where it may write, by a path that another user's program can go too.
+            env["TMPDIR"] = os.path.join(self._mountpoint, "agents", process.name, "memory")
         return (
             env
             | process.env

@@ -33,7 +33,7 @@ class Maid:
         self.report: dict[str, Any] = {"Ok": True, "Checked": "never"}
         self.rounds = 0
         self._changed = trio.Event()
-        supervisor.events.listen(self._heard)
+        supervisor.events.listen(self._heard, ConfigChanged)
 
     async def run(self) -> None:
         """A round every `maid_interval`, until cancelled."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentfs.errors import KernelError
+from agentfs.security.capability import Ceiling
 
 __all__ = [
     "Agent",
@@ -134,6 +135,12 @@ class Limits:
     max_memory_mb: int | None = None
     max_cpu_seconds: int | None = None
 
+    @classmethod
+    def none_but(cls, **limits: int | None) -> Limits:
+        """These alone, and no others."""
+        none: dict[str, Any] = dict.fromkeys(cls.__slots__)
+        return cls(**none | limits)
+
 
 @dataclass(slots=True)
 class Agent:
@@ -186,11 +193,14 @@ class Process:
     output: str = ""  # the last lines of output, once it ended
     ended: float = 0.0  # wall clock, seconds
     stopping: bool = False  # somebody asked it to end: its end is not a failure
+    reason: str = ""  # why it is being ended, if not because somebody asked: "limit: NAME"
     tokens: int = 0
     on_limit: OnLimit = OnLimit.RAISE
     allowed: tuple[str, ...] | None = None  # capabilities as declared; None: all of its parent's
     denied: tuple[str, ...] = ()  # capabilities denied to it and everything below it
+    ceiling: Ceiling | None = None  # what its parent had at the spawn; None: everything
     group: str = ""  # the path of its group below /sys/cgroup; "": in none
+    confined: tuple[str, ...] = ()  # what its program is really kept from: network, write, exec
     changed: int = 0  # ns, for st_mtime
 
     def record(self) -> dict[str, Any]:
@@ -198,7 +208,9 @@ class Process:
         for name in ("role", "tier", "restart", "state", "on_limit"):
             record[name] = record[name].value
         record["exec"], record["denied"] = list(self.exec), list(self.denied)
+        record["confined"] = list(self.confined)
         record["allowed"] = None if self.allowed is None else list(self.allowed)
+        record["ceiling"] = None if self.ceiling is None else self.ceiling.record()
         limits = self.limits
         record["limits"] = {slot: getattr(limits, slot) for slot in limits.__slots__}
         return record
@@ -214,6 +226,8 @@ class Process:
             "on_limit": OnLimit(record.get("on_limit", "raise")),
             "allowed": None if record.get("allowed") is None else tuple(record["allowed"]),
             "denied": tuple(record.get("denied", ())),
+            "confined": tuple(record.get("confined", ())),
+            "ceiling": Ceiling.from_record(record["ceiling"]) if record.get("ceiling") else None,
             "limits": Limits(**record["limits"]),
         }
         return cls(**(record | typed))

@@ -140,7 +140,11 @@ class OwnCalls:
             program = self._programs.attach(pid, ospid)
             self._store.on_rollback(lambda: self._programs.detach(program))
             self._table.update(
-                process, ospid=program.ospid, os_start=program.os_start, attached=True
+                process,
+                ospid=program.ospid,
+                os_start=program.os_start,
+                attached=True,
+                confined=(),
             )
             self._events.emit(ProcessChanged(process.pid, process.name))
         self._supervisor.watch(program)

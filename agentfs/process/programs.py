@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,9 @@ import trio
 from agentfs.errors import KernelError
 from agentfs.process import orphans
 from agentfs.process.cgroups import ControlGroups
+from agentfs.process.confine import FREE, Confinement, mechanisms
 from agentfs.process.launch import Launch, become_subreaper
+from agentfs.process.measures import Measures
 from agentfs.process.model import Process
 from agentfs.process.proc import exit_code, lost_exit_code, read_stat
 
@@ -34,7 +36,8 @@ class Program:
     """A program at work for process `pid`. With `os_start`, `ospid` is unmistakable.
 
     `ours`: it is our child. `attached`: somebody else started it. `offset`: where in the log its
-    output begins. `origin`: the control group that an attached one came from.
+    output begins. `origin`: the control group that an attached one came from. `confined`: what it
+    is really kept from.
     """
 
     pid: int
@@ -45,17 +48,23 @@ class Program:
     attached: bool = False
     offset: int = 0
     origin: str = ""
+    confined: tuple[str, ...] = ()
 
 
-class Programs:
+class Programs(Measures):
     """All programs that are watched, by OS pid.
 
     `launching` counts the starts under way; `launch_of` tells whose a child is that has not
-    executed anything yet.
+    executed anything yet. `confinement_of` says what a process's program may do, `mechanisms` what
+    of that this machine can see to, `has_memory` whether it may use its memory.
     """
 
     def __init__(self, mountpoint: str, instance_id: str) -> None:
+        super().__init__()
         self._mountpoint = str(mountpoint)
+        self.mechanisms = mechanisms()
+        self.confinement_of: Callable[[Process], Confinement] = lambda process: FREE
+        self.has_memory: Callable[[Process], bool] = lambda process: True
         self._watched: dict[int, Program] = {}
         self._launches: set[Launch] = set()
         self.generation = 0  # counts the programs that came or went
@@ -82,18 +91,16 @@ class Programs:
         return None if ospid is None else self._watched.get(ospid)
 
     @property
-    def all_in_groups(self) -> bool:
-        """Whether every program's control group tells whose it is. What was attached may have had
-        children before, and they are not in it."""
-        return self.groups.available and not any(p.attached for p in self._watched.values())
-
-    @property
     def launching(self) -> int:
         return len(self._launches)
 
     def launch_of(self, ospid: int) -> int | None:
-        """The process that the child `ospid` is being started for."""
-        return next((launch.pid for launch in self._launches if launch.ospid == ospid), None)
+        """The process that the child `ospid`, or our own thread of this id, is being started for:
+        what is to be executed may lie in the tree."""
+        for launch in self._launches:
+            if ospid in (launch.ospid, launch.thread):
+                return launch.pid
+        return None
 
     async def wait_launched(self) -> None:
         """Wait until one of the launches under way is over. A child's own call must not wait
@@ -118,13 +125,17 @@ class Programs:
     # -- start and watch -------------------------------------------------------------------------
 
     async def start(self, process: Process, log_path: Path, home: Path) -> Program:
-        """Start `process.exec` in its `cwd`, relative to `home`. The caller has to `wait` for it.
+        """Start `process.exec` in its `cwd`, relative to `home`, or to `/` for one that may not use
+        its memory. The caller has to `wait` for it.
 
         Raises KernelError with the errno of the fork, of the exec or of the folder. Not cancelled
         once the thread has it.
         """
-        launch = Launch(process, self._mountpoint, log_path, process.cwd, home)
-        group = (lambda: self.groups.open(process.pid)) if self.groups.available else None
+        held = self.mechanisms.holds(self.confinement_of(process))
+        limits = self.limits_at_start(process)
+        place = home if self.has_memory(process) else None
+        launch = Launch(process, self._mountpoint, log_path, place, held=held, limits=limits)
+        group = (lambda: self.open_group(process)) if self.groups.available else None
         self._launches.add(launch)
         self.generation += 1
         try:
@@ -136,7 +147,9 @@ class Programs:
                 if group is not None:
                     self.groups.remove(process.pid)
                 raise
-            return self._watch(process, ospid, offset)
+            program = self._watch(process, ospid, offset)
+            program.confined = held.kept_from
+            return program
         finally:
             self._launches.discard(launch)
             self._launched.set()

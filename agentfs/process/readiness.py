@@ -44,7 +44,7 @@ class Readiness:
         self._unready: dict[int, Timer | None] = {}  # the timer runs from its program's start
         self._changed: dict[int, trio.Event] = {}
         self._held: set[int] = set()
-        events.listen(self._heard)
+        events.listen(self._heard, MessageClaimed, ProcessExited, StateChanged, ProcessReparented)
 
     def sizes(self) -> dict[str, int]:
         """How many entries each table has, for tests."""

@@ -85,7 +85,7 @@ class Recovery:
             supervisor.agents.set_pid(INIT_NAME, INIT)
         supervisor.table.update(
             init,
-            limits=Limits(max_children=most),
+            limits=Limits.none_but(max_children=most),
             started=supervisor.clock.now(),
             ospid=os.getpid(),
             os_start=own.start if own is not None else 0,
@@ -102,11 +102,23 @@ class Recovery:
                 return
             log.info("process %d, %s, still runs", process.pid, process.name)
             self._resume(process)
+            if "write" in process.confined and not process.stopping:
+                self._renew(process, program)
             supervisor.watch(program)
         elif process.exec:
             self._take_up_without_program(process)
         else:
             self._resume(process)
+
+    def _renew(self, process: Process, program: Program) -> None:
+        """A program that may write to the tree and nowhere else may not write to the new tree: the
+        machine knows only the one of the daemon that started it. It ends as with a clean end of
+        the daemon, and is started again by its policy."""
+        supervisor = self._supervisor
+        if supervisor.restarts.wanted(process, 1):
+            supervisor.renew(process, f"{STARTED_AGAIN}, its program could write to the old tree")
+        else:
+            supervisor.signals.end_program(program)
 
     def _take_up_without_program(self, process: Process) -> None:
         supervisor = self._supervisor
@@ -141,6 +153,8 @@ def withdraw(supervisor: Supervisor, process: Process) -> None:
             call(process, 127)
         for child in supervisor.table.children(process.pid):
             supervisor.adopt(child)
+        for finished in supervisor.on_finish:
+            finished(process)
         supervisor.table.remove(process.pid)
         if (agent := supervisor.agents.find(process.name)) and agent.pid == process.pid:
             supervisor.agents.set_pid(process.name, None)

@@ -8,15 +8,22 @@ from __future__ import annotations
 import errno
 import os
 import pwd
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from agentfs.errors import KernelError
 from agentfs.process.agents import Agents, check_name
 from agentfs.process.model import Process, Role, Tier
 from agentfs.process.spec import ProcessSpec
 from agentfs.process.table import ProcessTable
+from agentfs.resources.ceilings import Ceilings
+from agentfs.security.capabilities import Child, ceiling_below
 from agentfs.security.policy import Action, Policy
+
+if TYPE_CHECKING:
+    from agentfs.resources.budget import Budgets
+    from agentfs.resources.groups import Groups
 
 __all__ = ["RULES", "Account", "Request", "account_of", "check", "check_parent", "tier_of"]
 
@@ -31,6 +38,9 @@ class Request:
     table: ProcessTable
     agents: Agents
     policy: Policy
+    ceilings: Ceilings
+    budgets: Budgets | None = None
+    groups: Groups | None = None
 
     @property
     def role(self) -> Role:
@@ -38,16 +48,25 @@ class Request:
 
     @property
     def tier(self) -> Tier:
-        return tier_of(self.spec, self.parent)
+        return tier_of(self.spec, self.parent, self.policy)
+
+    @property
+    def child(self) -> Child:
+        """The process that it would be, as far as capabilities go."""
+        spec = self.spec
+        allowed = None if spec.caps is None else tuple(spec.caps)
+        ceiling = ceiling_below(self.parent)
+        return Child(spec.name, self.role, allowed, tuple(spec.deny), ceiling)
 
 
-def tier_of(spec: ProcessSpec, parent: Process) -> Tier:
-    """The tier of a child: the one asked for, else its parent's, for a task never strategic."""
+def tier_of(spec: ProcessSpec, parent: Process, policy: Policy) -> Tier:
+    """The tier of a child: the one asked for, else its parent's, or the next below it that its
+    role can be of (a task is never strategic)."""
     if spec.tier is not None:
         return Tier(spec.tier)
-    if spec.role == "task" and parent.tier is Tier.STRATEGIC:
-        return Tier.TACTICAL
-    return parent.tier
+    below = list(Tier)[parent.tier.rank :]
+    possible = policy.roles[Role(spec.role)].tiers
+    return next((tier for tier in below if tier in possible), parent.tier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +95,7 @@ def account_of(spec: ProcessSpec, parent: Process) -> Account:
 
 
 def _role_may_spawn(asked: Request) -> None:
-    asked.policy.require(asked.parent, Action.SPAWN)
+    asked.policy.require(asked.parent, Action.SPAWN, f"/agents/{asked.spec.name}")
 
 
 def _role_can_be_had(asked: Request) -> None:
@@ -110,11 +129,12 @@ def _user(asked: Request) -> None:
 
 def _tools(asked: Request) -> None:
     for tool in asked.spec.tools:
-        asked.policy.require_capability(asked.parent, f"tool:{tool}")
+        asked.policy.require_capability(asked.child, f"tool:{tool}")
 
 
 def _group_limit(asked: Request) -> None:
-    asked.policy.require_seat(asked.parent)
+    if asked.groups is not None:
+        asked.groups.check_spawn(asked.actor, asked.parent, asked.spec.group)
 
 
 def _parent_alive(asked: Request) -> None:
@@ -145,12 +165,12 @@ def check_tier(tier: Tier, parent: Process) -> None:
 
 
 def _max_children(asked: Request) -> None:
-    check_children(asked.parent, asked.table)
+    check_children(asked.parent, asked.table, asked.ceilings)
 
 
-def check_children(parent: Process, table: ProcessTable) -> None:
+def check_children(parent: Process, table: ProcessTable, ceilings: Ceilings) -> None:
     """Raise EAGAIN, as fork(2) does, if `parent` has all the living children it may have."""
-    most = parent.limits.max_children
+    most = ceilings.whole(parent, "max_children")
     if most is not None and table.count_live_children(parent.pid) >= most:
         raise KernelError(
             errno.EAGAIN,
@@ -159,10 +179,12 @@ def check_children(parent: Process, table: ProcessTable) -> None:
         )
 
 
-def _task_tier(asked: Request) -> None:
-    if asked.role is Role.TASK and asked.tier is Tier.STRATEGIC:
+def _role_tier(asked: Request) -> None:
+    if asked.tier not in asked.policy.roles[asked.role].tiers:
         raise KernelError(
-            errno.EPERM, "the cognitive tier of a task is never strategic", rule="task tier"
+            errno.EPERM,
+            f"the cognitive tier of a {asked.role.value} is never {asked.tier.value}",
+            rule=f"roles.yaml: {asked.role.value} tiers",
         )
 
 
@@ -205,6 +227,17 @@ def _program(asked: Request) -> None:
             raise KernelError(errno.EINVAL, f"env: {name!r} cannot name a variable", rule="program")
 
 
+def _own_program(asked: Request) -> None:
+    check_own_program(asked.policy, asked.actor, asked.spec.exec)
+
+
+def check_own_program(policy: Policy, actor: Process, command: Sequence[str]) -> None:
+    """Raise EACCES, or EPERM if it is denied, if `actor` would have the kernel start a program for
+    it that it may not start itself: without `shell_exec` any but its own."""
+    if command and command[0] not in actor.exec[:1]:
+        policy.require_capability(actor, "shell_exec")
+
+
 def _encodable(text: str) -> bool:
     try:
         os.fsencode(text)
@@ -214,8 +247,8 @@ def _encodable(text: str) -> bool:
 
 
 def _budget(asked: Request) -> None:
-    spec = asked.spec
-    asked.policy.require_budget(asked.parent, asked.tier.value, spec.limits.max_tokens_total)
+    if asked.budgets is not None:
+        asked.budgets.check_spawn(asked.parent, asked.tier, asked.spec.budget.items())
 
 
 RULES: tuple[Callable[[Request], None], ...] = (
@@ -228,9 +261,10 @@ RULES: tuple[Callable[[Request], None], ...] = (
     _parent_alive,
     _tier,
     _max_children,
-    _task_tier,
+    _role_tier,
     _name,
     _program,
+    _own_program,
     _budget,
 )
 

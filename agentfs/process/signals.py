@@ -172,9 +172,9 @@ class Signals:
             return
         self._cancel(self._graces, process.pid)
         if process.state is State.RUNNING:
-            self._table.update(process, stopping=False)
+            self._table.update(process, stopping=False, reason="")
         else:
-            self._table.set_state(process, State.RUNNING, stopping=False)
+            self._table.set_state(process, State.RUNNING, stopping=False, reason="")
         self._deliver(process, signal.SIGCONT)
 
     # -- ends --------------------------------------------------------------------------------------

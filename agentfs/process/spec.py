@@ -4,17 +4,40 @@ from __future__ import annotations
 
 import errno
 import re
+import sys
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from agentfs.errors import KernelError
+from agentfs.security.capability import canonical, canonical_tool
 
-__all__ = ["NAME", "ProcessSpec", "SpecLimits", "describe", "parse_spec", "read_yaml", "seconds"]
+__all__ = [
+    "NAME",
+    "Cost",
+    "Maximum",
+    "ProcessSpec",
+    "SpecLimits",
+    "describe",
+    "parse_spec",
+    "read_yaml",
+    "seconds",
+]
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """What an agent may be called (design/kernel.md)."""
+
+MAX_NAMES = 64
+"""How many tools and capabilities a definition may list: more are meant by a glob."""
+
+MAX_TOKENS = 5000
+"""How many marks, words and brackets a definition may have. Each takes some 20 µs to read, in which
+nobody else is served; a thousand variables of the environment are 4000."""
+
+MAX_NESTING = 50
+"""How deep brackets may be nested: looking for keys takes time with its square."""
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -50,6 +73,9 @@ Cost = Annotated[
 ]
 
 
+GroupPath = Annotated[str, AfterValidator(lambda path: path.strip("/"))]
+
+
 class SpecLimits(BaseModel):
     """Limits as a spec names them; what is left out has its default, `max` is none."""
 
@@ -69,13 +95,34 @@ class SpecLimits(BaseModel):
     max_cpu_seconds: Maximum = None
 
 
+def _named(check: Callable[[str], str]) -> Callable[[str], str]:
+    """`check`, as pydantic wants it: a ValueError for what it refuses."""
+
+    def validate(name: str) -> str:
+        try:
+            return check(name)
+        except KernelError as bad:
+            raise ValueError(bad.reason) from None
+
+    return validate
+
+
+Names = Annotated[
+    list[Annotated[str, AfterValidator(_named(canonical))]], Field(max_length=MAX_NAMES)
+]
+Tools = Annotated[
+    list[Annotated[str, AfterValidator(_named(canonical_tool))]], Field(max_length=MAX_NAMES)
+]
+
+
 class ProcessSpec(BaseModel):
     """What `/proc/PID/spawn` and `/agents/NAME/spec.yaml` take.
 
-    `caps`: the capabilities it is to have of its parent's; left out: all of them, `[]`: none.
-    `deny`: those that it and everything below it never has. `budget`: tokens by tier, reserved
+    `tools`: those that it is to call; refused if it may not. `caps`: the capabilities it is to
+    have of its parent's; left out: all of them, `[]`: none. `deny`: those that it and everything
+    below it never has. `budget`: tokens by tier, reserved
     from the parent; where a tier is left out it draws on what its parent draws on. `group`: a
-    group of /sys/cgroup, instead of its parent's.
+    group of /sys/cgroup (`team/a`), instead of its parent's; "" is none.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -90,13 +137,13 @@ class ProcessSpec(BaseModel):
     env: dict[str, str] = {}
     cwd: str | None = None
     user: str | None = None
-    tools: list[str] = []
+    tools: Tools = []
     limits: SpecLimits = SpecLimits()
     on_limit: Literal["raise", "skip", "stop"] = "raise"
-    caps: list[str] | None = None
-    deny: list[str] = []
+    caps: Names | None = None
+    deny: Names = []
     budget: dict[Literal["strategic", "tactical", "operational"], Annotated[int, Field(ge=0)]] = {}
-    group: str | None = None
+    group: GroupPath | None = None
 
 
 def describe(failure: ValidationError) -> list[tuple[tuple[int | str, ...], str]]:
@@ -107,25 +154,44 @@ def describe(failure: ValidationError) -> list[tuple[tuple[int | str, ...], str]
     ]
 
 
-def read_yaml(text: str) -> Any:
-    """The value that a YAML (or JSON) document is. Raises EINVAL.
+class _Loader(yaml.SafeLoader):
+    """Stops where it would take too long."""
+
+    most = sys.maxsize
+
+    def fetch_more_tokens(self) -> None:
+        if self.tokens_taken > self.most:
+            raise KernelError(errno.EINVAL, f"too long: at most {self.most} YAML tokens")
+        if self.flow_level > MAX_NESTING:
+            raise KernelError(errno.EINVAL, "not YAML: nested too deeply")
+        super().fetch_more_tokens()
+
+
+def read_yaml(text: str, most: int = sys.maxsize) -> Any:
+    """The value that a YAML (or JSON) document of at most so many tokens is. Raises EINVAL.
 
     PyYAML has an exception of its own for bad syntax only; a bad date, number or tag
     (`2001-13-01`, `!!bool maybe`) comes out as whatever the code behind it raised.
     """
+    loader = None
     try:
-        return yaml.safe_load(text)
+        loader = _Loader(text)
+        loader.most = most
+        return loader.get_single_data()
     except yaml.YAMLError as bad:
         raise KernelError(errno.EINVAL, f"not YAML: {' '.join(str(bad).split())}") from None
     except RecursionError:
         raise KernelError(errno.EINVAL, "not YAML: nested too deeply") from None
     except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError) as bad:
         raise KernelError(errno.EINVAL, f"not YAML: a value cannot be read: {bad}") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
 
 
 def parse_spec(text: str) -> ProcessSpec:
     """Read a definition. Raises EINVAL with every fault in the reason."""
-    given = read_yaml(text)
+    given = read_yaml(text, MAX_TOKENS)
     if not isinstance(given, dict):
         raise KernelError(
             errno.EINVAL, "a definition is a map of keys: `name:`, `exec:`, `role:` …"

@@ -45,7 +45,7 @@ class Supervisor(Again):
         self.on_maid: list[Callable[[], object]] = []
         self._unwatched: list[Program] = []
         self._program_ended = trio.Event()
-        self.events.listen(self._follow_settings)
+        self.events.listen(self._follow_settings, ConfigChanged)
 
     def sizes(self) -> dict[str, int]:
         """How many entries each of our tables has, for tests and /sys/stats."""
@@ -141,7 +141,12 @@ class Supervisor(Again):
         try:
             with self.store.transaction():
                 if process.state.alive:
-                    self.table.update(process, ospid=program.ospid, os_start=program.os_start)
+                    self.table.update(
+                        process,
+                        ospid=program.ospid,
+                        os_start=program.os_start,
+                        confined=program.confined,
+                    )
                 started()
         except BaseException:
             self.programs.kill(program)

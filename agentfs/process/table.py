@@ -19,7 +19,7 @@ from agentfs.storage.store import Store
 __all__ = ["ProcessTable"]
 
 WORKING = frozenset({State.IDLE, State.RUNNING})
-INDEXED = frozenset({"ppid", "name", "state", "ospid"})
+INDEXED = frozenset({"ppid", "name", "state", "ospid", "group"})
 
 
 class ProcessTable:
@@ -34,6 +34,7 @@ class ProcessTable:
         self._live_children: dict[int, int] = {}
         self._alive: dict[str, int] = {}
         self._programs: dict[int, int] = {}
+        self._members: dict[str, dict[int, None]] = {}
         self._last = 0
         self.load()
 
@@ -44,6 +45,7 @@ class ProcessTable:
         self._live_children.clear()
         self._alive.clear()
         self._programs.clear()
+        self._members.clear()
         for record in self._store.processes():
             process = Process.from_record(record)
             self._by_pid[process.pid] = process
@@ -90,6 +92,7 @@ class ProcessTable:
             "live parents": len(self._live_children),
             "alive": len(self._alive),
             "programs": len(self._programs),
+            "groups": len(self._members),
         }
 
     # -- the tree --------------------------------------------------------------------------------
@@ -104,6 +107,14 @@ class ProcessTable:
     def count_live_children(self, pid: int) -> int:
         """O(1), unlike the list of them."""
         return self._live_children.get(pid, 0)
+
+    def members(self, group: str) -> list[Process]:
+        """The living processes of a group, not of those below it, by age."""
+        return [self._by_pid[pid] for pid in sorted(self._members.get(group, ()))]
+
+    def count_members(self, group: str) -> int:
+        """O(1), unlike the list of them."""
+        return len(self._members.get(group, ()))
 
     def ancestors(self, pid: int) -> Iterator[Process]:
         """The parent of `pid`, its parent, and so on to process 1."""
@@ -227,6 +238,7 @@ class ProcessTable:
         self._children.setdefault(process.ppid, {})[process.pid] = None
         if process.state.alive:
             self._alive[process.name] = process.pid
+            self._members.setdefault(process.group, {})[process.pid] = None
             self._live_children[process.ppid] = self.count_live_children(process.ppid) + 1
             if process.ospid is not None and process.role is not Role.KERNEL:
                 self._programs[process.ospid] = process.pid
@@ -242,6 +254,10 @@ class ProcessTable:
                 del self._live_children[process.ppid]
         if self._alive.get(process.name) == process.pid:
             del self._alive[process.name]
+        members = self._members.get(process.group, {})
+        members.pop(process.pid, None)
+        if not members:
+            self._members.pop(process.group, None)
         if process.ospid is not None and self._programs.get(process.ospid) == process.pid:
             del self._programs[process.ospid]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from agentfs.errors import KernelError
 from agentfs.process.model import Process, Tier
 
-__all__ = ["MICROS", "Meter", "Use"]
+__all__ = ["MICROS", "Bounded", "LimitError", "Meter", "Use"]
 
 MICROS = 1_000_000
 """Costs are kept in millionths of a dollar: sums of whole numbers agree, whatever their order."""
@@ -18,7 +19,7 @@ class Use:
     """One call of a model (`kind` "llm", `name` the model) or of a tool (`kind` "tool").
 
     `input` and `output` are tokens; before the call, what is asked for at most. `cost` is in
-    millionths of a dollar.
+    millionths of a dollar. `source` is the pid of the process whose budget it draws on; 0: none.
     """
 
     kind: str
@@ -27,6 +28,7 @@ class Use:
     input: int = 0
     output: int = 0
     cost: int = 0
+    source: int = 0
 
     @property
     def tokens(self) -> int:
@@ -45,3 +47,24 @@ class Meter(Protocol):
 
     def settle(self, process: Process, held: Use, actual: Use | None) -> None:
         """The call was made: count `actual` instead of what was held; None: it was not made."""
+
+
+@runtime_checkable
+class Bounded(Meter, Protocol):
+    """A meter that bounds tokens and can say by how many: for calls that name no maximum."""
+
+    def room(self, process: Process, use: Use) -> int | None:
+        """The most tokens that `hold` would let through now for one more call such as `use`, which
+        asks for one token; None: any number."""
+
+
+class LimitError(KernelError):
+    """What a meter raises: of `resource`, `limit` is allowed and `used` is used or set aside."""
+
+    def __init__(
+        self, errno: int, reason: str, *, rule: str, resource: str, used: float, limit: float
+    ) -> None:
+        super().__init__(errno, reason, rule=rule)
+        self.resource = resource
+        self.used = used
+        self.limit = limit

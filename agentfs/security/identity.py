@@ -1,8 +1,10 @@
 """Who a thread acts for, found out from the machine and never from what it says.
 
-An agent's programs carry its process with them: in their control group where the daemon can make
-groups, which no program can leave; elsewhere in their ancestry, with the daemon as sub-reaper, so
-that a program that lost its parents descends from the daemon and is a stranger, not the operator.
+An agent's programs carry its process with them: in their control group, where the daemon can make
+groups, and in their ancestry, with the daemon as sub-reaper, so that a program that lost its
+parents descends from the daemon and is a stranger, not the operator. Both are looked at: root, and
+the daemon's user where groups are delegated to it, can leave a group, but nobody chooses whom it
+descends from.
 """
 
 from __future__ import annotations
@@ -41,15 +43,18 @@ class Identity:
         self._owners = {owner, 0}
         self._daemon = os.getpid()
         self._recent: dict[int, tuple[float, Found]] = {}
+        # (pid, start) of programs that are no agent's and do not descend from the daemon. They
+        # never will: a program that loses its parent gets one of its ancestors. What is attached
+        # counts as a program that came.
+        self._outside: set[tuple[int, int]] = set()
         self._as_of = -1
-        self._all_in_groups = False
 
     async def resolve(self, tid: int, uid: int, gid: int) -> Principal:
         """The principal of thread `tid`, which made a call with these credentials.
 
         Costs a read of /proc/TID/cgroup, and where that does not tell, one of /proc/PID/stat a
-        generation, 10 µs each. Waits only while a program is being launched, so that its first
-        call finds it registered.
+        generation up to one that was looked at before, 10 µs each. Waits only while a program is
+        being launched, so that its first call finds it registered.
         """
         found = self._lately(tid)
         if found is None and self._programs.launching:
@@ -70,8 +75,8 @@ class Identity:
         now = time.monotonic()
         if self._as_of != self._programs.generation or len(self._recent) > MAX_RECENT:
             self._recent.clear()
+            self._outside.clear()
             self._as_of = self._programs.generation
-            self._all_in_groups = self._programs.all_in_groups
         known = self._recent.get(tid)
         if known is not None and now - known[0] < RECENT_SECONDS:
             return known[1]
@@ -87,9 +92,13 @@ class Identity:
         group = self._programs.pid_of_thread(tid)
         if group is not None:
             return group
-        if self._all_in_groups:
-            return None
+        launched = self._programs.launch_of(tid)
+        if launched is not None:
+            return launched
+        passed = []
         for ospid, start in _ancestors(tid):
+            if (ospid, start) in self._outside:
+                break
             process = self._table.by_ospid(ospid)
             if process is not None and process.os_start == start:
                 return process.pid
@@ -98,6 +107,8 @@ class Identity:
                 return launched
             if ospid == self._daemon:
                 return NOBODY
+            passed.append((ospid, start))
+        self._outside.update(passed)
         return None
 
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import enum
 import errno
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from agentfs.errors import KernelError
-from agentfs.process.model import Process, Role
 from agentfs.security.principal import Kind, Principal
 
 __all__ = ["Access", "Ownership"]
@@ -73,23 +71,6 @@ class Ownership:
                 f"{principal.name} may not {access.value} {what}, which belongs to {self.owner}"
                 f" and has mode {self.mode:04o}",
                 rule="mode",
-            )
-
-    def require_parent(
-        self, actor: Process, find: Callable[[int], Process | None], what: str
-    ) -> None:
-        """Raise EACCES if `actor` is a task and the object is not its parent's. `find` gives a
-        process by its pid."""
-        if actor.role is not Role.TASK:
-            return
-        parent = find(actor.ppid)
-        if parent is None or parent.name != self.owner:
-            name = "none that is alive" if parent is None else parent.name
-            raise KernelError(
-                errno.EACCES,
-                f"{actor.name} is a task and may only write to what its parent {name} owns: {what}"
-                f" belongs to {self.owner}",
-                rule="task",
             )
 
     def require_owner(self, principal: Principal, doing: str) -> None:

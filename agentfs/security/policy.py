@@ -1,100 +1,218 @@
-"""Who may do what: the role table. Custom rules and capabilities join it here later."""
+"""Who may do what: the one place that every call asks, and that says which rule decided.
+
+The order: an explicit `deny` of the role's table; the rule of /etc/acl.yaml that decides, if one
+matches; the role's table; and whether both are of one user.
+"""
 
 from __future__ import annotations
 
-import enum
 import errno
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 from agentfs.errors import KernelError
-from agentfs.process.model import Process, Role
+from agentfs.process.model import Process, Role, Tier
+from agentfs.security import acl as acls
+from agentfs.security import roles as tables
+from agentfs.security.acl import Acl, Approval, Rule
+from agentfs.security.capabilities import Holder, RoleTables
+from agentfs.security.capability import CapabilitySet
+from agentfs.security.roles import Action, RoleEntry, Roles, Verdict
 
-__all__ = ["Action", "Policy"]
+__all__ = ["PRIVATE", "Action", "Decision", "Policy", "Target"]
+
+CROSSING = frozenset({Action.KILL, Action.MANAGE_TREE, Action.READ_PROCESS})
+"""The actions on processes that stay within one user; mail crosses users."""
+
+OF_ONESELF = frozenset({Action.KILL, Action.READ_PROCESS})
+"""What everybody may do to itself unless it is denied by name."""
 
 
-class Action(enum.Enum):
-    """What the role table speaks of."""
-
-    SPAWN = "spawn"
-    KILL = "kill"
-    SEND = "send"
-    READ_ARTIFACT = "read artifact"
-    WRITE_ARTIFACT = "write artifact"
-    ESCALATE = "escalate"
-    READ_PROCESS = "read process"
-    MANAGE = "manage tree"
+PRIVATE = frozenset({"sent", "spec.yaml"})
+"""What `read_process` lets others see only where a rule says so, whatever the role's table says."""
 
 
-_EVERYTHING = frozenset(Action)
-_WORKING = frozenset(
-    {
-        Action.SPAWN,
-        Action.KILL,  # their own children: `Policy.require_kill`
-        Action.SEND,
-        Action.READ_ARTIFACT,
-        Action.WRITE_ARTIFACT,
-        Action.ESCALATE,
-        Action.READ_PROCESS,
-    }
-)
+class Target(Protocol):
+    """Whom an action is on: a process, or an agent that has none."""
 
-ROLES: dict[Role, frozenset[Action]] = {
-    Role.KERNEL: _EVERYTHING,
-    Role.DAEMON: _EVERYTHING,
-    Role.LEAD: _EVERYTHING - {Action.MANAGE},
-    Role.AGENT: _WORKING,
-    Role.WORKER: _WORKING,
-    Role.ARCHITECT: frozenset(
-        {Action.SEND, Action.READ_ARTIFACT, Action.WRITE_ARTIFACT, Action.ESCALATE}
-    ),
-    Role.TASK: frozenset({Action.SEND, Action.READ_ARTIFACT, Action.ESCALATE, Action.READ_PROCESS}),
-}
-"""The table of design/kernel.md, Permissions. What is not in it is denied."""
+    @property
+    def name(self) -> str: ...
+    @property
+    def uid(self) -> int: ...
 
-OWN_CHILDREN_ONLY = frozenset({Role.AGENT, Role.WORKER})
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An answer. `rule` names what decided; if it is no, `errno` and `reason` say why. `approval`
+    is what the rule asks for before an action that is allowed happens."""
+
+    allowed: bool
+    rule: str
+    errno: int = 0
+    reason: str = ""
+    approval: Approval | None = None
+
+    def refusal(self) -> KernelError:
+        """The error of a no."""
+        return KernelError(self.errno, self.reason, rule=self.rule)
+
+
+ITSELF = Decision(True, "itself")
+
+Ask = Callable[[Process, Action, str, Decision], None]
+
+
+def _nobody_to_ask(actor: Process, action: Action, path: str, decision: Decision) -> None:
+    raise KernelError(
+        errno.EACCES, f"{actor.name} may {action.words} here only with approval", rule=decision.rule
+    )
 
 
 class Policy:
-    """Answers with silence (yes) or a KernelError (no)."""
+    """Made with the defaults; the documents of /etc are put in effect with `use_roles` and
+    `use_acl`. `ask` is called where a rule wants somebody's approval, and raises unless there is
+    one. `find` gives a process by its pid: refusals call the parent by its name."""
 
-    def require(self, actor: Process, action: Action) -> None:
-        """Raise EACCES unless the role of `actor` allows `action`."""
-        if action not in ROLES[actor.role]:
-            raise KernelError(
-                errno.EACCES,
-                f"{actor.name} has role {actor.role.value}, which may not {action.value}",
-                rule=f"role {actor.role.value}",
-            )
+    def __init__(self, find: Callable[[int], Process | None] = lambda pid: None) -> None:
+        self._find = find
+        self.ask: Ask = _nobody_to_ask
+        self.use_roles(Roles())
+        self.use_acl(Acl())
 
-    def require_kill(self, actor: Process, target: Process) -> None:
-        """Raise unless `actor` may signal `target`: EPERM for another user's process, EACCES
-        where the role says no. Anything may signal itself."""
-        if actor.pid == target.pid:
-            return
-        if target.role is Role.KERNEL:
-            raise KernelError(errno.EPERM, "process 1 cannot be signalled", rule="init")
-        self.require(actor, Action.KILL)
-        if actor.role in OWN_CHILDREN_ONLY and target.ppid != actor.pid:
-            raise KernelError(
-                errno.EACCES,
-                f"{actor.name} has role {actor.role.value}, which may only signal its own children",
-                rule=f"role {actor.role.value}",
-            )
-        self.same_user(actor, target)
+    def use_roles(self, roles: Roles) -> None:
+        """Put the tables of roles and tiers in effect."""
+        self.roles: Mapping[Role, RoleEntry] = roles.entries
+        self.models: Mapping[Tier, str] = roles.models
+        self._capabilities = RoleTables(
+            {role: entry.capabilities for role, entry in roles.entries.items()}
+        )
+        self._yes = {
+            (role, action): Decision(True, _table_rule(role, action))
+            for role in roles.entries
+            for action in Action
+        }
 
-    def same_user(self, actor: Process, target: Process) -> None:
+    def use_acl(self, acl: Acl) -> None:
+        """Put the rules in effect."""
+        self.acl = acl
+        self._granted = {
+            rule.number: Decision(True, rule.name, approval=rule.approval) for rule in acl.rules
+        }
+
+    # -- actions ---------------------------------------------------------------------------------
+
+    def decide(
+        self, actor: Process, action: Action, path: str = "", target: Target | None = None
+    ) -> Decision:
+        """Whether `actor` may do it. `path` names, by agent name, what it is done to; `target` is
+        whom, if it is an agent or a process. 1 µs, whatever the number of rules."""
+        said = self.roles[actor.role].actions[action]
+        if said is Verdict.DENY:
+            return self._table_says_no(actor, action, errno.EPERM, path)
+        rule = self.acl.deciding(actor, action, path)
+        if rule is not None:
+            if not rule.allow:
+                return _rule_says_no(actor, action, rule)
+            found = self._granted[rule.number]
+        elif target is not None and action in OF_ONESELF and target.name == actor.name:
+            return ITSELF
+        elif action is Action.READ_PROCESS and _is_private(actor, path):
+            return _private(actor, path)
+        elif said is Verdict.ALLOW or _holds(said, actor, target):
+            found = self._yes[actor.role, action]
+        else:
+            return self._table_says_no(actor, action, errno.EACCES, path)
+        if target is None or target.uid == actor.uid or action not in CROSSING:
+            return found
+        if rule is not None and action is Action.READ_PROCESS:
+            return found
+        return self._across_users(actor, target) or found
+
+    def require(
+        self, actor: Process, action: Action, path: str = "", target: Target | None = None
+    ) -> None:
+        """Raise unless `decide` says yes: EPERM for an explicit deny and another user's process,
+        EACCES for what nothing allows."""
+        decision = self.decide(actor, action, path, target)
+        if not decision.allowed:
+            raise decision.refusal()
+        if decision.approval is not None:
+            self.ask(actor, action, path, decision)
+
+    def same_user(self, actor: Process, target: Target) -> None:
         """Raise EPERM unless both run as one user or `actor` is process 1."""
-        if actor.role is not Role.KERNEL and actor.uid != target.uid:
-            raise KernelError(
-                errno.EPERM,
-                f"{target.name} belongs to user {target.user}, {actor.name} to {actor.user}",
-                rule="same user",
-            )
+        no = self._across_users(actor, target)
+        if no is not None:
+            raise no.refusal()
 
-    def require_capability(self, actor: Process, capability: str) -> None:
-        """Capabilities beyond the roles are not in force yet: yes."""
+    def _across_users(self, actor: Process, target: Target) -> Decision | None:
+        if actor.role is Role.KERNEL or actor.uid == target.uid:
+            return None
+        reason = f"{target.name} is another user's, {actor.name} runs as {actor.user}"
+        return Decision(False, "same user", errno.EPERM, reason)
 
-    def require_budget(self, parent: Process, tier: str, tokens: int | None) -> None:
-        """Budgets are not in force yet: yes."""
+    def _table_says_no(self, actor: Process, action: Action, number: int, path: str) -> Decision:
+        match self.roles[actor.role].actions[action]:
+            case Verdict.OWN_CHILDREN:
+                may = "may only kill its own children"
+            case Verdict.PARENT:
+                parent = self._find(actor.ppid)
+                whom = f"its parent {parent.name}" if parent else "its parent"
+                owned = path.startswith("/dev/")
+                may = f"may only write to {f'what {whom} owns' if owned else whom}"
+            case Verdict.OWN:
+                may = "may only read what is its own"
+            case _:
+                may = f"may not {action.words}"
+        reason = f"{actor.name} is {_a(actor.role.value)} and {may}"
+        return Decision(False, _table_rule(actor.role, action), number, reason)
 
-    def require_seat(self, parent: Process) -> None:
-        """Groups are not in force yet: yes."""
+    # -- capabilities ----------------------------------------------------------------------------
+
+    def role_capabilities(self, role: Role) -> CapabilitySet:
+        """What a role has at most."""
+        return self._capabilities.of_role(role)
+
+    def capabilities(self, process: Holder) -> CapabilitySet:
+        """What `process` may at this moment."""
+        return self._capabilities.effective(process)
+
+    def require_capability(self, actor: Holder, capability: str) -> None:
+        """Raise EACCES unless `actor` has the capability, EPERM if it is denied to it."""
+        self._capabilities.require(actor, capability)
+
+
+def _holds(said: Verdict, actor: Process, target: Target | None) -> bool:
+    """Whether what the table says only of some holds for `target`."""
+    if not isinstance(target, Process):
+        return False
+    match said:
+        case Verdict.OWN_CHILDREN:
+            return target.ppid == actor.pid
+        case Verdict.PARENT:
+            return target.pid in (actor.ppid, actor.pid)
+        case _:
+            return False
+
+
+def _is_private(actor: Process, path: str) -> bool:
+    return path.rpartition("/")[2] in PRIVATE and actor.role is not Role.KERNEL
+
+
+def _private(actor: Process, path: str) -> Decision:
+    reason = f"{path} is private, and {actor.name} is not named by a rule of /etc/{acls.FILE}"
+    return Decision(False, "private", errno.EACCES, reason)
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def _table_rule(role: Role, action: Action) -> str:
+    return f"{tables.FILE}: {role.value} {action.value}"
+
+
+def _rule_says_no(actor: Process, action: Action, rule: Rule) -> Decision:
+    reason = f"{actor.name} may not {action.words} here: rule {rule.number} of /etc/{acls.FILE}"
+    return Decision(False, rule.name, errno.EPERM, f"{reason} says {rule.text}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,19 @@ from agentfs.errors import KernelError
 from agentfs.ipc.archive import FINISHED
 from agentfs.ipc.broadcast import EVERYBODY
 from agentfs.process.model import Agent, Process, Role
+from agentfs.security import acl, roles
 from agentfs.security.principal import INIT
 from agentfs.storage.check_artifacts import artifact_faults, content_faults
 from agentfs.storage.check_asks import ask_faults
+from agentfs.storage.check_audit import audit_faults
 from agentfs.storage.check_broadcasts import broadcast_faults
+from agentfs.storage.check_budgets import budget_faults
+from agentfs.storage.check_capabilities import capability_faults
+from agentfs.storage.check_groups import group_faults
+from agentfs.storage.check_limits import limit_faults
 from agentfs.storage.check_queues import queue_faults
 from agentfs.storage.check_reminders import reminder_faults
+from agentfs.storage.check_usage import usage_faults
 from agentfs.storage.migrations import LATEST
 
 __all__ = ["check"]
@@ -59,14 +66,20 @@ def _faults(connection: sqlite3.Connection) -> Iterator[str]:
     yield from store.faults
     yield from _meta_faults(store)
     yield from _process_faults(store)
+    yield from capability_faults(store.processes.values())
     yield from _agent_faults(store)
     yield from _message_faults(store, connection)
     yield from broadcast_faults(connection)
     yield from ask_faults(connection, store.agents)
     yield from reminder_faults(connection, store.agents, store.number("event_seq"))
     yield from queue_faults(connection, store.agents)
+    yield from budget_faults(connection, store.processes, store.number("last_call"))
     yield from _publication_faults(store, connection)
     yield from artifact_faults(connection, store.agents)
+    yield from audit_faults(connection, store.meta)
+    yield from group_faults(connection, store.processes)
+    yield from usage_faults(connection)
+    yield from limit_faults(connection, store.processes)
 
 
 class _Contents:
@@ -106,6 +119,14 @@ class _Contents:
         return int(text) if text.isascii() and text.isdigit() else None
 
 
+DOCUMENTS: dict[str, tuple[str, Callable[[str], object]]] = {
+    "config": ("the configuration", Config.parse),
+    roles.FILE: (f"/etc/{roles.FILE}", roles.Roles.parse),
+    acl.FILE: (f"/etc/{acl.FILE}", acl.Acl.parse),
+}
+"""The documents of /etc by the key of their text."""
+
+
 def _meta_faults(store: _Contents) -> Iterator[str]:
     for key in ("event_seq", "last_pid"):
         if store.number(key) is None:
@@ -113,10 +134,11 @@ def _meta_faults(store: _Contents) -> Iterator[str]:
     last = store.number("last_pid")
     if store.processes and last is not None and max(store.processes) > last:
         yield f"meta: last_pid is {last}, but there is a process {max(store.processes)}"
-    try:
-        Config.parse(store.meta.get("config", ""))
-    except KernelError as bad:
-        yield f"meta: the configuration is wrong: {bad.reason}"
+    for key, (document, parse) in DOCUMENTS.items():
+        try:
+            parse(store.meta.get(key, ""))
+        except KernelError as bad:
+            yield f"meta: {document} is wrong: {bad.reason}"
 
 
 def _process_faults(store: _Contents) -> Iterator[str]:
@@ -125,6 +147,8 @@ def _process_faults(store: _Contents) -> Iterator[str]:
             yield f"process {pid}: its record says pid {process.pid}"
         if process.state.alive and process.name not in store.agents:
             yield f"process {pid}: there is no agent {process.name}"
+        if not {"network", "write", "exec"}.issuperset(process.confined):
+            yield f"process {pid}: it is said to be confined from {process.confined}"
         if (process.role is Role.KERNEL) != (pid == INIT):
             yield f"process {pid} has role {process.role.value}"
         yield from _line_faults(store, process)

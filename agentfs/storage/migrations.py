@@ -64,19 +64,36 @@ MIGRATIONS: tuple[str, ...] = (
         seq    INTEGER PRIMARY KEY,
         record TEXT NOT NULL
     );
-    CREATE TABLE uses (                              -- one record for each use of tokens or tools
-        seq    INTEGER PRIMARY KEY,
-        time   REAL NOT NULL,
-        record TEXT NOT NULL
+    CREATE TABLE uses (                              -- one record for each use of a model or tool
+        seq      INTEGER PRIMARY KEY,
+        time     REAL NOT NULL,
+        hour     TEXT NOT NULL,                      -- 2026-11-21T09
+        pid      INTEGER NOT NULL,
+        agent    TEXT NOT NULL,
+        user     TEXT NOT NULL,
+        node     TEXT NOT NULL,
+        tier     TEXT NOT NULL,
+        kind     TEXT NOT NULL CHECK (kind IN ('llm', 'tool')),
+        name     TEXT NOT NULL,                      -- of the model or the tool
+        input    INTEGER NOT NULL,                   -- tokens
+        output   INTEGER NOT NULL,
+        cost     INTEGER NOT NULL,                   -- millionths of a dollar
+        unpriced INTEGER NOT NULL                    -- 1: a model that had no price
     );
+    CREATE INDEX uses_by_time ON uses (time);
     CREATE TABLE usage (                             -- their sums, by view, key and span of time
-        view   TEXT NOT NULL,                        -- agent, user, node, tier
-        key    TEXT NOT NULL,
-        span   TEXT NOT NULL,                        -- total, 2026-11-21, 2026-11-21T09
-        record TEXT NOT NULL,
+        view       TEXT NOT NULL,                    -- agent, user, node, tier, total
+        key        TEXT NOT NULL,                    -- '': of agents that are gone; of total
+        span       TEXT NOT NULL,                    -- total, swept, 2026-11-21, 2026-11-21T09
+        input      INTEGER NOT NULL,
+        output     INTEGER NOT NULL,
+        calls      INTEGER NOT NULL,
+        tool_calls INTEGER NOT NULL,
+        cost       INTEGER NOT NULL,
+        unpriced   INTEGER NOT NULL,
         PRIMARY KEY (view, key, span)
     ) WITHOUT ROWID;
-    CREATE INDEX uses_by_time ON uses (time);
+    CREATE INDEX usage_keys ON usage (view, key) WHERE span = 'total';
     """,
 )
 

@@ -21,6 +21,7 @@ from typing import Any
 import trio
 
 from agentfs.errors import KernelError
+from agentfs.security.principal import Principal
 from agentfs.storage.migrations import migrate
 
 __all__ = ["SHORT_CONTENT", "Store"]
@@ -41,7 +42,8 @@ class Store:
 
     Every write happens inside `transaction()`, which nests: the outermost one commits. If it fails,
     nothing was written and the `on_rollback` calls undo the change in memory, newest first.
-    `on_commit` calls run after the commit; that is where events go out.
+    `on_commit` calls run after the commit; that is where events go out. `on_end` calls run after
+    either.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,8 +62,10 @@ class Store:
         self._depth = 0
         self._undo: list[Callable[[], object]] = []
         self._commit: list[Callable[[], object]] = []
+        self._end: list[Callable[[], object]] = []
         self._dirty = False
         self.before_commit: list[Callable[[], object]] = []
+        self.acting: Principal | None = None  # whom the transaction is for, see `Gate`
         self.commits = 0
 
     def close(self) -> None:
@@ -88,11 +92,11 @@ class Store:
         if self._undo:
             self._undo = []
         calls, self._commit = self._commit, []
-        for call in calls:
-            try:
-                call()
-            except Exception:  # the change is made: whoever made it must not be told otherwise
-                log.exception("a call after a commit failed")
+        _call_all(calls, "commit")
+
+    def _after_end(self) -> None:
+        calls, self._end = self._end, []
+        _call_all(calls, "transaction")
 
     def _roll_back(self) -> None:
         undo, self._undo, self._commit = self._undo, [], []
@@ -112,6 +116,11 @@ class Store:
     def on_commit(self, call: Callable[[], object]) -> None:
         """Run `call()` once the transaction is committed."""
         self._commit.append(call)
+
+    def on_end(self, call: Callable[[], object]) -> None:
+        """Run `call()` once the transaction is committed or rolled back: for what is true of a
+        refused call, too. It may make a transaction of its own."""
+        self._end.append(call)
 
     def _write(self, sql: str, values: tuple[Any, ...]) -> None:
         if not self._depth:
@@ -300,7 +309,13 @@ class Store:
 
 
 # Made once: json.dumps with options makes an encoder for every call.
-_dump = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_short = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+def _dump(record: dict[str, Any]) -> str:
+    """As JSON. Names of files may be no UTF-8; then all that is not ASCII is escaped."""
+    text = _short(record)
+    return text if text.isascii() or text.isprintable() else json.dumps(record)
 
 
 class _Transaction(AbstractContextManager[None]):
@@ -317,6 +332,7 @@ class _Transaction(AbstractContextManager[None]):
         if store._depth == 0:
             store._dirty = False
             store._failure = None
+            store.acting = None
         store._depth += 1
 
     def __exit__(
@@ -339,12 +355,24 @@ class _Transaction(AbstractContextManager[None]):
                     store._roll_back()
             finally:
                 store._depth = 0
+                if failure is not None and store._end:
+                    store._after_end()
         if failure is None:
             store._after_commit()
+            if store._end:
+                store._after_end()
         elif isinstance(failure, sqlite3.Error):
             full = "full" in str(failure) or "disk I/O" in str(failure)
             number = errno.ENOSPC if full else errno.EIO
             raise KernelError(number, f"the store cannot be written: {failure}") from failure
+
+
+def _call_all(calls: list[Callable[[], object]], after: str) -> None:
+    for call in calls:
+        try:
+            call()
+        except Exception:  # it is decided: whoever made the change must not be told otherwise
+            log.exception("a call after a %s failed", after)
 
 
 def _sync_file(path: Path) -> None:

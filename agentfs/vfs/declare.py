@@ -90,13 +90,15 @@ def value(
     mode: int = 0o444,
     *,
     write: str = "",
+    check: str = "",
     on: tuple[type[Event], ...] = (),
     private: bool = False,
     example: str = "",
     errors: dict[str, str] | None = None,
 ) -> Callable[[Method], Method]:
     """The method returns the content (text gets its newline). `write` names the method
-    `async (text, caller)` that takes a new value."""
+    `async (text, caller)` that takes a new value, `check` one `(caller)` that is asked when it is
+    opened."""
 
     def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
         apply = None
@@ -106,7 +108,8 @@ def value(
             async def apply(data: bytes, caller: Caller) -> None:
                 await setter(as_text(data).strip(), caller)
 
-        return Value(key, mode, table.owner, _guard(table, entry), _render(table, method), apply)
+        guard = getattr(table, check) if check else _guard(table, entry)
+        return Value(key, mode, table.owner, guard, _render(table, method), apply)
 
     return _declare(
         "Value", name, mode, build, on=on, private=private, example=example, errors=errors
@@ -135,20 +138,22 @@ def document(
     write: str,
     sync: str = "",
     check: str = "",
+    guard: str = "",
     on: tuple[type[Event], ...] = (),
     private: bool = False,
     example: str = "",
     errors: dict[str, str] | None = None,
 ) -> Callable[[Method], Method]:
-    """The method returns the whole text; `write` names `async (content: bytes, caller)`, and
-    `check` `(caller)`, which is asked when it is opened for writing."""
+    """The method returns the whole text; `write` names `async (content: bytes, caller)`, `check`
+    `(caller)`, which is asked when it is opened for writing, and `guard` one that is asked whenever
+    it is used."""
 
     def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
         return Document(
             key,
             mode,
             table.owner,
-            _guard(table, entry),
+            getattr(table, guard) if guard else _guard(table, entry),
             _render(table, method),
             getattr(table, write),
             getattr(table, sync) if sync else None,
@@ -311,14 +316,15 @@ def file(
     name: str,
     mode: int,
     *,
+    kind: str = "File",
     on: tuple[type[Event], ...] = (),
     private: bool = False,
     example: str = "",
     errors: dict[str, str] | None = None,
 ) -> Callable[[Method], Method]:
-    """The method returns a file of a kind of its own."""
+    """The method returns the file: one of a kind of its own, or of the `kind` named."""
     return _declare(
-        "File", name, mode, _given, on=on, private=private, example=example, errors=errors
+        kind, name, mode, _given, on=on, private=private, example=example, errors=errors
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import replace
 
 from agentfs.errors import KernelError
+from agentfs.plain import one_line
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.handles import (
     MAX_CONTROL,
@@ -52,7 +53,7 @@ def fields(*pairs: tuple[str, object]) -> str:
     lines = []
     for key, value in pairs:
         shown = ("yes" if value else "no") if isinstance(value, bool) else value
-        lines.append(f"{key}:\t{shown}\n")
+        lines.append(f"{key}:\t{one_line(str(shown))}\n")
     return "".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Awaitable, Callable
 
-from agentfs.errors import KernelError
+from agentfs.errors import ApprovalError, KernelError
 from agentfs.vfs.node import Handle
 
 __all__ = [
@@ -86,11 +86,13 @@ class Lines(Handle):
     """Each write is one or more newline-terminated commands, run in order.
 
     The error of the first that fails is the errno of write(2); those before it have run. A last
-    line without a newline is a command too, so `printf TERM > ctl` does what it says.
+    line without a newline is a command too, so `printf TERM > ctl` does what it says. A write that
+    is made again once a command was approved goes on with that command.
     """
 
     def __init__(self, run: Callable[[str], Awaitable[None]]) -> None:
         self._run = run
+        self._left: tuple[bytes, list[str]] = (b"", [])  # of a write that waits for an approval
 
     async def write(self, offset: int, data: bytes) -> int:
         if len(data) > MAX_CONTROL:
@@ -98,8 +100,16 @@ class Lines(Handle):
         commands = [line.strip() for line in as_text(data).split("\n") if line.strip()]
         if not commands:
             raise KernelError(errno.EINVAL, "an empty command")
-        for command in commands:
-            await self._run(command)
+        before, left = self._left
+        self._left = (b"", [])
+        if left and before == data:
+            commands = left
+        for number, command in enumerate(commands):
+            try:
+                await self._run(command)
+            except ApprovalError:
+                self._left = (data, commands[number:])
+                raise
         return len(data)
 
 
@@ -190,7 +200,11 @@ class Edited(Handle):
     async def flush(self) -> None:
         if self._changed:
             self._changed = False
-            await self._apply(bytes(self._content))
+            try:
+                await self._apply(bytes(self._content))
+            except ApprovalError:
+                self._changed = True  # it is applied again once that was given
+                raise
 
     async def fsync(self) -> None:
         await self.flush()

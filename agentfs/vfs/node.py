@@ -123,6 +123,10 @@ class Node:
         if wanted.size is not None:
             raise KernelError(errno.EPERM, "this file cannot be truncated")
 
+    def inspect(self, caller: Caller) -> None:
+        """Ask whether `caller` may see its extended attributes."""
+        self.enter(caller)
+
     def getxattr(self, name: str) -> bytes:
         """An extended attribute. Raises ENODATA: there are none, except on real files."""
         raise KernelError(errno.ENODATA, f"no attribute {name!r}")
@@ -306,6 +310,15 @@ class StreamHandle(Handle):
 
     async def write(self, offset: int, data: bytes) -> int:
         raise TypeError("a stream is written through try_write")
+
+
+class Awaited(StreamHandle):
+    """What a call waits for before it is made again: it is readable then, and at its end. Reading
+    raises why the call may not be made."""
+
+    def give_up(self) -> None:
+        """A signal ended the wait."""
+        raise NotImplementedError
 
 
 def is_writing(flags: int) -> bool:

@@ -173,7 +173,6 @@ def test_bytes_that_are_no_text_come_back_as_they_were(pair: World) -> None:
         ("To: bob\nReply-By: 2001-01-01T00:00Z\n\nhow?", errno.EINVAL),
         ("To: bob\nReply-By: 0s\n\nhow?", errno.EINVAL),
         ("To: bob\nReply-By: 1m\nReply-By: 1m\n\nhow?", errno.EINVAL),
-        ("To: *\n\nhow?", errno.EINVAL),
         (f"To: bob\n\n{'x' * 2_000_000}", errno.EMSGSIZE),
     ],
 )
@@ -186,6 +185,14 @@ def test_a_bad_question_is_refused_and_leaves_no_trace(pair: World, text: str, c
     assert pair.memory() == before
     assert not pair.mail.asks.of("alice")
     assert not list(pair.store.records("ask"))
+
+
+def test_a_broadcast_is_no_question(world: World) -> None:
+    world.process("alice", role=Role.DAEMON)
+    with pytest.raises(KernelError, match="nobody answers a broadcast") as refused:
+        ask(world, "To: *\n\nhow?")
+    assert refused.value.errno == errno.EINVAL
+    assert not list(world.store.records("ask"))
 
 
 def test_only_the_agent_itself_and_the_operator_ask_for_it(pair: World) -> None:
@@ -626,7 +633,10 @@ def test_a_task_answers_its_parent_and_nobody_else(pair: World) -> None:
     other = ask(pair, "To: job\n\nhow?", agent="bob")
     with pytest.raises(KernelError) as refused:
         reply(pair, other.id, sender="job", receiver="bob")
-    assert (refused.value.errno, refused.value.rule) == (errno.EACCES, "task")
+    assert (refused.value.errno, refused.value.rule) == (
+        errno.EACCES,
+        "roles.yaml: task send",
+    )
 
 
 def test_many_that_are_due_at_once_end_in_batches_and_whoever_looks_sees_the_end(

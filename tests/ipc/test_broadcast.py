@@ -19,8 +19,8 @@ from tests.ipc.world import OPERATOR, World
 
 @pytest.fixture
 def crowd(world: World) -> dict[str, Process]:
-    """alice with a child and a sibling, and ghost, an agent without a process."""
-    alice = world.process("alice")
+    """alice, who may broadcast, with a child and a sibling, and ghost, without a process."""
+    alice = world.process("alice", role=Role.DAEMON)
     crowd = {
         "alice": alice,
         "bob": world.process("bob", alice.pid),
@@ -240,7 +240,10 @@ def test_who_may_not_broadcast_is_told_why(world: World, crowd: dict[str, Proces
     world.process("errand", crowd["alice"].pid, Role.TASK)
     with pytest.raises(KernelError, match="errand is a task") as refused:
         broadcast(world, "errand")
-    assert (refused.value.errno, refused.value.rule) == (errno.EACCES, "task")
+    assert refused.value.errno == errno.EACCES
+    with pytest.raises(KernelError, match="role agent does not have it") as refused:
+        broadcast(world, "bob")
+    assert (refused.value.errno, refused.value.rule) == (errno.EACCES, "capability broadcast")
     draft = Draft.parse(b"hello", now=0, to="*")
     with pytest.raises(KernelError) as refused:
         world.mail.send(world.principal("bob"), "alice", draft)

@@ -12,7 +12,7 @@ from agentfs.ipc.ask import Ask, AskState
 from agentfs.ipc.escalations import Escalations
 from agentfs.ipc.message import Message
 from agentfs.process.model import Role, State
-from agentfs.security.policy import ROLES, Action
+from agentfs.security.roles import Roles
 from tests.ipc.world import OPERATOR, World
 
 LINE = ("boss", "lead", "dev", "job")
@@ -280,14 +280,15 @@ def test_a_bad_escalation_is_refused_and_leaves_no_trace(
     assert refused.value.errno == errno.ESRCH
 
 
-def test_a_role_that_may_not_escalate_is_refused(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_role_that_may_not_escalate_is_refused(line: Line) -> None:
     line.escalate()
-    monkeypatch.setitem(ROLES, Role.TASK, frozenset({Action.SEND}))
+    line.gate.policy.use_roles(Roles.parse("roles: {task: {actions: {escalate: '-'}}}"))
     with pytest.raises(KernelError) as refused:
         line.escalate()
-    assert (refused.value.errno, refused.value.rule) == (errno.EACCES, "role task")
+    assert (refused.value.errno, refused.value.rule) == (
+        errno.EACCES,
+        "roles.yaml: task escalate",
+    )
 
 
 def test_a_sender_cannot_forge_the_kernels_headers_of_an_escalation(line: Line) -> None:

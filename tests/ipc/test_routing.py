@@ -63,8 +63,8 @@ def test_the_routing_table(
 @pytest.mark.parametrize("receiver", ["boss", "leaf", "right", "nephew", "init", "nobody", "other"])
 def test_a_task_writes_to_its_parent_only(family: World, receiver: str) -> None:
     with pytest.raises(KernelError, match="may only write to its parent left") as caught:
-        route(family.table, "task", receiver)
-    assert (caught.value.errno, caught.value.rule) == (errno.EACCES, "task")
+        family.mail.check(family.principal("task"), "task", receiver)
+    assert (caught.value.errno, caught.value.rule) == (errno.EACCES, "roles.yaml: task send")
 
 
 def test_a_task_whose_parent_is_gone_writes_to_nobody(family: World) -> None:
@@ -72,7 +72,7 @@ def test_a_task_whose_parent_is_gone_writes_to_nobody(family: World) -> None:
     assert left is not None
     family.end(left, 1)
     with pytest.raises(KernelError):
-        route(family.table, "task", "left")
+        family.mail.check(family.principal("task"), "task", "left")
     assert family.mail.peers("task") == ["task"]
     for name in ("leaf", "task"):  # what the supervisor does at the end of a parent
         child = family.table.by_name(name)

@@ -306,6 +306,9 @@ def test_an_ended_process_publishes_nothing(world: TopicWorld, refused: Refused)
     refused("EACCES", world.topics.publish, alice, topic, b"x")
 
 
+TASK_SEND = "roles.yaml: task send"
+
+
 def test_a_task_publishes_only_to_topics_of_its_parent(world: TopicWorld, refused: Refused) -> None:
     parent = world.process("alice")
     world.process("job", parent.pid, Role.TASK)
@@ -315,10 +318,10 @@ def test_a_task_publishes_only_to_topics_of_its_parent(world: TopicWorld, refuse
     of_init = world.topic("everybodys")
     assert world.topics.publish(task, of_alice, b"x") == 1
     for topic in (of_bob, of_init):
-        assert refused("EACCES", world.topics.publish, task, topic, b"x").rule == "task"
-        assert refused("EACCES", world.topics.check_publish, task, topic).rule == "task"
+        assert refused("EACCES", world.topics.publish, task, topic, b"x").rule == TASK_SEND
+        assert refused("EACCES", world.topics.check_publish, task, topic).rule == TASK_SEND
         world.topics.check_subscribe(task, topic)
-    assert refused("EACCES", world.topics.create, task, "own", 0o666).rule == "task"
+    assert refused("EACCES", world.topics.create, task, "own", 0o666).rule == TASK_SEND
 
 
 def test_the_topics_of_a_removed_agent_are_inits_and_not_its_namesakes(

@@ -15,7 +15,7 @@ from agentfs.ipc.archive import FINISHED
 from agentfs.ipc.mail import Mail
 from agentfs.ipc.message import Draft, Message
 from agentfs.process.agents import Agents
-from agentfs.process.model import Process, Restart, Role, State, Tier
+from agentfs.process.model import Limits, Process, Restart, Role, State, Tier
 from agentfs.process.table import ProcessTable
 from agentfs.security.policy import Policy
 from agentfs.security.principal import INIT, Kind, Principal
@@ -42,7 +42,7 @@ class World:
         self.settings = Settings(self.store, self.events)
         self.timers = Timers(self.clock)
         self.table = ProcessTable(self.store, self.events, self.clock)
-        self.gate = Gate(self.store, Policy(), self.table.find)
+        self.gate = Gate(self.store, Policy(self.table.find), self.table.find)
         self.agents = Agents(self.store, self.events, self.clock, self.gate, self.table, state)
         self.mail = Mail(
             self.gate,
@@ -84,8 +84,11 @@ class World:
             self.agents.ensure(name, UID, GID, "init", "")
         return name
 
-    def process(self, name: str, ppid: int = INIT, role: Role = Role.AGENT) -> Process:
-        """An agent and a process of it."""
+    def process(
+        self, name: str, ppid: int = INIT, role: Role = Role.AGENT, **limits: int | None
+    ) -> Process:
+        """An agent and a process of it. It may have any number of tasks and take any time for
+        them, unless `limits` say otherwise."""
         with self.store.transaction():
             pid = self.table.next_pid()
             process = Process(
@@ -102,6 +105,7 @@ class World:
                 restart=Restart.NEVER,
                 started=self.clock.now(),
                 state=State.RUNNING if role is Role.KERNEL else State.IDLE,
+                limits=Limits.none_but(**limits),
             )
             self.agent(name)
             self.table.add(process)

@@ -334,7 +334,7 @@ async def test_reparent_refuses_cycles_tiers_limits_and_the_dead(system: System)
         refuses(errno.ELOOP, move, OPERATOR, root.pid, target.pid)
     assert "cognitive tier" in refuses(errno.EPERM, move, OPERATOR, child.pid, low.pid).reason
     refuses(errno.EAGAIN, move, OPERATOR, child.pid, full.pid)
-    refuses(errno.EACCES, move, OPERATOR, low.pid, task.pid)
+    refuses(errno.EPERM, move, OPERATOR, low.pid, task.pid)
     refuses(errno.ESRCH, move, OPERATOR, child.pid, dead.pid)
     refuses(errno.ESRCH, move, OPERATOR, dead.pid, root.pid)
     refuses(errno.ESRCH, move, OPERATOR, child.pid, 99)
@@ -604,7 +604,7 @@ async def test_an_agent_cannot_redefine_itself_nor_what_others_defined(system: S
     refuses(errno.EACCES, remove, as_agent(other), "child")
     remove(as_agent(creator), "child")
     task = await system.spawn("task", role="task")
-    refuses(errno.EACCES, system.agents.define, as_agent(task), "eve", 0, 0)
+    refuses(errno.EPERM, system.agents.define, as_agent(task), "eve", 0, 0)
 
 
 async def test_restart_keeps_the_pid_and_takes_what_the_definition_says_now(

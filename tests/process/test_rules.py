@@ -13,6 +13,12 @@ from agentfs.errors import KernelError
 from agentfs.process import rules
 from agentfs.process.model import Limits, Role, State, Tier
 from agentfs.process.spec import ProcessSpec
+from agentfs.resources.budget import Budgets
+from agentfs.resources.ceilings import Ceilings
+from agentfs.resources.entries import Entries
+from agentfs.resources.groups import Groups
+from agentfs.resources.grouptable import GroupTable
+from agentfs.resources.marks import Marks
 from agentfs.security.policy import Policy
 from tests.process.world import OPERATOR, System, as_agent
 
@@ -58,12 +64,12 @@ async def test_a_child_has_the_defaults_of_the_design(system: System) -> None:
     assert (await system.spawn("task", role="task")).tier is Tier.TACTICAL
 
 
-@pytest.mark.parametrize("role", ["architect", "task"])
-async def test_some_roles_cannot_spawn(system: System, role: str) -> None:
+@pytest.mark.parametrize(("role", "number"), [("architect", errno.EACCES), ("task", errno.EPERM)])
+async def test_some_roles_cannot_spawn(system: System, role: str, number: int) -> None:
     parent = await system.spawn("parent", role=role)
-    refusal = await refused(system, who=as_agent(parent), parent=parent.pid, name="child")
-    assert refusal.errno == errno.EACCES
-    assert (await refused(system, parent=parent.pid, name="child")).errno == errno.EACCES
+    for who in (as_agent(parent), OPERATOR):
+        refusal = await refused(system, who=who, parent=parent.pid, name="child")
+        assert (refusal.errno, refusal.rule) == (number, f"roles.yaml: {role} spawn")
 
 
 async def test_nobody_can_have_role_kernel(system: System) -> None:
@@ -181,23 +187,15 @@ async def test_what_no_machine_could_start_is_einval(system: System, spec: dict[
 
 
 class Denying(Policy):
-    """A policy that says no to capabilities, groups and budgets, as later ones can."""
+    """A policy that says no to capabilities."""
 
     def __init__(self, *denied: str) -> None:
+        super().__init__()
         self.denied = denied
 
-    def _ask(self, what: str) -> None:
-        if what in self.denied:
-            raise KernelError(errno.EDQUOT, what, rule=what)
-
     def require_capability(self, actor: Any, capability: str) -> None:
-        self._ask(capability)
-
-    def require_budget(self, parent: Any, tier: str, tokens: int | None) -> None:
-        self._ask("budget")
-
-    def require_seat(self, parent: Any) -> None:
-        self._ask("seat")
+        if capability in self.denied:
+            raise KernelError(errno.EACCES, capability, rule=capability)
 
 
 async def test_the_first_rule_that_says_no_decides(system: System) -> None:
@@ -214,15 +212,41 @@ async def test_the_first_rule_that_says_no_decides(system: System) -> None:
         "user": OTHER,
         "tools": ["shell"],
         "exec": [""],
+        "budget": {"tactical": 1},
     }
-    denied = ["spawn_children", "tool:shell", "seat", "budget"]
+    denied = ["spawn_children", "tool:shell"]
+    entries = Entries(system.store, system.events, system.clock)
+    marks = Marks(system.store, system.events)
+    budgets = Budgets(system.gate, system.table, entries, marks, system.settings)
+    groups = Groups(
+        system.gate,
+        system.table,
+        system.store,
+        system.events,
+        system.settings,
+        GroupTable(system.store, system.events, system.clock),
+    )
+    groups.create(OPERATOR, "", "full")
+    groups.set_limit(OPERATOR, "full", "pids", 0)
+    system.table.update(parent, group="full")
 
     def asked() -> str:
         policy = Denying(*denied)
         spec = ProcessSpec(**wrong)
-        request = rules.Request(actor, parent, spec, system.table, system.agents, policy)
+        ceilings = Ceilings(system.table, system.settings)
+        asked = rules.Request(
+            actor,
+            parent,
+            spec,
+            system.table,
+            system.agents,
+            policy,
+            ceilings,
+            budgets=budgets,
+            groups=groups,
+        )
         try:
-            rules.check(request)
+            rules.check(asked)
         except KernelError as refusal:
             return refusal.rule or refusal.code
         return "granted"
@@ -231,19 +255,19 @@ async def test_the_first_rule_that_says_no_decides(system: System) -> None:
         system.table.update(parent, **fields)
 
     steps = [
-        ("role task", lambda: mend(role=Role.LEAD)),
+        ("roles.yaml: task spawn", lambda: mend(role=Role.LEAD)),
         ("role", lambda: wrong.update(role="task")),
         ("spawn_children", lambda: denied.remove("spawn_children")),
         ("user", lambda: wrong.pop("user")),
         ("tool:shell", lambda: denied.remove("tool:shell")),
-        ("seat", lambda: denied.remove("seat")),
+        ("group full: pids.max", lambda: mend(group="")),
         ("ESRCH", lambda: mend(state=State.IDLE)),
         ("tier", lambda: mend(tier=Tier.STRATEGIC)),
         ("max_children", lambda: mend(limits=Limits(max_children=5))),
-        ("task tier", lambda: wrong.update(tier="tactical")),
+        ("roles.yaml: task tiers", lambda: wrong.update(tier="tactical")),
         ("name", lambda: wrong.update(name="free")),
         ("program", lambda: wrong.pop("exec")),
-        ("budget", lambda: denied.remove("budget")),
+        ("budget", lambda: wrong.pop("budget")),
         ("granted", lambda: None),
     ]
     for expected, step in steps:

@@ -85,8 +85,14 @@ def test_the_whole_life_of_a_process_in_the_table(made: Table, tmp_path: Path) -
     table.remove(child.pid)
     assert table.find(2) is None
     assert table.children(1) == []
-    sizes = {"processes": 1, "parents": 1, "live parents": 1, "alive": 1, "programs": 0}
-    assert table.sizes() == sizes
+    assert table.sizes() == {
+        "processes": 1,
+        "parents": 1,
+        "live parents": 1,
+        "alive": 1,
+        "programs": 0,
+        "groups": 1,
+    }
     assert made.add().pid == 3, "a pid is never used again"
 
 

@@ -211,6 +211,7 @@ async def test_an_answer_delivered_the_maildir_way_has_its_file_too(world: World
 
 
 async def test_a_broadcast_is_no_question(world: World) -> None:
+    await world.write("/etc/roles.yaml", "roles: {agent: {capabilities: [broadcast]}}\n")
     with refused("EINVAL"):
         await world.write("/agents/alice/send", "To: *\nReply-By: 5m\n\nhow?\n")
     with refused("EINVAL"):

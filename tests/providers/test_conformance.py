@@ -56,6 +56,7 @@ NAMESPACE = """
 /proc/2/tier 0444
 /proc/2/name 0444
 /proc/2/ppid 0444
+/proc/2/cgroup 0444
 /proc/2/exit 0444
 /proc/2/agent -
 /proc/2/parent -
@@ -69,6 +70,16 @@ NAMESPACE = """
 /proc/2/ospid 0444
 /proc/2/ctl 0200
 /proc/2/spawn 0600
+/proc/2/call 0600
+/proc/2/budget/ 0755
+/proc/2/budget/ctl 0200
+/proc/2/budget/events 0444
+/proc/2/budget/tactical/ 0755
+/proc/2/budget/tactical/allocated 0444
+/proc/2/budget/tactical/consumed 0444
+/proc/2/budget/tactical/reserved 0444
+/proc/2/budget/tactical/remaining 0444
+/proc/2/budget/tactical/source 0444
 /proc/2/wait 0400
 /proc/2/heartbeat 0200
 /proc/2/attach 0200
@@ -85,10 +96,27 @@ NAMESPACE = """
 /dev/kmsg 0444
 /dev/topics/ 1777
 /etc/agentfs.yaml 0644
+/etc/roles.yaml 0644
+/etc/acl.yaml 0644
+/etc/models.yaml 0644
 /sys/version 0444
+/sys/can 0666
 /sys/health 0444
 /sys/stats 0444
 /sys/metrics 0444
+/sys/accounting/ 0755
+/sys/accounting/agent/ 0755
+/sys/accounting/user/ 0755
+/sys/accounting/node/ 0755
+/sys/accounting/tier/ 0755
+/sys/accounting/total/cost 0444
+/sys/cgroup/ 0777
+/sys/cgroup/cgroup.procs 0666
+/sys/audit/ 0755
+/sys/audit/log 0400
+/sys/audit/head 0400
+/sys/audit/verify 0400
+/sys/audit/query 0600
 /shared/ 1777
 /shared/docs/ 0755
 """
@@ -133,7 +161,7 @@ def test_every_directory_says_its_path() -> None:
         for cls in public
         if cls.__module__.startswith("agentfs.providers") and not hasattr(cls, "PATH")
     }
-    assert missing <= {"Table", "MessagesDirectory"}
+    assert missing <= {"Table", "MessagesDirectory", "ProcessFacts", "ProcessProgram"}
 
 
 async def test_the_namespace_is_as_designed(world: World) -> None:

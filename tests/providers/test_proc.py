@@ -15,7 +15,7 @@ from tests.providers.world import OPERATOR, STRANGER, World, refused
 
 KEYS = [
     *("Name", "State", "Role", "Tier", "Model", "Pid", "PPid", "User", "Node", "OSPid"),
-    *("Started", "Restarts", "Children", "Messages", "Stalled", "Tokens"),
+    *("Started", "Restarts", "Children", "Messages", "Stalled", "Tokens", "Confined"),
 ]
 
 

@@ -104,15 +104,3 @@ def test_only_the_owner_and_the_operator_change_the_mode(principal: Principal) -
     for allowed_to in (ALICE, OPERATOR):
         assert owned.with_mode(allowed_to, 0o100600, "topic news").mode == 0o600
     assert owned.mode == 0o666
-
-
-def test_a_task_may_only_write_to_what_its_parent_owns() -> None:
-    parent = process("alice", 2, 1, Role.WORKER)
-    task = process("job", 5, 2, Role.TASK)
-    table = {2: parent, 5: task}
-    Ownership("alice", 1000, 100, 0o666).require_parent(task, table.get, "topic news")
-    for owner in ("bob", "job", "init"):
-        with pytest.raises(KernelError) as caught:
-            Ownership(owner, 1000, 100, 0o666).require_parent(task, table.get, "topic news")
-        assert (caught.value.code, caught.value.rule) == ("EACCES", "task")
-    Ownership("bob", 1000, 100, 0o666).require_parent(parent, table.get, "topic news")

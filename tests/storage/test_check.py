@@ -108,6 +108,8 @@ def test_damage_is_found(path: Path) -> None:
         ("UPDATE meta SET value = 'x' WHERE key = 'event_seq'", "event_seq is 'x'"),
         ("UPDATE meta SET value = '1' WHERE key = 'last_pid'", "last_pid is 1, but there is"),
         ("INSERT INTO meta VALUES ('config', 'nonsense: 1')", "the configuration is wrong"),
+        ("INSERT INTO meta VALUES ('roles.yaml', 'x: 1')", "/etc/roles.yaml is wrong"),
+        ("INSERT INTO meta VALUES ('acl.yaml', 'x: 1')", "/etc/acl.yaml is wrong"),
         ("UPDATE agents SET record = '[' WHERE name = 'lead'", "agent lead: the record is no JSON"),
         ("UPDATE agents SET record = '{}' WHERE name = 'lead'", "agent lead: "),
         ("DELETE FROM agents WHERE name = 'lead'", "process 2: there is no agent lead"),

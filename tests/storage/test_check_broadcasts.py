@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agentfs.ipc.message import Draft
+from agentfs.process.model import Role
 from agentfs.storage.check import check
 from tests.ipc.world import World
 
@@ -18,7 +19,7 @@ def path(tmp_path: Path) -> Path:
     world = World(tmp_path)
     world.settings.replace("messages: {max_delivery_attempts: 1}")
     for name in ("alice", "bob", "carol"):
-        world.process(name)
+        world.process(name, role=Role.DAEMON)
     draft = Draft.parse(b"to all", now=world.clock.now(), to="*")
     world.mail.send(world.principal("alice"), "alice", draft)
     for name, code in (("bob", 1), ("carol", 0)):

@@ -158,6 +158,38 @@ def test_what_fails_after_a_commit_is_logged_and_not_the_callers(
     assert "after a commit failed" in caplog.text
 
 
+def test_on_end_calls_run_after_a_commit_and_after_a_rollback(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def end() -> None:
+        with store.transaction():  # one of its own, however the other ended
+            store.set_meta("ends", store.meta("ends", "") + "x")
+        seen.append((store.meta("x"), store.meta("ends")))
+
+    with store.transaction():
+        with store.transaction():
+            store.on_end(end)
+            store.set_meta("x", "1")
+        assert seen == []
+    assert seen == [("1", "x")]
+    with pytest.raises(ZeroDivisionError), store.transaction():
+        store.on_end(lambda: [][0])
+        store.on_end(end)
+        store.set_meta("x", "2")
+        raise ZeroDivisionError
+    assert seen[1:] == [("1", "xx")]
+    assert "after a transaction failed" in caplog.text
+    store.before_commit.append(lambda: seen.clear() if seen else 1 / 0)
+    with pytest.raises(ZeroDivisionError), store.transaction():
+        seen.clear()
+        store.on_end(store.before_commit.clear)
+    with store.transaction():
+        pass
+    assert seen == []
+
+
 def test_a_commit_call_may_start_a_transaction_of_its_own(store: Store) -> None:
     def more() -> None:
         with store.transaction():

@@ -255,6 +255,7 @@ def test_a_question_that_is_cancelled_under(tree: Tree, library: str) -> None:
 
 
 def test_reminders_broadcasts_artifacts_and_escalations(tree: Tree) -> None:
+    tree.write("etc/roles.yaml", "roles: {agent: {capabilities: ['*']}}\n")  # broadcast too
     tree.spawn("bob")
     start(
         tree,
@@ -671,3 +672,49 @@ def test_a_removed_agent_ends_its_loop_with_an_error(tree: Tree) -> None:
     os.rmdir(tree / "agents/alice")
     _, errors = program.communicate(timeout=20)
     assert "No such file or directory" in str(errors)
+
+
+def test_a_call_of_a_model_is_asked_for_and_settled(quick: QuickTree) -> None:
+    pid = start(
+        quick,
+        """
+        with agent.call("sonnet", 400) as call:
+            call.settle(100, 50)
+        with agent.call_tool("search"):
+            pass
+        with agent.call(most=100):
+            pass
+        try:
+            with agent.call(most=300):
+                raise RuntimeError("the model does not answer")
+        except RuntimeError:
+            pass
+        agent.report(30)
+        try:
+            agent.call("sonnet", 10_000)
+        except OSError as refusal:
+            say(refusal.errno, agent.why())
+        """,
+        tier="tactical",
+        budget={"tactical": 1000},
+    )
+    assert quick.read(f"proc/{pid}/wait") == "0\n"
+    assert said(quick, "122 /proc/")()
+    assert said(quick, "alice asked for 10000 tokens of sonnet")()
+    assert quick.read("proc/1/budget/tactical/consumed") == "280\n"
+    assert quick.read("proc/1/budget/tactical/reserved") == "0\n"
+
+
+def test_a_call_that_is_to_be_skipped_says_so(quick: QuickTree) -> None:
+    pid = start(
+        quick,
+        """
+        with agent.call(most=1001) as call:
+            say("skipped because of", call.skipped)
+        """,
+        tier="tactical",
+        budget={"tactical": 1000},
+        on_limit="skip",
+    )
+    assert quick.read(f"proc/{pid}/wait") == "0\n"
+    assert said(quick, "skipped because of budget")()

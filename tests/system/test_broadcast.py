@@ -12,6 +12,7 @@ from collections import Counter
 
 import pytest
 
+from tests.puppet import Puppet
 from tests.system.test_identity import run_as
 from tests.system.test_inotify import Watcher
 from tests.tree import Tree
@@ -57,7 +58,8 @@ def test_h5_everybody_sees_one_copy_with_the_same_id_and_late_born_agents_none(t
 
 def test_an_agent_sends_one_with_to_star_and_the_sender_is_told_of_every_copy(tree: Tree) -> None:
     tree.spawn("bob")
-    run_as(tree, "alice", 'printf "To: *\\nSubject: hi\\n\\nall" > "$AGENTFS/agents/self/send"')
+    script = 'printf "To: *\\nSubject: hi\\n\\nall" > "$AGENTFS/agents/self/send"'
+    run_as(tree, "alice", script, role="daemon")
     (number,) = os.listdir(tree / "agents/alice/sent")
     path = f"agents/alice/sent/{number}"
     watcher = Watcher(tree, tree / path)
@@ -71,8 +73,12 @@ def test_an_agent_sends_one_with_to_star_and_the_sender_is_told_of_every_copy(tr
 
 def test_who_may_not_is_refused(tree: Tree) -> None:
     tree.spawn("alice")
-    output = run_as(tree, "errand", 'echo x | cat > "$AGENTFS/dev/broadcast"', role="task")
-    assert "Permission denied" in output
+    for role in ("task", "agent"):
+        puppet = Puppet(tree, f"a-{role}", role=role)
+        with pytest.raises(OSError) as refused:
+            puppet.write("dev/broadcast", "x")
+        assert refused.value.errno == errno.EACCES
+        puppet.close()
     assert copies(tree, "alice") == []
     tree.write("etc/agentfs.yaml", "messages: {max_waiting: 1}\n")
     tree.write("agents/init/outbox/alice", "full")

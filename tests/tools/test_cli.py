@@ -316,8 +316,19 @@ def test_up_prints_every_fault_of_a_manifest_and_starts_nothing(tmp_path: Path) 
 
 def test_doctor_reports_on_this_machine(tmp_path: Path) -> None:
     report = run("doctor").stdout
-    for what in ("python", "pyfuse3", "libfuse", "/dev/fuse", "fusermount3", "identity"):
+    needed = (
+        "python",
+        "pyfuse3",
+        "libfuse",
+        "/dev/fuse",
+        "fusermount3",
+        "identity",
+        "memory limit",
+    )
+    for what in needed:
         assert f" {what} " in report
+    for what in ("network", "write", "exec"):
+        assert f" confined {what} " in report
     assert "missing" in run("doctor", "--state", str(tmp_path), code=1).stdout
 
 

@@ -24,6 +24,9 @@ def turn() -> None:
             os.rename(f"{folder}/new/{name}", f"{folder}/cur/{file}")
         except FileNotFoundError:
             claimed.remove(file)  # another consumer was first
+        except BlockingIOError:
+            claimed.remove(file)  # as many as it may have at once: max_concurrent_tasks
+            break
     for file in tuple(claimed):
         finish(file)
         claimed.remove(file)

@@ -1,0 +1,72 @@
+"""A document of /etc that is in effect: its text as it was written, and what that says."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from agentfs.document import Document, DocumentError
+from agentfs.errors import KernelError
+from agentfs.events import ConfigChanged, EventLog
+from agentfs.storage.store import Store
+
+__all__ = ["LiveDocument", "checked"]
+
+T = TypeVar("T")
+
+
+class LiveDocument(Generic[T]):
+    """`/etc/NAME`. `parse` makes of a text what it says, or raises EINVAL that names every fault.
+
+    `default` is its text until somebody writes another. `use(now)` is called with what is in
+    effect: at once, and with each change, before anybody is told of it. `kept_as` is its key in
+    the store; NAME if it is left out.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        store: Store,
+        events: EventLog,
+        parse: Callable[[str], T],
+        default: Callable[[], str],
+        use: Callable[[T], object] = lambda now: None,
+        *,
+        kept_as: str = "",
+    ) -> None:
+        self.name = name
+        self.path = f"/etc/{name}"
+        self._store = store
+        self._events = events
+        self._parse = parse
+        self._in_use = use
+        self._key = kept_as or name
+        text = store.meta(self._key) or default()
+        self._use(text, parse(text))
+
+    def replace(self, text: str) -> None:
+        """Put a new text in effect. Raises EINVAL and changes nothing if it is wrong."""
+        now, before = self._parse(text), (self.text, self.now)
+        with self._store.transaction():
+            self._store.on_rollback(lambda: self._use(*before))
+            self._store.set_meta(self._key, text)
+            self._use(text, now)  # before the event goes out: listeners look here
+            self._events.emit(ConfigChanged(self.path))
+
+    def _use(self, text: str, now: T) -> None:
+        self.text, self.now = text, now
+        self._in_use(now)
+
+
+def checked(text: str, file: str, read: Callable[[Document], T]) -> T:
+    """What `read` makes of a YAML document. Raises EINVAL with every fault that was found, each as
+    `file:line: what was expected`."""
+    try:
+        with Document(text, file) as document:
+            found = read(document)
+            if not document.sound:
+                raise document.refusal()
+            return found
+    except DocumentError as bad:
+        raise KernelError(errno.EINVAL, "; ".join(bad.faults)) from None

@@ -1,0 +1,38 @@
+"""Events about approvals. `id` is the request's; what it asks for is its own folder's to say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentfs.events.base import Event
+
+__all__ = ["ApprovalAsked", "ApprovalDecided", "ApprovalDropped"]
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalAsked(Event):
+    """A call of `agent` waits until `by` agrees, or until `deadline`."""
+
+    id: str
+    agent: str
+    action: str
+    by: str
+    deadline: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalDecided(Event):
+    """It is `state` now: approved, rejected, expired, withdrawn or used; by `who`."""
+
+    id: str
+    agent: str
+    state: str
+    who: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalDropped(Event):
+    """It is not kept any more."""
+
+    id: str
+    agent: str

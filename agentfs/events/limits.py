@@ -1,0 +1,31 @@
+"""Events about the limits of processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentfs.events.base import Event
+
+__all__ = ["LimitChanged", "TaskTimedOut"]
+
+
+@dataclass(frozen=True, slots=True)
+class LimitChanged(Event):
+    """The limit called `limit` of process `pid` itself is `value` now; None is none."""
+
+    pid: int
+    name: str
+    limit: str
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTimedOut(Event):
+    """Process `pid` had message `id` of the mailbox `agent` for `seconds`, its limit, and did not
+    acknowledge it: it is returned, or given up."""
+
+    pid: int
+    name: str
+    agent: str
+    id: str
+    seconds: int

@@ -1,0 +1,68 @@
+"""Events about budgets and limits. `pid` is a process, `name` its agent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentfs.events.base import Event
+
+__all__ = [
+    "BudgetChanged",
+    "ResourceExceeded",
+    "ResourceRefused",
+    "ResourceStopped",
+    "ResourceWarning",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetChanged(Event):
+    """The entry of `pid` at `tier` changed, in tokens; `gone`: it has none any more."""
+
+    pid: int
+    tier: str
+    allocated: int
+    consumed: int
+    reserved: int
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceWarning(Event):  # noqa: A001  # its name on the wire is resource_warning
+    """`used` of `limit` is 80 % or more. Once; again when it has been below meanwhile."""
+
+    pid: int
+    name: str
+    resource: str
+    used: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceExceeded(Event):
+    """More was asked for, or used, than `limit` allows. Once; again when it has been below 80 %
+    of it meanwhile."""
+
+    pid: int
+    name: str
+    resource: str
+    used: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceRefused(Event):
+    """A use was refused, or skipped where the process wants that: each time."""
+
+    pid: int
+    name: str
+    resource: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceStopped(Event):
+    """It is being ended because a use was refused: `on_limit: stop`."""
+
+    pid: int
+    name: str
+    resource: str

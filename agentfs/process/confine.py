@@ -1,0 +1,194 @@
+"""Confinement: what the programs of a process are kept from, by the machine and not by their word.
+
+A process without `network_access` has no network, one without `file_write` a read-only view of the
+host, one without `shell_exec` executes nothing but its own program. `Confinement` says what is to
+hold, `mechanisms` what this machine has, `Cell` is made before the fork and entered in the child.
+
+What cannot be kept from a program: asking somebody who is not confined, through a UNIX socket or
+with files that others execute.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import struct
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from agentfs.process import landlock, seccomp
+
+__all__ = ["FREE", "Cell", "Confinement", "Mechanisms", "described", "mechanisms"]
+
+CAPABILITIES = {"network": "network_access", "write": "file_write", "exec": "shell_exec"}
+"""What a program can be kept from, and the capability that lets it."""
+
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx")
+"""Those in /dev that anybody may write to."""
+
+# linux/capability.h and prctl.h. What is left of root's privileges is what the file modes, users
+# and signals of its own need: none that reaches the machine, other programs' memory or the disks.
+KEPT = sum(1 << number for number in (0, 1, 2, 3, 4, 5, 6, 7, 10, 13))
+CAPABILITY_VERSION_3 = 0x20080522
+PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 23, 24, 38
+
+_libc = ctypes.PyDLL(None, use_errno=True)  # see `agentfs.process.landlock`
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What a program may do."""
+
+    network: bool = True
+    write: bool = True
+    execute: bool = True
+
+    @classmethod
+    def of(cls, allows: Callable[[str], bool]) -> Confinement:
+        """For a process whose capabilities `allows` knows by name."""
+        return cls(*(allows(capability) for capability in CAPABILITIES.values()))
+
+    @property
+    def kept_from(self) -> tuple[str, ...]:
+        """What it is to be kept from, of `network`, `write` and `exec`."""
+        allowed = (self.network, self.write, self.execute)
+        return tuple(name for name, may in zip(CAPABILITIES, allowed, strict=True) if not may)
+
+
+FREE = Confinement()
+"""Kept from nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mechanisms:
+    """What a machine has: the version of Landlock (0: none), filters of system calls (seccomp),
+    filters that can ask about one."""
+
+    landlock: int
+    seccomp: bool
+    listener: bool
+
+    def lacks(self, name: str) -> str:
+        """What keeps this machine from holding a program from `network`, `write` or `exec`, in
+        words; empty if nothing does."""
+        if not self.seccomp:
+            return "libseccomp (apt-get install libseccomp2) and a Linux with seccomp"
+        least, linux = (3, "6.2") if name == "write" else (1, "5.13")
+        if self.landlock < least:
+            return f"Landlock, version {least} (Linux {linux}, enabled with lsm=landlock)"
+        if name == "exec" and not self.listener:
+            return "seccomp with listeners (Linux 5.5)"
+        return ""
+
+    def holds(self, wanted: Confinement) -> Confinement:
+        """The part of `wanted` that this machine can hold."""
+        held = {name for name in wanted.kept_from if not self.lacks(name)}
+        return Confinement.of(
+            lambda capability: all(CAPABILITIES[name] != capability for name in held)
+        )
+
+
+@functools.cache
+def mechanisms() -> Mechanisms:
+    """What this machine has."""
+    return Mechanisms(landlock.abi(), seccomp.available(), seccomp.can_listen())
+
+
+def described(wanted: Confinement, held: Iterable[str]) -> str:
+    """What a program that is to be confined as `wanted` really is, `held` being what the machine
+    keeps it from: `network write; advisory: exec`; `no` if nothing is wanted or held."""
+    really = tuple(held)
+    missing = [name for name in wanted.kept_from if name not in really]
+    parts = [" ".join(really)] if really else []
+    if missing:
+        parts.append(f"advisory: {' '.join(missing)}")
+    return "; ".join(parts) or "no"
+
+
+class Cell:
+    """The confinement of one program that is being started. `close` it in the parent when the
+    program executes, or has failed to."""
+
+    def __init__(self, held: Confinement, folders: Iterable[str | int], files: Iterable[str | int]):
+        """`folders` and `files` are what a program without `write` may write to all the same, by
+        path or descriptor; a path that there is not is passed over. Raises OSError."""
+        self.held = held
+        self._one = None if held.execute else seccomp.OneExec()
+        try:
+            self._ruleset = _ruleset(held, folders, files)
+            filter_ = seccomp.program(network=held.network, write=held.write, execute=held.execute)
+            self._steps = (
+                _drop_privileges,
+                landlock.enter(self._ruleset),
+                seccomp.load(filter_, self._one),
+            )
+        except BaseException:
+            self._end_one()
+            raise
+
+    def enter(self) -> None:
+        """In the forked child: there is no way back. Raises OSError."""
+        for step in self._steps:
+            step()
+
+    def close(self) -> None:
+        os.close(self._ruleset)
+        self._end_one()
+
+    def _end_one(self) -> None:
+        if self._one is not None:
+            self._one.close()
+
+
+def _ruleset(held: Confinement, folders: Iterable[str | int], files: Iterable[str | int]) -> int:
+    if held.write:
+        return landlock.ruleset(None, tcp=held.network)
+    opened: list[int] = []
+
+    def all_of(places: Iterable[str | int], rights: int) -> list[tuple[int, int]]:
+        found = []
+        for place in places:
+            if isinstance(place, int):
+                found.append((place, rights))
+                continue
+            with suppress(FileNotFoundError):
+                opened.append(os.open(place, os.O_PATH | os.O_CLOEXEC))
+                found.append((opened[-1], rights))
+        return found
+
+    try:
+        writable = all_of(folders, landlock.FOLDER) + all_of(files, landlock.FILE)
+        writable += all_of((f"/dev/{name}" for name in DEVICES), landlock.DEVICE)
+        return landlock.ruleset(writable, tcp=held.network)
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def _drop_privileges() -> None:
+    """No program that it executes gives it any, and of root's it keeps `KEPT`."""
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    if os.geteuid() != 0:
+        return
+    for number in range(64):
+        if not KEPT >> number & 1 and _libc.prctl(PR_CAPBSET_READ, number, 0, 0, 0) == 1:
+            _prctl(PR_CAPBSET_DROP, number)
+    header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
+    before = ctypes.create_string_buffer(24)
+    _check(_libc.capget(header, before))
+    effective, permitted, _, *_ = struct.unpack("=6I", before.raw)
+    kept = permitted & KEPT
+    after = struct.pack("=6I", effective & kept, kept, 0, 0, 0, 0)
+    _check(_libc.capset(header, after))
+
+
+def _prctl(option: int, argument: int) -> None:
+    _check(_libc.prctl(option, argument, 0, 0, 0))
+
+
+def _check(result: int) -> None:
+    if result < 0:
+        failure = ctypes.get_errno()
+        raise OSError(failure, os.strerror(failure))

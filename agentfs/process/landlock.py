@@ -1,0 +1,84 @@
+"""Landlock: rulesets that take rights on files and on TCP away from a process, for good.
+
+Our own few lines of ctypes. The package `landlock` on PyPI is an alpha version that knows neither
+TCP nor rulesets prepared before a fork, and takes an errno that some earlier call left behind for
+its own failure.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Callable, Iterable
+
+__all__ = ["DEVICE", "FILE", "FOLDER", "abi", "enter", "ruleset"]
+
+# linux/landlock.h. The numbers of the system calls are the same on every architecture.
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
+CREATE_RULESET_VERSION = 1
+PATH_BENEATH = 1
+
+WRITE_FILE, MAKE_CHAR, MAKE_BLOCK = 1 << 1, 1 << 6, 1 << 11
+REMOVE_AND_MAKE = 0b1_1111_1111 << 4  # REMOVE_DIR, REMOVE_FILE, MAKE_CHAR … MAKE_SYM
+REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
+BIND_TCP, CONNECT_TCP = 1 << 0, 1 << 1
+
+FILE = WRITE_FILE | TRUNCATE
+"""What a file that may be changed is allowed."""
+DEVICE = FILE | IOCTL_DEV
+"""The same for a device."""
+FOLDER = (FILE | REMOVE_AND_MAKE | REFER) & ~(MAKE_CHAR | MAKE_BLOCK)
+"""What a folder in which everything may be changed is allowed. Devices are made nowhere."""
+
+# PyDLL keeps the interpreter's lock: in a forked child there is nobody to hand it to.
+_libc = ctypes.PyDLL(None, use_errno=True)
+
+
+def _call(number: int, *arguments: object) -> int:
+    """A system call; raises OSError."""
+    result = int(_libc.syscall(ctypes.c_long(number), *arguments))
+    if result < 0:
+        failure = ctypes.get_errno()
+        raise OSError(failure, os.strerror(failure))
+    return result
+
+
+def abi() -> int:
+    """The version of Landlock that we may use here; 0 for none: the machine lacks it, or whoever
+    started us (a container) does not let us."""
+    try:
+        version = ctypes.c_uint(CREATE_RULESET_VERSION)
+        return _call(CREATE_RULESET, None, ctypes.c_size_t(0), version)
+    except OSError:
+        return 0
+
+
+def ruleset(writable: Iterable[tuple[int, int]] | None, *, tcp: bool) -> int:
+    """A descriptor of a new ruleset; raises OSError.
+
+    `writable`: (descriptor, rights) of what may be changed still, None if everything may. `tcp`:
+    whether TCP ports can be used. Whoever enters it, whatever it allows, can no more trace or look
+    into processes that have not entered it.
+    """
+    version = abi()
+    known = (1 << (13 if version < 2 else 14 if version < 3 else 15 if version < 5 else 16)) - 1
+    files = MAKE_BLOCK if writable is None else (DEVICE | REMOVE_AND_MAKE | REFER) & known
+    ports = BIND_TCP | CONNECT_TCP if not tcp and version >= 4 else 0
+    attributes = struct.pack("=QQ", files, ports)[: 8 if version < 4 else 16]
+    made = _call(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
+    try:
+        for descriptor, rights in writable or ():
+            rule = struct.pack("=Qi", rights & files, descriptor)
+            _call(ADD_RULE, ctypes.c_int(made), ctypes.c_int(PATH_BENEATH), rule, ctypes.c_uint(0))
+    except BaseException:
+        os.close(made)
+        raise
+    return made
+
+
+def enter(descriptor: int) -> Callable[[], object]:
+    """A function that lays the ruleset on the process that calls it, which must have no new
+    privileges. It raises OSError, and takes no lock: it is for a forked child."""
+    ruleset, flags = ctypes.c_int(descriptor), ctypes.c_uint(0)
+    return lambda: _call(RESTRICT_SELF, ruleset, flags)

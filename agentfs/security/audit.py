@@ -1,0 +1,265 @@
+"""The audit: who changed what, and who was refused, as a chain that cannot be edited unseen.
+
+One record for each committed transaction that emitted events, a refusal being such an event, in
+that same transaction: no change without its record, no record without its change. Each carries a
+hash over itself and the hash before; the newest hash is signed, in every transaction, with a key
+that is no part of the store. `agentfs.security.verify` checks all that.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+import trio
+
+from agentfs.clock import Clock, Timer, Timers
+from agentfs.config import Settings
+from agentfs.errors import KernelError
+from agentfs.events import EventLog
+from agentfs.security import records
+from agentfs.security.mirror import Mirror
+from agentfs.security.principal import Principal
+from agentfs.security.seal import GENESIS, Checkpoint, Seal, make_key
+from agentfs.security.verify import Verdict, verify
+from agentfs.storage.audit import AuditTables
+from agentfs.storage.store import Store
+
+__all__ = ["Audit"]
+
+log = logging.getLogger(__name__)
+
+# Records of one transaction of the sweep: about 2 ms. Between two of them others have their turn.
+BATCH, PAUSE = 500, 0.002
+# Lines that come to the file of checkpoints before it is looked through for old ones.
+TIDY_EVERY = 1000
+
+
+class Audit:
+    """Appends to the audit of `store`. `seq` is the number of its newest record.
+
+    Raises KernelError where there is an audit already but not its key, at `key`; without an audit
+    a new key is made.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        events: EventLog,
+        clock: Clock,
+        timers: Timers,
+        settings: Settings,
+        key: Path,
+    ) -> None:
+        self._store = store
+        self._events = events
+        self._clock = clock
+        self._timers = timers
+        self._settings = settings
+        self.key = key
+        self._tables = AuditTables(store)
+        self._seal = self._open_key()
+        self._mirror = Mirror(key)
+        self.seq, self._digest = self._resume()
+        marks = [seq for seq, _ in self._tables.checkpoints() if seq <= self.seq]
+        self._marked = max(marks, default=0)  # the record of the last checkpoint
+        self._acting: Principal | None = None  # of the last record: the next one's, mostly
+        self._actor = records.actor(None)
+        self._first = self._tables.first() or 1
+        self._untold: list[str] = []  # checkpoints for the mirror
+        self._told = TIDY_EVERY  # lines it got since it was tidied
+        self._due = trio.Event()
+        self._next: Timer | None = None
+        self._verifying = trio.CapacityLimiter(1)
+        store.before_commit.append(self._record)
+
+    # -- the start -------------------------------------------------------------------------------
+
+    def _open_key(self) -> Seal:
+        if not self.key.exists():
+            if self._tables.head() or self._tables.last() is not None:
+                raise KernelError(
+                    errno.ENOENT,
+                    f"{self._store.path} has an audit, and its key is not at {self.key}:"
+                    " --audit-key FILE says where it is",
+                    rule="audit",
+                )
+            make_key(self.key)
+        if self.key.stat().st_mode & 0o077:
+            log.warning("others can read the key of the audit: chmod 600 %s", self.key)
+        return Seal(self.key)
+
+    def _resume(self) -> tuple[int, bytes]:
+        """Number and hash of the newest record. If somebody was at the tables since the last run,
+        what comes now follows nothing: the chain stays broken there, and `verify` says so."""
+        head, last = self._tables.head(), self._tables.last()
+        told = self._mirrored()
+        if not head and last is None and not told:
+            if not self._mirror.lines():
+                beginning = Checkpoint(0, GENESIS, 0, records.stamp(self._clock.now()))
+                self._mirror.append([self._seal.checkpoint(beginning)])
+            return 0, GENESIS
+        seqs = [told, 0 if last is None else last[0]]
+        try:
+            seq, digest = self._seal.read_head(head.encode())
+            seqs.append(seq)
+            if last is not None and (last[0], last[2]) == (seq, digest) and told <= seq:
+                return seq, digest
+        except (ValueError, IndexError) as bad:
+            log.error("the head of the audit: %s", bad)
+        log.error("the audit was tampered with, or put back to an older one: see /sys/audit/verify")
+        return max(seqs), secrets.token_bytes(len(GENESIS))
+
+    def _mirrored(self) -> int:
+        """The number of the newest record that the mirror has a checkpoint of."""
+        for line in reversed(self._mirror.lines()):
+            try:
+                return self._seal.read_checkpoint(line).seq
+            except ValueError as bad:
+                log.error("a checkpoint in %s: %s", self._mirror.path, bad)
+        return 0
+
+    # -- records ---------------------------------------------------------------------------------
+
+    def _record(self) -> None:
+        """What the transaction about to be committed did. Fails it if it cannot be written."""
+        changes = self._events.pending
+        if not changes:
+            return
+        before = self.seq, self._digest, self._marked
+        seq = before[0] + 1
+        if self._store.acting is not self._acting:
+            self._acting = self._store.acting
+            self._actor = records.actor(self._acting)
+        text = records.record(seq, self._clock.now(), self._actor, changes)
+        digest = hashlib.sha256(before[1] + text.encode("ascii")).digest()
+        self._tables.append(seq, text, digest, self._seal.head(seq, digest))
+        self._store.on_rollback(lambda: self._back(before))
+        self.seq, self._digest = seq, digest
+        if seq - self._marked >= self._settings.now.audit.checkpoint_every:
+            self._mark()
+
+    def _back(self, before: tuple[int, bytes, int]) -> None:
+        self.seq, self._digest, self._marked = before
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def checkpoint(self) -> None:
+        """Make a checkpoint of the newest record, if it has none; on a full disk there is none."""
+        if self._marked == self.seq:
+            return
+        before = self.seq, self._digest, self._marked
+        try:
+            with self._store.transaction():
+                self._store.on_rollback(lambda: self._back(before))
+                self._mark()
+        except KernelError as failure:
+            log.warning("no checkpoint of the audit was made: %s", failure)
+
+    def _mark(self) -> None:
+        text = self._seal.checkpoint(self._now(self.seq, self._digest))
+        self._tables.put_checkpoint(self.seq, text)
+        self._store.on_commit(lambda: self._tell(text))
+        self._marked = self.seq
+
+    def _now(self, seq: int, digest: bytes, *, cut: bool = False) -> Checkpoint:
+        first = seq + 1 if cut else self._first
+        time = records.stamp(self._clock.now())
+        return Checkpoint(seq, digest, self.seq - first + 1, time, cut)
+
+    def _tell(self, text: str) -> None:
+        self._untold.append(text)
+        self._due.set()
+
+    async def run(self) -> None:
+        """Mirror the checkpoints, until cancelled. What they are of survives a power cut by then:
+        the file is never ahead of the store."""
+        self._untold = self._missed() + self._untold
+        while True:
+            await self._due.wait()
+            self._due = trio.Event()
+            try:
+                await self._store.sync()
+            except OSError as failure:
+                log.warning("the store cannot be synced: %s", failure)
+            else:
+                await trio.to_thread.run_sync(self.mirror)
+
+    def _missed(self) -> list[str]:
+        """The checkpoints that the last run made and had no time to mirror."""
+        told, missed = self._mirrored(), []
+        for _, text in self._tables.checkpoints():
+            with suppress(ValueError):  # `verify` says that it is none
+                read = self._seal.read_checkpoint(text.encode())
+                if told < read.seq and not read.cut and text not in self._untold:
+                    missed.append(text)
+        return missed
+
+    def mirror(self) -> None:
+        """Mirror what is to be mirrored, at once: the disk is waited for. Belongs behind a sync of
+        the store. What fails is tried again with the next checkpoint."""
+        lines = list(self._untold)
+        try:
+            if lines:
+                self._mirror.append(lines)
+                del self._untold[: len(lines)]
+                self._told += len(lines)
+            if self._told >= TIDY_EVERY:
+                self._mirror.keep(self._is_kept)
+                self._told = 0
+        except KernelError as failure:
+            log.warning("checkpoints of the audit are mirrored later: %s", failure)
+
+    def _is_kept(self, line: bytes) -> bool:
+        """Whether it is of a record that is kept; what cannot be read stays for `verify`."""
+        try:
+            return self._seal.read_checkpoint(line).seq >= self._first
+        except ValueError:
+            return True
+
+    # -- pruning ---------------------------------------------------------------------------------
+
+    def sweep(self) -> int:
+        """Take away one batch of what is too old or too much, and go on soon if there may be more;
+        the number of records gone. The newest one stays. For the maid."""
+        limits = self._settings.now.audit
+        oldest = records.stamp(self._clock.now() - limits.retention).encode()
+        going = None
+        batch = self._tables.oldest(BATCH)
+        for seq, record, digest in batch:
+            surplus = self.seq - seq >= limits.max_records
+            if seq >= self.seq or not (surplus or record[-29:-2] <= oldest):
+                break
+            going = seq, digest
+        if going is None:
+            return 0
+        try:
+            with self._store.transaction():
+                self._tables.cut(going[0], self._seal.checkpoint(self._now(*going, cut=True)))
+        except KernelError as failure:
+            log.warning("old records of the audit stay for now: %s", failure)
+            return 0
+        self._first = going[0] + 1
+        gone = self._first - batch[0][0]
+        if gone >= BATCH and (self._next is None or not self._next.active):
+            self._next = self._timers.call_later(PAUSE, self.sweep)
+        return gone
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        """The store's file, for whoever reads on a connection of its own."""
+        return self._store.path
+
+    def head(self) -> str:
+        """Number, hash and signature of the newest record; empty if there is none."""
+        return self._tables.head()
+
+    async def verify(self) -> Verdict:
+        """Check everything, in a thread; one caller at a time."""
+        return await trio.to_thread.run_sync(verify, self.path, self.key, limiter=self._verifying)

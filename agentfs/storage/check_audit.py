@@ -1,0 +1,33 @@
+"""What must hold of the tables of the audit, as far as it can be told without the key. Whether
+they are what the kernel wrote is for `agentfs.security.verify`."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+
+from agentfs.storage.audit import HEAD
+from agentfs.storage.check_rows import read_record
+
+__all__ = ["audit_faults"]
+
+
+def audit_faults(connection: sqlite3.Connection, meta: Mapping[str, str]) -> Iterator[str]:
+    """Whether the records have numbers without a gap, and end where the head says."""
+    first, last, count = connection.execute(
+        "SELECT min(seq), max(seq), count(*) FROM audit"
+    ).fetchone()
+    head = meta.get(HEAD, "").split(" ")[0]
+    if head != ("" if last is None else str(last)):
+        yield f"audit: the head is record {head or 'none'}, and the last one is {last}"
+    if count and last - first + 1 != count:
+        yield f"audit: there are {count} records from {first} to {last}"
+    cut = 0
+    for seq, text in connection.execute("SELECT seq, record FROM checkpoints ORDER BY seq"):
+        record = read_record(text)
+        if record.get("seq") != seq:
+            yield f"audit: checkpoint {seq} is that of record {record.get('seq')}"
+        if record.get("cut"):
+            cut = seq
+    if count and first != cut + 1:
+        yield f"audit: the first record is {first}, and {cut} were cut off"

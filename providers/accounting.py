@@ -1,0 +1,214 @@
+"""/sys/accounting: who has used how much of models and tools, and what it cost."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Hashable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from agentfs.errors import KernelError
+from agentfs.events import AccountClosed, AccountOpened, Event, UseRecorded, UsesSwept
+from agentfs.resources.accounting import TOTAL, dollars
+from agentfs.storage.uses import Sums
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.changes import Change, Created, Removed
+from agentfs.vfs.declare import directory, live, value
+from agentfs.vfs.files import Owner
+from agentfs.vfs.node import Directory, Node
+from agentfs.vfs.table import Table, modified
+
+if TYPE_CHECKING:
+    from agentfs.kernel import Kernel
+
+__all__ = ["AccountDirectory", "AccountingDirectory", "ViewDirectory"]
+
+USED = (UseRecorded,)
+
+
+class AccountDirectory(Table):
+    """/sys/accounting/VIEW/KEY: what one agent, user, node or tier has used, since the beginning.
+    An agent reads its own and that of its user; the operator all."""
+
+    PATH = "/sys/accounting/VIEW/KEY"
+    timeout = 0.0  # who looks it up is asked for, every time
+
+    def __init__(self, kernel: Kernel, view: str, name: str) -> None:
+        self.kernel = kernel
+        self._account = (view, name)
+        self.key = _key(view, name)
+
+    def owner(self) -> Owner:
+        changed = self.kernel.accounting.changed(*self._account)
+        if changed is None:
+            raise KernelError(errno.ESTALE, f"the account of {self._account[1]} is closed")
+        return Owner(*self.kernel.owner, changed)
+
+    def guard(self, caller: Caller) -> None:
+        self.kernel.accounting.require_reader(caller.principal, *self._account)
+
+    @property
+    def sums(self) -> Sums:
+        return self.kernel.accounting.sums(*self._account)
+
+    @value("tokens", on=USED, example="41200")
+    def tokens(self) -> str:
+        """Tokens of models, read and written."""
+        sums = self.sums
+        return str(sums.input + sums.output)
+
+    @value("input", on=USED, example="40000")
+    def input(self) -> str:
+        """Tokens that models read."""
+        return str(self.sums.input)
+
+    @value("output", on=USED, example="1200")
+    def output(self) -> str:
+        """Tokens that models wrote."""
+        return str(self.sums.output)
+
+    @value("calls", on=USED, example="17")
+    def calls(self) -> str:
+        """Calls of models."""
+        return str(self.sums.calls)
+
+    @value("tool_calls", on=USED, example="5")
+    def tool_calls(self) -> str:
+        """Calls of tools."""
+        return str(self.sums.tool_calls)
+
+    @value("cost", on=USED, example="0.21")
+    def cost(self) -> str:
+        """US dollars, by the prices of /etc/models.yaml at the time of each call."""
+        return dollars(self.sums.cost)
+
+    @value("unpriced", on=USED, example="0")
+    def unpriced(self) -> str:
+        """How many of the calls were of a model that /etc/models.yaml had no price for."""
+        return str(self.sums.unpriced)
+
+    @live(
+        "hourly",
+        example='{"hour": "2026-11-21T09", "tokens": 41200, "input": 40000, "output": 1200, …}',
+    )
+    def hourly(self) -> str:
+        """The same for each hour (UTC) in which something was used, one JSON object a line, the
+        newest last: hour, tokens, input, output, calls, tool_calls, cost, unpriced. They go with
+        the records they are the sums of, after `accounting.retention`."""
+        return _lines("hour", self.kernel.accounting.hours(*self._account))
+
+    @live("daily", example='{"day": "2026-11-21", "tokens": 41200, …}')
+    def daily(self) -> str:
+        """The same for each day."""
+        return _lines("day", self.kernel.accounting.days(*self._account))
+
+
+class ViewDirectory(Table):
+    """/sys/accounting/VIEW: uses by agent, user, node or tier. Only the operator lists it; agents
+    find what they may read."""
+
+    PATH = "/sys/accounting/VIEW"
+    gated = True
+
+    def __init__(self, kernel: Kernel, view: str) -> None:
+        self.kernel = kernel
+        self._view = view
+        self.key = ("accounting", view)
+
+    def owner(self) -> Owner:
+        changed = self.kernel.accounting.changed(TOTAL, "")
+        assert changed is not None
+        return Owner(*self.kernel.owner, changed)
+
+    def may_list(self, caller: Caller) -> None:
+        self.kernel.accounting.require_reader(caller.principal, self._view)
+
+    def admit(self, name: str, caller: Caller) -> None:
+        self.kernel.accounting.require_reader(caller.principal, self._view, name)
+
+    def find(self, name: str) -> Node | None:
+        if self.kernel.accounting.changed(self._view, name) is None:
+            return None
+        return AccountDirectory(self.kernel, self._view, name)
+
+    def more(self) -> Iterator[tuple[str, Node]]:
+        for name in self.kernel.accounting.keys(self._view):
+            yield name, AccountDirectory(self.kernel, self._view, name)
+
+
+class AccountingDirectory(Table):
+    """/sys/accounting: what was used, by whom and where, and in all. All of it is counted from the
+    same records, so that every view adds up to `total`, which has agents in it that are gone."""
+
+    PATH = "/sys/accounting"
+    gated = True
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.key = ("accounting",)
+
+    def owner(self) -> Owner:
+        return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
+
+    def admit(self, name: str, caller: Caller) -> None:
+        if name == TOTAL:
+            self.kernel.accounting.require_reader(caller.principal, TOTAL)
+
+    @directory("agent")
+    def agent(self) -> Directory:
+        """By agent."""
+        return ViewDirectory(self.kernel, "agent")
+
+    @directory("user")
+    def user(self) -> Directory:
+        """By the user that the agent ran as."""
+        return ViewDirectory(self.kernel, "user")
+
+    @directory("node")
+    def node_(self) -> Directory:
+        """By node."""
+        return ViewDirectory(self.kernel, "node")
+
+    @directory("tier")
+    def tier(self) -> Directory:
+        """By the tier of the model, or of the process where that has none."""
+        return ViewDirectory(self.kernel, "tier")
+
+    @directory("total")
+    def total(self) -> Directory:
+        """Everything together."""
+        return AccountDirectory(self.kernel, TOTAL, "")
+
+    def changes(self, event: Event) -> Iterable[Change]:
+        """What an event changes in here."""
+        match event:
+            case UseRecorded() | UsesSwept():
+                for account in event.accounts:
+                    yield from modified(AccountDirectory, _key(*account), event)
+            case AccountOpened(view=view, key=name):
+                node = AccountDirectory(self.kernel, view, name)
+                node.remember()
+                yield Created(("accounting", view), name, node)
+            case AccountClosed(view=view, key=name):
+                yield Removed(("accounting", view), name, _key(view, name), is_directory=True)
+
+
+def _key(view: str, name: str) -> Hashable:
+    return ("accounting", view, name)
+
+
+def _lines(span: str, sums: Iterable[tuple[str, Sums]]) -> str:
+    lines = []
+    for name, each in sums:
+        figures = {
+            span: name,
+            "tokens": each.input + each.output,
+            "input": each.input,
+            "output": each.output,
+            "calls": each.calls,
+            "tool_calls": each.tool_calls,
+            "cost": dollars(each.cost),
+            "unpriced": each.unpriced,
+        }
+        lines.append(json.dumps(figures) + "\n")
+    return "".join(lines)

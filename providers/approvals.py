@@ -1,0 +1,162 @@
+"""/dev/approvals: what waits for somebody's approval, and the answers."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from agentfs.clock import rfc3339
+from agentfs.errors import ApprovalError, KernelError
+from agentfs.events import ApprovalAsked, ApprovalDecided, ApprovalDropped, Event
+from agentfs.security.approvals import Approvals, Request
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.changes import Change, Created, Removed
+from agentfs.vfs.declare import control, value
+from agentfs.vfs.files import Owner, fields
+from agentfs.vfs.node import Awaited, Node
+from agentfs.vfs.table import Table, modified
+
+if TYPE_CHECKING:
+    from agentfs.kernel import Kernel
+
+__all__ = ["ApprovalsDirectory", "AwaitedDecision"]
+
+SHOWN = (ApprovalDecided,)
+
+
+class ApprovalsDirectory(Table):
+    """/dev/approvals: a directory for each request, pending ones and those decided lately."""
+
+    PATH = "/dev/approvals"
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.key = ("approvals",)
+
+    def owner(self) -> Owner:
+        return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
+
+    def _request(self, name: str) -> Request | None:
+        if not (name.isascii() and name.isdigit() and len(name) <= 18):
+            return None
+        request = self.kernel.approvals.find(int(name))
+        return request if request is not None and request.name == name else None
+
+    def find(self, name: str) -> Node | None:
+        request = self._request(name)
+        return None if request is None else ApprovalDirectory(self, request)
+
+    def more(self) -> Iterator[tuple[str, Node]]:
+        for request in self.kernel.approvals:
+            yield request.name, ApprovalDirectory(self, request)
+
+    def changes(self, event: Event) -> Iterable[Change]:
+        """What an event about a request changes."""
+        match event:
+            case ApprovalAsked(id=name):
+                request = self._request(name)
+                if request is not None:
+                    asked = ApprovalDirectory(self, request)
+                    asked.remember()
+                    yield Created(self.key, name, asked)
+            case ApprovalDecided(id=name):
+                yield from modified(ApprovalDirectory, ("approval", int(name)), event)
+            case ApprovalDropped(id=name):
+                yield Removed(self.key, name, ("approval", int(name)), is_directory=True)
+
+
+class ApprovalDirectory(Table):
+    """/dev/approvals/ID: what is asked for, and the decision."""
+
+    PATH = "/dev/approvals/ID"
+
+    def __init__(self, folder: ApprovalsDirectory, request: Request) -> None:
+        self.kernel = folder.kernel
+        self.asked = request
+        self.key = ("approval", request.id)
+
+    def owner(self) -> Owner:
+        return Owner(*self.kernel.owner, self.asked.changed)
+
+    def private_guard(self, caller: Caller) -> None:
+        if not self.kernel.approvals.may_see(caller.principal, self.asked):
+            raise KernelError(
+                errno.EACCES,
+                f"this is between {self.asked.agent} and {self.asked.by}, and you are"
+                f" {caller.principal.name}",
+                rule="private",
+            )
+
+    @value("request", private=True, example="Id:\t000001\nAgent:\talice\nAction:\tspawn\n…")
+    def request(self) -> str:
+        """Id, Agent, Pid, User, Action, Path, Rule (which wants the approval), By (who decides:
+        `operator`, or an agent), Asked. For who asks, who decides and the operator."""
+        asked = self.asked
+        return fields(
+            ("Id", asked.name),
+            ("Agent", asked.agent),
+            ("Pid", asked.pid),
+            ("User", asked.user),
+            ("Action", asked.action),
+            ("Path", asked.path),
+            ("Rule", asked.rule),
+            ("By", asked.by),
+            ("Asked", rfc3339(asked.asked)),
+        )
+
+    @value("status", on=SHOWN, example="State:\tpending\nDeadline:\t2026-11-21T09:10:00.000Z\n…")
+    def status(self) -> str:
+        """State (pending, approved, rejected, expired, withdrawn or used), Deadline (while pending:
+        when it is rejected; approved: when that is void unless it was used), Decided (by whom),
+        Reason."""
+        asked = self.asked
+        return fields(
+            ("State", asked.state.value),
+            ("Deadline", rfc3339(asked.deadline)),
+            ("Decided", asked.who),
+            ("Reason", asked.reason),
+        )
+
+    @control(
+        "decision",
+        0o222,
+        example="reject not on a Friday",
+        errors={
+            "EINVAL": "neither `approve` nor `reject REASON`",
+            "ENOENT": "it is not yours to decide",
+            "EPERM": "you ask for it yourself, or it is decided already",
+        },
+    )
+    async def decision(self, command: str, caller: Caller) -> None:
+        """Commands: approve, `reject REASON`. For the operator, and the agent that the rule
+        names. An approval lets one such call through."""
+        verb, _, reason = command.partition(" ")
+        if verb not in ("approve", "reject") or (verb == "approve" and reason):
+            raise KernelError(errno.EINVAL, "`approve` or `reject REASON` was expected")
+        self.kernel.approvals.decide(
+            caller.principal, self.asked.id, approve=verb == "approve", reason=reason.strip()
+        )
+
+
+class AwaitedDecision(Awaited):
+    """The decision that a call waits for."""
+
+    def __init__(self, approvals: Approvals, needed: ApprovalError) -> None:
+        super().__init__()
+        self._approvals = approvals
+        self._request = approvals.file(needed)
+        self._unsubscribe = approvals.on_decision(self._request, self.wake)
+
+    def try_read(self, size: int) -> bytes | None:
+        return b"" if self._approvals.check(self._request) else None
+
+    def ready(self) -> bool:
+        return not self._request.state.open
+
+    def give_up(self) -> None:
+        self._unsubscribe()
+        self._approvals.give_up(self._request)
+
+    def release(self) -> None:
+        self._unsubscribe()

@@ -1,0 +1,165 @@
+"""/proc/PID/budget: what a process may use of each tier, and has used."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING
+
+from agentfs.events import (
+    BudgetChanged,
+    Event,
+    ResourceRefused,
+    ResourceWarning,  # noqa: A004  # an event
+)
+from agentfs.process.model import Tier
+from agentfs.resources.entries import Entry
+from agentfs.resources.requests import run_budget_command
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.changes import Modified
+from agentfs.vfs.declare import control, directory, value
+from agentfs.vfs.files import Owner
+from agentfs.vfs.node import Directory, Node
+from agentfs.vfs.table import Entry as Declared
+from agentfs.vfs.table import Table, modified
+
+if TYPE_CHECKING:
+    from agentfs.providers.process import ProcessDirectory
+
+__all__ = ["BUDGET", "BudgetDirectory", "budget_changes"]
+
+BUDGET = (BudgetChanged, ResourceWarning, ResourceRefused)
+"""The events about budgets; `pid` says whose."""
+
+
+class TierDirectory(Table):
+    """/proc/PID/budget/TIER: the budget of a process for models of one tier, in tokens."""
+
+    PATH = "/proc/PID/budget/TIER"
+
+    def __init__(self, process: ProcessDirectory, key: Hashable, tier: Tier) -> None:
+        self.process = process
+        self.tier = tier
+        self.key = (key, tier.value)
+
+    @property
+    def entry(self) -> Entry | None:
+        """The process's own."""
+        return self.process.kernel.budgets.find(self.process.pid, self.tier)
+
+    @property
+    def source(self) -> Entry | None:
+        """The entry it draws on; none once it has ended."""
+        process = self.process.process
+        if not process.state.alive:
+            return None
+        return self.process.kernel.budgets.source(process, self.tier)
+
+    def owner(self) -> Owner:
+        owner, source = self.process.owner(), self.source
+        if source is not None:
+            owner.mtime = max(owner.mtime, source.changed)
+        return owner
+
+    def node(self, entry: Declared) -> Node:
+        """Of a process that has no entry of its own nobody announces what its source does."""
+        node = super().node(entry)
+        if self.entry is None:
+            node.timeout = 0.0
+        return node
+
+    @value("allocated", on=(BudgetChanged,), example="50000")
+    def allocated(self) -> str:
+        """The tokens that it was given; of process 1, `budgets.TIER` of `/etc/agentfs.yaml`. Empty
+        if it was given none: then it draws on `source`."""
+        return "" if self.entry is None else str(self.entry.allocated)
+
+    @value("consumed", on=(BudgetChanged,), example="12000")
+    def consumed(self) -> str:
+        """The tokens of these that were used: by the process, by those that draw on it, and by
+        those that it gave some to and that ended. Empty without a budget of its own."""
+        return "" if self.entry is None else str(self.entry.consumed)
+
+    @value("reserved", on=(BudgetChanged,), example="20000")
+    def reserved(self) -> str:
+        """The tokens of these that are spoken for: given to processes below, or set aside by calls
+        that are open. Empty without a budget of its own."""
+        return "" if self.entry is None else str(self.entry.reserved)
+
+    @value("remaining", on=(BudgetChanged,), example="18000")
+    def remaining(self) -> str:
+        """The tokens that are left to it: allocated − consumed − reserved, of `source` where it has
+        no budget of its own. Below 0 if the last call used more than was left."""
+        return "" if self.source is None else str(self.source.remaining)
+
+    @value("source", on=(BudgetChanged,), example="7")
+    def source_file(self) -> str:
+        """The pid of the process whose budget it draws on: its own if it was given one, else that
+        of the nearest process above it that was. Empty once it has ended."""
+        return "" if self.source is None else str(self.source.pid)
+
+
+class BudgetDirectory(Table):
+    """/proc/PID/budget: the tokens that a process may use of models of each tier."""
+
+    PATH = "/proc/PID/budget"
+
+    def __init__(self, process: ProcessDirectory) -> None:
+        self.process = process
+        self.key = (process.key, "budget")
+
+    def owner(self) -> Owner:
+        return self.process.owner()
+
+    def _tier(self, tier: Tier) -> Directory:
+        return TierDirectory(self.process, self.key, tier)
+
+    @directory("strategic")
+    def strategic(self) -> Directory:
+        """For models of the highest tier, such as opus."""
+        return self._tier(Tier.STRATEGIC)
+
+    @directory("tactical")
+    def tactical(self) -> Directory:
+        """For models such as sonnet."""
+        return self._tier(Tier.TACTICAL)
+
+    @directory("operational")
+    def operational(self) -> Directory:
+        """For models such as mini."""
+        return self._tier(Tier.OPERATIONAL)
+
+    @control(
+        "ctl",
+        0o200,
+        example="allocate 9 20000 tactical",
+        errors={
+            "EINVAL": "unknown command, or wrong arguments",
+            "ESRCH": "it has ended, or allocate: no such process",
+            "EACCES": "you are neither this process nor the operator (release: nor who granted it);"
+            " the capability budget_allocate, or llm",
+            "EPERM": "allocate: not below this process, a tier above its own, or its budget is from"
+            " another one; release: process 1; report: a model above its tier",
+            "EDQUOT": "there are not so many tokens left, or none of that tier",
+        },
+    )
+    async def ctl(self, command: str, caller: Caller) -> None:
+        """Commands: `allocate PID TOKENS [TIER]` (give a process below this one so many more of its
+        own; its tier by default), `release [TIER]` (give what is left back to who granted it),
+        `report TOKENS [MODEL]` (a call that was made already)."""
+        process = self.process.process
+        run_budget_command(self.process.kernel.calls, caller.principal, process.pid, command)
+
+    @value("events", on=(ResourceWarning, ResourceRefused), example="warned 1\nrefused 0\n")
+    def events(self) -> str:
+        """`name N` a line: warned (that 80 % of a budget or limit are used), refused (uses of
+        models and tools that were refused, or skipped, because there was nothing left)."""
+        counts = self.process.kernel.marks.of(self.process.pid)
+        return f"warned {counts.warned}\nrefused {counts.refused}\n"
+
+
+def budget_changes(pid: int, event: Event) -> Iterator[Modified]:
+    """What an event about the budgets of process `pid` changes."""
+    key = (("proc", pid), "budget")
+    yield from modified(BudgetDirectory, key, event)
+    if isinstance(event, BudgetChanged):
+        yield from modified(TierDirectory, (key, event.tier), event)

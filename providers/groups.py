@@ -1,0 +1,235 @@
+"""/sys/cgroup: groups of processes, with the names and formats of Linux's control groups."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Hashable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from agentfs.errors import KernelError
+from agentfs.events import Event, GroupCreated, GroupLimitHit, GroupLimitSet, GroupRemoved
+from agentfs.process.model import Process
+from agentfs.resources.grouptable import Group
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.changes import Change, Created, Modified, Removed
+from agentfs.vfs.declare import file, live, value
+from agentfs.vfs.files import Live, Owner
+from agentfs.vfs.handles import MAX_CONTROL, Whole, as_text
+from agentfs.vfs.node import Handle, Node, is_writing
+from agentfs.vfs.table import Table
+
+if TYPE_CHECKING:
+    from agentfs.kernel import Kernel
+
+__all__ = ["CgroupDirectory", "GroupDirectory"]
+
+MOST = 10**15
+"""The greatest number that a limit can be."""
+
+ERRORS = {
+    "EINVAL": "neither `max` nor a whole number",
+    "EACCES": "you are neither the operator nor a process with manage_tree",
+    "EPERM": "it is not a group below your own",
+}
+
+
+class Members(Live):
+    """Which processes are in a group; a pid that is written is moved there."""
+
+    def __init__(self, folder: _GroupsDirectory) -> None:
+        super().__init__(
+            (folder.key, "cgroup.procs"), 0o666, folder.owner, folder.guard, folder.list_members
+        )
+        self._move = folder.move
+
+    def open(self, flags: int, caller: Caller) -> Handle:
+        if not is_writing(flags):
+            return super().open(flags, caller)
+
+        async def move(data: bytes) -> None:
+            self._move(as_text(data).strip(), caller)
+
+        return Whole(move, MAX_CONTROL)
+
+
+class _GroupsDirectory(Table):
+    """What the root and every group have: processes, and groups."""
+
+    mode = 0o777
+    path = ""
+
+    def __init__(self, kernel: Kernel, key: Hashable) -> None:
+        self.kernel = kernel
+        self.key = key
+
+    @file(
+        "cgroup.procs",
+        0o666,
+        kind="Live",
+        example="7\n12\n",
+        errors={
+            "EINVAL": "not a pid",
+            "ESRCH": "no living process has this pid",
+            "EACCES": "you are neither the operator nor a process with manage_tree",
+            "EPERM": "process 1, another user's process, or a group that is not below your own",
+        },
+    )
+    def procs(self) -> Node:
+        """The living processes that are in this group and in none below it, a pid a line. Write a
+        pid, or 0 for yourself, to move that process here; its children stay where they are, and
+        what it has used stays on the account of the group it leaves. `pids.max` bounds what is
+        spawned, not what is moved."""
+        return Members(self)
+
+    def list_members(self) -> bytes:
+        members: Iterable[Process] = self.kernel.groups.members(self.path)
+        return "".join(f"{process.pid}\n" for process in members).encode()
+
+    def move(self, text: str, caller: Caller) -> None:
+        if not (text.isascii() and text.isdigit() and len(text) < 16):
+            raise KernelError(errno.EINVAL, f"a pid was expected, not {text!r}")
+        pid = int(text) or caller.principal.pid or 0
+        self.kernel.groups.move(caller.principal, pid, self.path)
+
+    def find(self, name: str) -> Node | None:
+        group = self.kernel.groups.find(f"{self.path}/{name}" if self.path else name)
+        return None if group is None else GroupDirectory(self.kernel, group)
+
+    def more(self) -> Iterator[tuple[str, Node]]:
+        for group in self.kernel.groups.groups.children(self.path):
+            yield group.name, GroupDirectory(self.kernel, group)
+
+    def mkdir(self, name: str, mode: int, caller: Caller) -> Node:
+        group = self.kernel.groups.create(caller.principal, self.path, name)
+        return GroupDirectory(self.kernel, group)
+
+    def rmdir(self, name: str, caller: Caller) -> None:
+        found = self.find(name)
+        if not isinstance(found, GroupDirectory):
+            raise self.missing(name)
+        self.kernel.groups.remove(caller.principal, found.path)
+
+
+class CgroupDirectory(_GroupsDirectory):
+    """/sys/cgroup: the groups at the top, and the processes that are in none."""
+
+    PATH = "/sys/cgroup"
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel, ("cgroup",))
+
+    def owner(self) -> Owner:
+        return Owner(*self.kernel.owner, self.kernel.groups.groups.changed)
+
+    def changes(self, event: Event) -> Iterable[Change]:
+        """What an event changes in here."""
+        match event:
+            case GroupCreated(path=path):
+                group = self.kernel.groups.find(path)
+                if group is not None:
+                    node = GroupDirectory(self.kernel, group)
+                    node.remember()
+                    yield Created(_key(group.parent), group.name, node)
+            case GroupRemoved(path=path):
+                parent, _, name = path.rpartition("/")
+                yield Removed(_key(parent), name, _key(path), is_directory=True)
+            case GroupLimitSet(path=path, limit=limit):
+                yield Modified((_key(path), f"{limit}.max"))
+            case GroupLimitHit(path=path, limit=limit):
+                while path:
+                    yield Modified((_key(path), f"{limit}.events"))
+                    path = path.rpartition("/")[0]
+
+
+class GroupDirectory(_GroupsDirectory):
+    """/sys/cgroup/NAME: a group of processes. What it bounds, it bounds for itself and all groups
+    below it together. A child is in its parent's group; `group:` in its definition names another
+    one. An empty one is removed with `rmdir`."""
+
+    PATH = "/sys/cgroup/NAME"
+
+    def __init__(self, kernel: Kernel, group: Group) -> None:
+        super().__init__(kernel, _key(group.path))
+        self._group = group
+        self.path = group.path
+
+    @property
+    def group(self) -> Group:
+        """The group, looked at in every operation. ESTALE once it is removed."""
+        if self._group.removed:
+            raise KernelError(errno.ESTALE, f"group {self.path} is removed")
+        return self._group
+
+    def owner(self) -> Owner:
+        return Owner(*self.kernel.owner, self.group.changed)
+
+    @value(
+        "tokens.max",
+        0o666,
+        write="set_tokens",
+        on=(GroupLimitSet,),
+        example="1000000",
+        errors=ERRORS,
+    )
+    def tokens_max(self) -> str:
+        """How many tokens its processes may use of models in all; `max`: any number. A call that
+        would exceed it is refused: EDQUOT."""
+        return _shown(self.group.tokens_max)
+
+    async def set_tokens(self, text: str, caller: Caller) -> None:
+        self._set("tokens", text, caller)
+
+    @live("tokens.current", example="41200")
+    def tokens_current(self) -> str:
+        """How many tokens its processes, and those of the groups below it, have used while they
+        were in it, and what their open calls hold."""
+        return str(self.group.tokens)
+
+    @value("tokens.events", on=(GroupLimitHit,), example="max 3")
+    def tokens_events(self) -> str:
+        """`max N`: how many calls were refused because this group, or one below it, had no tokens
+        left."""
+        return f"max {self.group.tokens_hits}"
+
+    @value("pids.max", 0o666, write="set_pids", on=(GroupLimitSet,), example="max", errors=ERRORS)
+    def pids_max(self) -> str:
+        """How many living processes there may be for another one to be spawned; `max`: any number.
+        A spawn that would exceed it is refused: EAGAIN."""
+        return _shown(self.group.pids_max)
+
+    async def set_pids(self, text: str, caller: Caller) -> None:
+        self._set("pids", text, caller)
+
+    @live("pids.current", example="4")
+    def pids_current(self) -> str:
+        """How many living processes it and the groups below it have. More than `pids.max` if they
+        were moved here, or there before it was set."""
+        return str(self.kernel.groups.count(self.group))
+
+    @value("pids.events", on=(GroupLimitHit,), example="max 0")
+    def pids_events(self) -> str:
+        """`max N`: how many spawns were refused because this group, or one below it, was full."""
+        return f"max {self.group.pids_hits}"
+
+    def _set(self, limit: str, text: str, caller: Caller) -> None:
+        self.group  # noqa: B018  # ESTALE
+        self.kernel.groups.set_limit(caller.principal, self.path, limit, _parsed(text))
+
+
+def _key(path: str) -> Hashable:
+    return ("cgroup", path) if path else ("cgroup",)
+
+
+def _shown(limit: int | None) -> str:
+    return "max" if limit is None else str(limit)
+
+
+def _parsed(text: str) -> int | None:
+    if text == "max":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MOST))):
+        raise KernelError(errno.EINVAL, f"`max` or a whole number was expected, not {text!r}")
+    number = int(text)
+    if number > MOST:
+        raise KernelError(errno.EINVAL, f"a limit is at most {MOST}; `max` is none")
+    return number

@@ -1,0 +1,167 @@
+"""/proc/PID/limits and /proc/PID/usage: what a process may use, and what it uses of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from agentfs.events import Event, LimitChanged, ProcessChanged
+from agentfs.resources.limits import shown
+from agentfs.security.principal import INIT
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.changes import Modified
+from agentfs.vfs.declare import file, live
+from agentfs.vfs.files import Owner, Value
+from agentfs.vfs.handles import as_text
+from agentfs.vfs.node import Node
+from agentfs.vfs.table import Table
+
+if TYPE_CHECKING:
+    from agentfs.providers.process import ProcessDirectory
+
+__all__ = ["LimitsDirectory", "UsageDirectory", "limit_changes"]
+
+ERRORS = {
+    "EINVAL": "neither a number nor max",
+    "EPERM": "you are neither the process, its parent nor the operator; it raises its own limit;"
+    " process 1",
+    "ESRCH": "it has ended",
+}
+
+
+class _OfProcess(Table):
+    """What both directories are made of."""
+
+    name = ""
+
+    def __init__(self, process: ProcessDirectory) -> None:
+        self.process = process
+        self.key = (process.key, self.name)
+
+    def owner(self) -> Owner:
+        return self.process.owner()
+
+
+def _limit(name: str, example: str, doc: str) -> Callable[..., Any]:
+    """The file of one limit."""
+
+    def node(directory: LimitsDirectory) -> Node:
+        process = directory.process
+
+        def render() -> bytes:
+            return f"{shown(getattr(process.process.limits, name))}\n".encode()
+
+        async def apply(data: bytes, caller: Caller) -> None:
+            text = as_text(data).strip()
+            process.kernel.limits.set(caller.principal, process.pid, name, text)
+
+        key, guard = (directory.key, name), directory.guard
+        return Value(key, 0o644, directory.owner, guard, render, apply)
+
+    node.__doc__ = doc
+    declare = file(name, 0o644, kind="Value", on=(LimitChanged,), example=example, errors=ERRORS)
+    return declare(node)
+
+
+class LimitsDirectory(_OfProcess):
+    """/proc/PID/limits: the limits of the process itself. `max` is none; what holds is the least of
+    these, its ancestors' and `limits` of /etc/agentfs.yaml, as `status` shows. The process may
+    lower its own, its parent and the operator may raise them too."""
+
+    PATH = "/proc/PID/limits"
+    name = "limits"
+
+    max_children = _limit(
+        "max_children", "10", "Living children; one more is EAGAIN. An ancestor's does not count."
+    )
+    max_concurrent_tasks = _limit(
+        "max_concurrent_tasks",
+        "5",
+        "Messages claimed at once, from its inbox and from queues. At the limit `recv` waits until"
+        " one is acknowledged, renaming one into `cur` is EAGAIN.",
+    )
+    timeout_seconds = _limit(
+        "timeout_seconds",
+        "300",
+        "Seconds that it may have a claimed message. Then this goes back to `new` with its"
+        " Delivery-Attempt raised, or to `dead`, and to acknowledge it is ENOENT.",
+    )
+    max_tokens_per_hour = _limit(
+        "max_tokens_per_hour", "100000", "Tokens within 3600 s; more is EDQUOT."
+    )
+    max_tokens_total = _limit("max_tokens_total", "1000000", "Tokens in all; more is EDQUOT.")
+    max_context_tokens = _limit(
+        "max_context_tokens", "128000", "Tokens of one call of a model; more is EMSGSIZE."
+    )
+    max_llm_calls = _limit("max_llm_calls", "max", "Calls of models in all; more is EDQUOT.")
+    max_tool_calls = _limit("max_tool_calls", "max", "Calls of tools in all; more is EDQUOT.")
+    max_cost_usd = _limit("max_cost_usd", "2.5", "What calls may cost in all; more is EDQUOT.")
+    messages_per_minute = _limit(
+        "messages_per_minute",
+        "60",
+        "Messages sent within 60 s: to agents, queues and topics, a broadcast as one; more is"
+        " EAGAIN.",
+    )
+    max_memory_mb = _limit(
+        "max_memory_mb", "512", "MiB of memory that its programs may have together."
+    )
+    max_cpu_seconds = _limit(
+        "max_cpu_seconds", "max", "Seconds of processor time of its programs together."
+    )
+
+    @live("status", example="max_children 2 10 own\nmax_llm_calls 17 100 alice\n…\n")
+    def status(self) -> str:
+        """A line for each: name, what is used, what holds (`max`: any number), and whose limit that
+        is: `own`, the name of an ancestor, or a key of /etc/agentfs.yaml; `-` for none."""
+        return self.process.kernel.limits.status(self.process.process)
+
+
+def _usage(name: str, example: str, doc: str) -> Callable[..., Any]:
+    """The file of what is used of one limit."""
+
+    def used(directory: UsageDirectory) -> str:
+        process = directory.process
+        return shown(process.kernel.limits.used(process.process, name))
+
+    used.__doc__ = doc
+    return live(name, example=example)(used)
+
+
+class UsageDirectory(_OfProcess):
+    """/proc/PID/usage: what the process uses of its limits; what its children use is theirs. Calls
+    that are open count with what was set aside for them."""
+
+    PATH = "/proc/PID/usage"
+    name = "usage"
+
+    max_children = _usage("max_children", "2", "Its living children.")
+    max_concurrent_tasks = _usage("max_concurrent_tasks", "1", "The messages it has claimed.")
+    timeout_seconds = _usage(
+        "timeout_seconds", "12", "For how many seconds it has had the oldest of them."
+    )
+    max_tokens_per_hour = _usage(
+        "max_tokens_per_hour", "4200", "The tokens it used within the last 3600 s."
+    )
+    max_tokens_total = _usage("max_tokens_total", "123456", "The tokens it used in all.")
+    max_context_tokens = _usage("max_context_tokens", "9000", "The tokens of its largest call.")
+    max_llm_calls = _usage("max_llm_calls", "17", "Its calls of models.")
+    max_tool_calls = _usage("max_tool_calls", "40", "Its calls of tools.")
+    max_cost_usd = _usage("max_cost_usd", "0.31725", "What they cost, in dollars.")
+    messages_per_minute = _usage(
+        "messages_per_minute",
+        "3",
+        "The messages it sent within the last 60 s; 0 while no limit holds for it: then they are"
+        " not counted.",
+    )
+    max_memory_mb = _usage("max_memory_mb", "81.5", "MiB that its programs have.")
+    max_cpu_seconds = _usage("max_cpu_seconds", "3.18", "Processor time of its programs.")
+
+
+def limit_changes(event: Event) -> Iterator[Modified]:
+    """What an event changes in the directories of its process."""
+    match event:
+        case LimitChanged(pid=pid, limit=name):
+            yield Modified(((("proc", pid), "limits"), name))
+            yield Modified((("proc", pid), "info"))
+        case ProcessChanged(pid=pid) if pid == INIT:
+            yield Modified(((("proc", pid), "limits"), "max_children"))

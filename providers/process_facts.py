@@ -1,0 +1,233 @@
+"""What `/proc/PID` says of a process: its standing in the tree, and what it does."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from typing import TYPE_CHECKING
+
+from agentfs.clock import rfc3339
+from agentfs.errors import KernelError
+from agentfs.events import (
+    AgentResumed,
+    AgentStalled,
+    CapabilityDropped,
+    ChildrenChanged,
+    ConfigChanged,
+    ProcessChanged,
+    ProcessExited,
+    ProcessReparented,
+    ProcessRestarted,
+    StateChanged,
+)
+from agentfs.process.confine import described
+from agentfs.process.model import Process
+from agentfs.providers.mail import MAIL
+from agentfs.security.principal import INIT
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.declare import (
+    link,
+    value,
+)
+from agentfs.vfs.files import Owner, fields
+from agentfs.vfs.table import Entry, Table
+
+if TYPE_CHECKING:
+    from agentfs.providers.proc import ProcDirectory
+
+__all__ = ["ProcessFacts"]
+
+# What shows in `status` and `info`.
+SHOWN = (
+    StateChanged,
+    ProcessChanged,
+    ProcessExited,
+    ProcessRestarted,
+    ProcessReparented,
+    ChildrenChanged,
+    AgentStalled,
+    AgentResumed,
+    *MAIL,
+)
+
+
+CONFINED = (*SHOWN, CapabilityDropped, ConfigChanged)
+"""The same for `status`, which says whether what a program may do by now is what it was started
+with."""
+
+
+class ProcessFacts(Table):
+    """What can be read of a process, to be shown in `/proc/PID`."""
+
+    def __init__(self, proc: ProcDirectory, pid: int) -> None:
+        self.proc = proc
+        self.kernel = proc.kernel
+        self.pid = pid
+        self.key = ("proc", pid)
+
+    @property
+    def process(self) -> Process:
+        """The process itself, asked for at every operation. ESTALE once it is gone."""
+        found = self.kernel.table.find(self.pid)
+        if found is None:
+            raise KernelError(errno.ESTALE, f"process {self.pid} is no more")
+        return found
+
+    def owner(self) -> Owner:
+        process = self.process
+        changed = process.changed or int(process.started * 1e9)
+        # Other tables of the roles move it too, by a nanosecond: see `CONFINED`.
+        return Owner(process.uid, process.gid, changed + self.proc.roles.times)
+
+    def private_guard(self, caller: Caller) -> None:
+        name = self.process.name
+        if not caller.principal.acts_for(name):
+            raise KernelError(
+                errno.EACCES,
+                f"this is private to {name}, and you are {caller.principal.name}",
+                rule="private",
+            )
+
+    def exists(self, entry: Entry) -> bool:
+        return entry.name not in ("parent", "pipes") or self.process.ppid > 0
+
+    def os_pid(self) -> int | None:
+        """The pid of its program for the machine."""
+        return os.getpid() if self.pid == INIT else self.process.ospid
+
+    def _confined(self) -> str:
+        process = self.process
+        if self.os_pid() is None:
+            return ""
+        return described(self.kernel.programs.confinement_of(process), process.confined)
+
+    def _messages(self) -> int:
+        if self.kernel.agents.find(self.process.name) is None:
+            return 0
+        return self.kernel.mail.mailbox(self.process.name).waiting
+
+    @value("status", on=CONFINED, example="Name:\talice\nState:\tidle\nRole:\tworker\n…\n")
+    def status(self) -> str:
+        """One `Key:\\tvalue` a line: Name, State, Role, Tier, Model, Pid, PPid, User, Node, OSPid
+        (empty without a program), Started (RFC 3339), Restarts, Children (ended ones that were not
+        collected included), Messages (that wait), Stalled (yes: mail waits, and it has taken and
+        finished none for `messages.stall_after`), Tokens (used), Confined (what the machine keeps
+        its program from, of `network`, `write` and `exec`; after `advisory:` what it is to be kept
+        from but is not; `no`; empty without a program)."""
+        process, ospid = self.process, self.os_pid()
+        return fields(
+            ("Name", process.name),
+            ("State", process.state.value),
+            ("Role", process.role.value),
+            ("Tier", process.tier.value),
+            ("Model", process.model),
+            ("Pid", process.pid),
+            ("PPid", process.ppid),
+            ("User", process.user),
+            ("Node", process.node),
+            ("OSPid", "" if ospid is None else ospid),
+            ("Started", rfc3339(process.started)),
+            ("Restarts", process.restarts),
+            ("Children", len(self.kernel.table.children(self.pid))),
+            ("Messages", self._messages()),
+            ("Stalled", self.kernel.stalls.is_stalled(self.pid)),
+            ("Tokens", process.tokens),
+            ("Confined", self._confined()),
+        )
+
+    def may_read_info(self, caller: Caller) -> None:
+        """`read process` of the rules."""
+        self.kernel.rules.read_process(caller.principal, self.process, "info")
+
+    @value(
+        "info",
+        check="may_read_info",
+        on=SHOWN,
+        example='{"name": "alice", "state": "idle", "role": "worker", …}',
+        errors={"EACCES": "your role may not read it", "EPERM": "it is another user's"},
+    )
+    def info(self) -> str:
+        """The same and everything else as one JSON object. Times RFC 3339, heartbeat in seconds;
+        null is no value, and for a limit none."""
+        process = self.process
+        limits = process.limits
+        return json.dumps(
+            {
+                "name": process.name,
+                "state": process.state.value,
+                "role": process.role.value,
+                "tier": process.tier.value,
+                "model": process.model,
+                "pid": process.pid,
+                "ppid": process.ppid,
+                "user": process.user,
+                "uid": process.uid,
+                "gid": process.gid,
+                "node": process.node,
+                "group": process.group,
+                "ospid": self.os_pid(),
+                "attached": process.attached,
+                "started": rfc3339(process.started),
+                "ended": rfc3339(process.ended) if process.ended else None,
+                "exit": process.exit_code,
+                "output": process.output,
+                "restart": process.restart.value,
+                "restarts": process.restarts,
+                "heartbeat": process.heartbeat or None,
+                "exec": list(process.exec),
+                "cwd": process.cwd,
+                "children": [child.pid for child in self.kernel.table.children(self.pid)],
+                "messages": self._messages(),
+                "stalled": self.kernel.stalls.is_stalled(self.pid),
+                "tokens": process.tokens,
+                "limits": {slot: getattr(limits, slot) for slot in limits.__slots__},
+            },
+            ensure_ascii=False,
+        )
+
+    @value("state", on=(StateChanged, ProcessExited, ProcessRestarted), example="idle")
+    def state(self) -> str:
+        """What it does: idle, running, blocked, sleeping, zombie or dead."""
+        return self.process.state.value
+
+    @value("role", example="worker")
+    def role(self) -> str:
+        """What it is for: kernel, daemon, agent, architect, lead, worker or task."""
+        return self.process.role.value
+
+    @value("tier", example="tactical")
+    def tier(self) -> str:
+        """How much thinking it may buy: strategic, tactical or operational."""
+        return self.process.tier.value
+
+    @value("name", example="alice")
+    def name(self) -> str:
+        """The agent that it works for."""
+        return self.process.name
+
+    @value("cgroup", on=(ProcessChanged,), example="0::/team/a")
+    def cgroup(self) -> str:
+        """Its group of /sys/cgroup, in Linux's format: `0::` and the path, `/` for none."""
+        return f"0::/{self.process.group}"
+
+    @value("ppid", on=(ProcessReparented,), example="1")
+    def ppid(self) -> int:
+        """The pid of its parent; 0 for process 1."""
+        return self.process.ppid
+
+    @value("exit", on=(ProcessExited, StateChanged, ProcessRestarted), example="0")
+    def exit(self) -> str:
+        """The exit code, or 128 + the signal that ended it; empty while it runs."""
+        process = self.process
+        return "" if process.state.alive or process.exit_code is None else str(process.exit_code)
+
+    @link("agent", example="../../agents/alice")
+    def agent(self, caller: Caller) -> str:
+        """Its agent."""
+        return f"../../agents/{self.process.name}"
+
+    @link("parent", on=(ProcessReparented,), example="../1")
+    def parent(self, caller: Caller) -> str:
+        """Its parent; process 1 has none."""
+        return f"../{self.process.ppid}"

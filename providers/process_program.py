@@ -1,0 +1,92 @@
+"""What `/proc/PID` says of the program of a process, in Linux's own formats."""
+
+from __future__ import annotations
+
+import os
+
+import trio
+
+from agentfs.events import (
+    ProcessChanged,
+    ProcessExited,
+    ProcessRestarted,
+)
+from agentfs.providers.process_facts import ProcessFacts
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.declare import (
+    file,
+    link,
+    live,
+    value,
+)
+from agentfs.vfs.files import Live
+from agentfs.vfs.node import Node
+
+__all__ = ["ProcessProgram"]
+
+
+class ProcessProgram(ProcessFacts):
+    """The files of Linux's /proc that a process has here, too."""
+
+    @live("cmdline", example="python3\\0alice.py\\0")
+    async def cmdline(self) -> bytes:
+        """The command line of its program: arguments, each ended by a NUL, as in Linux's /proc;
+        empty without a program."""
+        given = "".join(f"{argument}\0" for argument in self.process.exec)
+        return await self._from_linux("cmdline", given.encode(errors="surrogateescape"))
+
+    @file(
+        "environ",
+        0o400,
+        kind="Live",
+        private=True,
+        example="AGENT_NAME=alice\\0AGENT_PID=7\\0…",
+        errors={"EACCES": "it is another's, or you do not have the capability `secret`"},
+    )
+    def environ(self) -> Node:
+        """The environment its program was started with: `NAME=text`, each ended by a NUL; empty
+        without a program."""
+        key = (self.key, "environ")
+        return Live(key, 0o400, self.owner, self._secret_guard, late=self._environ)
+
+    def _secret_guard(self, caller: Caller) -> None:
+        self.private_guard(caller)
+        self.kernel.capabilities.require(caller.principal, "secret")
+
+    async def _environ(self) -> bytes:
+        given = "".join(f"{key}={text}\0" for key, text in self.process.env.items())
+        return await self._from_linux("environ", given.encode(errors="surrogateescape"))
+
+    async def _from_linux(self, name: str, otherwise: bytes) -> bytes:
+        """A file of the program in the machine's /proc. Read in a thread: it waits for the
+        program's memory, which may itself be waiting for this daemon."""
+        ospid = self.os_pid()
+        if ospid is None or not self.process.state.alive:
+            return b""
+        try:
+            return await trio.to_thread.run_sync(_read, f"/proc/{ospid}/{name}")
+        except OSError:  # it just ended, or is another user's
+            return otherwise
+
+    @link("cwd", example="/home/me/project")
+    def cwd(self, caller: Caller) -> str:
+        """Where its program works, as the machine says it; its memory without a program."""
+        process, ospid = self.process, self.os_pid()
+        if ospid is not None and process.state.alive:
+            try:
+                return os.readlink(f"/proc/{ospid}/cwd")
+            except OSError:  # it just ended, or is another user's
+                if process.cwd:
+                    return process.cwd
+        return f"../../agents/{process.name}/memory"
+
+    @value("ospid", on=(ProcessChanged, ProcessExited, ProcessRestarted), example="41217")
+    def ospid(self) -> str:
+        """The pid of its program for the machine; empty without one."""
+        ospid = self.os_pid()
+        return "" if ospid is None else str(ospid)
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as source:
+        return source.read()

@@ -1,0 +1,52 @@
+"""/shared: plain files for all agents, under the rules on files."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from agentfs.errors import KernelError
+from agentfs.providers.host import HostTree
+from agentfs.security.policy import Action
+from agentfs.vfs.caller import Caller
+
+if TYPE_CHECKING:
+    from agentfs.kernel import Kernel
+
+__all__ = ["SharedTree"]
+
+DOCS = "docs"
+
+
+class SharedTree(HostTree):
+    """The tree below /shared. `docs` in it is the operator's."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        folder = kernel.state_dir / "shared"
+        (folder / DOCS).mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o1777)
+        super().__init__(folder)
+        self._kernel = kernel
+
+    def may_read(self, caller: Caller, paths: list[str]) -> None:
+        self._ask(caller, Action.READ_FILE, "file_read", paths)
+
+    def may_write(self, caller: Caller, paths: list[str]) -> None:
+        docs = any(path.split("/", 1)[0] == DOCS for path in paths)
+        if docs and not caller.principal.is_operator:
+            raise KernelError(
+                errno.EACCES, "/shared/docs is read-only for agents", rule="read-only documents"
+            )
+        self._ask(caller, Action.WRITE_FILE, "file_write", paths)
+
+    def may_move(self, caller: Caller, old: str, new: str) -> None:
+        self._kernel.rules.move_folder(caller.principal, _named(old), _named(new))
+
+    def _ask(self, caller: Caller, action: Action, capability: str, paths: list[str]) -> None:
+        self._kernel.rules.file(caller.principal, action, map(_named, paths))
+        self._kernel.capabilities.require(caller.principal, capability)
+
+
+def _named(path: str) -> str:
+    """As rules name it."""
+    return f"/shared/{path}" if path else "/shared"

@@ -1,0 +1,102 @@
+"""/etc/models.yaml: what a model costs, and what cannot be written there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentfs.clock import ManualClock
+from agentfs.errors import KernelError
+from agentfs.events import ConfigChanged, Event, EventLog
+from agentfs.process.model import Tier
+from agentfs.resources.models import Models
+from agentfs.storage.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store.db")
+
+
+def models_of(store: Store) -> tuple[Models, list[Event]]:
+    events = EventLog(store, ManualClock())
+    heard: list[Event] = []
+    events.listen(lambda record: heard.append(record.event))
+    return Models(store, events), heard
+
+
+def test_there_are_prices_to_begin_with(store: Store) -> None:
+    models, _ = models_of(store)
+    assert [(model.name, model.tier) for model in models] == [
+        ("opus", Tier.STRATEGIC),
+        ("sonnet", Tier.TACTICAL),
+        ("mini", Tier.OPERATIONAL),
+    ]
+    assert models.cost("sonnet", 1_000_000, 0) == 3_000_000  # micro-dollars
+    assert models.cost("sonnet", 1000, 200) == 6000
+    store.close()
+
+
+def test_a_cost_is_rounded_up_so_that_nothing_with_a_price_is_free(store: Store) -> None:
+    models, _ = models_of(store)
+    assert models.cost("mini", 1, 0) == 1  # a quarter of a millionth of a dollar
+    assert models.cost("mini", 8, 0) == 2
+    assert models.cost("mini", 0, 0) == 0
+    store.close()
+
+
+def test_a_model_that_is_not_listed_costs_nothing(store: Store) -> None:
+    models, _ = models_of(store)
+    assert models.find("home-made") is None
+    assert models.cost("home-made", 10**6, 10**6) == 0
+    store.close()
+
+
+def test_a_written_list_is_in_effect_at_once_and_after_a_restart(store: Store) -> None:
+    models, heard = models_of(store)
+    models.replace("models: {local/llama-3:8b: {tier: tactical}, big: {tier: strategic, input: 2}}")
+    for each in (models, models_of(store)[0]):
+        assert {model.name for model in each} == {"local/llama-3:8b", "big"}
+        assert each.cost("big", 500, 10**6) == 1000
+        assert each.find("opus") is None
+    assert heard == [ConfigChanged("/etc/models.yaml")]
+    store.close()
+
+
+def test_an_empty_document_is_the_default_also_after_a_restart(store: Store) -> None:
+    models, _ = models_of(store)
+    models.replace("models: {}")
+    assert list(models) == []
+    models.replace("# nothing\n")
+    for each in (models, models_of(store)[0]):
+        assert each.find("opus") is not None
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("models: {x: {}}", "models.x.tier"),
+        ("models: {x: {tier: divine}}", "models.x.tier"),
+        ("models: {x: {tier: tactical, input: -1}}", "models.x.input"),
+        ("models: {x: {tier: tactical, input: .nan}}", "models.x.input"),
+        ("models: {x: {tier: tactical, input: 0.0000001}}", "models.x.input"),
+        ("models: {x: {tier: tactical, context: 0}}", "models.x.context"),
+        ("models: {x: {tier: tactical, colour: red}}", "models.x.colour"),
+        ("models: {'a b': {tier: tactical}}", "models.a b"),
+        ("prices: {}", "prices"),
+        ("models: [", "not YAML"),
+    ],
+)
+def test_a_wrong_list_is_refused_and_changes_nothing(store: Store, text: str, fault: str) -> None:
+    models, heard = models_of(store)
+    before = models.text
+    with pytest.raises(KernelError) as caught:
+        models.replace(text)
+    assert caught.value.code == "EINVAL"
+    assert fault in caught.value.reason
+    assert models.text == before
+    assert models.find("opus") is not None
+    assert heard == []
+    store.close()

@@ -1,0 +1,156 @@
+"""Approvals in the kernel: who decides, for how long, and how often."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentfs.errors import ApprovalError, KernelError
+from agentfs.events import ApprovalAsked, ApprovalDecided
+from agentfs.ipc.message import Draft
+from agentfs.security.acl import Acl
+from agentfs.security.approvals import Approvals, Request, State
+from tests.ipc.world import OPERATOR, World
+
+RULES = """
+rules:
+- {effect: allow, agent: alice, action: send, approval: {by: boss, timeout: 10m}}
+- {effect: allow, agent: boss, action: send, approval: {by: boss}}
+"""
+
+
+class Office(World):
+    """alice may write once boss agrees."""
+
+    def _start(self, state: Path) -> None:
+        super()._start(state)
+        self.told: list[Request] = []
+        self.gate.policy.use_acl(Acl.parse(RULES))
+        self.approvals = Approvals(
+            self.gate,
+            self.store,
+            self.events,
+            self.clock,
+            self.timers,
+            self.settings,
+            tell=self.told.append,
+        )
+        self.approvals.load()
+
+    def write(self, sender: str = "alice", body: bytes = b"hi") -> None:
+        self.mail.send(self.principal(sender), sender, Draft("bob", body))
+
+    def asked(self, sender: str = "alice") -> Request:
+        with pytest.raises(ApprovalError) as caught:
+            self.write(sender)
+        return self.approvals.file(caught.value)
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    made = Office(tmp_path)
+    for name in ("alice", "bob", "boss"):
+        made.process(name)
+    yield made
+    made.close()
+
+
+def test_the_whole_life_of_a_request(office: Office) -> None:
+    request = office.asked()
+    assert office.told == [request]
+    assert (request.agent, request.action, request.path) == ("alice", "send", "/agents/bob/inbox")
+    assert not office.approvals.check(request)
+    assert office.asked() is request, "the same question is asked once"
+    office.approvals.decide(office.principal("boss"), request.id, approve=True)
+    assert office.approvals.check(request)
+    office.write()
+    assert request.state is State.USED
+    second = office.asked()
+    assert second is not request, "an approval is for one call"
+    kinds = [
+        type(event) for event in office.seen if type(event) in (ApprovalAsked, ApprovalDecided)
+    ]
+    assert kinds == [ApprovalAsked, ApprovalDecided, ApprovalDecided, ApprovalAsked]
+    assert office.approvals.sizes() == {"requests": 2, "open": 1, "waiting": 0}
+
+
+def test_a_look_does_not_use_the_approval_up(office: Office) -> None:
+    request = office.asked()
+    office.approvals.decide(OPERATOR, request.id, approve=True)
+    office.mail.check(office.principal("alice"), "alice", "bob")
+    assert request.state is State.APPROVED
+    office.write()
+
+
+def test_a_call_that_fails_for_another_reason_keeps_its_approval(office: Office) -> None:
+    request = office.asked()
+    office.approvals.decide(OPERATOR, request.id, approve=True)
+    with pytest.raises(KernelError) as caught:
+        office.write(body=bytes(2_000_000))
+    assert caught.value.errno == errno.EMSGSIZE
+    assert request.state is State.APPROVED
+    office.write()
+
+
+def test_the_deadline_rejects_and_an_approval_has_one_too(office: Office) -> None:
+    request = office.asked()
+    office.clock.advance(600)
+    office.timers.run_due()
+    assert request.state is State.EXPIRED
+    with pytest.raises(KernelError) as caught:
+        office.approvals.check(request)
+    assert caught.value.errno == errno.EACCES
+    second = office.asked()
+    office.approvals.decide(OPERATOR, second.id, approve=True)
+    office.clock.advance(601)
+    office.timers.run_due()
+    with pytest.raises(ApprovalError):
+        office.write()
+    assert second.state is State.EXPIRED
+
+
+def test_nobody_decides_for_themselves_even_if_the_rule_names_them(office: Office) -> None:
+    request = office.asked("boss")
+    with pytest.raises(KernelError) as caught:
+        office.approvals.decide(office.principal("boss"), request.id, approve=True)
+    assert caught.value.errno == errno.EPERM
+    office.approvals.decide(OPERATOR, request.id, approve=True)
+    office.write("boss")
+
+
+def test_the_operator_need_not_ask(office: Office) -> None:
+    office.gate.policy.use_acl(Acl.parse("rules: [{effect: allow, approval: {by: boss}}]"))
+    office.mail.send(OPERATOR, "init", Draft("bob", b"hi"))
+
+
+def test_an_agent_does_not_ask_without_end(office: Office) -> None:
+    office.settings.replace("approvals: {max_pending: 1}")
+    office.asked()
+    with pytest.raises(ApprovalError) as needed:
+        office.mail.send(office.principal("alice"), "alice", Draft("boss", b"hi"))
+    with pytest.raises(KernelError) as caught:
+        office.approvals.file(needed.value)
+    assert (caught.value.errno, caught.value.rule) == (errno.EAGAIN, "approvals.max_pending")
+
+
+def test_closed_requests_go_after_a_while_and_numbers_are_not_used_twice(office: Office) -> None:
+    first = office.asked()
+    office.approvals.decide(OPERATOR, first.id, approve=False, reason="no")
+    office.clock.advance(8 * 86_400)
+    assert office.approvals.sweep() == 1
+    assert office.approvals.find(first.id) is None
+    assert office.asked().id == first.id + 1
+
+
+def test_requests_and_decisions_survive_the_daemon(office: Office) -> None:
+    request = office.asked()
+    office.approvals.decide(OPERATOR, request.id, approve=True)
+    office.restart()
+    found = office.approvals.find(request.id)
+    assert found is not None
+    assert found.record() == request.record()
+    office.write()
+    assert found.state is State.USED

@@ -1,0 +1,172 @@
+"""Approvals on a real mount: the call waits in the kernel, somebody writes the decision."""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.puppet import Puppet
+from tests.tree import Tree, eventually, until
+
+pytestmark = pytest.mark.mount
+
+RULES = """
+rules:
+- {effect: allow, agent: alice, action: send, path: /agents/bob/inbox,
+   approval: {by: boss, timeout: 1h}}
+- {effect: allow, agent: alice, action: send, path: /dev/queues/*, approval: {timeout: 1h}}
+- {effect: allow, agent: alice, action: spawn, approval: {timeout: 1h}}
+"""
+
+
+@pytest.fixture
+def office(tree: Tree) -> Iterator[dict[str, Puppet]]:
+    tree.write("etc/acl.yaml", RULES)
+    puppets = {name: Puppet(tree, name) for name in ("alice", "bob", "boss")}
+    yield puppets
+    for puppet in puppets.values():
+        puppet.close()
+
+
+def in_thread(call: Any, *arguments: Any) -> Future[Any]:
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(call, *arguments)
+    pool.shutdown(wait=False)
+    return future
+
+
+def asked(tree: Tree, number: int = 1) -> str:
+    """The folder of a request, once it is there."""
+    folder = f"dev/approvals/{number:06d}"
+    eventually((tree / folder).exists)
+    return folder
+
+
+def status(tree: Tree, folder: str) -> dict[str, str]:
+    lines = tree.read(f"{folder}/status").splitlines()
+    return dict(line.split(":\t", 1) for line in lines)
+
+
+def test_a_call_waits_until_the_one_whom_the_rule_names_approves(
+    tree: Tree, office: dict[str, Puppet]
+) -> None:
+    sending = in_thread(office["alice"].send, "bob", "may I?")
+    folder = asked(tree)
+    assert "Agent:\talice\n" in office["boss"].read(f"{folder}/request")
+    assert "Path:\t/agents/bob/inbox\n" in tree.read(f"{folder}/request")
+    assert status(tree, folder)["State"] == "pending"
+    assert "Type: approval-request" in office["boss"].recv(), "whoever decides is told"
+    with pytest.raises(OSError) as caught:
+        office["bob"].read(f"{folder}/request")
+    assert caught.value.errno == errno.EACCES, "it is nobody else's business"
+    with pytest.raises(OSError) as caught:
+        office["bob"].write(f"{folder}/decision", "approve")
+    assert caught.value.errno == errno.ENOENT
+    assert not sending.done()
+    office["boss"].write(f"{folder}/decision", "approve")
+    sending.result(10)
+    assert office["bob"].recv().endswith("may I?")
+    assert status(tree, folder)["State"] == "used"
+    sending = in_thread(office["alice"].send, "bob", "again")
+    second = asked(tree, 2)
+    office["boss"].write(f"{second}/decision", "approve")
+    sending.result(10)
+    assert office["bob"].recv().endswith("again"), "each approval is for one call"
+
+
+def test_a_rejection_ends_the_call_with_its_reason(tree: Tree, office: dict[str, Puppet]) -> None:
+    spec = "{name: child, exec: [sleep, '1000']}"
+    spawning = in_thread(office["alice"].ask, "proc/self/spawn", spec)
+    folder = asked(tree)
+    tree.write(f"{folder}/decision", "reject not on a Friday")
+    with pytest.raises(OSError) as caught:
+        spawning.result(10)
+    assert caught.value.errno == errno.EACCES
+    assert "rejected by init: not on a Friday" in office["alice"].read("proc/self/error")
+    assert not (tree / "agents/child").exists()
+    with pytest.raises(OSError) as caught:
+        tree.write(f"{folder}/decision", "approve")
+    assert caught.value.errno == errno.EPERM, "decided is decided"
+
+
+def test_a_signal_ends_the_wait_and_withdraws_the_request(
+    tree: Tree, office: dict[str, Puppet]
+) -> None:
+    pid = office["alice"].pid
+    script = f"""
+        import signal, os
+        signal.alarm(1)
+        os.write(os.open({str(tree / "agents/alice/send")!r}, os.O_WRONLY), b"To: bob\\n\\nhi")
+    """
+    program = "import textwrap; exec(textwrap.dedent(" + repr(script) + "))"
+    started = office["alice"].do(
+        f"__import__('subprocess').run([sys.executable, '-c', {program!r}]).returncode"
+    )
+    assert started == -signal.SIGALRM
+    assert status(tree, asked(tree))["State"] == "withdrawn"
+    assert tree.read(f"proc/{pid}/state") == "idle\n"
+
+
+def test_who_does_not_wait_asks_and_tries_again(tree: Tree, office: dict[str, Puppet]) -> None:
+    alice = office["alice"]
+    with pytest.raises(OSError) as caught:
+        alice.do("write('agents/self/send', 'To: bob\\n\\nhi', flags=os.O_NONBLOCK)")
+    assert caught.value.errno == errno.EAGAIN
+    folder = asked(tree)
+    with pytest.raises(OSError) as caught:
+        office["alice"].write(f"{folder}/decision", "approve")
+    assert caught.value.errno == errno.EPERM, "not for oneself"
+    office["boss"].write(f"{folder}/decision", "approve")
+    alice.do("write('agents/self/send', 'To: bob\\n\\nhi', flags=os.O_NONBLOCK)")
+    assert office["bob"].recv().endswith("hi")
+
+
+def test_a_new_name_does_not_wait_for_it_would_lock_the_folder(
+    tree: Tree, office: dict[str, Puppet]
+) -> None:
+    alice = office["alice"]
+    with pytest.raises(OSError) as caught:
+        alice.do("os.mkdir(tree + '/dev/queues/jobs')")
+    assert caught.value.errno == errno.EAGAIN
+    tree.write(f"{asked(tree)}/decision", "approve")
+    alice.do("os.mkdir(tree + '/dev/queues/jobs')")
+    assert (tree / "dev/queues/jobs").is_dir()
+
+
+def test_requests_outlive_the_daemon(tree: Tree, office: dict[str, Puppet]) -> None:
+    with pytest.raises(OSError):
+        office["alice"].do("write('agents/self/send', 'To: bob\\n\\nhi', flags=os.O_NONBLOCK)")
+    folder = asked(tree)
+    tree.crash()
+    tree.mount()
+    assert status(tree, folder)["State"] == "pending"
+    tree.write(f"{folder}/decision", "approve")
+    until(tree / "agents/alice/state", "idle")
+    office["alice"].do("write('agents/self/send', 'To: bob\\n\\nhi', flags=os.O_NONBLOCK)")
+    assert status(tree, folder)["State"] == "used"
+
+
+def test_approve_is_a_command(tree: Tree, office: dict[str, Puppet]) -> None:
+    sending = in_thread(office["alice"].send, "bob", "may I?")
+    asked(tree)
+    listed = tree.run("approve")
+    assert "alice" in listed.stdout
+    assert "/agents/bob/inbox" in listed.stdout
+    tree.run("approve", "1")
+    sending.result(10)
+    refused = tree.run("approve", "1", check=False)
+    assert refused.returncode == 1
+    assert "used already" in refused.stderr
+
+
+def test_nothing_waits_for_ever(tree: Tree, office: dict[str, Puppet]) -> None:
+    tree.write("etc/acl.yaml", RULES.replace("timeout: 1h", "timeout: 500ms"))
+    with pytest.raises(OSError) as caught:
+        office["alice"].send("bob", "may I?")
+    assert caught.value.errno == errno.EACCES
+    assert "nobody decided in time" in office["alice"].read("proc/self/error")

@@ -1,0 +1,181 @@
+"""Limits on a real mount: agents at work, real programs, and the daemon killed in between."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.puppet import Puppet
+from tests.tree import Tree, eventually
+
+pytestmark = pytest.mark.mount
+
+
+@contextmanager
+def refused(code: int) -> Iterator[None]:
+    with pytest.raises(OSError) as caught:
+        yield
+    assert caught.value.errno == code
+
+
+@pytest.fixture
+def puppet(tree: Tree) -> Iterator[Callable[..., Puppet]]:
+    """Makes agents of the tree."""
+    made: list[Puppet] = []
+
+    def make(*arguments: Any, **spec: object) -> Puppet:
+        made.append(Puppet(tree, *arguments, **spec))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def limit(agent: Puppet, name: str) -> str:
+    return f"proc/{agent.pid}/limits/{name}"
+
+
+def claim(agent: Puppet) -> str:
+    """Rename its first message into cur/; the new path."""
+    inbox = f"agents/{agent.name}/inbox"
+    first = agent.ls(f"{inbox}/new")[0]
+    agent.mv(f"{inbox}/new/{first}", f"{inbox}/cur/{first}:2,")
+    return f"{inbox}/cur/{first}:2,"
+
+
+def tell(tree: Tree, agent: str, count: int) -> None:
+    for number in range(count):
+        tree.write(f"agents/init/outbox/{agent}", f"{number}")
+
+
+def test_an_agent_lowers_its_limits_and_only_those_above_raise_them(
+    tree: Tree, puppet: Callable[..., Puppet]
+) -> None:
+    lead = puppet("lead", role="lead")
+    child = puppet("child", lead.pid)
+    other = puppet("other")
+    path = limit(child, "max_tool_calls")
+    assert tree.read(path) == "max\n"
+    child.write(path, "5")
+    assert tree.read(path) == "5\n"
+    for agent, text in ((child, "6"), (child, "max"), (other, "4"), (other, "6")):
+        with refused(errno.EPERM):
+            agent.write(path, text)
+    assert "only its parent and the operator raise it" in child.read(f"proc/{child.pid}/error")
+    with refused(errno.EINVAL):
+        child.write(path, "four")
+    lead.write(path, "2")
+    assert tree.read(path) == child.read(path) == "2\n"
+    for _ in range(2):
+        child.ask(f"proc/{child.pid}/call", "tool search")
+    with refused(errno.EDQUOT):
+        child.ask(f"proc/{child.pid}/call", "tool search")
+    assert tree.read(f"proc/{child.pid}/usage/max_tool_calls") == "2\n"
+    tree.write(path, "3")
+    child.ask(f"proc/{child.pid}/call", "tool search")
+    assert "max_tool_calls 3 3 own\n" in tree.read(f"proc/{child.pid}/limits/status")
+
+
+def test_a_reader_waits_while_its_agent_has_all_the_tasks_it_may_have(
+    tree: Tree, puppet: Callable[..., Puppet]
+) -> None:
+    agent = puppet("alice", limits={"max_concurrent_tasks": 1})
+    tell(tree, "alice", 3)
+    held = claim(agent)
+    with refused(errno.EAGAIN):
+        claim(agent)
+    with refused(errno.EAGAIN):
+        agent.recv()
+    out = tree.state.parent / "got"
+    shell = ["sh", "-c", f"cat {tree.path}/agents/alice/recv > {out}"]
+    agent.do(f"__import__('subprocess').Popen({shell!r}).pid")
+    eventually(lambda: "agentfs_mount_parked 1" in tree.read("sys/metrics"))
+    assert len(agent.ls("agents/alice/inbox/new")) == 2
+    agent.rm(held)
+    eventually(lambda: out.exists() and out.read_text().endswith("1"))
+    assert tree.read(f"proc/{agent.pid}/usage/max_concurrent_tasks") == "1\n"
+
+
+def test_a_poll_is_woken_when_a_task_ends(tree: Tree, puppet: Callable[..., Puppet]) -> None:
+    agent = puppet("alice", limits={"max_concurrent_tasks": 1})
+    tell(tree, "alice", 2)
+    held = claim(agent)
+    out = tree.state.parent / "woken"
+    program = (
+        "import os, select, sys\n"
+        f"fd = os.open({str(tree / 'agents/alice/recv')!r}, os.O_RDONLY | os.O_NONBLOCK)\n"
+        "poll = select.poll(); poll.register(fd, select.POLLIN)\n"
+        f"open({str(out)!r}, 'w').write('before %d\\n' % len(poll.poll(0)))\n"
+        "poll.poll(20000)\n"
+        f"open({str(out)!r}, 'a').write(os.read(fd, 4096).decode())\n"
+    )
+    agent.do(f"__import__('subprocess').Popen([sys.executable, '-c', {program!r}]).pid")
+    eventually(lambda: out.exists() and out.read_text() == "before 0\n")
+    agent.rm(held)
+    eventually(lambda: out.read_text().endswith("\n1"))
+
+
+def test_a_task_that_takes_too_long_comes_back_also_after_kill_9_of_the_daemon(
+    tree: Tree, puppet: Callable[..., Puppet]
+) -> None:
+    agent = puppet("alice", limits={"timeout_seconds": 1})
+    tell(tree, "alice", 1)
+    held = claim(agent)
+    new = Path(tree / "agents/alice/inbox/new")
+    eventually(lambda: os.listdir(new))
+    with refused(errno.ENOENT):
+        agent.rm(held)
+    assert "Delivery-Attempt: 2\n" in (new / os.listdir(new)[0]).read_text()
+    claim(agent)
+    tree.crash()
+    tree.mount()
+    eventually(lambda: os.listdir(new))
+    assert "Delivery-Attempt: 3\n" in (new / os.listdir(new)[0]).read_text()
+
+
+def test_of_fifty_senders_at_once_exactly_n_get_through(
+    tree: Tree, puppet: Callable[..., Puppet]
+) -> None:
+    agent = puppet("alice", limits={"messages_per_minute": 20})
+    tree.spawn("bob")
+    script = (
+        f"for i in $(seq 50); do (echo $i > {tree.path}/agents/alice/outbox/bob) 2>/dev/null &"
+        " done; wait"
+    )
+    agent.do(f"os.system({script!r})")
+    assert len(os.listdir(tree / "agents/bob/inbox/new")) == 20
+    with refused(errno.EAGAIN):
+        agent.send("bob", "one more")
+    with refused(errno.EAGAIN):
+        agent.write("agents/alice/send", "To: bob\n\none more")
+    assert "20 messages a minute" in agent.read(f"proc/{agent.pid}/error")
+    assert agent.read(f"proc/{agent.pid}/usage/messages_per_minute") == "20\n"
+
+
+def test_a_limit_on_processor_time_holds_for_a_program_at_work(tree: Tree) -> None:
+    pid = tree.spawn("busy", exec=["sh", "-c", "while :; do :; done"], restart="never")
+    tree.write(f"proc/{pid}/limits/max_cpu_seconds", "1")
+    eventually(lambda: tree.read(f"proc/{pid}/state").strip() in ("zombie", "dead"))
+    assert int(tree.read(f"proc/{pid}/exit")) > 128
+
+
+def test_the_configuration_limits_everybody_at_once(
+    tree: Tree, puppet: Callable[..., Puppet]
+) -> None:
+    agent = puppet("alice")
+    for _ in range(3):
+        agent.ask(f"proc/{agent.pid}/call", "tool search")
+    tree.write("etc/agentfs.yaml", "limits: {max_tool_calls: 3}\n")
+    with refused(errno.EDQUOT):
+        agent.ask(f"proc/{agent.pid}/call", "tool search")
+    status = tree.read(f"proc/{agent.pid}/limits/status")
+    assert "max_tool_calls 3 3 limits.max_tool_calls\n" in status
+    tree.write("etc/agentfs.yaml", "limits: {max_tool_calls: max}\n")
+    agent.ask(f"proc/{agent.pid}/call", "tool search")

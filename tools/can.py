@@ -1,0 +1,39 @@
+"""`agentfs can`: what the rules say of an action, before anybody tries it."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from agentfs.tools.how import FileCommand, Given, placeholders
+from agentfs.tools.tree import Tree, shell_root
+from agentfs.tools.tree_commands import quoted
+
+__all__ = ["can"]
+
+
+def _how(given: Given) -> str:
+    given = placeholders(given, agent="AGENT", action="ACTION", path="PATH")
+    text = f"{given['agent']} {given['action']} {given['path']}"
+    return f"exec 3<>{shell_root()}/sys/can; printf %s {quoted(text)} >&3; cat <&3; exec 3>&-"
+
+
+@click.command(cls=FileCommand, how=_how)
+@click.argument("agent")
+@click.argument("action")
+@click.argument("path")
+def can(agent: str, action: str, path: str) -> None:
+    """Say whether AGENT may do ACTION to PATH, and which rule decides. Exit code 1: it may not.
+
+    Actions: spawn, kill, send, read_artifact, write_artifact, escalate, read_process, manage_tree,
+    read_file, write_file. Paths begin at the root of the tree: /agents/bob, /agents/bob/inbox,
+    /dev/queues/jobs, /dev/shm/global/plan, /shared/notes.
+    """
+    tree = Tree()
+    root = tree.path("").rstrip("/")
+    path = path.removeprefix(root) if path.startswith(f"{root}/") else path
+    answer = tree.ask("sys/can", f"{agent} {action} {path}".encode())
+    click.echo(answer)
+    if not answer.startswith("Allowed:\tyes"):
+        sys.exit(1)

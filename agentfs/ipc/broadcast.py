@@ -75,8 +75,9 @@ class Broadcasts:
 
     def send(self, principal: Principal, sender: str, draft: Draft) -> Message:
         """Let every other agent that there is now have a copy, all of them or none; the message
-        that is returned is the sender's. EACCES, EPERM (the capability `broadcast`), EINVAL,
-        EMSGSIZE, ENOSPC (an inbox is full), EAGAIN (messages_per_minute: it counts as one)."""
+        that is returned is the sender's. EACCES, EPERM (the capability `broadcast`, or a rule on
+        one of the inboxes), EINVAL, EMSGSIZE, ENOSPC (an inbox is full), EAGAIN
+        (messages_per_minute: it counts as one)."""
         self._boxes.expire_due()
         with self._gate.enter(principal) as actor:
             size = max(draft.size, len(draft.body))
@@ -109,6 +110,8 @@ class Broadcasts:
         self._mail.check_size(size)
         receivers = [name for name in self._agents if name != sender]
         for name in receivers:
+            inbox, receiver = f"/agents/{name}/inbox", self._table.by_name(name)
+            self._gate.policy.require(speaker, Action.SEND, inbox, receiver)
             self._mail.check_room(name)
         most = self._settings.now.messages.max_broadcast_bytes
         if size * len(receivers) > most:

@@ -12,6 +12,7 @@ from agentfs.errors import KernelError
 from agentfs.events import BroadcastChanged, BroadcastSent
 from agentfs.ipc.message import Draft, Message
 from agentfs.process.model import Process, Role
+from agentfs.security.acl import Acl
 from agentfs.storage.check import check
 from agentfs.storage.store import Store
 from tests.ipc.world import OPERATOR, World
@@ -38,6 +39,17 @@ def broadcast(world: World, sender: str = "alice", text: str = "to all") -> Mess
 def cover(world: World, message: Message) -> dict[str, str]:
     head = world.mail.sent.content(message).partition(b"Message-ID: ")[0].decode()
     return dict(line.split(": ", 1) for line in head.splitlines())
+
+
+def test_a_rule_on_one_inbox_holds_against_a_broadcast_too(
+    world: World, crowd: dict[str, Process]
+) -> None:
+    rule = "rules: [{effect: deny, agent: alice, action: send, path: /agents/carol/inbox}]"
+    world.gate.policy.use_acl(Acl.parse(rule))
+    with pytest.raises(KernelError) as caught:
+        broadcast(world)
+    assert (caught.value.errno, caught.value.rule) == (errno.EPERM, "acl.yaml: rule 1")
+    assert world.waiting("bob") == [], "all or none"
 
 
 def test_every_other_agent_gets_one_copy_with_the_same_broadcast_id(

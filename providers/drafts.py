@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from agentfs.errors import KernelError
+from agentfs.security.principal import Kind
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Attributes, File, Handle, Stat, Time, regular
 
@@ -107,13 +108,18 @@ class MemoryHandle(Handle):
         self.file.opened -= 1
 
 
+def writer_of(caller: Caller) -> tuple[Kind, str, int]:
+    """Whose a draft is that `caller` begins."""
+    return caller.principal.kind, caller.principal.name, caller.principal.uid
+
+
 class DraftFile(MemoryFile):
     """A message that somebody writes the Maildir way. Only whoever began it may use it."""
 
     def __init__(self, room: Mailroom, mode: int, caller: Caller) -> None:
         self.room = room
         super().__init__("draft", mode, caller, self.now())
-        self._writer = caller.principal.kind, caller.principal.name, caller.principal.uid
+        self.writer = writer_of(caller)
 
     def limit(self) -> int:
         return self.room.limit()
@@ -129,9 +135,7 @@ class DraftFile(MemoryFile):
         return int(self.room.kernel.clock.now() * 1e9)
 
     def enter(self, caller: Caller) -> None:
-        principal = caller.principal
-        writer = principal.kind, principal.name, principal.uid
-        if not principal.is_operator and writer != self._writer:
+        if not caller.principal.is_operator and writer_of(caller) != self.writer:
             raise KernelError(
                 errno.EACCES, "only its writer may use a message before it is sent", rule="private"
             )

@@ -39,7 +39,7 @@ __all__ = [
 
 RENAME_NOREPLACE = 1
 
-# Files that are being written in one tmp/: mail programs write one at a time.
+# Files that one writer has in one tmp/: mail programs write one at a time.
 MAX_DRAFTS = 64
 # Seconds after which a file in tmp/ is rubbish: the Maildir rule (36 hours).
 STALE_DRAFT = 36 * 3600.0
@@ -110,11 +110,12 @@ class Mailroom:
         if name in drafts or (folder != "tmp" and name in self.box().folder(folder)):
             raise KernelError(errno.EEXIST, f"{name} is there already")
         self._sweep()
-        if sum(map(len, self.drafts.values())) >= MAX_DRAFTS:
-            raise KernelError(
-                errno.ENOSPC, f"{MAX_DRAFTS} messages are being written to {self.name} already"
-            )
         made = DraftFile(self, mode & ~caller.umask, caller)
+        others = [each for drafts in self.drafts.values() for each in drafts.values()]
+        if sum(each.writer == made.writer for each in others) >= MAX_DRAFTS:
+            raise KernelError(
+                errno.ENOSPC, f"you are writing {MAX_DRAFTS} messages to {self.name} already"
+            )
         drafts[name] = made
         return made
 

@@ -202,6 +202,7 @@ async def test_drafts_are_bounded_in_number_and_size(world: World) -> None:
         handle.release()
     with refused("ENOSPC"):
         world.create(f"{TMP}/more", alice)
+    world.create(f"{TMP}/more", world.as_agent("carol")).release()  # nobody shuts others out so
     handle = world.open(f"{TMP}/0", os.O_WRONLY, alice)
     with refused("EMSGSIZE"):
         await handle.write(limit, b"x")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -35,6 +36,14 @@ SECOND_LOOK_SECONDS = 0.02
 
 # Stopping is no reason to end a call: after SIGCONT the caller goes on waiting.
 _STOP = 1 << (signal.SIGSTOP - 1)
+
+# Of /proc/TID/status. A look among heirs reads that of every process: 35 µs each so, 110 with all
+# of its lines taken apart.
+_SIGNALS = re.compile(
+    rb"\nState:\t(?P<state>.).*\nSigPnd:\t(?P<own>\w+)\nShdPnd:\t(?P<shared>\w+)"
+    rb"\nSigBlk:\t(?P<blocked>\w+)\nSigIgn:\t(?P<ignored>\w+)\n",
+    re.DOTALL,
+)
 
 
 class Parked:
@@ -205,12 +214,11 @@ def deliverable(tid: int) -> int | None:
     """The signals (bit n-1 for signal n) that wait for a thread and that it neither blocks nor
     ignores; None if the thread is gone or ending."""
     try:
-        with open(f"/proc/{tid}/status", "rb") as file:
-            text = file.read()
+        with open(f"/proc/{tid}/status", "rb", buffering=0) as file:
+            found = _SIGNALS.search(file.read())
     except OSError:
         return None
-    fields = dict(line.split(b":\t", 1) for line in text.splitlines() if b":\t" in line)
-    if fields.get(b"State", b"")[:1] in (b"Z", b"X"):
+    if found is None or found["state"] in (b"Z", b"X"):
         return None
-    pending = int(fields[b"SigPnd"], 16) | int(fields[b"ShdPnd"], 16)
-    return pending & ~(int(fields[b"SigBlk"], 16) | int(fields[b"SigIgn"], 16))
+    pending = int(found["own"], 16) | int(found["shared"], 16)
+    return pending & ~(int(found["blocked"], 16) | int(found["ignored"], 16))

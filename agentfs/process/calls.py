@@ -12,7 +12,7 @@ from agentfs.events import ProcessSpawned
 from agentfs.process import commands, rules
 from agentfs.process.model import Agent, Limits, OnLimit, Process, Restart, Role
 from agentfs.process.own import OwnCalls, refuse_init
-from agentfs.process.recovery import withdraw
+from agentfs.process.recovery import begin_spawn, end_spawn, withdraw
 from agentfs.process.spec import ProcessSpec, parse_spec
 from agentfs.resources.ceilings import Ceilings
 from agentfs.security.capabilities import ceiling_below
@@ -68,12 +68,15 @@ class Processes(OwnCalls):
             self._agents.set_pid(process.name, process.pid)
             if not process.exec:
                 self._announce(process, before)
+            else:
+                begin_spawn(self._store, process, before)
         if not process.exec:
             self._supervisor.heartbeats.begin(process)
             return process
 
         def started() -> None:
             self._gate.attribute(principal)
+            end_spawn(self._store, process)
             self._announce(process, before)
 
         try:
@@ -83,6 +86,7 @@ class Processes(OwnCalls):
                 self._gate.attribute(principal)
                 withdraw(self._supervisor, process)
                 self._agents.restore(process.name, before)
+                end_spawn(self._store, process)
             raise
         return process
 

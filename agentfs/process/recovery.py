@@ -12,10 +12,11 @@ import trio
 
 from agentfs.process.again import STARTED_AGAIN
 from agentfs.process.agents import INIT_NAME
-from agentfs.process.model import Limits, Process, Restart, Role, State, Tier
+from agentfs.process.model import Agent, Limits, Process, Restart, Role, State, Tier
 from agentfs.process.proc import boot_id, read_stat
 from agentfs.process.programs import Program
 from agentfs.security.principal import INIT
+from agentfs.storage.store import Store
 
 if TYPE_CHECKING:
     from agentfs.process.supervisor import Supervisor
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["Recovery", "shut_down"]
 
 log = logging.getLogger(__name__)
+
+SPAWNING = "spawning"
+"""The kind of the records of spawns that are under way, by pid."""
 
 # How long programs may take to die of SIGKILL: one that waits for a dead disk takes for ever.
 KILL_SECONDS = 5.0
@@ -127,6 +131,7 @@ class Recovery:
         elif process.state is not State.SLEEPING:  # a spawn that never returned
             log.warning("process %d, %s, was not started in time", process.pid, process.name)
             withdraw(supervisor, process)
+            take_back_agent(supervisor, process)
 
     def _resume(self, process: Process) -> None:
         """What ran for it runs again: its grace period from the start, its heartbeat."""
@@ -144,6 +149,26 @@ class Recovery:
             if process is None or programs.find(process.ospid) is None:
                 programs.groups.kill(pid)
                 programs.groups.remove(pid)
+
+
+def begin_spawn(store: Store, process: Process, before: Agent | None) -> None:
+    """Note what the agent was `before` a spawn: the daemon may end before its program runs."""
+    record = {"before": None if before is None else before.record()}
+    store.put_record(SPAWNING, str(process.pid), record)
+
+
+def end_spawn(store: Store, process: Process) -> None:
+    """Its program runs, or it was taken back."""
+    store.delete_record(SPAWNING, str(process.pid))
+
+
+def take_back_agent(supervisor: Supervisor, process: Process) -> None:
+    """Make the agent what it was before a spawn that the last daemon had begun."""
+    record = supervisor.store.record(SPAWNING, str(process.pid))
+    if record is not None:
+        before = record["before"]
+        supervisor.agents.restore(process.name, None if before is None else Agent(**before))
+        end_spawn(supervisor.store, process)
 
 
 def withdraw(supervisor: Supervisor, process: Process) -> None:

@@ -1,4 +1,11 @@
-"""`python -m tests.torture [--seconds N] [--messages N] [--seed S]`: kill until nobody sends."""
+"""`./run torture`: every harm at random while messages flow, then deaths one moment after another.
+
+--seconds N     how long harm is done (60)
+--messages N    how many messages are sent at most (200 a second, 10,000 at least)
+--sweep N       at how many moments of the scenario the daemon dies (40; `all`: at each)
+--moment N      only the death at this moment, as a fault names it
+--seed S        as it was printed: the same programs, harm and moments
+"""
 
 from __future__ import annotations
 
@@ -11,22 +18,45 @@ from pathlib import Path
 
 from tests.torture.model import check
 from tests.torture.rig import torture
+from tests.torture.sweep import Sweep
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="torture", description="Kill at random; lose nothing.")
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long to kill (60)")
-    parser.add_argument("--messages", type=int, default=10_000, help="how many to send (10000)")
+    parser = argparse.ArgumentParser(
+        prog="torture", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--messages", type=int)
+    parser.add_argument("--sweep", type=lambda text: 0 if text == "all" else int(text), default=40)
+    parser.add_argument("--moment", type=int)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which unmounts
     print(f"seed {given.seed}", flush=True)
+    wrong: list[str] = []
+    if given.seconds and given.moment is None:
+        wrong += _torture(given.seconds, given.messages, given.seed)
+    sweep = Sweep(given.seed, given.sweep, say=lambda words: print(words, flush=True))
+    report = sweep.run() if given.moment is None else sweep.run([given.moment])
+    print(report)
+    wrong += report.faults
+    print(
+        f"{len(wrong)} violations"
+        if wrong
+        else "nothing was lost, nothing came twice unmarked, and no call was half done"
+    )
+    return 1 if wrong else 0
+
+
+def _torture(seconds: float, messages: int | None, seed: int) -> list[str]:
+    if messages is None:
+        messages = max(10_000, round(200 * seconds))
     with tempfile.TemporaryDirectory(prefix="agentfs-torture-") as folder:
-        report = torture(Path(folder) / "rig", given.seconds, given.messages, given.seed)
+        report = torture(Path(folder) / "rig", seconds, messages, seed)
     wrong = [*check(report.history), *report.faults, *report.undrained]
     print(report)
-    print("\n".join(wrong[:100]) or "nothing was lost, and nothing came twice unmarked")
-    return 1 if wrong else 0
+    print("\n".join(wrong[:100]), end="\n" if wrong else "", flush=True)
+    return wrong
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-__all__ = ["Delivery", "History", "Life", "check"]
+__all__ = ["Delivery", "History", "Life", "Spending", "check"]
 
 SLACK = 0.05
 """Seconds by which the clocks of two notes may differ: a shell reads /proc/uptime, which has
@@ -42,6 +42,23 @@ class Life:
 
 
 @dataclass(slots=True)
+class Spending:
+    """One spender: how often it asked, how often it was told that nothing is left; which calls were
+    let through, which of them are certainly settled, which certainly cancelled; and what the kernel
+    says that it was given, has consumed, and holds for calls that are open."""
+
+    name: str
+    asked: int = 0
+    full: int = 0
+    held: list[str] = field(default_factory=list)
+    spent: set[str] = field(default_factory=set)
+    cancelled: set[str] = field(default_factory=set)
+    allocated: int = 0
+    consumed: int = 0
+    reserved: int = 0
+
+
+@dataclass(slots=True)
 class History:
     """Everything that was noted. A payload is `CHANNEL:WORDS` and is sent once only."""
 
@@ -52,6 +69,7 @@ class History:
     acknowledged: dict[str, float] = field(default_factory=dict)  # id -> when it was certain
     left: list[tuple[str, str]] = field(default_factory=list)  # (id, payload) that wait or are dead
     lives: list[Life] = field(default_factory=list)
+    spendings: list[Spending] = field(default_factory=list)
 
     @property
     def duplicates(self) -> int:
@@ -61,7 +79,12 @@ class History:
 
 def check(history: History) -> list[str]:
     """Everything that is wrong, in words; empty if all holds."""
-    return [*_messages(history), *_acknowledged(history), *_topics(history)]
+    return [
+        *_messages(history),
+        *_acknowledged(history),
+        *_topics(history),
+        *_budgets(history),
+    ]
 
 
 def _messages(history: History) -> Iterator[str]:
@@ -139,3 +162,27 @@ def _topics(history: History) -> Iterator[str]:
         }
         if len(gone) > len(missed[topic] - records.keys()):
             yield f"lost: {topic} has not {', '.join(sorted(gone))}, and nobody was told"
+
+
+ASIDE, USED = 10, 7  # what a spender sets aside for a call, and what it uses of that
+
+
+def _budgets(history: History) -> Iterator[str]:
+    """Every settled call is counted once, none of the cancelled, and never more than was given."""
+    for number, count in Counter(
+        call for spending in history.spendings for call in spending.held
+    ).items():
+        if count > 1:
+            yield f"twice: call {number} was given out {count} times"
+    for each in history.spendings:
+        certain = USED * len(each.spent)
+        unclear = len(set(each.held) - each.spent - each.cancelled)
+        unclear += each.asked - each.full - len(each.held)  # those that died before they knew
+        most = certain + ASIDE * unclear
+        total = each.consumed + each.reserved
+        if each.consumed < certain:
+            yield f"lost: {each.name} has spent {certain}, and {each.consumed} are counted"
+        if total > most:
+            yield f"invented: {each.name} can have spent {most}, and {total} are counted"
+        if total > each.allocated:
+            yield f"overdrawn: {each.name} was given {each.allocated}, and {total} are counted"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.torture.model import Delivery, History, Life, check
+from tests.torture.model import Delivery, History, Life, Spending, check
 
 
 def good() -> History:
@@ -30,6 +30,8 @@ def good() -> History:
             Life("t", 2, [(3, "t:4")]),
             Life("t", 0, [(2, 2), (3, "t:4")]),
         ],
+        # Of five calls: settled, cancelled, cut, refused, never answered.
+        spendings=[Spending("s", 5, 1, ["1", "2", "3"], {"1"}, {"2"}, 30, 17, 10)],
     )
 
 
@@ -105,6 +107,22 @@ def _topic_lost(history: History) -> None:
     history.lives[:] = [Life("t", 0, [(1, "t:1"), (2, "t:4")])]
 
 
+def _call_twice(history: History) -> None:
+    history.spendings[0].held[1] = "1"
+
+
+def _spending_lost(history: History) -> None:
+    history.spendings[0].consumed = 6
+
+
+def _spending_invented(history: History) -> None:
+    history.spendings[0].consumed = 18
+
+
+def _overdrawn(history: History) -> None:
+    history.spendings[0].allocated = 26
+
+
 @pytest.mark.parametrize(
     ("spoil", "word"),
     [
@@ -123,6 +141,10 @@ def _topic_lost(history: History) -> None:
         (_topic_twice, "twice: t:1 is in t"),
         (_topic_invented, "invented: t:9"),
         (_topic_lost, "lost: t has not t:2"),
+        (_call_twice, "twice: call 1"),
+        (_spending_lost, "lost: s has spent 7, and 6"),
+        (_spending_invented, "invented: s can have spent 27, and 28"),
+        (_overdrawn, "overdrawn: s was given 26, and 27"),
     ],
 )
 def test_a_violation_is_found(spoil: Callable[[History], None], word: str) -> None:

@@ -1,4 +1,5 @@
-"""A minute of torture: nothing is lost, and nothing comes twice without saying so.
+"""Half a minute of torture: nothing is lost, nothing comes twice without saying so, and no call is
+half done.
 
 `./run torture --seconds N` goes on for as long as wanted.
 """
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.hatchery import Hatchery
 from tests.torture.model import check
 from tests.torture.rig import torture
+from tests.torture.sweep import STEPS, Sweep
 
 pytestmark = [pytest.mark.mount, pytest.mark.torture]
 
-SECONDS, MESSAGES = 40.0, 10_000
+SECONDS, MESSAGES = 25.0, 10_000
 
 
 def test_kills_at_random_lose_nothing_and_repeat_nothing_unmarked(
@@ -29,6 +32,17 @@ def test_kills_at_random_lose_nothing_and_repeat_nothing_unmarked(
     assert report.faults == [], words
     assert report.undrained == [], words
     # It was torture: everybody was killed, and much came through all the same.
-    assert all(report.kills[role] for role in ("consumer", "producer", "daemon")), words
+    assert report.hazards["kill a consumer"], words
+    assert report.hazards["kill a producer"], words
+    assert any("daemon" in what or what.startswith("fell") for what in report.hazards), words
     assert len(report.history.accepted) > 300, words  # on a machine with much else to do
     assert report.history.duplicates > 0, words
+
+
+def test_a_daemon_that_dies_in_a_call_leaves_it_done_or_undone(mortals: Hatchery) -> None:
+    # One moment in each part of the scenario; there are about thirty for a call.
+    moments = [250, 450, 700, 1000]
+    report = Sweep(0).run(moments, mortals)
+    assert report.faults == []
+    assert report.hits > 10 * len(STEPS)
+    assert report.fell.total() == len(moments)

@@ -1,0 +1,1 @@
+"""What AgentFS costs, beside what else one would use: `./run bench`."""

@@ -1,0 +1,73 @@
+"""A kernel without a mount that makes the calls it is told to, for `bench.instructions`.
+
+Usage: in_kernel.py STATE. It reads lines `CALL TIMES` and answers each with `done`.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+
+from agentfs.ipc.message import Draft
+from agentfs.kernel import Kernel
+from agentfs.process.spec import parse_spec
+from agentfs.security.principal import INIT, Kind, Principal
+
+__all__ = ["CALLS"]
+
+CALLS = ("spawn", "two state changes", "send", "receive and acknowledge")
+OPERATOR = Principal(Kind.OPERATOR, INIT, "init", 0, 0)
+RECEIVER, RECEIVER_PID = "bench-2", 2
+
+
+class Calls:
+    """Each of CALLS, once."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._last = INIT
+
+    async def spawn(self) -> None:
+        spec = parse_spec(f"name: bench-{self._last + 1}")
+        self._last = (await self._kernel.processes.spawn(OPERATOR, INIT, spec)).pid
+
+    async def change(self) -> None:
+        for word in ("running", "idle"):
+            self._kernel.processes.command(OPERATOR, RECEIVER_PID, word)
+
+    async def send(self) -> None:
+        text = f"To: {RECEIVER}\n\nhello".encode()
+        draft = Draft.parse(text, now=self._kernel.clock.now())
+        self._kernel.mail.send(OPERATOR, OPERATOR.name, draft)
+
+    async def receive(self) -> None:
+        message = self._kernel.mail.claim_next(OPERATOR, RECEIVER)
+        assert message is not None, "there are as many messages as were sent"
+        self._kernel.mail.received(message)
+        self._kernel.mail.acknowledge(OPERATOR, RECEIVER, "cur", message.file)
+
+
+async def _main() -> None:
+    kernel = Kernel(Path(sys.argv[1]), str(Path(sys.argv[1]) / "mnt"))
+    kernel.mail.load()
+    kernel.supervisor.boot()
+    calls = Calls(kernel)
+    made: dict[str, Callable[[], Awaitable[None]]] = dict(
+        zip(CALLS, (calls.spawn, calls.change, calls.send, calls.receive), strict=True)
+    )
+    gc.disable()  # when it comes round depends on all that was made before
+    print("ready", flush=True)
+    for line in sys.stdin:  # nothing else runs in this loop
+        name, times = line.rsplit(" ", 1)
+        for _ in range(int(times)):
+            await made[name]()
+        print("done", flush=True)
+    kernel.store.close()
+
+
+if __name__ == "__main__":
+    trio.run(_main)

@@ -1,0 +1,135 @@
+"""The side `messages`: what it costs to send, receive and acknowledge a message, how soon a
+receiver wakes, and what watchers see; beside a Maildir, a SQLite queue and Redis Streams.
+
+Every way is used by processes of its own, `alternatives/worker.py`, that differ in nothing but the
+calls they make. The ways of a family are all started first and then take turns; while one is
+measured the others wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count as numbers
+from pathlib import Path
+
+from bench.alternatives.crew import Couple, crew
+from bench.alternatives.servers import Redis, interpreter, on_ext4, redis_server
+from bench.alternatives.ways import Family, Way, families
+from bench.setting import Setting, Tree
+from bench.table import AT_LEAST, Row
+from bench.waking import wakes
+
+__all__ = ["Result", "measure", "race", "rates"]
+
+PLANS = ((1, 500), (8, 100))
+"""How many senders and as many receivers, and how many messages each of them sends in a round."""
+QUICK_PLANS = ((1, 20), (2, 5))
+ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Messages a second, and the processor time that one took of clients and servers, in µs."""
+
+    rate: float
+    cpu: float
+
+    def best(self, other: Result) -> Result:
+        return Result(max(self.rate, other.rate), min(self.cpu, other.cpu))
+
+
+def measure(setting: Setting) -> Iterator[Row]:
+    """Everything about messages."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(on_ext4(setting.folder))
+        tree = stack.enter_context(setting.tree(str(folder / "agentfs")))
+        tree.configure(processes={"max_children_of_init": 10_000})
+        everysec = stack.enter_context(redis_server(folder, "everysec"))
+        always = stack.enter_context(redis_server(folder, "always"))
+        python = interpreter()
+        yield from rates(setting, folder, tree, python, everysec, always)
+        with crew(folder, tree, python) as hired:
+            yield from wakes(setting, hired, tree, everysec)
+
+
+def rates(
+    setting: Setting,
+    folder: Path,
+    tree: Tree,
+    python: str,
+    everysec: Redis | None = None,
+    always: Redis | None = None,
+) -> Iterator[Row]:
+    """Send, receive, acknowledge: one to one, and eight to eight."""
+    serial = numbers()
+    for pairs, messages in QUICK_PLANS if setting.quick else PLANS:
+        queue = f"bench-{pairs}"
+        (tree / f"dev/queues/{queue}").mkdir()
+        for family in families(tree, folder, queue, everysec, always):
+            with crew(folder, tree, python) as hired:
+                wanted = [
+                    (way, f"m{next(serial)}-{pair}") for way in family.ways for pair in range(pairs)
+                ]
+                couples = hired.couples(wanted)
+                running = [
+                    (way, couples[number * pairs : (number + 1) * pairs])
+                    for number, way in enumerate(family.ways)
+                ]
+                results = _in_turns(running, messages, setting.size(ROUNDS, 1))
+            yield from _rows(family, results, pairs)
+
+
+def _in_turns(
+    running: list[tuple[Way, list[Couple]]], messages: int, rounds: int
+) -> dict[str, Result]:
+    """The best rate and the least processor time of each way. One round more, to warm up."""
+    best: dict[str, Result] = {}
+    for _ in range(rounds + 1):
+        for way, couples in running:
+            result = race(way, couples, messages)
+            best[way.name] = result.best(best.get(way.name, result))
+    return best
+
+
+def race(way: Way, couples: list[Couple], messages: int) -> Result:
+    """All send so many and receive at once; from the first send to the last acknowledgement."""
+    spent = -sum(map(_spent, way.servers))
+    for couple in couples:
+        couple.receiver.tell("drain")
+    for couple in couples:
+        couple.sender.tell("fill", count=messages)
+    sent = [couple.sender.hear() for couple in couples]
+    received = [couple.receiver.hear() for couple in couples]
+    spent += sum(map(_spent, way.servers))
+    spent += sum(answer["cpu"] for answer in [*sent, *received])
+    total = messages * len(couples)
+    handled = sum(answer["handled"] for answer in received)
+    if handled != total:
+        raise SystemExit(f"the benchmark: {way.name}: {handled} of {total} messages arrived")
+    took = max(answer["ended"] for answer in received) - min(answer["started"] for answer in sent)
+    return Result(total * 1e9 / took, spent / total * 1e6)
+
+
+def _spent(pid: int) -> float:
+    """Processor time of a process in seconds, with that of its threads which have ended: what its
+    clock says, whose number Linux makes of the pid like this (CPUCLOCK_SCHED)."""
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def _rows(family: Family, results: dict[str, Result], pairs: int) -> Iterator[Row]:
+    for comparison in family.comparisons:
+        ours, theirs = results[comparison.ours], results[comparison.beside]
+        yield Row(
+            "messages",
+            f"{pairs} to {pairs}, {comparison.ours}",
+            ours.rate,
+            "/s",
+            comparison.beside,
+            theirs.rate,
+            comparison.target,
+            AT_LEAST,
+            counts={"µs of processor a message": ours.cpu, "µs theirs": theirs.cpu},
+        )

@@ -1,0 +1,208 @@
+"""How soon one who waits for a message has it, what watchers see at a thousand changes a second,
+and what it costs to tell them. Part of the side `messages`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from bench.alternatives.crew import Couple, Crew
+from bench.alternatives.servers import Redis
+from bench.alternatives.ways import mail, stream
+from bench.setting import PATIENCE, Setting, Tree
+from bench.table import AT_LEAST, Row, percentile
+
+__all__ = ["Delay", "announcing", "delay", "wakes", "watching"]
+
+ROUNDS = 5
+LATENCIES, APART = 100, 0.01
+"""Messages whose way is timed in a round, and the seconds between two: the receiver waits again."""
+CHANGES, EVERY = 3000, 0.001
+"""Changes that a watcher is to see, and the seconds between two."""
+ANNOUNCED = 1000
+"""Messages of a round that are announced, or not."""
+
+PARKED = "parked read"
+READERS = {
+    PARKED: ("ours", "RecvReceiver"),
+    "poll": ("ours", "PollReceiver"),
+    "inotify": ("ours", "Watcher"),
+    "agentfs.agent": ("client", "AgentReceiver"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """The µs until the receiver had a message: median and 99th percentile."""
+
+    p50: float
+    p99: float
+
+    def best(self, other: Delay) -> Delay:
+        return Delay(min(self.p50, other.p50), min(self.p99, other.p99))
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When each message was sent, when that call returned, and when its receiver had it, in ns."""
+
+    calls: list[int]
+    returns: list[int]
+    wakes: list[int]
+
+    @property
+    def rate(self) -> float:
+        """Messages that were sent a second."""
+        return (len(self.calls) - 1) * 1e9 / (self.calls[-1] - self.calls[0])
+
+    def since(self, moments: list[int]) -> Delay:
+        return delay(moments, self.wakes)
+
+
+def delay(moments: list[int], wakes: list[int]) -> Delay:
+    """From each moment to the wake of the same number (ns)."""
+    took = [(wake - moment) / 1e3 for moment, wake in zip(moments, wakes, strict=True)]
+    return Delay(percentile(took, 0.5), percentile(took, 0.99))
+
+
+def wakes(setting: Setting, hired: Crew, tree: Tree, everysec: Redis) -> Iterator[Row]:
+    """Everything of this module."""
+    yield from latencies(setting, hired, tree, everysec)
+    yield from watching(setting, hired, tree)
+    yield from announcing(setting, hired, tree)
+
+
+def latencies(setting: Setting, hired: Crew, tree: Tree, everysec: Redis) -> Iterator[Row]:
+    """From one who sends to one who waits, by each way to wait, beside a blocking XREADGROUP.
+
+    Counted from the sender's call: a receiver may have the message before the sender's call has
+    returned (then the time since the return is below zero), and of such times there is no ratio.
+    """
+    redis = "blocking XREADGROUP"
+    ways = [stream(redis, everysec, key="wake")]
+    ways += [mail(name, tree, receiver=(*end, {})) for name, end in READERS.items()]
+    couples = hired.couples([(way, f"wake-{number}") for number, way in enumerate(ways)])
+    called: dict[str, Delay] = {}
+    returned: dict[str, Delay] = {}
+    for _ in range(setting.size(ROUNDS, 1) + 1):
+        for way, couple in zip(ways, couples, strict=True):
+            timing = _timed(couple, setting.size(LATENCIES, 10), APART)
+            for best, moments in ((called, timing.calls), (returned, timing.returns)):
+                found = timing.since(moments)
+                best[way.name] = found.best(best.get(way.name, found))
+    for name in READERS:
+        for share in ("p50", "p99"):
+            yield Row(
+                "messages",
+                f"wake by {name}, {share}",
+                getattr(called[name], share),
+                "µs",
+                redis,
+                getattr(called[redis], share),
+                1.5 if (name, share) == (PARKED, "p50") else None,
+                counts={
+                    "µs after send returned": getattr(returned[name], share),
+                    "µs theirs": getattr(returned[redis], share),
+                },
+            )
+
+
+def _timed(couple: Couple, count: int, interval: float) -> Timing:
+    couple.receiver.tell("notice", count=count)
+    time.sleep(0.05)  # it waits now
+    couple.sender.tell("pace", count=count, interval=interval)
+    sent = couple.sender.hear()
+    return Timing(sent["calls"], sent["returns"], couple.receiver.hear()["wakes"])
+
+
+def watching(setting: Setting, hired: Crew, tree: Tree) -> Iterator[Row]:
+    """A watcher of `inbox/new` at a thousand messages a second."""
+    way = mail("watching", tree, receiver=("ours", "Watcher", {}))
+    (couple,) = hired.couples([(way, "watching")])
+    count = setting.size(CHANGES, 50)
+    timings = []
+    for changes in (10, *[count] * setting.size(3, 1)):
+        timings.append(_timed(couple, changes, EVERY))
+        _all_announced(tree)  # also that the mail was taken: the next round begins with nothing
+    lost = sum(len(timing.calls) - len(timing.wakes) for timing in timings)
+    yield Row("messages", "inotify, 1,000 changes/s: lost", lost, "events", target=0)
+    whole = [timing for timing in timings[1:] if len(timing.wakes) == count]
+    if not whole:
+        return
+    best = min(whole, key=lambda timing: timing.since(timing.calls).p99)
+    found = best.since(best.calls)
+    for share, target in (("p50", None), ("p99", 2000.0)):
+        yield Row(
+            "messages",
+            f"inotify, 1,000 changes/s: {share}",
+            getattr(found, share),
+            "µs",
+            target=target,
+            counts={"changes/s that the sender came to": best.rate},
+            note="from the sender's call to the watcher's event",
+        )
+
+
+def announcing(setting: Setting, hired: Crew, tree: Tree) -> Iterator[Row]:
+    """Mail to an inbox that Linux was never told of, so that nothing is announced, and to one that
+    somebody has open. Nobody watches either."""
+    quiet, told = mail("not announced", tree), mail("announced", tree)
+    couples = hired.couples([(quiet, "quiet"), (told, "told")])
+    messages = setting.size(ANNOUNCED, 20)
+    rates = {quiet.name: 0.0, told.name: 0.0}
+    made = dict.fromkeys(rates, 0.0)
+    rounds = setting.size(ROUNDS, 1) + 1
+    with ExitStack() as opened:
+        for folder in ("new", "cur"):  # open, so that Linux does not forget them
+            looked = os.open(tree / f"agents/told-to/inbox/{folder}", os.O_RDONLY)
+            opened.callback(os.close, looked)
+        for _ in range(rounds):
+            for way, couple in zip((quiet, told), couples, strict=True):
+                before = _figure(tree, "announced_total")
+                rate = _until_announced(tree, couple, messages)
+                rates[way.name] = max(rates[way.name], rate)
+                made[way.name] += (_figure(tree, "announced_total") - before) / messages / rounds
+    yield Row(
+        "messages",
+        "1 to 1, announced, and nobody watches",
+        rates[told.name],
+        "/s",
+        quiet.name,
+        rates[quiet.name],
+        0.7,
+        AT_LEAST,
+        counts={"announcements a message": made[told.name], "beside": made[quiet.name]},
+        note="until the last change was announced",
+    )
+
+
+def _until_announced(tree: Tree, couple: Couple, messages: int) -> float:
+    """Messages a second, counted until nothing is left to announce."""
+    started = time.perf_counter()
+    couple.receiver.tell("drain")
+    couple.sender.tell("fill", count=messages)
+    couple.sender.hear()
+    couple.receiver.hear()
+    _all_announced(tree)
+    return messages / (time.perf_counter() - started)
+
+
+def _all_announced(tree: Tree) -> None:
+    """Wait until nothing is left to announce."""
+    deadline = time.monotonic() + PATIENCE
+    while _figure(tree, "announcements_waiting"):
+        if time.monotonic() > deadline:
+            raise SystemExit("the benchmark: changes are never announced")
+        time.sleep(0.002)
+
+
+def _figure(tree: Tree, name: str) -> float:
+    """One of the mount's own, in /sys/metrics."""
+    start = f"agentfs_mount_{name} "
+    for line in (tree / "sys/metrics").read_text().splitlines():
+        if line.startswith(start):
+            return float(line.removeprefix(start))
+    raise SystemExit(f"the benchmark: there is no {start}in /sys/metrics")

@@ -29,8 +29,9 @@ T = TypeVar("T")
 # How soon a signal ends a call when the hint was not enough: a caller that was stopped before has
 # used up the one FUSE_INTERRUPT that Linux sends for each request.
 RESTLESS_SECONDS = 0.1
-# The net below: a caller whose end went unnoticed for whatever reason.
-ROUTINE_SECONDS = 5.0
+# The net below: a caller whose end went unnoticed for whatever reason. With 1,000 readers a look
+# takes a tenth of a second; an idle daemon is to use less than 1 % of a core.
+ROUTINE_SECONDS = 30.0
 # Linux makes a signal pending a moment before or after it tells us; look twice.
 SECOND_LOOK_SECONDS = 0.02
 
@@ -47,9 +48,10 @@ _SIGNALS = re.compile(
 
 
 class Parked:
-    """One call that waits. `opener` is the thread that opened the file, `path` where it is."""
+    """One call that waits. `opener` is the thread that opened the file, `path` where it is.
+    `restless`: the opener was stopped once, `heirs_restless`: another that holds the file open."""
 
-    __slots__ = ("handle", "interrupted", "opener", "path", "restless", "wake")
+    __slots__ = ("handle", "heirs_restless", "interrupted", "opener", "path", "restless", "wake")
 
     def __init__(self, handle: StreamHandle, opener: int, path: str) -> None:
         self.handle = handle
@@ -58,6 +60,7 @@ class Parked:
         self.wake = trio.Event()
         self.interrupted = False
         self.restless = False
+        self.heirs_restless = False
 
     def interrupt(self) -> None:
         self.interrupted = True
@@ -145,7 +148,7 @@ class Parking:
         """Find interrupted callers, until cancelled."""
         routine = trio.current_time() + ROUTINE_SECONDS
         while True:
-            restless = [parked for parked in self._parked if parked.restless]
+            restless = [each for each in self._parked if each.restless or each.heirs_restless]
             wait = RESTLESS_SECONDS if restless else routine - trio.current_time()
             with trio.move_on_after(wait):
                 await self._hint.wait()
@@ -154,27 +157,34 @@ class Parking:
                 self._look(tuple(self._parked))
                 await trio.sleep(SECOND_LOOK_SECONDS)
             elif trio.current_time() < routine:
-                self._look(restless)
+                self._look(restless, [each for each in restless if each.heirs_restless])
                 continue
             routine = trio.current_time() + ROUTINE_SECONDS
             self._look(tuple(self._parked))
 
-    def _look(self, suspects: Iterable[Parked]) -> None:
+    def _look(self, suspects: Iterable[Parked], with_heirs: Iterable[Parked] | None = None) -> None:
+        """`with_heirs`: those whose heirs are looked at as well, all of them by default: that
+        costs a look at every process of the machine."""
         found = False
         others: list[Parked] = []
+        orphaned: list[Parked] = []
         for parked in suspects:
             pending = deliverable(parked.opener)
-            if pending is not None and pending & ~_STOP:
+            if pending is None:
+                orphaned.append(parked)
+            elif pending & ~_STOP:
                 parked.interrupt()
                 found = True
                 continue
             if pending:
                 parked.restless = True  # for good: Linux will not interrupt this request again
             others.append(parked)
+        if with_heirs is not None:
+            others = [each for each in with_heirs if not each.interrupted]
         if not found and others:
-            self._look_among_heirs(others)
+            self._look_among_heirs(others, orphaned)
 
-    def _look_among_heirs(self, parked: list[Parked]) -> None:
+    def _look_among_heirs(self, parked: list[Parked], orphaned: list[Parked]) -> None:
         """Processes that hold a file open which another one opened (`exec 3<file; cat <&3`)."""
         paths: dict[str, list[Parked]] = {}
         for waiting in parked:
@@ -189,8 +199,7 @@ class Parking:
                     if pending & ~_STOP:
                         waiting.interrupt()
                     else:
-                        waiting.restless = True
-        orphaned = [waiting for waiting in parked if deliverable(waiting.opener) is None]
+                        waiting.heirs_restless = True
         if orphaned:
             held = {path for pid in _processes() for path in open_files(pid)}
             for waiting in orphaned:

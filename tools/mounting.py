@@ -184,7 +184,7 @@ def umount_tree(directory: str, *, lazy: bool) -> None:
     except (OSError, ValueError) as failed:
         raise ToolError(f"{directory}: its daemon cannot be found: {failed}") from None
     try:
-        users = [] if lazy else list(_users(path, _programs(path) | {pid}))
+        users = [] if lazy else _users(path, pid)
         if users:
             raise ToolError(f"{directory}: in use by {', '.join(users)}; end them, or use --lazy")
         _end(directory, pid)
@@ -219,20 +219,31 @@ def _programs(path: str) -> set[int]:
     return found - {0}
 
 
-def _users(path: str, ours: set[int]) -> Iterator[str]:
-    """`name (pid)` of each program that uses the tree and descends from none of `ours`.
+def _users(path: str, daemon: int) -> list[str]:
+    """`name (pid)` of each program that uses the tree and is no agent's.
 
     Only what this user may see: other users' programs hide their descriptors.
     """
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid() or not _uses(name, path):
-            continue
-        if not any(pid in ours for pid in _ancestry(int(name))):
-            try:
-                with open(f"/proc/{name}/comm", encoding="utf-8", errors="replace") as file:
-                    yield f"{file.read().strip()} ({name})"
-            except OSError:
-                continue  # it ended meanwhile
+    using = [
+        int(name)
+        for name in os.listdir("/proc")
+        if name.isdigit() and int(name) != os.getpid() and _uses(name, path)
+    ]
+    lineages = {pid: set(_ancestry(pid)) for pid in using}
+    found = [pid for pid, lineage in lineages.items() if daemon not in lineage]
+    if found:  # programs that an earlier daemon started do not descend from this one
+        ours = _programs(path)
+        found = [pid for pid in found if ours.isdisjoint(lineages[pid])]
+    return [f"{name} ({pid})" for pid in found if (name := _name(pid))]
+
+
+def _name(pid: int) -> str:
+    """What a program is called; empty if it ended meanwhile."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def _uses(pid: str, path: str) -> bool:

@@ -67,8 +67,7 @@ class Receiving(Delivery):
         if self._held_up(box, principal, reader) is not None:
             return None
         with self._gate.enter(principal) as actor:
-            for before in self._before(box, actor.pid, reader):
-                self.done(before)
+            self._end_before(box, actor.pid, reader)
             if doubted is not None:
                 self._wait_again(
                     doubted, box.free_name("new", doubted.named), attempt=doubted.attempt + 1
@@ -95,8 +94,7 @@ class Receiving(Delivery):
         most = most if free is None else min(most, free)
         room = self._settings.now.messages.max_batch_bytes
         with self._gate.enter(principal) as actor:
-            for before in self._before(box, actor.pid, reader):
-                self.done(before)
+            self._end_before(box, actor.pid, reader)
             while (doubted := self._in_doubt(box, actor.pid)) is not None:
                 self._trust(doubted)
                 again = box.free_name("new", doubted.named)
@@ -129,7 +127,14 @@ class Receiving(Delivery):
             held = box.reading(reader)
             if not held and not reader.claimed:
                 held = [each for each in box.reading(pid) if reader.follows(each.through)]
-        return [message for message in held if message.seq not in self._doubted]
+        return [message for message in held if not self._is_doubted(message)]
+
+    def _end_before(self, box: Mailbox, pid: int, reader: Reader | None) -> None:
+        for message in self._before(box, pid, reader):
+            if message.seq in self._doubted:  # and expired: nobody knows that anybody got it
+                self._boxes.expire(message)
+            else:
+                self.done(message)
 
     # -- no more than a process may have ---------------------------------------------------------
 
@@ -183,7 +188,7 @@ class Receiving(Delivery):
         free = self.tasks.free(actor, process)
         if free is None or free >= wanted:
             return free
-        doubted = [each for each in box.reading(actor.pid) if each.seq in self._doubted]
+        doubted = [each for each in box.reading(actor.pid) if self._is_doubted(each)]
         ending = self._before(box, actor.pid, reader) + doubted
         return free + sum(message.claimed_by == process.pid for message in ending)
 
@@ -261,10 +266,12 @@ class Receiving(Delivery):
         """What that reader may have been given when the daemon ended, and may not have been."""
         if not self._doubted or reader is None:
             return None
-        now = self._clock.now()
-        return next(
-            (m for m in box.reading(reader) if m.seq in self._doubted and not expired(m, now)), None
-        )
+        return next((each for each in box.reading(reader) if self._is_doubted(each)), None)
+
+    def _is_doubted(self, message: Message) -> bool:
+        """Whether its reader is to get it again. One that has expired meanwhile is over: the next
+        claim ends it as any other."""
+        return message.seq in self._doubted and not expired(message, self._clock.now())
 
     def _trust(self, message: Message) -> None:
         """What is claimed from now on was handed out for certain."""

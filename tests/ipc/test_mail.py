@@ -786,3 +786,17 @@ def test_the_end_of_a_process_returns_what_it_claimed_in_whatever_mailbox(
     world.end(bob, 1)
     assert world.mail._boxes.claimants == []
     assert world.waiting("bob") == ["mine"]
+
+
+def test_what_expired_while_it_was_in_doubt_is_over_with_the_next_message(world: World) -> None:
+    """Its reader may not have got it before the daemon was killed, and shall not get it now."""
+    world.agent("ghost")
+    first = world.send("init", "ghost", "short-lived", expires=world.clock.now() + 25)
+    assert world.recv("ghost") == "short-lived"
+    world.restart()
+    world.clock.advance(31)
+    world.send("init", "ghost", "next")
+    assert world.recv("ghost") == "next"
+    box = world.mail.mailbox("ghost")
+    assert [world.body(message) for message in box.cur.values()] == ["next"]
+    assert [event.id for event in world.seen if event.type == "message_expired"] == [first.id]

@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 # longer replay at start (about 100 MB/s).
 CHECKPOINT_SECONDS = 5.0
 
+# Pages of 4 KiB in the log after which it is begun anew. SQLite does that by itself only if nothing
+# was written while a checkpoint ran, which under load is never: the log would grow for ever.
+MOST_PAGES = 8192
+
 # Bytes. A content up to here is a column of its message; a longer one is kept apart, because SQLite
 # writes a whole row again when one of its columns changes (1 MiB: 5 ms, kept apart 50 µs).
 SHORT_CONTENT = 4096
@@ -305,7 +309,17 @@ class Store:
             await trio.sleep(CHECKPOINT_SECONDS)
             if self.commits != done:
                 done = self.commits
-                await trio.to_thread.run_sync(_checkpoint, self.path)
+                await self.checkpoint()
+
+    async def checkpoint(self) -> None:
+        """Fold the log into the database, in a thread; if it has become long, what was written
+        meanwhile as well, here, which is little, and begin it anew."""
+        pages = await trio.to_thread.run_sync(_checkpoint, self.path)
+        if pages >= MOST_PAGES:
+            try:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.Error as failure:
+                log.warning("the log could not be begun anew, trying again: %s", failure)
 
 
 # Made once: json.dumps with options makes an encoder for every call.
@@ -385,9 +399,12 @@ def _sync_file(path: Path) -> None:
             os.close(descriptor)
 
 
-def _checkpoint(path: Path) -> None:
+def _checkpoint(path: Path) -> int:
+    """The number of pages in the log."""
     try:
         with closing(sqlite3.connect(path, timeout=1.0)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            return int(pages)
     except sqlite3.Error as failure:
         log.warning("the store could not be checkpointed, trying again: %s", failure)
+        return 0

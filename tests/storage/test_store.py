@@ -284,6 +284,24 @@ async def test_sync_and_checkpoint_lose_nothing(store: Store, tmp_path: Path) ->
     assert [row[0] for row in store.messages()] == [1]
 
 
+async def test_a_long_log_is_begun_anew_though_somebody_always_writes(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite begins it anew only if nothing was written during the checkpoint before."""
+    log = tmp_path / "store.db-wal"
+    for seq in range(50):
+        put(store, seq)
+    await store.checkpoint()
+    assert log.stat().st_size > 50 * 4096, "it is not long yet"
+    monkeypatch.setattr("agentfs.storage.store.MOST_PAGES", 50)
+    for seq in range(50, 100):
+        put(store, seq)
+    await store.checkpoint()
+    assert log.stat().st_size == 0
+    put(store, 100)
+    assert [seq for seq, *_ in store.messages()] == list(range(101))
+
+
 async def test_the_checkpoint_folds_the_log_into_the_database(
     store: Store, autojump_clock: trio.testing.MockClock
 ) -> None:

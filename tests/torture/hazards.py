@@ -43,7 +43,7 @@ STOPPED = (0.05, 1.5)  # seconds that a program stands still
 STEP = 2 * 86400.0  # seconds by which the clock is wrong at most
 HANDLES = 10_000
 OPENING = 4.0  # seconds
-STATE_MIB = 96  # of the disk that can be full
+STATE_MIB = 512  # of the disk that can be full: the log of five busy seconds has 100 at most
 
 
 class Hazards:

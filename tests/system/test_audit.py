@@ -79,8 +79,6 @@ def test_the_operator_reads_it_and_an_agent_that_tries_is_in_it(tree: Tree) -> N
         assert os.stat(tree / f"sys/audit/{name}").st_mode & 0o777 == 0o400
     head = dict(line.split(":\t") for line in tree.read("sys/audit/head").splitlines())
     assert head["Hash"] == log(tree)[-1]["hash"]
-    for puppet in (alice, bob):
-        puppet.close()
     match = OK.fullmatch(tree.read("sys/audit/verify"))
     assert match is not None
     assert match[1] == match[2] == head["Seq"]
@@ -94,6 +92,8 @@ def test_the_operator_reads_it_and_an_agent_that_tries_is_in_it(tree: Tree) -> N
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(done.stdout)["actor"]["name"] == "bob"
+    for puppet in (alice, bob):  # their ends are records, too
+        puppet.close()
 
 
 def test_another_user_who_tries_is_in_it_though_the_modes_say_no(tree: Tree) -> None:

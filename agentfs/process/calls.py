@@ -42,7 +42,7 @@ class Processes(OwnCalls):
         the program from starting (ENOENT, EACCES, ENOEXEC …); then nothing of it is left.
         """
         with self._gate.enter(principal) as actor:
-            parent = self._own(principal, parent_pid)
+            parent = rules.own(self._table, principal, parent_pid)
             if self._supervisor.closing:
                 raise KernelError(errno.EAGAIN, "the system is being shut down")
             policy = self._gate.policy

@@ -57,29 +57,13 @@ class OwnCalls:
         self._clock = clock
         self._timers = timers
 
-    def _own(self, principal: Principal, pid: int) -> Process:
-        """Process `pid`, if `principal` acts for it or is the operator; ESRCH, EACCES."""
-        process = self._table.get(pid)
-        if not principal.is_operator and principal.pid != pid:
-            raise KernelError(
-                errno.EACCES,
-                f"only {process.name} itself and the operator may do that, not {principal.name}",
-                rule="own process",
-            )
-        return process
-
-    def _own_alive(self, principal: Principal, pid: int) -> Process:
-        process = self._own(principal, pid)
-        rules.check_parent(process)
-        return process
-
     # -- what a process says of itself -----------------------------------------------------------
 
     def declare(self, principal: Principal, pid: int, state: State) -> None:
         """Say that it is idle, or running. Raises EPERM for any other state, and where the
         transition is illegal; a grace period and a stopped program end by CONT only."""
         with self._gate.enter(principal):
-            process = self._own_alive(principal, pid)
+            process = rules.own_alive(self._table, principal, pid)
             has_program = process.exec or process.ospid is not None
             held = process.stopping or (
                 has_program and process.state in (State.BLOCKED, State.SLEEPING)
@@ -99,7 +83,7 @@ class OwnCalls:
         if not 0 <= code <= 255:
             raise KernelError(errno.EINVAL, f"an exit code is 0 to 255, not {code}")
         with self._gate.enter(principal):
-            process = self._own_alive(principal, pid)
+            process = rules.own_alive(self._table, principal, pid)
             refuse_init(process)
             program = self._programs.find(process.ospid)
             self._supervisor.finish(process, code, State.ZOMBIE, text[-TAIL:])
@@ -111,12 +95,12 @@ class OwnCalls:
     def heartbeat(self, principal: Principal, pid: int) -> None:
         """It is well. Changes nothing that is stored."""
         self._gate.actor(principal)
-        self._supervisor.heartbeats.beat(self._own_alive(principal, pid))
+        self._supervisor.heartbeats.beat(rules.own_alive(self._table, principal, pid))
 
     def ready(self, principal: Principal, pid: int) -> None:
         """Its children may have work: they need not wait any longer to be started again."""
         self._gate.actor(principal)
-        self._supervisor.readiness.ready(self._own_alive(principal, pid), "ready")
+        self._supervisor.readiness.ready(rules.own_alive(self._table, principal, pid), "ready")
 
     def receives(self, principal: Principal, name: str) -> None:
         """`principal` opened the mailbox of agent `name` to take from it: if it is the agent's own
@@ -132,7 +116,7 @@ class OwnCalls:
         process), EPERM (another user's program, the daemon itself).
         """
         with self._gate.enter(principal):
-            process = self._own_alive(principal, pid)
+            process = rules.own_alive(self._table, principal, pid)
             refuse_init(process)
             if process.exec or process.ospid is not None:
                 raise KernelError(errno.EBUSY, f"{process.name} has a program of its own")

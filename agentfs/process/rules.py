@@ -20,12 +20,23 @@ from agentfs.process.table import ProcessTable
 from agentfs.resources.ceilings import Ceilings
 from agentfs.security.capabilities import Child, ceiling_below
 from agentfs.security.policy import Action, Policy
+from agentfs.security.principal import Principal
 
 if TYPE_CHECKING:
     from agentfs.resources.budget import Budgets
     from agentfs.resources.groups import Groups
 
-__all__ = ["RULES", "Account", "Request", "account_of", "check", "check_parent", "tier_of"]
+__all__ = [
+    "RULES",
+    "Account",
+    "Request",
+    "account_of",
+    "check",
+    "check_parent",
+    "own",
+    "own_alive",
+    "tier_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +158,25 @@ def check_parent(parent: Process) -> None:
         raise KernelError(
             errno.ESRCH, f"process {parent.pid}, {parent.name}, is {parent.state.value}"
         )
+
+
+def own(table: ProcessTable, principal: Principal, pid: int) -> Process:
+    """Process `pid`, if `principal` acts for it or is the operator. Raises ESRCH and EACCES."""
+    process = table.get(pid)
+    if not principal.is_operator and principal.pid != pid:
+        raise KernelError(
+            errno.EACCES,
+            f"only {process.name} itself and the operator may do that, not {principal.name}",
+            rule="own process",
+        )
+    return process
+
+
+def own_alive(table: ProcessTable, principal: Principal, pid: int) -> Process:
+    """The same of a living process. Raises ESRCH and EACCES."""
+    process = own(table, principal, pid)
+    check_parent(process)
+    return process
 
 
 def _tier(asked: Request) -> None:

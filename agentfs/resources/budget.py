@@ -15,11 +15,10 @@ from agentfs.config import Settings
 from agentfs.errors import KernelError
 from agentfs.events import ConfigChanged, Record
 from agentfs.process.model import Process, Role, Tier
-from agentfs.process.rules import check_parent
+from agentfs.process.rules import check_parent, own_alive
 from agentfs.process.table import ProcessTable
 from agentfs.resources.entries import Entries, Entry, Key
 from agentfs.resources.marks import Marks
-from agentfs.resources.own import own
 from agentfs.resources.use import LimitError, Use
 from agentfs.security.principal import INIT, Principal
 
@@ -132,7 +131,7 @@ class Budgets:
         `pid`, beside what it has. Raises ESRCH, EACCES, EDQUOT (there are not so many, or none of
         that tier), EPERM (not below, a tier above its own, or another one's grant)."""
         with self._gate.enter(principal) as actor:
-            giver = own(self._table, principal, pid)
+            giver = own_alive(self._table, principal, pid)
             self._gate.policy.require_capability(actor, "budget_allocate")
             process = self._table.get(below)
             check_parent(process)

@@ -20,13 +20,13 @@ from agentfs.config import Settings
 from agentfs.errors import KernelError
 from agentfs.events import EventLog, ProcessChanged, ResourceStopped
 from agentfs.process.model import OnLimit, Process, Role
+from agentfs.process.rules import own_alive
 from agentfs.process.table import ProcessTable
 from agentfs.resources.budget import Budgets
 from agentfs.resources.call import KIND, Call
 from agentfs.resources.entries import Key
 from agentfs.resources.marks import Marks
 from agentfs.resources.models import Models
-from agentfs.resources.own import own
 from agentfs.resources.use import Bounded, LimitError, Meter, Use
 from agentfs.security.principal import Principal
 from agentfs.storage.store import Store
@@ -113,7 +113,7 @@ class Calls:
         says. More than that is counted in full. Raises ENOENT for a call that is not open, EINVAL
         for tokens of a tool."""
         with self.gate.enter(principal):
-            process = own(self.table, principal, pid)
+            process = own_alive(self.table, principal, pid)
             call = self._find(process, number)
             actual = call.held
             if tokens is not None:
@@ -126,7 +126,7 @@ class Calls:
     def cancel(self, principal: Principal, pid: int, number: int) -> None:
         """The call was not made: it counts for nothing. Raises ENOENT."""
         with self.gate.enter(principal):
-            process = own(self.table, principal, pid)
+            process = own_alive(self.table, principal, pid)
             self._close(process, self._find(process, number), None)
 
     def report(self, principal: Principal, pid: int, tokens: int, model: str = "") -> None:
@@ -136,7 +136,7 @@ class Calls:
         refusal = None
         try:
             with self.gate.enter(principal):
-                process = own(self.table, principal, pid)
+                process = own_alive(self.table, principal, pid)
                 use = self._use(process, model, tokens)
                 held = self._hold(process, use)
                 if isinstance(held, KernelError):  # would the least one get through?
@@ -171,7 +171,7 @@ class Calls:
     ) -> int | str:
         try:
             with self.gate.enter(principal):
-                process = own(self.table, principal, pid)
+                process = own_alive(self.table, principal, pid)
                 self._check_open(process)
                 held = self._hold(process, use(process), exact)
                 if isinstance(held, KernelError):

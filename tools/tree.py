@@ -144,10 +144,14 @@ class Tree:
 
     # -- processes -------------------------------------------------------------------------------
 
+    def fields(self, name: str) -> dict[str, str]:
+        """The `Key:\tvalue` lines of a file as a map."""
+        lines = self.read(name).splitlines()
+        return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
     def status(self, pid: int) -> dict[str, str]:
         """`/proc/PID/status` as a map."""
-        lines = self.read(f"proc/{pid}/status").splitlines()
-        return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        return self.fields(f"proc/{pid}/status")
 
     def processes(self) -> list[dict[str, str]]:
         """The status of every process, by pid; one that ends meanwhile is left out."""

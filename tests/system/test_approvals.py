@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -162,6 +163,13 @@ def test_approve_is_a_command(tree: Tree, office: dict[str, Puppet]) -> None:
     refused = tree.run("approve", "1", check=False)
     assert refused.returncode == 1
     assert "used already" in refused.stderr
+    sending = in_thread(office["alice"].send, "bob", "and now?")
+    asked(tree, 2)
+    shown = tree.run("approve", "2", "--reject", "it's late", "--how").stdout
+    subprocess.run(["bash", "-c", shown], env={"AGENTFS": str(tree.path)}, check=True)
+    with pytest.raises(PermissionError):
+        sending.result(10)
+    assert "it's late" in office["alice"].read("proc/self/error")
 
 
 def test_nothing_waits_for_ever(tree: Tree, office: dict[str, Puppet]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any, Protocol
 
+from agentfs.alarm import Alarm
 from agentfs.clock import Clock, Timers, rfc3339
 from agentfs.config import Settings
 from agentfs.errors import KernelError
@@ -28,7 +29,6 @@ from agentfs.events import (
     MessageGivenUp,
     Record,
 )
-from agentfs.ipc.alarm import Alarm
 from agentfs.ipc.ask import Ask, AskState
 from agentfs.ipc.askbook import KIND, AskBook
 from agentfs.ipc.mailboxes import Mailboxes

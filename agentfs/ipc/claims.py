@@ -11,9 +11,9 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable
 
+from agentfs.alarm import Alarm
 from agentfs.clock import Clock, Timers
 from agentfs.errors import KernelError
-from agentfs.ipc.alarm import Alarm
 from agentfs.ipc.mailbox import Queue
 from agentfs.ipc.message import Message
 from agentfs.storage.store import Store

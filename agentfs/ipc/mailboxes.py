@@ -10,11 +10,11 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+from agentfs.alarm import Alarm
 from agentfs.clock import Clock, Timers
 from agentfs.config import Settings
 from agentfs.errors import KernelError
 from agentfs.events import BroadcastChanged, ConfigChanged, EventLog, MessageExpired, Record
-from agentfs.ipc.alarm import Alarm
 from agentfs.ipc.archive import FINISHED, Archive
 from agentfs.ipc.broadcast import count
 from agentfs.ipc.claims import Claims

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from agentfs.alarm import Alarm
 from agentfs.clock import Clock, Timers, change_time, rfc3339
 from agentfs.config import Settings
 from agentfs.errors import ApprovalError, KernelError
 from agentfs.events import ApprovalAsked, ApprovalDecided, ApprovalDropped, EventLog, Record
-from agentfs.ipc.alarm import Alarm
 from agentfs.process.model import Process, Role
 from agentfs.security.policy import Action, Decision
 from agentfs.security.principal import Principal

@@ -79,7 +79,7 @@ class Base(pyfuse3.Operations):
         return FUSEError(refusal.errno)
 
     async def _approved(
-        self, caller: Caller, path: str, attempt: Callable[[], Awaitable[T]], *, wait: bool
+        self, caller: Caller, inode: Inode, attempt: Callable[[], Awaitable[T]], *, wait: bool
     ) -> T:
         """What `attempt()` gives, made again once somebody has approved it where that is needed.
         Raises EAGAIN where it may not `wait`, EINTR, and EACCES if the answer is no."""
@@ -89,7 +89,7 @@ class Base(pyfuse3.Operations):
             except ApprovalError as needed:
                 awaited = self._system.approval(needed)
             try:
-                where = self._mountpoint + path
+                where = self._mountpoint + self._where(inode)
                 await self.parking.read(awaited, 1, wait=wait, opener=caller.tid, path=where)
             except KernelError as end:
                 if end.errno == errno.EINTR:

@@ -70,7 +70,7 @@ class FileOperations(Base):
                 return node.open(flags, caller)
 
             waits = not flags & os.O_NONBLOCK
-            handle = await self._approved(caller, self._where(known), attempt, wait=waits)
+            handle = await self._approved(caller, known, attempt, wait=waits)
         except KernelError as refusal:
             raise self._refused(caller, self._where(known), refusal)
         return self._opened(known, handle, flags, caller)
@@ -107,7 +107,6 @@ class FileOperations(Base):
     @handler
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         opened = self.handles.file(fh)
-        where = self._where(opened.inode)
 
         async def attempt() -> int:
             if isinstance(opened.handle, StreamHandle):
@@ -116,15 +115,15 @@ class FileOperations(Base):
                     buf,
                     wait=opened.waits,
                     opener=opened.caller.tid,
-                    path=self._mountpoint + where,
+                    path=self._mountpoint + self._where(opened.inode),
                 )
             return await opened.handle.write(off, buf)
 
         try:
             with by_client(opened.inode.key):  # a task's own: others do not see it while this waits
-                return await self._approved(opened.caller, where, attempt, wait=opened.waits)
+                return await self._approved(opened.caller, opened.inode, attempt, wait=opened.waits)
         except KernelError as refusal:
-            raise self._refused(opened.caller, where, refusal)
+            raise self._refused(opened.caller, self._where(opened.inode), refusal)
 
     @handler
     async def flush(self, fh: FileHandleT) -> None:
@@ -140,9 +139,7 @@ class FileOperations(Base):
         inode = opened.inode
         try:
             with by_client(inode.place, inode.key):
-                await self._approved(
-                    opened.caller, self._where(inode), opened.handle.flush, wait=opened.waits
-                )
+                await self._approved(opened.caller, inode, opened.handle.flush, wait=opened.waits)
         except KernelError as refusal:
             raise self._refused(opened.caller, self._where(inode), refusal)
         if inode.parent is not None and not inode.gone:

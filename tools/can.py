@@ -7,16 +7,14 @@ import sys
 import click
 
 from agentfs.tools.how import FileCommand, Given, placeholders
-from agentfs.tools.tree import Tree, shell_root
-from agentfs.tools.tree_commands import quoted
+from agentfs.tools.tree import Tree, shell_question
 
 __all__ = ["can"]
 
 
 def _how(given: Given) -> str:
     given = placeholders(given, agent="AGENT", action="ACTION", path="PATH")
-    text = f"{given['agent']} {given['action']} {given['path']}"
-    return f"exec 3<>{shell_root()}/sys/can; printf %s {quoted(text)} >&3; cat <&3; exec 3>&-"
+    return shell_question("sys/can", f"{given['agent']} {given['action']} {given['path']}")
 
 
 @click.command(cls=FileCommand, how=_how)

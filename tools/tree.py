@@ -13,7 +13,15 @@ from collections.abc import Iterator
 
 from agentfs.tools.mounts import condition, mounts
 
-__all__ = ["CHUNK", "ToolError", "Tree", "TreeError", "find", "shell_root"]
+__all__ = [
+    "CHUNK",
+    "ToolError",
+    "Tree",
+    "TreeError",
+    "find",
+    "shell_question",
+    "shell_root",
+]
 
 QUIET = frozenset({errno.ENOENT, errno.EAGAIN, errno.EINTR, errno.ENOTCONN})
 """What the tree does not write a reason for."""
@@ -53,6 +61,12 @@ def shell_root() -> str:
     """How a shell line names the tree: `$AGENTFS`, or the only mount if that is not set."""
     found = [] if os.environ.get("AGENTFS") else mounts()
     return shlex.quote(found[0]) if len(found) == 1 else "$AGENTFS"
+
+
+def shell_question(name: str, text: str) -> str:
+    """The shell line that writes `text` to the file `name` of the tree and reads the reply."""
+    said = shlex.quote(text)
+    return f"exec 3<>{shell_root()}/{name}; printf %s {said} >&3; cat <&3; exec 3>&-"
 
 
 class Tree:

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from agentfs.tools.how import FileCommand, Given, placeholders
-from agentfs.tools.tree import CHUNK, Tree, TreeError, shell_root
+from agentfs.tools.tree import CHUNK, Tree, TreeError, shell_question, shell_root
 
 __all__ = ["COMMANDS"]
 
@@ -176,9 +176,7 @@ def _spawn_how(given: Given) -> str:
     pid = parent
     if parent != "self" and not parent.isdigit():
         pid = f"$(cat {shell_root()}/agents/{parent}/pid)"
-    return (
-        f"exec 3<>{shell_root()}/proc/{pid}/spawn; printf %s {quoted(text)} >&3; cat <&3; exec 3>&-"
-    )
+    return shell_question(f"proc/{pid}/spawn", text)
 
 
 @click.command(cls=SpawnCommand, how=_spawn_how)

@@ -12,8 +12,9 @@ There is no checkpoint between the first check and the commit.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
 
 from agentfs.errors import KernelError
 from agentfs.process.model import Process
@@ -46,22 +47,49 @@ class Gate:
             )
         return process
 
-    @contextmanager
-    def enter(self, principal: Principal) -> Iterator[Process]:
+    def enter(self, principal: Principal) -> AbstractContextManager[Process]:
         """The identity of one system call, then its transaction.
 
-        Yields the acting process: the call asks `policy` first what it needs, then the limits.
-        Everything inside the block is one atomic change; raising a KernelError in it refuses the
-        call.
+        The block gets the acting process: the call asks `policy` first what it needs, then the
+        limits. Everything inside the block is one atomic change; raising a KernelError in it
+        refuses the call.
         """
         self.calls += 1
-        actor = self.actor(principal)
-        with self._store.transaction():
-            self.attribute(principal)
-            yield actor
+        return _Entered(self, self.actor(principal), principal, self._store.transaction())
 
     def attribute(self, principal: Principal) -> None:
         """The transaction under way is made for `principal`: the audit names it. The first one
         named wins; where nobody is, it is the kernel's own work."""
         if self._store.acting is None:
             self._store.acting = principal
+
+
+class _Entered(AbstractContextManager[Process]):
+    """The block of `Gate.enter`. A class, as the store's is: it is on every call's way."""
+
+    __slots__ = ("_actor", "_gate", "_principal", "_transaction")
+
+    def __init__(
+        self,
+        gate: Gate,
+        actor: Process,
+        principal: Principal,
+        transaction: AbstractContextManager[None],
+    ) -> None:
+        self._gate = gate
+        self._actor = actor
+        self._principal = principal
+        self._transaction = transaction
+
+    def __enter__(self) -> Process:
+        self._transaction.__enter__()
+        self._gate.attribute(self._principal)
+        return self._actor
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._transaction.__exit__(kind, failure, trace)

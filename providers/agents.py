@@ -366,6 +366,11 @@ class AgentsDirectory(Table):
         """What an event changes in here."""
         if self.sent:
             yield from sent_changes(self.sent, event)
+        if isinstance(event, MAIL):
+            room = self.rooms.get(event.agent)
+            if room is not None and room.seen:
+                yield from mail.changes(room, event)
+            return
         match event:
             case AgentDefined(name=name):
                 defined = AgentDirectory(self, name)
@@ -389,5 +394,3 @@ class AgentsDirectory(Table):
             case _ if isinstance(event, REMINDERS):
                 if event.agent in self.reminders:  # else nobody ever looked
                     yield from self.reminders[event.agent].changes(event)
-            case _ if isinstance(event, MAIL) and "/" not in event.agent:
-                yield from mail.changes(self.rooms[event.agent], event)

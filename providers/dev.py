@@ -9,6 +9,7 @@ from agentfs.events import Event
 from agentfs.ipc.broadcast import EVERYBODY
 from agentfs.ipc.message import Draft
 from agentfs.providers.approvals import ApprovalsDirectory
+from agentfs.providers.mail import MAIL
 from agentfs.providers.queues import QueuesDirectory
 from agentfs.providers.shm import DevShmDirectory
 from agentfs.providers.streams import EventStream, JournalStream
@@ -118,6 +119,8 @@ class DevDirectory(Table):
     def changes(self, event: Event) -> Iterator[Change]:
         """Which nodes in here an event changed."""
         yield from self._queues.changes(event)
+        if isinstance(event, MAIL):
+            return
         yield from self._topics.changes(event)
         yield from self._shm.changes(event)
         yield from self._approvals.changes(event)

@@ -46,7 +46,8 @@ STALE_DRAFT = 36 * 3600.0
 
 
 class Mailroom:
-    """What the files of one agent's mail share: whose it is, and what is being written."""
+    """What the files of one agent's mail share: whose it is, and what is being written. `seen`:
+    somebody looked for the folders; else no change in them needs to be told."""
 
     def __init__(self, kernel: Kernel, name: str) -> None:
         self.kernel = kernel
@@ -54,6 +55,7 @@ class Mailroom:
         self.key: Hashable = (("agents", name), "inbox")
         self.drafts: dict[str, dict[str, DraftFile]] = {"new": {}, "cur": {}, "tmp": {}}
         self.changed = 0
+        self.seen = False
         self.touch()
 
     def box(self) -> Mailbox:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from agentfs.events import Event
 from agentfs.providers.agents import AgentsDirectory
 from agentfs.providers.dev import DevDirectory
 from agentfs.providers.etc import EtcDirectory
+from agentfs.providers.mail import MAIL
 from agentfs.providers.proc import ProcDirectory
 from agentfs.providers.shared import SharedTree
 from agentfs.providers.sys import Figures, SysDirectory
@@ -77,9 +78,12 @@ class RootDirectory(Table):
 
     def changes(self, event: Event) -> Iterator[Change]:
         """Which nodes an event changed."""
-        for provider in (self._proc, self._agents, self._dev, self._etc, self._sys):
-            changed: Iterable[Change] = provider.changes(event)
-            yield from changed
+        yield from self._agents.changes(event)
+        yield from self._proc.changes(event)
+        yield from self._dev.changes(event)
+        if not isinstance(event, MAIL):  # what happens most changes nothing of these
+            yield from self._etc.changes(event)
+            yield from self._sys.changes(event)
 
 
 def build(kernel: Kernel, figures: Figures = dict) -> Namespace:

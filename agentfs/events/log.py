@@ -10,9 +10,9 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentfs.clock import Clock, rfc3339
 from agentfs.events.base import Event
@@ -23,8 +23,7 @@ __all__ = ["EventLog", "Record"]
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """An event with its number and time, as the log keeps it."""
 
     seq: int
@@ -125,17 +124,14 @@ class EventLog:
                 self.last += 1
                 record = Record(self.last, self._clock.now(), event)
                 self._kept.append(record)
-                for listener in self._listeners_of(type(event)):
-                    self._tell(listener, record)
+                kind = type(event)
+                for listener in self._concerned.get(kind) or self._listeners_of(kind):
+                    try:
+                        listener(record)
+                    except Exception:  # it has happened: this is no fault of who did it
+                        log.exception("a listener failed on event %s", record)
         finally:
             self._publishing = False
-
-    def _tell(self, listener: Callable[[Record], object], record: Record) -> None:
-        """What is committed has happened: a listener's fault is its own, not the caller's."""
-        try:
-            listener(record)
-        except Exception:
-            log.exception("a listener failed on event %s", record)
 
     @property
     def oldest(self) -> int:

@@ -121,10 +121,13 @@ class Mailbox:
 
     def put(self, message: Message) -> None:
         """Take `message` into the folder and under the name that it says."""
-        self.folder(message.folder)[message.file] = message
         if message.folder == "new":
+            self.new[message.file] = message
             self._queue.add(self._key(message), message.seq, message)
-        elif message.folder == "cur":
+        elif message.folder == "dead":
+            self.dead[message.file] = message
+        else:
+            self.cur[message.file] = message
             self._claims.setdefault(message.claimed_by, {})[message.seq] = message
             reader = _reader(message)
             if reader is not None:
@@ -132,10 +135,13 @@ class Mailbox:
 
     def take(self, message: Message) -> None:
         """Remove `message` from where it says it is."""
-        del self.folder(message.folder)[message.file]
         if message.folder == "new":
+            del self.new[message.file]
             self._queue.discard(message.seq)
-        elif message.folder == "cur":
+        elif message.folder == "dead":
+            del self.dead[message.file]
+        else:
+            del self.cur[message.file]
             claims = self._claims[message.claimed_by]
             del claims[message.seq]
             if not claims:
@@ -157,6 +163,8 @@ class Mailbox:
     def free_name(self, folder: str, wanted: str) -> str:
         """`wanted`, or a name like it that is not taken in `folder`."""
         taken = self.folder(folder)
+        if wanted not in taken:
+            return wanted
         name, count = wanted, 1
         base, colon, flags = wanted.partition(":")
         while name in taken:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 from agentfs.alarm import Alarm
@@ -61,6 +62,7 @@ class Mailboxes:
         for seq, name, folder, file, record, size in self._store.messages():
             message = Message.from_record(seq, name, folder, file, record, size)
             self._last_arrival = max(self._last_arrival, message.arrived)
+            self.archive.note(message)
             self._put(message)
         self._last_seq = self._store.last_message()
         for sender in self.archive.senders:
@@ -116,6 +118,7 @@ class Mailboxes:
             self._last_seq, self._last_arrival = last
 
         self._last_seq, self._last_arrival = message.seq, message.arrived
+        self.archive.note(message)
         self._put(message)
         self._store.on_rollback(undo)
         self._store.put_message(
@@ -231,17 +234,21 @@ class Mailboxes:
 
     def _change(self, message: Message, **after: Any) -> None:
         """Set these slots of `message`, and be where they say, until that is rolled back."""
-        before = [(slot, getattr(message, slot)) for slot in after]
+        before = _state(message)
+        finished = message.folder in FINISHED
 
         def undo() -> None:
             self._take(message)
-            for slot, value in before:
+            for slot, value in zip(_STATE, before, strict=True):
                 setattr(message, slot, value)
+            self.archive.note(message)
             self._put(message)
 
         self._take(message)
         for slot, value in after.items():
             setattr(message, slot, value)
+        if finished or message.folder in FINISHED or "unlisted" in after:
+            self.archive.note(message)
         self._put(message)
         self._store.on_rollback(undo)
 
@@ -249,7 +256,12 @@ class Mailboxes:
         """Drop `message` for good."""
         self._take(message)
         self.archive.remove(message)
-        self._store.on_rollback(lambda: self._put(message))
+
+        def undo() -> None:
+            self.archive.note(message)
+            self._put(message)
+
+        self._store.on_rollback(undo)
         self._store.delete_message(message.seq, message.size)
 
     def forget(self, name: str) -> None:
@@ -278,7 +290,6 @@ class Mailboxes:
         self._store.update_message(message.seq, message.folder, message.file, message.record())
 
     def _put(self, message: Message) -> None:
-        self.archive.note(message)
         if message.folder in FINISHED:
             return
         self.box(message.mailbox).put(message)
@@ -362,6 +373,27 @@ class Mailboxes:
         if isinstance(record.event, ConfigChanged):
             for box in self:
                 box.age_by(self._settings.now.messages.ageing_per_second)
+
+
+_STATE = (
+    "folder",
+    "file",
+    "named",
+    "claimed_by",
+    "claimed_at",
+    "reader",
+    "through",
+    "attempt",
+    "revived",
+    "reason",
+    "claimant",
+    "finished",
+    "size",
+    "dropped",
+    "unlisted",
+)
+"""What `_change` may set."""
+_state = attrgetter(*_STATE)
 
 
 def expired(message: Message, now: float) -> bool:

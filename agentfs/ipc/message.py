@@ -9,8 +9,9 @@ from __future__ import annotations
 import enum
 import errno
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from agentfs.errors import KernelError
@@ -214,10 +215,11 @@ class Message:
         }
         if self.named != self.file:
             record["named"] = self.named
-        for slot, default in _OPTIONAL:
-            value = getattr(self, slot)
-            if value != default:
-                record[slot] = value
+        values = _optional(self)
+        if values != _DEFAULTS:
+            for slot, default, value in zip(_OPTIONAL, _DEFAULTS, values, strict=True):
+                if value != default:
+                    record[slot] = value
         return record
 
     @classmethod
@@ -235,23 +237,26 @@ class Message:
 
 
 _OPTIONAL = (
-    ("attempt", 1),
-    ("expires", None),
-    ("claimed_by", None),
-    ("claimed_at", 0.0),
-    ("reader", None),
-    ("reason", ""),
-    ("claimant", ""),
-    ("finished", 0.0),
-    ("dropped", 0),
-    ("unlisted", False),
-    ("revived", 0),
-    ("broadcast", 0),
-    ("tally", None),
-    ("thread", ()),
-    ("awaited", False),
-    ("lapsed", False),
+    "attempt",
+    "expires",
+    "claimed_by",
+    "claimed_at",
+    "reader",
+    "reason",
+    "claimant",
+    "finished",
+    "dropped",
+    "unlisted",
+    "revived",
+    "broadcast",
+    "tally",
+    "thread",
+    "awaited",
+    "lapsed",
 )
+_optional = attrgetter(*_OPTIONAL)
+_defaults = {field.name: field.default for field in fields(Message)}
+_DEFAULTS = tuple(_defaults[name] for name in _OPTIONAL)
 
 
 def number_of(name: str) -> int:

@@ -52,7 +52,16 @@ class Stalls:
         self._settings = settings
         self._since: dict[str, float] = {}  # agent -> since when mail waits and nothing is done
         self._stalled: set[int] = set()
-        events.listen(self._heard)
+        events.listen(
+            self._heard,
+            MessageArrived,
+            MessageReturned,
+            MessageClaimed,
+            MessageDone,
+            ProcessSpawned,
+            ProcessRestarted,
+            ProcessExited,
+        )
 
     def sizes(self) -> dict[str, int]:
         """How many entries each table has, for tests."""
@@ -109,12 +118,14 @@ class Stalls:
         if not again and name in self._since:
             return
         process = self._table.by_name(name)
-        if process is not None and _works(process) and self._mail.mailbox(name).waiting:
+        if process is not None and _works(process) and self._mail.peek_waiting(name):
             self._since[name] = self._clock.monotonic()
         else:
             self._since.pop(name, None)
 
     def _resume(self, name: str) -> None:
+        if not self._stalled:
+            return
         process = self._table.by_name(name)
         if process is not None and process.pid in self._stalled:
             self._stalled.discard(process.pid)

@@ -15,10 +15,12 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import trio
+from pydantic_core import PydanticSerializationError, to_json
 
 from agentfs.errors import KernelError
 from agentfs.security.principal import Principal
@@ -68,6 +70,7 @@ class Store:
         self._commit: list[Callable[[], object]] = []
         self._end: list[Callable[[], object]] = []
         self._dirty = False
+        self._metas: dict[str, str] = {}  # what the transaction set, written with its commit
         self.before_commit: list[Callable[[], object]] = []
         self.acting: Principal | None = None  # whom the transaction is for, see `Gate`
         self.commits = 0
@@ -86,6 +89,11 @@ class Store:
     def _commit_all(self) -> None:
         for prepare in self.before_commit:
             prepare()
+        if self._metas:
+            metas, self._metas = self._metas, {}
+            rows = ", (?, ?)" * (len(metas) - 1)
+            values = tuple(chain.from_iterable(metas.items()))
+            self._write(f"INSERT OR REPLACE INTO meta VALUES (?, ?){rows}", values)  # noqa: S608
         if self._failure is not None:  # somebody inside caught it, but it cannot be undone in part
             raise self._failure
         if self._dirty:
@@ -104,6 +112,7 @@ class Store:
 
     def _roll_back(self) -> None:
         undo, self._undo, self._commit = self._undo, [], []
+        self._metas.clear()
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
         for call in reversed(undo):
@@ -143,11 +152,16 @@ class Store:
     # -- meta ----------------------------------------------------------------------------------
 
     def meta(self, key: str, default: str = "") -> str:
+        if key in self._metas:
+            return self._metas[key]
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return default if row is None else str(row[0])
 
     def set_meta(self, key: str, value: str) -> None:
-        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        """All that a transaction sets is written in one statement, when it is committed."""
+        if not self._depth:
+            raise RuntimeError("a write outside a transaction")
+        self._metas[key] = value
 
     # -- agents and processes: JSON records by name and by pid ---------------------------------
 
@@ -287,11 +301,10 @@ class Store:
 
     def content(self, seq: int) -> bytes:
         """The content of a message; KeyError if it is gone."""
-        query = (
-            "SELECT coalesce(long_contents.content, messages.content)"
-            " FROM messages LEFT JOIN long_contents USING (seq) WHERE seq = ?"
-        )
-        row = self._db.execute(query, (seq,)).fetchone()
+        row = self._db.execute("SELECT content FROM messages WHERE seq = ?", (seq,)).fetchone()
+        if row == (b"",):
+            query = "SELECT content FROM long_contents WHERE seq = ?"
+            row = self._db.execute(query, (seq,)).fetchone() or row
         if row is None:
             raise KeyError(seq)
         return bytes(row[0])
@@ -322,14 +335,12 @@ class Store:
                 log.warning("the log could not be begun anew, trying again: %s", failure)
 
 
-# Made once: json.dumps with options makes an encoder for every call.
-_short = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
-
-
 def _dump(record: dict[str, Any]) -> str:
     """As JSON. Names of files may be no UTF-8; then all that is not ASCII is escaped."""
-    text = _short(record)
-    return text if text.isascii() or text.isprintable() else json.dumps(record)
+    try:
+        return to_json(record).decode()
+    except PydanticSerializationError:
+        return json.dumps(record)
 
 
 class _Transaction(AbstractContextManager[None]):

@@ -228,9 +228,11 @@ def test_a_failed_write_that_is_caught_fails_the_transaction_all_the_same(store:
         with pytest.raises(sqlite3.Error):
             store.put_message(2, "bob", "new", "2", {}, b"x" * 100_000)
         with pytest.raises(sqlite3.Error):
-            store.set_meta("y", "1")
+            store.put_record("kind", "y", {})
+        store.set_meta("y", "1")
     assert caught.value.errno == errno.ENOSPC
     assert (store.meta("x"), store.meta("y"), list(store.messages())) == ("", "", [])
+    assert list(store.records("kind")) == []
 
 
 def test_a_store_that_cannot_be_written_is_eio(store: Store) -> None:
@@ -239,6 +241,20 @@ def test_a_store_that_cannot_be_written_is_eio(store: Store) -> None:
         store.set_meta("x", "1")
     assert caught.value.errno == errno.EIO
     store._db.execute("PRAGMA query_only = OFF")
+
+
+def test_what_a_transaction_set_reads_back_in_it_and_goes_with_it(store: Store) -> None:
+    with store.transaction():
+        store.set_meta("x", "1")
+        store.set_meta("y", "1")
+        store.set_meta("x", "2")
+        assert (store.meta("x"), store.meta("y")) == ("2", "1")
+    with pytest.raises(LookupError), store.transaction():
+        store.set_meta("x", "3")
+        raise LookupError
+    with store.transaction():
+        store.set_meta("z", "1")
+    assert [store.meta(key) for key in "xyz"] == ["2", "1", "1"]
 
 
 def test_an_undo_that_fails_leaves_the_store_usable(store: Store) -> None:

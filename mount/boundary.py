@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import pyfuse3
 
 from agentfs.errors import KernelError
+from agentfs.mount.turns import watched
 
 if TYPE_CHECKING:
     from agentfs.mount.base import Base
@@ -38,8 +39,10 @@ def handler(
         operations.wakeups.handled()
         operations.requests += 1
         try:
-            result = await method(operations, *args, **kwargs)
+            pass_on = operations.wakeups.turns.pass_on
+            result = await watched(method(operations, *args, **kwargs), pass_on)
             if operations.announcer.contested:
+                pass_on()
                 await operations.announcer.settled()
             return result
         except pyfuse3.FUSEError:

@@ -72,6 +72,8 @@ class Parking:
 
     def __init__(self, limit: Callable[[], int]) -> None:
         self._limit = limit
+        self.on_wake: Callable[[], object] = lambda: None
+        """Called whenever one that waits may go on."""
         self._parked: set[Parked] = set()
         self._hint = trio.Event()
         self._closed = False
@@ -113,7 +115,7 @@ class Parking:
 
     async def _until(self, parked: Parked, attempt: Callable[[], T | None]) -> T:
         """What `attempt()` gives once it is not None."""
-        unsubscribe = parked.handle.on_wake(lambda: parked.wake.set())
+        unsubscribe = parked.handle.on_wake(lambda: self._wake(parked))
         self._parked.add(parked)
         try:
             parked.handle.parked()
@@ -133,6 +135,10 @@ class Parking:
             self._parked.discard(parked)
             unsubscribe()
             parked.handle.unparked()
+
+    def _wake(self, parked: Parked) -> None:
+        parked.wake.set()
+        self.on_wake()
 
     def hint(self) -> None:
         """Some waiting request was interrupted: find out which."""

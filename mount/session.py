@@ -43,6 +43,7 @@ class Mount:
         self.coherence = Coherence(self.inodes, self.announcer)
         self.parking = Parking(system.max_parked)
         self.wakeups = Wakeups(self.parking.hint)
+        self.parking.on_wake = self.wakeups.end_turn
         self.operations = Operations(
             system,
             mountpoint,

@@ -1,13 +1,14 @@
-"""Two things that pyfuse3 does not tell: that a waiting reader got a signal, and that the mount
-is gone.
+"""Our part in pyfuse3's loop: when it waits for its device, and under which lock; and two things
+that it does not tell: that a waiting reader got a signal, and that the mount is gone.
 
 A reader that waits in a FUSE read is woken by a signal only if the daemon answers. Linux says so
 with a FUSE_INTERRUPT request, which libfuse takes in without calling anybody. So this module
 watches pyfuse3's wait for its device: a request that arrived and called no handler can only have
 been an interrupt, and then the parked reads look for whom it was. pyfuse3 reads the name `trio` in
-its module whenever it waits, so that its asyncio variant can put something else there; we put
-trio with one function replaced. Without this every parked read would have to poll /proc ten times
-a second: 15 % of a core with 1,000 of them, measured, where this costs nothing while idle.
+its module whenever it waits, so that its asyncio variant can put something else there; we put trio
+with one function and the lock (see `turns`) replaced. Without this every parked read would have to
+poll /proc ten times a second: 15 % of a core with 1,000 of them, measured, where this costs nothing
+while idle.
 
 The device reports POLLERR once the mount is gone, whoever unmounted it.
 """
@@ -22,6 +23,8 @@ from typing import Any
 import pyfuse3
 import trio
 
+from agentfs.mount.turns import Turns
+
 __all__ = ["Wakeups"]
 
 _GONE = select.POLLERR | select.POLLHUP
@@ -35,6 +38,7 @@ class Wakeups:
 
     def __init__(self, interrupted: Callable[[], object]) -> None:
         self._interrupted = interrupted
+        self.turns = Turns()
         self._unexplained = False
         self.disconnected = trio.Event()
         self.interrupts = 0
@@ -48,11 +52,16 @@ class Wakeups:
     def install(self) -> None:
         """Take the place of `trio` in pyfuse3."""
         module: Any = pyfuse3
-        module.trio = _Instead(trio, lowlevel=_Instead(trio.lowlevel, wait_readable=self._wait))
+        lowlevel = _Instead(trio.lowlevel, wait_readable=self._wait)
+        module.trio = _Instead(trio, lowlevel=lowlevel, Lock=lambda: self.turns)
 
     def restore(self) -> None:
         module: Any = pyfuse3
         module.trio = trio
+
+    def end_turn(self) -> None:
+        """Something else is to go on now: before the next request is taken."""
+        self._turn_ends = 0.0
 
     async def _wait(self, descriptor: int) -> None:
         if self._unexplained:

@@ -203,7 +203,7 @@ class Agent:
         poller = stack.enter_context(select.epoll())
         poller.register(self._wake, select.EPOLLIN)
         for path, source in self._sources.items():
-            source.opened(watch(path, os.O_RDWR))
+            source.opened(watch(path, os.O_RDWR | os.O_DIRECT))
             stack.callback(source.settle)
         wanted = self._signals.keys() - CAUGHT
         signals = watch(f"{self._process}/signals", os.O_RDONLY) if wanted else -1
@@ -565,8 +565,9 @@ class _Source:
         while self.ready:
             content = b""
             try:
-                while piece := os.read(self.file, PIECE):
+                while len(piece := os.read(self.file, PIECE)) == PIECE:
                     content += piece
+                content += piece
             except BlockingIOError:
                 self.ready = False
                 self._say()

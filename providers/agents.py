@@ -216,7 +216,8 @@ class AgentDirectory(Table):
         gives it whole, then end of file; the read after that begins the next one. Claiming the
         next acknowledges the one before it. Whoever does not want the next yet writes what became
         of the last: `done`, `back` (it waits again; this was no attempt), or `failed REASON` (the
-        next attempt, or a dead letter)."""
+        next attempt, or a dead letter). Opened with O_DIRECT (packet mode, as of a pipe) each read
+        is a message, and there is no end of file after one that is shorter than the read."""
         self.kernel.processes.receives(caller.principal, self.name)
         return Recv(self.room, caller)
 

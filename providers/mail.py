@@ -224,6 +224,8 @@ class Letter(Handle):
 
 class Recv(StreamHandle):
     """An open `recv`: the message that is first, the end of the file, the next message, …
+    In packet mode there is no end of file between them, unless a message fills a read to the last
+    byte: a read that is shorter than was asked for has the message's end.
 
     Nothing is claimed before somebody reads. What is written says what became of the message that
     was read last, if one does not simply ask for the next.
@@ -255,7 +257,7 @@ class Recv(StreamHandle):
             self._content, self._done = found, 0
         chunk = self._content[self._done : self._done + size]
         self._done += len(chunk)
-        if not chunk:
+        if not chunk or (self.packets and len(chunk) < size):
             self._content = None
         return chunk
 

@@ -229,7 +229,9 @@ class Stream(_DeclaredFile):
     def open(self, flags: int, caller: Caller) -> Handle:
         if is_writing(flags) and not self.mode & 0o222:
             raise KernelError(errno.EACCES, "this stream can only be read")
-        return self._open(caller)
+        handle = self._open(caller)
+        handle.packets = bool(flags & os.O_DIRECT)
+        return handle
 
 
 class Document(_DeclaredFile):

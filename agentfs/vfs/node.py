@@ -268,6 +268,8 @@ class StreamHandle(Handle):
     """
 
     seekable = False
+    packets = False
+    """Opened with O_DIRECT: each read gives one record, see pipe2(2)."""
 
     def __init__(self) -> None:
         self._wakers: set[Callable[[], object]] = set()

@@ -52,6 +52,7 @@ class Crew:
         self._path = path
         self._tree = tree
         self._python = python
+        self._agents: dict[str, int] = {}  # by name, their pids
         self._listening = stack.enter_context(socket.socket(socket.AF_UNIX))
         self._listening.bind(str(path))
         stack.callback(path.unlink)
@@ -74,7 +75,9 @@ class Crew:
     def _start_one(self, way: Way, name: str, end: End) -> None:
         if way.agents:
             command = ["env", f"PYTHONPATH={ROOT}", *self._words(sys.executable, name, end)]
-            self._tree.spawn(name, exec=command, restart="never")
+            parent = 1 if way.siblings else self._agents.get(f"{name.removesuffix('-from')}-to", 1)
+            spawned = self._tree.spawn(name, parent, exec=command, restart="never")
+            self._agents[name] = spawned
             return
         environment: Mapping[str, str] = os.environ | {"PYTHONPATH": str(ROOT)}
         program = subprocess.Popen(self._words(self._python, name, end), env=environment)

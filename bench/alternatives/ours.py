@@ -19,7 +19,7 @@ __all__ = [
     "Watcher",
 ]
 
-PIECE = 1 << 20
+PIECE = 1 << 16
 PATIENCE_MS = 10_000
 """How long a watcher waits for the next event before it takes it for lost."""
 
@@ -57,16 +57,18 @@ class OutboxSender(Sender):
 
 
 class RecvReceiver(Receiver):
-    """A `recv` that is kept open: a read that waits, and asking for the next acknowledges."""
+    """A `recv` that is kept open, in packet mode: a read that waits is a message, and asking for
+    the next acknowledges."""
 
-    FLAGS = os.O_RDWR
+    FLAGS = os.O_RDWR | os.O_DIRECT
 
     def __init__(self, path: str = "agents/self/recv") -> None:
         self._file = os.open(_own(path), self.FLAGS)
 
     def receive(self) -> bytes:
-        content = os.read(self._file, PIECE)
-        while piece := os.read(self._file, PIECE):
+        content = piece = os.read(self._file, PIECE)
+        while len(piece) == PIECE:
+            piece = os.read(self._file, PIECE)
             content += piece
         return content
 
@@ -97,7 +99,7 @@ class BatchReceiver(RecvReceiver):
 class PollReceiver(RecvReceiver):
     """A `recv` that does not wait: poll(2) says when there is something."""
 
-    FLAGS = os.O_RDWR | os.O_NONBLOCK
+    FLAGS = RecvReceiver.FLAGS | os.O_NONBLOCK
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +117,7 @@ class PollReceiver(RecvReceiver):
 class Watcher(RecvReceiver):
     """A program that watches its `inbox/new` with inotify."""
 
-    FLAGS = os.O_RDWR | os.O_NONBLOCK
+    FLAGS = RecvReceiver.FLAGS | os.O_NONBLOCK
 
     def __init__(self) -> None:
         super().__init__()

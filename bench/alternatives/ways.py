@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.alternatives.servers import Redis
@@ -30,6 +30,9 @@ class Way:
     servers: list[int] = field(default_factory=list)
     """The pids that serve it, besides the ends themselves."""
     agents: bool = False
+    siblings: bool = False
+    """Both agents are children of init, which gets a copy of every message; else the sender is a
+    child of the receiver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ def families(
             Family([_batches(tree), _synced(tree), _queue(tree, queue)], []),
         ]
     kept_open, outbox, client = _usual(tree)
+    siblings = replace(kept_open, name=f"{kept_open.name}, siblings", siblings=True)
     redis = stream("Redis Streams, everysec", everysec)
     redis_synced = stream("Redis Streams, always", always)
     redis_batches = stream(
@@ -112,10 +116,11 @@ def families(
     synced, shared = _synced(tree), _queue(tree, queue)
     return [
         Family(
-            [kept_open, redis, plain, outbox, client],
+            [kept_open, redis, plain, siblings, outbox, client],
             [
                 Comparison(kept_open.name, redis.name, 1.0),
                 Comparison(kept_open.name, plain.name, 3.0),
+                Comparison(siblings.name, redis.name),
                 Comparison(outbox.name, redis.name),
                 Comparison(outbox.name, plain.name),
                 Comparison(client.name, redis.name),

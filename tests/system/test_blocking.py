@@ -156,3 +156,41 @@ def test_a_message_does_not_go_to_a_reader_that_is_being_killed(tree: Tree) -> N
         (message,) = new.iterdir()
         message.unlink()
         eventually(lambda: parked(tree) == 0)
+
+
+def test_in_packet_mode_each_read_is_a_message(tree: Tree) -> None:
+    tree.spawn("alice")
+    tree.write("agents/init/outbox/alice", "one\n")
+    tree.write("agents/init/outbox/alice", "two\n")
+    file = os.open(tree / "agents/alice/recv", os.O_RDWR | os.O_NONBLOCK | os.O_DIRECT)
+    try:
+        assert os.read(file, 65536).endswith(b"\n\none\n")
+        assert os.read(file, 65536).endswith(b"\n\ntwo\n")
+        with pytest.raises(BlockingIOError):
+            os.read(file, 65536)
+        os.write(file, b"done")
+    finally:
+        os.close(file)
+    assert not os.listdir(tree / "agents/alice/inbox/cur")
+
+
+def test_in_packet_mode_a_message_that_fills_a_read_is_followed_by_an_empty_one(
+    tree: Tree,
+) -> None:
+    tree.spawn("alice")
+    tree.write("agents/init/outbox/alice", "one\n")
+    size = len(
+        tree.read("agents/alice/inbox/new/" + os.listdir(tree / "agents/alice/inbox/new")[0])
+    )
+    size += len("Messages-Waiting: 0\n")
+    tree.write("agents/init/outbox/alice", "two\n")
+    file = os.open(tree / "agents/alice/recv", os.O_RDONLY | os.O_DIRECT)
+    try:
+        whole = os.read(file, size)
+        assert whole.endswith(b"one\n")
+        assert os.read(file, size) == b""
+        piece = os.read(file, 10)
+        assert len(piece) == 10
+        assert (piece + os.read(file, 65536)).endswith(b"two\n")
+    finally:
+        os.close(file)

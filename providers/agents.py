@@ -322,13 +322,13 @@ class AgentsDirectory(Table):
 
     def _heard(self, record: Record) -> None:
         event = record.event
-        if isinstance(event, AgentRemoved):
-            for kept in self._each:
-                kept.pop(event.name, None)
-        elif isinstance(event, MAIL):
+        if isinstance(event, MAIL):
             room = self.rooms.get(event.agent)
             if room is not None:
                 room.touch()
+        elif isinstance(event, AgentRemoved):
+            for kept in self._each:
+                kept.pop(event.name, None)
 
     def owner(self) -> Owner:
         return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))

@@ -133,6 +133,11 @@ class ProcDirectory(Table):
 
     def changes(self, event: Event) -> Iterable[Change]:
         """What an event changes in here."""
+        if isinstance(event, MAIL):
+            process = self.kernel.table.by_name(event.agent)
+            if process is not None:
+                yield from modified(ProcessDirectory, ("proc", process.pid), event)
+            return
         match event:
             case ProcessSpawned(pid=pid):
                 spawned = self.process(pid)
@@ -165,7 +170,3 @@ class ProcDirectory(Table):
                 yield from hung_up(("proc", event.pid))
             case _ if isinstance(event, BUDGET):
                 yield from budget_changes(event.pid, event)
-            case _ if isinstance(event, MAIL):
-                process = self.kernel.table.by_name(event.agent)
-                if process is not None:
-                    yield from modified(ProcessDirectory, ("proc", process.pid), event)

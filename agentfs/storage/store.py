@@ -38,6 +38,9 @@ CHECKPOINT_SECONDS = 5.0
 # was written while a checkpoint ran, which under load is never: the log would grow for ever.
 MOST_PAGES = 8192
 
+# Contents of the newest messages that are kept in memory, if they are short: most are read soon.
+RECENT = 256
+
 # Bytes. A content up to here is a column of its message; a longer one is kept apart, because SQLite
 # writes a whole row again when one of its columns changes (1 MiB: 5 ms, kept apart 50 µs).
 SHORT_CONTENT = 4096
@@ -70,6 +73,7 @@ class Store:
         self._commit: list[Callable[[], object]] = []
         self._end: list[Callable[[], object]] = []
         self._dirty = False
+        self._recent: dict[int, bytes] = {}  # the newest short contents, by message
         self._metas: dict[str, str] = {}  # what the transaction set, written with its commit
         self.before_commit: list[Callable[[], object]] = []
         self.acting: Principal | None = None  # whom the transaction is for, see `Gate`
@@ -268,6 +272,11 @@ class Store:
         )
         if not short:
             self._write("INSERT INTO long_contents VALUES (?, ?)", (seq, content))
+            return
+        self._recent[seq] = content
+        self.on_rollback(lambda: self._recent.pop(seq, None))
+        if len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]
 
     def update_message(self, seq: int, state: str, filename: str, record: dict[str, Any]) -> None:
         self._write(
@@ -282,6 +291,7 @@ class Store:
         if head is None:
             self.update_message(seq, state, "", record)
             return
+        self._recent.pop(seq, None)
         self._write(
             "UPDATE messages SET state = ?, filename = '', record = ?, content = ? WHERE seq = ?",
             (state, _dump(record), head, seq),
@@ -290,17 +300,22 @@ class Store:
 
     def delete_message(self, seq: int, size: int) -> None:
         """Delete a message; `size` is that of its content, in bytes."""
+        self._recent.pop(seq, None)
         self._write("DELETE FROM messages WHERE seq = ?", (seq,))
         if size > SHORT_CONTENT:
             self._write("DELETE FROM long_contents WHERE seq = ?", (seq,))
 
     def delete_finished(self, seqs: list[int]) -> None:
         """Delete messages of which no long content is kept."""
+        self._recent.clear()
         query = "DELETE FROM messages WHERE seq IN (SELECT value FROM json_each(?))"
         self._write(query, (json.dumps(seqs),))
 
     def content(self, seq: int) -> bytes:
         """The content of a message; KeyError if it is gone."""
+        recent = self._recent.get(seq)
+        if recent is not None:
+            return recent
         row = self._db.execute("SELECT content FROM messages WHERE seq = ?", (seq,)).fetchone()
         if row == (b"",):
             query = "SELECT content FROM long_contents WHERE seq = ?"

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from agentfs.errors import KernelError
-from agentfs.storage.store import SHORT_CONTENT, Store
+from agentfs.storage.store import RECENT, SHORT_CONTENT, Store
 
 
 @pytest.fixture
@@ -255,6 +255,27 @@ def test_what_a_transaction_set_reads_back_in_it_and_goes_with_it(store: Store) 
     with store.transaction():
         store.set_meta("z", "1")
     assert [store.meta(key) for key in "xyz"] == ["2", "1", "1"]
+
+
+def test_a_content_is_what_the_store_has_whether_it_is_recent_or_not(store: Store) -> None:
+    for seq in range(1, RECENT + 10):
+        put(store, seq, b"%d" % seq)
+    assert [store.content(seq) for seq in (1, RECENT + 9)] == [b"1", b"%d" % (RECENT + 9)]
+    with pytest.raises(LookupError), store.transaction():
+        store.put_message(1000, "bob", "new", "1000", {}, b"never")
+        raise LookupError
+    with pytest.raises(KeyError):
+        store.content(1000)
+    put(store, 1000, b"x" * (SHORT_CONTENT + 1))
+    assert len(store.content(1000)) == SHORT_CONTENT + 1
+    with store.transaction():
+        store.finish_message(RECENT + 8, "done", {}, b"its head")
+        store.delete_message(RECENT + 9, 3)
+        store.delete_finished([RECENT + 7])
+    assert store.content(RECENT + 8) == b"its head"
+    for gone in (RECENT + 7, RECENT + 9):
+        with pytest.raises(KeyError):
+            store.content(gone)
 
 
 def test_an_undo_that_fails_leaves_the_store_usable(store: Store) -> None:

@@ -36,6 +36,7 @@ import select
 import signal
 import sys
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -108,6 +109,8 @@ class Agent:
         self._sources: dict[str, _Source] = {}  # by path
         self._noticed: deque[list[str]] = deque()  # signals that no handler has had yet
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._kept: dict[tuple[int, str], int] = {}  # files that stay open, by who opened them
+        weakref.finalize(self, _close_all, self._kept)
         self._stopped = False
         self._beat_every = self._beat_due = 0.0
 
@@ -207,8 +210,8 @@ class Agent:
             stack.callback(source.settle)
         wanted = self._signals.keys() - CAUGHT
         signals = watch(f"{self._process}/signals", os.O_RDONLY) if wanted else -1
-        with open(f"{self._process}/info", "rb") as info:
-            self._beat_every = json.load(info)["heartbeat"] or 0.0
+        info = json.loads(_whole(f"{self._process}/info"))
+        self._beat_every = info["heartbeat"] or 0.0
         return poller, signals
 
     async def _serve(self, poller: select.epoll, signals: int) -> None:
@@ -290,7 +293,7 @@ class Agent:
     def send(self, to: str, body: Text, **headers: object) -> None:
         """Send a message; `in_reply_to=…` gives the header In-Reply-To. OSError if it is refused:
         `why()` says it in words."""
-        self._call(f"{self.home}/send", _compose(body, {"To": to} | headers))
+        self._tell(f"{self.home}/send", _compose(body, {"To": to} | headers))
 
     def reply(self, message: Message, body: Text, **headers: object) -> None:
         """Answer a message, or a question."""
@@ -416,6 +419,26 @@ class Agent:
             else:
                 os.close(file)
                 return answer
+
+    def _tell(self, path: str, data: bytes) -> None:
+        """Write to a file that stays open: one message is one write, and one call. What did not
+        reach the daemon (ENOTCONN), or what is not there any more (ESTALE), is written again."""
+        key = os.getpid(), path  # whoever opened it is who writes, and a fork is another
+        while True:
+            file = self._kept.get(key, -1)
+            fresh = file < 0
+            if fresh:
+                file = self._kept[key] = self._open(path, os.O_WRONLY)
+            try:
+                os.write(file, data)
+            except OSError as failure:
+                if failure.errno not in (errno.ENOTCONN, errno.ESTALE):
+                    raise
+                _close(self._kept.pop(key))
+                if fresh and failure.errno == errno.ESTALE:
+                    raise
+            else:
+                return
 
     def _open(self, path: str, flags: int) -> int:
         """Open a file, as soon as the tree is there. An event loop is not held up for that."""
@@ -612,6 +635,20 @@ def _compose(body: Text, headers: Mapping[str, object]) -> bytes:
 
 def _close(file: int) -> None:
     with contextlib.suppress(OSError):  # of a daemon that is gone, or never opened
+        os.close(file)
+
+
+def _close_all(files: dict[tuple[int, str], int]) -> None:
+    for file in files.values():
+        _close(file)
+
+
+def _whole(path: str) -> bytes:
+    """The content of a small file, in one read: between two it may have become another."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(file, PIECE)
+    finally:
         os.close(file)
 
 

@@ -606,6 +606,31 @@ def test_a_call_waits_for_the_daemon_to_come_back(quick: QuickTree) -> None:
 
 
 @pytest.mark.torture
+def requests(tree: Tree) -> int:
+    """What the mount was asked so far."""
+    lines = tree.read("sys/metrics").splitlines()
+    (figure,) = [line for line in lines if line.startswith("agentfs_mount_requests_total ")]
+    return int(float(figure.split()[1]))
+
+
+def test_send_stays_open_and_is_opened_again_when_the_daemon_was_gone(quick: QuickTree) -> None:
+    quick.spawn("alice")
+    agent = operator(quick)
+    agent.send("alice", "one")  # opens it
+    requests(quick)
+    before = requests(quick)
+    apart = requests(quick) - before
+    before = requests(quick)
+    agent.send("alice", "two")
+    assert requests(quick) - before == apart + 1
+    quick.crash()
+    quick.mount()
+    agent.send("alice", "three")
+    new = quick / "agents/alice/inbox/new"
+    texts = [Message((new / name).read_bytes()).text for name in sorted(os.listdir(new))]
+    assert texts == ["one", "two", "three"]
+
+
 def test_a_loop_resumes_each_time_its_connection_is_cut_100_times(
     quick: QuickTree, tmp_path: Path
 ) -> None:

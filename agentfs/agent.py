@@ -593,12 +593,13 @@ class _Source:
                 content += piece
             except BlockingIOError:
                 self.ready = False
-                self._say()
                 break
             message, self.owed = Message(content), ""
+            self.ready = message.waiting > 0  # else the poller says when there is another
             if message.id != self._finished:
                 return message
             self.owed = "done"  # a crash of the daemon came between handling and acknowledging it
+        self._say()
         return None
 
     def finish(self, message: Message) -> None:

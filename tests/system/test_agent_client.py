@@ -619,16 +619,15 @@ def test_send_stays_open_and_is_opened_again_when_the_daemon_was_gone(quick: Qui
     agent.send("alice", "one")  # opens it
     requests(quick)
     before = requests(quick)
-    apart = requests(quick) - before
-    before = requests(quick)
-    agent.send("alice", "two")
-    assert requests(quick) - before == apart + 1
+    for _ in range(20):
+        agent.send("alice", "two")
+    assert 20 <= requests(quick) - before < 40  # a write each, and what the figures cost
     quick.crash()
     quick.mount()
     agent.send("alice", "three")
     new = quick / "agents/alice/inbox/new"
     texts = [Message((new / name).read_bytes()).text for name in sorted(os.listdir(new))]
-    assert texts == ["one", "two", "three"]
+    assert texts == ["one", *["two"] * 20, "three"]
 
 
 def test_a_loop_resumes_each_time_its_connection_is_cut_100_times(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 import errno
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 from agentfs.errors import KernelError
@@ -114,7 +116,7 @@ def check_transition(old: State, new: State) -> None:
         )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Limits:
     """The most a process may use; None is no limit. Defaults: design/kernel.md, Processes.
 
@@ -140,6 +142,19 @@ class Limits:
         """These alone, and no others."""
         none: dict[str, Any] = dict.fromkeys(cls.__slots__)
         return cls(**none | limits)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON. What has its default is left out."""
+        record: dict[str, Any] = {}
+        for slot in self.__slots__:
+            most = getattr(self, slot)
+            if most != getattr(DEFAULT_LIMITS, slot):
+                record[slot] = most
+        return record
+
+
+DEFAULT_LIMITS = Limits()
+"""Shared by all that have no limits of their own."""
 
 
 @dataclass(slots=True)
@@ -184,7 +199,7 @@ class Process:
     env: dict[str, str] = field(default_factory=dict)
     cwd: str = ""
     heartbeat: float = 0.0  # seconds between beats; 0: none declared
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = DEFAULT_LIMITS
     ospid: int | None = None
     os_start: int = 0  # the program's start time in clock ticks: with `ospid`, unmistakable
     attached: bool = False  # the program was started elsewhere and is not our child
@@ -204,30 +219,60 @@ class Process:
     changed: int = 0  # ns, for st_mtime
 
     def record(self) -> dict[str, Any]:
-        record = {slot: getattr(self, slot) for slot in self.__slots__}
-        for name in ("role", "tier", "restart", "state", "on_limit"):
+        """As JSON. It is written with every change and read with every start, so what has its
+        default is left out. That makes the defaults, those of `Limits` too, part of the format: a
+        migration has to go with a new one."""
+        record: dict[str, Any] = dict(zip(_REQUIRED, _get_required(self), strict=True))
+        for name in ("role", "tier", "restart"):
             record[name] = record[name].value
-        record["exec"], record["denied"] = list(self.exec), list(self.denied)
-        record["confined"] = list(self.confined)
-        record["allowed"] = None if self.allowed is None else list(self.allowed)
-        record["ceiling"] = None if self.ceiling is None else self.ceiling.record()
-        limits = self.limits
-        record["limits"] = {slot: getattr(limits, slot) for slot in limits.__slots__}
+        for name, value, default in zip(_OPTIONAL, _get_optional(self), _DEFAULTS, strict=True):
+            if value is not default and value != default:
+                record[name] = _AS_JSON[name](value) if name in _AS_JSON else value
         return record
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Process:
-        typed = {
-            "role": Role(record["role"]),
-            "tier": Tier(record["tier"]),
-            "restart": Restart(record["restart"]),
-            "state": State(record["state"]),
-            "exec": tuple(record["exec"]),
-            "on_limit": OnLimit(record.get("on_limit", "raise")),
-            "allowed": None if record.get("allowed") is None else tuple(record["allowed"]),
-            "denied": tuple(record.get("denied", ())),
-            "confined": tuple(record.get("confined", ())),
-            "ceiling": Ceiling.from_record(record["ceiling"]) if record.get("ceiling") else None,
-            "limits": Limits(**record["limits"]),
-        }
-        return cls(**(record | typed))
+        """What `record` gave, also that of the first release, which left nothing out."""
+        read = record.copy()
+        for name, make in _FROM_JSON:
+            if read.get(name) is not None:
+                read[name] = make(read[name])
+        return cls(**read)
+
+
+_REQUIRED = tuple(
+    each.name
+    for each in fields(Process)
+    if each.default is MISSING and each.default_factory is MISSING
+)
+_OPTIONAL = tuple(each.name for each in fields(Process) if each.name not in _REQUIRED)
+_DEFAULTS = tuple(
+    each.default if each.default_factory is MISSING else each.default_factory()
+    for each in fields(Process)
+    if each.name not in _REQUIRED
+)
+_get_required, _get_optional = attrgetter(*_REQUIRED), attrgetter(*_OPTIONAL)
+
+_AS_JSON: dict[str, Callable[[Any], Any]] = {
+    "state": attrgetter("value"),
+    "on_limit": attrgetter("value"),
+    "exec": list,
+    "allowed": list,
+    "denied": list,
+    "confined": list,
+    "ceiling": Ceiling.record,
+    "limits": Limits.record,
+}
+_FROM_JSON: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("role", {role.value: role for role in Role}.__getitem__),  # a fifth of what Role(value) takes
+    ("tier", {tier.value: tier for tier in Tier}.__getitem__),
+    ("restart", {restart.value: restart for restart in Restart}.__getitem__),
+    ("state", {state.value: state for state in State}.__getitem__),
+    ("on_limit", OnLimit),
+    ("exec", tuple),
+    ("allowed", tuple),
+    ("denied", tuple),
+    ("confined", tuple),
+    ("ceiling", Ceiling.from_record),
+    ("limits", lambda limits: Limits(**limits)),
+)

@@ -6,13 +6,22 @@ import errno
 import itertools
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentfs.clock import ManualClock
 from agentfs.errors import KernelError
 from agentfs.events import ChildrenChanged, Event, EventLog, ProcessReparented, StateChanged
-from agentfs.process.model import Process, Restart, Role, State, Tier, check_transition
+from agentfs.process.model import (
+    Limits,
+    Process,
+    Restart,
+    Role,
+    State,
+    Tier,
+    check_transition,
+)
 from agentfs.process.table import ProcessTable
 from agentfs.storage.store import Store
 
@@ -146,9 +155,60 @@ def test_the_table_is_the_same_after_it_was_read_again(made: Table, tmp_path: Pa
     made.store.close()
 
     again = Table(tmp_path / "store.db")
-    assert [p.record() for p in again.table] == [p.record() for p in made.table]
+    assert list(again.table) == list(made.table)
     assert again.table.sizes() == made.table.sizes()
     assert again.table.next_pid() == 5
+
+
+FIRST_RELEASE = {
+    "pid": 7, "ppid": 1, "name": "bob", "role": "worker", "tier": "tactical", "model": "sonnet",
+    "uid": 5, "gid": 6, "user": "games", "node": "here", "restart": "on-failure", "started": 1.5,
+    "state": "idle", "exec": [], "env": {}, "cwd": "", "heartbeat": 0.0,
+    "limits": {
+        "max_children": 10, "max_concurrent_tasks": 5, "timeout_seconds": 300,
+        "max_tokens_per_hour": 100_000, "max_tokens_total": 1_000_000,
+        "max_context_tokens": 128_000, "max_llm_calls": None, "max_tool_calls": None,
+        "max_cost_usd": None, "messages_per_minute": None, "max_memory_mb": None,
+        "max_cpu_seconds": None,
+    },
+    "ospid": None, "os_start": 0, "attached": False, "restarts": 0, "exit_code": None,
+    "output": "", "ended": 0.0, "stopping": False, "reason": "", "tokens": 0, "on_limit": "raise",
+    "allowed": None, "denied": [], "ceiling": None, "group": "", "confined": [], "changed": 9,
+}  # fmt: skip
+"""The record of a process that has everything by default, with everything in it."""
+
+LEFT_OUT = {
+    "pid": 7, "ppid": 1, "name": "bob", "role": "worker", "tier": "tactical", "model": "sonnet",
+    "uid": 5, "gid": 6, "user": "games", "node": "here", "restart": "on-failure", "started": 1.5,
+    "changed": 9,
+}  # fmt: skip
+
+OTHERWISE: dict[str, Any] = {
+    "state": "blocked", "exec": ["sleep", "1"], "env": {"A": "ä"}, "cwd": "/tmp", "heartbeat": 2.5,
+    "limits": {"max_children": None, "max_cost_usd": 0.5, "max_tokens_total": 0}, "ospid": 9,
+    "os_start": 4, "attached": True, "restarts": 1, "exit_code": 0, "output": "oh\n", "ended": 3.5,
+    "stopping": True, "reason": "limit: x", "tokens": 8, "on_limit": "stop", "allowed": [],
+    "denied": ["llm"], "ceiling": {"roles": ["kernel"], "names": [], "denied": ["tool:a"]},
+    "group": "team/a", "confined": ["network"],
+}  # fmt: skip
+"""Nothing by default."""
+
+
+def test_a_record_leaves_out_what_has_its_default_and_means_the_same() -> None:
+    process = Process.from_record(FIRST_RELEASE)
+    assert process.record() == LEFT_OUT
+    assert Process.from_record(LEFT_OUT) == process, "the defaults are part of the format"
+
+
+def test_everything_that_differs_from_its_default_is_in_the_record() -> None:
+    assert {*LEFT_OUT, *OTHERWISE} == {*Process.__slots__}
+    for more in ({key: value} for key, value in OTHERWISE.items()):
+        process = Process.from_record(FIRST_RELEASE | more)
+        assert process.record() == LEFT_OUT | more
+        assert Process.from_record(process.record()) == process
+    none = Process.from_record(LEFT_OUT | {"limits": dict.fromkeys(Limits.__slots__)})
+    assert none.limits == Limits.none_but()
+    assert Process.from_record(none.record()) == none
 
 
 def test_pids_only_grow_across_a_restart_even_if_the_newest_is_gone(
@@ -182,7 +242,7 @@ def test_a_change_that_is_rolled_back_never_happened(made: Table) -> None:
     assert made.table.children(root.pid) == [child]
     assert made.heard == []
     assert [record | {"changed": 0} for record in made.store.processes()] == [
-        record | {"exec": [], "changed": 0} for record in before
+        record | {"changed": 0} for record in before
     ]
 
 

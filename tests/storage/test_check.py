@@ -128,8 +128,7 @@ def test_damage_is_found(path: Path) -> None:
             "process 2 has role kernel",
         ),
         (
-            """UPDATE processes SET record = replace(record, '"state":"idle"', '"state":"zombie"')
-            WHERE pid = 2""",
+            "UPDATE processes SET record = json_set(record, '$.state', 'zombie') WHERE pid = 2",
             "process 3 lives and its parent 2 does not",
         ),
         (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import fcntl
+import gc
 import logging
 import logging.handlers
 import os
@@ -173,6 +174,7 @@ def _only_daemon(state: Path) -> Iterator[None]:
 async def _run(make: Callable[[], Kernel], options: set[str], starter: Starter) -> None:
     """Kernel, tree and mount, and nothing left of them when it returns."""
     stop = trio.Event()
+    gc.disable()
     kernel = make()
     mountpoint, state = kernel.mountpoint, kernel.state_dir
     kernel.hold_programs()
@@ -182,6 +184,7 @@ async def _run(make: Callable[[], Kernel], options: set[str], starter: Starter) 
     def ready() -> None:
         log.info("mounted at %s, state in %s", mountpoint, state)
         kernel.tree_is_up()
+        keep_out_of_collections()
         starter.tell("ok")
 
     async with kernel.running(), trio.open_nursery() as nursery:
@@ -192,6 +195,14 @@ async def _run(make: Callable[[], Kernel], options: set[str], starter: Starter) 
         await serve(mount, kernel.events, options, ready, stop, parked)
         nursery.cancel_scope.cancel()
     log.info("unmounted %s", mountpoint)
+
+
+def keep_out_of_collections() -> None:
+    """Have the garbage collector look only at what is made from now on. All that was read from the
+    store lives on, and to go through it took a third of a start with 100,000 processes and as many
+    messages, and 0.25 s whenever a collection was due afterwards."""
+    gc.freeze()
+    gc.enable()
 
 
 async def _end_on_signals(kernel: Kernel, stop: trio.Event) -> None:

@@ -60,6 +60,9 @@ _FLOORS = {
     Relation.OTHER: 3,
 }
 
+_RELATIONS = {relation.value: relation for relation in Relation}
+"""What Relation(value) finds, in a fifth of the time: every start reads them all."""
+
 
 @dataclass(slots=True)
 class Draft:
@@ -226,10 +229,14 @@ class Message:
     def from_record(
         cls, seq: int, mailbox: str, folder: str, file: str, record: dict[str, Any], size: int
     ) -> Message:
-        typed = record | {"relation": Relation(record["relation"])}
-        typed.setdefault("named", file)
-        typed["thread"] = tuple(typed.get("thread", ()))
-        return cls(seq=seq, mailbox=mailbox, folder=folder, file=file, size=size, **typed)
+        """What `record` gave, of the message that is there in the store."""
+        read = record.copy()
+        read["relation"] = _RELATIONS[read["relation"]]
+        if "named" not in read:
+            read["named"] = file
+        if "thread" in read:
+            read["thread"] = tuple(read["thread"])
+        return cls(seq=seq, mailbox=mailbox, folder=folder, file=file, size=size, **read)
 
     def head(self) -> bytes:
         """The headers that can change while it waits, put before the stored content."""

@@ -222,36 +222,68 @@ class Process:
         """As JSON. It is written with every change and read with every start, so what has its
         default is left out. That makes the defaults, those of `Limits` too, part of the format: a
         migration has to go with a new one."""
-        record: dict[str, Any] = dict(zip(_REQUIRED, _get_required(self), strict=True))
-        for name in ("role", "tier", "restart"):
-            record[name] = record[name].value
-        for name, value, default in zip(_OPTIONAL, _get_optional(self), _DEFAULTS, strict=True):
+        record = {
+            "pid": self.pid,
+            "ppid": self.ppid,
+            "name": self.name,
+            "role": self.role.value,
+            "tier": self.tier.value,
+            "model": self.model,
+            "uid": self.uid,
+            "gid": self.gid,
+            "user": self.user,
+            "node": self.node,
+            "restart": self.restart.value,
+            "started": self.started,
+            "changed": self.changed,
+        }
+        for (name, default), value in zip(_OPTIONAL.items(), _get_optional(self), strict=True):
             if value is not default and value != default:
                 record[name] = _AS_JSON[name](value) if name in _AS_JSON else value
         return record
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Process:
-        """What `record` gave, also that of the first release, which left nothing out."""
-        read = record.copy()
-        for name, make in _FROM_JSON:
-            if read.get(name) is not None:
-                read[name] = make(read[name])
-        return cls(**read)
+        """What `record` gave, also that of the first release, which left nothing out.
+        AttributeError for a field that there is not."""
+        process = cls(
+            pid=record["pid"],
+            ppid=record["ppid"],
+            name=record["name"],
+            role=_ROLES[record["role"]],
+            tier=_TIERS[record["tier"]],
+            model=record["model"],
+            uid=record["uid"],
+            gid=record["gid"],
+            user=record["user"],
+            node=record["node"],
+            restart=_RESTARTS[record["restart"]],
+            started=record["started"],
+            changed=record.get("changed", 0),
+        )
+        for name in record.keys() - _ALWAYS:
+            value = record[name]
+            if value is not None and name in _FROM_JSON:
+                value = _FROM_JSON[name](value)
+            setattr(process, name, value)
+        return process
 
 
-_REQUIRED = tuple(
+_ROLES = {role.value: role for role in Role}
+_TIERS = {tier.value: tier for tier in Tier}
+_RESTARTS = {restart.value: restart for restart in Restart}
+
+_ALWAYS = {"changed"} | {
     each.name
     for each in fields(Process)
     if each.default is MISSING and each.default_factory is MISSING
-)
-_OPTIONAL = tuple(each.name for each in fields(Process) if each.name not in _REQUIRED)
-_DEFAULTS = tuple(
-    each.default if each.default_factory is MISSING else each.default_factory()
+}
+_OPTIONAL = {
+    each.name: each.default if each.default_factory is MISSING else each.default_factory()
     for each in fields(Process)
-    if each.name not in _REQUIRED
-)
-_get_required, _get_optional = attrgetter(*_REQUIRED), attrgetter(*_OPTIONAL)
+    if each.name not in _ALWAYS
+}
+_get_optional = attrgetter(*_OPTIONAL)
 
 _AS_JSON: dict[str, Callable[[Any], Any]] = {
     "state": attrgetter("value"),
@@ -263,16 +295,13 @@ _AS_JSON: dict[str, Callable[[Any], Any]] = {
     "ceiling": Ceiling.record,
     "limits": Limits.record,
 }
-_FROM_JSON: tuple[tuple[str, Callable[[Any], Any]], ...] = (
-    ("role", {role.value: role for role in Role}.__getitem__),  # a fifth of what Role(value) takes
-    ("tier", {tier.value: tier for tier in Tier}.__getitem__),
-    ("restart", {restart.value: restart for restart in Restart}.__getitem__),
-    ("state", {state.value: state for state in State}.__getitem__),
-    ("on_limit", OnLimit),
-    ("exec", tuple),
-    ("allowed", tuple),
-    ("denied", tuple),
-    ("confined", tuple),
-    ("ceiling", Ceiling.from_record),
-    ("limits", lambda limits: Limits(**limits)),
-)
+_FROM_JSON: dict[str, Callable[[Any], Any]] = {
+    "state": State,
+    "on_limit": OnLimit,
+    "exec": tuple,
+    "allowed": tuple,
+    "denied": tuple,
+    "confined": tuple,
+    "ceiling": Ceiling.from_record,
+    "limits": lambda limits: Limits(**limits),
+}

@@ -100,7 +100,7 @@ class _Contents:
             record = self.record(f"process {pid}", text)
             try:
                 self.processes[pid] = Process.from_record(record)
-            except (TypeError, KeyError, ValueError) as bad:
+            except (TypeError, KeyError, ValueError, AttributeError) as bad:
                 self.faults.append(f"process {pid}: {bad!r}")
 
     def record(self, what: str, text: str) -> Record:

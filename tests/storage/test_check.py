@@ -117,6 +117,10 @@ def test_damage_is_found(path: Path) -> None:
         ("DELETE FROM processes WHERE pid = 2", "process 3: its parent 2 does not exist"),
         ("DELETE FROM processes WHERE pid = 4", "which has claimed it, is no living process"),
         ("UPDATE processes SET record = '{}' WHERE pid = 2", "process 2: "),
+        (
+            "UPDATE processes SET record = json_set(record, '$.wings', 2) WHERE pid = 2",
+            "process 2: AttributeError",
+        ),
         ("UPDATE processes SET pid = 9 WHERE pid = 4", "process 9: its record says pid 4"),
         (
             """UPDATE processes SET record = replace(record, '"ppid":2', '"ppid":4')

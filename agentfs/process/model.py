@@ -91,9 +91,8 @@ class State(enum.Enum):
     ZOMBIE = "zombie"
     DEAD = "dead"
 
-    @property
-    def alive(self) -> bool:
-        return self not in (State.ZOMBIE, State.DEAD)
+    def __init__(self, value: str) -> None:
+        self.alive = value not in ("zombie", "dead")  # no property: every call asks for it
 
 
 LEGAL: dict[State, frozenset[State]] = {

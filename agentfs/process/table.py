@@ -235,13 +235,14 @@ class ProcessTable:
             self._index(process)
 
     def _index(self, process: Process) -> None:
-        self._children.setdefault(process.ppid, {})[process.pid] = None
+        pid, parent = process.pid, process.ppid
+        self._children.setdefault(parent, {})[pid] = None
         if process.state.alive:
-            self._alive[process.name] = process.pid
-            self._members.setdefault(process.group, {})[process.pid] = None
-            self._live_children[process.ppid] = self.count_live_children(process.ppid) + 1
+            self._alive[process.name] = pid
+            self._members.setdefault(process.group, {})[pid] = None
+            self._live_children[parent] = self._live_children.get(parent, 0) + 1
             if process.ospid is not None and process.role is not Role.KERNEL:
-                self._programs[process.ospid] = process.pid
+                self._programs[process.ospid] = pid
 
     def _unindex(self, process: Process) -> None:
         siblings = self._children.get(process.ppid, {})

@@ -56,7 +56,8 @@ class Rates:
         self._windows: dict[int, Window] = {}
         self._limited: set[int] = set()  # the living processes with a limit of their own
         for process in table:
-            self._look_at(process.pid)
+            if process.limits.messages_per_minute is not None:
+                self._look_at(process.pid)
         self._look_at(EVERYBODY)
         events.listen(
             self._heard, ProcessSpawned, LimitChanged, ProcessExited, ProcessReaped, ConfigChanged

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from agentfs.errors import KernelError
@@ -144,10 +145,18 @@ def ceiling_below(parent: Holder) -> Ceiling | None:
     if parent.role is Role.KERNEL:
         return None
     above = parent.ceiling or Ceiling((), EVERYTHING)
+    return _below(above, parent.role, parent.allowed, parent.denied)
+
+
+@lru_cache(maxsize=MAX_KNOWN)
+def _below(
+    above: Ceiling, role: Role, allowed: tuple[str, ...] | None, denied: tuple[str, ...]
+) -> Ceiling:
+    """The same one for all children of a parent."""
     grant = above.grant
-    if parent.allowed is not None:
-        grant &= CapabilitySet.of(parent.allowed)
-    return Ceiling(tuple(sorted({*above.roles, parent.role.value})), grant.without(parent.denied))
+    if allowed is not None:
+        grant &= CapabilitySet.of(allowed)
+    return Ceiling(tuple(sorted({*above.roles, role.value})), grant.without(denied))
 
 
 class Capabilities:

@@ -11,7 +11,7 @@ import errno
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from agentfs.errors import KernelError
@@ -258,6 +258,9 @@ def _tool(name: str) -> str | None:
 EVERYTHING = CapabilitySet.of(["*"])
 NOTHING = CapabilitySet.of([])
 
+KEPT = 1024
+"""Ceilings that are remembered, to be shared by the next process that has the same."""
+
 
 @dataclass(frozen=True)
 class Ceiling:
@@ -293,9 +296,25 @@ class Ceiling:
     def from_record(cls, record: dict[str, Any]) -> Ceiling:
         """What `record` gave."""
         names, tools = record.get("names"), record.get("tools")
-        grant = CapabilitySet(
-            EVERYTHING.names if names is None else frozenset(names),
-            EVERYTHING.tools if tools is None else tuple(tuple(each) for each in tools),
-            frozenset(record.get("denied", ())),
+        return _read(
+            tuple(record["roles"]),
+            None if names is None else tuple(names),
+            None if tools is None else tuple(tuple(each) for each in tools),
+            tuple(record.get("denied", ())),
         )
-        return cls(tuple(record["roles"]), grant)
+
+
+@lru_cache(maxsize=KEPT)
+def _read(
+    roles: tuple[str, ...],
+    names: tuple[str, ...] | None,
+    tools: tuple[tuple[str, ...], ...] | None,
+    denied: tuple[str, ...],
+) -> Ceiling:
+    """The same one for all that say the same."""
+    grant = CapabilitySet(
+        EVERYTHING.names if names is None else frozenset(names),
+        EVERYTHING.tools if tools is None else tools,
+        frozenset(denied),
+    )
+    return Ceiling(roles, grant)

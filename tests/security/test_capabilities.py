@@ -285,6 +285,21 @@ def test_a_child_has_parent_and_declared_without_every_deny_above_it(
         assert Ceiling.from_record(ceiling.record()) == ceiling
 
 
+async def test_siblings_share_their_ceiling_and_so_do_those_that_are_read_again(
+    system: System,
+) -> None:
+    parent = await system.spawn("parent", caps=["llm", "spawn_children"], deny=["memory"])
+    heir, other = await system.spawn("heir", parent.pid), await system.spawn("other", parent.pid)
+    assert heir.ceiling is not None
+    assert heir.ceiling is other.ceiling
+    again = [Process.from_record(process.record()).ceiling for process in (heir, other)]
+    assert again[0] is again[1]
+    assert again[0] == heir.ceiling
+    system.policy.capabilities(heir)
+    system.table.update(parent, denied=("memory", "llm"))
+    assert (await system.spawn("third", parent.pid)).ceiling != heir.ceiling
+
+
 async def test_left_out_inherits_and_an_empty_list_is_nothing(system: System) -> None:
     table = system.policy.capabilities
     parent = await system.spawn("parent", caps=["llm", "spawn_children"], deny=["memory"])

@@ -56,7 +56,8 @@ class Consumption:
     def scan(self) -> None:
         """Look at all of them."""
         for process in self._table:
-            self.check(process)
+            if process.ospid is not None or process.pid in self._next:
+                self.check(process)
 
     def check(self, process: Process) -> None:
         """End `process` if its programs have used up what they may, else look again in time."""

@@ -12,7 +12,6 @@ import trio
 from agentfs.clock import rfc3339
 from agentfs.events import ConfigChanged, HealthChecked, Record
 from agentfs.process.logs import rotate
-from agentfs.security.principal import INIT
 
 if TYPE_CHECKING:
     from agentfs.process.supervisor import Supervisor
@@ -114,14 +113,10 @@ class Maid:
 
     def _adopt_orphans(self) -> int:
         """There are none, unless something went wrong: they are adopted when their parent ends."""
-        table = self._supervisor.table
-        found = 0
-        for process in table:
-            parent = table.find(process.ppid)
-            if process.pid != INIT and (parent is None or not parent.state.alive):
-                self._supervisor.adopt(process)
-                found += 1
-        return found
+        orphans = self._supervisor.table.orphans()
+        for process in orphans:
+            self._supervisor.adopt(process)
+        return len(orphans)
 
     def _notice_lost(self) -> int:
         lost = self._supervisor.lost()

@@ -14,6 +14,7 @@ from agentfs.clock import Clock, change_time
 from agentfs.errors import KernelError
 from agentfs.events import ChildrenChanged, EventLog, ProcessReparented, StateChanged
 from agentfs.process.model import Process, Role, State, check_transition
+from agentfs.security.principal import INIT
 from agentfs.storage.store import Store
 
 __all__ = ["ProcessTable"]
@@ -115,6 +116,15 @@ class ProcessTable:
     def count_members(self, group: str) -> int:
         """O(1), unlike the list of them."""
         return len(self._members.get(group, ()))
+
+    def orphans(self) -> list[Process]:
+        """Those whose parent is not in the table, or has ended; never process 1."""
+        found: list[Process] = []
+        for pid in self._children:
+            parent = self._by_pid.get(pid)
+            if parent is None or not parent.state.alive:
+                found += self.children(pid)
+        return [process for process in found if process.pid != INIT]
 
     def ancestors(self, pid: int) -> Iterator[Process]:
         """The parent of `pid`, its parent, and so on to process 1."""

@@ -282,6 +282,18 @@ def test_ancestors_descendants_and_the_nearest_common_ancestor(made: Table) -> N
     assert nearest(5, 99) is None
 
 
+def test_an_orphan_has_a_parent_that_is_gone_or_has_ended(made: Table) -> None:
+    for parent in (0, 1, 1, 2, 3, 3):
+        made.add(parent)
+    table = made.table
+    assert table.orphans() == []
+    table.remove(2)
+    table.set_state(table.get(3), State.ZOMBIE)
+    assert {process.pid for process in table.orphans()} == {4, 5, 6}
+    table.remove(1)
+    assert {process.pid for process in table.orphans()} == {3, 4, 5, 6}
+
+
 def test_moving_a_process_tells_both_parents(made: Table) -> None:
     first, second = made.add(), made.add()
     child = made.add(first.pid)

@@ -7,7 +7,7 @@ too old goes in batches on the maid's rounds, so that no call waits for a long c
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -127,19 +127,21 @@ class Retention:
     def _sweep_dead(self, room: int) -> int:
         limits = self._settings.now.messages
         oldest = self._clock.now() - limits.dead_retention
-        going = list(islice(self._dead_since(oldest), room))
+        boxes = [box for box in self._boxes if box.dead]
+        going = list(islice(_dead_since(boxes, oldest), room))
         for message in going:
             self._drop(message, "older than messages.dead_retention")
         dropped = len(going)
-        for box in self._boxes:
+        for box in boxes:
             for _ in range(min(len(box.dead) - limits.max_dead, room - dropped)):
                 self.bound_dead(box)
                 dropped += 1
         return dropped
 
-    def _dead_since(self, moment: float) -> Iterator[Message]:
-        """The dead letters that are such since `moment` or longer."""
-        for box in self._boxes:
-            for message in box.dead.values():
-                if message.finished <= moment:
-                    yield message
+
+def _dead_since(boxes: Iterable[Mailbox], moment: float) -> Iterator[Message]:
+    """The dead letters that are such since `moment` or longer."""
+    for box in boxes:
+        for message in box.dead.values():
+            if message.finished <= moment:
+                yield message

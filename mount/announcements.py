@@ -50,7 +50,10 @@ class Announcements:
 
     def by(self, ctx: RequestContext) -> bool:
         """Whether the announcer's process is the caller."""
-        return ctx.pid == self._announcer.tid
+        if ctx.pid != self._announcer.tid:
+            return False
+        self._announcer.answer()
+        return True
 
     def _current(self) -> Announcement:
         current = self._announcer.current
@@ -86,7 +89,14 @@ class Announcements:
         """What the announcer is told of an inode. On the way to a FIFO that is hung up, one that
         was removed meanwhile is there once more: somebody may still wait in its open."""
         try:
-            return self.unkept(attributes(inode))
+            entry = attributes(inode)
+            if not isinstance(inode.node, Directory):
+                return self.unkept(entry)
+            if inode.watched:
+                # Nothing of a directory is in the page cache: even new ones may be kept, or
+                # every step of the announcer's call would ask for them again.
+                entry.attr_timeout = inode.node.timeout
+            return entry
         except KernelError:
             if not isinstance(self._current().change, HungUp):
                 raise
@@ -118,7 +128,7 @@ class Announcements:
         here with the file locked, so not for long.
         """
         current = self._announcer.current
-        if current is not None and current.inode is inode:
+        if current is not None and current.modified is inode:
             with trio.move_on_after(PATIENCE_SECONDS):
                 await self._announcer.settled()
 
@@ -133,18 +143,20 @@ class Announcements:
         handler waits for that before it answers (see `boundary`).
         """
         current = self._current()
-        if current.inode is not inode or inode.changes != self._announcer.began_at:
+        if current.modified is not inode or inode.changes != self._announcer.began_at:
             raise KernelError(errno.ENOENT, "it changed again")
         entry = attributes(inode)
         entry.attr_timeout = 0
         entry.st_mtime_ns = NEVER
         self._announcer.answered(inode)
+        self._announcer.answer(last=True)
         return entry
 
     def removed(self) -> None:
         """The announced entry, as if it had just been removed."""
         if not isinstance(self._current().change, Removed):
             raise KernelError(errno.ESTALE, "no removal is being announced")
+        self._announcer.answer(last=True)
 
     def moved(self, target: Inode, name: str) -> None:
         """The announced entry, as if it had just been renamed."""
@@ -154,3 +166,4 @@ class Announcements:
         inode = self._inodes.known(change.node.key)
         if inode is not None:
             inode.parent, inode.name = target, name
+        self._announcer.answer(last=True)

@@ -6,6 +6,10 @@ operations recognise it by its pid and answer so that the call succeeds and only
 happened. Tried before built: notify_inval_entry and notify_delete give a directory's watcher
 nothing.
 
+The process is told several calls ahead, and says in a page of shared memory how far it is: waking
+the daemon for every answer, and the process for every call, took as long as the call itself. A
+modification is told alone, for the sake of caches: see `Announcements.modified`.
+
 A process, not a thread: when the daemon is killed while a thread of it waits for its own mount,
 the thread cannot end before the mount answers, the mount's device is not closed before the thread
 ends, and so everybody who uses the mount hangs for good (seen, in the kill -9 test). Calls go by
@@ -16,6 +20,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import os
 import socket
 import stat as st
@@ -24,21 +29,24 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from agentfs.errors import KernelError
+from agentfs.mount.announce import BEGUN, ENDED, MOST, OVER, RESULTS
 from agentfs.mount.inodes import Inode
 from agentfs.vfs.changes import Change, Created, HungUp, Modified, Moved, Removed
+from agentfs.vfs.node import Directory, File
 
 __all__ = ["Announcement", "Announcer"]
 
 log = logging.getLogger(__name__)
 
-SCRIPT = Path(__file__).with_name("announce.py")
+SIZE = 8 * (RESULTS + MOST)
+COMMAND = (sys.executable, "-I", "-S", os.fspath(Path(__file__).with_name("announce.py")))
 ENDING_SECONDS = 5.0
 
 # How long a reader may take from our answer to its using it, 5 µs as a rule, and how many in a row
@@ -52,15 +60,23 @@ UNREMARKABLE = frozenset({errno.ENOENT, errno.ENOTCONN, errno.ECONNABORTED})
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A change, and the paths below the mount of what it is about."""
+    """A change, and the paths below the mount of what it is about.
+
+    `inode`: what was modified; or moved, which Linux knows by an old name until it is told.
+    """
 
     change: Change
     path: str
     new_path: str = ""
-    inode: Inode | None = None  # for Modified
+    inode: Inode | None = None
+
+    @property
+    def modified(self) -> Inode | None:
+        """The inode whose modification it tells of."""
+        return self.inode if isinstance(self.change, Modified) else None
 
     def operation(self) -> str:
-        """The system call that tells of it."""
+        """The system call that tells of it. Raises KernelError if what came is gone again."""
         match self.change:
             case Modified():
                 return "modify"
@@ -70,10 +86,12 @@ class Announcement:
                 return "rename"
             case HungUp():
                 return "hangup"
+            case Created(node=File()):
+                return "create"
+            case Created(node=Directory()):
+                return "mkdir"
             case Created(node=node):
                 mode = node.stat().mode
-                if st.S_ISDIR(mode):
-                    return "mkdir"
                 if st.S_ISLNK(mode):
                     return "symlink"
                 return "mkfifo" if st.S_ISFIFO(mode) else "create"
@@ -82,10 +100,10 @@ class Announcement:
 class Announcer:
     """The queue, and the task that feeds the process.
 
-    `tid` is the process's id, by which the operations recognise it; `current` is what it announces
-    at the moment, and `began_at` the count of its inode's changes then. `contested`: what was just
-    announced changed again, and whoever changed it must wait for `settled`. `done`
-    were made, `failed` were not (their path was gone again), `lost` found the queue full.
+    `tid` is the process's id, by which the operations recognise it; `began_at` the count of changes
+    of the inode whose modification is announced, when that began. `contested`: what was just
+    announced changed again, and whoever changed it must wait for `settled`. `done` were made,
+    `failed` were not (their path was gone again), `lost` found the queue full.
     """
 
     def __init__(self, mountpoint: str, limit: int) -> None:
@@ -97,29 +115,57 @@ class Announcer:
         self._ended: list[subprocess.Popen[bytes]] = []
         self._settling: Inode | None = None
         self._settled = trio.Event()
+        # Of the present process: its socket, how far it is, what it was told, and how many of
+        # those calls we know to be over.
+        self._line: socket.socket | None = None
+        self._progress = memoryview(bytes(SIZE)).cast("Q")
+        self._told: deque[Announcement] = deque()
+        self._over = 0
+        self._alone = False  # a modification is being announced
+        self._answered = trio.Event()
         self.contested = False
+        self._talking = False
         self.began_at = 0
         self.tid = -1
-        self.current: Announcement | None = None
-        self.done = 0
-        self.failed = 0
+        self._done = 0
+        self._failed = 0
         self.lost = 0
 
     @property
+    def done(self) -> int:
+        self.catch_up()
+        return self._done
+
+    @property
+    def failed(self) -> int:
+        self.catch_up()
+        return self._failed
+
+    @property
     def waiting(self) -> int:
-        return len(self._queue)
+        """How many are still to be announced, with the one that is being."""
+        self.catch_up()
+        return len(self._queue) + len(self._told)
 
     @property
     def busy(self) -> bool:
         """Whether anything is still to be announced."""
-        return bool(self._queue) or self.current is not None
+        return self.waiting > 0
+
+    @property
+    def current(self) -> Announcement | None:
+        """What is announced at the moment; a modification as soon as the process is told, because
+        from then on nobody else may be told of that inode."""
+        self.catch_up()
+        begun: int = self._progress[BEGUN]
+        return self._told[0] if self._told and (self._alone or begun > self._over) else None
 
     def announce(self, announcement: Announcement) -> None:
         """Queue it; repeated modifications of one file are one. A full queue counts it as lost."""
-        inode = announcement.inode
+        inode = announcement.modified
         if inode is not None and inode in self._modified:
             return
-        if len(self._queue) >= self._limit:
+        if self.waiting >= self._limit:
             if self.lost == 0:
                 log.warning(
                     "more changes than inotify can be told of (%d wait): watchers miss some,"
@@ -131,17 +177,33 @@ class Announcer:
         if inode is not None:
             self._modified.add(inode)
         self._queue.append(announcement)
-        self._more.set()
+        if len(self._queue) == 1:
+            with suppress(OSError):  # the task below meets it as well, and acts
+                self._tell()
+        if self._queue:
+            self._more.set()
+
+    def expected(self) -> bool:
+        """Whether the process, which just got an answer, is sure to ask something else at once."""
+        talking, self._talking = self._talking, False
+        return talking
+
+    def answer(self, *, last: bool = False) -> None:
+        """The process is about to be answered, whose call this ends if it is the `last`."""
+        self._talking = not last or len(self._told) > 1
 
     async def run(self) -> None:
         """Announce until cancelled; should the process end, start another."""
         while True:
             async with self._process() as told:
                 try:
-                    await self._feed(told)
-                except OSError as failure:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._hear, told)
+                        nursery.start_soon(self._feed, told)
+                except* OSError as failures:
+                    failure = failures.exceptions[0]
                     log.error("the announcing process ended (%s): starting another", failure)
-            self.current = None
+            self._take_back()
             self._settle()
 
     # -- modifications: see `Announcements.modified` ---------------------------------------------
@@ -166,22 +228,34 @@ class Announcer:
         self._settled.set()
         self._settled = trio.Event()
 
+    # -- the process -----------------------------------------------------------------------------
+
     @asynccontextmanager
     async def _process(self) -> AsyncIterator[trio.socket.SocketType]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            process = subprocess.Popen(  # noqa: ASYNC220  # 1 ms, and vfork: nothing to wait for
-                [sys.executable, "-I", "-S", os.fspath(SCRIPT)],
-                stdin=theirs.fileno(),
-                cwd="/",
-                start_new_session=True,
-            )
+        page = os.memfd_create("announced")
+        try:
+            os.ftruncate(page, SIZE)
+            self._progress = memoryview(mmap.mmap(page, SIZE)).cast("Q")
+            with theirs:
+                process = subprocess.Popen(  # noqa: ASYNC220  # 1 ms, and vfork: no waiting
+                    [*COMMAND, str(page), str(os.getpid())],
+                    stdin=theirs.fileno(),
+                    pass_fds=[page],
+                    cwd="/",
+                    start_new_session=True,
+                )
+        finally:
+            os.close(page)
         self.tid = process.pid
         try:
             with trio.socket.from_stdlib_socket(ours) as told:
+                self._line = ours
                 yield told
         finally:
+            self._progress[ENDED] = 1
             self.tid = -1
+            self._line = None
             self._ended.append(process)
 
     def stop(self) -> None:
@@ -196,44 +270,104 @@ class Announcer:
     async def _feed(self, told: trio.socket.SocketType) -> None:
         while True:
             while self._queue:
-                await self._let_readers_finish(self._queue[0].inode)
-                await self._make(told, self._queue.popleft())
+                modified = self._queue[0].modified
+                if modified is None:
+                    self._tell()
+                    if self._queue and self._queue[0].modified is None:  # it has enough to do
+                        await self._all_over(told)
+                else:
+                    await self._let_readers_finish(modified)
+                    await self._all_over(told)
+                    await self._modify(told, self._queue.popleft(), modified)
             self._more = trio.Event()
             await self._more.wait()
 
-    async def _let_readers_finish(self, inode: Inode | None) -> None:
+    async def _hear(self, told: trio.socket.SocketType) -> None:
+        while await told.recv(16):
+            self._answered.set()
+        raise OSError("its socket was closed")
+
+    async def _ask(self, told: trio.socket.SocketType, packet: bytes) -> None:
+        self._answered = trio.Event()
+        await told.send(packet)
+        await self._answered.wait()
+
+    async def _all_over(self, told: trio.socket.SocketType) -> None:
+        """Wait until all that the process was told is made."""
+        self.catch_up()
+        if self._told:
+            await self._ask(told, b"ask\0\0")
+            self.catch_up()
+
+    async def _let_readers_finish(self, inode: Inode) -> None:
         """Wait until whoever was just told of `inode` has taken that in: see `Announcements.quiet`,
         which holds back those who ask later. Not for ever, if it is asked for all the time."""
         for _ in range(READERS_MOST):
-            wait = 0.0 if inode is None else inode.asked + READER_SECONDS - time.monotonic()
+            wait = inode.asked + READER_SECONDS - time.monotonic()
             if wait <= 0:
                 return
             await trio.sleep(wait)
 
-    async def _make(self, told: trio.socket.SocketType, announcement: Announcement) -> None:
-        self.current = announcement
-        if announcement.inode is not None:
-            self._modified.discard(announcement.inode)
-            self.began_at = announcement.inode.changes
-        new_path = self._mountpoint + announcement.new_path if announcement.new_path else ""
+    async def _modify(
+        self, told: trio.socket.SocketType, announcement: Announcement, inode: Inode
+    ) -> None:
+        self._modified.discard(inode)
+        self.began_at = inode.changes
+        self._told.append(announcement)
+        self._alone = True
         try:
-            operation = announcement.operation()
-        except KernelError:  # what came is gone again, with all that it was part of
-            self.current = None
-            self._settle()
-            self.failed += 1
-            return
-        parts = (operation, self._mountpoint + announcement.path, new_path)
-        await told.send(b"\0".join(map(os.fsencode, parts)))
-        answer = await told.recv(32)
-        if not answer:
-            raise OSError("its socket was closed")
-        self.current = None
+            await self._ask(told, self._packet(announcement))
+        finally:
+            self._alone = False
+        self.catch_up()
         self._settle()
-        number = int(answer)
+
+    def _tell(self) -> None:
+        """Tell the process as much as it can be told without waiting."""
+        self.catch_up()
+        while self._queue and len(self._told) < MOST:
+            announcement = self._queue[0]
+            if self._line is None or self._alone or announcement.modified is not None:
+                return
+            try:
+                self._line.send(self._packet(announcement))
+                self._told.append(announcement)
+            except BlockingIOError:
+                return
+            except KernelError:  # what came is gone again, with all that it was part of
+                self._failed += 1
+            self._queue.popleft()
+
+    def _packet(self, announcement: Announcement) -> bytes:
+        new_path = self._mountpoint + announcement.new_path if announcement.new_path else ""
+        parts = (announcement.operation(), self._mountpoint + announcement.path, new_path)
+        return b"\0".join(map(os.fsencode, parts))
+
+    def catch_up(self) -> None:
+        """Take in how far the process is."""
+        over: int = self._progress[OVER]
+        while self._over < over:
+            self._over += 1
+            self._made(self._told.popleft(), self._progress[RESULTS + self._over % MOST])
+
+    def _made(self, announcement: Announcement, number: int) -> None:
+        """A call is over: 0, or its errno."""
         if number == 0:
-            self.done += 1
+            self._done += 1
+            if announcement.inode is not None and announcement.modified is None:
+                announcement.inode.outdated -= 1
             return
-        self.failed += 1
+        self._failed += 1
         if number not in UNREMARKABLE:
-            log.info("%s could not be announced: %s", announcement.path, os.strerror(abs(number)))
+            log.info("%s could not be announced: %s", announcement.path, os.strerror(number))
+
+    def _take_back(self) -> None:
+        """What a process that ended had not begun is for the next one."""
+        self.catch_up()
+        if self._told and self._progress[BEGUN] > self._over:
+            self._told.popleft()
+            self._failed += 1
+        self._queue.extendleft(reversed(self._told))
+        self._told.clear()
+        self._over = 0
+        self._progress = memoryview(bytes(SIZE)).cast("Q")

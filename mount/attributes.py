@@ -17,7 +17,8 @@ def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
 
     Linux holds new attributes valid a moment before it drops the pages that they outdate, and a
     reader that comes in between, and need not ask, still finds those. So the first answer after a
-    change may not be kept: whoever comes in between asks, and that takes longer.
+    change may not be kept: whoever comes in between asks, and that takes longer. Those of a
+    directory that nobody watches are never kept: see `watchers`.
     """
     stat = inode.stat()
     inode.told = stat.content
@@ -26,7 +27,7 @@ def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
     entry.st_ino = inode.number
     entry.generation = 0
     entry.entry_timeout = inode.node.timeout
-    entry.attr_timeout = 0 if news else inode.node.timeout
+    entry.attr_timeout = 0 if news or not inode.watched else inode.node.timeout
     entry.st_mode = pyfuse3.ModeT(stat.mode)
     entry.st_nlink = stat.nlink
     entry.st_uid = stat.uid

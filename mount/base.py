@@ -21,7 +21,7 @@ from agentfs.mount.parking import Parking
 from agentfs.mount.system import System
 from agentfs.mount.wakeups import Wakeups
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.node import Node
+from agentfs.vfs.node import LookUpAgain, Node
 
 __all__ = ["Base"]
 
@@ -59,6 +59,7 @@ class Base(pyfuse3.Operations):
         self.parking = parking
         self.requests = 0
         self.faults = 0
+        self._looking_again: dict[int, Inode] = {}
 
     async def _caller(self, ctx: RequestContext) -> Caller:
         principal = await self._system.identify(ctx.pid, ctx.uid, ctx.gid)
@@ -101,6 +102,26 @@ class Base(pyfuse3.Operations):
     def _entry(self, parent: Inode, name: str, node: Node) -> EntryAttributes:
         """Tell the Linux kernel of a node; it holds one more reference then."""
         return tell(self.inodes, node, parent, name)
+
+    def _is_outdated(self, inode: Inode) -> bool:
+        """Whether Linux may come to `inode` by a name that it has no more, and was not told yet."""
+        if inode.outdated:
+            self.announcer.catch_up()
+        return inode.outdated > 0
+
+    def _is_found(self, inode: Inode, tid: int) -> None:
+        """Before `inode` is opened: if Linux may have come to it by an outdated name, it is to look
+        up again, which it does by itself, once a call, for ESTALE. The thread comes back if there
+        is such a name."""
+        sent_back = self._looking_again.pop(tid, None) if self._looking_again else None
+        if self._is_outdated(inode) and sent_back is not inode:
+            self._looking_again[tid] = inode
+            raise LookUpAgain(inode.name)
+
+    def _is_missing(self, tid: int) -> None:
+        """The thread found nothing: it does not come back."""
+        if self._looking_again:
+            self._looking_again.pop(tid, None)
 
     def _settle(self, inode: Inode, directory: Inode, name: str) -> None:
         """The Linux kernel holds `inode` to be `directory`/`name`: make it what is there now."""

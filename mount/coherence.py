@@ -61,6 +61,8 @@ class Coherence:
 
     def _invalidate(self, inode: Inode) -> None:
         inode.touch()
+        if not inode.watched:
+            return  # Linux keeps nothing of it
         self._announcer.changing(inode)
         self.invalidations += 1
         try:
@@ -69,7 +71,9 @@ class Coherence:
             # ENOENT: the kernel forgot it, the message is under way. ENODEV: unmounted.
             log.debug("inode %d could not be invalidated: %s", inode.number, failure)
 
-    def _announce(self, change: Change, directory: Inode, name: str) -> None:
+    def _announce(
+        self, change: Change, directory: Inode, name: str, inode: Inode | None = None
+    ) -> None:
         path = self._inodes.path(directory)
         if path is None:
             return
@@ -80,7 +84,9 @@ class Coherence:
             if base is None:
                 return
             new_path = f"{base}/{change.new_name}"
-        self._announcer.announce(Announcement(change, f"{path.rstrip('/')}/{name}", new_path))
+        self._announcer.announce(
+            Announcement(change, f"{path.rstrip('/')}/{name}", new_path, inode)
+        )
 
     def _modified(self, change: Modified, ours: frozenset[Hashable]) -> None:
         inode = self._inodes.known(change.key)
@@ -97,7 +103,7 @@ class Coherence:
         if directory is None:
             return
         self._invalidate(directory)
-        if (change.directory, change.name) not in ours:
+        if directory.watched and (change.directory, change.name) not in ours:
             self._announce(change, directory, change.name)
 
     def _removed(self, change: Removed, ours: frozenset[Hashable]) -> None:
@@ -109,8 +115,12 @@ class Coherence:
         if directory is None:
             return
         self._invalidate(directory)
+        if inode is None and not directory.watched:
+            return
         if (change.directory, change.name) not in ours:
-            self._announce(change, directory, change.name)
+            if inode is not None:
+                inode.outdated += 1
+            self._announce(change, directory, change.name, inode)
 
     def _hung_up(self, change: HungUp, ours: frozenset[Hashable]) -> None:
         inode = self._inodes.known(change.key)
@@ -130,14 +140,18 @@ class Coherence:
                 self._invalidate(changed)
         if (change.directory, change.name) in ours:
             return
+        if inode is None and not any(each and each.watched for each in (directory, target)):
+            return
+        if inode is not None and directory is not None:
+            inode.outdated += 1
         if directory is not None and target is not None:
-            self._announce(change, directory, change.name)
+            self._announce(change, directory, change.name, inode)
             return
         # One of the two folders is not known, so nobody watches it: for the other it is a change
         # of its own.
         if directory is not None:
             gone = Removed(change.directory, change.name, change.node.key)
-            self._announce(gone, directory, change.name)
+            self._announce(gone, directory, change.name, inode)
         if target is not None:
             made = Created(change.target, change.new_name, change.node)
             self._announce(made, target, change.new_name)

@@ -18,8 +18,9 @@ from agentfs.mount.boundary import handler
 from agentfs.mount.coherence import by_client
 from agentfs.mount.handles import OpenDirectory
 from agentfs.mount.inodes import Inode
+from agentfs.mount.watchers import may_watch
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.node import Attributes, Directory, Link, Node
+from agentfs.vfs.node import Attributes, Directory, Link, LookUpAgain, Node
 
 __all__ = ["EntryOperations"]
 
@@ -47,7 +48,12 @@ class EntryOperations(Base):
             return self._entry(directory.parent, ".", directory.parent.node)
         if directory.directory().gated:
             return self._entry(directory, text, await self._reached(directory, text, ctx))
-        return self._entry(directory, text, directory.directory().lookup(text))
+        try:
+            found = directory.directory().lookup(text)
+        except KernelError:
+            self._is_missing(ctx.pid)
+            raise
+        return self._entry(directory, text, found)
 
     async def _reached(self, directory: Inode, name: str, ctx: RequestContext) -> Node:
         """What the caller finds as `name`, where the look-up is what keeps others out."""
@@ -69,6 +75,11 @@ class EntryOperations(Base):
         known = self.inodes.get(inode)
         if self.announcements.by(ctx):
             return self.announcements.attributes(known)
+        if not known.watched and await may_watch(ctx.pid):
+            known.watched = True
+        if known.gone and self._is_outdated(known) and not await may_watch(ctx.pid):
+            # By its name there may be another by now. Who adds a watch is not sent back by Linux.
+            raise LookUpAgain(known.name)
         await self.announcements.quiet(known)
         known.asked = time.monotonic()
         return attributes(known)

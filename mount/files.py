@@ -14,7 +14,7 @@ from agentfs.errors import KernelError
 from agentfs.mount.base import Base
 from agentfs.mount.boundary import handler
 from agentfs.mount.coherence import by_client
-from agentfs.mount.handles import OpenFile, still_holds
+from agentfs.mount.handles import ANNOUNCED, OpenFile, still_holds
 from agentfs.mount.inodes import Inode
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import File, Handle, StreamHandle
@@ -39,10 +39,7 @@ class FileOperations(Base):
         known = self.inodes.get(parent)
         text = os.fsdecode(name)
         if self.announcements.by(ctx):
-            entry = self.announcements.made(known, text)
-            made = self.inodes.get(entry.st_ino)
-            caller = await self._caller(ctx)
-            return self._opened(made, Handle(), flags, caller), entry
+            return FileInfo(fh=ANNOUNCED, direct_io=True), self.announcements.made(known, text)
         caller = await self._caller(ctx)
         try:
             directory = known.directory()
@@ -57,6 +54,7 @@ class FileOperations(Base):
     @handler
     async def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
         known = self.inodes.get(inode)
+        self._is_found(known, ctx.pid)
         caller = await self._caller(ctx)
         try:
             if known.gone:
@@ -127,6 +125,9 @@ class FileOperations(Base):
 
     @handler
     async def flush(self, fh: FileHandleT) -> None:
+        if fh == ANNOUNCED:
+            self.announcer.answer(last=True)
+            return
         opened = self.handles.file(fh)
         handle = opened.handle
         if handle.unflushed:

@@ -14,7 +14,11 @@ from agentfs.mount.inodes import Inode
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Handle, Node, is_writing
 
-__all__ = ["Handles", "OpenDirectory", "OpenFile", "open_files", "still_holds"]
+__all__ = ["ANNOUNCED", "Handles", "OpenDirectory", "OpenFile", "open_files", "still_holds"]
+
+
+ANNOUNCED = pyfuse3.FileHandleT(0)
+"""The handle of a file that the announcer opens, and closes at once."""
 
 
 @dataclass(slots=True)

@@ -27,7 +27,10 @@ class Inode:
     after `told_changes` of them,
     `asked` when (time.monotonic) somebody asked for the attributes last.
     `cached` is the version of the content that may be in the page cache. `gone`: the node was
-    removed, open handles may remain.
+    removed, open handles may remain. `outdated`: by how many names Linux may still find it that it
+    has no more, because it was moved or removed and Linux was not told yet. `watched`: somebody
+    may watch it; a restless directory nobody does, until one who is about to watch it asks for its
+    attributes (see `watchers`).
     """
 
     __slots__ = (
@@ -40,10 +43,12 @@ class Inode:
         "name",
         "node",
         "number",
+        "outdated",
         "parent",
         "told",
         "told_changes",
         "touched",
+        "watched",
     )
 
     def __init__(self, number: int, node: Node, parent: Inode | None, name: str) -> None:
@@ -60,6 +65,8 @@ class Inode:
         self.asked = 0.0
         self.cached: object = None
         self.gone = False
+        self.outdated = 0
+        self.watched = not (isinstance(node, Directory) and node.restless)
 
     def touch(self) -> None:
         """Move st_mtime strictly forward."""
@@ -175,6 +182,7 @@ class Inodes:
         inode.node, inode.key = node, node.key
         inode.parent, inode.name = parent, name
         inode.gone = False
+        inode.watched = True
         inode.cached = None
         inode.touch()
         self._by_key[node.key] = inode

@@ -42,7 +42,7 @@ class Mount:
         self.announcer = Announcer(mountpoint, system.announce_queue())
         self.coherence = Coherence(self.inodes, self.announcer)
         self.parking = Parking(system.max_parked)
-        self.wakeups = Wakeups(self.parking.hint)
+        self.wakeups = Wakeups(self.parking.hint, self.announcer.expected)
         self.parking.on_wake = self.wakeups.end_turn
         self.operations = Operations(
             system,

@@ -225,6 +225,7 @@ class _Folder(DirectoryOf):
 
     mode = 0o700
     name = ""
+    restless = True
 
     def __init__(self, room: Mailroom) -> None:
         self.room = room

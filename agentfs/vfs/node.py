@@ -167,9 +167,13 @@ class Directory(Node):
     `gated`: who looks an entry up is asked for, every time, and has to be admitted: what keeps
     others out of entries that Linux opens by itself. It costs finding out who calls, and such
     entries need a `timeout` of 0.
+    `restless`: entries come and go all the time, and rarely does anybody watch them. Linux is not
+    given its attributes to keep, so that who begins to watch it has to ask; until then, nobody is
+    told of its entries. It costs whoever uses a path through it a round trip.
     """
 
     gated: ClassVar[bool] = False
+    restless: ClassVar[bool] = False
 
     def lookup(self, name: str) -> Node:
         """The node called `name`. Raises ENOENT."""

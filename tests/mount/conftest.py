@@ -21,7 +21,7 @@ from agentfs.vfs.declare import control, document, stream, value
 from agentfs.vfs.files import Owner, Value
 from agentfs.vfs.namespace import Namespace
 from agentfs.vfs.node import Node, StreamHandle
-from agentfs.vfs.table import Table
+from agentfs.vfs.table import DirectoryOf, Table
 
 T = TypeVar("T")
 
@@ -79,8 +79,36 @@ class Bounded(StreamHandle):
         self._tree.writers.discard(self)
 
 
+class Letters(DirectoryOf):
+    """A directory whose entries come and go all the time."""
+
+    restless = True
+
+    def __init__(self, tree: SmallTree, name: str) -> None:
+        self.key = ("letters", name)
+        self._tree = tree
+        self.names: dict[str, str] = {}
+        """Whose content a name has."""
+
+    def owner(self) -> Owner:
+        return self._tree.owner()
+
+    def lookup(self, name: str) -> Node:
+        if name not in self.names:
+            raise self.missing(name)
+        return self.letter(self.names[name])
+
+    def entries(self) -> list[tuple[str, Node]]:
+        return [(name, self.letter(who)) for name, who in sorted(self.names.items())]
+
+    def letter(self, who: str) -> Node:
+        """The same file, whatever name it has."""
+        return Value(("letter", who), 0o600, self.owner, None, lambda: f"from {who}\n".encode())
+
+
 class SmallTree(Table):
-    """number, faulty, text, events, room, and items that come and go."""
+    """number, faulty, text, events, room, items that come and go, and below `letters-…`, which are
+    not listed, what comes and goes all the time."""
 
     key = ("small",)
 
@@ -89,6 +117,7 @@ class SmallTree(Table):
         self.document = b""
         self.applied: list[bytes] = []
         self.items: set[str] = set()
+        self.letters: dict[str, Letters] = {}
         self.streams: list[Records] = []
         self.writers: set[Bounded] = set()
         self.slots = 0
@@ -150,6 +179,8 @@ class SmallTree(Table):
         return Value(("item", name), 0o600, self.owner, None, lambda: f"{name}\n".encode())
 
     def find(self, name: str) -> Node | None:
+        if name.startswith("letters"):
+            return self.letters.setdefault(name, Letters(self, name))
         return self.item(name) if name in self.items else None
 
     def more(self) -> list[tuple[str, Node]]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
+import signal
 import subprocess
 from pathlib import Path
 
@@ -130,3 +134,91 @@ def test_no_event_is_lost_for_1000_messages_in_a_burst(tree: Tree) -> None:
         found = sorted(Path(path).name for what, path in seen if what == event)
         assert found == names
     assert {what for what, _ in seen} == {"CREATE", "CLOSE_WRITE"}
+
+
+def announcer_of(tree: Tree) -> int:
+    """The pid of the process that makes the daemon's announcements."""
+    (pid,) = Path(f"/proc/{tree.daemon}/task/{tree.daemon}/children").read_text().split()
+    return int(pid)
+
+
+def test_a_message_that_was_put_back_is_not_read_by_its_old_name(tree: Tree) -> None:
+    tree.spawn("alice")
+    inbox = tree / "agents/alice/inbox"
+    watcher = Watcher(tree, inbox / "new", inbox / "cur")
+    tree.write("agents/init/outbox/alice", "hello")
+    recv = os.open(tree / "agents/alice/recv", os.O_RDWR)
+    try:
+        assert os.read(recv, 4096).endswith(b"hello")
+        (claimed,) = (inbox / "cur").iterdir()
+        watcher.until("MOVED_TO", str(claimed.relative_to(tree.path)))
+        assert claimed.read_text().endswith("hello")
+        announcer = announcer_of(tree)
+        os.kill(announcer, signal.SIGSTOP)
+        try:
+            os.write(recv, b"back")
+            with pytest.raises(FileNotFoundError):
+                claimed.read_text()
+            with pytest.raises(FileNotFoundError):
+                claimed.unlink()
+            (waiting,) = (inbox / "new").iterdir()
+            assert waiting.read_text().endswith("hello")
+        finally:
+            os.kill(announcer, signal.SIGCONT)
+        where = str(waiting.relative_to(tree.path))
+        assert ("MOVED_TO", where) in watcher.until("MOVED_TO", where)
+    finally:
+        os.close(recv)
+
+
+def test_what_nobody_watches_is_not_announced_and_what_somebody_watches_is(tree: Tree) -> None:
+    tree.spawn("alice")
+    new = tree / "agents/alice/inbox/new"
+
+    def announced() -> int:
+        eventually(lambda: "agentfs_mount_announcements_waiting 0.0" in tree.read("sys/metrics"))
+        (line,) = (
+            line
+            for line in tree.read("sys/metrics").splitlines()
+            if line.startswith("agentfs_mount_announced_total ")
+        )
+        return int(float(line.split()[1]))
+
+    assert list(new.iterdir()) == []
+    opened = os.open(new, os.O_RDONLY)
+    try:
+        before = announced()
+        for number in range(10):
+            tree.write("agents/init/outbox/alice", f"{number}")
+        assert announced() == before
+        watcher = Watcher(tree, new)
+        tree.write("agents/init/outbox/alice", "seen")
+        (last,) = sorted(new.iterdir())[-1:]
+        where = str(last.relative_to(tree.path))
+        assert watcher.until("CLOSE_WRITE", where) == [("CREATE", where), ("CLOSE_WRITE", where)]
+        assert announced() == before + 1
+    finally:
+        os.close(opened)
+
+
+def test_what_a_killed_daemon_had_to_announce_is_not_done_to_its_successor(tree: Tree) -> None:
+    tree.spawn("alice")
+    new = tree / "agents/alice/inbox/new"
+    for number in range(5):
+        tree.write("agents/init/outbox/alice", f"{number}")
+    names = sorted(path.name for path in new.iterdir())  # from now on Linux knows them
+    announcer = announcer_of(tree)
+    ended = os.pidfd_open(announcer)
+    os.kill(announcer, signal.SIGSTOP)
+    recv = os.open(tree / "agents/alice/recv", os.O_RDWR)
+    assert os.read(recv, 4096).endswith(b"0")  # a move is to be announced
+    os.write(recv, b"back")  # and another
+    tree.crash()
+    tree.mount()
+    with pytest.raises(OSError, match="not connected"):
+        os.close(recv)
+    with contextlib.suppress(ProcessLookupError):  # it is gone, unless it was only just starting
+        os.kill(announcer, signal.SIGCONT)
+    assert select.select([ended], [], [], 10)[0], "the announcing process outlives its daemon"
+    os.close(ended)
+    assert sorted(path.name for path in new.iterdir()) == names

@@ -221,7 +221,8 @@ def _arm_mount(hit: Callable[[str], None]) -> None:
         for name, method in tuple(vars(owner).items()):
             if hasattr(method, "__wrapped__") and not name.startswith("_"):  # made by `handler`
                 _wrap_async(owner, name, hit, "request", "reply")
-    _wrap_async(Announcer, "_make", hit, "announce", "announced")
+    _wrap(Announcer, "_packet", hit, "announce")
+    _wrap(Announcer, "_made", hit, "", "announced")
     _wrap(pyfuse3, "invalidate_inode", hit, "invalidate")
 
 

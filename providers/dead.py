@@ -32,6 +32,7 @@ class DeadDirectory(DirectoryOf):
     def __init__(self, room: Mailroom) -> None:
         self.room = room
         self.key = room.folder_key("dead")
+        room.seen = True
         room.box()  # so that what comes here from now on can be looked at
 
     def owner(self) -> Owner:

@@ -79,7 +79,6 @@ class InboxDirectory(Table):
 
     def __init__(self, room: Mailroom) -> None:
         self.room = room
-        self.room.seen = True
         self.key = room.key
 
     def owner(self) -> Owner:

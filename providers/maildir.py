@@ -47,7 +47,7 @@ STALE_DRAFT = 36 * 3600.0
 
 class Mailroom:
     """What the files of one agent's mail share: whose it is, and what is being written. `seen`:
-    somebody looked for the folders; else no change in them needs to be told."""
+    somebody looked for one of the folders; else no change in them needs to be told."""
 
     def __init__(self, kernel: Kernel, name: str) -> None:
         self.kernel = kernel
@@ -230,6 +230,7 @@ class _Folder(DirectoryOf):
     def __init__(self, room: Mailroom) -> None:
         self.room = room
         self.key = room.folder_key(self.name)
+        room.seen = True
         room.box()  # so that what arrives from now on can be looked at
 
     def owner(self) -> Owner:

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import pytest
 from tests.tree import Tree, eventually
 
 pytestmark = pytest.mark.mount
+
+PATIENCE = 30  # seconds for an event that is waited for
 
 
 class Watcher:
@@ -36,7 +39,16 @@ class Watcher:
         self._root = str(tree.path) + "/"
 
     def until(self, event: str, path: str) -> list[tuple[str, str]]:
-        """Everything up to and including an event; opens and closes for reading left out."""
+        """Everything up to and including an event; opens and closes for reading left out. What
+        there was if the event does not come."""
+        patience = threading.Timer(PATIENCE, self._program.kill)
+        patience.start()
+        try:
+            return self._until(event, path)
+        finally:
+            patience.cancel()
+
+    def _until(self, event: str, path: str) -> list[tuple[str, str]]:
         assert self._program.stdout is not None
         seen: list[tuple[str, str]] = []
         for line in self._program.stdout:

@@ -24,9 +24,11 @@ processes:
   restart_backoff_max: 20ms
   restart_attempts: 1000000
 topics: {max_records: 500}
+messages: {max_waiting: 300}
 """
 """What is killed is started again at once, and as often as it is killed; a subscriber that is away
-loses something now and then, and is to be told."""
+loses something now and then, and is to be told. No more waits than the slowest consumer gets
+through at the end."""
 
 PAUSE = (0.02, 0.3)  # seconds between two hazards
 DRAIN = 60.0  # seconds in which everything must have been delivered once nothing happens any more
@@ -167,6 +169,8 @@ class _Rig:
 
     def _see_what_is_left(self) -> None:
         history = self._report.history
+        for program in [*self._consumers(), *self._cast.of("spender")]:
+            self._tree.write(f"proc/{program.pid}/ctl", "STOP\n")  # or things still move
         for box in self._cast.boxes:
             base = box.removesuffix("/inbox")
             for folder in (f"{box}/new", f"{box}/cur", f"{base}/dead"):
@@ -176,7 +180,6 @@ class _Rig:
                         if not message.type:
                             history.left.append((message.id, message.text.strip()))
         for spender in self._cast.of("spender"):
-            self._tree.write(f"proc/{spender.pid}/ctl", "STOP\n")  # or they still move
             budget = f"proc/{spender.pid}/budget/operational"
             allocated, consumed, reserved = (
                 int(self._tree.read(f"{budget}/{part}"))

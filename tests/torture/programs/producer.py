@@ -2,6 +2,7 @@
 that was interrupted may have been accepted, and to send it again would make it another message.
 Ends when it has sent them all, or when the file STOP is there."""
 
+import errno
 import os
 import sys
 import time
@@ -42,5 +43,7 @@ while number < int(count) and not os.path.exists(stop):
             os.close(file)  # for outbox, the close is what sends
     except OSError as failure:
         notes.write("cut", payload, failure.errno)
+        if failure.errno == errno.ENOSPC:
+            time.sleep(0.1)  # the inbox, or the disk, is full
     else:
         notes.write("ok", payload)

@@ -37,12 +37,9 @@ def per_call(daemon: int, call: Callable[[], object], times: int) -> dict[str, f
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that all threads of a process have used so far, in seconds."""
-    spent = 0
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            spent += int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()[0])
-    return spent / 1e9
+    """Processor time of a process in seconds, with that of its threads which have ended: what its
+    clock says, whose number Linux makes of the pid like this (CPUCLOCK_SCHED)."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def children(pid: int) -> list[int]:

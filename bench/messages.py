@@ -9,7 +9,6 @@ measured the others wait.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count as numbers
@@ -18,6 +17,7 @@ from pathlib import Path
 from bench.alternatives.crew import Couple, crew
 from bench.alternatives.servers import Redis, interpreter, on_ext4, redis_server
 from bench.alternatives.ways import Family, Way, families
+from bench.counts import cpu_seconds
 from bench.setting import Setting, Tree
 from bench.table import AT_LEAST, Row
 from bench.waking import wakes
@@ -96,14 +96,14 @@ def _in_turns(
 
 def race(way: Way, couples: list[Couple], messages: int) -> Result:
     """All send so many and receive at once; from the first send to the last acknowledgement."""
-    spent = -sum(map(_spent, way.servers))
+    spent = -sum(map(cpu_seconds, way.servers))
     for couple in couples:
         couple.receiver.tell("drain")
     for couple in couples:
         couple.sender.tell("fill", count=messages)
     sent = [couple.sender.hear() for couple in couples]
     received = [couple.receiver.hear() for couple in couples]
-    spent += sum(map(_spent, way.servers))
+    spent += sum(map(cpu_seconds, way.servers))
     spent += sum(answer["cpu"] for answer in [*sent, *received])
     total = messages * len(couples)
     handled = sum(answer["handled"] for answer in received)
@@ -111,12 +111,6 @@ def race(way: Way, couples: list[Couple], messages: int) -> Result:
         raise SystemExit(f"the benchmark: {way.name}: {handled} of {total} messages arrived")
     took = max(answer["ended"] for answer in received) - min(answer["started"] for answer in sent)
     return Result(total * 1e9 / took, spent / total * 1e6)
-
-
-def _spent(pid: int) -> float:
-    """Processor time of a process in seconds, with that of its threads which have ended: what its
-    clock says, whose number Linux makes of the pid like this (CPUCLOCK_SCHED)."""
-    return time.clock_gettime(~pid << 3 | 2)
 
 
 def _rows(family: Family, results: dict[str, Result], pairs: int) -> Iterator[Row]:

@@ -120,7 +120,7 @@ def _side_by_side(
         "µs",
         f"{len(few):,} processes",
         best[few] * 1e6,
-        WITHIN.get(what),
+        WITHIN.get(what) if len(many) > REFERENCE else None,
         counts={"µs of the daemon": spent * 1e6},
     )
 

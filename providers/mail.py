@@ -297,13 +297,15 @@ class Recv(StreamHandle):
         self._parked += 1
         self._join()
         if self._principal.is_agent:
-            self._mail.parked(self._principal.name, self._reader)
+            self._mail.resting.begin(self._principal.name, self._reader)
 
     def unparked(self) -> None:
         self._parked -= 1
         self._mail.wait_no_more(self._name, self.wake)
         if self._parked:
             self._join()
+        else:
+            self._mail.resting.end(self._reader)
         self._mail.hand_on(self._name)
 
     @property

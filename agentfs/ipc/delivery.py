@@ -68,6 +68,7 @@ class Delivery:
         self.owners: dict[str, MailboxOwner] = {"": AgentMail(table, agents, settings)}
         """Who stands behind a mailbox, by what its name begins with before a slash."""
         ceilings = Ceilings(table, settings)
+        self._timers = timers
         self.tasks = Tasks(self._boxes.claimed, table, ceilings, events, self._give_back)
 
     def load(self) -> None:

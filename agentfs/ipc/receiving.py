@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable
+from functools import cached_property
 
 from agentfs.errors import KernelError
 from agentfs.ipc.delivery import Delivery
@@ -13,6 +14,7 @@ from agentfs.ipc.mailbox import Mailbox
 from agentfs.ipc.mailboxes import expired
 from agentfs.ipc.message import Message
 from agentfs.ipc.readers import Reader
+from agentfs.ipc.resting import Resting
 from agentfs.process.model import Process, State
 from agentfs.security.principal import INIT, Principal
 
@@ -23,6 +25,11 @@ class Receiving(Delivery):
     """Delivery to readers (see `readers`), each of which acknowledges what it got itself."""
 
     _doubted: set[int]
+
+    @cached_property
+    def resting(self) -> Resting:
+        """Readers of inboxes that wait in a read."""
+        return Resting(self._timers, self.parked)
 
     def load(self) -> None:
         """Read all mail from the store.
@@ -280,8 +287,8 @@ class Receiving(Delivery):
             self._store.on_rollback(lambda: self._doubted.add(message.seq))
 
     def parked(self, name: str, reader: Reader | None = None) -> None:
-        """The process of agent `name` waits in `recv`: it is idle, unless it holds other claims
-        than those that its next one acknowledges."""
+        """The process of agent `name` waits in `recv` (see `resting`): it is idle, unless it holds
+        other claims than those that its next one acknowledges."""
         process = self._table.by_name(name)
         if process is None or process.pid == INIT:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 
 from bench.counts import children, cpu_seconds, read_perf, resident
 
@@ -21,6 +22,19 @@ def test_processor_time_grows_with_work() -> None:
     while os.times().user - spent < 0.02:
         sum(range(1000))
     assert cpu_seconds(os.getpid()) - before > 0.01
+
+
+def test_the_time_of_a_thread_that_has_ended_still_counts() -> None:
+    def work() -> None:
+        spent = os.times().user
+        while os.times().user - spent < 0.05:
+            sum(range(1000))
+
+    before = cpu_seconds(os.getpid())
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert cpu_seconds(os.getpid()) - before > 0.03
 
 
 def test_memory_and_children_of_a_process_are_seen() -> None:

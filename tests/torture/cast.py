@@ -119,12 +119,8 @@ class Cast:
         interpreter = "sh" if program.endswith(".sh") else sys.executable
         command = [interpreter, str(PROGRAMS / program), str(self._notes / name), *words]
         restart = "on-failure" if part == "producer" else "always"
-        # A step of the clock would be a time-out of every task. What a program opens in cur/ in the
-        # instant in which its claim is taken back is in new/ again: it reads what is not its own,
-        # which its unlink tells it (ENOENT), and the checker cannot know.
-        limits = {"timeout_seconds": "max"}
         pid = self._tree.spawn(
-            name, parent, exec=command, restart=restart, **{"limits": limits, **spec}
+            name, parent, exec=command, restart=restart, **spec
         )
         made = Program(name, part, pid)
         self.programs.append(made)

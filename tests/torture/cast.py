@@ -119,9 +119,7 @@ class Cast:
         interpreter = "sh" if program.endswith(".sh") else sys.executable
         command = [interpreter, str(PROGRAMS / program), str(self._notes / name), *words]
         restart = "on-failure" if part == "producer" else "always"
-        pid = self._tree.spawn(
-            name, parent, exec=command, restart=restart, **spec
-        )
+        pid = self._tree.spawn(name, parent, exec=command, restart=restart, **spec)
         made = Program(name, part, pid)
         self.programs.append(made)
         return made

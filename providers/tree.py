@@ -78,8 +78,8 @@ class RootDirectory(Table):
 
     def changes(self, event: Event) -> Iterator[Change]:
         """Which nodes an event changed."""
-        yield from self._agents.changes(event)
         yield from self._proc.changes(event)
+        yield from self._agents.changes(event)
         yield from self._dev.changes(event)
         if not isinstance(event, MAIL):  # what happens most changes nothing of these
             yield from self._etc.changes(event)

@@ -124,8 +124,7 @@ class EventLog:
                 self.last += 1
                 record = Record(self.last, self._clock.now(), event)
                 self._kept.append(record)
-                kind = type(event)
-                for listener in self._concerned.get(kind) or self._listeners_of(kind):
+                for listener in self._listeners_of(type(event)):
                     try:
                         listener(record)
                     except Exception:  # it has happened: this is no fault of who did it

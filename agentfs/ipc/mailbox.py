@@ -163,8 +163,6 @@ class Mailbox:
     def free_name(self, folder: str, wanted: str) -> str:
         """`wanted`, or a name like it that is not taken in `folder`."""
         taken = self.folder(folder)
-        if wanted not in taken:
-            return wanted
         name, count = wanted, 1
         base, colon, flags = wanted.partition(":")
         while name in taken:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from typing import Annotated
 
 import yaml
@@ -11,15 +10,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_serializer,
 )
 
 from agentfs.documents import LiveDocument
-from agentfs.errors import KernelError
 from agentfs.events import EventLog
-from agentfs.process.spec import Cost, Maximum, describe, read_yaml, seconds
+from agentfs.process.spec import Cost, Maximum, seconds
 from agentfs.storage.store import Store
+from agentfs.validation import read_model
 
 __all__ = ["Config", "Settings"]
 
@@ -215,15 +213,7 @@ class Config(_Section):
     @classmethod
     def parse(cls, text: str) -> Config:
         """Raises EINVAL that names every fault."""
-        given = read_yaml(text)
-        try:
-            return cls.model_validate({} if given is None else given)
-        except ValidationError as bad:
-            faults = "; ".join(
-                f"{'.'.join(map(str, where)) or 'document'}: {what}"
-                for where, what in describe(bad)
-            )
-            raise KernelError(errno.EINVAL, faults) from None
+        return read_model(text, cls, "document") or cls()
 
     def text(self) -> str:
         """The configuration as a document that says everything, defaults included."""

@@ -1,7 +1,7 @@
 """YAML documents that people write, read with their line numbers.
 
-`yaml.compose` gives nodes that know their lines; here they become maps, and every fault found on
-the way is kept, so that all of them are reported at once as `file:line: what was expected`.
+`agentfs.yamltext` gives nodes that know their lines; here they become maps, and every fault found
+on the way is kept, so that all of them are reported at once as `file:line: what was expected`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from typing import Any
 
 import yaml
 
-__all__ = ["Document", "DocumentError", "Pair", "line_of", "near"]
+from agentfs.yamltext import MOST_VALUES, YamlError, compose, construct, line_of
+
+__all__ = ["Document", "DocumentError", "Pair", "near"]
 
 Pair = tuple[yaml.Node, yaml.Node]
 """A key of a map and its value."""
@@ -39,40 +41,27 @@ class Document:
     A context manager: what goes wrong inside it in reading YAML leaves it as DocumentError.
     """
 
-    def __init__(self, text: str, file: str) -> None:
+    def __init__(self, text: str, file: str, most: int = MOST_VALUES) -> None:
         self._text = text
         self._file = file
+        self._most = most
         self._faults: list[tuple[int, str]] = []
-        self._loader: yaml.SafeLoader | None = None
 
     def __enter__(self) -> Document:
         return self
 
     def __exit__(self, kind: object, bad: BaseException | None, trace: object) -> None:
-        if self._loader is not None:
-            self._loader.dispose()
-        if isinstance(bad, yaml.MarkedYAMLError):
-            line = bad.problem_mark.line + 1 if bad.problem_mark else 1
-            self.fault(line, f"not YAML: {bad.problem or bad.context}")
-        elif isinstance(bad, yaml.reader.ReaderError):
-            line = self._text.count("\n", 0, bad.position) + 1
-            self.fault(line, f"not YAML: {bad.reason}")
-        elif isinstance(bad, RecursionError):
-            self.fault(1, "not YAML: nested too deeply")
-        else:
-            return
-        raise self.refusal() from None
+        if isinstance(bad, YamlError):
+            self.fault(bad.line, f"not YAML: {bad.what}")
+            raise self.refusal() from None
 
     def root(self) -> yaml.Node | None:
         """The node of the whole document; None if there is nothing in it."""
-        self._loader = yaml.SafeLoader(self._text)
-        node: yaml.Node | None = self._loader.get_single_node()
-        return node
+        return compose(self._text, self._most)
 
     def content(self, node: yaml.Node) -> Any:
         """What `node` says, as plain Python values."""
-        assert self._loader is not None
-        return self._loader.construct_document(node)
+        return construct(node)
 
     def fault(self, where: yaml.Node | int, what: str) -> None:
         """Keep a fault, at a node or in a line (from 1)."""
@@ -131,8 +120,3 @@ class Document:
         if isinstance(node, yaml.MappingNode):
             self.fault(node, f"{what}: the key `{key}` was expected")
         return None
-
-
-def line_of(node: yaml.Node) -> int:
-    """The line that `node` begins in, from 1."""
-    return int(node.start_mark.line) + 1

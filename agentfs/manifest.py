@@ -15,9 +15,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from agentfs.document import Document, DocumentError, Pair, line_of, near
+from agentfs.document import Document, DocumentError, Pair, near
 from agentfs.process.model import Limits, Restart, Role, Tier
 from agentfs.process.spec import NAME, ProcessSpec, SpecLimits
+from agentfs.yamltext import line_of
 
 __all__ = ["ROOT", "Planned", "System", "load", "parse"]
 
@@ -26,6 +27,10 @@ ROOT = "init"
 
 MAX_REPLICAS = 1000
 """One system has at most this many of one process; more is a slip of the finger."""
+
+MOST_VALUES = 100_000
+"""Values of one manifest, with what aliases repeat: a tenth of a second to read, which nobody waits
+for but who starts it."""
 
 RESERVED = frozenset({ROOT, "self", ".", ".."})
 OWN_KEYS = ("parent", "replicas")
@@ -80,7 +85,7 @@ def parse(text: str, file: str, folder: str) -> System:
 
     Raises DocumentError.
     """
-    with Document(text, file) as document:
+    with Document(text, file, MOST_VALUES) as document:
         return _Reader(document, folder).system()
 
 

@@ -22,8 +22,9 @@ from agentfs.tools.mounts import condition, mounts
 __all__ = ["Finding", "examine", "run"]
 
 PACKAGES = ("pyfuse3", "trio", "pydantic", "PyYAML", "click", "inotify_simple", "prometheus_client")
-MODULES = {"PyYAML": "yaml"}
-"""Import names that differ from the package's."""
+MODULES = {"PyYAML": "yaml._yaml"}
+"""Import names that differ from the package's; of PyYAML the part that uses libyaml, which its
+wheels have."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,12 +150,14 @@ def _spawn_text(given: Given, command: list[str] | None) -> str:
         text = str(file.read())
     if not spec:
         return text
-    import yaml  # slow to import, and only needed to lay options over a file
+    # slow to import, and only needed to lay options over a file
+    from agentfs.errors import KernelError
+    from agentfs.yamltext import read_yaml
 
     try:
-        base = yaml.safe_load(text)
-    except yaml.YAMLError as bad:
-        raise TreeError(given["spec"], f"not YAML: {' '.join(str(bad).split())}") from None
+        base = read_yaml(text)
+    except KernelError as bad:
+        raise TreeError(given["spec"], bad.reason) from None
     if not isinstance(base, dict):
         raise TreeError(given["spec"], "a map of keys was expected: `name:`, `exec:`, `role:` …")
     if isinstance(base.get("env"), dict) and "env" in spec:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import errno
 import re
-import sys
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from agentfs.errors import KernelError
 from agentfs.security.capability import canonical, canonical_tool
+from agentfs.validation import read_model
 
 __all__ = [
     "NAME",
@@ -20,9 +19,7 @@ __all__ = [
     "Maximum",
     "ProcessSpec",
     "SpecLimits",
-    "describe",
     "parse_spec",
-    "read_yaml",
     "seconds",
 ]
 
@@ -31,13 +28,6 @@ NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 MAX_NAMES = 64
 """How many tools and capabilities a definition may list: more are meant by a glob."""
-
-MAX_TOKENS = 5000
-"""How many marks, words and brackets a definition may have. Each takes some 20 µs to read, in which
-nobody else is served; a thousand variables of the environment are 4000."""
-
-MAX_NESTING = 50
-"""How deep brackets may be nested: looking for keys takes time with its square."""
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -146,60 +136,11 @@ class ProcessSpec(BaseModel):
     group: GroupPath | None = None
 
 
-def describe(failure: ValidationError) -> list[tuple[tuple[int | str, ...], str]]:
-    """Each fault as (where, what was expected), in pydantic's order but in words for people."""
-    return [
-        (tuple(fault["loc"]), fault["msg"].removeprefix("Value error, "))
-        for fault in failure.errors(include_url=False, include_context=False)
-    ]
-
-
-class _Loader(yaml.SafeLoader):
-    """Stops where it would take too long."""
-
-    most = sys.maxsize
-
-    def fetch_more_tokens(self) -> None:
-        if self.tokens_taken > self.most:
-            raise KernelError(errno.EINVAL, f"too long: at most {self.most} YAML tokens")
-        if self.flow_level > MAX_NESTING:
-            raise KernelError(errno.EINVAL, "not YAML: nested too deeply")
-        super().fetch_more_tokens()
-
-
-def read_yaml(text: str, most: int = sys.maxsize) -> Any:
-    """The value that a YAML (or JSON) document of at most so many tokens is. Raises EINVAL.
-
-    PyYAML has an exception of its own for bad syntax only; a bad date, number or tag
-    (`2001-13-01`, `!!bool maybe`) comes out as whatever the code behind it raised.
-    """
-    loader = None
-    try:
-        loader = _Loader(text)
-        loader.most = most
-        return loader.get_single_data()
-    except yaml.YAMLError as bad:
-        raise KernelError(errno.EINVAL, f"not YAML: {' '.join(str(bad).split())}") from None
-    except RecursionError:
-        raise KernelError(errno.EINVAL, "not YAML: nested too deeply") from None
-    except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError) as bad:
-        raise KernelError(errno.EINVAL, f"not YAML: a value cannot be read: {bad}") from None
-    finally:
-        if loader is not None:
-            loader.dispose()
-
-
 def parse_spec(text: str) -> ProcessSpec:
     """Read a definition. Raises EINVAL with every fault in the reason."""
-    given = read_yaml(text, MAX_TOKENS)
-    if not isinstance(given, dict):
+    spec = read_model(text, ProcessSpec, "definition")
+    if spec is None:
         raise KernelError(
             errno.EINVAL, "a definition is a map of keys: `name:`, `exec:`, `role:` …"
         )
-    try:
-        return ProcessSpec.model_validate(given)
-    except ValidationError as bad:
-        faults = "; ".join(
-            f"{'.'.join(map(str, where)) or 'definition'}: {what}" for where, what in describe(bad)
-        )
-        raise KernelError(errno.EINVAL, faults) from None
+    return spec

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from agentfs.documents import LiveDocument
-from agentfs.errors import KernelError
 from agentfs.events import EventLog
 from agentfs.process.model import Tier
-from agentfs.process.spec import describe, read_yaml
 from agentfs.resources.use import MICROS
 from agentfs.storage.store import Store
+from agentfs.validation import read_model
 
 __all__ = ["Model", "Models"]
 
@@ -72,14 +70,8 @@ class Model:
 def parse(text: str) -> dict[str, Model]:
     """The models of a document, by name; an empty one is the default. Raises EINVAL that names
     every fault."""
-    given = read_yaml(text)
-    try:
-        document = _Document.model_validate(read_yaml(DEFAULT) if given is None else given)
-    except ValidationError as bad:
-        faults = "; ".join(
-            f"{'.'.join(map(str, where)) or 'document'}: {what}" for where, what in describe(bad)
-        )
-        raise KernelError(errno.EINVAL, faults) from None
+    document = read_model(text, _Document, "document") or read_model(DEFAULT, _Document, "document")
+    assert document is not None
     return {
         name: Model(
             name,

@@ -7,7 +7,8 @@ import errno
 import pytest
 
 from agentfs.errors import KernelError
-from agentfs.process.spec import MAX_TOKENS, parse_spec
+from agentfs.process.spec import parse_spec
+from agentfs.yamltext import MOST_VALUES
 
 ALIASES = "\n".join(
     ["name: x", "x0: &x0 [a, a, a, a, a, a, a, a]"]
@@ -19,13 +20,13 @@ ALIASES = "\n".join(
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (f"exec: [{'a,' * 500_000}a]", f"at most {MAX_TOKENS} YAML tokens"),
+        (f"exec: [{'a,' * 500_000}a]", f"at most {MOST_VALUES} values"),
         ("exec: " + "[" * 60_000, "nested too deeply"),
         ("exec: " + "{a: " * 20_000, "nested too deeply"),
         ("- " * 2_000, "nested too deeply"),
-        ("exec: &a [*a]", "exec"),
-        ("env: &a {A: *a}", "env"),
-        (ALIASES, "exec"),
+        ("exec: &a [*a]", "is part of itself"),
+        ("env: &a {A: *a}", "is part of itself"),
+        (ALIASES, "what aliases repeat is counted"),
     ],
 )
 def test_what_would_hold_up_everybody_else_is_refused_at_once(text: str, why: str) -> None:

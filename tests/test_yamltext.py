@@ -1,0 +1,156 @@
+"""Reading YAML: the plain values of it, every fault with its line, and never for long."""
+
+from __future__ import annotations
+
+import time
+from datetime import date
+
+import pytest
+
+from agentfs.config import Config
+from agentfs.errors import KernelError
+from agentfs.process.spec import parse_spec
+from agentfs.resources.models import parse as parse_models
+from agentfs.security.acl import Acl
+from agentfs.security.roles import Roles
+from agentfs.yamltext import MAX_DIRECTIVES, MAX_NESTING, MOST_VALUES, read_yaml
+
+PARSERS = [Acl.parse, Config.parse, Roles.parse, parse_models, parse_spec, read_yaml]
+
+
+def refused(text: str) -> str:
+    with pytest.raises(KernelError) as caught:
+        read_yaml(text)
+    assert caught.value.code == "EINVAL"
+    return caught.value.reason
+
+
+def test_the_plain_values_of_yaml_and_of_json() -> None:
+    text = "a: [1, -2.5, yes, ~, text, =]\nb: {c: 2001-02-03}\nd: 0x10\ne: !!str 7\n"
+    assert read_yaml(text) == {
+        "a": [1, -2.5, True, None, "text", "="],
+        "b": {"c": date(2001, 2, 3)},
+        "d": 16,
+        "e": "7",
+    }
+    assert read_yaml('{"a":[1,2.5e3,null,true],"b":"\\u00e9"}') == {
+        "a": [1, "2.5e3", None, True],  # YAML 1.1 wants a sign in an exponent
+        "b": "é",
+    }
+    assert read_yaml("base: &b {x: 1, y: 2}\nmore: {<<: *b, y: 3}")["more"] == {"x": 1, "y": 3}
+    assert read_yaml("# nothing\n") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("2001-13-01", "'2001-13-01' is no date"),
+        ("2001-02-30", "'2001-02-30' is no date"),
+        ("2001-01-01T25:00:00Z", "is no date"),
+        ("!!timestamp foo", "'foo' is no date"),
+        ("!!bool maybe", "'maybe' is no true or false"),
+        ("!!int ''", "'' is no whole number"),
+        ("!!int 1e9", "'1e9' is no whole number"),
+        ("!!float x", "'x' is no number"),
+        ("!!binary aGVsbG8=", "a value of the kind !!binary is not taken"),
+        ("!!binary '*'", "a value of the kind !!binary is not taken"),
+        ("!!set {a}", "a value of the kind !!set is not taken"),
+        ("!!omap [a: b]", "a value of the kind !!omap is not taken"),
+        ("!!python/object:os.system y", "a value of the kind !!python/object:os.system is not"),
+        ("!own y", "a value of the kind !own is not taken"),
+        ("!!map [a]", "expected a mapping node"),
+        ("9" * 5000, "a number of 5000 digits"),
+        ("-" + "9_9" * 5000, "a number of 15001 digits"),
+        ("9" * 50, "a number below 2^63 was expected"),
+        ("0x" + "f" * 60, "a number below 2^63 was expected"),
+        ("1" + ":59" * 30, "a number below 2^63 was expected"),
+        ("[*nobody]", "found undefined alias"),
+        ("{[a]: b}", "found unhashable key"),
+        ("{? {a: b} : c}", "found unhashable key"),
+        ("{<<: a}", "expected a mapping"),
+        ("&a [1, *a]", "`*a` is part of itself"),
+        ("&a {<<: *a}", "`*a` is part of itself"),
+        ("[", "did not find expected node content"),
+        ("\x00", "control characters are not allowed"),
+        ("\ud800", "surrogates not allowed"),
+        ("'", "found unexpected end of stream"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_its_line(value: str, why: str) -> None:
+    reason = refused(f"a: 1\n\nb:\n  c: {value}")
+    assert why in reason
+    line = 5 if why.startswith("did not find") else 4
+    assert reason.startswith((f"line {line}: not YAML: ", f"line {line + 1}: not YAML: "))
+
+
+def bomb(levels: int, width: int, merge: bool) -> str:
+    """Each level has the one below `width` times."""
+    lines = ["x0: &x0 {a: 1}"]
+    for level in range(1, levels):
+        below = ", ".join([f"*x{level - 1}"] * width)
+        inner = f"{{<<: [{below}]}}" if merge else f"[{below}]"
+        lines.append(f"x{level}: &x{level} {inner}")
+    return "\n".join(lines)
+
+
+LONG = {
+    "merge bomb": bomb(30, 9, merge=True),
+    "alias bomb": bomb(30, 9, merge=False),
+    "merge bomb within the number of aliases": bomb(4, 10, merge=True),
+    "list": "[" + "a," * 500_000 + "a]",
+    "lines": "- a\n" * 250_000,
+    "flow nesting": "[" * 1_000_000,
+    "map nesting": "{a: " * 200_000,
+    "block nesting": "- " * 500_000,
+    "key nesting": "? " * 500_000,
+    "digits": "a: " + "1" * 1_000_000,
+    "sexagesimal": "a: " + "1:" * 500_000 + "1",
+    "directives": "".join(f"%TAG !a{n}! tag:x\n" for n in range(30_000)) + "---\na: b",
+    "anchors": "".join(f"&a{n} x{n}: y\n" for n in range(50_000)),
+    "blanks": "a:" + " " * 1_000_000 + "b",
+    "empty lines": "a: |" + "\n" * 1_000_000,
+    "quotes": 'a: "' + "\\n" * 500_000,
+    "documents": "---\n" * 250_000,
+}
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_nothing_takes_long_wherever_it_is_read(what: str) -> None:
+    for parse in PARSERS:
+        began = time.thread_time()
+        try:
+            parse(LONG[what])
+        except KernelError as refusal:
+            assert refusal.code == "EINVAL"
+        # 20 ms are the aim, 15 the most that was measured; without the bounds, all are seconds
+        assert time.thread_time() - began < 0.2, parse
+
+
+def test_what_an_alias_stands_for_is_counted_each_time() -> None:
+    text = "a: &a [" + "x, " * 97 + "x]\nb: [{}]"  # map, two keys, two lists, and 98 in the first
+    most = (MOST_VALUES - 103) // 99
+    assert len(read_yaml(text.format(", ".join(["*a"] * most)))["b"]) == most
+    assert "what aliases repeat is counted" in refused(text.format(", ".join(["*a"] * (most + 1))))
+
+
+def test_as_deep_and_as_many_directives_as_are_allowed() -> None:
+    assert read_yaml("[" * MAX_NESTING + "]" * MAX_NESTING)
+    assert "nested too deeply" in refused("[" * (MAX_NESTING + 1) + "]" * (MAX_NESTING + 1))
+    lines = "".join(f"%TAG !a{number}! tag:x\n" for number in range(MAX_DIRECTIVES))
+    assert read_yaml(f"{lines}---\na: b") == {"a": "b"}
+    assert "directives" in refused(f"%TAG !b! tag:x\n{lines}---\na: b")
+
+
+def test_what_a_document_should_not_say_is_told_with_the_line() -> None:
+    with pytest.raises(KernelError) as caught:
+        Config.parse("messages:\n  max_waiting: many\n\nmount:\n  - 1\nlimits:\n  colour: blue\n")
+    assert caught.value.reason.split("; ") == [
+        "line 2: messages.max_waiting: Input should be a valid integer, unable to parse string as"
+        " an integer",
+        "line 7: limits.colour: there is no such key",
+        "line 4: mount: a map of keys was expected",
+    ]
+    with pytest.raises(KernelError, match=r"line 1: definition: a map of keys was expected"):
+        parse_spec("- a\n")
+    with pytest.raises(KernelError, match=r"line 3: env\.A: text was expected; put it in quotes"):
+        parse_spec("name: x\nenv:\n  A: 5\n")

@@ -117,6 +117,8 @@ class Kernel:
     def _build_permissions(self) -> None:
         """Who calls, and what they may do."""
         self.table = ProcessTable(self.store, self.events, self.clock)
+        self.events.process_of = self.table.pid_of
+        self.events.agent_of = self.table.name_of
         self.policy = Policy(self.table.find)
         self.roles = LiveDocument(
             roles.FILE,

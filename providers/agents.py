@@ -328,7 +328,7 @@ class AgentsDirectory(Table):
                 room.touch()
         elif isinstance(event, AgentRemoved):
             for kept in self._each:
-                kept.pop(event.name, None)
+                kept.pop(event.agent, None)
 
     def owner(self) -> Owner:
         return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
@@ -373,20 +373,20 @@ class AgentsDirectory(Table):
                 yield from mail.changes(room, event)
             return
         match event:
-            case AgentDefined(name=name):
+            case AgentDefined(agent=name):
                 defined = AgentDirectory(self, name)
                 defined.remember()
                 yield Created(self.key, name, defined)
-            case AgentRemoved(name=name):
+            case AgentRemoved(agent=name):
                 yield Removed(self.key, name, ("agents", name), is_directory=True)
-            case AgentChanged(name=name) if name in self.memories:
+            case AgentChanged(agent=name) if name in self.memories:
                 # Its files may have another owner now.
                 yield Modified(self.memories[name].root.key)
                 yield from modified(AgentDirectory, ("agents", name), event)
             case AgentChanged() | StateChanged() | ProcessSpawned() | ProcessExited():
-                yield from modified(AgentDirectory, ("agents", event.name), event)
+                yield from modified(AgentDirectory, ("agents", event.agent), event)
             case ProcessReaped() | ProcessRestarted() | ProcessChanged():
-                yield from modified(AgentDirectory, ("agents", event.name), event)
+                yield from modified(AgentDirectory, ("agents", event.agent), event)
             case _ if isinstance(event, ASKS):
                 yield from AsksDirectory(AgentDirectory(self, event.agent)).changes(event)
             case ArtifactEvent():

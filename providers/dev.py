@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["DevDirectory"]
 
 
+SINCE = {"EINVAL": "no such command", "ERANGE": "`since` a number that there is not yet"}
+"""Why a command to /dev/events may be refused."""
+
+
 class DevDirectory(Table):
     """/dev: streams, and what agents share."""
 
@@ -45,17 +49,27 @@ class DevDirectory(Table):
 
     @stream(
         "events",
-        example='{"seq": 41, "time": "2026-11-21T09:00:00.123Z", "type": "state_changed", …}',
+        0o666,
+        commands=True,
+        example='{"seq": 41, "time": "…", "type": "state_changed", "agent": "bob", "pid": 7, …}',
+        errors=SINCE,
     )
     def events(self, caller: Caller) -> StreamHandle:
         """Every event of the kernel from now on, one JSON object a line: seq, time (RFC 3339),
-        type, and what the type has. A reader that falls behind by more than 10,000 events gets a
-        record of type `lost` with their `count`; its seq is that of the last one lost."""
+        type, agent (whom it concerns) and pid (of that agent's process; both may be null), and what
+        the type has. A reader that falls behind by more than 10,000 events gets a record of type
+        `lost` with their `count`; its seq is that of the last one lost. Opened for both (O_RDWR) it
+        takes the command `since SEQ` and goes on after that event: first comes a record of type
+        `boot`, whose `boot` is that of /sys/boot_id. Numbers go on rising when the daemon is
+        started again, and what came before that is told as lost."""
         return EventStream(self.kernel, self.kernel.events.last + 1)
 
     @stream(
         "events.all",
-        example='{"seq": 1, "time": "2026-11-21T09:00:00.123Z", "type": "agent_defined", …}',
+        0o666,
+        commands=True,
+        example='{"seq": 1, "time": "…", "type": "agent_defined", "agent": "bob", "pid": null}',
+        errors=SINCE,
     )
     def events_all(self, caller: Caller) -> StreamHandle:
         """The same from the oldest event that is kept (the newest 10,000 since the daemon started).

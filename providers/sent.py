@@ -118,7 +118,7 @@ def changes(rooms: Mapping[str, Mailroom], event: Event) -> Iterable[Change]:
         case SentForgotten(sender=sender, ids=ids) if sender in rooms:
             for number in ids:
                 yield Removed(directory_key(sender), number, ("sent", int(number)))
-        case AgentRemoved(name=name):
+        case AgentRemoved(agent=name):
             yield from _dropped(rooms, name)
         case QueuePurged(name=name) | QueueRemoved(name=name):
             yield from _dropped(rooms, f"queues/{name}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from agentfs.clock import rfc3339
 from agentfs.errors import KernelError
 from agentfs.events import ProcessExited, ProcessReaped, Record, SignalSent
+from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import StreamHandle
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = [
     "Signals",
     "WaitStream",
     "lost",
+    "since",
 ]
 
 
@@ -59,14 +61,27 @@ class RecordStream(StreamHandle):
         return b"" if self.ended() else None
 
 
-def lost(count: int, through: int, now: float) -> bytes:
+_NOBODY = {"agent": None, "pid": None}
+"""Every record of /dev/events has these keys."""
+
+
+def lost(count: int, through: int, now: float, **more: object) -> bytes:
     """The record in place of `count` others that fell out, up to number `through`."""
-    head = {"seq": through, "time": rfc3339(now), "type": "lost", "count": count}
+    head = {"seq": through, "time": rfc3339(now), "type": "lost", **more, "count": count}
     return (json.dumps(head) + "\n").encode()
 
 
+def since(data: bytes) -> int:
+    """The number in the command `since SEQ`. EINVAL."""
+    match as_text(data).split():
+        case ["since", number] if number.isascii() and number.isdigit() and len(number) < 20:
+            return int(number)
+    raise KernelError(errno.EINVAL, "`since NUMBER` was expected")
+
+
 class EventStream(RecordStream):
-    """`/dev/events` (from now on) and `/dev/events.all` (from the oldest kept)."""
+    """`/dev/events` (from now on) and `/dev/events.all` (from the oldest kept), or after the number
+    of a command `since SEQ`."""
 
     def __init__(self, kernel: Kernel, first: int) -> None:
         super().__init__()
@@ -78,11 +93,24 @@ class EventStream(RecordStream):
     def _heard(self, record: Record) -> None:
         self.wake()
 
+    def try_write(self, data: bytes) -> int:
+        """`since SEQ`: go on after that number. EINVAL; ERANGE if there is no such number yet."""
+        number = since(data)
+        last = self._events.last
+        if number > last:
+            raise KernelError(errno.ERANGE, f"the newest event has number {last}")
+        self._next = number + 1
+        now = rfc3339(self._clock.now())
+        boot = {"seq": number, "time": now, "type": "boot", **_NOBODY, "boot": self._events.boot}
+        self._rest = (json.dumps(boot) + "\n").encode()
+        self.wake()
+        return len(data)
+
     def next_record(self) -> bytes | None:
         oldest = self._events.oldest
         if self._next < oldest:
             count, self._next = oldest - self._next, oldest
-            return lost(count, oldest - 1, self._clock.now())
+            return lost(count, oldest - 1, self._clock.now(), **_NOBODY)
         record = next(self._events.since(self._next), None)
         if record is None:
             return None

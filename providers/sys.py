@@ -64,6 +64,11 @@ class SysDirectory(Table):
         """The release of the kernel."""
         return self.kernel.version
 
+    @value("boot_id", example="5f0c1d2e3a4b5c6d")
+    def boot_id(self) -> str:
+        """Another one with each start of the daemon."""
+        return self.kernel.events.boot
+
     @value("health", on=(HealthChecked,), example="Ok:\tyes\nChecked:\t2026-11-21T09:00:00.123Z\n…")
     def health(self) -> str:
         """The maid's last report, `Key:\\tvalue` a line: whether all is well, when it looked, and

@@ -14,12 +14,11 @@ from agentfs.clock import rfc3339
 from agentfs.errors import KernelError
 from agentfs.events import Event, TopicChanged, TopicCreated, TopicRemoved
 from agentfs.ipc.topics import Publication, Topic
-from agentfs.providers.streams import RecordStream, lost
+from agentfs.providers.streams import RecordStream, lost, since
 from agentfs.security.principal import Principal
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.files import Owner
-from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Attributes, File, Handle, Node, Stat, regular
 from agentfs.vfs.table import Table
 
@@ -113,16 +112,11 @@ class Subscription(RecordStream):
 
     def try_write(self, data: bytes) -> int:
         """`since SEQ`: go on after that number. EINVAL; ERANGE if there is no such number yet."""
-        match as_text(data).split():
-            case ["since", number] if number.isascii() and number.isdigit() and len(number) < 20:
-                last = self._topic.last
-                if int(number) > last:
-                    raise KernelError(
-                        errno.ERANGE, f"the last record of {self._topic} has number {last}"
-                    )
-                self._next = int(number) + 1
-            case _:
-                raise KernelError(errno.EINVAL, "`since NUMBER` was expected")
+        number = since(data)
+        last = self._topic.last
+        if number > last:
+            raise KernelError(errno.ERANGE, f"the last record of {self._topic} has number {last}")
+        self._next = number + 1
         self._rest = b""
         self.wake()
         return len(data)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def emit(log: EventLog, *names: str) -> None:
 
 
 def names(records: list[Record]) -> list[tuple[int, str]]:
-    return [(record.seq, record.event.name) for record in records]  # type: ignore[attr-defined]
+    return [(record.seq, record.event.agent) for record in records]  # type: ignore[attr-defined]
 
 
 def test_events_from_emit_to_listener_and_back_from_the_log(log: EventLog) -> None:
@@ -110,7 +111,7 @@ def test_every_listener_hears_every_number_in_order_though_one_emits(
 ) -> None:
     def answer(record: Record) -> None:
         if isinstance(record.event, AgentDefined):
-            log.emit(AgentRemoved(record.event.name))
+            log.emit(AgentRemoved(record.event.agent))
 
     first, _, last = listen(log), log.listen(answer), listen(log)
     with store.transaction():
@@ -145,7 +146,8 @@ def test_a_listener_hears_the_kinds_it_named_only(log: EventLog) -> None:
 
 
 def test_a_record_is_one_line_of_json() -> None:
-    record = Record(7, 1_800_000_000.0, CallRefused(3, "/a/\nb", "EACCES", "grün \u2028", ""))
+    refused = CallRefused(3, "/a/\nb", "EACCES", "grün \u2028", "")
+    record = Record(7, 1_800_000_000.0, refused, "bob", 3)
     line = record.line()
     assert line.count(b"\n") == 1
     assert "grün".encode() in line
@@ -153,6 +155,7 @@ def test_a_record_is_one_line_of_json() -> None:
         "seq": 7,
         "time": "2027-01-15T08:00:00.000Z",
         "type": "call_refused",
+        "agent": "bob",
         "pid": 3,
         "path": "/a/\nb",
         "errno": "EACCES",
@@ -166,9 +169,55 @@ def test_a_path_that_is_no_utf8_is_a_line_of_json_too() -> None:
     assert json.loads(line.decode())["path"] == os_path
 
 
-def test_every_event_has_a_name_of_its_own_and_is_in_the_vocabulary() -> None:
+def every_kind() -> set[type[Event]]:
     kinds = {kind for kind in vars(vocabulary).values() if isinstance(kind, type)}
-    kinds = {kind for kind in kinds if issubclass(kind, Event) and kind is not Event}
+    return {kind for kind in kinds if issubclass(kind, Event) and kind is not Event}
+
+
+ABOUT_NOBODY = {
+    "account_closed",
+    "account_opened",
+    "config_changed",
+    "group_created",
+    "group_limit_set",
+    "group_removed",
+    "health_checked",
+    "queue_changed",
+    "topic_changed",
+    "topic_removed",
+    "uses_swept",
+}
+
+
+@pytest.mark.parametrize("kind", sorted(every_kind(), key=lambda kind: kind.type))
+def test_every_event_names_agent_and_pid_under_the_same_keys(
+    log: EventLog, kind: type[Event]
+) -> None:
+    log.process_of = {"bob": 7}.get
+    log.agent_of = {7: "bob"}.get
+    heard = listen(log)
+    told = {each.name: 7 if each.name == "pid" else "bob" for each in fields(kind)}
+    log.emit(kind(**told))
+    record = json.loads(heard[0].line())
+    about = (None, None) if kind.type in ABOUT_NOBODY else ("bob", 7)
+    assert (record["agent"], record["pid"]) == about
+
+
+def test_a_hint_is_heard_and_is_no_event(store: Store, log: EventLog) -> None:
+    heard = listen(log)
+    with pytest.raises(ZeroDivisionError), store.transaction():
+        log.hint(AgentRemoved("x"))
+        raise ZeroDivisionError
+    with store.transaction():
+        emit(log, "a")
+        log.hint(AgentRemoved("b"))
+        assert heard == []
+    assert names(heard) == [(1, "a"), (1, "b")]
+    assert (log.last, [record.event.type for record in log.since(1)]) == (1, ["agent_defined"])
+
+
+def test_every_event_has_a_name_of_its_own_and_is_in_the_vocabulary() -> None:
+    kinds = every_kind()
     assert len({kind.type for kind in kinds}) == len(kinds)
     assert {kind.__name__ for kind in kinds} <= set(vocabulary.__all__)
     assert vocabulary.StateChanged.type == "state_changed"

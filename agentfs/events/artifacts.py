@@ -4,6 +4,7 @@ it, and otherwise says no more than that an agent stored something."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from agentfs.events.base import Event
 
@@ -23,6 +24,8 @@ _UNTOLD = {"untold": True}
 class ArtifactEvent(Event):
     """Something happened to `owner`'s artifact. `key` is empty unless the visibility is global;
     `space` and `name` say what it is all the same, and are no part of the log."""
+
+    whose: ClassVar[str] = "owner"
 
     owner: str
     visibility: str

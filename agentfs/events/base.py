@@ -11,9 +11,15 @@ __all__ = ["Event"]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Base of all events. `type` is its name on the wire, made from the class name."""
+    """Base of all events. `type` is its name on the wire, made from the class name.
+
+    On the wire every event has `agent`, whom it concerns, and `pid`, that agent's process, or null.
+    `whose` is the field that names the agent; "": the event is about nobody. What an event does not
+    say of the two the log finds out when it goes out.
+    """
 
     type: ClassVar[str] = "event"
+    whose: ClassVar[str] = "agent"
 
     def __init_subclass__(cls) -> None:
         cls.type = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()

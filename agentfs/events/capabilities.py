@@ -14,5 +14,5 @@ class CapabilityDropped(Event):
     """Process `pid` has given up `capability`, a name or a glob of tools, for good."""
 
     pid: int
-    name: str
+    agent: str
     capability: str

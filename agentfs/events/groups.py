@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from agentfs.events.base import Event
 
@@ -11,17 +12,23 @@ __all__ = ["GroupCreated", "GroupEntered", "GroupLimitHit", "GroupLimitSet", "Gr
 
 @dataclass(frozen=True, slots=True)
 class GroupCreated(Event):
+    whose: ClassVar[str] = ""
+
     path: str
 
 
 @dataclass(frozen=True, slots=True)
 class GroupRemoved(Event):
+    whose: ClassVar[str] = ""
+
     path: str
 
 
 @dataclass(frozen=True, slots=True)
 class GroupLimitSet(Event):
     """`limit` is `tokens` or `pids`; `value` None is none."""
+
+    whose: ClassVar[str] = ""
 
     path: str
     limit: str
@@ -30,11 +37,11 @@ class GroupLimitSet(Event):
 
 @dataclass(frozen=True, slots=True)
 class GroupLimitHit(Event):
-    """Something was refused to agent `name` because the group at `path` is full."""
+    """Something was refused to agent `agent` because the group at `path` is full."""
 
     path: str
     limit: str
-    name: str
+    agent: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,6 @@ class GroupEntered(Event):
     """Process `pid` was moved from group `old` to group `new`."""
 
     pid: int
-    name: str
+    agent: str
     old: str
     new: str

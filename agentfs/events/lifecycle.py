@@ -14,7 +14,7 @@ class ProcessReady(Event):
     """Its children may be started again; `how` says since when: recv, claim, ready, timeout."""
 
     pid: int
-    name: str
+    agent: str
     how: str
 
 
@@ -23,7 +23,7 @@ class AgentStalled(Event):
     """`waiting` messages wait for it, and it has taken and finished none for `seconds`."""
 
     pid: int
-    name: str
+    agent: str
     waiting: int
     seconds: int
 
@@ -33,7 +33,7 @@ class AgentResumed(Event):
     """It takes its mail again."""
 
     pid: int
-    name: str
+    agent: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,6 @@ class ConsumerEnded(Event):
     agent, those included that it had claimed and not finished."""
 
     pid: int
-    name: str
+    agent: str
     code: int
     waiting: int

@@ -14,18 +14,18 @@ class LimitChanged(Event):
     """The limit called `limit` of process `pid` itself is `value` now; None is none."""
 
     pid: int
-    name: str
+    agent: str
     limit: str
     value: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class TaskTimedOut(Event):
-    """Process `pid` had message `id` of the mailbox `agent` for `seconds`, its limit, and did not
+    """Process `pid` had message `id` of `mailbox` for `seconds`, its limit, and did not
     acknowledge it: it is returned, or given up."""
 
     pid: int
-    name: str
     agent: str
+    mailbox: str
     id: str
     seconds: int

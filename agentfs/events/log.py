@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
@@ -24,11 +25,14 @@ log = logging.getLogger(__name__)
 
 
 class Record(NamedTuple):
-    """An event with its number and time, as the log keeps it."""
+    """An event with its number and time, as the log keeps it; `agent` and `pid` are whom it
+    concerns."""
 
     seq: int
     time: float
     event: Event
+    agent: str | None = None
+    pid: int | None = None
 
     def line(self) -> bytes:
         """The record as `/dev/events` shows it: one JSON object and a newline. Fields that are
@@ -37,11 +41,13 @@ class Record(NamedTuple):
             "seq": self.seq,
             "time": rfc3339(self.time),
             "type": self.event.type,
+            "agent": self.agent,
+            "pid": self.pid,
         }
         body = {
             field.name: getattr(self.event, field.name)
             for field in fields(self.event)
-            if "untold" not in field.metadata
+            if field.name not in ("agent", "pid") and "untold" not in field.metadata
         }
         text = json.dumps(head | body, ensure_ascii=False) + "\n"
         # A path may have bytes in it that are no UTF-8; escaped they are JSON all the same.
@@ -51,6 +57,7 @@ class Record(NamedTuple):
 class EventLog:
     """Numbers events without gaps, keeps the newest `capacity`, and tells the listeners.
 
+    `process_of` and `agent_of` find out of an event what it does not say itself.
     The last number is stored with each commit, so numbers go on rising after a restart; what was
     emitted before is not kept across one.
     """
@@ -65,6 +72,10 @@ class EventLog:
         self._listeners: dict[Callable[[Record], object], tuple[type[Event], ...]] = {}
         self._concerned: dict[type[Event], tuple[Callable[[Record], object], ...]] = {}
         self.last = int(store.meta("event_seq", "0"))
+        self.boot = secrets.token_hex(8)
+        """Of this run of the daemon: a watcher who sees another one missed a restart."""
+        self.process_of: Callable[[str], int | None] = lambda agent: None
+        self.agent_of: Callable[[int], str | None] = lambda pid: None
         store.before_commit.append(self._number)
 
     def listen(self, listener: Callable[[Record], object], *kinds: type[Event]) -> None:
@@ -105,6 +116,17 @@ class EventLog:
             self._store.on_commit(self._publish)
         self._pending.append(event)
 
+    def hint(self, event: Event) -> None:
+        """Tell the listeners of what shows in the tree and is no change of the system: it has no
+        number, is not kept, and is in no audit. It goes out once the transaction is committed."""
+        if self._store.in_transaction:
+            self._store.on_commit(lambda: self._hint(event))
+        else:
+            self._hint(event)
+
+    def _hint(self, event: Event) -> None:
+        self._tell(Record(self.last, self._clock.now(), event, *self._whom(event)))
+
     def _number(self) -> None:
         if self._pending:
             last = self.last + len(self._outgoing) + len(self._pending)
@@ -122,15 +144,28 @@ class EventLog:
             while self._outgoing:
                 event = self._outgoing.popleft()
                 self.last += 1
-                record = Record(self.last, self._clock.now(), event)
+                record = Record(self.last, self._clock.now(), event, *self._whom(event))
                 self._kept.append(record)
-                for listener in self._listeners_of(type(event)):
-                    try:
-                        listener(record)
-                    except Exception:  # it has happened: this is no fault of who did it
-                        log.exception("a listener failed on event %s", record)
+                self._tell(record)
         finally:
             self._publishing = False
+
+    def _tell(self, record: Record) -> None:
+        for listener in self._listeners_of(type(record.event)):
+            try:
+                listener(record)
+            except Exception:  # it has happened: this is no fault of who did it
+                log.exception("a listener failed on event %s", record)
+
+    def _whom(self, event: Event) -> tuple[str | None, int | None]:
+        """The agent that an event concerns, and its process."""
+        agent: str | None = getattr(event, event.whose, None) if event.whose else None
+        pid: int | None = getattr(event, "pid", None)
+        if agent is None and pid is not None:
+            agent = self.agent_of(pid)
+        elif pid is None and agent is not None:
+            pid = self.process_of(agent)
+        return agent, pid
 
     @property
     def oldest(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from agentfs.events.base import Event
 
@@ -40,6 +41,8 @@ class DeadLetterDropped(Event):
 class SentForgotten(Event):
     """What became of these messages of agent `sender` is not kept any more."""
 
+    whose: ClassVar[str] = "sender"
+
     sender: str
     ids: tuple[str, ...]
 
@@ -47,6 +50,8 @@ class SentForgotten(Event):
 @dataclass(frozen=True, slots=True)
 class BroadcastSent(Event):
     """One message went to `recipients` agents; each copy has an event of its own."""
+
+    whose: ClassVar[str] = "sender"
 
     sender: str
     id: str
@@ -56,6 +61,8 @@ class BroadcastSent(Event):
 @dataclass(frozen=True, slots=True)
 class BroadcastChanged(Event):
     """One copy less waits, or one more: a dead letter that was put back."""
+
+    whose: ClassVar[str] = "sender"
 
     sender: str
     id: str

@@ -25,7 +25,7 @@ __all__ = [
 @dataclass(frozen=True, slots=True)
 class ProcessSpawned(Event):
     pid: int
-    name: str
+    agent: str
     ppid: int
     role: str
     tier: str
@@ -34,7 +34,7 @@ class ProcessSpawned(Event):
 @dataclass(frozen=True, slots=True)
 class StateChanged(Event):
     pid: int
-    name: str
+    agent: str
     old: str
     new: str
 
@@ -44,7 +44,7 @@ class ProcessChanged(Event):
     """Something else that `status` shows changed: its program, its restarts, its heartbeat."""
 
     pid: int
-    name: str
+    agent: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +61,14 @@ class ProcessExited(Event):
     """It ended for good; `code` is the exit code, or 128 + signal."""
 
     pid: int
-    name: str
+    agent: str
     code: int
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessRestarted(Event):
     pid: int
-    name: str
+    agent: str
     restarts: int
     reason: str
 
@@ -76,7 +76,7 @@ class ProcessRestarted(Event):
 @dataclass(frozen=True, slots=True)
 class ProcessReparented(Event):
     pid: int
-    name: str
+    agent: str
     old: int
     new: int
 
@@ -84,7 +84,7 @@ class ProcessReparented(Event):
 @dataclass(frozen=True, slots=True)
 class ProcessReaped(Event):
     pid: int
-    name: str
+    agent: str
     ppid: int
 
 
@@ -93,22 +93,22 @@ class SignalSent(Event):
     """A signal or notice for process `pid`; `text` is the line its `signals` stream shows."""
 
     pid: int
-    name: str
+    agent: str
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class AgentDefined(Event):
-    name: str
+    agent: str
 
 
 @dataclass(frozen=True, slots=True)
 class AgentChanged(Event):
     """Its definition, or the process that is at work for it, changed."""
 
-    name: str
+    agent: str
 
 
 @dataclass(frozen=True, slots=True)
 class AgentRemoved(Event):
-    name: str
+    agent: str

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from agentfs.events.base import Event
 
@@ -12,6 +13,8 @@ __all__ = ["QueueChanged", "QueueCreated", "QueuePurged", "QueueRemoved"]
 
 @dataclass(frozen=True, slots=True)
 class QueueCreated(Event):
+    whose: ClassVar[str] = "owner"
+
     name: str
     owner: str
 
@@ -20,12 +23,16 @@ class QueueCreated(Event):
 class QueueChanged(Event):
     """Its mode, its owner or its limit is another."""
 
+    whose: ClassVar[str] = ""
+
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class QueuePurged(Event):
     """`by` dropped so many messages that waited."""
+
+    whose: ClassVar[str] = "by"
 
     name: str
     by: str
@@ -35,6 +42,8 @@ class QueuePurged(Event):
 @dataclass(frozen=True, slots=True)
 class QueueRemoved(Event):
     """`dropped`: the messages that went with it, in whatever folder."""
+
+    whose: ClassVar[str] = "by"
 
     name: str
     by: str

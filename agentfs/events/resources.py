@@ -1,4 +1,4 @@
-"""Events about budgets and limits. `pid` is a process, `name` its agent."""
+"""Events about budgets and limits. `pid` is a process, `agent` whose it is."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ResourceWarning(Event):  # noqa: A001  # its name on the wire is resource_
     """`used` of `limit` is 80 % or more. Once; again when it has been below meanwhile."""
 
     pid: int
-    name: str
+    agent: str
     resource: str
     used: float
     limit: float
@@ -44,7 +44,7 @@ class ResourceExceeded(Event):
     of it meanwhile."""
 
     pid: int
-    name: str
+    agent: str
     resource: str
     used: float
     limit: float
@@ -55,7 +55,7 @@ class ResourceRefused(Event):
     """A use was refused, or skipped where the process wants that: each time."""
 
     pid: int
-    name: str
+    agent: str
     resource: str
 
 
@@ -64,5 +64,5 @@ class ResourceStopped(Event):
     """It is being ended because a use was refused: `on_limit: stop`."""
 
     pid: int
-    name: str
+    agent: str
     resource: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from agentfs.events.base import Event
 
@@ -15,11 +16,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ConfigChanged(Event):
+    whose: ClassVar[str] = ""
+
     path: str
 
 
 @dataclass(frozen=True, slots=True)
 class HealthChecked(Event):
+    """The maid found other faults than in the round before, or none any more (`ok`)."""
+
+    whose: ClassVar[str] = ""
+
     ok: bool
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from agentfs.events.base import Event
 
@@ -11,6 +12,8 @@ __all__ = ["TopicChanged", "TopicCreated", "TopicRemoved"]
 
 @dataclass(frozen=True, slots=True)
 class TopicCreated(Event):
+    whose: ClassVar[str] = "owner"
+
     name: str
     owner: str
 
@@ -19,9 +22,13 @@ class TopicCreated(Event):
 class TopicChanged(Event):
     """Its mode or its owner is another."""
 
+    whose: ClassVar[str] = ""
+
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class TopicRemoved(Event):
+    whose: ClassVar[str] = ""
+
     name: str

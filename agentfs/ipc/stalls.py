@@ -107,9 +107,9 @@ class Stalls:
             case MessageClaimed(agent=name) | MessageDone(agent=name):
                 self._begin(name)
                 self._resume(name)
-            case ProcessSpawned(name=name) | ProcessRestarted(name=name):
+            case ProcessSpawned(agent=name) | ProcessRestarted(agent=name):
                 self._begin(name)
-            case ProcessExited(pid=pid, name=name):
+            case ProcessExited(pid=pid, agent=name):
                 self._since.pop(name, None)
                 self._stalled.discard(pid)
 

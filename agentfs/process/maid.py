@@ -84,9 +84,14 @@ class Maid:
         if faults:
             report["Faults"] = "; ".join(faults)
             log.warning("health: %s", report["Faults"])
+        news = report.get("Faults") != self.report.get("Faults")
         self.report = report
         self.rounds += 1
-        supervisor.events.emit(HealthChecked(not faults))
+        checked = HealthChecked(not faults)
+        if news:
+            supervisor.events.emit(checked)
+        else:
+            supervisor.events.hint(checked)  # /sys/health shows when it was checked
 
     @staticmethod
     def _call(call: Any) -> bool:

@@ -70,6 +70,15 @@ class ProcessTable:
         pid = self._alive.get(name)
         return None if pid is None else self._by_pid[pid]
 
+    def pid_of(self, name: str) -> int | None:
+        """The pid of the living process of agent `name`."""
+        return self._alive.get(name)
+
+    def name_of(self, pid: int) -> str | None:
+        """The agent of process `pid`."""
+        process = self._by_pid.get(pid)
+        return None if process is None else process.name
+
     def by_ospid(self, ospid: int) -> Process | None:
         """The living process whose program the machine knows as `ospid`; compare `os_start` too.
 

@@ -246,13 +246,15 @@ def stream(
     mode: int = 0o444,
     *,
     apart: bool = False,
+    commands: bool = False,
     private: bool = False,
     example: str = "",
     errors: dict[str, str] | None = None,
 ) -> Callable[[Method], Method]:
     """The method is `(caller) -> StreamHandle`, called at open. With a mode that lets somebody
     write (0o600, 0o222), what is written goes to the handle's `try_write`; if that may have to
-    wait, say `apart` (see Node)."""
+    wait, say `apart` (see Node). `commands`: what is written is about what is read, so it is opened
+    for both, and not for writing alone."""
 
     def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
         return Stream(
@@ -262,6 +264,7 @@ def stream(
             _guard(table, entry),
             lambda caller: method(table, caller),
             apart=apart,
+            commands=commands,
         )
 
     return _declare("Stream", name, mode, build, private=private, example=example, errors=errors)

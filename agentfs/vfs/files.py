@@ -220,15 +220,21 @@ class Stream(_DeclaredFile):
         open_stream: Callable[[Caller], StreamHandle],
         *,
         apart: bool = False,
+        commands: bool = False,
     ) -> None:
         super().__init__(key, mode, owner, guard)
         self._open = open_stream
+        self._commands = commands
         if apart:
             self.apart, self.timeout = True, 0.0
 
     def open(self, flags: int, caller: Caller) -> Handle:
         if is_writing(flags) and not self.mode & 0o222:
             raise KernelError(errno.EACCES, "this stream can only be read")
+        if self._commands and flags & os.O_ACCMODE == os.O_WRONLY:
+            raise KernelError(
+                errno.EACCES, "open it for both: what is written is about what is read"
+            )
         handle = self._open(caller)
         handle.packets = bool(flags & os.O_DIRECT)
         return handle

@@ -67,7 +67,7 @@ def held(system: System, name: str) -> bool:
 def order(system: System) -> list[str]:
     """What happened: `+name` was started again, `name how` became ready."""
     return [
-        f"+{event.name}" if isinstance(event, ProcessRestarted) else f"{event.name} {event.how}"
+        f"+{event.agent}" if isinstance(event, ProcessRestarted) else f"{event.agent} {event.how}"
         for event in system.heard
         if isinstance(event, ProcessRestarted | ProcessReady)
     ]

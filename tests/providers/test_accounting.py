@@ -118,8 +118,8 @@ async def test_how_much_was_used_is_in_no_event_that_everybody_reads(world: Worl
     records = list(world.kernel.events.since(1))
     (line,) = [record.line() for record in records if isinstance(record.event, UseRecorded)]
     told = json.loads(line)
-    assert (told["name"], told["used"]) == ("alice", "sonnet")
-    assert told.keys() == {"seq", "time", "type", "pid", "name", "kind", "used"}
+    assert (told["agent"], told["used"]) == ("alice", "sonnet")
+    assert told.keys() == {"seq", "time", "type", "agent", "pid", "kind", "used"}
 
 
 async def test_the_maid_sweeps_and_the_account_of_who_is_gone_goes(tmp_path: Path) -> None:

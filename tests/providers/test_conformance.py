@@ -91,8 +91,8 @@ NAMESPACE = """
 /proc/loadavg 0444
 /proc/stat 0444
 /proc/mounts 0444
-/dev/events 0444
-/dev/events.all 0444
+/dev/events 0666
+/dev/events.all 0666
 /dev/kmsg 0444
 /dev/topics/ 1777
 /etc/agentfs.yaml 0644
@@ -101,6 +101,7 @@ NAMESPACE = """
 /etc/models.yaml 0644
 /sys/version 0444
 /sys/can 0666
+/sys/boot_id 0444
 /sys/health 0444
 /sys/stats 0444
 /sys/metrics 0444

@@ -60,7 +60,7 @@ def test_one_use_is_one_record_and_in_every_view(world: Books) -> None:
     assert world.of(AccountOpened)[0] == AccountOpened("agent", "alice")
     assert len(world.of(AccountOpened)) == 4
     (used,) = world.of(UseRecorded)
-    assert (used.pid, used.name, used.kind, used.used) == (alice.pid, "alice", "llm", "sonnet")
+    assert (used.pid, used.agent, used.kind, used.used) == (alice.pid, "alice", "llm", "sonnet")
 
 
 def test_a_use_moves_the_time_of_its_accounts_forward_and_of_no_others(world: Books) -> None:

@@ -303,7 +303,7 @@ def test_who_draws_on_another_one_s_budget_is_warned_and_so_is_the_other(world: 
     made = lead(world, 100)
     worker = world.child("worker", made)
     world.use(worker, 90)
-    assert {event.name for event in world.of(ResourceWarning)} == {"lead", "worker"}
+    assert {event.agent for event in world.of(ResourceWarning)} == {"lead", "worker"}
 
 
 def test_on_limit_raise_is_an_error_and_nothing_else(world: World) -> None:

@@ -440,7 +440,7 @@ def test_claims_from_queues_count_for_who_took_them_and_time_out(world: World) -
         with refused(errno.ENOENT):
             world.acknowledge(worker, message)
     assert world.waiting("queues/work") == 5  # process 1 keeps what it took
-    assert [event.name for event in world.of(TaskTimedOut)] == ["worker", "worker", "other"]
+    assert [event.agent for event in world.of(TaskTimedOut)] == ["worker", "worker", "other"]
 
 
 def test_whoever_is_held_up_at_a_queue_does_not_keep_the_others_from_it(world: World) -> None:

@@ -89,7 +89,7 @@ def test_h20_the_death_of_a_consumer_with_pending_mail_is_an_event(tree: Tree) -
     finally:
         os.close(events)
     [ended] = [event for event in lines if event["type"] == "consumer_ended"]
-    assert (ended["name"], ended["waiting"]) == ("bob", 2)
+    assert (ended["agent"], ended["waiting"]) == ("bob", 2)
 
 
 HANGS = """

@@ -244,13 +244,13 @@ def test_an_agent_that_takes_no_mail_is_stalled_until_it_takes_some(
     eventually(lambda: "Stalled:\tyes\n" in status.read_text())
     watcher.until("MODIFY", f"proc/{pid}/status")
     (stall,) = events(tree, "agent_stalled")
-    assert (stall["name"], stall["pid"], stall["waiting"]) == ("alice", pid, 1)
+    assert (stall["agent"], stall["pid"], stall["waiting"]) == ("alice", pid, 1)
     assert json.loads(tree.read(f"proc/{pid}/info"))["stalled"] is True
     go.write_text("go\n")
     eventually(lambda: "Stalled:\tno\n" in status.read_text())
-    assert [event["name"] for event in events(tree, "agent_resumed")] == ["alice"]
+    assert [event["agent"] for event in events(tree, "agent_resumed")] == ["alice"]
     tree.write("agents/init/outbox/alice", "more work\n")
     os.kill(int(tree.read(f"proc/{pid}/ospid")), signal.SIGKILL)
     eventually(lambda: events(tree, "consumer_ended"))
     (end,) = events(tree, "consumer_ended")
-    assert (end["name"], end["code"], end["waiting"]) == ("alice", 137, 2)
+    assert (end["agent"], end["code"], end["waiting"]) == ("alice", 137, 2)

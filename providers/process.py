@@ -199,8 +199,10 @@ class ProcessDirectory(ProcessProgram):
     @stream("signals", 0o400, private=True, example="TERM\nCHLD 7 0\n")
     def signals(self, caller: Caller) -> StreamHandle:
         """Signals and notices sent to this process since its start, one a line (at most the newest
-        100, a line `LOST N` says how many are missing): TERM, KILL, STOP, CONT, HUP,
-        `CHLD PID CODE`. Ends when the process is reaped."""
+        100, a line `LOST N` says how many are missing): TERM, KILL, STOP, CONT, HUP (also for a
+        new parent, and then the program gets no signal), of children `CHLD PID CODE`,
+        `HUNG PID NAME WHY` (it missed its heartbeats and is killed), `ESCALATE PID NAME WHY` (it
+        was given up). Ends when the process is reaped."""
         self.process  # noqa: B018  # ESTALE
         return SignalStream(self.proc.signals, self.pid)
 

@@ -28,7 +28,13 @@ from agentfs.events.groups import (
     GroupLimitSet,
     GroupRemoved,
 )
-from agentfs.events.lifecycle import AgentResumed, AgentStalled, ConsumerEnded, ProcessReady
+from agentfs.events.lifecycle import (
+    AgentResumed,
+    AgentStalled,
+    ConsumerEnded,
+    HeartbeatMissed,
+    ProcessReady,
+)
 from agentfs.events.limits import LimitChanged, TaskTimedOut
 from agentfs.events.log import EventLog, Record
 from agentfs.events.mail import (
@@ -121,6 +127,7 @@ __all__ = [
     "GroupLimitSet",
     "GroupRemoved",
     "HealthChecked",
+    "HeartbeatMissed",
     "LimitChanged",
     "MessageArrived",
     "MessageClaimed",

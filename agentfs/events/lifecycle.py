@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agentfs.events.base import Event
 
-__all__ = ["AgentResumed", "AgentStalled", "ConsumerEnded", "ProcessReady"]
+__all__ = ["AgentResumed", "AgentStalled", "ConsumerEnded", "HeartbeatMissed", "ProcessReady"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +45,12 @@ class ConsumerEnded(Event):
     agent: str
     code: int
     waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatMissed(Event):
+    """Process `pid` is ended: it missed its heartbeats and was silent for so many `seconds`."""
+
+    pid: int
+    name: str
+    seconds: float

@@ -84,7 +84,8 @@ class Again(Ends):
         if delay is not None:
             self._hold(process, code)
             ending = "with an unknown code" if code is None else f"with code {code}"
-            reason = why or f"it ended {ending}"
+            hung = "" if program is None else self.hanging.get(program, "")
+            reason = why or hung or f"it ended {ending}"
             if self.booting:
                 reason = f"{STARTED_AGAIN}, and its program had ended meanwhile"
             attempt = self.restarts.attempts(process.pid)

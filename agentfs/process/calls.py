@@ -216,7 +216,8 @@ class Processes(OwnCalls):
             self._gate.policy.require_capability(actor, "kill_processes")
 
     def reparent(self, principal: Principal, pid: int, new_ppid: int) -> None:
-        """Give a process another parent, and tell it with HUP.
+        """Give a process another parent, and tell it with a line HUP in its `signals`: its program
+        gets no signal, which would end whoever does not catch it.
 
         Raises ESRCH, ELOOP for a cycle, EPERM for a tier above the parent's or another user's,
         EAGAIN at the child limit, EACCES if the parent's role has no children.
@@ -239,9 +240,7 @@ class Processes(OwnCalls):
             rules.check_tier(process.tier, parent)
             rules.check_children(parent, self._table, Ceilings(self._table, self._settings))
             self._table.move(process, new_ppid)
-            if process.pid in self._supervisor.signals.starting:
-                return  # its program will see its parent as it is
-            self._supervisor.signals.send(process, "HUP")
+            self._supervisor.signals.notice(process, "HUP")
 
     # -- control files ---------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agentfs.clock import Clock, Timers
 from agentfs.config import Settings
-from agentfs.events import AgentChanged, EventLog, ProcessExited, ProcessReaped
+from agentfs.events import AgentChanged, EventLog, HeartbeatMissed, ProcessExited, ProcessReaped
 from agentfs.process.agents import Agents
 from agentfs.process.heartbeats import Heartbeats
 from agentfs.process.logs import tail
@@ -30,8 +30,9 @@ UNKNOWN = -1
 class Ends:
     """`on_end` calls get (process, code) inside the transaction, at every end of a program, one
     that is followed by a restart included; `on_finish` calls get the process that ended for good,
-    when its children are adopted. `ended_at` has the time on the monotonic clock of every process
-    that waits to be reaped."""
+    when its children are adopted. `hanging` has the programs that are being killed because they
+    missed their heartbeats, each with words for it. `ended_at` has the time on the monotonic clock
+    of every process that waits to be reaped."""
 
     table: ProcessTable
     agents: Agents
@@ -60,6 +61,7 @@ class Ends:
         self.on_finish: list[Callable[[Process], object]] = []
         self.ended_at: dict[int, float] = {}
         self._renewed: dict[int, str] = {}  # why each is to be started again
+        self.hanging: dict[Program, str] = {}  # those that are being killed, and why
 
     def start_again(self, process: Process, reason: str = "continued") -> None:
         """Start the program of a process that has none for now."""
@@ -78,8 +80,11 @@ class Ends:
         if not output and process.exec:
             offset = 0 if program is None else program.offset
             output = tail(self.agents.log_path(process.name), offset)
-        if process.stopping and process.reason:
-            output = f"{output}{process.reason}\n"
+        reason = process.reason if process.stopping else ""
+        if program is not None:
+            reason = reason or self.hanging.get(program, "")
+        if reason:
+            output = f"{output}{reason}\n"
         with self.store.transaction():
             for call in self.on_end:
                 call(process, code)
@@ -129,10 +134,18 @@ class Ends:
                 self.events.emit(AgentChanged(process.name))
             self.store.on_commit(lambda: self.ended_at.pop(process.pid, None))
 
-    def hung(self, process: Process) -> None:
-        """It missed its heartbeats: its program is killed, and the end handled as a failure."""
+    def hung(self, process: Process, seconds: float) -> None:
+        """It missed its heartbeats: its program is killed, and the end handled as a failure. Its
+        parent is told."""
+        text = f"it missed its heartbeats: none for {seconds:.3g} s"
+        with self.store.transaction():
+            self.events.emit(HeartbeatMissed(process.pid, process.name, round(seconds, 3)))
+            parent = self.table.find(process.ppid)
+            if parent is not None:
+                self.signals.notice(parent, f"HUNG {process.pid} {process.name} {text}")
         program = self.programs.find(process.ospid)
         if program is not None:
+            self.hanging[program] = text
             self.programs.kill(program)
         elif process.state.alive and not process.exec:
-            self.finish(process, 128 + signal.SIGKILL, State.DEAD, "it missed its heartbeats")
+            self.finish(process, 128 + signal.SIGKILL, State.DEAD, text)

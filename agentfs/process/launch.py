@@ -14,6 +14,7 @@ import errno
 import mmap
 import os
 import pwd
+import signal
 import struct
 import subprocess
 import threading
@@ -155,6 +156,7 @@ class Launch:
         def enter() -> None:
             step = ENTER_GROUP
             let_go_of_our_mount()
+            take_every_signal()
             SHARED.pack_into(shared, 0, os.getpid(), 0, 0)
             try:
                 if entry is not None:
@@ -210,6 +212,17 @@ def let_go_of_our_mount() -> None:
         with suppress(OSError):
             if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
                 os.close(int(name))
+
+
+def take_every_signal() -> None:
+    """Have every signal do what it does by default, in the child, and block none.
+
+    Programs would inherit what the daemon ignores or blocks: HUP if it was started by nohup, INT
+    and QUIT by a shell's `&`. A shell could not even trap those.
+    """
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _groups(process: Process) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from agentfs.process.cgroups import ControlGroups
 from agentfs.process.model import Process
-from agentfs.process.rlimits import Usage, below, lay_on, limits_for, usage_of
+from agentfs.process.rlimits import OPEN_FILES, Usage, below, lay_on, limits_for, usage_of
 
 __all__ = ["Measures"]
 
@@ -48,7 +48,7 @@ class Measures:
     def limits_at_start(self, process: Process) -> list[tuple[int, int, int]]:
         """The rlimits of its next program: each single one it starts gets them."""
         memory, seconds = self.limits_of(process)
-        return limits_for(None if self.groups.has_memory else memory, seconds)
+        return [OPEN_FILES, *limits_for(None if self.groups.has_memory else memory, seconds)]
 
     def open_group(self, process: Process) -> int:
         """Make its control group, with its limit on memory, and open it for the next program."""

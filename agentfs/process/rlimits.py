@@ -10,7 +10,16 @@ from dataclasses import dataclass
 
 from agentfs.process.proc import all_pids, read_stat
 
-__all__ = ["CPU_BELT", "Limit", "Usage", "below", "lay_on", "limits_for", "usage_of"]
+__all__ = [
+    "CPU_BELT",
+    "OPEN_FILES",
+    "Limit",
+    "Usage",
+    "below",
+    "lay_on",
+    "limits_for",
+    "usage_of",
+]
 
 Limit = tuple[int, int, int]
 """(resource, soft, hard), as setrlimit(2) takes them."""
@@ -18,6 +27,12 @@ Limit = tuple[int, int, int]
 CPU_BELT = 1
 """Seconds of processor time that one program may use beyond the limit before the machine kills it:
 the daemon asks it to end at the limit itself, but may not be there."""
+
+OPEN_FILES: Limit = (resource.RLIMIT_NOFILE, *resource.getrlimit(resource.RLIMIT_NOFILE))
+"""What the daemon was started with, and programs get: it raises its own later, but a program that
+closes every number that it might have open would take minutes, and one that uses select(2) would
+meet numbers that this cannot take. Looked up as this module is imported, before anybody raises it.
+"""
 
 TICKS = os.sysconf("SC_CLK_TCK")
 MIB = 1024 * 1024

@@ -176,6 +176,7 @@ class Supervisor(Again):
             log.exception("the end of a program of process %d: the maid has to", program.pid)
         finally:
             self.told_to_end.discard(program)
+            self.hanging.pop(program, None)
             self._program_ended.set()
             self._program_ended = trio.Event()
 

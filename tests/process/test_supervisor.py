@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from agentfs.events import (
     ChildrenChanged,
     EventLog,
     HealthChecked,
+    HeartbeatMissed,
     ProcessExited,
     ProcessReaped,
     ProcessReparented,
@@ -310,9 +312,37 @@ async def test_three_missed_heartbeats_kill_the_program_and_it_is_restarted(
     await jump(mock_clock, 1.1)
     await settle(timed, process, 0)
     assert timed.ends == [(process.pid, 137)]
+    assert timed.of(HeartbeatMissed) == [HeartbeatMissed(process.pid, "bob", 30.1)]
+    told = [event.text for event in timed.of(SignalSent) if event.pid == 1]
+    assert told == [f"HUNG {process.pid} bob it missed its heartbeats: none for 30.1 s"]
     mock_clock.jump(1.2)
     await timed.until(lambda: process.restarts == 1)
+    (again,) = timed.of(ProcessRestarted)
+    assert again.reason == "it missed its heartbeats: none for 30.1 s; attempt 1 of 5"
     assert timed.supervisor.sizes()["heartbeats"] == 1
+
+
+async def test_the_last_words_of_a_program_that_hung_say_so(timed: System, mock_clock: Any) -> None:
+    process = await timed.shell(
+        "bob", "echo hello; exec sleep 1000", heartbeat="1s", restart="never"
+    )
+    await timed.said("bob", "hello")
+    await jump(mock_clock, 3)
+    await timed.until(lambda: not process.state.alive)
+    assert process.output == "hello\nit missed its heartbeats: none for 3 s\n"
+
+
+async def test_while_the_loop_stands_nobody_misses_a_heartbeat(system: System) -> None:
+    """As with a daemon that was stopped: `time.sleep` holds the loop up."""
+    process = await system.spawn("bob", heartbeat=0.4)
+    for _ in range(3):
+        time.sleep(1.3)  # noqa: ASYNC251
+        await trio.sleep(0.05)  # the looks that are due
+        assert process.state.alive
+    began = time.monotonic()
+    await system.until(lambda: not process.state.alive)
+    assert process.state is State.DEAD, "and one that hangs is found out all the same"
+    assert time.monotonic() - began > 0.7
 
 
 async def test_a_process_without_a_program_that_misses_its_heartbeats_is_dead(

@@ -139,6 +139,7 @@ def _first(fault: BaseException) -> BaseException:
 
 
 def _log_to(path: Path, *, also_stderr: bool) -> None:
+    logging.raiseExceptions = False  # on a full disk each line would bring a traceback of its own
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handlers: list[logging.Handler] = [
         logging.handlers.RotatingFileHandler(path, maxBytes=LOG_SIZE, backupCount=1)

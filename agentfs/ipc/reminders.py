@@ -167,14 +167,22 @@ class Reminders(Calendar):
 
     async def run(self) -> None:
         """Deliver what falls due, until cancelled. Others get as much of the loop as it takes."""
+        failing = False
         while True:
             self._sooner = trio.Event()
             began = self._clock.monotonic()
             try:
                 wait = self.run_due()
+                failing = False
+            except KernelError as full:
+                if not failing:
+                    log.warning("reminders that are due have to wait: %s", full)
+                failing, wait = True, RETRY
+                self._sooner = trio.Event()  # putting back what was due is nothing new
             except Exception:
                 log.exception("reminders that are due have to wait")
                 wait = RETRY
+                self._sooner = trio.Event()
             with trio.move_on_after(max(wait, self._clock.monotonic() - began)):
                 await self._sooner.wait()
 

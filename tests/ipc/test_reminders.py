@@ -554,6 +554,34 @@ async def test_h9_a_store_that_cannot_be_written_delays_and_stops_nothing(
     assert world.recount("alice") == (2, 2, 2)
 
 
+async def test_h9_a_full_store_is_tried_once_a_second_and_logged_once(
+    world: World,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world.remind("alice", "in 1m x\nin 1m y")
+    world.clock.advance(60)
+    tries = 0
+
+    def full() -> None:
+        nonlocal tries
+        tries += 1
+        raise KernelError(errno.ENOSPC, "the store cannot be written: database or disk is full")
+
+    world.store.before_commit.append(full)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.reminders.run)
+        await trio.sleep(20.5)
+        assert tries <= 21
+        assert len(caplog.records) == 1
+        assert "full" in caplog.records[0].getMessage()
+        assert caplog.records[0].exc_info is None
+        world.store.before_commit.remove(full)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert sorted(world.waiting("alice")) == ["x\n", "y\n"]
+
+
 # -- kill -9 -------------------------------------------------------------------------------------
 
 

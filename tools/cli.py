@@ -4,6 +4,9 @@ what mounts, runs manifests or examines the machine is imported by its own comma
 
 from __future__ import annotations
 
+from agentfs.tools.exits import ended, finish, outputs
+
+# isort: split
 import shlex
 import sys
 
@@ -14,7 +17,6 @@ from agentfs.tools.approve import approve
 from agentfs.tools.audit_commands import KEY, audit, key_path
 from agentfs.tools.can import can
 from agentfs.tools.how import FileCommand, Given, placeholders
-from agentfs.tools.tree import ToolError
 from agentfs.tools.tree_commands import COMMANDS
 
 __all__ = ["main"]
@@ -130,18 +132,18 @@ def doctor(state: str | None, audit_key: str | None) -> None:
 
 
 def main() -> None:
-    """The entry point. Exit codes: 1 refused or failed, 2 usage, 130 interrupted."""
+    """The entry point. The exit codes: `agentfs.tools.exits`."""
+    outputs()
+    finish(ended(_run))
+
+
+def _run() -> int:
     try:
-        code = commands.main(prog_name="agentfs", standalone_mode=False)
-    except click.ClickException as wrong:
-        wrong.show()
-        code = wrong.exit_code
-    except click.Abort:
-        code = 130
-    except ToolError as failed:
-        click.echo(f"agentfs: {failed}", err=True)
-        code = 1
-    sys.exit(code if isinstance(code, int) else 0)
+        with commands.make_context("agentfs", sys.argv[1:]) as context:
+            code = commands.invoke(context)
+    except SystemExit as end:
+        code = end.code
+    return code if isinstance(code, int) else 0
 
 
 if __name__ == "__main__":

@@ -263,7 +263,7 @@ class _Watch:
 
     def _happened(self, event: dict[str, object]) -> None:
         kind = event["type"]
-        if kind == "process_restarted" and event["name"] == VICTIM:
+        if kind == "process_restarted" and event["agent"] == VICTIM:
             self._seen.restarted = True
             self._show(f"{VICTIM} is started again: restart {event['restarts']}")
         elif kind == "message_returned" and event["agent"] == VICTIM and self._seen.killed:

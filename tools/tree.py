@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import re
 import shlex
 from collections.abc import Iterator
 
-from agentfs.tools.mounts import condition, mounts
+from agentfs.tools.exits import NO_TREE, USAGE, ToolError
+from agentfs.tools.mounts import GONE, condition, mounts
 
 __all__ = [
     "CHUNK",
@@ -30,16 +32,13 @@ CHUNK = 1 << 20
 """Bytes to ask for at once: the largest message and a little more come in two reads."""
 
 
-class ToolError(Exception):
-    """It could not be done. The text is a sentence that says what and why."""
-
-
 class TreeError(ToolError):
     """A file operation that failed. The text is `PATH: words`; `errno` as the call returned it."""
 
-    def __init__(self, path: str, words: str, number: int = 0) -> None:
+    def __init__(self, path: str, words: str, number: int = 0, code: int = 1) -> None:
         super().__init__(f"{path}: {words}" if path else words)
         self.errno = number
+        self.code = code
 
 
 def find() -> str:
@@ -53,8 +52,10 @@ def find() -> str:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise TreeError("", "no tree is mounted here; mount one with `agentfs mount DIR`")
-    raise TreeError("", f"several trees are mounted; set AGENTFS to one of {', '.join(found)}")
+        words = "no tree is mounted here; mount one with `agentfs mount DIR`"
+        raise TreeError("", words, code=NO_TREE)
+    several = f"several trees are mounted; set AGENTFS to one of {', '.join(found)}"
+    raise TreeError("", several, code=USAGE)
 
 
 def shell_root() -> str:
@@ -69,6 +70,13 @@ def shell_question(name: str, text: str) -> str:
     return f"exec 3<>{shell_root()}/{name}; printf %s {said} >&3; cat <&3; exec 3>&-"
 
 
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
 class Tree:
     """The tree at `root`. Every method raises TreeError, with the kernel's own reason."""
 
@@ -81,8 +89,43 @@ class Tree:
     def failure(self, name: str, failed: OSError) -> TreeError:
         """The error of a call on `name`, with what /proc/self/error says of it."""
         number = failed.errno or errno.EIO
+        absent = self._absent(number)
+        if absent is not None:
+            return TreeError(self.root, absent, number, NO_TREE)
+        if number == errno.ENOENT and self._nobody(name):
+            owner = _user(os.stat(self.root).st_uid)
+            words = f"you are nobody in this tree; agents act in it, and {owner}, who mounted it"
+            return TreeError(self.path(name), words, number)
         words = (None if number in QUIET else self._reason(name, number)) or os.strerror(number)
         return TreeError(self.path(name), words, number)
+
+    def _absent(self, number: int) -> str | None:
+        """Why there is no tree at all to work on, and what to type."""
+        try:
+            if number not in GONE:
+                os.stat(self.path("proc"))
+                return None
+        except OSError as failed:
+            number = failed.errno or errno.EIO
+        mount = f"type `agentfs mount {shlex.quote(self.root)}`"
+        if number in GONE:
+            return f"the daemon of this tree is gone; {mount}"
+        if number in (errno.ENOENT, errno.ENOTDIR):
+            return f"no tree is mounted there; {mount}"
+        if number == errno.EACCES:
+            who = "you are nobody in this tree; whoever mounted it lets no other user in"
+            return f"{who} (`agentfs mount --allow-other` would)"
+        return None
+
+    def _nobody(self, name: str) -> bool:
+        """Whether the caller is no agent of this tree, nor its operator, and `name` wants one."""
+        if name.split("/")[1:2] != ["self"]:
+            return False
+        try:
+            os.readlink(self.path("proc/self"))
+        except OSError as failed:
+            return failed.errno == errno.ENOENT
+        return False
 
     def _reason(self, name: str, number: int) -> str | None:
         """What `PATH: ERRNO: reason` says, if it is about a call on this file."""

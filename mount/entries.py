@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
+import stat as st
 import time
 from collections.abc import Callable, Sequence
 
@@ -27,6 +29,10 @@ __all__ = ["EntryOperations"]
 log = logging.getLogger(__name__)
 
 Maker = Callable[[Directory, str, Caller], Node]
+
+
+DOTS = 2
+"""Entries of a listing before those of the node."""
 
 
 class EntryOperations(Base):
@@ -144,7 +150,10 @@ class EntryOperations(Base):
     @handler
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         known = self.inodes.get(inode)
+        self._is_found(known, ctx.pid)
         caller = await self._caller(ctx)
+        if known.gone:  # somebody's working directory, which was removed: there is nothing in it
+            return self.handles.add_directory(OpenDirectory(known, caller))
         try:
             directory = known.directory()
             directory.enter(caller)
@@ -156,10 +165,25 @@ class EntryOperations(Base):
     @handler
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         opened = self.handles.directory(fh)
-        if opened.entries is None or start_id == 0:
-            opened.entries = list(opened.inode.directory().listing(opened.caller))
-        for number in range(start_id, len(opened.entries)):
-            name, node = opened.entries[number]
+        if start_id == 0:
+            opened.rewind()
+        # `.` and `..` come first. Linux makes nothing of what it is told of them but their number.
+        parent = opened.inode.parent or opened.inode
+        for number, (name, known) in enumerate(((".", opened.inode), ("..", parent))):
+            if number >= start_id and not pyfuse3.readdir_reply(
+                token, name.encode(), _only_number(known), number + 1
+            ):
+                return
+        for number in itertools.count(max(0, start_id - DOTS)):
+            try:
+                found = opened.entry(number)
+            except KernelError as missing:
+                if missing.errno not in (errno.ENOENT, errno.ESTALE):
+                    raise
+                continue  # gone since its name was read
+            if found is None:
+                break
+            name, node = found
             inode = self.inodes.remember(node, opened.inode, name)
             try:
                 entry = attributes(inode)
@@ -171,7 +195,7 @@ class EntryOperations(Base):
                 self.faults += 1
                 log.exception("%s is left out of the listing", self._where(opened.inode, name))
                 continue
-            if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, number + 1):
+            if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, number + DOTS + 1):
                 self.inodes.drop_unknown(inode)
                 break
             self.inodes.referenced(inode)
@@ -298,3 +322,11 @@ class EntryOperations(Base):
             raise self._refused(caller, self._where(source, old), refusal)
         if moved is not None:
             self._settle(moved, target, new)
+
+
+def _only_number(inode: Inode) -> EntryAttributes:
+    """What a listing says of a directory itself."""
+    entry = EntryAttributes()
+    entry.st_ino = inode.number
+    entry.st_mode = pyfuse3.ModeT(st.S_IFDIR)
+    return entry

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyfuse3
@@ -47,11 +48,38 @@ class OpenFile:
 
 @dataclass(slots=True)
 class OpenDirectory:
-    """An open directory: its entries as they were when it was opened or rewound, for its opener."""
+    """An open directory: its entries as they were when it was opened or rewound, for its opener.
+
+    Of one that is listed in steps the names that were taken so far, and the `rest`."""
 
     inode: Inode
     caller: Caller
-    entries: list[tuple[str, Node]] | None = None
+    entries: list[tuple[str, Node | None]] | None = None
+    rest: Iterator[str] | None = None
+
+    def rewind(self) -> None:
+        """Begin again with what is there now."""
+        self.rest, self.entries = None, []
+        if self.inode.gone:
+            return
+        directory = self.inode.directory()
+        if directory.stepwise:
+            self.rest = directory.names_now()
+        else:
+            self.entries += directory.listing(self.caller)
+
+    def entry(self, number: int) -> tuple[str, Node] | None:
+        """The entry of a number; None at the end. Raises ENOENT for one that is gone since."""
+        if self.entries is None:
+            self.rewind()
+        assert self.entries is not None
+        while len(self.entries) <= number:
+            name = None if self.rest is None else next(self.rest, None)
+            if name is None:
+                return None
+            self.entries.append((name, None))
+        name, node = self.entries[number]
+        return name, self.inode.directory().lookup(name) if node is None else node
 
 
 class Handles:

@@ -1,12 +1,17 @@
 """The inode table: which nodes the Linux kernel knows, by number and by key.
 
-An inode lives from the first look-up to the last forget. Numbers are never used twice.
+An inode lives from the first look-up to the last forget; its number is what `stat` shows as well,
+so it follows from the node and is the same when Linux has forgotten it and asks again. A file on
+the disk has its own, the others a hash of their key. Numbers stay below 2**53: a JavaScript program
+keeps them in a double.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
+import stat as st
 import time
 from collections.abc import Hashable, Iterator
 
@@ -16,6 +21,11 @@ from agentfs.errors import KernelError
 from agentfs.vfs.node import FOREVER, Directory, Node, Stat
 
 __all__ = ["Inode", "Inodes"]
+
+# Each kind of number has a range of its own.
+REAL = 1 << 50
+HASHED = 1 << 51
+COUNTED = 1 << 52
 
 
 class Inode:
@@ -82,8 +92,11 @@ class Inode:
         return stat.mtime, stat.size
 
     def stat(self) -> Stat:
-        """The node's attributes. Raises ENOENT if it was removed."""
+        """The node's attributes. Raises ENOENT if it was removed; a removed directory can be
+        somebody's working directory, and is empty."""
         if self.gone:
+            if isinstance(self.node, Directory) and not self.outdated:
+                return Stat(st.S_IFDIR | 0o555, 0, 0, nlink=0)
             raise KernelError(errno.ENOENT, f"{self.name} was removed")
         stat = self.node.stat()
         if self.node.timeout < FOREVER:
@@ -111,7 +124,7 @@ class Inodes:
     """All inodes by number, and the current ones by key."""
 
     def __init__(self, root: Node) -> None:
-        self._numbers = itertools.count(pyfuse3.ROOT_INODE + 1)
+        self._counted = itertools.count(COUNTED)
         self.root = Inode(pyfuse3.ROOT_INODE, root, None, "")
         self.root.lookups = 1
         self._by_number: dict[int, Inode] = {self.root.number: self.root}
@@ -138,7 +151,7 @@ class Inodes:
         """The inode of `node`, found as `name` in `parent`; call `referenced` once it is told."""
         inode = None if node.apart else self._by_key.get(node.key)
         if inode is None:
-            inode = Inode(next(self._numbers), node, parent, name)
+            inode = Inode(self._number(node), node, parent, name)
             self._by_number[inode.number] = inode
             if not node.apart:
                 self._by_key[node.key] = inode
@@ -147,6 +160,21 @@ class Inodes:
             if inode.parent is not None:
                 inode.parent, inode.name = parent, name
         return inode
+
+    def _number(self, node: Node) -> int:
+        """The number of a node that Linux does not know. Where it still knows another by it, which
+        is gone (or has the same hash, of 2**51), this one is another until it is forgotten."""
+        if node.apart:
+            return next(self._counted)
+        if node.serial is not None and node.serial < REAL:
+            number = REAL + node.serial
+            if number not in self._by_number:
+                return number
+        digest = hashlib.blake2b(repr(node.key).encode(), digest_size=8).digest()
+        number = HASHED + int.from_bytes(digest) % HASHED
+        while number in self._by_number:
+            number = HASHED + (number + 1) % HASHED
+        return number
 
     def referenced(self, inode: Inode) -> None:
         """The Linux kernel was told of it once more."""

@@ -18,6 +18,7 @@ from agentfs.vfs.node import Stat
 __all__ = [
     "RENAME_EXCHANGE",
     "RENAME_NOREPLACE",
+    "Descriptor",
     "as_stat",
     "give",
     "open_directory",
@@ -36,6 +37,18 @@ _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+class Descriptor:
+    """An open descriptor, closed with the last who has it."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
 @contextmanager
 def reported(doing: str) -> Iterator[None]:
     """An OSError in this block is the caller's error."""
@@ -45,10 +58,10 @@ def reported(doing: str) -> Iterator[None]:
         raise KernelError.from_os(failure, doing) from None
 
 
-def open_directory(root: str, names: list[str]) -> int:
+def open_directory(root: str | int, names: list[str]) -> int:
     """An O_PATH descriptor of the directory `root`/`names`, walked name by name, so that neither a
-    link nor `..` leads out of `root`. Raises OSError."""
-    found = os.open(root, _PATH | os.O_DIRECTORY)
+    link nor `..` leads out of `root` (or what this descriptor is). Raises OSError."""
+    found = os.dup(root) if isinstance(root, int) else os.open(root, _PATH | os.O_DIRECTORY)
     try:
         for name in names:
             below = os.open(name, _PATH | os.O_DIRECTORY, dir_fd=found)
@@ -76,21 +89,23 @@ def rename(source: int, name: str, target: int, new_name: str, flags: int) -> No
         raise OSError(number, os.strerror(number))
 
 
-def give(descriptor: int, mode: int, caller: Caller, parent: os.stat_result) -> None:
+def give(path: str | int, mode: int, caller: Caller, directory: int) -> None:
     """Make what was just created the caller's, with `mode` less its umask (0 for a link: kept).
+    `path` is its name in `directory`, or its descriptor.
 
     Only root can give files away; otherwise they are the daemon's, which is the one user then. A
     directory with the set-group-id bit hands its group down.
     """
-    path = own_path(descriptor)
-    handed_down = bool(parent.st_mode & st.S_ISGID)
+    handed_down = bool(os.fstat(directory).st_mode & st.S_ISGID)
+    where = None if isinstance(path, int) else directory
     if os.geteuid() == 0:
-        os.chown(path, caller.uid, -1 if handed_down else caller.gid)
+        gid = -1 if handed_down else caller.gid
+        os.chown(path, caller.uid, gid, dir_fd=where, follow_symlinks=where is None)
     if mode:
-        mode = mode & 0o7777 & ~caller.umask
-        if handed_down and st.S_ISDIR(os.fstat(descriptor).st_mode):
-            mode |= st.S_ISGID
-        os.chmod(path, mode)
+        bits = mode & 0o7777 & ~caller.umask
+        if handed_down and st.S_ISDIR(mode):
+            bits |= st.S_ISGID
+        os.chmod(path, bits, dir_fd=where)
 
 
 def as_stat(found: os.stat_result) -> Stat:

@@ -14,14 +14,14 @@ import errno
 import os
 import stat as st
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from agentfs.errors import KernelError
-from agentfs.providers import disk
-from agentfs.providers.disk import own_path, reported
+from agentfs.providers import disk, kept
+from agentfs.providers.disk import Descriptor, own_path, reported
 from agentfs.providers.hostnode import (
-    OPEN_ALWAYS,
     OPEN_FLAGS,
     HostFifo,
     HostFile,
@@ -50,32 +50,58 @@ class HostTree:
     `may_read`, `may_write` and `may_move`.
     """
 
-    def __init__(self, root: Path, guard: Callable[[Caller], None] = lambda caller: None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        guard: Callable[[Caller], None] = lambda caller: None,
+        device: int | None = None,
+    ) -> None:
         self.path = os.fspath(root)
         self.guard = guard
-        self._nodes: WeakValueDictionary[tuple[int, int], HostNode] = WeakValueDictionary()
-        self._used_again: dict[tuple[int, int], int] = {}
+        # One for each (device, number, generation), as long as anybody has it; and the generation
+        # of the present one where it is not 0, because the number was used again while Linux knew
+        # the old file.
+        self._nodes: WeakValueDictionary[tuple[int, int, int], HostNode] = WeakValueDictionary()
+        self._generations: dict[tuple[int, int], int] = {}
         self.version = 0  # moves with every change made through this tree
         with reported(self.path):
-            self.root = HostDirectory(self, os.stat(self.path, follow_symlinks=False), 0)
-        self._nodes[self.root.identity] = self.root
+            found = os.stat(self.path, follow_symlinks=False)
+        self.device = found.st_dev if device is None else device
+        self.root = HostDirectory(self, found, 0)
+        self._nodes[*self.root.identity, 0] = self.root
 
     def node(self, found: os.stat_result, parent: HostDirectory, name: str) -> HostNode:
         """The node of what was found as `name` in `parent`."""
         identity = found.st_dev, found.st_ino
-        node = self._nodes.get(identity)
+        generation = self._generations.get(identity, 0)
+        node = self._nodes.get((*identity, generation))
         if node is None or node.removed or st.S_IFMT(node.mode) != st.S_IFMT(found.st_mode):
-            if node is not None:  # the number was used again while Linux knew the old file
-                self._used_again[identity] = self._used_again.get(identity, 0) + 1
-            made = _KINDS.get(st.S_IFMT(found.st_mode), HostFifo)
-            node = made(self, found, self._used_again.get(identity, 0))
-            self._nodes[identity] = node
+            node = self._new(found)
         if isinstance(node, HostDirectory):
             node.names.clear()
         if node is not self.root:
             node.names[parent, name] = None
         node.found(found)
         return node
+
+    def _new(self, found: os.stat_result) -> HostNode:
+        device, number = found.st_dev, found.st_ino
+        generation = 0
+        while (device, number, generation) in self._nodes:
+            generation += 1
+        if generation:
+            self._generations[device, number] = generation
+        else:
+            self._generations.pop((device, number), None)
+        node = _KINDS.get(st.S_IFMT(found.st_mode), HostFifo)(self, found, generation)
+        self._nodes[device, number, generation] = node
+        return node
+
+    def lost(self, node: HostNode) -> None:
+        """The last name of `node` is gone."""
+        node.removed = True
+        if self._generations.get(node.identity) == node.generation:
+            del self._generations[node.identity]
 
     def reading(self, caller: Caller, *nodes: HostNode | None) -> None:
         """Ask whether `caller` may read all of these."""
@@ -102,24 +128,62 @@ class HostDirectory(HostNode, Directory):
     """A real directory. It is gated for what Linux opens by itself: FIFOs and sockets."""
 
     gated = True
+    stepwise = True
 
-    def _open(self) -> int:
-        return disk.open_directory(self.tree.path, self._way())
+    def descriptor(self) -> int:
+        """Its descriptor, for calls relative to it: good until two other directories are used."""
+        if self.kept is None:
+            names: list[str] = []
+            node = self
+            while node.kept is None and node is not self.tree.root:
+                node, name = node._place()
+                names.append(name)
+            start = self.tree.path if node.kept is None else node.kept.number
+            found = Descriptor(disk.open_directory(start, names[::-1]))
+            here = os.fstat(found.number)
+            if (here.st_dev, here.st_ino) != self.identity:
+                raise KernelError(errno.ESTALE, "this directory is no longer where it was")
+            self.kept = found
+        if not self.removed:
+            kept.keep(self)
+        return self.kept.number
+
+    @contextmanager
+    def pinned(self) -> Iterator[int]:
+        yield self.descriptor()
+
+    def is_last_name(self) -> bool:
+        return True
+
+    @contextmanager
+    def outliving(self, last: bool) -> Iterator[None]:
+        if last:
+            with suppress(KernelError, OSError):
+                self.descriptor()
+        yield
+        if last:
+            kept.let_go(self)
+
+    def _place(self) -> tuple[HostDirectory, str]:
+        """Its parent and its name there. Raises ENOENT if it was removed, or ESTALE."""
+        if self.removed:
+            raise KernelError(errno.ENOENT, "this directory was removed")
+        if not self.names:
+            raise KernelError(errno.ESTALE, "this directory is no longer where it was")
+        return next(iter(self.names))
 
     def _way(self) -> list[str]:
         """The names that lead to it from the root. Raises ESTALE."""
         chain: list[str] = []
         node = self
         while node is not self.tree.root:
-            if not node.names or node.removed:
-                raise KernelError(errno.ESTALE, "this directory is no longer where it was")
-            node, name = next(iter(node.names))
+            node, name = node._place()
             chain.append(name)
         return chain[::-1]
 
     def lookup(self, name: str) -> HostNode:
-        with reported(name), self.pinned() as here:
-            found = os.stat(name, dir_fd=here, follow_symlinks=False)
+        with reported(name):
+            found = os.stat(name, dir_fd=self.descriptor(), follow_symlinks=False)
         return self.tree.node(found, self, name)
 
     def reach(self, name: str, caller: Caller) -> HostNode:
@@ -129,30 +193,25 @@ class HostDirectory(HostNode, Directory):
             self.tree.changing(caller, node)
         return node
 
-    def entries(self) -> Iterator[tuple[str, Node]]:
-        with reported("listing the directory"), self.pinned() as here:
-            readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
-            try:
-                for name in os.listdir(readable):
-                    try:
-                        found = os.stat(name, dir_fd=readable, follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue  # gone while we looked
-                    yield name, self.tree.node(found, self, name)
-            finally:
-                os.close(readable)
+    def names_now(self) -> Iterator[str]:
+        with reported("listing the directory"):
+            here = self.descriptor()
+            readable = Descriptor(os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=here))
+            found = os.scandir(readable.number)
+        with found:
+            for entry in found:
+                yield entry.name
 
-    def _made(self, here: int, name: str, mode: int, caller: Caller) -> HostNode:
-        """What was just made as `name`, given to the caller."""
-        made = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
-        try:
-            disk.give(made, mode, caller, os.fstat(here))
-            return self.tree.node(os.fstat(made), self, name)
-        finally:
-            os.close(made)
+    def entries(self) -> Iterator[tuple[str, Node]]:
+        for name in self.names_now():
+            try:
+                yield name, self.lookup(name)
+            except KernelError as missing:
+                if missing.errno != errno.ENOENT:  # gone while we looked
+                    raise
 
     def paths(self) -> list[str]:
-        return ["/".join(self._way())]
+        return list(self.former) if self.removed else ["/".join(self._way())]
 
     def entry(self, name: str) -> str:
         """The path, below the root, of what is called `name` in it."""
@@ -163,11 +222,11 @@ class HostDirectory(HostNode, Directory):
 
     def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
         self.tree.changing(caller, made=[self.entry(name)])
-        wanted = flags & OPEN_FLAGS | OPEN_ALWAYS
-        with reported(f"creating {name}"), self.pinned() as here:
+        wanted = flags & OPEN_FLAGS | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL
+        with reported(f"creating {name}"):
+            here = self.descriptor()
             try:
-                new = os.O_CREAT | os.O_EXCL
-                descriptor = os.open(name, wanted | new, 0o600, dir_fd=here)
+                descriptor = os.open(name, wanted, 0o600, dir_fd=here)
             except FileExistsError:
                 if flags & os.O_EXCL:
                     raise
@@ -176,57 +235,77 @@ class HostDirectory(HostNode, Directory):
                     raise
                 return existing, existing.open(flags, caller)
             try:
-                node = self._made(here, name, mode | st.S_IFREG, caller)
-                assert isinstance(node, HostFile)
-                return node, HostHandle(node, descriptor)
+                disk.give(descriptor, mode, caller, here)
+                node = self.tree.node(os.fstat(descriptor), self, name)
             except BaseException:
                 os.close(descriptor)
+                os.unlink(name, dir_fd=here)
                 raise
+        assert isinstance(node, HostFile)
+        return node, HostHandle(node, descriptor)
+
+    def _make(
+        self,
+        name: str,
+        mode: int,
+        caller: Caller,
+        make: Callable[[int], None],
+        undo: Callable[..., None] = os.unlink,
+    ) -> HostNode:
+        """`make(directory)` makes `name`; the caller gets it, or there is nothing new."""
+        self.tree.changing(caller, made=[self.entry(name)])
+        with reported(f"making {name}"):
+            here = self.descriptor()
+            make(here)
+            try:
+                disk.give(name, mode, caller, here)
+                found = os.stat(name, dir_fd=here, follow_symlinks=False)
+            except BaseException:
+                undo(name, dir_fd=here)
+                raise
+        return self.tree.node(found, self, name)
 
     def mkdir(self, name: str, mode: int, caller: Caller) -> Node:
-        self.tree.changing(caller, made=[self.entry(name)])
-        with reported(f"making {name}"), self.pinned() as here:
+        def make(here: int) -> None:
             os.mkdir(name, 0o700, dir_fd=here)
-            return self._made(here, name, mode | st.S_IFDIR, caller)
+
+        return self._make(name, mode | st.S_IFDIR, caller, make, os.rmdir)
 
     def mknod(self, name: str, mode: int, rdev: int, caller: Caller) -> Node:
-        if st.S_IFMT(mode) not in (st.S_IFIFO, st.S_IFSOCK, st.S_IFREG):
+        kind = st.S_IFMT(mode)
+        if kind not in (st.S_IFIFO, st.S_IFSOCK, st.S_IFREG):
             raise KernelError(errno.EPERM, "there are no device files here")
-        self.tree.changing(caller, made=[self.entry(name)])
-        with reported(f"making {name}"), self.pinned() as here:
-            os.mknod(name, st.S_IFMT(mode) | 0o600, dir_fd=here)
-            return self._made(here, name, mode, caller)
+        return self._make(
+            name, mode, caller, lambda here: os.mknod(name, kind | 0o600, dir_fd=here)
+        )
 
     def symlink(self, name: str, target: str, caller: Caller) -> Node:
-        self.tree.changing(caller, made=[self.entry(name)])
-        with reported(f"making {name}"), self.pinned() as here:
-            os.symlink(target, name, dir_fd=here)
-            return self._made(here, name, 0, caller)
+        return self._make(name, 0, caller, lambda here: os.symlink(target, name, dir_fd=here))
 
     def link(self, node: Node, name: str, caller: Caller) -> Node:
         if not isinstance(node, HostNode) or node.tree is not self.tree:
             raise KernelError(errno.EXDEV, "a link cannot lead into another file system")
         self.tree.reading(caller, node)  # or the new name would be a way to read it
         self.tree.changing(caller, node, made=[self.entry(name)])
-        with reported(f"linking {name}"), self.pinned() as here, node.pinned() as source:
+        with reported(f"linking {name}"), node.pinned() as source:
+            here = self.descriptor()
             os.link(own_path(source), name, dst_dir_fd=here, follow_symlinks=True)
             found = os.stat(name, dir_fd=here, follow_symlinks=False)
         return self.tree.node(found, self, name)
 
     def unlink(self, name: str, caller: Caller) -> None:
-        node = self.lookup(name)
-        self.tree.changing(caller, node)
-        with reported(f"removing {name}"), self.pinned() as here:
-            last = os.stat(name, dir_fd=here, follow_symlinks=False).st_nlink <= 1
-            os.unlink(name, dir_fd=here)
-        self._lost(name, node, last)
+        self._remove(name, caller, os.unlink)
 
     def rmdir(self, name: str, caller: Caller) -> None:
+        self._remove(name, caller, os.rmdir)
+
+    def _remove(self, name: str, caller: Caller, remove: Callable[..., None]) -> None:
         node = self.lookup(name)
         self.tree.changing(caller, node)
-        with reported(f"removing {name}"), self.pinned() as here:
-            os.rmdir(name, dir_fd=here)
-        self._lost(name, node, True)
+        last = node.is_last_name()
+        with reported(f"removing {name}"), node.outliving(last):
+            remove(name, dir_fd=self.descriptor())
+        self._lost(name, node, last)
 
     def rename(
         self, name: str, target: Directory, new_name: str, flags: int, caller: Caller
@@ -236,19 +315,22 @@ class HostDirectory(HostNode, Directory):
         if flags not in (0, disk.RENAME_NOREPLACE, disk.RENAME_EXCHANGE):
             raise KernelError(errno.EINVAL, "renameat2's flags here: NOREPLACE or EXCHANGE")
         node, replaced = self.lookup(name), target._present(new_name)
-        last = replaced is not None and (
-            isinstance(replaced, HostDirectory) or replaced.stat().nlink <= 1
+        last = (
+            replaced is not None
+            and replaced is not node
+            and flags != disk.RENAME_EXCHANGE
+            and replaced.is_last_name()
         )
         self._may_move(name, node, target, new_name, caller)
         if replaced is not None and flags == disk.RENAME_EXCHANGE:
             target._may_move(new_name, replaced, self, name, caller)
         self.tree.changing(caller, node, replaced)
-        with reported(f"renaming {name}"), self.pinned() as here, target.pinned() as there:
-            disk.rename(here, name, there, new_name, flags)
+        with reported(f"renaming {name}"), (replaced or node).outliving(last):
+            disk.rename(self.descriptor(), name, target.descriptor(), new_name, flags)
         if replaced is node:
             return  # two names of one file: rename(2) leaves both
         if replaced is not None:
-            target._lost(new_name, replaced, last and flags != disk.RENAME_EXCHANGE)
+            target._lost(new_name, replaced, last)
         self._lost(name, node, False)
         node.names[target, new_name] = None
         if replaced is not None and flags == disk.RENAME_EXCHANGE:
@@ -273,8 +355,9 @@ class HostDirectory(HostNode, Directory):
 
     def _lost(self, name: str, node: HostNode, last: bool) -> None:
         """`name` is not `node`'s name any more; `last`: it was the only one."""
-        node.names.pop((self, name), None)
-        node.removed = last
+        node.lost(self, name)
+        if last:
+            self.tree.lost(node)
 
 
 _KINDS: dict[int, type[HostNode]] = {

@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
 
 from agentfs.errors import KernelError
 from agentfs.providers import disk
-from agentfs.providers.disk import own_path, reported
+from agentfs.providers.disk import Descriptor, own_path, reported
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Attributes, Fifo, File, Handle, Link, Node, Stat, is_writing
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from agentfs.providers.host import HostDirectory, HostTree
 
 __all__ = [
-    "OPEN_ALWAYS",
     "OPEN_FLAGS",
     "HostFifo",
     "HostFile",
@@ -32,7 +31,6 @@ __all__ = [
 # What of open(2)'s flags is done by the daemon's own descriptor. O_APPEND is not: Linux says where
 # the end is, and a page written back by mmap must not land there.
 OPEN_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC
-OPEN_ALWAYS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 # Seconds that Linux may believe what it knows: nobody but its own clients changes these files, a
 # person who looks into the state directory with an editor aside.
@@ -40,18 +38,26 @@ TIMEOUT = 1.0
 
 
 class HostNode(Node):
-    """Anything in a real directory."""
+    """Anything in a real directory.
+
+    `kept`: its descriptor, where it is kept open: a directory's for the next call on it, and that
+    of what lost its last name as long as Linux, or an open file, knows it.
+    """
 
     timeout = TIMEOUT
 
     def __init__(self, tree: HostTree, found: os.stat_result, generation: int) -> None:
         self.tree = tree
         self.identity = found.st_dev, found.st_ino
+        self.generation = generation
         self.mode = found.st_mode
-        again = (generation,) if generation else ()
-        self.key = ("host", *self.identity, *again)
+        self.key = ("host", *self.identity, generation)
+        if generation == 0 and found.st_dev == tree.device:
+            self.serial = found.st_ino
         self.names: dict[tuple[HostDirectory, str], None] = {}
+        self.former: tuple[str, ...] = ()
         self.handles: set[HostHandle] = set()
+        self.kept: Descriptor | None = None
         self.removed = False  # the last name is gone
         self._fresh: tuple[int, os.stat_result] | None = None
 
@@ -60,44 +66,90 @@ class HostNode(Node):
         self._fresh = self.tree.version, found
 
     def paths(self) -> list[str]:
-        """Where it is, below the root, by every name under which it was found."""
-        return [parent.entry(name) for parent, name in self.names]
+        """Where it is, below the root, by every name under which it was found; or was last."""
+        return [parent.entry(name) for parent, name in self.names] or list(self.former)
+
+    def is_last_name(self) -> bool:
+        """Whether it has one name only."""
+        return self.stat().nlink <= 1
+
+    @contextmanager
+    def outliving(self, last: bool) -> Iterator[None]:
+        """In this block its `last` name goes: what Linux knows of it goes on working afterwards, as
+        on any disk."""
+        if last:
+            with suppress(KernelError, OSError):  # without one it is ESTALE from then on
+                self.kept = Descriptor(self._open(os.O_PATH))
+        try:
+            yield
+        except BaseException:
+            self.kept = None
+            raise
+
+    def lost(self, parent: HostDirectory, name: str) -> None:
+        """It is not `name` in `parent` any more."""
+        with suppress(KernelError):
+            self.former = tuple(self.paths())
+        self.names.pop((parent, name), None)
 
     @contextmanager
     def pinned(self) -> Iterator[int]:
         """An O_PATH descriptor of it. Raises ESTALE if it is not where it was."""
-        descriptor = self._open()
+        if self.kept is not None:
+            yield self.kept.number
+            return
+        descriptor = self._open(os.O_PATH)
         try:
             yield descriptor
         finally:
             os.close(descriptor)
 
-    def _open(self) -> int:
+    def _open(self, flags: int) -> int:
+        """A new descriptor of it. Raises ESTALE if it is not where it was."""
+        flags |= os.O_CLOEXEC
         for parent, name in tuple(self.names):
             try:
-                with parent.pinned() as directory:
-                    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-                    descriptor = os.open(name, flags, dir_fd=directory)
+                descriptor = os.open(name, flags | os.O_NOFOLLOW, dir_fd=parent.descriptor())
             except (FileNotFoundError, NotADirectoryError):
-                self.names.pop((parent, name), None)
+                self.lost(parent, name)
+                continue
+            except OSError as failure:
+                if failure.errno != errno.ELOOP:
+                    raise
+                self.lost(parent, name)  # a link by now
                 continue
             found = os.fstat(descriptor)
             if (found.st_dev, found.st_ino) == self.identity:
                 return descriptor
             os.close(descriptor)
-            self.names.pop((parent, name), None)
-        for handle in self.handles:  # removed, but open
-            return os.dup(handle.descriptor)
+            self.lost(parent, name)
+        for number in self._known_by():
+            if flags & os.O_PATH:
+                return os.dup(number)
+            return os.open(own_path(number), flags)
         raise KernelError(errno.ESTALE, "this file is no longer where it was")
+
+    def _known_by(self) -> Iterator[int]:
+        """The descriptors that there are of it."""
+        if self.kept is not None:
+            yield self.kept.number
+        for handle in self.handles:
+            yield handle.descriptor
 
     def stat(self) -> Stat:
         fresh, self._fresh = self._fresh, None
         if fresh is not None and fresh[0] == self.tree.version:
             return disk.as_stat(fresh[1])
         with reported("reading the attributes"):
-            for handle in self.handles:
-                return disk.as_stat(os.fstat(handle.descriptor))
-            with self.pinned() as descriptor:
+            for number in self._known_by():
+                return disk.as_stat(os.fstat(number))
+            for parent, name in self.names:
+                with suppress(FileNotFoundError):
+                    here = parent.descriptor()
+                    found = os.stat(name, dir_fd=here, follow_symlinks=False)
+                    if (found.st_dev, found.st_ino) == self.identity:
+                        return disk.as_stat(found)
+            with self.pinned() as descriptor:  # not by that name: it is looked for, or ESTALE
                 return disk.as_stat(os.fstat(descriptor))
 
     def enter(self, caller: Caller) -> None:
@@ -185,9 +237,17 @@ class HostFile(HostNode, File):
             self.tree.reading(caller, self)
         if is_writing(flags) or flags & os.O_TRUNC:
             self.tree.changing(caller, self)
-        with reported("opening the file"), self.pinned() as pin:
-            wanted = flags & OPEN_FLAGS | OPEN_ALWAYS & ~os.O_NOFOLLOW
-            return HostHandle(self, os.open(own_path(pin), wanted))
+        with reported("opening the file"):
+            # It is emptied once it is sure to be the right one.
+            descriptor = self._open(flags & OPEN_FLAGS & ~os.O_TRUNC | os.O_NONBLOCK)
+            handle = HostHandle(self, descriptor)
+            if flags & os.O_TRUNC:
+                try:
+                    handle.empty()
+                except BaseException:
+                    handle.release()
+                    raise
+            return handle
 
 
 class HostHandle(Handle):
@@ -208,6 +268,12 @@ class HostHandle(Handle):
         self._file.tree.version += 1
         with reported("writing"):
             return os.pwrite(self.descriptor, data, offset)
+
+    def empty(self) -> None:
+        """What O_TRUNC does, also to who only reads."""
+        self._file.tree.version += 1
+        with reported("truncating"):
+            os.truncate(own_path(self.descriptor), 0)
 
     def truncate(self, size: int) -> None:
         """ftruncate(2)."""

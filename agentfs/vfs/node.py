@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat as st
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -93,6 +93,8 @@ class Node:
 
     `timeout`: seconds for which the kernel may cache the entry and the attributes without asking.
     Nodes whose changes the provider announces say FOREVER, others a second or none.
+    `serial`: a number that no other node has, and that is its own as long as it exists, also across
+    restarts, where there is one: a real file's inode number. Below 2**50.
     `apart`: each look-up gives an inode of its own. For files whose writes may wait: Linux lets one
     write at a time into an inode, and a second one would wait there, deaf to SIGKILL. They need a
     `timeout` of 0, and their changes reach nobody who watches the file itself.
@@ -100,6 +102,7 @@ class Node:
 
     key: Hashable
     timeout: float = FOREVER
+    serial: int | None = None
     apart: bool = False
 
     def stat(self) -> Stat:
@@ -170,10 +173,12 @@ class Directory(Node):
     `restless`: entries come and go all the time, and rarely does anybody watch them. Linux is not
     given its attributes to keep, so that who begins to watch it has to ask; until then, nobody is
     told of its entries. It costs whoever uses a path through it a round trip.
+    `stepwise`: it may be very long, and can be listed in steps while it changes: `names_now`.
     """
 
     gated: ClassVar[bool] = False
     restless: ClassVar[bool] = False
+    stepwise: ClassVar[bool] = False
 
     def lookup(self, name: str) -> Node:
         """The node called `name`. Raises ENOENT."""
@@ -181,6 +186,10 @@ class Directory(Node):
 
     def entries(self) -> Iterable[tuple[str, Node]]:
         """Every (name, node) in it, as `ls` shows them."""
+        raise NotImplementedError
+
+    def names_now(self) -> Iterator[str]:
+        """The names in it, read on as they are taken. Asked where it is `stepwise`."""
         raise NotImplementedError
 
     def may_list(self, caller: Caller) -> None:

@@ -64,7 +64,7 @@ class OpenDirectory:
             return
         directory = self.inode.directory()
         if directory.stepwise:
-            self.rest = directory.names_now()
+            self.rest = directory.names_now(self.caller)
         else:
             self.entries += directory.listing(self.caller)
 

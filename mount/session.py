@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import resource
 import select
 from collections.abc import Callable
@@ -127,31 +129,33 @@ async def _watch_mount_table(mountpoint: str, gone: trio.Event) -> None:
     /proc/self/mountinfo polls as POLLPRI when it changes, and as readable always: an epoll of its
     own picks out the one that counts.
     """
-    device = _device_of(mountpoint)
-    with open("/proc/self/mountinfo", "rb") as table, select.epoll() as changes:  # noqa: ASYNC230
+    with open("/proc/self/mountinfo", "rb", 0) as table, select.epoll() as changes:  # noqa: ASYNC230
+        device = _device_of(mountpoint, table)
         changes.register(table.fileno(), select.EPOLLPRI | select.EPOLLERR)
         while device is not None:
             await trio.lowlevel.wait_readable(changes.fileno())
             changes.poll(0)
-            if _device_of(mountpoint) != device:
+            if _device_of(mountpoint, table) != device:
                 gone.set()
                 return
 
 
-def _device_of(mountpoint: str) -> str | None:
-    """`major:minor` of what is mounted at a path, from the mount table; None if nothing is."""
+def _device_of(mountpoint: str, table: io.FileIO) -> bytes | None:
+    """`major:minor` of what is mounted at a path, from the mount table; None if nothing is. The
+    table stays open: for a look at it the daemon must not need a descriptor."""
     escaped = (
-        mountpoint.replace("\\", "\\134")
-        .replace(" ", "\\040")
-        .replace("\t", "\\011")
-        .replace("\n", "\\012")
+        os.fsencode(mountpoint)
+        .replace(b"\\", b"\\134")
+        .replace(b" ", b"\\040")
+        .replace(b"\t", b"\\011")
+        .replace(b"\n", b"\\012")
     )
     found = None
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        for line in table:
-            fields = line.split(" ")
-            if fields[4] == escaped:
-                found = fields[2]  # the last one is on top
+    table.seek(0)
+    for line in table.readall().splitlines():
+        fields = line.split(b" ")
+        if fields[4] == escaped:
+            found = fields[2]  # the last one is on top
     return found
 
 

@@ -18,7 +18,6 @@ from agentfs.vfs.node import Stat
 __all__ = [
     "RENAME_EXCHANGE",
     "RENAME_NOREPLACE",
-    "Descriptor",
     "as_stat",
     "give",
     "open_directory",
@@ -35,18 +34,6 @@ RENAME_EXCHANGE = 2
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Descriptor:
-    """An open descriptor, closed with the last who has it."""
-
-    __slots__ = ("number",)
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __del__(self) -> None:
-        os.close(self.number)
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from weakref import WeakValueDictionary
 
 from agentfs.errors import KernelError
 from agentfs.providers import disk, kept
-from agentfs.providers.disk import Descriptor, own_path, reported
+from agentfs.providers.descriptors import Descriptor, holder_of
+from agentfs.providers.disk import own_path, reported
 from agentfs.providers.hostnode import (
     OPEN_FLAGS,
     HostFifo,
@@ -193,17 +194,21 @@ class HostDirectory(HostNode, Directory):
             self.tree.changing(caller, node)
         return node
 
-    def names_now(self) -> Iterator[str]:
+    def names_now(self, caller: Caller) -> Iterator[str]:
+        holder = holder_of(caller)
         with reported("listing the directory"):
             here = self.descriptor()
-            readable = Descriptor(os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=here))
+            readable = Descriptor(os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=here), holder)
             found = os.scandir(readable.number)
         with found:
             for entry in found:
                 yield entry.name
 
     def entries(self) -> Iterator[tuple[str, Node]]:
-        for name in self.names_now():
+        with reported("listing the directory"):
+            readable = Descriptor(os.open(".", os.O_RDONLY, dir_fd=self.descriptor()))
+            names = os.listdir(readable.number)
+        for name in names:
             try:
                 yield name, self.lookup(name)
             except KernelError as missing:
@@ -222,6 +227,7 @@ class HostDirectory(HostNode, Directory):
 
     def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
         self.tree.changing(caller, made=[self.entry(name)])
+        holder = holder_of(caller)
         wanted = flags & OPEN_FLAGS | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL
         with reported(f"creating {name}"):
             here = self.descriptor()
@@ -242,7 +248,7 @@ class HostDirectory(HostNode, Directory):
                 os.unlink(name, dir_fd=here)
                 raise
         assert isinstance(node, HostFile)
-        return node, HostHandle(node, descriptor)
+        return node, HostHandle(node, Descriptor(descriptor, holder))
 
     def _make(
         self,

@@ -12,7 +12,8 @@ import trio
 
 from agentfs.errors import KernelError
 from agentfs.providers import disk
-from agentfs.providers.disk import Descriptor, own_path, reported
+from agentfs.providers.descriptors import Descriptor, holder_of, most
+from agentfs.providers.disk import own_path, reported
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Attributes, Fifo, File, Handle, Link, Node, Stat, is_writing
 
@@ -77,7 +78,7 @@ class HostNode(Node):
     def outliving(self, last: bool) -> Iterator[None]:
         """In this block its `last` name goes: what Linux knows of it goes on working afterwards, as
         on any disk."""
-        if last:
+        if last and Descriptor.count < most():
             with suppress(KernelError, OSError):  # without one it is ESTALE from then on
                 self.kept = Descriptor(self._open(os.O_PATH))
         try:
@@ -237,10 +238,11 @@ class HostFile(HostNode, File):
             self.tree.reading(caller, self)
         if is_writing(flags) or flags & os.O_TRUNC:
             self.tree.changing(caller, self)
+        holder = holder_of(caller)
         with reported("opening the file"):
             # It is emptied once it is sure to be the right one.
             descriptor = self._open(flags & OPEN_FLAGS & ~os.O_TRUNC | os.O_NONBLOCK)
-            handle = HostHandle(self, descriptor)
+            handle = HostHandle(self, Descriptor(descriptor, holder))
             if flags & os.O_TRUNC:
                 try:
                     handle.empty()
@@ -255,9 +257,10 @@ class HostHandle(Handle):
 
     direct = False
 
-    def __init__(self, file: HostFile, descriptor: int) -> None:
+    def __init__(self, file: HostFile, descriptor: Descriptor) -> None:
         self._file = file
-        self.descriptor = descriptor
+        self._descriptor = descriptor
+        self.descriptor = descriptor.number
         file.handles.add(self)
 
     async def read(self, offset: int, size: int) -> bytes:
@@ -288,4 +291,4 @@ class HostHandle(Handle):
     def release(self) -> None:
         if self in self._file.handles:
             self._file.handles.remove(self)
-            os.close(self.descriptor)
+            del self._descriptor

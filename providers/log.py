@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,6 +12,7 @@ from inotify_simple import INotify, flags
 
 from agentfs.errors import KernelError
 from agentfs.providers import disk
+from agentfs.providers.descriptors import Descriptor, holder_of
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Modified
 from agentfs.vfs.node import File, Handle, Stat, is_writing
@@ -51,28 +52,29 @@ class LogFile(File):
             raise KernelError(errno.EACCES, "the log is written by the agent's programs only")
         shown = self._agent.process or self._agent.agent
         self._agent.kernel.rules.read_process(caller.principal, shown, "log")
-        return LogHandle(self._path())
+        return LogHandle(self._path(), holder_of(caller))
 
 
 class LogHandle(Handle):
     """An open log; one that does not exist yet is empty and looked for again."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, holder: Hashable) -> None:
         self._path = path
-        self._descriptor: int | None = None
+        self._holder = holder
+        self._descriptor: Descriptor | None = None
 
     async def read(self, offset: int, size: int) -> bytes:
         with disk.reported("reading the log"):
             if self._descriptor is None:
                 try:
-                    self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                    found = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
                 except FileNotFoundError:
                     return b""
-            return await disk.read_at(self._descriptor, offset, size)
+                self._descriptor = Descriptor(found, self._holder)
+            return await disk.read_at(self._descriptor.number, offset, size)
 
     def release(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
+        self._descriptor = None
 
 
 class LogWatcher:

@@ -188,8 +188,8 @@ class Directory(Node):
         """Every (name, node) in it, as `ls` shows them."""
         raise NotImplementedError
 
-    def names_now(self) -> Iterator[str]:
-        """The names in it, read on as they are taken. Asked where it is `stepwise`."""
+    def names_now(self, caller: Caller) -> Iterator[str]:
+        """The names in it for `caller`, read on as they are taken. Asked where it is `stepwise`."""
         raise NotImplementedError
 
     def may_list(self, caller: Caller) -> None:

@@ -9,13 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Hatchery
 from tests.hatchery import QuickTree
+from tests.puppet import Puppet
 from tests.system.test_identity import ROOT_ONLY
 from tests.tree import Tree
 
@@ -334,3 +335,35 @@ def test_a_limit_of_the_size_of_files_is_told_by_signal_and_errno(here: Path) ->
             assert done.returncode == wanted
             assert not handled or os.strerror(errno.EFBIG) in done.stderr
     assert (here / "f").stat().st_size == 1000
+
+
+@ROOT_ONLY
+def test_an_agent_that_opens_all_it_can_leaves_files_to_others_and_the_daemon_alive(
+    trees: Callable[..., Tree],
+) -> None:
+    tree = trees()
+    tree.mount()
+    assert tree.daemon is not None
+    here = tree / "shared/here"
+    here.mkdir(mode=0o777)
+    (here / "f").write_text("x")
+    hoarder, other = Puppet(tree, "hoarder"), Puppet(tree, "other")
+    resource.prlimit(tree.daemon, resource.RLIMIT_NOFILE, (256, 256))
+    hoarder.do("(held := []) == []")
+    with pytest.raises(OSError) as refusal:
+        hoarder.do(f"[held.append(os.open({str(here / 'f')!r}, 0)) for _ in range(1000)]")
+    assert refusal.value.errno == errno.EMFILE
+    assert 50 < hoarder.do("len(held)") <= 96  # half of three quarters
+    for path, flags in ((here / "new", os.O_CREAT | os.O_EXCL | os.O_WRONLY), (here, os.O_RDONLY)):
+        with pytest.raises(OSError) as refusal:
+            hoarder.do(f"os.listdir(os.open({str(path)!r}, {flags}))")
+        assert refusal.value.errno == errno.EMFILE
+    assert os.listdir(here) == ["f"]  # what was refused left nothing
+    assert "leaves 95 to all others" in hoarder.read("proc/self/error")
+    assert other.read(here / "f") == "x"
+    # A change of the mount table is looked at without a new descriptor.
+    run("mount", "-t", "tmpfs", "none", tree.state / "logs", cwd=here)
+    run("umount", tree.state / "logs", cwd=here)
+    hoarder.close()
+    other.close()
+    tree.spawn("later")

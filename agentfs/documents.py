@@ -21,7 +21,8 @@ class LiveDocument(Generic[T]):
 
     `default` is its text until somebody writes another. `use(now)` is called with what is in
     effect: at once, and with each change, before anybody is told of it. `kept_as` is its key in
-    the store; NAME if it is left out.
+    the store; NAME if it is left out. Each of `checks` gets what is to be put in effect, and raises
+    EINVAL if the rest of the system does not allow that.
     """
 
     def __init__(
@@ -42,12 +43,15 @@ class LiveDocument(Generic[T]):
         self._parse = parse
         self._in_use = use
         self._key = kept_as or name
+        self.checks: list[Callable[[T], object]] = []
         text = store.meta(self._key) or default()
         self._use(text, parse(text))
 
     def replace(self, text: str) -> None:
         """Put a new text in effect. Raises EINVAL and changes nothing if it is wrong."""
         now, before = self._parse(text), (self.text, self.now)
+        for check in self.checks:
+            check(now)
         with self._store.transaction():
             self._store.on_rollback(lambda: self._use(*before))
             self._store.set_meta(self._key, text)

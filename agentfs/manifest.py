@@ -119,19 +119,11 @@ class _Entry:
         return node
 
 
-def _tier_of(entry: _Entry, owner: dict[str, _Entry]) -> Tier:
-    """The tier that a process will have: its own, else its parent's; a task's is not the highest
-    (`agentfs.process.rules`). Bad values count as left out: they are faults of their own."""
-    path = {entry.name: entry}
-    while entry.given.get("tier") not in CHOICES["tier"] and entry.parent in owner:
-        entry = owner[entry.parent]
-        if entry.name in path:
-            break  # a cycle, which is a fault of its own
-        path[entry.name] = entry
+def _tier_of(entry: _Entry) -> Tier:
+    """The tier that a process will have: its own, else the lowest. Bad values count as left out:
+    they are faults of their own."""
     own = entry.given.get("tier")
-    tier = Tier(own) if own in CHOICES["tier"] else Tier.STRATEGIC
-    tasks = any(each.given.get("role") == Role.TASK.value for each in path.values())
-    return Tier.TACTICAL if tasks and tier is Tier.STRATEGIC else tier
+    return Tier(own) if own in CHOICES["tier"] else Tier.OPERATIONAL
 
 
 class _Reader:
@@ -312,7 +304,7 @@ class _Reader:
         above = owner.get(entry.parent)
         if own not in CHOICES["tier"] or above is None:
             return
-        highest = _tier_of(above, owner)
+        highest = _tier_of(above)
         if Tier(own).rank < highest.rank:
             self._fault(
                 entry.at("tier"),

@@ -165,6 +165,35 @@ class AgentDirectory(Table):
             process = self.kernel.table.find(self.agent.pid)
         return "" if process is None else process.state.value
 
+    @value(
+        "prompt",
+        check="may_see_definition",
+        on=(AgentChanged,),
+        example="You review patches.",
+        errors={"EACCES": "only itself, the agent that made it, and the operator"},
+    )
+    def prompt(self) -> str:
+        """What it is to do, in words: `prompt:` of its definition."""
+        return self.agent.prompt
+
+    @value("exit", on=AT_WORK, example="0")
+    def exit(self) -> str:
+        """The exit code of its last process that has ended for good, also when that is reaped and
+        after a restart of the daemon; empty if none has."""
+        code = self.agent.exit_code
+        return "" if code is None else str(code)
+
+    @value("result", check="may_read_result", on=AT_WORK, example="42 files reviewed")
+    def result(self) -> str:
+        """The last words of its last process that has ended for good: the TEXT of its
+        `done CODE TEXT`, else the last lines of output of its program (4 KiB). Kept as `exit`
+        is."""
+        return self.agent.result
+
+    def may_read_result(self, caller: Caller) -> None:
+        """As for the log."""
+        self.kernel.rules.read_process(caller.principal, self.process or self.agent, "result")
+
     @directory("inbox", 0o700, private=True)
     def inbox(self) -> Directory:
         """Its mail, as a Maildir."""

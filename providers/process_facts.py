@@ -109,12 +109,12 @@ class ProcessFacts(Table):
 
     @value("status", on=CONFINED, example="Name:\talice\nState:\tidle\nRole:\tworker\n…\n")
     def status(self) -> str:
-        """One `Key:\\tvalue` a line: Name, State, Role, Tier, Model, Pid, PPid, User, Node, OSPid
-        (empty without a program), Started (RFC 3339), Restarts, Children (ended ones that were not
-        collected included), Messages (that wait), Stalled (yes: mail waits, and it has taken and
-        finished none for `messages.stall_after`), Tokens (used), Confined (what the machine keeps
-        its program from, of `network`, `write` and `exec`; after `advisory:` what it is to be kept
-        from but is not; `no`; empty without a program)."""
+        """One `Key:\\tvalue` a line: Name, State, Role, Tier, Model, Pid, PPid, User, Groups (those
+        of its definition), Node, OSPid (empty without a program), Started (RFC 3339), Restarts,
+        Children (ended ones that were not collected included), Messages (that wait), Stalled (yes:
+        mail waits, and it has taken and finished none for `messages.stall_after`), Tokens (used),
+        Confined (what the machine keeps its program from, of `network`, `write` and `exec`; after
+        `advisory:` what it is to be kept from but is not; `no`; empty without a program)."""
         process, ospid = self.process, self.os_pid()
         return fields(
             ("Name", process.name),
@@ -125,6 +125,7 @@ class ProcessFacts(Table):
             ("Pid", process.pid),
             ("PPid", process.ppid),
             ("User", process.user),
+            ("Groups", " ".join(process.groups)),
             ("Node", process.node),
             ("OSPid", "" if ospid is None else ospid),
             ("Started", rfc3339(process.started)),
@@ -135,6 +136,10 @@ class ProcessFacts(Table):
             ("Tokens", process.tokens),
             ("Confined", self._confined()),
         )
+
+    def _prompt(self) -> str:
+        agent = self.kernel.agents.find(self.process.name)
+        return "" if agent is None else agent.prompt
 
     def may_read_info(self, caller: Caller) -> None:
         """`read process` of the rules."""
@@ -166,6 +171,9 @@ class ProcessFacts(Table):
                 "gid": process.gid,
                 "node": process.node,
                 "group": process.group,
+                "groups": list(process.groups),
+                "metadata": process.metadata,
+                "prompt": self._prompt(),
                 "ospid": self.os_pid(),
                 "attached": process.attached,
                 "started": rfc3339(process.started),

@@ -96,9 +96,8 @@ def test_all_faults_are_reported_at_once_in_the_order_of_their_lines() -> None:
         "2: metadata: unknown key `nam`, one of name was expected (did you mean name?)",
         "2: metadata: the key `name` was expected",
         "6: a: unknown key `rol`, one of parent, replicas, exec, role, tier, model, restart,"
-        " heartbeat, env, cwd, user, tools, limits, on_limit, caps, deny, budget, group was"
-        " expected"
-        " (did you mean role?)",
+        " heartbeat, env, cwd, user, tools, limits, on_limit, caps, deny, budget, group, prompt,"
+        " groups, metadata was expected (did you mean role?)",
         "7: a.tier: one of strategic, tactical, operational was expected, not 'tactcal'"
         " (did you mean tactical?)",
         "8: a.heartbeat: a duration like 90s, 10m, 2h or 7d was expected",
@@ -181,10 +180,10 @@ def test_every_key_that_is_missing_is_named() -> None:
         ("{role: task, tier: strategic}", "a.tier: a task is never strategic"),
         ("nane: b", "a: unknown key `nane`, one of parent, replicas, exec, role, tier, model,"
          " restart, heartbeat, env, cwd, user, tools, limits, on_limit, caps, deny, budget,"
-         " group was expected"),
+         " group, prompt, groups, metadata was expected"),
         ("name: b", "a: unknown key `name`, one of parent, replicas, exec, role, tier, model,"
          " restart, heartbeat, env, cwd, user, tools, limits, on_limit, caps, deny, budget,"
-         " group was expected"),
+         " group, prompt, groups, metadata was expected"),
         ("? [x]\n      : y", "a: a name was expected as key"),
     ],
 )  # fmt: skip
@@ -263,14 +262,15 @@ def test_a_cycle_of_parents_is_one_fault_that_shows_it() -> None:
     ]
 
 
-def test_a_tier_is_never_above_the_parents_also_when_that_is_inherited() -> None:
+def test_a_tier_is_never_above_the_parents_and_without_one_it_is_the_lowest() -> None:
     assert processes(
-        "    a: {tier: operational}\n    b: {parent: a}\n    c: {parent: b, tier: tactical}\n"
+        "    a: {tier: tactical}\n    b: {parent: a}\n    c: {parent: b, tier: tactical}\n"
     ) == ["7: c.tier: at most operational, the tier of its parent b, was expected, not tactical"]
-    assert parse(HEAD + "    a: {}\n    b: {parent: a, tier: strategic}\n", "s", "/").processes
-    assert processes("    a: {role: task}\n    b: {parent: a, tier: strategic}\n") == [
-        "6: b.tier: at most tactical, the tier of its parent a, was expected, not strategic"
-    ]
+    good = "    a: {tier: tactical}\n    b: {parent: a, tier: tactical}\n    c: {parent: b}\n"
+    assert parse(HEAD + good, "s", "/").processes
+    assert processes(
+        "    a: {role: task, tier: tactical}\n    b: {parent: a, tier: strategic}\n"
+    ) == ["6: b.tier: at most tactical, the tier of its parent a, was expected, not strategic"]
 
 
 def test_names_of_replicas_clash_with_no_other_name() -> None:

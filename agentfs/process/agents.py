@@ -135,7 +135,7 @@ class Agents:
                 )
             if spec.role == "kernel":
                 raise KernelError(errno.EPERM, "role kernel is process 1's only", rule="role")
-            self.update(agent, spec=text)
+            self.update(agent, spec=text, prompt=spec.prompt)
             self._events.emit(AgentChanged(name))
 
     def remove(self, principal: Principal, name: str) -> None:
@@ -172,20 +172,22 @@ class Agents:
 
     # -- for spawn, whose events wait until the program runs -------------------------------------
 
-    def ensure(self, name: str, uid: int, gid: int, creator: str, spec_text: str) -> Agent | None:
+    def ensure(
+        self, name: str, uid: int, gid: int, creator: str, spec_text: str, prompt: str = ""
+    ) -> Agent | None:
         """Have an agent with this definition; return what it was before, None if it is new.
 
         Emits nothing. `restore(name, before)` takes it back, `announce` tells of it.
         """
         agent = self._by_name.get(name)
         if agent is None:
-            self._create(name, uid, gid, creator, spec_text)
+            self._create(name, uid, gid, creator, spec_text, prompt)
             return None
         before = replace(agent)
         self.prepare(name)
         if (agent.uid, agent.gid) != (uid, gid):
             self._own(agent.name, uid, gid)
-        self.update(agent, uid=uid, gid=gid, spec=spec_text)
+        self.update(agent, uid=uid, gid=gid, spec=spec_text, prompt=prompt)
         return before
 
     def prepare(self, name: str) -> None:
@@ -202,7 +204,14 @@ class Agents:
         agent = self._by_name[name]
         if (agent.uid, agent.gid) != (before.uid, before.gid):
             self._own(name, before.uid, before.gid)
-        self.update(agent, uid=before.uid, gid=before.gid, spec=before.spec, pid=before.pid)
+        self.update(
+            agent,
+            uid=before.uid,
+            gid=before.gid,
+            spec=before.spec,
+            prompt=before.prompt,
+            pid=before.pid,
+        )
 
     def announce(self, name: str, before: Agent | None) -> None:
         """Emit what an `ensure` did."""
@@ -222,11 +231,11 @@ class Agents:
             self._set(agent, fields)
             self._store.put_agent(agent.name, agent.record())
 
-    def touch(self, name: str) -> None:
-        """Move `changed` forward: something that its directory shows is different."""
+    def ended(self, name: str, code: int, result: str) -> None:
+        """Keep what its process left that has ended for good."""
         agent = self._by_name.get(name)
         if agent is not None:
-            self._set(agent, {})
+            self.update(agent, exit_code=code, result=result)
 
     def _set(self, agent: Agent, fields: dict[str, Any]) -> None:
         for field, new in fields.items():
@@ -235,10 +244,12 @@ class Agents:
 
     # -- records and files together --------------------------------------------------------------
 
-    def _create(self, name: str, uid: int, gid: int, creator: str, spec: str = "") -> Agent:
+    def _create(
+        self, name: str, uid: int, gid: int, creator: str, spec: str = "", prompt: str = ""
+    ) -> Agent:
         if os.geteuid() != 0:
             uid, gid = os.geteuid(), os.getegid()  # the only user whose files we can make
-        agent = Agent(name, uid, gid, creator, spec)
+        agent = Agent(name, uid, gid, creator, spec, prompt=prompt)
         agent.changed = int(self._clock.now() * 1e9)
         with self._store.transaction():
             self._store.on_rollback(lambda: self._undo_create(name))

@@ -60,7 +60,7 @@ class Processes(OwnCalls):
             rules.check(asked)
             process = self._make(parent, spec)
             before = self._agents.ensure(
-                process.name, process.uid, process.gid, actor.name, _text(spec)
+                process.name, process.uid, process.gid, actor.name, _text(spec), spec.prompt
             )
             self._table.add(process)
             if self.budgets is not None:
@@ -116,6 +116,8 @@ class Processes(OwnCalls):
             allowed=None if spec.caps is None else tuple(spec.caps),
             denied=tuple(spec.deny),
             group=parent.group if spec.group is None else spec.group,
+            groups=tuple(spec.groups),
+            metadata=dict(spec.metadata),
             ceiling=ceiling_below(parent),
         )
 

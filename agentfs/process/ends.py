@@ -102,7 +102,7 @@ class Ends:
                 os_start=0,
             )
             self.events.emit(ProcessExited(process.pid, process.name, code))
-            self.agents.touch(process.name)
+            self.agents.ended(process.name, code, output)
             self.events.emit(AgentChanged(process.name))
             parent = self.table.find(process.ppid)
             if parent is not None:

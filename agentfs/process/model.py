@@ -162,7 +162,9 @@ class Agent:
 
     `creator` is the name of the agent whose process defined it ("init" for the operator): only
     that agent and the operator may put a program to work under the name. `spec` is the text of
-    its definition. `pid` is its newest process, None when none was started or all are reaped.
+    its definition, `prompt` what that says of its work. `pid` is its newest process, None when none
+    was started or all are reaped. `exit_code` and `result` are what the last one that ended left:
+    its code, and the last words that it or its program said.
     """
 
     name: str
@@ -172,6 +174,9 @@ class Agent:
     spec: str = ""
     pid: int | None = None
     changed: int = 0  # ns, for st_mtime
+    prompt: str = ""
+    exit_code: int | None = None
+    result: str = ""
 
     def record(self) -> dict[str, Any]:
         return {slot: getattr(self, slot) for slot in self.__slots__}
@@ -214,6 +219,8 @@ class Process:
     denied: tuple[str, ...] = ()  # capabilities denied to it and everything below it
     ceiling: Ceiling | None = None  # what its parent had at the spawn; None: everything
     group: str = ""  # the path of its group below /sys/cgroup; "": in none
+    groups: tuple[str, ...] = ()  # what it belongs to, for whoever looks: they grant nothing
+    metadata: dict[str, str] = field(default_factory=dict)
     confined: tuple[str, ...] = ()  # what its program is really kept from: network, write, exec
     changed: int = 0  # ns, for st_mtime
 
@@ -288,6 +295,7 @@ _AS_JSON: dict[str, Callable[[Any], Any]] = {
     "state": attrgetter("value"),
     "on_limit": attrgetter("value"),
     "exec": list,
+    "groups": list,
     "allowed": list,
     "denied": list,
     "confined": list,
@@ -298,6 +306,7 @@ _FROM_JSON: dict[str, Callable[[Any], Any]] = {
     "state": State,
     "on_limit": OnLimit,
     "exec": tuple,
+    "groups": tuple,
     "allowed": tuple,
     "denied": tuple,
     "confined": tuple,

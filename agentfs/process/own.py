@@ -11,7 +11,6 @@ from agentfs.errors import KernelError
 from agentfs.events import EventLog, ProcessChanged
 from agentfs.process import rules
 from agentfs.process.agents import Agents
-from agentfs.process.logs import TAIL
 from agentfs.process.model import Process, Role, State
 from agentfs.process.proc import read_stat
 from agentfs.process.programs import Programs
@@ -86,7 +85,7 @@ class OwnCalls:
             process = rules.own_alive(self._table, principal, pid)
             refuse_init(process)
             program = self._programs.find(process.ospid)
-            self._supervisor.finish(process, code, State.ZOMBIE, text[-TAIL:])
+            self._supervisor.finish(process, code, State.ZOMBIE, text)
             if program is not None and program.attached:
                 self._store.on_commit(lambda: self._programs.detach(program))
             elif program is not None:

@@ -71,13 +71,12 @@ class Request:
 
 
 def tier_of(spec: ProcessSpec, parent: Process, policy: Policy) -> Tier:
-    """The tier of a child: the one asked for, else its parent's, or the next below it that its
-    role can be of (a task is never strategic)."""
+    """The tier of a child: the one asked for, else operational, or the lowest that its role can be
+    of: whoever is to buy more thinking is given it by name."""
     if spec.tier is not None:
         return Tier(spec.tier)
-    below = list(Tier)[parent.tier.rank :]
     possible = policy.roles[Role(spec.role)].tiers
-    return next((tier for tier in below if tier in possible), parent.tier)
+    return max(possible, key=lambda tier: tier.rank, default=Tier.OPERATIONAL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 from collections.abc import Callable
 from typing import Annotated, Literal
@@ -25,6 +26,10 @@ __all__ = [
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """What an agent may be called (design/kernel.md)."""
+
+MAX_METADATA = 4096
+"""Bytes of `metadata` as JSON: it is part of the record of a process, which is written with every
+change of state."""
 
 MAX_NAMES = 64
 """How many tools and capabilities a definition may list: more are meant by a glob."""
@@ -105,6 +110,19 @@ Tools = Annotated[
 ]
 
 
+def _group_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError("a name like backend was expected: 1 to 64 of A-Z a-z 0-9 . _ -")
+    return name
+
+
+def _short(metadata: dict[str, str]) -> dict[str, str]:
+    size = len(json.dumps(metadata))
+    if size > MAX_METADATA:
+        raise ValueError(f"at most {MAX_METADATA} bytes were expected, as JSON it has {size}")
+    return metadata
+
+
 class ProcessSpec(BaseModel):
     """What `/proc/PID/spawn` and `/agents/NAME/spec.yaml` take.
 
@@ -112,7 +130,9 @@ class ProcessSpec(BaseModel):
     have of its parent's; left out: all of them, `[]`: none. `deny`: those that it and everything
     below it never has. `budget`: tokens by tier, reserved
     from the parent; where a tier is left out it draws on what its parent draws on. `group`: a
-    group of /sys/cgroup (`team/a`), instead of its parent's; "" is none.
+    group of /sys/cgroup (`team/a`), instead of its parent's; "" is none. `prompt`: what it is to
+    do, in words, for its program to read. `groups`: names of what it belongs to, and `metadata`:
+    anything else by name; both are for whoever looks, and grant nothing.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -134,6 +154,11 @@ class ProcessSpec(BaseModel):
     deny: Names = []
     budget: dict[Literal["strategic", "tactical", "operational"], Annotated[int, Field(ge=0)]] = {}
     group: GroupPath | None = None
+    prompt: str = ""
+    groups: Annotated[
+        list[Annotated[str, AfterValidator(_group_name)]], Field(max_length=MAX_NAMES)
+    ] = []
+    metadata: Annotated[dict[str, str], AfterValidator(_short)] = {}
 
 
 def parse_spec(text: str) -> ProcessSpec:

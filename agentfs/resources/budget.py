@@ -11,7 +11,7 @@ import errno
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from agentfs.config import Settings
+from agentfs.config import Config, Settings
 from agentfs.errors import KernelError
 from agentfs.events import ConfigChanged, Record
 from agentfs.process.model import Process, Role, Tier
@@ -47,17 +47,30 @@ class Budgets:
         self._settings = settings
         self.on_passed: list[Callable[[Key, int], object]] = []
         for tier in Tier:
-            entries.get(INIT, tier).allocated = self._configured(tier)
+            entries.get(INIT, tier).allocated = _of(settings.now, tier)
+        settings.checks.append(self._check_pool)
 
-    def _configured(self, tier: Tier) -> int:
-        return int(getattr(self._settings.now.budgets, tier.value))
+    def _check_pool(self, config: Config) -> None:
+        """Raise EINVAL if the configuration takes back what is not there any more."""
+        faults = []
+        for tier in Tier:
+            entry, wanted = self._entries.get(INIT, tier), _of(config, tier)
+            least = entry.allocated - entry.remaining
+            if wanted < min(least, entry.allocated):
+                faults.append(
+                    f"budgets.{tier.value}: at least {least} was expected, not {wanted}:"
+                    f" {entry.granted} are granted to processes, {entry.consumed} are used and"
+                    f" {entry.held} set aside for open calls"
+                )
+        if faults:
+            raise KernelError(errno.EINVAL, "; ".join(faults), rule=RULE)
 
     def heard(self, record: Record) -> None:
         """Follow the configuration. For `EventLog.listen`."""
         if isinstance(record.event, ConfigChanged):
             for tier in Tier:
                 entry = self._entries.get(INIT, tier)
-                more = self._configured(tier) - entry.allocated
+                more = _of(self._settings.now, tier) - entry.allocated
                 if more:
                     self._entries.change(entry, allocated=more)
 
@@ -262,6 +275,10 @@ class Budgets:
         self._marks.used(process, resource, entry.consumed, limit)
         if entry.remaining < 0:
             self._marks.exceeded(process, resource, entry.consumed, limit)
+
+
+def _of(config: Config, tier: Tier) -> int:
+    return int(getattr(config.budgets, tier.value))
 
 
 def _resource(entry: Entry) -> str:

@@ -98,6 +98,9 @@ MIGRATIONS: tuple[str, ...] = (
     # 4: the record of a process leaves out what has its default. This release reads both kinds; a
     # release before it, which would not, refuses the store.
     "",
+    # 5: records of agents have their prompt and last result, those of processes groups, metadata
+    # and more limits. This release reads both kinds; one before it would not.
+    "",
 )
 
 LATEST = len(MIGRATIONS)

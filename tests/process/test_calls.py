@@ -323,10 +323,10 @@ async def test_reparent_moves_a_process_and_tells_it(system: System) -> None:
 
 async def test_reparent_refuses_cycles_tiers_limits_and_the_dead(system: System) -> None:
     root = await system.spawn("root", tier="tactical")
-    child = await system.spawn("child", root.pid)
+    child = await system.spawn("child", root.pid, tier="tactical")
     leaf = await system.spawn("leaf", child.pid)
     low = await system.spawn("low", tier="operational")
-    full = await system.spawn("full", limits={"max_children": 0})
+    full = await system.spawn("full", tier="tactical", limits={"max_children": 0})
     task = await system.spawn("task", role="task")
     dead = await system.spawn("dead")
     commands(system, dead, "KILL")

@@ -57,11 +57,11 @@ async def test_a_child_has_the_defaults_of_the_design(system: System) -> None:
     child = await system.spawn("child", lead.pid)
     init = system.table.get(1)
     assert (lead.pid, lead.ppid, child.pid, child.ppid) == (2, 1, 3, 2)
-    assert (child.role, child.tier, child.model) == (Role.AGENT, Tier.TACTICAL, "sonnet")
+    assert (child.role, child.tier, child.model) == (Role.AGENT, Tier.OPERATIONAL, "mini")
     assert (child.user, child.uid, child.node) == (init.user, init.uid, init.node)
     assert child.limits == Limits(10, 5, 300, 100_000, 1_000_000, 128_000)
     assert child.state is State.IDLE
-    assert (await system.spawn("task", role="task")).tier is Tier.TACTICAL
+    assert (await system.spawn("task", role="task")).tier is Tier.OPERATIONAL
 
 
 @pytest.mark.parametrize(("role", "number"), [("architect", errno.EACCES), ("task", errno.EPERM)])

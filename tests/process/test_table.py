@@ -189,7 +189,7 @@ OTHERWISE: dict[str, Any] = {
     "os_start": 4, "attached": True, "restarts": 1, "exit_code": 0, "output": "oh\n", "ended": 3.5,
     "stopping": True, "reason": "limit: x", "tokens": 8, "on_limit": "stop", "allowed": [],
     "denied": ["llm"], "ceiling": {"roles": ["kernel"], "names": [], "denied": ["tool:a"]},
-    "group": "team/a", "confined": ["network"],
+    "group": "team/a", "groups": ["night"], "metadata": {"team": "ä"}, "confined": ["network"],
 }  # fmt: skip
 """Nothing by default."""
 

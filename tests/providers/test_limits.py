@@ -53,16 +53,16 @@ async def test_the_limit_of_process_1_is_the_configurations(world: World) -> Non
 
 
 async def test_usage_counts_what_a_process_does(world: World) -> None:
-    pid = world.pid("alice")
+    pid = (await world.spawn("dora", tier="tactical")).pid
     await world.write(f"/proc/{pid}/limits/messages_per_minute", "10")
-    await world.mail("bob", "alice")
-    await world.mail("alice", "bob")
-    new = world.list("/agents/alice/inbox/new")[0]
-    alice = world.as_agent("alice")
-    world.rename(f"/agents/alice/inbox/new/{new}", f"/agents/alice/inbox/cur/{new}:2,", alice)
+    await world.mail("bob", "dora")
+    await world.mail("dora", "bob")
+    new = world.list("/agents/dora/inbox/new")[0]
+    dora = world.as_agent("dora")
+    world.rename(f"/agents/dora/inbox/new/{new}", f"/agents/dora/inbox/cur/{new}:2,", dora)
     await world.spawn("child", pid)
-    number = world.kernel.calls.llm(alice.principal, pid, "sonnet", 1000)
-    world.kernel.calls.settle(alice.principal, pid, int(number), (1000, 0))
+    number = world.kernel.calls.llm(dora.principal, pid, "sonnet", 1000)
+    world.kernel.calls.settle(dora.principal, pid, int(number), (1000, 0))
     used = {name: (await world.text(f"/proc/{pid}/usage/{name}")).strip() for name in NAMES}
     cost = world.kernel.models.cost("sonnet", 1000, 0)
     assert used == {

@@ -14,8 +14,18 @@ from agentfs.vfs.changes import Created, Modified, Removed
 from tests.providers.world import OPERATOR, STRANGER, World, refused
 
 KEYS = [
-    *("Name", "State", "Role", "Tier", "Model", "Pid", "PPid", "User", "Node", "OSPid"),
-    *("Started", "Restarts", "Children", "Messages", "Stalled", "Tokens", "Confined"),
+    *("Name", "State", "Role", "Tier", "Model", "Pid", "PPid", "User", "Groups"),
+    *(
+        "Node",
+        "OSPid",
+        "Started",
+        "Restarts",
+        "Children",
+        "Messages",
+        "Stalled",
+        "Tokens",
+        "Confined",
+    ),
 ]
 
 

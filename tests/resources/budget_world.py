@@ -95,8 +95,11 @@ class World(System):
     # -- short words ------------------------------------------------------------------------------
 
     def child(self, name: str, parent: Process | int = INIT, **spec: Any) -> Process:
-        """A process without a program, spawned by its parent or, below init, by the operator."""
+        """A process without a program, spawned by its parent or, below init, by the operator; of
+        its parent's tier, or the next one that its role can be of."""
         above = self.table.get(parent) if isinstance(parent, int) else parent
+        task = spec.get("role") == "task" and above.tier is Tier.STRATEGIC
+        spec.setdefault("tier", "tactical" if task else above.tier.value)
         who = OPERATOR if above.pid == INIT else as_agent(above)
         given = ProcessSpec.model_validate({"name": name, **spec})
         return at_once(self.processes.spawn(who, above.pid, given))

@@ -173,14 +173,16 @@ def test_a_call_draws_to_its_end_on_what_it_began_with(world: World) -> None:
     assert world.figures(made) == (5000, 200, 1000, 3800)
 
 
-def test_a_pool_that_is_lowered_under_what_is_handed_out_lets_nothing_through(
+def test_a_pool_is_lowered_to_what_is_handed_out_and_then_lets_nothing_through(
     world: World,
 ) -> None:
     made = lead(world)
     direct = world.child("direct", tier="tactical")
     world.use(direct, 1000)
-    world.set_pool(tactical=100)
-    assert world.figures(INIT) == (100, 1000, 5000, -5900)
+    assert refused(world.set_pool, tactical=5999).errno == errno.EINVAL
+    assert world.figures(INIT) == (10_000, 1000, 5000, 4000)
+    world.set_pool(tactical=6000)
+    assert world.figures(INIT) == (6000, 1000, 5000, 0)
     assert refused(world.llm, direct, 1).errno == errno.EDQUOT
     assert refused(world.child, "x", tier="tactical", budget={"tactical": 1}).errno == errno.EDQUOT
     world.use(made, 5000)  # what it was given is its own
@@ -306,11 +308,11 @@ def test_fault_b4_an_allocation_under_its_reservation_wraps_nowhere(world: World
     world.budgets.release(OPERATOR, made.pid)
     assert world.figures(made) == (400, 0, 400, 0)
     assert refused(world.llm, made, 10**9).errno == errno.EDQUOT
-    world.set_pool(tactical=0)
+    world.set_pool(tactical=400)
     direct = world.child("direct", tier="tactical")
     assert refused(world.llm, direct, 1).errno == errno.EDQUOT
     assert refused(world.calls.report, as_agent(direct), direct.pid, 1).errno == errno.EDQUOT
-    assert world.figures(INIT) == (0, 0, 400, -400)
+    assert world.figures(INIT) == (400, 0, 400, 0)
 
 
 def test_fault_b5_who_exceeds_a_budget_is_refused_and_then_stopped(world: World) -> None:

@@ -391,7 +391,7 @@ for name, spec, errors in (
     ("higher tier", "{name: k, tier: strategic}", ("EPERM",)),
     ("strategic task", "{name: k, role: task, tier: strategic}", ("EPERM",)),
     ("another user", f"{{name: k, user: {GIVEN['user']}}}", ("EPERM",)),
-    ("more budget", "{name: k, budget: {tactical: 1000000}}", ("EDQUOT",)),
+    ("more budget", "{name: k, tier: tactical, budget: {tactical: 1000000}}", ("EDQUOT",)),
     ("budget of a tier it has none of", "{name: k, budget: {operational: 5}}", ("EDQUOT",)),
     ("a name that is taken", "{name: bob}", ("EEXIST",)),
     ("the name of process 1", "{name: init}", ("EEXIST", "EINVAL", "EPERM")),

@@ -74,7 +74,7 @@ def test_of_50_callers_at_once_exactly_7_get_what_is_there_for_7(tree: Tree) -> 
 
 def test_a_lead_its_worker_and_what_they_may_use(tree: Tree) -> None:
     lead = Puppet(tree, "lead", role="lead", tier="tactical", budget={"tactical": 5000})
-    worker = Puppet(tree, "worker", lead.pid, role="worker")
+    worker = Puppet(tree, "worker", lead.pid, role="worker", tier="tactical")
     at = tree / f"proc/{worker.pid}/budget/tactical"
     assert figures(tree, worker.pid) == {
         "allocated": "", "consumed": "", "reserved": "", "remaining": "5000",
@@ -162,12 +162,24 @@ def test_budgets_and_open_calls_outlive_the_daemon(tree: Tree) -> None:
     assert figures(tree, pid)["consumed"] == "60"
 
 
-def test_a_pool_that_is_lowered_holds_at_once(tree: Tree) -> None:
+def test_a_pool_that_is_lowered_holds_at_once_and_never_below_what_is_given_out(
+    tree: Tree,
+) -> None:
     pid = tree.spawn("a", tier="tactical")
     tree.spawn("b", tier="tactical", budget={"tactical": 1000})
+    tree.ask(f"proc/{pid}/call", "llm 70")
     assert figures(tree, pid)["source"] == "1"
-    tree.write("etc/agentfs.yaml", "budgets: {tactical: 100}")
-    assert figures(tree, 1)["remaining"] == "-900"
-    assert figures(tree, pid)["remaining"] == "-900"
+    before = tree.read("etc/agentfs.yaml")
+    for less in (0, 100, 1069):
+        with pytest.raises(OSError, match="Invalid argument"):
+            (tree / "etc/agentfs.yaml").write_text(f"budgets: {{tactical: {less}}}")
+    assert tree.read("proc/self/error") == (
+        "/etc/agentfs.yaml: EINVAL: budgets.tactical: at least 1070 was expected, not 1069: 1000"
+        " are granted to processes, 0 are used and 70 set aside for open calls (rule: budget)\n"
+    )
+    assert tree.read("etc/agentfs.yaml") == before
+    (tree / "etc/agentfs.yaml").write_text("budgets: {tactical: 1070}")
+    assert figures(tree, 1)["remaining"] == "0"
+    assert figures(tree, pid)["remaining"] == "0"
     with pytest.raises(OSError, match="quota"):
         tree.ask(f"proc/{pid}/call", "llm 1")

@@ -63,8 +63,10 @@ class Stage:
     def __init__(self, tree: Tree, stack: ExitStack) -> None:
         self.tree = tree
         tree.write("etc/roles.yaml", f"roles:\n{ALL_CAPABILITIES}")
-        self.pids = {"ancestor": tree.spawn("chief", role="lead")}
-        self.pids["parent"] = tree.spawn("boss", self.pids["ancestor"], role="lead")
+        self.pids = {"ancestor": tree.spawn("chief", role="lead", tier="tactical")}
+        self.pids["parent"] = tree.spawn(
+            "boss", self.pids["ancestor"], role="lead", tier="tactical"
+        )
         self.pids["sibling"] = tree.spawn("sis", self.pids["parent"])
         self.pids["same user"] = tree.spawn("friend")
         if ROOT:
@@ -191,7 +193,7 @@ def test_what_was_read_once_is_asked_for_again_by_the_next_reader(tree: Tree) ->
     tree.spawn("bob")
     with (
         closing(Puppet(tree, "ann", role="worker")) as ann,
-        closing(Puppet(tree, "job", ann.pid, role="task", tier="tactical")) as job,
+        closing(Puppet(tree, "job", ann.pid, role="task")) as job,
     ):
         info = f"proc/{tree.read('agents/bob/pid').strip()}/info"
         assert ann.read(info) == ann.read(info)

@@ -113,7 +113,7 @@ def test_a_day_with_the_command_line(trees: Trees) -> None:
     assert tree.run("log", "eve").stdout == "hello\n"
     tree.run("send", "bob", "good morning", "-p", "high")
     row = tree.run("ps").stdout.splitlines()[2].split()
-    assert row[:5] == ["2", "1", "bob", "worker", "strategic"]
+    assert row[:5] == ["2", "1", "bob", "worker", "operational"]
     assert row[7] == "1"
     received = tree.run("recv", "bob").stdout
     assert received.endswith("\n\ngood morning\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from agentfs.tools.how import FileCommand, Given
-from agentfs.tools.tree import Tree, TreeError, shell_root
+from agentfs.tools.tree import Tree, TreeError, encoded, shell_root
 from agentfs.tools.tree_commands import quoted
 
 __all__ = ["approve"]
@@ -30,7 +30,7 @@ def approve(request: str | None, reason: str | None) -> None:
     """Approve the request ID, or reject it; without ID, list what waits for a decision."""
     tree = Tree()
     if request is not None:
-        tree.write(f"dev/approvals/{request.zfill(6)}/decision", _decision(reason).encode())
+        tree.write(f"dev/approvals/{request.zfill(6)}/decision", encoded(_decision(reason)))
         return
     if reason is not None:
         raise click.UsageError("which request is to be rejected? Say its ID")

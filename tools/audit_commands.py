@@ -9,7 +9,7 @@ import sys
 import click
 
 from agentfs.tools.how import FileCommand, Given
-from agentfs.tools.tree import CHUNK, ToolError, Tree, shell_root
+from agentfs.tools.tree import CHUNK, ToolError, Tree, encoded, shell_root
 
 __all__ = ["KEY", "audit", "key_path"]
 
@@ -65,7 +65,7 @@ def _query(tree: Tree, question: str) -> None:
     try:
         descriptor = os.open(tree.path(name), os.O_RDWR | os.O_CLOEXEC)
         try:
-            os.write(descriptor, question.encode() + b"\n")
+            os.write(descriptor, encoded(question) + b"\n")
             pieces = list(iter(lambda: os.read(descriptor, CHUNK), b""))
         finally:
             os.close(descriptor)

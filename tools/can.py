@@ -7,7 +7,7 @@ import sys
 import click
 
 from agentfs.tools.how import FileCommand, Given, placeholders
-from agentfs.tools.tree import Tree, shell_question
+from agentfs.tools.tree import Tree, encoded, shell_question
 
 __all__ = ["can"]
 
@@ -31,7 +31,7 @@ def can(agent: str, action: str, path: str) -> None:
     tree = Tree()
     root = tree.path("").rstrip("/")
     path = path.removeprefix(root) if path.startswith(f"{root}/") else path
-    answer = tree.ask("sys/can", f"{agent} {action} {path}".encode())
+    answer = tree.ask("sys/can", encoded(f"{agent} {action} {path}"))
     click.echo(answer)
     if not answer.startswith("Allowed:\tyes"):
         sys.exit(1)

@@ -47,7 +47,10 @@ def ended(run: Callable[[], int]) -> int:
     import click
 
     try:
-        code = run()
+        try:
+            code = run()
+        except click.exceptions.Exit as end:
+            code = end.exit_code
         sys.stdout.flush()
         return code
     except click.ClickException as wrong:
@@ -55,8 +58,6 @@ def ended(run: Callable[[], int]) -> int:
         return USAGE if isinstance(wrong, click.FileError) else wrong.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except click.exceptions.Exit as end:
-        return end.exit_code
     except BrokenPipeError:
         return GONE
     except ToolError as failed:

@@ -20,6 +20,7 @@ __all__ = [
     "ToolError",
     "Tree",
     "TreeError",
+    "encoded",
     "find",
     "shell_question",
     "shell_root",
@@ -27,6 +28,9 @@ __all__ = [
 
 QUIET = frozenset({errno.ENOENT, errno.EAGAIN, errno.EINTR, errno.ENOTCONN})
 """What the tree does not write a reason for."""
+
+MOST_DIGITS = 18
+"""Of a number that is meant as one."""
 
 CHUNK = 1 << 20
 """Bytes to ask for at once: the largest message and a little more come in two reads."""
@@ -39,6 +43,16 @@ class TreeError(ToolError):
         super().__init__(f"{path}: {words}" if path else words)
         self.errno = number
         self.code = code
+
+
+def encoded(text: str) -> bytes:
+    """What was given, as bytes: those of the command line as they were. Raises ToolError for half a
+    surrogate pair, which is no character."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as bad:
+        half = ascii(text[bad.start : bad.end])
+        raise ToolError(f"half a surrogate pair cannot be sent: {half}") from None
 
 
 def find() -> str:
@@ -223,7 +237,9 @@ class Tree:
 
     def pid(self, who: str) -> int:
         """A pid, or the pid of the process of agent `who`."""
-        if who.isdigit():
+        if who.isascii() and who.isdigit():
+            if len(who) > MOST_DIGITS:
+                raise TreeError(self.path("proc"), f"there is no process {who[:MOST_DIGITS]}…")
             return int(who)
         pid = self.read(f"agents/{who}/pid")
         if not pid:

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from agentfs.tools.how import FileCommand, Given, placeholders
-from agentfs.tools.tree import CHUNK, Tree, TreeError, shell_question, shell_root
+from agentfs.tools.tree import CHUNK, Tree, TreeError, encoded, shell_question, shell_root
 
 __all__ = ["COMMANDS"]
 
@@ -146,8 +146,12 @@ def _spawn_text(given: Given, command: list[str] | None) -> str:
         spec["env"] = dict(_assignment(text) for text in given["env"])
     if given.get("spec") is None:
         return json.dumps(spec, ensure_ascii=False)
-    with click.open_file(given["spec"], encoding="utf-8") as file:
-        text = str(file.read())
+    with click.open_file(given["spec"], "rb") as file:
+        content: bytes = file.read()
+    try:
+        text = str(content, "utf-8")
+    except UnicodeDecodeError as bad:
+        raise TreeError(given["spec"], f"UTF-8 was expected: {bad.reason}") from None
     if not spec:
         return text
     # slow to import, and only needed to lay options over a file
@@ -201,7 +205,7 @@ def spawn(parent: str | None, **given: Any) -> None:
     text = _spawn_text(given, command)
     tree = Tree()
     pid = "self" if parent is None else str(tree.pid(parent))
-    click.echo(tree.ask(f"proc/{pid}/spawn", text.encode()))
+    click.echo(tree.ask(f"proc/{pid}/spawn", encoded(text)))
 
 
 def _line(given: Given) -> str:
@@ -244,7 +248,7 @@ def kill(who: str, **given: Any) -> None:
     """Signal a process, with everything it started."""
     line = _line(given)
     tree = Tree()
-    tree.write(f"proc/{tree.pid(who)}/ctl", f"{line}\n".encode())
+    tree.write(f"proc/{tree.pid(who)}/ctl", encoded(f"{line}\n"))
 
 
 # -- send, recv ----------------------------------------------------------------------------------
@@ -282,7 +286,7 @@ def send(body: str | None, **given: Any) -> None:
         if text is not None and "\n" in text:
             raise click.UsageError("a header is one line")
     content = sys.stdin.buffer.read() if body is None else os.fsencode(body) + b"\n"
-    Tree().write(f"agents/self/outbox/{given['name']}", _headers(given).encode() + content)
+    Tree().write(f"agents/self/outbox/{given['name']}", encoded(_headers(given)) + content)
 
 
 def _recv_how(given: Given) -> str:

@@ -27,7 +27,7 @@ from agentfs.document import DocumentError
 from agentfs.manifest import ROOT, Planned, load
 from agentfs.tools.mounting import start, umount_tree
 from agentfs.tools.mounts import condition, mounts, resolved
-from agentfs.tools.tree import CHUNK, ToolError, Tree, TreeError, find
+from agentfs.tools.tree import CHUNK, ToolError, Tree, TreeError, encoded, find
 
 __all__ = ["run"]
 
@@ -189,7 +189,7 @@ class _Session:
         try:
             reply = self._tree.ask(
                 f"proc/{pids[planned.parent]}/spawn",
-                json.dumps(spec, ensure_ascii=False).encode(),
+                encoded(json.dumps(spec, ensure_ascii=False)),
             )
         except TreeError as refused:
             raise ToolError(f"{planned.name} cannot be started: {refused}") from None

@@ -366,7 +366,9 @@ class Kernel:
         self.supervisor.tree_is_up = trio.Event()
 
     def tree_is_up(self) -> None:
-        """The tree can be used: programs that were put down with the last daemon start now."""
+        """The tree can be used: programs that were put down with the last daemon start now, in
+        it."""
+        self.programs.in_tree = True
         self.supervisor.tree_is_up.set()
 
     @asynccontextmanager

@@ -77,7 +77,8 @@ class Launch:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             written = os.open(self._log_path, flags, 0o640)
             descriptors.append(written)
-            # By descriptor: the folders above the memory are the daemon's, not the agent's.
+            # By descriptor: the folders above the tree, or above the memory where there is no tree,
+            # may be closed to the agent's user.
             home = os.open(self._home or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             descriptors.append(home)
             entry = None

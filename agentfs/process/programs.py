@@ -56,7 +56,8 @@ class Programs(Measures):
 
     `launching` counts the starts under way; `launch_of` tells whose a child is that has not
     executed anything yet. `confinement_of` says what a process's program may do, `mechanisms` what
-    of that this machine can see to, `has_memory` whether it may use its memory.
+    of that this machine can see to, `has_memory` whether it may use its memory. `in_tree`: the tree
+    is mounted, and a memory is entered by its path there.
     """
 
     def __init__(self, mountpoint: str, instance_id: str) -> None:
@@ -65,6 +66,7 @@ class Programs(Measures):
         self.mechanisms = mechanisms()
         self.confinement_of: Callable[[Process], Confinement] = lambda process: FREE
         self.has_memory: Callable[[Process], bool] = lambda process: True
+        self.in_tree = False
         self._watched: dict[int, Program] = {}
         self._launches: set[Launch] = set()
         self.generation = 0  # counts the programs that came or went
@@ -125,14 +127,16 @@ class Programs(Measures):
     # -- start and watch -------------------------------------------------------------------------
 
     async def start(self, process: Process, log_path: Path, home: Path) -> Program:
-        """Start `process.exec` in its `cwd`, relative to `home`, or to `/` for one that may not use
-        its memory. The caller has to `wait` for it.
+        """Start `process.exec` in its `cwd`, relative to its memory (`home` on the disk), or to `/`
+        for one that may not use that. The caller has to `wait` for it.
 
         Raises KernelError with the errno of the fork, of the exec or of the folder. Not cancelled
         once the thread has it.
         """
         held = self.mechanisms.holds(self.confinement_of(process))
         limits = self.limits_at_start(process)
+        if self.in_tree:
+            home = Path(self._mountpoint, "agents", process.name, "memory")
         place = home if self.has_memory(process) else None
         launch = Launch(process, self._mountpoint, log_path, place, held=held, limits=limits)
         group = (lambda: self.open_group(process)) if self.groups.available else None

@@ -557,7 +557,8 @@ agent.run()
 
 def echo(tree: Tree, folder: Path) -> int:
     source = PRELUDE + ECHO
-    return tree.spawn("alice", exec=[sys.executable, "-c", source, str(folder)])
+    # -P: it looks for no modules in its working directory, which goes with the tree.
+    return tree.spawn("alice", exec=[sys.executable, "-P", "-c", source, str(folder)])
 
 
 def test_a_handler_goes_on_through_a_crash_and_its_message_is_handled_once(

@@ -8,12 +8,13 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.hatchery import Hatchery
+from tests.hatchery import Hatchery, QuickTree
 from tests.tree import AGENTFS, Tree, eventually, until
 
 pytestmark = pytest.mark.mount
@@ -159,3 +160,134 @@ def test_the_parent_hears_of_a_missed_heartbeat(tree: Tree) -> None:
     with open(tree / "proc/1/signals") as signals:
         line = next(line for line in signals if line.startswith("HUNG "))
     assert line.startswith(f"HUNG {pid} hung it missed its heartbeats: none for ")
+
+
+# -- where it works ------------------------------------------------------------------------------
+
+
+def out(tree: Tree, name: str, script: str, **spec: object) -> str:
+    """What a shell script says as the program of agent `name`, which must end well."""
+    pid = tree.spawn(name, exec=["sh", "-c", script], restart="never", **spec)
+    until(tree / f"proc/{pid}/state", "zombie")
+    said = tree.read(f"agents/{name}/log")
+    assert tree.read(f"proc/{pid}/exit").strip() == "0", said
+    return said
+
+
+def test_the_working_directory_is_the_place_in_the_tree(nohup: Tree) -> None:
+    memory = f"{nohup.path}/agents/bob/memory"
+    said = out(
+        nohup, "bob", "pwd; /bin/pwd; readlink /proc/$$/cwd; readlink $AGENTFS/proc/self/cwd"
+    )
+    assert said == 4 * f"{memory}\n"
+    said = out(
+        nohup, "bob", "echo 1 > one; mkdir deep; cd deep; pwd; cd ../../..; pwd; ls bob/memory"
+    )
+    assert said.endswith(f"{memory}/deep\n{nohup.path}/agents\ndeep\none\n")
+    assert (nohup / "agents/bob/memory/one").read_text() == "1\n"
+    assert str(nohup.state) not in said
+
+
+def test_cwd_is_relative_to_the_memory_or_absolute(nohup: Tree) -> None:
+    (nohup / "agents/init/memory/deep").mkdir()
+    assert out(nohup, "here", "pwd", cwd=".") == f"{nohup.path}/agents/here/memory\n"
+    assert out(nohup, "there", "pwd", cwd="/usr") == "/usr\n"
+    assert out(nohup, "up", "pwd", cwd="..") == f"{nohup.path}/agents/up\n"
+    with pytest.raises(FileNotFoundError):
+        nohup.spawn("nowhere", exec="pwd", cwd="deep")
+    assert "nowhere cannot enter deep: No such file or directory" in nohup.read("proc/self/error")
+
+
+def test_git_works_where_a_program_begins(nohup: Tree) -> None:
+    script = (
+        "git init -q . && echo x > file && git add file && git -c user.name=a -c user.email=a@b"
+        " commit -qm first && git status --porcelain && git rev-parse --show-toplevel"
+    )
+    said = out(nohup, "coder", script, env={"GIT_CONFIG_NOSYSTEM": "1", "HOME": "/nonexistent"})
+    assert said.splitlines()[-1] == f"{nohup.path}/agents/coder/memory"
+
+
+def test_a_script_of_its_memory_is_executed_from_there(nohup: Tree) -> None:
+    nohup.spawn("scripted")
+    script = nohup / "agents/scripted/memory/go.sh"
+    script.write_text("#!/bin/sh\necho from $0 in $(pwd)\n")
+    script.chmod(0o755)
+    nohup.write(f"proc/{nohup.read('agents/scripted/pid').strip()}/ctl", "KILL")
+    pid = nohup.spawn("scripted", exec=["./go.sh"], restart="never")
+    until(nohup / f"proc/{pid}/state", "zombie")
+    memory = f"{nohup.path}/agents/scripted/memory"
+    assert nohup.read("agents/scripted/log") == f"from ./go.sh in {memory}\n"
+
+
+def test_fifty_programs_start_at_once_in_the_tree(nohup: Tree) -> None:
+    """A child enters the tree while the daemon waits for its exec."""
+    wanted = {f"many-{number}" for number in range(50)}
+    starters = [
+        nohup.start(*AGENTFS[:1], "-c", STARTER, str(nohup.path), ",".join(sorted(part)))
+        for part in (set(sorted(wanted)[::2]), set(sorted(wanted)[1::2]))
+    ]
+    for starter in starters:
+        assert starter.wait(60) == 0
+    for name in wanted:
+        until(nohup / f"agents/{name}/log", f"{nohup.path}/agents/{name}/memory")
+
+
+STARTER = """
+import json, os, sys
+tree, names = sys.argv[1:]
+for name in names.split(","):
+    file = os.open(f"{tree}/proc/1/spawn", os.O_RDWR)
+    spec = {"name": name, "exec": "pwd", "restart": "never"}
+    os.write(file, json.dumps(spec).encode())
+    os.read(file, 100)
+    os.close(file)
+"""
+
+
+def test_after_kill_9_survivors_go_on_by_absolute_paths(tree: Tree) -> None:
+    """Their working directory is in the tree that is gone: `cd` by its path enters the new one."""
+    loop = (
+        "echo up; while [ ! -e $AGENTFS/shared/go ]; do sleep 0.05; done 2>/dev/null;"
+        " cat note >/dev/null 2>&1 || echo lost;"
+        ' cd "$AGENTFS/agents/$AGENT_NAME/memory" && cat note && pwd'
+    )
+    pid = tree.spawn("bob")
+    (tree / "agents/bob/memory/note").write_text("kept\n")
+    tree.write(f"proc/{pid}/ctl", "KILL")
+    pid = tree.spawn("bob", exec=loop, restart="never")
+    until(tree / "agents/bob/log", "up")
+    ospid = tree.read(f"proc/{pid}/ospid").strip()
+    memory = f"{tree.path}/agents/bob/memory"
+    assert os.readlink(f"/proc/{ospid}/cwd") == memory
+    tree.crash()
+    tree.mount()
+    assert tree.read(f"proc/{pid}/ospid").strip() == ospid, "it goes on"
+    (tree / "shared/go").touch()
+    until(tree / f"proc/{pid}/state", "zombie")
+    assert tree.read("agents/bob/log") == f"up\nlost\nkept\n{memory}\n"
+    tree.unmount()
+
+
+def test_umount_ends_programs_that_work_in_the_tree(tree: Tree) -> None:
+    pid = tree.spawn("bob", exec="trap '' TERM; cd ..; exec sleep 1000")
+    assert tree.read(f"proc/{pid}/ospid").strip()
+    tree.write("etc/agentfs.yaml", "processes: {grace_period: 200ms}")
+    tree.unmount()
+    assert not os.path.ismount(tree.path)
+    assert not tree.is_stale()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts programs as other users")
+def test_a_program_of_another_user_enters_its_working_directory_again(
+    hatchery: Hatchery, tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        made = QuickTree(Path(place, "tree"), hatchery=hatchery)
+        try:
+            made.mount()
+            script = 'cd / && cd "$OLDPWD" && pwd && id -un && echo mine > file && cat file'
+            said = out(made, "other", script, user="nobody")
+            assert said == f"{made.path}/agents/other/memory\nnobody\nmine\n"
+        finally:
+            made.clean_up()

@@ -202,7 +202,8 @@ class AgentDirectory(Table):
     @directory("outbox", 0o700, private=True)
     def outbox(self) -> Directory:
         """A file for each agent that it may write to at the moment. What is written to one between
-        open and close is one message: a body, or headers, a blank line and a body."""
+        open and close is one message: a body, unless it opens with headers of ours and a blank
+        line (messages.md says which)."""
         return OutboxDirectory(self.room)
 
     @message(
@@ -215,7 +216,7 @@ class AgentDirectory(Table):
         errors={
             "ENOENT": "there is no such agent",
             "EACCES": "the role or the routing rule says no",
-            "EINVAL": "a malformed header",
+            "EINVAL": "a malformed header, two receivers, or a Type that is the kernel's",
             "EMSGSIZE": "more than messages.max_size bytes",
             "ENOSPC": "the receiver's inbox is full",
         },

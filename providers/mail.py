@@ -26,7 +26,7 @@ from agentfs.events import (
     MessageRevived,
 )
 from agentfs.ipc.mbox import entry
-from agentfs.ipc.message import Draft
+from agentfs.ipc.message import Draft, check_opening
 from agentfs.ipc.readers import Reader
 from agentfs.providers.dead import DeadFile
 from agentfs.providers.maildir import (
@@ -168,7 +168,10 @@ class OutboxFile(File):
 
 
 class Letter(Handle):
-    """A message that is being written: sent when the file is closed, or synced."""
+    """A message that is being written: sent when the file is closed, or synced.
+
+    What can be refused is refused while it is written: a shell looks at what write(2) returned and
+    not at what close(2) did. Of what was refused nothing is sent."""
 
     def __init__(self, room: Mailroom, peer: str, principal: Principal) -> None:
         self._room = room
@@ -176,8 +179,22 @@ class Letter(Handle):
         self._principal = principal
         self._content = bytearray()
         self._begin = 0  # where in the file the message begins: after what was sent before
+        self._opening = True  # what comes may belong to the headers that it opens with
+        self._refusal: KernelError | None = None
 
     async def write(self, offset: int, data: bytes) -> int:
+        if self._refusal is None:
+            try:
+                self._take(offset, data)
+                self._look()
+            except KernelError as refusal:
+                self._content.clear()
+                self._refusal = refusal
+        if self._refusal is not None:
+            raise self._refusal
+        return len(data)
+
+    def _take(self, offset: int, data: bytes) -> None:
         start = offset - self._begin
         limit = self._room.limit()
         if start < 0:
@@ -191,7 +208,20 @@ class Letter(Handle):
         if start > len(self._content):
             self._content.extend(bytes(start - len(self._content)))
         self._content[start : start + len(data)] = data
-        return len(data)
+
+    def _look(self) -> None:
+        """Raise what sending will, as far as it is known by now."""
+        if not self._opening:
+            return
+        kernel = self._room.kernel
+        draft = check_opening(bytes(self._content), now=kernel.clock.now(), to=self._peer)
+        if draft is None:
+            return
+        self._opening = False
+        if self._begin:  # else that was asked a moment ago, when it was opened
+            kernel.mail.check(self._principal, self._room.name, self._peer)
+        if draft.reply_by is not None:
+            kernel.mail.asks.check_room(self._room.name)
 
     def truncate(self, size: int) -> None:
         """Cut what was written and not sent yet."""
@@ -199,10 +229,13 @@ class Letter(Handle):
 
     @property
     def unflushed(self) -> bool:
-        return bool(self._content)
+        return bool(self._content) or self._refusal is not None
 
     async def flush(self) -> None:
-        content = bytes(self._content)
+        content, refusal = bytes(self._content), self._refusal
+        self._opening, self._refusal = True, None
+        if refusal is not None:
+            raise refusal
         if not content:
             return
         self._content.clear()

@@ -80,9 +80,7 @@ class QueueRoom(Mailroom):
         """What was written as a message. The path alone says whom it is for, as in a Maildir: a
         message that came with another `To` can be put into the next queue as it is."""
         now = self.kernel.clock.now()
-        draft = Draft.parse(content, now=now, to=self.name, filename=filename or "by path")
-        draft.filename = filename
-        return draft
+        return Draft.parse(content, now=now, to=self.name, filename=filename, forwarded=True)
 
 
 class _Shared(DirectoryOf):

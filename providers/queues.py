@@ -123,8 +123,8 @@ class QueueDirectory(Table):
         },
     )
     def send(self) -> Node:
-        """Every write is one message: a body, or headers, a blank line and a body; a `To` header
-        says nothing. If the queue is full it waits for room, behind those that wait already. May be
+        """Every write is one message, as in `outbox`; or one as `recv` gave it. A `To` header says
+        nothing. If the queue is full it waits for room, behind those that wait already. May be
         kept open; fsync makes what was sent survive a power cut."""
         return SendFile(self.room, (self.key, "send"), _MODES["send"](self._queue.ownership.mode))
 

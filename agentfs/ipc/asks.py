@@ -151,13 +151,7 @@ class Asks(AskBook):
         pid: int = 0,
     ) -> Ask:
         """Wait for a reply to `message`, which was just accepted. EAGAIN: too many are open."""
-        most = self._settings.now.messages.max_open_asks
-        if len(self._open.get(message.sender, ())) >= most:
-            raise KernelError(
-                errno.EAGAIN,
-                f"{message.sender} waits for {most} answers already",
-                rule="messages.max_open_asks",
-            )
+        self.check_room(message.sender)
         ask = Ask(
             id=message.seq,
             asker=message.sender,
@@ -178,6 +172,16 @@ class Asks(AskBook):
         self._keep_text(ask, "question", self._store.content(message.seq))
         self._events.emit(AskOpened(ask.asker, ask.key, ask.to, rfc3339(deadline)))
         return ask
+
+    def check_room(self, agent: str) -> None:
+        """EAGAIN if `agent` waits for as many answers as it may."""
+        most = self._settings.now.messages.max_open_asks
+        if len(self._open.get(agent, ())) >= most:
+            raise KernelError(
+                errno.EAGAIN,
+                f"{agent} waits for {most} answers already",
+                rule="messages.max_open_asks",
+            )
 
     def put_to(self, ask: Ask, message: Message, deadline: float) -> None:
         """Let `message` be a question of an open `ask` too: whoever replies first answers."""

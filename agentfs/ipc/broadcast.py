@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agentfs.config import Settings
@@ -91,7 +92,7 @@ class Broadcasts:
                 sender, Draft(EVERYBODY, draft.body, marks, draft.priority), receivers
             )
             marks = [("Broadcast", f"<{message.id}@{self._node}>"), *marks]
-            copy = Draft(EVERYBODY, draft.body, marks, draft.priority, draft.expires)
+            copy = replace(draft, headers=marks, in_reply_to="")
             source = self._table.by_name(sender)
             for name in receivers:
                 found = relation(source, self._table.by_name(name))

@@ -2,6 +2,10 @@
 
 RFC 5322: lines `Name: text`, continued by lines that begin with a blank, ended by an empty line.
 Lines end in LF or CR LF. What is refused here cannot be smuggled past the kernel's own headers.
+
+Where a text may be all body, as in `outbox/PEER`, it has headers only if it opens with one of OURS
+in our form; see `read_opening`. A text that merely looks like mail, or has a colon in its first
+line, is a body, to the last byte.
 """
 
 from __future__ import annotations
@@ -9,13 +13,25 @@ from __future__ import annotations
 import errno
 import functools
 import re
+import unicodedata
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 
 from agentfs.errors import KernelError
-from agentfs.process.spec import seconds
+from agentfs.process.spec import NAME, seconds
 
-__all__ = ["KERNELS_OWN", "expiry", "mail_date", "read_headers", "read_optional_headers"]
+__all__ = [
+    "KERNELS_OWN",
+    "KERNEL_TYPES",
+    "MAX_BLOCK",
+    "expiry",
+    "is_kernel_type",
+    "mail_date",
+    "may_go_on",
+    "read_headers",
+    "read_mail",
+    "read_opening",
+]
 
 Headers = list[tuple[str, str]]
 
@@ -43,23 +59,47 @@ KERNELS_OWN = frozenset(
 )
 """Headers that only the kernel writes; a sender's are dropped."""
 
-WELL_KNOWN = (KERNELS_OWN - {"broadcast"}) | {
-    "to",
-    "subject",
-    "priority",
-    "type",
-    "expires",
-    "in-reply-to",
-    "reply-to",
-    "reply-by",
-    "mime-version",
-    "cc",
-    "bcc",
-    "user-agent",
+OURS = frozenset(
+    {
+        "to",
+        "subject",
+        "priority",
+        "type",
+        "expires",
+        "reply-by",
+        "in-reply-to",
+        "auto-submitted",
+    }
+)
+"""Headers that say something to the kernel or to every reader, and that a sender may set."""
+
+AS_RECEIVED = frozenset({"claimed-as", "messages-waiting", "delivery-attempt", "message-id"})
+"""What a message begins with as `recv` gives it."""
+
+KERNEL_TYPES = frozenset(
+    {
+        "approval-request",
+        "ask-cancelled",
+        "ask-expired",
+        "ask-failed",
+        "escalation",
+        "notice",
+        "reminder",
+        "restart-notice",
+        "sibling-traffic",
+    }
+)
+"""What only the kernel writes as the Type of a message."""
+
+WELL_KNOWN = (KERNELS_OWN | OURS | {"reply-to", "mime-version", "cc", "bcc", "user-agent"}) - {
+    "broadcast"
 }
-"""Names that, in the first line, tell a header block from a text that happens to have a colon."""
+"""Names that, in the first line of what a mail program wrote, tell a header block from a text that
+happens to have a colon."""
 
 WELL_KNOWN_PREFIXES = ("content-", "x-", "list-", "resent-")
+
+_REFERENCE = re.compile("<.*>|[0-9]+")
 
 MAX_BLOCK = 64 * 1024  # bytes; more than any mail program writes, little enough to keep in memory
 MAX_NAME = 64  # bytes
@@ -88,16 +128,14 @@ def read_headers(content: bytes) -> tuple[Headers, bytes]:
     return _texts(lines), body
 
 
-def read_optional_headers(content: bytes) -> tuple[Headers, bytes]:
-    """Headers and body of a message that may be all body.
-
-    It has headers only if the first one is well known and an empty line ends them; a leading
-    empty line says that there are none. Raises EINVAL, EMSGSIZE.
-    """
-    for empty in (b"\n", b"\r\n"):
-        if content.startswith(empty):
-            return [], content[len(empty) :]
-    name = content[: MAX_NAME + 1].partition(b":")[0].lower().decode("ascii", "replace")
+def read_mail(content: bytes) -> tuple[Headers, bytes]:
+    """Headers and body of what a mail program wrote into a Maildir. It may be all body: it has
+    headers only if the first one is well known and an empty line ends them; a leading empty line
+    says that there are none. Raises EINVAL, EMSGSIZE."""
+    plain = _plain(content)
+    if plain is not None:
+        return [], plain
+    name = _first_name(content)
     if name not in WELL_KNOWN and not name.startswith(WELL_KNOWN_PREFIXES):
         return [], content
     try:
@@ -105,6 +143,85 @@ def read_optional_headers(content: bytes) -> tuple[Headers, bytes]:
     except _MalformedError:
         return [], content
     return (_texts(lines), body) if ended else ([], content)
+
+
+def read_opening(content: bytes, *, received: bool = False) -> tuple[Headers, bytes]:
+    """Headers and body of a text that is all body unless it opens with headers of ours.
+
+    It does if the first line is one of OURS, an empty line ends the block, no line of it is a
+    header that only the kernel writes (a mail that somebody forwards has those), and each of OURS
+    is in our form (`To: do list` is not). A leading empty line says that there are none.
+    `received`: a message as `recv` gave it counts too. Raises EINVAL, EMSGSIZE for what is wrong
+    with them.
+    """
+    plain = _plain(content)
+    if plain is not None:
+        return [], plain
+    first = _first_name(content)
+    again = received and first in AS_RECEIVED
+    if first not in OURS and not again:
+        return [], content
+    try:
+        lines, body, ended = _block(content)
+    except _MalformedError:
+        return [], content
+    if not ended:
+        return [], content
+    for name, parts in lines:
+        key = name.decode("ascii").lower()
+        if not again and not _in_our_form(key, b" ".join(parts)):
+            return [], content
+    return _texts(lines), body
+
+
+def may_go_on(content: bytes) -> bool:
+    """Whether a text that begins so may still turn out to open with headers of ours: what is
+    wrong with them is not known before the empty line."""
+    if len(content) > MAX_BLOCK or _first_name(content) not in OURS:
+        return len(content) <= MAX_NAME and b"\n" not in content
+    try:
+        return not _block(content)[2]
+    except _MalformedError:
+        return not content.endswith(b"\n")  # the last line may be half of one
+
+
+def is_kernel_type(text: str) -> bool:
+    """Whether only the kernel may say that a message is of this Type: one of KERNEL_TYPES, however
+    it is spelt, or one that begins like it (handlers are chosen by how a Type begins)."""
+    folded = unicodedata.normalize("NFKC", text).casefold().strip()
+    return any(
+        folded.startswith(own) and not folded[len(own) : len(own) + 1].isalnum()
+        for own in KERNEL_TYPES
+    )
+
+
+def _plain(content: bytes) -> bytes | None:
+    """What follows a leading empty line, if there is one."""
+    for empty in (b"\n", b"\r\n"):
+        if content.startswith(empty):
+            return content[len(empty) :]
+    return None
+
+
+def _first_name(content: bytes) -> str:
+    return content[: MAX_NAME + 1].partition(b":")[0].lower().decode("ascii", "replace")
+
+
+def _in_our_form(key: str, text: bytes) -> bool:
+    """Whether a header is meant as one, right or wrong. `To`, `Priority`, `Type` and `In-Reply-To`
+    have one word where people write several; what only the kernel writes is not, but for the
+    `References` that a mail program puts beside `In-Reply-To`."""
+    words = text.decode("utf-8", "replace").split()
+    match key:
+        case "to":
+            names = " ".join(words).split(",")
+            return all(name.strip() == "*" or NAME.fullmatch(name.strip()) for name in names)
+        case "priority" | "type":
+            return len(words) <= 1
+        case "in-reply-to" | "references":
+            return len(words) <= 1 or all(_REFERENCE.fullmatch(word) for word in words)
+        case _:
+            return key not in KERNELS_OWN
 
 
 def _block(content: bytes) -> tuple[list[tuple[bytes, list[bytes]]], bytes, bool]:

@@ -189,7 +189,7 @@ class Mail(Receiving):
             mailbox=mailbox,
             sender=sender,
             relation=relation,
-            level=effective(draft.priority, relation),
+            level=effective(draft.priority, relation, on_purpose=draft.on_purpose),
             arrived=arrived,
             size=len(content),
             file=file,

@@ -17,16 +17,20 @@ from typing import TYPE_CHECKING, Any
 from agentfs.errors import KernelError
 from agentfs.ipc.headers import (
     KERNELS_OWN,
+    MAX_BLOCK,
     expiry,
+    is_kernel_type,
     mail_date,
+    may_go_on,
     read_headers,
-    read_optional_headers,
+    read_mail,
+    read_opening,
 )
 
 if TYPE_CHECKING:
     from agentfs.ipc.readers import Reader
 
-__all__ = ["Draft", "Message", "Priority", "Relation", "compose", "number_of"]
+__all__ = ["Draft", "Message", "Priority", "Relation", "check_opening", "compose", "number_of"]
 
 
 class Priority(enum.IntEnum):
@@ -39,7 +43,8 @@ class Priority(enum.IntEnum):
 
 
 class Relation(enum.Enum):
-    """What the sender is to the receiver. Each raises the priority to at least `floor`."""
+    """What the sender is to the receiver. Where the sender says no priority, it is at least
+    `floor`."""
 
     SYSTEM = "system"
     PARENT = "parent"
@@ -69,8 +74,13 @@ class Draft:
     """What a sender handed in. `headers` are kept as given, in order, without those that the
     kernel writes (its own, `To`, `Priority`).
 
+    `priority` is what the sender said if `on_purpose`; else the relation may raise it.
+
     `filename` is the name that a Maildir client gave the file in new/ (empty: the kernel's,
     `<sequence>.<sender>`); `claimed` says that the client put it into cur/ at once.
+
+    `automatic`: it says that a program sent it by itself, `Auto-Submitted`; False if it says `no`,
+    None if it says nothing.
 
     `in_reply_to` is the text of that header, `reply_by` the wall-clock time until which an answer
     is waited for (None: it is no question), `answer_apart` says that the answer is read from the
@@ -82,6 +92,8 @@ class Draft:
     headers: list[tuple[str, str]] = field(default_factory=list)
     priority: Priority = Priority.NORMAL
     expires: float | None = None  # wall clock, seconds
+    on_purpose: bool = False
+    automatic: bool | None = None
     filename: str = ""
     claimed: bool = False
     size: int = 0  # bytes that were handed in
@@ -98,38 +110,49 @@ class Draft:
         to: str = "",
         filename: str = "",
         claimed: bool = False,
+        forwarded: bool = False,
     ) -> Draft:
         """Read what was written.
 
-        `to` names the receiver where the path says it (`outbox/bob`): then content without a
-        header block is all body, and a `To` header that says otherwise is EINVAL. Without `to`
-        the header is required. With `filename` (a Maildir delivery) the path alone decides: any
-        mail may lie in a Maildir, whomever it was once addressed to. Saved as `claimed` it asks
-        nobody anything. Raises EINVAL, EMSGSIZE.
+        `to` names the receiver where the path says it (`outbox/bob`): then the content is all body
+        unless it opens with headers of ours (`read_opening`), and a `To` that says otherwise is
+        EINVAL. Without `to` headers are required, `To` among them. With `filename` (a Maildir
+        delivery) or `forwarded` (a queue) the path alone decides: any mail may lie there, whomever
+        it was once addressed to. Saved as `claimed` it asks nobody anything. Raises EINVAL,
+        EMSGSIZE.
         """
-        headers, body = read_optional_headers(content) if to else read_headers(content)
+        if not to:
+            headers, body = read_headers(content)
+        elif filename:
+            headers, body = read_mail(content)
+        else:
+            headers, body = read_opening(content, received=forwarded)
         draft = cls(to, body, filename=filename, claimed=claimed, size=len(content))
+        any_mail = forwarded or bool(filename)
         seen: set[str] = set()
         for name, text in headers:
             key = name.lower()
-            if key in ("to", "priority", "expires", "reply-by"):
+            if key in _ONCE:
                 if key in seen:
                     raise KernelError(errno.EINVAL, f"the header {name} is there twice")
                 seen.add(key)
-            if key not in KERNELS_OWN:
+            if key not in KERNELS_OWN and not (any_mail and draft._is_foreign(key, text)):
                 draft._take(key, name, text, now)
         if not draft.to:
             raise KernelError(errno.EINVAL, "the header `To: NAME` is missing")
         return draft
 
+    @staticmethod
+    def _is_foreign(key: str, text: str) -> bool:
+        """Whether a header says nothing in a mail that was written for somebody else."""
+        return key == "to" or (key == "type" and is_kernel_type(text))
+
     def _take(self, key: str, name: str, text: str, now: float) -> None:
         if key == "to":
-            if self.to and text != self.to and not self.filename:
-                raise KernelError(errno.EINVAL, f"the path says to {self.to}, the header {text!r}")
-            self.to = self.to or text
+            self._address(text)
         elif key == "priority":
             try:
-                self.priority = Priority[text.upper()]
+                self.priority, self.on_purpose = Priority[text.upper()], True
             except KeyError:
                 names = ", ".join(level.name.lower() for level in Priority)
                 raise KernelError(errno.EINVAL, f"Priority is one of {names}") from None
@@ -140,8 +163,47 @@ class Draft:
             self.in_reply_to = f"{self.in_reply_to} {text}".strip()
         elif key == "reply-by" and not self.claimed:
             self.reply_by = expiry(text, now, name)
+        elif key == "auto-submitted":
+            self._mark(name, text)
+        elif key == "type" and is_kernel_type(text):
+            raise KernelError(errno.EINVAL, f"Type: {text} is the kernel's word: say another")
         else:
             self.headers.append((name, text))
+
+    def _mark(self, name: str, text: str) -> None:
+        """RFC 3834, and 5436 for auto-notified; parameters may follow a semicolon."""
+        said = text.partition(";")[0].strip(" \t").lower()
+        if said not in AUTOMATIC and said != "no":
+            words = ", ".join(("no", *AUTOMATIC))
+            raise KernelError(errno.EINVAL, f"{name} is one of {words}, not {text!r}")
+        self.automatic = said != "no"
+        if self.automatic:
+            self.headers.append((name, text))
+
+    def _address(self, text: str) -> None:
+        if "," in text:
+            raise KernelError(
+                errno.EINVAL, f"To names one agent, not {text!r}: write one message to each"
+            )
+        if self.to and text != self.to:
+            raise KernelError(errno.EINVAL, f"the path says to {self.to}, the header {text!r}")
+        self.to = text
+
+
+AUTOMATIC = ("auto-generated", "auto-replied", "auto-notified")
+"""What `Auto-Submitted` says of a message that nobody sent on purpose."""
+
+_ONCE = frozenset({"to", "priority", "expires", "reply-by", "type", "auto-submitted"})
+"""Headers of which there is one."""
+
+
+def check_opening(content: bytes, *, now: float, to: str) -> Draft | None:
+    """Raise what `Draft.parse` will say of the headers that a text opens with, while it is still
+    being written and somebody looks: EINVAL, EMSGSIZE. None if what follows may belong to them;
+    else a draft that has them, and of the body what there is."""
+    if may_go_on(content):
+        return None
+    return Draft.parse(content[: 2 * MAX_BLOCK], now=now, to=to)
 
 
 @dataclass(slots=True, eq=False)
@@ -296,10 +358,11 @@ def compose(
     ]
     if draft.reply_by is not None:
         lines.append(f"Reply-By: {mail_date(int(draft.reply_by))}")
-    lines += [f"{name}: {text}" for name, text in chain(links, draft.headers)]
     if not draft.body.isascii() and _is_plain_utf8(draft):
         lines += ["MIME-Version: 1.0", "Content-Type: text/plain; charset=utf-8"]
         lines += ["Content-Transfer-Encoding: 8bit"]
+    # The sender's own are the last ones: its text stands there in one piece, as it was written.
+    lines += [f"{name}: {text}" for name, text in chain(links, draft.headers)]
     return "\n".join(lines).encode("utf-8", "replace") + b"\n\n" + draft.body
 
 

@@ -25,9 +25,10 @@ class Route:
     copy_to: str | None = None
 
 
-def effective(explicit: Priority, relation: Relation) -> int:
-    """The level a message waits at: what its sender says, raised to what the sender is."""
-    return min(int(explicit), relation.floor)
+def effective(priority: Priority, relation: Relation, *, on_purpose: bool = False) -> int:
+    """The level a message waits at: what its sender said on purpose, or else `priority`, raised to
+    what the sender is."""
+    return int(priority) if on_purpose else min(int(priority), relation.floor)
 
 
 def relation(sender: Process | None, receiver: Process | None) -> Relation:

@@ -285,7 +285,8 @@ def test_it_is_no_question_and_forged_marks_are_dropped(
     sent = broadcast(world, text="Subject: x\nBroadcast: <forged>\nReply-Expected: yes\n\n!")
     [copy] = world.mail.mailbox("bob").new.values()
     assert world.header(copy, "Broadcast") == f"<{sent.id}@here>"
-    assert b"forged" not in world.mail.content(copy)
+    assert "forged" not in world.mail.content(copy).partition(b"\n\n")[0].decode()
+    assert world.body(copy).startswith("Subject: x\nBroadcast: <forged>\n"), "no header of ours"
     world.mail.acknowledge(OPERATOR, "bob", "new", copy.file)
     world.send("alice", "bob", "Broadcast: the party is at nine\n\nCome!")
     assert world.recv("bob") == "Broadcast: the party is at nine\n\nCome!"

@@ -253,8 +253,17 @@ def test_a_parents_word_is_before_a_strangers_and_the_systems_before_all(
 ) -> None:
     world.agent("ghost")
     for sender in ("ghost", "alice", "init"):
-        world.send(sender, "bob", f"Priority: low\n\n{sender}")
+        world.send(sender, "bob", sender)
     assert [world.recv("bob") for _ in range(3)] == ["init", "alice", "ghost"]
+
+
+def test_a_priority_that_was_said_on_purpose_holds_whoever_said_it(
+    world: World, bob: Process
+) -> None:
+    world.agent("ghost")
+    for sender, said in (("init", "low"), ("alice", "normal"), ("ghost", "high")):
+        world.send(sender, "bob", f"Priority: {said}\n\n{sender}")
+    assert [world.recv("bob") for _ in range(3)] == ["ghost", "alice", "init"]
 
 
 @pytest.mark.parametrize(("priority", "seconds"), [("high", 10), ("normal", 20), ("low", 30)])

@@ -3,15 +3,18 @@
 import email
 import email.policy
 import errno
+import re
 from email.message import EmailMessage
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import agentfs.ipc
 from agentfs.errors import KernelError
-from agentfs.ipc.headers import KERNELS_OWN, MAX_BLOCK
-from agentfs.ipc.message import Draft, Message, Priority, Relation, compose
+from agentfs.ipc.headers import KERNEL_TYPES, KERNELS_OWN, MAX_BLOCK
+from agentfs.ipc.message import Draft, Message, Priority, Relation, check_opening, compose
 
 NOW = 1_800_000_000.0
 
@@ -68,6 +71,27 @@ def test_a_message_from_draft_to_text() -> None:
         b": \n\n",
         b"Subject: one\r\rbody",
         b"{}\n\n",
+        # What mail programs, and people, write: all of it stays.
+        b"Date: Friday 5 pm\n\nat the pub",
+        b"Received: 3 parcels\n\nsigned",
+        b"References: [1]\n\n[1] a book",
+        b"References: <7@here>\nIn-Reply-To: 7\n\nx",
+        b"From: eve\nSubject: x\n\nb",
+        b"Subject: x\nFrom: Eve <eve@example.org>\nDate: today\n\nforwarded",
+        b"From: a@example.org\nDate: Mon, 30 Nov 2026 09:00:00 +0000\nTo: b@c\n\nforwarded\n",
+        b"MIME-Version: 1.0\nContent-Type: text/html\n\n<p>",
+        b"Content-Type: image/png\n\n\xc3\xbc",
+        b"X-Any: x\n\n\n\nbody",
+        b"Note: call bob\n\nbody",
+        b"Sender: eve\n\nx",
+        b"To: do list\n\nmilk",
+        b"To: Bob <bob@example.org>\n\nx",
+        b"To: bob, and all the others\n\nx",
+        b"Priority: first the milk\n\nthen bread",
+        b"Type: Ford Focus\n\nred",
+        b"In-Reply-To: your letter\n\nthanks",
+        b"Priority: high\nRelation: system\n\nnow",
+        b"Hops: 7\n\nx",
     ],
 )
 def test_in_an_outbox_what_is_no_header_block_is_all_body(content: bytes) -> None:
@@ -81,16 +105,18 @@ def test_in_an_outbox_what_is_no_header_block_is_all_body(content: bytes) -> Non
         (b"Subject: x\n\nbody", [("Subject", "x")], b"body"),
         (b"subject:x\r\n\r\nbody\r\n", [("subject", "x")], b"body\r\n"),
         (b"Subject: x\nNote: y\n\n", [("Subject", "x"), ("Note", "y")], b""),
-        (b"X-Any: x\n\n\n\nbody", [("X-Any", "x")], b"\n\nbody"),
-        (b"From: eve\nSubject: x\n\nb", [("Subject", "x")], b"b"),
-        (b"Subject: a\n  b\n\tc\n\nbody", [("Subject", "a b c")], b"body"),
-        (b"Subject:\n\nbody", [("Subject", "")], b"body"),
+        (b"To: bob\nPiece: 7\n\nb", [("Piece", "7")], b"b"),
+        (b"Type: job\nX-Any: x\n\n\n\nbody", [("Type", "job"), ("X-Any", "x")], b"\n\nbody"),
+        (b"Priority: normal\n\nTo: do list\n\nb", [], b"To: do list\n\nb"),
         (b"\nSubject: x\n\nbody", [], b"Subject: x\n\nbody"),
         (b"\r\nNote: x", [], b"Note: x"),
         (b"\n", [], b""),
+        (b"\n\n\nverse\n", [], b"\n\nverse\n"),
+        (b"Subject: a\n  b\n\tc\n\nbody", [("Subject", "a b c")], b"body"),
+        (b"Subject:\n\nbody", [("Subject", "")], b"body"),
     ],
 )
-def test_in_an_outbox_a_known_header_and_a_blank_line_make_headers(
+def test_in_an_outbox_one_of_our_headers_and_a_blank_line_make_headers(
     content: bytes, headers: list[tuple[str, str]], body: bytes
 ) -> None:
     draft = to_bob(content)
@@ -113,6 +139,67 @@ def test_for_send_headers_with_a_receiver_are_required(content: bytes) -> None:
 def test_the_header_to_may_repeat_what_the_path_says_but_not_contradict_it() -> None:
     assert to_bob(b"To: bob\n\nx").body == b"x"
     assert refused(b"To: carol\n\nx", to="bob").errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("said", ["alice, bob", "bob,carol", "*, bob"])
+def test_a_message_has_one_receiver(said: str) -> None:
+    assert "one message to each" in str(refused(f"To: {said}\n\nx".encode()))
+    assert "one message to each" in str(refused(f"To: {said}\n\nx".encode(), to="bob"))
+
+
+@pytest.mark.parametrize("said", sorted(KERNEL_TYPES))
+def test_a_type_of_the_kernels_is_no_senders(said: str) -> None:
+    wide = said.translate({ord(each): ord(each) + 0xFEE0 for each in "abcdefghijklmnopqrstuvwxyz"})
+    for spelling in (said, said.upper(), f" {said} ", f"{said}-2", f"{said}/x", wide):
+        content = f"To: bob\nType: {spelling}\n\nx".encode()
+        assert refused(content).errno == errno.EINVAL
+        assert refused(content, to="bob").errno == errno.EINVAL
+        assert to_bob(content, filename="1.M2.host").headers == [], "mail from elsewhere may say so"
+    assert sent(f"To: bob\nType: {said}s\n\nx".encode()).headers == [("Type", f"{said}s")]
+
+
+def test_every_type_that_the_kernel_writes_is_one_of_its_own() -> None:
+    written = set()
+    for source in Path(agentfs.ipc.__file__).parent.rglob("*.py"):
+        written |= set(re.findall(r'\("Type", "([^"]*)"\)', source.read_text()))
+    assert {"reminder", "escalation"} <= written <= KERNEL_TYPES
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"Priority: whenever\n\nx",
+        b"To: carol\n\nx",
+        b"To: bob\nPiece: 1\nExpires: soon\n\n",
+        b"Subject: a\rb\n\nx",
+        b"Type: notice\r\n\r\nx",
+        b"Subject: " + b"x" * MAX_BLOCK + b"\n\nbody",
+    ],
+)
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+def test_what_is_wrong_with_headers_is_said_while_they_are_written(
+    content: bytes, step: int
+) -> None:
+    step = max(step, len(content) // 50)
+    wanted = refused(content, to="bob").errno
+    written = b""
+    with pytest.raises(KernelError) as caught:
+        for start in range(0, len(content), step):
+            written = content[: start + step]
+            check_opening(written, now=NOW, to="bob")
+    assert caught.value.errno == wanted
+    block = re.search(rb"\r?\n\r?\n", content)
+    assert block is not None
+    assert wanted == errno.EMSGSIZE or len(written) < block.end() + step
+
+
+@given(content=st.text(max_size=200) | st.sampled_from(["Subject: a\nb: c\n\nd", "To: bob\n\n"]))
+def test_a_text_that_is_accepted_is_not_refused_while_it_is_written(content: str) -> None:
+    data = content.encode()
+    to_bob(data)
+    for end in range(1, len(data) + 1):
+        if check_opening(data[:end], now=NOW, to="bob") is not None:
+            break
 
 
 def test_any_mail_may_be_delivered_into_a_maildir() -> None:
@@ -311,7 +398,7 @@ def test_a_body_in_utf8_says_so_unless_the_sender_said_what_it_is() -> None:
     assert parsed.get_content().rstrip("\n") == "grüße"
     assert b"Content-" not in text_of(to_bob(b"plain"))
     assert b"Content-" not in text_of(to_bob(b"\xff\xfe no utf-8"))
-    assert b"charset" not in text_of(to_bob(b"Content-Type: image/png\n\n\xc3\xbc"))
+    assert b"charset" not in text_of(to_bob(b"Subject: s\nContent-Type: image/png\n\n\xc3\xbc"))
 
 
 def test_a_message_survives_being_recorded() -> None:

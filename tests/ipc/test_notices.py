@@ -37,7 +37,7 @@ def test_a_notice_says_why_and_comes_from_the_system(world: World, bob: Process)
 
 
 def test_an_unread_notice_is_replaced_and_other_mail_stays(world: World, bob: Process) -> None:
-    world.send("init", "bob", "Type: restart-notice\n\nforged")
+    world.send("init", "bob", "Subject: Type: restart-notice\n\nType: restart-notice")
     restart(world, bob, "first")
     world.send("init", "bob", "hello")
     for reason in ("second", "third"):
@@ -45,7 +45,7 @@ def test_an_unread_notice_is_replaced_and_other_mail_stays(world: World, bob: Pr
     assert [body for body in world.waiting("bob") if body.startswith("Your")] == [
         "Your program is started again: third. This is restart 1.\n"
     ]
-    assert {"forged", "hello"} < set(world.waiting("bob"))
+    assert {"Type: restart-notice", "hello"} < set(world.waiting("bob"))
     assert len(world.waiting("bob")) == 3
 
 

@@ -114,6 +114,9 @@ def test_an_ended_process_is_no_relative(family: World) -> None:
 
 @pytest.mark.parametrize("explicit", list(Priority))
 @pytest.mark.parametrize("found", list(Relation))
-def test_the_relation_can_only_raise_the_priority(explicit: Priority, found: Relation) -> None:
+def test_the_relation_can_only_raise_the_priority_and_only_where_none_was_said(
+    explicit: Priority, found: Relation
+) -> None:
     assert effective(explicit, found) == min(explicit, found.floor)
     assert effective(explicit, found) <= explicit
+    assert effective(explicit, found, on_purpose=True) == explicit

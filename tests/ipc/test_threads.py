@@ -57,7 +57,9 @@ def test_references_of_a_sender_are_dropped(three: World) -> None:
     first = three.send("alice", "bob", "how?")
     forged = three.send("bob", "alice", f"References: <{first.id}@here> <7@here>\nX: 1\n\nre")
     assert links(three, forged) == (None, None)
-    mixed = three.send("bob", "alice", f"References: <7@here>\nIn-Reply-To: {first.seq}\n\nre")
+    mixed = three.send(
+        "bob", "alice", f"In-Reply-To: {first.seq}\nReferences: <7@here> <8@here>\n\nre"
+    )
     assert links(three, mixed) == (name(first), name(first))
 
 

@@ -56,9 +56,18 @@ class EntryOperations(Base):
             return self._entry(directory, text, await self._reached(directory, text, ctx))
         try:
             found = directory.directory().lookup(text)
-        except KernelError:
+        except KernelError as missing:
             self._is_missing(ctx.pid)
+            kept = directory.directory().missing_timeout
+            if missing.errno == errno.ENOENT and kept and not directory.gone:
+                return _nothing(kept)
             raise
+        if found.guarded:
+            caller = await self._caller(ctx)
+            try:
+                found.admitted(caller)
+            except KernelError as refusal:
+                raise self._refused(caller, self._where(directory, text), refusal)
         return self._entry(directory, text, found)
 
     async def _reached(self, directory: Inode, name: str, ctx: RequestContext) -> Node:
@@ -329,4 +338,12 @@ def _only_number(inode: Inode) -> EntryAttributes:
     entry = EntryAttributes()
     entry.st_ino = inode.number
     entry.st_mode = pyfuse3.ModeT(st.S_IFDIR)
+    return entry
+
+
+def _nothing(timeout: float) -> EntryAttributes:
+    """What tells Linux that there is nothing, for so many seconds."""
+    entry = EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(0)
+    entry.entry_timeout = timeout
     return entry

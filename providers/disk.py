@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import stat as st
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import trio
 
 from agentfs.errors import KernelError
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.node import Stat
+from agentfs.vfs.node import Attributes, Stat
 
 __all__ = [
     "RENAME_EXCHANGE",
     "RENAME_NOREPLACE",
     "as_stat",
+    "change",
     "give",
     "open_directory",
     "own_path",
     "read_at",
     "rename",
     "reported",
+    "tells_writes_apart",
 ]
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+
+TRIES = 10
+"""Writes in a row, within a tick of the clock (1 to 10 ms)."""
 
 # No descriptor of the daemon is inherited, and the last component is never a link.
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -36,13 +40,20 @@ _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@contextmanager
-def reported(doing: str) -> Iterator[None]:
+class reported:  # noqa: N801  # used as a statement, as contextlib's are
     """An OSError in this block is the caller's error."""
-    try:
-        yield
-    except OSError as failure:
-        raise KernelError.from_os(failure, doing) from None
+
+    __slots__ = ("_doing",)
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, failure: BaseException | None, trace: object) -> None:
+        if isinstance(failure, OSError):
+            raise KernelError.from_os(failure, self._doing) from None
 
 
 def open_directory(root: str | int, names: list[str]) -> int:
@@ -93,6 +104,42 @@ def give(path: str | int, mode: int, caller: Caller, directory: int) -> None:
         if handed_down and st.S_ISDIR(mode):
             bits |= st.S_ISGID
         os.chmod(path, bits, dir_fd=where)
+
+
+def change(path: str | int, wanted: Attributes) -> None:
+    """chmod, chown, truncate and utime of a path or a descriptor. Raises OSError."""
+    if wanted.size is not None:
+        os.truncate(own_path(path) if isinstance(path, int) else path, wanted.size)
+    uid, gid = wanted.uid, wanted.gid
+    if uid is not None or gid is not None:
+        os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
+    if wanted.mode is not None:
+        os.chmod(path, wanted.mode)
+    accessed, modified = wanted.times
+    if accessed is not None or modified is not None:
+        if accessed is None or modified is None:
+            now = os.stat(path)
+            accessed = now.st_atime_ns if accessed is None else accessed
+            modified = now.st_mtime_ns if modified is None else modified
+        os.utime(path, ns=(accessed, modified))
+
+
+@functools.cache
+def tells_writes_apart(path: str, device: int) -> bool:
+    """Whether of two writes to a file on `device`, where `path` is, the second always has a later
+    time, if somebody looked in between: Linux has fine-grained times since 6.13, on most disks."""
+    try:
+        file = os.open(path, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
+    try:
+        times = set()
+        for _ in range(TRIES):
+            os.pwrite(file, b"x", 0)
+            times.add(os.fstat(file).st_mtime_ns)
+    finally:
+        os.close(file)
+    return len(times) == TRIES
 
 
 def as_stat(found: os.stat_result) -> Stat:

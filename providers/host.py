@@ -24,6 +24,7 @@ from agentfs.providers.descriptors import Descriptor, holder_of
 from agentfs.providers.disk import own_path, reported
 from agentfs.providers.hostnode import (
     OPEN_FLAGS,
+    TIMEOUT,
     HostFifo,
     HostFile,
     HostHandle,
@@ -126,10 +127,10 @@ class HostTree:
 
 
 class HostDirectory(HostNode, Directory):
-    """A real directory. It is gated for what Linux opens by itself: FIFOs and sockets."""
+    """A real directory."""
 
-    gated = True
     stepwise = True
+    missing_timeout = TIMEOUT
 
     def descriptor(self) -> int:
         """Its descriptor, for calls relative to it: good until two other directories are used."""
@@ -152,9 +153,6 @@ class HostDirectory(HostNode, Directory):
     @contextmanager
     def pinned(self) -> Iterator[int]:
         yield self.descriptor()
-
-    def is_last_name(self) -> bool:
-        return True
 
     @contextmanager
     def outliving(self, last: bool) -> Iterator[None]:
@@ -183,16 +181,14 @@ class HostDirectory(HostNode, Directory):
         return chain[::-1]
 
     def lookup(self, name: str) -> HostNode:
+        return self._find(name)[0]
+
+    def _find(self, name: str) -> tuple[HostNode, bool]:
+        """The node called `name`, and whether it has no other name."""
         with reported(name):
             found = os.stat(name, dir_fd=self.descriptor(), follow_symlinks=False)
-        return self.tree.node(found, self, name)
-
-    def reach(self, name: str, caller: Caller) -> HostNode:
-        node = self.lookup(name)
-        if isinstance(node, HostFifo):  # nobody says whether it is to be read or written
-            self.tree.reading(caller, node)
-            self.tree.changing(caller, node)
-        return node
+        only = found.st_nlink <= 1 or st.S_ISDIR(found.st_mode)
+        return self.tree.node(found, self, name), only
 
     def names_now(self, caller: Caller) -> Iterator[str]:
         holder = holder_of(caller)
@@ -248,7 +244,7 @@ class HostDirectory(HostNode, Directory):
                 os.unlink(name, dir_fd=here)
                 raise
         assert isinstance(node, HostFile)
-        return node, HostHandle(node, Descriptor(descriptor, holder))
+        return node, HostHandle(node, Descriptor(descriptor, holder), flags)
 
     def _make(
         self,
@@ -306,9 +302,8 @@ class HostDirectory(HostNode, Directory):
         self._remove(name, caller, os.rmdir)
 
     def _remove(self, name: str, caller: Caller, remove: Callable[..., None]) -> None:
-        node = self.lookup(name)
+        node, last = self._find(name)
         self.tree.changing(caller, node)
-        last = node.is_last_name()
         with reported(f"removing {name}"), node.outliving(last):
             remove(name, dir_fd=self.descriptor())
         self._lost(name, node, last)
@@ -320,13 +315,8 @@ class HostDirectory(HostNode, Directory):
             raise KernelError(errno.EXDEV, f"{name} cannot move into another file system")
         if flags not in (0, disk.RENAME_NOREPLACE, disk.RENAME_EXCHANGE):
             raise KernelError(errno.EINVAL, "renameat2's flags here: NOREPLACE or EXCHANGE")
-        node, replaced = self.lookup(name), target._present(new_name)
-        last = (
-            replaced is not None
-            and replaced is not node
-            and flags != disk.RENAME_EXCHANGE
-            and replaced.is_last_name()
-        )
+        node, (replaced, last) = self.lookup(name), target._present(new_name)
+        last = last and replaced is not node and flags != disk.RENAME_EXCHANGE
         self._may_move(name, node, target, new_name, caller)
         if replaced is not None and flags == disk.RENAME_EXCHANGE:
             target._may_move(new_name, replaced, self, name, caller)
@@ -351,12 +341,12 @@ class HostDirectory(HostNode, Directory):
         if isinstance(node, HostDirectory):
             self.tree.may_move(caller, old, new)
 
-    def _present(self, name: str) -> HostNode | None:
+    def _present(self, name: str) -> tuple[HostNode | None, bool]:
         try:
-            return self.lookup(name)
+            return self._find(name)
         except KernelError as missing:
             if missing.errno == errno.ENOENT:
-                return None
+                return None, False
             raise
 
     def _lost(self, name: str, node: HostNode, last: bool) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OPEN_FLAGS",
+    "TIMEOUT",
     "HostFifo",
     "HostFile",
     "HostHandle",
@@ -33,9 +34,10 @@ __all__ = [
 # the end is, and a page written back by mmap must not land there.
 OPEN_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC
 
-# Seconds that Linux may believe what it knows: nobody but its own clients changes these files, a
-# person who looks into the state directory with an editor aside.
-TIMEOUT = 1.0
+# Seconds that Linux may believe what it knows, and what is not there: nobody but its own clients
+# changes these files, whom it needs no time-out for. A person with an editor in the state directory
+# is seen that late.
+TIMEOUT = 60.0
 
 
 class HostNode(Node):
@@ -69,10 +71,6 @@ class HostNode(Node):
     def paths(self) -> list[str]:
         """Where it is, below the root, by every name under which it was found; or was last."""
         return [parent.entry(name) for parent, name in self.names] or list(self.former)
-
-    def is_last_name(self) -> bool:
-        """Whether it has one name only."""
-        return self.stat().nlink <= 1
 
     @contextmanager
     def outliving(self, last: bool) -> Iterator[None]:
@@ -163,25 +161,12 @@ class HostNode(Node):
         if wanted == Attributes():
             return
         self.tree.changing(caller, self)
-        with reported("changing the attributes"), self.pinned() as descriptor:
-            path = own_path(descriptor)
-            if wanted.size is not None:
-                os.truncate(path, wanted.size)
-            uid, gid = wanted.uid, wanted.gid
-            if uid is not None or gid is not None:
-                os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
-            if wanted.mode is not None:
-                os.chmod(path, wanted.mode)
-            if wanted.times != (None, None):
-                now = os.fstat(descriptor)
-                accessed, modified = wanted.times
-                os.utime(
-                    path,
-                    ns=(
-                        now.st_atime_ns if accessed is None else accessed,
-                        now.st_mtime_ns if modified is None else modified,
-                    ),
-                )
+        with reported("changing the attributes"):
+            for handle in self.handles:
+                disk.change(handle.descriptor, wanted)
+                return
+            with self.pinned() as descriptor:
+                disk.change(own_path(descriptor), wanted)
 
     def statvfs(self) -> os.statvfs_result:
         """The space of the file system it is on."""
@@ -228,6 +213,12 @@ class HostFifo(HostNode, Fifo):
     ask for the name each time."""
 
     timeout = 0.0
+    guarded = True
+
+    def admitted(self, caller: Caller) -> None:
+        # Nobody says whether it is to be read or written.
+        self.tree.reading(caller, self)
+        self.tree.changing(caller, self)
 
 
 class HostFile(HostNode, File):
@@ -242,7 +233,7 @@ class HostFile(HostNode, File):
         with reported("opening the file"):
             # It is emptied once it is sure to be the right one.
             descriptor = self._open(flags & OPEN_FLAGS & ~os.O_TRUNC | os.O_NONBLOCK)
-            handle = HostHandle(self, Descriptor(descriptor, holder))
+            handle = HostHandle(self, Descriptor(descriptor, holder), flags)
             if flags & os.O_TRUNC:
                 try:
                     handle.empty()
@@ -253,11 +244,16 @@ class HostFile(HostNode, File):
 
 
 class HostHandle(Handle):
-    """An open real file. It goes on working when the file is renamed or removed."""
+    """An open real file. It goes on working when the file is renamed or removed.
 
-    direct = False
+    What is opened for writing alone is not written through the page cache: for each write of that
+    kind Linux asks for the attribute security.capability, and copies the data once more. Nobody can
+    map such a file. Other readers see the change by its time.
+    """
 
-    def __init__(self, file: HostFile, descriptor: Descriptor) -> None:
+    def __init__(self, file: HostFile, descriptor: Descriptor, flags: int) -> None:
+        writes_only = flags & os.O_ACCMODE == os.O_WRONLY
+        self.direct = writes_only and disk.tells_writes_apart(file.tree.path, file.identity[0])
         self._file = file
         self._descriptor = descriptor
         self.descriptor = descriptor.number

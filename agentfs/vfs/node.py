@@ -93,6 +93,8 @@ class Node:
 
     `timeout`: seconds for which the kernel may cache the entry and the attributes without asking.
     Nodes whose changes the provider announces say FOREVER, others a second or none.
+    `guarded`: Linux opens it by itself, without asking us: who looks it up has to be admitted. It
+    needs a `timeout` of 0.
     `serial`: a number that no other node has, and that is its own as long as it exists, also across
     restarts, where there is one: a real file's inode number. Below 2**50.
     `apart`: each look-up gives an inode of its own. For files whose writes may wait: Linux lets one
@@ -102,6 +104,7 @@ class Node:
 
     key: Hashable
     timeout: float = FOREVER
+    guarded: ClassVar[bool] = False
     serial: int | None = None
     apart: bool = False
 
@@ -113,6 +116,9 @@ class Node:
 
         Called before every open, listing and change. Raises EACCES for a private path.
         """
+
+    def admitted(self, caller: Caller) -> None:
+        """Ask whether `caller` may find it. Asked where the class is `guarded`."""
 
     def chattr(self, caller: Caller, wanted: Attributes) -> None:
         """chmod, chown, truncate and utime in one.
@@ -173,12 +179,14 @@ class Directory(Node):
     `restless`: entries come and go all the time, and rarely does anybody watch them. Linux is not
     given its attributes to keep, so that who begins to watch it has to ask; until then, nobody is
     told of its entries. It costs whoever uses a path through it a round trip.
+    `missing_timeout`: seconds for which Linux may keep that a name is not in it.
     `stepwise`: it may be very long, and can be listed in steps while it changes: `names_now`.
     """
 
     gated: ClassVar[bool] = False
     restless: ClassVar[bool] = False
     stepwise: ClassVar[bool] = False
+    missing_timeout: ClassVar[float] = 0.0
 
     def lookup(self, name: str) -> Node:
         """The node called `name`. Raises ENOENT."""

@@ -218,7 +218,7 @@ CHANGES: dict[str, Callable[[World, Caller], object]] = {
     "utime": lambda w, a: w.find("/shared/vault/plan").chattr(a, Attributes(times=(1, 1))),
     "setxattr": lambda w, a: w.find("/shared/vault/plan").setxattr("user.x", b"", a),
     "removexattr": lambda w, a: w.find("/shared/vault/plan").removexattr("user.colour", a),
-    "a fifo": lambda w, a: w.directory("/shared/vault").reach("fifo", a),
+    "a fifo": lambda w, a: w.find("/shared/vault/fifo").admitted(a),
 }
 
 READS: dict[str, Callable[[World, Caller], object]] = {
@@ -226,7 +226,7 @@ READS: dict[str, Callable[[World, Caller], object]] = {
     "open for both": lambda w, a: w.open("/shared/vault/plan", os.O_RDWR, a),
     "getxattr": lambda w, a: w.find("/shared/vault/plan").inspect(a),
     "readlink": lambda w, a: _link(w).target(a),
-    "a fifo": lambda w, a: w.directory("/shared/vault").reach("fifo", a),
+    "a fifo": lambda w, a: w.find("/shared/vault/fifo").admitted(a),
 }
 
 
@@ -296,13 +296,14 @@ async def test_memory_is_private_by_fifo_attribute_and_link_as_well(world: World
     memory.symlink("way", "notes", bob)
     file, handle = memory.create("notes", 0o666, os.O_WRONLY, bob)
     handle.release()
-    assert memory.gated
-    assert memory.reach("fifo", bob).timeout == 0
+    fifo = memory.lookup("fifo")
+    assert (fifo.guarded, fifo.timeout) == (True, 0)
+    fifo.admitted(bob)
     for call in (
-        lambda: memory.reach("fifo", alice),
+        lambda: fifo.admitted(alice),
         lambda: file.inspect(alice),
-        lambda: memory.reach("way", alice).inspect(alice),
-        lambda: memory.reach("notes", STRANGER).enter(STRANGER),
+        lambda: memory.lookup("way").inspect(alice),
+        lambda: memory.lookup("notes").enter(STRANGER),
     ):
         with pytest.raises(KernelError) as caught:
             call()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import resource
 import shutil
@@ -296,7 +297,7 @@ def test_a_rewound_directory_shows_what_is_there_now(here: Path) -> None:
 
 
 def test_a_long_listing_has_every_name_once_while_others_come_and_go(here: Path) -> None:
-    stay = {f"stay-{number}" for number in range(3000)}
+    stay = {f"stay-{number}" for number in range(1500)}
     for name in stay:
         (here / name).touch()
     for number in range(300):
@@ -305,7 +306,7 @@ def test_a_long_listing_has_every_name_once_while_others_come_and_go(here: Path)
     with os.scandir(here) as entries:
         for count, entry in enumerate(entries):
             seen.append(entry.name)
-            if count % 10 == 0 and count < 3000:
+            if count % 10 == 0 and count < 1500:
                 (here / f"go-{count // 10}").unlink()
                 (here / f"come-{count // 10}").touch()
     assert len(seen) == len(set(seen))
@@ -367,3 +368,82 @@ def test_an_agent_that_opens_all_it_can_leaves_files_to_others_and_the_daemon_al
     hoarder.close()
     other.close()
     tree.spawn("later")
+
+
+# -- caches ----------------------------------------------------------------------------------------
+
+WRITER = """
+import os, sys
+file = os.open(sys.argv[1], os.O_WRONLY)
+for number in range(int(sys.argv[2])):
+    os.pwrite(file, b"%08d" % number * 1024, 0)
+    print(number, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_who_reads_or_has_mapped_a_file_sees_what_another_wrote_alone(here: Path) -> None:
+    """What is opened for writing alone goes round the page cache, readers and maps do not."""
+    (here / "f").write_bytes(b"x" * 8192)
+    kept = os.open(here / "f", os.O_RDWR)
+    rounds = 500
+    command = [sys.executable, "-c", WRITER, here / "f", str(rounds)]
+    with (
+        mmap.mmap(kept, 8192) as shared,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer,
+    ):
+        assert writer.stdin is not None
+        assert writer.stdout is not None
+        for number in range(rounds):
+            assert int(writer.stdout.readline()) == number
+            wanted = b"%08d" % number * 1024
+            assert os.pread(kept, 8192, 0) == wanted
+            assert shared[:] == wanted
+            assert (here / "f").read_bytes() == wanted
+            shared[4096:4104] = b"by a map"  # dirty while the next write comes
+            assert (here / "f").read_bytes()[4096:4104] == b"by a map"
+            writer.stdin.write(b"\n")
+            writer.stdin.flush()
+    os.close(kept)
+
+
+def test_appending_and_sparse_writing_by_who_only_writes(here: Path) -> None:
+    programs = [
+        subprocess.Popen(
+            ["sh", "-c", f"for i in $(seq 200); do echo {name}; done >> all"], cwd=here
+        )
+        for name in ("aaaa", "bbbb", "cccc")
+    ]
+    for program in programs:
+        assert program.wait(60) == 0
+    assert sorted((here / "all").read_text().split()) == sorted(["aaaa", "bbbb", "cccc"] * 99)
+    with open(here / "hole", "wb") as file:
+        file.seek(1 << 20)
+        file.write(b"x")
+        file.flush()
+        assert (here / "hole").stat().st_size == (1 << 20) + 1
+        file.truncate(10)
+        assert (here / "hole").read_bytes() == bytes(10)
+
+
+def test_a_name_that_was_looked_for_in_vain_is_found_once_it_is_there(here: Path) -> None:
+    for make in (
+        lambda path: path.touch(),
+        lambda path: path.mkdir(),
+        lambda path: path.symlink_to("x"),
+        lambda path: os.mkfifo(path),
+        lambda path: (here / "f").rename(path),
+        lambda path: os.link(here / "f", path),
+    ):
+        (here / "f").touch()
+        path = here / "missing"
+        assert not os.path.lexists(path)
+        subprocess.run(["stat", path], check=False, capture_output=True)
+        make(path)
+        assert os.path.lexists(path)
+        assert "missing" in os.listdir(here)
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        else:
+            path.unlink()
+        assert not os.path.lexists(path)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from agentfs.document import Document, DocumentError
 from agentfs.errors import KernelError
-from agentfs.events import ConfigChanged, EventLog
+from agentfs.events import ConfigChanged, DocumentRefused, EventLog
 from agentfs.storage.store import Store
 
 __all__ = ["LiveDocument", "checked"]
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -23,6 +26,10 @@ class LiveDocument(Generic[T]):
     effect: at once, and with each change, before anybody is told of it. `kept_as` is its key in
     the store; NAME if it is left out. Each of `checks` gets what is to be put in effect, and raises
     EINVAL if the rest of the system does not allow that.
+    `default` is its text until somebody writes another, and if the stored one cannot be read (by
+    another release, say): that must not keep the system from starting. `use(now)` is called with
+    what is in effect: at once, and with each change, before anybody is told of it. `kept_as` is its
+    key in the store; NAME if it is left out.
     """
 
     def __init__(
@@ -44,8 +51,35 @@ class LiveDocument(Generic[T]):
         self._in_use = use
         self._key = kept_as or name
         self.checks: list[Callable[[T], object]] = []
+        self._refusal = ""  # why the text in the store is not in effect
         text = store.meta(self._key) or default()
-        self._use(text, parse(text))
+        try:
+            now = parse(text)
+        except KernelError as bad:
+            log.error("%s is refused, its default is in effect: %s", self.path, bad.reason)
+            self._refusal = bad.reason
+            text = default()
+            now = parse(text)
+        self._use(text, now)
+
+    @property
+    def refused(self) -> str:
+        """A text that was in effect until a release refused it; empty if there is none."""
+        return self._store.meta(f"{self._key}.refused")
+
+    def put_aside(self) -> None:
+        """Keep the text that could not be put in effect at the start, beside its default."""
+        if self._refusal:
+            with self._store.transaction():
+                self._store.set_meta(f"{self._key}.refused", self._store.meta(self._key))
+                self._store.set_meta(self._key, "")
+                self._events.emit(DocumentRefused(self.path, self._refusal))
+            self._refusal = ""
+
+    def drop_refused(self) -> None:
+        """Forget the refused text."""
+        with self._store.transaction():
+            self._store.set_meta(f"{self._key}.refused", "")
 
     def replace(self, text: str) -> None:
         """Put a new text in effect. Raises EINVAL and changes nothing if it is wrong."""

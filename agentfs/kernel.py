@@ -9,6 +9,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -58,6 +59,8 @@ from agentfs.security.path_rules import PathRules
 from agentfs.security.policy import Policy
 from agentfs.security.refusals import Refusals
 from agentfs.security.roles import Roles
+from agentfs.storage.layout import STORE, lay_out
+from agentfs.storage.opening import require_whole, taking_up
 from agentfs.storage.store import Store
 from agentfs.syscall import Gate
 
@@ -80,10 +83,10 @@ class Kernel:
         clock: Clock | None = None,
         audit_key: Path | None = None,
     ) -> None:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        state_dir.chmod(0o700)  # the store, all logs and all memories: no other user gets in
-        for folder in ("shared", "shared/docs", "agents", "logs"):
-            (state_dir / folder).mkdir(exist_ok=True)
+        lay_out(state_dir)
+        lost = require_whole(state_dir / STORE)
+        if lost:
+            log.error("%s", lost)
         self.state_dir = state_dir
         self.mountpoint = mountpoint
         self.version = agentfs.__version__
@@ -92,27 +95,26 @@ class Kernel:
         self.clock = clock or SystemClock()
         self.started = self.clock.now()
         self.timers = Timers(self.clock)
-        self.store = Store(state_dir / "store.db")
-        self.instance = self._instance()
+        with taking_up(state_dir / STORE):
+            self.store = Store(state_dir / STORE)
+            self._build_records(audit_key or state_dir / "audit.key")
+            self._build_permissions()
+            self._build_processes()
+            self._build_resources()
+            self._build_mail()
+            self._build_limits()
+            self._build_notices()
+            self._build_shared()
+            self._build_boundary()
+
+    def _build_records(self, audit_key: Path) -> None:
+        """What happens, what is kept of it, and the numbers that all go by."""
         self.events = EventLog(self.store, self.clock)
         self.settings = Settings(self.store, self.events)
         self.audit = Audit(
-            self.store,
-            self.events,
-            self.clock,
-            self.timers,
-            self.settings,
-            audit_key or state_dir / "audit.key",
+            self.store, self.events, self.clock, self.timers, self.settings, audit_key
         )
         self.models = Models(self.store, self.events)
-        self._build_permissions()
-        self._build_processes()
-        self._build_resources()
-        self._build_mail()
-        self._build_limits()
-        self._build_notices()
-        self._build_shared()
-        self._build_boundary()
 
     def _build_permissions(self) -> None:
         """Who calls, and what they may do."""
@@ -140,6 +142,7 @@ class Kernel:
         self.agents = Agents(
             self.store, self.events, self.clock, self.gate, self.table, self.state_dir
         )
+        self.instance = self._name_instance()
         self.programs = Programs(self.mountpoint, self.instance)
         self.programs.confinement_of = lambda process: Confinement.of(
             self.policy.capabilities(process).allows
@@ -348,14 +351,43 @@ class Kernel:
         self.refusals = Refusals(self.gate, self.store, self.events)
         self.journal = Journal()
 
-    def _instance(self) -> str:
-        """This system's own name, made once: control groups of two systems never mix."""
+    def _name_instance(self) -> str:
+        """This system's own name, made once: control groups of two systems never mix. A copy of a
+        state directory is another system, and one that was moved is the same: what tells is the
+        directory's inode. What runs for the original is not the copy's to take up, or to end."""
+        place = self.state_dir.stat()
+        self._home = f"{place.st_dev}:{place.st_ino}"
         name = self.store.meta("instance")
-        if not name:
-            name = secrets.token_hex(4)
-            with self.store.transaction():
-                self.store.set_meta("instance", name)
-        return name
+        self._copied = bool(name) and self.store.meta("home", self._home) != self._home
+        return secrets.token_hex(4) if self._copied or not name else name
+
+    def _settle_in(self) -> None:
+        """Keep the name and the place that it is for."""
+        with self.store.transaction():
+            if self._copied:
+                log.warning(
+                    "the state directory is a copy: programs of the original are left alone"
+                )
+                self.store.set_meta("boot_id", "")  # as if the machine had been started again
+            self.store.set_meta("instance", self.instance)
+            self.store.set_meta("home", self._home)
+
+    def load(self) -> None:
+        """Read from the store what was not read while everything was built. Nothing is written
+        before everything is read."""
+        with taking_up(self.store.path):
+            self.mail.load()
+            self.approvals.load()
+            self.stalls.load()
+            self.reminders.load()
+            self._settle_in()
+            for document in self.documents:
+                document.put_aside()
+
+    @property
+    def documents(self) -> tuple[LiveDocument[Any], ...]:
+        """Those of /etc."""
+        return self.settings, self.roles, self.acl, self.models
 
     def lineage(self, tid: int) -> Lineage:
         """The programs behind a thread, up to the one that an agent's process runs."""
@@ -374,18 +406,16 @@ class Kernel:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Take up where the last run ended, run until the block ends, then end every program."""
+        self.load()
         self.journal.install()
         try:
-            self.mail.load()
-            self.approvals.load()
-            self.stalls.load()
-            self.reminders.load()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.timers.run)
                 nursery.start_soon(self.store.checkpoint_regularly)
                 nursery.start_soon(self.reminders.run)
                 nursery.start_soon(self.audit.run)
-                await nursery.start(self.supervisor.run)
+                with taking_up(self.store.path):
+                    await nursery.start(self.supervisor.run)
                 self.audit.checkpoint()
                 try:
                     yield

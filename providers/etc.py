@@ -83,8 +83,7 @@ class EtcDirectory(Table):
         self._entries_changed = int(kernel.started * 1e9)
         self._changed: dict[str, Time] = {}
         self._documents: dict[str, LiveDocument[Any]] = {
-            document.name: document
-            for document in (kernel.settings, kernel.roles, kernel.acl, kernel.models)
+            document.name: document for document in kernel.documents
         }
         kernel.events.listen(self._heard, ConfigChanged)
 

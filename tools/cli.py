@@ -124,10 +124,19 @@ def up(
     metavar="FILE",
     help="The key of the audit, kept apart from the state; default: STATE/audit.key.",
 )
-def doctor(state: str | None, audit_key: str | None) -> None:
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Save what can be saved of a damaged state directory; a copy is made first.",
+)
+def doctor(state: str | None, audit_key: str | None, repair: bool) -> None:
     """Say what this machine lacks for AgentFS, and how to get it."""
-    from agentfs.tools.doctor import run
+    from agentfs.tools.doctor import mend, run
 
+    if repair:
+        if state is None:
+            raise click.UsageError("--repair takes --state DIR: what is to be repaired")
+        sys.exit(mend(state, audit_key))
     sys.exit(run(state, audit_key))
 
 

@@ -6,16 +6,13 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import fcntl
 import gc
 import logging
 import logging.handlers
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +26,8 @@ from agentfs.providers.approvals import AwaitedDecision
 from agentfs.providers.topics import tell_of_publications
 from agentfs.providers.tree import build
 from agentfs.security.principal import Principal
+from agentfs.storage.layout import StateError, lay_out
+from agentfs.storage.lock import only_daemon
 
 __all__ = ["main"]
 
@@ -41,10 +40,6 @@ ROOTS_OPTIONS = {"allow_other"}
 """Root's mounts let other users in: agents run as users of their own, and the modes are real."""
 
 LOG_SIZE = 10 * 1024 * 1024
-
-
-class StartError(Exception):
-    """Said through the ready pipe and to the log."""
 
 
 class Bridge:
@@ -101,15 +96,16 @@ def main(arguments: list[str] | None = None) -> int:
         os.set_inheritable(given.ready, False)
     os.umask(0o022)
     try:
+        lay_out(given.state)
         _log_to(given.state / "kernel.log", also_stderr=given.foreground)
-        with _only_daemon(given.state):
+        with only_daemon(given.state):
             kernel = partial(Kernel, given.state, given.mountpoint, audit_key=given.audit_key)
             trio.run(_run, kernel, _options(given.options), starter)
-    except (StartError, OSError, KernelError) as failed:
+    except (StateError, OSError, KernelError) as failed:
         return _failed(starter, str(failed), given.foreground)
     except BaseExceptionGroup as group:
         first = _first(group)
-        if not isinstance(first, OSError):
+        if not isinstance(first, (OSError, StateError)):
             log.error("the daemon failed", exc_info=group)
         return _failed(starter, str(first) or type(first).__name__, given.foreground)
     except Exception as fault:
@@ -140,7 +136,6 @@ def _first(fault: BaseException) -> BaseException:
 
 def _log_to(path: Path, *, also_stderr: bool) -> None:
     logging.raiseExceptions = False  # on a full disk each line would bring a traceback of its own
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handlers: list[logging.Handler] = [
         logging.handlers.RotatingFileHandler(path, maxBytes=LOG_SIZE, backupCount=1)
     ]
@@ -151,25 +146,6 @@ def _log_to(path: Path, *, also_stderr: bool) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         handlers=handlers,
     )
-
-
-@contextmanager
-def _only_daemon(state: Path) -> Iterator[None]:
-    """Hold the lock of the state directory; two daemons on one state would destroy it."""
-    descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as failed:
-            if failed.errno != errno.EWOULDBLOCK:
-                raise
-            owner = os.read(descriptor, 32).decode("ascii", "replace").strip()
-            raise StartError(f"{state}: in use by another daemon, process {owner}") from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
-    finally:
-        os.close(descriptor)
 
 
 async def _run(make: Callable[[], Kernel], options: set[str], starter: Starter) -> None:

@@ -18,8 +18,9 @@ from pathlib import Path
 import click
 
 from agentfs.tools.mounts import condition, mounts
+from agentfs.tools.tree import ToolError
 
-__all__ = ["Finding", "examine", "run"]
+__all__ = ["Finding", "examine", "mend", "run"]
 
 PACKAGES = ("pyfuse3", "trio", "pydantic", "PyYAML", "click", "inotify_simple", "prometheus_client")
 MODULES = {"PyYAML": "yaml._yaml"}
@@ -40,7 +41,7 @@ def run(state: str | None, audit_key: str | None = None) -> int:
     """Print the report; 1 if something that is needed is missing, or the store has faults."""
     findings = list(examine())
     if state is not None:
-        findings += _store(Path(state))
+        findings += _store(Path(state), audit_key)
         findings.append(_audit(Path(state), audit_key))
     width = max(len(finding.what) for finding in findings if len(finding.what) < 20)
     for finding in findings:
@@ -218,19 +219,49 @@ def _mounts() -> Iterator[Finding]:
         yield Finding("ok" if how == "live" else "note", path, words[how].format(path))
 
 
-def _store(state: Path) -> list[Finding]:
-    """What the consistency check says of the store in a state directory."""
+def _store(state: Path, key: str | None) -> list[Finding]:
+    """What is wrong with a state directory: what keeps a daemon from starting, and what the
+    consistency check finds."""
     from agentfs.storage.check import check
+    from agentfs.storage.layout import STORE, StateError
+    from agentfs.storage.opening import require_whole
+    from agentfs.tools.repair import trial
 
-    faults = check(state / "store.db")
-    if not faults:
+    store = state / STORE
+    faults = check(store)
+    try:
+        lost = require_whole(store) if state.is_dir() else ""
+    except StateError as wrong:
+        lost = str(wrong).partition("; agentfs doctor")[0]
+    why = lost or ("" if not store.exists() else trial(store, _key(state, key)))
+    findings = [Finding("missing", str(state), f"the store: {fault}") for fault in faults]
+    if why:
+        findings.append(Finding("missing", str(state), f"no daemon starts with it: {why}"))
+    if not findings:
         return [Finding("ok", str(state), "the store is consistent")]
-    return [Finding("missing", str(state), f"the store: {fault}") for fault in faults]
+    advice = f"agentfs doctor --state {state} --repair saves what can be saved"
+    return [*findings, Finding("note", str(state), advice)]
+
+
+def _key(state: Path, key: str | None) -> Path:
+    return Path(key) if key else state / "audit.key"
+
+
+def mend(state: str, audit_key: str | None) -> int:
+    """`--repair`: 0 if the state directory can be mounted now."""
+    from agentfs.storage.layout import StateError
+    from agentfs.tools.repair import repair
+
+    try:
+        repair(Path(state), _key(Path(state), audit_key), click.echo)
+    except (StateError, OSError) as wrong:
+        raise ToolError(str(wrong)) from None
+    return 0
 
 
 def _audit(state: Path, key: str | None) -> Finding:
     """Whether the audit is what the kernel wrote."""
     from agentfs.security.verify import verify
 
-    verdict = verify(state / "store.db", Path(key) if key else state / "audit.key")
+    verdict = verify(state / "store.db", _key(state, key))
     return Finding("missing" if verdict.fault else "ok", f"{state}", f"the audit: {verdict}")

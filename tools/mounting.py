@@ -11,7 +11,9 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+from agentfs.storage.layout import StateError, lay_out
 from agentfs.tools.mounts import condition, mounts, resolved
 from agentfs.tools.tree import ToolError
 
@@ -66,9 +68,9 @@ def _state(state: str | None, path: str) -> str:
     if os.path.commonpath([folder, path]) == path:
         raise ToolError(f"{folder}: the state directory cannot lie inside the mount")
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-    except OSError as failed:
-        raise ToolError(f"{folder}: {failed.strerror}; --state DIR names another place") from None
+        lay_out(Path(folder))
+    except StateError as wrong:
+        raise ToolError(str(wrong)) from None
     return folder
 
 

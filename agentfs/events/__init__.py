@@ -82,7 +82,12 @@ from agentfs.events.resources import (
     ResourceStopped,
     ResourceWarning,  # noqa: A004  # see there
 )
-from agentfs.events.system import CallRefused, ConfigChanged, HealthChecked
+from agentfs.events.system import (
+    CallRefused,
+    ConfigChanged,
+    DocumentRefused,
+    HealthChecked,
+)
 from agentfs.events.topics import TopicChanged, TopicCreated, TopicRemoved
 
 __all__ = [
@@ -118,6 +123,7 @@ __all__ = [
     "ConsumerEnded",
     "CopyLeftOut",
     "DeadLetterDropped",
+    "DocumentRefused",
     "Escalated",
     "Event",
     "EventLog",

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from agentfs.clock import Clock, rfc3339
 from agentfs.events.base import Event
-from agentfs.storage.store import Store
+from agentfs.storage.store import LAST_EVENT, Store
 
 __all__ = ["EventLog", "Record"]
 
@@ -71,7 +71,7 @@ class EventLog:
         self._publishing = False
         self._listeners: dict[Callable[[Record], object], tuple[type[Event], ...]] = {}
         self._concerned: dict[type[Event], tuple[Callable[[Record], object], ...]] = {}
-        self.last = int(store.meta("event_seq", "0"))
+        self.last = int(store.meta(LAST_EVENT, "0"))
         self.boot = secrets.token_hex(8)
         """Of this run of the daemon: a watcher who sees another one missed a restart."""
         self.process_of: Callable[[str], int | None] = lambda agent: None
@@ -130,7 +130,7 @@ class EventLog:
     def _number(self) -> None:
         if self._pending:
             last = self.last + len(self._outgoing) + len(self._pending)
-            self._store.set_meta("event_seq", str(last))
+            self._store.set_meta(LAST_EVENT, str(last))
 
     def _publish(self) -> None:
         """Send out what was committed. A listener may commit events of its own: they go out after

@@ -10,6 +10,7 @@ from agentfs.events.base import Event
 __all__ = [
     "CallRefused",
     "ConfigChanged",
+    "DocumentRefused",
     "HealthChecked",
 ]
 
@@ -19,6 +20,17 @@ class ConfigChanged(Event):
     whose: ClassVar[str] = ""
 
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRefused(Event):
+    """This release refuses a document that was in effect: its default is in effect now, and the old
+    text beside it as `path`.refused."""
+
+    whose: ClassVar[str] = ""
+
+    path: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

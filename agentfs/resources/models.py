@@ -16,7 +16,10 @@ from agentfs.resources.use import MICROS
 from agentfs.storage.store import Store
 from agentfs.validation import read_model
 
-__all__ = ["Model", "Models"]
+__all__ = ["FILE", "Model", "Models", "parse"]
+
+FILE = "models.yaml"
+"""The document's name in /etc."""
 
 DEFAULT = """\
 # The models that agents of this system use. A valid write takes effect at once; an invalid one is
@@ -88,7 +91,7 @@ class Models(LiveDocument[dict[str, Model]]):
     """What `/etc/models.yaml` says at the moment."""
 
     def __init__(self, store: Store, events: EventLog) -> None:
-        super().__init__("models.yaml", store, events, parse, lambda: DEFAULT)
+        super().__init__(FILE, store, events, parse, lambda: DEFAULT)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(tuple(self.now.values()))

@@ -18,7 +18,8 @@ from agentfs.errors import KernelError
 from agentfs.ipc.archive import FINISHED
 from agentfs.ipc.broadcast import EVERYBODY
 from agentfs.process.model import Agent, Process, Role
-from agentfs.security import acl, roles
+from agentfs.resources import models
+from agentfs.security import acl, approvals, roles
 from agentfs.security.principal import INIT
 from agentfs.storage.check_artifacts import artifact_faults, content_faults
 from agentfs.storage.check_asks import ask_faults
@@ -30,6 +31,7 @@ from agentfs.storage.check_groups import group_faults
 from agentfs.storage.check_limits import limit_faults
 from agentfs.storage.check_queues import queue_faults
 from agentfs.storage.check_reminders import reminder_faults
+from agentfs.storage.check_rows import records
 from agentfs.storage.check_usage import usage_faults
 from agentfs.storage.migrations import LATEST
 
@@ -80,6 +82,7 @@ def _faults(connection: sqlite3.Connection) -> Iterator[str]:
     yield from group_faults(connection, store.processes)
     yield from usage_faults(connection)
     yield from limit_faults(connection, store.processes)
+    yield from _approval_faults(store, connection)
 
 
 class _Contents:
@@ -123,12 +126,13 @@ DOCUMENTS: dict[str, tuple[str, Callable[[str], object]]] = {
     "config": ("the configuration", Config.parse),
     roles.FILE: (f"/etc/{roles.FILE}", roles.Roles.parse),
     acl.FILE: (f"/etc/{acl.FILE}", acl.Acl.parse),
+    models.FILE: (f"/etc/{models.FILE}", models.parse),
 }
 """The documents of /etc by the key of their text."""
 
 
 def _meta_faults(store: _Contents) -> Iterator[str]:
-    for key in ("event_seq", "last_pid"):
+    for key in ("event_seq", "last_pid", "last_call", "last_approval"):
         if store.number(key) is None:
             yield f"meta: {key} is {store.meta[key]!r}, no number"
     last = store.number("last_pid")
@@ -250,6 +254,18 @@ def _record_faults(
         yield f"process {pid}, which has claimed it, is no living process"
     elif "/" not in mailbox and process.name != mailbox:
         yield f"process {pid}, which has claimed it, is none of {mailbox}"
+
+
+def _approval_faults(store: _Contents, connection: sqlite3.Connection) -> Iterator[str]:
+    last = store.number("last_approval")
+    for key, record in records(connection, approvals.KIND):
+        try:
+            number = approvals.Request.from_record(record).id
+        except (TypeError, KeyError, ValueError) as bad:
+            yield f"approval {key}: {bad!r}"
+            continue
+        if last is not None and number > last:
+            yield f"approval {key}: the last one has number {last} only"
 
 
 def _publication_faults(store: _Contents, connection: sqlite3.Connection) -> Iterator[str]:

@@ -25,8 +25,9 @@ from pydantic_core import PydanticSerializationError, to_json
 from agentfs.errors import KernelError
 from agentfs.security.principal import Principal
 from agentfs.storage.migrations import migrate
+from agentfs.storage.opening import LAST_EVENT, Mark
 
-__all__ = ["SHORT_CONTENT", "Store"]
+__all__ = ["LAST_EVENT", "SHORT_CONTENT", "Store"]
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +76,19 @@ class Store:
         self._dirty = False
         self._recent: dict[int, bytes] = {}  # the newest short contents, by message
         self._metas: dict[str, str] = {}  # what the transaction set, written with its commit
+        self._mark = Mark(path)
         self.before_commit: list[Callable[[], object]] = []
         self.acting: Principal | None = None  # whom the transaction is for, see `Gate`
         self.commits = 0
 
     def close(self) -> None:
-        """Fold the log into the database and close it."""
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Fold the log into the database, if the disk has room for that, and close it."""
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as failure:
+            log.warning("the log of the store stays, with everything in it: %s", failure)
         self._db.close()
+        self._mark.close()
 
     # -- transactions --------------------------------------------------------------------------
 
@@ -93,6 +99,7 @@ class Store:
     def _commit_all(self) -> None:
         for prepare in self.before_commit:
             prepare()
+        event = self._metas.get(LAST_EVENT)
         if self._metas:
             metas, self._metas = self._metas, {}
             rows = ", (?, ?)" * (len(metas) - 1)
@@ -103,6 +110,8 @@ class Store:
         if self._dirty:
             self._db.execute("COMMIT")
             self.commits += 1
+            if event is not None:
+                self._mark.write(event)
 
     def _after_commit(self) -> None:
         if self._undo:
@@ -244,7 +253,7 @@ class Store:
         of their own would cost every message another page in the log.
         """
         (highest,) = self._db.execute("SELECT max(seq) FROM messages").fetchone()
-        return max(highest or 0, int(self.meta("event_seq", "0")))
+        return max(highest or 0, int(self.meta(LAST_EVENT, "0")))
 
     def messages(self) -> Iterator[tuple[int, str, str, str, dict[str, Any], int]]:
         """(seq, mailbox, state, filename, record, size of the content) of every message kept."""

@@ -254,7 +254,7 @@ def _mend_messages(database: sqlite3.Connection) -> None:
         except (TypeError, LookupError, ValueError):
             database.execute("DELETE FROM messages WHERE seq = ?", (seq,))
     database.execute(
-        "DELETE FROM messages WHERE content = '' AND state IN ('new', 'cur', 'dead')"
+        "DELETE FROM messages WHERE length(content) = 0 AND state IN ('new', 'cur', 'dead')"
         " AND seq NOT IN (SELECT seq FROM long_contents)"
     )
     database.execute("DELETE FROM long_contents WHERE seq NOT IN (SELECT seq FROM messages)")

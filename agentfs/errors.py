@@ -42,7 +42,8 @@ class KernelError(Exception):
 
 class ApprovalError(KernelError):
     """The call may be made, but only once `by` agrees: whoever makes it can ask for that, wait, and
-    make it again. Seen by a caller that does not wait it is EAGAIN. `timeout` in seconds."""
+    make it again. Seen by a caller that does not wait it is EAGAIN. `timeout` in seconds. `what` is
+    the content that is to be approved, `about` what else the call says."""
 
     def __init__(
         self,
@@ -56,6 +57,8 @@ class ApprovalError(KernelError):
         path: str,
         by: str,
         timeout: float,
+        what: bytes = b"",
+        about: str = "",
     ) -> None:
         super().__init__(_errno.EAGAIN, reason, rule=rule)
         self.pid = pid
@@ -65,3 +68,5 @@ class ApprovalError(KernelError):
         self.path = path
         self.by = by
         self.timeout = timeout
+        self.what = what
+        self.about = about

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["ApprovalsDirectory", "AwaitedDecision"]
 
 SHOWN = (ApprovalDecided,)
+ASKED = (ApprovalAsked,)
+
+SHA256 = re.compile("[0-9A-Fa-f]{64}")
 
 
 class ApprovalsDirectory(Table):
@@ -60,6 +64,7 @@ class ApprovalsDirectory(Table):
                     asked = ApprovalDirectory(self, request)
                     asked.remember()
                     yield Created(self.key, name, asked)
+                    yield from modified(ApprovalDirectory, ("approval", int(name)), event)
             case ApprovalDecided(id=name):
                 yield from modified(ApprovalDirectory, ("approval", int(name)), event)
             case ApprovalDropped(id=name):
@@ -88,10 +93,16 @@ class ApprovalDirectory(Table):
                 rule="private",
             )
 
-    @value("request", private=True, example="Id:\t000001\nAgent:\talice\nAction:\tspawn\n…")
+    @value(
+        "request",
+        private=True,
+        on=ASKED,
+        example="Id:\t000001\nAgent:\talice\nAction:\tspawn\n…",
+    )
     def request(self) -> str:
         """Id, Agent, Pid, User, Action, Path, Rule (which wants the approval), By (who decides:
-        `operator`, or an agent), Asked. For who asks, who decides and the operator."""
+        `operator`, or an agent), Asked, Size (of `body`, all of it, in bytes), SHA256 (of what is
+        asked for). For who asks, who decides and the operator."""
         asked = self.asked
         return fields(
             ("Id", asked.name),
@@ -103,13 +114,23 @@ class ApprovalDirectory(Table):
             ("Rule", asked.rule),
             ("By", asked.by),
             ("Asked", rfc3339(asked.asked)),
+            ("Size", asked.size),
+            ("SHA256", asked.sha256),
         )
+
+    @value("body", private=True, on=ASKED, example="Pay 100 EUR.")
+    def body(self) -> bytes:
+        """What is asked for: the first 4096 bytes of the message, the record or the definition (as
+        JSON), the signal, the command. For a message that says more than a body, its headers come
+        first, and an empty line; then they are part of the hash."""
+        asked = self.asked
+        return (f"{asked.about}\n".encode() if asked.about else b"") + asked.content
 
     @value("status", on=SHOWN, example="State:\tpending\nDeadline:\t2026-11-21T09:10:00.000Z\n…")
     def status(self) -> str:
         """State (pending, approved, rejected, expired, withdrawn or used), Deadline (while pending:
-        when it is rejected; approved: when that is void unless it was used), Decided (by whom),
-        Reason."""
+        when it is rejected; approved: when that is void unless it was used), Decided (by whom;
+        empty: by nobody), Reason."""
         asked = self.asked
         return fields(
             ("State", asked.state.value),
@@ -123,20 +144,27 @@ class ApprovalDirectory(Table):
         0o222,
         example="reject not on a Friday",
         errors={
-            "EINVAL": "neither `approve` nor `reject REASON`",
+            "EINVAL": "neither `approve [SHA256]` nor `reject REASON`",
+            "ESTALE": "the SHA256 is not that of what is asked for now",
             "ENOENT": "it is not yours to decide",
             "EPERM": "you ask for it yourself, or it is decided already",
         },
     )
     async def decision(self, command: str, caller: Caller) -> None:
-        """Commands: approve, `reject REASON`. For the operator, and the agent that the rule
-        names. An approval lets one such call through."""
-        verb, _, reason = command.partition(" ")
-        if verb not in ("approve", "reject") or (verb == "approve" and reason):
-            raise KernelError(errno.EINVAL, "`approve` or `reject REASON` was expected")
-        self.kernel.approvals.decide(
-            caller.principal, self.asked.id, approve=verb == "approve", reason=reason.strip()
-        )
+        """Commands: approve, `approve SHA256` (only what has that hash), `reject REASON`. For the
+        operator, and the agent that the rule names. An approval lets one such call through, with
+        this content."""
+        verb, _, rest = command.partition(" ")
+        rest = rest.strip()
+        if verb not in ("approve", "reject") or (
+            verb == "approve" and rest and not SHA256.fullmatch(rest)
+        ):
+            raise KernelError(errno.EINVAL, "`approve [SHA256]` or `reject REASON` was expected")
+        decide = self.kernel.approvals.decide
+        if verb == "approve":
+            decide(caller.principal, self.asked.id, approve=True, sha256=rest)
+        else:
+            decide(caller.principal, self.asked.id, approve=False, reason=rest)
 
 
 class AwaitedDecision(Awaited):

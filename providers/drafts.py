@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from agentfs.errors import KernelError
+from agentfs.errors import ApprovalError, KernelError
 from agentfs.security.principal import Kind
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Attributes, File, Handle, Stat, Time, regular
@@ -168,7 +168,11 @@ class DraftHandle(MemoryHandle):
         deliver, self._deliver = self._deliver, None
         if deliver is not None:
             self._sent = True
-            deliver()
+            try:
+                deliver()
+            except ApprovalError:
+                self._deliver, self._sent = deliver, False  # again once that was given
+                raise
 
     def release(self) -> None:
         super().release()

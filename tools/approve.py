@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from agentfs.tools.how import FileCommand, Given
+from agentfs.tools.terminal import beginning, shown
 from agentfs.tools.tree import Tree, TreeError, encoded, shell_root
 from agentfs.tools.tree_commands import quoted
 
@@ -15,22 +16,32 @@ def _how(given: Given) -> str:
     folder = f"{shell_root()}/dev/approvals"
     if given.get("request") is None:
         return f"grep -l pending {folder}/*/status | xargs -n1 dirname | xargs -I@ cat @/request"
-    number = given["request"].zfill(6)
-    return f"echo {quoted(_decision(given.get('reason')))} > {folder}/{quoted(number)}/decision"
-
-
-def _decision(reason: str | None) -> str:
-    return "approve" if reason is None else f"reject {reason}"
+    one = f"{folder}/{quoted(given['request'].zfill(6))}"
+    if given.get("reason") is None:
+        digest = f"$(sed -n 's/^SHA256:\\t//p' {one}/request)"
+        return f'cat {one}/body; echo "approve {digest}" > {one}/decision'
+    return f"echo {quoted('reject ' + given['reason'])} > {one}/decision"
 
 
 @click.command(cls=FileCommand, how=_how)
 @click.argument("request", metavar="[ID]", required=False)
 @click.option("--reject", "reason", metavar="REASON", help="Reject it instead, and say why.")
 def approve(request: str | None, reason: str | None) -> None:
-    """Approve the request ID, or reject it; without ID, list what waits for a decision."""
+    """Approve the request ID, or reject it; without ID, list what waits for a decision.
+
+    What is approved is shown, the beginning of a long text, and only that: if the request asks for
+    something else by then, it is refused, and is to be read again.
+    """
     tree = Tree()
     if request is not None:
-        tree.write(f"dev/approvals/{request.zfill(6)}/decision", encoded(_decision(reason)))
+        folder = f"dev/approvals/{request.zfill(6)}"
+        if reason is not None:
+            tree.write(f"{folder}/decision", encoded(f"reject {reason}"))
+            return
+        asked = tree.fields(f"{folder}/request")
+        click.echo(_what(asked))
+        click.echo(shown(tree.read(f"{folder}/body")))
+        tree.write(f"{folder}/decision", encoded(f"approve {asked['SHA256']}"))
         return
     if reason is not None:
         raise click.UsageError("which request is to be rejected? Say its ID")
@@ -40,9 +51,14 @@ def approve(request: str | None, reason: str | None) -> None:
             if status["State"] != "pending":
                 continue
             asked = tree.fields(f"dev/approvals/{number}/request")
+            body = tree.read(f"dev/approvals/{number}/body")
         except TreeError:
             continue  # it is between others, or not kept any more
         click.echo(
-            f"{number}  {asked['Agent']} asks to {asked['Action']} {asked['Path']}"
-            f"  ({asked['By']} decides by {status['Deadline']})"
+            f"{number}  {_what(asked)}  ({asked['By']} decides by {status['Deadline']})"
+            f"  {beginning(body, 60)}"
         )
+
+
+def _what(asked: dict[str, str]) -> str:
+    return f"{asked['Agent']} asks to {asked['Action']} {asked['Path']}, {asked['Size']} bytes"

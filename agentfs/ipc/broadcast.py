@@ -82,7 +82,7 @@ class Broadcasts:
         self._boxes.expire_due()
         with self._gate.enter(principal) as actor:
             size = max(draft.size, len(draft.body))
-            receivers = self._admit(actor, principal, sender, size)
+            receivers = self._admit(actor, principal, sender, size, draft)
             if draft.reply_by is not None:
                 raise KernelError(errno.EINVAL, "nobody answers a broadcast: it has no Reply-By")
             if self._gate.count_message is not None:
@@ -101,18 +101,22 @@ class Broadcasts:
                 self._boxes.finish(message, "done")
             return message
 
-    def _admit(self, actor: Process, principal: Principal, sender: str, size: int) -> list[str]:
+    def _admit(
+        self, actor: Process, principal: Principal, sender: str, size: int, draft: Draft
+    ) -> list[str]:
         """Whom it goes to."""
+        what, about = draft.body, draft.about()
         self._mail.owners[""].require(principal, sender)
         self._agents.get(sender)
         speaker = self._table.by_name(sender) or actor
-        self._gate.policy.require(speaker, Action.SEND, "/dev/broadcast")
+        require = self._gate.policy.require
+        require(speaker, Action.SEND, "/dev/broadcast", what=what, about=about)
         self._gate.policy.require_capability(speaker, "broadcast")
         self._mail.check_size(size)
         receivers = [name for name in self._agents if name != sender]
         for name in receivers:
             inbox, receiver = f"/agents/{name}/inbox", self._table.by_name(name)
-            self._gate.policy.require(speaker, Action.SEND, inbox, receiver)
+            require(speaker, Action.SEND, inbox, receiver, what=what, about=about)
             self._mail.check_room(name)
         most = self._settings.now.messages.max_broadcast_bytes
         if size * len(receivers) > most:

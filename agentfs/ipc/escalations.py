@@ -91,7 +91,8 @@ class Escalations:
                 raise KernelError(errno.ESRCH, f"nobody is above {process.name}")
             parent = next(each for each in self._table.ancestors(pid) if each.state.alive)
             path = f"/agents/{parent.name}"
-            self._gate.policy.require(process, Action.ESCALATE, path, parent)
+            what = f"{severity} {text}".encode()
+            self._gate.policy.require(process, Action.ESCALATE, path, parent, what=what)
             self._gate.policy.require_capability(process, "escalate")
             try:
                 grade = Severity(severity)

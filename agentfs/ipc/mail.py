@@ -69,7 +69,8 @@ class Mail(Receiving):
         return peers(self._table, self._gate.policy, name, self._agents)
 
     def check(self, principal: Principal, sender: str, receiver: str, size: int = 0) -> None:
-        """Raise what `send` of `size` bytes would: EACCES, ENOENT, EMSGSIZE, ENOSPC, EAGAIN."""
+        """Raise what `send` of `size` bytes would: EACCES, ENOENT, EMSGSIZE, ENOSPC, EAGAIN. Nobody
+        is asked to approve what is not there yet."""
         self._boxes.expire_due()
         actor = self._gate.actor(principal)
         self._admit(actor, principal, sender, receiver, size)
@@ -89,7 +90,7 @@ class Mail(Receiving):
         self.asks.expire_due(self.threads.number(draft.in_reply_to))
         with self._gate.enter(principal) as actor:
             size = max(draft.size, len(draft.body))
-            found = self._admit(actor, principal, sender, draft.to, size)
+            found = self._admit(actor, principal, sender, draft.to, size, draft)
             if draft.expires is not None and draft.expires <= self._clock.now():
                 raise KernelError(errno.EINVAL, "the message has expired already")
             if self._gate.count_message is not None:
@@ -104,19 +105,30 @@ class Mail(Receiving):
             return message
 
     def _admit(
-        self, actor: Process, principal: Principal, sender: str, receiver: str, size: int
+        self,
+        actor: Process,
+        principal: Principal,
+        sender: str,
+        receiver: str,
+        size: int,
+        draft: Draft | None = None,
     ) -> Route:
-        """The order is that of design/kernel.md: receiver, role, route; then the limits."""
+        """The order is that of design/kernel.md: receiver, role, route; then the limits. Whether
+        somebody approves `draft` is asked last, of what would go through otherwise."""
         self.owners[""].require(principal, sender)
         self._agents.get(sender)
         if self._agents.find(receiver) is None:
             raise KernelError(errno.ENOENT, f"there is no agent {receiver!r} to write to")
         # Where nobody is at work for the sender, the operator speaks for it.
         speaker, hearer = self._table.by_name(sender) or actor, self._table.by_name(receiver)
-        self._gate.policy.require(speaker, Action.SEND, f"/agents/{receiver}/inbox", hearer)
+        inbox = f"/agents/{receiver}/inbox"
+        decision = self._gate.policy.permit(speaker, Action.SEND, inbox, hearer)
         found = route(self._table, sender, receiver)
         self.check_size(size)
         self.check_room(receiver)
+        if draft is not None and decision.approval is not None:
+            approved = self._gate.policy.approved
+            approved(speaker, Action.SEND, inbox, decision, draft.body, draft.about())
         return found
 
     def check_size(self, size: int) -> None:

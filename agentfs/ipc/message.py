@@ -147,6 +147,15 @@ class Draft:
         """Whether a header says nothing in a mail that was written for somebody else."""
         return key == "to" or (key == "type" and is_kernel_type(text))
 
+    def about(self) -> str:
+        """What it says beside its body, for whoever approves it: `Name: text` a line. Times are
+        left out: a duration is another time with each try."""
+        raised = self.priority is not Priority.NORMAL
+        said = [("Priority", self.priority.name.lower())] if raised else []
+        said += [("In-Reply-To", self.in_reply_to)] if self.in_reply_to else []
+        said += [header for header in self.headers if header[0].lower() != "expires"]
+        return "".join(f"{name}: {text}\n" for name, text in said)
+
     def _take(self, key: str, name: str, text: str, now: float) -> None:
         if key == "to":
             self._address(text)

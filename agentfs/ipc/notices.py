@@ -58,8 +58,11 @@ class Notices:
         self._tell(
             name,
             f"{request.agent} (process {request.pid}, user {request.user}) asks to"
-            f" {request.action} {one_line(request.path)}. Write approve, or reject and a reason, to"
-            f" /dev/approvals/{request.name}/decision by {rfc3339(request.deadline)}.\n",
+            f" {request.action} {one_line(request.path)}. Write `approve {request.sha256}`, or"
+            f" reject and a reason, to /dev/approvals/{request.name}/decision by"
+            f" {rfc3339(request.deadline)}. It is about ({request.size} bytes):\n\n"
+            f"{request.about}{chr(10) if request.about else ''}"
+            f"{request.content.decode(errors='replace')}\n",
             [("Type", "approval-request"), ("Approval", request.name)],
         )
 

@@ -212,7 +212,7 @@ class Queues(Registry[Queue]):
         if not queue.removed:
             self.box(queue)  # lets go what has expired
         with self._gate.enter(principal) as actor:
-            self._admit(principal, actor, queue)
+            self._admit(principal, actor, queue, draft.body, draft.about())
             self._mail.check_size(max(draft.size, len(draft.body)))
             if not self.has_room(queue):
                 raise self.full(queue)

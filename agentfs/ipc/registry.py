@@ -121,10 +121,21 @@ class Registry(Generic[Thing]):
             )
         return ownership
 
-    def _admit(self, principal: Principal, actor: Process, thing: Thing) -> None:
-        """ESTALE once it is removed; EACCES unless `principal` may send to it."""
+    def _admit(
+        self,
+        principal: Principal,
+        actor: Process,
+        thing: Thing,
+        what: bytes | None = None,
+        about: str = "",
+    ) -> None:
+        """ESTALE once it is removed; EACCES unless `principal` may send to it. Nobody is asked to
+        approve it before there is something (`what`) to send."""
         owner = self._table.by_name(thing.ownership.owner)
-        self._gate.policy.require(actor, Action.SEND, f"{self.FOLDER}/{thing.name}", owner)
+        path = f"{self.FOLDER}/{thing.name}"
+        decision = self._gate.policy.permit(actor, Action.SEND, path, owner)
+        if what is not None:
+            self._gate.policy.approved(actor, Action.SEND, path, decision, what, about)
         if thing.removed:
             raise KernelError(errno.ESTALE, f"{thing} was removed")
         thing.ownership.require(principal, Access.SEND, str(thing))

@@ -153,7 +153,7 @@ class Topics(Registry[Topic]):
         of the topic falls out, the oldest first.
         """
         with self._gate.enter(principal) as actor:
-            self._admit(principal, actor, topic)
+            self._admit(principal, actor, topic, data)
             limits = self._settings.now.topics
             if not data:
                 raise KernelError(errno.EINVAL, "an empty record")

@@ -109,7 +109,7 @@ class Agents:
     def define(self, principal: Principal, name: str, uid: int, gid: int) -> Agent:
         """Make an agent that runs nothing yet. Raises EACCES, EPERM, EINVAL, EEXIST."""
         with self._gate.enter(principal) as actor:
-            self._gate.policy.require(actor, Action.SPAWN, f"/agents/{name}")
+            self._gate.policy.require(actor, Action.SPAWN, f"/agents/{name}", what=b"define")
             self._gate.policy.require_capability(actor, "spawn_children")
             check_name(name)
             if name in self._by_name:
@@ -145,7 +145,7 @@ class Agents:
         creator and the operator.
         """
         with self._gate.enter(principal) as actor:
-            self._gate.policy.require(actor, Action.SPAWN, f"/agents/{name}")
+            self._gate.policy.require(actor, Action.SPAWN, f"/agents/{name}", what=b"remove")
             agent = self.get(name)
             if name == INIT_NAME:
                 raise KernelError(errno.EPERM, "init cannot be removed", rule="init")

@@ -158,7 +158,7 @@ class Processes(OwnCalls):
             await self.start(principal, agent_name)
             return
         with self._gate.enter(principal) as actor:
-            self._may_signal(actor, running)
+            self._may_signal(actor, running, "restart")
             if not running.exec:
                 raise KernelError(errno.EINVAL, f"{agent_name} has no program to start again")
             if running.pid in self._supervisor.signals.starting:
@@ -195,7 +195,7 @@ class Processes(OwnCalls):
         to KILL. Raises ESRCH, EINVAL, EACCES and EPERM (role, user, state)."""
         with self._gate.enter(principal) as actor:
             process = self._table.get(pid)
-            self._may_signal(actor, process)
+            self._may_signal(actor, process, name)
             self._supervisor.signals.send(process, name.upper(), grace)
 
     def kill_branch(self, principal: Principal, pid: int) -> list[int]:
@@ -203,7 +203,7 @@ class Processes(OwnCalls):
         Who may kill a process may kill what it started."""
         with self._gate.enter(principal) as actor:
             root = self._table.get(pid)
-            self._may_signal(actor, root)
+            self._may_signal(actor, root, "kill-branch")
             rules.check_parent(root)
             branch = [*reversed(self._table.descendants(pid)), root]
             killed = [process for process in branch if process.state.alive]
@@ -211,9 +211,10 @@ class Processes(OwnCalls):
                 self._supervisor.signals.send(process, "KILL")
         return [process.pid for process in killed]
 
-    def _may_signal(self, actor: Process, process: Process) -> None:
+    def _may_signal(self, actor: Process, process: Process, how: str) -> None:
         refuse_init(process)
-        self._gate.policy.require(actor, Action.KILL, f"/agents/{process.name}", process)
+        path = f"/agents/{process.name}"
+        self._gate.policy.require(actor, Action.KILL, path, process, what=how.encode())
         if actor.pid != process.pid:
             self._gate.policy.require_capability(actor, "kill_processes")
 
@@ -226,7 +227,8 @@ class Processes(OwnCalls):
         """
         with self._gate.enter(principal) as actor:
             process, parent = self._table.get(pid), self._table.get(new_ppid)
-            self._gate.policy.require(actor, Action.MANAGE_TREE, f"/agents/{process.name}", process)
+            path, what = f"/agents/{process.name}", f"reparent to {parent.name}".encode()
+            self._gate.policy.require(actor, Action.MANAGE_TREE, path, process, what=what)
             self._gate.policy.require_capability(actor, "manage_tree")
             refuse_init(process)
             rules.check_parent(process)
@@ -238,7 +240,7 @@ class Processes(OwnCalls):
                 )
             if process.ppid == new_ppid:
                 return
-            self._gate.policy.require(parent, Action.SPAWN, f"/agents/{process.name}")
+            self._gate.policy.require(parent, Action.SPAWN, path, what=what)
             rules.check_tier(process.tier, parent)
             rules.check_children(parent, self._table, Ceilings(self._table, self._settings))
             self._table.move(process, new_ppid)

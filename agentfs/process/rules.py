@@ -105,7 +105,8 @@ def account_of(spec: ProcessSpec, parent: Process) -> Account:
 
 
 def _role_may_spawn(asked: Request) -> None:
-    asked.policy.require(asked.parent, Action.SPAWN, f"/agents/{asked.spec.name}")
+    path = f"/agents/{asked.spec.name}"
+    asked.policy.require(asked.parent, Action.SPAWN, path, what=asked.spec.told())
 
 
 def _role_can_be_had(asked: Request) -> None:

@@ -160,6 +160,10 @@ class ProcessSpec(BaseModel):
     ] = []
     metadata: Annotated[dict[str, str], AfterValidator(_short)] = {}
 
+    def told(self) -> bytes:
+        """What it says, as JSON, for whoever approves it."""
+        return self.model_dump_json(exclude_unset=True, indent=1).encode()
+
 
 def parse_spec(text: str) -> ProcessSpec:
     """Read a definition. Raises EINVAL with every fault in the reason."""

@@ -2,17 +2,19 @@
 
 A call that comes under such a rule raises ApprovalError and has changed nothing. Whoever made it
 files the request, waits for the decision, and makes the call again: an approval lets through one
-call of that agent, with that action, on that path. Without a decision it is rejected at the
-deadline. Requests are durable: one that was decided while the daemon was down, or after its caller
-had ended, is there for the next try.
+call of that agent, with that action, on that path, and with that content: the request shows it. If
+nobody waits for a request, the next try with another content takes its place. Without a decision it
+is rejected at the deadline. Requests are durable: one that was decided while the daemon was down,
+or after its caller had ended, is there for the next try.
 """
 
 from __future__ import annotations
 
 import enum
 import errno
+import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -36,7 +38,16 @@ OPERATOR = "operator"
 SWEPT_AT_ONCE = 200
 """Requests that one transaction drops: some milliseconds."""
 
-Key = tuple[str, str, str]
+SHOWN = 4096
+"""Bytes of the content that a request keeps and shows; its size and its hash are those of all."""
+
+Key = tuple[str, str, str, str]
+
+
+def hashed(what: bytes, about: str) -> str:
+    """The SHA-256 of a content, in hex. What else a call says is hashed with it if there is any: as
+    it is shown, an empty line between."""
+    return hashlib.sha256(f"{about}\n".encode() + what if about else what).hexdigest()
 
 
 class State(enum.Enum):
@@ -60,7 +71,8 @@ class State(enum.Enum):
 class Request:
     """One request of process `pid` of `agent`. `deadline` is the wall-clock time at which it is
     rejected while it is pending, and at which an approval that was not used is void; `timeout` is
-    how long each of them may take, in seconds."""
+    how long each of them may take, in seconds. `body` is the beginning of the content, a character
+    a byte, `size` the bytes that it has, `about` what the call says beside it. `who` decided."""
 
     id: int
     agent: str
@@ -77,11 +89,27 @@ class Request:
     who: str = ""
     reason: str = ""
     changed: int = 0  # ns, for st_mtime
+    body: str = ""
+    size: int = 0
+    about: str = ""
+    sha256: str = hashed(b"", "")
 
     @property
     def key(self) -> Key:
         """Of what is open there is one of each."""
-        return self.agent, self.action, self.path
+        return self.agent, self.action, self.path, self.sha256
+
+    @property
+    def content(self) -> bytes:
+        """What it shows of the content."""
+        return self.body.encode("latin-1")
+
+    def asks_for(self, needed: ApprovalError) -> None:
+        """Take the content of a call."""
+        self.about = needed.about
+        self.body = needed.what[:SHOWN].decode("latin-1")
+        self.size = len(needed.what)
+        self.sha256 = hashed(needed.what, needed.about)
 
     @property
     def name(self) -> str:
@@ -155,7 +183,8 @@ class Approvals:
         ApprovalError. Process 1 is the operator, who need not ask."""
         if actor.role is Role.KERNEL or decision.approval is None:
             return
-        request = self._open.get((actor.name, action.value, path))
+        digest = hashed(decision.what, decision.about)
+        request = self._open.get((actor.name, action.value, path, digest))
         if request is None or request.state is State.PENDING:
             wanted = decision.approval
             raise ApprovalError(
@@ -168,11 +197,13 @@ class Approvals:
                 path=path,
                 by=wanted.by,
                 timeout=wanted.timeout,
+                what=decision.what,
+                about=decision.about,
             )
         if self._store.in_transaction:
-            self._use(request, actor)
+            self._use(request)
 
-    def _use(self, request: Request, actor: Process) -> None:
+    def _use(self, request: Request) -> None:
         if request.id in self._used_now:
             return
         self._used_now.add(request.id)
@@ -183,14 +214,19 @@ class Approvals:
             self._open.pop(request.key, None)
 
         self._store.on_commit(used)
-        self._set(request, State.USED, actor.name, keep_open=True)
+        self._set(request, State.USED, request.who, keep_open=True)
 
     def file(self, needed: ApprovalError) -> Request:
         """The open request for a call: the one that there is, or a new one. Raises EAGAIN if the
         agent waits for too many decisions already."""
-        found = self._open.get((needed.agent, needed.action, needed.path))
+        digest = hashed(needed.what, needed.about)
+        found = self._open.get((needed.agent, needed.action, needed.path, digest))
         if found is not None:
             return found
+        for request in self._open.values():
+            same = request.key[:3] == (needed.agent, needed.action, needed.path)
+            if same and request.state is State.PENDING and request.id not in self._wakers:
+                return self._change(request, needed)
         most = self._settings.now.approvals.max_pending
         if sum(request.agent == needed.agent for request in self._open.values()) >= most:
             raise KernelError(
@@ -216,20 +252,42 @@ class Approvals:
                 deadline=now + needed.timeout,
                 changed=change_time(now, 0),
             )
+            request.asks_for(needed)
             self._by_id[number] = self._open[request.key] = request
             self._store.on_rollback(lambda: self._forget(request))
-            self._store.put_record(KIND, request.name, request.record())
-            self._events.emit(
-                ApprovalAsked(
-                    request.name,
-                    request.agent,
-                    request.action,
-                    request.by,
-                    rfc3339(request.deadline),
-                )
-            )
-            self._tell(request)
+            self._ask(request)
         self._alarm.set(request.deadline)
+        return request
+
+    def _ask(self, request: Request) -> None:
+        """Keep it, and let everybody know, inside a transaction."""
+        self._store.put_record(KIND, request.name, request.record())
+        deadline = rfc3339(request.deadline)
+        self._events.emit(
+            ApprovalAsked(
+                request.name, request.agent, request.action, request.by, deadline, request.sha256
+            )
+        )
+        self._tell(request)
+
+    def _change(self, request: Request, needed: ApprovalError) -> Request:
+        """The caller tries something else instead, and nobody waits for what was asked first."""
+        before = replace(request)
+
+        def undo() -> None:
+            self._open.pop(request.key, None)
+            for name in ("about", "body", "size", "sha256", "changed", "pid"):
+                setattr(request, name, getattr(before, name))
+            self._open[request.key] = request
+
+        with self._store.transaction():
+            self._store.on_rollback(undo)
+            del self._open[request.key]
+            request.asks_for(needed)
+            request.pid = needed.pid
+            request.changed = change_time(self._clock.now(), request.changed)
+            self._open[request.key] = request
+            self._ask(request)
         return request
 
     def check(self, request: Request) -> bool:
@@ -241,11 +299,10 @@ class Approvals:
         if request.state is State.PENDING:
             return False
         why = f": {request.reason}" if request.reason else ""
-        raise KernelError(
-            errno.EACCES,
-            f"request {request.name} was {request.state.value} by {request.who}{why}",
-            rule=request.rule,
-        )
+        how = f"was {request.state.value} by {request.who}"
+        if request.state is State.EXPIRED:
+            how = "has expired"
+        raise KernelError(errno.EACCES, f"request {request.name} {how}{why}", rule=request.rule)
 
     def on_decision(self, request: Request, waker: Callable[[], object]) -> Callable[[], None]:
         """Call `waker()` when it is decided; the result takes that back, and says whether nobody
@@ -269,10 +326,17 @@ class Approvals:
     # -- system calls ----------------------------------------------------------------------------
 
     def decide(
-        self, principal: Principal, number: int, *, approve: bool, reason: str = ""
+        self,
+        principal: Principal,
+        number: int,
+        *,
+        approve: bool,
+        reason: str = "",
+        sha256: str = "",
     ) -> Request:
-        """Approve or reject. Raises ENOENT, EACCES for who is neither the operator nor named by
-        the rule, EPERM for one's own request, and where it is decided already."""
+        """Approve or reject. `sha256` is of the content that was read. Raises ENOENT, EACCES for
+        who is neither the operator nor named by the rule, EPERM for one's own request, and where it
+        is decided already, ESTALE if it has another content now."""
         self._expire_due()
         with self._gate.enter(principal):
             request = self._by_id.get(number)
@@ -286,6 +350,12 @@ class Approvals:
                 raise KernelError(
                     errno.EPERM,
                     f"request {request.name} is {request.state.value} already",
+                    rule="approval",
+                )
+            if sha256 and sha256.lower() != request.sha256:
+                raise KernelError(
+                    errno.ESTALE,
+                    f"request {request.name} asks for something else now: read it again",
                     rule="approval",
                 )
             state = State.APPROVED if approve else State.REJECTED
@@ -302,7 +372,7 @@ class Approvals:
             with self._store.transaction():
                 for request in due:
                     late = "nobody decided" if request.state is State.PENDING else "it was not used"
-                    self._set(request, State.EXPIRED, "the deadline", reason=f"{late} in time")
+                    self._set(request, State.EXPIRED, request.who, reason=f"{late} in time")
         return min((request.deadline for request in self._open.values()), default=None)
 
     def sweep(self) -> int:

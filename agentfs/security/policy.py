@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from agentfs.errors import KernelError
@@ -45,13 +45,16 @@ class Target(Protocol):
 @dataclass(frozen=True, slots=True)
 class Decision:
     """An answer. `rule` names what decided; if it is no, `errno` and `reason` say why. `approval`
-    is what the rule asks for before an action that is allowed happens."""
+    is what the rule asks for before an action that is allowed happens, `what` its content, and
+    `about` what else it says: an approval is for exactly that."""
 
     allowed: bool
     rule: str
     errno: int = 0
     reason: str = ""
     approval: Approval | None = None
+    what: bytes = b""
+    about: str = ""
 
     def refusal(self) -> KernelError:
         """The error of a no."""
@@ -130,15 +133,41 @@ class Policy:
         return self._across_users(actor, target) or found
 
     def require(
-        self, actor: Process, action: Action, path: str = "", target: Target | None = None
+        self,
+        actor: Process,
+        action: Action,
+        path: str = "",
+        target: Target | None = None,
+        *,
+        what: bytes = b"",
+        about: str = "",
     ) -> None:
         """Raise unless `decide` says yes: EPERM for an explicit deny and another user's process,
-        EACCES for what nothing allows."""
+        EACCES for what nothing allows. `what` and `about` are what is to be approved."""
+        decision = self.permit(actor, action, path, target)
+        self.approved(actor, action, path, decision, what, about)
+
+    def permit(
+        self, actor: Process, action: Action, path: str = "", target: Target | None = None
+    ) -> Decision:
+        """The same before there is anything that could be approved: `approved` has to follow."""
         decision = self.decide(actor, action, path, target)
         if not decision.allowed:
             raise decision.refusal()
+        return decision
+
+    def approved(
+        self,
+        actor: Process,
+        action: Action,
+        path: str,
+        decision: Decision,
+        what: bytes = b"",
+        about: str = "",
+    ) -> None:
+        """Raise unless nobody has to approve it, or somebody did."""
         if decision.approval is not None:
-            self.ask(actor, action, path, decision)
+            self.ask(actor, action, path, replace(decision, what=what, about=about))
 
     def same_user(self, actor: Process, target: Target) -> None:
         """Raise EPERM unless both run as one user or `actor` is process 1."""

@@ -150,8 +150,8 @@ def test_each_committed_transaction_with_events_is_one_record_that_says_who_and_
         "time": "2027-01-15T08:00:00.000000Z",
         "actor": {"kind": "agent", "name": "alice", "pid": 2, "uid": 1000, "gid": 100},
         "changes": [
-            {"type": "agent_defined", "name": "x"},
-            {"type": "agent_defined", "name": "y"},
+            {"type": "agent_defined", "agent": "x"},
+            {"type": "agent_defined", "agent": "y"},
         ],
     }
 
@@ -510,7 +510,7 @@ def test_old_records_go_in_batches_and_a_signed_cut_stands_for_them(system: Syst
     system.timers.run_due()
     system.timers.run_due()
     assert [record["changes"] for record in system.records()] == [
-        [{"type": "agent_defined", "name": "young"}]
+        [{"type": "agent_defined", "agent": "young"}]
     ]
     assert system.verdict().startswith("ok 1 records, head 603 ")
     assert system.audit.sweep() == 0

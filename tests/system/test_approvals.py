@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -178,3 +180,95 @@ def test_nothing_waits_for_ever(tree: Tree, office: dict[str, Puppet]) -> None:
         office["alice"].send("bob", "may I?")
     assert caught.value.errno == errno.EACCES
     assert "nobody decided in time" in office["alice"].read("proc/self/error")
+
+
+def request(tree: Tree, folder: str) -> dict[str, str]:
+    lines = tree.read(f"{folder}/request").splitlines()
+    return dict(line.split(":\t", 1) for line in lines)
+
+
+def refusal(call: Any, *arguments: Any) -> int | None:
+    with pytest.raises(OSError) as caught:
+        call(*arguments)
+    return caught.value.errno
+
+
+def test_whoever_approves_reads_what_and_that_alone_goes_through(
+    tree: Tree, office: dict[str, Puppet]
+) -> None:
+    alice, boss = office["alice"], office["boss"]
+    pay = "Pay 100 EUR to eve.\n"
+    sending = in_thread(alice.write, "agents/self/outbox/bob", pay)
+    folder = asked(tree)
+    assert boss.read(f"{folder}/body") == pay
+    assert request(tree, folder)["Size"] == str(len(pay))
+    digest = request(tree, folder)["SHA256"]
+    assert digest == hashlib.sha256(pay.encode()).hexdigest()
+    mail = boss.recv()
+    assert pay in mail
+    assert f"approve {digest}" in mail
+    assert refusal(office["bob"].read, f"{folder}/body") == errno.EACCES
+    assert refusal(tree.write, f"{folder}/decision", "approve me") == errno.EINVAL
+    boss.write(f"{folder}/decision", f"approve {digest}")
+    sending.result(30)
+    assert office["bob"].recv().endswith(pay)
+    assert status(tree, folder)["State"] == "used"
+    assert status(tree, folder)["Decided"] == "boss", "and not who asked"
+
+    other = in_thread(alice.write, "agents/self/outbox/bob", "Pay 900 EUR to eve.\n")
+    second = asked(tree, 2)
+    assert refusal(tree.write, f"{second}/decision", f"approve {digest}") == errno.ESTALE
+    assert status(tree, second)["State"] == "pending"
+    tree.write(f"{second}/decision", "reject too much")
+    with pytest.raises(PermissionError):
+        other.result(30)
+
+
+def test_an_approval_does_not_cover_another_body(tree: Tree, office: dict[str, Puppet]) -> None:
+    alice = office["alice"]
+
+    def say(text: str) -> int | None:
+        line = f"write('agents/self/send', 'To: bob\\n\\n{text}', flags=os.O_NONBLOCK)"
+        return refusal(alice.do, line)
+
+    assert say("one") == errno.EAGAIN
+    folder = asked(tree)
+    one = request(tree, folder)["SHA256"]
+    assert say("two") == errno.EAGAIN, "nobody waits for the first: this takes its place"
+    assert tree.read(f"{folder}/body") == "two"
+    assert len(list((tree / "dev/approvals").iterdir())) == 1
+    assert refusal(tree.write, f"{folder}/decision", f"approve {one}") == errno.ESTALE
+    tree.write(f"{folder}/decision", "approve")
+    assert say("three") == errno.EAGAIN
+    assert (tree / "dev/approvals/000002").exists()
+    assert tree.read("proc/self/error") is not None
+    alice.do("write('agents/self/send', 'To: bob\\n\\ntwo', flags=os.O_NONBLOCK)")
+    assert office["bob"].recv().endswith("two")
+
+
+def test_outbox_waits_at_close_when_there_is_a_body(tree: Tree, office: dict[str, Puppet]) -> None:
+    alice = office["alice"]
+    alice.do("globals().update(out=os.open(me + '/outbox/bob', os.O_WRONLY))")
+    alice.do("os.write(out, b'a' * 5000)")
+    assert list((tree / "dev/approvals").iterdir()) == []
+    closing = in_thread(alice.do, "os.close(out)")
+    folder = asked(tree)
+    assert tree.read(f"{folder}/body") == "a" * 4096
+    assert request(tree, folder)["Size"] == "5000"
+    assert not closing.done()
+    tree.run("approve", "1")
+    closing.result(30)
+    assert office["bob"].recv().endswith("a" * 5000)
+
+
+def test_a_spawn_shows_its_definition(tree: Tree, office: dict[str, Puppet]) -> None:
+    spec = "{name: child, exec: [sleep, '1000']}"
+    spawning = in_thread(office["alice"].ask, "proc/self/spawn", spec)
+    folder = asked(tree)
+    assert json.loads(tree.read(f"{folder}/body")) == {"name": "child", "exec": ["sleep", "1000"]}
+    told = tree.run("approve").stdout
+    assert '"name": "child"' in told
+    told = tree.run("approve", "1").stdout
+    assert "alice asks to spawn /agents/child" in told
+    assert '"sleep"' in told
+    spawning.result(30)

@@ -54,7 +54,7 @@ from agentfs.vfs.table import Entry, Table, modified
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
 
-__all__ = ["AgentDirectory", "AgentsDirectory", "LogWatcher"]
+__all__ = ["AgentDirectory", "AgentsDirectory", "LogWatcher", "tell_of_withdrawals"]
 
 # What can change which process is at work for an agent, and what that does.
 AT_WORK = (ProcessSpawned, ProcessExited, ProcessReaped, ProcessRestarted, AgentChanged)
@@ -349,6 +349,7 @@ class AgentsDirectory(Table):
             self.shm,
         )
         kernel.events.listen(self._heard, AgentRemoved, *MAIL)
+        kernel.agents.on_withdrawn.append(self._forget)
 
     def _heard(self, record: Record) -> None:
         event = record.event
@@ -357,8 +358,11 @@ class AgentsDirectory(Table):
             if room is not None:
                 room.touch()
         elif isinstance(event, AgentRemoved):
-            for kept in self._each:
-                kept.pop(event.agent, None)
+            self._forget(event.agent)
+
+    def _forget(self, name: str) -> None:
+        for kept in self._each:
+            kept.pop(name, None)
 
     def owner(self) -> Owner:
         return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
@@ -408,7 +412,7 @@ class AgentsDirectory(Table):
                 defined.remember()
                 yield Created(self.key, name, defined)
             case AgentRemoved(agent=name):
-                yield Removed(self.key, name, ("agents", name), is_directory=True)
+                yield _gone(name)
             case AgentChanged(agent=name) if name in self.memories:
                 # Its files may have another owner now.
                 yield Modified(self.memories[name].root.key)
@@ -425,3 +429,13 @@ class AgentsDirectory(Table):
             case _ if isinstance(event, REMINDERS):
                 if event.agent in self.reminders:  # else nobody ever looked
                     yield from self.reminders[event.agent].changes(event)
+
+
+def tell_of_withdrawals(kernel: Kernel, notify: Callable[[Change], object]) -> None:
+    """Call `notify` for each agent that has never been after all: a program that was to start has
+    looked it up."""
+    kernel.agents.on_withdrawn.append(lambda name: notify(_gone(name)))
+
+
+def _gone(name: str) -> Removed:
+    return Removed(("agents",), name, ("agents", name), is_directory=True)

@@ -21,7 +21,7 @@ import trio
 from agentfs.errors import ApprovalError, KernelError
 from agentfs.kernel import Kernel
 from agentfs.mount.session import Mount, serve
-from agentfs.providers.agents import LogWatcher
+from agentfs.providers.agents import LogWatcher, tell_of_withdrawals
 from agentfs.providers.approvals import AwaitedDecision
 from agentfs.providers.topics import tell_of_publications
 from agentfs.providers.tree import build
@@ -168,6 +168,7 @@ async def _run(make: Callable[[], Kernel], options: set[str], starter: Starter) 
         nursery.start_soon(_end_on_signals, kernel, stop)
         nursery.start_soon(LogWatcher(kernel).run, mount.apply)
         tell_of_publications(kernel, mount.apply)
+        tell_of_withdrawals(kernel, mount.apply)
         parked = kernel.settings.now.mount.max_parked
         await serve(mount, kernel.events, options, ready, stop, parked)
         nursery.cancel_scope.cancel()

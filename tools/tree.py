@@ -205,13 +205,19 @@ class Tree:
         """Write `request` and read the reply through one descriptor, as `exec 3<>name` does."""
         try:
             descriptor = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC)
-            try:
-                os.write(descriptor, request)
-                return os.read(descriptor, CHUNK).decode().removesuffix("\n")
-            finally:
-                os.close(descriptor)
         except OSError as failed:
             raise self.failure(name, failed) from None
+        try:
+            os.write(descriptor, request)
+            return os.read(descriptor, CHUNK).decode().removesuffix("\n")
+        except OSError as failed:
+            # The file is there, so what is not is something that the request names.
+            words = self._reason(name, failed.errno) if failed.errno == errno.ENOENT else None
+            if words is not None:
+                raise TreeError(self.path(name), words, errno.ENOENT) from None
+            raise self.failure(name, failed) from None
+        finally:
+            os.close(descriptor)
 
     # -- processes -------------------------------------------------------------------------------
 

@@ -19,7 +19,17 @@ from typing import Any
 import click
 
 from agentfs.tools.how import FileCommand, Given, placeholders
-from agentfs.tools.tree import CHUNK, Tree, TreeError, encoded, shell_question, shell_root
+from agentfs.tools.scripts import NoScriptError, as_typed
+from agentfs.tools.tree import (
+    CHUNK,
+    ToolError,
+    Tree,
+    TreeError,
+    encoded,
+    find,
+    shell_question,
+    shell_root,
+)
 
 __all__ = ["COMMANDS"]
 
@@ -141,7 +151,7 @@ def _spawn_text(given: Given, command: list[str] | None) -> str:
     if given.get("cwd") is not None:
         spec["cwd"] = os.path.abspath(given["cwd"])
     if command:
-        spec["exec"] = command
+        spec["exec"] = _from_here(given, command)
     if given.get("env"):
         spec["env"] = dict(_assignment(text) for text in given["env"])
     if given.get("spec") is None:
@@ -161,12 +171,48 @@ def _spawn_text(given: Given, command: list[str] | None) -> str:
     try:
         base = read_yaml(text)
     except KernelError as bad:
-        raise TreeError(given["spec"], bad.reason) from None
+        raise TreeError(given["spec"], f"{bad.reason}; {_no_definition(given, text)}") from None
     if not isinstance(base, dict):
-        raise TreeError(given["spec"], "a map of keys was expected: `name:`, `exec:`, `role:` …")
+        raise TreeError(given["spec"], _no_definition(given, text))
     if isinstance(base.get("env"), dict) and "env" in spec:
         spec["env"] = base["env"] | spec["env"]
     return json.dumps(base | spec, ensure_ascii=False, default=str)
+
+
+def _from_here(given: Given, command: list[str]) -> list[str]:
+    """The command as it was typed here, whatever the directory that it begins in."""
+
+    def begins() -> list[str]:
+        if given.get("cwd") is not None:
+            return [os.path.abspath(given["cwd"])]
+        name = given.get("name")
+        return [] if name is None else [os.path.join(find(), "agents", name, "memory")]
+
+    try:
+        return as_typed(command, begins)
+    except NoScriptError as missing:
+        raise ToolError(
+            f"there is no {missing} here, nor where the program begins, which is"
+            f" {next(iter(begins()), 'its memory')}"
+        ) from None
+
+
+def _is_definition(spec: str) -> bool:
+    """By its name."""
+    return spec == "-" or spec.endswith((".yaml", ".yml", ".json"))
+
+
+def _no_definition(given: Given, text: str) -> str:
+    """What was expected of SPEC."""
+    words = "a definition was expected, YAML or JSON with keys like `name:`, `exec:`, `role:`"
+    spec = given["spec"]
+    if _is_definition(spec):
+        return words
+    run = quoted(spec if "/" in spec else f"./{spec}")
+    if not text.startswith("#!"):
+        run = f"sh {quoted(spec)}"
+    name = quoted(given.get("name") or "NAME")
+    return f"{words}; to run it as a program: agentfs spawn -n {name} -- {run}"
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import itertools
 import logging
 import os
@@ -49,7 +50,8 @@ class Agents:
     """All agents by name. Loads itself from the store.
 
     `on_remove` calls get the name, inside the transaction that removes the agent and before it
-    does.
+    does; `on_withdrawn` calls that of an agent whose first program could not be started: it has
+    looked its memory up in the tree, though nobody was told of the agent.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Agents:
         self._trash = Path(state_dir) / "trash"
         self._number = itertools.count()
         self.on_remove: list[Callable[[str], object]] = []
+        self.on_withdrawn: list[Callable[[str], object]] = []
         for folder in (self._homes, self._logs, self._trash):
             folder.mkdir(parents=True, exist_ok=True)
         self._by_name: dict[str, Agent] = {}
@@ -177,7 +180,7 @@ class Agents:
     ) -> Agent | None:
         """Have an agent with this definition; return what it was before, None if it is new.
 
-        Emits nothing. `restore(name, before)` takes it back, `announce` tells of it.
+        Tells nobody. `restore(name, before)` takes it back, `announce` tells of it.
         """
         agent = self._by_name.get(name)
         if agent is None:
@@ -197,9 +200,12 @@ class Agents:
             self._make_files(name, agent.uid, agent.gid)
 
     def restore(self, name: str, before: Agent | None) -> None:
-        """Take back an `ensure`."""
+        """Take back an `ensure`. What was new has never been, which is no event."""
         if before is None:
-            self._drop(name)
+            with self._store.transaction():
+                self._drop(name)
+                for call in self.on_withdrawn:
+                    self._store.on_commit(functools.partial(call, name))
             return
         agent = self._by_name[name]
         if (agent.uid, agent.gid) != (before.uid, before.gid):

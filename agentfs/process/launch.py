@@ -27,6 +27,7 @@ from agentfs.process.confine import FREE, Cell, Confinement
 from agentfs.process.model import Process
 from agentfs.process.own_program import own_program
 from agentfs.process.rlimits import Limit, lay_on
+from agentfs.process.unstarted import why_not
 
 __all__ = ["Launch", "become_subreaper"]
 
@@ -93,8 +94,15 @@ class Launch:
                 if cell is not None:
                     cell.close()
         except OSError as failure:
-            doing = f"cannot start {process.exec[0]!r} for {process.name}"
-            raise KernelError.from_os(failure, doing) from failure
+            number = failure.errno or errno.EIO
+            words = why_not(
+                number,
+                process.exec,
+                os.path.join(self._home or "/", self._cwd),
+                self._environment()["PATH"],
+                ours=process.uid == os.geteuid(),
+            )
+            raise KernelError(number, f"{process.name} cannot be started: {words}") from failure
         except (ValueError, subprocess.SubprocessError) as failure:
             raise KernelError(
                 errno.EINVAL, f"cannot start {process.exec[0]!r}: {failure}"

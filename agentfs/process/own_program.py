@@ -9,7 +9,7 @@ import shutil
 import stat
 from collections.abc import Sequence
 
-__all__ = ["own_program"]
+__all__ = ["first_line", "own_program"]
 
 FIRST_LINE = 256
 """How much of a script's first line Linux looks at (BINPRM_BUF_SIZE)."""
@@ -35,9 +35,9 @@ def _find(name: str, path: str) -> str:
     return found
 
 
-def _first_line(file: str) -> bytes:
-    """Raises OSError. Nothing of what is no plain file: a FIFO would be waited for, and it is an
-    agent that names it."""
+def first_line(file: str) -> bytes:
+    """The first line of a script. Raises OSError. Nothing of what is no plain file: a FIFO would be
+    waited for, and it is an agent that names it."""
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -50,7 +50,7 @@ def _first_line(file: str) -> bytes:
 def _words_for_env(file: str) -> list[str]:
     """What a script asks `env` to run; nothing if it is no such script."""
     try:
-        line = _first_line(file)
+        line = first_line(file)
     except OSError:
         return []  # the exec says what is wrong with it
     if not line.startswith(b"#!"):

@@ -291,3 +291,67 @@ def test_a_program_of_another_user_enters_its_working_directory_again(
             assert said == f"{made.path}/agents/other/memory\nnobody\nmine\n"
         finally:
             made.clean_up()
+
+
+# -- what cannot be started ----------------------------------------------------------------------
+
+
+def spawn(tree: Tree, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`agentfs spawn …`, typed in `folder`."""
+    return subprocess.run(
+        [*AGENTFS, "spawn", *words],
+        cwd=folder,
+        env=os.environ | {"AGENTFS": str(tree.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_script_of_the_directory_where_it_was_typed_starts(nohup: Tree, tmp_path: Path) -> None:
+    (tmp_path / "d.sh").write_text("echo $0 in $(pwd)\n")
+    done = spawn(nohup, tmp_path, "-n", "typed", "--restart", "never", "--", "sh", "d.sh")
+    assert done.returncode == 0, done.stderr
+    until(nohup / f"proc/{done.stdout.strip()}/state", "zombie")
+    memory = f"{nohup.path}/agents/typed/memory"
+    assert nohup.read("agents/typed/log") == f"{tmp_path}/d.sh in {memory}\n"
+
+
+def test_what_is_not_there_is_named(nohup: Tree, tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("echo\n")
+    (tmp_path / "odd").write_text("#!/no/such/shell\n")
+    for name in ("odd", "text"):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "text").write_text("echo\n")
+    for words, said in {
+        ("-n", "x", "--", "/no/such/program"): "there is no /no/such/program",
+        ("-n", "x", "--", "nosuchprogram"): "there is no program 'nosuchprogram' in PATH",
+        ("-n", "x", "--", "./nowhere"): f"there is no {nohup.path}/agents/x/memory/./nowhere",
+        ("-n", "x", "--", "./plain"): f"{tmp_path}/plain is not executable",
+        ("-n", "x", "--", "./odd"): f"{tmp_path}/odd asks for /no/such/shell, which there is not",
+        ("-n", "x", "--", "./text"): f"{tmp_path}/text is neither a program nor a script",
+        ("-n", "x", "--", "/etc"): "/etc is a directory",
+        ("-n", "x", "--", "sh", "none.sh"): "there is no none.sh here",
+        ("-n", "x", "--cwd", "/none", "--", "true"): "x cannot enter /none",
+        ("-n", "x", "plain"): "agentfs spawn -n x -- sh plain",
+        ("-n", "x", "odd"): "agentfs spawn -n x -- ./odd",
+        ("none.yaml",): "none.yaml: No such file or directory",
+    }.items():
+        done = spawn(nohup, tmp_path, *words)
+        assert done.returncode == 1, words
+        assert said in done.stderr, words
+        assert "Traceback" not in done.stderr
+        assert not (nohup / "agents/x").exists()
+
+
+def test_an_agent_whose_program_did_not_start_is_as_if_it_had_never_been(nohup: Tree) -> None:
+    """Its program was to begin in its memory, so Linux has seen both."""
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            nohup.spawn("never", exec=["/no/such/program"])
+        assert "never" not in os.listdir(nohup / "agents")
+        assert not (nohup / "agents/never").exists()
+        assert not (nohup / "agents/never/memory").exists()
+    assert out(nohup, "never", "echo x > file; ls $AGENTFS/agents/never/memory") == "file\n"
+    assert (nohup / "agents/never/memory/file").read_text() == "x\n"

@@ -409,9 +409,7 @@ def test_who_reads_or_has_mapped_a_file_sees_what_another_wrote_alone(here: Path
 
 def test_appending_and_sparse_writing_by_who_only_writes(here: Path) -> None:
     programs = [
-        subprocess.Popen(
-            ["sh", "-c", f"for i in $(seq 200); do echo {name}; done >> all"], cwd=here
-        )
+        subprocess.Popen(["sh", "-c", f"for i in $(seq 99); do echo {name}; done >> all"], cwd=here)
         for name in ("aaaa", "bbbb", "cccc")
     ]
     for program in programs:

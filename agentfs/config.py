@@ -52,6 +52,9 @@ class Messages(_Section):
     for each sender, `max_dead` the dead letters of each mailbox; each goes after its retention.
     `reply_timeout`: how long a question asked through `asks/new` waits unless it says so itself;
     `max_open_asks` and `max_closed_asks` count those of each agent.
+    `max_hops`: a message that comes after so many answers in a row which were automatic or said
+    nothing new is a dead letter; one agent can send another `answer_burst` answers at once, and
+    then `answers_per_minute` (EAGAIN).
     `max_batch_bytes` is for one read of `recv.batch`, `max_broadcast_bytes` for all copies of one
     broadcast together. `stall_after`: an agent at work is stalled when mail waits for it and it has
     taken and finished none for so long."""
@@ -60,6 +63,9 @@ class Messages(_Section):
     max_waiting: Count = 10_000
     max_delivery_attempts: Count = 5
     ageing_per_second: Annotated[float, Field(ge=0, le=1000)] = 0.1
+    max_hops: Count = 100  # RFC 5321, 6.3
+    answer_burst: Count = 20_000
+    answers_per_minute: Count = 600
     claim_timeout: Duration = 3600.0
     stall_after: Duration = 300.0
     sent_retention: Duration = 86_400.0

@@ -51,6 +51,7 @@ from agentfs.events.messages import (
     MessageDone,
     MessageExpired,
     MessageGivenUp,
+    MessageLooped,
     MessageReturned,
 )
 from agentfs.events.processes import (
@@ -140,6 +141,7 @@ __all__ = [
     "MessageDone",
     "MessageExpired",
     "MessageGivenUp",
+    "MessageLooped",
     "MessageReturned",
     "MessageRevived",
     "ProcessChanged",

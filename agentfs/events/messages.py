@@ -16,6 +16,7 @@ __all__ = [
     "MessageDone",
     "MessageExpired",
     "MessageGivenUp",
+    "MessageLooped",
     "MessageReturned",
 ]
 
@@ -77,6 +78,17 @@ class MessageGivenUp(Event):
     folder: str
     file: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageLooped(Event):
+    """Message `id` of `sender` to `agent` came after so many hops (see `ipc.loops`) that it is a
+    dead letter, and not delivered."""
+
+    agent: str
+    id: str
+    sender: str
+    hops: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,8 @@ class Broadcasts:
             if self._gate.count_message is not None:
                 self._gate.count_message(actor)
             marks = [("Reply-Expected", "no"), *draft.headers]
+            if not draft.automatic:
+                marks.insert(0, ("Auto-Submitted", "auto-generated"))
             message = self._keep(
                 sender, Draft(EVERYBODY, draft.body, marks, draft.priority), receivers
             )
@@ -96,7 +98,9 @@ class Broadcasts:
             source = self._table.by_name(sender)
             for name in receivers:
                 found = relation(source, self._table.by_name(name))
-                self._mail.accept(name, sender, copy, found, unlisted=True, broadcast=message.seq)
+                self._mail.accept(
+                    name, sender, copy, found, actor, unlisted=True, broadcast=message.seq
+                )
             if not receivers:
                 self._boxes.finish(message, "done")
             return message

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 from agentfs.alarm import Alarm
 from agentfs.clock import Clock, Timers
@@ -65,6 +66,10 @@ class Claims:
     def of(self, pid: int) -> list[Message]:
         """What process `pid` has claimed, oldest first."""
         return list(self._by_pid.get(pid, {}).values())
+
+    def newest(self, pid: int, most: int) -> list[Message]:
+        """What process `pid` has claimed last, the newest first, `most` messages at most."""
+        return list(islice(reversed(self._by_pid.get(pid, {}).values()), most))
 
     def count(self, pid: int) -> int:
         """How many messages process `pid` has claimed."""

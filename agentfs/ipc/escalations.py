@@ -166,6 +166,7 @@ class Escalations:
         ask: Ask | None = None,
     ) -> Message:
         headers = [
+            ("Auto-Submitted", "auto-generated"),
             ("Type", "escalation"),
             ("Severity", grade.value),
             ("Escalated-From", sender),

@@ -43,6 +43,7 @@ KERNELS_OWN = frozenset(
         "relation",
         "message-id",
         "delivery-attempt",
+        "hops",
         "return-path",
         "received",
         "original-recipient",

@@ -9,10 +9,17 @@ import errno
 from agentfs.clock import Clock, Timers
 from agentfs.config import Settings
 from agentfs.errors import KernelError
-from agentfs.events import CopyLeftOut, EventLog, MessageArrived
+from agentfs.events import (
+    CopyLeftOut,
+    EventLog,
+    MessageArrived,
+    MessageGivenUp,
+    MessageLooped,
+)
 from agentfs.ipc.asks import Asks
 from agentfs.ipc.broadcast import EVERYBODY, Broadcasts
 from agentfs.ipc.delivery import check_free
+from agentfs.ipc.loops import Loops
 from agentfs.ipc.message import Draft, Message, Priority, Relation, compose
 from agentfs.ipc.receiving import Receiving
 from agentfs.ipc.routing import Route, effective, peers, route
@@ -27,6 +34,9 @@ from agentfs.storage.store import Store
 from agentfs.syscall import Gate
 
 __all__ = ["Mail"]
+
+AUTOMATIC = [("Auto-Submitted", "auto-generated")]
+"""What is marked so is answered by no program (RFC 3834)."""
 
 
 class Mail(Receiving):
@@ -47,6 +57,7 @@ class Mail(Receiving):
         super().__init__(gate, table, agents, store, events, clock, timers, settings)
         self._node = node
         self.threads = Threads(self._boxes, node)
+        self.loops = Loops(self._boxes, store, clock, settings)
         self.sent = Sent(self, self._boxes, gate, events)
         self.broadcasts = Broadcasts(self, self._boxes, gate, table, agents, events, settings, node)
         self.asks = Asks(
@@ -64,6 +75,11 @@ class Mail(Receiving):
             self.asks.mailbox_removed(name)
             super().agent_removed(name)
 
+    def sweep(self) -> int:
+        """Also what is kept of who answered whom."""
+        self.loops.tidy()
+        return super().sweep()
+
     def peers(self, name: str) -> list[str]:
         """The agents that `name` may write to now, sorted."""
         return peers(self._table, self._gate.policy, name, self._agents)
@@ -74,6 +90,7 @@ class Mail(Receiving):
         self._boxes.expire_due()
         actor = self._gate.actor(principal)
         self._admit(actor, principal, sender, receiver, size)
+        self.loops.admit(actor, receiver, 0)
         if self._gate.count_message is not None:
             self._gate.count_message(actor, 0)
 
@@ -95,12 +112,13 @@ class Mail(Receiving):
                 raise KernelError(errno.EINVAL, "the message has expired already")
             if self._gate.count_message is not None:
                 self._gate.count_message(actor)
-            message = self.accept(draft.to, sender, draft, found.relation)
+            self.loops.admit(actor, draft.to)
+            message = self.accept(draft.to, sender, draft, found.relation, actor)
             if draft.claimed:
                 box = self._own(principal, draft.to)
                 check_free(box, "cur", message.file)
                 self._claim(box, message, message.file, actor)
-            if found.copy_to is not None:
+            if found.copy_to is not None and message.folder != "dead":
                 self._copy(sender, draft, message, found.copy_to)
             return message
 
@@ -162,7 +180,7 @@ class Mail(Receiving):
         if self._agents.find(receiver) is None or self.is_full(receiver):
             return None
         relation = Relation.OTHER if sender == receiver else Relation.SYSTEM
-        draft = Draft(receiver, body, list(headers), priority, expires)
+        draft = Draft(receiver, body, [*AUTOMATIC, *headers], priority, expires)
         with self._store.transaction():
             return self.accept(receiver, sender, draft, relation, unlisted=True)
 
@@ -172,13 +190,15 @@ class Mail(Receiving):
         sender: str,
         draft: Draft,
         relation: Relation,
+        actor: Process | None = None,
         *,
         unlisted: bool = False,
         broadcast: int = 0,
     ) -> Message:
         """Put a message into a mailbox, inside a transaction, after every check but that of its
         file name (EEXIST, EINVAL). A question opens an ask (EAGAIN), and a reply may answer one:
-        where that is to be read from the ask alone it is done at once, in no mailbox."""
+        where that is to be read from the ask alone it is done at once, in no mailbox. What process
+        `actor` sends may be one more turn of a loop: then it is a dead letter at once."""
         box = self._boxes.box(mailbox)
         seq, arrived = self._boxes.stamp()
         if draft.filename:
@@ -187,6 +207,10 @@ class Mail(Receiving):
         parent = self.threads.parent(sender, draft.in_reply_to) if draft.in_reply_to else None
         thread = self.threads.below(parent)
         ask = None if draft.claimed else self.asks.awaiting(sender, mailbox, parent)
+        hops, said = self.loops.count(draft, self.loops.origin(actor, mailbox, parent))
+        links = self.threads.headers(thread)
+        if hops:
+            links.append(("Hops", str(hops)))
         content = compose(
             draft,
             seq=seq,
@@ -194,7 +218,7 @@ class Mail(Receiving):
             relation=relation,
             now=self._clock.now(),
             node=self._node,
-            links=self.threads.headers(thread),
+            links=links,
         )
         message = Message(
             seq=seq,
@@ -211,6 +235,8 @@ class Mail(Receiving):
             broadcast=broadcast,
             thread=thread,
             awaited=draft.reply_by is not None,
+            hops=hops,
+            said=said,
         )
         if ask is not None and ask.apart and not draft.filename:
             self._boxes.insert_done(message, content)
@@ -222,6 +248,10 @@ class Mail(Receiving):
             self.asks.open(message, draft.reply_by, apart=draft.answer_apart)
         if ask is not None:
             self.asks.answered(ask, message, content)
+        elif not draft.claimed and (reason := self.loops.ended(hops)):
+            self._events.emit(MessageLooped(mailbox, message.id, sender, hops))
+            self._events.emit(MessageGivenUp(mailbox, message.id, "new", file, reason))
+            self._boxes.move(message, "dead", message.id, reason=reason)
         return message
 
     def _copy(self, sender: str, draft: Draft, original: Message, overseer: str) -> None:
@@ -232,10 +262,11 @@ class Mail(Receiving):
             self._events.emit(CopyLeftOut(overseer, original.id, sender, draft.to, reason))
             return
         marks = [
+            *AUTOMATIC,
             ("Type", "sibling-traffic"),
             ("Original-Recipient", draft.to),
             ("Original-Message-ID", f"<{original.id}@{self._node}>"),
         ]
-        kept = [header for header in draft.headers if header[0].lower() != "type"]
+        kept = [each for each in draft.headers if each[0].lower() not in ("type", "auto-submitted")]
         copy = Draft(overseer, draft.body, marks + kept, Priority.LOW, draft.expires)
         self.accept(overseer, sender, copy, Relation.CHILD, unlisted=True)

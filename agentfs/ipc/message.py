@@ -236,6 +236,9 @@ class Message:
     `broadcast` is, in a copy, the number of the broadcast that it is a copy of; `tally`, in a
     broadcast, how many copies there are (`recipients`) and how many were finished in which way.
 
+    `hops` says how many messages in a row came before it that may be a loop, `said` is a digest of
+    its body and one of the body of what it comes of (0: of nothing); see `loops`.
+
     `thread` has the numbers of the messages that it follows, the last one being what it is a reply
     to. `awaited`: it is a question that may still be answered; `lapsed`: it was one, and nobody
     answered while somebody waited.
@@ -267,6 +270,8 @@ class Message:
     thread: tuple[int, ...] = ()
     awaited: bool = False
     lapsed: bool = False
+    hops: int = 0
+    said: tuple[int, int] = (0, 0)
     through: Reader | None = None
 
     @property
@@ -294,6 +299,8 @@ class Message:
             for slot, default, value in zip(_OPTIONAL, _DEFAULTS, values, strict=True):
                 if value != default:
                     record[slot] = value
+        if self.said[1]:
+            record["said"] = self.said
         return record
 
     @classmethod
@@ -305,8 +312,9 @@ class Message:
         read["relation"] = _RELATIONS[read["relation"]]
         if "named" not in read:
             read["named"] = file
-        if "thread" in read:
-            read["thread"] = tuple(read["thread"])
+        for several in ("thread", "said"):
+            if several in read:
+                read[several] = tuple(read[several])
         return cls(seq=seq, mailbox=mailbox, folder=folder, file=file, size=size, **read)
 
     def head(self) -> bytes:
@@ -331,6 +339,7 @@ _OPTIONAL = (
     "thread",
     "awaited",
     "lapsed",
+    "hops",
 )
 _optional = attrgetter(*_OPTIONAL)
 _defaults = {field.name: field.default for field in fields(Message)}

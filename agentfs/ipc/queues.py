@@ -221,7 +221,7 @@ class Queues(Registry[Queue]):
             if self._gate.count_message is not None:
                 self._gate.count_message(actor)
             # What the sender is to the owner means nothing to whoever takes it: all are alike.
-            return self._mail.accept(queue.mailbox, principal.name, draft, Relation.OTHER)
+            return self._mail.accept(queue.mailbox, principal.name, draft, Relation.OTHER, actor)
 
     def full(self, queue: Queue) -> KernelError:
         """The refusal for want of room."""

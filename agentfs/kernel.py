@@ -20,6 +20,7 @@ from agentfs.documents import LiveDocument
 from agentfs.events import ConfigChanged, EventLog
 from agentfs.ipc.artifacts import Artifacts
 from agentfs.ipc.escalations import Escalations
+from agentfs.ipc.held import HeldMail
 from agentfs.ipc.inheritance import Inheritance
 from agentfs.ipc.mail import Mail
 from agentfs.ipc.notices import Notices
@@ -308,6 +309,7 @@ class Kernel:
             self.clock,
             self.settings,
         )
+        self.held = HeldMail(self.mail, self.table, self.store, self.clock)
         self.topics = Topics(
             self.gate,
             self.table,
@@ -381,6 +383,7 @@ class Kernel:
             self.stalls.load()
             self.reminders.load()
             self._settle_in()
+            self.held.load()
             for document in self.documents:
                 document.put_aside()
 

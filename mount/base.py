@@ -6,6 +6,7 @@ import errno
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import cached_property
 from typing import TypeVar
 
 import pyfuse3
@@ -17,6 +18,7 @@ from agentfs.mount.announcer import Announcer
 from agentfs.mount.attributes import tell
 from agentfs.mount.handles import Handles
 from agentfs.mount.inodes import Inode, Inodes
+from agentfs.mount.mounttable import device_of
 from agentfs.mount.parking import Parking
 from agentfs.mount.system import System
 from agentfs.mount.wakeups import Wakeups
@@ -65,6 +67,12 @@ class Base(pyfuse3.Operations):
         principal = await self._system.identify(ctx.pid, ctx.uid, ctx.gid)
         return Caller(principal, ctx.uid, ctx.gid, ctx.pid, ctx.umask)
 
+    @cached_property
+    def _device(self) -> str:
+        """`major:minor` of this mount."""
+        with open("/proc/self/mountinfo", "rb", 0) as table:
+            return device_of(self._mountpoint, table) or ""
+
     def _where(self, inode: Inode, name: str = "") -> str:
         path = self.inodes.path(inode) or f"/…/{inode.name}"
         return f"{path.rstrip('/')}/{name}" if name else path
@@ -110,11 +118,12 @@ class Base(pyfuse3.Operations):
         return inode.outdated > 0
 
     def _is_found(self, inode: Inode, tid: int) -> None:
-        """Before `inode` is opened: if Linux may have come to it by an outdated name, it is to look
-        up again, which it does by itself, once a call, for ESTALE. The thread comes back if there
-        is such a name."""
+        """Before `inode` is opened: if Linux may have come to it by an outdated name, or somebody
+        else was faster, it is to look up again, which it does by itself, once a call, for ESTALE.
+        The thread comes back if there is such a name."""
         sent_back = self._looking_again.pop(tid, None) if self._looking_again else None
-        if self._is_outdated(inode) and sent_back is not inode:
+        taken = inode.taken and sent_back is None
+        if taken or (self._is_outdated(inode) and sent_back is not inode):
             self._looking_again[tid] = inode
             raise LookUpAgain(inode.name)
 

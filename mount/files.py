@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import select
+from collections.abc import Awaitable, Callable
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, RequestContext
@@ -14,7 +15,8 @@ from agentfs.errors import KernelError
 from agentfs.mount.base import Base
 from agentfs.mount.boundary import handler
 from agentfs.mount.coherence import by_client
-from agentfs.mount.handles import ANNOUNCED, OpenFile, still_holds
+from agentfs.mount.handles import ANNOUNCED, OpenFile
+from agentfs.mount.holders import Ending, Family, Target, ending
 from agentfs.mount.inodes import Inode
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import File, Handle, StreamHandle
@@ -74,7 +76,11 @@ class FileOperations(Base):
         return self._opened(known, handle, flags, caller)
 
     def _opened(self, inode: Inode, handle: Handle, flags: int, caller: Caller) -> FileInfo:
-        fh = self.handles.add(OpenFile(inode, handle, flags, caller))
+        opened = OpenFile(inode, handle, flags, caller)
+        if handle.followed:
+            inode.followed += 1
+            opened.family = Family.of(caller.tid)
+        fh = self.handles.add(opened)
         info = FileInfo(fh=fh, direct_io=handle.direct, nonseekable=not handle.seekable)
         if not handle.direct:
             version = inode.version()
@@ -129,18 +135,31 @@ class FileOperations(Base):
             self.announcer.answer(last=True)
             return
         opened = self.handles.file(fh)
-        handle = opened.handle
-        if handle.unflushed:
-            path = self._mountpoint + self._where(opened.inode)
-            if not still_holds(opened.caller.tid, path):
-                await self._apply(opened)
+        handle, family = opened.handle, opened.family
+        if family is None:
+            return
+        if not handle.unflushed:
+            family.grow()
+            return
+        writing = opened.writes and handle.whole
+        inode = opened.inode
+        target = Target(inode.number, self._device, inode.followed, writing)
+        match await ending(family, target):
+            case Ending.HELD:
+                return
+            case Ending.KILLED if handle.whole:
+                return
+            case Ending.UNSURE:
+                await self._apply(opened, handle.hold)
+            case _:
+                await self._apply(opened, handle.flush)
 
-    async def _apply(self, opened: OpenFile) -> None:
+    async def _apply(self, opened: OpenFile, take: Callable[[], Awaitable[None]]) -> None:
         """Let the handle apply what was written; the entry may be another file then."""
         inode = opened.inode
         try:
             with by_client(inode.place, inode.key):
-                await self._approved(opened.caller, inode, opened.handle.flush, wait=opened.waits)
+                await self._approved(opened.caller, inode, take, wait=opened.waits)
         except KernelError as refusal:
             raise self._refused(opened.caller, self._where(inode), refusal)
         if inode.parent is not None and not inode.gone:
@@ -148,24 +167,25 @@ class FileOperations(Base):
 
     @handler
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        opened = self.handles.file(fh)
-        if opened.handle.unflushed:
-            await self._apply(opened)
-        await opened.handle.fsync()
+        await self.handles.file(fh).handle.fsync()
 
     @handler
     async def release(self, fh: FileHandleT) -> None:
         opened = self.handles.pop(fh)
         if opened is None:
             return
+        handle, inode = opened.handle, opened.inode
+        if opened.family is not None:
+            inode.followed -= 1
         try:
-            if opened.handle.unflushed:
-                # The opener was gone when the last heir closed it without a flush of its own.
-                await self._apply(opened)
+            if handle.whole and handle.unflushed:
+                log.info("%s: nobody closed it: what was written is dropped", self._where(inode))
+            elif handle.followed and handle.unflushed:
+                await self._apply(opened, handle.flush)
         except FUSEError as refusal:
-            log.info("%s: what was written last was refused: %s", opened.inode.name, refusal)
+            log.info("%s was refused: %s", self._where(inode), refusal)
         finally:
-            opened.handle.release()
+            handle.release()
 
     @handler
     async def poll(

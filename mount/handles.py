@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import pyfuse3
 
 from agentfs.errors import KernelError
+from agentfs.mount.holders import Family
 from agentfs.mount.inodes import Inode
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Handle, Node, is_writing
 
-__all__ = ["ANNOUNCED", "Handles", "OpenDirectory", "OpenFile", "open_files", "still_holds"]
+__all__ = ["ANNOUNCED", "Handles", "OpenDirectory", "OpenFile", "open_files"]
 
 
 ANNOUNCED = pyfuse3.FileHandleT(0)
@@ -24,13 +25,15 @@ ANNOUNCED = pyfuse3.FileHandleT(0)
 
 @dataclass(slots=True)
 class OpenFile:
-    """An open file: what was opened, by whom, and how."""
+    """An open file: what was opened, by whom, and how. `family`: who may have it, where that
+    matters."""
 
     inode: Inode
     handle: Handle
     flags: int
     caller: Caller
     poll: pyfuse3.PollHandle | None = None
+    family: Family | None = None
 
     @property
     def waits(self) -> bool:
@@ -123,16 +126,6 @@ class Handles:
 
     def files(self) -> list[OpenFile]:
         return list(self._files.values())
-
-
-def still_holds(tid: int, path: str) -> bool:
-    """Whether the thread's process still has the file at `path` open.
-
-    Asked when a descriptor is closed: a child's exit closes what it inherited, which must not end
-    the message that its parent is still writing. When a process closes its own descriptor, that is
-    out of its table before we are asked (tried; see tests/mount/test_mechanics.py).
-    """
-    return path in open_files(tid)
 
 
 def open_files(tid: int) -> set[str]:

@@ -40,13 +40,14 @@ class Inode:
     removed, open handles may remain. `outdated`: by how many names Linux may still find it that it
     has no more, because it was moved or removed and Linux was not told yet. `watched`: somebody
     may watch it; a restless directory nobody does, until one who is about to watch it asks for its
-    attributes (see `watchers`).
+    attributes (see `watchers`). `followed`: how many open files it has of those whose end matters.
     """
 
     __slots__ = (
         "asked",
         "cached",
         "changes",
+        "followed",
         "gone",
         "key",
         "lookups",
@@ -76,6 +77,7 @@ class Inode:
         self.cached: object = None
         self.gone = False
         self.outdated = 0
+        self.followed = 0
         self.watched = not (isinstance(node, Directory) and node.restless)
 
     def touch(self) -> None:
@@ -111,6 +113,11 @@ class Inode:
     def place(self) -> tuple[Hashable, str]:
         """The key of the directory where it was found last, and its name there."""
         return None if self.parent is None else self.parent.key, self.name
+
+    @property
+    def taken(self) -> bool:
+        """Whether somebody writes it, and the next one is to have an inode of its own."""
+        return self.node.renewed and self.followed > 0
 
     def directory(self) -> Directory:
         if not isinstance(self.node, Directory):
@@ -150,6 +157,8 @@ class Inodes:
     def remember(self, node: Node, parent: Inode, name: str) -> Inode:
         """The inode of `node`, found as `name` in `parent`; call `referenced` once it is told."""
         inode = None if node.apart else self._by_key.get(node.key)
+        if inode is not None and inode.taken:
+            inode = None
         if inode is None:
             inode = Inode(self._number(node), node, parent, name)
             self._by_number[inode.number] = inode

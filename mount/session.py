@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import os
 import resource
 import select
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from agentfs.events import EventLog, Record
 from agentfs.mount.announcer import Announcer
 from agentfs.mount.coherence import Coherence
 from agentfs.mount.inodes import Inodes
+from agentfs.mount.mounttable import device_of
 from agentfs.mount.operations import Operations
 from agentfs.mount.parking import Parking
 from agentfs.mount.system import System
@@ -130,33 +129,14 @@ async def _watch_mount_table(mountpoint: str, gone: trio.Event) -> None:
     own picks out the one that counts.
     """
     with open("/proc/self/mountinfo", "rb", 0) as table, select.epoll() as changes:  # noqa: ASYNC230
-        device = _device_of(mountpoint, table)
+        device = device_of(mountpoint, table)
         changes.register(table.fileno(), select.EPOLLPRI | select.EPOLLERR)
         while device is not None:
             await trio.lowlevel.wait_readable(changes.fileno())
             changes.poll(0)
-            if _device_of(mountpoint, table) != device:
+            if device_of(mountpoint, table) != device:
                 gone.set()
                 return
-
-
-def _device_of(mountpoint: str, table: io.FileIO) -> bytes | None:
-    """`major:minor` of what is mounted at a path, from the mount table; None if nothing is. The
-    table stays open: for a look at it the daemon must not need a descriptor."""
-    escaped = (
-        os.fsencode(mountpoint)
-        .replace(b"\\", b"\\134")
-        .replace(b" ", b"\\040")
-        .replace(b"\t", b"\\011")
-        .replace(b"\n", b"\\012")
-    )
-    found = None
-    table.seek(0)
-    for line in table.readall().splitlines():
-        fields = line.split(b" ")
-        if fields[4] == escaped:
-            found = fields[2]  # the last one is on top
-    return found
 
 
 def _raise_file_limit() -> None:

@@ -239,7 +239,7 @@ class DraftFile(_Entry):
                 cut = bool(flags & os.O_TRUNC)
                 self._draft = self._begin(caller, None if cut else self._artifact)
                 self._draft.changed = cut or self._artifact is None
-                return Writing(artifacts, self._draft, flags, caller.tid)
+                return Writing(artifacts, self._draft, flags)
             if self._draft is not None:
                 return Glance(self._draft)
             self.place.retries.arrived(caller)

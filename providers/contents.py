@@ -11,7 +11,6 @@ import trio
 
 from agentfs.errors import KernelError
 from agentfs.ipc.draft import Draft
-from agentfs.process.proc import read_stat
 from agentfs.providers import disk
 from agentfs.providers.disk import reported
 from agentfs.vfs.node import Handle
@@ -70,16 +69,14 @@ class Glance(Handle):
 
 
 class Writing(Glance):
-    """The next version, open: what is written is the content of the key when it is closed.
+    """The next version, open: what is written is the content of the key when it is closed."""
 
-    A writer that a signal killed has not finished, so what it wrote goes nowhere.
-    """
+    followed = whole = True
 
-    def __init__(self, artifacts: Artifacts, draft: Draft, flags: int, tid: int) -> None:
+    def __init__(self, artifacts: Artifacts, draft: Draft, flags: int) -> None:
         super().__init__(draft)
         self._artifacts = artifacts
         self._append = bool(flags & os.O_APPEND)
-        self._tid = tid
         self._separating = trio.Lock()
 
     async def write(self, offset: int, data: bytes) -> int:
@@ -107,10 +104,7 @@ class Writing(Glance):
         with discreet():
             try:
                 draft.check()
-                if _killed(self._tid):
-                    draft.discard()
-                else:
-                    self._artifacts.commit(draft)
+                self._artifacts.commit(draft)
             except KernelError:
                 draft.give_up()
                 raise
@@ -124,9 +118,3 @@ class Writing(Glance):
 
     def release(self) -> None:
         self._artifacts.finish(self._draft)
-
-
-def _killed(tid: int) -> bool:
-    """Whether a thread is just ending by a signal: Linux closes its files then."""
-    stat = read_stat(tid)
-    return stat is not None and stat.status & 0x7F != 0

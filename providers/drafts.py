@@ -6,7 +6,7 @@ import errno
 import itertools
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from agentfs.errors import ApprovalError, KernelError
 from agentfs.security.principal import Kind
@@ -16,7 +16,7 @@ from agentfs.vfs.node import Attributes, File, Handle, Stat, Time, regular
 if TYPE_CHECKING:
     from agentfs.providers.mail import Mailroom
 
-__all__ = ["DraftFile", "DraftHandle", "MemoryFile", "MemoryHandle"]
+__all__ = ["DeliveringHandle", "Delivery", "DraftFile", "DraftHandle", "MemoryFile", "MemoryHandle"]
 
 _numbers = itertools.count(1)
 
@@ -142,45 +142,85 @@ class DraftFile(MemoryFile):
 
 
 class DraftHandle(MemoryHandle):
-    """An open draft. With `deliver` it was created where messages arrive: closing it sends it."""
+    """An open draft."""
 
-    def __init__(
-        self,
-        file: DraftFile,
-        deliver: Callable[[], object] | None = None,
-        drop: Callable[[], object] | None = None,
-    ) -> None:
+    async def fsync(self) -> None:
+        file = self.file
+        assert isinstance(file, DraftFile)
+        await file.room.kernel.store.sync()
+
+
+class Delivery(Protocol):
+    """What becomes of a draft that was made where messages arrive."""
+
+    def deliver(self) -> None:
+        """Send it."""
+
+    def hold(self) -> None:
+        """Accept it as it is now; more of it may come."""
+
+    def end(self) -> None:
+        """Its open file has ended: deliver what was held, and drop what was not."""
+
+
+class DeliveringHandle(DraftHandle):
+    """An open draft that was made where messages arrive: the close that ends it sends it."""
+
+    followed = whole = True
+
+    def __init__(self, file: DraftFile, delivery: Delivery) -> None:
         super().__init__(file)
-        self._deliver = deliver
-        self._drop = drop
+        self._delivery = delivery
         self._sent = False
+        self._accepted = False
+        self._refusal: KernelError | None = None
+        self._sync = False  # fsync(2) was called before there was anything to sync
 
     async def write(self, offset: int, data: bytes) -> int:
         if self._sent:
             raise KernelError(errno.EPERM, "the message was sent when the file was closed")
-        return await super().write(offset, data)
+        self._accepted = False
+        try:
+            return await super().write(offset, data)
+        except KernelError as refusal:
+            self._refusal = refusal
+            raise
+
+    def truncate(self, size: int) -> None:
+        super().truncate(size)
+        self._accepted, self._refusal = False, None
 
     @property
     def unflushed(self) -> bool:
-        return self._deliver is not None
+        return not self._accepted
 
     async def flush(self) -> None:
-        deliver, self._deliver = self._deliver, None
-        if deliver is not None:
-            self._sent = True
-            try:
-                deliver()
-            except ApprovalError:
-                self._deliver, self._sent = deliver, False  # again once that was given
-                raise
+        await self._give(self._delivery.deliver, sent=True)
+
+    async def hold(self) -> None:
+        await self._give(self._delivery.hold, sent=False)
+
+    async def _give(self, take: Callable[[], object], *, sent: bool) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+        if self._accepted:
+            return
+        try:
+            take()
+        except ApprovalError:
+            raise  # it is sent once that was given
+        except KernelError as refusal:
+            self._refusal = refusal
+            raise
+        self._accepted, self._sent = True, sent
+        if self._sync:
+            await super().fsync()
+
+    async def fsync(self) -> None:
+        if self._accepted:
+            await super().fsync()
+        self._sync = True  # what is not whole is nothing to keep yet
 
     def release(self) -> None:
         super().release()
-        if self._drop is not None:
-            self._drop()
-
-    async def fsync(self) -> None:
-        await self.flush()
-        file = self.file
-        assert isinstance(file, DraftFile)
-        await file.room.kernel.store.sync()
+        self._delivery.end()

@@ -25,6 +25,7 @@ from agentfs.events import (
     MessageReturned,
     MessageRevived,
 )
+from agentfs.ipc.held import Held
 from agentfs.ipc.mbox import entry
 from agentfs.ipc.message import Draft, check_opening
 from agentfs.ipc.readers import Reader
@@ -41,7 +42,7 @@ from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Moved, Removed
 from agentfs.vfs.declare import directory
 from agentfs.vfs.files import Owner
-from agentfs.vfs.handles import as_text
+from agentfs.vfs.handles import Gathered, as_text
 from agentfs.vfs.node import (
     Attributes,
     Directory,
@@ -140,6 +141,8 @@ class OutboxDirectory(DirectoryOf):
 class OutboxFile(File):
     """/agents/NAME/outbox/PEER."""
 
+    renewed = True
+
     # Who may be written to changes with every spawn and exit; asking again is cheaper than
     # announcing it to everybody.
     timeout = 0.0
@@ -167,91 +170,89 @@ class OutboxFile(File):
         return Letter(room, peer, caller.principal)
 
 
-class Letter(Handle):
-    """A message that is being written: sent when the file is closed, or synced.
+class Letter(Gathered):
+    """A message that is being written: sent by the close that ends it.
 
     What can be refused is refused while it is written: a shell looks at what write(2) returned and
-    not at what close(2) did. Of what was refused nothing is sent."""
+    not at what close(2) did."""
 
     def __init__(self, room: Mailroom, peer: str, principal: Principal) -> None:
+        super().__init__()
         self._room = room
         self._peer = peer
         self._principal = principal
-        self._content = bytearray()
-        self._begin = 0  # where in the file the message begins: after what was sent before
         self._opening = True  # what comes may belong to the headers that it opens with
-        self._refusal: KernelError | None = None
+        self._sent = False
+        self._held = 0  # its number among those that were accepted and may not be whole
+        self._kept = b""
+
+    def limit(self) -> int:
+        return self._room.limit()
+
+    def too_large(self) -> KernelError:
+        return KernelError(
+            errno.EMSGSIZE,
+            f"a message has at most {self.limit()} bytes",
+            rule="messages.max_size",
+        )
 
     async def write(self, offset: int, data: bytes) -> int:
-        if self._refusal is None:
-            try:
-                self._take(offset, data)
-                self._look()
-            except KernelError as refusal:
-                self._content.clear()
-                self._refusal = refusal
-        if self._refusal is not None:
-            raise self._refusal
-        return len(data)
+        if self._sent:
+            raise KernelError(errno.EPERM, "the message was sent when the file was closed")
+        return await super().write(offset, data)
 
-    def _take(self, offset: int, data: bytes) -> None:
-        start = offset - self._begin
-        limit = self._room.limit()
-        if start < 0:
-            raise KernelError(errno.EPERM, "that part of the file was sent already")
-        if start + len(data) > limit:
-            raise KernelError(
-                errno.EMSGSIZE,
-                f"a message has at most {limit} bytes",
-                rule="messages.max_size",
-            )
-        if start > len(self._content):
-            self._content.extend(bytes(start - len(self._content)))
-        self._content[start : start + len(data)] = data
-
-    def _look(self) -> None:
-        """Raise what sending will, as far as it is known by now."""
+    def look(self, content: bytearray) -> None:
         if not self._opening:
             return
         kernel = self._room.kernel
-        draft = check_opening(bytes(self._content), now=kernel.clock.now(), to=self._peer)
+        draft = check_opening(bytes(content), now=kernel.clock.now(), to=self._peer)
         if draft is None:
             return
         self._opening = False
-        if self._begin:  # else that was asked a moment ago, when it was opened
-            kernel.mail.check(self._principal, self._room.name, self._peer)
         if draft.reply_by is not None:
             kernel.mail.asks.check_room(self._room.name)
 
     def truncate(self, size: int) -> None:
-        """Cut what was written and not sent yet."""
-        del self._content[max(0, size - self._begin) :]
+        super().truncate(size)
+        self._opening = True
 
-    @property
-    def unflushed(self) -> bool:
-        return bool(self._content) or self._refusal is not None
+    async def take(self, content: bytes) -> None:
+        kernel, held = self._room.kernel, self._held
+        try:
+            with kernel.store.transaction():
+                kernel.held.discard(held)
+                if content:
+                    self._send(content)
+                    self._sent = True
+        except ApprovalError:
+            raise
+        except KernelError:
+            kernel.held.discard(held)
+            self._held = 0
+            raise
+        self._held = 0
 
-    async def flush(self) -> None:
-        content, refusal = bytes(self._content), self._refusal
-        self._opening, self._refusal = True, None
-        if refusal is not None:
-            raise refusal
+    async def keep(self, content: bytes) -> None:
+        kernel, sender, peer = self._room.kernel, self._room.name, self._peer
         if not content:
             return
-        self._content.clear()
-        self._begin += len(content)
+        Draft.parse(content, now=kernel.clock.now(), to=peer)
+        kernel.mail.check(self._principal, sender, peer, len(content))
+        held = Held(peer, sender, peer, "", content)
+        self._held = kernel.held.keep(self._held, held)
+        self._kept = content
+
+    def _send(self, content: bytes) -> None:
         kernel = self._room.kernel
         draft = Draft.parse(content, now=kernel.clock.now(), to=self._peer)
-        try:
-            kernel.mail.send(self._principal, self._room.name, draft)
-        except ApprovalError:
-            self._content[:0] = content  # it is sent again once that was given
-            self._begin -= len(content)
-            raise
+        kernel.mail.send(self._principal, self._room.name, draft)
 
-    async def fsync(self) -> None:
-        await self.flush()
+    async def sync(self) -> None:
         await self._room.kernel.store.sync()
+
+    def release(self) -> None:
+        if self._held:
+            self._room.kernel.held.deliver(self._held, lambda: self._send(self._kept))
 
 
 class Recv(StreamHandle):
@@ -265,6 +266,8 @@ class Recv(StreamHandle):
     Of those that wait in a read, the one that has waited longest is woken for each message, and
     hands on if it does not take it. Who polls is woken always.
     """
+
+    followed = True
 
     def __init__(self, room: Mailroom, caller: Caller) -> None:
         super().__init__()

@@ -15,10 +15,11 @@ from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
 from agentfs.clock import change_time
-from agentfs.errors import KernelError
+from agentfs.errors import ApprovalError, KernelError
+from agentfs.ipc.held import Held
 from agentfs.ipc.mailbox import Mailbox
 from agentfs.ipc.message import Draft, Message
-from agentfs.providers.drafts import DraftFile, DraftHandle
+from agentfs.providers.drafts import DeliveringHandle, DraftFile, DraftHandle
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.files import Owner
 from agentfs.vfs.node import Directory, File, Handle, Node, Stat, is_writing, regular
@@ -132,10 +133,18 @@ class Mailroom:
         """Send what was written, as `folder`/`name`, from the caller."""
         if folder == "cur":
             self.private(caller)
-        text = bytes(draft.content)
-        now, claimed = self.kernel.clock.now(), folder == "cur"
-        mail = Draft.parse(text, now=now, to=self.name, filename=checked(name), claimed=claimed)
+        mail = self.read(bytes(draft.content), folder, name)
         return self.kernel.mail.send(caller.principal, caller.principal.name, mail)
+
+    def read(self, content: bytes, folder: str, name: str) -> Draft:
+        """What was written as `folder`/`name`, as a message. EINVAL."""
+        return Draft.parse(
+            content,
+            now=self.kernel.clock.now(),
+            to=self.name,
+            filename=checked(name),
+            claimed=folder == "cur",
+        )
 
 
 def checked(name: str) -> str:
@@ -273,6 +282,60 @@ class _Folder(DirectoryOf):
         raise NotImplementedError
 
 
+class _Arrival:
+    """A message that is being written where messages arrive."""
+
+    def __init__(self, folder: _Folder, name: str, draft: DraftFile, caller: Caller) -> None:
+        self._room = folder.room
+        self._folder = folder.name
+        self._drafts = folder.drafts()
+        self._name = name
+        self._draft = draft
+        self._caller = caller
+        self._held = 0
+        self._kept = b""
+
+    def deliver(self) -> None:
+        """Send it."""
+        held = self._room.kernel.held
+        self._drop()
+        try:
+            with self._room.kernel.store.transaction():
+                held.discard(self._held)
+                self._room.deliver(self._draft, self._folder, self._name, self._caller)
+        except ApprovalError:
+            self._drafts[self._name] = self._draft  # it waits for that
+            raise
+        except KernelError:
+            held.discard(self._held)
+            self._held = 0
+            raise
+        self._held = 0
+
+    def hold(self) -> None:
+        """Accept it as it is now; more of it may come."""
+        room, caller = self._room, self._caller
+        room.check(caller)
+        self._kept = bytes(self._draft.content)
+        draft = room.read(self._kept, self._folder, self._name)
+        held = Held(room.name, caller.principal.name, draft.to, draft.filename, self._kept)
+        self._held = room.kernel.held.keep(self._held, held)
+
+    def end(self) -> None:
+        """Deliver what was held, and drop what was not."""
+        self._drop()
+        if self._held:
+            self._draft.content[:] = self._kept
+            self._room.kernel.held.deliver(self._held, self._send)
+
+    def _send(self) -> None:
+        self._room.deliver(self._draft, self._folder, self._name, self._caller)
+
+    def _drop(self) -> None:
+        if self._drafts.get(self._name) is self._draft:
+            del self._drafts[self._name]
+
+
 class MessagesDirectory(_Folder):
     """Messages, by file name in order of arrival."""
 
@@ -292,12 +355,9 @@ class MessagesDirectory(_Folder):
         if self.name == "cur":
             self.room.private(caller)
         draft = self.room.draft(self.name, checked(name), mode, caller)
+        draft.timeout = 0.0  # it becomes a message, or it is gone, when its writer ends
 
-        def deliver() -> None:
-            self.drafts().pop(name, None)
-            self.room.deliver(draft, self.name, name, caller)
-
-        return draft, DraftHandle(draft, deliver, lambda: self.drafts().pop(name, None))
+        return draft, DeliveringHandle(draft, _Arrival(self, name, draft, caller))
 
     def link(self, node: Node, name: str, caller: Caller) -> Node:
         if not isinstance(node, DraftFile) or node.room is not self.room:

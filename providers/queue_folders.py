@@ -73,8 +73,11 @@ class QueueRoom(Mailroom):
     def deliver(self, draft: DraftFile, folder: str, name: str, caller: Caller) -> Message:
         if folder == "cur":
             raise KernelError(errno.EPERM, f"what is for {self.queue} is put into its new/")
-        mail = self.parse(bytes(draft.content), filename=checked(name))
+        mail = self.read(bytes(draft.content), folder, name)
         return self.kernel.queues.send(caller.principal, self.queue, mail)
+
+    def read(self, content: bytes, folder: str, name: str) -> Draft:
+        return self.parse(content, filename=checked(name))
 
     def parse(self, content: bytes, filename: str = "") -> Draft:
         """What was written as a message. The path alone says whom it is for, as in a Maildir: a

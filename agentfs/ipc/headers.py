@@ -88,6 +88,7 @@ KERNEL_TYPES = frozenset(
         "reminder",
         "restart-notice",
         "sibling-traffic",
+        "undeliverable",
     }
 )
 """What only the kernel writes as the Type of a message."""

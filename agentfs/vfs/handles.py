@@ -13,6 +13,7 @@ __all__ = [
     "MAX_DOCUMENT",
     "WHOLE_WRITE",
     "Edited",
+    "Gathered",
     "Late",
     "Lines",
     "Rendered",
@@ -150,63 +151,136 @@ class Request(Handle):
         return reply
 
 
-class Edited(Handle):
-    """A file's new content, gathered in memory and applied when it is closed.
+class Gathered(Handle):
+    """What is written, in memory, until the close that ends it; `take` it then.
 
-    `flush` applies what was written since the last one; what `apply` raises is the error of
-    close(2), and the old content stays.
+    What was refused, by `write` or by `take`, is refused at every write and close from then on,
+    until the writer begins anew (truncates it): else half of it would be taken for the whole.
     """
 
-    def __init__(
-        self,
-        content: bytes,
-        apply: Callable[[bytes], Awaitable[None]],
-        limit: int = MAX_DOCUMENT,
-        sync: Callable[[], Awaitable[None]] | None = None,
-        append: bool = False,
-    ) -> None:
+    followed = whole = True
+
+    def __init__(self, content: bytes = b"", *, append: bool = False) -> None:
         self._content = bytearray(content)
-        self._apply = apply
-        self._limit = limit
-        self._changed = False
-        self._sync = sync
         self._append = append
+        self._changed = False
+        self._refusal: KernelError | None = None
+        self._sync = False  # fsync(2) was called before there was anything to sync
+
+    def limit(self) -> int:
+        """Bytes that it may have."""
+        raise NotImplementedError
+
+    def too_large(self) -> KernelError:
+        """The refusal of more."""
+        raise NotImplementedError
+
+    async def take(self, content: bytes) -> None:
+        """Do with the whole what it is for."""
+        raise NotImplementedError
+
+    async def keep(self, content: bytes) -> None:
+        """Take it for now: it may not be the whole."""
+        await self.take(content)
+
+    async def sync(self) -> None:
+        """Make what was taken survive a power cut."""
 
     async def read(self, offset: int, size: int) -> bytes:
         return bytes(self._content[offset : offset + size])
 
+    def look(self, content: bytearray) -> None:
+        """Refuse at once what will be refused at the close: a shell looks at what write(2) says,
+        and not at what close(2) does."""
+
     async def write(self, offset: int, data: bytes) -> int:
-        if self._append:
-            offset = len(self._content)
-        if offset + len(data) > self._limit:
-            raise KernelError(errno.EFBIG, f"at most {self._limit} bytes")
-        if offset > len(self._content):
-            self._content.extend(bytes(offset - len(self._content)))
-        self._content[offset : offset + len(data)] = data
-        self._changed = True
+        if self._refusal is None:
+            self._changed = True
+            try:
+                self._write(offset, data)
+                self.look(self._content)
+            except KernelError as refusal:
+                self._refusal = refusal
+        if self._refusal is not None:
+            raise self._refusal
         return len(data)
+
+    def _write(self, offset: int, data: bytes) -> None:
+        content = self._content
+        if self._append:
+            offset = len(content)
+        if offset + len(data) > self.limit():
+            raise self.too_large()
+        if offset > len(content):
+            content.extend(bytes(offset - len(content)))
+        content[offset : offset + len(data)] = data
 
     def truncate(self, size: int) -> None:
         """Cut or extend what was written so far; to zero counts as no change yet."""
-        if size > self._limit:
-            raise KernelError(errno.EFBIG, f"at most {self._limit} bytes")
+        if size > self.limit():
+            raise self.too_large()
+        self._refusal = None
         del self._content[size:]
         self._content.extend(bytes(size - len(self._content)))
 
     @property
     def unflushed(self) -> bool:
-        return self._changed
+        return self._changed or self._refusal is not None
 
     async def flush(self) -> None:
-        if self._changed:
-            self._changed = False
-            try:
-                await self._apply(bytes(self._content))
-            except ApprovalError:
-                self._changed = True  # it is applied again once that was given
-                raise
+        await self._give(self.take)
+
+    async def hold(self) -> None:
+        await self._give(self.keep)
+
+    async def _give(self, take: Callable[[bytes], Awaitable[None]]) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+        if not self._changed:
+            return
+        self._changed = False
+        try:
+            await take(bytes(self._content))
+        except ApprovalError:
+            self._changed = True  # it is taken once that was given
+            raise
+        except KernelError as refusal:
+            self._refusal = refusal
+            raise
+        if self._sync:
+            await self.sync()
 
     async def fsync(self) -> None:
-        await self.flush()
-        if self._sync is not None:
-            await self._sync()
+        if self._changed:
+            self._sync = True  # what is not whole is nothing to keep yet
+        else:
+            await self.sync()
+
+
+class Edited(Gathered):
+    """A file's new content, applied when it is closed. What `apply` raises is the error of
+    close(2), and the old content stays."""
+
+    def __init__(
+        self,
+        content: bytes,
+        apply: Callable[[bytes], Awaitable[None]],
+        sync: Callable[[], Awaitable[None]] | None = None,
+        append: bool = False,
+    ) -> None:
+        super().__init__(content, append=append)
+        self._apply = apply
+        self._synced = sync
+
+    def limit(self) -> int:
+        return MAX_DOCUMENT
+
+    def too_large(self) -> KernelError:
+        return KernelError(errno.EFBIG, f"at most {MAX_DOCUMENT} bytes")
+
+    async def take(self, content: bytes) -> None:
+        await self._apply(content)
+
+    async def sync(self) -> None:
+        if self._synced is not None:
+            await self._synced()

@@ -100,6 +100,8 @@ class Node:
     `apart`: each look-up gives an inode of its own. For files whose writes may wait: Linux lets one
     write at a time into an inode, and a second one would wait there, deaf to SIGKILL. They need a
     `timeout` of 0, and their changes reach nobody who watches the file itself.
+    `renewed`: while somebody writes it, a look-up gives another inode, so that Linux can say who
+    has which open file. It needs a `timeout` of 0.
     """
 
     key: Hashable
@@ -107,6 +109,7 @@ class Node:
     guarded: ClassVar[bool] = False
     serial: int | None = None
     apart: bool = False
+    renewed: bool = False
 
     def stat(self) -> Stat:
         raise NotImplementedError
@@ -257,6 +260,11 @@ class Handle:
     direct: bool = True
     seekable: bool = True
     version: object = None
+    followed: ClassVar[bool] = False
+    """It matters who has the file open: `flush` is for the close that ends it."""
+    whole: ClassVar[bool] = False
+    """What is written is one thing: taken, or refused, by the close that ends it, and dropped if
+    there was none."""
 
     async def read(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`; empty at the end."""
@@ -267,7 +275,12 @@ class Handle:
         raise KernelError(errno.EBADF, "this file was not opened for writing")
 
     async def flush(self) -> None:
-        """A descriptor was closed: the last chance to refuse what was written."""
+        """The last descriptor is being closed: the last chance to refuse what was written."""
+
+    async def hold(self) -> None:
+        """A descriptor is being closed, and nobody can tell whether it is the last one: as `flush`,
+        but more may be written, and the file closed again."""
+        await self.flush()
 
     async def fsync(self) -> None:
         """Make what was written survive a power cut."""
@@ -277,8 +290,8 @@ class Handle:
 
     @property
     def unflushed(self) -> bool:
-        """Whether `flush` would apply something; the mount then asks first if the opener still
-        holds the file open, because a child's exit closes inherited descriptors too."""
+        """Whether `flush` would do something; the mount then asks first who else has the file
+        open, because a child's exit closes inherited descriptors too."""
         return False
 
 

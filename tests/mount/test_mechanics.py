@@ -14,7 +14,6 @@ import trio
 from inotify_simple import flags
 
 from agentfs.errors import KernelError
-from agentfs.mount.handles import still_holds
 from agentfs.vfs.changes import Created, Modified, Removed
 from agentfs.vfs.node import Node, Stat
 from tests.mount.conftest import Mounted
@@ -215,16 +214,6 @@ async def test_a_childs_exit_does_not_end_what_its_parent_still_writes(small: Mo
     script = f"{{ /bin/echo one; /bin/echo two; sh -c 'echo three'; }} > '{small.path}/text'"
     await small.do(lambda: subprocess.run(["sh", "-c", script], check=True))
     assert small.tree.applied == [b"one\ntwo\nthree\n"]
-
-
-def test_a_closing_descriptor_is_out_of_the_table_and_an_inherited_one_is_not(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "file"
-    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY)
-    assert still_holds(os.getpid(), str(path))
-    os.close(descriptor)
-    assert not still_holds(os.getpid(), str(path))
 
 
 async def test_poll_wakes_through_epoll(small: Mounted) -> None:

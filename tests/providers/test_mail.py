@@ -228,8 +228,15 @@ async def test_outbox_lists_who_may_be_written_to_and_sends_one_message(world: W
     (name,) = world.list("/agents/alice/inbox/new")
     assert (await world.text(f"/agents/alice/inbox/new/{name}")).endswith("\n\none message")
     await handle.flush()  # another descriptor of it is closed
-    await handle.write(11, b"and another")
-    await handle.fsync()
+    with refused("EPERM"):
+        await handle.write(11, b"and another")
+    handle.release()
+    handle = world.open("/agents/tim/outbox/alice", os.O_WRONLY, world.as_agent("tim"))
+    await handle.write(0, b"half")
+    await handle.fsync()  # what is not whole yet is not sent
+    assert len(world.list("/agents/alice/inbox/new")) == 1
+    await handle.write(4, b" and half")
+    await handle.flush()
     handle.release()
     assert len(world.list("/agents/alice/inbox/new")) == 2
     assert world.find("/agents/tim/outbox/alice").timeout == 0
@@ -241,8 +248,12 @@ async def test_what_is_too_large_or_malformed_is_refused_and_nothing_is_sent(
 ) -> None:
     limit = world.kernel.settings.now.messages.max_size
     handle = world.open("/agents/alice/outbox/bob", os.O_WRONLY, world.as_agent("alice"))
+    await handle.write(0, b"what fits")
     with refused("EMSGSIZE"):
-        await handle.write(0, bytes(limit + 1))
+        await handle.write(9, bytes(limit))
+    assert handle.unflushed
+    with refused("EMSGSIZE"):  # who did not look at that hears it at the close
+        await handle.flush()
     handle.release()
     with refused("EMSGSIZE"):
         await world.write("/agents/alice/send", b"To: bob\n\n" + bytes(limit))

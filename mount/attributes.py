@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyfuse3
 
 from agentfs.mount.inodes import Inode, Inodes
+from agentfs.mount.shown import Shown, show_number
 from agentfs.vfs.node import Node
 
 __all__ = ["attributes", "tell"]
@@ -18,15 +19,17 @@ def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
     Linux holds new attributes valid a moment before it drops the pages that they outdate, and a
     reader that comes in between, and need not ask, still finds those. So the first answer after a
     change may not be kept: whoever comes in between asks, and that takes longer. Those of a
-    directory that nobody watches are never kept: see `watchers`.
+    directory that nobody watches are never kept: see `calls`.
     """
     stat = inode.stat()
     inode.told = stat.content
     news, inode.told_changes = inode.told_changes != inode.changes, inode.changes
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = inode.number
+    if isinstance(inode.node, Shown):
+        show_number(entry, inode.node.number)
     entry.generation = 0
-    entry.entry_timeout = inode.node.timeout
+    entry.entry_timeout = 0.0 if inode.node.fresh else inode.node.timeout
     entry.attr_timeout = 0 if news or not inode.watched else inode.node.timeout
     entry.st_mode = pyfuse3.ModeT(stat.mode)
     entry.st_nlink = stat.nlink

@@ -17,10 +17,11 @@ from agentfs.errors import KernelError
 from agentfs.mount.attributes import attributes
 from agentfs.mount.base import Base
 from agentfs.mount.boundary import handler
+from agentfs.mount.calls import looks, may_watch
 from agentfs.mount.coherence import by_client
 from agentfs.mount.handles import OpenDirectory
 from agentfs.mount.inodes import Inode
-from agentfs.mount.watchers import may_watch
+from agentfs.mount.shown import Shown, takes
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Attributes, Directory, Link, LookUpAgain, Node
 
@@ -53,22 +54,31 @@ class EntryOperations(Base):
         if text == ".." and directory.parent is not None:
             return self._entry(directory.parent, ".", directory.parent.node)
         if directory.directory().gated:
-            return self._entry(directory, text, await self._reached(directory, text, ctx))
-        try:
-            found = directory.directory().lookup(text)
-        except KernelError as missing:
-            self._is_missing(ctx.pid)
-            kept = directory.directory().missing_timeout
-            if missing.errno == errno.ENOENT and kept and not directory.gone:
-                return _nothing(kept)
-            raise
-        if found.guarded:
-            caller = await self._caller(ctx)
+            found = await self._reached(directory, text, ctx)
+        else:
             try:
-                found.admitted(caller)
-            except KernelError as refusal:
-                raise self._refused(caller, self._where(directory, text), refusal)
+                found = directory.directory().lookup(text)
+            except KernelError as missing:
+                self._is_missing(ctx.pid)
+                kept = directory.directory().missing_timeout
+                if missing.errno == errno.ENOENT and kept and not directory.gone:
+                    return _nothing(kept)
+                raise
+            if found.guarded:
+                caller = await self._caller(ctx)
+                try:
+                    found.admitted(caller)
+                except KernelError as refusal:
+                    raise self._refused(caller, self._where(directory, text), refusal)
+        if takes(found) and await looks(ctx.pid):
+            found = self._shown(found)
         return self._entry(directory, text, found)
+
+    def _shown(self, node: Node) -> Node:
+        """A node as it is shown to those who only look at it."""
+        if not takes(node):
+            return node
+        return Shown(node, self.inodes.known(node.key), self.inodes.number(node))
 
     async def _reached(self, directory: Inode, name: str, ctx: RequestContext) -> Node:
         """What the caller finds as `name`, where the look-up is what keeps others out."""
@@ -193,7 +203,7 @@ class EntryOperations(Base):
             if found is None:
                 break
             name, node = found
-            inode = self.inodes.remember(node, opened.inode, name)
+            inode = self.inodes.remember(self._shown(node), opened.inode, name)
             try:
                 entry = attributes(inode)
             except (KernelError, OSError):

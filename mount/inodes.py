@@ -40,7 +40,7 @@ class Inode:
     removed, open handles may remain. `outdated`: by how many names Linux may still find it that it
     has no more, because it was moved or removed and Linux was not told yet. `watched`: somebody
     may watch it; a restless directory nobody does, until one who is about to watch it asks for its
-    attributes (see `watchers`). `followed`: how many open files it has of those whose end matters.
+    attributes (see `calls`). `followed`: how many open files it has of those whose end matters.
     """
 
     __slots__ = (
@@ -160,7 +160,7 @@ class Inodes:
         if inode is not None and inode.taken:
             inode = None
         if inode is None:
-            inode = Inode(self._number(node), node, parent, name)
+            inode = Inode(self._new_number(node), node, parent, name)
             self._by_number[inode.number] = inode
             if not node.apart:
                 self._by_key[node.key] = inode
@@ -170,7 +170,12 @@ class Inodes:
                 inode.parent, inode.name = parent, name
         return inode
 
-    def _number(self, node: Node) -> int:
+    def number(self, node: Node) -> int:
+        """The number that a node has, or will have once Linux is told of it."""
+        known = self._by_key.get(node.key)
+        return self._new_number(node) if known is None else known.number
+
+    def _new_number(self, node: Node) -> int:
         """The number of a node that Linux does not know. Where it still knows another by it, which
         is gone (or has the same hash, of 2**51), this one is another until it is forgotten."""
         if node.apart:

@@ -15,8 +15,11 @@ from agentfs.mount.boundary import handler
 from agentfs.mount.entries import EntryOperations
 from agentfs.mount.files import FileOperations
 from agentfs.mount.inodes import Inode
+from agentfs.vfs.node import KIND
 
 __all__ = ["Operations"]
+
+_KIND = KIND.encode()
 
 
 class Operations(EntryOperations, FileOperations):
@@ -36,7 +39,9 @@ class Operations(EntryOperations, FileOperations):
     @handler
     async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
         known = self.inodes.get(inode)
-        if name.startswith(b"user."):  # others there are none, and Linux asks for them all the time
+        # Others than those of a user there are none, and Linux asks for them all the time; what
+        # kind of file it is everybody may know who can see that it is there.
+        if name.startswith(b"user.") and name != _KIND:
             await self._inspect(known, ctx)
         return known.node.getxattr(os.fsdecode(name))
 

@@ -201,9 +201,10 @@ class AgentDirectory(Table):
 
     @directory("outbox", 0o700, private=True)
     def outbox(self) -> Directory:
-        """A file for each agent that it may write to at the moment. What is written to one between
-        open and close is one message: a body, unless it opens with headers of ours and a blank
-        line (messages.md says which)."""
+        """A file for each agent that it may write to at the moment; with more than 100 agents,
+        others than itself are listed only its parent and its children. What is written to one
+        between open and close is one message: a body, unless it opens with headers of ours and a
+        blank line (messages.md says which)."""
         return OutboxDirectory(self.room)
 
     @message(
@@ -233,6 +234,7 @@ class AgentDirectory(Table):
     @stream(
         "recv",
         0o600,
+        known_as="mailbox",
         private=True,
         errors={
             "EAGAIN": "O_NONBLOCK, and no message waits",
@@ -254,6 +256,7 @@ class AgentDirectory(Table):
     @stream(
         "recv.batch",
         0o600,
+        known_as="mailbox",
         private=True,
         errors={
             "EAGAIN": "O_NONBLOCK, and no message waits",

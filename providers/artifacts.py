@@ -138,7 +138,7 @@ class _Entry(File):
                 return artifact.visibility.value
 
     def listxattr(self) -> list[str]:
-        return list(ATTRIBUTES)
+        return [*super().listxattr(), *ATTRIBUTES]
 
     def setxattr(self, name: str, value: bytes, caller: Caller) -> None:
         with discreet():

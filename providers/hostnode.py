@@ -15,7 +15,17 @@ from agentfs.providers import disk
 from agentfs.providers.descriptors import Descriptor, holder_of, most
 from agentfs.providers.disk import own_path, reported
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.node import Attributes, Fifo, File, Handle, Link, Node, Stat, is_writing
+from agentfs.vfs.node import (
+    KIND,
+    Attributes,
+    Fifo,
+    File,
+    Handle,
+    Link,
+    Node,
+    Stat,
+    is_writing,
+)
 
 if TYPE_CHECKING:
     from agentfs.providers.host import HostDirectory, HostTree
@@ -174,20 +184,25 @@ class HostNode(Node):
             return os.fstatvfs(descriptor)
 
     def getxattr(self, name: str) -> bytes:
+        if name == KIND:
+            return super().getxattr(name)
         if not name.startswith("user."):
             raise KernelError(errno.ENODATA, f"no attribute {name!r}")
         with reported(f"reading the attribute {name}"), self.pinned() as descriptor:
             return os.getxattr(own_path(descriptor), name)
 
     def listxattr(self) -> list[str]:
+        # Without the kind: a copy of the file is to have the same attributes.
         with reported("reading the attributes"), self.pinned() as descriptor:
             names = os.listxattr(own_path(descriptor))
-        return [name for name in names if name.startswith("user.")]
+        return [name for name in names if name.startswith("user.") and name != KIND]
 
     def setxattr(self, name: str, value: bytes, caller: Caller) -> None:
         if not name.startswith("user."):
             raise KernelError(errno.ENOTSUP, "only attributes that begin with `user.` are kept")
         self.tree.changing(caller, self)
+        if name == KIND:
+            return  # a copy of something that is no real file, with its attributes
         with reported(f"setting the attribute {name}"), self.pinned() as descriptor:
             os.setxattr(own_path(descriptor), name, value)
 
@@ -223,6 +238,8 @@ class HostFifo(HostNode, Fifo):
 
 class HostFile(HostNode, File):
     """A regular file."""
+
+    kind = "plain"
 
     def open(self, flags: int, caller: Caller) -> HostHandle:
         if flags & os.O_ACCMODE != os.O_WRONLY:

@@ -108,7 +108,13 @@ class InboxDirectory(Table):
 
 
 class OutboxDirectory(DirectoryOf):
-    """/agents/NAME/outbox: a file for each agent that NAME may write to at the moment."""
+    """/agents/NAME/outbox: a file for each agent that NAME may write to at the moment.
+
+    With more than `MANY` agents, others than NAME (the operator's `find`) are listed only NAME's
+    parent and children: all of them together would be the square of the agents. Whoever may be
+    written to is found by name."""
+
+    MANY = 100
 
     PATH = "/agents/NAME/outbox"
     mode = 0o700
@@ -132,6 +138,21 @@ class OutboxDirectory(DirectoryOf):
         for name in self.room.kernel.mail.peers(self.room.name):
             yield name, OutboxFile(self, name)
 
+    def listing(self, caller: Caller) -> Iterable[tuple[str, Node]]:
+        kernel, name = self.room.kernel, self.room.name
+        if caller.principal.name == name or len(kernel.agents) <= self.MANY:
+            return self.entries()
+        return [(peer, OutboxFile(self, peer)) for peer in kernel.mail.peers(name, self._family())]
+
+    def _family(self) -> list[str]:
+        table = self.room.kernel.table
+        process = table.by_name(self.room.name)
+        if process is None:
+            return [self.room.kernel.agents.get(self.room.name).creator]
+        parent = table.find(process.ppid)
+        family = [child.name for child in table.live_children(process.pid)]
+        return sorted(family if parent is None else [*family, parent.name])
+
     def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
         self.room.kernel.mail.check(caller.principal, self.room.name, name)
         found = OutboxFile(self, name)
@@ -141,6 +162,7 @@ class OutboxDirectory(DirectoryOf):
 class OutboxFile(File):
     """/agents/NAME/outbox/PEER."""
 
+    kind = "control"
     renewed = True
 
     # Who may be written to changes with every spawn and exit; asking again is cheaper than

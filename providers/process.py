@@ -28,6 +28,7 @@ from agentfs.vfs.declare import (
 )
 from agentfs.vfs.handles import MAX_CONTROL, as_text
 from agentfs.vfs.node import Directory, StreamHandle
+from agentfs.vfs.table import Entry
 
 __all__ = ["ProcessDirectory"]
 
@@ -36,6 +37,9 @@ class ProcessDirectory(ProcessProgram):
     """/proc/PID: a process, one agent at work."""
 
     PATH = "/proc/PID"
+
+    def listed(self, entry: Entry) -> bool:
+        return entry.name != "parent" and (entry.name != "cwd" or self.works_here())
 
     @directory("children", on=(ChildrenChanged,))
     def children(self) -> Directory:

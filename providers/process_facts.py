@@ -237,5 +237,6 @@ class ProcessFacts(Table):
 
     @link("parent", on=(ProcessReparented,), example="../1")
     def parent(self, caller: Caller) -> str:
-        """Its parent; process 1 has none."""
+        """Its parent; process 1 has none. Found and not listed, so that what follows links (`zip
+        -r`, `find -L`) comes to an end."""
         return f"../{self.process.ppid}"

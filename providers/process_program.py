@@ -70,7 +70,16 @@ class ProcessProgram(ProcessFacts):
 
     @link("cwd", example="/home/me/project")
     def cwd(self, caller: Caller) -> str:
-        """Where its program works, as the machine says it; its memory without a program."""
+        """Where its program works, as the machine says it; its memory without a program. Listed
+        where that is in the tree, and always found."""
+        return self._place()
+
+    def works_here(self) -> bool:
+        """Whether its program works in the tree, below the root."""
+        place = self._place()
+        return place.startswith(("../", f"{self.kernel.mountpoint.rstrip('/')}/"))
+
+    def _place(self) -> str:
         process, ospid = self.process, self.os_pid()
         if ospid is not None and process.state.alive:
             try:

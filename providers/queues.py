@@ -114,6 +114,7 @@ class QueueDirectory(Table):
     @file(
         "send",
         0o222,
+        known_as="control",
         errors={
             "EACCES": "the queue's mode or the role says no, or the queue is not a task's parent's",
             "ENOSPC": "O_NONBLOCK, and the queue is full",
@@ -131,6 +132,7 @@ class QueueDirectory(Table):
     @stream(
         "recv",
         0o666,
+        known_as="mailbox",
         errors={
             "EACCES": "the queue's mode says no",
             "EAGAIN": "O_NONBLOCK, and no message waits",
@@ -149,6 +151,7 @@ class QueueDirectory(Table):
     @stream(
         "recv.batch",
         0o666,
+        known_as="mailbox",
         errors={
             "EACCES": "the queue's mode says no",
             "EAGAIN": "O_NONBLOCK, and no message waits",

@@ -19,6 +19,9 @@ __all__ = ["SendFile", "Sending"]
 class SendFile(Stream):
     """/dev/queues/NAME/send."""
 
+    kind = "control"
+    takes = False
+
     def __init__(self, room: QueueRoom, key: Hashable, mode: int) -> None:
         super().__init__(
             key, mode, room.owner, None, lambda caller: Sending(room, caller), apart=True

@@ -31,6 +31,9 @@ __all__ = ["TopicFile", "TopicsDirectory", "tell_of_publications"]
 class TopicFile(File):
     """/dev/topics/NAME."""
 
+    kind = "stream"
+    takes = fresh = True
+
     def __init__(self, kernel: Kernel, topic: Topic) -> None:
         self.key = _key(topic.name)
         self._kernel = kernel

@@ -61,6 +61,7 @@ def examine() -> Iterator[Finding]:
         yield _allow_other()
     yield _linux()
     yield _identity()
+    yield _system_calls()
     yield from _confinement()
     yield _limits()
     yield from _mounts()
@@ -169,6 +170,21 @@ def _identity() -> Finding:
         "by ancestry: no cgroup v2 that you may write to; as root, or in a delegated group"
         " (systemd-run --user --scope -p Delegate=yes agentfs mount DIR), it is by control group",
     )
+
+
+def _system_calls() -> Finding:
+    """Whether a daemon sees in which system call a client waits, be it no descendant."""
+    try:
+        os.close(os.open(f"/proc/{os.getppid()}/syscall", os.O_RDONLY))
+    except OSError as refused:
+        return Finding(
+            "note",
+            "system calls",
+            f"/proc/PID/syscall of other programs cannot be read ({refused.strerror}): a backup"
+            " that stats each file takes `recv` for a regular file and reads it; root, or"
+            " kernel.yama.ptrace_scope = 0, sees more",
+        )
+    return Finding("ok", "system calls", "a daemon sees who only looks at a file, and who opens it")
 
 
 def _confinement() -> Iterator[Finding]:

@@ -26,15 +26,29 @@ Paths are relative to the mount. Text is UTF-8 and ends in a newline; times are 
 durations are `90s`, `10m`, `2h`, `7d`. *Private* paths open only for the agent they belong to and
 for the operator. `cat /proc/self/error` says why a call was refused.
 
+The extended attribute `user.agentfs.kind` of every path is its kind in small letters
+(`getfattr -n user.agentfs.kind --only-values PATH`); real files do not list it, so that copies of
+them do not carry it, and Linux gives links and FIFOs no such attributes: their type says it.
+
 | kind | read | write |
 |---|---|---|
 | Value | the value; cached, and never stale | each write is parsed and applied |
 | Document | the whole text; cached, and never stale | applied as a whole when it is closed |
 | Live | the value at the moment of opening | – |
-| Control | empty | each line is a command, run in order |
+| Control | empty | each line is a command, run in order; of files that send, each write or each \
+open is a message |
 | Transaction | the reply, after a write on the same handle | the request |
 | Stream | the next record; waits for it (O_NONBLOCK: EAGAIN; poll works) | where the mode has it: \
 commands, or records, which may wait for room |
+| Mailbox | takes the next message; waits for it, as a stream does | what became of it |
+| File | what is kept there: a message, an artifact, a log | as its folder says |
+| Directory, Link, Fifo | as everywhere; a Fifo is Linux's own | |
+| Plain | a real file of /shared or a memory | as everywhere |
+
+Whoever only looks (`ls`, `stat`, a listing) is shown a *Stream* or a *Mailbox* as a named pipe, of
+which every program knows that reading it takes something, or waits. So `grep -r`, `rg`,
+`find -type f`, `tar`, `rsync`, `zip`, `cp -r`, `git add` and backups pass it by; opening it
+(`cat recv`, `read x < recv`, `open("recv")`) opens a regular file.
 """
 
 
@@ -70,7 +84,7 @@ def _section(table: type[Table]) -> str:
 
 
 def _row(entry: Entry) -> str:
-    kind = f"{entry.kind}, private" if entry.private else entry.kind
+    kind = entry.word.capitalize() + (", private" if entry.private else "")
     what = entry.doc
     if entry.example:
         what += f" Example: `{entry.example.strip().splitlines()[0]}`."

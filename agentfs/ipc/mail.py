@@ -5,6 +5,7 @@ stays there until somebody acknowledges it, it expires, or its agent is removed.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 
 from agentfs.clock import Clock, Timers
 from agentfs.config import Settings
@@ -80,9 +81,11 @@ class Mail(Receiving):
         self.loops.tidy()
         return super().sweep()
 
-    def peers(self, name: str) -> list[str]:
-        """The agents that `name` may write to now, sorted."""
-        return peers(self._table, self._gate.policy, name, self._agents)
+    def peers(self, name: str, among: Iterable[str] | None = None) -> list[str]:
+        """The agents (of all, or of those `among` which is asked) that `name` may write to now, in
+        their order: sorted."""
+        agents = self._agents if among is None else among
+        return peers(self._table, self._gate.policy, name, agents)
 
     def check(self, principal: Principal, sender: str, receiver: str, size: int = 0) -> None:
         """Raise what `send` of `size` bytes would: EACCES, ENOENT, EMSGSIZE, ENOSPC, EAGAIN. Nobody

@@ -50,6 +50,7 @@ def _declare(
     private: bool = False,
     example: str = "",
     errors: dict[str, str] | None = None,
+    known_as: str = "",
 ) -> Callable[[Method], Method]:
     def decorate(method: Method) -> Method:
         doc = " ".join((method.__doc__ or "").split())
@@ -63,6 +64,7 @@ def _declare(
             example,
             tuple((errors or {}).items()),
             lambda table, key, entry: build(table, key, entry, method),
+            known_as,
         )
         setattr(method, ATTRIBUTE, entry)
         return method
@@ -245,6 +247,7 @@ def stream(
     name: str,
     mode: int = 0o444,
     *,
+    known_as: str = "",
     apart: bool = False,
     commands: bool = False,
     private: bool = False,
@@ -257,7 +260,7 @@ def stream(
     for both, and not for writing alone."""
 
     def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
-        return Stream(
+        made = Stream(
             key,
             mode,
             table.owner,
@@ -266,8 +269,19 @@ def stream(
             apart=apart,
             commands=commands,
         )
+        made.kind = entry.word
+        return made
 
-    return _declare("Stream", name, mode, build, private=private, example=example, errors=errors)
+    return _declare(
+        "Stream",
+        name,
+        mode,
+        build,
+        private=private,
+        example=example,
+        errors=errors,
+        known_as=known_as,
+    )
 
 
 class _DeclaredLink(Link):
@@ -320,6 +334,7 @@ def file(
     mode: int,
     *,
     kind: str = "File",
+    known_as: str = "",
     on: tuple[type[Event], ...] = (),
     private: bool = False,
     example: str = "",
@@ -327,7 +342,15 @@ def file(
 ) -> Callable[[Method], Method]:
     """The method returns the file: one of a kind of its own, or of the `kind` named."""
     return _declare(
-        kind, name, mode, _given, on=on, private=private, example=example, errors=errors
+        kind,
+        name,
+        mode,
+        _given,
+        on=on,
+        private=private,
+        example=example,
+        errors=errors,
+        known_as=known_as,
     )
 
 

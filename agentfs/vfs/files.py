@@ -95,6 +95,8 @@ class _DeclaredFile(File):
 class Value(_DeclaredFile):
     """Exact size, page-cached, coherent. A write, where allowed, is parsed and applied at once."""
 
+    kind = "value"
+
     def __init__(
         self,
         key: Hashable,
@@ -126,6 +128,8 @@ class Live(_DeclaredFile):
     `late` instead of `render`: the content is fetched at the first read and may be waited for.
     """
 
+    kind = "live"
+
     def __init__(
         self,
         key: Hashable,
@@ -153,6 +157,8 @@ class Control(_DeclaredFile):
 
     Who may read it all the same (root) finds it empty, so that `tar` and `grep -r` end in peace.
     """
+
+    kind = "control"
 
     def __init__(
         self,
@@ -190,6 +196,8 @@ class Control(_DeclaredFile):
 class Transaction(_DeclaredFile):
     """Write a request, read the reply on the same handle."""
 
+    kind = "transaction"
+
     def __init__(
         self,
         key: Hashable,
@@ -210,6 +218,9 @@ class Transaction(_DeclaredFile):
 class Stream(_DeclaredFile):
     """Records that come in their own time; reading waits for them. Where the mode lets somebody
     write, what is written goes to the handle: commands, or records that wait for room."""
+
+    kind = "stream"
+    takes = fresh = True
 
     def __init__(
         self,
@@ -245,6 +256,8 @@ class Document(_DeclaredFile):
 
     `check` is asked when it is opened for writing: the error is that of open(2) then.
     """
+
+    kind = "document"
 
     def __init__(
         self,

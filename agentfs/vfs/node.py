@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FOREVER",
+    "KIND",
     "Attributes",
     "Directory",
     "Fifo",
@@ -36,6 +37,9 @@ __all__ = [
 
 FOREVER = 3600.0
 """Seconds the kernel may keep what it knows of a node: long, because every change is announced."""
+
+KIND = "user.agentfs.kind"
+"""The extended attribute that says what kind of node it is; docs/namespace.md has them."""
 
 Time = int
 """Nanoseconds since 1970 UTC."""
@@ -89,7 +93,8 @@ class Attributes:
 
 
 class Node:
-    """Anything with a name. `key` identifies it as long as it exists.
+    """Anything with a name. `key` identifies it as long as it exists, `kind` is one word that tells
+    programs what reading and writing it does.
 
     `timeout`: seconds for which the kernel may cache the entry and the attributes without asking.
     Nodes whose changes the provider announces say FOREVER, others a second or none.
@@ -102,14 +107,18 @@ class Node:
     `timeout` of 0, and their changes reach nobody who watches the file itself.
     `renewed`: while somebody writes it, a look-up gives another inode, so that Linux can say who
     has which open file. It needs a `timeout` of 0.
+    `fresh`: the kernel keeps its attributes for `timeout`, and its entry not at all: each use of
+    the name asks for it.
     """
 
     key: Hashable
+    kind: str = "file"
     timeout: float = FOREVER
     guarded: ClassVar[bool] = False
     serial: int | None = None
     apart: bool = False
     renewed: bool = False
+    fresh: bool = False
 
     def stat(self) -> Stat:
         raise NotImplementedError
@@ -140,12 +149,14 @@ class Node:
         self.enter(caller)
 
     def getxattr(self, name: str) -> bytes:
-        """An extended attribute. Raises ENODATA: there are none, except on real files."""
+        """An extended attribute. Raises ENODATA for any but the kind."""
+        if name == KIND:
+            return self.kind.encode()
         raise KernelError(errno.ENODATA, f"no attribute {name!r}")
 
     def listxattr(self) -> list[str]:
         """The names of the extended attributes."""
-        return []
+        return [KIND]
 
     def setxattr(self, name: str, value: bytes, caller: Caller) -> None:
         raise KernelError(errno.ENOTSUP, "this file takes no extended attributes")
@@ -157,6 +168,11 @@ class Node:
 class Link(Node):
     """A symbolic link. Its target may depend on who asks (`/proc/self`)."""
 
+    kind = "link"
+
+    def listxattr(self) -> list[str]:
+        return []  # Linux lets links and FIFOs have none of a user's
+
     def target(self, caller: Caller) -> str:
         raise NotImplementedError
 
@@ -164,9 +180,21 @@ class Link(Node):
 class Fifo(Node):
     """A named pipe; Linux itself serves its bytes."""
 
+    kind = "fifo"
+
+    def listxattr(self) -> list[str]:
+        return []
+
 
 class File(Node):
-    """A regular file, whatever is behind it."""
+    """A regular file, whatever is behind it.
+
+    `takes`: reading it takes something that then is gone, or waits for what has not come yet. To
+    those who only ask what it is, it is a named pipe, so that no search and no backup reads it. It
+    has to be `fresh`.
+    """
+
+    takes: bool = False
 
     def open(self, flags: int, caller: Caller) -> Handle:
         """Open it with the flags of open(2), after `enter` and the mode have said yes."""
@@ -186,6 +214,7 @@ class Directory(Node):
     `stepwise`: it may be very long, and can be listed in steps while it changes: `names_now`.
     """
 
+    kind = "directory"
     gated: ClassVar[bool] = False
     restless: ClassVar[bool] = False
     stepwise: ClassVar[bool] = False

@@ -26,7 +26,8 @@ class Entry:
     """One line of a directory's table.
 
     `on`: the events that change it. `private`: only the agent that owns the directory, and the
-    operator, open it. `errors` maps an errno name to when it is given.
+    operator, open it. `errors` maps an errno name to when it is given. `known_as`: what its
+    attribute `user.agentfs.kind` says, where that is more than the kind.
     """
 
     kind: str
@@ -38,6 +39,12 @@ class Entry:
     example: str
     errors: tuple[tuple[str, str], ...]
     build: Callable[[Any, Hashable, Entry], Node]
+    known_as: str = ""
+
+    @property
+    def word(self) -> str:
+        """What `user.agentfs.kind` says."""
+        return self.known_as or self.kind.lower()
 
 
 class DirectoryOf(Directory):
@@ -107,6 +114,11 @@ class Table(DirectoryOf):
         """Whether a declared entry is there at the moment."""
         return True
 
+    def listed(self, entry: Entry) -> bool:
+        """Whether a listing has an entry that exists. A link that leads up, or out of the tree, is
+        there for whoever names it, and no listing has it: so what follows links comes to an end."""
+        return True
+
     def lookup(self, name: str) -> Node:
         entry = self.TABLE.get(name)
         if entry is not None and self.exists(entry):
@@ -118,7 +130,7 @@ class Table(DirectoryOf):
 
     def entries(self) -> Iterator[tuple[str, Node]]:
         for name, entry in self.TABLE.items():
-            if self.exists(entry):
+            if self.exists(entry) and self.listed(entry):
                 yield name, self.node(entry)
         yield from self.more()
 

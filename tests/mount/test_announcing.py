@@ -16,7 +16,7 @@ import pytest
 import trio
 from inotify_simple import flags
 
-from agentfs.mount.watchers import may_watch
+from agentfs.mount.calls import may_watch
 from agentfs.vfs.changes import Created, Moved, Removed
 from tests.mount.conftest import Letters, Mounted
 from tests.mount.test_mechanics import seen, watch

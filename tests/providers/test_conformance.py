@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from agentfs.errors import KernelError
+from agentfs.tools.reference import HEAD
 from agentfs.vfs.files import Control, Document, Live, Stream, Transaction, Value
 from agentfs.vfs.node import Attributes, Directory, Fifo, File, Link, Node
 from agentfs.vfs.table import DirectoryOf, Entry, Table
@@ -27,6 +28,8 @@ KINDS: dict[str, type[Node]] = {
     "File": File,
     "Fifo": Fifo,
 }
+
+OF_LINUX = {"directory", "link", "fifo"}
 
 # design/namespace.md: path, mode; `-` is a link.
 NAMESPACE = """
@@ -201,9 +204,12 @@ async def test_what_is_listed_is_found_and_is_what_it_says(world: World) -> None
         assert stat.mtime > 0, path
         assert isinstance(node, Directory) == st.S_ISDIR(stat.mode), path
         assert isinstance(node, Link) == st.S_ISLNK(stat.mode), path
+        assert f"| {node.kind.capitalize()} |" in HEAD or node.kind in OF_LINUX, path
+        assert not isinstance(node, Stream) or node.fresh, path
         if isinstance(directory, Table) and name in directory.TABLE:
             entry = directory.TABLE[name]
             assert isinstance(node, KINDS[entry.kind]), path
+            assert node.kind == entry.word, path
             if entry.kind != "Link":
                 assert oct(st.S_IMODE(stat.mode)) == oct(entry.mode), path
         if isinstance(node, File) and stat.mode & 0o400:

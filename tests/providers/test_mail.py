@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat as st
 
 import pytest
 
+from agentfs.providers.mail import OutboxDirectory
 from agentfs.providers.maildir import MAX_DRAFTS
 from agentfs.vfs.changes import Created, Moved, Removed
 from agentfs.vfs.node import Attributes, File
@@ -208,6 +210,23 @@ async def test_drafts_are_bounded_in_number_and_size(world: World) -> None:
         await handle.write(limit, b"x")
     with refused("EMSGSIZE"):
         world.find(f"{TMP}/0").chattr(alice, Attributes(size=limit + 1))
+
+
+async def test_outboxes_of_many_agents_are_not_their_square(world: World) -> None:
+    """To others than the agent itself; each name is found all the same."""
+    kid = await world.spawn("kid", parent=world.pid("bob"))
+    few = len(world.list("/agents/bob/outbox"))
+    assert few == len(world.kernel.agents)
+    for number in range(OutboxDirectory.MANY):
+        world.kernel.agents.define(OPERATOR.principal, f"agent-{number}", 0, 0)
+    assert world.list("/agents/bob/outbox") == ["init", "kid"]
+    assert world.list("/agents/kid/outbox") == ["bob"]
+    assert world.list("/agents/agent-7/outbox") == ["init"]
+    assert len(world.list("/agents/init/outbox")) == len(world.kernel.agents)
+    for name in ("bob", "kid"):
+        assert len(world.list(f"/agents/{name}/outbox", world.as_agent(name))) > few
+    assert world.find("/agents/bob/outbox/agent-7").stat().mode == st.S_IFREG | 0o200
+    assert kid.name == "kid"
 
 
 async def test_outbox_lists_who_may_be_written_to_and_sends_one_message(world: World) -> None:

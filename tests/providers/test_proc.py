@@ -58,6 +58,7 @@ async def test_single_values_and_links(world: World) -> None:
         assert await world.text(f"/proc/{child.pid}/{name}") == text, name
     assert world.target(f"/proc/{child.pid}/agent") == "../../agents/dora"
     assert world.target(f"/proc/{child.pid}/parent") == f"../{pid}"
+    assert "parent" not in world.list(f"/proc/{child.pid}")  # what follows links would never end
     assert world.target(f"/proc/{child.pid}/cwd") == "../../agents/dora/memory"
     assert world.list(f"/proc/{pid}/children") == [str(child.pid)]
     assert world.target(f"/proc/{pid}/children/{child.pid}") == f"../../{child.pid}"

@@ -72,7 +72,7 @@ class World:
         directory = self.directory(path)
         directory.enter(caller)
         directory.may_list(caller)
-        return [name for name, _ in directory.entries()]
+        return [name for name, _ in directory.listing(caller)]
 
     def open(self, path: str, flags: int = os.O_RDONLY, caller: Caller = OPERATOR) -> Handle:
         node = self.find(path)

@@ -521,7 +521,9 @@ def test_the_content_type_is_an_attribute(family: Family, tree: Tree, shm: Path)
     assert os.getxattr(path, "user.mime_type") == b"application/json"
     assert os.getxattr(path, "user.owner") == b"init"
     assert os.getxattr(path, "user.visibility") == b"global"
-    assert sorted(os.listxattr(path)) == ["user.mime_type", "user.owner", "user.visibility"]
+    assert sorted(os.listxattr(path)) == [
+        "user.agentfs.kind", "user.mime_type", "user.owner", "user.visibility",
+    ]  # fmt: skip
     os.setxattr(path, "user.mime_type", b"application/x-mine")
     path.write_text("[]")
     assert os.getxattr(path, "user.mime_type") == b"application/x-mine"

@@ -1,0 +1,227 @@
+"""Whatever walks the tree comes to its end, and takes nothing: searches, archives, copies."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agentfs.vfs.node import KIND
+from tests.hatchery import Hatchery, QuickTree
+from tests.puppet import Puppet
+from tests.tree import Tree
+
+pytestmark = pytest.mark.mount
+
+PATIENCE = 60
+
+# $OUT is an empty folder, `.` what is walked.
+WALKERS = {
+    "grep": "grep -rs three-in-the-inbox .",
+    "grep -l": "grep -rls -- in-the- .",
+    "rg": "rg --no-ignore --hidden in-the- .",
+    "find -exec": "find . -type f -exec cat {} + > $OUT/all",
+    "find -newer": "find . -newer /proc/version -o -name recv -o -size +1k",
+    "tar": "tar cf $OUT/all.tar .",
+    "rsync": "rsync -a --no-specials . $OUT/copy",
+    "zip": "zip -qr $OUT/all.zip .",
+    "cp -r": "cp -r . $OUT/copy",
+    "du": "du -a .",
+    "file": "find . -type f -o -type p | xargs file",
+    "getfattr": "getfattr -R -d .",
+    "git": "git --git-dir $OUT/git init -q && git --git-dir $OUT/git --work-tree . add -A .",
+}
+
+
+@dataclass
+class World:
+    tree: Tree
+    ann: Puppet
+
+    def mail(self) -> dict[str, list[str]]:
+        """What waits, and what was taken, in every mailbox."""
+        boxes = (
+            *self.tree.path.glob("agents/*/inbox/*"),
+            *self.tree.path.glob("dev/queues/*/[ncd]*"),
+        )
+        found = {str(box): sorted(os.listdir(box)) for box in boxes if box.is_dir()}
+        for status in self.tree.path.glob("dev/queues/*/status"):
+            found[str(status)] = status.read_text().splitlines()
+        return found
+
+
+@pytest.fixture(scope="module")
+def world(
+    fuse: None, hatchery: Hatchery, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    """A tree with something of everything that can be taken, or waited for."""
+    tree = QuickTree(tmp_path_factory.mktemp("walkers") / "tree", hatchery=hatchery)
+    try:
+        tree.mount()
+        pid = tree.spawn("bob")
+        tree.spawn("kid", pid)
+        ann = Puppet(tree, "ann")
+        for name in ("bob", "ann"):
+            for number in ("one", "two", "three"):
+                tree.write(f"agents/init/outbox/{name}", f"{number}-in-the-inbox\n")
+        for queue in ("jobs", "idle"):
+            (tree / f"dev/queues/{queue}").mkdir()
+        for number in ("one", "two", "three"):
+            tree.write("dev/queues/jobs/send", f"{number}-in-the-queue\n")
+        for topic in ("news", "quiet"):
+            (tree / f"dev/topics/{topic}").touch()
+        tree.write("dev/topics/news", "published\n")
+        tree.ask("agents/init/asks/new", "To: bob\n\nWhat is in-the-question?\n")
+        ann.ask("agents/self/asks/new", "To: bob\n\nAnd what in-the-other?\n")
+        ann.ask("agents/self/reminders/new", "in 7d walk")
+        (tree / "shared/file").write_text("three-in-the-inbox, said a file\n")
+        (tree / "agents/ann/memory/note").write_text("three-in-the-inbox, said ann\n")
+        (tree / "dev/shm/global/plan").write_text("in-the-plan\n")
+        yield World(tree, ann)
+        ann.close()
+    finally:
+        tree.clean_up()
+
+
+@pytest.mark.parametrize("walker", WALKERS)
+def test_the_operator_walks_the_whole_tree(world: World, walker: str, tmp_path: Path) -> None:
+    before = world.mail()
+    done = subprocess.run(
+        ["sh", "-c", WALKERS[walker]],
+        cwd=world.tree.path,
+        env=os.environ | {"OUT": str(tmp_path)},
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert world.mail() == before
+    if walker in ("grep", "grep -l", "rg"):
+        assert b"shared/file" in done.stdout
+
+
+@pytest.mark.parametrize("walker", WALKERS)
+def test_an_agent_walks_what_is_its_own(world: World, walker: str, tmp_path: Path) -> None:
+    before = world.mail()
+    script = f"OUT={tmp_path}; cd $AGENTFS/agents/self/.; {WALKERS[walker]}"
+    call = (
+        f"__import__('subprocess').run(['sh', '-c', {script!r}], capture_output=True, timeout=60)"
+    )
+    out = world.ann.do(f"{call}.stdout.decode(errors='replace')")
+    assert world.mail() == before
+    if walker in ("grep", "grep -l", "rg"):
+        assert "memory/note" in out
+
+
+def test_a_program_walks_and_copies(world: World, tmp_path: Path) -> None:
+    before = world.mail()
+    with pytest.raises(shutil.Error) as left_out:
+        shutil.copytree(world.tree / "agents", tmp_path / "copy", symlinks=True)
+    assert "recv` is a named pipe" in str(left_out.value)
+    assert (tmp_path / "copy/ann/memory/note").read_text() == "three-in-the-inbox, said ann\n"
+    for folder, _, names in os.walk(world.tree.path):
+        for name in names:
+            path = os.path.join(folder, name)
+            if os.path.isfile(path):
+                with contextlib.suppress(OSError), open(path, "rb") as file:
+                    file.read()
+    assert world.mail() == before
+
+
+READERS = {
+    "cat": 'cat "$1"',
+    "bash": 'cat < "$1"',
+    "python": "python3 -c 'import sys; print(open(sys.argv[1]).read())' \"$1\"",
+    "perl": 'perl -e \'open(F, "<", $ARGV[0]) or die; print <F>\' "$1"',
+    "node": 'node -e \'process.stdout.write(require("fs").readFileSync(process.argv[1]))\' "$1"',
+    "dd": 'dd if="$1" bs=64k count=1 status=none',
+    "cp": 'cp "$1" copy && cat copy',
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_who_opens_it_reads_as_ever(world: World, reader: str, tmp_path: Path) -> None:
+    queue = world.tree / f"dev/queues/for-{reader}"
+    queue.mkdir()
+    (queue / "send").write_text("for whoever reads\n")
+    recv = queue / "recv"
+    assert stat.S_ISFIFO(recv.stat().st_mode)
+    done = subprocess.run(
+        ["bash", "-c", READERS[reader], "bash", recv],
+        capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert "for whoever reads" in done.stdout, done.stderr
+    assert os.listdir(queue / "new") == []
+
+
+def test_every_node_says_its_kind(world: World) -> None:
+    """As the reference page has it; real files do, and do not list it."""
+    page = (Path(__file__).parents[2] / "docs/namespace.md").read_text()
+    rows = (line.split("|")[1].strip().lower() for line in page.splitlines() if "|" in line)
+    known = {word.strip() for row in rows for word in row.split(",")}
+    found: dict[str, str] = {}
+    for folder, folders, names in os.walk(world.tree.path):
+        for name in (".", *folders, *names):
+            path = os.path.normpath(os.path.join(folder, name))
+            mode = os.lstat(path).st_mode
+            try:
+                kind = os.getxattr(path, KIND, follow_symlinks=False).decode()
+            except OSError as refused:
+                assert refused.errno == errno.ENODATA
+                kind = "link" if stat.S_ISLNK(mode) else "fifo"
+            found[os.path.relpath(path, world.tree.path)] = kind
+            real = "/memory" in path or path.startswith(f"{world.tree.path}/shared")
+            if kind not in ("link", "fifo"):
+                assert (KIND in os.listxattr(path, follow_symlinks=False)) != real, path
+            assert stat.S_ISDIR(mode) == (kind == "directory"), path
+            assert stat.S_ISLNK(mode) == (kind == "link"), path
+            assert stat.S_ISFIFO(mode) == (kind in ("stream", "mailbox", "fifo")), path
+    assert set(found.values()) <= known
+    for path, kind in {
+        ".": "directory",
+        "agents/self": "link",
+        "agents/bob/recv": "mailbox",
+        "agents/bob/recv.batch": "mailbox",
+        "dev/queues/jobs/recv": "mailbox",
+        "dev/queues/jobs/send": "control",
+        "agents/bob/outbox/init": "control",
+        "agents/bob/spec.yaml": "document",
+        "agents/bob/state": "value",
+        "agents/bob/log": "file",
+        "agents/ann/memory": "directory",
+        "agents/ann/memory/note": "plain",
+        "shared/file": "plain",
+        "dev/shm/global/plan": "file",
+        "dev/events": "stream",
+        "dev/kmsg": "stream",
+        "dev/topics/news": "stream",
+        "dev/broadcast": "control",
+        "proc/2/wait": "stream",
+        "proc/2/signals": "stream",
+        "proc/2/spawn": "transaction",
+        "proc/2/pipes/up": "fifo",
+        "proc/uptime": "live",
+    }.items():
+        assert found[path] == kind, path
+
+
+def test_a_copy_with_attributes_keeps_what_a_real_file_has(world: World, tmp_path: Path) -> None:
+    """Into /shared and out of it, of real files and of others."""
+    shared = world.tree / "shared"
+    (shared / "coloured").write_text("x")
+    os.setxattr(shared / "coloured", "user.colour", b"blue")
+    for source, target in (("shared/coloured", "copy"), ("proc/version", "version")):
+        subprocess.run(
+            ["cp", "--preserve=xattr", world.tree / source, shared / target],
+            check=True, timeout=PATIENCE,
+        )  # fmt: skip
+        assert os.getxattr(shared / target, KIND) == b"plain"
+    assert os.listxattr(shared / "copy") == ["user.colour"]
+    assert os.listxattr(shared / "version") == []

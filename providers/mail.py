@@ -255,13 +255,11 @@ class Letter(Gathered):
         self._held = 0
 
     async def keep(self, content: bytes) -> None:
-        kernel, sender, peer = self._room.kernel, self._room.name, self._peer
         if not content:
             return
-        Draft.parse(content, now=kernel.clock.now(), to=peer)
-        kernel.mail.check(self._principal, sender, peer, len(content))
-        held = Held(peer, sender, peer, "", content)
-        self._held = kernel.held.keep(self._held, held)
+        held = Held(self._peer, self._room.name, self._peer, "", content)
+        keep = self._room.kernel.held.keep
+        self._held = keep(self._held, held, lambda: self._send(content))
         self._kept = content
 
     def _send(self, content: bytes) -> None:

@@ -314,12 +314,11 @@ class _Arrival:
 
     def hold(self) -> None:
         """Accept it as it is now; more of it may come."""
-        room, caller = self._room, self._caller
-        room.check(caller)
-        self._kept = bytes(self._draft.content)
-        draft = room.read(self._kept, self._folder, self._name)
-        held = Held(room.name, caller.principal.name, draft.to, draft.filename, self._kept)
-        self._held = room.kernel.held.keep(self._held, held)
+        room, content = self._room, bytes(self._draft.content)
+        draft = room.read(content, self._folder, self._name)
+        held = Held(room.name, self._caller.principal.name, draft.to, draft.filename, content)
+        self._held = room.kernel.held.keep(self._held, held, self._send)
+        self._kept = content
 
     def end(self) -> None:
         """Deliver what was held, and drop what was not."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,6 +52,10 @@ class Held:
         return cls(**record | {"content": b64decode(record["content"])})
 
 
+class _TakenBackError(Exception):
+    """Ends a transaction of which nothing is to remain."""
+
+
 class HeldMail:
     """All of them, by a number of their own."""
 
@@ -67,9 +72,12 @@ class HeldMail:
             self._last = int(key)
             self._deliver(key, Held.from_record(record))
 
-    def keep(self, number: int, held: Held) -> int:
+    def keep(self, number: int, held: Held, send: Callable[[], object]) -> int:
         """Keep a message as it is now, in the place of what was kept as `number` (0: nothing);
-        its number."""
+        its number. Raises what `send()`, which sends it, would: that is tried and taken back."""
+        with suppress(_TakenBackError), self._store.transaction():
+            send()
+            raise _TakenBackError
         if not number:
             self._last = number = self._last + 1
         with self._store.transaction():

@@ -115,10 +115,10 @@ class _MalformedError(ValueError):
 
 
 def read_headers(content: bytes) -> tuple[Headers, bytes]:
-    """Headers and body of a message that must have headers. The empty line may be missing where
-    there is no body. Raises EINVAL, EMSGSIZE."""
+    """Headers and body of a message that must have headers, with the empty line that ends them:
+    without it this may be the first half of what somebody writes. Raises EINVAL, EMSGSIZE."""
     try:
-        lines, body, _ = _block(content)
+        lines, body, ended = _block(content)
     except _MalformedError as bad:
         raise KernelError(
             errno.EINVAL, f"{bad}; a message is headers, a blank line, body"
@@ -126,6 +126,12 @@ def read_headers(content: bytes) -> tuple[Headers, bytes]:
     if not lines:
         raise KernelError(
             errno.EINVAL, "a message begins with headers: `To: NAME`, a blank line, the body"
+        )
+    if not ended:
+        raise KernelError(
+            errno.EINVAL,
+            "there is no blank line after the headers; one write(2) is one message: a shell's"
+            " printf writes line by line, `| dd bs=1M iflag=fullblock of=send` puts it together",
         )
     return _texts(lines), body
 

@@ -122,7 +122,12 @@ class HeldMail:
                 held.sender, text.encode() + held.content, [("Type", "undeliverable")]
             )
             return
-        draft = Draft.parse(held.content, now=self._clock.now(), to=held.to, filename=held.filename)
+        now = self._clock.now()
+        try:
+            draft = Draft.parse(held.content, now=now, to=held.to, filename=held.filename)
+        except KernelError as refusal:  # it was none when it was accepted: it has expired
+            log.info("a message of %s to %s is dropped: %s", held.sender, held.to, refusal)
+            return
         if draft.filename in box.new or not draft.filename.isprintable():
             draft = replace(draft, filename="")
         found = Relation.OTHER

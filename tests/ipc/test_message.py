@@ -123,9 +123,10 @@ def test_in_an_outbox_one_of_our_headers_and_a_blank_line_make_headers(
     assert (draft.headers, draft.body) == (headers, body)
 
 
-@pytest.mark.parametrize("content", [b"To: bob", b"To: bob\n", b"To: bob\r\n", b"To: bob\n\n"])
-def test_for_send_the_blank_line_may_be_missing_at_the_end(content: bytes) -> None:
-    assert sent(content).body == b""
+@pytest.mark.parametrize("content", [b"To: bob", b"To: bob\n", b"To: bob\nPriority: high\n"])
+def test_for_send_headers_without_a_blank_line_may_be_the_half_of_a_message(content: bytes) -> None:
+    assert refused(content).errno == errno.EINVAL
+    assert sent(content.rstrip() + b"\n\n").body == b""
 
 
 @pytest.mark.parametrize(

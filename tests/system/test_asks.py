@@ -34,7 +34,7 @@ done
 # An agent in shell that asks, waits, and keeps what it was told.
 ASKING = """
 exec 3<>$AGENTFS/agents/self/asks/new
-printf 'To: bob\\n\\nhello\\n' | cat >&3
+printf 'To: bob\\n\\nhello\\n' | dd bs=1M iflag=fullblock >&3
 id=$(cat <&3)
 exec 3<&-
 cat $AGENTFS/agents/self/asks/$id/answer > $AGENTFS/agents/self/memory/answer

@@ -299,6 +299,22 @@ def test_what_was_refused_once_is_refused_at_the_close_and_not_sent(bob: Peer) -
     assert acl.read_text() == before
 
 
+def test_half_a_message_to_send_is_refused_and_dd_makes_one_of_what_printf_writes(
+    bob: Peer,
+) -> None:
+    send = bob.tree / "agents/init/send"
+    header = f"To: {bob.name}\\n"
+    done = shell(f"{{ printf '{header}'; sleep 0.1; printf '\\nhi\\n'; }} | cat > '{send}'")
+    assert "Invalid argument" in done.stderr
+    assert bob.bodies() == []
+    script = (
+        f"printf '{header}Priority: high\\n\\none\\ntwo\\n' | dd bs=1M iflag=fullblock of='{send}'"
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert bob.bodies() == ["one\ntwo\n"]
+
+
 # -- killed ---------------------------------------------------------------------------------------
 
 HALF = """

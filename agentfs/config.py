@@ -32,7 +32,8 @@ class _Section(BaseModel):
 
 class Processes(_Section):
     """Numbers of design/kernel.md, Processes. `ready_timeout`: how long a process that starts again
-    may take to be ready before its children start all the same."""
+    may take to be ready before its children start all the same. `log_size`: bytes of output after
+    which a log is begun anew, and that an agent may write within a second."""
 
     max_children_of_init: Count = 100
     grace_period: Duration = 10.0

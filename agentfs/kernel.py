@@ -34,6 +34,7 @@ from agentfs.process.calls import Processes
 from agentfs.process.confine import Confinement
 from agentfs.process.consumption import Consumption
 from agentfs.process.lineage import Lineage
+from agentfs.process.logkeeper import LogKeeper
 from agentfs.process.programs import Programs
 from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
@@ -160,6 +161,9 @@ class Kernel:
             self.timers,
             self.clock,
             self.settings,
+        )
+        self.log_keeper = LogKeeper(
+            self.state_dir / "logs", self.settings, self.table, self.programs
         )
         self.processes = Processes(
             self.gate,
@@ -417,6 +421,7 @@ class Kernel:
                 nursery.start_soon(self.store.checkpoint_regularly)
                 nursery.start_soon(self.reminders.run)
                 nursery.start_soon(self.audit.run)
+                nursery.start_soon(self.log_keeper.run)
                 with taking_up(self.store.path):
                     await nursery.start(self.supervisor.run)
                 self.audit.checkpoint()

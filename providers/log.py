@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["LogFile", "LogWatcher"]
 
 
+PAUSE = 0.01
+"""Seconds between two looks: a program may write a thousand times in it."""
+
+
 class LogFile(File):
     """/agents/NAME/log."""
 
@@ -93,3 +97,4 @@ class LogWatcher:
                 for name in sorted(names):
                     if name.endswith(".log"):
                         notify(Modified((("agents", name[:-4]), "log")))
+                await trio.sleep(PAUSE)

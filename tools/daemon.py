@@ -21,6 +21,7 @@ import trio
 from agentfs.errors import ApprovalError, KernelError
 from agentfs.kernel import Kernel
 from agentfs.mount.session import Mount, serve
+from agentfs.process.logs import room
 from agentfs.providers.agents import LogWatcher, tell_of_withdrawals
 from agentfs.providers.approvals import AwaitedDecision
 from agentfs.providers.topics import tell_of_publications
@@ -97,10 +98,11 @@ def main(arguments: list[str] | None = None) -> int:
     os.umask(0o022)
     try:
         lay_out(given.state)
-        _log_to(given.state / "kernel.log", also_stderr=given.foreground)
-        with only_daemon(given.state):
-            kernel = partial(Kernel, given.state, given.mountpoint, audit_key=given.audit_key)
-            trio.run(_run, kernel, _options(given.options), starter)
+        with room(given.state / "logs") as let_go:
+            _log_to(given.state / "kernel.log", also_stderr=given.foreground)
+            with only_daemon(given.state):
+                kernel = partial(Kernel, given.state, given.mountpoint, audit_key=given.audit_key)
+                trio.run(_run, kernel, _options(given.options), starter, let_go)
     except (StateError, OSError, KernelError) as failed:
         return _failed(starter, str(failed), given.foreground)
     except BaseExceptionGroup as group:
@@ -148,8 +150,14 @@ def _log_to(path: Path, *, also_stderr: bool) -> None:
     )
 
 
-async def _run(make: Callable[[], Kernel], options: set[str], starter: Starter) -> None:
-    """Kernel, tree and mount, and nothing left of them when it returns."""
+async def _run(
+    make: Callable[[], Kernel],
+    options: set[str],
+    starter: Starter,
+    let_go: Callable[[], object],
+) -> None:
+    """Kernel, tree and mount, and nothing left of them when it returns. `let_go` is called when
+    somebody looks after the logs."""
     stop = trio.Event()
     gc.disable()
     kernel = make()
@@ -161,6 +169,7 @@ async def _run(make: Callable[[], Kernel], options: set[str], starter: Starter) 
     def ready() -> None:
         log.info("mounted at %s, state in %s", mountpoint, state)
         kernel.tree_is_up()
+        let_go()
         keep_out_of_collections()
         starter.tell("ok")
 

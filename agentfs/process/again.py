@@ -63,7 +63,7 @@ class Again(Ends):
         told = self.closing and program in self.told_to_end
         again = self.restarts.wanted(process, 1 if told else code)  # it did not end on its own
         with self.store.transaction():
-            if process.stopping:
+            if process.stopping or process.pid in self.signals.condemned:
                 self.finish(process, known, State.ZOMBIE, why, program)
             elif process.pid in self._renewed:
                 reason = self._renewed[process.pid]

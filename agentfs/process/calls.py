@@ -192,23 +192,38 @@ class Processes(OwnCalls):
 
     def signal(self, principal: Principal, pid: int, name: str, grace: float | None = None) -> None:
         """TERM, KILL, STOP, CONT or HUP for a process and its program. `grace`: seconds from TERM
-        to KILL. Raises ESRCH, EINVAL, EACCES and EPERM (role, user, state)."""
-        with self._gate.enter(principal) as actor:
-            process = self._table.get(pid)
-            self._may_signal(actor, process, name)
-            self._supervisor.signals.send(process, name.upper(), grace)
+        to KILL. A KILL is carried out also where the store has no room to note it. Raises ESRCH,
+        EINVAL, EACCES and EPERM (role, user, state)."""
+        signals, may = self._supervisor.signals, False
+        try:
+            with self._gate.enter(principal) as actor:
+                process = self._table.get(pid)
+                self._may_signal(actor, process, name)
+                may = True
+                signals.send(process, name.upper(), grace)
+        except KernelError as failure:
+            if not (may and name.upper() == "KILL" and failure.errno == errno.ENOSPC):
+                raise
+            signals.kill_unrecorded(process)
 
     def kill_branch(self, principal: Principal, pid: int) -> list[int]:
         """KILL everything below `pid` and then itself, the deepest first; the pids in that order.
         Who may kill a process may kill what it started."""
-        with self._gate.enter(principal) as actor:
-            root = self._table.get(pid)
-            self._may_signal(actor, root, "kill-branch")
-            rules.check_parent(root)
-            branch = [*reversed(self._table.descendants(pid)), root]
-            killed = [process for process in branch if process.state.alive]
+        signals, killed = self._supervisor.signals, list[Process]()
+        try:
+            with self._gate.enter(principal) as actor:
+                root = self._table.get(pid)
+                self._may_signal(actor, root, "kill-branch")
+                rules.check_parent(root)
+                branch = [*reversed(self._table.descendants(pid)), root]
+                killed = [process for process in branch if process.state.alive]
+                for process in killed:
+                    signals.send(process, "KILL")
+        except KernelError as failure:
+            if not killed or failure.errno != errno.ENOSPC:
+                raise
             for process in killed:
-                self._supervisor.signals.send(process, "KILL")
+                signals.kill_unrecorded(process)
         return [process.pid for process in killed]
 
     def _may_signal(self, actor: Process, process: Process, how: str) -> None:

@@ -107,6 +107,10 @@ class ControlGroups:
         text = b"max" if mebibytes is None else b"%d" % (mebibytes * 1024 * 1024)
         _write(f"{self.path(pid)}/memory.max", text)
 
+    def freeze(self, pid: int, *, frozen: bool) -> None:
+        """Have everything in the group stand still, or go on. Raises OSError."""
+        _write(f"{self.path(pid)}/cgroup.freeze", b"1" if frozen else b"0")
+
     def kill(self, pid: int) -> None:
         """SIGKILL everything in the group, forks under way included. No group is no fault."""
         with suppress(FileNotFoundError):

@@ -102,7 +102,9 @@ class Launch:
                 self._environment()["PATH"],
                 ours=process.uid == os.geteuid(),
             )
-            raise KernelError(number, f"{process.name} cannot be started: {words}") from failure
+            raise KernelError(
+                number, f"{process.name} cannot be started: {words} ({os.strerror(number)})"
+            ) from failure
         except (ValueError, subprocess.SubprocessError) as failure:
             raise KernelError(
                 errno.EINVAL, f"cannot start {process.exec[0]!r}: {failure}"

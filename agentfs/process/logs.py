@@ -1,17 +1,37 @@
-"""The logs of programs: plain files that they append to. Reading the end, and rotation."""
+"""The logs of programs: plain files that they append to. Reading the end, and rotation.
+
+A program keeps its descriptor, which appends, so the file stays and is emptied. Nothing stands
+between a program and its log: it never waits for the daemon, and goes on when that is gone. So what
+bounds a log is how soon somebody looks (`agentfs.process.logkeeper`).
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["rotate", "tail"]
+from agentfs.process.proc import all_pids, read_stat
+
+__all__ = ["LEAST", "is_low", "room", "rotate", "tail"]
 
 log = logging.getLogger(__name__)
 
 TAIL = 4096
 """Bytes of output that are kept with an ended process."""
+
+LEAST = 64 * 1024
+"""Bytes of a log that are kept where there is no room for more."""
+
+KEPT = 3
+"""How many times the limit NAME.log.1 may have: what came while nobody looked is kept, too."""
+
+RESERVE = 16 * 1024 * 1024
+"""Bytes of the disk (at most an eighth of it) that logs leave to everything else: the store cannot
+note an end or take a message without room."""
 
 
 def tail(path: Path, offset: int = 0) -> str:
@@ -31,29 +51,115 @@ def tail(path: Path, offset: int = 0) -> str:
     return text.decode("utf-8", "replace")
 
 
-def rotate(path: Path, limit: int) -> bool:
-    """Move what a log of more than `limit` bytes has into NAME.log.1; whether it did.
+def is_low(folder: Path) -> bool:
+    """Whether the disk of a folder has less room left than logs have to leave."""
+    disk = os.statvfs(folder)
+    size, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+    return free < min(RESERVE, size // 8)
 
-    The program keeps its descriptor, which appends, so the file stays and is emptied: what it
-    writes between the last look at the size and that is lost. For a thread.
+
+@contextmanager
+def room(folder: Path) -> Iterator[Callable[[], object]]:
+    """If the disk is full, cut all logs, and have those that write them stand still until the
+    block ends or the function that it gets is called: without room no store can be opened."""
+    logs = list(folder.glob("*.log")) if folder.is_dir() and is_low(folder) else []
+    held = _stop_writers(logs) if logs else []
+
+    def let_go() -> None:
+        while held:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(held.pop(), signal.SIGCONT)
+
+    try:
+        for path in logs:
+            rotate(path, LEAST)
+        yield let_go
+    finally:
+        let_go()
+
+
+def _stop_writers(logs: Iterable[Path]) -> list[int]:
+    """Those whose output goes into one of the logs, a survivor of an earlier daemon each."""
+    names, stopped = {os.fspath(path.resolve()) for path in logs}, []
+    for ospid in all_pids():
+        with suppress(OSError):
+            outputs = {os.readlink(f"/proc/{ospid}/fd/{number}") for number in (1, 2)}
+            stat = read_stat(ospid)
+            if not names.isdisjoint(outputs) and stat is not None and stat.state != "T":
+                os.kill(ospid, signal.SIGSTOP)
+                stopped.append(ospid)
+    return stopped
+
+
+def rotate(path: Path, limit: int) -> bool:
+    """Empty a log of more than `limit` bytes; whether it did. NAME.log.1 gets the end of it: up to
+    three times the limit, or `LEAST` where there is no room, and a line says what was dropped.
+
+    What the program writes between the last look at the size and that is lost. For a thread.
     """
     try:
         with open(path, "rb+") as file:
             size = os.fstat(file.fileno()).st_size
             if size <= limit:
                 return False
-            with open(path.with_name(path.name + ".1"), "wb") as old:
-                stat = os.fstat(file.fileno())
-                if os.geteuid() == 0:
-                    os.fchown(old.fileno(), stat.st_uid, stat.st_gid)
-                os.fchmod(old.fileno(), 0o640)
-                copied = 0
-                while copied < os.fstat(file.fileno()).st_size and copied < 2 * limit + size:
-                    copied += os.sendfile(old.fileno(), file.fileno(), copied, 1 << 20)
-            file.truncate(0)
-            return True
+            kept = min(size, KEPT * limit)
+            if is_low(path.parent):
+                kept = min(size, LEAST)
+                end = os.pread(file.fileno(), kept, size - kept)
+                file.truncate(0)
+                _write_old(path, file.fileno(), end)
+            else:
+                kept = _copy_old(path, file.fileno(), kept)
+                size = os.fstat(file.fileno()).st_size
+                file.truncate(0)
+        if kept < size:
+            _say(path, size - kept)
+        return True
     except FileNotFoundError:
         return False
-    except OSError:
-        log.exception("the log %s cannot be rotated", path)
+    except OSError as failure:
+        log.error("the log %s cannot be rotated: %s", path, failure.strerror)
         return False
+
+
+def _old(path: Path, like: int) -> int:
+    """A descriptor of an empty NAME.log.1, that belongs to whom the log belongs."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    old = os.open(path.with_name(path.name + ".1"), flags, 0o640)
+    if os.geteuid() == 0:
+        stat = os.fstat(like)
+        os.fchown(old, stat.st_uid, stat.st_gid)
+    os.fchmod(old, 0o640)
+    return old
+
+
+def _write_old(path: Path, like: int, content: bytes) -> None:
+    """As much as there is room for."""
+    old = _old(path, like)
+    try:
+        os.write(old, content)
+    except OSError as failure:
+        log.warning("the end of %s is not kept: %s", path, failure.strerror)
+    finally:
+        os.close(old)
+
+
+def _copy_old(path: Path, file: int, most: int) -> int:
+    """Copy the last `most` bytes, and what comes meanwhile; how many."""
+    old = _old(path, file)
+    try:
+        offset = os.fstat(file).st_size - most
+        end = offset + 2 * most
+        begin = offset
+        while offset < min(os.fstat(file).st_size, end):
+            offset += os.sendfile(old, file, offset, 1 << 20)
+        return offset - begin
+    finally:
+        os.close(old)
+
+
+def _say(path: Path, dropped: int) -> None:
+    """At the beginning of the log, which is where a reader misses it."""
+    words = f"[agentfs: {dropped} bytes of output are dropped: too fast, or the disk is full]\n"
+    with open(path, "ab", buffering=0) as file:
+        file.write(words.encode())

@@ -21,7 +21,7 @@ from agentfs.process.cgroups import ControlGroups
 from agentfs.process.confine import FREE, Confinement, mechanisms
 from agentfs.process.launch import Launch, become_subreaper
 from agentfs.process.measures import Measures
-from agentfs.process.model import Process
+from agentfs.process.model import Process, State
 from agentfs.process.proc import exit_code, lost_exit_code, read_stat
 
 __all__ = ["Program", "Programs"]
@@ -37,7 +37,8 @@ class Program:
 
     `ours`: it is our child. `attached`: somebody else started it. `offset`: where in the log its
     output begins. `origin`: the control group that an attached one came from. `confined`: what it
-    is really kept from.
+    is really kept from. `held`: we have it stand still for a moment, which is no state of its
+    process.
     """
 
     pid: int
@@ -49,6 +50,7 @@ class Program:
     offset: int = 0
     origin: str = ""
     confined: tuple[str, ...] = ()
+    held: bool = False
 
 
 class Programs(Measures):
@@ -199,6 +201,8 @@ class Programs(Measures):
                 self.groups.gather(program.pid, program.ospid)
         program.ours = ours
         self._watched[program.ospid] = program
+        if not process.attached:  # an earlier daemon may have held it
+            self.release(program, stay=process.state is State.SLEEPING)
         self.generation += 1
         return program
 
@@ -299,6 +303,28 @@ class Programs(Measures):
                 os.killpg(program.ospid, signum)
             else:
                 signal.pidfd_send_signal(program.pidfd, signum)
+
+    def hold(self, program: Program) -> bool:
+        """Have it and all that it started stand still until `release`; False if it does already, or
+        is not ours to hold."""
+        if program.held or program.attached or self.stopped(program):
+            return False
+        program.held = True
+        if self.groups.available:
+            with suppress(OSError):
+                self.groups.freeze(program.pid, frozen=True)
+                return True
+        self.signal(program, signal.SIGSTOP)
+        return True
+
+    def release(self, program: Program, *, stay: bool = False) -> None:
+        """Let it go on; `stay`: it was stopped by somebody else meanwhile."""
+        program.held = False
+        if self.groups.available:
+            with suppress(OSError):
+                self.groups.freeze(program.pid, frozen=False)
+        if not stay:
+            self.signal(program, signal.SIGCONT)
 
     def terminate(self, program: Program) -> None:
         """SIGTERM, and SIGCONT so that a stopped one can act on it."""

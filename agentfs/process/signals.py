@@ -34,7 +34,8 @@ class Signals:
     """Delivers them. `finish` ends a process for good, `start_again` starts its program.
 
     `starting` holds the processes whose program is being started this moment, each with the fatal
-    signal that it gets when it is there.
+    signal that it gets when it is there; `condemned` those that were killed while the store had no
+    room to say so.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Signals:
         self._graces: dict[int, Timer] = {}
         self._endings: dict[int, Timer] = {}
         self.starting: dict[int, str] = {}
+        self.condemned: set[int] = set()
 
     def sizes(self) -> dict[str, int]:
         """How many entries each table has, for tests."""
@@ -68,6 +70,7 @@ class Signals:
             "graces": len(self._graces),
             "endings": len(self._endings),
             "starting": len(self.starting),
+            "condemned": len(self.condemned),
         }
 
     def notice(self, process: Process, text: str) -> None:
@@ -153,6 +156,25 @@ class Signals:
             self._store.on_commit(lambda: self._programs.kill(program))
         self._finish(process, 128 + signal.SIGKILL if code is None else code, State.DEAD)
 
+    def kill_unrecorded(self, process: Process) -> None:
+        """The same where the disk is full: the program ends at once, and that is noted as soon as
+        there is room, which its end may make."""
+        self.condemned.add(process.pid)
+        program = self._programs.find(process.ospid)
+        if program is not None:
+            self._programs.kill(program)
+        log.error("process %d is killed; the store has no room to say so yet", process.pid)
+        self._timers.call_later(AGAIN, lambda: self._record_kill(process))
+
+    def _record_kill(self, process: Process) -> None:
+        if self._table.find(process.pid) is process and process.state.alive:
+            try:
+                with self._store.transaction():
+                    self.notice(process, "KILL")
+                    self.kill(process)
+            except KernelError:
+                self.kill_unrecorded(process)
+
     def _stop(self, process: Process) -> None:
         """Stop it; in a back-off, that is not to be started until CONT."""
         self._restarts.cancel(process.pid)
@@ -181,6 +203,7 @@ class Signals:
 
     def forget(self, process: Process) -> None:
         """It has ended: no grace period runs out any more."""
+        self.condemned.discard(process.pid)
         self._cancel(self._graces, process.pid)
 
     def end_program(self, program: Program) -> None:

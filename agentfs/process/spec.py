@@ -162,7 +162,7 @@ class ProcessSpec(BaseModel):
 
     def told(self) -> bytes:
         """What it says, as JSON, for whoever approves it."""
-        return self.model_dump_json(exclude_unset=True, indent=1).encode()
+        return json.dumps(self.model_dump(exclude_unset=True), indent=1).encode()
 
 
 def parse_spec(text: str) -> ProcessSpec:

@@ -103,7 +103,7 @@ class Supervisor(Again):
 
     def _saw(self, program: Program, *, stopped: bool) -> None:
         process = self._process_of(program)
-        if process is None or self.programs.stopped(program) is not stopped:
+        if process is None or program.held or self.programs.stopped(program) is not stopped:
             return
         if stopped and process.state in (State.IDLE, State.RUNNING):
             self.table.set_state(process, State.SLEEPING)

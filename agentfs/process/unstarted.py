@@ -15,7 +15,7 @@ __all__ = ["why_not"]
 def why_not(
     number: int, command: Sequence[str], folder: str, path: str, *, ours: bool = True
 ) -> str:
-    """The words for the errno of an execve of `command`, run in `folder` and looked up in `path`.
+    """What the errno of an execve of `command`, run in `folder` and looked up in `path`, is about.
 
     `ours`: it was to run as our own user, so that what we can see of a file it may see too.
     """
@@ -24,7 +24,7 @@ def why_not(
     if file is None:
         if number == errno.ENOENT:
             return f"there is no program {name!r} in PATH, which is {path}"
-        return os.strerror(number)
+        return f"{name!r} in PATH, which is {path}"
     if number == errno.ENOENT:
         return _not_there(file, name)
     if number == errno.ENOEXEC:
@@ -34,7 +34,7 @@ def why_not(
             return f"{file} is a directory"
         if os.path.isfile(file) and not os.access(file, os.X_OK):
             return f"{file} is not executable; `chmod +x` makes it so"
-    return f"{file}: {os.strerror(number)}"
+    return file
 
 
 def _not_there(file: str, name: str) -> str:

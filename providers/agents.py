@@ -40,6 +40,7 @@ from agentfs.providers.mail import (
     RecvBatch,
 )
 from agentfs.providers.reminders import REMINDERS, RemindersDirectory
+from agentfs.providers.replacing import Desk, Replacing
 from agentfs.providers.sent import SentDirectory
 from agentfs.providers.sent import changes as sent_changes
 from agentfs.providers.shm import AgentShmDirectory
@@ -60,10 +61,15 @@ __all__ = ["AgentDirectory", "AgentsDirectory", "LogWatcher", "tell_of_withdrawa
 AT_WORK = (ProcessSpawned, ProcessExited, ProcessReaped, ProcessRestarted, AgentChanged)
 
 
-class AgentDirectory(Table):
+# Files beside the definition of an agent, each at most a megabyte.
+MAX_SCRATCH = 8
+
+
+class AgentDirectory(Replacing):
     """/agents/NAME: an agent, its definition, its mail and its memory."""
 
     PATH = "/agents/NAME"
+    REPLACED = frozenset({"spec.yaml"})
 
     def __init__(self, agents: AgentsDirectory, name: str) -> None:
         self.agents = agents
@@ -98,7 +104,23 @@ class AgentDirectory(Table):
 
     def exists(self, entry: Entry) -> bool:
         # A person may have removed it from the state directory.
-        return entry.name != "memory" or self.kernel.agents.memory_dir(self.name).is_dir()
+        if entry.name == "memory":
+            return self.kernel.agents.memory_dir(self.name).is_dir()
+        return super().exists(entry)
+
+    @property
+    def desk(self) -> Desk:
+        return self.agents.desks[self.name]
+
+    @property
+    def used_desk(self) -> Desk | None:
+        return self.agents.desks.get(self.name)
+
+    def replace(self, name: str, content: bytes, caller: Caller) -> None:
+        self.kernel.agents.redefine(caller.principal, self.name, as_text(content))
+
+    def may_define(self, caller: Caller) -> None:
+        self.kernel.agents.require_definer(caller.principal, self.name)
 
     @property
     def room(self) -> Mailroom:
@@ -109,6 +131,7 @@ class AgentDirectory(Table):
         0o644,
         write="redefine",
         sync="sync",
+        check="may_define",
         guard="may_see_definition",
         on=(AgentChanged,),
         example="name: alice\nrole: worker\nexec: [python3, alice.py]\n",
@@ -131,7 +154,7 @@ class AgentDirectory(Table):
             rules.read_process(principal, self.process or self.agent, "spec.yaml")
 
     async def redefine(self, content: bytes, caller: Caller) -> None:
-        self.kernel.agents.redefine(caller.principal, self.name, as_text(content))
+        self.replace("spec.yaml", content, caller)
 
     async def sync(self) -> None:
         await self.kernel.store.sync()
@@ -344,7 +367,9 @@ class AgentsDirectory(Table):
         self.sent = Kept(self.rooms.__getitem__)  # for those into whose `sent` somebody looked
         self.reminders = Kept(lambda name: RemindersDirectory(AgentDirectory(self, name)))
         self.shm = Kept(lambda name: AgentShmDirectory(AgentDirectory(self, name)))
+        self.desks = Kept(self._desk)
         self._each: tuple[Kept[Any], ...] = (
+            self.desks,
             self.rooms,
             self.memories,
             self.sent,
@@ -390,6 +415,9 @@ class AgentsDirectory(Table):
 
     def rmdir(self, name: str, caller: Caller) -> None:
         self.kernel.agents.remove(caller.principal, name)
+
+    def _desk(self, name: str) -> Desk:
+        return Desk(self.kernel.clock, AgentDirectory(self, name).may_define, MAX_SCRATCH)
 
     def _memory(self, name: str) -> HostTree:
         private_guard = AgentDirectory(self, name).private_guard

@@ -1,29 +1,23 @@
-"""/etc: the documents that are in effect, and room for the files that editors write beside them.
-
-`sed -i` writes a new file and renames it onto the old one; vim also tries whether it can make files
-(4913), keeps a swap file, and renames the old file away before it writes the new one. All of that
-works: a file renamed onto a document is written into it, and a document renamed away leaves a copy
-there and stays.
-"""
+"""/etc: the documents that are in effect; how they are replaced is in `replacing`."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from agentfs.clock import change_time
 from agentfs.documents import LiveDocument
 from agentfs.errors import KernelError
-from agentfs.events import ConfigChanged, Event, Record
-from agentfs.providers.drafts import MemoryFile, MemoryHandle
+from agentfs.events import ConfigChanged, DocumentRefused, Event, Record
+from agentfs.providers.replacing import Desk, Replacing
+from agentfs.security.principal import INIT, Kind, Principal
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Modified
 from agentfs.vfs.declare import file
 from agentfs.vfs.files import Document, Owner
-from agentfs.vfs.handles import MAX_DOCUMENT, as_text
-from agentfs.vfs.node import Directory, Handle, Node, Time
-from agentfs.vfs.table import Table
+from agentfs.vfs.handles import as_text
+from agentfs.vfs.node import Node, Time
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
@@ -33,25 +27,8 @@ __all__ = ["EtcDirectory"]
 # Files beside the documents: an editor has three or four at a time.
 MAX_SCRATCH = 64
 
-RENAME_NOREPLACE = 1
-
-
-class Scratch(MemoryFile):
-    """A file that an editor keeps beside a document; gone when the daemon ends."""
-
-    def __init__(self, etc: EtcDirectory, mode: int, caller: Caller) -> None:
-        self._etc = etc
-        super().__init__("scratch", mode & ~caller.umask, caller, self.now())
-
-    def limit(self) -> int:
-        return MAX_DOCUMENT
-
-    def now(self) -> Time:
-        return int(self._etc.kernel.clock.now() * 1e9)
-
-    def enter(self, caller: Caller) -> None:
-        self._etc.only_operator(caller)
-
+REFUSED = ".refused"
+"""What ends the name of a text that was in effect until this release refused it."""
 
 Method = Callable[[Any], Any]
 
@@ -71,26 +48,44 @@ def live_document(name: str, example: str) -> Callable[[Method], Method]:
     )
 
 
-class EtcDirectory(Table):
-    """/etc: documents. Editors may make files of their own beside them; they are not kept."""
+class EtcDirectory(Replacing):
+    """/etc: documents. Programs may put files of their own beside them; they are not kept. What was
+    in effect until this release refused it is there as NAME.refused until it is removed, and the
+    document has its default."""
 
     PATH = "/etc"
+    REPLACED = frozenset({"agentfs.yaml", "roles.yaml", "acl.yaml", "models.yaml"})
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.key = ("etc",)
-        self._scratch: dict[str, Scratch] = {}
-        self._entries_changed = int(kernel.started * 1e9)
+        self._desk = Desk(kernel.clock, self.only_operator, MAX_SCRATCH)
+        self._desk.changed = int(kernel.started * 1e9)
         self._changed: dict[str, Time] = {}
         self._documents: dict[str, LiveDocument[Any]] = {
             document.name: document for document in kernel.documents
         }
-        kernel.events.listen(self._heard, ConfigChanged)
+        for document in kernel.documents:
+            self._show_refused(document)
+        kernel.events.listen(self._heard, ConfigChanged, DocumentRefused)
+
+    @property
+    def desk(self) -> Desk:
+        return self._desk
 
     def _heard(self, record: Record) -> None:
         if isinstance(record.event, ConfigChanged):
             path = record.event.path
             self._changed[path] = self._after(self._time(path))
+        elif isinstance(record.event, DocumentRefused):
+            self._show_refused(self._documents[record.event.path.rpartition("/")[2]])
+
+    def _show_refused(self, document: LiveDocument[Any]) -> None:
+        if document.refused:
+            operator = Principal(Kind.OPERATOR, INIT, "init", *self.kernel.owner)
+            caller = Caller(operator, *self.kernel.owner, tid=0)
+            text = self._desk.put(f"{document.name}{REFUSED}", 0o600, caller)
+            text.content.extend(document.refused.encode())
 
     def _time(self, path: str) -> Time:
         return self._changed.get(path, int(self.kernel.started * 1e9))
@@ -98,11 +93,8 @@ class EtcDirectory(Table):
     def _after(self, time: Time) -> Time:
         return change_time(self.kernel.clock.now(), time)
 
-    def _touch(self) -> None:
-        self._entries_changed = self._after(self._entries_changed)
-
     def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, self._entries_changed)
+        return Owner(*self.kernel.owner, self._desk.changed)
 
     def only_operator(self, caller: Caller) -> None:
         """Raise EACCES for everybody else: agents of the same user pass the mode."""
@@ -167,59 +159,13 @@ class EtcDirectory(Table):
         input and of output (0 if left out), and its context, in tokens."""
         return self.document(self.kernel.models)
 
-    def find(self, name: str) -> Node | None:
-        return self._scratch.get(name)
+    def replace(self, name: str, content: bytes, caller: Caller) -> None:
+        self._write(self._documents[name], content, caller)
 
-    def more(self) -> Iterator[tuple[str, Node]]:
-        yield from self._scratch.items()
-
-    def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
-        self.only_operator(caller)
-        if name in self.TABLE or name in self._scratch:
-            raise KernelError(errno.EEXIST, f"{name} is there already")
-        if len(self._scratch) >= MAX_SCRATCH:
-            raise KernelError(errno.ENOSPC, f"at most {MAX_SCRATCH} files beside the documents")
-        made = self._scratch[name] = Scratch(self, mode, caller)
-        self._touch()
-        return made, MemoryHandle(made)
-
-    def unlink(self, name: str, caller: Caller) -> None:
-        self.only_operator(caller)
-        if name in self.TABLE:
-            raise KernelError(errno.EPERM, f"{name} is always there; write into it")
-        if self._scratch.pop(name, None) is None:
-            raise self.missing(name)
-        self._touch()
-
-    def rename(
-        self, name: str, target: Directory, new_name: str, flags: int, caller: Caller
-    ) -> None:
-        self.only_operator(caller)
-        if target.key != self.key:
-            raise KernelError(errno.EXDEV, f"{name} cannot move into another file system")
-        if flags & ~RENAME_NOREPLACE:
-            raise KernelError(errno.EINVAL, "files cannot be exchanged here")
-        if flags and (new_name in self.TABLE or new_name in self._scratch):
-            raise KernelError(errno.EEXIST, f"{new_name} is there already")
-        content = self._content(name)
-        if new_name in self._documents:
-            if new_name != name:
-                self._write(self._documents[new_name], content, caller)
-        elif name in self._documents:
-            copy = self._scratch[new_name] = Scratch(self, 0o644, caller)
-            copy.content.extend(content)
-        else:
-            self._scratch[new_name] = self._scratch[name]
-        if new_name != name:
-            self._scratch.pop(name, None)
-        self._touch()
-
-    def _content(self, name: str) -> bytes:
-        if name in self._documents:
-            return self._documents[name].text.encode()
-        if name not in self._scratch:
-            raise self.missing(name)
-        return bytes(self._scratch[name].content)
+    def dropped(self, name: str) -> None:
+        document = self._documents.get(name.removesuffix(REFUSED))
+        if document is not None and name.endswith(REFUSED):
+            document.drop_refused()
 
     def changes(self, event: Event) -> Iterable[Change]:
         """What an event changes in here."""

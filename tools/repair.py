@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sqlite3
@@ -59,11 +60,14 @@ def trial(store: Path, key: Path) -> str:
             kernel.load()
             kernel.store.close()
 
+        logging.disable()  # what it says there is said here
         try:
             trio.run(start)
         except (StateError, KernelError) as bad:
             words = str(bad).replace(f"{state}/{STORE}", str(store)).replace(str(state), str(store))
             return words.partition("; agentfs doctor")[0]
+        finally:
+            logging.disable(logging.NOTSET)
     return ""
 
 

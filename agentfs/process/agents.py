@@ -121,6 +121,12 @@ class Agents:
             self._events.emit(AgentDefined(name))
             return agent
 
+    def require_definer(self, principal: Principal, name: str) -> None:
+        """Raise what `redefine` raises for whoever may not do that."""
+        agent = self.get(name)
+        if not principal.is_operator:
+            self._check_definer(principal.name if principal.is_agent else "", agent)
+
     def redefine(self, principal: Principal, name: str, text: str) -> None:
         """Replace the definition; what runs goes on as it was started.
 

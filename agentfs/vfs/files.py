@@ -279,15 +279,29 @@ class Document(_DeclaredFile):
     def content(self) -> bytes:
         return self._render()
 
+    def chattr(self, caller: Caller, wanted: Attributes) -> None:
+        """Whoever may write it may say what mode and owner the next one shall have, as install(1)
+        and `rsync -a` do; it stays as it is."""
+        if self._check is None:
+            super().chattr(caller, wanted)
+        else:
+            self._check(caller)
+
     def open(self, flags: int, caller: Caller) -> Handle:
         if not is_writing(flags):
             return Rendered(self._render)
+        return self._opened(b"" if flags & os.O_TRUNC else self._render(), flags, caller)
+
+    def open_successor(self, flags: int, caller: Caller) -> Handle:
+        """Open what will replace it: empty; this stays in force until that is closed."""
+        return self._opened(b"", flags, caller)
+
+    def _opened(self, content: bytes, flags: int, caller: Caller) -> Handle:
         if self._check is not None:
             self._check(caller)
-        old = b"" if flags & os.O_TRUNC else self._render()
         return Edited(
-            old,
-            lambda content: self._apply(content, caller),
+            content,
+            lambda written: self._apply(written, caller),
             sync=self._sync,
             append=bool(flags & os.O_APPEND),
         )

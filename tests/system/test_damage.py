@@ -486,3 +486,37 @@ def test_doctor_sees_whatever_keeps_a_daemon_from_starting_and_mends_it(
     assert "no daemon starts with it: " in faults(tree)
     repaired(tree)
     assert len(mail(tree)) >= MAIL - 1
+
+
+DOCUMENTS = {
+    "config": ("agentfs.yaml", "messages: {gone_option: 5}\n"),
+    "models.yaml": ("models.yaml", "models: [\n"),
+    "roles.yaml": ("roles.yaml", "roles: {baker: {}}\n"),
+    "acl.yaml": ("acl.yaml", "rules: [{effect: perhaps}]\n"),
+}
+
+
+def test_a_document_that_this_release_refuses_is_kept_beside_its_default(
+    folded: Path, damaged: Callable[[Path], Tree]
+) -> None:
+    tree = damaged(folded)
+    for key, (_, text) in DOCUMENTS.items():
+        changed(f"INSERT OR REPLACE INTO meta VALUES ('{key}', '{text}')")(tree.state)
+    for name, _ in DOCUMENTS.values():
+        assert name.replace("agentfs.yaml", "the configuration") in faults(tree)
+    tree.mount()
+    for name, text in DOCUMENTS.values():
+        assert f"/etc/{name} is refused, its default is in effect" in tree.log()
+        assert tree.read(f"etc/{name}") != text
+        assert tree.read(f"etc/{name}.refused") == text
+    assert "max_waiting: 10000" in tree.read("etc/agentfs.yaml")
+    assert "document_refused" in tree.run("events", "--no-follow").stdout
+    tree.unmount()
+    tree.mount()
+    assert tree.read("etc/acl.yaml.refused") == DOCUMENTS["acl.yaml"][1]
+    os.unlink(tree / "etc/acl.yaml.refused")
+    assert "acl.yaml.refused" not in os.listdir(tree / "etc")
+    tree.crash()
+    tree.mount()
+    assert "acl.yaml.refused" not in os.listdir(tree / "etc")
+    assert "roles.yaml.refused" in os.listdir(tree / "etc")

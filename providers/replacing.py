@@ -1,0 +1,218 @@
+"""Directories with documents that programs replace, and room for the files that they put beside.
+
+`sed -i`, rsync and whoever else is careful write a new file and rename it onto the old one: its
+content is applied then, and what is not valid is refused by rename(2). `cp --remove-destination`,
+install and git remove the old one first, `cp --backup` and vim rename it away: it is in force all
+the same until its successor is whole, and it is back if none comes. Modes, owners and attributes
+are taken from files on their way, and those of a document are fixed.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+
+from agentfs.clock import Clock, change_time
+from agentfs.errors import KernelError
+from agentfs.providers.drafts import MemoryFile, MemoryHandle
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.files import Document
+from agentfs.vfs.handles import MAX_DOCUMENT
+from agentfs.vfs.node import Attributes, Directory, Handle, Node, Time
+from agentfs.vfs.table import Entry, Table
+
+__all__ = ["Desk", "Replacing", "Scratch"]
+
+# Seconds that a document which was removed or renamed away is not seen for. Its successor comes at
+# once; if whoever should have written it died, the document is seen again.
+AWAY = 30.0
+
+# Bytes that the extended attributes of one file may have: that `rsync -X` and `cp -a` have it easy.
+MAX_ATTRIBUTES = 4096
+
+RENAME_NOREPLACE = 1
+
+
+class Scratch(MemoryFile):
+    """A file that a program keeps beside a document; gone when the daemon ends."""
+
+    def __init__(self, desk: Desk, mode: int, caller: Caller) -> None:
+        self._desk = desk
+        self._xattrs: dict[str, bytes] = {}
+        super().__init__("scratch", mode & ~caller.umask, caller, self.now())
+
+    def limit(self) -> int:
+        return MAX_DOCUMENT
+
+    def now(self) -> Time:
+        return int(self._desk.clock.now() * 1e9)
+
+    def enter(self, caller: Caller) -> None:
+        self._desk.require_writer(caller)
+
+    def chattr(self, caller: Caller, wanted: Attributes) -> None:
+        self.uid = self.uid if wanted.uid is None else wanted.uid
+        self.gid = self.gid if wanted.gid is None else wanted.gid
+        super().chattr(caller, wanted)
+
+    def getxattr(self, name: str) -> bytes:
+        return self._xattrs[name] if name in self._xattrs else super().getxattr(name)
+
+    def listxattr(self) -> list[str]:
+        return list(self._xattrs)
+
+    def setxattr(self, name: str, value: bytes, caller: Caller) -> None:
+        sizes = sum(len(key) + len(each) for key, each in self._xattrs.items())
+        if sizes + len(name) + len(value) > MAX_ATTRIBUTES:
+            raise KernelError(errno.ENOSPC, f"at most {MAX_ATTRIBUTES} bytes of attributes")
+        self._xattrs[name] = value
+
+    def removexattr(self, name: str, caller: Caller) -> None:
+        if self._xattrs.pop(name, None) is None:
+            raise KernelError(errno.ENODATA, f"no attribute {name!r}")
+
+
+class Desk:
+    """What lies beside the documents of one directory, and which of them are away.
+
+    `require_writer` raises EACCES for whoever may not write the documents. `most` files.
+    """
+
+    def __init__(self, clock: Clock, require_writer: Callable[[Caller], object], most: int) -> None:
+        self.clock = clock
+        self.require_writer = require_writer
+        self.files: dict[str, Scratch] = {}
+        self.changed: Time = 0
+        self._most = most
+        self._away: dict[str, float] = {}
+
+    def is_away(self, name: str) -> bool:
+        return self._away.get(name, 0.0) > self.clock.monotonic()
+
+    def away(self, name: str) -> None:
+        """It is not seen until its successor comes, or for some time."""
+        self._away[name] = self.clock.monotonic() + AWAY
+        self.touch()
+
+    def back(self, name: str) -> None:
+        self._away.pop(name, None)
+        self.touch()
+
+    def put(self, name: str, mode: int, caller: Caller) -> Scratch:
+        """A new file."""
+        if len(self.files) >= self._most:
+            raise KernelError(errno.ENOSPC, f"at most {self._most} files beside the documents")
+        made = self.files[name] = Scratch(self, mode, caller)
+        self.touch()
+        return made
+
+    def touch(self) -> None:
+        self.changed = change_time(self.clock.now(), self.changed)
+
+
+class Replacing(Table):
+    """A directory whose documents named `REPLACED` can be replaced."""
+
+    REPLACED: frozenset[str] = frozenset()
+
+    @property
+    def desk(self) -> Desk:
+        raise NotImplementedError
+
+    @property
+    def used_desk(self) -> Desk | None:
+        """The desk if anything was ever put there."""
+        return self.desk
+
+    def replace(self, name: str, content: bytes, caller: Caller) -> None:
+        """Put `content` in the place of the document `name`. Raises EINVAL, EACCES."""
+        raise NotImplementedError
+
+    def dropped(self, name: str) -> None:
+        """The file `name` beside the documents is there no more."""
+
+    def exists(self, entry: Entry) -> bool:
+        desk = self.used_desk
+        return desk is None or not desk.is_away(entry.name)
+
+    def find(self, name: str) -> Node | None:
+        desk = self.used_desk
+        return None if desk is None else desk.files.get(name)
+
+    def more(self) -> Iterator[tuple[str, Node]]:
+        desk = self.used_desk
+        if desk is not None:
+            yield from list(desk.files.items())
+
+    def _there(self, name: str) -> bool:
+        entry = self.TABLE.get(name)
+        return name in self.desk.files or (entry is not None and self.exists(entry))
+
+    def _document(self, name: str) -> Document:
+        node = self.node(self.TABLE[name])
+        assert isinstance(node, Document)
+        return node
+
+    def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
+        self.desk.require_writer(caller)
+        if self._there(name):
+            raise KernelError(errno.EEXIST, f"{name} is there already")
+        if name in self.REPLACED:
+            node = self._document(name)
+            handle = node.open_successor(flags, caller)
+            self.desk.back(name)
+            return node, handle
+        if name in self.TABLE:
+            raise self._fixed("create that")
+        made = self.desk.put(name, mode, caller)
+        return made, MemoryHandle(made)
+
+    def unlink(self, name: str, caller: Caller) -> None:
+        self.desk.require_writer(caller)
+        if not self._there(name):
+            raise self.missing(name)
+        if name in self.REPLACED:
+            self.desk.away(name)
+        elif name in self.TABLE:
+            raise KernelError(errno.EPERM, f"{name} is always there")
+        else:
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        if self.desk.files.pop(name, None) is not None:
+            self.dropped(name)
+        self.desk.touch()
+
+    def rename(
+        self, name: str, target: Directory, new_name: str, flags: int, caller: Caller
+    ) -> None:
+        desk = self.desk
+        desk.require_writer(caller)
+        if target.key != self.key:
+            raise KernelError(errno.EXDEV, f"{name} cannot move into another file system")
+        if flags & ~RENAME_NOREPLACE:
+            raise KernelError(errno.EINVAL, "files cannot be exchanged here")
+        if not self._there(name):
+            raise self.missing(name)
+        if flags and self._there(new_name):
+            raise KernelError(errno.EEXIST, f"{new_name} is there already")
+        if {name, new_name} & (self.TABLE.keys() - self.REPLACED):
+            raise self._fixed("rename that")
+        if name == new_name:
+            return
+        source = self._document(name).content() if name in self.REPLACED else b""
+        if name in desk.files:
+            source = bytes(desk.files[name].content)
+        if new_name in self.REPLACED:
+            self.replace(new_name, source, caller)
+            desk.back(new_name)
+            self._drop(name)
+        elif name in self.REPLACED:
+            desk.put(new_name, 0o644, caller).content.extend(source)
+        else:
+            moved = desk.files[name]
+            self._drop(new_name)
+            self._drop(name)
+            desk.files[new_name] = moved
+        if name in self.REPLACED:
+            desk.away(name)

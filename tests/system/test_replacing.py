@@ -102,10 +102,10 @@ WAYS = {
     " d = os.environ['DOC'] + '.tmp'; shutil.copy(os.environ['OUTSIDE'], d);"
     " f = open(d, 'r+'); os.fsync(f.fileno()); f.close(); os.replace(d, os.environ['DOC'])\"",
     "vim": f"$EDIT -es -N -u NONE +%s/{OLD}/{NEW}/ +wq $DOC",
-    "vim, backupcopy=no": f"$EDIT -es -N -u NONE '+set bk wb bsk= bkc=no' +%s/{OLD}/{NEW}/ +wq $DOC;"
-    " rm $DOC~",
-    "vim, backupcopy=yes": f"$EDIT -es -N -u NONE '+set bk wb bsk= bkc=yes' +%s/{OLD}/{NEW}/ +wq $DOC;"
-    " rm $DOC~",
+    "vim, backupcopy=no": "$EDIT -es -N -u NONE '+set bk wb bsk= bkc=no'"
+    f" +%s/{OLD}/{NEW}/ +wq $DOC; rm $DOC~",
+    "vim, backupcopy=yes": "$EDIT -es -N -u NONE '+set bk wb bsk= bkc=yes'"
+    f" +%s/{OLD}/{NEW}/ +wq $DOC; rm $DOC~",
     "vim without backup": f"$EDIT -es -N -u NONE '+set nobk nowb' +%s/{OLD}/{NEW}/ +wq $DOC",
     "emacs": "rm -f $DOC~; mv $DOC $DOC~; cat $OUTSIDE > $DOC; rm $DOC~",
     "tee": "tee $DOC < $OUTSIDE >/dev/null",

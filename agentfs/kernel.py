@@ -396,9 +396,10 @@ class Kernel:
         """Those of /etc."""
         return self.settings, self.roles, self.acl, self.models
 
-    def lineage(self, tid: int) -> Lineage:
-        """The programs behind a thread, up to the one that an agent's process runs."""
-        return Lineage(tid, lambda ospid: self.table.by_ospid(ospid) is not None)
+    def lineage(self, tid: int, file: str) -> Lineage:
+        """The programs behind a thread that opened `file`, up to the one that an agent's process
+        runs."""
+        return Lineage(tid, lambda ospid: self.table.by_ospid(ospid) is not None, file)
 
     def hold_programs(self) -> None:
         """Start nothing again until `tree_is_up`: programs need the tree."""

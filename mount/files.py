@@ -18,6 +18,7 @@ from agentfs.mount.coherence import by_client
 from agentfs.mount.handles import ANNOUNCED, OpenFile
 from agentfs.mount.holders import Ending, Family, Target, ending
 from agentfs.mount.inodes import Inode
+from agentfs.mount.reading import reading
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import File, Handle, StreamHandle
 
@@ -93,6 +94,8 @@ class FileOperations(Base):
         opened = self.handles.file(fh)
         try:
             if isinstance(opened.handle, StreamHandle):
+                tid, number = opened.caller.tid, opened.inode.number
+                opened.handle.begin_read(off, lambda: reading(tid, number))
                 return await self.parking.read(
                     opened.handle,
                     size,

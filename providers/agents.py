@@ -36,9 +36,8 @@ from agentfs.providers.mail import (
     InboxDirectory,
     Mailroom,
     OutboxDirectory,
-    Recv,
-    RecvBatch,
 )
+from agentfs.providers.recv import Recv, RecvBatch
 from agentfs.providers.reminders import REMINDERS, RemindersDirectory
 from agentfs.providers.replacing import Desk, Replacing
 from agentfs.providers.sent import SentDirectory
@@ -268,11 +267,12 @@ class AgentDirectory(Replacing):
     )
     def recv(self, caller: Caller) -> StreamHandle:
         """The next message: blocks until there is one, claims the best (priority with ageing),
-        gives it whole, then end of file; the read after that begins the next one. Claiming the
-        next acknowledges the one before it. Whoever does not want the next yet writes what became
-        of the last: `done`, `back` (it waits again; this was no attempt), or `failed REASON` (the
-        next attempt, or a dead letter). Opened with O_DIRECT (packet mode, as of a pipe) each read
-        is a message, and there is no end of file after one that is shorter than the read."""
+        gives it whole, then end of file, which stays. For the next one it is opened again, or
+        rewound. Asking for the next acknowledges the one before it that the same loop got here,
+        also if nothing waits. Whoever does not want the next yet writes what became of the last:
+        `done`, `back` (it waits again; this was no attempt), or `failed REASON` (the next attempt,
+        or a dead letter). Opened with O_DIRECT (packet mode, as of a pipe) each read is a message,
+        and there is no end of file after one that is shorter than the read."""
         self.kernel.processes.receives(caller.principal, self.name)
         return Recv(self.room, caller)
 
@@ -290,9 +290,9 @@ class AgentDirectory(Replacing):
     def recv_batch(self, caller: Caller) -> StreamHandle:
         """The next messages at once, as an mbox: blocks until there is one, claims up to N of them
         (N is written to the handle first; else 10) and at most messages.max_batch_bytes, then end
-        of file. Each says in `Claimed-As` which file in `inbox/cur` it is: deleting that
-        acknowledges it alone; claiming the next, here or through `recv`, acknowledges the rest.
-        `done`, `back` and `failed REASON` can be written as to `recv`."""
+        of file, as `recv` does. Each says in `Claimed-As` which file in `inbox/cur` it is: deleting
+        that acknowledges it alone; asking for the next batch acknowledges the rest. `done`, `back`
+        and `failed REASON` can be written as to `recv`."""
         self.kernel.processes.receives(caller.principal, self.name)
         return RecvBatch(self.room, caller)
 

@@ -1,16 +1,14 @@
-"""A mailbox as files: the Maildir `inbox`, a file for each agent to write to, and `recv`.
+"""A mailbox as files: the Maildir `inbox`, and a file for each agent to write to.
 
 inbox/       see maildir.py
 outbox/PEER  what is written between open and close is one message
-recv         the next message, whole, and then the end of the file
-recv.batch   up to N of them as an mbox, and then the end of the file
+recv         see recv.py
 """
 
 from __future__ import annotations
 
 import errno
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from agentfs.errors import ApprovalError, KernelError
@@ -26,9 +24,7 @@ from agentfs.events import (
     MessageRevived,
 )
 from agentfs.ipc.held import Held
-from agentfs.ipc.mbox import entry
 from agentfs.ipc.message import Draft, check_opening
-from agentfs.ipc.readers import Reader
 from agentfs.providers.dead import DeadFile
 from agentfs.providers.maildir import (
     CurDirectory,
@@ -42,7 +38,7 @@ from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Moved, Removed
 from agentfs.vfs.declare import directory
 from agentfs.vfs.files import Owner
-from agentfs.vfs.handles import Gathered, as_text
+from agentfs.vfs.handles import Gathered
 from agentfs.vfs.node import (
     Attributes,
     Directory,
@@ -50,13 +46,12 @@ from agentfs.vfs.node import (
     Handle,
     Node,
     Stat,
-    StreamHandle,
     is_writing,
     regular,
 )
 from agentfs.vfs.table import DirectoryOf, Table
 
-__all__ = ["MAIL", "InboxDirectory", "Mailroom", "OutboxDirectory", "Recv", "RecvBatch", "changes"]
+__all__ = ["MAIL", "InboxDirectory", "Mailroom", "OutboxDirectory", "changes"]
 
 
 MAIL = (
@@ -273,142 +268,6 @@ class Letter(Gathered):
     def release(self) -> None:
         if self._held:
             self._room.kernel.held.deliver(self._held, lambda: self._send(self._kept))
-
-
-class Recv(StreamHandle):
-    """An open `recv`: the message that is first, the end of the file, the next message, …
-    In packet mode there is no end of file between them, unless a message fills a read to the last
-    byte: a read that is shorter than was asked for has the message's end.
-
-    Nothing is claimed before somebody reads. What is written says what became of the message that
-    was read last, if one does not simply ask for the next.
-
-    Of those that wait in a read, the one that has waited longest is woken for each message, and
-    hands on if it does not take it. Who polls is woken always.
-    """
-
-    followed = True
-
-    def __init__(self, room: Mailroom, caller: Caller) -> None:
-        super().__init__()
-        kernel = room.kernel
-        self._room = room
-        self._mail = kernel.mail
-        self._name = room.name
-        self._principal = caller.principal
-        self._reader = Reader(room.name, lambda: kernel.lineage(caller.tid))
-        self._content: bytes | None = None  # of what is being read
-        self._done = 0  # bytes of it that were handed out
-        self._parked = 0  # reads that wait
-        self._unsubscribe: Callable[[], None] | None = None
-
-    def try_read(self, size: int) -> bytes | None:
-        if self._content is None:
-            found = self._next()
-            if found is None:
-                if self._parked:
-                    self._join()
-                return None
-            self._content, self._done = found, 0
-        chunk = self._content[self._done : self._done + size]
-        self._done += len(chunk)
-        if not chunk or (self.packets and len(chunk) < size):
-            self._content = None
-        return chunk
-
-    def claim(self) -> bytes | None:
-        """What the next reads give; None if no message waits."""
-        message = self._mail.claim_next(self._principal, self._name, self._reader)
-        return None if message is None else self._mail.received(message)
-
-    def _next(self) -> bytes | None:
-        try:
-            self._room.require_alive()
-            return self.claim()
-        except KernelError as refused:
-            if refused.errno == errno.ENOENT:
-                raise KernelError(errno.ESTALE, f"{self._name} was removed") from None
-            raise
-
-    def try_write(self, data: bytes) -> int | None:
-        outcome, _, reason = as_text(data).strip().partition(" ")
-        reason = " ".join(reason.split())
-        self._mail.settle(self._principal, self._name, outcome, reason, self._reader)
-        return len(data)
-
-    def ready(self) -> bool:
-        if self._unsubscribe is None:
-            self._unsubscribe = self._mail.on_waiting(self._name, self.wake)
-        try:
-            return self._content is not None or self._mail.poll(
-                self._principal, self._name, self._reader, self.wake
-            )
-        except KernelError:
-            return True  # a read would say what is wrong
-
-    def _join(self) -> None:
-        self._mail.wait(self._principal, self._name, self._reader, self.wake)
-
-    def parked(self) -> None:
-        self._parked += 1
-        self._join()
-        if self._principal.is_agent:
-            self._mail.resting.begin(self._principal.name, self._reader)
-
-    def unparked(self) -> None:
-        self._parked -= 1
-        self._mail.wait_no_more(self._name, self.wake)
-        if self._parked:
-            self._join()
-        else:
-            self._mail.resting.end(self._reader)
-        self._mail.hand_on(self._name)
-
-    @property
-    def unflushed(self) -> bool:
-        return self._reader.claimed and not self._reader.closed
-
-    async def flush(self) -> None:
-        self._mail.leave(self._reader)
-
-    def release(self) -> None:
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-            self._mail.wait_no_more(self._name, self.wake)
-
-
-class RecvBatch(Recv):
-    """An open `recv.batch`: up to so many messages as an mbox, the end of the file, the next …
-
-    A number that is written says how many; what else `recv` takes is about all of the last batch.
-    """
-
-    USUAL, MOST = 10, 1000
-
-    def __init__(self, room: Mailroom, caller: Caller) -> None:
-        super().__init__(room, caller)
-        self._size = self.USUAL
-
-    def claim(self) -> bytes | None:
-        batch = self._mail.claim_batch(self._principal, self._name, self._size, self._reader)
-        if not batch:
-            return None
-        return b"".join(
-            entry(message, self._mail.received(message, message.file)) for message in batch
-        )
-
-    def try_write(self, data: bytes) -> int | None:
-        wanted = as_text(data).strip()
-        if wanted.partition(" ")[0] in ("done", "back", "failed"):
-            return super().try_write(data)
-        number = int(wanted) if re.fullmatch("[0-9]{1,9}", wanted) else 0
-        if not 1 <= number <= self.MOST:
-            raise KernelError(
-                errno.EINVAL,
-                f"the size of a batch, 1 to {self.MOST}, or done, back or failed, not {wanted!r}",
-            )
-        self._size = number
-        return len(data)
 
 
 def changes(room: Mailroom, event: Event) -> Iterable[Change]:

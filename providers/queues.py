@@ -30,7 +30,7 @@ from agentfs.events import (
 )
 from agentfs.ipc.queues import PREFIX, Queue
 from agentfs.providers import mail
-from agentfs.providers.mail import MAIL, Recv, RecvBatch
+from agentfs.providers.mail import MAIL
 from agentfs.providers.queue_folders import (
     QueueCurDirectory,
     QueueDeadDirectory,
@@ -39,6 +39,7 @@ from agentfs.providers.queue_folders import (
     QueueTmpDirectory,
     each,
 )
+from agentfs.providers.recv import Recv, RecvBatch
 from agentfs.providers.sending import SendFile
 from agentfs.security.ownership import Access
 from agentfs.vfs.caller import Caller
@@ -143,7 +144,7 @@ class QueueDirectory(Table):
     )
     def recv(self, caller: Caller) -> StreamHandle:
         """The next message, as an agent's own `recv` gives it: claimed for the process that reads,
-        acknowledged by the next read of the same loop, or by a clean end; returned if its reader
+        acknowledged when the same loop asks for the next, or by a clean end; returned if its reader
         fails."""
         self.room.private(caller)
         return Recv(self.room, caller)

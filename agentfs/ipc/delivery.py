@@ -173,6 +173,8 @@ class Delivery:
             box = self._own(principal, name)
             message = _in(box, folder, file)
             pid = message.claimed_by
+            if message.through is not None:
+                message.through.settled = True
             self.done(message)
             if folder == "cur":
                 self._rest(pid)
@@ -250,7 +252,7 @@ class Delivery:
         got from `recv` last; everything else that it claimed is returned."""
         with self._store.transaction():
             for message in self._boxes.claims(process.pid):
-                if code == 0 and message.through_recv:
+                if code == 0 and message.reader == process.pid and not self._is_over(message):
                     self.done(message)
                 else:
                     self._return(message, f"{process.name} ended with code {code}")
@@ -306,13 +308,18 @@ class Delivery:
         self._return(message, reason)
         self._rest(pid)
 
-    def _wait_again(self, message: Message, name: str, attempt: int = 0) -> None:
+    def _is_over(self, message: Message) -> bool:
+        """Whether `message` was claimed by what has ended and did not ask for it: see
+        `receiving`."""
+        return False
+
+    def _wait_again(self, message: Message, name: str, attempt: int = 0, revived: int = 0) -> None:
         """Move it from cur/ to new/, if it has not expired meanwhile."""
         if expired(message, self._clock.now()):
             self._boxes.expire(message)
             return
         file = message.file
-        self._boxes.move(message, "new", name, attempt=attempt)
+        self._boxes.move(message, "new", name, attempt=attempt, revived=revived)
         self._events.emit(MessageReturned(message.mailbox, message.id, name, file, message.attempt))
 
     def agent_removed(self, name: str) -> None:

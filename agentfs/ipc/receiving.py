@@ -1,5 +1,5 @@
 """Receiving: messages claimed through `recv` and `recv.batch`, where asking for the next one
-acknowledges the one before.
+acknowledges the one before, whether there is a next one or not.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from agentfs.ipc.mailboxes import expired
 from agentfs.ipc.message import Message
 from agentfs.ipc.readers import Reader
 from agentfs.ipc.resting import Resting
+from agentfs.process.agents import INIT_NAME
 from agentfs.process.model import Process, State
 from agentfs.security.principal import INIT, Principal
 
@@ -62,19 +63,23 @@ class Receiving(Delivery):
         self, principal: Principal, name: str, reader: Reader | None = None
     ) -> Message | None:
         """Claim the message that is first, and acknowledge what the `reader` (without one: the
-        principal) claimed before it in this way. None, and nothing is acknowledged, if no message
-        waits, or its process has all the tasks that it may have."""
+        principal) claimed before it in this way. None if no message waits, or its process has all
+        the tasks that it may have; it has asked for more all the same, so what it claimed before
+        is acknowledged."""
         self._boxes.expire_due()
         box = self._own(principal, name)
         self._begin(box, principal.pid, reader)
         doubted = self._in_doubt(box, principal.pid)
         first = doubted or box.first()
-        if first is None or expired(first, self._clock.now()):
-            return None
-        if self._held_up(box, principal, reader) is not None:
+        if (
+            first is None
+            or expired(first, self._clock.now())
+            or self._held_up(box, principal, reader) is not None
+        ):
+            self._go_without(box, principal, reader)
             return None
         with self._gate.enter(principal) as actor:
-            self._end_before(box, actor.pid, reader)
+            self._end_before(box, actor, reader)
             if doubted is not None:
                 self._wait_again(
                     doubted, box.free_name("new", doubted.named), attempt=doubted.attempt + 1
@@ -88,20 +93,19 @@ class Receiving(Delivery):
         """Claim the messages that are first, up to `most` of them and `max_batch_bytes` (one at
         least), and acknowledge what is left of those that the `reader` (without one: the
         principal) claimed before through `recv` or in this way: never more than its process may
-        have at once. Empty, and nothing is acknowledged, if no message waits, or none may be
-        claimed."""
+        have at once. Empty if no message waits, or none may be claimed; what it claimed before is
+        acknowledged all the same."""
         self._boxes.expire_due()
         box = self._own(principal, name)
         self._begin(box, principal.pid, reader)
-        if not self.waiting(name, principal.pid):
-            return []
         free = self._free(box, principal, reader, most)
-        if free is not None and free < 1:
+        if not self.waiting(name, principal.pid) or (free is not None and free < 1):
+            self._go_without(box, principal, reader)
             return []
         most = most if free is None else min(most, free)
         room = self._settings.now.messages.max_batch_bytes
         with self._gate.enter(principal) as actor:
-            self._end_before(box, actor.pid, reader)
+            self._end_before(box, actor, reader)
             while (doubted := self._in_doubt(box, actor.pid)) is not None:
                 self._trust(doubted)
                 again = box.free_name("new", doubted.named)
@@ -116,28 +120,57 @@ class Receiving(Delivery):
             return batch
 
     def _begin(self, box: Mailbox, pid: int | None, reader: Reader | None) -> None:
-        """Before `reader` claims: what failed loops of its principal left waits again."""
+        """Before `reader` claims: what failed loops of its principal left waits again, and what
+        was read by the way."""
         if reader is None or pid is None:
             return
         if not reader.began:
             reader.begin()
             self._return_failed(box.reading(pid))
+            self._return_over(box.reading(pid))
         elif reader.closed:  # by who opened it, but not by an heir
             self._boxes.close(reader, closed=False)
 
-    def _before(self, box: Mailbox, pid: int, reader: Reader | None) -> list[Message]:
-        """What the next claim of `reader` acknowledges: what it got last, or if it got nothing
-        yet, what a file of the same loop got that is closed."""
+    def _before(self, box: Mailbox, actor: Process, reader: Reader | None) -> list[Message]:
+        """What asking for the next one by `reader` acknowledges: what it got last, or if it got
+        nothing yet, what a file of the same loop got that is closed."""
+        if self._is_onlooker(box, actor):
+            return []
         if reader is None:
-            held = box.reading(pid)
+            held = box.reading(actor.pid)
         else:
             held = box.reading(reader)
             if not held and not reader.claimed:
-                held = [each for each in box.reading(pid) if reader.follows(each.through)]
+                held = [each for each in box.reading(actor.pid) if reader.continues(each.through)]
         return [message for message in held if not self._is_doubted(message)]
 
-    def _end_before(self, box: Mailbox, pid: int, reader: Reader | None) -> None:
-        for message in self._before(box, pid, reader):
+    def _is_onlooker(self, box: Mailbox, actor: Process) -> bool:
+        """Whether `actor` is the operator, who looks at mail that a program is to work on: what it
+        takes there it has to settle by a word, or it waits again."""
+        if actor.pid != INIT:
+            return False
+        claimant = self._claimant(box, actor)
+        return claimant is not None and claimant.pid != INIT and claimant.ospid is not None
+
+    def _go_without(self, box: Mailbox, principal: Principal, reader: Reader | None) -> None:
+        """`reader` asks for the next, and there is none: that acknowledges the one before, or an
+        agent that nobody writes to any more would do its last job again once its time is over."""
+        before = self._before(box, self._gate.actor(principal), reader)
+        if not before:
+            return
+        pids = {message.claimed_by for message in before}
+        with self._gate.enter(principal) as actor:
+            self._end_before(box, actor, reader)
+            if reader is None or not principal.is_agent:
+                for pid in pids:
+                    self._rest(pid)
+        if reader is not None:
+            reader.went_without = True
+            if principal.is_agent:
+                self.resting.begin(principal.name, reader)
+
+    def _end_before(self, box: Mailbox, actor: Process, reader: Reader | None) -> None:
+        for message in self._before(box, actor, reader):
             if message.seq in self._doubted:  # and expired: nobody knows that anybody got it
                 self._boxes.expire(message)
             else:
@@ -196,7 +229,7 @@ class Receiving(Delivery):
         if free is None or free >= wanted:
             return free
         doubted = [each for each in box.reading(actor.pid) if self._is_doubted(each)]
-        ending = self._before(box, actor.pid, reader) + doubted
+        ending = self._before(box, actor, reader) + doubted
         return free + sum(message.claimed_by == process.pid for message in ending)
 
     def _receive(
@@ -207,6 +240,8 @@ class Receiving(Delivery):
         self._trust(message)
         if reader is not None:
             reader.claimed = True
+            reader.settled = reader.went_without = False
+            self.resting.end(reader)
 
     def leave(self, reader: Reader) -> None:
         """The open file is closed. If its program goes on, or ends with code 0, what it got is
@@ -232,6 +267,31 @@ class Receiving(Delivery):
                     self._rest(pid)
         return len(failed)
 
+    def _return_over(self, messages: Iterable[Message]) -> int:
+        """Return those of `messages` that nobody asked for: `find -exec cat` read them, which has
+        ended, or an operator who has left. None of these was an attempt at the work, so it brings
+        no message nearer to its death; it is counted, because somebody may have seen it."""
+        over = [message for message in messages if self._is_over(message)]
+        if over:
+            with self._store.transaction():
+                for message in over:
+                    pid = message.claimed_by
+                    again = self._boxes.box(message.mailbox).free_name("new", message.named)
+                    self._wait_again(message, again, message.attempt + 1, message.revived + 1)
+                    self._rest(pid)
+        return len(over)
+
+    def _is_over(self, message: Message) -> bool:
+        """The operator may work for a queue as anybody may, and then asks for it by name; in an
+        agent's inbox it is a visitor."""
+        through = message.through
+        if through is None or message.folder != "cur":
+            return False
+        visits = message.reader == INIT and message.mailbox != INIT_NAME
+        if "/" in message.mailbox:
+            visits = visits and not through.was_asked
+        return through.is_over() or (visits and through.has_left())
+
     def settle(
         self,
         principal: Principal,
@@ -247,10 +307,14 @@ class Receiving(Delivery):
         with self._gate.enter(principal) as actor:
             box = self._own(principal, name)
             held = self._unsettled(box, actor.pid, reader)
+            if not held and outcome == "done" and reader is not None and reader.went_without:
+                return  # as it is already
             if not held:
                 raise KernelError(errno.ENOENT, "nothing that was received is unsettled")
             pids = {message.claimed_by for message in held}
             for message in held:
+                if message.through is not None:
+                    message.through.settled = True
                 match outcome:
                     case "done":
                         self.done(message)
@@ -296,11 +360,12 @@ class Receiving(Delivery):
             self._table.follow(process.pid, State.IDLE)
 
     def release_stale(self) -> int:
-        """Also what was read by programs that have failed since."""
+        """Also what was read by programs that have failed since, and by the way."""
         received = [
             message
             for box in self._boxes
             for message in box.cur.values()
             if message.through is not None and message.through.closed
         ]
-        return super().release_stale() + self._return_failed(received)
+        released = super().release_stale() + self._return_failed(received)
+        return released + self._return_over(received)

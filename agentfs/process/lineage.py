@@ -1,31 +1,43 @@
 """The programs behind an open file: the one that opened it, its parent, and so on.
 
 A shell that reads with `cat` is one reader although each `cat` is another program. So a reader is
-told by the first of its line that still lives, and has failed if one below that failed.
+told by the first of its line that still lives, the *loop*, and has failed if one below that failed.
+
+What the loop started to read for it is told by name: `cat` or `timeout 5 cat` in a shell, `sh -c
+"cat recv | jq"` in Python. Two reads are one after the other if both were asked for, or made in the
+same way. A read was asked for if the program that the loop started has the file on its command
+line: `cat agents/self/recv` has, `find . -exec cat {} +` and `grep -r` have not.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from contextlib import suppress
 
 from agentfs.process.proc import exit_code, lost_exit_code, read_stat, thread_group
 
-__all__ = ["Lineage"]
+__all__ = ["WALKERS", "Lineage"]
 
 # Enough for every wrapper (timeout, a pipeline, a sub-shell) between a loop and what reads for it.
 MAX_GENERATIONS = 8
 
+WALKERS = frozenset({"fd", "fdfind", "find", "parallel", "xargs"})
+"""They start programs on names that they found: nobody asked for what these read."""
+
 
 class Program:
-    """One program that the machine runs or ran, by pid and start time."""
+    """One program that the machine runs or ran, by pid and start time. `named`: the file that was
+    opened is on its command line."""
 
-    __slots__ = ("ospid", "pidfd", "start")
+    __slots__ = ("name", "named", "ospid", "pidfd", "start")
 
-    def __init__(self, ospid: int, start: int) -> None:
+    def __init__(self, ospid: int, start: int, name: str, named: bool) -> None:
         self.ospid = ospid
         self.start = start
+        self.name = name
+        self.named = named
         self.pidfd: int | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -63,17 +75,20 @@ class Program:
 
 class Lineage:
     """The program that a thread belongs to and those it descends from, nearest first, up to and
-    with the one that `is_root` (its pid is asked for), or some generations."""
+    with the one that `is_root` (its pid is asked for), or some generations. `file` is the name of
+    what was opened."""
 
-    def __init__(self, tid: int, is_root: Callable[[int], bool]) -> None:
+    def __init__(self, tid: int, is_root: Callable[[int], bool], file: str = "") -> None:
         self._programs: list[Program] = []
         ospid = thread_group(tid)
         while ospid > 1 and len(self._programs) < MAX_GENERATIONS:
             found = read_stat(ospid)
             if found is None:
                 break
-            self._programs.append(Program(ospid, found.start))
-            if is_root(ospid):
+            root = is_root(ospid)
+            named = not root and _names(ospid, file)
+            self._programs.append(Program(ospid, found.start, found.name, named))
+            if root:
                 break
             ospid = found.ppid
 
@@ -94,8 +109,59 @@ class Lineage:
 
     def continues(self, before: Lineage) -> bool:
         """Whether what this line reads comes after what `before` read: the first of `before` that
-        still lives is among us. If none lives, nobody else can come after it."""
-        for program in before._programs:
-            if program.fate() is None:
-                return program in self._programs
-        return True
+        still lives, the loop, is among us, and both reads were asked for, or made in one way."""
+        loop = before._loop()
+        if loop is None or loop not in self._programs:
+            return False
+        mine, theirs = self._below(loop), before._below(loop)
+        if _was_asked(mine) and _was_asked(theirs):
+            return True
+        names = [program.name for program in mine]
+        return names == [program.name for program in theirs] and WALKERS.isdisjoint(names)
+
+    def follows(self, before: Lineage) -> bool:
+        """Whether this line may say what became of what `before` read."""
+        loop = before._loop()
+        return loop is not None and loop in self._programs and not before.is_over()
+
+    def is_over(self) -> bool:
+        """Whether a walker read it that has ended: nobody asks for more, or ever did."""
+        loop = self._loop()
+        ended = self._programs if loop is None else self._below(loop)
+        return any(program.name in WALKERS for program in ended)
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether any of them has the file on its command line."""
+        return any(program.named for program in self._programs)
+
+    def has_left(self) -> bool:
+        """Whether what read it and the program that started that have ended."""
+        if not self._programs:
+            return True
+        reader = self._programs[0]
+        above = (program for program in self._programs if program.name != reader.name)
+        parent = next(above, reader)
+        return reader.fate() is not None and parent.fate() is not None
+
+    def _loop(self) -> Program | None:
+        """The first that still lives."""
+        return next((each for each in self._programs if each.fate() is None), None)
+
+    def _below(self, loop: Program) -> list[Program]:
+        """Those that the loop started to read for it. A program that only forked, as a shell does
+        for `$( )`, is one with its parent."""
+        line = self._programs[: self._programs.index(loop) + 1]
+        return [each for each, above in itertools.pairwise(line) if each.name != above.name]
+
+
+def _was_asked(programs: list[Program]) -> bool:
+    """Whether the loop read itself, or told what it started which file to read."""
+    return not programs or programs[-1].named
+
+
+def _names(ospid: int, file: str) -> bool:
+    """Whether `file` is on the command line of a program."""
+    with suppress(OSError), open(f"/proc/{ospid}/cmdline", "rb", buffering=0) as line:
+        return bool(file) and os.fsencode(file) in line.read()
+    return False

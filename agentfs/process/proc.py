@@ -29,8 +29,10 @@ PF_EXITING = 0x4  # linux/sched.h: it is closing its files, or has done so
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """A line of /proc/PID/stat. `start` in clock ticks since boot; `status` as wait(2) gives it."""
+    """A line of /proc/PID/stat. `name` is the file that was executed last, 15 bytes of it at most;
+    `start` in clock ticks since boot; `status` as wait(2) gives it."""
 
+    name: str
     state: str
     ppid: int
     group: int
@@ -48,11 +50,13 @@ def read_stat(ospid: int) -> Stat | None:
     """None if there is no such process. The name in the line may hold spaces and parentheses."""
     try:
         with open(f"/proc/{ospid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+            head, _, tail = file.read().rpartition(b")")
     except OSError:  # ENOENT, or ESRCH if it went away between the two calls
         return None
+    fields = tail.split()
     state, ppid, group, session = fields[:4]
     return Stat(
+        name=os.fsdecode(head.partition(b"(")[2]),
         state=state.decode(),
         ppid=int(ppid),
         group=int(group),

@@ -248,6 +248,7 @@ class Stream(_DeclaredFile):
             )
         handle = self._open(caller)
         handle.packets = bool(flags & os.O_DIRECT)
+        handle.patient = not flags & os.O_NONBLOCK
         return handle
 
 

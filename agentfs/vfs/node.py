@@ -333,9 +333,15 @@ class StreamHandle(Handle):
     seekable = False
     packets = False
     """Opened with O_DIRECT: each read gives one record, see pipe2(2)."""
+    patient = True
+    """Opened without O_NONBLOCK."""
 
     def __init__(self) -> None:
         self._wakers: set[Callable[[], object]] = set()
+
+    def begin_read(self, offset: int, who: Callable[[], Hashable]) -> None:
+        """A read begins: where in the file, for streams that are seekable, and who makes it (None:
+        that cannot be told). Asking that costs a look into /proc."""
 
     def try_read(self, size: int) -> bytes | None:
         """The next bytes; empty at the end of file; None if there is nothing yet."""

@@ -2,7 +2,7 @@
 # counter.sh: answers every message with how many its sender has sent, across restarts.
 me=$AGENTFS/agents/$AGENT_NAME
 
-while msg=$(cat "$me/recv"); do # waits; taking this one acknowledges the one before it
+while msg=$(cat "$me/recv"); do # waits; asking for this one acknowledges the one before it
     head=$(printf '%s\n' "$msg" | sed '/^$/q')
     from=$(printf '%s\n' "$head" | sed -n 's/^From: //p')
     id=$(printf '%s\n' "$head" | sed -n 's/^Message-ID: //p')

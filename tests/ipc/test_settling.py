@@ -83,8 +83,9 @@ def test_what_a_reader_may_not_have_got_before_a_crash_is_given_again(
         assert (again.id, again.attempt) == (sent.id, attempt)
         assert world.header(again, "Delivery-Attempt") == str(attempt)
     assert world.recv("bob") == "two"  # which acknowledges it
-    assert world.recv("bob") is None
     assert [row[0] for row in world.unfinished()] == [sent.seq + 1]
+    assert world.recv("bob") is None
+    assert world.unfinished() == []
 
 
 def test_a_reader_is_woken_for_what_it_may_not_have_got_when_nothing_else_waits(

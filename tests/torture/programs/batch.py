@@ -19,6 +19,7 @@ while True:
     content = b""
     while piece := os.read(file, 65536):
         content += piece
+    os.lseek(file, 0, os.SEEK_SET)  # the end of the batch is that of the file: more is asked for
     batch = [
         Message(text) for text in re.split(rb"^From \S+ .*\n", content, flags=re.MULTILINE)[1:]
     ]

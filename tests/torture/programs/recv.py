@@ -17,6 +17,7 @@ while True:
     content = b""
     while piece := os.read(file, 65536):
         content += piece
+    os.lseek(file, 0, os.SEEK_SET)  # the end of the message is that of the file: more is asked for
     message = Message(content)
     if before and before != message.id:
         notes.write("ack", before)  # asking for this one acknowledged it

@@ -35,6 +35,9 @@ Maker = Callable[[Directory, str, Caller], Node]
 DOTS = 2
 """Entries of a listing before those of the node."""
 
+STEP_SECONDS = 0.004
+"""How long one request for entries may take; Linux asks for more."""
+
 
 class EntryOperations(Base):
     """The operations on names."""
@@ -193,7 +196,11 @@ class EntryOperations(Base):
                 token, name.encode(), _only_number(known), number + 1
             ):
                 return
+        told = start_id < DOTS  # an answer without entries is the end
+        ends = time.monotonic() + STEP_SECONDS
         for number in itertools.count(max(0, start_id - DOTS)):
+            if told and time.monotonic() > ends:
+                break
             try:
                 found = opened.entry(number)
             except KernelError as missing:
@@ -218,6 +225,7 @@ class EntryOperations(Base):
                 self.inodes.drop_unknown(inode)
                 break
             self.inodes.referenced(inode)
+            told = True
 
     @handler
     async def releasedir(self, fh: FileHandleT) -> None:

@@ -1,0 +1,33 @@
+"""What the suite says is counted by kind."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.posix import assertions, main
+
+SAID = """1..6
+ok 1
+not ok 2 - tried 'mknod pjdfstest_1 b 0644 1 2', expected 0, got EPERM
+not ok 3 - tried '-u 65534 -g 65534 unlink pjdfstest_1', expected EACCES, got ENOENT
+not ok 4 - tried 'unlink pjdfstest_2', expected 0, got ENOENT
+not ok 5 # TODO Known fault of some systems
+not ok 6
+"""
+
+
+def test_failures_are_counted_by_what_was_tried_and_known_faults_are_none() -> None:
+    found = assertions(SAID, "unlink")
+    assert found.count == 6
+    assert dict(found.failed) == {
+        "unlink: mknod of a device file: EPERM for 0": 1,
+        "unlink: unlink: ENOENT for EACCES": 1,
+        "unlink: unlink: ENOENT for 0": 1,
+        "unlink: a check of the test's own": 1,
+    }
+
+
+def test_a_folder_that_is_no_suite_is_refused_in_words(tmp_path: object) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([f"{tmp_path}"])
+    assert "posix: " in str(ended.value) or ended.value.code == 2

@@ -19,6 +19,7 @@ __all__ = [
     "RENAME_NOREPLACE",
     "as_stat",
     "change",
+    "drop_set_id",
     "give",
     "open_directory",
     "own_path",
@@ -122,6 +123,15 @@ def change(path: str | int, wanted: Attributes) -> None:
             accessed = now.st_atime_ns if accessed is None else accessed
             modified = now.st_mtime_ns if modified is None else modified
         os.utime(path, ns=(accessed, modified))
+
+
+def drop_set_id(descriptor: int) -> None:
+    """What Linux does when another than root writes to a file: it is a program of others no more.
+    The group's bit counts where the group may execute. Raises OSError."""
+    mode = os.fstat(descriptor).st_mode
+    if mode & (st.S_ISUID | st.S_ISGID):
+        group = st.S_ISGID if mode & st.S_IXGRP else 0
+        os.fchmod(descriptor, st.S_IMODE(mode) & ~st.S_ISUID & ~group)
 
 
 @functools.cache

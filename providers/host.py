@@ -244,7 +244,7 @@ class HostDirectory(HostNode, Directory):
                 os.unlink(name, dir_fd=here)
                 raise
         assert isinstance(node, HostFile)
-        return node, HostHandle(node, Descriptor(descriptor, holder), flags)
+        return node, HostHandle(node, Descriptor(descriptor, holder), flags, caller)
 
     def _make(
         self,

@@ -250,7 +250,7 @@ class HostFile(HostNode, File):
         with reported("opening the file"):
             # It is emptied once it is sure to be the right one.
             descriptor = self._open(flags & OPEN_FLAGS & ~os.O_TRUNC | os.O_NONBLOCK)
-            handle = HostHandle(self, Descriptor(descriptor, holder), flags)
+            handle = HostHandle(self, Descriptor(descriptor, holder), flags, caller)
             if flags & os.O_TRUNC:
                 try:
                     handle.empty()
@@ -265,12 +265,14 @@ class HostHandle(Handle):
 
     What is opened for writing alone is not written through the page cache: for each write of that
     kind Linux asks for the attribute security.capability, and copies the data once more. Nobody can
-    map such a file. Other readers see the change by its time.
+    map such a file. Other readers see the change by its time. What Linux does not do then is to
+    take the set-user-id and set-group-id bits off a file that another than root writes.
     """
 
-    def __init__(self, file: HostFile, descriptor: Descriptor, flags: int) -> None:
+    def __init__(self, file: HostFile, descriptor: Descriptor, flags: int, caller: Caller) -> None:
         writes_only = flags & os.O_ACCMODE == os.O_WRONLY
         self.direct = writes_only and disk.tells_writes_apart(file.tree.path, file.identity[0])
+        self._drops_set_id = self.direct and caller.uid != 0
         self._file = file
         self._descriptor = descriptor
         self.descriptor = descriptor.number
@@ -283,6 +285,8 @@ class HostHandle(Handle):
     async def write(self, offset: int, data: bytes) -> int:
         self._file.tree.version += 1
         with reported("writing"):
+            if self._drops_set_id:
+                disk.drop_set_id(self.descriptor)
             return os.pwrite(self.descriptor, data, offset)
 
     def empty(self) -> None:

@@ -445,3 +445,34 @@ def test_a_name_that_was_looked_for_in_vain_is_found_once_it_is_there(here: Path
         else:
             path.unlink()
         assert not os.path.lexists(path)
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR])
+def test_a_write_by_another_than_root_takes_the_set_id_bits_off(here: Path, flags: int) -> None:
+    for mode, left in ((0o6777, 0o777), (0o2767, 0o2767), (0o4666, 0o666)):
+        (here / "f").touch()
+        (here / "f").chmod(0o666)
+        program = f"import os, sys; f = os.open('f', {flags}); print(flush=True); input()"
+        program += "; os.write(f, b'x')"
+        with subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=here,
+            user=65534,
+            group=65534,
+            extra_groups=[],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as writer:
+            assert writer.stdin is not None
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            (here / "f").chmod(mode)
+            writer.stdin.write(b"\n")
+        assert writer.returncode == 0
+        assert (here / "f").stat().st_mode & 0o7777 == left
+        with open(here / "f", "ab") as file:  # root may
+            (here / "f").chmod(0o4755)
+            file.write(b"x")
+        assert (here / "f").stat().st_mode & 0o7777 == 0o4755
+        (here / "f").unlink()

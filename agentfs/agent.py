@@ -12,6 +12,11 @@ operations on the tree that $AGENTFS names. Import it, or copy it.
 A message is acknowledged when its handler has returned: by asking for the next one or, where none
 waits, by writing `done` to `recv`. If the handler raises, `failed REASON` is written there: the
 message comes again with Delivery-Attempt raised, and after the last attempt it is a dead letter.
+What was returned and could not be sent is kept, and the next attempt sends it without calling the
+handler again. Automatic mail (reminders, notices, broadcasts, what another handler returned) is
+handled too, but what the handler returns is no answer to it: two programs that answer each other
+never end. Who means to answer it calls `reply`.
+
 One handler runs at a time, and the heartbeat comes from the loop between them, so that a handler
 which hangs is noticed. Every other method may be called from any thread.
 
@@ -32,6 +37,7 @@ import inspect
 import json
 import logging
 import os
+import re
 import select
 import signal
 import sys
@@ -47,7 +53,7 @@ log = logging.getLogger("agentfs.agent")
 
 T = TypeVar("T")
 Handler = TypeVar("Handler", bound=Callable[..., object])
-Text = str | bytes
+Text = str | bytes | bytearray | memoryview
 
 AWAY = {errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV, errno.ESTALE, errno.EIO}
 """What the files of a daemon that ended, or is ending, answer."""
@@ -59,11 +65,16 @@ PIECE = 64 * 1024  # bytes of one read
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # seconds between attempts to reach the daemon
 FAILED_PAUSE = 0.1  # seconds after a message failed; twice that after its second failure …
 GLANCE = 0.05  # seconds of work after which the loop looks at everything else
+UNSENT = 64  # answers that are kept for the next attempt
+
+# Control characters, and what some reader takes for the end of a line.
+NO_LINE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+HEADER_NAME = re.compile("[!-9;-~]{1,64}")
 
 
 class Message:
     """A message as it was received. `id` is its number, `attempt` counts from 1, `waiting` says how
-    many more wait."""
+    many more wait, `automatic` that a program sent it by itself and waits for no answer."""
 
     def __init__(self, content: bytes) -> None:
         head, _, self.body = content.partition(b"\n\n")
@@ -72,6 +83,9 @@ class Message:
         self.sender, self.type = self.get("From"), self.get("Type")
         self.attempt = int(self.get("Delivery-Attempt", "1"))
         self.waiting = int(self.get("Messages-Waiting", "0"))
+        unasked = self.get("Auto-Submitted", "no").lower() != "no"
+        unwanted = self.get("Reply-Expected").lower() == "no"
+        self.automatic = (unasked or unwanted) and not self.get("Reply-By")
 
     def get(self, name: str, default: str = "") -> str:
         """A header's text."""
@@ -109,6 +123,7 @@ class Agent:
         self._sources: dict[str, _Source] = {}  # by path
         self._noticed: deque[list[str]] = deque()  # signals that no handler has had yet
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._unsent: dict[str, bytes] = {}  # answers that were refused, by message
         self._kept: dict[tuple[int, str], int] = {}  # files that stay open, by who opened them
         weakref.finalize(self, _close_all, self._kept)
         self._stopped = False
@@ -246,16 +261,8 @@ class Agent:
                 self._noticed += [line.split() for line in lines if line not in CAUGHT]
 
     async def _handle(self, source: _Source, message: Message) -> None:
-        handler = source.handler(message)
         try:
-            if handler is None:
-                log.warning("there is no handler for %r of type %r", message, message.type)
-            else:
-                answer: Any = handler(message)
-                if inspect.isawaitable(answer):
-                    answer = await answer
-                if answer is not None:
-                    self.reply(message, answer)
+            await self._work(source, message)
         except Exception as failure:
             log.exception("the handler of %r failed", message)
             words = " ".join(f"{type(failure).__name__}: {failure}".split())
@@ -266,6 +273,31 @@ class Agent:
             raise
         else:
             source.finish(message)
+
+    async def _work(self, source: _Source, message: Message) -> None:
+        """Let the handler do it, and send what it returns."""
+        handler = source.handler(message)
+        if handler is None:
+            log.warning("there is no handler for %r of type %r", message, message.type)
+            return
+        answer = self._unsent.pop(message.id, None)
+        if answer is None:
+            returned = handler(message)
+            if inspect.isawaitable(returned):
+                returned = await returned
+            if returned is None:
+                return
+            answer = await _answer(returned)
+        if message.automatic:
+            log.info("%r is automatic: what its handler returned is no answer to it", message)
+            return
+        try:
+            self.reply(message, answer, auto_submitted="auto-replied")
+        except Exception:
+            self._unsent[message.id] = answer
+            if len(self._unsent) > UNSENT:
+                del self._unsent[next(iter(self._unsent))]
+            raise
 
     async def _signal(self, name: str, *words: str) -> None:
         try:
@@ -329,21 +361,23 @@ class Agent:
 
     def remind(self, when: str, text: str) -> str:
         """Have a message sent to oneself: `in 10m`, `at 2026-12-01T09:00Z`, `cron "0 9 * * 1"`. Its
-        number, to remove `reminders/NUMBER` by."""
-        return self._call(f"{self.home}/reminders/new", f"{when} {text}".encode(), reply=True)
+        number, to remove `reminders/NUMBER` by. The text may have several lines."""
+        request = _bytes(f"{_line(when)} {text}").replace(b"\0", b" ") + b"\0"
+        return self._call(f"{self.home}/reminders/new", request, reply=True)
 
     def publish(self, topic: str, data: Text) -> None:
         """Let every subscriber of a topic have a record."""
-        self._call(f"{self.tree}/dev/topics/{topic}", _bytes(data))
+        self._call(f"{self.tree}/dev/topics/{_name(topic)}", _bytes(data))
 
     def subscribe(self, topic: str, since: int | None = None) -> Subscription:
         """The records of a topic, for `for` and `async for`: those after number `since` (0: all
         that are kept), or those that come from now on."""
-        return Subscription(self, f"{self.tree}/dev/topics/{topic}", since)
+        return Subscription(self, f"{self.tree}/dev/topics/{_name(topic)}", since)
 
     def enqueue(self, queue: str, body: Text, **headers: object) -> None:
         """Put a message into a queue."""
-        self._call(f"{self.tree}/dev/queues/{queue}/send", _compose(body, {"To": queue} | headers))
+        content = _compose(body, {"To": queue} | headers)
+        self._call(f"{self.tree}/dev/queues/{_name(queue)}/send", content)
 
     def put(self, key: str, data: Text, visibility: str = "private", mime: str = "") -> None:
         """Store an artifact in shared memory; who reads sees the old one or the new one."""
@@ -360,7 +394,8 @@ class Agent:
 
     def spawn(self, spec: Mapping[str, object]) -> int:
         """Start a child process; its pid."""
-        return int(self._call(f"{self._process}/spawn", json.dumps(spec).encode(), reply=True))
+        whole = json.loads(_bytes(json.dumps(spec, ensure_ascii=False)))  # without lone surrogates
+        return int(self._call(f"{self._process}/spawn", json.dumps(whole).encode(), reply=True))
 
     def wait(self, pid: int) -> int:
         """Wait until a process has ended; its exit code."""
@@ -372,7 +407,8 @@ class Agent:
 
     def escalate(self, severity: str, text: str) -> str:
         """Tell the parent, and by severity those above it."""
-        return self._call(f"{self._process}/escalate", f"{severity} {text}".encode(), reply=True)
+        request = _bytes(f"{_line(severity)} {text}")
+        return self._call(f"{self._process}/escalate", request, reply=True)
 
     def call(self, model: str = "", most: int | None = None) -> Call:
         """Ask whether a model (its own one by default) may be called, for at most so many tokens:
@@ -386,7 +422,7 @@ class Agent:
 
     def report(self, tokens: int, model: str = "") -> None:
         """Tell of a call of a model that was made already."""
-        self._call(f"{self._process}/budget/ctl", f"report {tokens} {model}".encode())
+        self._call(f"{self._process}/budget/ctl", _line(f"report {tokens} {model}").encode())
 
     def heartbeat(self) -> None:
         """Say that this program is alive: for a handler that takes long and knows it."""
@@ -512,7 +548,8 @@ class Call:
             self._ask(f"{verb} {number} {tokens}")
 
     def _ask(self, request: str) -> str:
-        return self._agent._call(f"{self._agent._process}/call", request.encode(), reply=True)
+        line = _line(request).encode()
+        return self._agent._call(f"{self._agent._process}/call", line, reply=True)
 
 
 class Subscription:
@@ -563,7 +600,7 @@ class Subscription:
         if fields.get("type") == "lost":
             return Record(fields["seq"], "", b"", fields["count"])
         coded = fields.get("data_base64")
-        data = fields["data"].encode() if coded is None else base64.b64decode(coded)
+        data = _bytes(fields["data"]) if coded is None else base64.b64decode(coded)
         return Record(fields["seq"], fields["from"], data)
 
 
@@ -615,7 +652,7 @@ class _Source:
     def _say(self) -> None:
         if self.owed:
             with contextlib.suppress(FileNotFoundError):  # it expired, or was settled otherwise
-                os.write(self.file, self.owed.encode())
+                os.write(self.file, _bytes(self.owed))
             self.owed = ""
 
 
@@ -623,15 +660,53 @@ class _Source:
 
 
 def _bytes(text: Text) -> bytes:
-    return text.encode() if isinstance(text, str) else text
+    """Text as UTF-8. Of halves of surrogate pairs, which models and JSON bring, two that belong
+    together become the character that they are, and one alone U+FFFD."""
+    if not isinstance(text, str):
+        return bytes(text)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+async def _answer(returned: Any) -> bytes:
+    """What a handler returned, as it is sent: text and bytes as they are, of a generator all that
+    it gives, other values that JSON knows as JSON, and anything else as `str` says it."""
+    if isinstance(returned, Text):
+        return _bytes(returned)
+    if isinstance(returned, AsyncIterator):
+        return b"".join([await _answer(piece) async for piece in returned])
+    if isinstance(returned, Iterator):
+        return b"".join([await _answer(piece) for piece in returned])
+    if isinstance(returned, Mapping | list | tuple | int | float):
+        with contextlib.suppress(TypeError, ValueError, RecursionError):
+            return _bytes(json.dumps(returned, ensure_ascii=False))
+    return _bytes(str(returned))
+
+
+def _line(text: str) -> str:
+    """`text`, if it is one line. ValueError."""
+    if NO_LINE.search(text):
+        raise ValueError(f"one line of text was expected, not {text!r}")
+    return text
+
+
+def _name(name: str) -> str:
+    """`name`, if it names something in a directory, and nothing elsewhere. ValueError."""
+    if "/" in name or name in ("", ".", ".."):
+        raise ValueError(f"a name was expected, not {name!r}")
+    return _line(name)
 
 
 def _compose(body: Text, headers: Mapping[str, object]) -> bytes:
-    lines = [f"{name.replace('_', '-').title()}: {value}" for name, value in headers.items()]
-    for line in lines:
-        if not line.isprintable():
-            raise ValueError(f"a header is one line of text, not {line!r}")
-    return "\n".join([*lines, "", ""]).encode() + _bytes(body)
+    lines = []
+    for key, value in headers.items():
+        name, text = key.replace("_", "-").title(), str(value)
+        if not HEADER_NAME.fullmatch(name) or NO_LINE.search(text):
+            raise ValueError(f"a header is one line of text, not {f'{name}: {text}'!r}")
+        lines.append(f"{name}: {text}")
+    return _bytes("\n".join([*lines, "", ""])) + _bytes(body)
 
 
 def _close(file: int) -> None:

@@ -55,6 +55,39 @@ def test_a_header_of_several_lines_is_refused_before_it_is_sent(
         Agent(str(tmp_path), "alice").send("bob", "hello", **header)
 
 
+@pytest.mark.parametrize(
+    ("headers", "automatic"),
+    [
+        ("", False),
+        ("Auto-Submitted: no\n", False),
+        ("Auto-Submitted: auto-replied\n", True),
+        ("Auto-Submitted: auto-generated; why=x\n", True),
+        ("Reply-Expected: no\n", True),
+        ("Auto-Submitted: auto-generated\nReply-By: Mon, 30 Nov 2026 09:00:00 +0000\n", False),
+    ],
+)
+def test_a_message_says_whether_a_program_sent_it_by_itself(headers: str, automatic: bool) -> None:
+    assert Message(f"From: alice\n{headers}\nx".encode()).automatic is automatic
+
+
+def test_what_is_one_line_is_one_line_before_anything_is_opened(tmp_path: Path) -> None:
+    agent = Agent(str(tmp_path), "alice", patience=0.01)
+    for call in (
+        lambda: agent.remind("in 1h\nin 2h", "x"),
+        lambda: agent.escalate("error\x85", "x"),
+        lambda: agent.report(7, "opus\nreport 1000000"),
+        lambda: agent.call("opus\x0b"),
+        lambda: agent.call_tool("search\u2028"),
+        lambda: agent.publish("a\nb", "x"),
+        lambda: agent.publish("../queues/jobs", "x"),
+        lambda: agent.subscribe("..", 0),
+        lambda: agent.enqueue("", "x"),
+        lambda: agent.send("bob", "x", **{"a b": "c"}),
+    ):
+        with pytest.raises(ValueError, match=r"expected|one line"):
+            call()
+
+
 def test_the_tree_and_the_name_are_found_in_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,7 +89,8 @@ class Reminders(Calendar):
     # -- system calls ------------------------------------------------------------------------------
 
     def set(self, principal: Principal, agent: str, request: str) -> list[Reminder]:
-        """Set a reminder for each line of `request`: all of them, or none.
+        """Set a reminder for each line of `request`: all of them, or none. If there is a NUL in it,
+        reminders are ended by NULs, and their texts may have lines (as with `xargs -0`).
 
         EACCES for anybody but the agent and the operator, EINVAL, EMSGSIZE (the text), EDQUOT (so
         many are pending), EAGAIN (so many were set just now).
@@ -98,7 +99,8 @@ class Reminders(Calendar):
             self._require(principal, agent)
             self._agents.get(agent)
             now = self._clock.now()
-            wanted = [parse(line) for line in request.split("\n") if line.strip()]
+            ends = "\0" if "\0" in request else "\n"
+            wanted = [parse(each) for each in request.split(ends) if each.strip()]
             if not wanted:
                 raise KernelError(errno.EINVAL, "an empty request")
             firsts = [schedule.first(now) for schedule, _ in wanted]

@@ -26,9 +26,11 @@ class Route:
 
 
 def effective(priority: Priority, relation: Relation, *, on_purpose: bool = False) -> int:
-    """The level a message waits at: what its sender said on purpose, or else `priority`, raised to
-    what the sender is."""
-    return int(priority) if on_purpose else min(int(priority), relation.floor)
+    """The level a message waits at: `priority`, raised to what its sender is; unless the sender
+    said on purpose that it is not urgent, normal or low."""
+    if on_purpose and priority >= Priority.NORMAL:
+        return int(priority)
+    return min(int(priority), relation.floor)
 
 
 def relation(sender: Process | None, receiver: Process | None) -> Relation:

@@ -18,7 +18,7 @@ while (1) {
     my ($head, $body) = split /\n\n/, $message, 2;
     my ($from) = $head =~ /^From: (.*)/m;
     my ($id)   = $head =~ /^Message-ID: (.*)/m;
-    next if $head =~ /^Type: /m;        # a notice of the kernel
+    next if $head =~ /^Auto-Submitted: /m; # a notice, or an answer: nobody waits for one to it
 
     my $file = "$me/memory/$from";
     my ($count, $last) = -e $file ? split ' ', whole($file) : (0, '');
@@ -31,5 +31,6 @@ while (1) {
     }
 
     open my $send, '>', "$me/send" or die "send: $!\n";
-    syswrite $send, "To: $from\nIn-Reply-To: $id\n\n$count so far\n" or die "send: $!\n";
+    my $header = "To: $from\nIn-Reply-To: $id\nAuto-Submitted: auto-replied\n";
+    syswrite $send, "$header\n$count so far\n" or die "send: $!\n";
 }

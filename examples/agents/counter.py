@@ -9,8 +9,8 @@ agent = Agent()
 
 @agent.on_message
 def count(message: Message) -> str | None:
-    if message.type:
-        return None  # a notice of the kernel
+    if message.automatic:
+        return None  # a notice, or an answer: nobody waits for one to it
     file = f"{agent.home}/memory/{message.sender}"
     number, last = 0, ""
     if os.path.exists(file):

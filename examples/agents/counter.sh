@@ -7,7 +7,7 @@ while msg=$(cat "$me/recv"); do # waits; asking for this one acknowledges the on
     from=$(printf '%s\n' "$head" | sed -n 's/^From: //p')
     id=$(printf '%s\n' "$head" | sed -n 's/^Message-ID: //p')
     case $head in *"
-Type: "*) continue ;; esac # a notice of the kernel
+Auto-Submitted: "*) continue ;; esac # a notice, or an answer: nobody waits for one to it
 
     count=0 last=
     [ ! -f "$me/memory/$from" ] || read -r count last < "$me/memory/$from"
@@ -16,6 +16,7 @@ Type: "*) continue ;; esac # a notice of the kernel
         echo "$count $id" > "$me/memory/$from.new" || exit 1
         mv "$me/memory/$from.new" "$me/memory/$from" || exit 1
     fi
-    printf 'To: %s\nIn-Reply-To: %s\n\n%s so far\n' "$from" "$id" "$count" > "$me/send" || exit 1
+    printf 'To: %s\nIn-Reply-To: %s\nAuto-Submitted: auto-replied\n\n%s so far\n' \
+        "$from" "$id" "$count" > "$me/send" || exit 1
 done
 exit 1 # the tree went away: what was not finished comes back

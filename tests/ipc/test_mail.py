@@ -264,6 +264,9 @@ def test_a_priority_that_was_said_on_purpose_holds_whoever_said_it(
     for sender, said in (("init", "low"), ("alice", "normal"), ("ghost", "high")):
         world.send(sender, "bob", f"Priority: {said}\n\n{sender}")
     assert [world.recv("bob") for _ in range(3)] == ["ghost", "alice", "init"]
+    for sender, said in (("ghost", "high"), ("init", "high"), ("init", "critical")):
+        world.send(sender, "bob", f"Priority: {said}\n\n{sender} {said}")
+    assert [world.recv("bob") for _ in range(3)] == ["init high", "init critical", "ghost high"]
 
 
 @pytest.mark.parametrize(("priority", "seconds"), [("high", 10), ("normal", 20), ("low", 30)])

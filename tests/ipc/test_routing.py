@@ -114,9 +114,10 @@ def test_an_ended_process_is_no_relative(family: World) -> None:
 
 @pytest.mark.parametrize("explicit", list(Priority))
 @pytest.mark.parametrize("found", list(Relation))
-def test_the_relation_can_only_raise_the_priority_and_only_where_none_was_said(
+def test_the_relation_can_only_raise_the_priority_unless_it_was_said_not_to_be_urgent(
     explicit: Priority, found: Relation
 ) -> None:
     assert effective(explicit, found) == min(explicit, found.floor)
     assert effective(explicit, found) <= explicit
-    assert effective(explicit, found, on_purpose=True) == explicit
+    said = effective(explicit, found, on_purpose=True)
+    assert said == (explicit if explicit >= Priority.NORMAL else min(explicit, found.floor))

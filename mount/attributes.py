@@ -23,6 +23,7 @@ def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
     """
     stat = inode.stat()
     inode.told = stat.content
+    size = stat.size or inode.fetched
     news, inode.told_changes = inode.told_changes != inode.changes, inode.changes
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = inode.number
@@ -36,9 +37,9 @@ def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
     entry.st_uid = stat.uid
     entry.st_gid = stat.gid
     entry.st_rdev = stat.rdev
-    entry.st_size = stat.size
+    entry.st_size = size
     entry.st_blksize = 4096
-    entry.st_blocks = (stat.size + BLOCK - 1) // BLOCK if stat.blocks is None else stat.blocks
+    entry.st_blocks = (size + BLOCK - 1) // BLOCK if stat.blocks is None else stat.blocks
     entry.st_atime_ns = stat.atime or stat.mtime
     entry.st_mtime_ns = stat.mtime
     entry.st_ctime_ns = stat.ctime or stat.mtime

@@ -9,6 +9,7 @@ import select
 from collections.abc import Awaitable, Callable
 
 import pyfuse3
+import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, RequestContext
 
 from agentfs.errors import KernelError
@@ -72,8 +73,13 @@ class FileOperations(Base):
 
             waits = not flags & os.O_NONBLOCK
             handle = await self._approved(caller, known, attempt, wait=waits)
+            content = await handle.begin()
         except KernelError as refusal:
             raise self._refused(caller, self._where(known), refusal)
+        if content:
+            # Linux learns the size so. In a thread: it may wait for a page that is being read.
+            known.fetched = len(content)
+            await trio.to_thread.run_sync(pyfuse3.notify_store, known.number, 0, content)
         return self._opened(known, handle, flags, caller)
 
     def _opened(self, inode: Inode, handle: Handle, flags: int, caller: Caller) -> FileInfo:

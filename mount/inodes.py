@@ -46,13 +46,15 @@ class Inode:
     removed, open handles may remain. `outdated`: by how many names Linux may still find it that it
     has no more, because it was moved or removed and Linux was not told yet. `watched`: somebody
     may watch it; a restless directory nobody does, until one who is about to watch it asks for its
-    attributes (see `calls`). `followed`: how many open files it has of those whose end matters.
+    attributes (see `calls`). `fetched`: the size of what is fetched at the open, as it was
+    then, in bytes. `followed`: how many open files it has of those whose end matters.
     """
 
     __slots__ = (
         "asked",
         "cached",
         "changes",
+        "fetched",
         "followed",
         "gone",
         "key",
@@ -83,6 +85,7 @@ class Inode:
         self.cached: object = None
         self.gone = False
         self.outdated = 0
+        self.fetched = 0
         self.followed = 0
         self.watched = not (isinstance(node, Directory) and node.restless)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import replace
 
@@ -55,6 +56,10 @@ def fields(*pairs: tuple[str, object]) -> str:
         shown = ("yes" if value else "no") if isinstance(value, bool) else value
         lines.append(f"{key}:\t{one_line(str(shown))}\n")
     return "".join(lines)
+
+
+MOMENT = 1.0
+"""Seconds for which what was rendered for a look-up is what the open after it finds."""
 
 
 class _DeclaredFile(File):
@@ -123,12 +128,15 @@ class Value(_DeclaredFile):
 
 
 class Live(_DeclaredFile):
-    """Changes all the time: size 0, rendered at each open, never cached (as in Linux's /proc).
+    """Changes all the time: rendered at each look-up, so that its size is right for whoever opens
+    it then (sendfile(2), splice(2) and mmap(2) go by the size), and never cached.
 
-    `late` instead of `render`: the content is fetched at the first read and may be waited for.
+    `late` instead of `render`: the content may be waited for. It is fetched at the open, and until
+    then the size is 0.
     """
 
     kind = "live"
+    fresh = True
 
     def __init__(
         self,
@@ -142,6 +150,16 @@ class Live(_DeclaredFile):
         super().__init__(key, mode, owner, guard)
         self._render = render
         self._late = late
+        self._rendered: tuple[bytes, float] = (b"", 0.0)
+
+    def content(self) -> bytes | None:
+        if self._render is None:
+            return None
+        try:
+            self._rendered = self._render(), time.monotonic()
+        except KernelError:
+            self._rendered = b"", 0.0  # its open says why
+        return self._rendered[0]
 
     def open(self, flags: int, caller: Caller) -> Handle:
         if is_writing(flags):
@@ -149,7 +167,10 @@ class Live(_DeclaredFile):
         if self._late is not None:
             return Late(self._late)
         assert self._render is not None
-        return Snapshot(self._render())
+        content, when = self._rendered
+        if time.monotonic() - when > MOMENT:  # opened again, without a look-up
+            content = self._render()
+        return Snapshot(content)
 
 
 class Control(_DeclaredFile):

@@ -70,17 +70,19 @@ class Snapshot(Handle):
 
 
 class Late(Handle):
-    """Bytes rendered once, at the first read, by a function that may wait."""
+    """Bytes rendered once, at the open, by a function that may wait."""
 
     def __init__(self, render: Callable[[], Awaitable[bytes]]) -> None:
         self._render = render
         self._content: bytes | None = None
 
+    async def begin(self) -> bytes:
+        if self._content is None:
+            self._content = await self._render()
+        return self._content
+
     async def read(self, offset: int, size: int) -> bytes:
-        content = self._content
-        if content is None:
-            content = self._content = await self._render()
-        return content[offset : offset + size]
+        return (await self.begin())[offset : offset + size]
 
 
 class Lines(Handle):

@@ -295,6 +295,10 @@ class Handle:
     """What is written is one thing: taken, or refused, by the close that ends it, and dropped if
     there was none."""
 
+    async def begin(self) -> bytes:
+        """Wait for what it needs before it is open. The content, if nobody knew its size before."""
+        return b""
+
     async def read(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`; empty at the end."""
         return b""

@@ -2,7 +2,9 @@
 for a process to have one less.
 
 A claimed message is a task of its process. How many it may have and how long each may take is
-decided by who sets `patience` and asks `count`; here it is kept, and seen to in time.
+decided by who sets `patience` and asks `count`; here it is kept, and seen to in time. That is not
+the time on the wall: setting a clock takes nothing from anybody. It goes on while the daemon is
+away, for the programs do; not while the machine is.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class Claims:
         self._number = itertools.count()
         self._waiting: dict[int, dict[Call, None]] = {}
         self._waits_for: dict[Call, int] = {}
-        self._alarm = Alarm(clock, timers, self._ring)
+        self._alarm = Alarm(clock, timers, self._ring, clock.monotonic)
         self.patience: Callable[[int], float | None] = lambda pid: None
         self.time_out: Callable[[Message], object] = lambda message: None
 
@@ -77,8 +79,8 @@ class Claims:
 
     def oldest(self, pid: int) -> float:
         """For how many seconds process `pid` has had what it claimed first; 0 without a claim."""
-        claimed = [message.claimed_at for message in self._by_pid.get(pid, {}).values()]
-        return max(0.0, self._clock.now() - min(claimed)) if claimed else 0.0
+        since = [message.claimed_since for message in self._by_pid.get(pid, {}).values()]
+        return self._clock.monotonic() - min(since) if since else 0.0
 
     def clear(self) -> None:
         self._by_pid.clear()
@@ -145,7 +147,7 @@ class Claims:
     def _set_deadline(self, message: Message, patience: float | None) -> None:
         if patience is None:
             return
-        number, when = next(self._number), message.claimed_at + patience
+        number, when = next(self._number), message.claimed_since + patience
         self._deadlines[message.seq] = number, when
         self._due.add(when, number, message)
         self._alarm.set(when)
@@ -162,7 +164,7 @@ class Claims:
     def time_out_due(self) -> int:
         """End a batch of the claims that have lasted too long; how many. The alarm does it when it
         is time; whoever looks does it before, so that nobody depends on when the alarm rings."""
-        now, ended = self._clock.now(), 0
+        now, ended = self._clock.monotonic(), 0
         message = self._overdue(now)
         if message is None or self._store.in_transaction:
             return 0
@@ -182,4 +184,4 @@ class Claims:
         if first is None:
             return None
         when = self._deadlines[first.seq][1]
-        return max(when, self._clock.now() + PAUSE) if ended else when
+        return max(when, self._clock.monotonic() + PAUSE) if ended else when

@@ -162,6 +162,7 @@ class Delivery:
                 renamed,
                 claimed_by=message.claimed_by,
                 claimed_at=message.claimed_at,
+                claimed_since=message.claimed_since,
                 reader=message.reader,
                 through=message.through,
             )
@@ -226,6 +227,7 @@ class Delivery:
             renamed,
             claimed_by=pid,
             claimed_at=self._clock.now(),
+            claimed_since=self._clock.monotonic(),
             reader=reader,
             through=through,
             claimant=actor.name if process is None else process.name,
@@ -260,7 +262,7 @@ class Delivery:
     def release_stale(self) -> int:
         """Return the claims of processes that are no more, and those that nobody's end will
         return and that are older than `claim_timeout`; say how many."""
-        oldest = self._clock.now() - self._settings.now.messages.claim_timeout
+        oldest = self._clock.monotonic() - self._settings.now.messages.claim_timeout
         stale = [
             message
             for pid in self._boxes.claimants
@@ -273,7 +275,7 @@ class Delivery:
             if box.cur
             for pid in self._owner(box.name).never_end(box.name)
             for message in box.claims(pid)
-            if message.claimed_at <= oldest
+            if message.claimed_since <= oldest
         ]
         if stale:
             with self._store.transaction():

@@ -24,6 +24,7 @@ from agentfs.ipc.message import Message
 from agentfs.ipc.readers import Reader
 from agentfs.ipc.retention import Retention
 from agentfs.ipc.waiters import Waiters
+from agentfs.process.proc import boot_id
 from agentfs.storage.store import SHORT_CONTENT, Store
 
 __all__ = ["Mailboxes", "expired"]
@@ -59,9 +60,12 @@ class Mailboxes:
         self.claimed.clear()
         self.archive = Archive()
         self._expiring = Queue()
+        now, same_boot = self._clock.monotonic(), self._store.meta("boot_id") == boot_id()
         for seq, name, folder, file, record, size in self._store.messages():
             message = Message.from_record(seq, name, folder, file, record, size)
             self._last_arrival = max(self._last_arrival, message.arrived)
+            if message.folder == "cur" and not (same_boot and message.claimed_since >= 0):
+                message.claimed_since = now  # it has all of its time again
             self.archive.note(message)
             self._put(message)
         self._last_seq = self._store.last_message()
@@ -146,6 +150,7 @@ class Mailboxes:
         *,
         claimed_by: int | None = None,
         claimed_at: float = 0.0,
+        claimed_since: float = -1.0,
         reader: int | None = None,
         through: Reader | None = None,
         attempt: int = 0,
@@ -164,6 +169,7 @@ class Mailboxes:
             named=file if folder == "new" else message.named,
             claimed_by=claimed_by,
             claimed_at=claimed_at,
+            claimed_since=claimed_since,
             reader=reader,
             through=through,
             attempt=attempt or message.attempt,
@@ -197,6 +203,7 @@ class Mailboxes:
             named="",
             claimed_by=None,
             claimed_at=0.0,
+            claimed_since=-1.0,
             reader=None,
             through=None,
             reason=reason or message.reason,
@@ -381,6 +388,7 @@ _STATE = (
     "named",
     "claimed_by",
     "claimed_at",
+    "claimed_since",
     "reader",
     "through",
     "attempt",

@@ -226,7 +226,8 @@ class Message:
     `claimed_by` is the pid of the process that has it (None: nobody's process), `reader` the pid
     of the principal whose next `recv` acknowledges it (None: it was claimed by renaming), `through`
     the open file that it was read from (None: that is not known any more),
-    `claimed_at` the wall-clock time of the claim, `claimant` the agent that claimed it last.
+    `claimed_at` the wall-clock time of the claim, `claimed_since` when its time began to run
+    (Clock.monotonic; -1: it does not), `claimant` the agent that claimed it last.
 
     Once it is finished its folder is done or expired, and it is in no mailbox: kept for `sent`,
     unless it is `unlisted` (a copy, a notice of the kernel). `finished` is when that was, and
@@ -258,6 +259,7 @@ class Message:
     expires: float | None = None
     claimed_by: int | None = None
     claimed_at: float = 0.0
+    claimed_since: float = -1.0
     reader: int | None = None
     reason: str = ""  # why it is a dead letter
     claimant: str = ""
@@ -327,6 +329,7 @@ _OPTIONAL = (
     "expires",
     "claimed_by",
     "claimed_at",
+    "claimed_since",
     "reader",
     "reason",
     "claimant",

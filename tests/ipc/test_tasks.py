@@ -338,3 +338,52 @@ def test_a_claim_that_was_rolled_back_has_no_deadline(world: World) -> None:
     assert world.waiting("alice") == ["0"]
     later(world, 20)
     assert timed_out(world) == []
+
+
+@pytest.mark.parametrize("step", [86400.0, -86400.0, 365 * 86400.0])
+def test_a_step_of_the_clock_takes_no_task_from_anybody(world: World, step: float) -> None:
+    """Nor does it count as an attempt; and a task that takes too long still ends in time."""
+    alice = world.process("alice", timeout_seconds=300)
+    tell(world, "alice", 2)
+    message = world.mail.claim_next(world.principal("alice"), "alice")
+    assert message is not None
+    world.clock.advance(100)
+    world.clock.step(step)
+    world.timers.run_due()
+    world.mail.release_stale()
+    assert (message.folder, message.attempt) == ("cur", 1)
+    assert world.mail.tasks.oldest(alice.pid) == 100
+    world.clock.advance(201)
+    world.timers.run_due()
+    assert (message.folder, message.attempt) == ("new", 2)
+
+
+def test_a_claim_of_nobody_is_returned_in_its_own_time_whatever_the_clock_says(
+    world: World,
+) -> None:
+    world.agent("ghost")
+    tell(world, "ghost", 1)
+    message = world.mail.claim_next(OPERATOR, "ghost")
+    assert message is not None
+    for _ in range(5):
+        world.clock.step(7200)
+        assert world.mail.release_stale() == 0
+    world.clock.advance(3601)
+    assert world.mail.release_stale() == 1
+    assert message.attempt == 2
+
+
+def test_after_a_start_of_the_machine_a_task_has_all_of_its_time_again(world: World) -> None:
+    world.process("alice", timeout_seconds=300)
+    tell(world, "alice", 1)
+    claim(world, "alice")
+    world.clock.advance(299)
+    with world.store.transaction():
+        world.store.set_meta("boot_id", "another")
+    world.restart()
+    world.clock.advance(299)
+    world.timers.run_due()
+    assert len(world.mail.mailbox("alice").cur) == 1
+    world.clock.advance(2)
+    world.timers.run_due()
+    assert len(world.mail.mailbox("alice").new) == 1

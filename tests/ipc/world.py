@@ -16,6 +16,7 @@ from agentfs.ipc.mail import Mail
 from agentfs.ipc.message import Draft, Message
 from agentfs.process.agents import Agents
 from agentfs.process.model import Limits, Process, Restart, Role, State, Tier
+from agentfs.process.proc import boot_id
 from agentfs.process.table import ProcessTable
 from agentfs.security.policy import Policy
 from agentfs.security.principal import INIT, Kind, Principal
@@ -57,6 +58,8 @@ class World:
         )
         self.agents.on_remove.append(self.mail.agent_removed)
         self.mail.load()
+        with self.store.transaction():
+            self.store.set_meta("boot_id", boot_id())
         self.events.listen(lambda record: self.seen.append(record.event))
         if self.table.find(INIT) is None:
             self.process("init", 0, Role.KERNEL)

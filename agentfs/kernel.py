@@ -38,6 +38,8 @@ from agentfs.process.logkeeper import LogKeeper
 from agentfs.process.programs import Programs
 from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
+from agentfs.process.waits import Waits
+from agentfs.process.why import Why
 from agentfs.resources.accounting import Accounting
 from agentfs.resources.budget import Budgets
 from agentfs.resources.calls import Calls
@@ -291,6 +293,7 @@ class Kernel:
             tell=notices.approval_asked,
         )
         self.supervisor.on_maid.append(self.approvals.sweep)
+        self.waits = Waits(self.clock)
         self.stalls = Stalls(self.mail, self.table, self.events, self.clock, self.settings)
         self.supervisor.on_end.append(self.stalls.process_ended)
         self.supervisor.on_maid.append(self.stalls.scan)
@@ -355,6 +358,7 @@ class Kernel:
         self.identity = Identity(self.table, self.programs, self.owner[0])
         self.supervisor.on_maid.append(self.audit.sweep)
         self.refusals = Refusals(self.gate, self.store, self.events)
+        self.why = Why(self)
         self.journal = Journal()
 
     def _name_instance(self) -> str:

@@ -23,6 +23,7 @@ from agentfs.events import (
     ProcessSpawned,
     Record,
     StateChanged,
+    WhyChanged,
 )
 from agentfs.ipc.message import Draft
 from agentfs.process.model import Agent, Process
@@ -179,13 +180,13 @@ class AgentDirectory(Replacing):
         process = self.process
         return "" if process is None else str(process.pid)
 
-    @value("state", on=(*AT_WORK, StateChanged), example="idle")
+    @value("state", on=(*AT_WORK, StateChanged, WhyChanged), example="idle")
     def state(self) -> str:
-        """The state of its newest process; empty if there is none."""
+        """The state of its newest process, as in /proc/PID; empty if there is none."""
         process = self.process
         if process is None and self.agent.pid is not None:
             process = self.kernel.table.find(self.agent.pid)
-        return "" if process is None else process.state.value
+        return "" if process is None else self.kernel.why.state(process)
 
     @value(
         "prompt",
@@ -450,7 +451,7 @@ class AgentsDirectory(Table):
                 yield from modified(AgentDirectory, ("agents", name), event)
             case AgentChanged() | StateChanged() | ProcessSpawned() | ProcessExited():
                 yield from modified(AgentDirectory, ("agents", event.agent), event)
-            case ProcessReaped() | ProcessRestarted() | ProcessChanged():
+            case ProcessReaped() | ProcessRestarted() | ProcessChanged() | WhyChanged():
                 yield from modified(AgentDirectory, ("agents", event.agent), event)
             case _ if isinstance(event, ASKS):
                 yield from AsksDirectory(AgentDirectory(self, event.agent)).changes(event)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from agentfs.clock import rfc3339
@@ -183,7 +183,11 @@ class AskDirectory(Table):
     def answer(self, caller: Caller) -> StreamHandle:
         """The message that answers, whole, then end of file: blocks until there is one, or until it
         is certain that there will be none. It can be read again, and by several readers."""
-        return AnswerStream(self.asks, self.ask)
+        waits = self.folder.agent.kernel.waits
+        detail = f"{self.ask.key} to {self.ask.to}"
+        return AnswerStream(
+            self.asks, self.ask, lambda: waits.begin(caller.principal.pid, "ask", detail)
+        )
 
     def unlink(self, name: str, caller: Caller) -> None:
         """What `rm -r` does before `rmdir`: the files go with the directory."""
@@ -194,8 +198,12 @@ class AskDirectory(Table):
 class AnswerStream(StreamHandle):
     """An open `answer`: waits for it, gives it, ends."""
 
-    def __init__(self, asks: Asks, ask: Ask) -> None:
+    def __init__(
+        self, asks: Asks, ask: Ask, wait: Callable[[], Callable[[], None]] = lambda: lambda: None
+    ) -> None:
         super().__init__()
+        self._wait = wait
+        self._waited: list[Callable[[], None]] = []
         self._asks = asks
         self._ask = ask
         self._content: bytes | None = None
@@ -224,6 +232,12 @@ class AnswerStream(StreamHandle):
 
     def ready(self) -> bool:
         return self._ended()
+
+    def parked(self) -> None:
+        self._waited.append(self._wait())
+
+    def unparked(self) -> None:
+        self._waited.pop()()
 
     def release(self) -> None:
         self._unsubscribe()

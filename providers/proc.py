@@ -22,6 +22,7 @@ from agentfs.events import (
     ProcessRestarted,
     ProcessSpawned,
     StateChanged,
+    WhyChanged,
 )
 from agentfs.process.model import State
 from agentfs.providers.budget import BUDGET, budget_changes
@@ -159,6 +160,8 @@ class ProcDirectory(Table):
                 for pid in self._confined_anew(event):
                     yield from modified(ProcessDirectory, ("proc", pid), event)
             case AgentStalled() | AgentResumed():
+                yield from modified(ProcessDirectory, ("proc", event.pid), event)
+            case WhyChanged():
                 yield from modified(ProcessDirectory, ("proc", event.pid), event)
             case StateChanged() | ProcessChanged() | ProcessRestarted():
                 yield from modified(ProcessDirectory, ("proc", event.pid), event)

@@ -20,6 +20,7 @@ from agentfs.events import (
     ProcessReparented,
     ProcessRestarted,
     StateChanged,
+    WhyChanged,
 )
 from agentfs.process.confine import described
 from agentfs.process.model import Process
@@ -41,6 +42,7 @@ __all__ = ["ProcessFacts"]
 # What shows in `status` and `info`.
 SHOWN = (
     StateChanged,
+    WhyChanged,
     ProcessChanged,
     ProcessExited,
     ProcessRestarted,
@@ -118,7 +120,7 @@ class ProcessFacts(Table):
         process, ospid = self.process, self.os_pid()
         return fields(
             ("Name", process.name),
-            ("State", process.state.value),
+            ("State", self.kernel.why.state(process)),
             ("Role", process.role.value),
             ("Tier", process.tier.value),
             ("Model", process.model),
@@ -160,7 +162,7 @@ class ProcessFacts(Table):
         return json.dumps(
             {
                 "name": process.name,
-                "state": process.state.value,
+                "state": self.kernel.why.state(process),
                 "role": process.role.value,
                 "tier": process.tier.value,
                 "model": process.model,
@@ -194,10 +196,29 @@ class ProcessFacts(Table):
             ensure_ascii=False,
         )
 
-    @value("state", on=(StateChanged, ProcessExited, ProcessRestarted), example="idle")
+    @value("state", on=(StateChanged, ProcessExited, ProcessRestarted, WhyChanged), example="idle")
     def state(self) -> str:
-        """What it does: idle, running, blocked, sleeping, zombie or dead."""
-        return self.process.state.value
+        """What it does: idle, running, blocked, sleeping, zombie or dead; instead of the first two
+        `waiting`, where somebody else has to do something (see `why`), or `hung`."""
+        return self.kernel.why.state(self.process)
+
+    @value(
+        "why",
+        check="may_read_info",
+        on=(WhyChanged, StateChanged, ProcessExited, ProcessRestarted),
+        example="approval 2026-11-21T09:00:00.123Z 000002 by operator until 2026-11-21T09:10:00.0…",
+        errors={"EACCES": "your role may not read it", "EPERM": "it is another user's"},
+    )
+    def why(self) -> str:
+        """What it waits for or what holds it up, in one line: a word, since when, and the rest.
+        `approval` (which, by whom, until when), `ask` (which, to whom), `queue` (which is full),
+        `budget`, `limit` or `full` (what was refused, and how often since), `working` (on which
+        message, from whom, which attempt), `hung` (after its task was taken from it), `silent`
+        (although mail waits), `mail`, `topic`, `end` (of which process), `stopped` (by whom),
+        `restart` (which attempt of how many, when, the last exit code and line of output),
+        `ending`, `ended` (exit code, last line), `program` (it runs, and waits for nothing here) or
+        `none` (it has no program). What changes is announced within 200 ms."""
+        return self.kernel.why.of(self.process)
 
     @value("role", example="worker")
     def role(self) -> str:

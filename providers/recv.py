@@ -58,6 +58,7 @@ class Recv(StreamHandle):
         self._ends = 0  # how often somebody was told that it is at its end
         self._ended_for: Hashable = None  # who that was
         self._parked = 0  # reads that wait
+        self._waited: Callable[[], None] = lambda: None  # ends what `parked` began
         self._unsubscribe: Callable[[], None] | None = None
 
     def begin_read(self, offset: int, who: Callable[[], Hashable]) -> None:
@@ -144,12 +145,18 @@ class Recv(StreamHandle):
 
     def parked(self) -> None:
         self._parked += 1
+        if self._parked == 1:
+            queue = self._name.partition("/")[2]
+            begin = self._room.kernel.waits.begin
+            self._waited = begin(self._principal.pid, "mail", f"of queue {queue}" if queue else "")
         self._join()
         if self._principal.is_agent:
             self._mail.resting.begin(self._principal.name, self._reader)
 
     def unparked(self) -> None:
         self._parked -= 1
+        if not self._parked:
+            self._waited()
         self._mail.wait_no_more(self._name, self.wake)
         if self._parked:
             self._join()

@@ -46,6 +46,7 @@ class Sending(StreamHandle):
         self._principal = caller.principal
         self._wait = wait
         self._parked = 0  # writes that wait
+        self._waited: Callable[[], None] = lambda: None  # ends what `parked` began
         self._called = False
         self._unsubscribe: Callable[[], None] | None = None
 
@@ -83,9 +84,14 @@ class Sending(StreamHandle):
 
     def parked(self) -> None:
         self._parked += 1
+        if self._parked == 1:
+            begin, detail = self._room.kernel.waits.begin, f"{self._queue.name} is full"
+            self._waited = begin(self._principal.pid, "queue", detail)
 
     def unparked(self) -> None:
         self._parked -= 1
+        if not self._parked:
+            self._waited()
         self._called = False
         line = self._queues.line(self._queue)
         line.leave(self._call)

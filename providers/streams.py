@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from agentfs.clock import rfc3339
@@ -250,6 +251,7 @@ class WaitStream(StreamHandle):
         self._code: int | None = None  # as the event said: another reader may reap it first
         self._gone = False
         self._rest: bytes | None = None
+        self._waited: list[Callable[[], None]] = []
         kernel.events.listen(self._heard)
 
     def _heard(self, record: Record) -> None:
@@ -261,6 +263,13 @@ class WaitStream(StreamHandle):
             case _:
                 return
         self.wake()
+
+    def parked(self) -> None:
+        begin = self._kernel.waits.begin
+        self._waited.append(begin(self._principal.pid, "end", f"of process {self._pid}"))
+
+    def unparked(self) -> None:
+        self._waited.pop()()
 
     def ready(self) -> bool:
         process = self._kernel.table.find(self._pid)

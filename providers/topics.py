@@ -62,7 +62,7 @@ class TopicFile(File):
         """What open(2) with these flags gives, to whom it may be given."""
         if flags & os.O_ACCMODE == os.O_WRONLY:
             return Publisher(self._kernel, self._topic, principal)
-        return Subscription(self._kernel, self._topic)
+        return Subscription(self._kernel, self._topic, principal)
 
 
 class Publisher(Handle):
@@ -89,10 +89,12 @@ class Subscription(RecordStream):
     A topic that is removed ends it, after a record of how many were not read.
     """
 
-    def __init__(self, kernel: Kernel, topic: Topic) -> None:
+    def __init__(self, kernel: Kernel, topic: Topic, principal: Principal) -> None:
         super().__init__()
         self._kernel = kernel
         self._topic = topic
+        self._pid = principal.pid
+        self._waited: list[Callable[[], None]] = []
         self._next = topic.last + 1
         topic.readers.add(self.wake)
 
@@ -109,6 +111,12 @@ class Subscription(RecordStream):
 
     def ended(self) -> bool:
         return self._topic.removed
+
+    def parked(self) -> None:
+        self._waited.append(self._kernel.waits.begin(self._pid, "topic", self._topic.name))
+
+    def unparked(self) -> None:
+        self._waited.pop()()
 
     def ready(self) -> bool:
         return bool(self._rest) or self._next <= self._topic.last or self._topic.removed

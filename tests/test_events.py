@@ -178,6 +178,7 @@ ABOUT_NOBODY = {
     "account_closed",
     "account_opened",
     "config_changed",
+    "document_refused",
     "group_created",
     "group_limit_set",
     "group_removed",

@@ -67,6 +67,7 @@ from agentfs.events.processes import (
     ProcessSpawned,
     SignalSent,
     StateChanged,
+    WhyChanged,
 )
 from agentfs.events.queues import QueueChanged, QueueCreated, QueuePurged, QueueRemoved
 from agentfs.events.reminders import (
@@ -174,4 +175,5 @@ __all__ = [
     "TopicRemoved",
     "UseRecorded",
     "UsesSwept",
+    "WhyChanged",
 ]

@@ -19,6 +19,7 @@ __all__ = [
     "ProcessSpawned",
     "SignalSent",
     "StateChanged",
+    "WhyChanged",
 ]
 
 
@@ -42,6 +43,14 @@ class StateChanged(Event):
 @dataclass(frozen=True, slots=True)
 class ProcessChanged(Event):
     """Something else that `status` shows changed: its program, its restarts, its heartbeat."""
+
+    pid: int
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class WhyChanged(Event):
+    """What it waits for is something else, as `why` says: a hint, which is in no log."""
 
     pid: int
     agent: str

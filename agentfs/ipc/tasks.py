@@ -59,6 +59,10 @@ class Tasks:
             return 0
         return self._ceilings.whole(process, "max_concurrent_tasks")
 
+    def of(self, pid: int) -> list[Message]:
+        """Those of process `pid`, oldest first."""
+        return self._claims.of(pid)
+
     def count(self, pid: int) -> int:
         """How many process `pid` has."""
         return self._claims.count(pid)

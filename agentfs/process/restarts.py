@@ -61,6 +61,13 @@ class Restarts:
         """How many there were within the window."""
         return len(self._attempts.get(pid, ()))
 
+    def due(self, pid: int) -> float | None:
+        """The wall-clock time of the next attempt; None if none is to come."""
+        timer = self._waiting.get(pid)
+        if timer is None:
+            return None
+        return self._clock.now() + timer.when - self._clock.monotonic()
+
     def schedule(self, process: Process, delay: float, call: Callable[[], object]) -> None:
         """Make `call` in `delay` seconds, unless cancelled."""
         self.cancel(process.pid)

@@ -172,6 +172,13 @@ class Approvals:
         """By number."""
         return iter([self._by_id[number] for number in sorted(self._by_id)])
 
+    def waiting(self, agent: str) -> list[Request]:
+        """The open requests of `agent` for which a call waits at the moment."""
+        if not self._wakers:
+            return []
+        found = [self._by_id[number] for number in self._wakers]
+        return [request for request in found if request.agent == agent and request.state.open]
+
     def may_see(self, principal: Principal, request: Request) -> bool:
         """Whether it concerns `principal`: who asks, who decides, and the operator."""
         return principal.acts_for(request.agent) or principal.acts_for(request.by)

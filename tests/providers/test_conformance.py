@@ -55,6 +55,7 @@ NAMESPACE = """
 /agents/self -
 /proc/2/status 0444
 /proc/2/info 0444
+/proc/2/why 0444
 /proc/2/state 0444
 /proc/2/role 0444
 /proc/2/tier 0444

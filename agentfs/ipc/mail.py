@@ -210,9 +210,10 @@ class Mail(Receiving):
         parent = self.threads.parent(sender, draft.in_reply_to) if draft.in_reply_to else None
         thread = self.threads.below(parent)
         ask = None if draft.claimed else self.asks.awaiting(sender, mailbox, parent)
-        hops, said = self.loops.count(draft, self.loops.origin(actor, mailbox, parent))
+        origin = self.loops.origin(actor, mailbox, parent)
+        hops, said = self.loops.count(draft, origin, reply=parent is not None)
         links = self.threads.headers(thread)
-        if hops:
+        if hops > 1:  # a plain reply need not say so
             links.append(("Hops", str(hops)))
         content = compose(
             draft,

@@ -143,15 +143,15 @@ def test_people_are_no_loop(three: World) -> None:
         assert three.send("init", "bob", "hello").hops == 0
 
 
-def test_a_reply_counts_by_what_it_is_a_reply_to(three: World) -> None:
-    """A program that puts its mail away before it answers."""
+def test_a_reply_counts_whatever_it_says_by_what_it_is_a_reply_to(three: World) -> None:
+    """Programs that put their mail away before they answer."""
     last = three.send("alice", "bob", "hello")
     for turn in range(MOST + 1):
         name, other = ("bob", "alice") if turn % 2 == 0 else ("alice", "bob")
         me = three.principal(name)
         three.mail.claim_next(me, name)
         three.mail.settle(me, name, "done")
-        last = three.send(name, other, f"In-Reply-To: {last.id}\n\nhello")
+        last = three.send(name, other, f"In-Reply-To: {last.id}\n\nsomething new: {turn}")
     assert (last.hops, last.folder) == (MOST + 1, "dead")
     assert [event.hops for event in three.seen if isinstance(event, MessageLooped)] == [MOST + 1]
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Hashable, Iterator
 
 import pyfuse3
+import trio
 
 from agentfs.errors import KernelError
 from agentfs.vfs.node import FOREVER, Directory, Node, Stat
@@ -146,6 +147,9 @@ class Inodes:
         self.root.lookups = 1
         self._by_number: dict[int, Inode] = {self.root.number: self.root}
         self._by_key: dict[Hashable, Inode] = {root.key: self.root}
+        self.forgotten = 0
+        """Since they were shrunk."""
+        self._enough = 0, trio.Event()
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -221,6 +225,21 @@ class Inodes:
             self._by_number.pop(inode.number, None)
             if self._by_key.get(inode.key) is inode:
                 del self._by_key[inode.key]
+            self.forgotten += 1
+            if self.forgotten == self._enough[0]:
+                self._enough[1].set()
+
+    async def forgot_many(self, count: int) -> None:
+        """Wait until so many were forgotten since they were shrunk."""
+        if self.forgotten < count:
+            self._enough = count, trio.Event()
+            await self._enough[1].wait()
+
+    def shrink(self) -> None:
+        """Take no more room than what is left of them: a dict never does so by itself."""
+        self._by_number = dict(self._by_number)
+        self._by_key = dict(self._by_key)
+        self.forgotten = 0
 
     def remove(self, inode: Inode) -> None:
         """Its node is no more; the number stays until it is forgotten."""

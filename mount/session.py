@@ -13,6 +13,7 @@ import trio
 from agentfs.events import EventLog, Record
 from agentfs.mount.announcer import Announcer
 from agentfs.mount.coherence import Coherence
+from agentfs.mount.forgetting import give_back
 from agentfs.mount.inodes import Inodes
 from agentfs.mount.mounttable import device_of
 from agentfs.mount.operations import Operations
@@ -101,6 +102,7 @@ async def serve(
             nursery.start_soon(pyfuse3.main, IDLE_TASKS, max_tasks + SPARE_TASKS)
             nursery.start_soon(mount.parking.watch)
             nursery.start_soon(mount.announcer.run)
+            nursery.start_soon(give_back, mount.inodes)
             nursery.start_soon(_watch_mount_table, mount.mountpoint, mount.wakeups.disconnected)
             nursery.start_soon(_when, mount.wakeups.disconnected, stop.set)
             ready()

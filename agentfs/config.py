@@ -143,6 +143,13 @@ class Limits(_Section):
     messages_per_minute: Maximum = None
     max_memory_mb: Maximum = None
     max_cpu_seconds: Maximum = None
+    calls_per_minute: Maximum = None
+    spawns_per_minute: Maximum = None
+    signals_per_minute: Maximum = None
+    claims_per_minute: Maximum = None
+    artifacts_per_minute: Maximum = None
+    llm_calls_per_minute: Maximum = None
+    tool_calls_per_minute: Maximum = None
 
     @field_serializer("*")
     def _max_for_none(self, limit: float | None) -> float | str:

@@ -41,6 +41,7 @@ from agentfs.process.table import ProcessTable
 from agentfs.process.waits import Waits
 from agentfs.process.why import Why
 from agentfs.resources.accounting import Accounting
+from agentfs.resources.branches import Branches
 from agentfs.resources.budget import Budgets
 from agentfs.resources.calls import Calls
 from agentfs.resources.ceilings import Ceilings
@@ -254,6 +255,8 @@ class Kernel:
         spending = Spending(ceilings, self.marks, self.store, self.clock)
         spending.take_up((call.pid, call.held_by(spending)) for call in self.calls)
         self.calls.meters.insert(0, spending)
+        self.branches = Branches(self.store, self.table, spending)
+        self.supervisor.on_finish.append(self.branches.process_ended)
         self.supervisor.on_finish.append(spending.process_ended)
         rates = Rates(
             self.gate,
@@ -263,7 +266,9 @@ class Kernel:
             self.store,
             self.events,
             self.clock,
+            self.groups.groups,
         )
+        self.groups.rates = rates
         self.limits = ProcessLimits(
             self.gate,
             self.table,

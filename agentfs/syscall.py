@@ -22,7 +22,20 @@ from agentfs.security.policy import Policy
 from agentfs.security.principal import Principal
 from agentfs.storage.store import Store
 
-__all__ = ["Gate"]
+__all__ = ["ALL_CALLS", "KINDS", "MESSAGES", "Gate"]
+
+ALL_CALLS, MESSAGES = "calls", "messages"
+KINDS = (
+    ALL_CALLS,
+    MESSAGES,
+    "spawns",
+    "signals",
+    "claims",
+    "artifacts",
+    "llm_calls",
+    "tool_calls",
+)
+"""The kinds of calls that can be limited by the minute; `calls` is all of the others together."""
 
 
 class Gate:
@@ -35,6 +48,8 @@ class Gate:
         self.calls = 0
         self.count_message: Callable[..., object] | None = None
         """`Rates.count` while some process may not send any number of messages."""
+        self.count_call: Callable[[Process, str], object] | None = None
+        """`Rates.count_call` while some process may not make any number of other calls."""
 
     def actor(self, principal: Principal) -> Process:
         """The living process that `principal` acts for. Raises EACCES if there is none."""
@@ -47,15 +62,16 @@ class Gate:
             )
         return process
 
-    def enter(self, principal: Principal) -> AbstractContextManager[Process]:
-        """The identity of one system call, then its transaction.
+    def enter(self, principal: Principal, kind: str = "") -> AbstractContextManager[Process]:
+        """The identity of one system call, then its transaction. `kind`: one of `KINDS`, for a call
+        that counts; messages are counted where they are accepted.
 
         The block gets the acting process: the call asks `policy` first what it needs, then the
         limits. Everything inside the block is one atomic change; raising a KernelError in it
         refuses the call.
         """
         self.calls += 1
-        return _Entered(self, self.actor(principal), principal, self._store.transaction())
+        return _Entered(self, self.actor(principal), principal, self._store.transaction(), kind)
 
     def attribute(self, principal: Principal) -> None:
         """The transaction under way is made for `principal`: the audit names it. The first one
@@ -67,7 +83,7 @@ class Gate:
 class _Entered(AbstractContextManager[Process]):
     """The block of `Gate.enter`. A class, as the store's is: it is on every call's way."""
 
-    __slots__ = ("_actor", "_gate", "_principal", "_transaction")
+    __slots__ = ("_actor", "_gate", "_kind", "_principal", "_transaction")
 
     def __init__(
         self,
@@ -75,7 +91,9 @@ class _Entered(AbstractContextManager[Process]):
         actor: Process,
         principal: Principal,
         transaction: AbstractContextManager[None],
+        kind: str,
     ) -> None:
+        self._kind = kind
         self._gate = gate
         self._actor = actor
         self._principal = principal
@@ -92,4 +110,10 @@ class _Entered(AbstractContextManager[Process]):
         failure: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if failure is None and self._kind and self._gate.count_call is not None:
+            try:  # last: a call that is refused for another reason does not count
+                self._gate.count_call(self._actor, self._kind)
+            except BaseException as refusal:
+                self._transaction.__exit__(type(refusal), refusal, refusal.__traceback__)
+                raise
         self._transaction.__exit__(kind, failure, trace)

@@ -68,7 +68,7 @@ class _GroupsDirectory(Table):
         kind="Live",
         example="7\n12\n",
         errors={
-            "EINVAL": "not a pid",
+            "EINVAL": "neither a pid nor `branch PID`",
             "ESRCH": "no living process has this pid",
             "EACCES": "you are neither the operator nor a process with manage_tree",
             "EPERM": "process 1, another user's process, or a group that is not below your own",
@@ -76,8 +76,9 @@ class _GroupsDirectory(Table):
     )
     def procs(self) -> Node:
         """The living processes that are in this group and in none below it, a pid a line. Write a
-        pid, or 0 for yourself, to move that process here; its children stay where they are, and
-        what it has used stays on the account of the group it leaves. `pids.max` bounds what is
+        pid, or 0 for yourself, to move that process here; its children stay where they are
+        (`branch PID` moves them and all below them too, in one step), and what it has used stays
+        on the account of the group it leaves. `pids.max` bounds what is
         spawned, not what is moved."""
         return Members(self)
 
@@ -86,10 +87,13 @@ class _GroupsDirectory(Table):
         return "".join(f"{process.pid}\n" for process in members).encode()
 
     def move(self, text: str, caller: Caller) -> None:
-        if not (text.isascii() and text.isdigit() and len(text) < 16):
-            raise KernelError(errno.EINVAL, f"a pid was expected, not {text!r}")
-        pid = int(text) or caller.principal.pid or 0
-        self.kernel.groups.move(caller.principal, pid, self.path)
+        branch = text.startswith("branch ")
+        number = text.removeprefix("branch ").strip()
+        if not (number.isascii() and number.isdigit() and len(number) < 16):
+            raise KernelError(errno.EINVAL, f"a pid, or `branch PID`, was expected, not {text!r}")
+        pid = int(number) or caller.principal.pid or 0
+        groups = self.kernel.groups
+        (groups.move_branch if branch else groups.move)(caller.principal, pid, self.path)
 
     def find(self, name: str) -> Node | None:
         group = self.kernel.groups.find(f"{self.path}/{name}" if self.path else name)
@@ -185,6 +189,17 @@ class GroupDirectory(_GroupsDirectory):
         were in it, and what their open calls hold."""
         return str(self.group.tokens)
 
+    @live("tokens.remaining", example="958800")
+    def tokens_remaining(self) -> str:
+        """How many tokens are left of `tokens.max`: 0 and not less; `max` if there is no limit. A
+        group above it may have less."""
+        return _left(self.group.tokens_max, self.group.tokens)
+
+    @live("tokens.percent", example="4.1")
+    def tokens_percent(self) -> str:
+        """How much of `tokens.max` is used, in percent; 0.0 if there is no limit."""
+        return _percent(self.group.tokens_max, self.group.tokens)
+
     @value("tokens.events", on=(GroupLimitHit,), example="max 3")
     def tokens_events(self) -> str:
         """`max N`: how many calls were refused because this group, or one below it, had no tokens
@@ -206,10 +221,48 @@ class GroupDirectory(_GroupsDirectory):
         were moved here, or there before it was set."""
         return str(self.kernel.groups.count(self.group))
 
+    @live("pids.remaining", example="16")
+    def pids_remaining(self) -> str:
+        """How many processes can be spawned before `pids.max` is reached; `max` without it."""
+        return _left(self.group.pids_max, self.kernel.groups.count(self.group))
+
+    @live("pids.percent", example="20.0")
+    def pids_percent(self) -> str:
+        """How much of `pids.max` is taken, in percent; 0.0 if there is no limit."""
+        return _percent(self.group.pids_max, self.kernel.groups.count(self.group))
+
     @value("pids.events", on=(GroupLimitHit,), example="max 0")
     def pids_events(self) -> str:
         """`max N`: how many spawns were refused because this group, or one below it, was full."""
         return f"max {self.group.pids_hits}"
+
+    @value(
+        "rate.max",
+        0o666,
+        write="set_rate",
+        on=(GroupLimitSet,),
+        example="messages 600",
+        errors=ERRORS,
+    )
+    def rate_max(self) -> str:
+        """How many calls of a kind all its processes, and those of the groups below it, may make
+        within 60 s: `KIND N` a line for each kind that is limited. Write `KIND N`, or `KIND max`
+        for any number. Kinds: calls (all of them together), messages, spawns, signals, claims,
+        artifacts, llm_calls, tool_calls. One more is refused: EAGAIN, and `/proc/self/error` says
+        when the next may be made."""
+        return "".join(f"{kind} {most}\n" for kind, most in sorted(self.group.rates.items()))
+
+    async def set_rate(self, text: str, caller: Caller) -> None:
+        self.group  # noqa: B018  # ESTALE
+        kind, _, limit = text.strip().partition(" ")
+        self.kernel.groups.set_rate(caller.principal, self.path, kind, _parsed(limit.strip()))
+
+    @live("rate.current", example="messages 17")
+    def rate_current(self) -> str:
+        """How many calls of each kind that is limited were made within the last 60 s."""
+        group, rates = self.group, self.kernel.groups.rates
+        made = {kind: 0 if rates is None else rates.made(group, kind) for kind in group.rates}
+        return "".join(f"{kind} {calls}\n" for kind, calls in sorted(made.items()))
 
     def _set(self, limit: str, text: str, caller: Caller) -> None:
         self.group  # noqa: B018  # ESTALE
@@ -218,6 +271,16 @@ class GroupDirectory(_GroupsDirectory):
 
 def _key(path: str) -> Hashable:
     return ("cgroup", path) if path else ("cgroup",)
+
+
+def _left(most: int | None, used: int) -> str:
+    return "max" if most is None else str(max(0, most - used))
+
+
+def _percent(most: int | None, used: int) -> str:
+    if most is None:
+        return "0.0"
+    return f"{100 * used / most:.1f}" if most else "100.0"
 
 
 def _shown(limit: int | None) -> str:

@@ -108,6 +108,41 @@ class LimitsDirectory(_OfProcess):
     max_cpu_seconds = _limit(
         "max_cpu_seconds", "max", "Seconds of processor time of its programs together."
     )
+    calls_per_minute = _limit(
+        "calls_per_minute",
+        "1000",
+        "Calls of all these kinds together within 60 s; more is EAGAIN.",
+    )
+    spawns_per_minute = _limit(
+        "spawns_per_minute",
+        "10",
+        "Spawns within 60 s, failed ones too; more is EAGAIN.",
+    )
+    signals_per_minute = _limit(
+        "signals_per_minute",
+        "10",
+        "Signals and restarts of processes within 60 s; more is EAGAIN.",
+    )
+    claims_per_minute = _limit(
+        "claims_per_minute",
+        "60",
+        "Times that it took mail within 60 s; more is EAGAIN, also for `recv`.",
+    )
+    artifacts_per_minute = _limit(
+        "artifacts_per_minute",
+        "60",
+        "Artifacts stored within 60 s; more is EAGAIN.",
+    )
+    llm_calls_per_minute = _limit(
+        "llm_calls_per_minute",
+        "20",
+        "Calls of models begun within 60 s; more is EAGAIN.",
+    )
+    tool_calls_per_minute = _limit(
+        "tool_calls_per_minute",
+        "100",
+        "Calls of tools begun within 60 s; more is EAGAIN.",
+    )
 
     @live("status", example="max_children 2 10 own\nmax_llm_calls 17 100 alice\n…\n")
     def status(self) -> str:
@@ -155,6 +190,29 @@ class UsageDirectory(_OfProcess):
     )
     max_memory_mb = _usage("max_memory_mb", "81.5", "MiB that its programs have.")
     max_cpu_seconds = _usage("max_cpu_seconds", "3.18", "Processor time of its programs.")
+    calls_per_minute = _usage(
+        "calls_per_minute", "3", "Within the last 60 s; 0 while nothing limits it."
+    )
+    spawns_per_minute = _usage(
+        "spawns_per_minute", "3", "Within the last 60 s; 0 while nothing limits it."
+    )
+    signals_per_minute = _usage(
+        "signals_per_minute", "3", "Within the last 60 s; 0 while nothing limits it."
+    )
+    claims_per_minute = _usage(
+        "claims_per_minute", "3", "Within the last 60 s; 0 while nothing limits it."
+    )
+    artifacts_per_minute = _usage(
+        "artifacts_per_minute", "3", "Within the last 60 s; 0 while nothing limits it."
+    )
+    llm_calls_per_minute = _usage(
+        "llm_calls_per_minute", "3", "Within the last 60 s; 0 while nothing limits it."
+    )
+    tool_calls_per_minute = _usage(
+        "tool_calls_per_minute",
+        "3",
+        "Within the last 60 s; 0 while nothing limits it.",
+    )
 
 
 def limit_changes(event: Event) -> Iterator[Modified]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 
+import trio
+
 from agentfs.errors import KernelError
 from agentfs.events import (
     ChildrenChanged,
@@ -16,6 +18,8 @@ from agentfs.providers.limits import LimitsDirectory, UsageDirectory
 from agentfs.providers.pipes import PipesDirectory
 from agentfs.providers.process_program import ProcessProgram
 from agentfs.providers.streams import SignalStream, WaitStream
+from agentfs.resources.accounting import dollars
+from agentfs.resources.branches import Figures
 from agentfs.resources.requests import serve_call
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import (
@@ -129,6 +133,23 @@ class ProcessDirectory(ProcessProgram):
     def usage(self) -> Directory:
         """What it uses of that."""
         return UsageDirectory(self)
+
+    @live("branch", example="processes 4\ntokens 41200\nllm_calls 17\n…\n")
+    async def branch(self) -> bytes:
+        """What it and everything below it have used since its start, also what has ended and is
+        gone: a line each for processes (that live), tokens, llm_calls, tool_calls and cost_usd."""
+        figures, living, todo = Figures(), 0, [self.process]
+        while todo:
+            process = todo.pop()
+            living += process.state.alive
+            # Whose end is told to its parent already has no figures of its own any more.
+            figures += self.kernel.branches.of(process) if process.state.alive else Figures()
+            todo += self.kernel.table.children(process.pid)
+            await trio.lowlevel.checkpoint()
+        return (
+            f"processes {living}\ntokens {figures.tokens}\nllm_calls {figures.llm_calls}\n"
+            f"tool_calls {figures.tool_calls}\ncost_usd {dollars(figures.cost)}\n"
+        ).encode()
 
     @directory("budget")
     def budget(self) -> Directory:

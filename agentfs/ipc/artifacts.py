@@ -167,7 +167,7 @@ class Artifacts(Shelf):
         if draft.dropped or not draft.changed:
             return None
         draft.check()
-        with self._gate.enter(draft.principal):
+        with self._gate.enter(draft.principal, "artifacts"):
             principal, space, key = draft.principal, draft.space, draft.key
             old = self._replaceable(principal, space, key)
             if old is None:

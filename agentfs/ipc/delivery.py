@@ -127,7 +127,7 @@ class Delivery:
         """Take new/`file` as cur/`renamed`. ENOENT, EEXIST, EINVAL, EAGAIN (its process has as many
         tasks as it may have)."""
         self._boxes.expire_due()
-        with self._gate.enter(principal) as actor:
+        with self._gate.enter(principal, "claims") as actor:
             box = self._own(principal, name)
             message = _in(box, "new", file)
             if expired(message, self._clock.now()):

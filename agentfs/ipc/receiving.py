@@ -78,7 +78,7 @@ class Receiving(Delivery):
         ):
             self._go_without(box, principal, reader)
             return None
-        with self._gate.enter(principal) as actor:
+        with self._gate.enter(principal, "claims") as actor:
             self._end_before(box, actor, reader)
             if doubted is not None:
                 self._wait_again(
@@ -104,7 +104,7 @@ class Receiving(Delivery):
             return []
         most = most if free is None else min(most, free)
         room = self._settings.now.messages.max_batch_bytes
-        with self._gate.enter(principal) as actor:
+        with self._gate.enter(principal, "claims") as actor:
             self._end_before(box, actor, reader)
             while (doubted := self._in_doubt(box, actor.pid)) is not None:
                 self._trust(doubted)

@@ -41,7 +41,7 @@ class Processes(OwnCalls):
         Refused with the errno of the first rule of `rules.RULES` that says no, or of what kept
         the program from starting (ENOENT, EACCES, ENOEXEC …); then nothing of it is left.
         """
-        with self._gate.enter(principal) as actor:
+        with self._gate.enter(principal, "spawns") as actor:
             parent = rules.own(self._table, principal, parent_pid)
             if self._supervisor.closing:
                 raise KernelError(errno.EAGAIN, "the system is being shut down")
@@ -157,7 +157,7 @@ class Processes(OwnCalls):
         if running is None:
             await self.start(principal, agent_name)
             return
-        with self._gate.enter(principal) as actor:
+        with self._gate.enter(principal, "signals") as actor:
             self._may_signal(actor, running, "restart")
             if not running.exec:
                 raise KernelError(errno.EINVAL, f"{agent_name} has no program to start again")
@@ -196,7 +196,7 @@ class Processes(OwnCalls):
         EINVAL, EACCES and EPERM (role, user, state)."""
         signals, may = self._supervisor.signals, False
         try:
-            with self._gate.enter(principal) as actor:
+            with self._gate.enter(principal, "signals") as actor:
                 process = self._table.get(pid)
                 self._may_signal(actor, process, name)
                 may = True
@@ -211,7 +211,7 @@ class Processes(OwnCalls):
         Who may kill a process may kill what it started."""
         signals, killed = self._supervisor.signals, list[Process]()
         try:
-            with self._gate.enter(principal) as actor:
+            with self._gate.enter(principal, "signals") as actor:
                 root = self._table.get(pid)
                 self._may_signal(actor, root, "kill-branch")
                 rules.check_parent(root)

@@ -135,6 +135,13 @@ class Limits:
     messages_per_minute: int | None = None
     max_memory_mb: int | None = None
     max_cpu_seconds: int | None = None
+    calls_per_minute: int | None = None
+    spawns_per_minute: int | None = None
+    signals_per_minute: int | None = None
+    claims_per_minute: int | None = None
+    artifacts_per_minute: int | None = None
+    llm_calls_per_minute: int | None = None
+    tool_calls_per_minute: int | None = None
 
     @classmethod
     def none_but(cls, **limits: int | None) -> Limits:

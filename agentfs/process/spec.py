@@ -88,6 +88,13 @@ class SpecLimits(BaseModel):
     messages_per_minute: Maximum = None
     max_memory_mb: Maximum = None
     max_cpu_seconds: Maximum = None
+    calls_per_minute: Maximum = None
+    spawns_per_minute: Maximum = None
+    signals_per_minute: Maximum = None
+    claims_per_minute: Maximum = None
+    artifacts_per_minute: Maximum = None
+    llm_calls_per_minute: Maximum = None
+    tool_calls_per_minute: Maximum = None
 
 
 def _named(check: Callable[[str], str]) -> Callable[[str], str]:

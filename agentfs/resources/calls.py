@@ -95,7 +95,9 @@ class Calls:
         calls are open), and what a meter refuses with: EDQUOT, EAGAIN, EMSGSIZE.
         """
         exact = most is not None
-        return self._begin(principal, pid, lambda process: self._use(process, model, most), exact)
+        return self._begin(
+            principal, pid, lambda process: self._use(process, model, most), "llm_calls", exact
+        )
 
     def tool(self, principal: Principal, pid: int, name: str) -> int | str:
         """Begin a call of a tool. As `llm`."""
@@ -104,7 +106,7 @@ class Calls:
             self.gate.policy.require_capability(process, f"tool:{name}")
             return Use("tool", name, process.tier)
 
-        return self._begin(principal, pid, use)
+        return self._begin(principal, pid, use, "tool_calls")
 
     def settle(
         self, principal: Principal, pid: int, number: int, tokens: tuple[int, int] | None = None
@@ -167,10 +169,15 @@ class Calls:
     # -- beginning ---------------------------------------------------------------------------------
 
     def _begin(
-        self, principal: Principal, pid: int, use: Callable[[Process], Use], exact: bool = True
+        self,
+        principal: Principal,
+        pid: int,
+        use: Callable[[Process], Use],
+        kind: str,
+        exact: bool = True,
     ) -> int | str:
         try:
-            with self.gate.enter(principal):
+            with self.gate.enter(principal, kind):
                 process = own_alive(self.table, principal, pid)
                 self._check_open(process)
                 held = self._hold(process, use(process), exact)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from agentfs.config import Settings
 from agentfs.errors import KernelError
@@ -20,7 +21,10 @@ from agentfs.resources.use import LimitError, Use
 from agentfs.security.policy import Action
 from agentfs.security.principal import Principal
 from agentfs.storage.store import Store
-from agentfs.syscall import Gate
+from agentfs.syscall import KINDS, Gate
+
+if TYPE_CHECKING:
+    from agentfs.resources.rates import Rates
 
 __all__ = ["Groups"]
 
@@ -37,6 +41,7 @@ class Groups:
     events: EventLog
     settings: Settings
     groups: GroupTable
+    rates: Rates | None = None
     _hits: dict[tuple[Group, str], str] = field(default_factory=dict)
 
     # -- look-ups --------------------------------------------------------------------------------
@@ -83,6 +88,28 @@ class Groups:
             else:
                 self.groups.change(group, pids_max=value)
             self.events.emit(GroupLimitSet(path, limit, value))
+
+    def set_rate(self, principal: Principal, path: str, kind: str, value: int | None) -> None:
+        """Set how many calls of a kind its processes may make within a minute. EINVAL for a kind
+        that there is not."""
+        with self.gate.enter(principal) as actor:
+            group = self.groups.get(path)
+            self._require(actor, group.parent)
+            if kind not in KINDS:
+                raise KernelError(
+                    errno.EINVAL, f"one of {', '.join(KINDS)} was expected, not {kind!r}"
+                )
+            others = {each: most for each, most in group.rates.items() if each != kind}
+            self.groups.change(group, rates=others if value is None else others | {kind: value})
+            self.events.emit(GroupLimitSet(path, "rate", value))
+
+    def move_branch(self, principal: Principal, pid: int, path: str) -> None:
+        """Put a living process and all below it into a group, in one step: as `move` for each."""
+        with self.gate.enter(principal):
+            branch = [self.table.get(pid), *self.table.descendants(pid)]
+            for process in branch:
+                if process is branch[0] or process.state.alive:
+                    self.move(principal, process.pid, path)
 
     def move(self, principal: Principal, pid: int, path: str) -> None:
         """Put a living process into a group, "" for none; its children stay where they are. What

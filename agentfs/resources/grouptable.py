@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from agentfs.clock import Clock, change_time
@@ -26,6 +26,12 @@ FILES = (
     "pids.max",
     "pids.current",
     "pids.events",
+    "tokens.remaining",
+    "tokens.percent",
+    "pids.remaining",
+    "pids.percent",
+    "rate.max",
+    "rate.current",
 )
 """The files of a group: no group is called so."""
 
@@ -52,6 +58,7 @@ class Group:
     tokens: int = 0
     tokens_hits: int = 0
     pids_hits: int = 0
+    rates: dict[str, int] = field(default_factory=dict)  # calls a minute, by kind
     removed: bool = False
 
     @property
@@ -71,6 +78,7 @@ class Group:
             "tokens": self.tokens,
             "tokens_hits": self.tokens_hits,
             "pids_hits": self.pids_hits,
+            "rates": self.rates,
         }
 
 
@@ -102,6 +110,9 @@ class GroupTable:
             "parents": len(self._children),
             "holds": len(self._holds),
         }
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(tuple(self._by_path.values()))
 
     def find(self, path: str) -> Group | None:
         return self._by_path.get(path)

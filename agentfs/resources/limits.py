@@ -18,7 +18,7 @@ from agentfs.process.model import Process
 from agentfs.process.programs import Programs
 from agentfs.process.table import ProcessTable
 from agentfs.resources.ceilings import NAMES, Ceilings
-from agentfs.resources.rates import Rates
+from agentfs.resources.rates import KIND_OF, Rates
 from agentfs.resources.spending import Spending
 from agentfs.resources.use import MICROS
 from agentfs.security.principal import INIT, Principal
@@ -142,12 +142,12 @@ class ProcessLimits:
                 return spent.tool_calls + spent.held_tool_calls
             case "max_cost_usd":
                 return (spent.cost + spent.held_cost) / MICROS
-            case "messages_per_minute":
-                return self.rates.sent(pid)
             case "max_memory_mb":
                 return round(self.programs.usage(process).memory_mb, 2)
             case "max_cpu_seconds":
                 return round(self.programs.usage(process).cpu_seconds, 2)
+            case _ if name in KIND_OF:
+                return self.rates.made(pid, KIND_OF[name])
         raise KeyError(name)
 
     def status(self, process: Process) -> str:

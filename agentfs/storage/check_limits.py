@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 
 from agentfs.process.model import Process
-from agentfs.resources import spending
+from agentfs.resources import branches, spending
 from agentfs.storage.check_rows import records
 
 __all__ = ["limit_faults"]
@@ -22,6 +22,14 @@ def limit_faults(connection: sqlite3.Connection, processes: Mapping[int, Process
             whole = isinstance(limit, int) or (name == "max_cost_usd" and isinstance(limit, float))
             if limit is not None and not (whole and limit >= 0):
                 yield f"process {pid}: {name} is {limit!r}"
+    for key, record in records(connection, branches.KIND):
+        what = f"what ended below process {key}"
+        owner = processes.get(int(key)) if key.isdecimal() else None
+        if owner is None or not owner.state.alive:
+            yield f"{what}: there is no such living process"
+        for name, figure in record.items():
+            if not isinstance(figure, int) or figure < 0:
+                yield f"{what}: {name} is {figure!r}"
     for key, record in records(connection, spending.KIND):
         what = f"what process {key} has used"
         owner = processes.get(int(key)) if key.isdecimal() else None

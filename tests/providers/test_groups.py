@@ -39,13 +39,20 @@ async def test_a_new_group_has_these_files_and_bounds_nothing(team: World) -> No
         "cgroup.procs",
         "tokens.max",
         "tokens.current",
+        "tokens.remaining",
+        "tokens.percent",
         "tokens.events",
         "pids.max",
         "pids.current",
+        "pids.remaining",
+        "pids.percent",
         "pids.events",
+        "rate.max",
+        "rate.current",
     ]
     content = [await team.text(f"{TEAM}/{name}") for name in team.list(TEAM)]
-    assert content == ["", "max\n", "0\n", "max 0\n", "max\n", "0\n", "max 0\n"]
+    kind = ["max\n", "0\n", "max\n", "0.0\n", "max 0\n"]
+    assert content == ["", *kind, *kind, "", ""]
     assert team.list("/sys/cgroup") == ["cgroup.procs", "team"]
     assert await team.text("/sys/cgroup/cgroup.procs") == "1\n2\n3\n4\n"
 

@@ -154,3 +154,77 @@ def test_prices_are_a_document_that_editors_write(tree: Tree, agent: Callable[..
     path.write_text("models: {}\n")
     alice.write("proc/self/budget/ctl", "report 1000\n")
     assert tree.read(f"{BOOKS}/agent/alice/unpriced") == "1\n"
+
+
+def test_remaining_and_percent_of_a_group(tree: Tree, agent: Callable[..., Puppet]) -> None:
+    (tree / TEAM).mkdir()
+    alice = agent("alice", group="team")
+    names = ("tokens.remaining", "tokens.percent", "pids.remaining", "pids.percent")
+    assert [tree.read(f"{TEAM}/{name}") for name in names] == ["max\n", "0.0\n"] * 2
+    tree.write(f"{TEAM}/tokens.max", "10000")
+    tree.write(f"{TEAM}/pids.max", "3")
+    call = alice.ask("proc/self/call", "llm 2500").strip()
+    alice.ask("proc/self/call", f"settle {call} 2000 500")
+    expected = ["7500\n", "25.0\n", "2\n", "33.3\n"]
+    assert [tree.read(f"{TEAM}/{name}") for name in names] == expected
+    tree.write(f"{TEAM}/tokens.max", "1000")
+    tree.write(f"{TEAM}/pids.max", "0")
+    expected = ["0\n", "250.0\n", "0\n", "100.0\n"]
+    assert [tree.read(f"{TEAM}/{name}") for name in names] == expected
+    with pytest.raises(FileExistsError):
+        (tree / TEAM / "tokens.percent").mkdir()
+
+
+def test_a_whole_branch_is_put_into_a_group_in_one_step(
+    tree: Tree, agent: Callable[..., Puppet]
+) -> None:
+    (tree / TEAM).mkdir()
+    lead = tree.spawn("lead", role="lead")
+    below = [tree.spawn(f"below-{number}", lead, role="lead") for number in range(3)]
+    deep = tree.spawn("deep", below[0])
+    other = tree.spawn("other")
+    tree.write(f"{TEAM}/cgroup.procs", f"branch {lead}\n")
+    members = {int(pid) for pid in tree.read(f"{TEAM}/cgroup.procs").split()}
+    assert members == {lead, deep, *below}
+    assert other not in members
+    for bad in ("branch", "branch x", "branch 3 4", "branches 3"):
+        assert refused(tree.write, f"{TEAM}/cgroup.procs", bad) == "EINVAL"
+    assert refused(tree.write, f"{TEAM}/cgroup.procs", "branch 1") == "EPERM"
+    assert refused(tree.write, f"{TEAM}/cgroup.procs", "branch 999") == "ESRCH"
+    tree.write("sys/cgroup/cgroup.procs", f"branch {below[0]}\n")
+    members = {int(pid) for pid in tree.read(f"{TEAM}/cgroup.procs").split()}
+    assert members == {lead, *below[1:]}
+
+
+def used(tree: Tree, pid: int) -> dict[str, str]:
+    return dict(line.split() for line in tree.read(f"proc/{pid}/branch").splitlines())
+
+
+def test_what_a_branch_has_used_is_in_a_file_also_what_ended(
+    tree: Tree, agent: Callable[..., Puppet]
+) -> None:
+    lead = tree.spawn("lead", role="lead", tier="tactical")
+    for number in range(3):
+        worker = agent(f"worker-{number}", parent=lead, tier="tactical")
+        call = worker.ask("proc/self/call", "llm sonnet 1000").strip()
+        worker.ask("proc/self/call", f"settle {call} 900 100")
+        call = worker.ask("proc/self/call", "tool search").strip()
+        worker.ask("proc/self/call", f"settle {call}")
+        if number:
+            tree.write(f"proc/{worker.pid}/ctl", "KILL")
+            tree.read(f"proc/{worker.pid}/wait")
+        else:
+            first = worker
+    three = {
+        "tokens": "3000", "llm_calls": "3", "tool_calls": "3", "cost_usd": "0.0126",
+    }  # fmt: skip
+    assert used(tree, lead) == three | {"processes": "2"}
+    assert used(tree, 1) == three | {"processes": "3"}
+    assert used(tree, first.pid)["tokens"] == "1000"
+    tree.crash()
+    tree.mount()
+    assert used(tree, lead) == three | {"processes": "2"}
+    tree.write(f"proc/{lead}/ctl", "kill-branch")
+    assert used(tree, 1) == three | {"processes": "1"}
+    tree.unmount()
+    assert check(tree.state / "store.db") == []

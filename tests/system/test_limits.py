@@ -179,3 +179,89 @@ def test_the_configuration_limits_everybody_at_once(
     assert "max_tool_calls 3 3 limits.max_tool_calls\n" in status
     tree.write("etc/agentfs.yaml", "limits: {max_tool_calls: max}\n")
     agent.ask(f"proc/{agent.pid}/call", "tool search")
+
+
+# -- calls of any kind a minute --------------------------------------------------------------------
+
+CALLS = {
+    "spawns": "ask('proc/self/spawn', '{name: kid-%s-NUMBER}' % os.environ['AGENT_NAME'])",
+    "signals": "write('proc/%s/ctl' % kid, 'HUP')",
+    "claims": "read('agents/self/recv', flags=os.O_NONBLOCK)",
+    "artifacts": "open(tree + '/dev/shm/private/key-NUMBER', 'w').close()",
+    "llm_calls": "ask('proc/self/call', 'llm 10')",
+    "tool_calls": "ask('proc/self/call', 'tool search')",
+    "messages": "write('agents/self/outbox/init', 'hello')",
+}
+
+
+def call(agent: Puppet, kind: str, number: int) -> None:
+    agent.do(CALLS[kind].replace("NUMBER", str(number)))
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_calls_of_every_kind_can_be_limited_by_the_minute(
+    tree: Tree, puppet: Callable[..., Puppet], kind: str
+) -> None:
+    free = puppet("free", role="lead", limits={"max_children": "max"})
+    agent = puppet(
+        "busy",
+        role="lead",
+        limits={f"{kind}_per_minute": 3, "max_children": "max", "max_concurrent_tasks": "max"},
+    )
+    kid = tree.spawn("kid", agent.pid)
+    agent.do(f"globals().update(kid={kid})")
+    tell(tree, "busy", 8)
+    tell(tree, "free", 8)
+    for number in range(3):
+        call(agent, kind, number)
+    for number in range(3, 6):
+        with refused(errno.EAGAIN):
+            call(agent, kind, number)
+    why = agent.read("proc/self/error")
+    what = kind.replace("_", " ")
+    assert f"3 {what} a minute; the next one may be" in why
+    assert tree.read(f"proc/{agent.pid}/usage/{kind}_per_minute") == "3\n"
+    with refused(errno.EPERM):
+        agent.write(limit(agent, f"{kind}_per_minute"), "max")
+    tree.write(limit(agent, f"{kind}_per_minute"), "4")
+    call(agent, kind, 7)
+    with refused(errno.EAGAIN):
+        call(agent, kind, 8)
+    if kind not in ("signals", "claims"):
+        for number in range(10, 16):
+            call(free, kind, number)
+
+
+def test_a_limit_on_all_calls_together_and_one_of_a_group(
+    tree: Tree, puppet: Callable[..., Puppet]
+) -> None:
+    (tree / "sys/cgroup/team/inner").mkdir(parents=True)
+    one = puppet("one", role="lead", group="team", limits={"calls_per_minute": 5})
+    two = puppet("two", role="lead", group="team/inner")
+    for number in range(5):
+        call(one, ("llm_calls", "tool_calls", "messages", "spawns", "artifacts")[number], number)
+    for kind in ("llm_calls", "messages", "spawns"):
+        with refused(errno.EAGAIN):
+            call(one, kind, 9)
+    assert "one may make 5 calls a minute" in one.read("proc/self/error")
+    rates = tree / "sys/cgroup/team/rate.max"
+    assert rates.read_text() == ""
+    tree.write("sys/cgroup/team/rate.max", "tool_calls 4\n")
+    tree.write("sys/cgroup/team/rate.max", "messages 100\n")
+    assert rates.read_text() == "messages 100\ntool_calls 4\n"
+    for bad in ("tool_calls", "tools 4", "tool_calls -1", "4"):
+        with refused(errno.EINVAL):
+            tree.write("sys/cgroup/team/rate.max", bad)
+    tree.write(limit(one, "calls_per_minute"), "max")
+    for agent in (one, two, one, two):
+        call(agent, "tool_calls", 1)
+    for agent in (one, two):
+        with refused(errno.EAGAIN):
+            call(agent, "tool_calls", 1)
+    assert "group team may make 4 tool calls a minute" in two.read("proc/self/error")
+    assert "tool_calls 4\n" in tree.read("sys/cgroup/team/rate.current")
+    tree.crash()
+    tree.mount()
+    assert rates.read_text() == "messages 100\ntool_calls 4\n"
+    tree.write("sys/cgroup/team/rate.max", "tool_calls max\n")
+    assert rates.read_text() == "messages 100\n"

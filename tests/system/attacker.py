@@ -630,7 +630,7 @@ def root_in_a_name_space_of_its_own():
 
 
 simple("state by .. of the folder it works in", lambda: opened("/proc/self/cwd/../../../store.db"),
-       "EACCES", **LINUX)  # fmt: skip
+       "ENOENT", **LINUX)  # fmt: skip
 simple("a neighbour by .. of that", lambda: opened("/proc/self/cwd/../../bob/memory/notes"),
        "EACCES", **LINUX)  # fmt: skip
 simple("state by the daemon's root", lambda: opened(f"/proc/{DAEMON}/root{STATE}/store.db"),

@@ -258,4 +258,4 @@ def test_no_name_of_a_file_forges_a_line_that_a_person_reads(tree: Tree) -> None
     eve.close()
 
 
-REQUEST = ["Id", "Agent", "Pid", "User", "Action", "Path", "Rule", "By", "Asked"]
+REQUEST = ["Id", "Agent", "Pid", "User", "Action", "Path", "Rule", "By", "Asked", "Size", "SHA256"]

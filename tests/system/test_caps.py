@@ -83,7 +83,7 @@ def test_a_drop_is_seen_by_watchers_and_outlives_the_program_and_the_daemon(tree
 
 
 def test_a_program_without_memory_does_not_begin_in_it(tree: Tree) -> None:
-    for deny, where in (([], str(tree.state)), (["memory"], "/"), (["memory", "file_write"], "/")):
+    for deny, where in (([], str(tree.path)), (["memory"], "/"), (["memory", "file_write"], "/")):
         puppet = Puppet(tree, f"without-{len(deny)}", deny=deny)
         found = puppet.do("os.getcwd()")
         assert found == where or (not deny and found.startswith(where))

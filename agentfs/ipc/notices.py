@@ -55,14 +55,19 @@ class Notices:
     def approval_asked(self, request: Request) -> None:
         """Somebody waits for a decision: whoever makes it is told."""
         name = INIT_NAME if request.by == OPERATOR else request.by
-        self._tell(
-            name,
+        text = (
             f"{request.agent} (process {request.pid}, user {request.user}) asks to"
             f" {request.action} {one_line(request.path)}. Write `approve {request.sha256}`, or"
             f" reject and a reason, to /dev/approvals/{request.name}/decision by"
-            f" {rfc3339(request.deadline)}. It is about ({request.size} bytes):\n\n"
-            f"{request.about}{chr(10) if request.about else ''}"
-            f"{request.content.decode(errors='replace')}\n",
+            f" {rfc3339(request.deadline)}."
+        )
+        if request.size or request.about:
+            about = f"{request.about}\n" if request.about else ""
+            content = request.content.decode(errors="replace")
+            text += f" It is about ({request.size} bytes):\n\n{about}{content}"
+        self._tell(
+            name,
+            f"{text}\n",
             [("Type", "approval-request"), ("Approval", request.name)],
         )
 

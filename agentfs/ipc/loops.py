@@ -6,8 +6,9 @@ for programs to obey, and the kernel marks what it sends itself. The second is t
 programs that know nothing of the first, a loop in shell say.
 
 A hop is a message that says it is a reply (`In-Reply-To`), or that its sender sends while it holds
-another one and that is automatic, or says just what was said before: the same as what it holds, or
-the same as its sender said the last time, in what that was an answer to. So a lead that gives out
+another one (or has put it away, and holds none) and that is automatic, or says just what was said
+before: the same as what it holds, or the same as its sender said the last time, in what that was an
+answer to. So a lead that gives out
 one piece of work after the other, each when the result of the one before has come, makes no hop
 however fast it is and however often: what it sends is something new. One that says the same on
 purpose can say `Auto-Submitted: no`. Nor does a conversation that has time: a minute takes a hop
@@ -25,6 +26,7 @@ from agentfs.errors import KernelError
 from agentfs.ipc.buckets import TokenBuckets
 from agentfs.ipc.mailboxes import Mailboxes
 from agentfs.ipc.message import Draft, Message
+from agentfs.process.agents import INIT_NAME
 from agentfs.process.model import Process
 from agentfs.security.principal import INIT
 from agentfs.storage.store import Store
@@ -48,24 +50,40 @@ class Loops:
         self._clock = clock
         self._settings = settings
         self._buckets = TokenBuckets(clock)
+        self._put_away: dict[int, Message] = {}  # what each process acknowledged last
 
     def origin(
         self, actor: Process | None, receiver: str, parent: Message | None
     ) -> Message | None:
         """What a message of process `actor` to `receiver` comes of: what it is a reply to, or the
-        newest message it holds of that agent, or of any. None for process 1, which is people."""
+        newest message it holds of that agent, or of any, or what it has put away. None for process
+        1, which is people."""
         if actor is None or actor.pid == INIT:
             return None
         if parent is not None:
             return parent
         held = self._boxes.claimed.newest(actor.pid, NEWEST)
-        return next((each for each in held if each.sender == receiver), held[0] if held else None)
+        if not held:
+            return self._put_away.get(actor.pid)
+        return next((each for each in held if each.sender == receiver), held[0])
+
+    def put_away(self, pid: int, message: Message) -> None:
+        """Process `pid` has acknowledged `message`: many do so before they answer."""
+        if pid != INIT:
+            self._put_away[pid] = message
+
+    def forget(self, pid: int) -> None:
+        """The program of process `pid` has ended."""
+        self._put_away.pop(pid, None)
 
     def admit(self, actor: Process, receiver: str, count: int = 1) -> None:
-        """Count an answer: a message to an agent of which `actor` holds one. EAGAIN, and nothing
-        is counted, if it has sent too many just now; with `count` 0 only ask."""
-        origin = self.origin(actor, receiver, None)
-        if origin is None or origin.sender != receiver:
+        """Count an answer: a message to an agent (but process 1's) of which `actor` holds one.
+        EAGAIN, and nothing is counted, if it has sent too many just now; with `count` 0 only
+        ask."""
+        if INIT_NAME in (actor.name, receiver):
+            return
+        held = self._boxes.claimed.newest(actor.pid, NEWEST)
+        if not any(each.sender == receiver for each in held):
             return
         limits = self._settings.now.messages
         pair = f"{actor.name} {receiver}"

@@ -76,6 +76,24 @@ class Mail(Receiving):
             self.asks.mailbox_removed(name)
             super().agent_removed(name)
 
+    def done(self, message: Message, reason: str = "") -> None:
+        """Also remember that its process had it."""
+        if message.claimed_by is not None:
+            self.loops.put_away(message.claimed_by, message)
+        super().done(message, reason)
+
+    def acknowledge(self, principal: Principal, name: str, folder: str, file: str) -> None:
+        """Also of what nobody had claimed."""
+        message = self._boxes.box(name).new.get(file) if folder == "new" else None
+        super().acknowledge(principal, name, folder, file)
+        if message is not None and principal.pid is not None:
+            self.loops.put_away(principal.pid, message)
+
+    def process_ended(self, process: Process, code: int) -> None:
+        """Also forget what it had."""
+        super().process_ended(process, code)
+        self.loops.forget(process.pid)
+
     def sweep(self) -> int:
         """Also what is kept of who answered whom."""
         self.loops.tidy()

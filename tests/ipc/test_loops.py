@@ -134,6 +134,29 @@ def test_a_conversation_that_has_time_is_no_loop(three: World) -> None:
         assert sent.hops == 1
 
 
+@pytest.mark.parametrize("folder", ["new", "cur"])
+def test_who_removes_a_message_before_it_answers_ends_too(three: World, folder: str) -> None:
+    """A mail program: it reads the file, deletes it, and sends."""
+    three.send("alice", "bob", "hello")
+    for turn in range(3 * MOST):
+        name, other = ("bob", "alice") if turn % 2 == 0 else ("alice", "bob")
+        me, box = three.principal(name), three.mail.mailbox(name)
+        if not box.new:
+            break
+        file = next(iter(box.new))
+        if folder == "cur":
+            three.mail.claim(me, name, file, file)
+        three.mail.acknowledge(me, name, folder, file)
+        three.send(name, other, "HELLO")
+    assert turn == MOST + 2
+    assert len(three.mail.loops._put_away) == 2
+    for name in ("alice", "bob"):
+        process = three.table.by_name(name)
+        assert process is not None
+        three.end(process, 0)
+    assert not three.mail.loops._put_away
+
+
 def test_people_are_no_loop(three: World) -> None:
     three.send("init", "bob", "hello")
     for _ in range(2 * MOST):

@@ -19,7 +19,7 @@ from agentfs.mount.attributes import tell
 from agentfs.mount.handles import Handles
 from agentfs.mount.inodes import Inode, Inodes
 from agentfs.mount.mounttable import device_of
-from agentfs.mount.parking import Parking
+from agentfs.mount.parking import Client, Parking
 from agentfs.mount.system import System
 from agentfs.mount.wakeups import Wakeups
 from agentfs.vfs.caller import Caller
@@ -87,19 +87,16 @@ class Base(pyfuse3.Operations):
             self._system.refused(caller.principal, path, refusal)
         return FUSEError(refusal.errno)
 
-    async def _approved(
-        self, caller: Caller, inode: Inode, attempt: Callable[[], Awaitable[T]], *, wait: bool
-    ) -> T:
+    async def _approved(self, client: Client, attempt: Callable[[], Awaitable[T]]) -> T:
         """What `attempt()` gives, made again once somebody has approved it where that is needed.
-        Raises EAGAIN where it may not `wait`, EINTR, and EACCES if the answer is no."""
+        Raises EAGAIN where it may not wait, EINTR, and EACCES if the answer is no."""
         while True:
             try:
                 return await attempt()
             except ApprovalError as needed:
                 awaited = self._system.approval(needed)
             try:
-                where = self._mountpoint + self._where(inode)
-                await self.parking.read(awaited, 1, wait=wait, opener=caller.tid, path=where)
+                await self.parking.read(awaited, 1, client)
             except KernelError as end:
                 if end.errno == errno.EINTR:
                     awaited.give_up()

@@ -19,6 +19,7 @@ from agentfs.mount.coherence import by_client
 from agentfs.mount.handles import ANNOUNCED, OpenFile
 from agentfs.mount.holders import Ending, Family, Target, ending
 from agentfs.mount.inodes import Inode
+from agentfs.mount.parking import Client
 from agentfs.mount.reading import reading
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import File, Handle, StreamHandle
@@ -71,8 +72,7 @@ class FileOperations(Base):
                 node.enter(caller)
                 return node.open(flags, caller)
 
-            waits = not flags & os.O_NONBLOCK
-            handle = await self._approved(caller, known, attempt, wait=waits)
+            handle = await self._approved(Client(caller.tid, 0, flags), attempt)
             content = await handle.begin()
         except KernelError as refusal:
             raise self._refused(caller, self._where(known), refusal)
@@ -102,13 +102,7 @@ class FileOperations(Base):
             if isinstance(opened.handle, StreamHandle):
                 tid, number = opened.caller.tid, opened.inode.number
                 opened.handle.begin_read(off, lambda: reading(tid, number))
-                return await self.parking.read(
-                    opened.handle,
-                    size,
-                    wait=opened.waits,
-                    opener=opened.caller.tid,
-                    path=self._mountpoint + self._where(opened.inode),
-                )
+                return await self.parking.read(opened.handle, size, opened.client)
             told = opened.inode.told
             if told is not None and not opened.handle.direct and not opened.inode.gone:
                 # What changed since the size was told would come out cut, or padded with zeros.
@@ -123,18 +117,12 @@ class FileOperations(Base):
 
         async def attempt() -> int:
             if isinstance(opened.handle, StreamHandle):
-                return await self.parking.write(
-                    opened.handle,
-                    buf,
-                    wait=opened.waits,
-                    opener=opened.caller.tid,
-                    path=self._mountpoint + self._where(opened.inode),
-                )
+                return await self.parking.write(opened.handle, buf, opened.client)
             return await opened.handle.write(off, buf)
 
         try:
             with by_client(opened.inode.key):  # a task's own: others do not see it while this waits
-                return await self._approved(opened.caller, opened.inode, attempt, wait=opened.waits)
+                return await self._approved(opened.client, attempt)
         except KernelError as refusal:
             raise self._refused(opened.caller, self._where(opened.inode), refusal)
 
@@ -168,7 +156,7 @@ class FileOperations(Base):
         inode = opened.inode
         try:
             with by_client(inode.place, inode.key):
-                await self._approved(opened.caller, inode, take, wait=opened.waits)
+                await self._approved(opened.client, take)
         except KernelError as refusal:
             raise self._refused(opened.caller, self._where(inode), refusal)
         if inode.parent is not None and not inode.gone:

@@ -13,10 +13,11 @@ import pyfuse3
 from agentfs.errors import KernelError
 from agentfs.mount.holders import Family
 from agentfs.mount.inodes import Inode
+from agentfs.mount.parking import Client
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Handle, Node, is_writing
 
-__all__ = ["ANNOUNCED", "Handles", "OpenDirectory", "OpenFile", "open_files"]
+__all__ = ["ANNOUNCED", "Handles", "OpenDirectory", "OpenFile"]
 
 
 ANNOUNCED = pyfuse3.FileHandleT(0)
@@ -36,9 +37,9 @@ class OpenFile:
     family: Family | None = None
 
     @property
-    def waits(self) -> bool:
-        """Whether a read or write may wait (O_NONBLOCK was not given at open)."""
-        return not self.flags & os.O_NONBLOCK
+    def client(self) -> Client:
+        """Who may have to wait, for parking."""
+        return Client(self.caller.tid, self.inode.number, self.flags)
 
     @property
     def reads(self) -> bool:
@@ -126,20 +127,3 @@ class Handles:
 
     def files(self) -> list[OpenFile]:
         return list(self._files.values())
-
-
-def open_files(tid: int) -> set[str]:
-    """What the thread's process holds open, by path; empty if it ended or we may not look."""
-    table = f"/proc/{tid}/fd"
-    try:
-        names = os.listdir(table)
-    except OSError:
-        return set()
-    found = set()
-    for name in names:
-        try:
-            # Linux says so of what it has dropped from its name cache, too.
-            found.add(os.readlink(f"{table}/{name}").removesuffix(" (deleted)"))
-        except OSError:
-            continue  # closed while we looked
-    return found

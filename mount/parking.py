@@ -3,8 +3,9 @@ signal, or the mount goes away.
 
 A FUSE call cannot be interrupted unless the daemon answers it: the caller hangs, even against
 SIGKILL. So whenever an interrupt arrives (see `wakeups`) the parked calls find out whom it was for:
-the opener, or another process that holds the file open, has a signal pending that it neither blocks
-nor ignores, or is gone. That call answers EINTR.
+the thread that waits has a signal pending that it neither blocks nor ignores. That call answers
+EINTR. Which thread that is, is found out before it is parked (see `reading`); where it cannot be,
+the opener is taken for it, and whoever else holds the file is looked at as well.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 import trio
 
 from agentfs.errors import KernelError
-from agentfs.mount.handles import open_files
+from agentfs.mount.reading import holding, waiting
 from agentfs.vfs.node import StreamHandle
 
-__all__ = ["Parked", "Parking", "deliverable"]
+__all__ = ["Client", "Parked", "Parking", "deliverable"]
 
 T = TypeVar("T")
 
@@ -47,16 +49,37 @@ _SIGNALS = re.compile(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who may have to wait: the thread that opened the file, the number of its inode, and the flags
+    of open(2). Of a thread that has not opened it yet the number is 0."""
+
+    tid: int
+    inode: int
+    flags: int
+
+
 class Parked:
-    """One call that waits. `opener` is the thread that opened the file, `path` where it is.
-    `restless`: the opener was stopped once, `heirs_restless`: another that holds the file open."""
+    """One call that waits. `tid` is the thread that does; if that is not `known`, the one that
+    opened the file, of inode `inode`. `restless`: it was stopped once, `heirs_restless`: another
+    that holds the file open."""
 
-    __slots__ = ("handle", "heirs_restless", "interrupted", "opener", "path", "restless", "wake")
+    __slots__ = (
+        "handle",
+        "heirs_restless",
+        "inode",
+        "interrupted",
+        "known",
+        "restless",
+        "tid",
+        "wake",
+    )
 
-    def __init__(self, handle: StreamHandle, opener: int, path: str) -> None:
+    def __init__(self, handle: StreamHandle, tid: int, inode: int, *, known: bool) -> None:
         self.handle = handle
-        self.opener = opener
-        self.path = path
+        self.tid = tid
+        self.inode = inode
+        self.known = known
         self.wake = trio.Event()
         self.interrupted = False
         self.restless = False
@@ -81,29 +104,30 @@ class Parking:
     def __len__(self) -> int:
         return len(self._parked)
 
-    async def read(
-        self, handle: StreamHandle, size: int, *, wait: bool, opener: int, path: str
-    ) -> bytes:
-        """The next bytes of a stream. Raises EAGAIN (`wait` is False, or too many wait already),
-        EINTR, ENODEV (the mount goes away)."""
+    async def read(self, handle: StreamHandle, size: int, client: Client) -> bytes:
+        """The next bytes of a stream. Raises EAGAIN (O_NONBLOCK, or too many wait already), EINTR,
+        ENODEV (the mount goes away)."""
         data = handle.try_read(size)
         if data is not None:
             return data
-        parked = self._park(handle, opener, path, wait=wait)
+        parked = await self._park(handle, client)
         return await self._until(parked, lambda: handle.try_read(size))
 
-    async def write(
-        self, handle: StreamHandle, data: bytes, *, wait: bool, opener: int, path: str
-    ) -> int:
+    async def write(self, handle: StreamHandle, data: bytes, client: Client) -> int:
         """The number of bytes that a stream took. Raises as `read` does."""
         taken = handle.try_write(data)
         if taken is not None:
             return taken
-        parked = self._park(handle, opener, path, wait=wait)
+        parked = await self._park(handle, client)
         return await self._until(parked, lambda: handle.try_write(data))
 
-    def _park(self, handle: StreamHandle, opener: int, path: str, *, wait: bool) -> Parked:
-        if not wait:
+    async def _park(self, handle: StreamHandle, client: Client) -> Parked:
+        found: tuple[int, int] | None = client.tid, client.flags
+        if client.inode:
+            others = {parked.tid for parked in self._parked}
+            found = await waiting(client.tid, client.inode, others)
+        tid, flags = found or (client.tid, client.flags)
+        if flags & os.O_NONBLOCK:
             raise KernelError(errno.EAGAIN, "it would have to wait, and O_NONBLOCK says not to")
         if len(self._parked) >= self._limit():
             raise KernelError(
@@ -111,7 +135,7 @@ class Parking:
                 f"{self._limit()} calls wait already (mount.max_parked)",
                 rule="max_parked",
             )
-        return Parked(handle, opener, path)
+        return Parked(handle, tid, client.inode, known=found is not None)
 
     async def _until(self, parked: Parked, attempt: Callable[[], T | None]) -> T:
         """What `attempt()` gives once it is not None."""
@@ -122,7 +146,7 @@ class Parking:
             while True:
                 # Before the attempt: nothing is given to, or taken from, a caller that is being
                 # killed and would never know.
-                if parked.interrupted or _is_interrupted(parked.opener):
+                if parked.interrupted or _is_interrupted(parked.tid):
                     raise KernelError(errno.EINTR, "a signal ended the wait")
                 done = attempt()
                 if done is not None:
@@ -175,7 +199,7 @@ class Parking:
         others: list[Parked] = []
         orphaned: list[Parked] = []
         for parked in suspects:
-            pending = deliverable(parked.opener)
+            pending = deliverable(parked.tid)
             if pending is None:
                 orphaned.append(parked)
             elif pending & ~_STOP:
@@ -184,38 +208,41 @@ class Parking:
                 continue
             if pending:
                 parked.restless = True  # for good: Linux will not interrupt this request again
-            others.append(parked)
+            if not parked.known:
+                others.append(parked)
         if with_heirs is not None:
             others = [each for each in with_heirs if not each.interrupted]
         if not found and others:
             self._look_among_heirs(others, orphaned)
 
     def _look_among_heirs(self, parked: list[Parked], orphaned: list[Parked]) -> None:
-        """Processes that hold a file open which another one opened (`exec 3<file; cat <&3`)."""
-        paths: dict[str, list[Parked]] = {}
-        for waiting in parked:
-            paths.setdefault(waiting.path, []).append(waiting)
-        openers = {waiting.opener for waiting in parked}
+        """Processes that hold a file open which another one opened, and that could not be seen in
+        the call."""
+        inodes: dict[int, list[Parked]] = {}
+        for unknown in parked:
+            inodes.setdefault(unknown.inode, []).append(unknown)
+        openers = {unknown.tid for unknown in parked}
         for pid in _processes():
             pending = None if pid in openers else deliverable(pid)
             if pending is None or not pending:
                 continue
-            for path in open_files(pid) & paths.keys():
-                for waiting in paths[path]:
+            for inode in holding(pid, inodes):
+                for unknown in inodes[inode]:
                     if pending & ~_STOP:
-                        waiting.interrupt()
+                        unknown.interrupt()
                     else:
-                        waiting.heirs_restless = True
+                        unknown.heirs_restless = True
         if orphaned:
-            held = {path for pid in _processes() for path in open_files(pid)}
-            for waiting in orphaned:
-                if waiting.path not in held:
-                    waiting.interrupt()
+            wanted = {unknown.inode for unknown in orphaned}
+            held = {inode for pid in _processes() for inode in holding(pid, wanted)}
+            for unknown in orphaned:
+                if unknown.inode not in held:
+                    unknown.interrupt()
 
 
-def _is_interrupted(opener: int) -> bool:
+def _is_interrupted(tid: int) -> bool:
     """Whether the thread has a signal to handle. One that is gone may have heirs: no."""
-    pending = deliverable(opener)
+    pending = deliverable(tid)
     return pending is not None and bool(pending & ~_STOP)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import select
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,83 @@ def test_a_signal_ends_a_read_on_an_inherited_descriptor(tree: Tree) -> None:
     os.kill(int(cat), signal.SIGTERM)
     shell.wait(10)
     assert time.monotonic() - sent < ENDS_WITHIN
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "opening",
+    [
+        "exec 3<'{path}'; cat <&3 & wait",
+        "(exec 3<'{path}'; cat <&3 & sleep 60 & wait)",
+        "exec 3<'{path}'; sh -c 'cat <&3; true' & wait",
+        "exec 3<'{path}'; (sh -c 'cat <&3; true' &) ; exec 3<&-; sleep 60",
+    ],
+)
+def test_a_signal_ends_a_read_on_a_descriptor_of_whatever_ancestor(
+    tree: Tree, opening: str, number: signal.Signals
+) -> None:
+    events = tree / "dev/events"
+    others = [tree.start("cat", str(events), stdout=subprocess.DEVNULL) for _ in range(3)]
+    tree.start("sh", "-c", opening.format(path=events), stdout=subprocess.DEVNULL)
+    eventually(lambda: parked(tree) == 4)
+    (cat,) = set(cats(events)) - {other.pid for other in others}
+    sent = time.monotonic()
+    os.kill(cat, number)
+    eventually(lambda: parked(tree) == 3)
+    assert time.monotonic() - sent < ENDS_WITHIN
+    assert all(other.poll() is None for other in others)
+
+
+def cats(file: Path) -> list[int]:
+    """The cats that read a file."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if (entry / "comm").read_text() == "cat\n":
+                    links = [os.readlink(link) for link in (entry / "fd").iterdir()]
+                    found += [int(entry.name)] * (str(file) in links)
+    return found
+
+
+def test_o_nonblock_is_what_fcntl_said_last(tree: Tree) -> None:
+    for path in _streams(tree).values():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_NONBLOCK)
+            with pytest.raises(BlockingIOError):
+                os.read(descriptor, 4096)
+            other = os.dup(descriptor)
+            os.close(descriptor)
+            descriptor = other
+            with pytest.raises(BlockingIOError):
+                os.read(descriptor, 4096)
+        finally:
+            os.close(descriptor)
+    descriptor = os.open(tree / "dev/events", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, 0)
+        with ThreadPoolExecutor(1) as pool:
+            read = pool.submit(os.read, descriptor, 4096)
+            eventually(lambda: parked(tree) == 1)
+            tree.spawn("bob")
+            assert b"bob" in read.result(30)
+    finally:
+        os.close(descriptor)
+
+
+def test_o_nonblock_by_fcntl_holds_for_writes_too(tree: Tree) -> None:
+    queue = tree / "dev/queues/jobs"
+    queue.mkdir()
+    (queue / "ctl").write_text("max 1\n")
+    descriptor = os.open(queue / "send", os.O_WRONLY)
+    try:
+        os.write(descriptor, b"one")
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_NONBLOCK)
+        with pytest.raises(BlockingIOError):
+            os.write(descriptor, b"two")
+    finally:
+        os.close(descriptor)
 
 
 def test_a_stopped_reader_goes_on_waiting_and_can_still_be_ended(tree: Tree) -> None:

@@ -114,7 +114,7 @@ def test_what_was_open_of_a_removed_agent_is_not_the_new_one_of_its_name(tree: T
     for call in (
         f"os.open('spec.yaml', os.O_RDWR, dir_fd={folder})",
         f"os.open('ctl', os.O_WRONLY, dir_fd={folder})",
-        f"(os.write({spec}, b'role: lead\\n'), os.fsync({spec}))",
+        f"(os.write({spec}, b'role: lead\\n'), os.close({spec}))",
         "write('agents/pet/spec.yaml', 'role: lead\\n')",
         "write('agents/pet/ctl', 'start')",
         "os.rmdir(tree + '/agents/pet')",

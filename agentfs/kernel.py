@@ -410,6 +410,11 @@ class Kernel:
         runs."""
         return Lineage(tid, lambda ospid: self.table.by_ospid(ospid) is not None, file)
 
+    def moved(self, mountpoint: str) -> None:
+        """The tree is mounted at another path now."""
+        self.mountpoint = mountpoint
+        self.programs.moved(mountpoint)
+
     def hold_programs(self) -> None:
         """Start nothing again until `tree_is_up`: programs need the tree."""
         self.supervisor.tree_is_up = trio.Event()

@@ -338,6 +338,10 @@ class Announcer:
                 self._failed += 1
             self._queue.popleft()
 
+    def moved(self, mountpoint: str) -> None:
+        """The tree is mounted at another path now."""
+        self._mountpoint = mountpoint
+
     def _packet(self, announcement: Announcement) -> bytes:
         new_path = self._mountpoint + announcement.new_path if announcement.new_path else ""
         parts = (announcement.operation(), self._mountpoint + announcement.path, new_path)

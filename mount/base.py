@@ -63,6 +63,10 @@ class Base(pyfuse3.Operations):
         self.faults = 0
         self._looking_again: dict[int, Inode] = {}
 
+    def moved(self, mountpoint: str) -> None:
+        """The tree is mounted at another path now."""
+        self._mountpoint = mountpoint
+
     async def _caller(self, ctx: RequestContext) -> Caller:
         principal = await self._system.identify(ctx.pid, ctx.uid, ctx.gid)
         return Caller(principal, ctx.uid, ctx.gid, ctx.pid, ctx.umask)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 
-__all__ = ["device_of", "device_of_mount"]
+__all__ = ["device_of", "device_of_mount", "place_of"]
 
 
 def device_of(mountpoint: str, table: io.FileIO) -> str | None:
@@ -25,6 +26,29 @@ def device_of(mountpoint: str, table: io.FileIO) -> str | None:
         if fields[4] == escaped:
             found = fields[2].decode()  # the last one is on top
     return found
+
+
+def place_of(device: str, before: str, table: io.FileIO) -> str | None:
+    """Where what has the number `device` is mounted and can be seen: at `before`, if it is there
+    still, else at another path; empty if something else lies over it everywhere; None if it is
+    mounted nowhere any more."""
+    table.seek(0)
+    ours = []
+    on_top: dict[bytes, str] = {}
+    for line in table.readall().splitlines():
+        fields = line.split(b" ")
+        on_top[fields[4]] = fields[2].decode()
+        if fields[2].decode() == device and fields[3] == b"/":
+            ours.append(fields[4])
+    seen = [_unescaped(path) for path in ours if on_top[path] == device]
+    if before in seen:
+        return before
+    return seen[0] if seen else "" if ours else None
+
+
+def _unescaped(path: bytes) -> str:
+    r"""A path as it is, which the table writes with `\040` for a space and so on."""
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), path))
 
 
 def device_of_mount(process: int, mount: bytes) -> str:

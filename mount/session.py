@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import select
+import subprocess
 from collections.abc import Callable
 
 import pyfuse3
@@ -15,7 +17,7 @@ from agentfs.mount.announcer import Announcer
 from agentfs.mount.coherence import Coherence
 from agentfs.mount.forgetting import give_back
 from agentfs.mount.inodes import Inodes
-from agentfs.mount.mounttable import device_of
+from agentfs.mount.mounttable import device_of, place_of
 from agentfs.mount.operations import Operations
 from agentfs.mount.parking import Parking
 from agentfs.mount.system import System
@@ -34,12 +36,21 @@ SPARE_TASKS = 200
 IDLE_TASKS = 8
 
 
+# Seconds between two looks at where the tree is: reading the mount table takes 0.1 ms.
+LOOK_EVERY = 2.0
+
+NOWHERE = "/dev/null/nowhere"
+"""A path below which nothing can be, for what is done by path while the tree has none."""
+
+
 class Mount:
     """A served tree and its figures; `apply` takes changes that come from elsewhere than events."""
 
     def __init__(self, namespace: Namespace, system: System, mountpoint: str, state: str) -> None:
         self._namespace = namespace
         self.mountpoint = mountpoint
+        self.place = mountpoint  # where it can be seen now; empty: nowhere
+        self.on_move: list[Callable[[str], object]] = []
         self.inodes = Inodes(namespace.root)
         self.announcer = Announcer(mountpoint, system.announce_queue())
         self.coherence = Coherence(self.inodes, self.announcer)
@@ -59,6 +70,16 @@ class Mount:
     def take(self, record: Record) -> None:
         """An event of the kernel: let caches and watchers see what it changed."""
         self.coherence.apply(self._namespace.changes(record.event))
+
+    def moved(self, place: str) -> None:
+        """It is to be seen at another path now, or nowhere."""
+        log.warning("the tree is at %s now", place or "no path: something is mounted over it")
+        self.place = place
+        self.announcer.moved(place or NOWHERE)
+        self.operations.moved(place or NOWHERE)
+        if place:
+            for tell in self.on_move:
+                tell(place)
 
     def apply(self, change: Change) -> None:
         self.coherence.apply((change,))
@@ -97,13 +118,15 @@ async def serve(
         mount.wakeups.restore()
         raise OSError(f"{mount.mountpoint} cannot be mounted: {failure}") from None
     events.listen(mount.take)
+    with open("/proc/self/mountinfo", "rb", 0) as table:  # noqa: ASYNC230
+        device = device_of(mount.mountpoint, table)  # before anybody can move it
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pyfuse3.main, IDLE_TASKS, max_tasks + SPARE_TASKS)
             nursery.start_soon(mount.parking.watch)
             nursery.start_soon(mount.announcer.run)
             nursery.start_soon(give_back, mount.inodes)
-            nursery.start_soon(_watch_mount_table, mount.mountpoint, mount.wakeups.disconnected)
+            nursery.start_soon(_watch_mount_table, mount, device, mount.wakeups.disconnected)
             nursery.start_soon(_when, mount.wakeups.disconnected, stop.set)
             ready()
             await stop.wait()
@@ -114,7 +137,7 @@ async def serve(
         events.unlisten(mount.take)
         for opened in mount.operations.handles.files():
             opened.handle.release()
-        pyfuse3.close(unmount=True)
+        _unmount(mount)
         mount.announcer.stop()
         mount.wakeups.restore()
 
@@ -124,21 +147,41 @@ async def _when(event: trio.Event, call: Callable[[], object]) -> None:
     call()
 
 
-async def _watch_mount_table(mountpoint: str, gone: trio.Event) -> None:
-    """Notice a lazy unmount, which the device does not report while a file is open.
+async def _watch_mount_table(mount: Mount, device: str | None, gone: trio.Event) -> None:
+    """Notice a lazy unmount, which the device does not report while a file is open, and where the
+    tree is when a directory above it was renamed, or the mount was moved.
 
     /proc/self/mountinfo polls as POLLPRI when it changes, and as readable always: an epoll of its
-    own picks out the one that counts.
+    own picks out the one that counts. A renamed directory is no change of it: for that it is looked
+    at from time to time. `device` is the tree's `major:minor`.
     """
     with open("/proc/self/mountinfo", "rb", 0) as table, select.epoll() as changes:  # noqa: ASYNC230
-        device = device_of(mountpoint, table)
         changes.register(table.fileno(), select.EPOLLPRI | select.EPOLLERR)
         while device is not None:
-            await trio.lowlevel.wait_readable(changes.fileno())
+            with trio.move_on_after(LOOK_EVERY):
+                await trio.lowlevel.wait_readable(changes.fileno())
             changes.poll(0)
-            if device_of(mountpoint, table) != device:
+            place = place_of(device, mount.place, table)
+            if place is None:
                 gone.set()
                 return
+            if place != mount.place:
+                mount.moved(place)
+
+
+def _unmount(mount: Mount) -> None:
+    """Take the mount away where it is now. What lies over it is not ours to take away: then it
+    stays, dead, until somebody does that, and `agentfs umount` takes it."""
+    pyfuse3.close(unmount=mount.place == mount.mountpoint)
+    if mount.place == mount.mountpoint:
+        return
+    if not mount.place:
+        log.warning("something lies over %s: the dead mount stays below it", mount.mountpoint)
+        return
+    words = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
+    done = subprocess.run([*words, "--", mount.place], check=False, capture_output=True, text=True)
+    if done.returncode:
+        log.warning("%s cannot be unmounted: %s", mount.place, done.stderr.strip())
 
 
 def _raise_file_limit() -> None:

@@ -166,6 +166,8 @@ async def _run(
     namespace = build(kernel, lambda: mount.statistics())
     mount = Mount(namespace, Bridge(kernel), mountpoint, str(state))
 
+    mount.on_move.append(kernel.moved)
+
     def ready() -> None:
         log.info("mounted at %s, state in %s", mountpoint, state)
         kernel.tree_is_up()

@@ -77,6 +77,10 @@ class Programs(Measures):
         self.groups = ControlGroups(instance_id)
         become_subreaper()
 
+    def moved(self, mountpoint: str) -> None:
+        """Programs that start from now on find the tree at another path."""
+        self._mountpoint = mountpoint
+
     @property
     def mode(self) -> str:
         """How a program's process is told: "cgroup", or by "ancestry"."""

@@ -5,14 +5,13 @@ program answers that by itself. RFC 5321, 6.3: who carries it on counts the hops
 for programs to obey, and the kernel marks what it sends itself. The second is the kernel's, for
 programs that know nothing of the first, a loop in shell say.
 
-A hop is a message that says it is a reply (`In-Reply-To`), or that its sender sends while it holds
-another one (or has put it away, and holds none) and that is automatic, or says just what was said
-before: the same as what it holds, or the same as its sender said the last time, in what that was an
-answer to. So a lead that gives out
-one piece of work after the other, each when the result of the one before has come, makes no hop
-however fast it is and however often: what it sends is something new. One that says the same on
-purpose can say `Auto-Submitted: no`. Nor does a conversation that has time: a minute takes a hop
-back.
+A hop is a message that is sent while another one is held (or was put away just before), and that
+says that it is a reply (`In-Reply-To`), or that it is automatic, or that answers the sender of the
+other one with what was said before: the same as in that, or the same as it said itself the last
+time, in what that was an answer to. So a lead that gives out one piece of work after the other,
+each when the result of the one before has come, makes no hop however fast it is and however often:
+what it sends is something new. One that says the same on purpose can say `Auto-Submitted: no`. Nor
+does a conversation that has time: a minute takes a hop back.
 """
 
 from __future__ import annotations
@@ -104,17 +103,17 @@ class Loops:
             self._store.on_rollback(lambda: self._buckets.give_back(pair, 1))
 
     def count(
-        self, draft: Draft, origin: Message | None, *, reply: bool
+        self, draft: Draft, receiver: str, origin: Message | None, *, reply: bool
     ) -> tuple[int, tuple[int, int]]:
-        """How many hops a message has behind it that comes of `origin` (and says so: `reply`), and
-        what is said in it and was said in `origin`."""
+        """How many hops a message to `receiver` has behind it that comes of `origin` (and says so:
+        `reply`), and what is said in it and was said in `origin`."""
         said = digest(draft.body)
         if origin is None:
             return 0, (said, 0)
         before, first = origin.said
         again = draft.automatic
         if again is None:
-            again = reply or said in (before, first)
+            again = reply or (origin.sender == receiver and said in (before, first))
         if not again:
             return 0, (said, before)
         rested = int(max(0.0, self._clock.now() - origin.arrived) / PATIENCE)

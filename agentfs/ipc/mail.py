@@ -229,7 +229,7 @@ class Mail(Receiving):
         thread = self.threads.below(parent)
         ask = None if draft.claimed else self.asks.awaiting(sender, mailbox, parent)
         origin = self.loops.origin(actor, mailbox, parent)
-        hops, said = self.loops.count(draft, origin, reply=parent is not None)
+        hops, said = self.loops.count(draft, mailbox, origin, reply=parent is not None)
         links = self.threads.headers(thread)
         if hops > 1:  # a plain reply need not say so
             links.append(("Hops", str(hops)))

@@ -70,11 +70,22 @@ def test_one_that_answers_itself_ends(three: World) -> None:
     assert turns(three, ("alice", str.strip, "")) == MOST + 1
 
 
-def test_a_ring_of_three_that_hand_on_what_they_get_ends(three: World) -> None:
+def test_those_who_say_the_same_to_one_after_the_other_are_no_loop(three: World) -> None:
+    """Many that greet each other at random, say."""
     three.send("alice", "bob", "hot potato")
     ring = [(a, str.strip, b) for a, b in ("bc", "ca", "ab")]
     names = {"a": "alice", "b": "bob", "c": "carol"}
-    assert turns(three, *[(names[a], say, names[b]) for a, say, b in ring]) == MOST + 1
+    parts = [(names[a], say, names[b]) for a, say, b in ring]
+    assert turns(three, *parts, most=3 * MOST) == 3 * MOST
+
+
+def test_a_ring_of_three_that_say_they_are_automatic_ends(three: World) -> None:
+    three.send("alice", "bob", "hot potato")
+    mark = "Auto-Submitted: auto-generated\n"
+    ring = itertools.cycle([("bob", "carol"), ("carol", "alice"), ("alice", "bob")])
+    answers = (answer(three, name, str.strip, to, mark) for name, to in ring)
+    sent = itertools.takewhile(lambda message: message is not None, answers)
+    assert len(list(itertools.islice(sent, 3 * MOST))) == MOST + 1
 
 
 def test_those_who_always_say_the_same_each_its_own_end(three: World) -> None:

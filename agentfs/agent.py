@@ -200,6 +200,7 @@ class Agent:
                 with contextlib.ExitStack() as stack:
                     poller, signals = self._connect(stack)
                     pause = FIRST_PAUSE
+                    self._enter_again()
                     await self._serve(poller, signals)
             except OSError as failure:  # of our own files: those of handlers are theirs
                 if not self._is_away(failure):
@@ -208,6 +209,14 @@ class Agent:
                 await _wait(self._wake, pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
         self._stopped = False
+
+    def _enter_again(self) -> None:
+        """A program begins in its memory. If that was in a tree that is gone, go on in this one."""
+        try:
+            os.statvfs(".")
+        except OSError as failure:
+            if failure.errno in AWAY:
+                os.chdir(f"{self.home}/memory")
 
     def _connect(self, stack: contextlib.ExitStack) -> tuple[select.epoll, int]:
         """Open what the loop reads; the descriptor of `signals` is -1 if nobody wants it."""

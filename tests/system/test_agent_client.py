@@ -655,6 +655,32 @@ def test_a_loop_resumes_each_time_its_connection_is_cut_100_times(
     assert "Restarts:\t0\n" in quick.read(f"proc/{pid}/status")
 
 
+def test_a_loop_is_in_its_memory_again_after_a_crash(quick: QuickTree) -> None:
+    pid = start(
+        quick,
+        """
+        @agent.on_message
+        def count(message):
+            with open("counted", "a") as file:
+                file.write(message.text)
+            say("counted", message.text)
+        agent.run()
+        """,
+        restart="never",
+    )
+    init = operator(quick)
+    for text in ("one", "two"):
+        init.send("alice", text)
+        eventually(said(quick, f"counted {text}"))
+        quick.crash()
+        quick.mount()
+    init.send("alice", "three")
+    eventually(said(quick, "counted three"))
+    assert quick.read("agents/alice/memory/counted") == "onetwothree"
+    ospid = quick.read(f"proc/{pid}/ospid").strip()
+    assert os.readlink(f"/proc/{ospid}/cwd") == f"{quick.path}/agents/alice/memory"
+
+
 def test_interrupted_by_signals_100_times_a_loop_resumes(tree: Tree, tmp_path: Path) -> None:
     pid = start(
         tree,

@@ -33,6 +33,7 @@ from agentfs.process.agents import Agents
 from agentfs.process.calls import Processes
 from agentfs.process.confine import Confinement
 from agentfs.process.consumption import Consumption
+from agentfs.process.history import History
 from agentfs.process.lineage import Lineage
 from agentfs.process.logkeeper import LogKeeper
 from agentfs.process.programs import Programs
@@ -364,6 +365,8 @@ class Kernel:
         self.supervisor.on_maid.append(self.audit.sweep)
         self.refusals = Refusals(self.gate, self.store, self.events)
         self.why = Why(self)
+        self.history = History(self.store, self.table, self.events, self.clock)
+        self.supervisor.on_maid.append(self.history.sweep)
         self.journal = Journal()
 
     def _name_instance(self) -> str:

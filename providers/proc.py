@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,14 @@ class ProcDirectory(Table):
     def owner(self) -> Owner:
         return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
 
+    def private_guard(self, caller: Caller) -> None:
+        if not caller.principal.is_operator:
+            raise KernelError(
+                errno.EACCES,
+                f"only the operator may see this, and you are {caller.principal.name}",
+                rule="operator",
+            )
+
     @link("self", example="7")
     def self_link(self, caller: Caller) -> str:
         """The caller's own process; 1 for the operator. ENOENT for who is no agent."""
@@ -106,6 +115,19 @@ class ProcDirectory(Table):
             ("btime", int(kernel.started)),
         ]
         return "".join(f"{name} {number}\n" for name, number in lines)
+
+    @live(
+        "ended",
+        0o400,
+        private=True,
+        example='{"pid": 7, "agent": "bob", "code": 2, "why": "code 2: cannot open d.sh", …}',
+    )
+    def ended(self) -> str:
+        """The processes that ended within a week, the newest 1000, one JSON object a line: pid,
+        ppid, agent, role, tier, restarts, started, ended, code, why (with the last line that it
+        wrote). For the operator."""
+        ends = [json.dumps(end, ensure_ascii=False) for end in self.kernel.history]
+        return "".join(f"{end}\n" for end in ends)
 
     @live("mounts", example="agentfs /run/agents fuse.agentfs rw 0 0")
     def mounts(self) -> str:

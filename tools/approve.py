@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from agentfs.tools.how import FileCommand, Given
@@ -26,7 +28,8 @@ def _how(given: Given) -> str:
 @click.command(cls=FileCommand, how=_how)
 @click.argument("request", metavar="[ID]", required=False)
 @click.option("--reject", "reason", metavar="REASON", help="Reject it instead, and say why.")
-def approve(request: str | None, reason: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="The list: one JSON object a line.")
+def approve(request: str | None, reason: str | None, as_json: bool) -> None:
     """Approve the request ID, or reject it; without ID, list what waits for a decision.
 
     What is approved is shown, the beginning of a long text, and only that: if the request asks for
@@ -54,6 +57,14 @@ def approve(request: str | None, reason: str | None) -> None:
             body = tree.read(f"dev/approvals/{number}/body")
         except TreeError:
             continue  # it is between others, or not kept any more
+        if as_json:
+            keys = {"Agent": "agent", "Action": "action", "Path": "path", "By": "by"}
+            row: dict[str, object] = {"id": number}
+            row |= {key: asked[name] for name, key in keys.items()}
+            row |= {"deadline": status["Deadline"], "size": int(asked["Size"])}
+            row |= {"sha256": asked["SHA256"], "body": body}
+            click.echo(json.dumps(row, ensure_ascii=False))
+            continue
         click.echo(
             f"{number}  {_what(asked)}  ({asked['By']} decides by {status['Deadline']})"
             f"  {beginning(body, 60)}"

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
+import time
+from collections.abc import Iterator
 
 import click
 
+from agentfs.tools.happenings import moment
 from agentfs.tools.how import FileCommand, Given
+from agentfs.tools.sentences import Filter, audit_line, objects
 from agentfs.tools.tree import CHUNK, ToolError, Tree, encoded, shell_root
 
 __all__ = ["KEY", "audit", "key_path"]
 
 KEY = "AGENTFS_AUDIT_KEY"
 """The environment variable that says where the audit's key is."""
+
+
+POLL = 0.5
+"""Seconds between two looks at the log that is followed."""
+
+LONGEST = 1 << 20
+"""Bytes of its end that are kept to find the last record."""
 
 
 def key_path(given: str | None) -> str | None:
@@ -34,17 +46,33 @@ def _how(given: Given) -> str:
 @click.argument("what", type=click.Choice(["log", "head", "verify", "query"]), default="log")
 @click.argument("words", nargs=-1, metavar="[WORDS…]")
 @click.option("--audit-key", envvar=KEY, metavar="FILE", help="For STATE_DIR; it has audit.key.")
-def audit(what: str, words: tuple[str, ...], audit_key: str | None) -> None:
+@click.option("--agent", "agents", multiple=True, metavar="NAME", help="log: of whom, by whom.")
+@click.option("--type", "types", multiple=True, metavar="TYPE", help="log: with such a change.")
+@click.option("--since", metavar="WHEN", help="log: after a date, or a time ago: 10m.")
+@click.option("-f", "--follow", is_flag=True, help="log: go on with what comes.")
+@click.option("--json", "as_json", is_flag=True, help="As they are: one JSON object a line.")
+def audit(
+    what: str,
+    words: tuple[str, ...],
+    audit_key: str | None,
+    agents: tuple[str, ...],
+    types: tuple[str, ...],
+    since: str | None,
+    follow: bool,
+    as_json: bool,
+) -> None:
     """Who changed what, and who was refused.
 
     \b
-    log     print every record that is kept, one JSON object a line
+    log     print every record that is kept (the default), a sentence a line: time, who, what
     head    print number, hash and signature of the newest one
     verify  say `ok`, or what is wrong first; the exit code is 1 then
     verify STATE_DIR  the same of a system that does not run
     query agent=NAME type=TYPE since=WHEN until=WHEN limit=N
-            print the newest records that are so
+            print the newest records that are so, one JSON object a line
     """
+    if (agents or types or since or follow) and what != "log":
+        raise click.UsageError("--agent, --type, --since and --follow go with log only")
     if (words and what not in ("query", "verify")) or (len(words) > 1 and what == "verify"):
         raise click.UsageError(f"{what} does not take {' '.join(words)!r}")
     if what == "query":
@@ -54,13 +82,37 @@ def audit(what: str, words: tuple[str, ...], audit_key: str | None) -> None:
         click.echo(verdict)
         if not verdict.startswith("ok "):
             sys.exit(1)
+    elif what == "log":
+        wanted = Filter(agents, types, moment(since) if since else "").record
+        for line, said in objects(_records(Tree(), follow=follow), audit_line, wanted):
+            click.echo(line if as_json else said)
     else:
-        for data in Tree().stream(f"sys/audit/{what}"):
-            sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        click.echo(Tree().read(f"sys/audit/{what}"))
+
+
+def _records(tree: Tree, *, follow: bool) -> Iterator[bytes]:
+    """The log, and what comes after it was read."""
+    last = b""
+    for data in tree.stream("sys/audit/log"):
+        yield data
+        last = (last + data)[-LONGEST:]
+    while follow:
+        time.sleep(POLL)
+        *_, newest = [b"{}", *last.splitlines()]
+        seen = json.loads(newest or b"{}")
+        question = f"since={seen['time']} limit=1000" if seen else "limit=1000"
+        for line in _asked(tree, question).splitlines(keepends=True):
+            if json.loads(line)["seq"] > seen.get("seq", 0):
+                last = line
+                yield line
 
 
 def _query(tree: Tree, question: str) -> None:
+    sys.stdout.buffer.write(_asked(tree, question))
+    sys.stdout.buffer.flush()
+
+
+def _asked(tree: Tree, question: str) -> bytes:
     name = "sys/audit/query"
     try:
         descriptor = os.open(tree.path(name), os.O_RDWR | os.O_CLOEXEC)
@@ -71,8 +123,7 @@ def _query(tree: Tree, question: str) -> None:
             os.close(descriptor)
     except OSError as failed:
         raise tree.failure(name, failed) from None
-    sys.stdout.buffer.write(b"".join(pieces))
-    sys.stdout.buffer.flush()
+    return b"".join(pieces)
 
 
 def offline(state: str, key: str | None) -> str:

@@ -16,7 +16,11 @@ import agentfs
 from agentfs.tools.approve import approve
 from agentfs.tools.audit_commands import KEY, audit, key_path
 from agentfs.tools.can import can
+from agentfs.tools.happenings import events
 from agentfs.tools.how import FileCommand, Given, placeholders
+from agentfs.tools.inbox import inbox
+from agentfs.tools.listing import ps, status, tree
+from agentfs.tools.terminal import coloured
 from agentfs.tools.tree_commands import COMMANDS
 
 __all__ = ["main"]
@@ -31,7 +35,7 @@ def commands() -> None:
     """
 
 
-for command in (*COMMANDS, approve, audit, can):
+for command in (status, ps, tree, *COMMANDS, inbox, events, approve, audit, can):
     commands.add_command(command)
 
 
@@ -148,7 +152,7 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        with commands.make_context("agentfs", sys.argv[1:]) as context:
+        with commands.make_context("agentfs", sys.argv[1:], color=coloured()) as context:
             code = commands.invoke(context)
     except SystemExit as end:
         code = end.code

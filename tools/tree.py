@@ -167,6 +167,13 @@ class Tree:
         content = b"".join(self.stream(name))
         return content.decode("utf-8", "replace").removesuffix("\n")
 
+    def open(self, name: str, flags: int) -> int:
+        """A descriptor of `name`, the caller's to close."""
+        try:
+            return os.open(self.path(name), flags | os.O_CLOEXEC)
+        except OSError as failed:
+            raise self.failure(name, failed) from None
+
     def stream(self, name: str, flags: int = 0) -> Iterator[bytes]:
         """What reading `name` gives, piece by piece, until the end of file."""
         try:
@@ -186,6 +193,13 @@ class Tree:
                 yield data
         finally:
             os.close(descriptor)
+
+    def remove(self, name: str) -> None:
+        """What `rm` does."""
+        try:
+            os.unlink(self.path(name))
+        except OSError as failed:
+            raise self.failure(name, failed) from None
 
     def write(self, name: str, content: bytes) -> None:
         """Write between one open and one close, as `echo … > name` does."""

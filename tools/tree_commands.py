@@ -1,10 +1,9 @@
 """The commands that are only file operations on a mounted tree.
 
-ps tree        read /proc/*/status
 spawn          write and read /proc/PPID/spawn
 kill           write /proc/PID/ctl
 send recv      write /agents/self/outbox/NAME, read /agents/NAME/recv
-log events     read /agents/NAME/log, /dev/events
+log            read /agents/NAME/log
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import click
 
 from agentfs.tools.how import FileCommand, Given, placeholders
 from agentfs.tools.scripts import NoScriptError, as_typed
+from agentfs.tools.terminal import paint
 from agentfs.tools.tree import (
     CHUNK,
     ToolError,
@@ -33,23 +33,11 @@ from agentfs.tools.tree import (
 
 __all__ = ["COMMANDS"]
 
-PRIORITIES = ("critical", "high", "normal", "low")
-SIGNALS = ("TERM", "KILL", "STOP", "CONT", "HUP")
-COLUMNS = {
-    "PID": "Pid",
-    "PPID": "PPid",
-    "NAME": "Name",
-    "ROLE": "Role",
-    "TIER": "Tier",
-    "STATE": "State",
-    "RESTARTS": "Restarts",
-    "MESSAGES": "Messages",
-    "OSPID": "OSPid",
-}
-"""Columns of `ps` and the keys of /proc/PID/status that they show."""
-
 POLL = 0.2
 """Seconds between two looks at a log: inotify does not cross every kind of mount, stat does."""
+
+PRIORITIES = ("critical", "high", "normal", "low")
+SIGNALS = ("TERM", "KILL", "STOP", "CONT", "HUP")
 
 
 def quoted(text: object) -> str:
@@ -60,67 +48,6 @@ def put(data: bytes) -> None:
     """Bytes to standard output, now."""
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
-
-
-# -- ps, tree ------------------------------------------------------------------------------------
-
-
-def _ps_how(given: Given) -> str:
-    values = ", ".join(f'v["{key}"]' for key in COLUMNS.values())
-    return (
-        f"awk -F':\\t' 'FNR == 1 && NR > 1 {{ p() }} {{ v[$1] = $2 }} END {{ p() }}"
-        f" function p() {{ print {values} }}' {shell_root()}/proc/[0-9]*/status | sort -n"
-    )
-
-
-@click.command(cls=FileCommand, how=_ps_how)
-def ps() -> None:
-    """List the processes."""
-    rows = [list(COLUMNS)]
-    for status in Tree().processes():
-        rows.append([status.get(key) or "-" for key in COLUMNS.values()])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        line = "  ".join(
-            cell.rjust(width) if name.endswith(("PID", "S")) else cell.ljust(width)
-            for name, cell, width in zip(COLUMNS, row, widths, strict=True)
-        )
-        click.echo(line.rstrip())
-
-
-def _tree_how(given: Given) -> str:
-    return (
-        't() { echo "$2$(cat $1/name) $(cat $1/state)"; for c in $1/children/*;'
-        ' do if [ -e $c ]; then t $c "  $2"; fi; done; }; t ' + f"{shell_root()}/proc/1"
-    )
-
-
-@click.command(cls=FileCommand, how=_tree_how)
-def tree() -> None:
-    """Draw the tree of processes."""
-    processes = Tree().processes()
-    pids = {status["Pid"] for status in processes}
-    children: dict[str, list[dict[str, str]]] = {}
-    roots = []
-    for status in processes:
-        if status["PPid"] in pids and status["PPid"] != status["Pid"]:
-            children.setdefault(status["PPid"], []).append(status)
-        else:
-            roots.append(status)
-    for line in _drawn(roots, children, root=True):
-        click.echo(line)
-
-
-def _drawn(
-    level: list[dict[str, str]], children: dict[str, list[dict[str, str]]], *, root: bool = False
-) -> Iterator[str]:
-    for status in level:
-        first, rest = ("", "") if root else ("├─ ", "│  ")
-        if not root and status is level[-1]:
-            first, rest = "└─ ", "   "
-        yield f"{first}{status['Name']} ({status['Pid']}) {status['Role']} {status['State']}"
-        for line in _drawn(children.get(status["Pid"], []), children):
-            yield rest + line
 
 
 # -- spawn, kill ---------------------------------------------------------------------------------
@@ -337,52 +264,90 @@ def send(body: str | None, **given: Any) -> None:
 
 def _recv_how(given: Given) -> str:
     path = f"{shell_root()}/agents/{given.get('name') or 'self'}/recv"
-    return f"while cat {path}; do echo; done" if given.get("follow") else f"cat {path}"
+    read = f"cat {path}" if given.get("keep") else f"{{ cat <&3 && echo done >&3; }} 3<>{path}"
+    return f"while {read}; do echo; done" if given.get("follow") else read
 
 
 @click.command(cls=FileCommand, how=_recv_how)
 @click.argument("name", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on with the next message, for ever.")
-def recv(name: str | None, follow: bool) -> None:
+@click.option("-k", "--keep", is_flag=True, help="Do not acknowledge it: it is only claimed.")
+def recv(name: str | None, follow: bool, keep: bool) -> None:
     """Wait for the next message and print it: the caller's own, or that of agent NAME.
 
-    The message is claimed; receiving the next one acknowledges it.
+    Once it is printed it is done with. Run by an agent's program, or with --keep, it is only
+    claimed: receiving the next one acknowledges it, and without that it comes again.
     """
     tree = Tree()
+    path = f"agents/{name or 'self'}/recv"
+    kept = keep or "AGENT_PID" in os.environ
     while True:
-        for data in tree.stream(f"agents/{name or 'self'}/recv"):
-            put(data)
+        descriptor = tree.open(path, os.O_RDONLY if kept else os.O_RDWR)
+        try:
+            while data := os.read(descriptor, CHUNK):
+                put(data)
+            if not kept and not os.fstat(descriptor).st_size:  # a stream has none
+                os.write(descriptor, b"done\n")
+        except BrokenPipeError:
+            raise
+        except OSError as failed:
+            raise tree.failure(path, failed) from None
+        finally:
+            os.close(descriptor)
         if not follow:
             return
         put(b"\n")
 
 
-# -- log, events ---------------------------------------------------------------------------------
+# -- log -----------------------------------------------------------------------------------------
 
 
 def _log_how(given: Given) -> str:
-    path = f"{shell_root()}/agents/{placeholders(given, name='NAME')['name']}/log"
+    names = given.get("names") or ("NAME",)
+    paths = " ".join(f"{shell_root()}/agents/{name}/log" for name in names)
     if given.get("follow"):
-        return f"tail -n {given['lines'] if given.get('lines') is not None else '+1'} -f {path}"
-    return f"cat {path}" if given.get("lines") is None else f"tail -n {given['lines']} {path}"
+        return f"tail -n {given['lines'] if given.get('lines') is not None else '+1'} -f {paths}"
+    return f"cat {paths}" if given.get("lines") is None else f"tail -n {given['lines']} {paths}"
 
 
 @click.command(cls=FileCommand, how=_log_how)
-@click.argument("name")
+@click.argument("names", metavar="NAME…", nargs=-1, required=True)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written, for ever.")
 @click.option("-n", "--lines", type=click.IntRange(0), help="Only so many lines, the last ones.")
-def log(name: str, follow: bool, lines: int | None) -> None:
-    """Print what the programs of agent NAME wrote."""
+def log(names: tuple[str, ...], follow: bool, lines: int | None) -> None:
+    """Print what the programs of agents NAME… wrote; of several, each line with the name before."""
     tree = Tree()
-    path = f"agents/{name}/log"
+    files = {name: tree.open(f"agents/{name}/log", os.O_RDONLY) for name in names}
+    if len(files) == 1:
+        (name,) = files
+        for data in _told(tree, name, followed(files[name], lines, follow=follow)):
+            put(data)
+        return
+    width = max(map(len, names))
+    ends = [
+        (name, _told(tree, name, looks(file, lines, follow=follow))) for name, file in files.items()
+    ]
+    held = dict.fromkeys(names, b"")
+    while ends:
+        for each in list(ends):
+            name, pieces = each
+            piece = next(pieces, None)
+            if piece is None:
+                ends.remove(each)
+                piece = b"\n" if held[name] else b""
+            *whole, held[name] = (held[name] + piece).split(b"\n")
+            prefix = f"{paint(name.ljust(width), 'dim')} | ".encode()
+            put(b"".join(prefix + line + b"\n" for line in whole))
+        if follow:
+            time.sleep(POLL)
+
+
+def _told(tree: Tree, name: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """What fails in `pieces`, as an error of the log."""
     try:
-        with open(tree.path(path), "rb", buffering=0) as file:
-            for data in followed(file.fileno(), lines, follow=follow):
-                put(data)
-    except BrokenPipeError:
-        raise
+        yield from pieces
     except OSError as failed:
-        raise tree.failure(path, failed) from None
+        raise tree.failure(f"agents/{name}/log", failed) from None
 
 
 def followed(descriptor: int, lines: int | None, *, follow: bool) -> Iterator[bytes]:
@@ -390,13 +355,22 @@ def followed(descriptor: int, lines: int | None, *, follow: bool) -> Iterator[by
 
     A file that became shorter was truncated: it is read from the start again.
     """
+    for piece in looks(descriptor, lines, follow=follow):
+        if piece:
+            yield piece
+        else:
+            time.sleep(POLL)
+
+
+def looks(descriptor: int, lines: int | None, *, follow: bool) -> Iterator[bytes]:
+    """The same, and with every look at what may have been appended an empty piece."""
     if lines is None:
         yield from _from(descriptor)
     else:
         kept = b"".join(_from(descriptor)).splitlines(keepends=True)
         yield b"".join(kept[len(kept) - min(lines, len(kept)) :])
     while follow:
-        time.sleep(POLL)
+        yield b""
         if os.fstat(descriptor).st_size < os.lseek(descriptor, 0, os.SEEK_CUR):
             os.lseek(descriptor, 0, os.SEEK_SET)
         yield from _from(descriptor)
@@ -406,23 +380,4 @@ def _from(descriptor: int) -> Iterable[bytes]:
     return iter(lambda: os.read(descriptor, CHUNK), b"")
 
 
-def _events_how(given: Given) -> str:
-    name = "events.all" if given.get("everything") or given.get("no_follow") else "events"
-    if given.get("no_follow"):
-        return f"dd if={shell_root()}/dev/{name} iflag=nonblock bs=1M status=none 2>/dev/null"
-    return f"cat {shell_root()}/dev/{name}"
-
-
-@click.command(cls=FileCommand, how=_events_how)
-@click.option(
-    "-a", "--all", "everything", is_flag=True, help="Begin with the oldest event that is kept."
-)
-@click.option("--no-follow", is_flag=True, help="Only those that are kept; do not wait.")
-def events(everything: bool, no_follow: bool) -> None:
-    """Print what happens, one JSON object a line."""
-    name = "dev/events.all" if everything or no_follow else "dev/events"
-    for data in Tree().stream(name, os.O_NONBLOCK if no_follow else 0):
-        put(data)
-
-
-COMMANDS = (ps, tree, spawn, kill, send, recv, log, events)
+COMMANDS = (spawn, kill, send, recv, log)

@@ -52,5 +52,5 @@ class HeartbeatMissed(Event):
     """Process `pid` is ended: it missed its heartbeats and was silent for so many `seconds`."""
 
     pid: int
-    name: str
+    agent: str
     seconds: float

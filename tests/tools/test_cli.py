@@ -114,9 +114,9 @@ def test_every_command_on_files_says_so_and_how(tree: Path) -> None:
 def test_ps_shows_every_process_and_its_shell_line_shows_the_same(tree: Path) -> None:
     lines = run("ps").stdout.splitlines()
     assert lines[0].split() == [
-        "PID", "PPID", "NAME", "ROLE", "TIER", "STATE", "RESTARTS", "MESSAGES", "OSPID"
+        "PID", "PPID", "NAME", "ROLE", "TIER", "STATE", "RESTARTS", "MESSAGES", "OSPID", "WHY"
     ]  # fmt: skip
-    assert lines[3].split() == ["10", "2", "bob", "agent", "tactical", "idle", "0", "3", "110"]
+    assert lines[3].split() == ["10", "2", "bob", "agent", "tactical", "idle", "0", "3", "110", "-"]
     assert [line.split() for line in lines[1:]] == [
         line.split() for line in shell(how("ps")).splitlines()
     ]

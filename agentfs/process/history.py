@@ -1,0 +1,79 @@
+"""Processes that have ended, for a week after: who, with which code, and the last line it wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from agentfs.clock import Clock, rfc3339
+from agentfs.events import EventLog, ProcessExited, Record
+from agentfs.process.table import ProcessTable
+from agentfs.storage.store import Store
+
+__all__ = ["KEPT", "MOST", "History"]
+
+KIND = "ended"
+KEPT = 7 * 86_400.0
+"""Seconds that an end is kept."""
+
+MOST = 1000
+"""Ends that are kept, the newest: some 300 KB."""
+
+
+class History:
+    """The newest ends. Written when a process has ended, dropped by the maid or for newer ones."""
+
+    def __init__(self, store: Store, table: ProcessTable, events: EventLog, clock: Clock) -> None:
+        self._store = store
+        self._table = table
+        self._clock = clock
+        kept = [(int(key), record) for key, record in store.records(KIND)]
+        self._ends: dict[int, dict[str, Any]] = dict(sorted(kept))
+        events.listen(self._heard, ProcessExited)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Those that are not too old, by pid."""
+        oldest = rfc3339(self._clock.now() - KEPT)
+        return iter([end for end in self._ends.values() if end["ended"] > oldest])
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def _heard(self, record: Record) -> None:
+        process = None if record.pid is None else self._table.find(record.pid)
+        if process is None:
+            return
+        lines = [line for line in process.output.split("\n") if line.strip()]
+        last = f": {lines[-1].strip()[:200]}" if lines else ""
+        code = process.exit_code
+        words = "an unknown code" if code is None or code < 0 else f"code {code}"
+        end = {
+            "pid": process.pid,
+            "ppid": process.ppid,
+            "agent": process.name,
+            "role": process.role.value,
+            "tier": process.tier.value,
+            "restarts": process.restarts,
+            "started": rfc3339(process.started),
+            "ended": rfc3339(process.ended),
+            "code": code,
+            "why": f"{words}{last}",
+        }
+        with self._store.transaction():
+            self._store.put_record(KIND, str(process.pid), end)
+            if len(self._ends) >= MOST:
+                self._drop(next(iter(self._ends)))
+            self._ends[process.pid] = end
+
+    def _drop(self, pid: int) -> None:
+        self._store.delete_record(KIND, str(pid))
+        del self._ends[pid]
+
+    def sweep(self) -> None:
+        """Drop what is too old, a batch at once."""
+        oldest = rfc3339(self._clock.now() - KEPT)
+        old = [pid for pid, end in self._ends.items() if end["ended"] <= oldest][:200]
+        if old:
+            with self._store.transaction():
+                for pid in old:
+                    self._drop(pid)

@@ -1,0 +1,176 @@
+"""Events and records of the audit as sentences: what happened, to whom, for people to read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from agentfs.tools.terminal import shown
+
+__all__ = ["Filter", "audit_line", "event_line", "objects", "sentence"]
+
+Event = dict[str, Any]
+
+SENTENCES = {
+    "account_closed": "the uses of {key} are swept ({view})",
+    "account_opened": "{key} is in the books ({view})",
+    "agent_changed": "its definition or its process changed",
+    "agent_defined": "it is defined",
+    "agent_removed": "it is removed",
+    "agent_resumed": "it takes its mail again",
+    "agent_stalled": "{waiting} messages wait, and it has done nothing for {seconds} s",
+    "approval_asked": "request {id} to {action} waits for {by} until {deadline}",
+    "approval_decided": "request {id} is {state}, by {who}",
+    "approval_dropped": "request {id} is not kept any more",
+    "artifact_changed": "it gave {key} of its {visibility} memory another type",
+    "artifact_passed": "it has {key} of the {visibility} memory from {before}",
+    "artifact_removed": "it removed {key} of its {visibility} memory",
+    "artifact_renamed": "it renamed to {key} in its {visibility} memory",
+    "artifact_stored": "it stored {key} in its {visibility} memory",
+    "ask_answered": "{sender} answered its question {id} with message {answer}",
+    "ask_cancelled": "it cancelled its question {id}",
+    "ask_dropped": "its question {id} is not kept any more",
+    "ask_expired": "nobody answered its question {id} in time",
+    "ask_failed": "nobody can answer its question {id}: {reason}",
+    "ask_opened": "it asks {to}, question {id}, until {deadline}",
+    "boot": "the daemon's run {boot}",
+    "broadcast_changed": "{waiting} copies of its broadcast {id} wait",
+    "broadcast_sent": "it sent broadcast {id} to {recipients} agents",
+    "budget_changed": "budget {tier}: {allocated} allocated, {consumed} used, {reserved} reserved",
+    "call_refused": "refused {errno} at {path}: {reason}",
+    "capability_dropped": "it gave up the capability {capability}",
+    "children_changed": "its child {child} came or went",
+    "config_changed": "{path} changed",
+    "consumer_ended": "its program ended with code {code} while {waiting} messages wait",
+    "copy_left_out": "no copy of message {id} from {sender} to {receiver}: {reason}",
+    "dead_letter_dropped": "dead letter {id} is dropped: {reason}",
+    "document_refused": "{path} is refused, its default is in effect: {reason}",
+    "escalated": "its escalation {id} ({severity}) is put before {to}",
+    "group_created": "group {path} is made",
+    "group_entered": "it moved from group {old!r} to {new!r}",
+    "group_limit_hit": "group {path} is full: {limit}",
+    "group_limit_set": "group {path}: {limit} is {value}",
+    "group_removed": "group {path} is removed",
+    "health_checked": "the maid looked, all is well: {ok}",
+    "limit_changed": "its {limit} is {value}",
+    "heartbeat_missed": "it was silent for {seconds} s, and missed its heartbeats: it is ended",
+    "lost": "{count} events are lost",
+    "message_arrived": "message {id} from {sender} arrived",
+    "message_claimed": "message {id} is claimed",
+    "message_done": "message {id} is done",
+    "message_expired": "message {id} has expired",
+    "message_given_up": "message {id} is a dead letter: {reason}",
+    "message_looped": "message {id} from {sender} is a dead letter after {hops} hops",
+    "message_returned": "message {id} is back, attempt {attempt}",
+    "message_revived": "dead letter {id} is put back, attempt {attempt}",
+    "process_changed": "its program, its restarts or its heartbeat changed",
+    "process_exited": "it ended for good with code {code}",
+    "process_ready": "its children may start ({how})",
+    "process_reaped": "it is gone from the table",
+    "process_reparented": "its parent is process {new}, and was {old}",
+    "process_restarted": "it is started again, for the {restarts}. time: {reason}",
+    "process_spawned": "it is started by process {ppid}: {role}, {tier}",
+    "queue_changed": "queue {name} has another mode, owner or limit",
+    "queue_created": "it made queue {name}",
+    "queue_purged": "it dropped {dropped} messages of queue {name}",
+    "queue_removed": "it removed queue {name}, and {dropped} messages with it",
+    "reminder_cancelled": "it cancelled its reminder {id}",
+    "reminder_delayed": "its reminder {id} cannot be delivered: {reason}",
+    "reminder_fired": "its reminder {id} is due, message {message}",
+    "reminder_set": "it set reminder {id}",
+    "reminder_tally_changed": "the figures of its reminders changed",
+    "resource_exceeded": "more {resource} than its limit: {used} of {limit}",
+    "resource_refused": "{resource} is refused to it",
+    "resource_stopped": "it is being ended: {resource}",
+    "resource_warning": "{used} of {limit} {resource} are used",
+    "sent_forgotten": "what became of its older messages is not kept any more",
+    "signal_sent": "{text}",
+    "state_changed": "{old} -> {new}",
+    "task_timed_out": "message {id} was taken from it after {seconds} s",
+    "topic_changed": "topic {name} has another mode or owner",
+    "topic_created": "it made topic {name}",
+    "topic_removed": "topic {name} is removed",
+    "use_recorded": "it used {used} ({kind})",
+    "uses_swept": "{count} old uses are swept",
+}
+"""What each type says; what has no sentence is told field by field."""
+
+
+class _Said(dict[str, Any]):
+    def __missing__(self, key: str) -> str:
+        return "…"
+
+
+def sentence(event: Event) -> str:
+    """`WHO (PID): what happened`."""
+    template = SENTENCES.get(event["type"])
+    if template is None:
+        head = ("seq", "time", "type", "agent", "pid")
+        text = ", ".join(f"{key} {said}" for key, said in event.items() if key not in head)
+    else:
+        text = template.format_map(_Said(event))
+    who = event.get("agent")
+    pid = "" if event.get("pid") is None else f" ({event['pid']})"
+    return " ".join(shown(f"{who}{pid}: {text}" if who else text).split())
+
+
+def event_line(event: Event) -> str:
+    """One event of /dev/events: time, type, sentence."""
+    return f"{event['time']}  {event['type']:<18}  {sentence(event)}"
+
+
+def audit_line(record: Event) -> str:
+    """One record of the audit: time, who acted, and what changed."""
+    said = "; ".join(f"{change['type']}: {sentence(change)}" for change in record["changes"])
+    return f"{record['time']}  by {shown(str(record['actor']['name'])):<10}  {said}"
+
+
+def objects(
+    pieces: Iterable[bytes], tell: Callable[[Event], str], wanted: Callable[[Event], bool]
+) -> Iterator[tuple[bytes, str]]:
+    """Of a stream of JSON lines those that are `wanted`: each as it is, and as a line of words.
+    What has no type is no event: it is passed on as it is."""
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            try:
+                event = json.loads(line)
+                if wanted(event):
+                    yield line, tell(event)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                yield line, line.decode(errors="replace")
+
+
+class Filter:
+    """Whether an event is wanted: by agent, by type, from a time on."""
+
+    def __init__(
+        self, agents: Iterable[str] = (), types: Iterable[str] = (), since: str = ""
+    ) -> None:
+        self._agents = frozenset(agents)
+        self._types = frozenset(types)
+        self._since = since
+
+    def event(self, event: Event) -> bool:
+        """Of an event of /dev/events. That events are lost is always wanted."""
+        if event["type"] == "lost":
+            return True
+        if self._types and event["type"] not in self._types:
+            return False
+        if event["time"] < self._since or event["type"] == "boot":
+            return False
+        return not self._agents or str(event.get("agent")) in self._agents
+
+    def record(self, record: Event) -> bool:
+        """Of a record of the audit: who acted, or whom a change names."""
+        changes = record["changes"]
+        if record["time"] < self._since:
+            return False
+        if self._types and self._types.isdisjoint(change["type"] for change in changes):
+            return False
+        return not self._agents or (
+            record["actor"]["name"] in self._agents
+            or any(not self._agents.isdisjoint(map(str, change.values())) for change in changes)
+        )

@@ -233,6 +233,8 @@ class ProcessDirectory(ProcessProgram):
 
     @live("error", 0o400, private=True, example="/agents/bob/recv: EACCES: …")
     def error(self) -> str:
-        """Why the last refused call of this process was refused, in words; empty if none was."""
+        """Why the last refused call of this process was refused, in words; empty if none was. An
+        older one says its age: `(12 s ago)`. What Linux itself refuses by the mode bits is not
+        here."""
         self.process  # noqa: B018  # ESTALE
         return self.kernel.refusals.text(self.pid)

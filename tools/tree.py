@@ -149,6 +149,8 @@ class Tree:
         except OSError:
             return None  # not a tree, or a caller that is nobody: the errno has to do
         match = re.fullmatch(r"(.*?): (E[A-Z0-9]+): (.*)", text, re.DOTALL)
+        if re.search(r" \(\d+ s ago\)$", text):
+            return None  # of an older call: this one was refused by the mode bits
         if match is None or match[2] != errno.errorcode.get(number):
             return None
         if os.path.basename(match[1]) != os.path.basename(name):

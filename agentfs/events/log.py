@@ -78,6 +78,10 @@ class EventLog:
         self.agent_of: Callable[[int], str | None] = lambda pid: None
         store.before_commit.append(self._number)
 
+    def now(self) -> float:
+        """The wall-clock time that an event would get."""
+        return self._clock.now()
+
     def listen(self, listener: Callable[[Record], object], *kinds: type[Event]) -> None:
         """Call `listener(record)` for every event of `kinds`, or for every one if none is named,
         from now on, synchronously."""

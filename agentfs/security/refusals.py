@@ -16,6 +16,9 @@ from agentfs.syscall import Gate
 
 __all__ = ["Refusals"]
 
+OLD = 2
+"""Seconds after which a reason says its age."""
+
 log = logging.getLogger(__name__)
 
 
@@ -26,7 +29,7 @@ class Refusals:
         self._gate = gate
         self._store = store
         self._events = events
-        self._texts: dict[int, str] = {}
+        self._texts: dict[int, tuple[float, str]] = {}
         self.count = 0
         events.listen(self._forget, ProcessReaped)
 
@@ -41,7 +44,7 @@ class Refusals:
         if principal.pid is not None:
             rule = f" (rule: {refusal.rule})" if refusal.rule else ""
             text = one_line(f"{path}: {refusal.code}: {refusal.reason}{rule}")
-            self._texts[principal.pid] = f"{text}\n"
+            self._texts[principal.pid] = (self._events.now(), text)
         told = ("", "") if refusal.discreet else (path, refusal.reason)
         with self._store.transaction():
             self._gate.attribute(principal)
@@ -50,8 +53,14 @@ class Refusals:
             )
 
     def text(self, pid: int) -> str:
-        """The last refusal of `pid` as a line; empty if there was none."""
-        return self._texts.get(pid, "")
+        """The last refusal of `pid` as a line; empty if there was none. From the second second on
+        it says how old it is: what Linux refuses by the mode bits does not come to us, and an older
+        reason is not to be taken for that of such a refusal."""
+        if pid not in self._texts:
+            return ""
+        when, text = self._texts[pid]
+        age = int(self._events.now() - when)
+        return f"{text} ({age} s ago)\n" if age >= OLD else f"{text}\n"
 
     def _forget(self, record: Record) -> None:
         if isinstance(record.event, ProcessReaped):

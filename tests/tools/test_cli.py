@@ -231,6 +231,10 @@ def test_a_refusal_is_told_in_the_kernels_words_if_they_are_about_this_call(tree
     )
     refused = Tree(str(tree)).failure("agents/self/outbox/bob", PermissionError(13, "no"))
     assert str(refused).endswith("/bob: a task may only write to its parent (rule: route)")
+    error = tree / "proc/1/error"
+    error.write_text("/agents/init/outbox/bob: EACCES: a rule of before (12 s ago)\n")
+    older = Tree(str(tree)).failure("agents/self/outbox/bob", PermissionError(13, "no"))
+    assert str(older).endswith("/bob: Permission denied")
     other_call = Tree(str(tree)).failure("agents/self/outbox/eve", PermissionError(13, "no"))
     assert str(other_call).endswith("/eve: Permission denied")
     other_errno = Tree(str(tree)).failure("agents/self/outbox/bob", OSError(28, "full"))

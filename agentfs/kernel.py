@@ -389,6 +389,7 @@ class Kernel:
                 self.store.set_meta("boot_id", "")  # as if the machine had been started again
             self.store.set_meta("instance", self.instance)
             self.store.set_meta("home", self._home)
+            self.store.set_meta("mountpoint", self.mountpoint)  # for people: `agentfs state`
 
     def load(self) -> None:
         """Read from the store what was not read while everything was built. Nothing is written

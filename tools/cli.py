@@ -20,6 +20,7 @@ from agentfs.tools.happenings import events
 from agentfs.tools.how import FileCommand, Given, placeholders
 from agentfs.tools.inbox import inbox
 from agentfs.tools.listing import ps, status, tree
+from agentfs.tools.state import state
 from agentfs.tools.terminal import coloured
 from agentfs.tools.tree_commands import COMMANDS
 
@@ -35,7 +36,7 @@ def commands() -> None:
     """
 
 
-for command in (status, ps, tree, *COMMANDS, inbox, events, approve, audit, can):
+for command in (status, ps, tree, *COMMANDS, inbox, events, approve, audit, can, state):
     commands.add_command(command)
 
 
@@ -48,6 +49,7 @@ for command in (status, ps, tree, *COMMANDS, inbox, events, approve, audit, can)
     is_flag=True,
     help="Let other users of the machine in (root's trees always do).",
 )
+@click.option("--over", is_flag=True, help="Also over a directory that is not empty.")
 @click.option("-o", "--option", "options", multiple=True, metavar="OPT", help="For FUSE.")
 @click.option(
     "--audit-key",
@@ -60,6 +62,7 @@ def mount(
     foreground: bool,
     state: str | None,
     allow_other: bool,
+    over: bool,
     options: tuple[str, ...],
     audit_key: str | None,
 ) -> None:
@@ -67,10 +70,13 @@ def mount(
     from agentfs.tools.mounting import mount_tree
 
     given = [part for option in options for part in option.split(",") if part]
+    if "nonempty" in given:  # what FUSE called it before version 3
+        given.remove("nonempty")
+        over = True
     if allow_other:
         given.append("allow_other")
     key = key_path(audit_key)
-    code = mount_tree(directory, state, given, foreground=foreground, audit_key=key)
+    code = mount_tree(directory, state, given, foreground=foreground, audit_key=key, over=over)
     if code:
         sys.exit(code)
 

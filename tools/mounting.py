@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import select
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from agentfs.tools.tree import ToolError
 __all__ = [
     "mount_tree",
     "start",
+    "state_base",
     "state_dir",
     "umount_tree",
 ]
@@ -39,26 +41,42 @@ def state_dir(path: str) -> str:
     name = re.sub("[%-]", lambda match: f"%{ord(match[0]):02X}", path.strip("/")).replace("/", "-")
     if len(os.fsencode(name)) > 200:
         name = hashlib.sha256(os.fsencode(path)).hexdigest()
+    return os.path.join(state_base(), name or "root")
+
+
+def state_base() -> str:
+    """The directory of all those folders of this user."""
     if os.geteuid() == 0:
         base = "/var/lib"
     else:
         base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return os.path.join(base, "agentfs", name or "root")
+    return os.path.join(base, "agentfs")
 
 
-def _mountpoint(directory: str) -> str:
-    """The directory to mount on, as an absolute path; what a crashed daemon left is taken away."""
+def _mountpoint(directory: str, *, over: bool) -> str:
+    """The directory to mount on, as an absolute path; what a crashed daemon left is taken away. It
+    is empty unless the tree may lie `over` what is in it."""
     path = resolved(directory)
     while path in mounts():
         if condition(path) == "live":
             raise ToolError(f"{directory}: a tree is mounted there already")
         _unmount(path)
     try:
-        os.listdir(path)
+        names = os.listdir(path)
+    except FileNotFoundError:
+        raise ToolError(
+            f"{directory}: there is no such directory: mkdir -p {shlex.quote(directory)}"
+        ) from None
     except OSError as failed:
         raise ToolError(
-            f"{directory}: {failed.strerror}; a mount point is a directory that exists"
+            f"{directory}: {failed.strerror}; a tree is mounted on a directory"
         ) from None
+    if names and not over:
+        some = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
+        raise ToolError(
+            f"{directory}: there is something in it ({some}), which nobody would see while the tree"
+            " lies over it: --over, if that is meant"
+        )
     return path
 
 
@@ -91,13 +109,14 @@ def mount_tree(
     *,
     foreground: bool,
     audit_key: str | None = None,
+    over: bool = False,
 ) -> int:
     """Mount a tree at `directory`; return 0 when it can be used. In the foreground: serve it
     until it is unmounted, and return the daemon's exit code. Raises ToolError."""
     if not foreground:
-        start(directory, state, options, audit_key)
+        start(directory, state, options, audit_key, over=over)
         return 0
-    path = _mountpoint(directory)
+    path = _mountpoint(directory, over=over)
     from agentfs.tools import daemon  # this process becomes it
 
     words = _words(path, _state(state, path), options, audit_key)
@@ -105,10 +124,15 @@ def mount_tree(
 
 
 def start(
-    directory: str, state: str | None, options: list[str], audit_key: str | None = None
+    directory: str,
+    state: str | None,
+    options: list[str],
+    audit_key: str | None = None,
+    *,
+    over: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start the daemon for `directory` and wait until the tree can be used. Raises ToolError."""
-    path = _mountpoint(directory)
+    path = _mountpoint(directory, over=over)
     folder = _state(state, path)
     words = _words(path, folder, options, audit_key)
     reader, writer = os.pipe()

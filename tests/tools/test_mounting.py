@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -11,8 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from agentfs.tools import mounting
 from agentfs.tools.mounts import condition, mounts
+from agentfs.tools.state import state
 from tests.tree import AGENTFS, Tree, eventually, until
 
 pytestmark = pytest.mark.mount
@@ -49,6 +53,60 @@ def test_a_second_mount_on_the_same_place_or_state_is_refused(trees: Trees) -> N
     assert again == f"{tree.path}: a tree is mounted there already"
     shared = refusal(tree, "mount", str(other.path), "--state", str(tree.state))
     assert shared == f"{tree.state}: in use by another daemon, process {tree.daemon}"
+
+
+def test_a_tree_is_mounted_on_an_empty_directory_that_exists(trees: Trees, tmp_path: Path) -> None:
+    tree = trees()
+    missing = tmp_path / "a b/none"
+    words = refusal(tree, "mount", str(missing), "--state", str(tree.state))
+    assert words == f"{missing}: there is no such directory: mkdir -p '{missing}'"
+    assert not missing.parent.exists()
+    (tree.path / "precious").write_text("x")
+    words = refusal(tree, "mount", str(tree.path), "--state", str(tree.state))
+    assert words.startswith(f"{tree.path}: there is something in it (precious), which nobody")
+    assert str(tree.path) not in mounts()
+    file = tmp_path / "file"
+    file.write_text("")
+    words = refusal(tree, "mount", str(file), "--state", str(tree.state))
+    assert words == f"{file}: Not a directory; a tree is mounted on a directory"
+    for flag in (["--over"], ["-o", "nonempty"]):
+        tree.run("mount", *flag, str(tree.path), "--state", str(tree.state))
+        assert (tree / "proc/1/name").read_text() == "init\n"
+        tree.unmount()
+    assert os.listdir(tree.path) == ["precious"]
+    (tree.path / "precious").unlink()
+
+
+def test_state_directories_are_listed_and_removed(
+    trees: Trees, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(mounting, "state_base", lambda: str(tmp_path / "base"))
+    tree = trees()
+    assert Path(mounting.state_dir("/a-b/c")) == tmp_path / "base/a%2Db-c"
+    tree.state.rmdir()
+    tree.state = Path(mounting.state_dir(str(tree.path)))
+    tree.state.mkdir(parents=True)
+    tree.mount()
+    runner = CliRunner()
+    row = json.loads(runner.invoke(state, ["--json"]).stdout)
+    assert row["path"] == str(tree.state)
+    assert row["mountpoint"] == str(tree.path)
+    assert row["pid"] == tree.daemon
+    assert row["bytes"] > 4096
+    assert f"in use by {tree.daemon}" in runner.invoke(state).stdout
+    refused = runner.invoke(state, ["rm", "--yes", str(tree.state)])
+    assert f"in use by daemon {tree.daemon}: agentfs umount" in str(refused.exception)
+    tree.unmount()
+    assert "not in use" in runner.invoke(state).stdout
+    assert runner.invoke(state, ["rm", str(tree.path)], input="n\n").exit_code == 1
+    assert (tree.state / "store.db").exists()
+    asked = runner.invoke(state, ["rm", str(tree.path)], input="y\n")
+    assert asked.exit_code == 0, asked.output
+    assert not tree.state.exists()
+    assert runner.invoke(state, ["--json"]).stdout == ""
+    refused = runner.invoke(state, ["rm", "--yes", str(tmp_path)])
+    assert str(refused.exception) == f"{tmp_path}: no state directory"
+    assert tmp_path.exists()
 
 
 def test_an_option_that_fuse_does_not_know_is_told_in_its_words(trees: Trees) -> None:

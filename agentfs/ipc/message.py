@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from itertools import chain
@@ -132,20 +133,16 @@ class Draft:
         seen: set[str] = set()
         for name, text in headers:
             key = name.lower()
+            if key in KERNELS_OWN or (any_mail and _is_foreign(key, text)):
+                continue
             if key in _ONCE:
                 if key in seen:
                     raise KernelError(errno.EINVAL, f"the header {name} is there twice")
                 seen.add(key)
-            if key not in KERNELS_OWN and not (any_mail and draft._is_foreign(key, text)):
-                draft._take(key, name, text, now)
+            draft._take(key, name, text, now)
         if not draft.to:
             raise KernelError(errno.EINVAL, "the header `To: NAME` is missing")
         return draft
-
-    @staticmethod
-    def _is_foreign(key: str, text: str) -> bool:
-        """Whether a header says nothing in a mail that was written for somebody else."""
-        return key == "to" or (key == "type" and is_kernel_type(text))
 
     def about(self) -> str:
         """What it says beside its body, for whoever approves it: `Name: text` a line. Times are
@@ -180,12 +177,12 @@ class Draft:
             self.headers.append((name, text))
 
     def _mark(self, name: str, text: str) -> None:
-        """RFC 3834, and 5436 for auto-notified; parameters may follow a semicolon."""
-        said = text.partition(";")[0].strip(" \t").lower()
-        if said not in AUTOMATIC and said != "no":
+        """RFC 3834, and 5436 for auto-notified; a comment or parameters may follow."""
+        said = _AUTO_SUBMITTED.match(text)
+        if said is None:
             words = ", ".join(("no", *AUTOMATIC))
             raise KernelError(errno.EINVAL, f"{name} is one of {words}, not {text!r}")
-        self.automatic = said != "no"
+        self.automatic = said[1].lower() != "no"
         if self.automatic:
             self.headers.append((name, text))
 
@@ -202,8 +199,22 @@ class Draft:
 AUTOMATIC = ("auto-generated", "auto-replied", "auto-notified")
 """What `Auto-Submitted` says of a message that nobody sent on purpose."""
 
+_AUTO_SUBMITTED = re.compile(rf"({'|'.join(('no', *AUTOMATIC))})(?![^\s;(])", re.IGNORECASE)
+
 _ONCE = frozenset({"to", "priority", "expires", "reply-by", "type", "auto-submitted"})
 """Headers of which there is one."""
+
+
+def _is_foreign(key: str, text: str) -> bool:
+    """Whether a header says nothing in a mail that was written for somebody else."""
+    match key:
+        case "to":
+            return True
+        case "type":
+            return is_kernel_type(text)
+        case "auto-submitted":
+            return _AUTO_SUBMITTED.match(text) is None
+    return False
 
 
 def check_opening(content: bytes, *, now: float, to: str) -> Draft | None:

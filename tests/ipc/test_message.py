@@ -159,6 +159,33 @@ def test_a_type_of_the_kernels_is_no_senders(said: str) -> None:
     assert sent(f"To: bob\nType: {said}s\n\nx".encode()).headers == [("Type", f"{said}s")]
 
 
+@pytest.mark.parametrize(
+    ("said", "automatic"),
+    [
+        ("no", False),
+        ("No", False),
+        ("auto-replied", True),
+        ("Auto-Generated; why=x", True),
+        ("auto-notified (rss)", True),
+        ("", None),
+        ("yes", None),
+        ("nothing", None),
+        ("auto-replied-2", None),
+    ],
+)
+def test_what_is_automatic_says_so_in_the_words_of_rfc_3834(
+    said: str, automatic: bool | None
+) -> None:
+    content = f"To: bob\nAuto-Submitted: {said}\n\nx".encode()
+    mail = to_bob(b"Subject: s\n" + content + b"\n", filename="1.M2.host")
+    assert mail.automatic is automatic, "mail from elsewhere may say what it wants"
+    if automatic is None:
+        assert refused(content).errno == errno.EINVAL
+    else:
+        assert sent(content).automatic is automatic
+        assert (b"Auto-Submitted" in text_of(sent(content))) is automatic
+
+
 def test_every_type_that_the_kernel_writes_is_one_of_its_own() -> None:
     written = set()
     for source in Path(agentfs.ipc.__file__).parent.rglob("*.py"):

@@ -35,6 +35,10 @@ SECOND = 1.0
 """Within this time a program may fill its log once."""
 
 
+AGAIN = 15.0
+"""Seconds until it is tried again where there was no inotify to be had."""
+
+
 class LogKeeper:
     """Follows the folder of logs while `run` runs. Time is trio's: what it waits for is the
     machine's."""
@@ -55,30 +59,38 @@ class LogKeeper:
         return len(self._held)
 
     async def run(self) -> None:
-        """Until cancelled; what is held then goes on."""
-        try:
-            with INotify() as watch:
-                watch.add_watch(self._folder, flags.MODIFY)
-                await self._look(self._all())
-                while True:
-                    await self._wait(watch)
-                    names = {event.name for event in watch.read(timeout=0)}
-                    await self._look(names.union(self._all() if self._low else self._emptied))
-        finally:
-            for name in tuple(self._held):
-                self._release(name)
+        """Until cancelled; what is held then goes on. Without it the maid rotates, later."""
+        while True:
+            try:
+                await self._follow()
+            except OSError as failure:  # no descriptors, or the folder is gone
+                log.error("the logs cannot be followed: %s", failure.strerror)
+                await trio.sleep(AGAIN)
+            finally:
+                for name in tuple(self._held):
+                    self._release(name)
+
+    async def _follow(self) -> None:
+        with INotify() as watch:
+            watch.add_watch(self._folder, flags.MODIFY)
+            await self._look(self._all())
+            while True:
+                await self._wait(watch)
+                names = {event.name for event in watch.read(timeout=0)}
+                await self._look(names.union(self._all() if self._low else self._emptied))
 
     async def _wait(self, watch: INotify) -> None:
         """Until there is something to look at."""
-        writing = any(name not in self._held for name in self._emptied)
+        if any(name not in self._held for name in self._emptied):
+            await trio.sleep(HOT)
+            return
+        await trio.sleep(PAUSE)
+        # On a full disk nothing is written, and that is no event.
+        wait = SECOND if self._low else math.inf
         if self._emptied:
-            first = min(self._emptied.values()) + SECOND - trio.current_time()
-            await trio.sleep(HOT if writing else max(HOT, first))
-        else:
-            await trio.sleep(PAUSE)
-            # On a full disk nothing is written, and that is no event.
-            with trio.move_on_after(SECOND if self._low else math.inf):
-                await trio.lowlevel.wait_readable(watch.fileno())
+            wait = max(0.0, min(self._emptied.values()) + SECOND - trio.current_time())
+        with trio.move_on_after(wait):
+            await trio.lowlevel.wait_readable(watch.fileno())
 
     def _all(self) -> set[str]:
         return {path.name for path in self._folder.glob("*.log")}
@@ -90,7 +102,7 @@ class LogKeeper:
             self._release(name)
         limit = self._limit()
         for name in sorted(names):
-            if name.endswith(".log") and name not in self._held:
+            if name.endswith(".log"):
                 await self._look_at(name, limit)
 
     def _limit(self) -> int:

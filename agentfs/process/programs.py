@@ -327,7 +327,7 @@ class Programs(Measures):
         if self.groups.available:
             with suppress(OSError):
                 self.groups.freeze(program.pid, frozen=False)
-        if not stay:
+        if not stay and self.stopped(program):
             self.signal(program, signal.SIGCONT)
 
     def terminate(self, program: Program) -> None:

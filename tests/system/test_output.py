@@ -122,3 +122,13 @@ def test_a_tree_whose_disk_a_log_has_filled_is_mounted_again(small: Tree) -> Non
     small.mount()
     assert log.stat().st_size < 8 * MIB
     small.spawn("alice")
+
+
+def test_a_folder_of_logs_that_cannot_be_followed_ends_nobody(tree: Tree) -> None:
+    """What one user may have of inotify is used up by others, say."""
+    pid = tree.spawn("bob", exec="while :; do echo tick; sleep 0.05; done")
+    (tree.state / "logs").rename(tree.state / "away")
+    (tree.state / "logs").mkdir()
+    tree.spawn("alice", exec="echo hello", restart="never")
+    until(tree / "agents/alice/log", "hello")
+    assert tree.read(f"proc/{pid}/state").strip() in ("idle", "running")

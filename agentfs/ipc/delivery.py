@@ -300,9 +300,13 @@ class Delivery:
             self._wait_again(message, name, attempt=message.attempt + 1)
             return
         given_up = f"delivered {message.attempt} times, never acknowledged; last: {reason}"
+        self.give_up(message, given_up)
+
+    def give_up(self, message: Message, reason: str) -> None:
+        """Let it be a dead letter. Inside a transaction."""
         folder, file = message.folder, message.file
-        self._events.emit(MessageGivenUp(box.name, message.id, folder, file, given_up))
-        self._boxes.move(message, "dead", message.id, reason=given_up)
+        self._events.emit(MessageGivenUp(message.mailbox, message.id, folder, file, reason))
+        self._boxes.move(message, "dead", message.id, reason=reason)
 
     def _give_back(self, message: Message, reason: str) -> None:
         """Its process took too long."""

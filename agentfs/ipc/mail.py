@@ -193,8 +193,11 @@ class Mail(Receiving):
         sender: str = INIT_NAME,
         priority: Priority = Priority.HIGH,
         expires: float | None = None,
+        attempt: int = 1,
+        last: bool = False,
     ) -> Message | None:
         """Let an agent have a message of the kernel's own, from `sender`: no route is asked for.
+        `attempt`: as if it had been delivered before; `last`: it waits behind other mail.
 
         It is no entry of `sent`. None if there is no such agent, or its inbox is full.
         """
@@ -203,7 +206,9 @@ class Mail(Receiving):
         relation = Relation.OTHER if sender == receiver else Relation.SYSTEM
         draft = Draft(receiver, body, [*AUTOMATIC, *headers], priority, expires)
         with self._store.transaction():
-            return self.accept(receiver, sender, draft, relation, unlisted=True)
+            return self.accept(
+                receiver, sender, draft, relation, unlisted=True, attempt=attempt, last=last
+            )
 
     def accept(
         self,
@@ -215,6 +220,8 @@ class Mail(Receiving):
         *,
         unlisted: bool = False,
         broadcast: int = 0,
+        attempt: int = 1,
+        last: bool = False,
     ) -> Message:
         """Put a message into a mailbox, inside a transaction, after every check but that of its
         file name (EEXIST, EINVAL). A question opens an ask (EAGAIN), and a reply may answer one:
@@ -247,7 +254,12 @@ class Mail(Receiving):
             mailbox=mailbox,
             sender=sender,
             relation=relation,
-            level=effective(draft.priority, relation, on_purpose=draft.on_purpose),
+            level=(
+                Priority.LOW
+                if last
+                else effective(draft.priority, relation, on_purpose=draft.on_purpose)
+            ),
+            attempt=attempt,
             arrived=arrived,
             size=len(content),
             file=file,

@@ -1,8 +1,10 @@
 """Notices: what the kernel tells an agent of its own process, and a parent of its child, by mail.
 
-A program that is started again finds exactly one notice of it: the one that an earlier start left
-unread is replaced. Programs that went on running while the daemon was away were not restarted, and
-get none.
+A program that is started again finds exactly one notice of it, behind its other mail: the one that
+an earlier start left unread is replaced. One on which the program failed comes as the next attempt,
+and after two of them is a dead letter; while that lies there, no other is sent. So a worker that
+takes every message for a job fails twice, and not for ever. Programs that went on running while the
+daemon was away were not restarted, and get none.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ __all__ = ["Notices"]
 log = logging.getLogger(__name__)
 
 RESTARTED = "restart-notice"
+ATTEMPTS = 2  # on which a program may fail
 KERNEL = Principal(Kind.OPERATOR, INIT, INIT_NAME, os.geteuid(), os.getegid())
 
 
@@ -35,13 +38,22 @@ class Notices:
 
     def restarted(self, process: Process, reason: str) -> None:
         """The program of `process` is about to be started again."""
-        for old in self._unread(process.name):
+        if not process.restart_notice or self._find(process.name, "dead"):
+            return
+        attempt = 1
+        for old in self._find(process.name, "new"):
+            if old.attempt > ATTEMPTS:
+                self._mail.give_up(old, f"{process.name} failed on it {ATTEMPTS} times")
+                return
+            attempt = max(attempt, old.attempt)
             self._mail.acknowledge(KERNEL, process.name, "new", old.file)
         number = process.restarts + 1
         self._tell(
             process.name,
             f"Your program is started again: {reason}. This is restart {number}.\n",
             [("Type", RESTARTED), ("Restarts", str(number))],
+            attempt=attempt,
+            last=True,
         )
 
     def given_up(self, process: Process, parent: Process, reason: str) -> None:
@@ -71,16 +83,25 @@ class Notices:
             [("Type", "approval-request"), ("Approval", request.name)],
         )
 
-    def _tell(self, name: str, text: str, headers: list[tuple[str, str]]) -> None:
-        if self._mail.notify(name, text.encode(), headers) is None:
+    def _tell(
+        self,
+        name: str,
+        text: str,
+        headers: list[tuple[str, str]],
+        *,
+        attempt: int = 1,
+        last: bool = False,
+    ) -> None:
+        told = self._mail.notify(name, text.encode(), headers, attempt=attempt, last=last)
+        if told is None:
             log.warning("the inbox of %s is full, it is not told: %s", name, text.strip())
 
-    def _unread(self, name: str) -> list[Message]:
-        """The restart notices that wait. Messages of the kernel's own are no entry of `sent`."""
-        waiting = self._mail.mailbox(name).new.values()
+    def _find(self, name: str, folder: str) -> list[Message]:
+        """The restart notices in `new` or `dead`. Messages of the kernel's own are no entry of
+        `sent`."""
         return [
             message
-            for message in waiting
+            for message in self._mail.mailbox(name).folder(folder).values()
             if message.sender == INIT_NAME
             and message.unlisted
             and f"\nType: {RESTARTED}\n".encode() in self._head(message)

@@ -111,6 +111,7 @@ class Processes(OwnCalls):
             env=dict(spec.env),
             cwd=spec.cwd or "",
             heartbeat=spec.heartbeat,
+            restart_notice=spec.restart_notice,
             limits=Limits(**spec.limits.model_dump()),
             on_limit=OnLimit(spec.on_limit),
             allowed=None if spec.caps is None else tuple(spec.caps),
@@ -186,6 +187,7 @@ class Processes(OwnCalls):
                 env=dict(spec.env),
                 cwd=spec.cwd or "",
                 heartbeat=spec.heartbeat,
+                restart_notice=spec.restart_notice,
             )
 
     # -- signals and the tree --------------------------------------------------------------------

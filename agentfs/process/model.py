@@ -210,6 +210,7 @@ class Process:
     env: dict[str, str] = field(default_factory=dict)
     cwd: str = ""
     heartbeat: float = 0.0  # seconds between beats; 0: none declared
+    restart_notice: bool = True  # it is told by mail that its program was started again
     limits: Limits = DEFAULT_LIMITS
     ospid: int | None = None
     os_start: int = 0  # the program's start time in clock ticks: with `ospid`, unmistakable

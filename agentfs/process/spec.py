@@ -137,7 +137,8 @@ class ProcessSpec(BaseModel):
     have of its parent's; left out: all of them, `[]`: none. `deny`: those that it and everything
     below it never has. `budget`: tokens by tier, reserved
     from the parent; where a tier is left out it draws on what its parent draws on. `group`: a
-    group of /sys/cgroup (`team/a`), instead of its parent's; "" is none. `prompt`: what it is to
+    group of /sys/cgroup (`team/a`), instead of its parent's; "" is none. `restart_notice`:
+    whether it is told by mail that its program was started again. `prompt`: what it is to
     do, in words, for its program to read. `groups`: names of what it belongs to, and `metadata`:
     anything else by name; both are for whoever looks, and grant nothing.
     """
@@ -151,6 +152,7 @@ class ProcessSpec(BaseModel):
     model: str | None = None
     restart: Literal["always", "on-failure", "never"] | None = None
     heartbeat: Duration = 0.0
+    restart_notice: bool = True
     env: dict[str, str] = {}
     cwd: str | None = None
     user: str | None = None

@@ -102,3 +102,33 @@ def test_the_parent_of_one_that_is_given_up_gets_an_escalation(world: World, bob
     assert world.body(message) == (
         f"child, process {child.pid}: gave up after 5 restarts within 300 s.\n"
     )
+
+
+def test_a_notice_waits_behind_the_work(world: World, bob: Process) -> None:
+    world.send("init", "bob", "Priority: low\n\nwork")
+    restart(world, bob)
+    assert world.recv("bob") == "work"
+    assert (world.recv("bob") or "").startswith("Your program")
+
+
+def test_one_on_which_its_program_fails_is_the_next_attempt_and_then_a_dead_letter(
+    world: World, bob: Process
+) -> None:
+    for attempt in (1, 2):
+        restart(world, bob, f"number {attempt}")
+        (notice,) = world.mail.mailbox("bob").new.values()
+        assert notice.attempt == attempt
+        assert f"number {attempt}" in (world.recv("bob") or "")
+        world.end(bob, 1, restart=True)
+    for _ in range(3):
+        restart(world, bob, "again")
+        assert world.waiting("bob") == []
+    (dead,) = world.mail.mailbox("bob").dead.values()
+    assert "failed on it 2 times" in dead.reason
+
+
+def test_they_can_be_switched_off(world: World, bob: Process) -> None:
+    with world.store.transaction():
+        world.table.update(bob, restart_notice=False)
+    restart(world, bob)
+    assert world.waiting("bob") == []

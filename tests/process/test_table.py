@@ -184,7 +184,9 @@ LEFT_OUT = {
 }  # fmt: skip
 
 OTHERWISE: dict[str, Any] = {
-    "state": "blocked", "exec": ["sleep", "1"], "env": {"A": "ä"}, "cwd": "/tmp", "heartbeat": 2.5,
+    "state": "blocked", "exec": ["sleep", "1"], "env": {"A": "ä"},
+    "cwd": "/tmp", "restart_notice": False,
+    "heartbeat": 2.5,
     "limits": {"max_children": None, "max_cost_usd": 0.5, "max_tokens_total": 0}, "ospid": 9,
     "os_start": 4, "attached": True, "restarts": 1, "exit_code": 0, "output": "oh\n", "ended": 3.5,
     "stopping": True, "reason": "limit: x", "tokens": 8, "on_limit": "stop", "allowed": [],

@@ -37,8 +37,8 @@ class Ending(enum.Enum):
     UNSURE = "somebody may have it whom we cannot see"
 
 
-# Descriptors that are looked at in the event loop, 5 µs each; more are looked at in a thread.
-AT_ONCE = 256
+# How long is looked for who has a file: with 20,000 descriptors it takes 0.2 s.
+LOOK_SECONDS = 1.0
 # A process with more, which closes a descriptor of its own, is spared the look: it costs 8 µs each.
 MANY = 1024
 
@@ -55,8 +55,6 @@ _CLOSING = {
 # A thread that has just sent us a request is asleep after some µs, under load later.
 PAUSES_SECONDS = (0.0, 0.0002, 0.001, 0.005, 0.02)
 
-_TICKS = os.sysconf("SC_CLK_TCK")
-
 _syscall = ctypes.CDLL(None).syscall
 _syscall.restype = ctypes.c_long
 _KCMP = {"x86_64": 312, "aarch64": 272}.get(platform.machine(), 0)
@@ -67,22 +65,23 @@ _TELLS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 @dataclass(slots=True)
 class Family:
-    """The process whose thread opened a file, and those that may have inherited it from there.
-
-    `opened` is when, in clock ticks since boot: who was there before has inherited nothing.
-    """
+    """The process whose thread opened a file, and those that may have inherited it from there: not
+    the `older`, the children that it had before."""
 
     members: set[int] = field(default_factory=set)
-    opened: int = 0
+    older: set[int] = field(default_factory=set)
     blind: bool = False  # somebody could not be looked at
-    _older: set[int] = field(default_factory=set)
 
     @classmethod
     def of(cls, tid: int) -> Family:
         """That of a thread that is opening a file now."""
         pid = _group(tid)
-        now = int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS)
-        return cls({pid} if pid else set(), now - 1, not pid or not _TELLS_CHILDREN)
+        if not pid or not _TELLS_CHILDREN:
+            return cls(blind=True)
+        try:
+            return cls({pid}, set(_children(pid) or ()))
+        except OSError:
+            return cls({pid}, blind=True)
 
     def grow(self) -> None:
         """Find who is new, and forget who is gone. Asked at every close, it misses nobody: whoever
@@ -94,24 +93,14 @@ class Family:
 
     def _grow(self) -> None:
         found: set[int] = set()
-        older: set[int] = set()
         waiting = list(self.members)
         while waiting:
             pid = waiting.pop()
             children = () if pid in found else _children(pid)
-            if children is None:
-                continue
-            found.add(pid)
-            for child in children:
-                if child in self.members or (child not in self._older and self._is_heir(child)):
-                    waiting.append(child)
-                else:
-                    older.add(child)
-        self.members, self._older = found, older
-
-    def _is_heir(self, pid: int) -> bool:
-        state = _State.of(pid)
-        return state is not None and state.start >= self.opened
+            if children is not None:
+                found.add(pid)
+                waiting += [child for child in children if child not in self.older]
+        self.members = found
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,19 +115,29 @@ class Target:
 
 
 async def ending(family: Family, target: Target) -> Ending:
-    """What it means that a descriptor of an open file was closed, now."""
-    family.grow()
+    """What it means that a descriptor of an open file was closed, now.
+
+    Whoever is in execve(2) closes descriptors under a lock that /proc/PID/stat, /proc/PID/syscall
+    and kcmp(2) wait for. So nothing of that is asked in the event loop, and for a moment only: when
+    we have answered, the lock is free.
+    """
+    with trio.move_on_after(LOOK_SECONDS):
+        return await trio.to_thread.run_sync(_ending, family, target, abandon_on_cancel=True)
+    return Ending.UNSURE
+
+
+def _ending(family: Family, target: Target) -> Ending:
     try:
-        return await _ending(family, target)
+        family.grow()
+        return _judge(family, target)
     except OSError:
         return Ending.UNSURE  # we have no descriptor left to look with, for one
 
 
-async def _ending(family: Family, target: Target) -> Ending:
+def _judge(family: Family, target: Target) -> Ending:
     if not family.members:
         return Ending.UNSURE
     unsure = family.blind
-    count = 0
     looked: list[int] = []
     for pid in family.members:
         size = _descriptors(pid)
@@ -146,15 +145,11 @@ async def _ending(family: Family, target: Target) -> Ending:
             unsure = True  # one of its own, and it hardly has two
             continue
         looked.append(pid)
-        count += size
-    if count > AT_ONCE:
-        seen = await trio.to_thread.run_sync(_look, looked, target)
-    else:
-        seen = _look(looked, target)
+    seen = _look(looked, target)
     if seen.found:
         # Of several open files of this inode (a second open of /dev/stdout) it may be another's.
         return Ending.HELD if len(seen.found) == target.opens else Ending.UNSURE
-    if await _was_killed(family.members):
+    if _was_killed(family.members):
         return Ending.KILLED
     return Ending.UNSURE if unsure or seen.partly else Ending.LAST
 
@@ -248,7 +243,6 @@ class _State:
     """What /proc/PID/stat says. `exiting`: it has not finished, but has no open files any more;
     `killed`: a signal ended it."""
 
-    start: int
     exiting: bool
     killed: bool
 
@@ -256,6 +250,8 @@ class _State:
     def of(cls, pid: int) -> _State | None:
         """None if it is gone."""
         try:
+            if b"\nVmSize:" in _read(f"/proc/{pid}/status"):
+                return cls(exiting=False, killed=False)  # who exits has no memory any more
             fields = _read(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             return None
@@ -265,10 +261,10 @@ class _State:
         # The status is that of the whole process; to who may not look it is 0. The flag is there
         # for all to see, but a thread has it too when another one ends the process.
         alone = status == 0 and threads <= 1 and bool(flags & PF_SIGNALED)
-        return cls(int(fields[19]), exiting, bool(status & 0x7F) or alone)
+        return cls(exiting, bool(status & 0x7F) or alone)
 
 
-async def _was_killed(pids: set[int]) -> bool:
+def _was_killed(pids: set[int]) -> bool:
     """Whether the close is that of a process which a signal has ended. If anybody else may be the
     one who closes, it is not: what was written is rather taken than lost."""
     states = {pid: _State.of(pid) for pid in pids}
@@ -276,12 +272,12 @@ async def _was_killed(pids: set[int]) -> bool:
     if not any(state.killed for state in ends) or not all(state.killed for state in ends):
         return False
     for pid, state in states.items():
-        if state is not None and not state.exiting and await _may_be_closing(pid):
+        if state is not None and not state.exiting and _may_be_closing(pid):
             return False
     return True
 
 
-async def _may_be_closing(pid: int) -> bool:
+def _may_be_closing(pid: int) -> bool:
     """Whether some thread of the process is in a call that closes descriptors; yes if in doubt."""
     for pause in PAUSES_SECONDS:
         calls = {system_call(thread) for thread in _threads(pid)}
@@ -289,7 +285,7 @@ async def _may_be_closing(pid: int) -> bool:
             return True
         if b"running" not in calls:
             return False
-        await trio.sleep(pause)
+        time.sleep(pause)
     return False
 
 

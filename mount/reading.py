@@ -4,6 +4,7 @@ shared by several processes, and its flags be changed by fcntl(2)."""
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Hashable, Iterator
 from contextlib import suppress
 
@@ -13,6 +14,9 @@ __all__ = ["holding", "reading", "waiting"]
 
 # A thread that has just sent us a request is asleep after some µs, under load later.
 PAUSES_SECONDS = (0.0, 0.0002, 0.001, 0.005)
+
+# With 1,000 descendants it takes 0.1 s.
+LOOK_SECONDS = 0.2
 
 
 def reading(opener: int, inode: int) -> Hashable:
@@ -40,9 +44,21 @@ def reading(opener: int, inode: int) -> Hashable:
 async def waiting(opener: int, inode: int, others: Collection[int]) -> tuple[int, int] | None:
     """Which thread makes the call that is about to wait, and the flags that its descriptor has now:
     the one that opened the file, or another of its process, or of a descendant; none of `others`,
-    which wait already. None if nobody can be found. 25 µs where the opener itself waits."""
+    which wait already. None if nobody can be found.
+
+    Looked for in a thread, and for a moment only: Linux does not show the calls of who is in
+    execve(2) before it has closed its descriptors, which may be what we are to answer next.
+    """
+    with trio.move_on_after(LOOK_SECONDS):
+        return await trio.to_thread.run_sync(
+            _waiting, opener, inode, frozenset(others), abandon_on_cancel=True
+        )
+    return None
+
+
+def _waiting(opener: int, inode: int, others: Collection[int]) -> tuple[int, int] | None:
     for pause in PAUSES_SECONDS:
-        await trio.sleep(pause)
+        time.sleep(pause)
         try:
             call = _call(opener)
             found = _flags(opener, call, inode)
@@ -56,6 +72,8 @@ async def waiting(opener: int, inode: int, others: Collection[int]) -> tuple[int
                     return tid, found
         except PermissionError:
             return _alone(opener, inode)
+        except OSError:
+            return None
     return None
 
 

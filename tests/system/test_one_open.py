@@ -169,6 +169,25 @@ def test_programs_that_have_one_file_of_the_tree_as_another(bob: Peer, tmp_path:
 # -- duplicates and heirs -------------------------------------------------------------------------
 
 
+def test_an_exec_that_closes_descriptors_is_waited_for_by_nobody(bob: Peer) -> None:
+    """Linux holds a lock meanwhile, for which whoever looks at the process in /proc waits."""
+    script = """
+        import os, sys
+        file = os.open(sys.argv[1], os.O_WRONLY)  # closed by exec
+        os.write(file, b"one ")
+        for _ in range(20):
+            pid = os.fork()
+            if not pid:
+                os.execv("/bin/true", ["true"])
+            os.waitpid(pid, 0)
+        os.write(file, b"two")
+        os.execv("/bin/echo", ["echo", "done"])
+        """
+    done = python(script, bob.outbox)
+    assert done.stdout == "done\n", done.stderr
+    eventually(lambda: bob.bodies() == ["one two"])
+
+
 def test_a_duplicate_is_the_same_message(bob: Peer) -> None:
     first = os.open(bob.outbox, os.O_WRONLY)
     second = os.dup(first)

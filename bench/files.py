@@ -72,15 +72,14 @@ def measure(setting: Setting) -> Iterator[Row]:
 
 
 def _input(setting: Setting) -> Path:
-    """The standard library's sources, as a tar and as a git repository, and what is written."""
+    """The standard library, three times, as a tar and as a git repository, and what to write."""
     given = setting.folder / "input"
     tree = given / "tree"
     library = Path(sysconfig.get_path("stdlib"))
-    for number, source in enumerate(sorted(library.rglob("*.py"))):
-        if number >= setting.size(3000, 30):
-            break
-        if "-packages" not in str(source):
-            target = tree / source.relative_to(library)
+    found = [file for file in sorted(library.rglob("*.py")) if "-packages" not in str(file)]
+    for copy in range(setting.size(3, 1)):
+        for source in found[: setting.size(1000, 30)]:
+            target = tree / str(copy) / source.relative_to(library)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
     _run("tar", "-cf", "../tree.tar", ".", cwd=tree)

@@ -53,10 +53,11 @@ class Cast:
         """Start them all; they send `messages` between them."""
         inbox, queue, topic = (round(messages * share) for share in SHARES.values())
         for name, program, share in (
-            ("reads", ["recv.py", "{recv}"], 0.25),
-            ("batches", ["batch.py", "{recv}.batch"], 0.25),
+            ("reads", ["recv.py", "{recv}"], 0.2),
+            ("batches", ["batch.py", "{recv}.batch"], 0.2),
             ("handles", ["client.py", "{recv}", str(self._chance.random())], 0.25),
             ("renames", ["maildir.py", "{box}"], 0.2),
+            ("takes", ["recv.py", "{recv}"], 0.1),
             ("cats", ["recv.sh", "{recv}"], 0.05),
         ):
             home = f"{self._tree.path}/agents/{name}"
@@ -107,7 +108,9 @@ class Cast:
 
     def _produce(self, kind: str, target: str, number: int, parent: int, count: int) -> None:
         name, stop = f"{target}-{number}", str(self._stop)
-        if target == "cats":
+        if target == "takes":
+            self._start("producer", name, parent, "openers.py", stop, target, str(count))
+        elif target == "cats":
             self._start("producer", name, parent, "producer.sh", stop, target, str(count))
         else:
             words = ["producer.py", stop, kind, target, str(count)]

@@ -1,6 +1,7 @@
 """What happened, and what must hold of it. Knows nothing of trees: it reads lists of events.
 
-Producers note `try` before they send and `ok` when the call has returned; consumers note `got`
+Producers note `try` before they send and `ok` when the call has returned, and `dropped` before they
+write what nobody will live to close; consumers note `got`
 before they acknowledge and `ack` when that is certain; subscribers note what they read. A program
 that is killed leaves a note out at most, so everything noted is true, and what is not noted is
 unknown.
@@ -65,6 +66,7 @@ class History:
     tried: set[str] = field(default_factory=set)
     accepted: set[str] = field(default_factory=set)
     published: set[str] = field(default_factory=set)  # those of `tried` that went to topics
+    dropped: set[str] = field(default_factory=set)  # whose writer was killed before it closed
     deliveries: list[Delivery] = field(default_factory=list)
     acknowledged: dict[str, float] = field(default_factory=dict)  # id -> when it was certain
     left: list[tuple[str, str]] = field(default_factory=list)  # (id, payload) that wait or are dead
@@ -98,7 +100,9 @@ def _messages(history: History) -> Iterator[str]:
     for payload in sorted(history.accepted - history.published - ids.keys()):
         yield f"lost: {payload} was accepted, and is nowhere"
     for payload, numbers in sorted(ids.items()):
-        if payload not in history.tried:
+        if payload in history.dropped:
+            yield f"kept: {payload} is there, and a signal ended whoever wrote it"
+        elif payload not in history.tried:
             yield f"invented: {payload} was never sent"
         if len(numbers) > 1:
             yield f"twice: {payload} is in the messages {' and '.join(sorted(numbers))}"

@@ -55,6 +55,15 @@ def _twice(history: History) -> None:
     history.deliveries.append(Delivery(5.0, "alice", "05", 1, "a:1"))
 
 
+def _kept(history: History) -> None:
+    history.dropped.add("a:9")
+    history.left.append(("09", "a:9"))
+
+
+def _half(history: History) -> None:
+    history.left.append(("09", "a:"))
+
+
 def _invented(history: History) -> None:
     history.deliveries.append(Delivery(5.0, "alice", "05", 1, "a:9"))
 
@@ -129,6 +138,8 @@ def _overdrawn(history: History) -> None:
         (_lost, "lost: a:3"),
         (_twice, "twice: a:1"),
         (_invented, "invented: a:9"),
+        (_kept, "kept: a:9"),
+        (_half, "invented: a:"),
         (_changed, "changed: message 03"),
         (_unmarked, "unmarked: 02"),
         (_backwards, "backwards: attempt 3 of 02"),

@@ -18,18 +18,25 @@ __all__ = ["Delivery", "History", "Life", "Spending", "check"]
 
 SLACK = 0.05
 """Seconds by which the clocks of two notes may differ: a shell reads /proc/uptime, which has
-hundredths, and something can come between a call's return and its note."""
+hundredths. Between a call's return and its note a program may stand still for any time; so when a
+message came is known from two sides only, see `Delivery`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A consumer got a message."""
+    """A consumer got a message, some time between `asked`, when it began to ask, and `time`, when
+    it noted it. Without `asked` it was exactly then."""
 
     time: float
     consumer: str
     id: str
     attempt: int
     payload: str
+    asked: float | None = None
+
+    @property
+    def earliest(self) -> float:
+        return self.time if self.asked is None else self.asked
 
 
 @dataclass(slots=True)
@@ -120,7 +127,7 @@ def _messages(history: History) -> Iterator[str]:
                     f"unmarked: {number} came to {before.consumer} and to {after.consumer},"
                     f" both as attempt {after.attempt}"
                 )
-            elif after.time < before.time - SLACK:
+            elif after.time < before.earliest - SLACK:
                 yield f"backwards: attempt {after.attempt} of {number} came before the one before"
 
 
@@ -128,7 +135,7 @@ def _acknowledged(history: History) -> Iterator[str]:
     """What is acknowledged for certain does not come back."""
     for delivery in history.deliveries:
         when = history.acknowledged.get(delivery.id)
-        if when is not None and delivery.time > when + SLACK:
+        if when is not None and delivery.earliest > when + SLACK:
             yield f"back: {delivery.id} came to {delivery.consumer} after it was acknowledged"
     for number, _ in history.left:
         if number in history.acknowledged:

@@ -228,9 +228,9 @@ class _Rig:
                     history.dropped.add(payload)
                 case "ok", [payload]:
                     history.accepted.add(payload)
-                case "got", [number, attempt, payload]:
+                case "got", [asked, number, attempt, payload]:
                     history.deliveries.append(
-                        Delivery(float(time_), name, number, int(attempt), payload)
+                        Delivery(float(time_), name, number, int(attempt), payload, float(asked))
                     )
                 case "ack", [number]:
                     history.acknowledged.setdefault(number, float(time_))

@@ -162,3 +162,13 @@ def test_a_violation_is_found(spoil: Callable[[History], None], word: str) -> No
     history = good()
     spoil(history)
     assert any(violation.startswith(word) for violation in check(history)), check(history)
+
+
+def test_a_note_that_was_written_late_is_no_violation() -> None:
+    """The program stood still between the return of its call and the note."""
+    history = good()
+    history.acknowledged["02"] = 3.2
+    history.deliveries[1] = Delivery(3.6, "alice", "02", 1, "a:2", asked=1.9)
+    assert check(history) == []
+    history.deliveries[1] = Delivery(3.6, "alice", "02", 1, "a:2", asked=3.4)
+    assert {fault.partition(":")[0] for fault in check(history)} == {"backwards", "back"}

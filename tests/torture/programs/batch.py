@@ -17,6 +17,7 @@ os.write(file, b"15")
 before: set[str] = set()
 while True:
     content = b""
+    notes.asks()
     while piece := os.read(file, 65536):
         content += piece
     os.lseek(file, 0, os.SEEK_SET)  # the end of the batch is that of the file: more is asked for
@@ -27,5 +28,5 @@ while True:
         notes.write("ack", number)  # asking for this batch acknowledged the one before
     for message in batch:
         if not message.type:  # else it is a notice of the kernel
-            notes.write("got", message.id, message.attempt, message.text.strip())
+            notes.got(message.id, message.attempt, message.text.strip())
     before = {message.id for message in batch}

@@ -21,7 +21,8 @@ def handle(message: Message) -> None:
     before = ""
     if message.type:  # a notice of the kernel
         return
-    notes.write("got", message.id, message.attempt, message.text)
+    notes.got(message.id, message.attempt, message.text)
+    notes.asks()  # when this returns
     if message.attempt == 1 and chance.random() < 0.02:
         raise ValueError("one in fifty")
     before = message.id

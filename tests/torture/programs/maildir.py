@@ -35,10 +35,11 @@ def turn() -> None:
 def finish(file: str) -> None:
     try:
         if file not in noted:
+            notes.asks()
             with open(f"{folder}/cur/{file}", "rb") as source:
                 message = Message(source.read())
             if not message.type:  # else it is a notice of the kernel
-                notes.write("got", message.id, message.attempt, message.text)
+                notes.got(message.id, message.attempt, message.text)
             noted[file] = message.id
         os.unlink(f"{folder}/cur/{file}")
     except FileNotFoundError:

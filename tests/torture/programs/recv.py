@@ -15,6 +15,7 @@ file = os.open(recv, os.O_RDONLY)
 before = ""
 while True:
     content = b""
+    notes.asks()
     while piece := os.read(file, 65536):
         content += piece
     os.lseek(file, 0, os.SEEK_SET)  # the end of the message is that of the file: more is asked for
@@ -23,4 +24,4 @@ while True:
         notes.write("ack", before)  # asking for this one acknowledged it
     before = message.id
     if not message.type:  # else it is a notice of the kernel
-        notes.write("got", message.id, message.attempt, message.text)
+        notes.got(message.id, message.attempt, message.text)

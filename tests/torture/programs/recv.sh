@@ -7,6 +7,7 @@ note() {
     echo "$1 $now $2" >> "$notes"
 }
 note life
+read -r asked rest < /proc/uptime
 while msg=$(cat "$recv"); do
     id= attempt=1 type=
     while IFS= read -r line && [ -n "$line" ]; do
@@ -20,7 +21,8 @@ $msg
 END
     [ -z "$before" ] || [ "$before" = "$id" ] || note ack "$before"
     before=$id
-    [ -n "$type" ] || note got "$id $attempt ${msg##*
+    [ -n "$type" ] || note got "$asked $id $attempt ${msg##*
 }"
+    read -r asked rest < /proc/uptime # when it asks for the next
 done
 exit 1

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from agentfs.errors import KernelError
-from agentfs.yamltext import MOST_VALUES, YamlError, compose, construct, line_of
+from agentfs.yamltext import MOST_VALUES, YamlError, compose, construct, duplicates, line_of
 
 __all__ = ["read_model"]
 
@@ -32,16 +32,20 @@ EXPECTED = {
 def read_model(text: str, model: type[M], whole: str, most: int = MOST_VALUES) -> M | None:
     """What the document `text`, a YAML text of at most `most` values, says; None if it is empty.
 
-    Raises EINVAL: `line N: WHERE: what was expected` for each fault. `whole` is what the document
+    Raises EINVAL: `line N: WHERE: what was expected` for each fault; keys that are there twice come
+    first, alone. `whole` is what the document
     itself is called there.
     """
     try:
         node = compose(text, most)
+        twice = [] if node is None else _twice(node)
         given = None if node is None else construct(node)
     except YamlError as bad:
         raise KernelError(errno.EINVAL, f"line {bad.line}: not YAML: {bad.what}") from None
     if node is None or given is None:
         return None
+    if twice:
+        raise KernelError(errno.EINVAL, _told(twice))
     try:
         return model.model_validate(given)
     except ValidationError as bad:
@@ -49,11 +53,22 @@ def read_model(text: str, model: type[M], whole: str, most: int = MOST_VALUES) -
         said = [
             f"line {_line(node, fault['loc'])}: {'.'.join(map(str, fault['loc'])) or whole}: "
             f"{EXPECTED.get(fault['type']) or fault['msg'].removeprefix('Value error, ')}"
-            for fault in faults[:MOST_FAULTS]
+            for fault in faults
         ]
-        if len(faults) > MOST_FAULTS:
-            said.append(f"and {len(faults) - MOST_FAULTS} more")
-        raise KernelError(errno.EINVAL, "; ".join(said)) from None
+        raise KernelError(errno.EINVAL, _told(said)) from None
+
+
+def _told(faults: list[str]) -> str:
+    more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
+    return "; ".join(faults[:MOST_FAULTS] + more)
+
+
+def _twice(node: yaml.Node) -> list[str]:
+    """Which of two values was meant, nobody knows."""
+    return [
+        f"line {line}: `{key:.60}` is there twice, first in line {first}"
+        for line, key, first in sorted(duplicates(node))
+    ]
 
 
 def _line(node: yaml.Node, path: Sequence[int | str]) -> int:

@@ -7,6 +7,7 @@ that a few hundred bytes cannot stand for a billion values. 5,000 of them take 1
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -19,7 +20,7 @@ from yaml.resolver import Resolver
 
 from agentfs.errors import KernelError
 
-__all__ = ["MOST_VALUES", "YamlError", "compose", "construct", "line_of", "read_yaml"]
+__all__ = ["MOST_VALUES", "YamlError", "compose", "construct", "duplicates", "line_of", "read_yaml"]
 
 MOST_VALUES = 5000
 """Values (maps, lists, keys, texts) that a document has at most, repetitions counted: a thousand
@@ -157,6 +158,28 @@ def construct(node: yaml.Node) -> Any:
         return _Constructor().construct_document(node)
     except yaml.MarkedYAMLError as bad:
         raise _marked(bad) from None
+
+
+def duplicates(node: yaml.Node) -> Iterator[tuple[int, str, int]]:
+    """Keys that a map has twice: the line, the key, the line of the first; merge keys (`<<`) are
+    none. To be asked before `construct`, which puts what is merged into the map that merges it."""
+    waiting, seen = [node], {id(node)}
+    while waiting:
+        here = waiting.pop()
+        first: dict[tuple[str, str], int] = {}
+        parts: list[yaml.Node] = []
+        if isinstance(here, yaml.MappingNode):
+            for key, value in here.value:
+                parts += (key, value)
+                if isinstance(key, yaml.ScalarNode) and key.tag != f"{_CORE}merge":
+                    name = (key.tag, key.value)
+                    if name in first:
+                        yield line_of(key), key.value, first[name]
+                    first.setdefault(name, line_of(key))
+        elif isinstance(here, yaml.SequenceNode):
+            parts = here.value
+        waiting += [part for part in parts if id(part) not in seen]
+        seen.update(map(id, parts))
 
 
 def read_yaml(text: str, most: int = MOST_VALUES) -> Any:

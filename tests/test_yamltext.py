@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from datetime import date
 
@@ -154,3 +155,43 @@ def test_what_a_document_should_not_say_is_told_with_the_line() -> None:
         parse_spec("- a\n")
     with pytest.raises(KernelError, match=r"line 3: env\.A: text was expected; put it in quotes"):
         parse_spec("name: x\nenv:\n  A: 5\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        (
+            "messages: {max_waiting: 5}\nprocesses: {}\nmessages:\n  max_waiting: 6\n",
+            ["line 3: `messages` is there twice, first in line 1"],
+        ),
+        (
+            "messages:\n  max_waiting: 5\n  max_dead: 5\n  max_waiting: 5\n  max_dead: 6\n",
+            [
+                "line 4: `max_waiting` is there twice, first in line 2",
+                "line 5: `max_dead` is there twice, first in line 3",
+            ],
+        ),
+        ('{"limits": {"max_children": 1,\n"max_children": 2}}', ["line 2: `max_children`"]),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused_with_both_lines(text: str, faults: list[str]) -> None:
+    with pytest.raises(KernelError) as caught:
+        Config.parse(text)
+    assert caught.value.errno == errno.EINVAL
+    assert len(caught.value.reason.split("; ")) == len(faults)
+    assert all(fault in caught.value.reason for fault in faults)
+
+
+def test_a_definition_and_a_list_of_models_have_no_key_twice_either() -> None:
+    with pytest.raises(KernelError, match="line 4: `A` is there twice, first in line 3"):
+        parse_spec("name: bob\nenv:\n  A: '1'\n  A: '2'\n")
+    with pytest.raises(KernelError, match="line 3: `m` is there twice, first in line 2"):
+        parse_models("models:\n  m: {tier: tactical}\n  m: {tier: tactical}\n")
+
+
+def test_what_is_merged_may_be_said_anew() -> None:
+    """Also where one map is used, and merged, at two places."""
+    given = parse_spec(
+        "name: bob\nlimits: &l\n  <<: {max_children: 1}\n  max_children: 2\nenv: {A: '1', a: '1'}\n"
+    )
+    assert given.limits.max_children == 2

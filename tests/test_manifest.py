@@ -183,10 +183,10 @@ def test_every_key_that_is_missing_is_named() -> None:
         ("{role: task, tier: strategic}", "a.tier: a task is never strategic"),
         ("nane: b", "a: unknown key `nane`, one of parent, replicas, exec, role, tier, model,"
          " restart, heartbeat, restart_notice, env, cwd, user, tools, limits, on_limit, caps, deny,"
-         " group, prompt, groups, metadata was expected"),
+         " budget, group, prompt, groups, metadata was expected"),
         ("name: b", "a: unknown key `name`, one of parent, replicas, exec, role, tier, model,"
          " restart, heartbeat, restart_notice, env, cwd, user, tools, limits, on_limit, caps, deny,"
-         " group, prompt, groups, metadata was expected"),
+         " budget, group, prompt, groups, metadata was expected"),
         ("? [x]\n      : y", "a: a name was expected as key"),
     ],
 )  # fmt: skip

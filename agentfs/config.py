@@ -13,6 +13,7 @@ from pydantic import (
     field_serializer,
 )
 
+from agentfs.defaults import with_defaults, without_defaults
 from agentfs.documents import LiveDocument
 from agentfs.events import EventLog
 from agentfs.process.spec import Cost, Maximum, seconds
@@ -239,9 +240,10 @@ class Config(_Section):
 
 
 class Settings(LiveDocument[Config]):
-    """The configuration in effect, and its text as it was written."""
+    """The configuration in effect, and its text as it was written; `shown` has the rest, too."""
 
     def __init__(self, store: Store, events: EventLog) -> None:
+        self._shown: tuple[str | None, str] = (None, "")  # a text, and how that is shown
         super().__init__(
             "agentfs.yaml",
             store,
@@ -250,3 +252,15 @@ class Settings(LiveDocument[Config]):
             lambda: Config().text(),
             kept_as="config",
         )
+
+    @property
+    def shown(self) -> str:
+        """The text, and what it leaves out as comments."""
+        text, shown = self._shown
+        if text != self.text:
+            shown = with_defaults(self.text, self.now)
+            self._shown = (self.text, shown)
+        return shown
+
+    def replace(self, text: str) -> None:
+        super().replace(without_defaults(text))

@@ -22,10 +22,8 @@ T = TypeVar("T")
 class LiveDocument(Generic[T]):
     """`/etc/NAME`. `parse` makes of a text what it says, or raises EINVAL that names every fault.
 
-    `default` is its text until somebody writes another. `use(now)` is called with what is in
-    effect: at once, and with each change, before anybody is told of it. `kept_as` is its key in
-    the store; NAME if it is left out. Each of `checks` gets what is to be put in effect, and raises
-    EINVAL if the rest of the system does not allow that.
+    Each of `checks` gets what is to be put in effect, and raises EINVAL if the rest of the system
+    does not allow that.
     `default` is its text until somebody writes another, and if the stored one cannot be read (by
     another release, say): that must not keep the system from starting. `use(now)` is called with
     what is in effect: at once, and with each change, before anybody is told of it. `kept_as` is its
@@ -61,6 +59,11 @@ class LiveDocument(Generic[T]):
             text = default()
             now = parse(text)
         self._use(text, now)
+
+    @property
+    def shown(self) -> str:
+        """What its file reads as."""
+        return self.text
 
     @property
     def refused(self) -> str:

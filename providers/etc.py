@@ -117,7 +117,7 @@ class EtcDirectory(Replacing):
             0o644,
             lambda: Owner(*self.kernel.owner, self._time(document.path)),
             self.guard,
-            lambda: document.text.encode(),
+            lambda: document.shown.encode(),
             write,
             self.kernel.store.sync,
             self.only_operator,
@@ -133,7 +133,8 @@ class EtcDirectory(Replacing):
     )
     def config(self) -> Node:
         """The configuration (YAML), every number with its default. A valid write takes effect when
-        the file is closed. What is left out has its default."""
+        the file is closed. What is left out has its default, and is shown as a comment that ends in
+        `# default`."""
         return self.document(self.kernel.settings)
 
     @live_document("roles.yaml", "roles:\n  worker:\n    actions: {spawn: '-', kill: deny}\n")

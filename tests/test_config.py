@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from agentfs.clock import ManualClock
 from agentfs.config import Config, Settings
+from agentfs.defaults import with_defaults, without_defaults
 from agentfs.errors import KernelError
 from agentfs.events import ConfigChanged, EventLog
 from agentfs.storage.store import Store
@@ -138,3 +139,53 @@ def test_a_write_that_cannot_be_stored_changes_nothing(store: Store) -> None:
     assert caught.value.errno == errno.EIO
     assert (settings.text, settings.now, events.last) == (*before, 0)
     store._db.execute("PRAGMA query_only = OFF")
+
+
+SHOWN = "  # default"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# nothing",
+        "{}",
+        "messages: {max_waiting: 5}",
+        "messages: {max_waiting: 5,\n  max_dead: 7}\n# mine\n",
+        "messages:\n    max_waiting: 5 # mine\n\n# about\nprocesses:\n  grace_period: 5s\n",
+        "messages:\n  max_waiting: 5\r\n",
+        " messages:\n    max_waiting: 5\n",
+        "---\nmessages:\n  max_waiting: 5\n...\n",
+        "queues: &q\n  max_waiting: 5\nmessages: *q\n",
+        "queues:\n  <<: &q {max_waiting: 5}\nmessages:\n  <<: *q\n  max_dead: 5\n",
+        '{"messages": {"max_waiting": 5}}',
+        "limits:\n  max_children: >-\n    max\n",
+        "messages:\n  max_waiting:\n    5",
+        "'messages':\n  \"max_waiting\": 5\n  # max_waiting: 5 is little\n\n\n",
+    ],
+)
+def test_what_is_left_out_is_shown_and_what_was_written_stays(text: str) -> None:
+    given = Config.parse(text)
+    shown = with_defaults(text, given)
+    assert without_defaults(shown) == text
+    assert Config.parse(shown) == given
+    assert with_defaults(without_defaults(shown), given) == shown
+    # Every name is there once, wherever the person wrote it.
+    added = [line.strip(" #\r").removesuffix(SHOWN) for line in shown.split("\n") if SHOWN in line]
+    there = sum(len(getattr(given, name).model_fields_set) for name in Config.model_fields)
+    names = sum(len(getattr(given, name).model_dump()) for name in Config.model_fields)
+    assert sum(not each.endswith(":") for each in added) == names - there
+
+
+def test_what_is_shown_may_be_uncommented() -> None:
+    shown = with_defaults("messages:\n  max_waiting: 5\n", Config())
+    shown = with_defaults("messages:\n  max_waiting: 5\n", Config.parse(without_defaults(shown)))
+    assert "\n  # max_dead: 1000  # default\n" in shown  # in its section
+    plain = "\n".join(
+        line.replace("# ", "", 1) if line.endswith(SHOWN) else line for line in shown.split("\n")
+    )
+    said = Config.parse(plain)
+    assert said == Config.parse("messages: {max_waiting: 5}")
+    assert said.model_fields_set == set(Config.model_fields)
+    assert said.limits.model_fields_set == set(said.limits.model_dump())
+    assert without_defaults(plain) == plain  # it is the person's now

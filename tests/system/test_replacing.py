@@ -57,6 +57,13 @@ def text(document: Path, word: str) -> str:
     )
 
 
+def written(shown: str) -> str:
+    """What somebody wrote of a document: agentfs.yaml shows what it leaves out as comments."""
+    return "".join(
+        line for line in shown.splitlines(keepends=True) if not line.endswith("  # default\n")
+    )
+
+
 def sh(command: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["sh", "-ec", command],
@@ -121,7 +128,7 @@ def test_a_program_that_replaces_a_file(document: Path, tmp_path: Path, way: str
         os.chown(outside, 65534, 65534)
     done = sh(WAYS[way], DOC=str(document), OUTSIDE=str(outside))
     assert done.returncode == 0, done.stderr + done.stdout
-    assert document.read_text() == text(document, NEW)
+    assert written(document.read_text()) == text(document, NEW)
     assert document.stat().st_uid == os.geteuid()
     left = {name for name in os.listdir(document.parent) if document.name in name}
     assert left == {document.name}, "nothing is left beside it"
@@ -149,7 +156,7 @@ def test_what_is_not_valid_is_refused_and_the_old_stays(
     assert done.returncode != 0
     # EINVAL; mv(1) thinks of one reason only
     assert "nvalid argument" in done.stderr or "to a subdirectory of itself" in done.stderr
-    assert document.read_text() == text(document, OLD)
+    assert written(document.read_text()) == text(document, OLD)
     for name in os.listdir(document.parent):
         if name.startswith("sed") or (document.name in name and name != document.name):
             (document.parent / name).unlink()
@@ -162,21 +169,21 @@ def test_the_old_is_in_force_until_the_new_is_whole(document: Path) -> None:
     writer = os.open(document, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     new = text(document, NEW).encode()
     os.write(writer, new[:10])
-    assert document.read_text() == text(document, OLD)
-    assert os.pread(reader, 4096, 0).decode() == text(document, OLD)
+    assert written(document.read_text()) == text(document, OLD)
+    assert written(os.pread(reader, 65536, 0).decode()) == text(document, OLD)
     os.write(writer, new[10:])
     os.fchmod(writer, 0o600)
     os.utime(writer)
-    assert document.read_text() == text(document, OLD)
+    assert written(document.read_text()) == text(document, OLD)
     os.close(writer)
-    assert document.read_text() == text(document, NEW)
+    assert written(document.read_text()) == text(document, NEW)
     os.close(reader)
 
 
 def test_a_successor_that_is_empty_is_none(document: Path) -> None:
     os.unlink(document)
     document.touch()
-    assert document.read_text() == text(document, OLD)
+    assert written(document.read_text()) == text(document, OLD)
 
 
 def test_what_is_removed_is_in_force_and_comes_back(trees: Callable[..., Tree]) -> None:
@@ -252,3 +259,46 @@ def test_nano_saves(tree: Tree) -> None:
     finally:
         os.close(terminal)
     assert path.read_text() == f"# x\n{before}"
+
+
+PART = "# mine\nmessages:\n  max_waiting: 1111  # few\n\nprocesses:\n    grace_period: 5s\n"
+LEFT_OUT = {
+    "cp of what is shown": "cp $DOC $OUTSIDE; cp $OUTSIDE $DOC",
+    "cp -a and mv": "cp -a $DOC $OUTSIDE; mv $OUTSIDE $DOC",
+    "sed -i": "sed -i s/1111/2222/ $DOC; sed -i s/2222/1111/ $DOC",
+    "sed -i of what is shown": "sed -i 's/max_dead: 1000 /max_dead: 7 /' $DOC",
+    "vim": "$EDIT -es -N -u NONE +%s/1111/2222/ +w +%s/2222/1111/ +wq $DOC",
+    "append": "echo '# more' >> $DOC; sed -i '/# more/d' $DOC",
+    "an editor with CRLF": "sed 's/default$/default\\r/' $DOC > $OUTSIDE; cp $OUTSIDE $DOC",
+}
+
+
+@pytest.mark.parametrize("way", LEFT_OUT)
+def test_what_the_configuration_leaves_out_is_shown_as_comments(
+    tree: Tree, tmp_path: Path, way: str
+) -> None:
+    """In its place, marked, once however often it is written back; what a person wrote stays."""
+    document = tree / "etc/agentfs.yaml"
+    document.write_text(PART)
+    shown = document.read_text()
+    assert document.stat().st_size == len(shown)
+    assert "few\n  # max_size: 1048576  # default\n" in shown
+    assert "5s\n    # max_children_of_init: 100  # default\n" in shown
+    assert "\n# queues:  # default\n#   max_queues: 100000  # default\n" in shown
+    assert written(shown) == PART
+    done = sh(LEFT_OUT[way], DOC=str(document), OUTSIDE=str(tmp_path / "agentfs.yaml"))
+    assert (done.returncode, done.stderr) == (0, "")
+    eventually(lambda: document.read_text() == shown)
+
+
+def test_a_default_that_is_uncommented_and_changed_is_in_effect(tree: Tree) -> None:
+    document = tree / "etc/agentfs.yaml"
+    document.write_text("messages:\n  max_waiting: 1111\n")
+    change = "s/^  # max_size: 1048576 /  max_size: 2048 /; s/^# \\(reminders:\\)/\\1/"
+    done = sh(f"sed -i '{change}; s/^#   burst: 20/  burst: 3/' $DOC", DOC=str(document))
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = document.read_text()
+    assert "\n  max_size: 2048  # default\n" in shown
+    assert "# max_size: 1048576" not in shown
+    assert "\nreminders:  # default\n  burst: 3  # default\n" in shown
+    assert "Burst:\t3\n" in (tree / "agents/bob/reminders/limits").read_text()

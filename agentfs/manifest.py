@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from agentfs.document import Document, DocumentError, Pair, near
 from agentfs.process.model import Limits, Restart, Role, Tier
+from agentfs.process.names import reserved
 from agentfs.process.spec import NAME, ProcessSpec, SpecLimits
 from agentfs.yamltext import line_of
 
@@ -32,7 +33,6 @@ MOST_VALUES = 100_000
 """Values of one manifest, with what aliases repeat: a tenth of a second to read, which nobody waits
 for but who starts it."""
 
-RESERVED = frozenset({ROOT, "self", ".", ".."})
 OWN_KEYS = ("parent", "replicas")
 SPEC_KEYS = tuple(name for name in ProcessSpec.model_fields if name != "name")
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -178,7 +178,7 @@ class _Reader:
         text = node.value if isinstance(node, yaml.ScalarNode) else ""
         if not NAME.fullmatch(text):
             self._fault(node, f"{what}: a name was expected: 1 to 64 of A-Z a-z 0-9 . _ -")
-        elif text in RESERVED:
+        elif text in (".", "..") or reserved(text):
             self._fault(node, f"{what}: `{text}` is reserved, another name was expected")
         return str(text)
 

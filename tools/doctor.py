@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import os
@@ -9,6 +10,7 @@ import platform
 import re
 import secrets
 import shutil
+import sqlite3
 import stat
 import sys
 from collections.abc import Iterator
@@ -42,6 +44,7 @@ def run(state: str | None, audit_key: str | None = None) -> int:
     findings = list(examine())
     if state is not None:
         findings += _store(Path(state), audit_key)
+        findings += _names(Path(state))
         findings.append(_audit(Path(state), audit_key))
     width = max(len(finding.what) for finding in findings if len(finding.what) < 20)
     for finding in findings:
@@ -257,6 +260,24 @@ def _store(state: Path, key: str | None) -> list[Finding]:
         return [Finding("ok", str(state), "the store is consistent")]
     advice = f"agentfs doctor --state {state} --repair saves what can be saved"
     return [*findings, Finding("note", str(state), advice)]
+
+
+def _names(state: Path) -> Iterator[Finding]:
+    """The agents that a daemon does not start because of what they are called."""
+    from agentfs.process.names import INIT_NAME, reserved
+    from agentfs.process.recovery import not_started
+    from agentfs.storage.layout import STORE
+
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(
+            sqlite3.connect(f"{(state / STORE).absolute().as_uri()}?mode=ro", uri=True)
+        ) as store,
+    ):
+        for (name,) in store.execute("SELECT name FROM agents ORDER BY name"):
+            if name != INIT_NAME and reserved(name):
+                words = f"agent {name} is not started: {not_started(name)}"
+                yield Finding("note", str(state), words)
 
 
 def _key(state: Path, key: str | None) -> Path:

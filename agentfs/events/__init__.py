@@ -57,6 +57,7 @@ from agentfs.events.messages import (
 from agentfs.events.processes import (
     AgentChanged,
     AgentDefined,
+    AgentRefused,
     AgentRemoved,
     ChildrenChanged,
     ProcessChanged,
@@ -97,6 +98,7 @@ __all__ = [
     "AccountOpened",
     "AgentChanged",
     "AgentDefined",
+    "AgentRefused",
     "AgentRemoved",
     "AgentResumed",
     "AgentStalled",

@@ -9,6 +9,7 @@ from agentfs.events.base import Event
 __all__ = [
     "AgentChanged",
     "AgentDefined",
+    "AgentRefused",
     "AgentRemoved",
     "ChildrenChanged",
     "ProcessChanged",
@@ -116,6 +117,14 @@ class AgentChanged(Event):
     """Its definition, or the process that is at work for it, changed."""
 
     agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRefused(Event):
+    """The store has it, and it is not started: `reason` says why."""
+
+    agent: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

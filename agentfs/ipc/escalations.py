@@ -19,8 +19,8 @@ from agentfs.ipc.ask import Ask
 from agentfs.ipc.headers import mail_date
 from agentfs.ipc.message import Draft, Message, Priority
 from agentfs.ipc.routing import relation
-from agentfs.process.agents import INIT_NAME
 from agentfs.process.model import Process
+from agentfs.process.names import INIT_NAME
 from agentfs.process.table import ProcessTable
 from agentfs.security.policy import Action
 from agentfs.security.principal import INIT, Principal

@@ -8,8 +8,9 @@ from dataclasses import replace
 from agentfs.events import ArtifactPassed, EventLog
 from agentfs.ipc.artifact import MAX_KEY, Artifact, Visibility, space_of
 from agentfs.ipc.artifacts import Artifacts, told
-from agentfs.process.agents import INIT_NAME, Agents
+from agentfs.process.agents import Agents
 from agentfs.process.model import Process
+from agentfs.process.names import INIT_NAME
 from agentfs.process.table import ProcessTable
 
 __all__ = ["Inheritance"]

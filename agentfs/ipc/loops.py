@@ -25,8 +25,8 @@ from agentfs.errors import KernelError
 from agentfs.ipc.buckets import TokenBuckets
 from agentfs.ipc.mailboxes import Mailboxes
 from agentfs.ipc.message import Draft, Message
-from agentfs.process.agents import INIT_NAME
 from agentfs.process.model import Process
+from agentfs.process.names import INIT_NAME
 from agentfs.security.principal import INIT
 from agentfs.storage.store import Store
 

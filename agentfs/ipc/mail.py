@@ -26,8 +26,9 @@ from agentfs.ipc.receiving import Receiving
 from agentfs.ipc.routing import Route, effective, peers, route
 from agentfs.ipc.sent import Sent
 from agentfs.ipc.threads import Threads
-from agentfs.process.agents import INIT_NAME, Agents
+from agentfs.process.agents import Agents
 from agentfs.process.model import Process
+from agentfs.process.names import INIT_NAME
 from agentfs.process.table import ProcessTable
 from agentfs.security.policy import Action
 from agentfs.security.principal import Principal

@@ -16,8 +16,8 @@ from agentfs.clock import rfc3339
 from agentfs.ipc.mail import Mail
 from agentfs.ipc.message import Message
 from agentfs.plain import one_line
-from agentfs.process.agents import INIT_NAME
 from agentfs.process.model import Process
+from agentfs.process.names import INIT_NAME
 from agentfs.security.approvals import OPERATOR, Request
 from agentfs.security.principal import INIT, Kind, Principal
 

@@ -15,8 +15,8 @@ from agentfs.ipc.mailboxes import expired
 from agentfs.ipc.message import Message
 from agentfs.ipc.readers import Reader
 from agentfs.ipc.resting import Resting
-from agentfs.process.agents import INIT_NAME
 from agentfs.process.model import Process, State
+from agentfs.process.names import INIT_NAME
 from agentfs.security.principal import INIT, Principal
 
 __all__ = ["Receiving"]

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from agentfs.clock import Clock, change_time
 from agentfs.errors import KernelError
 from agentfs.events import Event, EventLog
-from agentfs.process.agents import INIT_NAME, Agents
+from agentfs.process.agents import Agents
 from agentfs.process.model import Process
+from agentfs.process.names import INIT_NAME
 from agentfs.process.table import ProcessTable
 from agentfs.security.ownership import Access, Ownership
 from agentfs.security.policy import Action

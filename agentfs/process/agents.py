@@ -18,32 +18,17 @@ from agentfs.clock import Clock, change_time
 from agentfs.errors import KernelError
 from agentfs.events import AgentChanged, AgentDefined, AgentRemoved, EventLog
 from agentfs.process.model import Agent
-from agentfs.process.spec import NAME, parse_spec
+from agentfs.process.names import INIT_NAME, check_name
+from agentfs.process.spec import parse_spec
 from agentfs.process.table import ProcessTable
 from agentfs.security.policy import Action
 from agentfs.security.principal import Principal
 from agentfs.storage.store import Store
 from agentfs.syscall import Gate
 
-__all__ = ["INIT_NAME", "RESERVED", "Agents", "check_name"]
+__all__ = ["Agents"]
 
 log = logging.getLogger(__name__)
-
-INIT_NAME = "init"
-RESERVED = frozenset({"self", ".", ".."})
-"""Names that mean something else in a path."""
-
-
-def check_name(name: str) -> None:
-    """Raise EINVAL unless an agent may be called `name`."""
-    if not NAME.fullmatch(name):
-        raise KernelError(
-            errno.EINVAL,
-            f"{name!r} is no name for an agent: 1 to 64 of A-Z a-z 0-9 . _ - were expected",
-            rule="name",
-        )
-    if name in RESERVED:
-        raise KernelError(errno.EINVAL, f"the name {name!r} is reserved", rule="name")
 
 
 class Agents:
@@ -114,9 +99,9 @@ class Agents:
         with self._gate.enter(principal) as actor:
             self._gate.policy.require(actor, Action.SPAWN, f"/agents/{name}", what=b"define")
             self._gate.policy.require_capability(actor, "spawn_children")
-            check_name(name)
             if name in self._by_name:
                 raise KernelError(errno.EEXIST, f"there is an agent {name!r} already", rule="name")
+            check_name(name)
             agent = self._create(name, uid, gid, actor.name)
             self._events.emit(AgentDefined(name))
             return agent

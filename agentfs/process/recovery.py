@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from agentfs.events import AgentRefused
 from agentfs.process.again import STARTED_AGAIN
-from agentfs.process.agents import INIT_NAME
 from agentfs.process.model import Agent, Limits, Process, Restart, Role, State, Tier
+from agentfs.process.names import INIT_NAME, reserved
 from agentfs.process.proc import boot_id, read_stat
 from agentfs.process.programs import Program
 from agentfs.security.principal import INIT
@@ -21,7 +22,7 @@ from agentfs.storage.store import Store
 if TYPE_CHECKING:
     from agentfs.process.supervisor import Supervisor
 
-__all__ = ["Recovery", "shut_down"]
+__all__ = ["Recovery", "not_started", "shut_down"]
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Recovery:
                 same_boot = supervisor.store.meta("boot_id") == boot_id()
                 supervisor.store.set_meta("boot_id", boot_id())
                 self._make_init()
+                self._refuse_names()
                 for process in supervisor.table:
                     if process.pid != INIT:
                         self._take_up(process, same_boot=same_boot)
@@ -95,10 +97,33 @@ class Recovery:
             os_start=own.start if own is not None else 0,
         )
 
+    def _refuse_names(self) -> None:
+        """Say which agents an earlier release let have a name that stands for somebody else."""
+        supervisor = self._supervisor
+        for name in supervisor.agents:
+            if name != INIT_NAME and reserved(name):
+                reason = not_started(name)
+                log.error("%s: %s", name, reason)
+                supervisor.events.emit(AgentRefused(name, reason))
+
+    def _refuse(self, process: Process, program: Program | None) -> None:
+        """End a process that an earlier release let have such a name."""
+        supervisor, reason = self._supervisor, not_started(process.name)
+        end_spawn(supervisor.store, process)
+        if program is None:
+            supervisor.finish(process, 127, State.ZOMBIE, reason)
+            return
+        supervisor.table.update(process, stopping=True, reason=reason)
+        supervisor.programs.kill(program)
+        supervisor.watch(program)
+
     def _take_up(self, process: Process, *, same_boot: bool) -> None:
         supervisor = self._supervisor
         if not process.state.alive:
             supervisor.ended_at[process.pid] = supervisor.clock.monotonic()
+        elif reserved(process.name):
+            adopted = process.ospid is not None and same_boot
+            self._refuse(process, supervisor.programs.adopt(process) if adopted else None)
         elif process.ospid is not None:
             program = supervisor.programs.adopt(process) if same_boot else None
             if program is None:
@@ -149,6 +174,11 @@ class Recovery:
             if process is None or programs.find(process.ospid) is None:
                 programs.groups.kill(pid)
                 programs.groups.remove(pid)
+
+
+def not_started(name: str) -> str:
+    """Why an agent of this reserved name is not."""
+    return f"its name stands for {reserved(name)!r}; define it anew under another name"
 
 
 def begin_spawn(store: Store, process: Process, before: Agent | None) -> None:

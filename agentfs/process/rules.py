@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agentfs.errors import KernelError
-from agentfs.process.agents import Agents, check_name
+from agentfs.process.agents import Agents
 from agentfs.process.model import Process, Role, Tier
+from agentfs.process.names import check_name
 from agentfs.process.spec import ProcessSpec
 from agentfs.process.table import ProcessTable
 from agentfs.resources.ceilings import Ceilings
@@ -222,12 +223,12 @@ def _name(asked: Request) -> None:
     name = asked.spec.name
     if not name:
         raise KernelError(errno.EINVAL, "name: an agent needs a name", rule="name")
-    check_name(name)
     running = asked.table.by_name(name)
     if running is not None:
         raise KernelError(
             errno.EEXIST, f"the name {name!r} is taken by process {running.pid}", rule="name"
         )
+    check_name(name)
     agent = asked.agents.find(name)
     if agent is None or asked.actor.role is Role.KERNEL or agent.creator == asked.actor.name:
         return

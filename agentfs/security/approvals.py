@@ -181,7 +181,12 @@ class Approvals:
 
     def may_see(self, principal: Principal, request: Request) -> bool:
         """Whether it concerns `principal`: who asks, who decides, and the operator."""
-        return principal.acts_for(request.agent) or principal.acts_for(request.by)
+        return principal.acts_for(request.agent) or self._decides(principal, request)
+
+    @staticmethod
+    def _decides(principal: Principal, request: Request) -> bool:
+        """The operator is a kind of caller, whatever an agent is called."""
+        return principal.is_operator or (request.by != OPERATOR and principal.acts_for(request.by))
 
     # -- for the policy and the call that waits --------------------------------------------------
 

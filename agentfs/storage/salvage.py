@@ -18,7 +18,7 @@ from typing import Any
 
 from agentfs.ipc.broadcast import EVERYBODY
 from agentfs.ipc.message import Message
-from agentfs.process.agents import INIT_NAME
+from agentfs.process.names import INIT_NAME
 from agentfs.process.spec import NAME
 from agentfs.storage.audit import HEAD
 from agentfs.storage.migrations import migrate

@@ -151,8 +151,8 @@ async def test_usage_is_that_of_all_its_programs(either: System) -> None:
     used = either.programs.usage(process)
     assert 40 < used.memory_mb < 80
     assert 0.1 < used.cpu_seconds < 5, "that of a child that has ended included"
-    nobody = await either.spawn("nobody")
-    assert either.programs.usage(nobody) == usage_of([])
+    idle = await either.spawn("idle")
+    assert either.programs.usage(idle) == usage_of([])
 
 
 async def test_an_attached_program_is_measured_and_limited_but_not_confined(

@@ -121,6 +121,22 @@ def test_nobody_decides_for_themselves_even_if_the_rule_names_them(office: Offic
     office.write("boss")
 
 
+@pytest.mark.parametrize("rule", ["{by: operator, timeout: 10m}", "{timeout: 10m}"])
+def test_an_agent_that_is_called_operator_decides_nothing(office: Office, rule: str) -> None:
+    """A store of an earlier release may have one."""
+    rules = f"rules:\n- {{effect: allow, agent: alice, action: send, approval: {rule}}}\n"
+    office.gate.policy.use_acl(Acl.parse(rules))
+    request = office.asked()
+    child = office.process("operator")
+    principal = office.principal("operator")
+    assert principal.pid == child.pid
+    assert not office.approvals.may_see(principal, request)
+    with pytest.raises(KernelError):
+        office.approvals.decide(principal, request.id, approve=True)
+    assert request.state is State.PENDING
+    office.approvals.decide(OPERATOR, request.id, approve=True)
+
+
 def test_the_operator_need_not_ask(office: Office) -> None:
     office.gate.policy.use_acl(Acl.parse("rules: [{effect: allow, approval: {by: boss}}]"))
     office.mail.send(OPERATOR, "init", Draft("bob", b"hi"))

@@ -1,0 +1,47 @@
+"""What agents may be called: never what another party of the system is called, nor anything that a
+person would take for it.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from agentfs.errors import KernelError
+from agentfs.process.spec import NAME
+
+__all__ = ["INIT_NAME", "RESERVED", "alike", "check_name", "reserved"]
+
+INIT_NAME = "init"
+
+RESERVED = ("operator", "kernel", "user", "nobody", "all", INIT_NAME, "self")
+"""Those who decide, whom a file or a record names, or who mean something else in a path."""
+
+_LOOKS = str.maketrans({"0": "o", "1": "l", "i": "l", ".": None, "-": None, "_": None})
+
+
+def alike(name: str) -> str:
+    """The same text for names that look the same: case, `0` and `o`, `1`, `i` and `l`, `rn` and
+    `m`, `vv` and `w`, and dots and dashes make no difference."""
+    return name.lower().translate(_LOOKS).replace("rn", "m").replace("vv", "w")
+
+
+_TAKEN = {alike(name): name for name in RESERVED}
+
+
+def reserved(name: str) -> str:
+    """The reserved name that `name` is or looks like; empty if there is none."""
+    return _TAKEN.get(alike(name), "")
+
+
+def check_name(name: str) -> None:
+    """Raise EINVAL unless an agent may be called `name`."""
+    if not NAME.fullmatch(name) or name in (".", ".."):
+        raise KernelError(
+            errno.EINVAL,
+            f"{name!r} is no name for an agent: 1 to 64 of A-Z a-z 0-9 . _ - were expected",
+            rule="name",
+        )
+    meant = reserved(name)
+    if meant:
+        looks = "is" if name == meant else f"looks like {meant!r}, which is"
+        raise KernelError(errno.EINVAL, f"the name {name!r} {looks} reserved", rule="name")

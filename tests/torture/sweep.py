@@ -55,7 +55,7 @@ LEAD: dict[str, Any] = {"role": "lead", "tier": "tactical", "budget": {"tactical
 
 STEPS: dict[str, Callable[[Tree], object]] = {
     "spawn": lambda tree: tree.spawn("lead", **LEAD),
-    "spawn a child": lambda tree: tree.spawn("bob", 2, role="worker"),
+    "spawn a child": lambda tree: tree.spawn("bob", 2, role="worker", tier="tactical"),
     "spawn a program": lambda tree: tree.spawn("runs", 2, exec=["sleep", "600"]),
     "send": lambda tree: tree.write("agents/init/send", "To: bob\n\none"),
     "send by outbox": lambda tree: tree.write("agents/init/outbox/bob", "two"),

@@ -38,6 +38,7 @@ from agentfs.providers.mail import (
     Mailroom,
     OutboxDirectory,
 )
+from agentfs.providers.overheard import OverheardStream
 from agentfs.providers.recv import Recv, RecvBatch
 from agentfs.providers.reminders import REMINDERS, RemindersDirectory
 from agentfs.providers.replacing import Desk, Replacing
@@ -312,6 +313,22 @@ class AgentDirectory(Replacing):
         delivered again, with the next Delivery-Attempt. Kept for messages.dead_retention, the
         newest messages.max_dead of them."""
         return DeadDirectory(self.room)
+
+    @stream(
+        "overheard",
+        0o400,
+        private=True,
+        example='{"seq": 42, "time": "…", "from": "ann", "to": "ben", "data": "Message-ID: …"}',
+        errors={"EAGAIN": "O_NONBLOCK, and there is no more"},
+    )
+    def overheard(self, caller: Caller) -> StreamHandle:
+        """What its children say to each other, one JSON object a line: seq (the number in the
+        Message-ID), time (RFC 3339), from, to, data (the whole message, as its receiver reads it;
+        or `data_base64`, if it is no UTF-8). First those that are kept, then those that come. It
+        is no mail: nothing is claimed, and nothing waits in the inbox. The newest 100, of at most
+        256 KiB, are kept, and none over a restart of the daemon; what fell out before it was read
+        is announced by a record of type `lost` with its `count`."""
+        return OverheardStream(self.kernel, self.name, caller.principal)
 
     @directory("asks", 0o700, private=True)
     def asks(self) -> Directory:

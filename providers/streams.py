@@ -6,6 +6,7 @@ it was read is announced by a `lost` record.
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 from collections import deque
@@ -30,6 +31,7 @@ __all__ = [
     "Signals",
     "WaitStream",
     "lost",
+    "published",
     "since",
 ]
 
@@ -70,6 +72,17 @@ def lost(count: int, through: int, now: float, **more: object) -> bytes:
     """The record in place of `count` others that fell out, up to number `through`."""
     head = {"seq": through, "time": rfc3339(now), "type": "lost", **more, "count": count}
     return (json.dumps(head) + "\n").encode()
+
+
+def published(seq: int, time: float, data: bytes, **more: object) -> bytes:
+    """The record of something that somebody said: its text in `data`, or in `data_base64` if it is
+    no UTF-8."""
+    head: dict[str, object] = {"seq": seq, "time": rfc3339(time), **more}
+    try:
+        head["data"] = data.decode()
+    except UnicodeDecodeError:
+        head["data_base64"] = base64.b64encode(data).decode()
+    return (json.dumps(head, ensure_ascii=False) + "\n").encode()
 
 
 def since(data: bytes) -> int:

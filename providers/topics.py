@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import errno
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from agentfs.clock import rfc3339
 from agentfs.errors import KernelError
 from agentfs.events import Event, TopicChanged, TopicCreated, TopicRemoved
 from agentfs.ipc.topics import Publication, Topic
-from agentfs.providers.streams import RecordStream, lost, since
+from agentfs.providers.streams import RecordStream, lost, published, since
 from agentfs.security.principal import Principal
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
@@ -138,16 +135,8 @@ class Subscription(RecordStream):
 
 def _line(publication: Publication) -> bytes:
     """The record as readers see it."""
-    head: dict[str, object] = {
-        "seq": publication.seq,
-        "time": rfc3339(publication.time),
-        "from": publication.sender,
-    }
-    try:
-        head["data"] = publication.data.decode()
-    except UnicodeDecodeError:
-        head["data_base64"] = base64.b64encode(publication.data).decode()
-    return (json.dumps(head, ensure_ascii=False) + "\n").encode()
+    said = {"from": publication.sender}
+    return published(publication.seq, publication.time, publication.data, **said)
 
 
 class TopicsDirectory(Table):

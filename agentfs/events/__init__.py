@@ -45,7 +45,6 @@ from agentfs.events.mail import (
     SentForgotten,
 )
 from agentfs.events.messages import (
-    CopyLeftOut,
     MessageArrived,
     MessageClaimed,
     MessageDone,
@@ -125,7 +124,6 @@ __all__ = [
     "ChildrenChanged",
     "ConfigChanged",
     "ConsumerEnded",
-    "CopyLeftOut",
     "DeadLetterDropped",
     "DocumentRefused",
     "Escalated",

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from agentfs.events.base import Event
 
 __all__ = [
-    "CopyLeftOut",
     "MessageArrived",
     "MessageClaimed",
     "MessageDone",
@@ -89,14 +88,3 @@ class MessageLooped(Event):
     id: str
     sender: str
     hops: int
-
-
-@dataclass(frozen=True, slots=True)
-class CopyLeftOut(Event):
-    """The copy of message `id` for `agent`, the parent of sender and receiver, was not made."""
-
-    agent: str
-    id: str
-    sender: str
-    receiver: str
-    reason: str

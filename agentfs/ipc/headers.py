@@ -87,7 +87,6 @@ KERNEL_TYPES = frozenset(
         "notice",
         "reminder",
         "restart-notice",
-        "sibling-traffic",
         "undeliverable",
     }
 )

@@ -11,7 +11,6 @@ from agentfs.clock import Clock, Timers
 from agentfs.config import Settings
 from agentfs.errors import KernelError
 from agentfs.events import (
-    CopyLeftOut,
     EventLog,
     MessageArrived,
     MessageGivenUp,
@@ -22,6 +21,7 @@ from agentfs.ipc.broadcast import EVERYBODY, Broadcasts
 from agentfs.ipc.delivery import check_free
 from agentfs.ipc.loops import Loops
 from agentfs.ipc.message import Draft, Message, Priority, Relation, compose
+from agentfs.ipc.overheard import Copy, Overheard
 from agentfs.ipc.receiving import Receiving
 from agentfs.ipc.routing import Route, effective, peers, route
 from agentfs.ipc.sent import Sent
@@ -61,6 +61,7 @@ class Mail(Receiving):
         self.threads = Threads(self._boxes, node)
         self.loops = Loops(self._boxes, store, clock, settings)
         self.sent = Sent(self, self._boxes, gate, events)
+        self.overheard = Overheard()
         self.broadcasts = Broadcasts(self, self._boxes, gate, table, agents, events, settings, node)
         self.asks = Asks(
             self, self._boxes, self.threads, gate, store, events, clock, timers, settings
@@ -76,6 +77,7 @@ class Mail(Receiving):
         with self._store.transaction():
             self.asks.mailbox_removed(name)
             super().agent_removed(name)
+            self._store.on_commit(lambda: self.overheard.removed(name))
 
     def done(self, message: Message, reason: str = "") -> None:
         """Also remember that its process had it."""
@@ -135,13 +137,13 @@ class Mail(Receiving):
             if self._gate.count_message is not None:
                 self._gate.count_message(actor)
             self.loops.admit(actor, draft.to)
-            message = self.accept(draft.to, sender, draft, found.relation, actor)
+            message = self.accept(
+                draft.to, sender, draft, found.relation, actor, overseer=found.overseer
+            )
             if draft.claimed:
                 box = self._own(principal, draft.to)
                 check_free(box, "cur", message.file)
                 self._claim(box, message, message.file, actor)
-            if found.copy_to is not None and message.folder != "dead":
-                self._copy(sender, draft, message, found.copy_to)
             return message
 
     def _admit(
@@ -219,6 +221,7 @@ class Mail(Receiving):
         relation: Relation,
         actor: Process | None = None,
         *,
+        overseer: str = "",
         unlisted: bool = False,
         broadcast: int = 0,
         attempt: int = 1,
@@ -227,7 +230,8 @@ class Mail(Receiving):
         """Put a message into a mailbox, inside a transaction, after every check but that of its
         file name (EEXIST, EINVAL). A question opens an ask (EAGAIN), and a reply may answer one:
         where that is to be read from the ask alone it is done at once, in no mailbox. What process
-        `actor` sends may be one more turn of a loop: then it is a dead letter at once."""
+        `actor` sends may be one more turn of a loop: then it is a dead letter at once. What is
+        delivered, agent `overseer` overhears."""
         box = self._boxes.box(mailbox)
         seq, arrived = self._boxes.stamp()
         if draft.filename:
@@ -287,21 +291,7 @@ class Mail(Receiving):
             self._events.emit(MessageLooped(mailbox, message.id, sender, hops))
             self._events.emit(MessageGivenUp(mailbox, message.id, "new", file, reason))
             self._boxes.move(message, "dead", message.id, reason=reason)
+        if overseer and message.folder != "dead":
+            copy = Copy(seq, arrived, sender, mailbox, content)
+            self._store.on_commit(lambda: self.overheard.of(overseer).add(copy))
         return message
-
-    def _copy(self, sender: str, draft: Draft, original: Message, overseer: str) -> None:
-        """Let the parent of both have a copy. One that does not read its mail must not silence
-        its children: where its inbox is full, an event says that there is no copy."""
-        if self.is_full(overseer):
-            reason = f"the inbox of {overseer} is full"
-            self._events.emit(CopyLeftOut(overseer, original.id, sender, draft.to, reason))
-            return
-        marks = [
-            *AUTOMATIC,
-            ("Type", "sibling-traffic"),
-            ("Original-Recipient", draft.to),
-            ("Original-Message-ID", f"<{original.id}@{self._node}>"),
-        ]
-        kept = [each for each in draft.headers if each[0].lower() not in ("type", "auto-submitted")]
-        copy = Draft(overseer, draft.body, marks + kept, Priority.LOW, draft.expires)
-        self.accept(overseer, sender, copy, Relation.CHILD, unlisted=True)

@@ -19,10 +19,10 @@ __all__ = ["Route", "effective", "peers", "relation", "route"]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A way that is open. `copy_to` is the agent that oversees it and gets a copy, if any."""
+    """A way that is open. `overseer` is the agent that overhears what goes this way; "": nobody."""
 
     relation: Relation
-    copy_to: str | None = None
+    overseer: str = ""
 
 
 def effective(priority: Priority, relation: Relation, *, on_purpose: bool = False) -> int:
@@ -57,7 +57,7 @@ def route(table: ProcessTable, sender: str, receiver: str) -> Route:
     if source is None or found is not Relation.SIBLING:
         return Route(found)
     overseer = table.find(source.ppid)
-    return Route(found, None if overseer is None else overseer.name)
+    return Route(found, "" if overseer is None else overseer.name)
 
 
 def peers(table: ProcessTable, policy: Policy, name: str, agents: Iterable[str]) -> list[str]:

@@ -31,8 +31,8 @@ class Way:
     """The pids that serve it, besides the ends themselves."""
     agents: bool = False
     siblings: bool = False
-    """Both agents are children of init, which gets a copy of every message; else the sender is a
-    child of the receiver."""
+    """Both agents are children of init, which overhears every message; else the sender is a child
+    of the receiver."""
 
 
 @dataclass(frozen=True, slots=True)

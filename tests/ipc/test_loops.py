@@ -240,9 +240,3 @@ def test_what_the_kernel_sends_says_that_it_is_automatic(three: World) -> None:
     notice = three.mail.notify("bob", b"look", [("Type", "notice")])
     assert notice is not None
     assert three.header(notice, "Auto-Submitted") == "auto-generated"
-    three.send("alice", "bob", "Auto-Submitted: auto-replied\nType: x\n\nx")
-    for copy in three.mail.mailbox("boss").new.values():
-        head = three.mail.content(copy).partition(b"\n\n")[0].decode().splitlines()
-        assert [line for line in head if line.startswith("Auto-")] == [
-            "Auto-Submitted: auto-generated"
-        ]

@@ -6,8 +6,9 @@ import random
 import pytest
 
 from agentfs.errors import KernelError
-from agentfs.events import CopyLeftOut, MessageClaimed, MessageGivenUp, StateChanged
+from agentfs.events import MessageClaimed, MessageGivenUp, StateChanged
 from agentfs.ipc.message import Draft, Priority
+from agentfs.ipc.overheard import KEPT, KEPT_BYTES
 from agentfs.process.model import Process, Role, State
 from agentfs.security.principal import Kind, Principal
 from tests.ipc.world import OPERATOR, World
@@ -152,63 +153,63 @@ def test_a_full_store_refuses_and_changes_nothing(world: World, bob: Process) ->
     assert world.kinds() == ["message_arrived"] * 2
 
 
-def test_a_sibling_copy_that_finds_the_store_full_takes_the_message_with_it(
-    world: World, bob: Process
-) -> None:
-    world.process("carol", bob.ppid)
-    pages = world.store._db.execute("PRAGMA page_count").fetchone()[0]
-    world.store._db.execute(f"PRAGMA max_page_count = {pages + 30}")
-    refuse(world, errno.ENOSPC, "bob", "carol", body=b"x" * 100_000)  # one fits, two do not
-
-
 # -- routing's consequences ----------------------------------------------------------------------
 
 
-def test_a_sibling_message_comes_with_a_copy_for_the_parent(world: World, bob: Process) -> None:
+def overheard(world: World, name: str) -> list[tuple[int, str, str]]:
+    return [(each.seq, each.sender, each.receiver) for each in world.mail.overheard.of(name).kept]
+
+
+def test_a_sibling_message_is_overheard_by_the_parent_and_is_no_mail_of_it(
+    world: World, bob: Process
+) -> None:
     world.process("carol", bob.ppid)
     message = world.send(
         "bob", "carol", "Priority: high\nType: offer\nSubject: s\nExpires: 1h\n\nlet us meet"
     )
-    assert message.level == Priority.HIGH
-    assert world.header(message, "Type") == "offer"
-    [copy] = world.mail.mailbox("alice").new.values()
-    assert (copy.sender, copy.level, copy.expires) == ("bob", Priority.LOW, message.expires)
-    said = {
-        name: world.header(copy, name)
-        for name in ("To", "Type", "Priority", "Relation", "Original-Recipient", "Subject")
-    }
-    assert said == {
-        "To": "alice",
-        "Type": "sibling-traffic",
-        "Priority": "low",
-        "Relation": "child",
-        "Original-Recipient": "carol",
-        "Subject": "s",
-    }
-    assert world.header(copy, "Original-Message-ID") == world.header(message, "Message-ID")
-    assert world.body(copy) == "let us meet"
-    assert world.kinds() == ["message_arrived", "message_arrived"]
+    assert (message.level, world.header(message, "Type")) == (Priority.HIGH, "offer")
+    assert world.waiting("alice") == []
+    [copy] = world.mail.overheard.of("alice").kept
+    assert (copy.seq, copy.sender, copy.receiver) == (message.seq, "bob", "carol")
+    assert copy.content == world.mail.content(message)
+    assert world.kinds() == ["message_arrived"]
 
 
-def test_a_parent_that_does_not_read_cannot_silence_its_children(
-    world: World, bob: Process
-) -> None:
-    configure(world, max_waiting=2)
+def test_what_is_refused_or_rolled_back_is_not_overheard(world: World, bob: Process) -> None:
+    configure(world, max_waiting=1)
     world.process("carol", bob.ppid)
-    for _ in range(3):
-        world.send("bob", "carol")
-        assert world.recv("carol") == "hello"
-    assert world.mail.mailbox("alice").waiting == 2
-    [left_out] = [event for event in world.seen if isinstance(event, CopyLeftOut)]
-    assert (left_out.agent, left_out.sender, left_out.receiver) == ("alice", "bob", "carol")
+    first = world.send("bob", "carol")
+    refuse(world, errno.ENOSPC, "bob", "carol")
+    with pytest.raises(ZeroDivisionError), world.store.transaction():
+        world.send("carol", "bob")
+        raise ZeroDivisionError
+    assert overheard(world, "alice") == [(first.seq, "bob", "carol")]
 
 
-def test_nobody_else_gets_a_copy(world: World, bob: Process) -> None:
+def test_the_newest_copies_are_kept_within_bounds(world: World, bob: Process) -> None:
+    world.process("carol", bob.ppid)
+    copies = world.mail.overheard.of("alice")
+    for _ in range(KEPT + 5):
+        last = world.send("bob", "carol").seq
+    assert (len(copies.kept), copies.oldest, copies.count) == (KEPT, 5, KEPT + 5)
+    assert copies.kept[-1].seq == last
+    world.send("bob", "carol", "x" * (KEPT_BYTES // 2))
+    world.send("bob", "carol", "y" * (KEPT_BYTES // 2))
+    assert copies.bytes == sum(len(each.content) for each in copies.kept) <= KEPT_BYTES
+    last = world.send("bob", "carol", "z" * (2 * KEPT_BYTES)).seq
+    assert [each.seq for each in copies.kept] == [last]  # the newest, whatever its size
+    world.send("bob", "carol")
+    assert len(copies.kept) == 1
+    assert copies.bytes < KEPT_BYTES
+
+
+def test_nothing_else_is_overheard(world: World, bob: Process) -> None:
     world.send("alice", "bob")
     world.send("bob", "alice")
     world.send("bob", "bob")
     world.send("init", "bob")
     assert world.kinds() == ["message_arrived"] * 4
+    assert [overheard(world, name) for name in ("alice", "bob", "init")] == [[], [], []]
 
 
 def test_mail_to_an_agent_without_a_process_waits_for_one(world: World, alice: Process) -> None:
@@ -749,7 +750,7 @@ def test_a_finished_message_is_kept_for_its_sender_and_comes_back_with_the_store
         world.restart()
 
 
-def test_copies_and_notices_are_in_nobodys_sent(world: World, alice: Process) -> None:
+def test_a_notice_is_in_nobodys_sent(world: World, alice: Process) -> None:
     world.process("one", alice.pid)
     world.process("two", alice.pid)
     told = world.send("one", "two", "hello")
@@ -760,9 +761,8 @@ def test_copies_and_notices_are_in_nobodys_sent(world: World, alice: Process) ->
     assert world.header(notice, "Type") == "restart-notice"
     assert list(world.mail.archive.sent("one")) == [told.seq]
     assert list(world.mail.archive.sent("init")) == []
-    copy = next(iter(world.mail.mailbox("alice").new.values()))
-    world.mail.acknowledge(world.principal("alice"), "alice", "new", copy.file)
-    assert world.mail.archive.find(copy.seq) is None
+    world.mail.acknowledge(world.principal("two"), "two", "new", notice.file)
+    assert world.mail.archive.find(notice.seq) is None
 
 
 def test_a_notice_to_nobody_or_to_a_full_inbox_is_none(world: World, bob: Process) -> None:

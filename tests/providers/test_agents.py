@@ -34,6 +34,7 @@ async def test_the_whole_life_of_an_agent(world: World) -> None:
         "recv.batch",
         "sent",
         "dead",
+        "overheard",
         "asks",
         "reminders",
         "shm",

@@ -46,6 +46,7 @@ NAMESPACE = """
 /agents/alice/outbox/bob 0200
 /agents/alice/send 0200
 /agents/alice/recv 0600
+/agents/alice/overheard 0400
 /agents/alice/reminders/ 0700
 /agents/alice/reminders/new 0600
 /agents/alice/reminders/stat 0400

@@ -21,7 +21,7 @@ async def test_stats_count_what_is_there(world: World) -> None:
     stats = json.loads(await world.text("/sys/stats"))
     assert stats["processes"]["idle"] == 3
     assert stats["agents"] == 4
-    assert stats["messages"]["waiting"] == 2  # and the copy for their parent
+    assert stats["messages"]["waiting"] == 1
 
 
 async def test_metrics_are_what_prometheus_reads(world: World) -> None:

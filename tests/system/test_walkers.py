@@ -190,6 +190,7 @@ def test_every_node_says_its_kind(world: World) -> None:
         "agents/self": "link",
         "agents/bob/recv": "mailbox",
         "agents/bob/recv.batch": "mailbox",
+        "agents/bob/overheard": "stream",
         "dev/queues/jobs/recv": "mailbox",
         "dev/queues/jobs/send": "control",
         "agents/bob/outbox/init": "control",

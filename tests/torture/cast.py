@@ -64,7 +64,7 @@ class Cast:
             words = [word.format(recv=f"{home}/recv", box=f"{home}/inbox") for word in program]
             consumer = self._start("consumer", name, 1, *words)
             self.boxes.append(f"agents/{name}/inbox")
-            # Producers are children of who they write to: messages between siblings are copied.
+            # Producers are children of who they write to.
             for number in range(2):
                 self._produce("inbox", name, number, consumer.pid, round(inbox * share / 2))
         self._queue(queue)

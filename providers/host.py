@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat as st
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,8 +50,11 @@ class HostTree:
     """One real directory and what is below it.
 
     `guard(caller)` is asked at every operation. Subclasses that have more to ask override
-    `may_read`, `may_write` and `may_move`.
+    `may_read`, `may_write`, `may_make` and `may_move`.
     """
+
+    most_bytes = sys.maxsize
+    """Bytes that one file may have; more is EFBIG."""
 
     def __init__(
         self,
@@ -121,6 +125,9 @@ class HostTree:
 
     def may_write(self, caller: Caller, paths: list[str]) -> None:
         """Raise unless `caller` may change, make or remove what is known by these paths."""
+
+    def may_make(self) -> None:
+        """Raise unless there may be one file, directory or link more."""
 
     def may_move(self, caller: Caller, old: str, new: str) -> None:
         """Raise unless `caller` may give a directory another path."""
@@ -228,6 +235,7 @@ class HostDirectory(HostNode, Directory):
         with reported(f"creating {name}"):
             here = self.descriptor()
             try:
+                self.tree.may_make()
                 descriptor = os.open(name, wanted, 0o600, dir_fd=here)
             except FileExistsError:
                 if flags & os.O_EXCL:
@@ -256,6 +264,7 @@ class HostDirectory(HostNode, Directory):
     ) -> HostNode:
         """`make(directory)` makes `name`; the caller gets it, or there is nothing new."""
         self.tree.changing(caller, made=[self.entry(name)])
+        self.tree.may_make()
         with reported(f"making {name}"):
             here = self.descriptor()
             make(here)
@@ -289,6 +298,7 @@ class HostDirectory(HostNode, Directory):
             raise KernelError(errno.EXDEV, "a link cannot lead into another file system")
         self.tree.reading(caller, node)  # or the new name would be a way to read it
         self.tree.changing(caller, node, made=[self.entry(name)])
+        self.tree.may_make()
         with reported(f"linking {name}"), node.pinned() as source:
             here = self.descriptor()
             os.link(own_path(source), name, dst_dir_fd=here, follow_symlinks=True)

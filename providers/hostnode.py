@@ -171,12 +171,18 @@ class HostNode(Node):
         if wanted == Attributes():
             return
         self.tree.changing(caller, self)
+        self.bounded(wanted.size or 0)
         with reported("changing the attributes"):
             for handle in self.handles:
                 disk.change(handle.descriptor, wanted)
                 return
             with self.pinned() as descriptor:
                 disk.change(own_path(descriptor), wanted)
+
+    def bounded(self, size: int) -> None:
+        """EFBIG for a size that no file of the tree may have."""
+        if size > self.tree.most_bytes:
+            raise KernelError(errno.EFBIG, f"at most {self.tree.most_bytes} bytes")
 
     def statvfs(self) -> os.statvfs_result:
         """The space of the file system it is on."""
@@ -284,6 +290,7 @@ class HostHandle(Handle):
 
     async def write(self, offset: int, data: bytes) -> int:
         self._file.tree.version += 1
+        self._file.bounded(offset + len(data))
         with reported("writing"):
             if self._drops_set_id:
                 disk.drop_set_id(self.descriptor)
@@ -298,6 +305,7 @@ class HostHandle(Handle):
     def truncate(self, size: int) -> None:
         """ftruncate(2)."""
         self._file.tree.version += 1
+        self._file.bounded(size)
         with reported("truncating"):
             os.ftruncate(self.descriptor, size)
 

@@ -26,6 +26,7 @@ from agentfs.events import (
 from agentfs.ipc.held import Held
 from agentfs.ipc.message import Draft, check_opening
 from agentfs.providers.dead import DeadFile
+from agentfs.providers.host import HostDirectory
 from agentfs.providers.maildir import (
     CurDirectory,
     Mailroom,
@@ -68,7 +69,10 @@ MAIL = (
 
 
 class InboxDirectory(Table):
-    """/agents/NAME/inbox: a Maildir."""
+    """/agents/NAME/inbox: a Maildir. Mail programs may keep files and folders of their own beside
+    the mail, if their names begin with a full stop (`.uidvalidity`, `.notmuch`): they are private
+    to the agent, survive restarts and are no mail; at most 64 in all (ENOSPC), each of at most 8
+    MiB (EFBIG). Any other name is EPERM."""
 
     PATH = "/agents/NAME/inbox"
     mode = 0o700
@@ -86,7 +90,8 @@ class InboxDirectory(Table):
     @directory("new", 0o700, on=(MessageArrived, MessageReturned), private=True)
     def new(self) -> Directory:
         """Messages that wait, each a file `<sequence>.<sender>`. Renaming one into `cur` claims
-        it, deleting it acknowledges it, creating one sends it."""
+        it, deleting it acknowledges it, creating one sends it. Fields and flags can be added
+        to a name (`,U=7`, `:2,S`): it waits on in its place."""
         return NewDirectory(self.room)
 
     @directory("cur", 0o700, on=(MessageClaimed,), private=True)
@@ -100,6 +105,52 @@ class InboxDirectory(Table):
         """Messages that are being written, at most 64. Renaming or linking one into `new` sends
         it, with the caller as the sender."""
         return TmpDirectory(self.room)
+
+    # -- what mail programs keep beside the mail -------------------------------------------------
+
+    def find(self, name: str) -> Node | None:
+        files = self.room.beside() if name.startswith(".") else None
+        return None if files is None else files.root.lookup(name)
+
+    def more(self) -> Iterator[tuple[str, Node]]:
+        files = self.room.beside()
+        if files is not None:
+            yield from files.root.entries()
+
+    def _files(self, name: str, doing: str, caller: Caller) -> HostDirectory:
+        """Where `name` is kept. EPERM for a name that is not for this."""
+        if not name.startswith("."):
+            raise self._fixed(doing)
+        self.room.private(caller)
+        files = self.room.beside(make=True)
+        assert files is not None
+        return files.root
+
+    def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
+        return self._files(name, "create a file", caller).create(name, mode, flags, caller)
+
+    def mkdir(self, name: str, mode: int, caller: Caller) -> Node:
+        return self._files(name, "make a directory", caller).mkdir(name, mode, caller)
+
+    def symlink(self, name: str, target: str, caller: Caller) -> Node:
+        return self._files(name, "make a link", caller).symlink(name, target, caller)
+
+    def link(self, node: Node, name: str, caller: Caller) -> Node:
+        return self._files(name, "make a link", caller).link(node, name, caller)
+
+    def unlink(self, name: str, caller: Caller) -> None:
+        self._files(name, "remove a file", caller).unlink(name, caller)
+
+    def rmdir(self, name: str, caller: Caller) -> None:
+        self._files(name, "remove a directory", caller).rmdir(name, caller)
+
+    def rename(
+        self, name: str, target: Directory, new_name: str, flags: int, caller: Caller
+    ) -> None:
+        files = self._files(name, "rename", caller)
+        if target.key == self.key:
+            target = self._files(new_name, "rename", caller)
+        files.rename(name, target, new_name, flags, caller)
 
 
 class OutboxDirectory(DirectoryOf):

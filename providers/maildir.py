@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from agentfs.errors import ApprovalError, KernelError
 from agentfs.ipc.held import Held
 from agentfs.ipc.mailbox import Mailbox
 from agentfs.ipc.message import Draft, Message
+from agentfs.providers import disk
+from agentfs.providers.dotfiles import DotFiles
 from agentfs.providers.drafts import DeliveringHandle, DraftFile, DraftHandle
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.files import Owner
@@ -56,6 +59,7 @@ class Mailroom:
         self.key: Hashable = (("agents", name), "inbox")
         self.drafts: dict[str, dict[str, DraftFile]] = {"new": {}, "cur": {}, "tmp": {}}
         self.changed = 0
+        self._beside: DotFiles | None = None
         self.seen = False
         self.touch()
 
@@ -68,6 +72,19 @@ class Mailroom:
         whatever thread: expired mail goes in its own time."""
         found = self.kernel.mail.archive.find(seq)
         return found if found is not None and found.folder in ("new", "cur") else None
+
+    def beside(self, *, make: bool = False) -> DotFiles | None:
+        """What mail programs keep beside the mail; None if they never did, unless it is to be
+        made."""
+        if self._beside is None:
+            place = self.kernel.agents.beside_mail(self.name)
+            if make:
+                with disk.reported("making room beside the mail"):
+                    place.mkdir(mode=0o700, exist_ok=True)
+            elif not place.is_dir():
+                return None
+            self._beside = DotFiles(place, self.private)
+        return self._beside
 
     def touch(self) -> None:
         """Something came or went: mail programs look at the folders' st_mtime."""
@@ -154,6 +171,11 @@ def checked(name: str) -> str:
             errno.EINVAL, "a message's file name is printable and begins with no full stop"
         )
     return name
+
+
+def _unique(name: str) -> str:
+    """What a file name in a Maildir begins with, without fields (`,U=7`) and flags (`:2,S`)."""
+    return re.split("[,:]", name, maxsplit=1)[0]
 
 
 class MailFile(File):
@@ -382,6 +404,8 @@ class MessagesDirectory(_Folder):
                 mail.put_back(principal, agent, name, checked(new_name))
             case "cur", "cur":
                 mail.flag(principal, agent, name, checked(new_name))
+            case "new", "new" if _unique(name) == _unique(new_name):
+                mail.flag(principal, agent, name, checked(new_name), "new")
             case _:
                 raise KernelError(
                     errno.EPERM, f"a message cannot move from {self.name}/ to {target.name}/"

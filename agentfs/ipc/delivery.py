@@ -148,17 +148,21 @@ class Delivery:
             self._wait_again(message, renamed)
             self._rest(pid)
 
-    def flag(self, principal: Principal, name: str, file: str, renamed: str) -> None:
-        """Rename cur/`file` to cur/`renamed`; the claim stays. ENOENT, EEXIST, EINVAL."""
+    def flag(
+        self, principal: Principal, name: str, file: str, renamed: str, folder: str = "cur"
+    ) -> None:
+        """Rename `file` to `renamed` in `folder` (`new` or `cur`); the claim, or the place in the
+        order of delivery, stays. ENOENT, EEXIST, EINVAL."""
+        self._boxes.expire_due()
         with self._gate.enter(principal):
             box = self._own(principal, name)
-            message = _in(box, "cur", file)
+            message = _in(box, folder, file)
             if renamed == file:
                 return
-            check_free(box, "cur", renamed)
+            check_free(box, folder, renamed)
             self._boxes.move(
                 message,
-                "cur",
+                folder,
                 renamed,
                 claimed_by=message.claimed_by,
                 claimed_at=message.claimed_at,

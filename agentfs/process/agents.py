@@ -88,6 +88,10 @@ class Agents:
         """The agent's own files, mode 0700."""
         return self._homes / name / "memory"
 
+    def beside_mail(self, name: str) -> Path:
+        """What mail programs keep beside its mail, mode 0700; made when there is something."""
+        return self._homes / name / "inbox"
+
     def log_path(self, name: str) -> Path:
         """What its programs write to stdout and stderr."""
         return self._logs / f"{name}.log"

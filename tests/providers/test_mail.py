@@ -386,3 +386,19 @@ async def test_the_limit_of_a_message_is_that_of_the_moment(world: World) -> Non
     handle = send.open(os.O_WRONLY, world.as_agent("alice"))
     with refused("EMSGSIZE"):
         await handle.write(0, b"To: bob\n\n" + bytes(1024))
+
+
+async def test_a_message_that_waits_gets_fields_and_flags_and_keeps_its_place(world: World) -> None:
+    """As mbsync does (`,U=7`). What the name begins with says which message it is."""
+    await world.mail("alice", "bob", "first")
+    await world.mail("alice", "bob", "second")
+    one, two = world.list(NEW)
+    for name in (f"{one},U=7", f"{one},U=7:2,S", f"{one}:2,", one, f"{one},U=8"):
+        world.rename(f"{NEW}/{world.list(NEW)[0]}", f"{NEW}/{name}")
+        assert world.list(NEW) == [name, two]
+    for other in (two, f"{two},U=8", "other", f"{one}x,U=8"):
+        with refused("EPERM"):
+            world.rename(f"{NEW}/{one},U=8", f"{NEW}/{other}")
+    with refused("EACCES"):
+        world.rename(f"{NEW}/{one},U=8", f"{NEW}/{one}", caller=world.as_agent("alice"))
+    assert (await world.text("/agents/bob/recv")).endswith("\n\nfirst")

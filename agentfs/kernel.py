@@ -299,6 +299,7 @@ class Kernel:
             tell=notices.approval_asked,
         )
         self.supervisor.on_maid.append(self.approvals.sweep)
+        self.agents.on_remove.append(self.approvals.agent_removed)
         self.waits = Waits(self.clock)
         self.stalls = Stalls(self.mail, self.table, self.events, self.clock, self.settings)
         self.supervisor.on_end.append(self.stalls.process_ended)

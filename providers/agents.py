@@ -150,7 +150,8 @@ class AgentDirectory(Replacing):
     def may_see_definition(self, caller: Caller) -> None:
         """Its environment is in there: for itself, whoever made it, and whom a rule names."""
         principal = caller.principal
-        if not (principal.is_agent and principal.name == self.agent.creator):
+        made = principal.is_agent and self.kernel.agents.made(principal.name, self.agent)
+        if not made:
             rules = self.kernel.rules
             rules.read_process(principal, self.process or self.agent, "spec.yaml")
 

@@ -194,7 +194,9 @@ class OutboxDirectory(DirectoryOf):
         table = self.room.kernel.table
         process = table.by_name(self.room.name)
         if process is None:
-            return [self.room.kernel.agents.get(self.room.name).creator]
+            agents = self.room.kernel.agents
+            agent = agents.get(self.room.name)
+            return [agent.creator] if agents.made(agent.creator, agent) else []
         parent = table.find(process.ppid)
         family = [child.name for child in table.live_children(process.pid)]
         return sorted(family if parent is None else [*family, parent.name])

@@ -44,9 +44,10 @@ class Inheritance:
         agent = self._agents.get(name)
         last = None if agent.pid is None else self._table.find(agent.pid)
         parent = None if last is None else self._table.find(last.ppid)
-        for heir in ("" if parent is None else parent.name, agent.creator):
-            if heir != name and self._agents.find(heir) is not None:
-                return heir
+        if parent is not None and parent.name != name and self._agents.find(parent.name):
+            return parent.name
+        if agent.creator != name and self._agents.made(agent.creator, agent):
+            return agent.creator
         return INIT_NAME
 
     def _pass(self, artifacts: Iterable[Artifact], name: str, heir: str) -> None:

@@ -30,6 +30,9 @@ __all__ = ["Agents"]
 
 log = logging.getLogger(__name__)
 
+LAST_ID = "last_agent"
+"""The meta value with the highest number that an agent has had."""
+
 
 class Agents:
     """All agents by name. Loads itself from the store.
@@ -64,6 +67,26 @@ class Agents:
         self._by_name: dict[str, Agent] = {}
         for record in store.agents():
             self._by_name[record["name"]] = Agent(**record)
+        self._number_old()
+
+    def _number_old(self) -> None:
+        """Number the agents of an earlier release. Whoever has the name of a creator by now is
+        taken for that; a creator that is gone was nobody who comes back."""
+        old = [agent for agent in self._by_name.values() if not agent.id]
+        if old:
+            with self._store.transaction():
+                for agent in old:
+                    agent.id = self._next_id()
+                for agent in old:
+                    creator = self._by_name.get(agent.creator)
+                    agent.creator_id = creator.id if creator is not None else 0
+                    self._store.put_agent(agent.name, agent.record())
+
+    def _next_id(self) -> int:
+        """A number that no agent has had. Inside a transaction."""
+        number = int(self._store.meta(LAST_ID, "0")) + 1
+        self._store.set_meta(LAST_ID, str(number))
+        return number
 
     # -- look-ups --------------------------------------------------------------------------------
 
@@ -83,6 +106,11 @@ class Agents:
 
     def __len__(self) -> int:
         return len(self._by_name)
+
+    def made(self, name: str, agent: Agent) -> bool:
+        """Whether agent `name` defined `agent`: that very one, and none that is called so since."""
+        maker = self._by_name.get(name)
+        return maker is not None and maker.id == agent.creator_id
 
     def memory_dir(self, name: str) -> Path:
         """The agent's own files, mode 0700."""
@@ -160,7 +188,7 @@ class Agents:
             raise KernelError(
                 errno.EPERM, f"{actor} may not change what defines itself", rule="definition"
             )
-        if actor != agent.creator:
+        if not self.made(actor, agent):
             raise KernelError(
                 errno.EACCES,
                 f"{agent.name} was defined by {agent.creator}: only {agent.creator} and the"
@@ -253,6 +281,9 @@ class Agents:
         agent = Agent(name, uid, gid, creator, spec, prompt=prompt)
         agent.changed = int(self._clock.now() * 1e9)
         with self._store.transaction():
+            agent.id = self._next_id()
+            maker = agent if creator == name else self._by_name.get(creator)
+            agent.creator_id = maker.id if maker is not None else 0
             self._store.on_rollback(lambda: self._undo_create(name))
             self._by_name[name] = agent
             self._store.put_agent(name, agent.record())

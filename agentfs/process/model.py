@@ -167,8 +167,10 @@ DEFAULT_LIMITS = Limits()
 class Agent:
     """An agent: a durable name with a definition, a mailbox and files of its own.
 
-    `creator` is the name of the agent whose process defined it ("init" for the operator): only
-    that agent and the operator may put a program to work under the name. `spec` is the text of
+    `id` is its number, which no other agent gets, not the next one of its name either. `creator` is
+    the name of the agent whose process defined it ("init" for the operator), and `creator_id` its
+    number (0: not known): only that agent, and no later one that is called so, and the operator may
+    put a program to work under the name. `spec` is the text of
     its definition, `prompt` what that says of its work. `pid` is its newest process, None when none
     was started or all are reaped. `exit_code` and `result` are what the last one that ended left:
     its code, and the last words that it or its program said.
@@ -184,6 +186,8 @@ class Agent:
     prompt: str = ""
     exit_code: int | None = None
     result: str = ""
+    id: int = 0
+    creator_id: int = 0
 
     def record(self) -> dict[str, Any]:
         return {slot: getattr(self, slot) for slot in self.__slots__}

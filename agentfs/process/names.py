@@ -5,6 +5,7 @@ person would take for it.
 from __future__ import annotations
 
 import errno
+import re
 
 from agentfs.errors import KernelError
 from agentfs.process.spec import NAME
@@ -16,12 +17,17 @@ INIT_NAME = "init"
 RESERVED = ("operator", "kernel", "user", "nobody", "all", INIT_NAME, "self")
 """Those who decide, whom a file or a record names, or who mean something else in a path."""
 
+NUMBERED = re.compile(r"[A-Za-z][0-9]+")
+
 _LOOKS = str.maketrans({"0": "o", "1": "l", "i": "l", ".": None, "-": None, "_": None})
 
 
 def alike(name: str) -> str:
     """The same text for names that look the same: case, `0` and `o`, `1`, `i` and `l`, `rn` and
-    `m`, `vv` and `w`, and dots and dashes make no difference."""
+    `m`, `vv` and `w`, and dots and dashes make no difference. A letter with a number behind it
+    (`a11`, of those that a program counts) looks like nothing else."""
+    if NUMBERED.fullmatch(name):
+        return name.lower()
     return name.lower().translate(_LOOKS).replace("rn", "m").replace("vv", "w")
 
 

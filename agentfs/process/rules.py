@@ -230,7 +230,11 @@ def _name(asked: Request) -> None:
         )
     check_name(name)
     agent = asked.agents.find(name)
-    if agent is None or asked.actor.role is Role.KERNEL or agent.creator == asked.actor.name:
+    if (
+        agent is None
+        or asked.actor.role is Role.KERNEL
+        or asked.agents.made(asked.actor.name, agent)
+    ):
         return
     raise KernelError(
         errno.EEXIST,

@@ -374,6 +374,17 @@ class Approvals:
             self._set(request, state, principal.name, reason=reason)
             return request
 
+    def agent_removed(self, name: str) -> None:
+        """The agent is being removed: what it was allowed is void, and what it was to decide is the
+        operator's. The next one of its name gets neither. For `Agents.on_remove`."""
+        for request in tuple(self._open.values()):
+            if request.agent == name:
+                self._set(request, State.WITHDRAWN, name, reason=f"{name} was removed")
+            elif request.by == name and request.state is State.PENDING:
+                self._store.on_rollback(partial(setattr, request, "by", name))
+                request.by = OPERATOR
+                self._ask(request)
+
     # -- time ------------------------------------------------------------------------------------
 
     def _expire_due(self) -> float | None:

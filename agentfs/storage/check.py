@@ -132,7 +132,7 @@ DOCUMENTS: dict[str, tuple[str, Callable[[str], object]]] = {
 
 
 def _meta_faults(store: _Contents) -> Iterator[str]:
-    for key in ("event_seq", "last_pid", "last_call", "last_approval"):
+    for key in ("event_seq", "last_pid", "last_call", "last_approval", "last_agent"):
         if store.number(key) is None:
             yield f"meta: {key} is {store.meta[key]!r}, no number"
     last = store.number("last_pid")
@@ -183,6 +183,13 @@ def _line_faults(store: _Contents, process: Process) -> Iterator[str]:
 
 
 def _agent_faults(store: _Contents) -> Iterator[str]:
+    numbers = Counter(agent.id for agent in store.agents.values() if agent.id)
+    yield from (
+        f"{times} agents have number {each}" for each, times in numbers.items() if times > 1
+    )
+    last = store.number("last_agent")
+    if numbers and last is not None and max(numbers) > last:
+        yield f"meta: last_agent is {last}, but there is an agent of number {max(numbers)}"
     for name, agent in store.agents.items():
         if agent.name != name:
             yield f"agent {name}: its record says {agent.name}"

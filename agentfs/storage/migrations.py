@@ -99,8 +99,9 @@ MIGRATIONS: tuple[str, ...] = (
     # release before it, which would not, refuses the store.
     "",
     # 5: records of agents have their prompt and last result, those of processes groups, metadata
-    # and more limits, those of messages the hops behind them and since when they are claimed. This
-    # release reads both kinds; one before it would not.
+    # and more limits, those of messages the hops behind them and since when they are claimed. The
+    # first start gives agents a number of their own and that of their creator. This release reads
+    # both kinds; one before it would not.
     "",
 )
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.mount
 
 LOOK_ALIKES = (
     *("Operator", "OPERATOR", "0perator", "operat0r", "operator.", "operator_", "-operator"),
-    *("opera-tor", "kerne1", "KERNEI", "usеr", "uѕer", "n0body", "aII", "a11", "1nit", "se1f"),
+    *("opera-tor", "kerne1", "KERNEI", "usеr", "uѕer", "n0body", "aII", "a1l", "1nit", "se1f"),
     *("operator ", "operator\n", "operator\u200b", "ｏperator"),
 )
 
@@ -59,7 +59,7 @@ def test_nobody_is_called_what_others_are_nor_anything_like_it(tree: Tree) -> No
             made = refused(os.mkdir, f"{tree.path}/agents/{name}")
             assert made == ("EEXIST" if name in ("init", "self") else "EINVAL"), name
         assert set(os.listdir(tree / "agents")) == {"init", "lead", "self"}
-        for fine in ("users", "initial", "selfless", "all-in-one", "operators", "kernel-team"):
+        for fine in ("users", "initial", "selfless", "all-in-one", "kernel-team", "a11"):
             tree.spawn(fine)
     finally:
         lead.close()
@@ -87,3 +87,113 @@ def test_an_agent_of_an_earlier_release_that_is_called_so_is_not_started_and_dec
     assert "agent operator is not started" in told
     assert refused(tree.write, "agents/operator/ctl", "start\n") == "EINVAL"
     os.rmdir(tree / "agents/operator")
+
+
+SECRET = "sk-only-for-the-first-alice"
+
+TWO_RULES = """
+rules:
+- {effect: allow, action: send, path: /dev/queues/paid, agent: alice,
+   approval: {by: boss, timeout: 1h}}
+- {effect: allow, action: send, path: /dev/queues/held, agent: other,
+   approval: {by: alice, timeout: 1h}}
+"""
+
+
+def first_and_second(tree: Tree, first: Puppet, other: Puppet) -> Puppet:
+    """The operator removes the agent, and a child of somebody else takes its name."""
+    first.close()
+    eventually(lambda: tree.read(f"agents/{first.name}/state").strip() in ("", "zombie", "dead"))
+    os.rmdir(tree / f"agents/{first.name}")
+    spec = {"role": "worker", "restart": "never"}
+    puppet = Puppet(tree, first.name, other.pid, **spec)
+    assert tree.read(f"proc/{puppet.pid}/ppid").strip() == str(other.pid)
+    return puppet
+
+
+def file_request(who: Puppet, queue: str) -> None:
+    assert refused(who.do, f"write('dev/queues/{queue}/send', 'pay', os.O_NONBLOCK)") == "EAGAIN"
+
+
+def pending(tree: Tree, agent: str) -> list[str]:
+    """The folders of its requests that wait or are approved."""
+    found = [f"dev/approvals/{name}" for name in sorted(os.listdir(tree / "dev/approvals"))]
+    return [
+        folder
+        for folder in found
+        if f":\t{agent}\n" in tree.read(f"{folder}/request")
+        and any(f":\t{state}\n" in tree.read(f"{folder}/status") for state in OPEN)
+    ]
+
+
+OPEN = ("pending", "approved")
+NO = ("EPERM", "EACCES")
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["now", "store of an earlier release"])
+def test_who_made_something_is_no_name_that_another_may_take(tree: Tree, earlier: bool) -> None:
+    tree.write("etc/acl.yaml", TWO_RULES)
+    for queue in ("paid", "held"):
+        os.mkdir(tree / f"dev/queues/{queue}", 0o777)
+    boss, first, other = Puppet(tree, "boss"), Puppet(tree, "alice"), Puppet(tree, "other")
+    second = None
+    try:
+        first.do("os.mkdir(tree + '/agents/plan')")
+        first.write("agents/plan/spec.yaml", f"prompt: Count.\nenv: {{API_KEY: {SECRET}}}\n")
+        spec = {"name": "idle", "env": {"API_KEY": SECRET}, "prompt": "Count."}
+        idle = first.ask(f"proc/{first.pid}/spawn", json.dumps(spec)).strip()
+        for made in ("plan", "idle"):
+            assert SECRET in first.read(f"agents/{made}/spec.yaml"), "who made it may read it"
+        first.do("os.mkdir(tree + '/dev/queues/mine', 0o700)")
+        first.do("os.close(os.open(tree + '/dev/topics/mine', os.O_CREAT | os.O_WRONLY, 0o700))")
+        first.do("[f := open(tree + '/dev/shm/private/k', 'w'), f.write('k'), f.close()] and None")
+        first.ask("agents/alice/reminders/new", "in 2h pay\n")
+        file_request(first, "paid")
+        boss.write(f"{pending(tree, 'alice')[0]}/decision", "approve\n")
+        file_request(other, "held")
+        held = pending(tree, "other")[0]
+        assert "held" in first.read(f"{held}/request")
+
+        if earlier:
+            tree.crash()
+            without_numbers(tree.state / "store.db")
+            tree.run("umount", str(tree.path), check=False)
+            tree.mount()
+            assert SECRET in first.read("agents/plan/spec.yaml"), "it is still the one who made it"
+        second = first_and_second(tree, first, other)
+
+        for made in ("plan", "idle"):
+            for file in ("spec.yaml", "prompt"):
+                assert refused(second.read, f"agents/{made}/{file}") == "EACCES", (made, file)
+            assert refused(second.write, f"agents/{made}/spec.yaml", "env: {A: b}\n") == "EACCES"
+            assert refused(second.do, f"os.rmdir(tree + '/agents/{made}')") == "EACCES"
+        tree.write(f"proc/{idle}/ctl", "kill\n")
+        for made in ("plan", "idle"):
+            again = json.dumps({"name": made})
+            assert refused(second.ask, f"proc/{second.pid}/spawn", again) == "EEXIST"
+            assert refused(second.write, f"agents/{made}/ctl", "start\n") == "EEXIST"
+            assert SECRET in tree.read(f"agents/{made}/spec.yaml"), "nothing was redefined"
+        for made, remove in (("queues/mine", "rmdir"), ("topics/mine", "unlink")):
+            assert refused(second.do, f"os.chmod(tree + '/dev/{made}', 0o777)") in NO, made
+            assert refused(second.do, f"os.{remove}(tree + '/dev/{made}')") in NO, made
+        assert refused(second.do, "read('dev/queues/mine/recv', flags=os.O_NONBLOCK)") == "EACCES"
+        assert second.ls("dev/shm/private") == []
+        assert "pay" not in "".join(second.ls("agents/alice/reminders"))
+        assert pending(tree, "alice") == [], "what the first one was allowed is void"
+        file_request(second, "paid")
+        assert refused(second.write, f"{held}/decision", "approve\n") in ("ENOENT", "EACCES")
+        assert "by:\toperator" in tree.read(f"{held}/request").lower()
+    finally:
+        for puppet in filter(None, (boss, first, other, second)):
+            puppet.close()
+
+
+def without_numbers(store: Path) -> None:
+    """Let the store be as an earlier release left it."""
+    with closing(sqlite3.connect(store)) as database, database:
+        for name, text in database.execute("SELECT name, record FROM agents").fetchall():
+            record = json.loads(text)
+            del record["id"], record["creator_id"]
+            text = json.dumps(record)
+            database.execute("UPDATE agents SET record = ? WHERE name = ?", (text, name))
+        database.execute("DELETE FROM meta WHERE key = 'last_agent'")

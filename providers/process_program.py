@@ -11,6 +11,7 @@ from agentfs.events import (
     ProcessExited,
     ProcessRestarted,
 )
+from agentfs.process.proc import is_in_execve
 from agentfs.providers.process_facts import ProcessFacts
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import (
@@ -61,7 +62,7 @@ class ProcessProgram(ProcessFacts):
         """A file of the program in the machine's /proc. Read in a thread: it waits for the
         program's memory, which may itself be waiting for this daemon."""
         ospid = self.os_pid()
-        if ospid is None or not self.process.state.alive:
+        if ospid is None or not self.process.state.alive or is_in_execve(ospid):
             return b""
         try:
             return await trio.to_thread.run_sync(_read, f"/proc/{ospid}/{name}")
@@ -83,10 +84,12 @@ class ProcessProgram(ProcessFacts):
         process, ospid = self.process, self.os_pid()
         if ospid is not None and process.state.alive:
             try:
-                return os.readlink(f"/proc/{ospid}/cwd")
-            except OSError:  # it just ended, or is another user's
-                if process.cwd:
-                    return process.cwd
+                if not is_in_execve(ospid):
+                    return os.readlink(f"/proc/{ospid}/cwd")
+            except OSError:
+                pass  # it just ended, or is another user's
+            if process.cwd:
+                return process.cwd
         return f"../../agents/{process.name}/memory"
 
     @value("ospid", on=(ProcessChanged, ProcessExited, ProcessRestarted), example="41217")

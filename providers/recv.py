@@ -134,9 +134,14 @@ class Recv(StreamHandle):
         if self._ends > self.patient:
             self._forget()
         try:
-            return self._content is not None or self._mail.poll(
+            if self._content is not None or self._mail.poll(
                 self._principal, self._name, self._reader, self.wake
-            )
+            ):
+                return True
+            if self.patient and not self._reader.began:
+                # Opened for the next message: some shells poll, and read only when there is one.
+                self._mail.ask(self._principal, self._name, self._reader)
+            return False
         except KernelError:
             return True  # a read would say what is wrong
 

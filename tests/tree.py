@@ -14,6 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from agentfs.process.proc import is_in_execve
+
 __all__ = ["AGENTFS", "Tree", "eventually", "until"]
 
 AGENTFS = [sys.executable, "-m", "agentfs.tools.cli"]
@@ -125,7 +127,7 @@ class Tree:
         """After a crash nobody is left to end the agents' programs: find them by the tree."""
         mark = f"AGENTFS={self.path}".encode()
         for name in os.listdir("/proc"):
-            if not name.isdigit() or int(name) == os.getpid():
+            if not name.isdigit() or int(name) == os.getpid() or is_in_execve(int(name)):
                 continue
             with contextlib.suppress(OSError):
                 with open(f"/proc/{name}/environ", "rb") as file:

@@ -152,6 +152,14 @@ class Receiving(Delivery):
         claimant = self._claimant(box, actor)
         return claimant is not None and claimant.pid != INIT and claimant.ospid is not None
 
+    def ask(self, principal: Principal, name: str, reader: Reader) -> None:
+        """`reader` has just been opened and waits for its first message without reading, and there
+        is none: that acknowledges what its loop had before, as a read that waits does."""
+        box = self._own(principal, name)
+        self._begin(box, principal.pid, reader)
+        if not self.waiting(name, principal.pid):
+            self._go_without(box, principal, reader)
+
     def _go_without(self, box: Mailbox, principal: Principal, reader: Reader | None) -> None:
         """`reader` asks for the next, and there is none: that acknowledges the one before, or an
         agent that nobody writes to any more would do its last job again once its time is over."""

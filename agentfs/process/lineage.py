@@ -23,6 +23,9 @@ __all__ = ["WALKERS", "Lineage"]
 # Enough for every wrapper (timeout, a pipeline, a sub-shell) between a loop and what reads for it.
 MAX_GENERATIONS = 8
 
+# A program that was just started may be in execve still, for some µs.
+EXECVE_SECONDS = 0.002
+
 WALKERS = frozenset({"fd", "fdfind", "find", "parallel", "xargs"})
 """They start programs on names that they found: nobody asked for what these read."""
 
@@ -61,7 +64,7 @@ class Program:
     def fate(self) -> int | None:
         """None while it runs; its exit code, or 128 + signal. 0 if the machine does not say."""
         found = read_stat(self.ospid)
-        if found is not None and found.start == self.start and not found.ended:
+        if found is not None and found.began(self.start) and not found.ended:
             if not found.exiting:
                 return None
             return exit_code(found.status)
@@ -82,7 +85,7 @@ class Lineage:
         self._programs: list[Program] = []
         ospid = thread_group(tid)
         while ospid > 1 and len(self._programs) < MAX_GENERATIONS:
-            found = read_stat(ospid)
+            found = read_stat(ospid, EXECVE_SECONDS)
             if found is None:
                 break
             root = is_root(ospid)

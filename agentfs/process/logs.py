@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from agentfs.process.proc import all_pids, read_stat
+from agentfs.process.proc import all_pids, is_in_execve, read_stat
 
 __all__ = ["LEAST", "is_low", "room", "rotate", "tail"]
 
@@ -82,6 +82,8 @@ def _stop_writers(logs: Iterable[Path]) -> list[int]:
     """Those whose output goes into one of the logs, a survivor of an earlier daemon each."""
     names, stopped = {os.fspath(path.resolve()) for path in logs}, []
     for ospid in all_pids():
+        if is_in_execve(ospid):
+            continue
         with suppress(OSError):
             outputs = {os.readlink(f"/proc/{ospid}/fd/{number}") for number in (1, 2)}
             stat = read_stat(ospid)

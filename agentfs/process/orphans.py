@@ -10,7 +10,7 @@ import signal
 from collections.abc import Container
 from contextlib import suppress
 
-from agentfs.process.proc import all_pids, read_stat
+from agentfs.process.proc import all_pids, is_in_execve, read_stat
 
 __all__ = ["kill_strays", "reap", "reap_all"]
 
@@ -72,6 +72,8 @@ def kill_strays(session: int, pid: int, mountpoint: str, watched: Container[int]
 
 def _says_it_is(ospid: int, pid: int, mountpoint: str) -> bool:
     """Whether the environment of an orphan is that of process `pid`'s programs."""
+    if is_in_execve(ospid):
+        return False
     with suppress(OSError), open(f"/proc/{ospid}/environ", "rb") as file:
         said = file.read().split(b"\0")
         return b"AGENT_PID=%d" % pid in said and b"AGENTFS=" + os.fsencode(mountpoint) in said

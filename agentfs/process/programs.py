@@ -22,13 +22,17 @@ from agentfs.process.confine import FREE, Confinement, mechanisms
 from agentfs.process.launch import Launch, become_subreaper
 from agentfs.process.measures import Measures
 from agentfs.process.model import Process, State
-from agentfs.process.proc import exit_code, lost_exit_code, read_stat
+from agentfs.process.proc import exit_code, lost_exit_code, mark_of, read_stat
 
 __all__ = ["Program", "Programs"]
 
 # A launch waits for a fork and an exec. More at once gain nothing, and one that hangs in a dead
 # network file system must not use up the threads that others need.
 LAUNCHES_AT_ONCE = 32
+
+# A program that was just started may still be in execve: some µs, if it does not close a file of
+# this tree there.
+EXECVE_SECONDS = 0.01
 
 
 @dataclass(slots=True, eq=False)
@@ -93,6 +97,14 @@ class Programs(Measures):
         return iter(tuple(self._watched.values()))
 
     # -- whose a program is ----------------------------------------------------------------------
+
+    def is_that_of(self, process: Process, ospid: int, mark: int) -> bool:
+        """Whether the OS process `ospid`, told by `mark` (see `parent_of`), is the program of
+        `process`, and not one that came by its number later."""
+        program = self._watched.get(ospid)
+        if program is None or program.pidfd < 0:
+            return False
+        return mark == (mark_of(program.pidfd) or process.os_start)
 
     def find(self, ospid: int | None) -> Program | None:
         """The watched program with this OS pid."""
@@ -174,7 +186,7 @@ class Programs(Measures):
             os.killpg(ospid, signal.SIGKILL)
             os.waitpid(ospid, 0)
             raise KernelError.from_os(failure, f"cannot watch {process.name}") from failure
-        stat = read_stat(ospid)
+        stat = read_stat(ospid, EXECVE_SECONDS)
         start = 0 if stat is None else stat.start
         program = Program(process.pid, ospid, start, pidfd, offset=offset)
         self._watched[ospid] = program
@@ -195,7 +207,8 @@ class Programs(Measures):
             program.pidfd = os.pidfd_open(program.ospid)
         except OSError:
             return None
-        stat = read_stat(program.ospid)  # after the pidfd: it cannot become another one now
+        # After the pidfd: it cannot become another one now.
+        stat = read_stat(program.ospid, EXECVE_SECONDS)
         ours = stat is not None and stat.ppid == os.getpid()
         if stat is None or stat.start != process.os_start or (stat.ended and not ours):
             os.close(program.pidfd)
@@ -216,7 +229,7 @@ class Programs(Measures):
             pidfd = os.pidfd_open(ospid)
         except OSError as failure:
             raise KernelError(errno.ESRCH, f"there is no program {ospid}") from failure
-        stat = read_stat(ospid)
+        stat = read_stat(ospid, EXECVE_SECONDS)
         if stat is None or stat.ended:
             os.close(pidfd)
             raise KernelError(errno.ESRCH, f"program {ospid} has ended")
@@ -285,7 +298,7 @@ class Programs(Measures):
     def alive(self, process: Process) -> bool:
         """Whether its program runs, or is stopped: same pid, same start time."""
         stat = None if process.ospid is None else read_stat(process.ospid)
-        return stat is not None and stat.start == process.os_start and not stat.ended
+        return stat is not None and stat.began(process.os_start) and not stat.ended
 
     def stopped(self, program: Program) -> bool:
         """Whether it was stopped, by whomever."""
@@ -300,7 +313,7 @@ class Programs(Measures):
         if program.ospid not in self._watched:
             return
         stat = read_stat(program.ospid)
-        if stat is None or stat.start != program.os_start:
+        if stat is None or not stat.began(program.os_start):
             return
         with suppress(ProcessLookupError):
             if stat.group == program.ospid:

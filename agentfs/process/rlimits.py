@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from agentfs.process.proc import all_pids, read_stat
+from agentfs.process.proc import all_pids, is_in_execve, read_stat
 
 __all__ = [
     "CPU_BELT",
@@ -76,6 +76,8 @@ def usage_of(ospids: Iterable[int]) -> Usage:
     """What these use and, as to time, what the children used that they waited for."""
     pages = ticks = 0
     for ospid in ospids:
+        if is_in_execve(ospid):
+            continue
         with suppress(OSError), open(f"/proc/{ospid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
             ticks += sum(map(int, fields[11:15]))  # utime stime cutime cstime

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from agentfs.process.proc import read_stat, thread_group
+from agentfs.process.proc import parent_of, thread_group
 from agentfs.process.programs import Programs
 from agentfs.process.table import ProcessTable
 from agentfs.security.principal import INIT, Kind, Principal
@@ -43,7 +43,7 @@ class Identity:
         self._owners = {owner, 0}
         self._daemon = os.getpid()
         self._recent: dict[int, tuple[float, Found]] = {}
-        # (pid, start) of programs that are no agent's and do not descend from the daemon. They
+        # (pid, mark) of programs that are no agent's and do not descend from the daemon. They
         # never will: a program that loses its parent gets one of its ancestors. What is attached
         # counts as a program that came.
         self._outside: set[tuple[int, int]] = set()
@@ -52,8 +52,8 @@ class Identity:
     async def resolve(self, tid: int, uid: int, gid: int) -> Principal:
         """The principal of thread `tid`, which made a call with these credentials.
 
-        Costs a read of /proc/TID/cgroup, and where that does not tell, one of /proc/PID/stat a
-        generation up to one that was looked at before, 10 µs each. Waits only while a program is
+        Costs a read of /proc/TID/cgroup, and where that does not tell, a look at each generation
+        up to one that was looked at before, 4 to 13 µs each. Waits only while a program is
         being launched, so that its first call finds it registered.
         """
         found = self._lately(tid)
@@ -96,34 +96,35 @@ class Identity:
         if launched is not None:
             return launched
         passed = []
-        for ospid, start in _ancestors(tid):
-            if (ospid, start) in self._outside:
+        for ospid, mark in _ancestors(tid):
+            if (ospid, mark) in self._outside:
                 break
             process = self._table.by_ospid(ospid)
-            if process is not None and process.os_start == start:
+            if process is not None and self._programs.is_that_of(process, ospid, mark):
                 return process.pid
             launched = self._programs.launch_of(ospid)
             if launched is not None:
                 return launched
             if ospid == self._daemon:
                 return NOBODY
-            passed.append((ospid, start))
+            passed.append((ospid, mark))
         self._outside.update(passed)
         return None
 
 
 def _ancestors(tid: int) -> Iterator[tuple[int, int]]:
-    """(pid, start time in clock ticks) of the thread's process, its parent, and so on to init.
+    """(pid, mark) of the thread's process, its parent, and so on to init: see `parent_of`.
 
     A thread that is gone meanwhile yields the daemon: whoever cannot be told is a stranger.
     """
     pid = thread_group(tid)
     for _ in range(MAX_GENERATIONS):
-        stat = read_stat(pid)
-        if stat is None:
+        try:
+            parent, mark = parent_of(pid)
+        except OSError:  # EINVAL: of 0, which is no process
             yield os.getpid(), -1
             return
-        yield pid, stat.start
-        if stat.ppid <= 0:
+        yield pid, mark
+        if parent <= 0:
             return
-        pid = stat.ppid
+        pid = parent

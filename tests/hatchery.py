@@ -23,12 +23,15 @@ __all__ = ["Hatchery", "QuickTree"]
 
 class Hatchery:
     """The process that daemons are forked from; for any number of trees. `module` is what runs in
-    it, and calls `main`."""
+    it, and calls `main`. `environment` is what daemons and programs have beside ours."""
 
-    def __init__(self, module: str = "tests.hatchery") -> None:
+    def __init__(
+        self, module: str = "tests.hatchery", environment: dict[str, str] | None = None
+    ) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
             cwd=Path(__file__).parents[1],
+            env=os.environ | (environment or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,9 +1,12 @@
-"""`./run torture`: every harm at random while messages flow, then deaths one moment after another.
+"""`./run torture`: every harm at random while messages flow, then deaths one moment after another,
+then no harm at all: the agents of the documents are left alone.
 
 --seconds N     how long harm is done (60)
 --messages N    how many messages are sent at most (200 a second, 10,000 at least)
 --sweep N       at how many moments of the scenario the daemon dies (40; `all`: at each)
 --moment N      only the death at this moment, as a fault names it
+--soak N        how long the agents of the documents are left alone by the machine's clock, and then
+                again by one that is 2,000 times as fast, with which 302 s are a week (15)
 --seed S        as it was printed: the same programs, harm and moments
 """
 
@@ -18,6 +21,7 @@ from pathlib import Path
 
 from tests.torture.model import check
 from tests.torture.rig import torture
+from tests.torture.soak import soak
 from tests.torture.sweep import Sweep
 
 
@@ -29,6 +33,7 @@ def main() -> int:
     parser.add_argument("--messages", type=int)
     parser.add_argument("--sweep", type=lambda text: 0 if text == "all" else int(text), default=40)
     parser.add_argument("--moment", type=int)
+    parser.add_argument("--soak", type=float, default=15.0)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which unmounts
@@ -40,10 +45,12 @@ def main() -> int:
     report = sweep.run() if given.moment is None else sweep.run([given.moment])
     print(report)
     wrong += report.faults
+    if given.soak and given.moment is None:
+        wrong += _soak(given.soak)
     print(
         f"{len(wrong)} violations"
         if wrong
-        else "nothing was lost, nothing came twice unmarked, and no call was half done"
+        else "nothing was lost, nothing came twice unmarked, nothing was half done or done again"
     )
     return 1 if wrong else 0
 
@@ -57,6 +64,13 @@ def _torture(seconds: float, messages: int | None, seed: int) -> list[str]:
     print(report)
     print("\n".join(wrong[:100]), end="\n" if wrong else "", flush=True)
     return wrong
+
+
+def _soak(seconds: float) -> list[str]:
+    with tempfile.TemporaryDirectory(prefix="agentfs-soak-") as folder:
+        report = soak(Path(folder) / "soak", seconds, seconds)
+    print("\n".join([str(report), *report.faults[:100]]), flush=True)
+    return report.faults
 
 
 if __name__ == "__main__":

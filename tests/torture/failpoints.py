@@ -5,7 +5,7 @@ Nothing of this is in the product. In the daemon that is to die, the functions t
 announce, start programs or answer are wrapped after the fork; every passage is a *hit*, and at hit
 COUNT of SITE the daemon kills itself with SIGKILL, in the middle of whatever it does. SITE is one
 of `SITES`, or `any`. The panel is a page of memory shared with whoever tortures: how many hits
-there were, where the daemon fell, and by how much its clock is wrong.
+there were, where the daemon fell, by how much its clock is wrong, and how fast it is.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import os
 import signal
 import sqlite3
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests import hatchery
+from tests.torture.pace import arm_clock
 
 __all__ = ["ANY", "SITES", "Panel", "arm"]
 
@@ -52,7 +52,7 @@ SITES = {
 class Panel:
     """The page that is shared. `fell` is the site where the daemon died, empty if it has not."""
 
-    _LAYOUT = struct.Struct("=dQ32s")
+    _LAYOUT = struct.Struct("=dQ32sd")
 
     def __init__(self, path: Path | str) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -61,9 +61,9 @@ class Panel:
         self._page = mmap.mmap(descriptor, self._LAYOUT.size)
         os.close(descriptor)
 
-    def _read(self) -> tuple[float, int, bytes]:
-        offset, hits, fell = self._LAYOUT.unpack_from(self._page)
-        return offset, hits, fell
+    def _read(self) -> tuple[float, int, bytes, float]:
+        offset, hits, fell, rate = self._LAYOUT.unpack_from(self._page)
+        return offset, hits, fell, rate
 
     @property
     def offset(self) -> float:
@@ -90,6 +90,15 @@ class Panel:
     def fell(self, site: str) -> None:
         struct.pack_into("=32s", self._page, 16, site.encode())
 
+    @property
+    def rate(self) -> float:
+        """How many times as fast the daemon's clock is as the machine's."""
+        return self._read()[3] or 1.0
+
+    @rate.setter
+    def rate(self, times: float) -> None:
+        struct.pack_into("=d", self._page, 48, times)
+
     def clear(self) -> None:
         """For the next daemon; the clock stays as it is."""
         self.hits, self.fell = 0, ""
@@ -110,7 +119,7 @@ def arm(panel: Panel, site: str = "", count: int = 0) -> None:
                 panel.fell = here
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    _arm_clock(panel)
+    arm_clock(panel)
     _arm_store(hit)
     _arm_files(hit)
     _arm_programs(hit)
@@ -147,13 +156,6 @@ def _wrap_async(
                 hit(after)
 
     setattr(owner, name, wrapped)
-
-
-def _arm_clock(panel: Panel) -> None:
-    """The wall clock can be stepped; the monotonic one is the machine's."""
-    from agentfs import clock
-
-    clock.SystemClock.now = lambda self: time.time() + panel.offset  # type: ignore[method-assign]
 
 
 def _arm_store(hit: Callable[[str], None]) -> None:

@@ -29,6 +29,7 @@ from agentfs.providers.tree import build
 from agentfs.security.principal import Principal
 from agentfs.storage.layout import StateError, lay_out
 from agentfs.storage.lock import only_daemon
+from agentfs.storage.reserve import give_way, keep_reserve
 
 __all__ = ["main"]
 
@@ -101,6 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
         with room(given.state / "logs") as let_go:
             _log_to(given.state / "kernel.log", also_stderr=given.foreground)
             with only_daemon(given.state):
+                give_way(given.state)
                 kernel = partial(Kernel, given.state, given.mountpoint, audit_key=given.audit_key)
                 trio.run(_run, kernel, _options(given.options), starter, let_go)
     except (StateError, OSError, KernelError) as failed:
@@ -177,6 +179,7 @@ async def _run(
 
     async with kernel.running(), trio.open_nursery() as nursery:
         nursery.start_soon(_end_on_signals, kernel, stop)
+        nursery.start_soon(keep_reserve, state)
         nursery.start_soon(LogWatcher(kernel).run, mount.apply)
         tell_of_publications(kernel, mount.apply)
         tell_of_withdrawals(kernel, mount.apply)

@@ -16,6 +16,7 @@ FOLDERS = ("shared", "shared/docs", "agents", "logs")
 FILES = (
     "kernel.log",
     "lock",
+    "reserve",
     STORE,
     f"{STORE}-wal",
     f"{STORE}-shm",

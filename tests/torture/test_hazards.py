@@ -16,7 +16,7 @@ import pytest
 
 from tests.torture.aftermath import faults_of
 from tests.torture.hazards import HANDLES
-from tests.tree import Tree
+from tests.tree import Tree, eventually
 
 pytestmark = [pytest.mark.mount]
 
@@ -70,6 +70,32 @@ def test_a_full_disk_refuses_and_forgets_nothing(small: Tree) -> None:
     send()
     assert waiting() == set(accepted)
     assert faults_of(small.state) == []
+
+
+@pytest.mark.parametrize("end", ["crash", "unmount"])
+def test_a_tree_is_mounted_on_a_full_disk_and_room_can_be_made_in_it(small: Tree, end: str) -> None:
+    small.spawn("bob")
+    small.write("agents/init/send", "To: bob\n\nhello")
+    (small / "shared/kept").write_text("kept")
+    reserve = small.state / "reserve"
+    eventually(reserve.exists)
+    with contextlib.suppress(OSError), (small / "shared/ballast").open("wb") as file:
+        while file.write(bytes(1 << 20)):
+            pass
+    getattr(small, end)()
+    with contextlib.suppress(OSError), (small.state / "ballast").open("wb", 0) as file:
+        while file.write(bytes(4096)):
+            pass
+    assert os.statvfs(small.state).f_bfree == 0
+    small.mount()
+    assert (small / "shared/kept").read_text() == "kept"
+    (message,) = (small / "agents/bob/inbox/new").iterdir()
+    assert message.read_text().endswith("hello")
+    (small / "shared/ballast").unlink()
+    (small.state / "ballast").unlink()
+    small.write("agents/init/send", "To: init\n\nthere is room")
+    if end == "crash":
+        eventually(reserve.exists, "the room is held again")
 
 
 def test_ten_thousand_files_can_be_open_at_once(tree: Tree) -> None:

@@ -1,0 +1,54 @@
+"""A file that holds some room on the disk of the state directory, so that a daemon can start when
+the disk is full: what is in the tree can be read then, and removed."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import trio
+
+__all__ = ["RESERVE", "SIZE", "give_way", "keep_reserve"]
+
+RESERVE = "reserve"
+
+SIZE = 4 * 1024 * 1024
+"""Bytes. A start writes some kilobytes for each process that was at work, and 150 in all."""
+
+ROUND = 5.0
+"""Seconds between two looks whether there is room for it again."""
+
+
+def give_way(state: Path) -> None:
+    """Let go of the room if there is little else. Raises no OSError: a start may do without."""
+    with suppress(OSError):
+        if _free(state) < SIZE:
+            (state / RESERVE).unlink()
+
+
+async def keep_reserve(state: Path) -> None:
+    """Hold the room, from when the disk has twice as much."""
+    while True:
+        await trio.to_thread.run_sync(_hold, state)
+        await trio.sleep(ROUND)
+
+
+def _hold(state: Path) -> None:
+    path = state / RESERVE
+    with suppress(OSError):
+        if path.exists() or _free(state) < 2 * SIZE:
+            return
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, SIZE)
+        except OSError:
+            path.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _free(state: Path) -> int:
+    """Bytes that the daemon may use."""
+    found = os.statvfs(state)
+    return found.f_frsize * (found.f_bfree if os.geteuid() == 0 else found.f_bavail)

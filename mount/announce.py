@@ -4,7 +4,7 @@ Run as a script with a socket for its standard input, the number of a descriptor
 parent's pid. Each packet is an operation, a path and a new path, separated by NUL. The map, of
 8-byte numbers, says how many calls were begun, how many are over, and then the errno of the last
 ones, 0 if it was made; so whoever tells need not wait. It is answered only if it asks: after
-`modify`, and by `ask`.
+`modify` and `write`, and by `ask`.
 
 The process ends when the other end of the socket is closed, before the next call once the map says
 so, and at once when its parent dies: what it was told ahead is about that one's mount, and a call
@@ -17,8 +17,10 @@ import mmap
 import os
 import signal
 import socket
+import stat
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 UTIME_NOW = 0x3FFFFFFF
 UTIME_OMIT = 0x3FFFFFFE
@@ -46,6 +48,10 @@ class Timespec(ctypes.Structure):
 ONLY_MTIME = (Timespec * 2)(Timespec(0, UTIME_OMIT), Timespec(0, UTIME_NOW))
 
 
+opened: list[int] = []
+"""What `write` opened and `close` closes."""
+
+
 def modify(path: bytes, _: bytes) -> None:
     """IN_MODIFY. With the access time set too it would be IN_ATTRIB (tried).
 
@@ -55,6 +61,30 @@ def modify(path: bytes, _: bytes) -> None:
     os.lstat(path)
     if libc.utimensat(AT_FDCWD, path, ONLY_MTIME, AT_SYMLINK_NOFOLLOW):
         raise OSError(ctypes.get_errno(), "utimensat")
+
+
+def write(path: bytes, _: bytes) -> None:
+    """IN_OPEN, IN_MODIFY; IN_CLOSE_WRITE by `close`.
+
+    Opened before it is modified, because Linux asks for the attributes then, too. Closed by a call
+    of its own, because that may wait for a writer, for which nobody else is to wait. Of a FIFO,
+    whoever reads it would take the close for the end; it is looked at through O_PATH, so that it
+    cannot have become one by then. EACCES: not root, and nobody may write it.
+    """
+    found = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        if stat.S_ISREG(os.fstat(found).st_mode):
+            with suppress(PermissionError):
+                opened.append(os.open(f"/proc/self/fd/{found}", os.O_WRONLY))
+    finally:
+        os.close(found)
+    modify(path, b"")
+
+
+def close(_: bytes, __: bytes) -> None:
+    """IN_CLOSE_WRITE, for what was written."""
+    while opened:
+        os.close(opened.pop())
 
 
 def create(path: bytes, _: bytes) -> None:
@@ -70,6 +100,8 @@ def hang_up(path: bytes, _: bytes) -> None:
 
 CALLS: dict[bytes, Callable[[bytes, bytes], object]] = {
     b"modify": modify,
+    b"write": write,
+    b"close": close,
     b"create": create,
     b"mkdir": lambda path, _: os.mkdir(path),
     b"symlink": lambda path, _: os.symlink(b"announced", path),
@@ -101,7 +133,7 @@ def main() -> None:
                 result = failure.errno or UNKNOWN
             progress[RESULTS + number % MOST] = result
             progress[OVER] = number
-        if operation in (b"ask", b"modify"):
+        if operation in (b"ask", b"modify", b"write"):
             try:
                 told.send(b".")
             except OSError:

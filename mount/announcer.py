@@ -30,7 +30,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
@@ -63,23 +63,35 @@ class Announcement:
     """A change, and the paths below the mount of what it is about.
 
     `inode`: what was modified; or moved, which Linux knows by an old name until it is told.
+    `closes`: that the file was opened and modified was told already; it is to be closed.
     """
 
     change: Change
     path: str
     new_path: str = ""
     inode: Inode | None = None
+    closes: bool = False
 
     @property
     def modified(self) -> Inode | None:
         """The inode whose modification it tells of."""
         return self.inode if isinstance(self.change, Modified) else None
 
+    @property
+    def writes(self) -> bool:
+        """Whether it is told as writing a file, and closing it, because somebody may wait for a
+        value to be whole. To open what is taken by that would be too much; of what is `apart`
+        nobody would see it."""
+        node = None if self.modified is None else self.modified.node
+        return isinstance(node, File) and not node.takes and not node.apart
+
     def operation(self) -> str:
         """The system call that tells of it. Raises KernelError if what came is gone again."""
         match self.change:
             case Modified():
-                return "modify"
+                if self.closes:
+                    return "close"
+                return "write" if self.writes else "modify"
             case Removed(is_directory=is_directory):
                 return "rmdir" if is_directory else "unlink"
             case Moved():
@@ -321,6 +333,8 @@ class Announcer:
             self._alone = False
         self.catch_up()
         self._settle()
+        if announcement.writes:
+            self._queue.appendleft(replace(announcement, inode=None, closes=True))
 
     def _tell(self) -> None:
         """Tell the process as much as it can be told without waiting."""

@@ -59,6 +59,8 @@ class FileOperations(Base):
     @handler
     async def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
         known = self.inodes.get(inode)
+        if self.announcements.by(ctx):
+            return FileInfo(fh=ANNOUNCED, direct_io=True, keep_cache=True)
         self._is_found(known, ctx.pid)
         caller = await self._caller(ctx)
         try:

@@ -16,8 +16,9 @@ import pytest
 import trio
 from inotify_simple import flags
 
+from agentfs.mount.announce import close, opened, write
 from agentfs.mount.calls import may_watch
-from agentfs.vfs.changes import Created, Moved, Removed
+from agentfs.vfs.changes import Created, Modified, Moved, Removed
 from tests.mount.conftest import Letters, Mounted
 from tests.mount.test_mechanics import seen, watch
 
@@ -186,6 +187,53 @@ async def test_a_burst_is_told_in_order(small: Mounted) -> None:
     assert seen(watcher) == expected
     assert small.mount.announcer.failed == 0
     watcher.close()
+
+
+async def test_a_burst_of_modifications_is_written_and_closed_once_or_twice(small: Mounted) -> None:
+    paths = [small.path / "number", small.path / "text"]
+    watchers = [await small.do(watch, path) for path in paths]
+    await small.announced()
+    with held_back(small):
+        for _ in range(100):
+            for path in paths:
+                await small.changed(Modified((small.tree.key, path.name)))
+    await small.announced()
+    for watcher in watchers:
+        told = [event for event, _ in seen(watcher)]
+        # The first may have been begun before the process stopped, and all others are one.
+        assert told in (["MODIFY", "CLOSE_WRITE"], ["MODIFY", "CLOSE_WRITE"] * 2)
+        watcher.close()
+    assert small.mount.announcer.done <= 8
+    assert small.mount.announcer.failed == 0
+
+
+async def test_each_modification_is_closed(small: Mounted) -> None:
+    watcher = await small.do(watch, small.path / "number")
+    for _ in range(50):
+        await small.changed(Modified((small.tree.key, "number")))
+        await small.announced()
+    told = [event for event, _ in seen(watcher)]
+    assert told[-1] == "CLOSE_WRITE"
+    assert told == ["MODIFY", "CLOSE_WRITE"] * 50
+    watcher.close()
+
+
+async def test_the_announcer_opens_no_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(pipe, os.O_WRONLY)
+    watcher = inotify_simple.INotify()
+    watcher.add_watch(str(pipe), flags.OPEN | flags.CLOSE_WRITE | flags.CLOSE_NOWRITE)
+    try:
+        write(os.fsencode(pipe), b"")
+        assert opened == []
+        close(b"", b"")
+        assert watcher.read(timeout=0) == []
+    finally:
+        watcher.close()
+        os.close(writer)
+        os.close(reader)
 
 
 async def test_what_a_killed_process_had_not_begun_is_told_by_the_next(small: Mounted) -> None:

@@ -71,12 +71,14 @@ async def test_unchanged_content_is_served_from_the_page_cache(small: Mounted) -
     assert small.mount.operations.requests - before <= 8
 
 
-async def test_setting_only_the_modification_time_is_in_modify(small: Mounted) -> None:
+async def test_setting_only_the_modification_time_is_in_modify_and_a_close_follows(
+    small: Mounted,
+) -> None:
     watcher = await small.do(watch, small.path / "number")
     small.tree.content = b"7"
     await small.changed(Modified((small.tree.key, "number")))
     await small.announced()
-    assert seen(watcher) == [("MODIFY", "")]
+    assert seen(watcher) == [("MODIFY", ""), ("CLOSE_WRITE", "")]
     watcher.close()
 
 

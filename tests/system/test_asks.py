@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.test_blocking import parked
-from tests.system.test_inotify import Watcher
+from tests.system.test_inotify import WRITTEN, Watcher, written
 from tests.tree import Tree, eventually
 
 pytestmark = pytest.mark.mount
@@ -244,7 +244,8 @@ def test_a_watcher_sees_questions_come_change_and_go(tree: Tree) -> None:
     assert watcher.until("CREATE,ISDIR", where)[-1] == ("CREATE,ISDIR", where)
     status = Watcher(tree, tree / where / "status")
     tree.write("agents/bob/send", f"To: alice\nIn-Reply-To: {number}\n\nthus\n")
-    assert status.until("MODIFY", f"{where}/status") == [("MODIFY", f"{where}/status")]
+    answered = f"{where}/status"
+    assert status.until(WRITTEN[-1], answered) == written(answered)
     assert "State:\tanswered\n" in tree.read(f"{where}/status")
     os.rmdir(tree / where)
     assert watcher.until("DELETE,ISDIR", where)[-1] == ("DELETE,ISDIR", where)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.puppet import Puppet
 from tests.system.test_identity import run_as
-from tests.system.test_inotify import Watcher
+from tests.system.test_inotify import WRITTEN, Watcher, written
 from tests.tree import Tree
 
 pytestmark = pytest.mark.mount
@@ -66,7 +66,7 @@ def test_an_agent_sends_one_with_to_star_and_the_sender_is_told_of_every_copy(tr
     for name, waiting in (("bob", 1), ("init", 0)):
         (copy,) = (tree / f"agents/{name}/inbox/new").iterdir()
         copy.unlink()
-        assert watcher.until("MODIFY", path) == [("MODIFY", path)]
+        assert watcher.until(WRITTEN[-1], path) == written(path)
         assert headers(tree.read(path))["Waiting"] == str(waiting)
     assert headers(tree.read(path))["State"] == "done"
 

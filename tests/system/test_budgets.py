@@ -12,7 +12,7 @@ import pytest
 
 from agentfs.storage.check import check
 from tests.puppet import Puppet
-from tests.system.test_inotify import Watcher
+from tests.system.test_inotify import WRITTEN, Watcher, written
 from tests.tree import Tree, eventually, until
 
 pytestmark = pytest.mark.mount
@@ -139,12 +139,12 @@ def test_a_watcher_of_budget_events_hears_of_the_warning_and_of_each_refusal(tre
     watcher = Watcher(tree, path)
     where = f"proc/{pid}/budget/events"
     tree.write(f"proc/{pid}/budget/ctl", "report 80")
-    assert watcher.until("MODIFY", where) == [("MODIFY", where)]
+    assert watcher.until(WRITTEN[-1], where) == written(where)
     assert path.read_text() == "warned 1\nrefused 0\n"
     for refusals in (1, 2):
         with pytest.raises(OSError, match="quota"):
             tree.ask(f"proc/{pid}/call", "llm 21")
-        assert watcher.until("MODIFY", where) == [("MODIFY", where)]
+        assert watcher.until(WRITTEN[-1], where) == written(where)
         assert path.read_text() == f"warned 1\nrefused {refusals}\n"
 
 

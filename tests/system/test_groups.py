@@ -12,7 +12,7 @@ import pytest
 
 from agentfs.storage.check import check
 from tests.puppet import Puppet
-from tests.system.test_inotify import Watcher
+from tests.system.test_inotify import WRITTEN, Watcher, written
 from tests.tree import Tree
 
 pytestmark = pytest.mark.mount
@@ -77,7 +77,8 @@ def test_a_group_bounds_what_its_programs_use_and_outlives_the_daemon(
     watcher = Watcher(tree, tree / TEAM / "tokens.events")
     call = alice.ask("proc/self/call", "llm mini 600\n").strip()
     assert refused(bob.ask, "proc/self/call", "llm mini 500\n") == "EDQUOT"
-    assert watcher.until("MODIFY", f"{TEAM}/tokens.events") == [("MODIFY", f"{TEAM}/tokens.events")]
+    events = f"{TEAM}/tokens.events"
+    assert watcher.until(WRITTEN[-1], events) == written(events)
     assert "group team: tokens.max" in tree.read(f"proc/{bob.pid}/error")
     assert refused(bob.write, f"{TEAM}/tokens.max", "max") == "EACCES"
     assert refused(bob.write, "sys/cgroup/cgroup.procs", "0") == "EACCES"

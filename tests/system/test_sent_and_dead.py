@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.test_identity import run_as
-from tests.system.test_inotify import Watcher
+from tests.system.test_inotify import WRITTEN, Watcher, written
 from tests.tree import Tree
 
 pytestmark = pytest.mark.mount
@@ -96,7 +96,7 @@ def test_watchers_see_sending_settling_and_dropping(tree: Tree) -> None:
     (sent / number).read_text()
     (new,) = (tree / "agents/alice/inbox/new").iterdir()
     new.unlink()
-    assert watcher.until("MODIFY", where) == [("MODIFY", where)]
+    assert watcher.until(WRITTEN[-1], where) == written(where)
     assert state(tree, number) == "State: done"
     (sent / number).unlink()
     assert watcher.until("DELETE", where) == [("DELETE", where)]

@@ -1,6 +1,7 @@
 """The boundary: whatever a handler raises becomes an errno, and never leaves it.
 
-An exception that leaves a pyfuse3 handler ends the daemon and with it the mount.
+An exception that leaves a pyfuse3 handler ends the daemon and with it the mount; and so does an
+answer that pyfuse3 cannot send, of which a node's own handlers give some.
 """
 
 from __future__ import annotations
@@ -23,6 +24,23 @@ __all__ = ["handler"]
 
 log = logging.getLogger(__name__)
 
+
+def _is_data(answer: object) -> bool:
+    return isinstance(answer, bytes | bytearray | memoryview)
+
+
+def _is_number(answer: object) -> bool:
+    return isinstance(answer, int) and 0 <= answer < 1 << 31
+
+
+# What comes from a node as it is; all else is made of it inside the handlers.
+_SENDABLE: dict[str, Callable[[object], bool]] = {
+    "read": _is_data,
+    "write": _is_number,
+    "poll": _is_number,
+    "getxattr": lambda answer: isinstance(answer, bytes),
+}
+
 P = ParamSpec("P")
 T = TypeVar("T")
 B = TypeVar("B", bound="Base")
@@ -32,7 +50,8 @@ def handler(
     method: Callable[Concatenate[B, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[B, P], Coroutine[Any, Any, T]]:
     """Wrap a FUSE handler: KernelError and OSError give their errno, everything else is a fault of
-    ours: EIO, with the traceback in the log."""
+    ours: EIO, with the traceback in the log. So is an answer of the wrong type."""
+    sendable = _SENDABLE.get(method.__name__)
 
     @functools.wraps(method)
     async def guarded(operations: B, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -44,6 +63,8 @@ def handler(
             if operations.announcer.contested:
                 pass_on()
                 await operations.announcer.settled()
+            if sendable is not None and not sendable(result):
+                raise TypeError(f"{method.__name__} gave {result!r:.80}")
             return result
         except pyfuse3.FUSEError:
             raise

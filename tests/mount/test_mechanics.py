@@ -7,6 +7,7 @@ import os
 import select
 import subprocess
 from pathlib import Path
+from typing import cast
 
 import inotify_simple
 import pytest
@@ -14,8 +15,9 @@ import trio
 from inotify_simple import flags
 
 from agentfs.errors import KernelError
+from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Created, Modified, Removed
-from agentfs.vfs.node import Node, Stat
+from agentfs.vfs.node import File, Handle, Node, Stat, StreamHandle
 from tests.mount.conftest import Mounted
 
 pytestmark = pytest.mark.mount
@@ -275,3 +277,72 @@ async def test_umount_is_never_busy_because_of_us(small: Mounted) -> None:
     await small.do(lambda: subprocess.run([*tool, str(small.path)], check=True))
     with trio.fail_after(5):
         await small.mount.wakeups.disconnected.wait()
+
+
+class Wrong(Handle):
+    """Answers with whatever it is given."""
+
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return cast("bytes", self._answer)
+
+    async def write(self, offset: int, data: bytes) -> int:
+        return cast("int", self._answer)
+
+
+class WrongStream(StreamHandle):
+    def __init__(self, answer: object) -> None:
+        super().__init__()
+        self._answer = answer
+
+    def ready(self) -> bool:
+        return True
+
+    def try_read(self, size: int) -> bytes | None:
+        return cast("bytes", self._answer)
+
+    def try_write(self, data: bytes) -> int | None:
+        return cast("int", self._answer)
+
+
+class WrongFile(File):
+    def __init__(self, name: str, handle: Handle, answer: object) -> None:
+        self.key = ("wrong", name)
+        self._handle = handle
+        self._answer = answer
+
+    def stat(self) -> Stat:
+        return Stat(0o100666, 0, 0, size=10)
+
+    def open(self, flags: int, caller: Caller) -> Handle:
+        return self._handle
+
+    def getxattr(self, name: str) -> bytes:
+        return cast("bytes", self._answer)
+
+
+@pytest.mark.parametrize("answer", [None, "text", 1.5, -1, [b"x"]], ids=repr)
+async def test_an_answer_of_the_wrong_type_is_eio_and_the_mount_goes_on(
+    small: Mounted, answer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handles: dict[str, Handle] = {"wrong": Wrong(answer)}
+    if answer is not None:  # of a stream that means: wait
+        handles["stream"] = WrongStream(answer)
+    nodes = {name: WrongFile(name, handle, answer) for name, handle in handles.items()}
+    monkeypatch.setattr(small.tree, "find", nodes.get)
+    for name in nodes:
+        path = small.path / name
+        descriptor = await small.do(os.open, path, os.O_RDWR)
+        for call in (
+            lambda opened=descriptor: os.read(opened, 10),
+            lambda opened=descriptor: os.write(opened, b"x"),
+            lambda path=path: os.getxattr(path, "user.agentfs.kind"),
+        ):
+            before = small.mount.operations.faults
+            with pytest.raises(OSError, match="Input/output"):
+                await small.do(call)
+            assert small.mount.operations.faults == before + 1
+        await small.do(os.close, descriptor)
+    assert await small.do((small.path / "number").read_bytes) == b"0"

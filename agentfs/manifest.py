@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from agentfs.document import Document, DocumentError, Pair, near
 from agentfs.process.model import Limits, Restart, Role, Tier
-from agentfs.process.names import reserved
+from agentfs.process.names import misshapen, reserved
 from agentfs.process.spec import NAME, ProcessSpec, SpecLimits
 from agentfs.yamltext import line_of
 
@@ -191,6 +191,8 @@ class _Reader:
 
     def _entry(self, name: str, key: yaml.Node, value: yaml.Node) -> _Entry:
         self._name(key, f"process {name!r}")
+        if NAME.fullmatch(name) and not reserved(name) and (why := misshapen(name)):
+            self._fault(key, f"process {name!r}: {why}, another name was expected")
         empty = isinstance(value, yaml.ScalarNode) and value.tag == "tag:yaml.org,2002:null"
         keys = {} if empty else self._document.map(value, name, (*OWN_KEYS, *SPEC_KEYS))
         given = {

@@ -39,6 +39,7 @@ __all__ = [
     "NewDirectory",
     "TmpDirectory",
     "checked",
+    "sendable",
 ]
 
 RENAME_NOREPLACE = 1
@@ -159,7 +160,7 @@ class Mailroom:
             content,
             now=self.kernel.clock.now(),
             to=self.name,
-            filename=checked(name),
+            filename=sendable(name) if folder == "new" else checked(name),
             claimed=folder == "cur",
         )
 
@@ -171,6 +172,19 @@ def checked(name: str) -> str:
             errno.EINVAL, "a message's file name is printable and begins with no full stop"
         )
     return name
+
+
+def sendable(name: str) -> str:
+    """A file name that a sender may give: what the kernel numbers by arrival begins with 0, and
+    nothing of others sorts among it or before it. EINVAL."""
+    if name[:1] <= "0":
+        raise KernelError(
+            errno.EINVAL,
+            f"{name!r} would sort as what the kernel numbers; mail programs begin a file name with"
+            " the time: 1700000000.M1P2.host",
+            rule="file name",
+        )
+    return checked(name)
 
 
 def _unique(name: str) -> str:
@@ -375,7 +389,8 @@ class MessagesDirectory(_Folder):
     def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
         if self.name == "cur":
             self.room.private(caller)
-        draft = self.room.draft(self.name, checked(name), mode, caller)
+        named = sendable(name) if self.name == "new" else checked(name)
+        draft = self.room.draft(self.name, named, mode, caller)
         draft.timeout = 0.0  # it becomes a message, or it is gone, when its writer ends
 
         return draft, DeliveringHandle(draft, _Arrival(self, name, draft, caller))

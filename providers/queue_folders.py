@@ -17,7 +17,7 @@ from agentfs.providers.maildir import (
     Mailroom,
     NewDirectory,
     TmpDirectory,
-    checked,
+    sendable,
 )
 from agentfs.security.ownership import Access
 from agentfs.vfs.caller import Caller
@@ -77,7 +77,7 @@ class QueueRoom(Mailroom):
         return self.kernel.queues.send(caller.principal, self.queue, mail)
 
     def read(self, content: bytes, folder: str, name: str) -> Draft:
-        return self.parse(content, filename=checked(name))
+        return self.parse(content, filename=sendable(name))
 
     def parse(self, content: bytes, filename: str = "") -> Draft:
         """What was written as a message. The path alone says whom it is for, as in a Maildir: a

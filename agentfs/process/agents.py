@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -65,8 +66,9 @@ class Agents:
         for folder in (self._homes, self._logs, self._trash):
             folder.mkdir(parents=True, exist_ok=True)
         self._by_name: dict[str, Agent] = {}
+        self._in_lower = Counter[str]()
         for record in store.agents():
-            self._by_name[record["name"]] = Agent(**record)
+            self._put(Agent(**record))
         self._number_old()
 
     def _number_old(self) -> None:
@@ -133,10 +135,21 @@ class Agents:
             self._gate.policy.require_capability(actor, "spawn_children")
             if name in self._by_name:
                 raise KernelError(errno.EEXIST, f"there is an agent {name!r} already", rule="name")
-            check_name(name)
+            self.check_new(name)
             agent = self._create(name, uid, gid, actor.name)
             self._events.emit(AgentDefined(name))
             return agent
+
+    def check_new(self, name: str) -> None:
+        """Raise EINVAL unless an agent can be called so, EEXIST if one is but for upper and lower
+        case."""
+        check_name(name)
+        if name.lower() in self._in_lower:
+            raise KernelError(
+                errno.EEXIST,
+                f"there is an agent whose name differs from {name!r} by case only",
+                rule="name",
+            )
 
     def require_definer(self, principal: Principal, name: str) -> None:
         """Raise what `redefine` raises for whoever may not do that."""
@@ -285,22 +298,34 @@ class Agents:
             maker = agent if creator == name else self._by_name.get(creator)
             agent.creator_id = maker.id if maker is not None else 0
             self._store.on_rollback(lambda: self._undo_create(name))
-            self._by_name[name] = agent
+            self._put(agent)
             self._store.put_agent(name, agent.record())
             self._make_files(name, uid, gid)
         return agent
 
+    def _put(self, agent: Agent) -> None:
+        if agent.name not in self._by_name:
+            self._in_lower[agent.name.lower()] += 1
+        self._by_name[agent.name] = agent
+
+    def _take(self, name: str) -> None:
+        del self._by_name[name]
+        self._in_lower[name.lower()] -= 1
+        if not self._in_lower[name.lower()]:
+            del self._in_lower[name.lower()]
+
     def _undo_create(self, name: str) -> None:
-        self._by_name.pop(name, None)
+        if name in self._by_name:
+            self._take(name)
         self._discard_files(name)
 
     def _drop(self, name: str) -> None:
         agent = self._by_name[name]
         with self._store.transaction():
-            self._store.on_rollback(lambda: self._by_name.__setitem__(name, agent))
+            self._store.on_rollback(lambda: self._put(agent))
             for call in self.on_remove:
                 call(name)
-            del self._by_name[name]
+            self._take(name)
             self._store.delete_agent(name)
             self._store.on_commit(lambda: self._discard_files(name))
 

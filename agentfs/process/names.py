@@ -10,7 +10,15 @@ import re
 from agentfs.errors import KernelError
 from agentfs.process.spec import NAME
 
-__all__ = ["INIT_NAME", "RESERVED", "alike", "check_name", "reserved"]
+__all__ = [
+    "INIT_NAME",
+    "RESERVED",
+    "alike",
+    "check_name",
+    "check_reserved",
+    "misshapen",
+    "reserved",
+]
 
 INIT_NAME = "init"
 
@@ -18,6 +26,8 @@ RESERVED = ("operator", "kernel", "user", "nobody", "all", INIT_NAME, "self")
 """Those who decide, whom a file or a record names, or who mean something else in a path."""
 
 NUMBERED = re.compile(r"[A-Za-z][0-9]+")
+
+NUMBER = re.compile(r"[0-9]+([._-]+[0-9]+)*[._-]*|0[xX][0-9A-Fa-f]+")
 
 _LOOKS = str.maketrans({"0": "o", "1": "l", "i": "l", ".": None, "-": None, "_": None})
 
@@ -39,14 +49,28 @@ def reserved(name: str) -> str:
     return _TAKEN.get(alike(name), "")
 
 
+def misshapen(name: str) -> str:
+    """Why a text of the letters of names is none, in words; empty if it is one."""
+    if not name[:1].isalnum():
+        return "a name begins with a letter or a digit"
+    return "a number is no name: pids are numbers" if NUMBER.fullmatch(name) else ""
+
+
 def check_name(name: str) -> None:
-    """Raise EINVAL unless an agent may be called `name`."""
+    """Raise EINVAL unless a new agent may be called `name`."""
     if not NAME.fullmatch(name) or name in (".", ".."):
         raise KernelError(
             errno.EINVAL,
             f"{name!r} is no name for an agent: 1 to 64 of A-Z a-z 0-9 . _ - were expected",
             rule="name",
         )
+    if why := misshapen(name):
+        raise KernelError(errno.EINVAL, f"{name!r}: {why}", rule="name")
+    check_reserved(name)
+
+
+def check_reserved(name: str) -> None:
+    """Raise EINVAL if the name stands for somebody else."""
     meant = reserved(name)
     if meant:
         looks = "is" if name == meant else f"looks like {meant!r}, which is"

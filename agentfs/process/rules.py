@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from agentfs.errors import KernelError
 from agentfs.process.agents import Agents
 from agentfs.process.model import Process, Role, Tier
-from agentfs.process.names import check_name
+from agentfs.process.names import check_reserved
 from agentfs.process.spec import ProcessSpec
 from agentfs.process.table import ProcessTable
 from agentfs.resources.ceilings import Ceilings
@@ -228,13 +228,12 @@ def _name(asked: Request) -> None:
         raise KernelError(
             errno.EEXIST, f"the name {name!r} is taken by process {running.pid}", rule="name"
         )
-    check_name(name)
     agent = asked.agents.find(name)
-    if (
-        agent is None
-        or asked.actor.role is Role.KERNEL
-        or asked.agents.made(asked.actor.name, agent)
-    ):
+    if agent is None:
+        asked.agents.check_new(name)
+        return
+    check_reserved(name)
+    if asked.actor.role is Role.KERNEL or asked.agents.made(asked.actor.name, agent):
         return
     raise KernelError(
         errno.EEXIST,

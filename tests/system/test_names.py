@@ -197,3 +197,79 @@ def without_numbers(store: Path) -> None:
             text = json.dumps(record)
             database.execute("UPDATE agents SET record = ? WHERE name = ?", (text, name))
         database.execute("DELETE FROM meta WHERE key = 'last_agent'")
+
+
+ODD = ("-x", ".x", "_x", "7", "007", "1.5", "1_000", "10-", "0x1F", "...")
+
+
+def test_a_name_begins_with_a_letter_or_digit_is_no_number_and_differs_by_more_than_case(
+    tree: Tree,
+) -> None:
+    lead = Puppet(tree, "lead", role="lead")
+    try:
+        tree.spawn("alice")
+        for who, pid in ((tree, 1), (lead, lead.pid)):
+            for name in ODD:
+                asked = json.dumps({"name": name})
+                assert refused(who.ask, f"proc/{pid}/spawn", asked) == "EINVAL", name
+            for name in ("Alice", "ALICE", "alicE", "Lead"):
+                asked = json.dumps({"name": name})
+                assert refused(who.ask, f"proc/{pid}/spawn", asked) == "EEXIST", name
+        assert refused(os.mkdir, tree / "agents/-x") == "EINVAL"
+        assert refused(os.mkdir, tree / "agents/12") == "EINVAL"
+        assert refused(lead.do, "os.mkdir(tree + '/agents/aLICE')") == "EEXIST"
+        for name in ("2nd", "3d-printer", "v1.5", "x0x1F", "1e5"):
+            tree.spawn(name)
+        tree.write(f"proc/{tree.read('agents/alice/pid').strip()}/ctl", "kill\n")
+        eventually(lambda: tree.read("agents/alice/state").strip() in ("", "zombie", "dead"))
+        os.rmdir(tree / "agents/alice")
+        tree.spawn("Alice")
+    finally:
+        lead.close()
+
+
+def test_agents_of_an_earlier_release_keep_names_that_new_ones_cannot_have(tree: Tree) -> None:
+    for name in ("one", "two", "three"):
+        tree.spawn(name)
+    tree.crash()
+    for old, new in (("one", "_x"), ("two", "42"), ("three", "_X")):
+        rewrite(tree.state / "store.db", old, new)
+    tree.run("umount", str(tree.path), check=False)
+    tree.mount()
+    for name in ("_x", "42", "_X"):
+        pid = tree.read(f"agents/{name}/pid").strip()
+        assert tree.read(f"proc/{pid}/name").strip() == name
+        tree.write(f"proc/{pid}/ctl", "kill\n")
+        tree.spawn(name)
+    assert refused(tree.spawn, "_y") == "EINVAL"
+
+
+def test_the_sender_of_a_file_has_no_name_that_the_kernel_gives_or_that_sorts_before(
+    tree: Tree,
+) -> None:
+    bob, eve = Puppet(tree, "bob"), Puppet(tree, "eve")
+    os.mkdir(tree / "dev/queues/jobs", 0o777)
+    try:
+        for box in ("agents/bob/inbox", "dev/queues/jobs"):
+            for name in ("000000000001.x", "000000000001.init", "0", "0.x", "!x", "-1", " x", "+"):
+                eve.do(f"open(tree + '/{box}/tmp/t', 'w').write('hi') and None")
+                move = f"os.rename(tree + '/{box}/tmp/t', tree + {f'/{box}/new/{name}'!r})"
+                link = move.replace("rename", "link")
+                make = (
+                    f"os.close(os.open(tree + {f'/{box}/new/{name}'!r}, os.O_CREAT | os.O_WRONLY))"
+                )
+                for call in (move, link, make):
+                    assert refused(eve.do, call) == "EINVAL", call
+                eve.do(f"os.unlink(tree + '/{box}/tmp/t')")
+            assert os.listdir(tree / box / "new") == []
+            eve.do(f"open(tree + '/{box}/tmp/t', 'w').write('hi') and None")
+            name = "1700000000.M1P2.host"
+            eve.do(f"os.rename(tree + '/{box}/tmp/t', tree + '/{box}/new/{name}')")
+        tree.write("agents/init/outbox/bob", "first?")
+        assert [name[0] for name in sorted(os.listdir(tree / "agents/bob/inbox/new"))] == ["0", "1"]
+        mine = next(name for name in bob.ls("agents/bob/inbox/new") if name[0] == "0")
+        bob.mv(f"agents/bob/inbox/new/{mine}", f"agents/bob/inbox/cur/{mine}:2,S")
+        bob.mv(f"agents/bob/inbox/cur/{mine}:2,S", f"agents/bob/inbox/new/{mine}")
+    finally:
+        bob.close()
+        eve.close()

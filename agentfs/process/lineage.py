@@ -85,11 +85,12 @@ class Lineage:
         self._programs: list[Program] = []
         ospid = thread_group(tid)
         while ospid > 1 and len(self._programs) < MAX_GENERATIONS:
-            found = read_stat(ospid, EXECVE_SECONDS)
+            line = _command_line(ospid)
+            found = read_stat(ospid, EXECVE_SECONDS, settled=bool(line))
             if found is None:
                 break
             root = is_root(ospid)
-            named = not root and _names(ospid, file)
+            named = not root and bool(file) and os.fsencode(file) in line
             self._programs.append(Program(ospid, found.start, found.name, named))
             if root:
                 break
@@ -163,8 +164,7 @@ def _was_asked(programs: list[Program]) -> bool:
     return not programs or programs[-1].named
 
 
-def _names(ospid: int, file: str) -> bool:
-    """Whether `file` is on the command line of a program."""
+def _command_line(ospid: int) -> bytes:
     with suppress(OSError), open(f"/proc/{ospid}/cmdline", "rb", buffering=0) as line:
-        return bool(file) and os.fsencode(file) in line.read()
-    return False
+        return line.read()
+    return b""

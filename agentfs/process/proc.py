@@ -84,13 +84,13 @@ class Stat:
         return self.start in (start, UNTOLD)
 
 
-def read_stat(ospid: int, patience: float = 0.0) -> Stat | None:
+def read_stat(ospid: int, patience: float = 0.0, *, settled: bool = False) -> Stat | None:
     """None if there is no such process. The name in the line may hold spaces and parentheses.
 
     Of a process in execve only what /proc/PID/status says is told: `start` is UNTOLD then. Give it
-    up to `patience` seconds to be through.
+    up to `patience` seconds to be through. `settled`: it was just seen to be in none.
     """
-    while is_in_execve(ospid):
+    while not settled and is_in_execve(ospid):
         if patience <= 0:
             return _in_execve(ospid)
         time.sleep(PAUSE)

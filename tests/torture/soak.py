@@ -39,7 +39,7 @@ in between and each agent has been looked after as often."""
 
 FIRST_HOUR = {
     "process_ready": "a program that said nothing counts as ready after processes.ready_timeout",
-    "process_reaped": "nobody waited for the lead of the word count, which has ended",
+    "process_reaped": "nobody waited for the lead of the word count and for bob, who have ended",
     "children_changed": "the same",
     "agent_changed": "the same",
 }
@@ -132,7 +132,7 @@ def _half_an_hour(towns: list[Town], panel: Panel, rate: float, report: Report) 
         for kind in FIRST_HOUR:
             del found[kind]
         if found != events:
-            report.faults.append(f"{town.name}: of two reminders there are the events {found}")
+            report.faults.append(f"{town.name}: events: {dict(found)}, and not {dict(events)}")
         report.faults += [*town.wrong(), *town.mail()]
         report.events += found
     _settle(towns)

@@ -32,10 +32,11 @@ def armed(mortals: Hatchery, tmp_path: Path, panel: Panel) -> Iterator[QuickTree
 
 def test_a_panel_is_one_page_for_all_who_open_it(tmp_path: Path, panel: Panel) -> None:
     other = Panel(tmp_path / "panel")
-    panel.offset, panel.hits, panel.fell = -1.5, 7, "commit"
-    assert (other.offset, other.hits, other.fell) == (-1.5, 7, "commit")
+    panel.offset, panel.hits, panel.fell, panel.rate = -1.5, 7, "commit", 60.0
+    assert (other.offset, other.hits, other.fell, other.rate) == (-1.5, 7, "commit", 60.0)
+    assert Panel(tmp_path / "new").rate == 1.0
     other.clear()
-    assert (panel.offset, panel.hits, panel.fell) == (-1.5, 0, "")
+    assert (panel.offset, panel.hits, panel.fell, panel.rate) == (-1.5, 0, "", 60.0)
 
 
 def test_there_is_no_failpoint_of_another_name(panel: Panel) -> None:

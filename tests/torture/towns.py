@@ -64,8 +64,8 @@ class Town:
         self.settled = 0  # the number of the last event of the work
         self.kept: dict[str, str] = {}
 
-    def shell(self, command: str) -> None:
-        """What a person types, in the desk."""
+    def shell(self, command: str) -> str:
+        """What a person types, in the desk, and sees."""
         done = subprocess.run(
             ["bash", "-ec", command],
             cwd=self.desk,
@@ -76,6 +76,7 @@ class Town:
         )
         if done.returncode:
             raise AssertionError(f"{command}: {done.stderr}{done.stdout}")
+        return done.stdout
 
     def put(self, name: str, text: str) -> None:
         (self.desk / name).write_text(text)
@@ -274,7 +275,7 @@ class WordCount(Town):
 
 
 class Queue(Town):
-    """The workers of docs/sharing.md."""
+    """The workers of docs/sharing.md, and the child that is talked to through pipes."""
 
     name = "queue"
 
@@ -292,9 +293,13 @@ class Queue(Town):
         for number in range(8):
             self.tree.write("dev/queues/jobs/send", f"job {number}\n")
         eventually(lambda: len(self.done()) >= 8, "the jobs are not done", PATIENCE)
+        pipes = line("docs/sharing.md", r"^(    cd \$AGENTFS\n(?:    .*\n)+)")
+        assert self.shell(pipes) == "got hello\n"  # and it ends, with its input
+        bob = self.tree / "agents/bob/pid"
+        eventually(lambda: not bob.read_text().strip(), "bob does not end", PATIENCE)
 
     def wanted(self) -> dict[str, int]:
-        return {"init": 8, "simple": 0, "several": 0}
+        return {"init": 8, "simple": 0, "several": 0, "bob": 0}
 
     def wrong(self) -> list[str]:
         wanted = [f"job {number}" for number in range(8)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from agentfs.clock import rfc3339
@@ -198,6 +198,8 @@ class AskDirectory(Table):
 class AnswerStream(StreamHandle):
     """An open `answer`: waits for it, gives it, ends."""
 
+    seekable = True
+
     def __init__(
         self, asks: Asks, ask: Ask, wait: Callable[[], Callable[[], None]] = lambda: lambda: None
     ) -> None:
@@ -207,12 +209,15 @@ class AnswerStream(StreamHandle):
         self._asks = asks
         self._ask = ask
         self._content: bytes | None = None
-        self._done = 0  # bytes of it that were handed out
+        self._offset = 0  # of the read that is served
         self._unsubscribe = asks.on_end(ask, self.wake)
 
     def _ended(self) -> bool:
         self._asks.expire_due()
         return not self._ask.open or self._asks.find(self._ask.id) is not self._ask
+
+    def begin_read(self, offset: int, who: Callable[[], Hashable]) -> None:
+        self._offset = offset
 
     def try_read(self, size: int) -> bytes | None:
         if self._content is None:
@@ -220,9 +225,7 @@ class AnswerStream(StreamHandle):
                 return None
             self._ask.check()
             self._content = self._answer()
-        chunk = self._content[self._done : self._done + size]
-        self._done += len(chunk)
-        return chunk
+        return self._content[self._offset : self._offset + size]
 
     def _answer(self) -> bytes:
         try:

@@ -10,7 +10,7 @@ import base64
 import errno
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from agentfs.clock import rfc3339
@@ -37,11 +37,30 @@ __all__ = [
 
 
 class RecordStream(StreamHandle):
-    """Hands out whole records as bytes, as many as fit; one that does not fit comes in pieces."""
+    """Hands out whole records as bytes, as many as fit; one that does not fit comes in pieces.
+
+    Programs that took more than they wanted go back to where they stopped (`head -n1`, `read` of a
+    shell): what the last read gave is there once more from that place on.
+    """
+
+    seekable = True
 
     def __init__(self) -> None:
         super().__init__()
         self._rest = b""
+        self._given = b""  # by the last read
+        self._end = 0  # where in the file that ends
+
+    def begin_read(self, offset: int, who: Callable[[], Hashable]) -> None:
+        back = self._end - offset
+        if 0 < back <= len(self._given):
+            self._rest = self._given[-back:] + self._rest
+        if back:
+            self._given, self._end = b"", offset
+
+    def _go_on(self, first: bytes = b"") -> None:
+        """With `first`, and what comes after it; nothing of what was given comes again."""
+        self._rest, self._given = first, b""
 
     def next_record(self) -> bytes | None:
         """The next record, in the order they came; None if there is none yet."""
@@ -60,7 +79,9 @@ class RecordStream(StreamHandle):
             pieces += record
         self._rest = pieces[size:]
         if pieces:
-            return pieces[:size]
+            self._given = pieces[:size]
+            self._end += len(self._given)
+            return self._given
         return b"" if self.ended() else None
 
 
@@ -116,7 +137,7 @@ class EventStream(RecordStream):
         self._next = number + 1
         now = rfc3339(self._clock.now())
         boot = {"seq": number, "time": now, "type": "boot", **_NOBODY, "boot": self._events.boot}
-        self._rest = (json.dumps(boot) + "\n").encode()
+        self._go_on((json.dumps(boot) + "\n").encode())
         self.wake()
         return len(data)
 
@@ -256,6 +277,8 @@ class SignalStream(RecordStream):
 class WaitStream(StreamHandle):
     """`/proc/PID/wait`: the exit code once there is one, then the end."""
 
+    seekable = True
+
     def __init__(self, kernel: Kernel, pid: int, principal: Principal) -> None:
         super().__init__()
         self._kernel = kernel
@@ -263,7 +286,8 @@ class WaitStream(StreamHandle):
         self._principal = principal
         self._code: int | None = None  # as the event said: another reader may reap it first
         self._gone = False
-        self._rest: bytes | None = None
+        self._content: bytes | None = None
+        self._offset = 0  # of the read that is served
         self._waited: list[Callable[[], None]] = []
         kernel.events.listen(self._heard)
 
@@ -286,16 +310,18 @@ class WaitStream(StreamHandle):
 
     def ready(self) -> bool:
         process = self._kernel.table.find(self._pid)
-        return self._rest is not None or process is None or not process.state.alive
+        return self._content is not None or process is None or not process.state.alive
+
+    def begin_read(self, offset: int, who: Callable[[], Hashable]) -> None:
+        self._offset = offset
 
     def try_read(self, size: int) -> bytes | None:
-        if self._rest is None:
+        if self._content is None:
             code = self._collect()
             if code is None:
                 return None
-            self._rest = f"{code}\n".encode()
-        chunk, self._rest = self._rest[:size], self._rest[size:]
-        return chunk
+            self._content = f"{code}\n".encode()
+        return self._content[self._offset : self._offset + size]
 
     def _collect(self) -> int | None:
         if not self._gone and self._kernel.table.find(self._pid) is not None:

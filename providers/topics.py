@@ -125,7 +125,7 @@ class Subscription(RecordStream):
         if number > last:
             raise KernelError(errno.ERANGE, f"the last record of {self._topic} has number {last}")
         self._next = number + 1
-        self._rest = b""
+        self._go_on()
         self.wake()
         return len(data)
 

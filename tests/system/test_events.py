@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 from typing import Any
 
 import pytest
@@ -64,3 +65,65 @@ def test_a_number_that_is_none_is_refused(tree: Tree, command: str, code: int) -
         assert refused.value.errno == code
     finally:
         os.close(descriptor)
+
+
+def head_then_rest(path: str) -> tuple[bytes, str]:
+    """What `head -n1` prints, and then what another program finds in the same open file."""
+    script = "head -n1; dd bs=65536 count=1 iflag=nonblock status=none || echo"
+    with open(path, "rb", buffering=0) as opened:
+        done = subprocess.run(
+            ["/bin/sh", "-c", script], stdin=opened, capture_output=True, timeout=30, check=True
+        )
+    return done.stdout, done.stderr.decode()
+
+
+def test_head_takes_one_line_of_a_stream_without_a_word_and_leaves_the_others(tree: Tree) -> None:
+    for agent in ("alice", "bob", "carol"):
+        tree.spawn(agent)
+    path = tree / "dev/events.all"
+    whole = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    content = os.read(whole, 65536)
+    os.close(whole)
+    assert content.count(b"\n") > 1
+    shown, complaint = head_then_rest(str(path))
+    assert complaint == ""
+    assert shown[: len(content)] == content
+    done = subprocess.run(
+        ["head", "-n1", tree / "dev/kmsg"], capture_output=True, timeout=30, check=True
+    )
+    assert done.stderr == b""
+    assert b"mounted at" in done.stdout
+
+
+def test_head_takes_one_line_of_a_topic_and_of_an_exit_code_without_a_word(tree: Tree) -> None:
+    pid = tree.spawn("alice")
+    (tree / "dev/topics/news").touch()
+    with open(tree / "dev/topics/news", "rb", buffering=0) as news:
+        for word in (b"one", b"two"):
+            (tree / "dev/topics/news").write_bytes(word)
+        done = subprocess.run(
+            ["/bin/sh", "-c", "head -n1; head -n1"],
+            stdin=news, capture_output=True, timeout=30, check=True,
+        )  # fmt: skip
+    assert done.stderr == b""
+    assert [json.loads(line)["data"] for line in done.stdout.splitlines()] == ["one", "two"]
+    tree.write(f"proc/{pid}/ctl", "done 3")
+    done = subprocess.run(
+        ["head", "-n1", tree / f"proc/{pid}/wait"], capture_output=True, timeout=30, check=True
+    )
+    assert (done.stdout, done.stderr) == (b"3\n", b"")
+
+
+def test_a_shell_reads_a_stream_line_by_line(tree: Tree) -> None:
+    for name in ("one", "two", "three"):
+        tree.spawn(name)
+    path = tree / "dev/events.all"
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    lines = os.read(descriptor, 65536).decode().splitlines()[:3]
+    os.close(descriptor)
+    script = 'for n in 1 2 3; do IFS= read -r line && printf "%s\\n" "$line"; done'
+    with open(path, "rb", buffering=0) as opened:
+        done = subprocess.run(
+            ["bash", "-c", script], stdin=opened, capture_output=True, timeout=30, check=True
+        )
+    assert done.stdout.decode().splitlines() == lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,36 @@ pytestmark = pytest.mark.mount
 
 def text_of(path: Path) -> str:
     return path.read_text() if path.exists() else ""
+
+
+@needs("entr")
+def test_entr_runs_again_when_a_value_changes(zoo: Tree, tmp_path: Path) -> None:
+    pid = zoo.spawn("watched")
+    seen = tmp_path / "seen"
+    state = zoo / f"proc/{pid}/state"
+    zoo.start(
+        "sh",
+        "-c",
+        f"echo {state} | entr -n sh -c 'cat {state} >> {seen}'",
+        stdin=subprocess.DEVNULL,
+    )
+    eventually(lambda: text_of(seen) != "")
+    zoo.write(f"proc/{pid}/ctl", "STOP\n")
+    eventually(lambda: "stopped" in text_of(seen), f"entr has not seen it: {text_of(seen)!r}")
+
+
+@needs("inotifywait")
+def test_inotifywait_for_close_write_sees_a_value_change(zoo: Tree, tmp_path: Path) -> None:
+    pid = zoo.spawn("closed")
+    seen = tmp_path / "seen"
+    with seen.open("wb") as output:
+        zoo.start(
+            "inotifywait", "-m", "-e", "close_write", str(zoo / f"proc/{pid}/state"),
+            stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    eventually(lambda: "established" in text_of(seen))
+    zoo.write(f"proc/{pid}/ctl", "STOP\n")
+    eventually(lambda: "CLOSE_WRITE" in text_of(seen), text_of(seen))
 
 
 @needs("tail")

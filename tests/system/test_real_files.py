@@ -273,6 +273,39 @@ def test_ls_of_a_removed_directory_of_the_tree_itself_is_empty(kept_tree: Tree) 
         os.close(opened)
 
 
+LEAVING = """
+cd "$1" && rmdir "$1" || exit
+ls || exit; ls -la | tail -n +4
+pwd
+(cd .. 2>/dev/null && pwd)
+touch x 2>/dev/null && echo made a file
+mkdir x 2>/dev/null && echo made a directory
+/bin/pwd 2>/dev/null || echo nowhere
+cd /
+"""
+
+
+@pytest.mark.parametrize("parent", ["agents", "dev/queues", "sys/cgroup"])
+def test_a_shell_whose_directory_was_removed_is_told_what_ext4_says(
+    kept_tree: Tree, tmp_path: Path, parent: str
+) -> None:
+    told = []
+    for place in (tmp_path, kept_tree / parent):
+        folder = place / "leaving"
+        folder.mkdir()
+        done = subprocess.run(
+            ["bash", "-c", LEAVING, "bash", folder],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        told.append((done.stdout.replace(str(place), "PLACE"), done.stderr))
+    assert told[1] == told[0]
+    assert told[0][1] == ""
+    assert "made" not in told[0][0]
+
+
 # -- listings --------------------------------------------------------------------------------------
 
 

@@ -23,9 +23,9 @@ from tests.tree import eventually
 __all__ = ["DAY", "RATE", "Report", "soak"]
 
 RATE = 2000.0
-WORKING = 60.0
-"""How fast the clock is when a reminder comes: what its agent needs five seconds for, on a busy
-machine, takes five minutes then, which is as long as it may."""
+SLOWLY = ((20, RATE), (29, 60.0), (30, 10.0))
+"""Until which minute of the half hour the clock goes how fast. Near its end whoever is reminded has
+to work, and may have its mail for five minutes: at ten times the pace that is half a real one."""
 MINUTE, DAY = 60.0, 86_400.0
 NOISE = {
     "memory": 4 * 2**20,  # Python takes it by arenas of 1 MiB
@@ -94,7 +94,7 @@ def soak(folder: Path, seconds: float, fast: float, rate: float = RATE) -> Repor
         time.sleep(seconds)
         for town in towns:
             report.faults += [*town.wrong(), *_changed(town, FIRST_HOUR)]
-        _half_an_hour(towns, panel, rate, report)
+        _half_an_hour(towns, panel, report)
         began = [town.uptime() for town in towns]
         _turn(towns, panel, rate)
         time.sleep(fast / 2)
@@ -116,15 +116,16 @@ def _turn(towns: list[Town], panel: Panel, rate: float) -> None:
         town.uptime()  # which makes it look at the panel
 
 
-def _half_an_hour(towns: list[Town], panel: Panel, rate: float, report: Report) -> None:
+def _half_an_hour(towns: list[Town], panel: Panel, report: Report) -> None:
     """That in which the reminders come, quickly until they are near, and what follows from the
     work."""
     wanted = [town.remind() for town in towns]
     begun = towns[0].uptime()
-    _turn(towns, panel, rate)
-    eventually(lambda: towns[0].uptime() >= begun + 20 * MINUTE, "the clock stands", PATIENCE)
-    _turn(towns, panel, WORKING)
-    eventually(lambda: towns[0].uptime() >= begun + 31 * MINUTE, "the clock stands", PATIENCE)
+    for minute, pace in SLOWLY:
+        end = begun + minute * MINUTE
+        _turn(towns, panel, pace)
+        eventually(lambda end=end: towns[0].uptime() >= end, "the clock stands", PATIENCE)  # type: ignore[misc]
+    time.sleep(1.0)  # ten seconds more: now they are due in each tree
     _turn(towns, panel, 1.0)
     _quiet(towns)
     for town, events in zip(towns, wanted, strict=True):
@@ -139,7 +140,10 @@ def _half_an_hour(towns: list[Town], panel: Panel, rate: float, report: Report) 
 
 
 def _quiet(towns: list[Town]) -> None:
-    """Wait until nothing happens any more."""
+    """Wait until everything is acknowledged, if it ever is, and nothing happens any more."""
+    deadline = time.monotonic() + PATIENCE
+    while any(town.mail() for town in towns) and time.monotonic() < deadline:
+        time.sleep(0.1)
     before: list[int] = []
     while before != (before := [town.last() for town in towns]):
         time.sleep(1.0)

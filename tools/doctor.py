@@ -263,9 +263,12 @@ def _store(state: Path, key: str | None) -> list[Finding]:
 
 
 def _names(state: Path) -> Iterator[Finding]:
-    """The agents that a daemon does not start because of what they are called."""
+    """The agents that a daemon does not start because of what they are called, and the rules that
+    speak of none."""
+    from agentfs.errors import KernelError
     from agentfs.process.names import INIT_NAME, reserved
     from agentfs.process.recovery import not_started
+    from agentfs.security import acl
     from agentfs.storage.layout import STORE
 
     with (
@@ -274,6 +277,11 @@ def _names(state: Path) -> Iterator[Finding]:
             sqlite3.connect(f"{(state / STORE).absolute().as_uri()}?mode=ro", uri=True)
         ) as store,
     ):
+        agents = {name for (name,) in store.execute("SELECT name FROM agents")}
+        text = store.execute("SELECT value FROM meta WHERE key = ?", (acl.FILE,)).fetchone()
+        with contextlib.suppress(KernelError):
+            for words in acl.Acl.parse(text[0] if text else "").about_nobody(agents):
+                yield Finding("note", str(state), f"/etc/{acl.FILE}: {words}")
         for (name,) in store.execute("SELECT name FROM agents ORDER BY name"):
             if name != INIT_NAME and reserved(name):
                 words = f"agent {name} is not started: {not_started(name)}"

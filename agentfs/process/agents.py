@@ -18,7 +18,7 @@ from typing import Any
 from agentfs.clock import Clock, change_time
 from agentfs.errors import KernelError
 from agentfs.events import AgentChanged, AgentDefined, AgentRemoved, EventLog
-from agentfs.process.model import Agent
+from agentfs.process.model import Agent, Process, Role
 from agentfs.process.names import INIT_NAME, check_name
 from agentfs.process.spec import parse_spec
 from agentfs.process.table import ProcessTable
@@ -135,20 +135,28 @@ class Agents:
             self._gate.policy.require_capability(actor, "spawn_children")
             if name in self._by_name:
                 raise KernelError(errno.EEXIST, f"there is an agent {name!r} already", rule="name")
-            self.check_new(name)
+            self.check_new(actor, name)
             agent = self._create(name, uid, gid, actor.name)
             self._events.emit(AgentDefined(name))
             return agent
 
-    def check_new(self, name: str) -> None:
+    def check_new(self, actor: Process, name: str) -> None:
         """Raise EINVAL unless an agent can be called so, EEXIST if one is but for upper and lower
-        case."""
+        case, EACCES for anybody but the operator if a rule of /etc/acl.yaml speaks of it."""
         check_name(name)
         if name.lower() in self._in_lower:
             raise KernelError(
                 errno.EEXIST,
                 f"there is an agent whose name differs from {name!r} by case only",
                 rule="name",
+            )
+        rule = self._gate.policy.acl.named().get(name)
+        if rule is not None and actor.role is not Role.KERNEL:
+            raise KernelError(
+                errno.EACCES,
+                f"rule {rule.number} of /etc/acl.yaml speaks of {name}: only the operator, who made"
+                " the rule, can make that agent",
+                rule=rule.name,
             )
 
     def require_definer(self, principal: Principal, name: str) -> None:

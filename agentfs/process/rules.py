@@ -230,7 +230,7 @@ def _name(asked: Request) -> None:
         )
     agent = asked.agents.find(name)
     if agent is None:
-        asked.agents.check_new(name)
+        asked.agents.check_new(asked.actor, name)
         return
     check_reserved(name)
     if asked.actor.role is Role.KERNEL or asked.agents.made(asked.actor.name, agent):

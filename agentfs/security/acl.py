@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -37,6 +37,8 @@ DEFAULT = """\
 # across). Of the rules that match, the most specific decides; of equals, the one that denies.
 rules: []
 """
+
+_WILD = frozenset("*?[")
 
 # Answers kept: as many as there are pairs of a sender and a receiver in a busy system.
 KEPT = 16_384
@@ -122,6 +124,25 @@ class Acl:
     def parse(cls, text: str) -> Acl:
         """Raises EINVAL that names every fault, by line."""
         return checked(text, FILE, lambda document: cls(_Reader(document).rules()))
+
+    def named(self) -> dict[str, Rule]:
+        """The names of agents that rules speak of, as actors or as those who decide, each with the
+        first such rule; without wildcards, which mean whoever is called so."""
+        found: dict[str, Rule] = {}
+        for rule in self.rules:
+            if rule.agent is not None and not _WILD.intersection(rule.agent):
+                found.setdefault(rule.agent, rule)
+            if rule.approval is not None and rule.approval.by != Approval().by:
+                found.setdefault(rule.approval.by, rule)
+        return found
+
+    def about_nobody(self, known: Container[str]) -> list[str]:
+        """What to tell whoever looks after the rules: which of them speak of no agent."""
+        return [
+            f"rule {rule.number} speaks of {name}, and there is no such agent"
+            for name, rule in self.named().items()
+            if name not in known
+        ]
 
     def deciding(self, actor: Process, action: Action, path: str) -> Rule | None:
         """The rule that decides what `actor` asks for; None if none matches."""

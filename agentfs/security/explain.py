@@ -33,7 +33,8 @@ BROADCAST = "/dev/broadcast"
 @dataclass(frozen=True, slots=True)
 class Answer:
     """`rule` is what decides, `text` what it says, `reason` why not. `approval`: whose, and within
-    how many seconds. `capability`: the one that is needed as well, and whether it is had."""
+    how many seconds. `capability`: the one that is needed as well, and whether it is had.
+    `warning`: the rules that speak of no agent that there is."""
 
     allowed: bool
     rule: str
@@ -41,6 +42,7 @@ class Answer:
     reason: str = ""
     approval: str = ""
     capability: str = ""
+    warning: str = ""
 
     def pairs(self) -> list[tuple[str, object]]:
         """As a status file shows it; what there is nothing to say of is left out."""
@@ -51,6 +53,7 @@ class Answer:
             ("Capability", self.capability),
             ("Approval", self.approval),
             ("Reason", self.reason),
+            ("Warning", self.warning),
         ]
         return [(key, text) for key, text in given if text != ""]
 
@@ -92,6 +95,7 @@ class Explanations:
             reason=decision.reason or lacking,
             approval=f"{approval.by}, within {approval.timeout:g} s" if approval else "",
             capability=held,
+            warning="; ".join(self._policy.acl.about_nobody(set(self._agents))),
         )
 
     def _target(self, path: str) -> Target | None:

@@ -160,6 +160,7 @@ def test_who_made_something_is_no_name_that_another_may_take(tree: Tree, earlier
             tree.run("umount", str(tree.path), check=False)
             tree.mount()
             assert SECRET in first.read("agents/plan/spec.yaml"), "it is still the one who made it"
+        tree.write("etc/acl.yaml", TWO_RULES.replace("alice", "alic?"))
         second = first_and_second(tree, first, other)
 
         for made in ("plan", "idle"):
@@ -273,3 +274,34 @@ def test_the_sender_of_a_file_has_no_name_that_the_kernel_gives_or_that_sorts_be
     finally:
         bob.close()
         eve.close()
+
+
+def test_a_name_that_a_rule_speaks_of_is_taken_by_the_operator_alone(tree: Tree) -> None:
+    lead = Puppet(tree, "lead", role="lead")
+    rules = """rules:
+- {effect: allow, agent: auditor, action: read_process, path: /agents/*/sent}
+- {effect: allow, agent: lead, action: spawn, path: /agents/asked, approval: {by: boss}}
+- {effect: allow, agent: x-*, action: send, approval: {}}
+"""
+    try:
+        tree.write("etc/acl.yaml", rules)
+        told = tree.run("can", "lead", "send", "/agents/init/inbox", check=False).stdout
+        for name in ("auditor", "boss"):
+            asked = json.dumps({"name": name})
+            assert refused(lead.ask, f"proc/{lead.pid}/spawn", asked) == "EACCES", name
+            assert refused(lead.do, f"os.mkdir(tree + '/agents/{name}')") == "EACCES", name
+            assert f"speaks of {name}, and there is no such agent" in told
+            doctor = tree.run("doctor", "--state", str(tree.state), check=False).stdout
+            assert f"speaks of {name}, and there is no such agent" in doctor
+        assert "speaks of lead" not in told
+        assert "speaks of x-" not in told
+        assert "speaks of operator" not in told
+        lead.ask(f"proc/{lead.pid}/spawn", json.dumps({"name": "x-1"}))
+        tree.spawn("auditor")
+        tree.spawn("boss", lead.pid)
+        told = tree.run("can", "lead", "send", "/agents/init/inbox", check=False).stdout
+        assert "Warning" not in told
+        tree.write("etc/acl.yaml", "rules: []\n")
+        lead.ask(f"proc/{lead.pid}/spawn", json.dumps({"name": "free"}))
+    finally:
+        lead.close()

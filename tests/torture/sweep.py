@@ -9,6 +9,7 @@ every call is whole or not there, and none that had returned is undone.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import tempfile
@@ -44,6 +45,18 @@ def _rename(tree: Tree, box: str, body: str) -> None:
 
 def _put(tree: Tree, path: str, text: str) -> None:
     (tree / path).write_text(text)
+
+
+def _is_free(state: Path) -> bool:
+    """Whether no daemon has the state directory: the last thread of a killed one is gone."""
+    try:
+        with open(state / "lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return True
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _end(tree: Tree, pid: int, command: str) -> None:
@@ -236,6 +249,7 @@ class Sweep:
             return  # threads make the number of hits differ a little: this time there were less
         self.report.fell[panel.fell] += 1
         self.report.steps[name] += 1
+        eventually(lambda: _is_free(tree.state), f"{what}: the dead daemon keeps its lock")
         if done or (tree.state / "store.db").exists():
             for fault in faults_of(tree.state, after_crash=True, new=not done):
                 self._fault(f"{what}: {fault}")

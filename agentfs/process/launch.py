@@ -64,6 +64,15 @@ class Launch:
         self.thread = -1  # the id of the thread that does it
 
     @property
+    def _start(self) -> str:
+        """Where the way of the child to its folder begins: a place that is not below our mount."""
+        return self._mountpoint if self._in_tree else str(self._home or "/")
+
+    @property
+    def _in_tree(self) -> bool:
+        return self._home is not None and self._home.is_relative_to(self._mountpoint)
+
+    @property
     def ospid(self) -> int:
         """The child's OS pid; 0 before there is one."""
         return int(SHARED.unpack_from(self._shared, 0)[0])
@@ -79,8 +88,10 @@ class Launch:
             written = os.open(self._log_path, flags, 0o640)
             descriptors.append(written)
             # By descriptor: the folders above the tree, or above the memory where there is no tree,
-            # may be closed to the agent's user.
-            home = os.open(self._home or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            # may be closed to the agent's user. Below the root of the tree only the child goes:
+            # a thread of ours that waits for our own mount outlives a SIGKILL, and the mount and
+            # the lock of the store with it.
+            home = os.open(self._start, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             descriptors.append(home)
             entry = None
             if group is not None:
@@ -118,7 +129,7 @@ class Launch:
         if self._held == FREE:
             return None
         folders: list[str | int] = [self._mountpoint]
-        if self._home is not None:
+        if self._home is not None and not self._in_tree:
             folders.append(home)
         return Cell(self._held, folders, [str(self._log_path)])
 
@@ -163,6 +174,7 @@ class Launch:
     def _child(self, home: int, entry: int | None, cell: Cell | None) -> Callable[[], None]:
         """What the child does before exec: little, and without taking a lock."""
         shared, cwd, limits = self._shared, self._cwd, self._limits
+        below = os.path.relpath(str(self._home), self._mountpoint) if self._in_tree else ""
 
         def enter() -> None:
             step = ENTER_GROUP
@@ -174,6 +186,8 @@ class Launch:
                     os.write(entry, b"0")
                 step = ENTER_FOLDER
                 os.fchdir(home)
+                if below:
+                    os.chdir(below)
                 if cwd:
                     os.chdir(cwd)
                 step = ENTER_CELL

@@ -374,7 +374,10 @@ class Kept(dict[str, Thing]):
 
 
 class AgentsDirectory(Table):
-    """/agents: `mkdir` defines an agent, `rmdir` removes one that does not run."""
+    """/agents: `mkdir` defines an agent, `rmdir` removes one that does not run.
+    **EINVAL**: a name that is reserved, looks like such a one, is a number, or begins with neither
+    letter nor digit. **EEXIST**: it differs from another by case only. **EACCES**: a rule of
+    /etc/acl.yaml speaks of it: the operator alone makes it."""
 
     PATH = "/agents"
 

@@ -22,8 +22,8 @@ from agentfs.events import (
     ProcessRestarted,
     ProcessSpawned,
     Record,
+    ShownStateChanged,
     StateChanged,
-    WhyChanged,
 )
 from agentfs.ipc.message import Draft
 from agentfs.process.model import Agent, Process
@@ -182,7 +182,7 @@ class AgentDirectory(Replacing):
         process = self.process
         return "" if process is None else str(process.pid)
 
-    @value("state", on=(*AT_WORK, StateChanged, WhyChanged), example="idle")
+    @value("state", on=(*AT_WORK, StateChanged, ShownStateChanged), example="idle")
     def state(self) -> str:
         """The state of its newest process, as in /proc/PID; empty if there is none."""
         process = self.process
@@ -472,7 +472,7 @@ class AgentsDirectory(Table):
                 yield from modified(AgentDirectory, ("agents", name), event)
             case AgentChanged() | StateChanged() | ProcessSpawned() | ProcessExited():
                 yield from modified(AgentDirectory, ("agents", event.agent), event)
-            case ProcessReaped() | ProcessRestarted() | ProcessChanged() | WhyChanged():
+            case ProcessReaped() | ProcessRestarted() | ProcessChanged() | ShownStateChanged():
                 yield from modified(AgentDirectory, ("agents", event.agent), event)
             case _ if isinstance(event, ASKS):
                 yield from AsksDirectory(AgentDirectory(self, event.agent)).changes(event)

@@ -22,6 +22,7 @@ from agentfs.events import (
     ProcessReparented,
     ProcessRestarted,
     ProcessSpawned,
+    ShownStateChanged,
     StateChanged,
     WhyChanged,
 )
@@ -183,7 +184,7 @@ class ProcDirectory(Table):
                     yield from modified(ProcessDirectory, ("proc", pid), event)
             case AgentStalled() | AgentResumed():
                 yield from modified(ProcessDirectory, ("proc", event.pid), event)
-            case WhyChanged():
+            case WhyChanged() | ShownStateChanged():
                 yield from modified(ProcessDirectory, ("proc", event.pid), event)
             case StateChanged() | ProcessChanged() | ProcessRestarted():
                 yield from modified(ProcessDirectory, ("proc", event.pid), event)

@@ -19,6 +19,7 @@ from agentfs.events import (
     ProcessExited,
     ProcessReparented,
     ProcessRestarted,
+    ShownStateChanged,
     StateChanged,
     WhyChanged,
 )
@@ -42,7 +43,7 @@ __all__ = ["ProcessFacts"]
 # What shows in `status` and `info`.
 SHOWN = (
     StateChanged,
-    WhyChanged,
+    ShownStateChanged,
     ProcessChanged,
     ProcessExited,
     ProcessRestarted,
@@ -196,7 +197,11 @@ class ProcessFacts(Table):
             ensure_ascii=False,
         )
 
-    @value("state", on=(StateChanged, ProcessExited, ProcessRestarted, WhyChanged), example="idle")
+    @value(
+        "state",
+        on=(StateChanged, ProcessExited, ProcessRestarted, ShownStateChanged),
+        example="idle",
+    )
     def state(self) -> str:
         """What it does: idle, running, blocked, sleeping, zombie or dead; instead of the first two
         `waiting`, where somebody else has to do something (see `why`), or `hung`."""

@@ -18,6 +18,7 @@ __all__ = [
     "ProcessReparented",
     "ProcessRestarted",
     "ProcessSpawned",
+    "ShownStateChanged",
     "SignalSent",
     "StateChanged",
     "WhyChanged",
@@ -52,6 +53,14 @@ class ProcessChanged(Event):
 @dataclass(frozen=True, slots=True)
 class WhyChanged(Event):
     """What it waits for is something else, as `why` says: a hint, which is in no log."""
+
+    pid: int
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShownStateChanged(Event):
+    """The word for its state is another though its state is not, as `why` has it: a hint."""
 
     pid: int
     agent: str

@@ -40,7 +40,8 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class Launch:
-    """A program that is being started for `process`. Without a `home` it begins in `/`."""
+    """A program that is being started for `process`. Without a `home` it begins in `/`;
+    `disk`: where on the disk that is."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Launch:
         mountpoint: str,
         log_path: Path,
         home: Path | None,
+        disk: Path | None = None,
         *,
         held: Confinement = FREE,
         limits: Iterable[Limit] = (),
@@ -58,6 +60,7 @@ class Launch:
         self._log_path = log_path
         self._cwd = process.cwd
         self._home = home
+        self._disk = disk
         self._held = held
         self._limits = tuple(limits)
         self._shared = mmap.mmap(-1, mmap.PAGESIZE)
@@ -111,6 +114,7 @@ class Launch:
                 process.exec,
                 os.path.join(self._home or "/", self._cwd),
                 self._environment()["PATH"],
+                self._on_disk,
                 ours=process.uid == os.geteuid(),
             )
             raise KernelError(
@@ -139,7 +143,15 @@ class Launch:
         if self._held.execute:
             return None, command
         folder = os.path.join(self._home or "/", self._cwd)
-        return own_program(command, folder, env["PATH"])
+        return own_program(command, folder, env["PATH"], self._on_disk)
+
+    def _on_disk(self, file: str) -> str:
+        """Where a thread of ours may look at a file: not below our own mount, for the same reason.
+        What is there in a memory is on the disk too; what else is there is not looked at."""
+        file = os.path.normpath(file)
+        if self._in_tree and self._disk is not None and file.startswith(f"{self._home}/"):
+            return os.path.join(self._disk, os.path.relpath(file, str(self._home)))
+        return "" if file.startswith(f"{self._mountpoint}/") else file
 
     def _fork(self, written: int, home: int, entry: int | None, cell: Cell | None) -> int:
         process = self._process

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 __all__ = ["first_line", "own_program"]
 
@@ -15,14 +15,17 @@ FIRST_LINE = 256
 """How much of a script's first line Linux looks at (BINPRM_BUF_SIZE)."""
 
 
-def own_program(command: Sequence[str], folder: str, path: str) -> tuple[str, list[str]]:
-    """(file to execute, its arguments) for `command`, run in `folder` and looked up in `path`.
+def own_program(
+    command: Sequence[str], folder: str, path: str, place: Callable[[str], str] = str
+) -> tuple[str, list[str]]:
+    """(file to execute, its arguments) for `command`, run in `folder` and looked up in `path`;
+    `place` says where a file is to be looked at.
 
     A script that begins with `#!/usr/bin/env PROGRAM` is given to PROGRAM at once: `env` could not
     execute it any more. Raises FileNotFoundError.
     """
     file = _find(command[0], path)
-    words = _words_for_env(os.path.join(folder, file))
+    words = _words_for_env(place(os.path.join(folder, file)))
     if not words:
         return file, list(command)
     return _find(words[0], path), [*words, file, *command[1:]]

@@ -153,10 +153,11 @@ class Programs(Measures):
         """
         held = self.mechanisms.holds(self.confinement_of(process))
         limits = self.limits_at_start(process)
+        disk = home
         if self.in_tree:
             home = Path(self._mountpoint, "agents", process.name, "memory")
         place = home if self.has_memory(process) else None
-        launch = Launch(process, self._mountpoint, log_path, place, held=held, limits=limits)
+        launch = Launch(process, self._mountpoint, log_path, place, disk, held=held, limits=limits)
         group = (lambda: self.open_group(process)) if self.groups.available else None
         self._launches.add(launch)
         self.generation += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from agentfs.process.own_program import first_line
 
@@ -13,9 +13,16 @@ __all__ = ["why_not"]
 
 
 def why_not(
-    number: int, command: Sequence[str], folder: str, path: str, *, ours: bool = True
+    number: int,
+    command: Sequence[str],
+    folder: str,
+    path: str,
+    place: Callable[[str], str] = str,
+    *,
+    ours: bool = True,
 ) -> str:
-    """What the errno of an execve of `command`, run in `folder` and looked up in `path`, is about.
+    """What the errno of an execve of `command`, run in `folder` and looked up in `path`, is about;
+    `place` says where a file is to be looked at.
 
     `ours`: it was to run as our own user, so that what we can see of a file it may see too.
     """
@@ -26,20 +33,20 @@ def why_not(
             return f"there is no program {name!r} in PATH, which is {path}"
         return f"{name!r} in PATH, which is {path}"
     if number == errno.ENOENT:
-        return _not_there(file, name)
+        return _not_there(file, name, place(file))
     if number == errno.ENOEXEC:
         return f"{file} is neither a program nor a script that begins with #!"
     if number == errno.EACCES and ours:
-        if os.path.isdir(file):
+        if os.path.isdir(place(file)):
             return f"{file} is a directory"
-        if os.path.isfile(file) and not os.access(file, os.X_OK):
+        if os.path.isfile(place(file)) and not os.access(place(file), os.X_OK):
             return f"{file} is not executable; `chmod +x` makes it so"
     return file
 
 
-def _not_there(file: str, name: str) -> str:
+def _not_there(file: str, name: str, place: str) -> str:
     try:
-        line = first_line(file)
+        line = first_line(place)
     except OSError:
         where = "" if os.path.isabs(name) else ": paths begin in its working directory"
         return f"there is no {file}{where}"

@@ -30,6 +30,7 @@ from agentfs.events import (
     ProcessRestarted,
     ProcessSpawned,
     Record,
+    ShownStateChanged,
     StateChanged,
     TaskTimedOut,
     UseRecorded,
@@ -87,6 +88,7 @@ class Why:
         self._ended: dict[int, tuple[float, int, str]] = {}  # the last end of its program
         self._silent: dict[int, float] = {}
         self._told: dict[int, str] = {}
+        self._shown: dict[int, str] = {}  # the word in the place of that of the table
         self._changed: set[int] = set()
         self._timer: Timer | None = None
         kernel.waits.changed = self.look
@@ -101,7 +103,7 @@ class Why:
 
     def sizes(self) -> dict[str, int]:
         """How many entries each table has, for tests."""
-        tables = ("_refused", "_timed_out", "_stopped", "_ended", "_silent", "_told")
+        tables = ("_refused", "_timed_out", "_stopped", "_ended", "_silent", "_told", "_shown")
         return {name[1:]: len(getattr(self, name)) for name in tables}
 
     # -- the line ----------------------------------------------------------------------------------
@@ -272,6 +274,7 @@ class Why:
         for table in (self._refused, self._timed_out, self._stopped, self._ended, self._silent):
             table.pop(pid, None)
         self._told.pop(pid, None)
+        self._shown.pop(pid, None)
         self._changed.discard(pid)
 
     # -- telling -----------------------------------------------------------------------------------
@@ -292,6 +295,11 @@ class Why:
             if self._told.get(pid) != text:
                 self._told[pid] = text
                 self._kernel.events.hint(WhyChanged(pid, process.name))
+            word = self.state(process)
+            shown = word if word != process.state.value else ""
+            if self._shown.get(pid, "") != shown:
+                self._shown[pid] = shown
+                self._kernel.events.hint(ShownStateChanged(pid, process.name))
 
 
 def _ending(code: int | None, output: str) -> str:

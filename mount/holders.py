@@ -133,21 +133,18 @@ async def ending(family: Family, target: Target) -> Ending:
 
 
 def _at_once(family: Family, target: Target) -> Ending | None:
-    """The same without a thread, which takes longer than all the rest: `LAST`, where one process
-    alone may have had it, which goes on, has few descriptors and no socket; else None. Reads
-    nothing that waits for the lock."""
+    """The same without a thread, which takes longer than all the rest: where few descriptors are to
+    be looked at, and nobody is ending; else None. Reads nothing that waits for the lock."""
     try:
         family.grow()
-        if family.blind or len(family.members) != 1:
+        few = sum(map(_descriptors, family.members)) <= AT_ONCE
+        if family.blind or not family.members or target.opens != 1 or not few:
             return None
-        (pid,) = family.members
-        if not 0 < _descriptors(pid) <= AT_ONCE:  # 0: it exits, for one
+        seen = _look(list(family.members), target)
+        if seen.found:
+            return Ending.HELD
+        if seen.partly or any(map(_is_ending, family.members)):
             return None
-        wanted = b"\nino:\t%d\n" % target.number
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            info = _read(f"/proc/{pid}/fdinfo/{name}")
-            if wanted in info or b"\nino:" not in info or _line(info, b"mnt_id") == _SOCKETS:
-                return None
     except OSError:
         return None
     return Ending.LAST
@@ -218,11 +215,6 @@ def _look_into(pid: int, process: int, target: Target, seen: _Seen) -> None:
     wanted = b"\nino:\t%d\n" % target.number
     for name in names:
         try:
-            path = os.readlink(f"fd/{name}", dir_fd=process)
-            if path.startswith("socket:"):
-                seen.partly = True  # a descriptor may be on its way through it
-            if path[0] != "/" or path.startswith(("/dev/null", "/dev/pts/")):
-                continue
             info = _read(f"fdinfo/{name}", process)
         except FileNotFoundError:
             continue  # closed while we looked
@@ -239,6 +231,8 @@ def _look_into(pid: int, process: int, target: Target, seen: _Seen) -> None:
                     return
             elif not device:
                 seen.partly = True  # of a mount in another name space than the process's
+        elif _line(info, b"mnt_id") == _SOCKETS:
+            seen.partly = True  # a descriptor may be on its way through it
         elif b"\nino:" not in info:
             seen.partly = True  # Linux before 5.14
 
@@ -283,8 +277,8 @@ class _State:
     def of(cls, pid: int) -> _State | None:
         """None if it is gone."""
         try:
-            if b"\nVmSize:" in _read(f"/proc/{pid}/status"):
-                return cls(exiting=False, killed=False)  # who exits has no memory any more
+            if not _is_ending(pid):
+                return cls(exiting=False, killed=False)
             fields = _read(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             return None
@@ -295,6 +289,11 @@ class _State:
         # for all to see, but a thread has it too when another one ends the process.
         alone = status == 0 and threads <= 1 and bool(flags & PF_SIGNALED)
         return cls(exiting, bool(status & 0x7F) or alone)
+
+
+def _is_ending(pid: int) -> bool:
+    """Whether a process exits: it has no memory any more, and may have no table of files."""
+    return b"\nVmSize:" not in _read(f"/proc/{pid}/status")
 
 
 def _was_killed(pids: set[int]) -> bool:

@@ -225,7 +225,9 @@ class AnswerStream(StreamHandle):
                 return None
             self._ask.check()
             self._content = self._answer()
-        return self._content[self._offset : self._offset + size]
+        chunk = self._content[self._offset : self._offset + size]
+        self._offset += len(chunk)
+        return chunk
 
     def _answer(self) -> bytes:
         try:

@@ -321,7 +321,9 @@ class WaitStream(StreamHandle):
             if code is None:
                 return None
             self._content = f"{code}\n".encode()
-        return self._content[self._offset : self._offset + size]
+        chunk = self._content[self._offset : self._offset + size]
+        self._offset += len(chunk)
+        return chunk
 
     def _collect(self) -> int | None:
         if not self._gone and self._kernel.table.find(self._pid) is not None:

@@ -17,6 +17,7 @@ import pytest
 
 from tests.system.test_blocking import ENDS_WITHIN, parked
 from tests.tree import Tree, eventually
+from tests.zoo.programs import run
 
 pytestmark = pytest.mark.mount
 
@@ -109,13 +110,12 @@ def test_mutt_reads_it(tree: Tree, tmp_path: Path) -> None:
         "set confirmcreate=no\nset quit=yes\nset wait_key=no\nset copy=no\n"
         f'push "<tag-pattern>~A<enter><tag-prefix><copy-message>{saved}<enter><quit>"\n'
     )
-    subprocess.run(
-        ["script", "-qec", f"mutt -n -R -F {config} -f {path}", "/dev/null"],
-        env=os.environ | {"TERM": "vt100", "HOME": str(tmp_path)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=True,
-        timeout=60,
+    run(
+        "script",
+        "-qec",
+        f"mutt -n -R -F {config} -f {path}",
+        "/dev/null",
+        env={"TERM": "vt100", "HOME": str(tmp_path)},
     )
     batch = as_mbox(saved.read_bytes(), tmp_path)
     assert [message["Subject"] for message in batch] == ["first", "second"]

@@ -28,12 +28,14 @@ def run(
 ) -> str:
     """What a command printed, errors included; it must end, with one of these exit codes."""
     words = [str(part) for part in command]
+    # script(1) types an end of file when its input ends, which is a command for what runs in it.
+    stays, end = os.pipe()
     try:
         done = subprocess.run(
             words,
             cwd=cwd,
             env=os.environ | (env or {}),
-            stdin=subprocess.DEVNULL,
+            stdin=stays if words[0] == "script" else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -43,6 +45,9 @@ def run(
         )
     except subprocess.TimeoutExpired as hung:
         pytest.fail(f"{words} did not end; it printed {hung.stdout!r:.4000}")
+    finally:
+        os.close(stays)
+        os.close(end)
     assert done.returncode in codes, f"{words} ended with {done.returncode}: {done.stdout}"
     return done.stdout
 

@@ -41,7 +41,7 @@ def test_a_log_is_bounded_while_it_is_written(tree: Tree) -> None:
         written = int(next(line for line in io if line.startswith("wchar")).split()[1])
     # Without a bound it writes gigabytes in that time; with one what comes between two looks.
     assert written < 1024 * MIB, "it is slowed down"
-    assert sizes(tree, "yes")[1] <= 300_000
+    eventually(lambda: sizes(tree, "yes")[1] <= 300_000)  # it is being cut, at times
     assert most < 512 * MIB
     assert tree.read("agents/steady/log").count("tick\n") >= 10, "nobody else is"
     assert tree.read(f"proc/{pid}/state") in ("idle\n", "running\n"), "that is no state of its own"

@@ -399,9 +399,11 @@ def test_a_writer_with_threads_and_a_child_is_killed(bob: Peer) -> None:
     so what is there is what was written."""
     killed_between_two_writes(bob.outbox, "half", THREADED.replace("os._exit(0)", "os.abort()"))
     time.sleep(0.3)
-    assert bob.bodies() == []
+    # Where it cannot be told which of the two closed last, it is rather taken than lost.
+    before = bob.bodies()
+    assert before in ([], ["half"])
     killed_between_two_writes(bob.outbox, "whole", THREADED)
-    eventually(lambda: bob.bodies() == ["whole"])
+    eventually(lambda: bob.bodies() == [*before, "whole"])
 
 
 def test_a_process_with_threads_that_exits_is_not_killed(bob: Peer) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno as _errno
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agentfs.security.content import Content
 
 __all__ = ["ApprovalError", "KernelError"]
 
@@ -42,8 +46,8 @@ class KernelError(Exception):
 
 class ApprovalError(KernelError):
     """The call may be made, but only once `by` agrees: whoever makes it can ask for that, wait, and
-    make it again. Seen by a caller that does not wait it is EAGAIN. `timeout` in seconds. `what` is
-    the content that is to be approved, `about` what else the call says."""
+    make it again. Seen by a caller that does not wait it is EAGAIN. `timeout` in seconds. `content`
+    is what is to be approved."""
 
     def __init__(
         self,
@@ -57,8 +61,7 @@ class ApprovalError(KernelError):
         path: str,
         by: str,
         timeout: float,
-        what: bytes = b"",
-        about: str = "",
+        content: Content,
     ) -> None:
         super().__init__(_errno.EAGAIN, reason, rule=rule)
         self.pid = pid
@@ -68,5 +71,4 @@ class ApprovalError(KernelError):
         self.path = path
         self.by = by
         self.timeout = timeout
-        self.what = what
-        self.about = about
+        self.content = content

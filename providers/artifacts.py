@@ -228,7 +228,9 @@ class DraftFile(_Entry):
             try:
                 self.place.artifacts.allot(draft)
                 draft.truncate(size)
-                self._artifact = self.place.artifacts.commit(draft) or self._artifact
+                self._artifact = (
+                    self.place.artifacts.commit(draft, b"truncate to %d" % size) or self._artifact
+                )
             finally:
                 self.place.artifacts.finish(draft)
 

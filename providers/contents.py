@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from agentfs.errors import KernelError
+from agentfs.errors import ApprovalError, KernelError
 from agentfs.ipc.draft import Draft
 from agentfs.providers import disk
 from agentfs.providers.disk import reported
@@ -104,7 +104,11 @@ class Writing(Glance):
         with discreet():
             try:
                 draft.check()
+                while draft.changed and self._artifacts.to_examine(draft):
+                    await trio.to_thread.run_sync(draft.examination())
                 self._artifacts.commit(draft)
+            except ApprovalError:
+                raise  # it is stored once that was given
             except KernelError:
                 draft.give_up()
                 raise

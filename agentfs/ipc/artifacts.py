@@ -29,6 +29,7 @@ from agentfs.ipc.artifact import Artifact, Space, Visibility, check_key, check_t
 from agentfs.ipc.draft import Draft
 from agentfs.ipc.shelf import Shelf
 from agentfs.process.table import ProcessTable
+from agentfs.security.content import Content
 from agentfs.security.policy import Action
 from agentfs.security.principal import Kind, Principal
 from agentfs.storage.store import Store
@@ -85,7 +86,7 @@ class Artifacts(Shelf):
         if principal.pid is not None:
             actor = self._gate.actor(principal)
             path = shm_path(artifact.space, artifact.key)
-            self._gate.policy.require(actor, Action.READ_ARTIFACT, path)
+            self._gate.policy.require(actor, Action.READ_ARTIFACT, path, what=b"read")
             self._gate.policy.require_capability(actor, "datastore.read")
         return self._open(artifact)
 
@@ -101,12 +102,15 @@ class Artifacts(Shelf):
 
     def check_write(self, principal: Principal, space: Space, key: str) -> Artifact | None:
         """What would be replaced. EACCES for a role that stores none, without the capability
-        `datastore.write`, and for another's space or key."""
+        `datastore.write`, and for another's space or key. Nobody is asked to approve what is not
+        there yet."""
         return self._replaceable(principal, space, key)
 
-    def _replaceable(self, principal: Principal, space: Space, key: str) -> Artifact | None:
-        actor = self._gate.actor(principal)
-        self._gate.policy.require(actor, Action.WRITE_ARTIFACT, shm_path(space, key))
+    def _replaceable(
+        self, principal: Principal, space: Space, key: str, what: bytes | Content | None = None
+    ) -> Artifact | None:
+        actor, path = self._gate.actor(principal), shm_path(space, key)
+        decision = self._gate.policy.permit(actor, Action.WRITE_ARTIFACT, path)
         self._gate.policy.require_capability(actor, "datastore.write")
         self._own_space(principal, space)
         existing = self.find(space, key)
@@ -117,6 +121,8 @@ class Artifacts(Shelf):
                 f" replace or remove it, not {principal.name}",
                 rule="owner",
             )
+        if what is not None:
+            self._gate.policy.approved(actor, Action.WRITE_ARTIFACT, path, decision, what)
         return existing
 
     @staticmethod
@@ -161,15 +167,22 @@ class Artifacts(Shelf):
             self._serial += 1
             draft.allot(self._serial)
 
-    def commit(self, draft: Draft) -> Artifact | None:
+    def to_examine(self, draft: Draft) -> bool:
+        """Whether somebody has to approve it first, for whom it was not examined yet."""
+        actor, path = self._gate.actor(draft.principal), shm_path(draft.space, draft.key)
+        decision = self._gate.policy.decide(actor, Action.WRITE_ARTIFACT, path)
+        return decision.approval is not None and draft.content is None
+
+    def commit(self, draft: Draft, what: bytes = b"") -> Artifact | None:
         """Make what was written the content of its key, at once and whole; None if nothing is to
-        be. Raises what `check_write` does, or what a write failed with; the old content stays."""
+        be. Raises what `check_write` does, or what a write failed with; the old content stays.
+        `what` is approved of one that was not examined."""
         if draft.dropped or not draft.changed:
             return None
         draft.check()
         with self._gate.enter(draft.principal, "artifacts"):
             principal, space, key = draft.principal, draft.space, draft.key
-            old = self._replaceable(principal, space, key)
+            old = self._replaceable(principal, space, key, draft.content or what)
             if old is None:
                 self._check_count(principal.name)
             self.allot(draft)
@@ -207,7 +220,7 @@ class Artifacts(Shelf):
     def remove(self, principal: Principal, space: Space, key: str) -> None:
         """Remove an artifact, and what is being written to it. ENOENT; EACCES as `check_write`."""
         with self._gate.enter(principal):
-            old = self._replaceable(principal, space, key)
+            old = self._replaceable(principal, space, key, b"remove")
             if old is not None:
                 self._discard(old)
                 self._events.emit(ArtifactRemoved(*told(old)))
@@ -228,8 +241,8 @@ class Artifacts(Shelf):
             if flags & ~RENAME_NOREPLACE:
                 raise KernelError(errno.EINVAL, "artifacts cannot be exchanged")
             old, target = (
-                self._replaceable(principal, space, key),
-                self._replaceable(principal, space, new),
+                self._replaceable(principal, space, key, f"rename to {new}".encode()),
+                self._replaceable(principal, space, new, f"rename from {key}".encode()),
             )
             if old is None and self.drafted(space, key) is None:
                 raise _missing(key)
@@ -254,7 +267,7 @@ class Artifacts(Shelf):
         with self._gate.enter(principal):
             if content_type:
                 check_type(content_type)
-            old = self._replaceable(principal, space, key)
+            old = self._replaceable(principal, space, key, f"type {content_type}".encode())
             draft = self.drafted(space, key)
             if old is not None:
                 changed = replace(old, type=content_type)

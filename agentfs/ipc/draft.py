@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from agentfs.errors import KernelError
 from agentfs.ipc.artifact import Artifact, Space, Visibility
+from agentfs.security.content import Content
 from agentfs.security.principal import Principal
 
 __all__ = ["UNFINISHED", "Draft"]
@@ -52,6 +54,8 @@ class Draft:
         self._base: int | None = None
         self._own: int | None = None
         self._failure: KernelError | None = None
+        self._changes = 0
+        self._examined: tuple[int, Content] | None = None
 
     @property
     def path(self) -> Path:
@@ -106,6 +110,7 @@ class Draft:
     def write(self, offset: int, data: bytes) -> int:
         """pwrite(2), whole. Raises EFBIG, ENOSPC; nothing can be committed after that."""
         self.check()
+        self._changes += 1
         if offset + len(data) > self.max_size:
             raise self._fail(_too_big(self.key, self.max_size))
         self.separate_now()
@@ -122,6 +127,7 @@ class Draft:
     def truncate(self, size: int) -> None:
         """ftruncate(2). Raises EFBIG, ENOSPC."""
         self.check()
+        self._changes += 1
         if size > self.max_size:
             raise self._fail(_too_big(self.key, self.max_size))
         self.separate_now(keep=size)
@@ -131,6 +137,29 @@ class Draft:
         except OSError as failure:
             raise self._fail(KernelError.from_os(failure, f"cutting {self.key}")) from failure
         self.changed = True
+
+    @property
+    def content(self) -> Content | None:
+        """What somebody who is to approve it is shown; None until it was examined as it is."""
+        if self._examined is None or self._examined[0] != self._changes:
+            return None
+        return self._examined[1]
+
+    def examination(self) -> Callable[[], None]:
+        """What finds out `content`: for a thread, 1 ms a MiB. It raises what the disk says."""
+        changes, about = self._changes, f"Type: {self.type}\n" if self.type else ""
+        descriptor = None if self.descriptor is None else os.dup(self.descriptor)
+
+        def examine() -> None:
+            try:
+                self._examined = changes, Content.of_file(descriptor, about)
+            except OSError as failure:
+                raise KernelError.from_os(failure, f"reading {self.key}") from failure
+            finally:
+                if descriptor is not None:
+                    os.close(descriptor)
+
+        return examine
 
     def check(self) -> None:
         """Raise what an earlier write failed with: half a content never replaces a whole one."""

@@ -103,7 +103,8 @@ class Registry(Generic[Thing]):
         self, principal: Principal, actor: Process, name: str, mode: int, most: int
     ) -> Ownership:
         """Whose a new one is. EINVAL, EEXIST, EACCES, ENOSPC (there are `most` already)."""
-        self._gate.policy.require(actor, Action.SEND, f"{self.FOLDER}/{name}")
+        path, what = f"{self.FOLDER}/{name}", f"make a {self.KIND}".encode()
+        self._gate.policy.require(actor, Action.SEND, path, what=what)
         if not NAME.fullmatch(name) or name in (".", ".."):
             raise KernelError(
                 errno.EINVAL,

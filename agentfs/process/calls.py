@@ -159,7 +159,9 @@ class Processes(OwnCalls):
             await self.start(principal, agent_name)
             return
         with self._gate.enter(principal, "signals") as actor:
-            self._may_signal(actor, running, "restart")
+            self._may_signal(
+                actor, running, f"restart\n{self._agents.get(agent_name).spec}".rstrip()
+            )
             if not running.exec:
                 raise KernelError(errno.EINVAL, f"{agent_name} has no program to start again")
             if running.pid in self._supervisor.signals.starting:

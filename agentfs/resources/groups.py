@@ -65,14 +65,14 @@ class Groups:
         """Make a group. Raises EINVAL (a name that no file can have), EEXIST, ENOENT, EACCES,
         EPERM, EAGAIN (`groups.max_groups`, `groups.max_depth`)."""
         with self.gate.enter(principal) as actor:
-            self._require(actor, parent)
+            self._require(actor, parent, f"make {name}")
             return self.groups.create(parent, name, self.settings.now.groups)
 
     def remove(self, principal: Principal, path: str) -> None:
         """Remove an empty group. Raises EBUSY while it has processes or groups."""
         with self.gate.enter(principal) as actor:
             group = self.groups.get(path)
-            self._require(actor, group.parent)
+            self._require(actor, group.parent, f"remove {group.name}")
             if self.table.count_members(path):
                 raise KernelError(errno.EBUSY, f"group {path} has processes: move them first")
             self.groups.remove(group)
@@ -82,7 +82,7 @@ class Groups:
         let through."""
         with self.gate.enter(principal) as actor:
             group = self.groups.get(path)
-            self._require(actor, group.parent)
+            self._require(actor, group.parent, f"{group.name}: {limit}.max {_told(value)}")
             if limit == "tokens":
                 self.groups.change(group, tokens_max=value)
             else:
@@ -94,7 +94,7 @@ class Groups:
         that there is not."""
         with self.gate.enter(principal) as actor:
             group = self.groups.get(path)
-            self._require(actor, group.parent)
+            self._require(actor, group.parent, f"{group.name}: rate of {kind} {_told(value)}")
             if kind not in KINDS:
                 raise KernelError(
                     errno.EINVAL, f"one of {', '.join(KINDS)} was expected, not {kind!r}"
@@ -126,7 +126,8 @@ class Groups:
                 self.groups.get(path)
             policy = self.gate.policy
             policy.require_capability(actor, "manage_tree")
-            policy.require(actor, Action.MANAGE_TREE, f"/agents/{process.name}", process)
+            what = f"move to group {path or '/'}".encode()
+            policy.require(actor, Action.MANAGE_TREE, f"/agents/{process.name}", process, what=what)
             self._contain(actor, process.group)
             self._contain(actor, path)
             old = process.group
@@ -136,11 +137,11 @@ class Groups:
             self.events.emit(GroupEntered(pid, process.name, old, path))
             self.events.emit(ProcessChanged(pid, process.name))
 
-    def _require(self, actor: Process, inside: str) -> None:
-        """Raise unless `actor` may manage what is in the group `inside`."""
+    def _require(self, actor: Process, inside: str, what: str) -> None:
+        """Raise unless `actor` may manage what is in the group `inside`, and do `what` there."""
         self.gate.policy.require_capability(actor, "manage_tree")
         path = f"{ROOT}/{inside}" if inside else ROOT
-        self.gate.policy.require(actor, Action.MANAGE_TREE, path)
+        self.gate.policy.require(actor, Action.MANAGE_TREE, path, what=what.encode())
         self._contain(actor, inside)
 
     def _contain(self, actor: Process, path: str) -> None:
@@ -166,7 +167,9 @@ class Groups:
             if path:
                 self.groups.get(path)
             self.gate.policy.require_capability(actor, "manage_tree")
-            self.gate.policy.require(actor, Action.MANAGE_TREE, f"{ROOT}/{path}" if path else ROOT)
+            place = f"{ROOT}/{path}" if path else ROOT
+            what = f"spawn a child of {parent.name} in it".encode()
+            self.gate.policy.require(actor, Action.MANAGE_TREE, place, what=what)
             self._contain(actor, path)
         for group in self.groups.line(path):
             if group.pids_max is not None and self.count(group) >= group.pids_max:
@@ -243,3 +246,7 @@ class Groups:
                     else:
                         self.groups.change(each, pids_hits=each.pids_hits + 1)
                 self.events.emit(GroupLimitHit(group.path, limit, name))
+
+
+def _told(limit: int | None) -> str:
+    return "max" if limit is None else str(limit)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import enum
 import errno
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +23,7 @@ from agentfs.config import Settings
 from agentfs.errors import ApprovalError, KernelError
 from agentfs.events import ApprovalAsked, ApprovalDecided, ApprovalDropped, EventLog, Record
 from agentfs.process.model import Process, Role
+from agentfs.security.content import Content, hashed
 from agentfs.security.policy import Action, Decision
 from agentfs.security.principal import Principal
 from agentfs.storage.store import Store
@@ -38,16 +38,7 @@ OPERATOR = "operator"
 SWEPT_AT_ONCE = 200
 """Requests that one transaction drops: some milliseconds."""
 
-SHOWN = 4096
-"""Bytes of the content that a request keeps and shows; its size and its hash are those of all."""
-
 Key = tuple[str, str, str, str]
-
-
-def hashed(what: bytes, about: str) -> str:
-    """The SHA-256 of a content, in hex. What else a call says is hashed with it if there is any: as
-    it is shown, an empty line between."""
-    return hashlib.sha256(f"{about}\n".encode() + what if about else what).hexdigest()
 
 
 class State(enum.Enum):
@@ -106,10 +97,11 @@ class Request:
 
     def asks_for(self, needed: ApprovalError) -> None:
         """Take the content of a call."""
-        self.about = needed.about
-        self.body = needed.what[:SHOWN].decode("latin-1")
-        self.size = len(needed.what)
-        self.sha256 = hashed(needed.what, needed.about)
+        content = needed.content
+        self.about = content.about
+        self.body = content.shown.decode("latin-1")
+        self.size = content.size
+        self.sha256 = content.sha256
 
     @property
     def name(self) -> str:
@@ -195,8 +187,8 @@ class Approvals:
         ApprovalError. Process 1 is the operator, who need not ask."""
         if actor.role is Role.KERNEL or decision.approval is None:
             return
-        digest = hashed(decision.what, decision.about)
-        request = self._open.get((actor.name, action.value, path, digest))
+        content = decision.content or Content.of(b"")
+        request = self._open.get((actor.name, action.value, path, content.sha256))
         if request is None or request.state is State.PENDING:
             wanted = decision.approval
             raise ApprovalError(
@@ -209,8 +201,7 @@ class Approvals:
                 path=path,
                 by=wanted.by,
                 timeout=wanted.timeout,
-                what=decision.what,
-                about=decision.about,
+                content=content,
             )
         if self._store.in_transaction:
             self._use(request)
@@ -231,12 +222,12 @@ class Approvals:
     def file(self, needed: ApprovalError) -> Request:
         """The open request for a call: the one that there is, or a new one. Raises EAGAIN if the
         agent waits for too many decisions already."""
-        digest = hashed(needed.what, needed.about)
-        found = self._open.get((needed.agent, needed.action, needed.path, digest))
+        key = (needed.agent, needed.action, needed.path, needed.content.sha256)
+        found = self._open.get(key)
         if found is not None:
             return found
         for request in self._open.values():
-            same = request.key[:3] == (needed.agent, needed.action, needed.path)
+            same = request.key[:3] == key[:3]
             if same and request.state is State.PENDING and request.id not in self._wakers:
                 return self._change(request, needed)
         most = self._settings.now.approvals.max_pending

@@ -44,7 +44,7 @@ class PathRules:
             return
         path = f"/agents/{target.name}/{what}"
         actor = self._gate.actor(principal)
-        self._gate.policy.require(actor, Action.READ_PROCESS, path, target)
+        self._gate.policy.require(actor, Action.READ_PROCESS, path, target, what=b"read")
 
     # -- files -----------------------------------------------------------------------------------
 
@@ -55,7 +55,7 @@ class PathRules:
             return
         actor = self._gate.actor(principal)
         for path in paths:
-            self._gate.policy.require(actor, action, path)
+            self._gate.policy.require(actor, action, path, what=action.words.encode())
 
     def move_folder(self, principal: Principal, old: str, new: str) -> None:
         """Raise EPERM if a rule speaks of what is in a folder: with another name it would come

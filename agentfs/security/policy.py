@@ -18,6 +18,7 @@ from agentfs.security import roles as tables
 from agentfs.security.acl import Acl, Approval, Rule
 from agentfs.security.capabilities import Holder, RoleTables
 from agentfs.security.capability import CapabilitySet
+from agentfs.security.content import Content
 from agentfs.security.roles import Action, RoleEntry, Roles, Verdict
 
 __all__ = ["PRIVATE", "Action", "Decision", "Policy", "Target"]
@@ -45,16 +46,15 @@ class Target(Protocol):
 @dataclass(frozen=True, slots=True)
 class Decision:
     """An answer. `rule` names what decided; if it is no, `errno` and `reason` say why. `approval`
-    is what the rule asks for before an action that is allowed happens, `what` its content, and
-    `about` what else it says: an approval is for exactly that."""
+    is what the rule asks for before an action that is allowed happens, and `content` what the call
+    says: an approval is for exactly that."""
 
     allowed: bool
     rule: str
     errno: int = 0
     reason: str = ""
     approval: Approval | None = None
-    what: bytes = b""
-    about: str = ""
+    content: Content | None = None
 
     def refusal(self) -> KernelError:
         """The error of a no."""
@@ -162,12 +162,13 @@ class Policy:
         action: Action,
         path: str,
         decision: Decision,
-        what: bytes = b"",
+        what: bytes | Content = b"",
         about: str = "",
     ) -> None:
         """Raise unless nobody has to approve it, or somebody did."""
         if decision.approval is not None:
-            self.ask(actor, action, path, replace(decision, what=what, about=about))
+            content = what if isinstance(what, Content) else Content.of(what, about)
+            self.ask(actor, action, path, replace(decision, content=content))
 
     def same_user(self, actor: Process, target: Target) -> None:
         """Raise EPERM unless both run as one user or `actor` is process 1."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -24,6 +25,10 @@ rules:
    approval: {by: boss, timeout: 1h}}
 - {effect: allow, agent: alice, action: send, path: /dev/queues/*, approval: {timeout: 1h}}
 - {effect: allow, agent: alice, action: spawn, approval: {timeout: 1h}}
+- {effect: allow, agent: alice, action: write_artifact, path: /dev/shm/global/*,
+   approval: {timeout: 1h}}
+- {effect: allow, agent: dora, action: manage_tree, approval: {timeout: 1h}}
+- {effect: allow, agent: alice, action: write_file, path: /shared/plans/*, approval: {timeout: 1h}}
 """
 
 
@@ -272,3 +277,109 @@ def test_a_spawn_shows_its_definition(tree: Tree, office: dict[str, Puppet]) -> 
     assert "alice asks to spawn /agents/child" in told
     assert '"sleep"' in told
     spawning.result(30)
+
+
+def test_an_artifact_waits_at_close_and_shows_its_content(
+    tree: Tree, office: dict[str, Puppet]
+) -> None:
+    alice, plan = office["alice"], tree / "dev/shm/global/plan"
+    alice.do("globals().update(out=os.open(tree + '/dev/shm/global/plan', os.O_WRONLY|os.O_CREAT))")
+    alice.do("os.write(out, b'a' * 3_000_000)")
+    assert list((tree / "dev/approvals").iterdir()) == []
+    closing = in_thread(alice.do, "os.close(out)")
+    folder = asked(tree)
+    assert tree.read(f"{folder}/body") == "a" * 4096
+    said = request(tree, folder)
+    assert said["Size"] == "3000000"
+    assert said["SHA256"] == hashlib.sha256(b"a" * 3_000_000).hexdigest()
+    assert not plan.exists()
+    assert not closing.done()
+    other = hashlib.sha256(b"b").hexdigest()
+    assert refusal(tree.write, f"{folder}/decision", f"approve {other}") == errno.ESTALE
+    tree.write(f"{folder}/decision", f"approve {said['SHA256']}")
+    closing.result(30)
+    assert plan.read_bytes() == b"a" * 3_000_000
+    assert status(tree, folder)["State"] == "used"
+
+
+def test_an_artifact_that_is_rejected_is_not_stored_nor_is_another_approved_with_it(
+    tree: Tree, office: dict[str, Puppet]
+) -> None:
+    alice = office["alice"]
+
+    def store(text: str) -> int | None:
+        flags = "os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK"
+        line = f"write('dev/shm/global/plan', {text!r}, flags={flags})"
+        try:
+            alice.do(line)
+        except OSError as failure:
+            return failure.errno
+        return None
+
+    assert store("one") == errno.EAGAIN
+    folder = asked(tree)
+    assert tree.read(f"{folder}/body") == "one"
+    tree.write(f"{folder}/decision", "approve")
+    assert store("two") == errno.EAGAIN, "another content"
+    assert tree.read(f"{asked(tree, 2)}/body") == "two"
+    tree.write(f"{asked(tree, 2)}/decision", "reject no")
+    assert store("one") is None
+    assert tree.read("dev/shm/global/plan") == "one"
+    waiting = in_thread(alice.do, "write('dev/shm/global/plan', 'three', flags=os.O_TRUNC)")
+    tree.write(f"{asked(tree, 3)}/decision", "reject no")
+    with pytest.raises(PermissionError):
+        waiting.result(30)
+    assert tree.read("dev/shm/global/plan") == "one"
+
+
+@pytest.mark.parametrize(
+    ("call", "body"),
+    [
+        ("os.unlink(tree + '/dev/shm/global/mine')", "remove"),
+        ("os.rename(tree + '/dev/shm/global/mine', tree + '/dev/shm/global/new')", "rename to new"),
+        ("os.truncate(tree + '/dev/shm/global/mine', 2)", "truncate to 2"),
+        (
+            "os.setxattr(tree + '/dev/shm/global/mine', 'user.mime_type', b'text/x')",
+            "type text/x",
+        ),
+        ("os.mkdir(tree + '/dev/queues/jobs')", "make a queue"),
+        ("os.mkdir(tree + '/agents/child')", "define"),
+        (
+            "os.close(os.open(tree + '/shared/plans/x', os.O_WRONLY | os.O_NONBLOCK))",
+            "write file",
+        ),
+    ],
+)
+def test_every_other_change_says_what_it_is(
+    tree: Tree, office: dict[str, Puppet], call: str, body: str
+) -> None:
+    tree.write("etc/acl.yaml", "rules: []\n")
+    office["alice"].do(
+        "os.close(os.open(tree + '/dev/shm/global/mine', os.O_WRONLY | os.O_CREAT, 0o644))"
+    )
+    (tree / "shared/plans").mkdir()
+    (tree / "shared/plans/x").touch(0o666)
+    tree.write("etc/acl.yaml", RULES)
+    again = (errno.EAGAIN, errno.ENOTSUP)  # the latter is what setxattr(2) makes of the former
+    assert refusal(office["alice"].do, call) in again
+    folder = asked(tree)
+    assert tree.read(f"{folder}/body") == body
+    tree.write(f"{folder}/decision", f"approve {request(tree, folder)['SHA256']}")
+    if "rename" not in call:  # the second name wants an approval of its own
+        office["alice"].do(call)
+
+
+def test_a_change_of_a_group_says_what_it_is(tree: Tree, office: dict[str, Puppet]) -> None:
+    with closing(Puppet(tree, "dora", role="daemon")) as dora:
+        tree.write("etc/acl.yaml", RULES)
+        make = "os.mkdir(tree + '/sys/cgroup/team')"
+        assert refusal(dora.do, make) == errno.EAGAIN
+        assert tree.read(f"{asked(tree)}/body") == "make team"
+        tree.write(f"{asked(tree)}/decision", "approve")
+        dora.do(make)
+        limiting = in_thread(dora.write, "sys/cgroup/team/tokens.max", "500")
+        folder = asked(tree, 2)
+        assert tree.read(f"{folder}/body") == "team: tokens.max 500"
+        tree.write(f"{folder}/decision", "approve")
+        limiting.result(30)
+        assert tree.read("sys/cgroup/team/tokens.max") == "500\n"

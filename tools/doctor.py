@@ -208,6 +208,14 @@ def _confinement() -> Iterator[Finding]:
         else:
             words = f"{by[name]}; programs that are attached are not confined"
             yield Finding("ok", f"confined {name}", words)
+    if here.lacks_signals:
+        words = "advisory: a confined program can signal others of its user, and connect to their"
+        yield Finding(
+            "note", "confined signals", f"{words} abstract sockets; needs {here.lacks_signals}"
+        )
+    else:
+        words = "Landlock's scopes: a confined program signals and connects to its own only"
+        yield Finding("ok", "confined signals", words)
 
 
 def _limits() -> Finding:

@@ -28,9 +28,14 @@ CAPABILITIES = {"network": "network_access", "write": "file_write", "exec": "she
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx")
 """Those in /dev that anybody may write to."""
 
-# linux/capability.h and prctl.h. What is left of root's privileges is what the file modes, users
-# and signals of its own need: none that reaches the machine, other programs' memory or the disks.
-KEPT = sum(1 << number for number in (0, 1, 2, 3, 4, 5, 6, 7, 10, 13))
+# linux/capability.h and prctl.h. Of root's privileges those over files are left to a program that
+# may write (CHOWN, DAC_OVERRIDE, FOWNER, FSETID), and ports below 1024 to one that has the network.
+# None that makes it another user (SETUID, SETGID), or that reaches other users' programs (KILL,
+# SYS_PTRACE, SYS_RESOURCE), others' traffic (NET_RAW), the machine or its disks. A program that
+# may write nothing has no use for the first four but to read what other users keep to themselves.
+OVER_FILES = (0, 1, 3, 4)
+OF_THE_NETWORK = (10,)
+DAC_OVERRIDE = 1
 CAPABILITY_VERSION_3 = 0x20080522
 PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 23, 24, 38
 
@@ -82,6 +87,11 @@ class Mechanisms:
             return "seccomp with listeners (Linux 5.5)"
         return ""
 
+    @property
+    def lacks_signals(self) -> str:
+        """What keeps this machine from keeping the signals of a confined program to itself."""
+        return "" if self.landlock >= 6 else "Landlock, version 6 (Linux 6.12)"
+
     def holds(self, wanted: Confinement) -> Confinement:
         """The part of `wanted` that this machine can hold."""
         held = {name for name in wanted.kept_from if not self.lacks(name)}
@@ -96,11 +106,14 @@ def mechanisms() -> Mechanisms:
     return Mechanisms(landlock.abi(), seccomp.available(), seccomp.can_listen())
 
 
-def described(wanted: Confinement, held: Iterable[str]) -> str:
-    """What a program that is to be confined as `wanted` really is, `held` being what the machine
-    keeps it from: `network write; advisory: exec`; `no` if nothing is wanted or held."""
+def described(wanted: Confinement, held: Iterable[str], here: Mechanisms | None = None) -> str:
+    """What a program that is to be confined as `wanted` really is, `held` being what the machine,
+    `here`, keeps it from: `network write; advisory: exec`; `no` if nothing is wanted or held.
+    `advisory: signals` where a confined one can send them to others of its user."""
     really = tuple(held)
     missing = [name for name in wanted.kept_from if name not in really]
+    if really and (here or mechanisms()).lacks_signals:
+        missing.append("signals")
     parts = [" ".join(really)] if really else []
     if missing:
         parts.append(f"advisory: {' '.join(missing)}")
@@ -119,8 +132,9 @@ class Cell:
         try:
             self._ruleset = _ruleset(held, folders, files)
             filter_ = seccomp.program(network=held.network, write=held.write, execute=held.execute)
+            kept = _kept(held, folders)
             self._steps = (
-                _drop_privileges,
+                lambda: _drop_privileges(kept),
                 landlock.enter(self._ruleset),
                 seccomp.load(filter_, self._one),
             )
@@ -167,19 +181,42 @@ def _ruleset(held: Confinement, folders: Iterable[str | int], files: Iterable[st
             os.close(descriptor)
 
 
-def _drop_privileges() -> None:
-    """No program that it executes gives it any, and of root's it keeps `KEPT`."""
+def _kept(held: Confinement, folders: Iterable[str | int]) -> int:
+    """The privileges that root keeps. One that cannot come to `folders` without it, as they lie in
+    the closed home of somebody else, may still pass by the modes of files."""
+    kept = (OVER_FILES if held.write else ()) + (OF_THE_NETWORK if held.network else ())
+    if not all(_is_reachable(folder) for folder in folders if isinstance(folder, str)):
+        kept += (DAC_OVERRIDE,)
+    return sum(1 << number for number in set(kept))
+
+
+def _is_reachable(folder: str) -> bool:
+    """Whether root, without privileges, may pass the folders above `folder`."""
+    above = os.path.dirname(folder)
+    while True:
+        status = os.stat(above)
+        if not status.st_mode & (
+            0o100 if status.st_uid == 0 else 0o010 if not status.st_gid else 1
+        ):
+            return False
+        if above == "/":
+            return True
+        above = os.path.dirname(above)
+
+
+def _drop_privileges(keep: int) -> None:
+    """No program that it executes gives it any, and of root's it has `keep`."""
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     if os.geteuid() != 0:
         return
     for number in range(64):
-        if not KEPT >> number & 1 and _libc.prctl(PR_CAPBSET_READ, number, 0, 0, 0) == 1:
+        if not keep >> number & 1 and _libc.prctl(PR_CAPBSET_READ, number, 0, 0, 0) == 1:
             _prctl(PR_CAPBSET_DROP, number)
     header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
     before = ctypes.create_string_buffer(24)
     _check(_libc.capget(header, before))
     effective, permitted, _, *_ = struct.unpack("=6I", before.raw)
-    kept = permitted & KEPT
+    kept = permitted & keep
     after = struct.pack("=6I", effective & kept, kept, 0, 0, 0, 0)
     _check(_libc.capset(header, after))
 

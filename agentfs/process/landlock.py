@@ -24,6 +24,8 @@ REMOVE_AND_MAKE = 0b1_1111_1111 << 4  # REMOVE_DIR, REMOVE_FILE, MAKE_CHAR … M
 REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 BIND_TCP, CONNECT_TCP = 1 << 0, 1 << 1
 
+SCOPE_ABSTRACT_UNIX_SOCKET, SCOPE_SIGNAL = 1 << 0, 1 << 1
+
 FILE = WRITE_FILE | TRUNCATE
 """What a file that may be changed is allowed."""
 DEVICE = FILE | IOCTL_DEV
@@ -59,13 +61,16 @@ def ruleset(writable: Iterable[tuple[int, int]] | None, *, tcp: bool) -> int:
 
     `writable`: (descriptor, rights) of what may be changed still, None if everything may. `tcp`:
     whether TCP ports can be used. Whoever enters it, whatever it allows, can no more trace or look
-    into processes that have not entered it.
+    into processes that have not entered it; nor (version 6) signal them, or connect to a socket
+    without a path that they made.
     """
     version = abi()
     known = (1 << (13 if version < 2 else 14 if version < 3 else 15 if version < 5 else 16)) - 1
     files = MAKE_BLOCK if writable is None else (DEVICE | REMOVE_AND_MAKE | REFER) & known
     ports = BIND_TCP | CONNECT_TCP if not tcp and version >= 4 else 0
-    attributes = struct.pack("=QQ", files, ports)[: 8 if version < 4 else 16]
+    scopes = SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL
+    known_bytes = 8 if version < 4 else 16 if version < 6 else 24
+    attributes = struct.pack("=QQQ", files, ports, scopes)[:known_bytes]
     made = _call(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
     try:
         for descriptor, rights in writable or ():

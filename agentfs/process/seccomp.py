@@ -21,7 +21,7 @@ import socket
 import struct
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 try:
@@ -48,6 +48,33 @@ METADATA = (
 )
 """What changes a file without opening it for writing, which Landlock does not see. The numbers,
 the same on every architecture, are for those that an older libseccomp has no name for."""
+
+NEIGHBOURS = (
+    *("shmget", "shmat", "shmctl", "semget", "semop", "semtimedop", "semctl"),
+    *("msgget", "msgsnd", "msgrcv", "msgctl", "ipc", "mq_open", "mq_unlink"),
+    *("keyctl", "add_key", "request_key"),
+    *("setns", "open_by_handle_at", "io_uring_setup", "userfaultfd", "bpf", "perf_event_open"),
+)
+"""What no confined program has: what all programs of a user share and no file mode or ruleset
+guards (memory, queues, keys, name spaces); what does calls past any filter; what shows others."""
+
+OF_OTHERS = (
+    *("prlimit64:0", "setpriority:1", "ioprio_set:1"),
+    *("sched_setscheduler:0", "sched_setparam:0", "sched_setattr:0"),
+)
+"""What a confined program does to itself alone: the call, and which argument says to whom (0: to
+itself). `sched_setaffinity` is not among them: threads are pinned by their numbers."""
+
+OF_ALL = ("setpriority:2", "ioprio_set:3")
+"""The value of the first argument that means all programs of a user."""
+
+CLONE_NEWUSER = 0x10000000
+"""In a user name space of its own a program has every privilege, over a part of the kernel."""
+
+MSG_FASTOPEN = 0x20000000
+FAST_OPEN = ("sendto:3", "sendmsg:2", "sendmmsg:3")
+"""What connects a TCP socket without being a connect, which Landlock sees; where its flags are."""
+TCP_FASTOPEN, TCP_FASTOPEN_CONNECT = 23, 30
 
 FILE_IOCTLS = (0x58, 0x66, 0x76, 0x94)
 """The types (X, f, v, btrfs) of the ioctls that change flags, versions and subvolumes through a
@@ -102,14 +129,19 @@ def _has_action(action: int) -> bool:
 def program(*, network: bool, write: bool, execute: bool) -> bytes:
     """The filter for programs that may do what is True.
 
-    Calls of another architecture (32-bit programs) end the program: what they ask for cannot be
-    looked at in the same way. io_uring is refused, which does calls past any filter.
+    Calls of another architecture (32-bit programs, x32 numbers) end the program: what they ask for
+    cannot be looked at in the same way.
     """
     refuse = pyseccomp.ERRNO(errno.EPERM)
     made = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     made.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
-    made.add_rule(refuse, "io_uring_setup")
+    _keep_to_itself(made, refuse)
     if not network:
+        for call, which in _parsed(FAST_OPEN):
+            flag = pyseccomp.Arg(which, pyseccomp.MASKED_EQ, MSG_FASTOPEN, MSG_FASTOPEN)
+            made.add_rule(refuse, call, flag)
+        for option in (TCP_FASTOPEN, TCP_FASTOPEN_CONNECT):
+            made.add_rule(refuse, "setsockopt", _int(1, socket.IPPROTO_TCP), _int(2, option))
         other = pyseccomp.Arg(0, pyseccomp.NE, socket.AF_UNIX)
         made.add_rule(refuse, "socket", other)
         made.add_rule(refuse, "socketpair", other)
@@ -127,6 +159,31 @@ def program(*, network: bool, write: bool, execute: bool) -> bytes:
         made.export_bpf(file)
         file.seek(0)
         return file.read()
+
+
+def _keep_to_itself(made: pyseccomp.SyscallFilter, refuse: int) -> None:
+    """What every confined program is refused: what reaches its neighbours."""
+    for call in filter(lambda call: _number(call) >= 0, NEIGHBOURS):
+        made.add_rule(refuse, call)
+    for call, which in _parsed(OF_OTHERS):
+        made.add_rule(refuse, call, pyseccomp.Arg(which, pyseccomp.NE, 0))
+    for call, everybody in _parsed(OF_ALL):
+        made.add_rule(refuse, call, _int(0, everybody))
+    for call in ("unshare", "clone"):
+        flag = pyseccomp.Arg(0, pyseccomp.MASKED_EQ, CLONE_NEWUSER, CLONE_NEWUSER)
+        made.add_rule(refuse, call, flag)
+    made.add_rule(pyseccomp.ERRNO(errno.ENOSYS), _number("clone3:435"))
+
+
+def _int(which: int, value: int) -> pyseccomp.Arg:
+    """An argument is this value; Linux looks at 32 bits of it, whatever the others are."""
+    return pyseccomp.Arg(which, pyseccomp.MASKED_EQ, 0xFFFFFFFF, value)
+
+
+def _parsed(table: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """(call, number) of each entry."""
+    for call, _, number in (entry.partition(":") for entry in table):
+        yield call, int(number)
 
 
 def load(filter_: bytes, one: OneExec | None) -> Callable[[], object]:

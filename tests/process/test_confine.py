@@ -9,8 +9,10 @@ import shutil
 import signal
 import socket
 import stat
+import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from agentfs.errors import KernelError
 from agentfs.process.confine import FREE, Confinement, Mechanisms, described, mechanisms
 from agentfs.process.model import Process
 from agentfs.process.own_program import own_program
-from tests.process.world import PYTHON, System, gone
+from tests.process.world import OPERATOR, PYTHON, System, gone
 
 NO_NETWORK = Confinement(network=False)
 NO_WRITE = Confinement(write=False)
@@ -32,7 +34,8 @@ ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs another user of 
 PRELUDE = """
 import ctypes, errno, json, mmap, os, signal, socket, stat, struct, subprocess, sys
 X86 = os.uname().machine == 'x86_64'
-SOCKET, EXECVEAT = (41, 322) if X86 else (198, 281)
+SOCKET, EXECVEAT, SENDTO, SETSOCKOPT, SENDMMSG = (
+    (41, 322, 44, 54, 307) if X86 else (198, 281, 206, 208, 269))
 libc = ctypes.CDLL(None, use_errno=True)
 given = json.loads(sys.argv[1])
 found = {}
@@ -52,6 +55,10 @@ def attempt(name, what):
         found[name] = 'done'
     except OSError as failure:
         found[name] = errno.errorcode.get(failure.errno, str(failure.errno))
+
+def address(to):
+    'struct sockaddr_in.'
+    return struct.pack('=H', 2) + struct.pack('>H', to[1]) + socket.inet_aton(to[0]) + bytes(8)
 
 def in_child(what, *, twice=False):
     'Try it in a child, or in its orphaned grandchild; the result goes through a pipe.'
@@ -183,9 +190,19 @@ async def test_a_tcp_port_that_somebody_hands_over_cannot_be_bound_or_connected(
     script = """
 line = socket.socket(socket.AF_UNIX)
 line.connect(given['line'])
-_, (first, second), _, _ = socket.recv_fds(line, 1, 2)
-attempt('bind', lambda: socket.socket(fileno=first).bind(('127.0.0.1', 0)))
-attempt('connect', lambda: socket.socket(fileno=second).connect(('127.0.0.1', given['port'])))
+_, (first, second, third), _, _ = socket.recv_fds(line, 1, 3)
+attempt('bind', lambda: socket.socket(fileno=os.dup(first)).bind(('127.0.0.1', 0)))
+to = ('127.0.0.1', given['port'])
+attempt('connect', lambda: socket.socket(fileno=second).connect(to))
+fast = socket.socket(fileno=third)
+for bits in (0, 1 << 32):  # Linux looks at 32 bits of a number
+    attempt(f'sendto {bits}', lambda: call('syscall', SENDTO, third, b'x', 1,
+        socket.MSG_FASTOPEN | bits, address(to), 16))
+    attempt(f'connect by sending {bits}', lambda: call('syscall', SETSOCKOPT, third,
+        6 | bits, 30 | bits, struct.pack('i', 1), 4))
+attempt('sendmsg', lambda: fast.sendmsg([b'x'], [], socket.MSG_FASTOPEN, to))
+attempt('sendmmsg', lambda: call('syscall', SENDMMSG, third, bytes(64), 1, socket.MSG_FASTOPEN))
+attempt('fast open', lambda: fast.setsockopt(6, 23, 5))
 """
     if mechanisms().landlock < 4:
         pytest.skip("Landlock 4 (Linux 6.7) knows TCP")
@@ -195,15 +212,18 @@ attempt('connect', lambda: socket.socket(fileno=second).connect(('127.0.0.1', gi
         line.listen()
 
         def hand_over() -> None:
-            with line.accept()[0] as taken, socket.socket() as one, socket.socket() as two:
-                socket.send_fds(taken, [b"1"], [one.fileno(), two.fileno()])
+            with line.accept()[0] as taken, ExitStack() as stack:
+                sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
+                socket.send_fds(taken, [b"1"], [each.fileno() for each in sockets])
 
         thread = threading.Thread(target=hand_over)
         thread.start()
         given = {"line": path, "port": server.getsockname()[1]}
         noted = await tried(system, script, NO_NETWORK, given)
         thread.join()
-    assert noted == {"bind": "EACCES", "connect": "EACCES"}
+    assert [noted.pop(name) for name in ("bind", "connect")] == ["EACCES", "EACCES"]
+    assert len(noted) == 7
+    assert set(noted.values()) == {"EPERM"}, noted
 
 
 async def test_local_sockets_files_and_programs_work_without_network_access(
@@ -477,6 +497,193 @@ async def test_what_cannot_be_executed_is_refused_as_ever(
     assert refused.value.errno == expected
     assert system.table.by_name("bob") is None
     assert (descriptors(), answering()) == (before, 0)
+
+
+# -- neighbours ----------------------------------------------------------------------------------
+
+NEIGHBOURS = """
+import fcntl, resource, threading
+victim = given['pid']
+numbers = dict(
+    tkill=(200, 130), tgkill=(234, 131), queue=(129, 138), tgqueue=(297, 240), kcmp=(312, 272),
+    readv=(310, 270), writev=(311, 271), by_handle=(304, 265), userfault=(323, 282),
+    bpf=(321, 280), perf=(298, 241), keyctl=(250, 219), add_key=(248, 217), request=(249, 218),
+    clone=(56, 220), setscheduler=(144, 119), setparam=(142, 118), setattr=(314, 274),
+    ioprio=(251, 30), setpriority=(141, 140), mq_open=(240, 180), mq_unlink=(241, 181),
+    move=(279, 239), shmget=(29, 194), shmat=(30, 196), semget=(64, 190), semop=(65, 193),
+    msgget=(68, 186), msgsnd=(69, 189), msgrcv=(70, 188))
+numbers = {name: both[0 if X86 else 1] for name, both in numbers.items()}
+def raw(name, number, *arguments):
+    attempt(name, lambda: call('syscall', numbers.get(number, number), *arguments))
+
+info = struct.pack('iiiiii', 15, 0, -1, 0, victim, os.getuid()) + bytes(104)  # SI_QUEUE
+for number in (0, 15, 19):
+    attempt(f'kill {number}', lambda: os.kill(victim, number))
+    attempt(f'killpg {number}', lambda: os.killpg(victim, number))
+    attempt(f'pidfd {number}', lambda: signal.pidfd_send_signal(os.pidfd_open(victim), number))
+    raw(f'tkill {number}', 'tkill', victim, number)
+    raw(f'tgkill {number}', 'tgkill', victim, victim, number)
+raw('sigqueue', 'queue', victim, 15, info)
+raw('tgsigqueue', 'tgqueue', victim, victim, 15, info)
+attempt('orphan', lambda: in_child(lambda: os.kill(victim, 15), twice=True))
+attempt('limits', lambda: resource.prlimit(victim, resource.RLIMIT_CPU, (1, 1)))
+attempt('priority', lambda: os.setpriority(os.PRIO_PROCESS, victim, 10))
+attempt('priority of a group', lambda: os.setpriority(os.PRIO_PGRP, victim, 10))
+attempt('priority of the user', lambda: os.setpriority(os.PRIO_USER, 0, 10))
+raw('the same, with high bits', 'setpriority', 2 | 1 << 32, 0, 10)
+raw('disk', 'ioprio', 1, victim, 3 << 13)
+raw('disk of the user', 'ioprio', 3, 0, 3 << 13)
+raw('scheduler', 'setscheduler', victim, 5, bytes(4))
+raw('scheduler again', 'setparam', victim, bytes(4))
+raw('scheduler once more', 'setattr', victim, struct.pack('IIQiIQQQ', 48, 5, 0, 0, 0, 0, 0, 0), 0)
+raw('trace', 438, os.pidfd_open(victim), 0, 0)
+attempt('attach', lambda: call('ptrace', 16, victim, None, None))
+attempt('seize', lambda: call('ptrace', 0x4206, victim, None, None))
+place = ctypes.create_string_buffer(8)
+vector = struct.pack('PN', ctypes.addressof(place), 8)
+raw('read memory', 'readv', victim, vector, 1, vector, 1, 0)
+raw('write memory', 'writev', victim, vector, 1, vector, 1, 0)
+raw('compare', 'kcmp', os.getpid(), victim, 1, 0, 0)
+raw('pages', 'move', victim, 1, struct.pack('P', 0), None, struct.pack('i', 0), 0)
+attempt('advise', lambda: call('syscall', 440, os.pidfd_open(victim), vector, 1, 4, 0))
+for entry in ('environ', 'mem', 'maps', 'fd/0'):
+    attempt('/proc ' + entry, lambda: os.open(f'/proc/{victim}/{entry}', 0))
+raw('shared memory', 'shmget', given['key'], 4096, 0o1666)
+raw('that of another', 'shmat', 0, None, 0)
+raw('semaphores', 'semget', given['key'], 1, 0o1666)
+raw('semaphores of another', 'semop', 0, bytes(6), 1)
+raw('queue', 'msgget', given['key'], 0o1666)
+raw('send', 'msgsnd', 0, struct.pack('lc', 1, b'x'), 1, 0o4000)
+raw('receive', 'msgrcv', 0, bytes(64), 1, 0, 0o4000)
+raw('posix queue', 'mq_open', b'agentfs-test', 0o102, 0o666, None)
+raw('posix queue of another', 'mq_unlink', b'agentfs-test')
+raw('key', 'add_key', b'user', b'agentfs', b'x', 1, -4)
+raw('keys', 'keyctl', 0, -4, 1)
+raw('keys asked for', 'request', b'user', b'agentfs', None, -4)
+raw('io_uring', 425, 8, bytes(120))
+raw('userfaultfd', 'userfault', 1)
+raw('bpf', 'bpf', 0, bytes(72), 72)
+raw('perf', 'perf', struct.pack('II', 1, 128) + bytes(120), victim, -1, -1, 0)
+attempt('join', lambda: call('setns', os.open('/proc/self/ns/ipc', 0), 0))
+attempt('user name space', lambda: in_child(lambda: call('unshare', 0x10000000)))
+attempt('the same by clone', lambda: call('syscall', numbers['clone'], 0x10000011, 0, 0, 0, 0))
+raw('handle', 'by_handle', -100, struct.pack('Ii', 8, 1) + bytes(8), 0)
+attempt('abstract socket',
+    lambda: socket.socket(socket.AF_UNIX).connect('\\0' + given['abstract']))
+def by_owner():
+    'Have Linux send a signal for a pipe.'
+    reader, writer = os.pipe()
+    fcntl.fcntl(reader, fcntl.F_SETSIG, 15)
+    fcntl.fcntl(reader, fcntl.F_SETOWN, victim)
+    fcntl.fcntl(reader, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    os.write(writer, b'x')
+    raise OSError(errno.EPERM, 'whether it was sent is for the victim to say')
+attempt('owner', by_owner)
+"""
+
+
+@pytest.fixture
+def victim() -> Iterator[subprocess.Popen[bytes]]:
+    """A program of our user that no agent started."""
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as program:
+        yield program
+        program.kill()
+
+
+@pytest.mark.parametrize("held", [NO_NETWORK, NO_WRITE, NO_EXEC])
+async def test_a_confined_program_reaches_no_neighbour_of_its_user(
+    system: System, held: Confinement, victim: subprocess.Popen[bytes]
+) -> None:
+    if mechanisms().lacks_signals:
+        pytest.skip("Landlock 6 (Linux 6.12) knows signals")
+    abstract = f"agentfs-neighbour-{os.getpid()}"
+    nice = os.getpriority(os.PRIO_PROCESS, victim.pid)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"\0{abstract}")
+        listening.listen()
+        given = {"pid": victim.pid, "key": 0x61660000 + os.getpid(), "abstract": abstract}
+        noted = await tried(system, NEIGHBOURS, held, given)
+    assert len(noted) > 55
+    assert victim.poll() is None, "it was ended"
+    assert "State:\tS" in Path(f"/proc/{victim.pid}/status").read_text(), "it was stopped"
+    assert os.getpriority(os.PRIO_PROCESS, victim.pid) == nice
+    refused = {"EPERM", "EACCES"}
+    assert {name: said for name, said in noted.items() if said not in refused} == {}
+
+
+async def test_a_confined_program_does_to_itself_and_its_own_what_it_likes(system: System) -> None:
+    script = """
+import resource, threading
+def ended():
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    os.kill(child, signal.SIGTERM)
+    os.waitpid(child, 0)
+attempt('its own child', ended)
+attempt('itself', lambda: os.kill(os.getpid(), 0))
+attempt('its group', lambda: os.killpg(0, 0))
+attempt('limits', lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)))
+attempt('nice', lambda: os.setpriority(os.PRIO_PROCESS, 0, 19))
+attempt('processors', lambda: os.sched_setaffinity(threading.get_native_id(), {
+    min(os.sched_getaffinity(0))}))
+attempt('thread', lambda: threading.Thread(target=print).start())
+attempt('memory file', lambda: os.memfd_create('x'))
+attempt('session', lambda: in_child(os.setsid))
+import multiprocessing
+attempt('semaphore', lambda: multiprocessing.Pool(1).map(abs, [1]) if given else None)
+"""
+    for held, files in ((NO_NETWORK, True), (NO_WRITE, False), (NO_EXEC, True)):
+        noted = await tried(system, script, held, files)
+        assert {name: said for name, said in noted.items() if said != "done"} == {}
+        system.agents.remove(OPERATOR, "bob")
+
+
+@pytest.fixture
+def another() -> Iterator[subprocess.Popen[bytes]]:
+    """A program of another user."""
+    with subprocess.Popen(["sleep", "1000"], user=65534) as program:
+        yield program
+        program.kill()
+
+
+@ROOT_ONLY
+async def test_a_confined_task_of_root_is_not_everybody(
+    system: System, tmp_path: Path, another: subprocess.Popen[bytes]
+) -> None:
+    """It is root by its number only: other users' programs and closed files are not its own."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "file").write_text("secret")
+    os.chown(closed / "file", 65534, 65534)
+    (closed / "file").chmod(0o600)
+    os.chown(closed, 65534, 65534)
+    script = """
+attempt('user', lambda: in_child(lambda: os.setuid(65534)))
+attempt('group', lambda: in_child(lambda: os.setgid(65534)))
+attempt('groups', lambda: in_child(lambda: os.setgroups([65534])))
+attempt('signal', lambda: os.kill(given['pid'], 0))
+attempt('raw', lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1))
+attempt('read', lambda: open(given['file']).read())
+attempt('own', lambda: os.chown(given['file'], 0, 0))
+attempt('mode', lambda: os.chmod(given['file'], 0o666))
+"""
+    given = {"pid": another.pid, "file": str(closed / "file")}
+    noted = await tried(system, script, NO_WRITE, given)
+    assert all_refused(noted), noted
+    system.agents.remove(OPERATOR, "bob")
+    noted = await tried(system, script, NO_NETWORK, given)
+    over_files = {name: noted.pop(name) for name in ("read", "own", "mode")}
+    assert set(over_files.values()) == {"done"}, "who may write is root over files still"
+    assert all_refused(noted), noted
+
+
+def test_a_machine_without_scopes_says_that_signals_are_advisory() -> None:
+    old = Mechanisms(landlock=5, seccomp=True, listener=True)
+    new = Mechanisms(landlock=6, seccomp=True, listener=True)
+    assert described(NO_WRITE, ("write",), old) == "write; advisory: signals"
+    assert described(NO_WRITE, (), old) == "advisory: write"
+    assert described(NO_WRITE, ("write",), new) == "write"
 
 
 # -- all of them ---------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import agentfs
 from agentfs.clock import Clock, SystemClock, Timers
 from agentfs.config import Settings
 from agentfs.documents import LiveDocument
-from agentfs.events import ConfigChanged, EventLog
+from agentfs.events import ConfigChanged, EventLog, LoopHeld
 from agentfs.ipc.artifacts import Artifacts
 from agentfs.ipc.escalations import Escalations
 from agentfs.ipc.held import HeldMail
@@ -69,6 +69,7 @@ from agentfs.storage.layout import STORE, lay_out
 from agentfs.storage.opening import require_whole, taking_up
 from agentfs.storage.store import Store
 from agentfs.syscall import Gate
+from agentfs.watchdog import Hold, Watchdog
 
 __all__ = ["Kernel"]
 
@@ -101,6 +102,7 @@ class Kernel:
         self.clock = clock or SystemClock()
         self.started = self.clock.now()
         self.timers = Timers(self.clock)
+        self.watchdog = Watchdog(self._held)
         with taking_up(state_dir / STORE):
             self.store = Store(state_dir / STORE)
             self._build_records(audit_key or state_dir / "audit.key")
@@ -404,6 +406,11 @@ class Kernel:
             self.held.load()
             for document in self.documents:
                 document.put_aside()
+
+    def _held(self, hold: Hold) -> None:
+        """Something held the event loop: an event, for whoever watches."""
+        seconds, busy = round(hold.seconds, 4), round(hold.busy, 4)
+        self.events.emit(LoopHeld(hold.kind, hold.work, seconds, busy, hold.others))
 
     @property
     def documents(self) -> tuple[LiveDocument[Any], ...]:

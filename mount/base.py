@@ -15,6 +15,7 @@ from pyfuse3 import EntryAttributes, FUSEError, RequestContext
 from agentfs.errors import ApprovalError, KernelError
 from agentfs.mount.announcements import Announcements
 from agentfs.mount.announcer import Announcer
+from agentfs.mount.asked import Asked
 from agentfs.mount.attributes import tell
 from agentfs.mount.handles import Handles
 from agentfs.mount.inodes import Inode, Inodes
@@ -24,6 +25,7 @@ from agentfs.mount.system import System
 from agentfs.mount.wakeups import Wakeups
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import LookUpAgain, Node
+from agentfs.watchdog import Watchdog
 
 __all__ = ["Base"]
 
@@ -48,8 +50,11 @@ class Base(pyfuse3.Operations):
         wakeups: Wakeups,
         parking: Parking,
         statistics_of: str,
+        watchdog: Watchdog,
     ) -> None:
         super().__init__()
+        self.watchdog = watchdog
+        self.asked: Asked | None = None  # the one at work, which none is while it waits
         self._system = system
         self._mountpoint = mountpoint
         self._statistics_of = statistics_of
@@ -69,7 +74,10 @@ class Base(pyfuse3.Operations):
 
     async def _caller(self, ctx: RequestContext) -> Caller:
         principal = await self._system.identify(ctx.pid, ctx.uid, ctx.gid)
-        return Caller(principal, ctx.uid, ctx.gid, ctx.pid, ctx.umask)
+        caller = Caller(principal, ctx.uid, ctx.gid, ctx.pid, ctx.umask)
+        if self.asked is not None:
+            self.asked.caller = caller
+        return caller
 
     @cached_property
     def _device(self) -> str:
@@ -77,7 +85,7 @@ class Base(pyfuse3.Operations):
         with open("/proc/self/mountinfo", "rb", 0) as table:
             return device_of(self._mountpoint, table) or ""
 
-    def _where(self, inode: Inode, name: str = "") -> str:
+    def where(self, inode: Inode, name: str = "") -> str:
         path = self.inodes.path(inode) or f"/…/{inode.name}"
         return f"{path.rstrip('/')}/{name}" if name else path
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import pyfuse3
 
 from agentfs.errors import KernelError
+from agentfs.mount.asked import Asked
 from agentfs.mount.turns import watched
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def handler(
 ) -> Callable[Concatenate[B, P], Coroutine[Any, Any, T]]:
     """Wrap a FUSE handler: KernelError and OSError give their errno, everything else is a fault of
     ours: EIO, with the traceback in the log. So is an answer of the wrong type."""
-    sendable = _SENDABLE.get(method.__name__)
+    name = method.__name__
+    sendable = _SENDABLE.get(name)
 
     @functools.wraps(method)
     async def guarded(operations: B, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -59,7 +61,9 @@ def handler(
         operations.requests += 1
         try:
             pass_on = operations.wakeups.turns.pass_on
-            result = await watched(method(operations, *args, **kwargs), pass_on)
+            asked = Asked(operations, name, args)
+            work = method(operations, *args, **kwargs)
+            result = await watched(work, pass_on, asked.resumed, asked.paused)
             if operations.announcer.contested:
                 pass_on()
                 await operations.announcer.settled()

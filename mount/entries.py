@@ -72,7 +72,7 @@ class EntryOperations(Base):
                 try:
                     found.admitted(caller)
                 except KernelError as refusal:
-                    raise self._refused(caller, self._where(directory, text), refusal)
+                    raise self._refused(caller, self.where(directory, text), refusal)
         if takes(found) and await looks(ctx.pid):
             found = self._shown(found)
         return self._entry(directory, text, found)
@@ -90,13 +90,13 @@ class EntryOperations(Base):
         try:
             where.admit(name, caller)
         except KernelError as refusal:
-            raise self._refused(caller, self._where(directory, name), refusal)
+            raise self._refused(caller, self.where(directory, name), refusal)
         try:
             return where.reach(name, caller)
         except KernelError as refusal:
             if refusal.errno not in (errno.EACCES, errno.EPERM):
                 raise  # there is no such thing
-            raise self._refused(caller, self._where(directory, name), refusal)
+            raise self._refused(caller, self.where(directory, name), refusal)
 
     @handler
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
@@ -146,7 +146,7 @@ class EntryOperations(Base):
             with by_client(known.key, known.place):
                 known.node.chattr(caller, wanted)
         except KernelError as refusal:
-            raise self._refused(caller, self._where(known), refusal)
+            raise self._refused(caller, self.where(known), refusal)
         return attributes(known)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -165,7 +165,7 @@ class EntryOperations(Base):
         except KernelError as refusal:
             if refusal.errno not in (errno.EACCES, errno.EPERM):
                 raise  # it leads nowhere for this caller
-            raise self._refused(caller, self._where(known), refusal)
+            raise self._refused(caller, self.where(known), refusal)
 
     # -- directories -----------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class EntryOperations(Base):
             directory.enter(caller)
             directory.may_list(caller)
         except KernelError as refusal:
-            raise self._refused(caller, self._where(known), refusal)
+            raise self._refused(caller, self.where(known), refusal)
         return self.handles.add_directory(OpenDirectory(known, caller))
 
     @handler
@@ -219,7 +219,7 @@ class EntryOperations(Base):
             except Exception:
                 self.inodes.drop_unknown(inode)
                 self.faults += 1
-                log.exception("%s is left out of the listing", self._where(opened.inode, name))
+                log.exception("%s is left out of the listing", self.where(opened.inode, name))
                 continue
             if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, number + DOTS + 1):
                 self.inodes.drop_unknown(inode)
@@ -297,7 +297,7 @@ class EntryOperations(Base):
             with by_client((known.key, text)):
                 node = make(directory, text, caller)
         except KernelError as refusal:
-            raise self._refused(caller, self._where(known, text), refusal)
+            raise self._refused(caller, self.where(known, text), refusal)
         return self._entry(known, text, node)
 
     @handler
@@ -321,7 +321,7 @@ class EntryOperations(Base):
             with by_client((known.key, text)):
                 getattr(directory, how)(text, caller)
         except KernelError as refusal:
-            raise self._refused(caller, self._where(known, text), refusal)
+            raise self._refused(caller, self.where(known, text), refusal)
 
     @handler
     async def rename(
@@ -346,7 +346,7 @@ class EntryOperations(Base):
             with by_client((source.key, old), (target.key, new)):
                 source.directory().rename(old, target.directory(), new, flags, caller)
         except KernelError as refusal:
-            raise self._refused(caller, self._where(source, old), refusal)
+            raise self._refused(caller, self.where(source, old), refusal)
         if moved is not None:
             self._settle(moved, target, new)
 

@@ -52,7 +52,7 @@ class FileOperations(Base):
             with by_client((known.key, text)):
                 node, handle = directory.create(text, mode, flags, caller)
         except KernelError as refusal:
-            raise self._refused(caller, self._where(known, text), refusal)
+            raise self._refused(caller, self.where(known, text), refusal)
         entry = self._entry(known, text, node)
         return self._opened(self.inodes.get(entry.st_ino), handle, flags, caller), entry
 
@@ -77,7 +77,7 @@ class FileOperations(Base):
             handle = await self._approved(Client(caller.tid, 0, flags), attempt)
             content = await handle.begin()
         except KernelError as refusal:
-            raise self._refused(caller, self._where(known), refusal)
+            raise self._refused(caller, self.where(known), refusal)
         if content:
             # Linux learns the size so. In a thread: it may wait for a page that is being read.
             known.fetched = len(content)
@@ -111,7 +111,7 @@ class FileOperations(Base):
                 return told[off : off + size]
             return await opened.handle.read(off, size)
         except KernelError as refusal:
-            raise self._refused(opened.caller, self._where(opened.inode), refusal)
+            raise self._refused(opened.caller, self.where(opened.inode), refusal)
 
     @handler
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
@@ -126,7 +126,7 @@ class FileOperations(Base):
             with by_client(opened.inode.key):  # a task's own: others do not see it while this waits
                 return await self._approved(opened.client, attempt)
         except KernelError as refusal:
-            raise self._refused(opened.caller, self._where(opened.inode), refusal)
+            raise self._refused(opened.caller, self.where(opened.inode), refusal)
 
     @handler
     async def flush(self, fh: FileHandleT) -> None:
@@ -160,7 +160,7 @@ class FileOperations(Base):
             with by_client(inode.place, inode.key):
                 await self._approved(opened.client, take)
         except KernelError as refusal:
-            raise self._refused(opened.caller, self._where(inode), refusal)
+            raise self._refused(opened.caller, self.where(inode), refusal)
         if inode.parent is not None and not inode.gone:
             self._settle(inode, inode.parent, inode.name)
 
@@ -173,16 +173,18 @@ class FileOperations(Base):
         opened = self.handles.pop(fh)
         if opened is None:
             return
+        if self.asked is not None:
+            self.asked.opened = opened  # no number leads to it any more
         handle, inode = opened.handle, opened.inode
         if opened.family is not None:
             inode.followed -= 1
         try:
             if handle.whole and handle.unflushed:
-                log.info("%s: nobody closed it: what was written is dropped", self._where(inode))
+                log.info("%s: nobody closed it: what was written is dropped", self.where(inode))
             elif handle.followed and handle.unflushed:
                 await self._apply(opened, handle.flush)
         except FUSEError as refusal:
-            log.info("%s was refused: %s", self._where(inode), refusal)
+            log.info("%s was refused: %s", self.where(inode), refusal)
         finally:
             handle.release()
 

@@ -56,7 +56,7 @@ class Operations(EntryOperations, FileOperations):
         try:
             known.node.inspect(caller)
         except KernelError as refusal:
-            raise self._refused(caller, self._where(known), refusal)
+            raise self._refused(caller, self.where(known), refusal)
 
     @handler
     async def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:
@@ -66,7 +66,7 @@ class Operations(EntryOperations, FileOperations):
             known.node.enter(caller)
             known.node.setxattr(os.fsdecode(name), value, caller)
         except KernelError as refusal:
-            raise self._refused(caller, self._where(known), refusal)
+            raise self._refused(caller, self.where(known), refusal)
 
     @handler
     async def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> None:
@@ -76,4 +76,4 @@ class Operations(EntryOperations, FileOperations):
             known.node.enter(caller)
             known.node.removexattr(os.fsdecode(name), caller)
         except KernelError as refusal:
-            raise self._refused(caller, self._where(known), refusal)
+            raise self._refused(caller, self.where(known), refusal)

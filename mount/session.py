@@ -24,6 +24,7 @@ from agentfs.mount.system import System
 from agentfs.mount.wakeups import Wakeups
 from agentfs.vfs.changes import Change
 from agentfs.vfs.namespace import Namespace
+from agentfs.watchdog import Watchdog
 
 __all__ = ["Mount", "serve"]
 
@@ -46,8 +47,16 @@ NOWHERE = "/dev/null/nowhere"
 class Mount:
     """A served tree and its figures; `apply` takes changes that come from elsewhere than events."""
 
-    def __init__(self, namespace: Namespace, system: System, mountpoint: str, state: str) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        system: System,
+        mountpoint: str,
+        state: str,
+        watchdog: Watchdog,
+    ) -> None:
         self._namespace = namespace
+        self.watchdog = watchdog
         self.mountpoint = mountpoint
         self.place = mountpoint  # where it can be seen now; empty: nowhere
         self.on_move: list[Callable[[str], object]] = []
@@ -65,6 +74,7 @@ class Mount:
             self.wakeups,
             self.parking,
             state,
+            watchdog,
         )
 
     def take(self, record: Record) -> None:
@@ -122,6 +132,7 @@ async def serve(
         device = device_of(mount.mountpoint, table)  # before anybody can move it
     try:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.watchdog.run)
             nursery.start_soon(pyfuse3.main, IDLE_TASKS, max_tasks + SPARE_TASKS)
             nursery.start_soon(mount.parking.watch)
             nursery.start_soon(mount.announcer.run)

@@ -62,19 +62,34 @@ class Turns:
 
 
 @coroutine
-def watched(work: Coroutine[Any, Any, T], waits: Callable[[], object]) -> Generator[Any, Any, T]:
-    """Await `work`, and call `waits()` when it has to wait for the first time."""
+def watched(
+    work: Coroutine[Any, Any, T],
+    waits: Callable[[], object],
+    resumed: Callable[[], object] = lambda: None,
+    paused: Callable[[], object] = lambda: None,
+) -> Generator[Any, Any, T]:
+    """Await `work`, and call `waits()` when it has to wait for the first time; `resumed()` and
+    `paused()` before and after each piece of it that does not wait."""
     result: T
+    resumed()
     try:
         trap = work.send(None)
+        paused()
         waits()
         while True:
             try:
                 answer = yield trap
             except BaseException as thrown:  # noqa: BLE001  # Cancelled, for one: it is the work's
+                resumed()
                 trap = work.throw(thrown)
             else:
+                resumed()
                 trap = work.send(answer)
+            paused()
     except StopIteration as done:
         result = done.value
+        paused()
+    except BaseException:
+        paused()
+        raise
     return result

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import errno
 import json
+import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
@@ -34,6 +35,10 @@ __all__ = [
     "published",
     "since",
 ]
+
+
+STEP_SECONDS = 0.004
+"""How long one read makes records; then it gives what it has, and the next goes on."""
 
 
 class RecordStream(StreamHandle):
@@ -72,7 +77,8 @@ class RecordStream(StreamHandle):
 
     def try_read(self, size: int) -> bytes | None:
         pieces = self._rest
-        while len(pieces) < size:
+        ends = time.monotonic() + STEP_SECONDS
+        while len(pieces) < size and not (pieces and time.monotonic() > ends):
             record = self.next_record()
             if record is None:
                 break
@@ -146,7 +152,7 @@ class EventStream(RecordStream):
         if self._next < oldest:
             count, self._next = oldest - self._next, oldest
             return lost(count, oldest - 1, self._clock.now(), **_NOBODY)
-        record = next(self._events.since(self._next), None)
+        record = self._events.at(self._next)
         if record is None:
             return None
         self._next = record.seq + 1

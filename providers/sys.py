@@ -8,7 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from agentfs.errors import KernelError
@@ -123,7 +128,8 @@ class SysDirectory(Table):
 
     @live("metrics", example='agentfs_processes{state="idle"} 10.0\n…')
     def metrics(self) -> bytes:
-        """The same in Prometheus text format."""
+        """The same in Prometheus text format, and how long each kind of request, and each other
+        step of the event loop, held it: `agentfs_loop_held_seconds`."""
         return generate_latest(self._registry)
 
     def read(self) -> dict[str, Any]:
@@ -162,6 +168,7 @@ class _Kernel(Collector):
 
     def __init__(self, directory: SysDirectory) -> None:
         self._directory = directory
+        self._watchdog = directory.kernel.watchdog
 
     def collect(self) -> Iterator[Metric]:
         figures = self._directory.read()
@@ -180,3 +187,11 @@ class _Kernel(Collector):
         for name, number in sorted(figures["mount"].items()):
             kind = CounterMetricFamily if name in COUNTERS else GaugeMetricFamily
             yield kind(f"agentfs_mount_{name}", f"{name} of the mount", value=number)
+        held = HistogramMetricFamily(
+            "agentfs_loop_held_seconds",
+            "how long requests and other steps held the event loop, at work or blocked",
+            labels=["step"],
+        )
+        for step, row in sorted(self._watchdog.rows.items()):
+            held.add_metric([step], list(row.buckets()), row.seconds)
+        yield held

@@ -183,6 +183,7 @@ ABOUT_NOBODY = {
     "group_limit_set",
     "group_removed",
     "health_checked",
+    "loop_held",
     "queue_changed",
     "topic_changed",
     "topic_removed",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import subprocess
@@ -177,6 +178,25 @@ class Tree:
         program = subprocess.Popen(command, **options)  # type: ignore[call-overload]
         self._started.append(program)
         return program  # type: ignore[no-any-return]
+
+    def holds(self, seconds: float = 0.1) -> list[str]:
+        """What held the daemon's event loop for longer: the histograms that say so (`seconds` is
+        one of their bounds), and the lines of the log that tell of holds."""
+        within: dict[str, float] = {}
+        every: dict[str, float] = {}
+        for row in self.read("sys/metrics").splitlines():
+            found = re.fullmatch(r"agentfs_loop_held_seconds_bucket\{(.*)\} (.*)", row)
+            if found is None:
+                continue
+            labels = dict(re.findall(r'(\w+)="(.*?)"', found[1]))
+            if labels["le"] == str(seconds):
+                within[labels["step"]] = float(found[2])
+            elif labels["le"] == "+Inf":
+                every[labels["step"]] = float(found[2])
+        assert within
+        kinds = [step for step, count in every.items() if count > within[step]]
+        lines = [line for line in self.log().splitlines() if " held the loop for " in line]
+        return kinds and kinds + lines
 
     def log(self) -> str:
         """The daemon's log."""

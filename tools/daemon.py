@@ -166,7 +166,7 @@ async def _run(
     mountpoint, state = kernel.mountpoint, kernel.state_dir
     kernel.hold_programs()
     namespace = build(kernel, lambda: mount.statistics())
-    mount = Mount(namespace, Bridge(kernel), mountpoint, str(state))
+    mount = Mount(namespace, Bridge(kernel), mountpoint, str(state), kernel.watchdog)
 
     mount.on_move.append(kernel.moved)
 

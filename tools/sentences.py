@@ -56,6 +56,7 @@ SENTENCES = {
     "health_checked": "the maid looked, all is well: {ok}",
     "limit_changed": "its {limit} is {value}",
     "heartbeat_missed": "it was silent for {seconds} s, and missed its heartbeats: it is ended",
+    "loop_held": "{work} held up everybody for {seconds} s, and {others} others did since the last",
     "lost": "{count} events are lost",
     "message_arrived": "message {id} from {sender} arrived",
     "message_claimed": "message {id} is claimed",

@@ -90,6 +90,7 @@ from agentfs.events.system import (
     ConfigChanged,
     DocumentRefused,
     HealthChecked,
+    LoopHeld,
 )
 from agentfs.events.topics import TopicChanged, TopicCreated, TopicRemoved
 
@@ -138,6 +139,7 @@ __all__ = [
     "HealthChecked",
     "HeartbeatMissed",
     "LimitChanged",
+    "LoopHeld",
     "MessageArrived",
     "MessageClaimed",
     "MessageDone",

@@ -176,6 +176,11 @@ class EventLog:
         """The number of the oldest record kept; `last + 1` if none is."""
         return self._kept[0].seq if self._kept else self.last + 1
 
+    def at(self, seq: int) -> Record | None:
+        """The kept record of that number."""
+        index = seq - self.oldest
+        return self._kept[index] if 0 <= index < len(self._kept) else None
+
     def since(self, seq: int) -> Iterator[Record]:
         """The kept records with a number of at least `seq`, oldest first."""
         return iter(list(islice(self._kept, max(0, seq - self.oldest), None)))

@@ -12,6 +12,7 @@ __all__ = [
     "ConfigChanged",
     "DocumentRefused",
     "HealthChecked",
+    "LoopHeld",
 ]
 
 
@@ -40,6 +41,21 @@ class HealthChecked(Event):
     whose: ClassVar[str] = ""
 
     ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LoopHeld(Event):
+    """A request, or another step of the event loop (`kind`), held up everybody for so many seconds,
+    at work for `busy` of them and else blocked; `work` says on what, and who asked. The longest of
+    five seconds; `others` were more than 50 ms as well since the last such event."""
+
+    whose: ClassVar[str] = ""
+
+    kind: str
+    work: str
+    seconds: float
+    busy: float
+    others: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Awaitable, Callable
+
+import trio
 
 from agentfs.errors import ApprovalError, KernelError
 from agentfs.vfs.node import Handle
@@ -30,6 +33,9 @@ WHOLE_WRITE = 255 * 4096
 """Bytes of one write(2) that reach us in one piece, for certain: Linux splits what touches more
 than 256 pages (tried: 1,048,000 bytes from an unaligned buffer arrive as two writes). A longer
 piece may be the first half of something, so where one write is one message it is EMSGSIZE."""
+
+STEP_SECONDS = 0.004
+"""How long the commands of one write run before others have their turn."""
 
 MAX_DOCUMENT = 1024 * 1024
 """Bytes of a document; more is EFBIG."""
@@ -107,7 +113,11 @@ class Lines(Handle):
         self._left = (b"", [])
         if left and before == data:
             commands = left
+        ends = time.monotonic() + STEP_SECONDS
         for number, command in enumerate(commands):
+            if time.monotonic() > ends:  # thousands fit: others have their turn in between
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                ends = time.monotonic() + STEP_SECONDS
             try:
                 await self._run(command)
             except ApprovalError:

@@ -22,6 +22,7 @@ from agentfs.vfs.files import Owner, Value
 from agentfs.vfs.namespace import Namespace
 from agentfs.vfs.node import Node, StreamHandle
 from agentfs.vfs.table import DirectoryOf, Table
+from agentfs.watchdog import Watchdog
 
 T = TypeVar("T")
 
@@ -235,7 +236,9 @@ async def small(fuse: None, tmp_path: Path) -> AsyncIterator[Mounted]:
     path = tmp_path / "mnt"
     path.mkdir()
     tree = SmallTree()
-    mount = Mount(Namespace(tree, lambda event: ()), Operator(tree), str(path), str(tmp_path))
+    mount = Mount(
+        Namespace(tree, lambda event: ()), Operator(tree), str(path), str(tmp_path), Watchdog()
+    )
     store = Store(tmp_path / "store.db")
     stop, ready = trio.Event(), trio.Event()
     async with trio.open_nursery() as nursery:

@@ -141,7 +141,9 @@ class Groups:
         """Raise unless `actor` may manage what is in the group `inside`, and do `what` there."""
         self.gate.policy.require_capability(actor, "manage_tree")
         path = f"{ROOT}/{inside}" if inside else ROOT
-        self.gate.policy.require(actor, Action.MANAGE_TREE, path, what=what.encode())
+        self.gate.policy.require(
+            actor, Action.MANAGE_TREE, path, what=what.encode("utf-8", "surrogateescape")
+        )
         self._contain(actor, inside)
 
     def _contain(self, actor: Process, path: str) -> None:

@@ -136,16 +136,18 @@ class BudgetDirectory(Table):
             "EINVAL": "unknown command, or wrong arguments",
             "ESRCH": "it has ended, or allocate: no such process",
             "EACCES": "you are neither this process nor the operator (release: nor who granted it);"
-            " the capability budget_allocate, or llm",
+            " the capability budget_allocate, or llm; refund: you are not the operator",
             "EPERM": "allocate: not below this process, a tier above its own, or its budget is from"
             " another one; release: process 1; report: a model above its tier",
-            "EDQUOT": "there are not so many tokens left, or none of that tier",
+            "EMSGSIZE": "report: more than one call can use, or than max_context_tokens",
+            "EDQUOT": "there are not so many tokens left (refund: used), or none of that tier",
         },
     )
     async def ctl(self, command: str, caller: Caller) -> None:
         """Commands: `allocate PID TOKENS [TIER]` (give a process below this one so many more of its
         own; its tier by default), `release [TIER]` (give what is left back to who granted it),
-        `report TOKENS [MODEL]` (a call that was made already)."""
+        `report TOKENS [MODEL]` (a call that was made already), `refund TOKENS [TIER]` (for the
+        operator: so many used ones count as unused again)."""
         process = self.process.process
         run_budget_command(self.process.kernel.calls, caller.principal, process.pid, command)
 

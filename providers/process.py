@@ -168,7 +168,7 @@ class ProcessDirectory(ProcessProgram):
             "EACCES": "the capability llm, or tool:NAME",
             "EPERM": "a model above its tier; a capability that is denied",
             "EAGAIN": "budgets.max_open_calls are open; a rate",
-            "EMSGSIZE": "more than max_context_tokens",
+            "EMSGSIZE": "more than max_context_tokens; settle: more than one call can use",
             "EDQUOT": "the budget, a limit, or the group has not so much left",
         },
     )

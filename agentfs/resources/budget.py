@@ -194,6 +194,25 @@ class Budgets:
                 self._entries.change(entry, allocated=-unused)
                 self._entries.change(above, granted=-unused)
 
+    def refund(self, principal: Principal, pid: int, tokens: int, tier: Tier | None = None) -> None:
+        """Count so many used tokens of the budget of `pid` (of its own tier by default) as unused
+        again. For the operator: EACCES. Raises ESRCH, EDQUOT if it has not used so many."""
+        with self._gate.enter(principal):
+            if not principal.is_operator:
+                raise KernelError(errno.EACCES, "only the operator puts a budget back", rule=RULE)
+            process = self._table.get(pid)
+            tier = tier or process.tier
+            entry = self._entries.find(pid, tier)
+            used = 0 if entry is None else entry.consumed
+            if entry is None or tokens > used:
+                raise KernelError(
+                    errno.EDQUOT,
+                    f"{process.name} has used {used} tokens of a {tier.value} budget of its own,"
+                    f" not {tokens}",
+                    rule=RULE,
+                )
+            self._entries.change(entry, consumed=-tokens)
+
     def _check_tier(self, tier: Tier, highest: Tier, name: str) -> None:
         if tier.rank < highest.rank:
             raise KernelError(
@@ -232,13 +251,13 @@ class Budgets:
 
     def room(self, process: Process, use: Use) -> int | None:
         """What is left for one more call."""
-        return self._drawn_on(process, use).remaining if use.kind == "llm" else None
+        return self.drawn_on(process, use).remaining if use.kind == "llm" else None
 
     def hold(self, process: Process, use: Use) -> None:
         """Set the tokens of `use` aside. Raises EDQUOT if they are not there."""
         if use.kind != "llm":
             return
-        entry = self._drawn_on(process, use)
+        entry = self.drawn_on(process, use)
         if use.tokens > entry.remaining or entry.remaining <= 0:
             owner = self._table.find(entry.pid)
             raise LimitError(
@@ -254,11 +273,16 @@ class Budgets:
         self._entries.change(entry, held=use.tokens)
 
     def settle(self, process: Process, held: Use, actual: Use | None) -> None:
-        """Count what was used instead of what was set aside, in full, also if it is more."""
+        """Count what was used instead of what was set aside, in full, also if it is more. Of a
+        budget that is overdrawn already no more than was set aside: else many small calls that turn
+        out large would sink it for all who share it. Their excess counts against the limits and in
+        the account of who made them."""
         if held.kind != "llm":
             return
-        entry = self._drawn_on(process, held)
+        entry = self.drawn_on(process, held)
         used = 0 if actual is None else actual.tokens
+        if entry.remaining < 0:
+            used = min(used, held.tokens)
         self._entries.change(entry, held=-held.tokens, consumed=used)
         if used:
             self._mark(process, entry)
@@ -266,7 +290,8 @@ class Budgets:
             if owner is not None and owner is not process:
                 self._mark(owner, entry)
 
-    def _drawn_on(self, process: Process, use: Use) -> Entry:
+    def drawn_on(self, process: Process, use: Use) -> Entry:
+        """The entry that `use` draws on: the one it began with, or what stands for it now."""
         entry = self._entries.find(use.source, use.tier)
         return self.source(process, use.tier) if entry is None else entry
 

@@ -113,7 +113,8 @@ class Calls:
     ) -> None:
         """The call was made, with so many tokens (input, output); what was set aside if nobody
         says. More than that is counted in full. Raises ENOENT for a call that is not open, EINVAL
-        for tokens of a tool."""
+        for tokens of a tool, EMSGSIZE for more than was set aside and than one call can use: then
+        the call stays open."""
         with self.gate.enter(principal):
             process = own_alive(self.table, principal, pid)
             call = self._find(process, number)
@@ -121,6 +122,8 @@ class Calls:
             if tokens is not None:
                 if call.held.kind != "llm":
                     raise KernelError(errno.EINVAL, f"call {number} is of a tool: it has no tokens")
+                if sum(tokens) > call.held.tokens:
+                    self._check_size(process, call.held, sum(tokens))
                 cost = self.models.cost(call.held.name, *tokens)
                 actual = replace(call.held, input=tokens[0], output=tokens[1], cost=cost)
             self._close(process, call, actual)
@@ -134,7 +137,8 @@ class Calls:
     def report(self, principal: Principal, pid: int, tokens: int, model: str = "") -> None:
         """Tell of a call that was made already, without having asked; priced as output. If it is
         more than there is, it is counted in full, once, and refused: EDQUOT; when there is nothing
-        left it is refused and not counted. Else as `llm`."""
+        left it is refused and not counted, as is more than one call can use: EMSGSIZE. Else as
+        `llm`."""
         refusal = None
         try:
             with self.gate.enter(principal):
@@ -145,6 +149,7 @@ class Calls:
                     refusal, held = held, self._hold(process, self._at_most(use, 1))
                     if isinstance(held, KernelError):
                         raise _Refusal(process, held)
+                self._check_size(process, use, tokens)
                 self._count(process, Call(0, pid, *held), use)
         except _Refusal as refused:
             self._refuse(principal, refused)
@@ -217,6 +222,23 @@ class Calls:
             bounds = (None if model is None else model.context, process.limits.max_context_tokens)
             most = min((bound for bound in bounds if bound), default=max(1, source.remaining))
         return self._at_most(use, most)
+
+    def _check_size(self, process: Process, use: Use, tokens: int) -> None:
+        """Raise EMSGSIZE if one call cannot have used so many tokens: more than the model's
+        `context`, or, of a model without one, than all that the budget ever was. Others share the
+        budgets, groups and sums in which such a figure would stand, and would pay for it."""
+        model = self.models.find(use.name)
+        if model is not None and model.context is not None:
+            most, what = model.context, f"the context of {use.name}"
+        else:
+            source = self.budgets.drawn_on(process, use)
+            most, what = source.allocated, f"the whole {source.tier.value} budget"
+        if tokens > most:
+            raise KernelError(
+                errno.EMSGSIZE,
+                f"{tokens} tokens are more than one call can use: {what} is {most}",
+                rule="context",
+            )
 
     def _at_most(self, use: Use, tokens: int) -> Use:
         """A use of so many tokens, at the price of the dearer ones."""

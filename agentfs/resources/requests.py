@@ -70,6 +70,11 @@ def _release(calls: Calls, who: Principal, pid: int, given: list[str]) -> None:
     calls.budgets.release(who, pid, _tier(given[0]) if given else None)
 
 
+def _refund(calls: Calls, who: Principal, pid: int, given: list[str]) -> None:
+    tier = _tier(given[1]) if len(given) > 1 else None
+    calls.budgets.refund(who, pid, _tokens(given[0]), tier)
+
+
 def _report(calls: Calls, who: Principal, pid: int, given: list[str]) -> None:
     calls.report(who, pid, _tokens(given[0]), _name(given[1]) if len(given) > 1 else "")
 
@@ -77,6 +82,7 @@ def _report(calls: Calls, who: Principal, pid: int, given: list[str]) -> None:
 BUDGET_VERBS: Mapping[str, Verb[BudgetVerb]] = {
     "allocate": Verb("allocate PID TOKENS [TIER]", 2, 3, _allocate),
     "release": Verb("release [TIER]", 0, 1, _release),
+    "refund": Verb("refund TOKENS [TIER]", 1, 2, _refund),
     "report": Verb("report TOKENS [MODEL]", 1, 2, _report),
 }
 """/proc/PID/budget/ctl."""

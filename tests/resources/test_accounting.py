@@ -161,9 +161,9 @@ def test_the_books_are_the_same_after_kill_9(tmp_path: Path) -> None:
 
 def test_who_says_a_use_was_beyond_all_bounds_cannot_spoil_the_sums(world: Books) -> None:
     alice = world.child("alice", tier="tactical")
-    for _ in range(20):
-        world.settle(alice, world.llm(alice, "sonnet", 1), 10**18 - 1, 10**18 - 1)
-        world.settings.replace(f"budgets: {{tactical: {10**15}}}")
+    world.settings.replace(f"budgets: {{tactical: {10**15}}}")
+    for _ in range(20):  # of a model whose context nobody knows: others are refused
+        world.settle(alice, world.llm(alice, "local", 1), 5 * 10**14, 4 * 10**14)
         world.entries.change(world.entry(1), consumed=-world.entry(1).consumed)
     assert world.accounting.sums("agent", "alice").input == 20 * 10**12
     world.agree()

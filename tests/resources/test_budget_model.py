@@ -7,6 +7,7 @@ there, and a call gets through if, and only if, there is enough left where it dr
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agentfs.errors import KernelError
 from agentfs.process.model import Process, Tier
+from agentfs.resources.entries import Entry
 from agentfs.security.principal import INIT
 from tests.process.world import OPERATOR, as_agent
 from tests.resources.budget_world import TIERS, World
@@ -154,22 +156,39 @@ class BudgetMachine(RuleBasedStateMachine):
             return
         took = {"less": held // 2, "more": held + 30}.get(how, held)
         tokens = () if how == "unsaid" else (took - took // 3, took // 3)
-        self.world.settle(process, call.id, *tokens)
-        self.charge(process, call.held.tier, took)
-        self.over[call.held.tier] += took - min(took, held)
+        entry = self.world.budgets.drawn_on(process, call.held)
+        most = held if entry.remaining < 0 else took  # an overdrawn budget pays no excess
+        try:
+            self.world.settle(process, call.id, *tokens)
+        except KernelError as refusal:
+            assert refusal.errno == errno.EMSGSIZE
+            assert took > held
+            assert self.beyond(call.held.name, took, entry)
+            return
+        self.used[call.held.tier] += min(took, most)
+        self.tokens[process.pid] += took
+        self.over[call.held.tier] += min(took, most) - min(took, held)
+
+    def beyond(self, model: str, tokens: int, entry: Entry) -> bool:
+        """Whether one call cannot have used so many."""
+        found = self.world.models.find(model)
+        size = None if found is None else found.context
+        return tokens > (entry.allocated if size is None else size)
 
     @precondition(lambda self: self.living())
     @rule(data=st.data(), tokens=AMOUNT.filter(bool))
     def report(self, data: st.DataObject, tokens: int) -> None:
         process = self.pick(data)
         tier = process.tier
-        left = self.world.budgets.source(process, tier).remaining
+        source = self.world.budgets.source(process, tier)
+        left, beyond = source.remaining, self.beyond(process.model, tokens, source)
         try:
             self.world.calls.report(as_agent(process), process.pid, tokens)
             assert tokens <= left
-        except KernelError:
+        except KernelError as refusal:
             assert tokens > left
-        if left > 0:
+            assert (refusal.errno == errno.EMSGSIZE) == (beyond and left > 0)
+        if left > 0 and not beyond:
             self.charge(process, tier, tokens)
             self.over[tier] += max(0, tokens - left)
 

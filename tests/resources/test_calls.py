@@ -175,6 +175,47 @@ def test_a_call_that_takes_more_than_it_asked_for_is_counted_in_full(world: Worl
     assert refused(world.llm, made, 1).errno == errno.EDQUOT
 
 
+@pytest.mark.parametrize(("model", "most"), [("sonnet", 200_000), ("local", 10_000)])
+def test_more_than_one_call_can_use_is_refused_and_counts_for_nobody(
+    world: World, model: str, most: int
+) -> None:
+    made = world.child("made", tier="tactical")  # draws on the budget of all
+    number = world.llm(made, model, 100)
+    for figures in ((10**12, 10**12), (most, 1), (0, 10**18 - 1)):
+        assert refused(world.settle, made, number, *figures).errno == errno.EMSGSIZE
+    report = refused(control, world, made, f"report {most + 1} {model}")
+    assert report.errno == errno.EMSGSIZE
+    assert (world.figures(INIT), made.tokens) == ((10_000, 0, 100, 9900), 0)
+    world.settle(made, number, most, 0)  # it is open still
+    assert world.entry(world.table.get(INIT)).consumed == most
+    assert refused(world.settle, made, number, 1, 1).errno == errno.ENOENT
+    assert refused(world.calls.cancel, as_agent(made), made.pid, number).errno == errno.ENOENT
+
+
+def test_many_small_calls_that_turn_out_large_overdraw_what_they_share_once(world: World) -> None:
+    made, uses = lead(world, 1000), []
+    world.calls.on_use.append(lambda process, use: uses.append(use.tokens))
+    numbers = [world.llm(made, "sonnet", 1) for _ in range(20)]
+    for number in numbers:
+        world.settle(made, number, 150_000, 0)
+    assert world.figures(made) == (1000, 150_019, 0, -149_019)
+    assert (uses, made.tokens) == ([150_000] * 20, 20 * 150_000)  # its own account has it all
+
+
+def test_the_operator_puts_a_budget_back(world: World) -> None:
+    made = lead(world, 100)
+    world.settle(made, world.llm(made, 60), 500, 0)
+    assert refused(control, world, made, "refund 450").errno == errno.EACCES
+    operator = (world.calls, OPERATOR, made.pid)
+    assert refused(run_budget_command, *operator, "refund 501").errno == errno.EDQUOT
+    assert refused(run_budget_command, *operator, "refund 1 strategic").errno == errno.EDQUOT
+    for bad in ("0", "-1", "nan", "1e3", "9" * 19):
+        assert refused(run_budget_command, *operator, f"refund {bad}").errno == errno.EINVAL
+    run_budget_command(*operator, "refund 450")
+    assert world.figures(made) == (100, 50, 0, 50)
+    world.use(made, 50)
+
+
 def test_what_is_malformed_changes_nothing(world: World) -> None:
     made = lead(world)
     before, events = world.figures(made), len(world.heard)

@@ -183,3 +183,23 @@ def test_a_pool_that_is_lowered_holds_at_once_and_never_below_what_is_given_out(
     assert figures(tree, pid)["remaining"] == "0"
     with pytest.raises(OSError, match="quota"):
         tree.ask(f"proc/{pid}/call", "llm 1")
+
+
+def test_a_figure_that_cannot_be_true_costs_nobody_and_the_operator_puts_a_budget_back(
+    tree: Tree,
+) -> None:
+    liar = Puppet(tree, "liar", tier="tactical")
+    call = liar.ask("proc/self/call", "llm sonnet 100").strip()
+    for said in (f"{10**12} {10**12}", "200000 1"):
+        with pytest.raises(OSError, match="too long") as refused:
+            liar.ask("proc/self/call", f"settle {call} {said}")
+        assert refused.value.errno == errno.EMSGSIZE
+    with pytest.raises(OSError, match="too long"):
+        liar.write("proc/self/budget/ctl", f"report {10**12} sonnet")
+    assert figures(tree, 1)["consumed"] == "0"
+    assert liar.ask("proc/self/call", f"settle {call} 1000 500") == "settled\n"
+    with pytest.raises(PermissionError):
+        liar.write("proc/self/budget/ctl", "refund 1")
+    tree.write("proc/1/budget/ctl", "refund 1500 tactical")
+    assert figures(tree, 1)["consumed"] == "0"
+    liar.close()

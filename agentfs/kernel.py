@@ -366,7 +366,7 @@ class Kernel:
         """What the tree and the daemon ask of the kernel."""
         self.identity = Identity(self.table, self.programs, self.owner[0])
         self.supervisor.on_maid.append(self.audit.sweep)
-        self.refusals = Refusals(self.gate, self.store, self.events)
+        self.refusals = Refusals(self.gate, self.store, self.events, self.timers)
         self.why = Why(self)
         self.history = History(self.store, self.table, self.events, self.clock)
         self.supervisor.on_maid.append(self.history.sweep)
@@ -459,6 +459,7 @@ class Kernel:
                         await self.supervisor.shutdown()
                     nursery.cancel_scope.cancel()
         finally:
+            self.refusals.flush()
             self.audit.checkpoint()
             self.store.close()
             self.audit.mirror()

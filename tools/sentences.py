@@ -77,6 +77,7 @@ SENTENCES = {
     "queue_created": "it made queue {name}",
     "queue_purged": "it dropped {dropped} messages of queue {name}",
     "queue_removed": "it removed queue {name}, and {dropped} messages with it",
+    "refusals_repeated": "refused {errno} at {path}, {count} times more: {reason}",
     "reminder_cancelled": "it cancelled its reminder {id}",
     "reminder_delayed": "its reminder {id} cannot be delivered: {reason}",
     "reminder_fired": "its reminder {id} is due, message {message}",

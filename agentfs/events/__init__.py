@@ -91,6 +91,7 @@ from agentfs.events.system import (
     DocumentRefused,
     HealthChecked,
     LoopHeld,
+    RefusalsRepeated,
 )
 from agentfs.events.topics import TopicChanged, TopicCreated, TopicRemoved
 
@@ -160,6 +161,7 @@ __all__ = [
     "QueuePurged",
     "QueueRemoved",
     "Record",
+    "RefusalsRepeated",
     "ReminderCancelled",
     "ReminderDelayed",
     "ReminderFired",

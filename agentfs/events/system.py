@@ -13,6 +13,7 @@ __all__ = [
     "DocumentRefused",
     "HealthChecked",
     "LoopHeld",
+    "RefusalsRepeated",
 ]
 
 
@@ -68,3 +69,18 @@ class CallRefused(Event):
     errno: str
     reason: str
     rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalsRepeated(Event):
+    """What `call_refused` told of happened `count` times more, between `first` and `last` (RFC
+    3339). No path: refusals on many paths, of an actor who is refused too much to list each."""
+
+    pid: int | None
+    path: str
+    errno: str
+    reason: str
+    rule: str
+    count: int
+    first: str
+    last: str

@@ -93,6 +93,7 @@ class Why:
         self._timer: Timer | None = None
         kernel.waits.changed = self.look
         kernel.supervisor.on_end.append(self._program_ended)
+        kernel.refusals.on_repeat.append(self._repeated)
         kernel.events.listen(
             self._heard,
             *(StateChanged, ProcessChanged, ProcessExited, ProcessRestarted, ProcessSpawned),
@@ -241,8 +242,8 @@ class Why:
             case ProcessReaped():
                 self._forget(event.pid)
                 return
-            case CallRefused(pid=int(), errno=code, reason=reason, rule=rule):
-                self._count_refusal(record, code, reason, rule)
+            case CallRefused(pid=int() as pid, errno=code, reason=reason, rule=rule):
+                self._count_refusal(pid, code, reason, rule)
             case TaskTimedOut(id=number, seconds=seconds):
                 words = f"{number} was taken from it after {seconds} s, and it did nothing since"
                 self._timed_out[event.pid] = (record.time, words)
@@ -258,15 +259,18 @@ class Why:
         if pid is not None:
             self.look(pid)
 
-    def _count_refusal(self, record: Record, code: str, reason: str, rule: str) -> None:
+    def _repeated(self, pid: int, code: str, reason: str, rule: str) -> None:
+        self._count_refusal(pid, code, reason, rule)
+        self.look(pid)
+
+    def _count_refusal(self, pid: int, code: str, reason: str, rule: str) -> None:
         kind = _REFUSED.get(code)
-        pid = record.pid
-        if kind is None or pid is None or (code == "EAGAIN" and not rule):
+        if kind is None or (code == "EAGAIN" and not rule):
             return
         kind = "budget" if rule == "budget" else kind
         found = self._refused.get(pid)
         if found is None or (found.kind, found.rule) != (kind, rule):
-            found = self._refused[pid] = _Refusals(kind, rule, record.time)
+            found = self._refused[pid] = _Refusals(kind, rule, self._kernel.clock.now())
         found.count += 1
         found.reason = one_line(reason)[:LONGEST]
 

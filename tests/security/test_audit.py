@@ -77,7 +77,7 @@ class System:
         if self.settings.now.audit.checkpoint_every != every:
             self.settings.replace(f"audit: {{checkpoint_every: {every}}}")
         self.gate = Gate(self.store, Policy(), {2: _process(2), 3: _process(3)}.get)
-        self.refusals = Refusals(self.gate, self.store, self.events)
+        self.refusals = Refusals(self.gate, self.store, self.events, self.timers)
 
     def define(self, *names: str, by: Principal | None = None) -> None:
         """A change for each name, one of the kernel's own without a principal."""
@@ -231,6 +231,57 @@ def test_a_discreet_refusal_says_no_more_than_errno_and_rule(system: System) -> 
         {"type": "call_refused", "pid": 2, "path": "", "errno": "ENOENT", "reason": "",
          "rule": "visibility"}
     ]  # fmt: skip
+
+
+def test_equal_refusals_are_one_record_and_then_a_summary(system: System) -> None:
+    refusal = KernelError(13, "not yours", rule="owner")
+    repeated: list[tuple[int, str, str, str]] = []
+    system.refusals.on_repeat.append(lambda *told: repeated.append(told))
+    for _ in range(1000):
+        system.refusals.record(ALICE, "/agents/bob/ctl", refusal)
+        system.clock.advance(0.0005)
+    system.refusals.record(BOB, "/agents/bob/ctl", refusal)  # another actor's is no equal one
+    told = [change["type"] for record in system.records() for change in record["changes"]]
+    assert told.count("call_refused") == 2
+    assert repeated == [(2, "EACCES", "not yours", "owner")] * 999
+    assert system.refusals.count == 1001
+    system.clock.advance(1)
+    system.timers.run_due()
+    *_, summary = system.records()
+    assert summary["actor"]["name"] == "alice"
+    [change] = summary["changes"]
+    assert change["first"] < change["last"]
+    assert (change["type"], change["count"]) == ("refusals_repeated", 999)
+    assert (change["path"], change["errno"]) == ("/agents/bob/ctl", "EACCES")
+
+
+def test_an_hour_of_refusals_is_a_hundred_records_and_counts_each(system: System) -> None:
+    refusal = KernelError(13, "no")
+    before = len(system.records())
+    for _ in range(3600):
+        system.refusals.record(ALICE, "/x", refusal)
+        system.clock.advance(1)
+        system.timers.run_due()
+    system.refusals.flush()
+    changes = [change for record in system.records()[before:] for change in record["changes"]]
+    assert len(changes) < 100
+    assert sum(change.get("count", 1) for change in changes) == 3600
+    for _ in range(10):  # quiet: the next one is new
+        system.clock.advance(60)
+        system.timers.run_due()
+    system.refusals.record(ALICE, "/x", refusal)
+    assert system.records()[-1]["changes"][0]["type"] == "call_refused"
+
+
+def test_who_tries_another_path_each_time_is_bounded_too(system: System) -> None:
+    before = len(system.records())
+    for number in range(5000):
+        system.refusals.record(ALICE, f"/x{number}", KernelError(13, f"no {number}"))
+    system.refusals.flush()
+    changes = [change for record in system.records()[before:] for change in record["changes"]]
+    assert len(changes) <= 260
+    assert changes[-1]["path"] == ""
+    assert sum(change.get("count", 1) for change in changes) == 5000
 
 
 def test_fields_that_are_nobody_elses_business_stay_out(system: System) -> None:

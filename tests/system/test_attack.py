@@ -200,12 +200,12 @@ def check(scene: Scene, before: dict[str, Any], attempts: list[dict[str, Any]]) 
 def check_audit(
     tree: Tree, attempts: list[dict[str, Any]], recorded: Callable[[dict[str, Any]], bool]
 ) -> None:
-    """Each of the attempts that are to be `recorded` is, in the order in which they were made."""
-    left = iter(refusals(tree, {"mallory", "a stranger"}))
+    """Each of the attempts that are to be `recorded` is; equal ones are one record."""
+    found = set(refusals(tree, {"mallory", "a stranger"}))
     for each in attempts:
         if recorded(each):
             wanted = (each["path"], each["errno"])
-            assert any(record == wanted for record in left), f"no record of {each}"
+            assert wanted in found, f"no record of {each}"
 
 
 def test_an_agent_gets_nothing_of_its_neighbours_under_the_same_user(scene: Scene) -> None:

@@ -86,6 +86,7 @@ def test_a_crowd_reads_everything_while_agents_come_and_go(tree: Tree) -> None:
     assert unexpected == set()
     assert sum(count[0] for count in counts) > 1000
     assert came_and_went > 10
+    assert tree.holds() == []
     assert "Traceback" not in tree.log()
     assert tree.read("proc/1/state") == "running\n"
 
@@ -159,6 +160,7 @@ def test_ten_thousand_random_writes_do_no_harm(tree: Tree) -> None:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
     assert faults == []
+    assert tree.holds() == []
     assert tree.read("proc/1/state") == "running\n"
     assert "Traceback" not in tree.log()
     # What was accepted is what the format allows: the configuration parses and is complete.

@@ -7,6 +7,8 @@ then no harm at all: the agents of the documents are left alone.
 --moment N      only the death at this moment, as a fault names it
 --soak N        how long the agents of the documents are left alone by the machine's clock, and then
                 again by one that is 2,000 times as fast, with which 302 s are a week (15)
+--fuzz N        only this, for so many seconds: calls of every kind on every file, with requests and
+                documents that are spoiled a little
 --seed S        as it was printed: the same programs, harm and moments
 """
 
@@ -19,6 +21,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.hatchery import QuickTree
+from tests.torture.fuzz import Fuzz
 from tests.torture.model import check
 from tests.torture.rig import torture
 from tests.torture.soak import soak
@@ -35,9 +39,12 @@ def main() -> int:
     parser.add_argument("--moment", type=int)
     parser.add_argument("--soak", type=float, default=15.0)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    parser.add_argument("--fuzz", type=float, default=0.0)
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which unmounts
     print(f"seed {given.seed}", flush=True)
+    if given.fuzz:
+        return 1 if _fuzz(given.fuzz, given.seed) else 0
     wrong: list[str] = []
     if given.seconds and given.moment is None:
         wrong += _torture(given.seconds, given.messages, given.seed)
@@ -64,6 +71,18 @@ def _torture(seconds: float, messages: int | None, seed: int) -> list[str]:
     print(report)
     print("\n".join(wrong[:100]), end="\n" if wrong else "", flush=True)
     return wrong
+
+
+def _fuzz(seconds: float, seed: int) -> list[str]:
+    with tempfile.TemporaryDirectory(prefix="agentfs-fuzz-") as folder:
+        tree = QuickTree(Path(folder) / "tree")
+        try:
+            tree.mount()
+            report = Fuzz(tree, seed).run(seconds=seconds)
+        finally:
+            tree.clean_up()
+    print("\n".join([str(report), *report.faults]), flush=True)
+    return report.faults
 
 
 def _soak(seconds: float) -> list[str]:

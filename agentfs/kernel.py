@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -36,6 +37,7 @@ from agentfs.process.consumption import Consumption
 from agentfs.process.history import History
 from agentfs.process.lineage import Lineage
 from agentfs.process.logkeeper import LogKeeper
+from agentfs.process.proc import thread_group
 from agentfs.process.programs import Programs
 from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
@@ -102,6 +104,8 @@ class Kernel:
         self.clock = clock or SystemClock()
         self.started = self.clock.now()
         self.timers = Timers(self.clock)
+        # As long as anything is held that was read for them.
+        self._lineages: WeakValueDictionary[tuple[int, str], Lineage] = WeakValueDictionary()
         self.watchdog = Watchdog(self._held)
         with taking_up(state_dir / STORE):
             self.store = Store(state_dir / STORE)
@@ -419,8 +423,13 @@ class Kernel:
 
     def lineage(self, tid: int, file: str) -> Lineage:
         """The programs behind a thread that opened `file`, up to the one that an agent's process
-        runs."""
-        return Lineage(tid, lambda ospid: self.table.by_ospid(ospid) is not None, file)
+        runs. Looked up once for a program that reads on and on."""
+        ospid = thread_group(tid)
+        known = self._lineages.get((ospid, file))
+        if known is None or not known.goes_on():
+            known = Lineage(ospid, lambda each: self.table.by_ospid(each) is not None, file)
+            self._lineages[ospid, file] = known
+        return known
 
     def moved(self, mountpoint: str) -> None:
         """The tree is mounted at another path now."""

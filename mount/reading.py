@@ -126,10 +126,18 @@ def _is_reading(tid: int, inode: int) -> bool:
 def _call(tid: int) -> list[bytes]:
     """The call that a thread is in, as /proc/TID/syscall has it; empty if it is gone."""
     try:
-        with open(f"/proc/{tid}/syscall", "rb", buffering=0) as file:
-            return file.read().split()
+        return _read(f"/proc/{tid}/syscall").split()
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def _read(path: str) -> bytes:
+    """What it begins with; Python's own `open` takes twice the time."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
 
 
 def _flags(tid: int, call: list[bytes], inode: int) -> int | None:
@@ -149,8 +157,8 @@ def _is_file(tid: int, descriptor: int, inode: int) -> bool:
 def _flags_of(tid: int, descriptor: int, inode: int) -> int | None:
     if descriptor >= 1 << 20:  # a pointer, or a negative number
         return None
-    with suppress(OSError), open(f"/proc/{tid}/fdinfo/{descriptor}", "rb", buffering=0) as file:
-        said = file.read()
+    with suppress(OSError):
+        said = _read(f"/proc/{tid}/fdinfo/{descriptor}")
         if b"\nino:\t%d\n" % inode in said:
             return int(said.partition(b"flags:\t")[2].partition(b"\n")[0], 8)
     return None

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
 from collections.abc import Callable
 from contextlib import suppress
 
-from agentfs.process.proc import exit_code, lost_exit_code, read_stat, thread_group
+from agentfs.process.proc import exit_code, lost_exit_code, read_file, read_stat, thread_group
 
 __all__ = ["WALKERS", "Lineage"]
 
@@ -63,6 +64,8 @@ class Program:
 
     def fate(self) -> int | None:
         """None while it runs; its exit code, or 128 + signal. 0 if the machine does not say."""
+        if self.pidfd is not None and not _has_ended(self.pidfd) and _command_line(self.ospid):
+            return None  # it has its memory, which who exits gives back first
         found = read_stat(self.ospid)
         if found is not None and found.began(self.start) and not found.ended:
             if not found.exiting:
@@ -83,6 +86,7 @@ class Lineage:
 
     def __init__(self, tid: int, is_root: Callable[[int], bool], file: str = "") -> None:
         self._programs: list[Program] = []
+        self._line = b""
         ospid = thread_group(tid)
         while ospid > 1 and len(self._programs) < MAX_GENERATIONS:
             line = _command_line(ospid)
@@ -90,6 +94,7 @@ class Lineage:
             if found is None:
                 break
             root = is_root(ospid)
+            self._line = self._line if self._programs else line
             named = not root and bool(file) and os.fsencode(file) in line
             self._programs.append(Program(ospid, found.start, found.name, named))
             if root:
@@ -100,6 +105,18 @@ class Lineage:
         """Keep hold of how they end. The last is left out: with it everything ends."""
         for program in self._programs[:-1]:
             program.watch()
+
+    def goes_on(self) -> bool:
+        """Whether it is still what another look would find: it was watched, all that are watched
+        run, so none has another parent, and the nearest has executed nothing since. What those
+        above it execute meanwhile tells nothing of why it reads."""
+        watched = self._programs[:-1]
+        return (
+            bool(watched)
+            and all(each.pidfd is not None and not _has_ended(each.pidfd) for each in watched)
+            and bool(self._line)
+            and _command_line(watched[0].ospid) == self._line
+        )
 
     def failure(self) -> int:
         """The exit code of the first that failed before one that lives; 0 if none did."""
@@ -164,7 +181,14 @@ def _was_asked(programs: list[Program]) -> bool:
     return not programs or programs[-1].named
 
 
+def _has_ended(pidfd: int) -> bool:
+    """Whether all threads of a process have: its number may be another's soon. 1 µs."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def _command_line(ospid: int) -> bytes:
-    with suppress(OSError), open(f"/proc/{ospid}/cmdline", "rb", buffering=0) as line:
-        return line.read()
+    with suppress(OSError):
+        return read_file(f"/proc/{ospid}/cmdline")
     return b""

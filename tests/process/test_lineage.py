@@ -50,6 +50,16 @@ def child(shell: subprocess.Popen[bytes]) -> int:
     return int(children()[0])
 
 
+def executed(pid: int, name: str) -> None:
+    """Wait until a process is through execve(2), and runs that program."""
+
+    def runs() -> bool:
+        with open(f"/proc/{pid}/cmdline") as file:
+            return file.read().startswith(f"{name}\0")
+
+    eventually(runs)
+
+
 def gone(pid: int) -> bool:
     return not os.path.exists(f"/proc/{pid}")
 
@@ -112,6 +122,37 @@ def test_a_program_without_children_is_its_own_loop() -> None:
     mine, again = Lineage(os.getpid(), nobody), Lineage(os.getpid(), nobody)
     assert again.continues(mine)
     assert mine.failure() == 0
+
+
+def test_a_line_goes_on_until_one_of_it_ends(
+    shells: Callable[[str], subprocess.Popen[bytes]],
+) -> None:
+    shell = shells("sleep 1000; true")
+    sleep = child(shell)
+    executed(sleep, "sleep")
+    line = Lineage(sleep, nobody)
+    assert not line.goes_on(), "nobody holds on to its programs yet"
+    line.watch()
+    assert line.goes_on()
+    shell.kill()
+    shell.wait()
+    assert not line.goes_on(), "the reader has another parent now"
+    os.kill(sleep, signal.SIGKILL)
+
+
+def test_a_line_does_not_go_on_when_its_reader_executes_another_program(
+    shells: Callable[[str], subprocess.Popen[bytes]],
+) -> None:
+    shell = shells("read go; exec sleep 1000")
+    executed(shell.pid, "bash")
+    line = Lineage(shell.pid, nobody)
+    line.watch()
+    assert line.goes_on()
+    assert shell.stdin is not None
+    shell.stdin.write(b"go\n")
+    shell.stdin.flush()
+    eventually(lambda: not line.goes_on())
+    assert Lineage(shell.pid, nobody)._programs[0] == line._programs[0], "the same process still"
 
 
 def test_descriptors_do_not_pile_up() -> None:

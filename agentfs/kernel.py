@@ -368,7 +368,7 @@ class Kernel:
 
     def _build_boundary(self) -> None:
         """What the tree and the daemon ask of the kernel."""
-        self.identity = Identity(self.table, self.programs, self.owner[0])
+        self.identity = Identity(self.table, self.programs, self.owner[0], self.events)
         self.supervisor.on_maid.append(self.audit.sweep)
         self.refusals = Refusals(self.gate, self.store, self.events, self.timers)
         self.why = Why(self)

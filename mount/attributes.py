@@ -29,7 +29,7 @@ def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
     entry.st_ino = inode.number
     if isinstance(inode.node, Shown):
         show_number(entry, inode.node.number)
-    entry.generation = 0
+    entry.generation = inode.generation
     entry.entry_timeout = 0.0 if inode.node.fresh else inode.node.timeout
     entry.attr_timeout = 0 if news or not inode.watched else inode.node.timeout
     entry.st_mode = pyfuse3.ModeT(stat.mode)

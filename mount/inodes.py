@@ -3,7 +3,8 @@
 An inode lives from the first look-up to the last forget; its number is what `stat` shows as well,
 so it follows from the node and is the same when Linux has forgotten it and asks again. A file on
 the disk has its own, the others a hash of their key. Numbers stay below 2**53: a JavaScript program
-keeps them in a double.
+keeps them in a double. So a number can be guessed, and a file handle (open_by_handle_at(2)) is a
+number and a generation: generations are random.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import errno
 import gc
 import hashlib
 import itertools
+import secrets
 import stat as st
 import time
 from collections.abc import Hashable, Iterator
@@ -49,6 +51,7 @@ class Inode:
     may watch it; a restless directory nobody does, until one who is about to watch it asks for its
     attributes (see `calls`). `fetched`: the size of what is fetched at the open, as it was
     then, in bytes. `followed`: how many open files it has of those whose end matters.
+    `generation` goes with the number in a file handle: Linux keeps 32 bits of it.
     """
 
     __slots__ = (
@@ -57,6 +60,7 @@ class Inode:
         "changes",
         "fetched",
         "followed",
+        "generation",
         "gone",
         "key",
         "lookups",
@@ -88,6 +92,7 @@ class Inode:
         self.outdated = 0
         self.fetched = 0
         self.followed = 0
+        self.generation = secrets.randbits(31) + 1
         self.watched = not (isinstance(node, Directory) and node.restless)
 
     def touch(self) -> None:

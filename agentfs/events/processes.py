@@ -12,6 +12,7 @@ __all__ = [
     "AgentRefused",
     "AgentRemoved",
     "ChildrenChanged",
+    "GroupRefused",
     "ProcessChanged",
     "ProcessExited",
     "ProcessReaped",
@@ -134,6 +135,15 @@ class AgentRefused(Event):
 
     agent: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRefused(Event):
+    """A program of `agent` is in the control group of agent `group`, and is not taken for it."""
+
+    pid: int
+    agent: str
+    group: str
 
 
 @dataclass(frozen=True, slots=True)

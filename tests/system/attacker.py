@@ -575,6 +575,30 @@ def the_operator_by_leaving_the_control_group_without_forking_twice():
     return "the rules are mine"
 
 
+@attempt("EACCES", path="/agents/bob/recv", only="same")
+def the_neighbour_by_entering_its_control_group():
+    """Root may write into any group; who it descends from stays."""
+    with open(f"/proc/{BOBS}/cgroup") as groups:
+        theirs = next(line[3:].strip() for line in groups if line.startswith("0::"))
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        for top in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+            with suppress(OSError), open(f"{top}{theirs}/cgroup.procs", "w") as group:
+                group.write("0")
+        try:
+            opened("agents/bob/recv", os.O_RDONLY | os.O_NONBLOCK)
+            number = 0
+        except OSError as failure:
+            number = failure.errno
+        os.write(writer, b"%d" % number)
+        os._exit(0)
+    os.wait()
+    number = int(os.read(reader, 16))
+    if number:
+        raise OSError(number, os.strerror(number))
+    return "taken for bob"
+
+
 # -- around the tree -----------------------------------------------------------------------------
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import pwd
+import struct
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.puppet import Puppet
+from tests.system.test_events import after
 from tests.tree import Tree, eventually
 
 pytestmark = pytest.mark.mount
@@ -209,3 +215,106 @@ def test_attach_makes_a_program_the_agents(tree: Tree) -> None:
     assert shell.stdout.readline() == f"{pid}\n".encode()
     shell.wait()
     eventually(lambda: tree.read(f"proc/{pid}/state") != "idle\n")
+
+
+CGROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+
+ENTERS = """
+import os, sys
+theirs = sys.argv[1]
+if os.fork() == 0:
+    with open(theirs, "w") as group:
+        group.write("0")
+    print(os.readlink(os.environ["AGENTFS"] + "/proc/self"), flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+@ROOT_ONLY
+def test_who_enters_anothers_control_group_is_who_it_was(tree: Tree) -> None:
+    bob = tree.spawn("bob", exec=["sleep", "1000"])
+    theirs = Path(f"/proc/{tree.read(f'proc/{bob}/ospid').strip()}/cgroup").read_text()
+    group = next(line[3:] for line in theirs.splitlines() if line.startswith("0::"))
+    places = [Path(f"{top}{group}/cgroup.procs") for top in CGROUPS]
+    place = next((place for place in places if place.exists()), None)
+    if f"/p{bob}" not in group or place is None:
+        pytest.skip("no control groups here: `agentfs doctor` says why")
+    pid = tree.spawn("mallory", exec=[sys.executable, "-c", ENTERS, str(place)], restart="never")
+    assert (tree / f"proc/{pid}/wait").read_text() == "0\n"
+    assert tree.read("agents/mallory/log") == f"{pid}\n"
+    told = [event for event in after(tree, 0) if event["type"] == "group_refused"]
+    assert [(event["agent"], event["group"]) for event in told] == [("mallory", "bob")]
+
+
+FORK_AND_ASK = (
+    "(lambda r, w: (lambda pid: [pid, (os.close(w), os.read(r, 16).decode())[1],"
+    " os.waitpid(pid, 0), os.close(r)][:2] if pid else [os.write(w,"
+    " os.readlink(tree + '/proc/self').encode()), os._exit(0)])(os.fork()))(*os.pipe())"
+)
+
+
+@ROOT_ONLY
+def test_a_thread_id_that_is_used_again_is_not_who_had_it_before(tree: Tree) -> None:
+    """Root says which id comes next; without that Linux gives the ids out in turn."""
+    with closing(Puppet(tree, "mallory")) as puppet:
+        hits = sum(_asks_with_an_id_of_the_operators(tree, puppet) for _ in range(10))
+    assert hits, "the id was never given out again"
+
+
+def _asks_with_an_id_of_the_operators(tree: Tree, puppet: Puppet) -> bool:
+    reader, writer = os.pipe()
+    operator = os.fork()
+    if operator == 0:
+        try:
+            os.write(writer, os.readlink(tree / "proc/self").encode())
+        finally:
+            os._exit(0)
+    os.waitpid(operator, 0)
+    assert os.read(reader, 16) == b"1"
+    os.close(reader)
+    os.close(writer)
+    last = f"(lambda f: (os.write(f, b'{operator - 1}'), os.close(f)))"
+    last += "(os.open('/proc/sys/kernel/ns_last_pid', os.O_WRONLY))"
+    pid, who = puppet.do(f"[{last}, {FORK_AND_ASK}][1]")
+    assert who == str(puppet.pid)
+    return bool(pid == operator)
+
+
+def _handle_of(path: Path) -> bytes:
+    """struct file_handle, of name_to_handle_at(2)."""
+    room, mount = ctypes.create_string_buffer(struct.pack("=Ii", 128, 0), 136), ctypes.c_int()
+    if ctypes.CDLL(None, use_errno=True).name_to_handle_at(
+        -100, os.fsencode(path), room, ctypes.byref(mount), 0
+    ):
+        raise OSError(ctypes.get_errno(), "name_to_handle_at")
+    (size,) = struct.unpack_from("=I", room.raw)
+    return room.raw[: 8 + size]
+
+
+def _open_handle(mount: int, handle: bytes) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    found = int(libc.open_by_handle_at(mount, ctypes.create_string_buffer(handle), os.O_RDONLY))
+    if found < 0:
+        raise OSError(ctypes.get_errno(), "open_by_handle_at")
+    return found
+
+
+@ROOT_ONLY
+def test_a_file_handle_cannot_be_guessed(tree: Tree) -> None:
+    """It is an inode number, which follows from the name, and a generation, which is random."""
+    mount = os.open(tree.path, os.O_RDONLY)
+    generations = set()
+    try:
+        for path in (tree / "proc/1/status", tree / "agents/init/spec.yaml"):
+            with path.open():
+                handle = _handle_of(path)
+                os.close(_open_handle(mount, handle))
+                generations.add(struct.unpack_from("=I", handle, 16)[0])
+                guessed = handle[:16] + bytes(4) + handle[20:]
+                with pytest.raises(OSError) as refused:
+                    _open_handle(mount, guessed)
+                assert refused.value.errno == errno.ESTALE
+    finally:
+        os.close(mount)
+    assert len(generations) == 2

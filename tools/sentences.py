@@ -35,6 +35,7 @@ SENTENCES = {
     "ask_expired": "nobody answered its question {id} in time",
     "ask_failed": "nobody can answer its question {id}: {reason}",
     "ask_opened": "it asks {to}, question {id}, until {deadline}",
+    "audit_half_full": "the audit keeps {records} of at most {most} records",
     "boot": "the daemon's run {boot}",
     "broadcast_changed": "{waiting} copies of its broadcast {id} wait",
     "broadcast_sent": "it sent broadcast {id} to {recipients} agents",

@@ -87,6 +87,7 @@ from agentfs.events.resources import (
     ResourceWarning,  # noqa: A004  # see there
 )
 from agentfs.events.system import (
+    AuditHalfFull,
     CallRefused,
     ConfigChanged,
     DocumentRefused,
@@ -120,6 +121,7 @@ __all__ = [
     "AskExpired",
     "AskFailed",
     "AskOpened",
+    "AuditHalfFull",
     "BroadcastChanged",
     "BroadcastSent",
     "BudgetChanged",

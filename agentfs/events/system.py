@@ -8,6 +8,7 @@ from typing import ClassVar
 from agentfs.events.base import Event
 
 __all__ = [
+    "AuditHalfFull",
     "CallRefused",
     "ConfigChanged",
     "DocumentRefused",
@@ -15,6 +16,16 @@ __all__ = [
     "LoopHeld",
     "RefusalsRepeated",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHalfFull(Event):
+    """The audit keeps half of the `most` records that it may keep."""
+
+    whose: ClassVar[str] = ""
+
+    records: int
+    most: int
 
 
 @dataclass(frozen=True, slots=True)

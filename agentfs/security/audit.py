@@ -20,7 +20,7 @@ import trio
 from agentfs.clock import Clock, Timer, Timers
 from agentfs.config import Settings
 from agentfs.errors import KernelError
-from agentfs.events import EventLog
+from agentfs.events import AuditHalfFull, EventLog
 from agentfs.security import records
 from agentfs.security.mirror import Mirror
 from agentfs.security.principal import Principal
@@ -130,6 +130,7 @@ class Audit:
         changes = self._events.pending
         if not changes:
             return
+        self._watch_room()
         before = self.seq, self._digest, self._marked
         seq = before[0] + 1
         if self._store.acting is not self._acting:
@@ -142,6 +143,15 @@ class Audit:
         self.seq, self._digest = seq, digest
         if seq - self._marked >= self._settings.now.audit.checkpoint_every:
             self._mark()
+
+    def _watch_room(self) -> None:
+        """Tell when half of what may be kept is."""
+        most, kept = self._settings.now.audit.max_records, self.seq - self._first + 2
+        if kept == (most + 1) // 2:
+            told = AuditHalfFull(kept, most)
+            self._store.on_commit(
+                lambda: self._timers.call_later(0, lambda: self._events.emit(told))
+            )
 
     def _back(self, before: tuple[int, bytes, int]) -> None:
         self.seq, self._digest, self._marked = before

@@ -233,6 +233,17 @@ def test_a_discreet_refusal_says_no_more_than_errno_and_rule(system: System) -> 
     ]  # fmt: skip
 
 
+def test_an_audit_that_is_half_full_says_so_once(system: System) -> None:
+    system.settings.replace("audit: {max_records: 10}")
+    for _ in range(20):
+        system.define("a", by=ALICE)
+        system.timers.run_due()
+    changes = [change for record in system.records() for change in record["changes"]]
+    told = [change for change in changes if change["type"] == "audit_half_full"]
+    assert told == [{"type": "audit_half_full", "records": 5, "most": 10}]
+    assert verify(system.path, system.key).fault == ""
+
+
 def test_equal_refusals_are_one_record_and_then_a_summary(system: System) -> None:
     refusal = KernelError(13, "not yours", rule="owner")
     repeated: list[tuple[int, str, str, str]] = []

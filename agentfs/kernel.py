@@ -445,6 +445,7 @@ class Kernel:
         it."""
         self.programs.in_tree = True
         self.supervisor.tree_is_up.set()
+        self.programs.release_adopted()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -21,7 +21,7 @@ import trio
 from agentfs.errors import ApprovalError, KernelError
 from agentfs.kernel import Kernel
 from agentfs.mount.session import Mount, serve
-from agentfs.process.logs import room
+from agentfs.process.standstill import room
 from agentfs.providers.agents import LogWatcher, tell_of_withdrawals
 from agentfs.providers.approvals import AwaitedDecision
 from agentfs.providers.topics import tell_of_publications
@@ -29,6 +29,7 @@ from agentfs.providers.tree import build
 from agentfs.security.principal import Principal
 from agentfs.storage.layout import StateError, lay_out
 from agentfs.storage.lock import only_daemon
+from agentfs.storage.opening import is_full
 from agentfs.storage.reserve import give_way, keep_reserve
 
 __all__ = ["main"]
@@ -42,6 +43,10 @@ ROOTS_OPTIONS = {"allow_other"}
 """Root's mounts let other users in: agents run as users of their own, and the modes are real."""
 
 LOG_SIZE = 10 * 1024 * 1024
+
+ATTEMPTS = 5
+"""To start on a full disk. From the second on, everybody who writes to the state stands still,
+whether or not the disk looks full just then."""
 
 
 class Bridge:
@@ -71,8 +76,10 @@ class Starter:
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
+        self.is_told = False
 
     def tell(self, words: str) -> None:
+        self.is_told = True
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
             return
@@ -99,12 +106,10 @@ def main(arguments: list[str] | None = None) -> int:
     os.umask(0o022)
     try:
         lay_out(given.state)
-        with room(given.state / "logs") as let_go:
-            _log_to(given.state / "kernel.log", also_stderr=given.foreground)
-            with only_daemon(given.state):
-                give_way(given.state)
-                kernel = partial(Kernel, given.state, given.mountpoint, audit_key=given.audit_key)
-                trio.run(_run, kernel, _options(given.options), starter, let_go)
+        _log_to(given.state / "kernel.log", also_stderr=given.foreground)
+        with only_daemon(given.state):
+            kernel = partial(Kernel, given.state, given.mountpoint, audit_key=given.audit_key)
+            _run_with_room(given.state, kernel, _options(given.options), starter)
     except (StateError, OSError, KernelError) as failed:
         return _failed(starter, str(failed), given.foreground)
     except BaseExceptionGroup as group:
@@ -116,6 +121,22 @@ def main(arguments: list[str] | None = None) -> int:
         log.exception("the daemon failed")
         return _failed(starter, f"{type(fault).__name__}: {fault}", given.foreground)
     return 0
+
+
+def _run_with_room(
+    state: Path, make: Callable[[], Kernel], options: set[str], starter: Starter
+) -> None:
+    """`_run`, and again if the disk was too full for a start: nothing was changed then."""
+    for attempt in range(ATTEMPTS):
+        with room(state, always=attempt > 0) as let_go:
+            give_way(state)
+            try:
+                return trio.run(_run, make, options, starter, let_go)
+            except BaseException as failure:
+                if starter.is_told or attempt == ATTEMPTS - 1 or not is_full(failure):
+                    raise
+                log.warning("there is no room to start: %s; trying again", _first(failure))
+    return None
 
 
 def _options(given: list[str]) -> set[str]:

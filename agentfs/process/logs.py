@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from agentfs.process.proc import all_pids, is_in_execve, read_stat
-
-__all__ = ["LEAST", "is_low", "room", "rotate", "tail"]
+__all__ = ["LEAST", "is_low", "rotate", "tail"]
 
 log = logging.getLogger(__name__)
 
@@ -56,41 +51,6 @@ def is_low(folder: Path) -> bool:
     disk = os.statvfs(folder)
     size, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
     return free < min(RESERVE, size // 8)
-
-
-@contextmanager
-def room(folder: Path) -> Iterator[Callable[[], object]]:
-    """If the disk is full, cut all logs, and have those that write them stand still until the
-    block ends or the function that it gets is called: without room no store can be opened."""
-    logs = list(folder.glob("*.log")) if folder.is_dir() and is_low(folder) else []
-    held = _stop_writers(logs) if logs else []
-
-    def let_go() -> None:
-        while held:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(held.pop(), signal.SIGCONT)
-
-    try:
-        for path in logs:
-            rotate(path, LEAST)
-        yield let_go
-    finally:
-        let_go()
-
-
-def _stop_writers(logs: Iterable[Path]) -> list[int]:
-    """Those whose output goes into one of the logs, a survivor of an earlier daemon each."""
-    names, stopped = {os.fspath(path.resolve()) for path in logs}, []
-    for ospid in all_pids():
-        if is_in_execve(ospid):
-            continue
-        with suppress(OSError):
-            outputs = {os.readlink(f"/proc/{ospid}/fd/{number}") for number in (1, 2)}
-            stat = read_stat(ospid)
-            if not names.isdisjoint(outputs) and stat is not None and stat.state != "T":
-                os.kill(ospid, signal.SIGSTOP)
-                stopped.append(ospid)
-    return stopped
 
 
 def rotate(path: Path, limit: int) -> bool:

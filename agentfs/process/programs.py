@@ -75,6 +75,7 @@ class Programs(Measures):
         self.in_tree = False
         self._watched: dict[int, Program] = {}
         self._launches: set[Launch] = set()
+        self._adopted: list[tuple[Program, Process]] = []  # that may stand still
         self.generation = 0  # counts the programs that came or went
         self._launched = trio.Event()
         self._limiter = trio.CapacityLimiter(LAUNCHES_AT_ONCE)
@@ -219,10 +220,18 @@ class Programs(Measures):
                 self.groups.gather(program.pid, program.ospid)
         program.ours = ours
         self._watched[program.ospid] = program
-        if not process.attached:  # an earlier daemon may have held it
-            self.release(program, stay=process.state is State.SLEEPING)
+        if not process.attached:
+            self._adopted.append((program, process))
         self.generation += 1
         return program
+
+    def release_adopted(self) -> None:
+        """Let those go on that an earlier daemon held, or that stood still while this one started:
+        not before there is somebody to look after their logs."""
+        adopted, self._adopted = self._adopted, []
+        for program, process in adopted:
+            if self._watched.get(program.ospid) is program:
+                self.release(program, stay=process.state is State.SLEEPING)
 
     def attach(self, pid: int, ospid: int) -> Program:
         """Watch a program that was started elsewhere as that of process `pid`. Raises ESRCH."""

@@ -60,6 +60,8 @@ class Recovery:
         finally:
             supervisor.booting = False
         self._end_unknown_programs()
+        if supervisor.tree_is_up.is_set():
+            supervisor.programs.release_adopted()
 
     def _make_init(self) -> None:
         """Process 1 is the daemon itself."""

@@ -7,6 +7,7 @@ as the mark beside it says (`Mark`).
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -20,7 +21,7 @@ from agentfs.process.proc import boot_id
 from agentfs.storage.layout import StateError
 from agentfs.storage.migrations import LATEST
 
-__all__ = ["LAST_EVENT", "Mark", "look_through", "require_whole", "taking_up"]
+__all__ = ["LAST_EVENT", "Mark", "is_full", "look_through", "require_whole", "taking_up"]
 
 # Seconds that looking through the pages may take. 1.7 GB a second were measured where they are in
 # memory: a start with 100,000 messages (144 MB) takes 0.09 s longer. `agentfs doctor` has no limit.
@@ -164,6 +165,21 @@ def taking_up(store: Path) -> Iterator[None]:
         raise StateError(
             f"{store}: what is in it cannot be taken up ({said}); {_advice(store.parent)}"
         ) from bad
+
+
+def is_full(failure: BaseException | None) -> bool:
+    """Whether something failed, at the bottom, because the disk is full."""
+    if isinstance(failure, BaseExceptionGroup):
+        return any(is_full(each) for each in failure.exceptions)
+    if failure is None:
+        return False
+    if isinstance(failure, sqlite3.Error):
+        # SQLite says SQLITE_IOERR where its index of the log (STORE-shm) finds no room.
+        code = getattr(failure, "sqlite_errorcode", 0) & 0xFF
+        return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+    if isinstance(failure, (OSError, KernelError)) and failure.errno == errno.ENOSPC:
+        return True
+    return is_full(failure.__cause__ or failure.__context__)
 
 
 def _advice(state: Path) -> str:

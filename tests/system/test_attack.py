@@ -252,7 +252,8 @@ def test_no_name_of_a_file_forges_a_line_that_a_person_reads(tree: Tree) -> None
     assert r"/shared/caf\351" in tree.read("dev/approvals/000002/request")
     mail = tree / "agents/init/inbox/new"
     texts = [(mail / name).read_text() for name in os.listdir(mail)]
-    assert all(len(text.partition("\n\n")[2].splitlines()) == 1 for text in texts)
+    asked = [text.split("\n\n")[1] for text in texts]
+    assert all(len(sentence.splitlines()) == 1 for sentence in asked)
     assert not [line for line in tree.log().splitlines() if line.startswith("Rule:")]
     mallory.close()
     eve.close()

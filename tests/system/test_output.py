@@ -91,6 +91,9 @@ while True:
 """
 
 
+LOOP = "while :; do head -c 65536 /dev/zero >&7; done"
+
+
 @pytest.mark.parametrize("program", [["yes"], [sys.executable, "-S", "-c", STUBBORN]])
 def test_on_a_small_disk_the_system_goes_on_and_the_program_can_be_killed(
     small: Tree, program: list[str]
@@ -115,13 +118,28 @@ def test_on_a_small_disk_the_system_goes_on_and_the_program_can_be_killed(
     assert len(os.listdir(small / "agents/bob/inbox/new")) == 5
 
 
-def test_a_tree_whose_disk_a_log_has_filled_is_mounted_again(small: Tree) -> None:
-    small.spawn("bob", exec=[sys.executable, "-S", "-c", STUBBORN], restart="never")
+WRITERS = {
+    "one": [["python", "-S", "-c", STUBBORN]],
+    "several": [["python", "-S", "-c", STUBBORN], ["yes"], ["yes", "y" * 4000]] * 2,
+    "through another descriptor": [["sh", "-c", f"exec 7>&1 >/dev/null 2>&1; {LOOP}"]],
+    "a child": [["sh", "-c", f"exec 7>&1; ({LOOP}) & wait"]],
+}
+
+
+@pytest.mark.parametrize("writers", WRITERS.values(), ids=WRITERS)
+def test_a_tree_whose_disk_logs_have_filled_is_mounted_again(
+    small: Tree, tmp_path: Path, writers: list[list[str]]
+) -> None:
+    go = tmp_path / "go"
+    wait = f'until [ -e {go} ]; do sleep 0.05; done; exec "$@"'
+    for number, program in enumerate(writers):
+        words = [sys.executable if word == "python" else word for word in program]
+        small.spawn(f"bob{number}", exec=["sh", "-c", wait, "sh", *words], restart="never")
     small.crash()
-    log = small.state / "logs/bob.log"
-    eventually(lambda: os.statvfs(small.state).f_bavail == 0, "the survivor fills the disk")
+    go.touch()
+    eventually(lambda: os.statvfs(small.state).f_bavail == 0, "the survivors fill the disk")
     small.mount()
-    assert log.stat().st_size < 8 * MIB
+    assert (small.state / "logs/bob0.log").stat().st_size < 8 * MIB
 
     def works() -> bool:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from typing import TYPE_CHECKING
 
 import yaml
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from agentfs.resources.groups import Groups
 
 __all__ = ["Processes"]
+
+log = logging.getLogger(__name__)
+
+AGAIN = 1.0
+"""Seconds until what found no room is tried again."""
 
 
 class Processes(OwnCalls):
@@ -82,13 +88,28 @@ class Processes(OwnCalls):
         try:
             await self._supervisor.launch(process, started)
         except BaseException:
+            self._take_back(principal, process, before)
+            raise
+        return process
+
+    def _take_back(self, principal: Principal, process: Process, before: Agent | None) -> None:
+        """Undo a spawn whose program did not start; where the disk is full, as soon as there is
+        room. A daemon that ends before that leaves it to the next one."""
+        if self._table.find(process.pid) is not process:
+            return
+        try:
             with self._store.transaction():
                 self._gate.attribute(principal)
                 withdraw(self._supervisor, process)
                 self._agents.restore(process.name, before)
                 end_spawn(self._store, process)
-            raise
-        return process
+        except KernelError as failure:
+            if failure.errno != errno.ENOSPC:
+                raise
+            log.error("process %d was not started; no room to take it back yet", process.pid)
+            self._supervisor.timers.call_later(
+                AGAIN, lambda: self._take_back(principal, process, before)
+            )
 
     def _make(self, parent: Process, spec: ProcessSpec) -> Process:
         account = rules.account_of(spec, parent)

@@ -122,6 +122,34 @@ async def test_a_signal_to_a_program_that_is_being_started_reaches_it(
     assert kinds.index("ProcessSpawned") < kinds.index("ProcessExited")
 
 
+async def test_a_spawn_for_which_the_disk_is_full_is_taken_back_as_soon_as_there_is_room(
+    timed: System, mock_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room() -> None:
+        raise KernelError(errno.ENOSPC, "no room")
+
+    start = timed.programs.start
+
+    async def fill(*given: Any) -> Any:
+        program = await start(*given)
+        timed.store.before_commit.append(no_room)
+        return program
+
+    monkeypatch.setattr(timed.programs, "start", fill)
+    with pytest.raises(KernelError) as caught:
+        await timed.spawn("bob", exec=SLEEP)
+    assert caught.value.errno == errno.ENOSPC
+    await jump(mock_clock, 3.0)
+    assert timed.table.by_name("bob") is not None
+    timed.store.before_commit.remove(no_room)
+    await jump(mock_clock, 1.1)
+    assert timed.table.by_name("bob") is None
+    assert timed.agents.find("bob") is None
+    await timed.all_reaped()
+    monkeypatch.undo()
+    assert (await timed.spawn("bob", exec=SLEEP)).state.alive
+
+
 async def test_a_spawn_that_is_cancelled_while_it_waits_leaves_nothing(system: System) -> None:
     system.programs._limiter.total_tokens = 1
     async with system.programs._limiter:  # as if other launches took all threads

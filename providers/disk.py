@@ -27,6 +27,7 @@ __all__ = [
     "rename",
     "reported",
     "tells_writes_apart",
+    "truncate",
 ]
 
 RENAME_NOREPLACE = 1
@@ -107,10 +108,20 @@ def give(path: str | int, mode: int, caller: Caller, directory: int) -> None:
         os.chmod(path, bits, dir_fd=where)
 
 
+def truncate(path: str, size: int) -> None:
+    """truncate(2) that does not wait, as that does up to 45 s (/proc/sys/fs/lease-break-time), for
+    who has a lease on the file. Raises OSError; EAGAIN if there is one."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, size)
+    finally:
+        os.close(descriptor)
+
+
 def change(path: str | int, wanted: Attributes) -> None:
     """chmod, chown, truncate and utime of a path or a descriptor. Raises OSError."""
     if wanted.size is not None:
-        os.truncate(own_path(path) if isinstance(path, int) else path, wanted.size)
+        truncate(own_path(path) if isinstance(path, int) else path, wanted.size)
     uid, gid = wanted.uid, wanted.gid
     if uid is not None or gid is not None:
         os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)

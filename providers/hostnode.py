@@ -300,7 +300,7 @@ class HostHandle(Handle):
         """What O_TRUNC does, also to who only reads."""
         self._file.tree.version += 1
         with reported("truncating"):
-            os.truncate(own_path(self.descriptor), 0)
+            disk.truncate(own_path(self.descriptor), 0)
 
     def truncate(self, size: int) -> None:
         """ftruncate(2)."""

@@ -71,7 +71,7 @@ class LogHandle(Handle):
         with disk.reported("reading the log"):
             if self._descriptor is None:
                 try:
-                    found = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                    found = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 except FileNotFoundError:
                     return b""
                 self._descriptor = Descriptor(found, self._holder)

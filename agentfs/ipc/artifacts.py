@@ -92,7 +92,8 @@ class Artifacts(Shelf):
 
     def _open(self, artifact: Artifact) -> int:
         try:
-            return os.open(self.path(artifact.serial), os.O_RDONLY | os.O_CLOEXEC)
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # nobody's lease is waited for
+            return os.open(self.path(artifact.serial), flags)
         except FileNotFoundError:
             raise _missing(artifact.key) from None
         except OSError as failure:

@@ -343,7 +343,8 @@ class Agents:
         try:
             memory.parent.mkdir(mode=0o755, exist_ok=True)
             memory.mkdir(mode=0o700, exist_ok=True)
-            os.close(os.open(self.log_path(name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640))
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK
+            os.close(os.open(self.log_path(name), flags, 0o640))
             self._own(name, uid, gid)
         except OSError as failure:
             raise KernelError.from_os(failure, f"cannot make the files of {name}") from failure

@@ -29,10 +29,15 @@ RESERVE = 16 * 1024 * 1024
 note an end or take a message without room."""
 
 
+def _at_once(path: str, flags: int) -> int:
+    """open(2) that raises EAGAIN where who has a lease on the file would be waited for."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def tail(path: Path, offset: int = 0) -> str:
     """The last lines that were written after `offset`, 4 KiB at most; "" if it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
             size = file.seek(0, os.SEEK_END)
             begin = offset if offset <= size else 0  # it was rotated meanwhile
             start = max(begin, size - TAIL)
@@ -60,7 +65,7 @@ def rotate(path: Path, limit: int) -> bool:
     What the program writes between the last look at the size and that is lost. For a thread.
     """
     try:
-        with open(path, "rb+") as file:
+        with open(path, "rb+", opener=_at_once) as file:
             size = os.fstat(file.fileno()).st_size
             if size <= limit:
                 return False

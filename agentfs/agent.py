@@ -488,13 +488,18 @@ class Agent:
     def _open(self, path: str, flags: int) -> int:
         """Open a file, as soon as the tree is there. An event loop is not held up for that."""
         deadline, pause = time.monotonic() + self.patience, FIRST_PAUSE
+        was_there = False
         while True:
             try:
                 return os.open(path, flags | os.O_CLOEXEC, 0o600)
             except OSError as failure:
                 late = time.monotonic() > deadline or _running() != (None, None)
-                if late or not self._is_away(failure):
+                is_there = not self._is_away(failure)
+                if late or (is_there and (was_there or failure.errno != errno.ENOENT)):
                     raise
+            was_there = is_there
+            if is_there:  # since when? Maybe it was mounted between the open and the look
+                continue
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -606,7 +607,27 @@ def test_a_call_waits_for_the_daemon_to_come_back(quick: QuickTree) -> None:
     assert Message((quick / "agents/alice/recv").read_bytes()).text == "patience"
 
 
-@pytest.mark.torture
+def test_a_tree_that_is_mounted_just_after_a_file_was_not_found_is_asked_again(
+    quick: QuickTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick.spawn("alice")
+    init, real = operator(quick), os.open
+    asked: list[object] = []
+
+    def before_the_mount(path: object, *given: int, **named: int) -> int:
+        asked.append(path)
+        if len(asked) == 1:
+            raise FileNotFoundError(errno.ENOENT, "nothing is mounted yet")
+        return real(path, *given, **named)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(os, "open", before_the_mount)
+    init.send("alice", "early")
+    monkeypatch.undo()
+    assert Message((quick / "agents/alice/recv").read_bytes()).text == "early"
+    with pytest.raises(FileNotFoundError):
+        init.get("nothing")
+
+
 def requests(tree: Tree) -> int:
     """What the mount was asked so far."""
     lines = tree.read("sys/metrics").splitlines()

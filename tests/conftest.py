@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,14 @@ import pytest
 
 from tests.hatchery import Hatchery, QuickTree
 from tests.tree import Tree
+
+
+def pytest_configure() -> None:
+    """Programs of the tests have default signals also where the suite runs in the background of a
+    script, or under nohup, which ignore some for all their children."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def why_no_fuse() -> str:

@@ -72,8 +72,8 @@ class Base(pyfuse3.Operations):
         """The tree is mounted at another path now."""
         self._mountpoint = mountpoint
 
-    async def _caller(self, ctx: RequestContext) -> Caller:
-        principal = await self._system.identify(ctx.pid, ctx.uid, ctx.gid)
+    def _caller(self, ctx: RequestContext) -> Caller:
+        principal = self._system.identify(ctx.pid, ctx.uid, ctx.gid)
         caller = Caller(principal, ctx.uid, ctx.gid, ctx.pid, ctx.umask)
         if self.asked is not None:
             self.asked.caller = caller

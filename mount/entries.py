@@ -68,7 +68,7 @@ class EntryOperations(Base):
                     return _nothing(kept)
                 raise
             if found.guarded:
-                caller = await self._caller(ctx)
+                caller = self._caller(ctx)
                 try:
                     found.admitted(caller)
                 except KernelError as refusal:
@@ -85,7 +85,7 @@ class EntryOperations(Base):
 
     async def _reached(self, directory: Inode, name: str, ctx: RequestContext) -> Node:
         """What the caller finds as `name`, where the look-up is what keeps others out."""
-        caller = await self._caller(ctx)
+        caller = self._caller(ctx)
         where = directory.directory()
         try:
             where.admit(name, caller)
@@ -124,7 +124,7 @@ class EntryOperations(Base):
         known = self.inodes.get(inode)
         if self.announcements.by(ctx):
             return self.announcements.modified(known)
-        caller = await self._caller(ctx)
+        caller = self._caller(ctx)
         try:
             known.node.enter(caller)
             handle = None if fh is None else self.handles.file(fh).handle
@@ -159,7 +159,7 @@ class EntryOperations(Base):
         known = self.inodes.get(inode)
         if not isinstance(known.node, Link):
             raise KernelError(errno.EINVAL, f"{known.name} is no link")
-        caller = await self._caller(ctx)
+        caller = self._caller(ctx)
         try:
             return os.fsencode(known.node.target(caller))
         except KernelError as refusal:
@@ -173,7 +173,7 @@ class EntryOperations(Base):
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         known = self.inodes.get(inode)
         self._is_found(known, ctx.pid)
-        caller = await self._caller(ctx)
+        caller = self._caller(ctx)
         if known.gone:  # somebody's working directory, which was removed: there is nothing in it
             return self.handles.add_directory(OpenDirectory(known, caller))
         try:
@@ -290,7 +290,7 @@ class EntryOperations(Base):
         text = os.fsdecode(name)
         if self.announcements.by(ctx):
             return self.announcements.made(known, text)
-        caller = await self._caller(ctx)
+        caller = self._caller(ctx)
         try:
             directory = known.directory()
             directory.enter(caller)
@@ -314,7 +314,7 @@ class EntryOperations(Base):
         if self.announcements.by(ctx):
             self.announcements.removed()
             return
-        caller = await self._caller(ctx)
+        caller = self._caller(ctx)
         try:
             directory = known.directory()
             directory.enter(caller)
@@ -338,7 +338,7 @@ class EntryOperations(Base):
         if self.announcements.by(ctx):
             self.announcements.moved(target, new)
             return
-        caller = await self._caller(ctx)
+        caller = self._caller(ctx)
         try:
             source.directory().enter(caller)
             target.directory().enter(caller)

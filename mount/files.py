@@ -45,7 +45,7 @@ class FileOperations(Base):
         text = os.fsdecode(name)
         if self.announcements.by(ctx):
             return FileInfo(fh=ANNOUNCED, direct_io=True), self.announcements.made(known, text)
-        caller = await self._caller(ctx)
+        caller = self._caller(ctx)
         try:
             directory = known.directory()
             directory.enter(caller)
@@ -62,7 +62,7 @@ class FileOperations(Base):
         if self.announcements.by(ctx):
             return FileInfo(fh=ANNOUNCED, direct_io=True, keep_cache=True)
         self._is_found(known, ctx.pid)
-        caller = await self._caller(ctx)
+        caller = self._caller(ctx)
         try:
             if known.gone:
                 raise KernelError(errno.ENOENT, f"{known.name} was removed")

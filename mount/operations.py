@@ -52,7 +52,7 @@ class Operations(EntryOperations, FileOperations):
         return [os.fsencode(name) for name in known.node.listxattr()]
 
     async def _inspect(self, known: Inode, ctx: RequestContext) -> None:
-        caller = await self._caller(ctx)
+        caller = self._caller(ctx)
         try:
             known.node.inspect(caller)
         except KernelError as refusal:
@@ -61,7 +61,7 @@ class Operations(EntryOperations, FileOperations):
     @handler
     async def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:
         known = self.inodes.get(inode)
-        caller = await self._caller(ctx)
+        caller = self._caller(ctx)
         try:
             known.node.enter(caller)
             known.node.setxattr(os.fsdecode(name), value, caller)
@@ -71,7 +71,7 @@ class Operations(EntryOperations, FileOperations):
     @handler
     async def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> None:
         known = self.inodes.get(inode)
-        caller = await self._caller(ctx)
+        caller = self._caller(ctx)
         try:
             known.node.enter(caller)
             known.node.removexattr(os.fsdecode(name), caller)

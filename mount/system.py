@@ -14,7 +14,7 @@ __all__ = ["System"]
 class System(Protocol):
     """Answers who calls, keeps refusals, and sets the bounds."""
 
-    async def identify(self, tid: int, uid: int, gid: int) -> Principal:
+    def identify(self, tid: int, uid: int, gid: int) -> Principal:
         """Whom the calling thread acts for."""
 
     def refused(self, principal: Principal, path: str, refusal: KernelError) -> None:

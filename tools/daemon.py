@@ -55,8 +55,8 @@ class Bridge:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
 
-    async def identify(self, tid: int, uid: int, gid: int) -> Principal:
-        return await self._kernel.identity.resolve(tid, uid, gid)
+    def identify(self, tid: int, uid: int, gid: int) -> Principal:
+        return self._kernel.identity.resolve(tid, uid, gid)
 
     def refused(self, principal: Principal, path: str, refusal: KernelError) -> None:
         self._kernel.refusals.record(principal, path, refusal)

@@ -124,8 +124,7 @@ class Programs(Measures):
         return None
 
     async def wait_launched(self) -> None:
-        """Wait until one of the launches under way is over. A child's own call must not wait
-        for its own launch: ask `launch_of` first."""
+        """Wait until one of the launches under way is over."""
         if self._launches:
             await self._launched.wait()
 

@@ -54,17 +54,14 @@ class Identity:
         self._as_of = -1
         self._told: set[tuple[int, int]] = set()  # (whose, in whose group) that were told of
 
-    async def resolve(self, tid: int, uid: int, gid: int) -> Principal:
+    def resolve(self, tid: int, uid: int, gid: int) -> Principal:
         """The principal of thread `tid`, which made a call with these credentials.
 
         Costs 2 µs for a thread that called a moment ago; else a read of /proc/TID/cgroup and a look
-        at each generation up to one that is known, 4 to 13 µs each. Waits only while a program is
-        being launched, so that its first call finds it registered.
+        at each generation up to one that is known, 4 to 13 µs each. Waits for nobody: a child that
+        is being launched descends from us, and is known by its launch.
         """
         found = self._lately(tid)
-        if found is None and self._programs.launching:
-            await self._programs.wait_launched()
-            found = self._lately(tid)
         if found is not None:
             process = self._table.find(found)
             if process is not None and process.state.alive:

@@ -194,7 +194,7 @@ class Operator:
     def __init__(self, tree: SmallTree) -> None:
         self._tree = tree
 
-    async def identify(self, tid: int, uid: int, gid: int) -> Principal:
+    def identify(self, tid: int, uid: int, gid: int) -> Principal:
         return Principal(Kind.OPERATOR, 1, "init", uid, gid)
 
     def refused(self, principal: Principal, path: str, refusal: KernelError) -> None:

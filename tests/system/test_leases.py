@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -26,7 +28,7 @@ AT_ONCE = 20
 
 HOLDS = """
 import errno, fcntl, os, signal, sys, time
-signal.signal(signal.SIGIO, signal.SIG_IGN)
+signal.signal(signal.SIGIO, lambda *_: os.write(1, b"wanted\\n"))
 file = os.open(sys.argv[1], os.O_RDONLY)
 for _ in range(1000):  # until nobody else has it open
     try:
@@ -36,20 +38,21 @@ for _ in range(1000):  # until nobody else has it open
         time.sleep(0.01)
 else:
     sys.exit("somebody has it open")
-print(flush=True)
+os.write(1, b"leased\\n")
 sys.stdin.read()
 """
 
 
 @contextmanager
-def leased(path: Path) -> Iterator[None]:
-    """Another process has a lease on this file of the disk, and does not give it up."""
+def leased(path: Path) -> Iterator[IO[bytes]]:
+    """Another process has a lease on this file of the disk, and does not give it up. It writes a
+    line when somebody opens the file."""
     command = [sys.executable, "-c", HOLDS, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         try:
-            assert holder.stdout.readline() == b"\n"
-            yield
+            assert holder.stdout.readline() == b"leased\n"
+            yield holder.stdout
         finally:
             holder.kill()
 
@@ -144,3 +147,21 @@ def test_a_leased_artifact_is_eagain(kept_tree: Tree, alice: Puppet) -> None:
     with leased(file):
         is_eagain_at_once(by_reading, kept_tree / "dev/shm/global/report", alice)
     assert kept_tree.read("dev/shm/global/report") == "the only artifact"
+
+
+def test_the_operator_does_not_wait_for_a_launch_that_hangs(
+    kept_tree: Tree, tmp_path: Path
+) -> None:
+    """Who is no child of the daemon's is no child of a launch."""
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\nexit 3\n")
+    script.chmod(0o755)
+    carol = kept_tree.spawn("carol", exec=["sleep", "1000"], restart="never")
+    with ThreadPoolExecutor() as threads:
+        with leased(script) as told:
+            spawned = threads.submit(kept_tree.spawn, "dave", exec=[str(script)], restart="never")
+            assert told.readline() == b"wanted\n"
+            kept_tree.write(f"proc/{carol}/ctl", "KILL\n")
+            assert kept_tree.read(f"proc/{carol}/wait") == "137\n"
+            assert not spawned.done()
+        assert kept_tree.read(f"proc/{spawned.result()}/wait") == "3\n"

@@ -11,13 +11,14 @@ from agentfs.providers.dev import DevDirectory
 from agentfs.providers.etc import EtcDirectory
 from agentfs.providers.mail import MAIL
 from agentfs.providers.proc import ProcDirectory
+from agentfs.providers.readme import Readme
 from agentfs.providers.shared import SharedTree
 from agentfs.providers.sys import Figures, SysDirectory
 from agentfs.vfs.changes import Change
-from agentfs.vfs.declare import directory
+from agentfs.vfs.declare import directory, file
 from agentfs.vfs.files import Owner
 from agentfs.vfs.namespace import Namespace
-from agentfs.vfs.node import Directory
+from agentfs.vfs.node import Directory, Node
 from agentfs.vfs.table import Table
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ class RootDirectory(Table):
 
     def owner(self) -> Owner:
         return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
+
+    @file("README", 0o444, kind="Live", example="This is AgentFS: …\nYou are the operator: …")
+    def readme(self) -> Node:
+        """What the tree is, whom its reader acts for in it, and where to look why a call was
+        refused: for users of the machine who are nobody in the tree, also the last refusal."""
+        return Readme(self.kernel, self.owner)
 
     @directory("agents")
     def agents(self) -> Directory:

@@ -17,7 +17,7 @@ from agentfs.clock import Timer, Timers, rfc3339
 from agentfs.errors import KernelError
 from agentfs.events import CallRefused, EventLog, ProcessReaped, Record, RefusalsRepeated
 from agentfs.plain import one_line
-from agentfs.security.principal import Principal
+from agentfs.security.principal import Kind, Principal
 from agentfs.storage.store import Store
 from agentfs.syscall import Gate
 
@@ -33,6 +33,9 @@ one before. After a wait of `SELDOM` without any, the next one counts as new."""
 MOST = 256
 """Different refusals of one actor that are told of singly within about two minutes. Beyond that
 they are equal if errno and rule are: else whoever tries another path each time were not bounded."""
+
+MOST_USERS = 256
+"""Users of the machine whose last refusal is kept."""
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ class Refusals:
         self._events = events
         self._timers = timers
         self._texts: dict[int, tuple[float, str]] = {}
+        self._users: dict[int, tuple[float, str]] = {}  # by uid, who was refused last at the end
         self._repeats: dict[_Kind, _Repeats] = {}
         self._kinds: Counter[Principal] = Counter()  # of `_repeats`, by actor
         self.count = 0
@@ -79,10 +83,15 @@ class Refusals:
         """Keep why a call of `principal` on `path` was refused, and tell the event log, or count it
         where an equal one was told of. Raises KernelError if the store cannot be written."""
         self.count += 1
+        rule = f" (rule: {refusal.rule})" if refusal.rule else ""
+        text = one_line(f"{path}: {refusal.code}: {refusal.reason}{rule}")
         if principal.pid is not None:
-            rule = f" (rule: {refusal.rule})" if refusal.rule else ""
-            text = one_line(f"{path}: {refusal.code}: {refusal.reason}{rule}")
             self._texts[principal.pid] = (self._events.now(), text)
+        elif principal.kind is Kind.USER:
+            self._users.pop(principal.uid, None)
+            self._users[principal.uid] = (self._events.now(), text)
+            if len(self._users) > MOST_USERS:
+                del self._users[next(iter(self._users))]
         told = ("", "") if refusal.discreet else (path, refusal.reason)
         kind = _Kind(principal, told[0], refusal.code, told[1], refusal.rule)
         if kind not in self._repeats and self._kinds[principal] >= MOST:
@@ -147,9 +156,16 @@ class Refusals:
         """The last refusal of `pid` as a line; empty if there was none. From the second second on
         it says how old it is: what Linux refuses by the mode bits does not come to us, and an older
         reason is not to be taken for that of such a refusal."""
-        if pid not in self._texts:
+        return self._aged(self._texts.get(pid))
+
+    def text_of_user(self, uid: int) -> str:
+        """The same of a user of the machine who acts for no agent."""
+        return self._aged(self._users.get(uid))
+
+    def _aged(self, kept: tuple[float, str] | None) -> str:
+        if kept is None:
             return ""
-        when, text = self._texts[pid]
+        when, text = kept
         age = int(self._events.now() - when)
         return f"{text} ({age} s ago)\n" if age >= OLD else f"{text}\n"
 

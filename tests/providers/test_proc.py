@@ -260,3 +260,9 @@ async def test_nothing_is_kept_of_a_process_that_was_reaped(world: World) -> Non
         await world.write(f"/proc/{child.pid}/ctl", "done 0 well\n")
         await world.read(f"/proc/{child.pid}/wait", world.as_agent("alice"))
     assert len(signals) == 1  # alice's own notices
+
+
+async def test_readme_says_to_a_stranger_that_it_is_nobody(world: World) -> None:
+    said = (await world.read("/README", STRANGER)).decode()
+    assert "You are nobody in this tree: your program" in said
+    assert "You are the agent bob" not in said

@@ -318,3 +318,29 @@ def test_a_file_handle_cannot_be_guessed(tree: Tree) -> None:
     finally:
         os.close(mount)
     assert len(generations) == 2
+
+
+def test_the_root_says_to_everybody_who_they_are(tree: Tree) -> None:
+    assert "You are the operator" in tree.read("README")
+    said = run_as(tree, "alice", 'cat "$AGENTFS/README"; echo "$AGENT_PID"')
+    assert f"You are the agent alice, process {said.split()[-1]}" in said
+    assert "operator" not in said
+
+
+@ROOT_ONLY
+def test_the_root_says_to_another_user_that_it_is_nobody_and_what_it_was_refused(
+    tree: Tree,
+) -> None:
+    tree.spawn("alice")
+    _open_to_all(tree.path)
+    readme = f"cat '{tree.path}/README'"
+    uid = pwd.getpwnam("nobody").pw_uid
+    first = as_nobody(readme).stdout
+    assert f"You are nobody in this tree: user {uid}" in first
+    assert first.endswith("nothing so far\n")
+    assert as_nobody(f"mkdir '{tree.path}/agents/me'").returncode, "Linux refuses this by the mode"
+    assert as_nobody(f"cat '{tree.path}/agents/alice/spec.yaml'").returncode, "the tree does"
+    then = as_nobody(readme).stdout.splitlines()[-1]
+    assert then.startswith("/agents/alice/spec.yaml: EACCES: "), then
+    assert "Permission denied" in as_nobody(f"echo x > '{tree.path}/README'").stderr
+    assert "spec.yaml" not in tree.read("README"), "what is refused to one is nothing for others"

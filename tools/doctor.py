@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -45,6 +46,7 @@ def run(state: str | None, audit_key: str | None = None) -> int:
     if state is not None:
         findings += _store(Path(state), audit_key)
         findings += _names(Path(state))
+        findings += _same_user(Path(state))
         findings.append(_audit(Path(state), audit_key))
     width = max(len(finding.what) for finding in findings if len(finding.what) < 20)
     for finding in findings:
@@ -62,6 +64,7 @@ def examine() -> Iterator[Finding]:
     yield _fusermount()
     if os.geteuid() != 0:
         yield _allow_other()
+        yield from _starters(os.geteuid(), "agents run as you")
     yield _linux()
     yield _identity()
     yield _system_calls()
@@ -173,6 +176,42 @@ def _identity() -> Finding:
         "by ancestry: no cgroup v2 that you may write to; as root, or in a delegated group"
         " (systemd-run --user --scope -p Delegate=yes agentfs mount DIR), it is by control group",
     )
+
+
+def _starters(uid: int, whose: str) -> Iterator[Finding]:
+    """The services with which an agent of the operator's own user becomes the operator."""
+    from agentfs.tools.services import starters
+
+    if there := starters(uid):
+        yield Finding(
+            "note",
+            "services",
+            f"{whose}, and {', '.join(there)} can be asked to start programs of that user: an"
+            " agent that asks is the operator there. Give agents a user of their own (user:)",
+        )
+
+
+def _same_user(state: Path) -> Iterator[Finding]:
+    """The agents that run as the user whose the state directory is, so as the operator."""
+    from agentfs.process.names import INIT_NAME
+    from agentfs.storage.layout import STORE
+
+    with (
+        contextlib.suppress(sqlite3.Error, OSError),
+        contextlib.closing(
+            sqlite3.connect(f"{(state / STORE).absolute().as_uri()}?mode=ro", uri=True)
+        ) as store,
+    ):
+        owner = state.stat().st_uid
+        records = [json.loads(text) for (text,) in store.execute("SELECT record FROM processes")]
+        same = sorted(
+            record["name"]
+            for record in records
+            if record["uid"] == owner and record["name"] != INIT_NAME
+        )
+        if same:
+            more = f" and {len(same) - 3} more" if len(same) > 3 else ""
+            yield from _starters(owner, f"{', '.join(same[:3])}{more} run as the operator's user")
 
 
 def _system_calls() -> Finding:

@@ -42,12 +42,15 @@ def child(shell: subprocess.Popen[bytes]) -> int:
     """The program that the shell runs at the moment."""
     listed = f"/proc/{shell.pid}/task/{shell.pid}/children"
 
+    found: list[str] = []
+
     def children() -> list[str]:
         with open(listed) as file:
-            return file.read().split()
+            found[:] = file.read().split()
+        return found
 
     eventually(children)
-    return int(children()[0])
+    return int(found[0])
 
 
 def executed(pid: int, name: str) -> None:
@@ -58,6 +61,13 @@ def executed(pid: int, name: str) -> None:
             return file.read().startswith(f"{name}\0")
 
     eventually(runs)
+
+
+def sleeping(shell: subprocess.Popen[bytes]) -> int:
+    """The `sleep` of a shell, once it is executed: a child that only forked has another name."""
+    pid = child(shell)
+    executed(pid, "sleep")
+    return pid
 
 
 def gone(pid: int) -> bool:
@@ -80,14 +90,14 @@ def test_the_next_program_of_a_shell_continues_what_the_last_one_read(
     shells: Callable[[str], subprocess.Popen[bytes]],
 ) -> None:
     first, second = shells("sleep 1000; sleep 1000; true"), shells("sleep 1000; true")
-    read = Lineage(child(first), nobody)
-    other = Lineage(child(second), nobody)
+    read = Lineage(sleeping(first), nobody)
+    other = Lineage(sleeping(second), nobody)
     assert not other.continues(read)  # it still lives
     read.watch()
     old = child(first)
     os.kill(old, signal.SIGTERM)
     eventually(lambda: child(first) != old and gone(old))
-    following = Lineage(child(first), nobody)
+    following = Lineage(sleeping(first), nobody)
     assert following.continues(read)
     assert not other.continues(read)  # a program of another shell does not
     assert read.failure() == 128 + signal.SIGTERM
@@ -128,8 +138,7 @@ def test_a_line_goes_on_until_one_of_it_ends(
     shells: Callable[[str], subprocess.Popen[bytes]],
 ) -> None:
     shell = shells("sleep 1000; true")
-    sleep = child(shell)
-    executed(sleep, "sleep")
+    sleep = sleeping(shell)
     line = Lineage(sleep, nobody)
     assert not line.goes_on(), "nobody holds on to its programs yet"
     line.watch()

@@ -89,6 +89,7 @@ class ProcessDirectory(ProcessProgram):
             "EPERM": "the tier is above its parent's; another user; the role kernel",
             "EAGAIN": "the child limit",
             "EEXIST": "the name is taken",
+            "ETIMEDOUT": "its program did not start within 10 s",
         },
     )
     async def spawn(self, request: bytes, caller: Caller) -> str:

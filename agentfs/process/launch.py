@@ -35,6 +35,7 @@ INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ
 """What a program gets of the daemon's environment, and every LC_*."""
 
 SHARED = struct.Struct("=qqq")  # the child's pid, the step that failed, its errno
+ABANDONED = SHARED.size  # where it says, in the byte after these, that nobody wants the child
 ENTER_GROUP, ENTER_FOLDER, ENTER_CELL = 1, 2, 3
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -65,6 +66,7 @@ class Launch:
         self._limits = tuple(limits)
         self._shared = mmap.mmap(-1, mmap.PAGESIZE)
         self.thread = -1  # the id of the thread that does it
+        self._lock = threading.Lock()
 
     @property
     def _start(self) -> str:
@@ -80,9 +82,29 @@ class Launch:
         """The child's OS pid; 0 before there is one."""
         return int(SHARED.unpack_from(self._shared, 0)[0])
 
+    def abandon(self) -> None:
+        """Nobody waits for it any more: end its child, now or when there is one. The thread reaps
+        it; if that is through already, it is an orphan for us to reap."""
+        with self._lock:  # or it is reaped, and its number another's
+            self._shared[ABANDONED] = 1
+            if self.ospid:
+                _end(self.ospid)
+
+    def _is_abandoned(self, child: int) -> bool:
+        """Whether nobody wants this child, which has executed its program, or was killed before: it
+        is ended then. Popen takes the one for the other."""
+        with self._lock:
+            if not self._shared[ABANDONED]:
+                return False
+        _end(child)
+        with suppress(ChildProcessError):
+            os.waitpid(child, 0)
+        return True
+
     def run(self, group: Callable[[], int] | None) -> tuple[int, int]:
         """Start it; (OS pid, size of the log before). `group` opens its control group's
-        cgroup.procs. Raises KernelError with the errno of what failed."""
+        cgroup.procs. Raises KernelError with the errno of what failed, ECANCELED if it was
+        abandoned."""
         self.thread = threading.get_native_id()
         process = self._process
         descriptors: list[int] = []
@@ -172,6 +194,8 @@ class Launch:
             preexec_fn=self._child(home, entry, cell),
         )
         child.returncode = 0  # its end is watched for elsewhere: Popen must not wait for it
+        if self._is_abandoned(child.pid):
+            raise KernelError(errno.ECANCELED, f"nobody waits for {process.name} any more")
         _, step, number = SHARED.unpack_from(self._shared, 0)
         if step:
             with suppress(ChildProcessError):
@@ -193,6 +217,8 @@ class Launch:
             let_go_of_our_mount()
             take_every_signal()
             SHARED.pack_into(shared, 0, os.getpid(), 0, 0)
+            if shared[ABANDONED]:
+                os._exit(127)
             try:
                 if entry is not None:
                     os.write(entry, b"0")
@@ -237,6 +263,12 @@ class Launch:
                 "AGENT_PID": str(process.pid),
             }
         )
+
+
+def _end(child: int) -> None:
+    """SIGKILL to a child and what it started. It leads a group since before it told its pid."""
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
 
 
 def let_go_of_our_mount() -> None:

@@ -30,6 +30,10 @@ __all__ = ["Program", "Programs"]
 # network file system must not use up the threads that others need.
 LAUNCHES_AT_ONCE = 32
 
+LAUNCH_SECONDS = 10.0
+"""How long a launch may take, once it has a thread: its executable may be on a dead network file
+system, or leased."""
+
 # A program that was just started may still be in execve: some µs, if it does not close a file of
 # this tree there.
 EXECVE_SECONDS = 0.01
@@ -148,8 +152,8 @@ class Programs(Measures):
         """Start `process.exec` in its `cwd`, relative to its memory (`home` on the disk), or to `/`
         for one that may not use that. The caller has to `wait` for it.
 
-        Raises KernelError with the errno of the fork, of the exec or of the folder. Not cancelled
-        once the thread has it.
+        Raises KernelError with the errno of the fork, of the exec or of the folder; ETIMEDOUT after
+        `LAUNCH_SECONDS`. Not cancelled once the thread has it.
         """
         held = self.mechanisms.holds(self.confinement_of(process))
         limits = self.limits_at_start(process)
@@ -163,9 +167,7 @@ class Programs(Measures):
         self.generation += 1
         try:
             try:
-                ospid, offset = await trio.to_thread.run_sync(
-                    launch.run, group, limiter=self._limiter
-                )
+                ospid, offset = await self._run(launch, group, process)
             except BaseException:
                 if group is not None:
                     self.groups.remove(process.pid)
@@ -178,6 +180,35 @@ class Programs(Measures):
             self._launched.set()
             self._launched = trio.Event()
             self.reap_orphans()
+
+    async def _run(
+        self, launch: Launch, group: Callable[[], int] | None, process: Process
+    ) -> tuple[int, int]:
+        """`launch.run` in a thread, within its time. What it starts after that, it ends itself; it
+        counts as one of `LAUNCHES_AT_ONCE` as long as it hangs."""
+        loop = trio.lowlevel.current_trio_token()
+
+        def begun() -> None:
+            scope.shield = True
+            scope.deadline = trio.current_time() + LAUNCH_SECONDS
+
+        def run() -> tuple[int, int]:
+            with suppress(trio.RunFinishedError):
+                loop.run_sync_soon(begun)
+            return launch.run(group)
+
+        with trio.CancelScope() as scope:
+            try:
+                return await trio.to_thread.run_sync(
+                    run, limiter=self._limiter, abandon_on_cancel=True
+                )
+            except trio.Cancelled:
+                launch.abandon()
+                raise
+        raise KernelError(
+            errno.ETIMEDOUT,
+            f"{process.name} cannot be started: exec did not start within {LAUNCH_SECONDS:g} s",
+        )
 
     def _watch(self, process: Process, ospid: int, offset: int) -> Program:
         """Take up our new child. Raises EMFILE or ENOMEM, after ending it."""

@@ -6,6 +6,7 @@ import errno
 import os
 import pwd
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import trio.lowlevel
 import trio.testing
 
 from agentfs.errors import KernelError
+from agentfs.process import programs
 from agentfs.process.cgroups import ControlGroups
+from agentfs.process.launch import Launch
 from agentfs.process.logs import TAIL, rotate, tail
 from agentfs.process.model import State
 from agentfs.process.proc import read_stat
@@ -30,6 +33,7 @@ from tests.process.world import (
     running,
     zombie,
 )
+from tests.system.test_leases import leased
 
 ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not ROOT, reason="only root starts programs as other users")
@@ -276,6 +280,49 @@ async def test_a_child_is_known_before_it_executes_anything(system: System) -> N
     assert seen == [process.pid]
     assert system.programs.launching == 0
     assert system.programs.launch_of(process.ospid or 0) is None
+
+
+async def test_a_launch_that_hangs_ends_in_time_and_leaves_nothing(
+    system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its child is in execve until the deadline."""
+    monkeypatch.setattr(programs, "LAUNCH_SECONDS", 1.5)
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\nexit 3\n")
+    script.chmod(0o755)
+    children: set[int] = set()
+    with leased(script):
+        async with trio.open_nursery() as nursery:
+
+            async def look() -> None:
+                while True:
+                    children.update(launch.ospid for launch in system.programs._launches)
+                    await trio.sleep(0.01)
+
+            nursery.start_soon(look)
+            with pytest.raises(KernelError, match="exec did not start within") as caught:
+                await system.spawn("bob", exec=[str(script)])
+            nursery.cancel_scope.cancel()
+        assert caught.value.errno == errno.ETIMEDOUT
+        assert system.programs.launching == 0
+        await eventually(lambda: not system.programs._limiter.borrowed_tokens)
+        for child in children - {0}:
+            assert not Path(f"/proc/{child}").exists(), "it was reaped"
+        assert system.table.by_name("bob") is None
+    process = await system.spawn("bob", exec=[str(script)], restart="never")
+    assert await ended(system, process.pid) == 3
+
+
+async def test_what_a_launch_starts_after_it_was_abandoned_is_ended(
+    system: System, tmp_path: Path
+) -> None:
+    process = replace(await system.spawn("bob"), exec=("sleep", "1000"))
+    launch = Launch(process, str(tmp_path), tmp_path / "log", None)
+    launch.abandon()
+    with pytest.raises(KernelError) as caught:
+        launch.run(None)
+    assert caught.value.errno == errno.ECANCELED
+    assert not Path(f"/proc/{launch.ospid}").exists()
 
 
 async def test_orphans_of_programs_are_reaped_and_nobody_elses_children(system: System) -> None:

@@ -19,7 +19,7 @@ import pytest
 from tests.conftest import Hatchery
 from tests.hatchery import QuickTree
 from tests.puppet import Puppet
-from tests.tree import Tree, eventually
+from tests.tree import PATIENCE, Tree, eventually
 
 pytestmark = pytest.mark.mount
 
@@ -73,6 +73,15 @@ def kept_tree(
 def alice(kept_tree: Tree) -> Iterator[Puppet]:
     with closing(Puppet(kept_tree, "alice")) as puppet:
         yield puppet
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """A program that ends with code 3."""
+    file = tmp_path / "script"
+    file.write_text("#!/bin/sh\nexit 3\n")
+    file.chmod(0o755)
+    return file
 
 
 def by_truncate(path: Path) -> None:
@@ -149,13 +158,8 @@ def test_a_leased_artifact_is_eagain(kept_tree: Tree, alice: Puppet) -> None:
     assert kept_tree.read("dev/shm/global/report") == "the only artifact"
 
 
-def test_the_operator_does_not_wait_for_a_launch_that_hangs(
-    kept_tree: Tree, tmp_path: Path
-) -> None:
+def test_the_operator_does_not_wait_for_a_launch_that_hangs(kept_tree: Tree, script: Path) -> None:
     """Who is no child of the daemon's is no child of a launch."""
-    script = tmp_path / "script"
-    script.write_text("#!/bin/sh\nexit 3\n")
-    script.chmod(0o755)
     carol = kept_tree.spawn("carol", exec=["sleep", "1000"], restart="never")
     with ThreadPoolExecutor() as threads:
         with leased(script) as told:
@@ -165,3 +169,18 @@ def test_the_operator_does_not_wait_for_a_launch_that_hangs(
             assert kept_tree.read(f"proc/{carol}/wait") == "137\n"
             assert not spawned.done()
         assert kept_tree.read(f"proc/{spawned.result()}/wait") == "3\n"
+
+
+def test_a_launch_that_hangs_is_given_up(kept_tree: Tree, script: Path) -> None:
+    carl = kept_tree.spawn("carl", exec=["sleep", "1000"], restart="never")
+    with ThreadPoolExecutor() as threads, leased(script) as told:
+        spawned = threads.submit(kept_tree.spawn, "erin", exec=[str(script)])
+        assert told.readline() == b"wanted\n"
+        kept_tree.write(f"proc/{carl}/ctl", "KILL\n")
+        assert kept_tree.read(f"proc/{carl}/wait") == "137\n"
+        with pytest.raises(TimeoutError) as refused:
+            spawned.result(PATIENCE)
+        assert refused.value.errno == errno.ETIMEDOUT
+        # The child has been there: Linux is told.
+        eventually(lambda: not (kept_tree / "agents/erin").exists())
+    assert kept_tree.spawn("erin", exec=[str(script)], restart="never")

@@ -162,6 +162,9 @@ class Kernel:
         self.programs.has_memory = lambda process: self.policy.capabilities(process).allows(
             "memory"
         )
+        self.programs.has_secret = lambda process: self.policy.capabilities(process).allows(
+            "secret"
+        )
         self.supervisor = Supervisor(
             self.table,
             self.agents,

@@ -27,6 +27,7 @@ from agentfs.events import (
 )
 from agentfs.ipc.message import Draft
 from agentfs.process.model import Agent, Process
+from agentfs.process.spec import parse_spec
 from agentfs.providers import mail
 from agentfs.providers.asks import ASKS, AsksDirectory
 from agentfs.providers.dead import DeadDirectory
@@ -148,8 +149,12 @@ class AgentDirectory(Replacing):
         return self.agent.spec
 
     def may_see_definition(self, caller: Caller) -> None:
-        """Its environment is in there: for itself, whoever made it, and whom a rule names."""
+        """Its environment is in there: for itself (with the capability `secret`, if there is one),
+        whoever made it, and whom a rule names."""
         principal = caller.principal
+        own = principal.is_agent and principal.name == self.name
+        if own and parse_spec(self.agent.spec).env:
+            self.kernel.capabilities.require(principal, "secret")
         made = principal.is_agent and self.kernel.agents.made(principal.name, self.agent)
         if not made:
             rules = self.kernel.rules

@@ -18,7 +18,7 @@ import signal
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,7 +42,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 class Launch:
     """A program that is being started for `process`. Without a `home` it begins in `/`;
-    `disk`: where on the disk that is."""
+    `disk`: where on the disk that is. `env`: what it gets of its definition's."""
 
     def __init__(
         self,
@@ -54,9 +54,11 @@ class Launch:
         *,
         held: Confinement = FREE,
         limits: Iterable[Limit] = (),
+        env: Mapping[str, str],
     ) -> None:
         self.pid = process.pid
         self._process = process
+        self._env = env
         self._mountpoint = mountpoint
         self._log_path = log_path
         self._cwd = process.cwd
@@ -256,7 +258,7 @@ class Launch:
             env["TMPDIR"] = os.path.join(self._mountpoint, "agents", process.name, "memory")
         return (
             env
-            | process.env
+            | dict(self._env)
             | {
                 "AGENTFS": self._mountpoint,
                 "AGENT_NAME": process.name,

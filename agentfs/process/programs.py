@@ -66,8 +66,9 @@ class Programs(Measures):
 
     `launching` counts the starts under way; `launch_of` tells whose a child is that has not
     executed anything yet. `confinement_of` says what a process's program may do, `mechanisms` what
-    of that this machine can see to, `has_memory` whether it may use its memory. `in_tree`: the tree
-    is mounted, and a memory is entered by its path there.
+    of that this machine can see to, `has_memory` whether it may use its memory, `has_secret`
+    whether it is handed the `env` of its definition. `in_tree`: the tree is mounted, and a memory
+    is entered by its path there.
     """
 
     def __init__(self, mountpoint: str, instance_id: str) -> None:
@@ -76,6 +77,7 @@ class Programs(Measures):
         self.mechanisms = mechanisms()
         self.confinement_of: Callable[[Process], Confinement] = lambda process: FREE
         self.has_memory: Callable[[Process], bool] = lambda process: True
+        self.has_secret: Callable[[Process], bool] = lambda process: True
         self.in_tree = False
         self._watched: dict[int, Program] = {}
         self._launches: set[Launch] = set()
@@ -161,7 +163,10 @@ class Programs(Measures):
         if self.in_tree:
             home = Path(self._mountpoint, "agents", process.name, "memory")
         place = home if self.has_memory(process) else None
-        launch = Launch(process, self._mountpoint, log_path, place, disk, held=held, limits=limits)
+        env = process.env if self.has_secret(process) else {}
+        launch = Launch(
+            process, self._mountpoint, log_path, place, disk, held=held, limits=limits, env=env
+        )
         group = (lambda: self.open_group(process)) if self.groups.available else None
         self._launches.add(launch)
         self.generation += 1

@@ -45,7 +45,7 @@ VOCABULARY = {
     "datastore.read": "read what is in shared memory",
     "datastore.write": "store, replace and remove in shared memory",
     "tool:GLOB": "call the tools of these names; * stands for any text",
-    "secret": "read the environment of its program",
+    "secret": "have and read the environment of its definition",
 }
 """Every name there is, and what it lets a process do. `*` alone is all of them."""
 

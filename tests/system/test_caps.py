@@ -98,3 +98,29 @@ def test_tools_and_capabilities_of_a_definition_are_checked(tree: Tree) -> None:
     assert not (tree / "agents/a").exists()
     pid = tree.spawn("a", tools=["web_search"], **task)
     assert "broadcast" not in effective(tree, pid)
+
+
+def test_without_secret_a_program_has_no_environment_of_its_definition(tree: Tree) -> None:
+    """Neither at its start, nor by what Linux shows of it, nor in its own definition."""
+    script = 'echo "[$KEY$AGENT_NAME]"; cat "$AGENTFS/agents/self/spec.yaml" /proc/self/environ'
+    specs: dict[str, dict[str, object]] = {
+        "has": {},
+        "denied": {"deny": ["secret"]},
+        "listed": {"caps": ["shell_exec"]},
+        "job": {"role": "task", "caps": ["*"]},
+        "plain": {"deny": ["secret"], "env": {}},
+    }
+    for name, spec in specs.items():
+        given = {"env": {"KEY": "sk-hush"}, "restart": "never", "exec": ["sh", "-c", script]}
+        pid = tree.spawn(name, **{**given, **spec})
+        tree.read(f"proc/{pid}/wait")
+        said = tree.read(f"agents/{name}/log")
+        assert ("sk-hush" in said) == (name == "has"), said
+        assert said.startswith(f"[{'sk-hush' if name == 'has' else ''}{name}]"), said
+        assert ("name: plain" in said) == (name == "plain"), "it has nothing to hide"
+    tree.write("etc/roles.yaml", "roles:\n  worker: {capabilities: [shell_exec]}\n")
+    pid = tree.spawn("late", role="worker", env={"KEY": "sk-hush"}, exec=["env"], restart="never")
+    tree.read(f"proc/{pid}/wait")
+    said = tree.read("agents/late/log")
+    assert "AGENT_NAME=late" in said
+    assert "sk-hush" not in said

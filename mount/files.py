@@ -88,6 +88,7 @@ class FileOperations(Base):
         opened = OpenFile(inode, handle, flags, caller)
         if handle.followed:
             inode.followed += 1
+            inode.begun += 1
             opened.family = Family.of(caller.tid)
         fh = self.handles.add(opened)
         info = FileInfo(fh=fh, direct_io=handle.direct, nonseekable=not handle.seekable)
@@ -143,7 +144,11 @@ class FileOperations(Base):
         writing = opened.writes and handle.whole
         inode = opened.inode
         target = Target(inode.number, self._device, inode.followed, writing)
-        match await ending(family, target):
+        begun = inode.begun
+        found = await ending(family, target)
+        if found is Ending.HELD and inode.begun != begun:
+            found = Ending.UNSURE  # what was found may be an open file that began meanwhile
+        match found:
             case Ending.HELD:
                 return
             case Ending.KILLED if handle.whole:

@@ -50,12 +50,14 @@ class Inode:
     has no more, because it was moved or removed and Linux was not told yet. `watched`: somebody
     may watch it; a restless directory nobody does, until one who is about to watch it asks for its
     attributes (see `calls`). `fetched`: the size of what is fetched at the open, as it was
-    then, in bytes. `followed`: how many open files it has of those whose end matters.
+    then, in bytes. `followed`: how many open files it has of those whose end matters; `begun`: how
+    many it ever had.
     `generation` goes with the number in a file handle: Linux keeps 32 bits of it.
     """
 
     __slots__ = (
         "asked",
+        "begun",
         "cached",
         "changes",
         "fetched",
@@ -92,6 +94,7 @@ class Inode:
         self.outdated = 0
         self.fetched = 0
         self.followed = 0
+        self.begun = 0
         self.generation = secrets.randbits(31) + 1
         self.watched = not (isinstance(node, Directory) and node.restless)
 

@@ -467,6 +467,33 @@ def test_a_sender_with_many_descriptors_holds_nobody_up(bob: Peer) -> None:
     assert sorted(slow)[int(len(slow) * 0.9)] < 0.1  # each one took 0.2 s of the loop before
 
 
+def test_what_others_open_while_a_close_is_looked_at_takes_nothing_from_it(bob: Peer) -> None:
+    """Threads that look a file up at once share its inode; more than 32 descriptors are looked at
+    beside the event loop, which opens files meanwhile."""
+    script = """
+        import os, sys, threading
+        many = [os.open("/dev/null", os.O_RDONLY) for _ in range(300)]
+        def send(number):
+            for count in range(40):
+                file = os.open(sys.argv[1], os.O_WRONLY)
+                os.write(file, f"{number}.{count}".encode())
+                os.close(file)
+        threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        """
+    sent = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(bob.outbox)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert sent.returncode == 0, sent.stderr
+    wanted = {f"{number}.{count}" for number in range(8) for count in range(40)}
+    eventually(lambda: len(bob.bodies()) >= len(wanted))
+    assert set(bob.bodies()) == wanted
+
+
 # -- a crash --------------------------------------------------------------------------------------
 
 

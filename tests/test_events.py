@@ -177,6 +177,7 @@ def every_kind() -> set[type[Event]]:
 ABOUT_NOBODY = {
     "account_closed",
     "account_opened",
+    "audit_half_full",
     "config_changed",
     "document_refused",
     "group_created",

@@ -53,6 +53,7 @@ SENTENCES = {
     "group_entered": "it moved from group {old!r} to {new!r}",
     "group_limit_hit": "group {path} is full: {limit}",
     "group_limit_set": "group {path}: {limit} is {value}",
+    "group_refused": "a program of {agent} is in the control group of {group}, and is {agent}",
     "group_removed": "group {path} is removed",
     "health_checked": "the maid looked, all is well: {ok}",
     "limit_changed": "its {limit} is {value}",

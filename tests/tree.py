@@ -21,7 +21,7 @@ __all__ = ["AGENTFS", "Tree", "eventually", "until"]
 
 AGENTFS = [sys.executable, "-m", "agentfs.tools.cli"]
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds that something may take on a busy machine before a test says that it never came."""
 
 

@@ -6,6 +6,7 @@ Starts, signals, watches and reaps them. What an end means is the supervisor's m
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ from agentfs.process.model import Process, State
 from agentfs.process.proc import exit_code, lost_exit_code, mark_of, read_stat
 
 __all__ = ["Program", "Programs"]
+
+log = logging.getLogger(__name__)
 
 # A launch waits for a fork and an exec. More at once gain nothing, and one that hangs in a dead
 # network file system must not use up the threads that others need.
@@ -164,6 +167,10 @@ class Programs(Measures):
             home = Path(self._mountpoint, "agents", process.name, "memory")
         place = home if self.has_memory(process) else None
         env = process.env if self.has_secret(process) else {}
+        if process.env and not env:
+            names = ", ".join(sorted(process.env))
+            text = "process %d, %s, is not handed %s: it has no capability `secret`"
+            log.warning(text, process.pid, process.name, names)
         launch = Launch(
             process, self._mountpoint, log_path, place, disk, held=held, limits=limits, env=env
         )

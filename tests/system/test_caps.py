@@ -124,3 +124,4 @@ def test_without_secret_a_program_has_no_environment_of_its_definition(tree: Tre
     said = tree.read("agents/late/log")
     assert "AGENT_NAME=late" in said
     assert "sk-hush" not in said
+    assert "late, is not handed KEY: it has no capability `secret`" in tree.log()

@@ -317,7 +317,7 @@ async def test_what_a_launch_starts_after_it_was_abandoned_is_ended(
     system: System, tmp_path: Path
 ) -> None:
     process = replace(await system.spawn("bob"), exec=("sleep", "1000"))
-    launch = Launch(process, str(tmp_path), tmp_path / "log", None)
+    launch = Launch(process, str(tmp_path), tmp_path / "log", None, env={})
     launch.abandon()
     with pytest.raises(KernelError) as caught:
         launch.run(None)

@@ -283,7 +283,7 @@ def test_who_waits_for_the_other_end_sees_the_end_of_it(
     if reaped_at_once:
         thread.join()
         os.close(waits)
-        assert not (tree / f"proc/{pid}").exists()
+        eventually(lambda: not (tree / f"proc/{pid}").exists())
 
 
 def test_pipes_that_are_open_outlive_a_crash_of_the_daemon(tree: Tree) -> None:

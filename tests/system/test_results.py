@@ -9,7 +9,7 @@ import pytest
 
 from tests.hatchery import Hatchery, QuickTree
 from tests.puppet import Puppet
-from tests.tree import Tree, until
+from tests.tree import Tree, eventually, until
 
 pytestmark = pytest.mark.mount
 
@@ -34,7 +34,7 @@ def test_the_last_words_of_done_stay_with_the_agent(tree: Tree) -> None:
     until(tree / "agents/alice/exit", "3")
     assert tree.read("agents/alice/result") == "it is ünfinished\n"
     assert tree.read(f"proc/{pid}/wait") == "3\n"
-    assert not (tree / f"proc/{pid}").exists(), "it is reaped"
+    eventually(lambda: not (tree / f"proc/{pid}").exists(), "it is reaped, and Linux is told so")
     tree.crash()
     tree.mount()
     assert (tree.read("agents/alice/exit"), tree.read("agents/alice/result")) == (

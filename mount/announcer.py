@@ -161,8 +161,9 @@ class Announcer:
 
     @property
     def busy(self) -> bool:
-        """Whether anything is still to be announced."""
-        return self.waiting > 0
+        """Whether anything is still to be announced: also the close of what was just written, which
+        is queued when the process has said that it wrote."""
+        return self.waiting > 0 or self._alone
 
     @property
     def current(self) -> Announcement | None:

@@ -14,6 +14,7 @@ from agentfs.process import commands, rules
 from agentfs.process.model import Agent, Limits, OnLimit, Process, Restart, Role
 from agentfs.process.own import OwnCalls, refuse_init
 from agentfs.process.recovery import begin_spawn, end_spawn, withdraw
+from agentfs.process.signals import AGAIN
 from agentfs.process.spec import ProcessSpec, parse_spec
 from agentfs.resources.ceilings import Ceilings
 from agentfs.security.capabilities import ceiling_below
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Processes"]
 
 log = logging.getLogger(__name__)
-
-AGAIN = 1.0
-"""Seconds until what found no room is tried again."""
 
 
 class Processes(OwnCalls):

@@ -20,11 +20,11 @@ from agentfs.process.restarts import Restarts
 from agentfs.process.table import ProcessTable
 from agentfs.storage.store import Store
 
-__all__ = ["SIGNALS", "Signals"]
+__all__ = ["AGAIN", "SIGNALS", "Signals"]
 
 log = logging.getLogger(__name__)
 
-# Seconds until a KILL is tried again that could not be stored: the store was full.
+# Seconds until what could not be stored is tried again: the store was full.
 AGAIN = 1.0
 
 SIGNALS = ("TERM", "KILL", "STOP", "CONT", "HUP")

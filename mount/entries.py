@@ -68,14 +68,18 @@ class EntryOperations(Base):
                     return _nothing(kept)
                 raise
             if found.guarded:
-                caller = self._caller(ctx)
-                try:
-                    found.admitted(caller)
-                except KernelError as refusal:
-                    raise self._refused(caller, self.where(directory, text), refusal)
+                self._admit(found, self.where(directory, text), ctx)
         if takes(found) and await looks(ctx.pid):
             found = self._shown(found)
         return self._entry(directory, text, found)
+
+    def _admit(self, node: Node, where: str, ctx: RequestContext) -> None:
+        """Ask what Linux opens without us whether the caller may."""
+        caller = self._caller(ctx)
+        try:
+            node.admitted(caller)
+        except KernelError as refusal:
+            raise self._refused(caller, where, refusal)
 
     def _shown(self, node: Node) -> Node:
         """A node as it is shown to those who only look at it."""
@@ -103,6 +107,9 @@ class EntryOperations(Base):
         known = self.inodes.get(inode)
         if self.announcements.by(ctx):
             return self.announcements.attributes(known)
+        if known.node.guarded:
+            # Of a file held with O_PATH this is all that Linux asks before it opens it.
+            self._admit(known.node, self.where(known), ctx)
         if not known.watched and await may_watch(ctx.pid):
             known.watched = True
         if known.gone and self._is_outdated(known) and not await may_watch(ctx.pid):

@@ -15,7 +15,7 @@ import os
 import stat as st
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -85,6 +85,8 @@ class HostTree:
             node = self._new(found)
         if isinstance(node, HostDirectory):
             node.names.clear()
+        else:
+            node.kept = None  # it has a name to be found by
         if node is not self.root:
             node.names[parent, name] = None
         node.found(found)
@@ -162,7 +164,7 @@ class HostDirectory(HostNode, Directory):
         yield self.descriptor()
 
     @contextmanager
-    def outliving(self, last: bool) -> Iterator[None]:
+    def outliving(self, name: tuple[HostDirectory, str], last: bool) -> Iterator[None]:
         if last:
             with suppress(KernelError, OSError):
                 self.descriptor()
@@ -219,7 +221,7 @@ class HostDirectory(HostNode, Directory):
                     raise
 
     def paths(self) -> list[str]:
-        return list(self.former) if self.removed else ["/".join(self._way())]
+        return self._formerly() if self.removed else ["/".join(self._way())]
 
     def entry(self, name: str) -> str:
         """The path, below the root, of what is called `name` in it."""
@@ -314,7 +316,7 @@ class HostDirectory(HostNode, Directory):
     def _remove(self, name: str, caller: Caller, remove: Callable[..., None]) -> None:
         node, last = self._find(name)
         self.tree.changing(caller, node)
-        with reported(f"removing {name}"), node.outliving(last):
+        with reported(f"removing {name}"), node.outliving((self, name), last):
             remove(name, dir_fd=self.descriptor())
         self._lost(name, node, last)
 
@@ -326,20 +328,23 @@ class HostDirectory(HostNode, Directory):
         if flags not in (0, disk.RENAME_NOREPLACE, disk.RENAME_EXCHANGE):
             raise KernelError(errno.EINVAL, "renameat2's flags here: NOREPLACE or EXCHANGE")
         node, (replaced, last) = self.lookup(name), target._present(new_name)
-        last = last and replaced is not node and flags != disk.RENAME_EXCHANGE
+        exchanged = flags == disk.RENAME_EXCHANGE
         self._may_move(name, node, target, new_name, caller)
-        if replaced is not None and flags == disk.RENAME_EXCHANGE:
+        if replaced is not None and exchanged:
             target._may_move(new_name, replaced, self, name, caller)
         self.tree.changing(caller, node, replaced)
-        with reported(f"renaming {name}"), (replaced or node).outliving(last):
+        goes: AbstractContextManager[None] = nullcontext()
+        if replaced is not None and replaced is not node and not exchanged:
+            goes = replaced.outliving((target, new_name), last)
+        with reported(f"renaming {name}"), goes:
             disk.rename(self.descriptor(), name, target.descriptor(), new_name, flags)
         if replaced is node:
             return  # two names of one file: rename(2) leaves both
         if replaced is not None:
-            target._lost(new_name, replaced, last)
+            target._lost(new_name, replaced, last and not exchanged)
         self._lost(name, node, False)
         node.names[target, new_name] = None
-        if replaced is not None and flags == disk.RENAME_EXCHANGE:
+        if replaced is not None and exchanged:
             replaced.names[self, name] = None
 
     def _may_move(

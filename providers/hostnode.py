@@ -79,14 +79,25 @@ class HostNode(Node):
         self._fresh = self.tree.version, found
 
     def paths(self) -> list[str]:
-        """Where it is, below the root, by every name under which it was found; or was last."""
-        return [parent.entry(name) for parent, name in self.names] or list(self.former)
+        """Where it is, below the root, by every name under which it was found; or was last. The
+        rules are asked about these, so who has none is refused: ESTALE.
+
+        Of a hard link under two names both are asked, if both were looked up while Linux knew the
+        file; to look for the others would be a search of the whole disk. Who made the second name
+        may read and write the file, and could have copied it as well.
+        """
+        return [parent.entry(name) for parent, name in self.names] or self._formerly()
+
+    def _formerly(self) -> list[str]:
+        if not self.former:
+            raise KernelError(errno.ESTALE, "nobody knows any more where this was")
+        return list(self.former)
 
     @contextmanager
-    def outliving(self, last: bool) -> Iterator[None]:
-        """In this block its `last` name goes: what Linux knows of it goes on working afterwards, as
-        on any disk."""
-        if last and Descriptor.count < most():
+    def outliving(self, name: tuple[HostDirectory, str], last: bool) -> Iterator[None]:
+        """In this block `name` of it goes, the `last` one or the last that is known: what Linux
+        knows of it goes on working afterwards, as on any disk."""
+        if (last or self.names.keys() == {name}) and Descriptor.count < most():
             with suppress(KernelError, OSError):  # without one it is ESTALE from then on
                 self.kept = Descriptor(self._open(os.O_PATH))
         try:

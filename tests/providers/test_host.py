@@ -379,3 +379,18 @@ async def test_no_descriptor_is_left_open(tree: HostTree) -> None:
         assert isinstance(made, HostDirectory)
         made.mkdir("e", 0o755, ME)
     assert len(os.listdir("/proc/self/fd")) <= before + kept.MOST
+
+
+async def test_what_has_no_name_and_had_none_is_asked_about_by_nobody(tree: HostTree) -> None:
+    """No path to ask the rules about must not be a yes."""
+    node = await put(tree.root, "f", b"x")
+    below = tree.root.mkdir("d", 0o755, ME)
+    assert isinstance(below, HostNode)
+    assert (node.paths(), below.paths()) == (["f"], ["d"])
+    node.names.clear()
+    below.removed = True
+    for lost in (node, below):
+        with refused(errno.ESTALE):
+            lost.inspect(ME)
+        with refused(errno.ESTALE):
+            lost.chattr(ME, Attributes(mode=0o777))

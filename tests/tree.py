@@ -60,6 +60,9 @@ class Tree:
         self._command = command or AGENTFS
         self.daemon: int | None = None
         self._started: list[subprocess.Popen[bytes]] = []
+        self.may_hold = False
+        """Whether a step of its daemon may hold the loop for long: only where a test stops the
+        daemon, or leaves out what prevents it."""
 
     # -- the daemon --------------------------------------------------------------------------
 
@@ -105,7 +108,8 @@ class Tree:
             os.close(descriptor)
 
     def clean_up(self) -> None:
-        """End what was started, unmount whatever is there, and end the daemon."""
+        """End what was started, unmount whatever is there, and end the daemon. It must never have
+        held its event loop for long."""
         for program in self._started:
             if program.poll() is None:
                 program.kill()
@@ -123,6 +127,17 @@ class Tree:
         if os.path.ismount(self.path) or self.is_stale():
             subprocess.run(["umount", "-l", str(self.path)], check=False, capture_output=True)
         self._end_leftovers()
+        long = [] if self.may_hold else self.long_steps()
+        assert not long, f"steps that held everybody up: {long}"
+
+    def long_steps(self) -> list[str]:
+        """The lines of the log that tell of a step that was at work for 0.1 s, or held the loop
+        for 1 s: between them a busy disk may have blocked it, which no test can prevent."""
+        return [
+            found[0]
+            for found in re.finditer(r".* held the loop for (\S+) s, (\S+) at work.*", self.log())
+            if float(found[1]) >= 1.0 or float(found[2]) >= 0.1
+        ]
 
     def _end_leftovers(self) -> None:
         """After a crash nobody is left to end the agents' programs: find them by the tree."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
+from agentfs.watchdog import Hold
 from tests.tree import Tree
 
 pytestmark = pytest.mark.mount
@@ -55,3 +57,20 @@ def test_a_write_of_many_commands_holds_up_nobody(tree: Tree) -> None:
     os.close(ctl)
     assert tree.read(f"proc/{pid}/state") == "idle\n"
     assert tree.holds(0.05) == []
+
+
+def test_every_tree_of_the_tests_is_asked_for_it_at_its_end(tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "tree")
+    tree.state.mkdir()
+    (tree.state / "kernel.log").write_text(
+        f"{Hold('lookup', 'lookup by 7', 0.9, 0.02)}\n"  # the disk was busy
+        f"{Hold('readdir', 'readdir by 8', 0.13, 0.12, 3)}\n"
+        f"{Hold('write', 'write by 9', 1.5, 0.01)}\n"
+    )
+    with pytest.raises(AssertionError) as told:
+        tree.clean_up()
+    assert "by 7" not in str(told.value)
+    assert "readdir by 8" in str(told.value)
+    assert "write by 9" in str(told.value)
+    tree.may_hold = True
+    tree.clean_up()

@@ -144,6 +144,7 @@ def test_a_pause_of_the_daemon_kills_no_healthy_agent(tree: Tree) -> None:
     until(tree / f"proc/{hung}/state", "zombie")
     assert "it missed its heartbeats" in json.loads(tree.read(f"proc/{hung}/info"))["output"]
     assert tree.daemon is not None
+    tree.may_hold = True  # that is what it looks like when it is stopped
     log = tree / "agents/steady/log"
     for _ in range(2):
         os.kill(tree.daemon, signal.SIGSTOP)

@@ -12,6 +12,30 @@ if TYPE_CHECKING:
 __all__ = ["ApprovalError", "KernelError"]
 
 
+FILE_WORK = frozenset(
+    {
+        _errno.ENOENT,
+        _errno.EEXIST,
+        _errno.ENOTEMPTY,
+        _errno.ENOTDIR,
+        _errno.EISDIR,
+        _errno.EXDEV,
+        _errno.ELOOP,
+        _errno.EMLINK,
+        _errno.ENAMETOOLONG,
+        _errno.ESTALE,
+        _errno.ETXTBSY,
+        _errno.EBADF,
+        _errno.ESPIPE,
+        _errno.ERANGE,
+        _errno.ENODATA,
+        _errno.ENOTSUP,
+    }
+)
+"""What any disk says of a path or a file, whoever asks. `mv`, `cp`, `git` and `rm -r` live with
+these all day: an answer, and no decision about somebody."""
+
+
 class KernelError(Exception):
     """A system call that was refused, or that failed; nothing was changed.
 
@@ -27,6 +51,12 @@ class KernelError(Exception):
         self.reason = reason
         self.rule = rule
         self.discreet = False
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether somebody was kept from something, which is for the audit: a rule decided, or the
+        errno is none of `FILE_WORK`."""
+        return bool(self.rule) or self.errno not in FILE_WORK
 
     @property
     def code(self) -> str:

@@ -3,7 +3,8 @@
 The event is a change like any other, so it is a record of the audit. Equal refusals of one actor
 are one event at once, and then a summary now and then: who is refused a thousand times a second
 pushes neither the audit nor the events nor the log out of what is kept. A crash loses at most the
-count since the last summary.
+count since the last summary. What any disk answers (ENOENT, EEXIST, ENOTEMPTY, …) is no refusal:
+whoever got that reads the words, and nobody else is told.
 """
 
 from __future__ import annotations
@@ -80,9 +81,9 @@ class Refusals:
         events.listen(self._forget, ProcessReaped)
 
     def record(self, principal: Principal, path: str, refusal: KernelError) -> None:
-        """Keep why a call of `principal` on `path` was refused, and tell the event log, or count it
-        where an equal one was told of. Raises KernelError if the store cannot be written."""
-        self.count += 1
+        """Keep why a call of `principal` on `path` failed, and if it was refused, tell the event
+        log, or count it where an equal one was told of. Raises KernelError if the store cannot be
+        written."""
         rule = f" (rule: {refusal.rule})" if refusal.rule else ""
         text = one_line(f"{path}: {refusal.code}: {refusal.reason}{rule}")
         if principal.pid is not None:
@@ -92,6 +93,9 @@ class Refusals:
             self._users[principal.uid] = (self._events.now(), text)
             if len(self._users) > MOST_USERS:
                 del self._users[next(iter(self._users))]
+        if not refusal.is_refusal:
+            return
+        self.count += 1
         told = ("", "") if refusal.discreet else (path, refusal.reason)
         kind = _Kind(principal, told[0], refusal.code, told[1], refusal.rule)
         if kind not in self._repeats and self._kinds[principal] >= MOST:

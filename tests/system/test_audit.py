@@ -140,6 +140,37 @@ def test_a_flood_of_refusals_is_one_record_and_summaries_that_count_each(tree: T
     bob.close()
 
 
+def test_what_any_disk_answers_is_no_refusal_and_not_in_it(tree: Tree) -> None:
+    bob = Puppet(tree, "bob")
+    (tree / "shared/full/inner").mkdir(parents=True)
+    (tree / "shared/full").chmod(0o777)
+    (tree / "shared/f").touch(0o666)
+    (tree / "shared/f").chmod(0o666)
+    for attempt, code in (
+        ("os.rmdir(tree + '/shared/full')", "ENOTEMPTY"),
+        ("os.rename(tree + '/shared/full', tree + '/agents/bob/memory/full')", "EXDEV"),
+        ("os.rename(tree + '/shared/f', tree + '/shared/full')", "EISDIR"),
+        ("os.setxattr(tree + '/shared/f', 'security.x', b'')", "ENOTSUP"),
+        ("os.removexattr(tree + '/shared/f', 'user.none')", "ENODATA"),
+        ("os.mkdir(tree + '/shared/' + 'x' * 256)", "ENAMETOOLONG"),
+        ("open(tree + '/shared/none/f', 'x')", "ENOENT"),
+        ("os.mkdir(tree + '/shared/full/inner')", "EEXIST"),
+        ("os.rmdir(tree + '/agents/bob/memory/none')", "ENOENT"),
+    ):
+        with pytest.raises(OSError) as failure:
+            bob.do(attempt)
+        assert errno.errorcode[failure.value.errno or 0] == code, attempt
+    assert refusals(tree, "bob") == []
+    assert "refused to bob" not in tree.log()
+    with pytest.raises(OSError, match="not empty"):
+        bob.do("os.rmdir(tree + '/shared/full')")
+    assert "ENOTEMPTY" in bob.read("proc/self/error"), "whoever asks is told all the same"
+    with pytest.raises(PermissionError):
+        bob.do("os.mkdir(tree + '/shared/docs/x')")
+    assert refusals(tree, "bob") == [("/shared/docs/x", "EACCES")]
+    bob.close()
+
+
 def test_after_kill_9_in_the_middle_of_writes_it_has_every_write_that_returned(
     trees: Callable[..., Tree],
 ) -> None:

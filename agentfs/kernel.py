@@ -175,9 +175,6 @@ class Kernel:
             self.clock,
             self.settings,
         )
-        self.log_keeper = LogKeeper(
-            self.state_dir / "logs", self.settings, self.table, self.programs
-        )
         self.processes = Processes(
             self.gate,
             self.table,
@@ -244,6 +241,13 @@ class Kernel:
             self.timers,
         )
         self.supervisor.on_maid.append(self.consumption.scan)
+        self.log_keeper = LogKeeper(
+            self.state_dir / "logs",
+            self.settings,
+            self.table,
+            self.programs,
+            self.consumption.end,
+        )
 
     def _build_mail(self) -> None:
         """Mailboxes and what is told by mail."""

@@ -8,10 +8,12 @@ processors, at least a quarter of a second.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 
 from agentfs.clock import Timer, Timers
+from agentfs.errors import KernelError
 from agentfs.events import EventLog, ProcessRestarted, ProcessSpawned, Record, ResourceExceeded
 from agentfs.process.model import Process
 from agentfs.process.programs import Programs
@@ -71,9 +73,9 @@ class Consumption:
             return
         used = self._programs.usage(process)
         if seconds is not None and used.cpu_seconds >= seconds:
-            self._end(process, "max_cpu_seconds", used.cpu_seconds, seconds, "TERM")
+            self.end(process, "max_cpu_seconds", used.cpu_seconds, seconds, "TERM")
         elif memory is not None and used.memory_mb > memory:
-            self._end(process, "max_memory_mb", used.memory_mb, memory, "KILL")
+            self.end(process, "max_memory_mb", used.memory_mb, memory, "KILL")
         else:
             left = None if seconds is None else seconds - used.cpu_seconds
             self._look_again(process, memory, left)
@@ -92,16 +94,23 @@ class Consumption:
         if self._table.find(process.pid) is process:
             self.check(process)
 
-    def _end(self, process: Process, name: str, used: float, most: int, signal: str) -> None:
-        """For good; its last output says why."""
+    def end(
+        self, process: Process, name: str, used: float, most: float, signal: str = "KILL"
+    ) -> None:
+        """For good; its last output says why. A KILL needs no room on the disk."""
         reason = f"limit: {name}, {used:.2f} of {most} used"
         log.warning("process %d, %s: %s", process.pid, process.name, reason)
-        with self._store.transaction():
-            self._table.update(process, stopping=True, reason=reason)
-            self._events.emit(
-                ResourceExceeded(process.pid, process.name, name, round(used, 2), float(most))
-            )
-            self._signals.send(process, signal)
+        try:
+            with self._store.transaction():
+                self._table.update(process, stopping=True, reason=reason)
+                self._events.emit(
+                    ResourceExceeded(process.pid, process.name, name, round(used, 2), float(most))
+                )
+                self._signals.send(process, signal)
+        except KernelError as failure:
+            if signal != "KILL" or failure.errno != errno.ENOSPC:
+                raise
+            self._signals.kill_unrecorded(process)
 
     def _heard(self, record: Record) -> None:
         if isinstance(record.event, ProcessSpawned | ProcessRestarted):

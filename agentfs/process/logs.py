@@ -11,7 +11,7 @@ import logging
 import os
 from pathlib import Path
 
-__all__ = ["LEAST", "is_low", "rotate", "tail"]
+__all__ = ["LEAST", "is_low", "room_of", "rotate", "tail"]
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,10 @@ LEAST = 64 * 1024
 """Bytes of a log that are kept where there is no room for more."""
 
 KEPT = 3
-"""How many times the limit NAME.log.1 may have: what came while nobody looked is kept, too."""
+"""How many times the limit of what a log has is kept: it grows while nobody looks. NAME.log.1 may
+have the limit once more, of what comes while it is copied."""
+
+AHEAD = 1024 * 1024
 
 RESERVE = 16 * 1024 * 1024
 """Bytes of the disk (at most an eighth of it) that logs leave to everything else: the store cannot
@@ -51,6 +54,13 @@ def tail(path: Path, offset: int = 0) -> str:
     return text.decode("utf-8", "replace")
 
 
+def room_of(stat: os.stat_result) -> int:
+    """Bytes that a file has, or that it takes behind its end: more than what a file system sets
+    aside for one that grows (XFS as much as it has)."""
+    taken = stat.st_blocks * 512
+    return taken if taken > 2 * stat.st_size + AHEAD else stat.st_size
+
+
 def is_low(folder: Path) -> bool:
     """Whether the disk of a folder has less room left than logs have to leave."""
     disk = os.statvfs(folder)
@@ -59,16 +69,18 @@ def is_low(folder: Path) -> bool:
 
 
 def rotate(path: Path, limit: int) -> bool:
-    """Empty a log of more than `limit` bytes; whether it did. NAME.log.1 gets the end of it: up to
-    three times the limit, or `LEAST` where there is no room, and a line says what was dropped.
+    """Empty a log that takes more than `limit` bytes; whether it did. NAME.log.1 gets the end of
+    it: up to four times the limit, or `LEAST` where there is no room, and a line says what was
+    dropped.
 
     What the program writes between the last look at the size and that is lost. For a thread.
     """
     try:
         with open(path, "rb+", opener=_at_once) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size <= limit:
+            stat = os.fstat(file.fileno())
+            if room_of(stat) <= limit:
                 return False
+            size = stat.st_size
             kept = min(size, KEPT * limit)
             if is_low(path.parent):
                 kept = min(size, LEAST)
@@ -76,7 +88,7 @@ def rotate(path: Path, limit: int) -> bool:
                 file.truncate(0)
                 _write_old(path, file.fileno(), end)
             else:
-                kept = _copy_old(path, file.fileno(), kept)
+                kept = _copy_old(path, file.fileno(), kept, kept + limit)
                 size = os.fstat(file.fileno()).st_size
                 file.truncate(0)
         if kept < size:
@@ -91,7 +103,7 @@ def rotate(path: Path, limit: int) -> bool:
 
 def _old(path: Path, like: int) -> int:
     """A descriptor of an empty NAME.log.1, that belongs to whom the log belongs."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     old = os.open(path.with_name(path.name + ".1"), flags, 0o640)
     if os.geteuid() == 0:
         stat = os.fstat(like)
@@ -111,15 +123,13 @@ def _write_old(path: Path, like: int, content: bytes) -> None:
         os.close(old)
 
 
-def _copy_old(path: Path, file: int, most: int) -> int:
-    """Copy the last `most` bytes, and what comes meanwhile; how many."""
+def _copy_old(path: Path, file: int, last: int, most: int) -> int:
+    """Copy the `last` bytes, and what comes meanwhile, up to `most` in all; how many."""
     old = _old(path, file)
     try:
-        offset = os.fstat(file).st_size - most
-        end = offset + 2 * most
-        begin = offset
-        while offset < min(os.fstat(file).st_size, end):
-            offset += os.sendfile(old, file, offset, 1 << 20)
+        begin = offset = os.fstat(file).st_size - last
+        while (count := min(os.fstat(file).st_size, begin + most) - offset) > 0:
+            offset += os.sendfile(old, file, offset, min(count, 1 << 20))
         return offset - begin
     finally:
         os.close(old)

@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
@@ -42,6 +42,10 @@ system, or leased."""
 EXECVE_SECONDS = 0.01
 
 
+HOLD_ROUNDS = 3
+"""How often we look for more of a program that is to stand still: it may fork meanwhile."""
+
+
 @dataclass(slots=True, eq=False)
 class Program:
     """A program at work for process `pid`. With `os_start`, `ospid` is unmistakable.
@@ -49,7 +53,7 @@ class Program:
     `ours`: it is our child. `attached`: somebody else started it. `offset`: where in the log its
     output begins. `origin`: the control group that an attached one came from. `confined`: what it
     is really kept from. `held`: we have it stand still for a moment, which is no state of its
-    process.
+    process; `stilled`: what we stopped for that, where there is no control group.
     """
 
     pid: int
@@ -62,6 +66,7 @@ class Program:
     origin: str = ""
     confined: tuple[str, ...] = ()
     held: bool = False
+    stilled: dict[int, None] = field(default_factory=dict)
 
 
 class Programs(Measures):
@@ -273,7 +278,7 @@ class Programs(Measures):
         adopted, self._adopted = self._adopted, []
         for program, process in adopted:
             if self._watched.get(program.ospid) is program:
-                self.release(program, stay=process.state is State.SLEEPING)
+                self._let_go_on(program, stay=process.state is State.SLEEPING)
 
     def attach(self, pid: int, ospid: int) -> Program:
         """Watch a program that was started elsewhere as that of process `pid`. Raises ESRCH."""
@@ -354,8 +359,7 @@ class Programs(Measures):
 
     def stopped(self, program: Program) -> bool:
         """Whether it was stopped, by whomever."""
-        stat = read_stat(program.ospid)
-        return stat is not None and stat.state == "T"
+        return _is_stopped(program.ospid)
 
     def signal(self, program: Program, signum: int) -> None:
         """Send a signal to the whole process group. One that has ended is no fault.
@@ -374,17 +378,33 @@ class Programs(Measures):
                 signal.pidfd_send_signal(program.pidfd, signum)
 
     def hold(self, program: Program) -> bool:
-        """Have it and all that it started stand still until `release`; False if it does already, or
-        is not ours to hold."""
-        if program.held or program.attached or self.stopped(program):
+        """Have it and all that it started stand still until `release`, whoever stopped some of it
+        already. Without control groups what forks meanwhile may get away: call it again. False if
+        it is not ours to hold."""
+        if program.attached or self._watched.get(program.ospid) is not program:
             return False
         program.held = True
         if self.groups.available:
             with suppress(OSError):
                 self.groups.freeze(program.pid, frozen=True)
                 return True
-        self.signal(program, signal.SIGSTOP)
+        for _ in range(HOLD_ROUNDS):
+            stopped = orphans.stop([program.ospid, *self._strays(program)])
+            program.stilled.update(dict.fromkeys(stopped))
+            if not stopped:
+                break
         return True
+
+    def _strays(self, program: Program, *, adopted: bool = False) -> list[int]:
+        return orphans.strays(
+            program.ospid, program.pid, self._mountpoint, self._watched, adopted=adopted
+        )
+
+    def standing(self, program: Program) -> set[int]:
+        """The OS pids of all that stands still with it."""
+        if self.groups.available:
+            return {program.ospid, *self.groups.members(program.pid)}
+        return {program.ospid, *program.stilled}
 
     def release(self, program: Program, *, stay: bool = False) -> None:
         """Let it go on; `stay`: it was stopped by somebody else meanwhile."""
@@ -392,8 +412,20 @@ class Programs(Measures):
         if self.groups.available:
             with suppress(OSError):
                 self.groups.freeze(program.pid, frozen=False)
-        if not stay and self.stopped(program):
-            self.signal(program, signal.SIGCONT)
+        stilled, program.stilled = program.stilled, {}
+        if not stay:
+            orphans.go_on(stilled)
+        else:  # a STOP is for its process group
+            orphans.go_on(ospid for ospid in stilled if _group_of(ospid) != program.ospid)
+
+    def _let_go_on(self, program: Program, *, stay: bool) -> None:
+        """The same for one that an earlier daemon held, maybe: nobody knows what of it."""
+        if not self.groups.available:
+            found = [program.ospid, *self._strays(program, adopted=True)]
+            program.stilled = {ospid: None for ospid in found if _is_stopped(ospid)}
+        elif self.stopped(program):
+            program.stilled = {program.ospid: None}
+        self.release(program, stay=stay)
 
     def terminate(self, program: Program) -> None:
         """SIGTERM, and SIGCONT so that a stopped one can act on it."""
@@ -448,3 +480,13 @@ class Programs(Measures):
         """Remove what is left of the control groups."""
         if self.groups.available:
             self.groups.close()
+
+
+def _group_of(ospid: int) -> int:
+    stat = read_stat(ospid)
+    return 0 if stat is None else stat.group
+
+
+def _is_stopped(ospid: int) -> bool:
+    stat = read_stat(ospid)
+    return stat is not None and stat.state == "T"

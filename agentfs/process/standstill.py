@@ -9,15 +9,15 @@ when the new daemon looks after the logs (`agentfs.process.logkeeper`).
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from agentfs.process.logs import LEAST, is_low, rotate
-from agentfs.process.proc import all_pids, is_in_execve, read_stat
+from agentfs.process.orphans import go_on, stop
+from agentfs.process.proc import read_stat
+from agentfs.process.writers import writers
 
 __all__ = ["room"]
 
@@ -42,9 +42,8 @@ def room(state: Path, *, always: bool = False) -> Iterator[Callable[[], object]]
     stopped: list[int] = []
 
     def let_go() -> None:
-        while stopped:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(stopped.pop(), signal.SIGCONT)
+        go_on(stopped)
+        stopped.clear()
 
     try:
         if always or (state.is_dir() and is_low(state)):
@@ -60,35 +59,12 @@ def _stop_writers(state: Path, stopped: list[int]) -> None:
     """Stop everybody, and add them to `stopped`, so that they go on whatever happens here."""
     folders = tuple(f"{state.resolve() / folder}/" for folder in WRITTEN)
     for _ in range(ROUNDS):
-        found = [ospid for ospid in all_pids() if _may_be_stopped(ospid, folders)]
-        for ospid in found:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(ospid, signal.SIGSTOP)
-                stopped.append(ospid)
+        found = stop(writers(lambda path: path.startswith(folders)))
+        stopped += found
         _wait_stopped(found)
         if not found:
             return
     log.warning("there are always more programs that write to %s", state)
-
-
-def _may_be_stopped(ospid: int, folders: tuple[str, ...]) -> bool:
-    """Whether it has a file below one of the folders open for writing, and is not stopped yet."""
-    if ospid == os.getpid() or is_in_execve(ospid):
-        return False
-    with suppress(OSError):
-        if any(_writes(ospid, number, folders) for number in os.listdir(f"/proc/{ospid}/fd")):
-            stat = read_stat(ospid)
-            return stat is not None and stat.state not in "TtZX"
-    return False
-
-
-def _writes(ospid: int, number: str, folders: tuple[str, ...]) -> bool:
-    with suppress(OSError):
-        if os.readlink(f"/proc/{ospid}/fd/{number}").startswith(folders):
-            with open(f"/proc/{ospid}/fdinfo/{number}") as file:
-                flags = next(int(line[6:], 8) for line in file if line.startswith("flags:"))
-            return flags & os.O_ACCMODE != os.O_RDONLY
-    return False
 
 
 def _wait_stopped(ospids: list[int]) -> None:

@@ -144,6 +144,7 @@ class Limits(_Section):
     messages_per_minute: Maximum = None
     max_memory_mb: Maximum = None
     max_cpu_seconds: Maximum = None
+    max_pids: Maximum = None
     calls_per_minute: Maximum = None
     spawns_per_minute: Maximum = None
     signals_per_minute: Maximum = None

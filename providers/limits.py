@@ -108,6 +108,12 @@ class LimitsDirectory(_OfProcess):
     max_cpu_seconds = _limit(
         "max_cpu_seconds", "max", "Seconds of processor time of its programs together."
     )
+    max_pids = _limit(
+        "max_pids",
+        "1024",
+        "Processes and threads of the machine that its programs may have together: one more is"
+        " EAGAIN, in their fork(2).",
+    )
     calls_per_minute = _limit(
         "calls_per_minute",
         "1000",
@@ -190,6 +196,9 @@ class UsageDirectory(_OfProcess):
     )
     max_memory_mb = _usage("max_memory_mb", "81.5", "MiB that its programs have.")
     max_cpu_seconds = _usage("max_cpu_seconds", "3.18", "Processor time of its programs.")
+    max_pids = _usage(
+        "max_pids", "12", "Processes and threads of the machine that its programs have."
+    )
     calls_per_minute = _usage(
         "calls_per_minute", "3", "Within the last 60 s; 0 while nothing limits it."
     )

@@ -173,7 +173,7 @@ def test_every_key_that_is_missing_is_named() -> None:
         ("limits: {max_childs: 5}", "a.limits: unknown key `max_childs`, one of max_children,"
          " max_concurrent_tasks, timeout_seconds, max_tokens_per_hour, max_tokens_total,"
          " max_context_tokens, max_llm_calls, max_tool_calls, max_cost_usd, messages_per_minute,"
-         " max_memory_mb, max_cpu_seconds, calls_per_minute, spawns_per_minute,"
+         " max_memory_mb, max_cpu_seconds, max_pids, calls_per_minute, spawns_per_minute,"
          " signals_per_minute, claims_per_minute, artifacts_per_minute, llm_calls_per_minute,"
          " tool_calls_per_minute was expected (did you mean max_children?)"),
         ("limits: {max_children: -1}",

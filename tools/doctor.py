@@ -69,7 +69,7 @@ def examine() -> Iterator[Finding]:
     yield _identity()
     yield _system_calls()
     yield from _confinement()
-    yield _limits()
+    yield from _limits()
     yield from _mounts()
 
 
@@ -168,7 +168,7 @@ def _identity() -> Finding:
 
     groups = ControlGroups(f"doctor-{secrets.token_hex(4)}")
     if groups.available:
-        os.rmdir(os.path.dirname(groups.path(1)))
+        groups.close()
         return Finding("ok", "identity", "by control group: no program can leave its agent's")
     return Finding(
         "note",
@@ -257,16 +257,26 @@ def _confinement() -> Iterator[Finding]:
         yield Finding("ok", "confined signals", words)
 
 
-def _limits() -> Finding:
-    """How memory and processor time of programs are limited."""
+def _limits() -> Iterator[Finding]:
+    """How number and memory of programs are limited."""
     from agentfs.process.cgroups import ControlGroups
 
     groups = ControlGroups(f"doctor-{secrets.token_hex(4)}")
     if groups.available:
-        os.rmdir(os.path.dirname(groups.path(1)))
+        groups.close()
+    if groups.has_pids:
+        yield Finding("ok", "number of programs", "by control group, for all programs of an agent")
+    else:
+        yield Finding(
+            "note",
+            "number of programs",
+            "RLIMIT_NPROC (by user, and not for root), and an agent with more programs than its"
+            " max_pids is ended within a second: no control group here has the pids controller",
+        )
     if groups.has_memory:
-        return Finding("ok", "memory limit", "by control group, for all programs of an agent")
-    return Finding(
+        yield Finding("ok", "memory limit", "by control group, for all programs of an agent")
+        return
+    yield Finding(
         "note",
         "memory limit",
         "per program by rlimit; the sum of all programs of an agent is looked at every second: no"

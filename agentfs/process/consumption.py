@@ -1,4 +1,5 @@
-"""Ends processes whose programs together use more memory or processor time than they may.
+"""Ends processes whose programs together use more memory or processor time than they may, or are
+more than they may be (`headcount`).
 
 What the machine does for each single program by itself is in `rlimits`; this is for their sum, and
 looks at it with every round of the maid, once a second where memory is limited and no control group
@@ -15,6 +16,7 @@ import os
 from agentfs.clock import Timer, Timers
 from agentfs.errors import KernelError
 from agentfs.events import EventLog, ProcessRestarted, ProcessSpawned, Record, ResourceExceeded
+from agentfs.process.headcount import HeadCount
 from agentfs.process.model import Process
 from agentfs.process.programs import Programs
 from agentfs.process.signals import Signals
@@ -52,6 +54,8 @@ class Consumption:
         programs.on_limits.append(self.check)
         events.listen(self._heard, ProcessSpawned, ProcessRestarted)
 
+        self._heads = HeadCount(table, programs, events, timers, self.end)
+
     def __len__(self) -> int:
         return len(self._next)
 
@@ -60,6 +64,7 @@ class Consumption:
         for process in self._table:
             if process.ospid is not None or process.pid in self._next:
                 self.check(process)
+        self._heads.scan()
 
     def check(self, process: Process) -> None:
         """End `process` if its programs have used up what they may, else look again in time."""
@@ -68,7 +73,8 @@ class Consumption:
             timer.cancel()
         if not process.state.alive or process.stopping or process.ospid in (None, os.getpid()):
             return
-        memory, seconds = self._programs.limits_of(process)
+        self._heads.begin()
+        memory, seconds, _ = self._programs.limits_of(process)
         if memory is None and seconds is None:
             return
         used = self._programs.usage(process)
@@ -98,7 +104,7 @@ class Consumption:
         self, process: Process, name: str, used: float, most: float, signal: str = "KILL"
     ) -> None:
         """For good; its last output says why. A KILL needs no room on the disk."""
-        reason = f"limit: {name}, {used:.2f} of {most} used"
+        reason = f"limit: {name}, {round(used, 2)} of {most} used"
         log.warning("process %d, %s: %s", process.pid, process.name, reason)
         try:
             with self._store.transaction():

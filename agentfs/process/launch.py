@@ -42,7 +42,8 @@ PR_SET_CHILD_SUBREAPER = 36
 
 class Launch:
     """A program that is being started for `process`. Without a `home` it begins in `/`;
-    `disk`: where on the disk that is. `env`: what it gets of its definition's."""
+    `disk`: where on the disk that is. `env`: what it gets of its definition's. `forks`: more
+    limits, which take a moment to find."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Launch:
         *,
         held: Confinement = FREE,
         limits: Iterable[Limit] = (),
+        forks: Callable[[], Iterable[Limit]] = tuple,
         env: Mapping[str, str],
     ) -> None:
         self.pid = process.pid
@@ -66,6 +68,7 @@ class Launch:
         self._disk = disk
         self._held = held
         self._limits = tuple(limits)
+        self._forks = forks
         self._shared = mmap.mmap(-1, mmap.PAGESIZE)
         self.thread = -1  # the id of the thread that does it
         self._lock = threading.Lock()
@@ -103,8 +106,8 @@ class Launch:
             os.waitpid(child, 0)
         return True
 
-    def run(self, group: Callable[[], int] | None) -> tuple[int, int]:
-        """Start it; (OS pid, size of the log before). `group` opens its control group's
+    def run(self, group: Callable[[], list[int]] | None) -> tuple[int, int]:
+        """Start it; (OS pid, size of the log before). `group` opens its control groups'
         cgroup.procs. Raises KernelError with the errno of what failed, ECANCELED if it was
         abandoned."""
         self.thread = threading.get_native_id()
@@ -120,14 +123,12 @@ class Launch:
             # the lock of the store with it.
             home = os.open(self._start, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             descriptors.append(home)
-            entry = None
-            if group is not None:
-                entry = group()
-                descriptors.append(entry)
+            entries = [] if group is None else group()
+            descriptors += entries
             offset = os.fstat(written).st_size
             cell = self._cell(home)
             try:
-                return self._fork(written, home, entry, cell), offset
+                return self._fork(written, home, entries, cell), offset
             finally:
                 if cell is not None:
                     cell.close()
@@ -177,7 +178,7 @@ class Launch:
             return os.path.join(self._disk, os.path.relpath(file, str(self._home)))
         return "" if file.startswith(f"{self._mountpoint}/") else file
 
-    def _fork(self, written: int, home: int, entry: int | None, cell: Cell | None) -> int:
+    def _fork(self, written: int, home: int, entries: list[int], cell: Cell | None) -> int:
         process = self._process
         other = os.geteuid() == 0 and process.uid != os.geteuid()
         env = self._environment()
@@ -193,7 +194,7 @@ class Launch:
             user=process.uid if other else None,
             group=process.gid if other else None,
             extra_groups=_groups(process) if other else None,
-            preexec_fn=self._child(home, entry, cell),
+            preexec_fn=self._child(home, entries, cell),
         )
         child.returncode = 0  # its end is watched for elsewhere: Popen must not wait for it
         if self._is_abandoned(child.pid):
@@ -209,9 +210,9 @@ class Launch:
             )
         return child.pid
 
-    def _child(self, home: int, entry: int | None, cell: Cell | None) -> Callable[[], None]:
+    def _child(self, home: int, entries: list[int], cell: Cell | None) -> Callable[[], None]:
         """What the child does before exec: little, and without taking a lock."""
-        shared, cwd, limits = self._shared, self._cwd, self._limits
+        shared, cwd, limits = self._shared, self._cwd, (*self._limits, *self._forks())
         below = os.path.relpath(str(self._home), self._mountpoint) if self._in_tree else ""
 
         def enter() -> None:
@@ -222,7 +223,7 @@ class Launch:
             if shared[ABANDONED]:
                 os._exit(127)
             try:
-                if entry is not None:
+                for entry in entries:
                     os.write(entry, b"0")
                 step = ENTER_FOLDER
                 os.fchdir(home)

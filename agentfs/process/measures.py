@@ -5,26 +5,36 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from agentfs.process.census import Census, forks_for, tasks_of
 from agentfs.process.cgroups import ControlGroups
 from agentfs.process.model import Process
-from agentfs.process.rlimits import OPEN_FILES, Usage, below, lay_on, limits_for, usage_of
+from agentfs.process.rlimits import (
+    OPEN_FILES,
+    Bounds,
+    Limit,
+    Usage,
+    below,
+    lay_on,
+    limits_for,
+    usage_of,
+)
 
 __all__ = ["Measures"]
 
 
-def _own_limits(process: Process) -> tuple[int | None, int | None]:
-    return process.limits.max_memory_mb, process.limits.max_cpu_seconds
+def _own_limits(process: Process) -> Bounds:
+    limits = process.limits
+    return Bounds(limits.max_memory_mb, limits.max_cpu_seconds, limits.max_pids)
 
 
 class Measures:
-    """`limits_of` gives the (MiB of memory, seconds of processor time) that the programs of a
-    process may use together; None is no limit. `on_limits` calls get the process whose limits were
-    applied."""
+    """`limits_of` gives what the programs of a process may have together. `on_limits` calls get the
+    process whose limits were applied."""
 
     groups: ControlGroups
 
     def __init__(self) -> None:
-        self.limits_of: Callable[[Process], tuple[int | None, int | None]] = _own_limits
+        self.limits_of: Callable[[Process], Bounds] = _own_limits
         self.on_limits: list[Callable[[Process], object]] = []
 
     def members(self, process: Process) -> list[int]:
@@ -45,34 +55,55 @@ class Measures:
         seconds = self.groups.cpu_seconds(process.pid)
         return used if seconds is None else Usage(used.memory_mb, seconds)
 
-    def limits_at_start(self, process: Process) -> list[tuple[int, int, int]]:
+    def tasks(self, process: Process) -> int:
+        """How many processes and threads the programs of `process` are."""
+        if process.ospid is None:
+            return 0
+        if self.groups.available and not process.attached:
+            return self.groups.tasks(process.pid)
+        return tasks_of(below(process.ospid))
+
+    def limits_at_start(self, process: Process) -> list[Limit]:
         """The rlimits of its next program: each single one it starts gets them."""
-        memory, seconds = self.limits_of(process)
-        return [OPEN_FILES, *limits_for(None if self.groups.has_memory else memory, seconds)]
+        may = self.limits_of(process)
+        memory = None if self.groups.has_memory else may.memory_mb
+        return [OPEN_FILES, *limits_for(memory, may.cpu_seconds)]
 
-    def open_group(self, process: Process) -> int:
-        """Make its control group, with its limit on memory, and open it for the next program."""
-        entry = self.groups.open(process.pid)
-        if self.groups.has_memory:
-            try:
-                self.groups.limit_memory(process.pid, self.limits_of(process)[0])
-            except OSError:
+    def forks_at_start(self, process: Process) -> Callable[[], list[Limit]]:
+        """The one on its number, if no control group has that: for a thread, as it looks through
+        the machine, 20 µs a process."""
+        most = self.limits_of(process).pids
+        if self.groups.has_pids or most is None or process.uid == 0:
+            return list
+        return lambda: [forks_for(most, Census().of_user(process.uid))]
+
+    def open_group(self, process: Process) -> list[int]:
+        """Make its control groups, with its limits, and open them for the next program."""
+        entries = self.groups.open(process.pid)
+        may = self.limits_of(process)
+        try:
+            if self.groups.has_memory:
+                self.groups.limit_memory(process.pid, may.memory_mb)
+            if self.groups.has_pids:
+                self.groups.limit_pids(process.pid, may.pids)
+        except OSError:
+            for entry in entries:
                 os.close(entry)
-                raise
-        return entry
+            raise
+        return entries
 
-    def apply_limits(
-        self, process: Process, memory_mb: int | None, cpu_seconds: int | None
-    ) -> bool:
-        """Have these limits hold for the programs at work for `process`; None is no limit.
+    def apply_limits(self, process: Process, may: Bounds) -> bool:
+        """Have these limits hold for the programs at work for `process`. Raises OSError.
 
         False if some keep the lower limits that they had until they are started again: only who
         has CAP_SYS_RESOURCE may raise those of a program at work.
         """
         in_group = self.groups.has_memory and not process.attached
         if in_group:
-            self.groups.limit_memory(process.pid, memory_mb)
-        limits = limits_for(None if in_group else memory_mb, cpu_seconds)
+            self.groups.limit_memory(process.pid, may.memory_mb)
+        if self.groups.has_pids and not process.attached:
+            self.groups.limit_pids(process.pid, may.pids)
+        limits = limits_for(None if in_group else may.memory_mb, may.cpu_seconds)
         everywhere = True
         for ospid in self.members(process):
             try:

@@ -120,7 +120,8 @@ class Limits:
     """The most a process may use; None is no limit. Defaults: design/kernel.md, Processes.
 
     `timeout_seconds` is for one task (a claimed message), `max_context_tokens` for one call of a
-    model; `max_memory_mb` (MiB) and `max_cpu_seconds` are for its programs together.
+    model; `max_memory_mb` (MiB), `max_cpu_seconds` and `max_pids` (processes and threads of the
+    machine) are for its programs together.
     """
 
     max_children: int | None = 10
@@ -135,6 +136,7 @@ class Limits:
     messages_per_minute: int | None = None
     max_memory_mb: int | None = None
     max_cpu_seconds: int | None = None
+    max_pids: int | None = 1024
     calls_per_minute: int | None = None
     spawns_per_minute: int | None = None
     signals_per_minute: int | None = None

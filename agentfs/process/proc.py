@@ -13,6 +13,7 @@ import fcntl
 import os
 import struct
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = [
     "Stat",
     "all_pids",
     "boot_id",
+    "descended",
     "exit_code",
     "is_in_execve",
     "lost_exit_code",
@@ -208,6 +210,17 @@ def thread_mark(tid: int) -> int:
 def all_pids() -> list[int]:
     """The OS pids of the machine, 10 µs each to look into."""
     return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def descended(roots: Iterable[int], children: Mapping[int, Iterable[int]]) -> list[int]:
+    """These, and all that descends from them, each once; `children` by parent."""
+    found = list(dict.fromkeys(roots))
+    seen = set(found)
+    for one in found:  # grows while it is walked
+        fresh = [child for child in children.get(one, ()) if child not in seen]
+        seen.update(fresh)
+        found += fresh
+    return found
 
 
 def boot_id() -> str:

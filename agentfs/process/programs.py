@@ -177,7 +177,15 @@ class Programs(Measures):
             text = "process %d, %s, is not handed %s: it has no capability `secret`"
             log.warning(text, process.pid, process.name, names)
         launch = Launch(
-            process, self._mountpoint, log_path, place, disk, held=held, limits=limits, env=env
+            process,
+            self._mountpoint,
+            log_path,
+            place,
+            disk,
+            held=held,
+            limits=limits,
+            forks=self.forks_at_start(process),
+            env=env,
         )
         group = (lambda: self.open_group(process)) if self.groups.available else None
         self._launches.add(launch)
@@ -199,7 +207,7 @@ class Programs(Measures):
             self.reap_orphans()
 
     async def _run(
-        self, launch: Launch, group: Callable[[], int] | None, process: Process
+        self, launch: Launch, group: Callable[[], list[int]] | None, process: Process
     ) -> tuple[int, int]:
         """`launch.run` in a thread, within its time. What it starts after that, it ends itself; it
         counts as one of `LAUNCHES_AT_ONCE` as long as it hangs."""

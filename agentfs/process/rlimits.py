@@ -7,12 +7,14 @@ import resource
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from agentfs.process.proc import all_pids, is_in_execve, read_stat
+from agentfs.process.proc import all_pids, descended, is_in_execve, read_stat
 
 __all__ = [
     "CPU_BELT",
     "OPEN_FILES",
+    "Bounds",
     "Limit",
     "Usage",
     "below",
@@ -36,6 +38,15 @@ meet numbers that this cannot take. Looked up as this module is imported, before
 
 TICKS = os.sysconf("SC_CLK_TCK")
 MIB = 1024 * 1024
+
+
+class Bounds(NamedTuple):
+    """What programs may have together: memory in MiB, seconds of processor time, processes and
+    threads. None is no limit."""
+
+    memory_mb: int | None = None
+    cpu_seconds: int | None = None
+    pids: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +109,4 @@ def below(ospid: int) -> list[int]:
         children.setdefault(stat.ppid, []).append(other)
         if stat.session == ospid:
             found.append(other)
-    seen = set(found)
-    for one in found:  # grows while it is walked
-        fresh = [child for child in children.get(one, ()) if child not in seen]
-        seen.update(fresh)
-        found += fresh
-    return found
+    return descended(found, children)

@@ -88,6 +88,7 @@ class SpecLimits(BaseModel):
     messages_per_minute: Maximum = None
     max_memory_mb: Maximum = None
     max_cpu_seconds: Maximum = None
+    max_pids: Maximum = 1024
     calls_per_minute: Maximum = None
     spawns_per_minute: Maximum = None
     signals_per_minute: Maximum = None

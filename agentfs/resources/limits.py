@@ -16,6 +16,7 @@ from agentfs.events import ConfigChanged, EventLog, LimitChanged, ProcessReparen
 from agentfs.ipc.tasks import Tasks
 from agentfs.process.model import Process
 from agentfs.process.programs import Programs
+from agentfs.process.rlimits import Bounds
 from agentfs.process.table import ProcessTable
 from agentfs.resources.ceilings import NAMES, Ceilings
 from agentfs.resources.rates import KIND_OF, Rates
@@ -32,7 +33,7 @@ NONE = "max"
 """How no limit is written."""
 
 _WHOLE, _DOLLARS = re.compile(r"[0-9]{1,18}"), re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
-_OF_PROGRAMS = ("max_memory_mb", "max_cpu_seconds")
+_OF_PROGRAMS = ("max_memory_mb", "max_cpu_seconds", "max_pids")
 
 
 def shown(number: float | None) -> str:
@@ -146,6 +147,8 @@ class ProcessLimits:
                 return round(self.programs.usage(process).memory_mb, 2)
             case "max_cpu_seconds":
                 return round(self.programs.usage(process).cpu_seconds, 2)
+            case "max_pids":
+                return self.programs.tasks(process)
             case _ if name in KIND_OF:
                 return self.rates.made(pid, KIND_OF[name])
         raise KeyError(name)
@@ -160,9 +163,8 @@ class ProcessLimits:
 
     # -- programs ----------------------------------------------------------------------------------
 
-    def _of_programs(self, process: Process) -> tuple[int | None, int | None]:
-        memory, seconds = (self.ceilings.whole(process, name) for name in _OF_PROGRAMS)
-        return memory, seconds
+    def _of_programs(self, process: Process) -> Bounds:
+        return Bounds(*(self.ceilings.whole(process, name) for name in _OF_PROGRAMS))
 
     def _generally(self) -> tuple[int | float | None, ...]:
         """What the configuration says of programs."""
@@ -170,7 +172,7 @@ class ProcessLimits:
 
     def _heard(self, record: Record) -> None:
         match record.event:
-            case LimitChanged(pid=pid, limit="max_memory_mb" | "max_cpu_seconds"):
+            case LimitChanged(pid=pid, limit=name) if name in _OF_PROGRAMS:
                 self._apply(pid)
             case ProcessReparented(pid=pid):
                 self._apply(pid)
@@ -185,6 +187,6 @@ class ProcessLimits:
             if each.ospid is None or each.pid == INIT or not each.state.alive:
                 continue
             try:
-                self.programs.apply_limits(each, *self._of_programs(each))
-            except KernelError as refused:  # it holds from the next start on
+                self.programs.apply_limits(each, self._of_programs(each))
+            except (KernelError, OSError) as refused:  # it holds from the next start on
                 log.warning("process %d, %s: %s", each.pid, each.name, refused)

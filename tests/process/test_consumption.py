@@ -13,7 +13,7 @@ from agentfs.events import ResourceExceeded
 from agentfs.process.cgroups import ControlGroups
 from agentfs.process.consumption import Consumption
 from agentfs.process.model import State
-from agentfs.process.rlimits import CPU_BELT, below, limits_for, usage_of
+from agentfs.process.rlimits import CPU_BELT, Bounds, below, limits_for, usage_of
 from tests.process.world import PYTHON, System, as_agent, eventually, running
 from tests.process.world import program as sleeper
 
@@ -118,11 +118,11 @@ async def test_what_has_no_limit_is_not_looked_at(system: System, consumption: C
     free = await system.shell("bob", SPIN)
     consumption.scan()
     assert len(consumption) == 0
-    system.programs.limits_of = lambda process: (None, 1000)
+    system.programs.limits_of = lambda process: Bounds(cpu_seconds=1000)
     consumption.scan()
     assert len(consumption) == 1
-    system.programs.limits_of = lambda process: (None, None)
-    system.programs.apply_limits(free, None, None)
+    system.programs.limits_of = lambda process: Bounds()
+    system.programs.apply_limits(free, Bounds())
     assert len(consumption) == 0
     assert free.state.alive
 
@@ -133,12 +133,12 @@ async def test_a_limit_that_is_lowered_holds_for_programs_at_work(
     process = await either.shell("bob", "sleep 1000 & setsid sleep 1001 & echo ready; wait")
     await either.said("bob", "ready")
     await eventually(lambda: len(either.programs.members(process)) == 3)
-    either.programs.apply_limits(process, 32, 50)
+    either.programs.apply_limits(process, Bounds(32, 50))
     for ospid in either.programs.members(process):
         data = resource.prlimit(ospid, resource.RLIMIT_DATA)[0]
         assert data == 32 * MIB or either.programs.groups.has_memory
         assert resource.prlimit(ospid, resource.RLIMIT_CPU) == (50 + CPU_BELT, 50 + CPU_BELT)
-    raised = either.programs.apply_limits(process, None, None)
+    raised = either.programs.apply_limits(process, Bounds())
     for ospid in either.programs.members(process):
         for number, soft, hard in limits_for(None, None):
             assert (resource.prlimit(ospid, number) == (soft, hard)) is raised
@@ -164,7 +164,7 @@ async def test_an_attached_program_is_measured_and_limited_but_not_confined(
             either.processes.attach(as_agent(process), process.pid, program.pid)
             assert either.programs.members(process) == below(program.pid) == [program.pid]
             assert 0 <= either.programs.usage(process).memory_mb < 10
-            either.programs.apply_limits(process, 32, None)
+            either.programs.apply_limits(process, Bounds(32))
             assert resource.prlimit(program.pid, resource.RLIMIT_DATA)[0] == 32 * MIB
             assert process.confined == ()
         finally:

@@ -78,6 +78,7 @@ async def test_usage_counts_what_a_process_does(world: World) -> None:
         "messages_per_minute": "1",
         "max_memory_mb": "0",
         "max_cpu_seconds": "0",
+        "max_pids": "0",
         **{name: "0" for name in NAMES if name.endswith("_per_minute") and "messages" not in name},
     }
     with refused("EACCES"):

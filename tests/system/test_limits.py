@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agentfs.process.cgroups import ControlGroups
 from tests.puppet import Puppet
 from tests.tree import Tree, eventually
 
@@ -164,6 +165,59 @@ def test_a_limit_on_processor_time_holds_for_a_program_at_work(tree: Tree) -> No
     tree.write(f"proc/{pid}/limits/max_cpu_seconds", "1")
     eventually(lambda: tree.read(f"proc/{pid}/state").strip() in ("zombie", "dead"))
     assert int(tree.read(f"proc/{pid}/exit")) > 128
+
+
+BOMB = """
+import os, time
+for _ in range(6):
+    try:
+        os.fork()
+    except OSError:
+        print("refused", flush=True)
+time.sleep(1000)
+"""
+"""Doubles until there are 64, as far as it may, and sleeps."""
+
+
+def test_a_fork_bomb_is_the_trouble_of_its_own_agent(
+    tree: Tree, puppet: Callable[..., Puppet]
+) -> None:
+    neighbour = puppet("neighbour")
+    assert tree.read(f"proc/{neighbour.pid}/limits/max_pids") == "1024\n"
+    assert tree.read(f"proc/{neighbour.pid}/usage/max_pids") == "1\n"
+    limits = {"max_pids": 12}
+    bomb = tree.spawn("bomb", exec=["python3", "-c", BOMB], limits=limits, restart="never")
+
+    def stopped() -> bool:
+        log = tree.read("agents/bomb/log")
+        return "refused" in log or "limit: max_pids" in log
+
+    eventually(stopped)
+    assert int(tree.read(f"proc/{bomb}/usage/max_pids")) <= 12
+    assert neighbour.do("os.system('true')") == 0
+    neighbour.send("bomb", "are you well?")
+    if tree.read(f"proc/{bomb}/state").strip() not in ("zombie", "dead"):
+        assert "max_pids 12 12 own\n" in tree.read(f"proc/{bomb}/limits/status")
+    tree.write(f"proc/{bomb}/ctl", "KILL")
+    eventually(lambda: tree.read(f"proc/{bomb}/usage/max_pids") == "0\n")
+
+
+def test_the_number_of_programs_is_bounded_for_everybody_at_once(
+    tree: Tree, puppet: Callable[..., Puppet]
+) -> None:
+    groups = ControlGroups("test-limits")
+    if not groups.has_pids:
+        pytest.skip("no pids controller here")
+    groups.close()
+    agent = puppet("alice")
+    fork = "(lambda child: child and os.waitpid(child, 0)[1] or child or os._exit(0))(os.fork())"
+    assert agent.do(fork) > 0
+    tree.write("etc/agentfs.yaml", "limits: {max_pids: 1}\n")
+    assert "max_pids 1 1 limits.max_pids\n" in tree.read(f"proc/{agent.pid}/limits/status")
+    with refused(errno.EAGAIN):
+        agent.do(fork)
+    tree.write("etc/agentfs.yaml", "limits: {max_pids: max}\n")
+    assert agent.do(fork) > 0
 
 
 def test_the_configuration_limits_everybody_at_once(

@@ -53,7 +53,6 @@ class Consumption:
         self._processors = os.cpu_count() or 1
         programs.on_limits.append(self.check)
         events.listen(self._heard, ProcessSpawned, ProcessRestarted)
-
         self._heads = HeadCount(table, programs, events, timers, self.end)
 
     def __len__(self) -> int:

@@ -39,6 +39,10 @@ CHECKPOINT_SECONDS = 5.0
 # was written while a checkpoint ran, which under load is never: the log would grow for ever.
 MOST_PAGES = 8192
 
+# Bytes of the log's file that stay when it is begun anew, and are written again: beside programs
+# that keep the disk busy, cutting the file takes 40 to 150 ms, and writing over it 0 to 30 ms.
+KEPT_LOG = 2 * MOST_PAGES * 4096
+
 # Contents of the newest messages that are kept in memory, if they are short: most are read soon.
 RECENT = 256
 
@@ -63,6 +67,7 @@ class Store:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA wal_autocheckpoint = 0")
+            self._db.execute(f"PRAGMA journal_size_limit = {KEPT_LOG}")
             migrate(self._db)
         except sqlite3.Error:
             self._db.close()
@@ -354,7 +359,7 @@ class Store:
         pages = await trio.to_thread.run_sync(_checkpoint, self.path)
         if pages >= MOST_PAGES:
             try:
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._db.execute("PRAGMA wal_checkpoint(RESTART)")
             except sqlite3.Error as failure:
                 log.warning("the log could not be begun anew, trying again: %s", failure)
 
@@ -440,10 +445,15 @@ def _sync_file(path: Path) -> None:
 
 
 def _checkpoint(path: Path) -> int:
-    """The number of pages in the log."""
+    """The number of pages in the log. If it has become long, what was written during the first
+    round follows in a second one, so that little is left for the event loop."""
+    pages = 0
     try:
         with closing(sqlite3.connect(path, timeout=1.0)) as connection:
-            _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            for _ in range(2):
+                _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if pages < MOST_PAGES:
+                    break
             return int(pages)
     except sqlite3.Error as failure:
         log.warning("the store could not be checkpointed, trying again: %s", failure)

@@ -166,7 +166,7 @@ async def test_a_full_announcement_queue_is_counted_and_readers_still_see_the_ch
 
 async def test_a_faulty_node_does_not_hide_its_neighbours(small: Mounted) -> None:
     assert "number" in await small.do(os.listdir, small.path)
-    assert small.mount.operations.faults == 1
+    assert small.mount.operations.faults, "once for each request that came to it"
 
 
 async def test_a_fault_of_ours_is_eio_and_the_mount_lives_on(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import select
@@ -203,6 +204,8 @@ def test_ctrl_c_is_130(tree: Tree, words: list[str]) -> None:
 def waits(pid: int, tree: Tree) -> bool:
     """Whether a program has a file of the tree open."""
     folder = f"/proc/{pid}/fd"
-    return any(
-        os.readlink(f"{folder}/{name}").startswith(str(tree.path)) for name in os.listdir(folder)
-    )
+    for name in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):  # closed while we looked
+            if os.readlink(f"{folder}/{name}").startswith(str(tree.path)):
+                return True
+    return False

@@ -469,6 +469,7 @@ class Kernel:
                 with taking_up(self.store.path):
                     await nursery.start(self.supervisor.run)
                 self.audit.checkpoint()
+                self.store.keep_ballast()
                 try:
                     yield
                 finally:

@@ -63,8 +63,10 @@ class Again(Ends):
         told = self.closing and program in self.told_to_end
         again = self.restarts.wanted(process, 1 if told else code)  # it did not end on its own
         with self.store.transaction():
-            if process.stopping or process.pid in self.signals.condemned:
-                self.finish(process, known, State.ZOMBIE, why, program)
+            if self.signals.is_told_to_end(process):
+                killed = self.signals.settle(process) == "KILL"
+                end = State.DEAD if killed else State.ZOMBIE
+                self.finish(process, known, end, why, program)
             elif process.pid in self._renewed:
                 reason = self._renewed[process.pid]
                 self._hold(process, code)
@@ -199,6 +201,7 @@ class Again(Ends):
             and process.ospid is None
             and process.state is State.BLOCKED
             and process.pid not in self.signals.starting
+            and process.pid not in self.signals.owed
             and not self.restarts.pending(process.pid)
             and not self.readiness.holds(process.pid)
         ]

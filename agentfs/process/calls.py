@@ -14,12 +14,12 @@ from agentfs.process import commands, rules
 from agentfs.process.model import Agent, Limits, OnLimit, Process, Restart, Role
 from agentfs.process.own import OwnCalls, refuse_init
 from agentfs.process.recovery import begin_spawn, end_spawn, withdraw
-from agentfs.process.signals import AGAIN
 from agentfs.process.spec import ProcessSpec, parse_spec
 from agentfs.resources.ceilings import Ceilings
 from agentfs.security.capabilities import ceiling_below
 from agentfs.security.policy import Action
 from agentfs.security.principal import Principal
+from agentfs.storage.later import when_there_is_room
 
 if TYPE_CHECKING:
     from agentfs.resources.budget import Budgets
@@ -93,21 +93,17 @@ class Processes(OwnCalls):
     def _take_back(self, principal: Principal, process: Process, before: Agent | None) -> None:
         """Undo a spawn whose program did not start; where the disk is full, as soon as there is
         room. A daemon that ends before that leaves it to the next one."""
-        if self._table.find(process.pid) is not process:
-            return
-        try:
-            with self._store.transaction():
-                self._gate.attribute(principal)
-                withdraw(self._supervisor, process)
-                self._agents.restore(process.name, before)
-                end_spawn(self._store, process)
-        except KernelError as failure:
-            if failure.errno != errno.ENOSPC:
-                raise
-            log.error("process %d was not started; no room to take it back yet", process.pid)
-            self._supervisor.timers.call_later(
-                AGAIN, lambda: self._take_back(principal, process, before)
-            )
+
+        def take_back() -> None:
+            if self._table.find(process.pid) is process:
+                with self._store.transaction():
+                    self._gate.attribute(principal)
+                    withdraw(self._supervisor, process)
+                    self._agents.restore(process.name, before)
+                    end_spawn(self._store, process)
+
+        words = f"process {process.pid} was not started, and is taken back"
+        when_there_is_room(self._supervisor.timers, take_back, words)
 
     def _make(self, parent: Process, spec: ProcessSpec) -> Process:
         account = rules.account_of(spec, parent)
@@ -215,24 +211,22 @@ class Processes(OwnCalls):
 
     def signal(self, principal: Principal, pid: int, name: str, grace: float | None = None) -> None:
         """TERM, KILL, STOP, CONT or HUP for a process and its program. `grace`: seconds from TERM
-        to KILL. A KILL is carried out also where the store has no room to note it. Raises ESRCH,
-        EINVAL, EACCES and EPERM (role, user, state)."""
-        signals, may = self._supervisor.signals, False
+        to KILL. Carried out also where the store has no room to note it. Raises ESRCH, EINVAL,
+        EACCES and EPERM (role, user, state)."""
+        allowed: list[Process] = []
         try:
             with self._gate.enter(principal, "signals") as actor:
                 process = self._table.get(pid)
                 self._may_signal(actor, process, name)
-                may = True
-                signals.send(process, name.upper(), grace)
+                allowed.append(process)
+                self._supervisor.signals.send(process, name.upper(), grace)
         except KernelError as failure:
-            if not (may and name.upper() == "KILL" and failure.errno == errno.ENOSPC):
-                raise
-            signals.kill_unrecorded(process)
+            self._without_room(principal, failure, allowed, name.upper(), grace)
 
     def kill_branch(self, principal: Principal, pid: int) -> list[int]:
         """KILL everything below `pid` and then itself, the deepest first; the pids in that order.
         Who may kill a process may kill what it started."""
-        signals, killed = self._supervisor.signals, list[Process]()
+        killed: list[Process] = []
         try:
             with self._gate.enter(principal, "signals") as actor:
                 root = self._table.get(pid)
@@ -241,13 +235,27 @@ class Processes(OwnCalls):
                 branch = [*reversed(self._table.descendants(pid)), root]
                 killed = [process for process in branch if process.state.alive]
                 for process in killed:
-                    signals.send(process, "KILL")
+                    self._supervisor.signals.send(process, "KILL")
         except KernelError as failure:
-            if not killed or failure.errno != errno.ENOSPC:
-                raise
-            for process in killed:
-                signals.kill_unrecorded(process)
+            self._without_room(principal, failure, killed, "KILL")
         return [process.pid for process in killed]
+
+    def _without_room(
+        self,
+        principal: Principal,
+        failure: KernelError,
+        allowed: list[Process],
+        name: str,
+        grace: float | None = None,
+    ) -> None:
+        """Signal those that it is allowed for, if all that `failure` says is that it could not be
+        stored. Raises it otherwise."""
+        if failure.errno != errno.ENOSPC or not allowed:
+            raise failure
+        for process in allowed:
+            self._supervisor.signals.send_unrecorded(
+                process, name, grace, lambda: self._gate.attribute(principal)
+            )
 
     def _may_signal(self, actor: Process, process: Process, how: str) -> None:
         refuse_init(process)

@@ -102,7 +102,7 @@ class Consumption:
     def end(
         self, process: Process, name: str, used: float, most: float, signal: str = "KILL"
     ) -> None:
-        """For good; its last output says why. A KILL needs no room on the disk."""
+        """For good; its last output says why. It needs no room on the disk."""
         reason = f"limit: {name}, {round(used, 2)} of {most} used"
         log.warning("process %d, %s: %s", process.pid, process.name, reason)
         try:
@@ -113,9 +113,9 @@ class Consumption:
                 )
                 self._signals.send(process, signal)
         except KernelError as failure:
-            if signal != "KILL" or failure.errno != errno.ENOSPC:
+            if failure.errno != errno.ENOSPC:
                 raise
-            self._signals.kill_unrecorded(process)
+            self._signals.send_unrecorded(process, signal)
 
     def _heard(self, record: Record) -> None:
         if isinstance(record.event, ProcessSpawned | ProcessRestarted):

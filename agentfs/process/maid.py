@@ -78,6 +78,8 @@ class Maid:
         report["Memory available"] = f"{available // 1024} kB of {total // 1024} kB"
         if available < LOW_MEMORY * total:
             faults.append("memory is low")
+        if supervisor.store.is_full:
+            faults.append("the disk of the state directory is full")
         if report["Orphans"] or report["Lost programs"]:
             faults.append("processes had to be put right")
         report["Ok"] = not faults

@@ -25,6 +25,7 @@ from agentfs.events import (
 )
 from agentfs.process.model import Process, State
 from agentfs.process.table import ProcessTable
+from agentfs.storage.later import when_there_is_room
 
 __all__ = ["Readiness"]
 
@@ -84,7 +85,9 @@ class Readiness:
         """It can have children at work. Again is nothing."""
         if process.pid in self._unready:
             self._forget(process.pid)
-            self._events.emit(ProcessReady(process.pid, process.name, how))
+            event = ProcessReady(process.pid, process.name, how)
+            words = f"process {process.pid} is ready"
+            when_there_is_room(self._timers, lambda: self._events.emit(event), words)
 
     def withdrawn(self, pid: int) -> None:
         """It never came to be."""

@@ -1,6 +1,7 @@
 """Signals: what TERM, KILL, STOP, CONT and HUP do to a process and to its program.
 
-The record changes first, in the transaction; the program gets its signal after the commit.
+The record changes in the transaction; the program gets its signal after the commit, or at once
+where the store has no room for the record, which is made later.
 """
 
 from __future__ import annotations
@@ -18,24 +19,30 @@ from agentfs.process.model import Process, State
 from agentfs.process.programs import Program, Programs
 from agentfs.process.restarts import Restarts
 from agentfs.process.table import ProcessTable
+from agentfs.storage.later import when_there_is_room
 from agentfs.storage.store import Store
 
-__all__ = ["AGAIN", "SIGNALS", "Signals"]
+__all__ = ["SIGNALS", "Signals"]
 
 log = logging.getLogger(__name__)
 
-# Seconds until what could not be stored is tried again: the store was full.
-AGAIN = 1.0
+_SENT: dict[str, tuple[int, ...]] = {
+    "TERM": (signal.SIGTERM, signal.SIGCONT),  # a stopped one cannot end itself
+    "KILL": (),  # and all that it started, see `Programs.kill`
+    "STOP": (signal.SIGSTOP,),
+    "CONT": (signal.SIGCONT,),
+    "HUP": (signal.SIGHUP,),
+}
 
-SIGNALS = ("TERM", "KILL", "STOP", "CONT", "HUP")
+SIGNALS = tuple(_SENT)
 
 
 class Signals:
     """Delivers them. `finish` ends a process for good, `start_again` starts its program.
 
     `starting` holds the processes whose program is being started this moment, each with the fatal
-    signal that it gets when it is there; `condemned` those that were killed while the store had no
-    room to say so.
+    signal that it gets when it is there; `owed` those that got a signal while the store had no room
+    to say so, each with the last one.
     """
 
     def __init__(
@@ -62,7 +69,7 @@ class Signals:
         self._graces: dict[int, Timer] = {}
         self._endings: dict[int, Timer] = {}
         self.starting: dict[int, str] = {}
-        self.condemned: set[int] = set()
+        self.owed: dict[int, str] = {}
 
     def sizes(self) -> dict[str, int]:
         """How many entries each table has, for tests."""
@@ -70,7 +77,7 @@ class Signals:
             "graces": len(self._graces),
             "endings": len(self._endings),
             "starting": len(self.starting),
-            "condemned": len(self.condemned),
+            "owed": len(self.owed),
         }
 
     def notice(self, process: Process, text: str) -> None:
@@ -92,40 +99,101 @@ class Signals:
             if self.starting[process.pid] != "KILL":
                 self.starting[process.pid] = name
             return
+        program = self._programs.find(process.ospid)  # before the record of its end has none
         with self._store.transaction():
-            self.notice(process, name)
-            match name:
-                case "TERM":
-                    self._term(process, grace)
-                case "KILL":
-                    self.kill(process)
-                case "STOP":
-                    self._stop(process)
-                case "CONT":
-                    self._cont(process)
-                case "HUP":
-                    self._deliver(process, signal.SIGHUP)
+            self._note(process, name)
+            self._store.on_commit(lambda: self._act(process, program, name, grace))
+            self._store.on_commit(lambda: self.owed.pop(process.pid, None))
 
-    def _deliver(self, process: Process, *signums: int) -> None:
+    def send_unrecorded(
+        self,
+        process: Process,
+        name: str,
+        grace: float | None = None,
+        attribute: Callable[[], object] = lambda: None,
+    ) -> None:
+        """What `send` refused with ENOSPC: the program gets its signal at once, and that is noted
+        as soon as there is room, which its end may make; `attribute` is called in the transaction.
+        Raises ENOSPC for what would start a program."""
+        if name == "CONT" and _unstarted(process):
+            raise KernelError(errno.ENOSPC, f"{process.name} cannot be started: the disk is full")
+        self.owed[process.pid] = name
+        self._act(process, self._programs.find(process.ospid), name, grace)
+
+        def note() -> None:
+            if self.owed.get(process.pid) != name or self._table.find(process.pid) is not process:
+                return  # another one came since, or it has ended
+            with self._store.transaction():
+                attribute()
+                if process.state.alive and not (name == "CONT" and _unstarted(process)):
+                    self._note(process, name)
+                self._store.on_commit(lambda: self.owed.pop(process.pid, None))
+
+        when_there_is_room(self._timers, note, f"process {process.pid} got a {name}")
+
+    def is_told_to_end(self, process: Process) -> bool:
+        """Whether its program is not to be started again when it ends."""
+        return process.stopping or self.owed.get(process.pid) in ("TERM", "KILL")
+
+    def settle(self, process: Process) -> str:
+        """Its end is being recorded, and with it the signal that is owed to it, if any."""
+        owed = self.owed.get(process.pid, "")
+        if owed:
+            self.notice(process, owed)
+        return owed
+
+    def _note(self, process: Process, name: str) -> None:
+        """Change the record, inside a transaction."""
+        self.notice(process, name)
+        match name:
+            case "TERM" if _unstarted(process):
+                self._finish(process, 128 + signal.SIGTERM, State.ZOMBIE)
+            case "TERM" if process.state is State.BLOCKED:
+                self._table.update(process, stopping=True)
+            case "TERM":
+                self._table.set_state(process, State.BLOCKED, stopping=True)
+            case "KILL":
+                self._note_kill(process)
+            case "STOP" if process.state is not State.SLEEPING:
+                self._table.set_state(process, State.SLEEPING)
+            case "CONT":
+                self._note_cont(process)
+
+    def _note_kill(self, process: Process) -> None:
+        """Its exit code is 137, or the true one if it was quicker."""
         program = self._programs.find(process.ospid)
-        if program is not None:
-            for signum in signums:
-                self._later(program, signum)
+        code = None if program is None else self._programs.peek(program)
+        self._finish(process, 128 + signal.SIGKILL if code is None else code, State.DEAD)
 
-    def _later(self, program: Program, signum: int) -> None:
-        self._store.on_commit(lambda: self._programs.signal(program, signum))
-
-    def _term(self, process: Process, grace: float | None) -> None:
-        """Ask it to end, and end it when the grace period is over. Again: a new period."""
+    def _note_cont(self, process: Process) -> None:
+        """It goes on; in a grace period, it is to be left alone."""
         if _unstarted(process):
-            self._finish(process, 128 + signal.SIGTERM, State.ZOMBIE)
-            return
-        if process.state is State.BLOCKED:
-            self._table.update(process, stopping=True)
+            if process.state is State.BLOCKED:
+                raise KernelError(
+                    errno.EPERM, f"{process.name} waits to be started again", rule="states"
+                )
+            self._table.set_state(process, State.BLOCKED)
+            self._store.on_commit(lambda: self._start_again(process))
+        elif process.state is State.RUNNING:
+            self._table.update(process, stopping=False, reason="")
         else:
-            self._table.set_state(process, State.BLOCKED, stopping=True)
-        self._deliver(process, signal.SIGTERM, signal.SIGCONT)  # a stopped one cannot end itself
-        self.begin_grace(process, grace)
+            self._table.set_state(process, State.RUNNING, stopping=False, reason="")
+
+    def _act(
+        self, process: Process, program: Program | None, name: str, grace: float | None
+    ) -> None:
+        """What becomes of its program, and of our timers."""
+        if program is not None:
+            if name == "KILL":
+                self._programs.kill(program)
+            for signum in _SENT[name]:
+                self._programs.signal(program, signum)
+        if name in ("TERM", "KILL", "STOP"):
+            self._restarts.cancel(process.pid)  # that is not to come now
+        if name == "TERM" and process.state.alive and not _unstarted(process):
+            self.begin_grace(process, grace)
+        elif name == "CONT":
+            self._cancel(self._graces, process.pid)
 
     def begin_grace(self, process: Process, grace: float | None = None) -> None:
         """KILL it `grace` seconds from now, unless CONT comes first."""
@@ -138,83 +206,36 @@ class Signals:
 
     def _grace_over(self, process: Process) -> None:
         self._graces.pop(process.pid, None)
-        if self._table.find(process.pid) is process and process.state.alive and process.stopping:
-            try:
-                with self._store.transaction():
-                    self.notice(process, "KILL")
-                    self.kill(process)
-            except KernelError as failure:
-                log.error("process %d cannot be killed yet: %s", process.pid, failure)
-                self.begin_grace(process, AGAIN)
-
-    def kill(self, process: Process) -> None:
-        """End it now, and everything its program started. Its exit code is 137, or the true one
-        if it was quicker."""
-        program = self._programs.find(process.ospid)
-        code = None if program is None else self._programs.peek(program)
-        if program is not None:
-            self._store.on_commit(lambda: self._programs.kill(program))
-        self._finish(process, 128 + signal.SIGKILL if code is None else code, State.DEAD)
-
-    def kill_unrecorded(self, process: Process) -> None:
-        """The same where the disk is full: the program ends at once, and that is noted as soon as
-        there is room, which its end may make."""
-        self.condemned.add(process.pid)
-        program = self._programs.find(process.ospid)
-        if program is not None:
-            self._programs.kill(program)
-        log.error("process %d is killed; the store has no room to say so yet", process.pid)
-        self._timers.call_later(AGAIN, lambda: self._record_kill(process))
-
-    def _record_kill(self, process: Process) -> None:
-        if self._table.find(process.pid) is process and process.state.alive:
-            try:
-                with self._store.transaction():
-                    self.notice(process, "KILL")
-                    self.kill(process)
-            except KernelError:
-                self.kill_unrecorded(process)
-
-    def _stop(self, process: Process) -> None:
-        """Stop it; in a back-off, that is not to be started until CONT."""
-        self._restarts.cancel(process.pid)
-        if process.state is not State.SLEEPING:
-            self._table.set_state(process, State.SLEEPING)
-        self._deliver(process, signal.SIGSTOP)
-
-    def _cont(self, process: Process) -> None:
-        """Go on; in a grace period, that is to be left alone."""
-        if _unstarted(process):
-            if process.state is State.BLOCKED:
-                raise KernelError(
-                    errno.EPERM, f"{process.name} waits to be started again", rule="states"
-                )
-            self._table.set_state(process, State.BLOCKED)
-            self._store.on_commit(lambda: self._start_again(process))
+        if self._table.find(process.pid) is not process or not process.state.alive:
             return
-        self._cancel(self._graces, process.pid)
-        if process.state is State.RUNNING:
-            self._table.update(process, stopping=False, reason="")
-        else:
-            self._table.set_state(process, State.RUNNING, stopping=False, reason="")
-        self._deliver(process, signal.SIGCONT)
+        if not self.is_told_to_end(process):
+            return
+        try:
+            self.send(process, "KILL")
+        except KernelError as failure:
+            if failure.errno != errno.ENOSPC:
+                raise
+            self.send_unrecorded(process, "KILL")
 
     # -- ends --------------------------------------------------------------------------------------
 
     def forget(self, process: Process) -> None:
         """It has ended: no grace period runs out any more."""
-        self.condemned.discard(process.pid)
+        self.owed.pop(process.pid, None)
         self._cancel(self._graces, process.pid)
 
     def end_program(self, program: Program) -> None:
         """TERM for a program alone, then KILL after the grace period: its process has said that
         it is done, or is to have it started anew."""
-        self._later(program, signal.SIGTERM)
-        self._later(program, signal.SIGCONT)
+        for signum in _SENT["TERM"]:
+            self._later(program, signum)
         self._cancel(self._endings, program.ospid)
         self._endings[program.ospid] = self._timers.call_later(
             self._settings.now.processes.grace_period, lambda: self._ending_over(program)
         )
+
+    def _later(self, program: Program, signum: int) -> None:
+        self._store.on_commit(lambda: self._programs.signal(program, signum))
 
     def _ending_over(self, program: Program) -> None:
         self._endings.pop(program.ospid, None)

@@ -23,6 +23,7 @@ from agentfs.process.model import Process, State
 from agentfs.process.programs import Program
 from agentfs.process.recovery import Recovery, shut_down
 from agentfs.security.principal import INIT
+from agentfs.storage.later import when_there_is_room
 
 __all__ = ["UNKNOWN", "Supervisor"]
 
@@ -169,9 +170,13 @@ class Supervisor(Again):
         try:
             code = await self.programs.wait(program)
             self.signals.program_ended(program)
-            process = self._process_of(program)
-            if process is not None:
-                self.ended(process, code, program)
+
+            def note() -> None:
+                process = self._process_of(program)
+                if process is not None:
+                    self.ended(process, code, program)
+
+            when_there_is_room(self.timers, note, f"the program of process {program.pid} ended")
         except Exception:
             log.exception("the end of a program of process %d: the maid has to", program.pid)
         finally:

@@ -1,5 +1,6 @@
-"""A file that holds some room on the disk of the state directory, so that a daemon can start when
-the disk is full: what is in the tree can be read then, and removed."""
+"""A file that holds some room on the disk of the state directory, so that on a full disk a daemon
+can start, and what is in the tree be read and removed; and so that the log of the store, which has
+room of its own (`ballast`), can be folded into a database that has none."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-__all__ = ["RESERVE", "SIZE", "give_way", "keep_reserve"]
+__all__ = ["RESERVE", "SIZE", "give_way", "keep_reserve", "let_go"]
 
 RESERVE = "reserve"
 
@@ -24,7 +25,13 @@ def give_way(state: Path) -> None:
     """Let go of the room if there is little else. Raises no OSError: a start may do without."""
     with suppress(OSError):
         if _free(state) < SIZE:
-            (state / RESERVE).unlink()
+            let_go(state)
+
+
+def let_go(state: Path) -> None:
+    """Give the room away. No reserve is no fault."""
+    with suppress(OSError):
+        (state / RESERVE).unlink()
 
 
 async def keep_reserve(state: Path) -> None:

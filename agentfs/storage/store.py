@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from itertools import chain
 from pathlib import Path
+from sys import getsizeof
 from typing import Any
 
 import trio
@@ -24,8 +25,10 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from agentfs.errors import KernelError
 from agentfs.security.principal import Principal
+from agentfs.storage.ballast import Ballast
 from agentfs.storage.migrations import migrate
-from agentfs.storage.opening import LAST_EVENT, Mark
+from agentfs.storage.opening import LAST_EVENT, Mark, is_full
+from agentfs.storage.reserve import let_go
 
 __all__ = ["LAST_EVENT", "SHORT_CONTENT", "Store"]
 
@@ -49,6 +52,10 @@ RECENT = 256
 # Bytes. A content up to here is a column of its message; a longer one is kept apart, because SQLite
 # writes a whole row again when one of its columns changes (1 MiB: 5 ms, kept apart 50 µs).
 SHORT_CONTENT = 4096
+
+# Bytes that a write adds to the log at most, as a rule, beside what it is given: its row, and the
+# rows of two indexes, are on four pages.
+PAGES = 4 * 4096
 
 
 class Store:
@@ -82,6 +89,8 @@ class Store:
         self._recent: dict[int, bytes] = {}  # the newest short contents, by message
         self._metas: dict[str, str] = {}  # what the transaction set, written with its commit
         self._mark = Mark(path)
+        self._ballast: Ballast | None = None
+        self._room = 0  # bytes that may be written before the ballast is asked again
         self.before_commit: list[Callable[[], object]] = []
         self.acting: Principal | None = None  # whom the transaction is for, see `Gate`
         self.commits = 0
@@ -94,6 +103,27 @@ class Store:
             log.warning("the log of the store stays, with everything in it: %s", failure)
         self._db.close()
         self._mark.close()
+        if self._ballast is not None:
+            self._ballast.close()
+
+    # -- a full disk ---------------------------------------------------------------------------
+
+    def keep_ballast(self) -> None:
+        """From now on agents leave room for what the operator does, see `Ballast`."""
+        (page_size,) = self._db.execute("PRAGMA page_size").fetchone()
+        self._ballast = Ballast(self.path, page_size)
+        self._ballast.begin()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is room only for what the operator does, and some of the kernel's work."""
+        return self._ballast is not None and self._ballast.full
+
+    def _claim(self, size: int) -> None:
+        """`size` bytes are about to be written. Raises sqlite3.OperationalError."""
+        self._room -= size
+        if self._room < 0 and self._ballast is not None:
+            self._room = self._ballast.room(size, self.acting) - size
 
     # -- transactions --------------------------------------------------------------------------
 
@@ -159,6 +189,7 @@ class Store:
         if self._failure is not None:
             raise self._failure
         try:
+            self._claim(PAGES + sum(map(getsizeof, values)))
             if not self._dirty:
                 self._db.execute("BEGIN IMMEDIATE")
                 self._dirty = True
@@ -446,15 +477,23 @@ def _sync_file(path: Path) -> None:
 
 def _checkpoint(path: Path) -> int:
     """The number of pages in the log. If it has become long, what was written during the first
-    round follows in a second one, so that little is left for the event loop."""
-    pages = 0
+    round follows in a second one, so that little is left for the event loop. Where the database
+    finds no room to grow, it gets that of the reserve: once it has all, the whole log is free."""
     try:
         with closing(sqlite3.connect(path, timeout=1.0)) as connection:
-            for _ in range(2):
-                _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                if pages < MOST_PAGES:
-                    break
-            return int(pages)
+            try:
+                pages = _fold(connection)
+            except sqlite3.Error as failure:
+                if not is_full(failure):
+                    raise
+                let_go(path.parent)
+                pages = _fold(connection)
+            return pages if pages < MOST_PAGES else _fold(connection)
     except sqlite3.Error as failure:
         log.warning("the store could not be checkpointed, trying again: %s", failure)
         return 0
+
+
+def _fold(connection: sqlite3.Connection) -> int:
+    _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return int(pages)

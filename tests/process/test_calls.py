@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pwd
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import trio.testing
 
 from agentfs.errors import KernelError
 from agentfs.events import AgentChanged, AgentDefined, AgentRemoved, SignalSent
-from agentfs.process.model import Process, State
+from agentfs.process.model import Process, Restart, State
 from agentfs.process.proc import read_stat
 from agentfs.process.spec import ProcessSpec
 from agentfs.security.principal import Kind, Principal
@@ -37,6 +39,7 @@ from tests.process.world import (
 
 STRANGER = Principal(Kind.STRANGER, None, "a stranger", 0, 0)
 SLEEP = ["sleep", "1000"]
+ENDED = {"TERM": State.ZOMBIE, "KILL": State.DEAD}
 
 
 def refuses(number: int, call: Any, *args: Any) -> KernelError:
@@ -125,14 +128,12 @@ async def test_a_signal_to_a_program_that_is_being_started_reaches_it(
 async def test_a_spawn_for_which_the_disk_is_full_is_taken_back_as_soon_as_there_is_room(
     timed: System, mock_clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_room() -> None:
-        raise KernelError(errno.ENOSPC, "no room")
-
+    full = contextlib.ExitStack()
     start = timed.programs.start
 
     async def fill(*given: Any) -> Any:
         program = await start(*given)
-        timed.store.before_commit.append(no_room)
+        full.enter_context(no_room(timed))
         return program
 
     monkeypatch.setattr(timed.programs, "start", fill)
@@ -141,13 +142,120 @@ async def test_a_spawn_for_which_the_disk_is_full_is_taken_back_as_soon_as_there
     assert caught.value.errno == errno.ENOSPC
     await jump(mock_clock, 3.0)
     assert timed.table.by_name("bob") is not None
-    timed.store.before_commit.remove(no_room)
+    full.close()
     await jump(mock_clock, 1.1)
     assert timed.table.by_name("bob") is None
     assert timed.agents.find("bob") is None
     await timed.all_reaped()
     monkeypatch.undo()
     assert (await timed.spawn("bob", exec=SLEEP)).state.alive
+
+
+@contextlib.contextmanager
+def no_room(system: System) -> Iterator[None]:
+    """Nothing can be stored."""
+
+    def refuse() -> None:
+        raise KernelError(errno.ENOSPC, "no room")
+
+    system.store.before_commit.append(refuse)
+    try:
+        yield
+    finally:
+        system.store.before_commit.remove(refuse)
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "code"),
+    [("STOP", State.SLEEPING, None), ("TERM", State.ZOMBIE, 7), ("KILL", State.DEAD, 137)],
+)
+async def test_a_signal_is_carried_out_without_room_and_recorded_when_there_is_some(
+    timed: System, mock_clock: Any, name: str, state: State, code: int | None
+) -> None:
+    process = await timed.shell("bob", "trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done")
+    await timed.said("bob", "up")
+    ospid = process.ospid or 0
+    with no_room(timed):
+        commands(timed, process, name)
+        await (eventually(lambda: stopped(ospid)) if name == "STOP" else gone(ospid))
+        await jump(mock_clock, 3.0)
+        assert (process.state, notices(timed, process)) == (State.IDLE, [])
+    await jump(mock_clock, 1.1)
+    assert (process.state, process.exit_code) == (state, code)
+    assert not timed.supervisor.signals.owed
+    assert notices(timed, process) == [name]
+    assert stopped(ospid) is (name == "STOP")
+
+
+async def test_of_two_signals_without_room_the_last_one_is_recorded(
+    timed: System, mock_clock: Any
+) -> None:
+    process = await timed.spawn("bob", exec=["sh", "-c", "trap '' TERM HUP; echo up; sleep 1000"])
+    await timed.said("bob", "up")
+    with no_room(timed):
+        for name in ("STOP", "TERM", "CONT"):
+            commands(timed, process, name)
+        await jump(mock_clock, 20.0)  # beyond the grace period
+        assert alive(process.ospid or 0)
+        commands(timed, process, "HUP", "STOP")
+        await eventually(lambda: stopped(process.ospid or 0))
+    await jump(mock_clock, 1.1)
+    assert (process.state, notices(timed, process)) == (State.SLEEPING, ["STOP"])
+
+
+async def test_a_program_that_ignores_term_is_killed_without_room(
+    timed: System, mock_clock: Any
+) -> None:
+    process = await timed.shell("bob", "trap '' TERM; echo up; while :; do sleep 0.01; done")
+    await timed.said("bob", "up")
+    with no_room(timed):
+        commands(timed, process, "TERM")
+        await jump(mock_clock, 11.0)
+        await gone(process.ospid or 0)
+    await jump(mock_clock, 1.1)
+    assert process.exit_code == 137
+
+
+@pytest.mark.parametrize("name", ["TERM", "KILL", "STOP"])
+async def test_what_waits_to_be_started_again_is_told_not_to_without_room(
+    timed: System, mock_clock: Any, name: str
+) -> None:
+    process = await timed.shell("bob", "[ -e up ] && exec sleep 1000; touch up; exit 1")
+    await timed.until(lambda: process.state is State.BLOCKED)
+    with no_room(timed):
+        commands(timed, process, name)
+        await jump(mock_clock, 100.0)
+        timed.supervisor.maid.scan()
+        assert process.ospid is None
+    await jump(mock_clock, 1.1)
+    assert process.ospid is None
+    assert process.state is (State.SLEEPING if name == "STOP" else ENDED[name])
+
+
+async def test_nothing_can_be_started_without_room(timed: System, mock_clock: Any) -> None:
+    process = await timed.shell("bob", "[ -e up ] && exec sleep 1000; touch up; exit 1")
+    await timed.until(lambda: process.state is State.BLOCKED)
+    commands(timed, process, "STOP")
+    with no_room(timed):
+        refuses(errno.ENOSPC, timed.processes.command, OPERATOR, process.pid, "CONT")
+    assert not timed.supervisor.signals.owed
+    commands(timed, process, "CONT")
+    await timed.until(lambda: process.state is State.RUNNING)
+
+
+async def test_the_code_of_a_program_that_ends_without_room_is_recorded_later(
+    timed: System, mock_clock: Any
+) -> None:
+    process = await timed.shell("bob", "trap 'exit 5' INT; echo up; while :; do sleep 0.01; done")
+    await timed.said("bob", "up")
+    timed.table.update(process, restart=Restart.NEVER)
+    with no_room(timed):
+        os.kill(process.ospid or 0, signal.SIGINT)
+        await timed.all_reaped()
+        await jump(mock_clock, 2.0)
+        assert process.state.alive
+    await jump(mock_clock, 1.1)
+    assert (process.state, process.exit_code) == (State.ZOMBIE, 5)
 
 
 async def test_a_spawn_that_is_cancelled_while_it_waits_leaves_nothing(system: System) -> None:

@@ -83,8 +83,14 @@ def _spawn_text(given: Given, command: list[str] | None) -> str:
         spec["env"] = dict(_assignment(text) for text in given["env"])
     if given.get("spec") is None:
         return json.dumps(spec, ensure_ascii=False)
-    with click.open_file(given["spec"], "rb") as file:
-        content: bytes = file.read()
+    try:
+        with click.open_file(given["spec"], "rb") as file:
+            content: bytes = file.read()
+    except FileNotFoundError as missing:
+        words = f"{missing.strerror}: SPEC is a file that says what to start"
+        if command and given.get("name") is None:
+            words += f"; the name of an agent is an option: -n {quoted(given['spec'])}"
+        raise TreeError(given["spec"], words) from None
     try:
         text = str(content, "utf-8")
     except UnicodeDecodeError as bad:

@@ -327,6 +327,7 @@ def test_what_is_not_there_is_named(nohup: Tree, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("echo\n")
     for words, said in {
         ("-n", "x", "--", "/no/such/program"): "there is no /no/such/program",
+        ("bob", "--", "true"): "the name of an agent is an option: -n bob",
         ("-n", "x", "--", "nosuchprogram"): "there is no program 'nosuchprogram' in PATH",
         ("-n", "x", "--", "./nowhere"): f"there is no {nohup.path}/agents/x/memory/./nowhere",
         ("-n", "x", "--", "./plain"): f"{tmp_path}/plain is not executable",

@@ -20,7 +20,10 @@ from agentfs.process.spec import Cost, Maximum, seconds
 from agentfs.storage.store import Store
 from agentfs.validation import read_model
 
-__all__ = ["Config", "Settings"]
+__all__ = ["MOST_PARKED", "Config", "Settings"]
+
+MOST_PARKED = 20_000
+"""What `mount.max_parked` may be at most."""
 
 Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -201,10 +204,23 @@ class Approvals(_Section):
     retention: Duration = 7 * 86_400.0
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Shares(_Section):
+    """How what all have together is divided; see `agentfs.resources.shares`. With the share s an
+    `agent`, or all programs of a `user`, may hold s/(1-s) times what is left, and with 1
+    everything; `reserve` is the operator's part."""
+
+    agent: Share = 0.5
+    user: Share = 0.75
+    reserve: Annotated[float, Field(ge=0, le=0.9)] = 0.1
+
+
 class Mount(_Section):
     """`max_parked` counts readers and writers that wait; one more gets EAGAIN."""
 
-    max_parked: Annotated[int, Field(ge=1, le=20_000)] = 4000
+    max_parked: Annotated[int, Field(ge=1, le=MOST_PARKED)] = 6000
     announce_queue: Count = 65_536
 
 
@@ -224,6 +240,7 @@ class Config(_Section):
     groups: Groups = Groups()
     audit: Audit = Audit()
     approvals: Approvals = Approvals()
+    shares: Shares = Shares()
     mount: Mount = Mount()
 
     @classmethod

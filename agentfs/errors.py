@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from agentfs.security.content import Content
 
-__all__ = ["ApprovalError", "KernelError"]
+__all__ = ["ApprovalError", "KernelError", "ShareError"]
 
 
 FILE_WORK = frozenset(
@@ -72,6 +72,19 @@ class KernelError(Exception):
         """The same failure as an operating-system call of ours met, said in our words."""
         number = error.errno or _errno.EIO
         return cls(number, f"{doing}: {os.strerror(number)}")
+
+
+class ShareError(KernelError):
+    """The caller would have more of `pot` than its share: it holds `held`, and `left` of it are for
+    whoever comes next."""
+
+    def __init__(
+        self, errno: int, reason: str, *, rule: str, pot: str, held: int, left: int
+    ) -> None:
+        super().__init__(errno, reason, rule=rule)
+        self.pot = pot
+        self.held = held
+        self.left = left
 
 
 class ApprovalError(KernelError):

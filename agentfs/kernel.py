@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import platform
@@ -55,6 +56,7 @@ from agentfs.resources.limits import ProcessLimits
 from agentfs.resources.marks import Marks
 from agentfs.resources.models import Models
 from agentfs.resources.rates import Rates
+from agentfs.resources.shares import Shares
 from agentfs.resources.spending import Spending
 from agentfs.security import acl, roles
 from agentfs.security.acl import Acl
@@ -154,6 +156,8 @@ class Kernel:
         self.agents = Agents(
             self.store, self.events, self.clock, self.gate, self.table, self.state_dir
         )
+        self.shares = Shares(self.settings, self.events, self.clock, self.agents.find)
+        self.agents.on_remove.append(self.shares.agent_removed)
         self.instance = self._name_instance()
         self.programs = Programs(self.mountpoint, self.instance)
         self.programs.confinement_of = lambda process: Confinement.of(
@@ -376,6 +380,14 @@ class Kernel:
     def _build_boundary(self) -> None:
         """What the tree and the daemon ask of the kernel."""
         self.identity = Identity(self.table, self.programs, self.owner[0], self.events)
+        self.parked = self.shares.pot(
+            "parked",
+            "waiting reads and writes",
+            lambda: self.settings.now.mount.max_parked,
+            "mount.max_parked",
+            scarce=errno.EAGAIN,
+            excess=errno.EAGAIN,
+        )
         self.supervisor.on_maid.append(self.audit.sweep)
         self.refusals = Refusals(self.gate, self.store, self.events, self.timers)
         self.why = Why(self)

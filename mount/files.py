@@ -74,7 +74,7 @@ class FileOperations(Base):
                 node.enter(caller)
                 return node.open(flags, caller)
 
-            handle = await self._approved(Client(caller.tid, 0, flags), attempt)
+            handle = await self._approved(Client(caller.principal, caller.tid, 0, flags), attempt)
             content = await handle.begin()
         except KernelError as refusal:
             raise self._refused(caller, self.where(known), refusal)

@@ -39,7 +39,7 @@ class OpenFile:
     @property
     def client(self) -> Client:
         """Who may have to wait, for parking."""
-        return Client(self.caller.tid, self.inode.number, self.flags)
+        return Client(self.caller.principal, self.caller.tid, self.inode.number, self.flags)
 
     @property
     def reads(self) -> bool:

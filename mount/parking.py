@@ -22,6 +22,7 @@ import trio
 
 from agentfs.errors import KernelError
 from agentfs.mount.reading import holding, waiting
+from agentfs.security.principal import Principal
 from agentfs.vfs.node import StreamHandle
 
 __all__ = ["Client", "Parked", "Parking", "deliverable"]
@@ -51,20 +52,22 @@ _SIGNALS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who may have to wait: the thread that opened the file, the number of its inode, and the flags
-    of open(2). Of a thread that has not opened it yet the number is 0."""
+    """Who may have to wait: whom it acts for, the thread that opened the file, the number of its
+    inode, and the flags of open(2). Of a thread that has not opened it yet the number is 0."""
 
+    principal: Principal
     tid: int
     inode: int
     flags: int
 
 
 class Parked:
-    """One call that waits. `tid` is the thread that does; if that is not `known`, the one that
-    opened the file, of inode `inode`. `restless`: it was stopped once, `heirs_restless`: another
-    that holds the file open."""
+    """One call that waits; `ended` is called when it does no more. `tid` is the thread that waits;
+    if that is not `known`, the one that opened the file, of inode `inode`. `restless`: it was
+    stopped once, `heirs_restless`: another that holds the file open."""
 
     __slots__ = (
+        "ended",
         "handle",
         "heirs_restless",
         "inode",
@@ -75,8 +78,17 @@ class Parked:
         "wake",
     )
 
-    def __init__(self, handle: StreamHandle, tid: int, inode: int, *, known: bool) -> None:
+    def __init__(
+        self,
+        handle: StreamHandle,
+        tid: int,
+        inode: int,
+        ended: Callable[[], object],
+        *,
+        known: bool,
+    ) -> None:
         self.handle = handle
+        self.ended = ended
         self.tid = tid
         self.inode = inode
         self.known = known
@@ -91,10 +103,11 @@ class Parked:
 
 
 class Parking:
-    """All calls that wait at the moment; at most `limit()` of them."""
+    """All calls that wait at the moment. Each asks `waits` whether it may, and calls the answer
+    when it waits no more."""
 
-    def __init__(self, limit: Callable[[], int]) -> None:
-        self._limit = limit
+    def __init__(self, waits: Callable[[Principal], Callable[[], object]]) -> None:
+        self._waits = waits
         self.on_wake: Callable[[], object] = lambda: None
         """Called whenever one that waits may go on."""
         self._parked: set[Parked] = set()
@@ -129,13 +142,8 @@ class Parking:
         tid, flags = found or (client.tid, client.flags)
         if flags & os.O_NONBLOCK:
             raise KernelError(errno.EAGAIN, "it would have to wait, and O_NONBLOCK says not to")
-        if len(self._parked) >= self._limit():
-            raise KernelError(
-                errno.EAGAIN,
-                f"{self._limit()} calls wait already (mount.max_parked)",
-                rule="max_parked",
-            )
-        return Parked(handle, tid, client.inode, known=found is not None)
+        ended = self._waits(client.principal)
+        return Parked(handle, tid, client.inode, ended, known=found is not None)
 
     async def _until(self, parked: Parked, attempt: Callable[[], T | None]) -> T:
         """What `attempt()` gives once it is not None."""
@@ -158,6 +166,7 @@ class Parking:
         finally:
             self._parked.discard(parked)
             unsubscribe()
+            parked.ended()
             parked.handle.unparked()
 
     def _wake(self, parked: Parked) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from agentfs.errors import ApprovalError, KernelError
@@ -24,8 +25,9 @@ class System(Protocol):
         """Ask for the approval that a call needs, and wait for the decision with this. Raises
         EAGAIN if too many are asked for already."""
 
-    def max_parked(self) -> int:
-        """How many reads may wait at once."""
+    def waits(self, principal: Principal) -> Callable[[], object]:
+        """One more call of `principal` waits, until the result is called. Raises EAGAIN if too many
+        do already."""
 
     def announce_queue(self) -> int:
         """How many announcements to inotify may wait."""

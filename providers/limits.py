@@ -156,6 +156,14 @@ class LimitsDirectory(_OfProcess):
         is: `own`, the name of an ancestor, or a key of /etc/agentfs.yaml; `-` for none."""
         return self.process.kernel.limits.status(self.process.process)
 
+    @live("shares", example="parked  10  1788  waiting reads and writes")
+    def shares(self) -> str:
+        """What all have together, a pot a line below a headline: how much of it this process holds
+        (HELD), and how much more it may take now (ROOM), of what (UNIT). Shared with its agent's
+        earlier processes. Who holds most: /sys/shares."""
+        shares = self.process.kernel.shares
+        return shares.of(shares.agent(self.process.process.name))
+
 
 def _usage(name: str, example: str, doc: str) -> Callable[..., Any]:
     """The file of what is used of one limit."""

@@ -80,6 +80,14 @@ class SysDirectory(Table):
         what it found and put right."""
         return fields(*self.kernel.supervisor.maid.report.items())
 
+    @live("shares", example="parked  4000  400  12  3  waiting reads and writes  bob 10, alice 2")
+    def shares(self) -> str:
+        """What all have together, a pot a line below a headline: how much there is of it (SIZE),
+        how much of that is for the operator alone (RESERVED), how much is USED, by how many
+        (HOLDERS), of what (UNIT), and the three who hold most. The operator is not bounded by what
+        others hold; see resources.md."""
+        return self.kernel.shares.table()
+
     @transaction(
         "can",
         0o666,

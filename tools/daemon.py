@@ -18,6 +18,7 @@ from pathlib import Path
 
 import trio
 
+from agentfs.config import MOST_PARKED
 from agentfs.errors import ApprovalError, KernelError
 from agentfs.kernel import Kernel
 from agentfs.mount.session import Mount, serve
@@ -60,12 +61,14 @@ class Bridge:
 
     def refused(self, principal: Principal, path: str, refusal: KernelError) -> None:
         self._kernel.refusals.record(principal, path, refusal)
+        self._kernel.shares.refused(principal, refusal)
 
     def approval(self, needed: ApprovalError) -> AwaitedDecision:
         return AwaitedDecision(self._kernel.approvals, needed)
 
-    def max_parked(self) -> int:
-        return self._kernel.settings.now.mount.max_parked
+    def waits(self, principal: Principal) -> Callable[[], object]:
+        kernel = self._kernel
+        return kernel.parked.take(kernel.shares.holder(principal)).release
 
     def announce_queue(self) -> int:
         return self._kernel.settings.now.mount.announce_queue
@@ -204,8 +207,7 @@ async def _run(
         nursery.start_soon(LogWatcher(kernel).run, mount.apply)
         tell_of_publications(kernel, mount.apply)
         tell_of_withdrawals(kernel, mount.apply)
-        parked = kernel.settings.now.mount.max_parked
-        await serve(mount, kernel.events, options, ready, stop, parked)
+        await serve(mount, kernel.events, options, ready, stop, MOST_PARKED)
         nursery.cancel_scope.cancel()
     log.info("unmounted %s", mountpoint)
 

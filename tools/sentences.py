@@ -90,6 +90,7 @@ SENTENCES = {
     "resource_stopped": "it is being ended: {resource}",
     "resource_warning": "{used} of {limit} {resource} are used",
     "sent_forgotten": "what became of its older messages is not kept any more",
+    "share_refused": "its share of {pot} is used up: it holds {held}, and {left} are for others",
     "signal_sent": "{text}",
     "state_changed": "{old} -> {new}",
     "task_timed_out": "message {id} was taken from it after {seconds} s",

@@ -85,6 +85,7 @@ from agentfs.events.resources import (
     ResourceRefused,
     ResourceStopped,
     ResourceWarning,  # noqa: A004  # see there
+    ShareRefused,
 )
 from agentfs.events.system import (
     AuditHalfFull,
@@ -176,6 +177,7 @@ __all__ = [
     "ResourceStopped",
     "ResourceWarning",
     "SentForgotten",
+    "ShareRefused",
     "ShownStateChanged",
     "SignalSent",
     "StateChanged",

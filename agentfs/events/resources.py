@@ -12,6 +12,7 @@ __all__ = [
     "ResourceRefused",
     "ResourceStopped",
     "ResourceWarning",
+    "ShareRefused",
 ]
 
 
@@ -66,3 +67,15 @@ class ResourceStopped(Event):
     pid: int
     agent: str
     resource: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShareRefused(Event):
+    """It holds `held` of `pot` and may have no more: `left` of it are for others. No pid: a user of
+    the machine. At most once a minute for each of them and each pot."""
+
+    pid: int | None
+    agent: str
+    pot: str
+    held: int
+    left: int

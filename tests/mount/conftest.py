@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -10,9 +11,11 @@ import pytest
 import trio
 
 from agentfs.clock import SystemClock
+from agentfs.config import Shares
 from agentfs.errors import KernelError
 from agentfs.events import EventLog
 from agentfs.mount.session import Mount, serve
+from agentfs.resources.shares import Holder, Pot
 from agentfs.security.principal import Kind, Principal
 from agentfs.storage.store import Store
 from agentfs.vfs.caller import Caller
@@ -122,6 +125,7 @@ class SmallTree(Table):
         self.streams: list[Records] = []
         self.writers: set[Bounded] = set()
         self.slots = 0
+        self.most_waiting = 100
         self.taken: list[bytes] = []
         self.refusals: list[tuple[str, KernelError]] = []
 
@@ -193,6 +197,10 @@ class Operator:
 
     def __init__(self, tree: SmallTree) -> None:
         self._tree = tree
+        self._holder = Holder("operator", 0, operator=True)
+        self._pot = Pot(
+            "parked", "calls", lambda: tree.most_waiting, "", Shares, scarce=errno.EAGAIN
+        )
 
     def identify(self, tid: int, uid: int, gid: int) -> Principal:
         return Principal(Kind.OPERATOR, 1, "init", uid, gid)
@@ -200,8 +208,8 @@ class Operator:
     def refused(self, principal: Principal, path: str, refusal: KernelError) -> None:
         self._tree.refusals.append((path, refusal))
 
-    def max_parked(self) -> int:
-        return 100
+    def waits(self, principal: Principal) -> Callable[[], object]:
+        return self._pot.take(self._holder).release
 
     def announce_queue(self) -> int:
         return 1000

@@ -150,7 +150,7 @@ async def test_a_waiting_write_holds_up_nobody_who_opens_truncates_or_changes_th
 
 
 async def test_more_waiting_calls_than_the_cap_get_eagain(small: Mounted, writer: Writer) -> None:
-    small.mount.parking._limit = lambda: 1
+    small.tree.most_waiting = 1
     writer("echo one >&3")
     await waiting(small, 1)
     second = writer("/bin/echo two >&3")

@@ -42,7 +42,7 @@ def _how(given: Given) -> str:
     return f"exec 3<>{root}/sys/audit/query; echo {question} >&3; cat <&3; exec 3>&-"
 
 
-@click.command(cls=FileCommand, how=_how)
+@click.command(cls=FileCommand, how=_how, waits=lambda given: bool(given["follow"]))
 @click.argument("what", type=click.Choice(["log", "head", "verify", "query"]), default="log")
 @click.argument("words", nargs=-1, metavar="[WORDS…]")
 @click.option("--audit-key", envvar=KEY, metavar="FILE", help="For STATE_DIR; it has audit.key.")

@@ -17,7 +17,7 @@ from agentfs.tools.approve import approve
 from agentfs.tools.audit_commands import KEY, audit, key_path
 from agentfs.tools.can import can
 from agentfs.tools.happenings import events
-from agentfs.tools.how import FileCommand, Given, placeholders
+from agentfs.tools.how import OWN_PROCESS, FileCommand, Given, placeholders
 from agentfs.tools.inbox import inbox
 from agentfs.tools.listing import ps, status, tree
 from agentfs.tools.state import state
@@ -86,12 +86,12 @@ def _umount_how(given: Given) -> str:
     return f"kill $(cat {shlex.quote(path)}/proc/1/ospid)"
 
 
-@commands.command(cls=FileCommand, how=_umount_how)
+@commands.command(cls=FileCommand, how=_umount_how, tree=lambda given: None)
 @click.argument("directory", metavar="DIR")
 @click.option("-l", "--lazy", is_flag=True, help="Also while other programs use it.")
 def umount(directory: str, lazy: bool) -> None:
     """End the system at DIR and all its programs, and unmount it."""
-    from agentfs.tools.mounting import umount_tree
+    from agentfs.tools.unmounting import umount_tree
 
     umount_tree(directory, lazy=lazy)
 
@@ -159,6 +159,7 @@ def main() -> None:
 def _run() -> int:
     try:
         with commands.make_context("agentfs", sys.argv[1:], color=coloured()) as context:
+            context.meta[OWN_PROCESS] = True
             code = commands.invoke(context)
     except SystemExit as end:
         code = end.code

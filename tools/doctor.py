@@ -21,6 +21,7 @@ from pathlib import Path
 import click
 
 from agentfs.tools.mounts import condition, mounts
+from agentfs.tools.silent import silence
 from agentfs.tools.tree import ToolError
 
 __all__ = ["Finding", "examine", "mend", "run"]
@@ -288,11 +289,13 @@ def _mounts() -> Iterator[Finding]:
     words = {
         "live": "a tree is mounted here",
         "stale": "its daemon is gone: agentfs umount {0}, or mount it again",
-        "hung": "its daemon does not answer: agentfs umount {0}",
     }
     for path in dict.fromkeys(mounts()):
         how = condition(path)
-        yield Finding("ok" if how == "live" else "note", path, words[how].format(path))
+        if how == "hung":
+            yield Finding("note", path, f"{silence(path)}; agentfs umount {path} ends it")
+        else:
+            yield Finding("ok" if how == "live" else "note", path, words[how].format(path))
 
 
 def _store(state: Path, key: str | None) -> list[Finding]:

@@ -1,8 +1,8 @@
 """How a command ends: its exit code, and words instead of a traceback, whatever was given.
 
-0 done, 1 refused or failed, 2 wrong usage, 3 no tree is mounted or its daemon is gone, 130 Ctrl-C,
-141 who read the output went away. Imported before everything else, so that Ctrl-C while the rest is
-imported is one, too.
+0 done, 1 refused or failed, 2 wrong usage, 3 no tree is mounted, or its daemon is gone or does not
+answer, 130 Ctrl-C, 141 who read the output went away. Imported before everything else, so that
+Ctrl-C while the rest is imported is one, too.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def _events_how(given: Given) -> str:
     return f"cat {shell_root()}/dev/{name}"
 
 
-@click.command(cls=FileCommand, how=_events_how)
+@click.command(cls=FileCommand, how=_events_how, waits=lambda given: not given["no_follow"])
 @click.option(
     "-a", "--all", "everything", is_flag=True, help="Begin with the oldest event that is kept."
 )

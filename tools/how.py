@@ -7,18 +7,50 @@ from typing import Any
 
 import click
 
-__all__ = ["FileCommand", "Given", "placeholders"]
+from agentfs.tools.exits import ToolError
+from agentfs.tools.silent import in_child
+from agentfs.tools.tree import find
+
+__all__ = ["OWN_PROCESS", "FileCommand", "Given", "placeholders"]
 
 Given = dict[str, Any]
+
+OWN_PROCESS = "agentfs.own-process"
+"""In the context's `meta` if the command is all that this process is for, so that it may fork."""
+
+
+def _named(given: Given) -> str | None:
+    """The tree that a command works on; None if it is to say itself what is wrong."""
+    try:
+        return find()
+    except ToolError:
+        return None
+
+
+def _never(given: Given) -> bool:
+    return False
 
 
 class FileCommand(click.Command):
     """A click command with `--how`. `how(given)` makes the shell line from the parameters; what
-    was not given is None, and `placeholders` names it."""
+    was not given is None, and `placeholders` names it.
 
-    def __init__(self, *args: Any, how: Callable[[Given], str], **kwargs: Any) -> None:
+    A daemon that does not answer is not waited for (`agentfs.tools.silent`): `tree(given)` is whose
+    (None: the command sees to that itself), `waits(given)` whether it waits by its nature, so that
+    a daemon which stands still for a while is no reason to end it."""
+
+    def __init__(
+        self,
+        *args: Any,
+        how: Callable[[Given], str],
+        tree: Callable[[Given], str | None] = _named,
+        waits: Callable[[Given], bool] = _never,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._how = how
+        self._tree = tree
+        self._waits = waits
         self.params.append(
             click.Option(["--how"], is_flag=True, help="Print the shell line that does the same.")
         )
@@ -35,6 +67,9 @@ class FileCommand(click.Command):
         if ctx.params.pop("how"):
             click.echo(self._how(ctx.params))
             return None
+        root = self._tree(ctx.params) if ctx.meta.get(OWN_PROCESS) else None
+        if root is not None:
+            in_child(root, waits=self._waits(ctx.params))
         return super().invoke(ctx)
 
 

@@ -1,5 +1,5 @@
-"""Mounting and unmounting: the daemon is started in a session of its own and says when it is
-ready. Standard library only.
+"""Mounting: the daemon is started in a session of its own and says when it is ready. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -7,30 +7,26 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import select
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from agentfs.storage.layout import StateError, lay_out
 from agentfs.tools.mounts import condition, mounts, resolved
+from agentfs.tools.silent import SilentError, silence
 from agentfs.tools.tree import ToolError
+from agentfs.tools.unmounting import take_away
 
 __all__ = [
     "mount_tree",
     "start",
     "state_base",
     "state_dir",
-    "umount_tree",
 ]
 
 DAEMON = [sys.executable, "-P", "-m", "agentfs.tools.daemon"]
 """-P: what lies in the working directory is not imported."""
-
-PATIENCE = 60.0
-"""Seconds that a daemon may take to end its programs (their grace is 10) and to unmount."""
 
 
 def state_dir(path: str) -> str:
@@ -58,9 +54,12 @@ def _mountpoint(directory: str, *, over: bool) -> str:
     is empty unless the tree may lie `over` what is in it."""
     path = resolved(directory)
     while path in mounts():
-        if condition(path) == "live":
+        how = condition(path)
+        if how == "live":
             raise ToolError(f"{directory}: a tree is mounted there already")
-        _unmount(path)
+        if how == "hung":
+            raise SilentError(f"{silence(path)}; agentfs umount {shlex.quote(directory)} ends it")
+        take_away(path)
     try:
         names = os.listdir(path)
     except FileNotFoundError:
@@ -175,125 +174,3 @@ def _lines(path: str, start: int) -> list[str]:
     with open(path, encoding="utf-8", errors="replace") as file:
         file.seek(start)
         return [line.strip() for line in file if line.strip()]
-
-
-# -- unmounting ----------------------------------------------------------------------------------
-
-
-def _unmount(path: str) -> None:
-    """Take a mount away whose daemon is gone."""
-    words = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
-    try:
-        done = subprocess.run([*words, "--", path], check=False, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise ToolError(f"{words[0]}: not installed; `agentfs doctor` says how to get it") from None
-    if done.returncode:
-        raise ToolError(done.stderr.strip() or f"{path}: {words[0]} failed")
-
-
-def umount_tree(directory: str, *, lazy: bool) -> None:
-    """End the system at `directory` and return when its daemon, and with it the mount, is gone.
-
-    The daemon ends the programs first, while their tree is still there. Refuses while programs
-    that are no agents' use the tree, unless `lazy`. Raises ToolError.
-    """
-    path = resolved(directory)
-    if path not in mounts():
-        raise ToolError(f"{directory}: no tree of AgentFS is mounted there")
-    if condition(path) != "live":
-        _unmount(path)
-        return
-    try:
-        with open(os.path.join(path, "proc/1/ospid"), encoding="ascii") as file:
-            pid = int(file.read())
-        daemon = os.pidfd_open(pid)
-    except (OSError, ValueError) as failed:
-        raise ToolError(f"{directory}: its daemon cannot be found: {failed}") from None
-    try:
-        users = [] if lazy else _users(path, pid)
-        if users:
-            raise ToolError(f"{directory}: in use by {', '.join(users)}; end them, or use --lazy")
-        _end(directory, pid)
-        if not select.select([daemon], [], [], PATIENCE)[0]:
-            raise ToolError(f"{directory}: the daemon {pid} has not ended within {PATIENCE:.0f} s")
-    finally:
-        os.close(daemon)
-
-
-def _end(directory: str, pid: int) -> None:
-    try:
-        os.kill(pid, 15)
-    except ProcessLookupError:
-        pass  # it is ending already
-    except PermissionError:
-        raise ToolError(
-            f"{directory}: only root and the user who mounted it can unmount it"
-        ) from None
-
-
-def _programs(path: str) -> set[int]:
-    """The operating-system pids of the agents at work in the tree."""
-    found = set()
-    for name in os.listdir(os.path.join(path, "proc")):
-        if not name.isdigit():
-            continue
-        try:
-            with open(os.path.join(path, "proc", name, "ospid"), encoding="ascii") as file:
-                found.add(int(file.read() or 0))
-        except (OSError, ValueError):
-            continue  # it ended meanwhile
-    return found - {0}
-
-
-def _users(path: str, daemon: int) -> list[str]:
-    """`name (pid)` of each program that uses the tree and is no agent's.
-
-    Only what this user may see: other users' programs hide their descriptors.
-    """
-    using = [
-        int(name)
-        for name in os.listdir("/proc")
-        if name.isdigit() and int(name) != os.getpid() and _uses(name, path)
-    ]
-    lineages = {pid: set(_ancestry(pid)) for pid in using}
-    found = [pid for pid, lineage in lineages.items() if daemon not in lineage]
-    if found:  # programs that an earlier daemon started do not descend from this one
-        ours = _programs(path)
-        found = [pid for pid in found if ours.isdisjoint(lineages[pid])]
-    return [f"{name} ({pid})" for pid in found if (name := _name(pid))]
-
-
-def _name(pid: int) -> str:
-    """What a program is called; empty if it ended meanwhile."""
-    try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
-
-
-def _uses(pid: str, path: str) -> bool:
-    links = [f"/proc/{pid}/cwd", f"/proc/{pid}/root"]
-    try:
-        links += [f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]
-    except OSError:
-        return False  # not ours to look into, or gone
-    for link in links:
-        try:
-            target = os.readlink(link)
-        except OSError:
-            continue
-        if target == path or target.startswith(path + "/"):
-            return True
-    return False
-
-
-def _ancestry(pid: int) -> Iterator[int]:
-    """`pid`, its parent, and so on to init."""
-    while pid > 0:
-        yield pid
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                pid = int(file.read().rpartition(b")")[2].split()[1])
-        except OSError:
-            return

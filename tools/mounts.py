@@ -8,7 +8,7 @@ import re
 import select
 import signal
 
-__all__ = ["TYPE", "condition", "mounts", "resolved"]
+__all__ = ["TYPE", "condition", "device", "mounts", "resolved"]
 
 TYPE = "fuse.agentfs"
 """The file system type that the daemon mounts with (`subtype=agentfs`)."""
@@ -39,6 +39,17 @@ def _unescape(field: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
+def device(mountpoint: str, table: str = "/proc/self/mountinfo") -> str:
+    """The device number of the tree at `mountpoint`, `major:minor`; empty if none is there."""
+    found = ""
+    with open(table, encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            fields = line.split(" ")
+            if f" - {TYPE} " in line and _unescape(fields[4]) == mountpoint:
+                found = fields[2]  # the newest is on top
+    return found
+
+
 def resolved(directory: str) -> str:
     """The absolute path without links. A mount is not looked into: it could be hung."""
     path = os.path.abspath(directory)
@@ -56,12 +67,15 @@ def condition(path: str) -> str:
         os.closerange(0, 1024)  # nobody shall wait for it because it holds a pipe open
         os._exit(_ask(path))
     descriptor = os.pidfd_open(child)
+    answered = False
     try:
-        if not select.select([descriptor], [], [], PATIENCE)[0]:
-            os.kill(child, signal.SIGKILL)  # it may die of it, later; nobody waits
-            return "hung"
+        answered = bool(select.select([descriptor], [], [], PATIENCE)[0])
     finally:
         os.close(descriptor)
+        if not answered:
+            os.kill(child, signal.SIGKILL)  # it may die of it, later; nobody waits
+    if not answered:
+        return "hung"
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return "stale" if code == STALE else "live"
 

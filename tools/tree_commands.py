@@ -274,7 +274,7 @@ def _recv_how(given: Given) -> str:
     return f"while {read}; do echo; done" if given.get("follow") else read
 
 
-@click.command(cls=FileCommand, how=_recv_how)
+@click.command(cls=FileCommand, how=_recv_how, waits=lambda given: True)
 @click.argument("name", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on with the next message, for ever.")
 @click.option("-k", "--keep", is_flag=True, help="Do not acknowledge it: it is only claimed.")
@@ -316,7 +316,7 @@ def _log_how(given: Given) -> str:
     return f"cat {paths}" if given.get("lines") is None else f"tail -n {given['lines']} {paths}"
 
 
-@click.command(cls=FileCommand, how=_log_how)
+@click.command(cls=FileCommand, how=_log_how, waits=lambda given: bool(given["follow"]))
 @click.argument("names", metavar="NAME…", nargs=-1, required=True)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written, for ever.")
 @click.option("-n", "--lines", type=click.IntRange(0), help="Only so many lines, the last ones.")

@@ -25,9 +25,10 @@ import click
 
 from agentfs.document import DocumentError
 from agentfs.manifest import ROOT, Planned, load
-from agentfs.tools.mounting import start, umount_tree
+from agentfs.tools.mounting import start
 from agentfs.tools.mounts import condition, mounts, resolved
 from agentfs.tools.tree import CHUNK, ToolError, Tree, TreeError, encoded, find
+from agentfs.tools.unmounting import umount_tree
 
 __all__ = ["run"]
 

@@ -202,10 +202,11 @@ def test_ctrl_c_is_130(tree: Tree, words: list[str]) -> None:
 
 
 def waits(pid: int, tree: Tree) -> bool:
-    """Whether a program has a file of the tree open."""
-    folder = f"/proc/{pid}/fd"
-    for name in os.listdir(folder):
-        with contextlib.suppress(FileNotFoundError):  # closed while we looked
-            if os.readlink(f"{folder}/{name}").startswith(str(tree.path)):
-                return True
+    """Whether the child of a command, which is what asks the tree, has a file of it open."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        folder = f"/proc/{child}/fd"
+        for name in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):  # closed while we looked
+                if os.readlink(f"{folder}/{name}").startswith(str(tree.path)):
+                    return True
     return False

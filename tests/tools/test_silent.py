@@ -37,6 +37,7 @@ ASKING = (
 @pytest.fixture(scope="module")
 def tree(fuse: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
     made = Tree(tmp_path_factory.mktemp("silent") / "tree")
+    made.may_hold = True  # it is stopped
     try:
         made.mount()
         made.spawn("bob", exec="sleep 1000")
@@ -166,6 +167,7 @@ def test_mount_leaves_it_alone_doctor_says_it_and_umount_ends_it(
     fuse: None, tmp_path: Path
 ) -> None:
     tree = Tree(tmp_path / "tree")
+    tree.may_hold = True  # it is stopped
     try:
         tree.mount()
         daemon = tree.daemon

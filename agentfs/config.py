@@ -210,11 +210,13 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class Shares(_Section):
     """How what all have together is divided; see `agentfs.resources.shares`. With the share s an
     `agent`, or all programs of a `user`, may hold s/(1-s) times what is left, and with 1
-    everything; `reserve` is the operator's part."""
+    everything; `reserve` is the operator's part.
+    `unsent`: bytes of letters and documents that are being written, in the daemon's memory."""
 
     agent: Share = 0.5
     user: Share = 0.75
     reserve: Annotated[float, Field(ge=0, le=0.9)] = 0.1
+    unsent: Count = 256 * 1024 * 1024
 
 
 class Mount(_Section):

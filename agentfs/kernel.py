@@ -79,6 +79,9 @@ __all__ = ["Kernel"]
 
 log = logging.getLogger(__name__)
 
+ONE_LETTER = 1024 * 1024
+"""Bytes that anybody may be writing, whatever others do: a message of the usual size."""
+
 
 class Kernel:
     """One system: its state under `state_dir`, its tree at `mountpoint`.
@@ -156,8 +159,7 @@ class Kernel:
         self.agents = Agents(
             self.store, self.events, self.clock, self.gate, self.table, self.state_dir
         )
-        self.shares = Shares(self.settings, self.events, self.clock, self.agents.find)
-        self.agents.on_remove.append(self.shares.agent_removed)
+        self._build_shares()
         self.instance = self._name_instance()
         self.programs = Programs(self.mountpoint, self.instance)
         self.programs.confinement_of = lambda process: Confinement.of(
@@ -190,6 +192,26 @@ class Kernel:
             self.events,
             self.clock,
             self.timers,
+        )
+
+    def _build_shares(self) -> None:
+        """What all have together; what is not here is divided where it is."""
+        shares = self.shares = Shares(self.settings, self.events, self.clock, self.agents.find)
+        self.agents.on_remove.append(shares.agent_removed)
+        self.parked = shares.pot(
+            "parked",
+            "waiting reads and writes",
+            lambda: self.settings.now.mount.max_parked,
+            "mount.max_parked",
+            scarce=errno.EAGAIN,
+            excess=errno.EAGAIN,
+        )
+        self.unsent = shares.pot(
+            "unsent",
+            "bytes that are being written",
+            lambda: shares.terms().unsent,
+            "shares.unsent",
+            floor=ONE_LETTER,
         )
 
     def _build_resources(self) -> None:
@@ -380,14 +402,6 @@ class Kernel:
     def _build_boundary(self) -> None:
         """What the tree and the daemon ask of the kernel."""
         self.identity = Identity(self.table, self.programs, self.owner[0], self.events)
-        self.parked = self.shares.pot(
-            "parked",
-            "waiting reads and writes",
-            lambda: self.settings.now.mount.max_parked,
-            "mount.max_parked",
-            scarce=errno.EAGAIN,
-            excess=errno.EAGAIN,
-        )
         self.supervisor.on_maid.append(self.audit.sweep)
         self.refusals = Refusals(self.gate, self.store, self.events, self.timers)
         self.why = Why(self)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from agentfs.errors import ApprovalError, KernelError
+from agentfs.resources.shares import Charge
 from agentfs.security.principal import Principal
 from agentfs.vfs.node import Awaited
 
@@ -28,6 +29,9 @@ class System(Protocol):
     def waits(self, principal: Principal) -> Callable[[], object]:
         """One more call of `principal` waits, until the result is called. Raises EAGAIN if too many
         do already."""
+
+    def memory(self, principal: Principal) -> Charge:
+        """For bytes that `principal` has the daemon keep: of none yet."""
 
     def announce_queue(self) -> int:
         """How many announcements to inotify may wait."""

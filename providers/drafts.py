@@ -12,6 +12,7 @@ from agentfs.errors import ApprovalError, KernelError
 from agentfs.security.principal import Kind
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Attributes, File, Handle, Stat, Time, regular
+from agentfs.vfs.written import Written
 
 if TYPE_CHECKING:
     from agentfs.providers.mail import Mailroom
@@ -26,7 +27,7 @@ class MemoryFile(File):
 
     def __init__(self, kind: str, mode: int, caller: Caller, now: Time) -> None:
         self.key = (kind, next(_numbers))
-        self.content = bytearray()
+        self.content = Written(caller.memory())
         self.mode = mode & 0o777
         self.uid = caller.uid
         self.gid = caller.gid
@@ -34,6 +35,7 @@ class MemoryFile(File):
         self.atime = now
         self.began = now
         self.opened = 0  # open handles
+        self._dropped = False
 
     def limit(self) -> int:
         """Bytes that it may have."""
@@ -58,9 +60,18 @@ class MemoryFile(File):
         """Cut it, or fill it up with zeros."""
         if size > self.limit():
             raise self.too_large()
-        del self.content[size:]
-        self.content.extend(bytes(size - len(self.content)))
+        self.content.truncate(size)
         self.touch()
+
+    def drop(self) -> None:
+        """Its name is gone: so are its bytes, once nobody has it open."""
+        self._dropped = True
+        self.closed()
+
+    def closed(self) -> None:
+        """One that had it open has no more, or it has no name."""
+        if self._dropped and not self.opened:
+            self.content.drop()
 
     def touch(self) -> None:
         self.mtime = max(self.mtime + 1, self.now())
@@ -94,9 +105,7 @@ class MemoryHandle(Handle):
             offset = len(file.content)
         if offset + len(data) > file.limit():
             raise file.too_large()
-        if offset > len(file.content):
-            file.content.extend(bytes(offset - len(file.content)))
-        file.content[offset : offset + len(data)] = data
+        file.content.put(offset, data)
         file.touch()
         return len(data)
 
@@ -106,6 +115,7 @@ class MemoryHandle(Handle):
 
     def release(self) -> None:
         self.file.opened -= 1
+        self.file.closed()
 
 
 def writer_of(caller: Caller) -> tuple[Kind, str, int]:

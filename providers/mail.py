@@ -34,7 +34,6 @@ from agentfs.providers.maildir import (
     NewDirectory,
     TmpDirectory,
 )
-from agentfs.security.principal import Principal
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Moved, Removed
 from agentfs.vfs.declare import directory
@@ -237,7 +236,7 @@ class OutboxFile(File):
             return Handle()
         room, peer = self._room, self._peer
         room.kernel.mail.check(caller.principal, room.name, peer)
-        return Letter(room, peer, caller.principal)
+        return Letter(room, peer, caller)
 
 
 class Letter(Gathered):
@@ -246,11 +245,11 @@ class Letter(Gathered):
     What can be refused is refused while it is written: a shell looks at what write(2) returned and
     not at what close(2) did."""
 
-    def __init__(self, room: Mailroom, peer: str, principal: Principal) -> None:
-        super().__init__()
+    def __init__(self, room: Mailroom, peer: str, caller: Caller) -> None:
+        super().__init__(caller.memory())
         self._room = room
         self._peer = peer
-        self._principal = principal
+        self._principal = caller.principal
         self._opening = True  # what comes may belong to the headers that it opens with
         self._sent = False
         self._held = 0  # its number among those that were accepted and may not be whole
@@ -321,6 +320,7 @@ class Letter(Gathered):
     def release(self) -> None:
         if self._held:
             self._room.kernel.held.deliver(self._held, lambda: self._send(self._kept))
+        super().release()
 
 
 def changes(room: Mailroom, event: Event) -> Iterable[Change]:

@@ -145,7 +145,7 @@ class Mailroom:
         for drafts in self.drafts.values():
             for name, draft in tuple(drafts.items()):
                 if draft.began < old * 1e9 and not draft.opened:
-                    del drafts[name]
+                    drafts.pop(name).drop()
 
     def deliver(self, draft: DraftFile, folder: str, name: str, caller: Caller) -> Message:
         """Send what was written, as `folder`/`name`, from the caller."""
@@ -303,7 +303,7 @@ class _Folder(DirectoryOf):
             raise self.missing(name)
         if not caller.principal.acts_for(self.room.name):
             draft.enter(caller)
-        del self.drafts()[name]
+        self.drafts().pop(name).drop()
 
     def rename(
         self, name: str, target: Directory, new_name: str, flags: int, caller: Caller
@@ -362,6 +362,7 @@ class _Arrival:
         if self._held:
             self._draft.content[:] = self._kept
             self._room.kernel.held.deliver(self._held, self._send)
+        self._draft.drop()
 
     def _send(self) -> None:
         self._room.deliver(self._draft, self._folder, self._name, self._caller)
@@ -462,3 +463,5 @@ class TmpDirectory(_Folder):
         self.drafts().pop(name)
         if target.name == "tmp":
             self.drafts()[new_name] = draft
+        else:
+            draft.drop()

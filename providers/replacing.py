@@ -179,9 +179,17 @@ class Replacing(Table):
             self._drop(name)
 
     def _drop(self, name: str) -> None:
-        if self.desk.files.pop(name, None) is not None:
+        dropped = self._take(name)
+        if dropped is not None:
+            dropped.drop()
+
+    def _take(self, name: str) -> Scratch | None:
+        """Take the file `name` away, which may get another name."""
+        taken = self.desk.files.pop(name, None)
+        if taken is not None:
             self.dropped(name)
         self.desk.touch()
+        return taken
 
     def rename(
         self, name: str, target: Directory, new_name: str, flags: int, caller: Caller
@@ -208,11 +216,11 @@ class Replacing(Table):
             desk.back(new_name)
             self._drop(name)
         elif name in self.REPLACED:
-            desk.put(new_name, 0o644, caller).content.extend(source)
+            desk.put(new_name, 0o644, caller).content.replace_by(source)
         else:
-            moved = desk.files[name]
             self._drop(new_name)
-            self._drop(name)
+            moved = self._take(name)
+            assert moved is not None
             desk.files[new_name] = moved
         if name in self.REPLACED:
             desk.away(name)

@@ -27,6 +27,7 @@ from agentfs.providers.agents import LogWatcher, tell_of_withdrawals
 from agentfs.providers.approvals import AwaitedDecision
 from agentfs.providers.topics import tell_of_publications
 from agentfs.providers.tree import build
+from agentfs.resources.shares import Charge
 from agentfs.security.principal import Principal
 from agentfs.storage.layout import StateError, lay_out
 from agentfs.storage.lock import only_daemon
@@ -69,6 +70,10 @@ class Bridge:
     def waits(self, principal: Principal) -> Callable[[], object]:
         kernel = self._kernel
         return kernel.parked.take(kernel.shares.holder(principal)).release
+
+    def memory(self, principal: Principal) -> Charge:
+        kernel = self._kernel
+        return Charge(kernel.unsent, kernel.shares.holder(principal), 0)
 
     def announce_queue(self) -> int:
         return self._kernel.settings.now.mount.announce_queue

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from agentfs.config import Shares
+from agentfs.resources.shares import Charge, Holder, Pot
 from agentfs.security.principal import Principal
 
 __all__ = ["Caller"]
 
+_BOUNDLESS = Pot("unsent", "bytes", lambda: sys.maxsize, "nothing", Shares)
+_KERNEL = Holder("kernel", 0, operator=True)
+
+
+def _boundless(principal: Principal) -> Charge:
+    return Charge(_BOUNDLESS, _KERNEL, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The process behind one request: its credentials, its thread, and whom it acts for."""
+    """The process behind one request: its credentials, its thread, and whom it acts for. What it
+    has the daemon keep in memory counts for what `charge` gives; who does not come from outside has
+    no bound."""
 
     principal: Principal
     uid: int
     gid: int
     tid: int
     umask: int = 0o022
+    charge: Callable[[Principal], Charge] = _boundless
+
+    def memory(self) -> Charge:
+        """For something that the daemon keeps in memory for it: of no bytes yet."""
+        return self.charge(self.principal)
 
     def unmasked(self, mode: int) -> int:
         """The mode that was meant for a new object which others are to use, too.

@@ -322,6 +322,7 @@ class Document(_DeclaredFile):
         if self._check is not None:
             self._check(caller)
         return Edited(
+            caller.memory(),
             content,
             lambda written: self._apply(written, caller),
             sync=self._sync,

@@ -9,7 +9,9 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from agentfs.errors import ApprovalError, KernelError
+from agentfs.resources.shares import Charge
 from agentfs.vfs.node import Handle
+from agentfs.vfs.written import Written
 
 __all__ = [
     "MAX_CONTROL",
@@ -164,7 +166,8 @@ class Request(Handle):
 
 
 class Gathered(Handle):
-    """What is written, in memory, until the close that ends it; `take` it then.
+    """What is written, in memory, until the close that ends it; `take` it then. It counts for
+    `charge`.
 
     What was refused, by `write` or by `take`, is refused at every write and close from then on,
     until the writer begins anew (truncates it): else half of it would be taken for the whole.
@@ -172,8 +175,8 @@ class Gathered(Handle):
 
     followed = whole = True
 
-    def __init__(self, content: bytes = b"", *, append: bool = False) -> None:
-        self._content = bytearray(content)
+    def __init__(self, charge: Charge, content: bytes = b"", *, append: bool = False) -> None:
+        self._content = Written(charge, content)
         self._append = append
         self._changed = False
         self._refusal: KernelError | None = None
@@ -218,26 +221,25 @@ class Gathered(Handle):
         return len(data)
 
     def _write(self, offset: int, data: bytes) -> None:
-        content = self._content
         if self._append:
-            offset = len(content)
+            offset = len(self._content)
         if offset + len(data) > self.limit():
             raise self.too_large()
-        if offset > len(content):
-            content.extend(bytes(offset - len(content)))
-        content[offset : offset + len(data)] = data
+        self._content.put(offset, data)
 
     def truncate(self, size: int) -> None:
         """Cut or extend what was written so far; to zero counts as no change yet."""
         if size > self.limit():
             raise self.too_large()
+        self._content.truncate(size)
         self._refusal = None
-        del self._content[size:]
-        self._content.extend(bytes(size - len(self._content)))
 
     @property
     def unflushed(self) -> bool:
         return self._changed or self._refusal is not None
+
+    def release(self) -> None:
+        self._content.drop()
 
     async def flush(self) -> None:
         await self._give(self.take)
@@ -275,12 +277,13 @@ class Edited(Gathered):
 
     def __init__(
         self,
+        charge: Charge,
         content: bytes,
         apply: Callable[[bytes], Awaitable[None]],
         sync: Callable[[], Awaitable[None]] | None = None,
         append: bool = False,
     ) -> None:
-        super().__init__(content, append=append)
+        super().__init__(charge, content, append=append)
         self._apply = apply
         self._synced = sync
 

@@ -15,7 +15,7 @@ from agentfs.config import Shares
 from agentfs.errors import KernelError
 from agentfs.events import EventLog
 from agentfs.mount.session import Mount, serve
-from agentfs.resources.shares import Holder, Pot
+from agentfs.resources.shares import Charge, Holder, Pot
 from agentfs.security.principal import Kind, Principal
 from agentfs.storage.store import Store
 from agentfs.vfs.caller import Caller
@@ -210,6 +210,9 @@ class Operator:
 
     def waits(self, principal: Principal) -> Callable[[], object]:
         return self._pot.take(self._holder).release
+
+    def memory(self, principal: Principal) -> Charge:
+        return Charge(self._pot, self._holder, 0)
 
     def announce_queue(self) -> int:
         return 1000

@@ -4,6 +4,7 @@ operator, go on."""
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import subprocess
@@ -18,6 +19,9 @@ from tests.system.test_blocking import parked
 from tests.tree import Tree, eventually
 
 pytestmark = pytest.mark.mount
+
+numbers = itertools.count(1)
+"""Each test has agents of its own."""
 
 
 @contextmanager
@@ -42,14 +46,14 @@ def tree(
 
 @pytest.fixture
 def greedy(tree: Tree) -> Iterator[Puppet]:
-    made = Puppet(tree, "greedy")
+    made = Puppet(tree, f"greedy{next(numbers)}")
     yield made
     made.close()
 
 
 @pytest.fixture
 def modest(tree: Tree) -> Iterator[Puppet]:
-    made = Puppet(tree, "modest")
+    made = Puppet(tree, f"modest{next(numbers)}")
     yield made
     made.close()
 
@@ -111,10 +115,10 @@ def test_reads_that_wait(tree: Tree, greedy: Puppet, modest: Puppet) -> None:
     assert greedy.do("set(errors) == {11}")  # EAGAIN
     assert room(greedy, "parked") == (90, 0)
     words = greedy.read("proc/self/error")
-    assert "greedy holds 90 waiting reads and writes" in words
+    assert f"{greedy.name} holds 90 waiting reads and writes" in words
     assert "mount.max_parked" in words
     assert pot(tree, "parked")[1:5] == ["200", "20", "90", "1"]
-    assert share_events(tree) == [("greedy", "parked")]
+    assert share_events(tree) == [(greedy.name, "parked")]
 
     modest.do("park('agents/self/recv', 40)")  # another agent
     eventually(lambda: parked(tree) == 130)
@@ -122,8 +126,88 @@ def test_reads_that_wait(tree: Tree, greedy: Puppet, modest: Puppet) -> None:
     for _ in range(70):  # the operator, to the last one
         tree.start("cat", str(tree / "dev/events"), stdout=subprocess.DEVNULL)
     eventually(lambda: parked(tree) == 200)
-    tree.write("agents/init/outbox/modest", "hello\n")
+    tree.write(f"agents/init/outbox/{modest.name}", "hello\n")
     eventually(lambda: parked(tree) == 199)
 
     greedy.close()  # what it had goes with its end
     eventually(lambda: in_use(tree, "parked") == 109)
+
+
+WRITE = """
+kept = []
+def begin(path, size):
+    fd = os.open(os.path.join(tree, path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    kept.append(fd)
+    os.write(fd, bytes(size))
+def fill(paths, size):
+    for path in paths:
+        try:
+            begin(path, size)
+        except OSError as failure:
+            return failure.errno, path
+def end():
+    while kept:
+        try:
+            os.close(kept.pop())
+        except OSError:
+            pass
+"""
+
+
+def test_letters_that_are_being_written(tree: Tree, greedy: Puppet, modest: Puppet) -> None:
+    tree.write("etc/agentfs.yaml", "shares: {unsent: 10485760}\n")  # a tenth is the operator's
+    most = 4_718_592  # half of the rest
+    for agent in (greedy, modest):
+        agent.do(f"exec({WRITE!r}, globals())")
+    for paths in (
+        f"['agents/self/outbox/{modest.name}'] * 20",
+        f"['agents/{modest.name}/inbox/new/%s' % n for n in range(1, 20)]",
+        f"['agents/{modest.name}/inbox/tmp/%s' % n for n in range(1, 20)]",
+    ):
+        assert greedy.do(f"fill({paths}, 500_000)[0]") == errno.EDQUOT
+        assert room(greedy, "unsent") == (4_500_000, most - 4_500_000)
+        with refused(errno.EDQUOT):
+            greedy.do("os.truncate(kept[0], 1_000_000)")
+        assert in_use(tree, "unsent") == 4_500_000
+        assert f"{greedy.name} holds 4,500,000 bytes" in greedy.read("proc/self/error")
+        modest.do(f"begin('agents/self/outbox/{greedy.name}', 1_000_000)")  # another agent
+        modest.do("end()")
+        letter = os.open(tree / f"agents/init/outbox/{modest.name}", os.O_WRONLY)  # the operator
+        os.write(letter, bytes(1_000_000))
+        assert in_use(tree, "unsent") == 5_500_000
+        os.ftruncate(letter, 0)
+        os.close(letter)
+        greedy.do("[os.ftruncate(fd, 0) for fd in kept]")
+        assert in_use(tree, "unsent") == 0
+        greedy.do("end()")
+
+
+def test_what_is_written_counts_as_long_as_the_daemon_has_it(tree: Tree, modest: Puppet) -> None:
+    before = in_use(tree, "unsent")
+    modest.do(f"exec({WRITE!r}, globals())")
+    tmp, new = (f"agents/{modest.name}/inbox/{folder}/1" for folder in ("tmp", "new"))
+    modest.do(f"begin({tmp!r}, 1000)")
+    modest.do("end()")
+    assert in_use(tree, "unsent") == before + 1000  # a file in tmp/ waits until it is sent
+    modest.mv(tmp, new)
+    assert in_use(tree, "unsent") == before
+    modest.do(f"begin({tmp!r}, 1000)")
+    modest.rm(tmp)
+    assert in_use(tree, "unsent") == before + 1000  # it is open
+    modest.do("end()")
+    eventually(lambda: in_use(tree, "unsent") == before)
+
+    size = (tree / "etc/acl.yaml").stat().st_size
+    document = os.open(tree / "etc/acl.yaml", os.O_RDWR)
+    assert in_use(tree, "unsent") == before + size
+    os.close(document)
+    eventually(lambda: in_use(tree, "unsent") == before)
+    (tree / "etc/notes").write_bytes(bytes(1000))
+    os.rename(tree / "etc/notes", tree / "etc/notes2")
+    assert in_use(tree, "unsent") == before + 1000
+    (tree / "etc/notes2").unlink()
+    eventually(lambda: in_use(tree, "unsent") == before)
+
+    modest.do("begin('agents/self/outbox/init', 1000)")
+    os.kill(int(tree.read(f"proc/{modest.pid}/ospid")), 9)
+    eventually(lambda: in_use(tree, "unsent") == before)

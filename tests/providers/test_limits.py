@@ -9,7 +9,7 @@ from tests.providers.world import OPERATOR, World, refused
 
 async def test_the_whole_life_of_a_limit(world: World) -> None:
     pid = world.pid("alice")
-    assert world.list(f"/proc/{pid}/limits") == [*NAMES, "status"]
+    assert world.list(f"/proc/{pid}/limits") == [*NAMES, "status", "shares"]
     assert world.list(f"/proc/{pid}/usage") == list(NAMES)
     path, alice = f"/proc/{pid}/limits/max_llm_calls", world.as_agent("alice")
     assert await world.text(path) == "max\n"

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from bench.in_kernel import CALLS
@@ -44,8 +45,9 @@ def measure(setting: Setting) -> Iterator[Row]:
         dumps = 0
         for count in (setting.size(WARM_UP, 1), times):
             for call in CALLS:
-                program.stdin.write(f"{call} {count}\n")
-                program.stdin.flush()
+                with suppress(BrokenPipeError):
+                    program.stdin.write(f"{call} {count}\n")
+                    program.stdin.flush()
                 if not program.stdout.readline():
                     raise SystemExit(f"{PROGRAM} ended while it did {call}")
                 dump = ["callgrind_control", "--dump", str(program.pid)]
@@ -55,7 +57,8 @@ def measure(setting: Setting) -> Iterator[Row]:
                     instructions = total(Path(f"{written}.{dumps}").read_text()) / count
                     yield Row("instructions", call, instructions / 1000, "thousand")
     finally:
-        program.stdin.close()
+        with suppress(BrokenPipeError):  # it has ended
+            program.stdin.close()
         program.stdout.close()
         program.kill()
         program.wait()

@@ -75,12 +75,15 @@ class HeldMail:
     def keep(self, number: int, held: Held, send: Callable[[], object]) -> int:
         """Keep a message as it is now, in the place of what was kept as `number` (0: nothing);
         its number. Raises what `send()`, which sends it, would: that is tried and taken back."""
+        acting = None
         with suppress(_TakenBackError), self._store.transaction():
             send()
+            acting = self._store.acting
             raise _TakenBackError
         if not number:
             self._last = number = self._last + 1
         with self._store.transaction():
+            self._store.acting = acting  # whose room it takes
             self._store.put_record(KIND, _key(number), held.record())
         return number
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -36,6 +37,13 @@ LAUNCHES_AT_ONCE = 32
 LAUNCH_SECONDS = 10.0
 """How long a launch may take, once it has a thread: its executable may be on a dead network file
 system, or leased."""
+
+# Descriptors that a launch has for a moment: log, folder, group, Popen's pipe, what confines it.
+OF_A_LAUNCH = 8
+
+OWN = 1 / 8
+"""The part of RLIMIT_NOFILE that programs leave, for what the operator does: each takes one of our
+descriptors for good. Clients' open files leave a quarter (`agentfs.providers.descriptors`)."""
 
 # A program that was just started may still be in execve: some µs, if it does not close a file of
 # this tree there.
@@ -156,6 +164,23 @@ class Programs(Measures):
         except OSError:
             return None
 
+    def _require_descriptors(self, name: str) -> None:
+        """Raise EMFILE if one more program would take those that we need: without any nobody can be
+        told who he is, and no program be ended."""
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            lowest = os.dup(0)  # that is free: all below are taken
+        except OSError as failure:
+            raise KernelError.from_os(failure, f"cannot watch {name}") from failure
+        os.close(lowest)
+        launches = min(len(self._launches) + 1, LAUNCHES_AT_ONCE)
+        if lowest + OF_A_LAUNCH * launches > most * (1 - OWN):
+            raise KernelError(
+                errno.EMFILE,
+                f"{name} cannot be watched: the daemon may have {most:,} files open",
+                rule="open files",
+            )
+
     # -- start and watch -------------------------------------------------------------------------
 
     async def start(self, process: Process, log_path: Path, home: Path) -> Program:
@@ -165,6 +190,7 @@ class Programs(Measures):
         Raises KernelError with the errno of the fork, of the exec or of the folder; ETIMEDOUT after
         `LAUNCH_SECONDS`. Not cancelled once the thread has it.
         """
+        self._require_descriptors(process.name)
         held = self.mechanisms.holds(self.confinement_of(process))
         limits = self.limits_at_start(process)
         disk = home
@@ -289,7 +315,9 @@ class Programs(Measures):
                 self._let_go_on(program, stay=process.state is State.SLEEPING)
 
     def attach(self, pid: int, ospid: int) -> Program:
-        """Watch a program that was started elsewhere as that of process `pid`. Raises ESRCH."""
+        """Watch a program that was started elsewhere as that of process `pid`. Raises ESRCH, and
+        EMFILE if too many are watched."""
+        self._require_descriptors(f"program {ospid}")
         try:
             pidfd = os.pidfd_open(ospid)
         except OSError as failure:

@@ -82,8 +82,7 @@ class Refusals:
 
     def record(self, principal: Principal, path: str, refusal: KernelError) -> None:
         """Keep why a call of `principal` on `path` failed, and if it was refused, tell the event
-        log, or count it where an equal one was told of. Raises KernelError if the store cannot be
-        written."""
+        log, or count it where an equal one was told of, or it cannot be told of now."""
         rule = f" (rule: {refusal.rule})" if refusal.rule else ""
         text = one_line(f"{path}: {refusal.code}: {refusal.reason}{rule}")
         if principal.pid is not None:
@@ -102,22 +101,33 @@ class Refusals:
             kind = _Kind(principal, "", refusal.code, "", refusal.rule)
         repeats = self._repeats.get(kind)
         if repeats is None:
-            with self._store.transaction():
-                self._gate.attribute(principal)
-                self._events.emit(
-                    CallRefused(principal.pid, told[0], refusal.code, told[1], refusal.rule)
-                )
             words = refusal.code if refusal.discreet else one_line(f"{path}: {refusal}")
             log.info("refused to %s: %s", principal.name, words)
-            self._repeats[kind] = _Repeats(self._timers.call_later(SOON, lambda: self._tell(kind)))
+            repeats = _Repeats(self._timers.call_later(SOON, lambda: self._tell(kind)))
+            self._repeats[kind] = repeats
             self._kinds[principal] += 1
-            return
+            if self._told(kind):
+                return
         repeats.last = self._events.now()
         repeats.first = repeats.first if repeats.count else repeats.last
         repeats.count += 1
         if principal.pid is not None:
             for call in self.on_repeat:
                 call(principal.pid, refusal.code, told[1], refusal.rule)
+
+    def _told(self, kind: _Kind) -> bool:
+        """Whether it could be told of: else it is counted, for the next summary."""
+        who = kind.principal
+        try:
+            with self._store.transaction():
+                self._gate.attribute(who)
+                self._events.emit(
+                    CallRefused(who.pid, kind.path, kind.code, kind.reason, kind.rule)
+                )
+        except KernelError as failure:
+            log.warning("a refusal is told of later: %s", failure)
+            return False
+        return True
 
     def _tell(self, kind: _Kind) -> None:
         """The wait of `kind` is over: sum up, and wait for more."""

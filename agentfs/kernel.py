@@ -64,6 +64,7 @@ from agentfs.security.approvals import Approvals
 from agentfs.security.audit import Audit
 from agentfs.security.capabilities import Capabilities
 from agentfs.security.explain import Explanations
+from agentfs.security.file_changes import FileChanges
 from agentfs.security.identity import Identity
 from agentfs.security.path_rules import PathRules
 from agentfs.security.policy import Policy
@@ -404,6 +405,7 @@ class Kernel:
         self.identity = Identity(self.table, self.programs, self.owner[0], self.events)
         self.supervisor.on_maid.append(self.audit.sweep)
         self.refusals = Refusals(self.gate, self.store, self.events, self.timers)
+        self.file_changes = FileChanges(self.gate, self.store, self.audit, self.clock, self.timers)
         self.why = Why(self)
         self.history = History(self.store, self.table, self.events, self.clock)
         self.supervisor.on_maid.append(self.history.sweep)
@@ -504,6 +506,7 @@ class Kernel:
                     nursery.cancel_scope.cancel()
         finally:
             self.refusals.flush()
+            self.file_changes.flush()
             self.audit.checkpoint()
             self.store.close()
             self.audit.mirror()

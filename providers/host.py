@@ -50,7 +50,7 @@ class HostTree:
     """One real directory and what is below it.
 
     `guard(caller)` is asked at every operation. Subclasses that have more to ask override
-    `may_read`, `may_write`, `may_make` and `may_move`.
+    `may_read`, `may_write`, `may_make` and `may_move`; `changed` is told what was done.
     """
 
     most_bytes = sys.maxsize
@@ -116,17 +116,25 @@ class HostTree:
         self.guard(caller)
         self.may_read(caller, [path for node in nodes if node for path in node.paths()])
 
-    def changing(self, caller: Caller, *nodes: HostNode | None, made: Iterable[str] = ()) -> None:
-        """Ask whether `caller` may change all of these, and make what is at `made`."""
+    def changing(
+        self, caller: Caller, *nodes: HostNode | None, made: Iterable[str] = ()
+    ) -> list[str]:
+        """Ask whether `caller` may change all of these, and make what is at `made`; the paths of
+        the latter and then of the nodes."""
         self.guard(caller)
-        self.may_write(caller, [*made, *(path for node in nodes if node for path in node.paths())])
+        paths = [*made, *(path for node in nodes if node for path in node.paths())]
+        self.may_write(caller, paths)
         self.version += 1
+        return paths
 
     def may_read(self, caller: Caller, paths: list[str]) -> None:
         """Raise unless `caller` may read what is known by these paths."""
 
     def may_write(self, caller: Caller, paths: list[str]) -> None:
         """Raise unless `caller` may change, make or remove what is known by these paths."""
+
+    def changed(self, caller: Caller, what: str, path: str, to: str = "") -> None:
+        """`caller` did `what` to what is known by this path, or was: for who keeps a record."""
 
     def may_make(self) -> None:
         """Raise unless there may be one file, directory or link more."""
@@ -231,7 +239,7 @@ class HostDirectory(HostNode, Directory):
         self.tree.reading(caller, self)
 
     def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
-        self.tree.changing(caller, made=[self.entry(name)])
+        (path,) = self.tree.changing(caller, made=[self.entry(name)])
         holder = holder_of(caller)
         wanted = flags & OPEN_FLAGS | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL
         with reported(f"creating {name}"):
@@ -254,6 +262,7 @@ class HostDirectory(HostNode, Directory):
                 os.unlink(name, dir_fd=here)
                 raise
         assert isinstance(node, HostFile)
+        self.tree.changed(caller, "created", path)
         return node, HostHandle(node, Descriptor(descriptor, holder), flags, caller)
 
     def _make(
@@ -265,7 +274,7 @@ class HostDirectory(HostNode, Directory):
         undo: Callable[..., None] = os.unlink,
     ) -> HostNode:
         """`make(directory)` makes `name`; the caller gets it, or there is nothing new."""
-        self.tree.changing(caller, made=[self.entry(name)])
+        (path,) = self.tree.changing(caller, made=[self.entry(name)])
         self.tree.may_make()
         with reported(f"making {name}"):
             here = self.descriptor()
@@ -276,6 +285,7 @@ class HostDirectory(HostNode, Directory):
             except BaseException:
                 undo(name, dir_fd=here)
                 raise
+        self.tree.changed(caller, "created", path)
         return self.tree.node(found, self, name)
 
     def mkdir(self, name: str, mode: int, caller: Caller) -> Node:
@@ -299,12 +309,13 @@ class HostDirectory(HostNode, Directory):
         if not isinstance(node, HostNode) or node.tree is not self.tree:
             raise KernelError(errno.EXDEV, "a link cannot lead into another file system")
         self.tree.reading(caller, node)  # or the new name would be a way to read it
-        self.tree.changing(caller, node, made=[self.entry(name)])
+        new, old, *_ = self.tree.changing(caller, node, made=[self.entry(name)])
         self.tree.may_make()
         with reported(f"linking {name}"), node.pinned() as source:
             here = self.descriptor()
             os.link(own_path(source), name, dst_dir_fd=here, follow_symlinks=True)
             found = os.stat(name, dir_fd=here, follow_symlinks=False)
+        self.tree.changed(caller, "linked", old, new)
         return self.tree.node(found, self, name)
 
     def unlink(self, name: str, caller: Caller) -> None:
@@ -315,10 +326,12 @@ class HostDirectory(HostNode, Directory):
 
     def _remove(self, name: str, caller: Caller, remove: Callable[..., None]) -> None:
         node, last = self._find(name)
+        path = self.entry(name)
         self.tree.changing(caller, node)
         with reported(f"removing {name}"), node.outliving((self, name), last):
             remove(name, dir_fd=self.descriptor())
         self._lost(name, node, last)
+        self.tree.changed(caller, "removed", path)
 
     def rename(
         self, name: str, target: Directory, new_name: str, flags: int, caller: Caller
@@ -329,6 +342,7 @@ class HostDirectory(HostNode, Directory):
             raise KernelError(errno.EINVAL, "renameat2's flags here: NOREPLACE or EXCHANGE")
         node, (replaced, last) = self.lookup(name), target._present(new_name)
         exchanged = flags == disk.RENAME_EXCHANGE
+        old, new = self.entry(name), target.entry(new_name)
         self._may_move(name, node, target, new_name, caller)
         if replaced is not None and exchanged:
             target._may_move(new_name, replaced, self, name, caller)
@@ -346,6 +360,10 @@ class HostDirectory(HostNode, Directory):
         node.names[target, new_name] = None
         if replaced is not None and exchanged:
             replaced.names[self, name] = None
+            self.tree.changed(caller, "renamed", new, old)
+        elif replaced is not None:
+            self.tree.changed(caller, "replaced", new)
+        self.tree.changed(caller, "renamed", old, new)
 
     def _may_move(
         self, name: str, node: HostNode, target: HostDirectory, new_name: str, caller: Caller

@@ -181,14 +181,16 @@ class HostNode(Node):
     def chattr(self, caller: Caller, wanted: Attributes) -> None:
         if wanted == Attributes():
             return
-        self.tree.changing(caller, self)
+        path, *_ = self.tree.changing(caller, self)
         self.bounded(wanted.size or 0)
         with reported("changing the attributes"):
-            for handle in self.handles:
-                disk.change(handle.descriptor, wanted)
-                return
-            with self.pinned() as descriptor:
-                disk.change(own_path(descriptor), wanted)
+            if self.handles:
+                disk.change(next(iter(self.handles)).descriptor, wanted)
+            else:
+                with self.pinned() as descriptor:
+                    disk.change(own_path(descriptor), wanted)
+        for what in _changed(wanted):
+            self.tree.changed(caller, what, path)
 
     def bounded(self, size: int) -> None:
         """EFBIG for a size that no file of the tree may have."""
@@ -217,18 +219,31 @@ class HostNode(Node):
     def setxattr(self, name: str, value: bytes, caller: Caller) -> None:
         if not name.startswith("user."):
             raise KernelError(errno.ENOTSUP, "only attributes that begin with `user.` are kept")
-        self.tree.changing(caller, self)
+        path, *_ = self.tree.changing(caller, self)
         if name == KIND:
             return  # a copy of something that is no real file, with its attributes
         with reported(f"setting the attribute {name}"), self.pinned() as descriptor:
             os.setxattr(own_path(descriptor), name, value)
+        self.tree.changed(caller, "attributes", path)
 
     def removexattr(self, name: str, caller: Caller) -> None:
         if not name.startswith("user."):
             raise KernelError(errno.ENODATA, f"no attribute {name!r}")
-        self.tree.changing(caller, self)
+        path, *_ = self.tree.changing(caller, self)
         with reported(f"removing the attribute {name}"), self.pinned() as descriptor:
             os.removexattr(own_path(descriptor), name)
+        self.tree.changed(caller, "attributes", path)
+
+
+def _changed(wanted: Attributes) -> Iterator[str]:
+    """What a change of attributes is called; that of times alone is nothing."""
+    if wanted.size is not None:
+        yield "written"
+    if wanted.mode is not None:
+        yield f"mode {wanted.mode:04o}"
+    if wanted.uid is not None or wanted.gid is not None:
+        uid, gid = ("" if each is None else each for each in (wanted.uid, wanted.gid))
+        yield f"owner {uid}:{gid}"
 
 
 class HostLink(HostNode, Link):
@@ -261,8 +276,9 @@ class HostFile(HostNode, File):
     def open(self, flags: int, caller: Caller) -> HostHandle:
         if flags & os.O_ACCMODE != os.O_WRONLY:
             self.tree.reading(caller, self)
+        path = None
         if is_writing(flags) or flags & os.O_TRUNC:
-            self.tree.changing(caller, self)
+            path, *_ = self.tree.changing(caller, self)
         holder = holder_of(caller)
         with reported("opening the file"):
             # It is emptied once it is sure to be the right one.
@@ -274,7 +290,9 @@ class HostFile(HostNode, File):
                 except BaseException:
                     handle.release()
                     raise
-            return handle
+        if path is not None:
+            self.tree.changed(caller, "written", path)
+        return handle
 
 
 class HostHandle(Handle):

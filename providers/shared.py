@@ -39,6 +39,11 @@ class SharedTree(HostTree):
             )
         self._ask(caller, Action.WRITE_FILE, "file_write", paths)
 
+    def changed(self, caller: Caller, what: str, path: str, to: str = "") -> None:
+        self._kernel.file_changes.add(
+            caller.principal, what, _named(path), _named(to) if to else ""
+        )
+
     def may_move(self, caller: Caller, old: str, new: str) -> None:
         self._kernel.rules.move_folder(caller.principal, _named(old), _named(new))
 

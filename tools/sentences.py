@@ -49,6 +49,7 @@ SENTENCES = {
     "dead_letter_dropped": "dead letter {id} is dropped: {reason}",
     "document_refused": "{path} is refused, its default is in effect: {reason}",
     "escalated": "its escalation {id} ({severity}) is put before {to}",
+    "files_changed": "{files}",
     "group_created": "group {path} is made",
     "group_entered": "it moved from group {old!r} to {new!r}",
     "group_limit_hit": "group {path} is full: {limit}",
@@ -111,6 +112,8 @@ class _Said(dict[str, Any]):
 def sentence(event: Event) -> str:
     """`WHO (PID): what happened`."""
     template = SENTENCES.get(event["type"])
+    if event["type"] == "files_changed":
+        event = event | {"files": "; ".join(_files(event))}
     if template is None:
         head = ("seq", "time", "type", "agent", "pid")
         text = ", ".join(f"{key} {said}" for key, said in event.items() if key not in head)
@@ -119,6 +122,16 @@ def sentence(event: Event) -> str:
     who = event.get("agent")
     pid = "" if event.get("pid") is None else f" ({event['pid']})"
     return " ".join(shown(f"{who}{pid}: {text}" if who else text).split())
+
+
+def _files(event: Event) -> Iterator[str]:
+    """What was done to files of /shared, file by file, and where there was more."""
+    for file in event["files"]:
+        to = f" to {file['to']}" if "to" in file else ""
+        yield f"{', '.join(file['did'])} {file['path']}{to}"
+    for more in event["more"]:
+        did = ", ".join(f"{what} {times} times" for what, times in more["did"].items())
+        yield f"{did} more below {more['below']}"
 
 
 def event_line(event: Event) -> str:

@@ -12,6 +12,7 @@ __all__ = [
     "CallRefused",
     "ConfigChanged",
     "DocumentRefused",
+    "FilesChanged",
     "HealthChecked",
     "LoopHeld",
     "RefusalsRepeated",
@@ -44,6 +45,19 @@ class DocumentRefused(Event):
 
     path: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FilesChanged(Event):
+    """What one actor did to files of /shared between `first` and `last` (RFC 3339), in the audit
+    alone. `files`: {"path", "did": [what], "to"} each, `to` being where it was moved or linked;
+    `more`: {"below", "did": {what: times}}, of directories, where there was too much to name."""
+
+    pid: int | None
+    files: list[dict[str, object]]
+    more: list[dict[str, object]]
+    first: str
+    last: str
 
 
 @dataclass(frozen=True, slots=True)

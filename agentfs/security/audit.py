@@ -12,6 +12,7 @@ import errno
 import hashlib
 import logging
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import trio
 from agentfs.clock import Clock, Timer, Timers
 from agentfs.config import Settings
 from agentfs.errors import KernelError
-from agentfs.events import AuditHalfFull, EventLog
+from agentfs.events import AuditHalfFull, Event, EventLog
 from agentfs.security import records
 from agentfs.security.mirror import Mirror
 from agentfs.security.principal import Principal
@@ -70,6 +71,7 @@ class Audit:
         self._acting: Principal | None = None  # of the last record: the next one's, mostly
         self._actor = records.actor(None)
         self._first = self._tables.first() or 1
+        self._noted: list[Event] = []  # of the transaction under way
         self._untold: list[str] = []  # checkpoints for the mirror
         self._told = TIDY_EVERY  # lines it got since it was tidied
         self._due = trio.Event()
@@ -125,9 +127,18 @@ class Audit:
 
     # -- records ---------------------------------------------------------------------------------
 
+    def note(self, change: Event) -> None:
+        """Let the record of the transaction under way say this as well, which no event tells of."""
+        if not self._noted:
+            self._store.on_rollback(self._noted.clear)
+            self._store.on_commit(self._noted.clear)
+        self._noted.append(change)
+
     def _record(self) -> None:
         """What the transaction about to be committed did. Fails it if it cannot be written."""
-        changes = self._events.pending
+        changes: Sequence[Event] = self._events.pending
+        if self._noted:
+            changes = (*changes, *self._noted)
         if not changes:
             return
         self._watch_room()

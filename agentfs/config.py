@@ -211,12 +211,20 @@ class Shares(_Section):
     """How what all have together is divided; see `agentfs.resources.shares`. With the share s an
     `agent`, or all programs of a `user`, may hold s/(1-s) times what is left, and with 1
     everything; `reserve` is the operator's part.
-    `unsent`: bytes of letters and documents that are being written, in the daemon's memory."""
+    `unsent`: bytes of letters and documents that are being written, in the daemon's memory;
+    `memory`, `artifacts` and `shared`: bytes there, with `max` as many as the disk has."""
 
     agent: Share = 0.5
     user: Share = 0.75
     reserve: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     unsent: Count = 256 * 1024 * 1024
+    memory: Maximum = None
+    artifacts: Maximum = None
+    shared: Maximum = None
+
+    @field_serializer("memory", "artifacts", "shared")
+    def _max_for_none(self, limit: int | None) -> int | str:
+        return "max" if limit is None else limit
 
 
 class Mount(_Section):

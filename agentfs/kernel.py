@@ -49,6 +49,7 @@ from agentfs.resources.branches import Branches
 from agentfs.resources.budget import Budgets
 from agentfs.resources.calls import Calls
 from agentfs.resources.ceilings import Ceilings
+from agentfs.resources.diskshares import DiskShares
 from agentfs.resources.entries import Entries
 from agentfs.resources.groups import Groups
 from agentfs.resources.grouptable import GroupTable
@@ -214,6 +215,7 @@ class Kernel:
             "shares.unsent",
             floor=ONE_LETTER,
         )
+        self.disk = DiskShares(self.state_dir, shares, self.agents, self.settings, self.clock)
 
     def _build_resources(self) -> None:
         """What work costs, and who may have how much of it."""
@@ -384,6 +386,7 @@ class Kernel:
             self.clock,
             self.settings,
             self.state_dir,
+            self.disk,
         )
         inheritance = Inheritance(self.artifacts, self.table, self.agents, self.events)
         self.supervisor.on_finish.append(inheritance.process_ended)
@@ -494,6 +497,7 @@ class Kernel:
                 nursery.start_soon(self.reminders.run)
                 nursery.start_soon(self.audit.run)
                 nursery.start_soon(self.log_keeper.run)
+                nursery.start_soon(self.disk.run)
                 with taking_up(self.store.path):
                     await nursery.start(self.supervisor.run)
                 self.audit.checkpoint()

@@ -453,7 +453,8 @@ class AgentsDirectory(Table):
             private_guard(caller)
             self.kernel.capabilities.require(caller.principal, "memory")
 
-        return HostTree(self.kernel.agents.memory_dir(name), guard)
+        memory = self.kernel.agents.memory_dir(name)
+        return HostTree(memory, guard, counted=self.kernel.disk.memory(name))
 
     def changes(self, event: Event) -> Iterable[Change]:
         """What an event changes in here."""

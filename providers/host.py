@@ -20,7 +20,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from agentfs.errors import KernelError
-from agentfs.providers import disk, kept
+from agentfs.providers import counting, disk, kept
 from agentfs.providers.descriptors import Descriptor, holder_of
 from agentfs.providers.disk import own_path, reported
 from agentfs.providers.hostnode import (
@@ -32,6 +32,7 @@ from agentfs.providers.hostnode import (
     HostLink,
     HostNode,
 )
+from agentfs.resources.filebytes import Bytes
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Directory, Handle, Node
 
@@ -49,8 +50,9 @@ __all__ = [
 class HostTree:
     """One real directory and what is below it.
 
-    `guard(caller)` is asked at every operation. Subclasses that have more to ask override
-    `may_read`, `may_write`, `may_make` and `may_move`; `changed` is told what was done.
+    `guard(caller)` is asked at every operation; `bytes` counts what is in it, if anybody does.
+    Subclasses that have more to ask override `may_read`, `may_write`, `may_make` and `may_move`;
+    `changed` is told what was done.
     """
 
     most_bytes = sys.maxsize
@@ -61,7 +63,9 @@ class HostTree:
         root: Path,
         guard: Callable[[Caller], None] = lambda caller: None,
         device: int | None = None,
+        counted: Bytes | None = None,
     ) -> None:
+        self.bytes = counted
         self.path = os.fspath(root)
         self.guard = guard
         # One for each (device, number, generation), as long as anybody has it; and the generation
@@ -107,6 +111,7 @@ class HostTree:
 
     def lost(self, node: HostNode) -> None:
         """The last name of `node` is gone."""
+        counting.removed(node)
         node.removed = True
         if self._generations.get(node.identity) == node.generation:
             del self._generations[node.identity]
@@ -255,6 +260,7 @@ class HostDirectory(HostNode, Directory):
                     raise
                 return existing, existing.open(flags, caller)
             try:
+                part = counting.mark(self.tree.bytes, descriptor, st.S_IFREG, caller.principal)
                 disk.give(descriptor, mode, caller, here)
                 node = self.tree.node(os.fstat(descriptor), self, name)
             except BaseException:
@@ -262,6 +268,7 @@ class HostDirectory(HostNode, Directory):
                 os.unlink(name, dir_fd=here)
                 raise
         assert isinstance(node, HostFile)
+        counting.made(node, part)
         self.tree.changed(caller, "created", path)
         return node, HostHandle(node, Descriptor(descriptor, holder), flags, caller)
 
@@ -280,13 +287,17 @@ class HostDirectory(HostNode, Directory):
             here = self.descriptor()
             make(here)
             try:
+                real = f"{disk.own_path(here)}/{name}"
+                part = counting.mark(self.tree.bytes, real, mode, caller.principal)
                 disk.give(name, mode, caller, here)
                 found = os.stat(name, dir_fd=here, follow_symlinks=False)
             except BaseException:
                 undo(name, dir_fd=here)
                 raise
+        node = self.tree.node(found, self, name)
+        counting.made(node, part)
         self.tree.changed(caller, "created", path)
-        return self.tree.node(found, self, name)
+        return node
 
     def mkdir(self, name: str, mode: int, caller: Caller) -> Node:
         def make(here: int) -> None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentfs.errors import KernelError
-from agentfs.providers import disk
+from agentfs.providers import counting, disk
 from agentfs.providers.descriptors import Descriptor, holder_of, most
 from agentfs.providers.disk import own_path, reported
+from agentfs.resources.filebytes import MARK, Part, taken
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import (
     KIND,
@@ -50,9 +51,14 @@ OPEN_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC
 TIMEOUT = 60.0
 
 
+HIDDEN = (KIND, MARK)
+"""Attributes that are the tree's own."""
+
+
 class HostNode(Node):
     """Anything in a real directory.
 
+    `taken`: the bytes it counts with, and `part` whose they are, once that was asked.
     `kept`: its descriptor, where it is kept open: a directory's for the next call on it, and that
     of what lost its last name as long as Linux, or an open file, knows it.
     """
@@ -72,11 +78,15 @@ class HostNode(Node):
         self.handles: set[HostHandle] = set()
         self.kept: Descriptor | None = None
         self.removed = False  # the last name is gone
+        self.taken = taken(found)
+        self.part: Part | None = None
+        self.uid = found.st_uid
         self._fresh: tuple[int, os.stat_result] | None = None
 
     def found(self, found: os.stat_result) -> None:
         """Keep what was just read, for the `stat` that Linux asks for next."""
         self._fresh = self.tree.version, found
+        self.taken, self.uid = taken(found), found.st_uid
 
     def paths(self) -> list[str]:
         """Where it is, below the root, by every name under which it was found; or was last. The
@@ -185,12 +195,20 @@ class HostNode(Node):
         self.bounded(wanted.size or 0)
         with reported("changing the attributes"):
             if self.handles:
-                disk.change(next(iter(self.handles)).descriptor, wanted)
+                descriptor = next(iter(self.handles)).descriptor
+                self._change(descriptor, descriptor, wanted, caller)
             else:
                 with self.pinned() as descriptor:
-                    disk.change(own_path(descriptor), wanted)
+                    self._change(own_path(descriptor), descriptor, wanted, caller)
         for what in _changed(wanted):
             self.tree.changed(caller, what, path)
+
+    def _change(self, path: str | int, descriptor: int, wanted: Attributes, caller: Caller) -> None:
+        if wanted.size is None:
+            disk.change(path, wanted)
+            return
+        with counting.growing(self, descriptor, caller.principal):
+            disk.change(path, wanted)
 
     def bounded(self, size: int) -> None:
         """EFBIG for a size that no file of the tree may have."""
@@ -205,29 +223,29 @@ class HostNode(Node):
     def getxattr(self, name: str) -> bytes:
         if name == KIND:
             return super().getxattr(name)
-        if not name.startswith("user."):
+        if not name.startswith("user.") or name == MARK:
             raise KernelError(errno.ENODATA, f"no attribute {name!r}")
         with reported(f"reading the attribute {name}"), self.pinned() as descriptor:
             return os.getxattr(own_path(descriptor), name)
 
     def listxattr(self) -> list[str]:
-        # Without the kind: a copy of the file is to have the same attributes.
+        # Without the kind and the mark: a copy of the file is to have the same attributes.
         with reported("reading the attributes"), self.pinned() as descriptor:
             names = os.listxattr(own_path(descriptor))
-        return [name for name in names if name.startswith("user.") and name != KIND]
+        return [name for name in names if name.startswith("user.") and name not in HIDDEN]
 
     def setxattr(self, name: str, value: bytes, caller: Caller) -> None:
         if not name.startswith("user."):
             raise KernelError(errno.ENOTSUP, "only attributes that begin with `user.` are kept")
         path, *_ = self.tree.changing(caller, self)
-        if name == KIND:
+        if name in HIDDEN:
             return  # a copy of something that is no real file, with its attributes
         with reported(f"setting the attribute {name}"), self.pinned() as descriptor:
             os.setxattr(own_path(descriptor), name, value)
         self.tree.changed(caller, "attributes", path)
 
     def removexattr(self, name: str, caller: Caller) -> None:
-        if not name.startswith("user."):
+        if not name.startswith("user.") or name == MARK:
             raise KernelError(errno.ENODATA, f"no attribute {name!r}")
         path, *_ = self.tree.changing(caller, self)
         with reported(f"removing the attribute {name}"), self.pinned() as descriptor:
@@ -311,6 +329,9 @@ class HostHandle(Handle):
         self._file = file
         self._descriptor = descriptor
         self.descriptor = descriptor.number
+        self._principal = caller.principal
+        if not file.handles:
+            counting.opened(file)
         file.handles.add(self)
 
     async def read(self, offset: int, size: int) -> bytes:
@@ -320,22 +341,26 @@ class HostHandle(Handle):
     async def write(self, offset: int, data: bytes) -> int:
         self._file.tree.version += 1
         self._file.bounded(offset + len(data))
-        with reported("writing"):
+        end = offset + len(data)
+        with reported("writing"), self._growing(end, len(data)):
             if self._drops_set_id:
                 disk.drop_set_id(self.descriptor)
             return os.pwrite(self.descriptor, data, offset)
 
+    def _growing(self, end: int = 0, amount: int = 0) -> counting.growing:
+        return counting.growing(self._file, self.descriptor, self._principal, end, amount)
+
     def empty(self) -> None:
         """What O_TRUNC does, also to who only reads."""
         self._file.tree.version += 1
-        with reported("truncating"):
+        with reported("truncating"), self._growing():
             disk.truncate(own_path(self.descriptor), 0)
 
     def truncate(self, size: int) -> None:
         """ftruncate(2)."""
         self._file.tree.version += 1
         self._file.bounded(size)
-        with reported("truncating"):
+        with reported("truncating"), self._growing():
             os.ftruncate(self.descriptor, size)
 
     async def fsync(self) -> None:
@@ -345,4 +370,6 @@ class HostHandle(Handle):
     def release(self) -> None:
         if self in self._file.handles:
             self._file.handles.remove(self)
+            if not self._file.handles:
+                counting.closed(self._file, self.descriptor)
             del self._descriptor

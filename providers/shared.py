@@ -25,7 +25,7 @@ class SharedTree(HostTree):
         folder = kernel.state_dir / "shared"
         (folder / DOCS).mkdir(parents=True, exist_ok=True)
         folder.chmod(0o1777)
-        super().__init__(folder)
+        super().__init__(folder, counted=kernel.disk.shared)
         self._kernel = kernel
 
     def may_read(self, caller: Caller, paths: list[str]) -> None:

@@ -107,7 +107,8 @@ class DevShmDirectory(Table):
     type, guessed from the end of the key until it is set; `user.owner` and `user.visibility` can be
     read. Artifacts outlive the process that stored them; when their agent is removed, its parent
     has them, as `KEY.NAME` where it has one of that key. Tasks read and do not write (**EACCES**).
-    **EINVAL**: no key, or no content type. **EFBIG**: too large. **ENOSPC**: the disk is full, or
+    **EINVAL**: no key, or no content type. **EFBIG**: too large. **EDQUOT**:
+    the owner's share of the disk (/proc/self/limits/shares). **ENOSPC**: the disk is full, or
     `artifacts.max_artifacts` (10,000) of one agent. **EXDEV**: `mv` to another directory (the
     command copies then). **ENOTSUP**: another attribute."""
 

@@ -11,10 +11,22 @@ from typing import Any
 
 from agentfs.errors import KernelError
 
-__all__ = ["MAX_KEY", "Artifact", "Space", "Visibility", "check_key", "check_type", "space_of"]
+__all__ = [
+    "LEAST",
+    "MAX_KEY",
+    "Artifact",
+    "Space",
+    "Visibility",
+    "check_key",
+    "check_type",
+    "space_of",
+]
 
 MAX_KEY = 255
 """Bytes, as of a file name."""
+
+LEAST = 4096
+"""Bytes that the content of an artifact counts with at least, as a file."""
 
 MAX_TYPE = 255
 TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *;[ -~]*)?")

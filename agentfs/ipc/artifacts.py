@@ -29,6 +29,8 @@ from agentfs.ipc.artifact import Artifact, Space, Visibility, check_key, check_t
 from agentfs.ipc.draft import Draft
 from agentfs.ipc.shelf import Shelf
 from agentfs.process.table import ProcessTable
+from agentfs.resources.diskshares import DiskShares
+from agentfs.resources.shares import Charge
 from agentfs.security.content import Content
 from agentfs.security.policy import Action
 from agentfs.security.principal import Kind, Principal
@@ -52,8 +54,9 @@ class Artifacts(Shelf):
         clock: Clock,
         settings: Settings,
         state_dir: Path,
+        disk: DiskShares,
     ) -> None:
-        super().__init__(store, table, state_dir)
+        super().__init__(store, table, state_dir, disk)
         self._gate = gate
         self._events = events
         self._clock = clock
@@ -140,14 +143,18 @@ class Artifacts(Shelf):
     ) -> Draft:
         """Begin to write `key`, with the content of `begin` or with none.
 
-        Raises what `check_write` does, EINVAL for a wrong key, ENOSPC for one too many. Whoever
-        makes one hands it to `finish` in the end.
+        Raises what `check_write` does, EINVAL for a wrong key, ENOSPC for one too many. Its bytes
+        are the owner's, whoever writes; the operator is not refused. Whoever makes one hands it to
+        `finish` in the end.
         """
-        if self.check_write(principal, space, key) is None:
+        old = self.check_write(principal, space, key)
+        if old is None:
             check_key(key)
             self._check_count(principal.name)
         most = self._settings.now.artifacts.max_size
-        draft = Draft(self.folder, principal, Visibility(space[0]), space, key, most)
+        owner = principal.name if old is None else old.owner
+        charge = Charge(self._disk.artifacts, self._disk.owner(owner, principal.uid), 0)
+        draft = Draft(self.folder, principal, Visibility(space[0]), space, key, most, charge)
         if begin is not None:
             draft.begin_with(self._open(begin))
         self._drafts.setdefault((space, key), []).append(draft)

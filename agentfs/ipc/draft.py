@@ -11,8 +11,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from agentfs.errors import KernelError
-from agentfs.ipc.artifact import Artifact, Space, Visibility
+from agentfs.errors import KernelError, ShareError
+from agentfs.ipc.artifact import LEAST, Artifact, Space, Visibility
+from agentfs.resources.shares import Charge
 from agentfs.security.content import Content
 from agentfs.security.principal import Principal
 
@@ -25,7 +26,8 @@ OWN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class Draft:
-    """Only `Artifacts` makes one; every write is checked against `max_size`.
+    """Only `Artifacts` makes one; every write is checked against `max_size`, and what it has is
+    held by the holder of `charge`, besides what the version before holds.
 
     `key` follows a renaming. `changed`: there is something to commit. `dropped`: its name was
     removed or given to something else, so nothing will come of it. `type` is None for that of the
@@ -40,6 +42,7 @@ class Draft:
         space: Space,
         key: str,
         max_size: int,
+        charge: Charge,
     ) -> None:
         self.folder = folder
         self.principal = principal
@@ -47,6 +50,7 @@ class Draft:
         self.space = space
         self.key = key
         self.max_size = max_size
+        self._charge = charge
         self.type: str | None = None
         self.changed = False
         self.dropped = False
@@ -87,6 +91,20 @@ class Draft:
         """What to read from; None if it is empty."""
         return self._base if self._own is None else self._own
 
+    def hold(self, size: int) -> None:
+        """Have room for `size` bytes in all. Raises ShareError; nothing can be committed then. The
+        operator may have what the disk has."""
+        held, size = self._charge, max(size, LEAST)
+        if size <= held.amount:
+            return
+        if not self.principal.is_operator:
+            try:
+                held.pot.check(held.holder, size - held.amount)
+            except ShareError as failure:
+                raise self._fail(failure) from None
+        self._charge = Charge(held.pot, held.holder, size)
+        held.release()
+
     def separate_now(self, keep: int | None = None) -> None:
         """Make the file, with the first `keep` bytes (None: all) of the version before.
 
@@ -108,11 +126,12 @@ class Draft:
         self._own = own
 
     def write(self, offset: int, data: bytes) -> int:
-        """pwrite(2), whole. Raises EFBIG, ENOSPC; nothing can be committed after that."""
+        """pwrite(2), whole. Raises EFBIG, EDQUOT, ENOSPC; nothing can be committed after that."""
         self.check()
         self._changes += 1
         if offset + len(data) > self.max_size:
             raise self._fail(_too_big(self.key, self.max_size))
+        self.hold(max(self.size, offset + len(data)))
         self.separate_now()
         assert self._own is not None
         done, view = 0, memoryview(data)
@@ -125,11 +144,12 @@ class Draft:
         return done
 
     def truncate(self, size: int) -> None:
-        """ftruncate(2). Raises EFBIG, ENOSPC."""
+        """ftruncate(2). Raises EFBIG, EDQUOT, ENOSPC."""
         self.check()
         self._changes += 1
         if size > self.max_size:
             raise self._fail(_too_big(self.key, self.max_size))
+        self.hold(size)
         self.separate_now(keep=size)
         assert self._own is not None
         try:
@@ -185,6 +205,7 @@ class Draft:
         if self._base is not None:
             os.close(self._base)
         self._base, self._own = self._own, None
+        self._charge.release()
         self.serial = 0
         self.key, self.type, self.changed = artifact.key, None, False
 
@@ -196,6 +217,7 @@ class Draft:
             if descriptor is not None:
                 os.close(descriptor)
         self._own = self._base = None
+        self._charge.release()
         self.serial = 0
         self.changed = False
 

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentfs.ipc.artifact import Artifact, Space, Visibility
+from agentfs.ipc.artifact import LEAST, Artifact, Space, Visibility
 from agentfs.ipc.draft import Draft
 from agentfs.process.table import ProcessTable
+from agentfs.resources.diskshares import DiskShares
+from agentfs.resources.shares import Charge
 from agentfs.storage.store import Store
 
 __all__ = ["FOLDER", "KIND", "Shelf"]
@@ -23,13 +25,17 @@ FOLDER = "artifacts"
 class Shelf:
     """Loads itself from the store, and sweeps its folder. What it has is changed by `Artifacts`."""
 
-    def __init__(self, store: Store, table: ProcessTable, state_dir: Path) -> None:
+    def __init__(
+        self, store: Store, table: ProcessTable, state_dir: Path, disk: DiskShares
+    ) -> None:
         self._store = store
         self._table = table
+        self._disk = disk
         self.folder = state_dir / FOLDER
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._spaces: dict[Space, dict[str, Artifact]] = {}
         self._owned: Counter[str] = Counter()
+        self._charges: dict[int, Charge] = {}
         self._drafts: dict[tuple[Space, str], list[Draft]] = {}
         self._serial = 0
         for _, record in store.records(KIND):
@@ -118,6 +124,9 @@ class Shelf:
     def _put(self, artifact: Artifact) -> None:
         self._spaces.setdefault(artifact.space, {})[artifact.key] = artifact
         self._owned[artifact.owner] += 1
+        holder = self._disk.owner(artifact.owner, artifact.uid)
+        size = max(artifact.size, LEAST)
+        self._charges[artifact.serial] = Charge(self._disk.artifacts, holder, size)
 
     def _take(self, artifact: Artifact) -> None:
         space = self._spaces[artifact.space]
@@ -127,6 +136,7 @@ class Shelf:
         self._owned[artifact.owner] -= 1
         if not self._owned[artifact.owner]:
             del self._owned[artifact.owner]
+        self._charges.pop(artifact.serial).release()
 
     def _drop_drafts(self, space: Space, key: str) -> None:
         for draft in self._drafts.pop((space, key), ()):

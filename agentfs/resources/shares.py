@@ -150,6 +150,8 @@ class Pot:
 
     def add(self, holder: Holder, amount: int = 1) -> None:
         """`holder` holds so much more, whether or not it may."""
+        if not amount:
+            return
         self.used += amount
         self._held[holder] = self._held.get(holder, 0) + amount
         if holder.operator:
@@ -283,6 +285,7 @@ class Shares:
         self._clock = clock
         self.pots: dict[str, Pot] = {}
         self.operator = Holder("operator", 0, operator=True)
+        self.nobody = Holder("removed agents", NOBODYS)
         self._agents: dict[str, Holder] = {}
         self._users: dict[int, Holder] = {}
         self._told: dict[tuple[str, str], float] = {}
@@ -313,7 +316,10 @@ class Shares:
             return self.operator
         if principal.is_agent:
             return self.agent(principal.name)
-        uid = principal.uid
+        return self.user(principal.uid)
+
+    def user(self, uid: int) -> Holder:
+        """A user of the machine who is no agent."""
         found = self._users.get(uid)
         if found is None:
             found = self._users[uid] = Holder(f"user {uid}", uid)

@@ -24,6 +24,8 @@ from agentfs.ipc.artifact import Artifact, Space
 from agentfs.ipc.artifacts import Artifacts
 from agentfs.ipc.inheritance import Inheritance
 from agentfs.process.model import Process, Role, State
+from agentfs.resources.diskshares import DiskShares
+from agentfs.resources.shares import Shares
 from agentfs.security.principal import Kind, Principal
 from agentfs.storage.check import check
 from tests.ipc.world import GID, OPERATOR, UID, World
@@ -50,8 +52,17 @@ class Shared(World):
 
     def _start(self, state: Path) -> None:
         super()._start(state)
+        self.shares = Shares(self.settings, self.events, self.clock, self.agents.find)
+        self.disk = DiskShares(state, self.shares, self.agents, self.settings, self.clock)
         self.artifacts = Artifacts(
-            self.gate, self.table, self.store, self.events, self.clock, self.settings, state
+            self.gate,
+            self.table,
+            self.store,
+            self.events,
+            self.clock,
+            self.settings,
+            state,
+            self.disk,
         )
         self.inheritance = Inheritance(self.artifacts, self.table, self.agents, self.events)
         self.agents.on_remove.append(self.inheritance.agent_removed)

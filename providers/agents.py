@@ -250,6 +250,7 @@ class AgentDirectory(Replacing):
             "EINVAL": "a malformed header, two receivers, or a Type that is the kernel's",
             "EMSGSIZE": "more than messages.max_size bytes",
             "ENOSPC": "the receiver's inbox is full",
+            "EDQUOT": "you have your share of what waits in that inbox",
         },
     )
     async def send(self, content: bytes, caller: Caller) -> None:

@@ -71,6 +71,7 @@ class AsksDirectory(Table):
             "EAGAIN": "messages.max_open_asks wait for an answer already",
             "EMSGSIZE": "more than messages.max_size bytes",
             "ENOSPC": "the receiver's inbox is full",
+            "EDQUOT": "you have your share of what waits in that inbox",
         },
     )
     async def new(self, request: bytes, caller: Caller) -> str:

@@ -92,6 +92,7 @@ class DevDirectory(Table):
             "EACCES": "a task may not, nor who is no agent",
             "EMSGSIZE": "more than messages.max_size, or all copies than max_broadcast_bytes",
             "ENOSPC": "an inbox is full; nobody gets it then",
+            "EDQUOT": "you have your share of what waits in one of them; nobody gets it",
         },
     )
     async def broadcast(self, content: bytes, caller: Caller) -> None:

@@ -121,7 +121,7 @@ class Broadcasts:
         for name in receivers:
             inbox, receiver = f"/agents/{name}/inbox", self._table.by_name(name)
             require(speaker, Action.SEND, inbox, receiver, what=what, about=about)
-            self._mail.check_room(name)
+            self._mail.check_room(principal, name)
         most = self._settings.now.messages.max_broadcast_bytes
         if size * len(receivers) > most:
             raise KernelError(

@@ -92,9 +92,10 @@ class Delivery:
         """How many messages wait in a mailbox; expired ones may still be among them."""
         return self._boxes.box(name).waiting
 
-    def check_room(self, name: str) -> None:
-        """ENOSPC if no more messages may wait in a mailbox."""
-        self._owner(name).check_room(name, self.peek_waiting(name))
+    def check_room(self, principal: Principal, name: str) -> None:
+        """Raise ENOSPC if no more messages may wait in a mailbox, EDQUOT if no more of
+        `principal` may."""
+        self._owner(name).check_room(self._boxes.box(name), principal)
 
     def on_waiting(self, name: str, call: Callable[[], object]) -> Callable[[], None]:
         """Call `call()` whenever mail comes to wait for `name`, or its mailbox is removed, until
@@ -186,8 +187,8 @@ class Delivery:
 
     def revive(self, principal: Principal, name: str, file: str, renamed: str) -> None:
         """Put the dead letter dead/`file` back as new/`renamed`: the next attempt, and it has
-        `max_delivery_attempts` of them again. ENOENT, EEXIST, EINVAL, ENOSPC (the mailbox is full),
-        ETIMEDOUT (it has expired)."""
+        `max_delivery_attempts` of them again. ENOENT, EEXIST, EINVAL, ENOSPC or EDQUOT (as
+        `check_room`), ETIMEDOUT (it has expired)."""
         self._boxes.expire_due()
         with self._gate.enter(principal):
             box = self._own(principal, name)
@@ -195,7 +196,7 @@ class Delivery:
             check_free(box, "new", renamed)
             if expired(message, self._clock.now()):
                 raise KernelError(errno.ETIMEDOUT, f"{file} has expired: nobody would get it")
-            self.check_room(name)
+            self.check_room(principal, name)
             died = message.attempt
             self._boxes.move(message, "new", renamed, attempt=died + 1, revived=died)
             self._events.emit(MessageRevived(name, message.id, renamed, file, message.attempt))

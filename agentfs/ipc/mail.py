@@ -109,8 +109,8 @@ class Mail(Receiving):
         return peers(self._table, self._gate.policy, name, agents)
 
     def check(self, principal: Principal, sender: str, receiver: str, size: int = 0) -> None:
-        """Raise what `send` of `size` bytes would: EACCES, ENOENT, EMSGSIZE, ENOSPC, EAGAIN. Nobody
-        is asked to approve what is not there yet."""
+        """Raise what `send` of `size` bytes would: EACCES, ENOENT, EMSGSIZE, ENOSPC, EDQUOT,
+        EAGAIN. Nobody is asked to approve what is not there yet."""
         self._boxes.expire_due()
         actor = self._gate.actor(principal)
         self._admit(actor, principal, sender, receiver, size)
@@ -119,8 +119,8 @@ class Mail(Receiving):
             self._gate.count_message(actor, 0)
 
     def send(self, principal: Principal, sender: str, draft: Draft) -> Message:
-        """Accept a message. EACCES, ENOENT, EINVAL, EEXIST (its file name), EMSGSIZE, ENOSPC,
-        EAGAIN (messages_per_minute).
+        """Accept a message. EACCES, ENOENT, EINVAL, EEXIST (its file name), EMSGSIZE, ENOSPC (the
+        inbox is full), EDQUOT (the sender has its share of it), EAGAIN (messages_per_minute).
 
         A draft that says `claimed` is delivered and claimed in one: what a mail program does that
         saves a message it has changed. One to `*` is a broadcast.
@@ -167,7 +167,7 @@ class Mail(Receiving):
         decision = self._gate.policy.permit(speaker, Action.SEND, inbox, hearer)
         found = route(self._table, sender, receiver)
         self.check_size(size)
-        self.check_room(receiver)
+        self.check_room(principal, receiver)
         if draft is not None and decision.approval is not None:
             approved = self._gate.policy.approved
             approved(speaker, Action.SEND, inbox, decision, draft.body, draft.about())

@@ -76,13 +76,25 @@ class Mailbox:
     usual numbers. Equal keys are first in, first out.
     """
 
-    __slots__ = ("_ageing", "_claims", "_queue", "_reading", "cur", "dead", "name", "new")
+    __slots__ = (
+        "_ageing",
+        "_claims",
+        "_queue",
+        "_reading",
+        "cur",
+        "dead",
+        "name",
+        "new",
+        "senders",
+    )
 
     def __init__(self, name: str, ageing: float) -> None:
         self.name = name
         self.new: dict[str, Message] = {}
         self.cur: dict[str, Message] = {}
         self.dead: dict[str, Message] = {}
+        self.senders: dict[str, int] = {}
+        """How many of those that wait each has sent."""
         self._ageing = ageing
         self._queue: Queue[Message] = Queue()
         self._claims: dict[int | None, dict[int, Message]] = {}
@@ -124,6 +136,7 @@ class Mailbox:
         if message.folder == "new":
             self.new[message.file] = message
             self._queue.add(self._key(message), message.seq, message)
+            self.senders[message.sender] = self.senders.get(message.sender, 0) + 1
         elif message.folder == "dead":
             self.dead[message.file] = message
         else:
@@ -138,6 +151,11 @@ class Mailbox:
         if message.folder == "new":
             del self.new[message.file]
             self._queue.discard(message.seq)
+            left = self.senders[message.sender] - 1
+            if left:
+                self.senders[message.sender] = left
+            else:
+                del self.senders[message.sender]
         elif message.folder == "dead":
             del self.dead[message.file]
         else:

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from agentfs.config import Settings
 from agentfs.errors import KernelError
+from agentfs.ipc.inboxes import check_room
+from agentfs.ipc.mailbox import Mailbox
 from agentfs.process.agents import Agents
 from agentfs.process.model import Process
 from agentfs.process.table import ProcessTable
@@ -25,8 +27,9 @@ class MailboxOwner(Protocol):
     def require(self, principal: Principal, name: str) -> None:
         """EACCES unless `principal` may take messages out of it."""
 
-    def check_room(self, name: str, waiting: int) -> None:
-        """ENOSPC if one more message may not wait in it beside `waiting` others."""
+    def check_room(self, box: Mailbox, principal: Principal) -> None:
+        """Raise if one more message of `principal` may not wait in it: ENOSPC if it is full, EDQUOT
+        if `principal` has its share of it."""
 
     def claimant(self, name: str, actor: Process) -> Process | None:
         """The process whose end returns what `actor` claims; None: nobody's does."""
@@ -53,14 +56,8 @@ class AgentMail:
                 errno.EACCES, f"the mail of {name} is not for {principal.name}", rule="private"
             )
 
-    def check_room(self, name: str, waiting: int) -> None:
-        most = self._settings.now.messages.max_waiting
-        if waiting >= most:
-            raise KernelError(
-                errno.ENOSPC,
-                f"the inbox of {name} is full: {most} messages wait in it",
-                rule="messages.max_waiting",
-            )
+    def check_room(self, box: Mailbox, principal: Principal) -> None:
+        check_room(box, principal, self._agents, self._settings)
 
     def claimant(self, name: str, actor: Process) -> Process | None:
         return self._table.by_name(name)

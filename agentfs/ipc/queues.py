@@ -292,9 +292,9 @@ class Queues(Registry[Queue]):
         queue = self.get(name.partition("/")[2])
         queue.ownership.require(principal, Access.TAKE, str(queue))
 
-    def check_room(self, name: str, waiting: int) -> None:
-        queue = self.get(name.partition("/")[2])
-        if waiting >= self.limit(queue):
+    def check_room(self, box: Mailbox, principal: Principal) -> None:
+        queue = self.get(box.name.partition("/")[2])
+        if box.waiting >= self.limit(queue):
             raise self.full(queue)
 
     def claimant(self, name: str, actor: Process) -> Process | None:

@@ -74,19 +74,18 @@ class Pot:
 
     `unit` names the things, in the plural; `setting` is what the operator changes to have more of
     them; `floor`: see above. The errno of a refusal is `scarce` if nothing is left, `excess` if it
-    is more than the share. `beyond`: the operator's reserve comes on top of `size`.
+    is more than the share.
     """
 
     __slots__ = (
         "_held",
-        "_operators",
         "_size",
         "_terms",
         "_users",
-        "beyond",
         "excess",
         "floor",
         "name",
+        "operators",
         "scarce",
         "setting",
         "unit",
@@ -104,7 +103,6 @@ class Pot:
         floor: int = FLOOR,
         scarce: int = errno.ENOSPC,
         excess: int = errno.EDQUOT,
-        beyond: bool = False,
     ) -> None:
         self.name = name
         self.unit = unit
@@ -112,13 +110,12 @@ class Pot:
         self.floor = floor
         self.scarce = scarce
         self.excess = excess
-        self.beyond = beyond
         self.used = 0
+        self.operators = 0  # of `used`, what the operator holds
         self._size = size
         self._terms = terms
         self._held: dict[Holder, int] = {}
         self._users: dict[int, int] = {}  # by uid: what all of a user hold together
-        self._operators = 0
 
     # -- taking and giving back ------------------------------------------------------------------
 
@@ -129,24 +126,20 @@ class Pot:
 
     def check(self, holder: Holder, amount: int = 1) -> None:
         """Raise ShareError unless `holder` may hold `amount` more."""
-        size, reserve = self.bounds()
-        if holder.operator:
-            if self.used + amount > size:
-                raise self._is_used_up(holder, size, size - self.used)
-            return
-        others = self.used - self._operators
-        left = size - max(reserve, self._operators) - others - amount
+        left = self.left(holder) - amount
         if left < 0:
-            raise self._is_used_up(holder, size - reserve, left + amount)
-        users = self._users.get(holder.uid, 0) + amount
-        if users <= self.floor:
+            raise self.is_used_up(holder, left + amount)
+        if holder.operator:
             return
+        mine = self.held(holder) + amount
         terms = self._terms()
-        if users * (1 - terms.user) > terms.user * left:
-            raise self._is_enough(holder, users - amount, left + amount, user=True)
-        mine = self._held.get(holder, 0) + amount
         if holder.agent and mine > self.floor and mine * (1 - terms.agent) > terms.agent * left:
-            raise self._is_enough(holder, mine - amount, left + amount)
+            raise self.is_enough(holder, mine - amount, left + amount)
+        if (self.used - self.operators + amount) * (1 - terms.user) <= terms.user * left:
+            return  # all users together have no more than one may have
+        users = self.held_by_user(holder.uid) + amount
+        if users > self.floor and users * (1 - terms.user) > terms.user * left:
+            raise self.is_enough(holder, users - amount, left + amount, user=True)
 
     def add(self, holder: Holder, amount: int = 1) -> None:
         """`holder` holds so much more, whether or not it may."""
@@ -155,7 +148,7 @@ class Pot:
         self.used += amount
         self._held[holder] = self._held.get(holder, 0) + amount
         if holder.operator:
-            self._operators += amount
+            self.operators += amount
         else:
             self._users[holder.uid] = self._users.get(holder.uid, 0) + amount
 
@@ -166,7 +159,7 @@ class Pot:
         if not self._held[holder]:
             del self._held[holder]
         if holder.operator:
-            self._operators -= amount
+            self.operators -= amount
             return
         self._users[holder.uid] -= amount
         if not self._users[holder.uid]:
@@ -177,23 +170,31 @@ class Pot:
     def bounds(self) -> tuple[int, int]:
         """(how much there is, how much of that is the operator's)."""
         size, share = self._size(), self._terms().reserve
-        if not share or (size < 2 and not self.beyond):
-            return size, 0
-        reserve = max(1, int(size * share))
-        return (size + reserve if self.beyond else size), reserve
+        return size, max(1, int(size * share)) if share and size > 1 else 0
+
+    def left(self, holder: Holder) -> int:
+        """How much more `holder` could take if no share were asked for; below 0 if the operator
+        has made the pot smaller than what is in use."""
+        size, reserve = self.bounds()
+        if holder.operator:
+            return size - self.used
+        return size - max(reserve, self.operators) - (self.used - self.operators)
 
     def held(self, holder: Holder) -> int:
         """What `holder` holds."""
         return self._held.get(holder, 0)
 
+    def held_by_user(self, uid: int) -> int:
+        """What all programs of a user hold together."""
+        return self._users.get(uid, 0)
+
     def room(self, holder: Holder) -> int:
         """How much more `holder` may take now."""
-        size, reserve = self.bounds()
+        left = max(0, self.left(holder))
         if holder.operator:
-            return max(0, size - self.used)
-        left = max(0, size - max(reserve, self._operators) - self.used + self._operators)
+            return left
         terms = self._terms()
-        more = self._more(terms.user, self._users.get(holder.uid, 0), left)
+        more = self._more(terms.user, self.held_by_user(holder.uid), left)
         if holder.agent:
             more = min(more, self._more(terms.agent, self.held(holder), left))
         return min(left, more)
@@ -212,16 +213,19 @@ class Pot:
 
     # -- refusals --------------------------------------------------------------------------------
 
-    def _is_used_up(self, holder: Holder, most: int, left: int) -> ShareError:
+    def is_used_up(self, holder: Holder, left: int) -> ShareError:
+        """The refusal of more than is left."""
+        size, reserve = self.bounds()
         left = max(0, left)
         words = (
-            f"{left or 'none'} of {most:,} {self.unit} are left"
-            f"{'' if holder.operator else ' to agents and users'}: /sys/shares says who has them;"
-            f" the operator can have more of them ({self.setting})"
+            f"{left or 'none'} of {size if holder.operator else size - reserve:,} {self.unit} are"
+            f" left{'' if holder.operator else ' to agents and users'}: /sys/shares says who has"
+            f" them; the operator can have more of them ({self.setting})"
         )
-        return self._refusal(self.scarce, words, holder, left)
+        return self.refusal(self.scarce, words, holder, left)
 
-    def _is_enough(self, holder: Holder, held: int, left: int, *, user: bool = False) -> ShareError:
+    def is_enough(self, holder: Holder, held: int, left: int, *, user: bool = False) -> ShareError:
+        """The refusal of what is more than a share."""
         who = f"all programs of user {holder.uid} together hold" if user else f"{holder.name} holds"
         share = "shares.user" if user else "shares.agent"
         terms = self._terms()
@@ -230,12 +234,19 @@ class Pot:
             f" {share} is {terms.user if user else terms.agent:g}. Give some back, or ask the"
             f" operator for more of them ({self.setting})"
         )
-        return self._refusal(self.excess, words, holder, left)
+        return self.refusal(self.excess, words, holder, left)
 
-    def _refusal(self, number: int, words: str, holder: Holder, left: int) -> ShareError:
-        rule = f"shares.{self.name}"
+    def refusal(
+        self, number: int, words: str, holder: Holder, left: int, rule: str = ""
+    ) -> ShareError:
+        """The error itself."""
         return ShareError(
-            number, words, rule=rule, pot=self.name, held=self.held(holder), left=left
+            number,
+            words,
+            rule=rule or f"shares.{self.name}",
+            pot=self.name,
+            held=self.held(holder),
+            left=left,
         )
 
 

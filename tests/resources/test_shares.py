@@ -91,12 +91,6 @@ def test_small_pots_work(size: int, others: int) -> None:
     assert fill(things, OPERATOR) == size - others
 
 
-def test_the_reserve_can_come_on_top() -> None:
-    things = pot(10, beyond=True)
-    assert fill(things, agent("alice")) == 10
-    assert fill(things, OPERATOR) == 1
-
-
 def test_what_the_operator_holds_comes_out_of_the_reserve_first() -> None:
     things = pot()
     things.add(OPERATOR, 100)

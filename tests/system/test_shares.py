@@ -211,3 +211,54 @@ def test_what_is_written_counts_as_long_as_the_daemon_has_it(tree: Tree, modest:
     modest.do("begin('agents/self/outbox/init', 1000)")
     os.kill(int(tree.read(f"proc/{modest.pid}/ospid")), 9)
     eventually(lambda: in_use(tree, "unsent") == before)
+
+
+SEND = """
+def send(receiver, count, text="hello"):
+    fd = os.open(os.path.join(tree, "agents/self/send"), os.O_WRONLY)
+    sent = 0
+    try:
+        for _ in range(count):
+            os.write(fd, f"To: {receiver}\\n\\n{text}".encode())
+            sent += 1
+    except OSError as failure:
+        return sent, failure.errno
+    finally:
+        os.close(fd)
+    return sent, 0
+"""
+
+
+def test_messages_in_the_inbox_of_another(tree: Tree, greedy: Puppet, modest: Puppet) -> None:
+    tree.write("etc/agentfs.yaml", "messages: {max_waiting: 200}\n")
+    tree.spawn("target")
+    for agent in (greedy, modest):
+        agent.do(f"exec({SEND!r}, globals())")
+    assert greedy.do("send('target', 300)") == [100, errno.EDQUOT]
+    words = greedy.read("proc/self/error")
+    assert f"{greedy.name} holds 100 messages that wait in the inbox of target" in words
+    assert "messages.max_waiting" in words
+    with refused(errno.EDQUOT):
+        greedy.write("agents/self/outbox/target", "hello")
+    assert greedy.do(f"send({modest.name!r}, 1)") == [1, 0]  # another inbox
+    assert modest.do("send('target', 300)") == [50, errno.EDQUOT]  # both: three quarters
+    for number in range(50):  # the operator: what is left
+        tree.write("agents/init/outbox/target", f"{number}")
+    with refused(errno.ENOSPC):
+        tree.write("agents/init/outbox/target", "one too many")
+    assert (greedy.name, "inbox") in share_events(tree)
+
+
+def test_the_operator_writes_to_an_inbox_that_others_have_filled(
+    tree: Tree, greedy: Puppet, modest: Puppet
+) -> None:
+    tree.write("etc/agentfs.yaml", "messages: {max_waiting: 12}\n")
+    tree.spawn("filled")
+    for agent in (greedy, modest):
+        agent.do(f"exec({SEND!r}, globals())")
+    assert greedy.do("send('filled', 20)") == [12, errno.ENOSPC]
+    assert "the inbox of filled is full" in greedy.read("proc/self/error")
+    assert modest.do("send('filled', 1)") == [0, errno.ENOSPC]
+    tree.write("agents/init/outbox/filled", "hello")
+    with refused(errno.ENOSPC):
+        tree.write("agents/init/outbox/filled", "the reserve is one")

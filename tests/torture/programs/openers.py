@@ -38,7 +38,7 @@ def open_patiently(payload: str) -> int:
                 return os.open(f"{new}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             return os.open(outbox, os.O_WRONLY)
         except OSError as failure:
-            if failure.errno in (errno.EEXIST, errno.ENOSPC):
+            if failure.errno in (errno.EEXIST, errno.ENOSPC, errno.EDQUOT):
                 raise
             time.sleep(0.01)
 
@@ -54,7 +54,7 @@ def told(payload: str, send: Callable[[], None]) -> None:
         send()
     except OSError as failure:
         notes.write("cut", payload, failure.errno)
-        if failure.errno == errno.ENOSPC:
+        if failure.errno in (errno.ENOSPC, errno.EDQUOT):
             time.sleep(0.1)
     else:
         notes.write("ok", payload)

@@ -43,7 +43,7 @@ while number < int(count) and not os.path.exists(stop):
             os.close(file)  # for outbox, the close is what sends
     except OSError as failure:
         notes.write("cut", payload, failure.errno)
-        if failure.errno == errno.ENOSPC:
+        if failure.errno in (errno.ENOSPC, errno.EDQUOT):
             time.sleep(0.1)  # the inbox, or the disk, is full
     else:
         notes.write("ok", payload)

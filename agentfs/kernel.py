@@ -40,6 +40,7 @@ from agentfs.process.lineage import Lineage
 from agentfs.process.logkeeper import LogKeeper
 from agentfs.process.proc import thread_group
 from agentfs.process.programs import Programs
+from agentfs.process.reapers import FOLDER, Reapers
 from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
 from agentfs.process.waits import Waits
@@ -163,7 +164,8 @@ class Kernel:
         )
         self._build_shares()
         self.instance = self._name_instance()
-        self.programs = Programs(self.mountpoint, self.instance)
+        reapers = Reapers(self.state_dir / FOLDER)
+        self.programs = Programs(self.mountpoint, self.instance, reapers)
         self.programs.confinement_of = lambda process: Confinement.of(
             self.policy.capabilities(process).allows
         )

@@ -63,7 +63,8 @@ def trees(fuse: None, hatchery: Hatchery, tmp_path: Path) -> Iterator[Callable[.
         if "command" in options:
             tree = Tree(tmp_path / name, **options)  # type: ignore[arg-type]
         else:
-            tree = QuickTree(tmp_path / name, hatchery=hatchery, **options)  # type: ignore[arg-type]
+            options = {"hatchery": hatchery, **options}
+            tree = QuickTree(tmp_path / name, **options)  # type: ignore[arg-type]
         made.append(tree)
         return tree
 

@@ -1,7 +1,7 @@
 """Daemons that are there at once: forked from a process that has imported everything already.
 
 Starting Python and importing takes a second, which a test that kills the daemon a hundred times
-does not have. What runs is the daemon as it is, `agentfs.tools.daemon.main`.
+does not have. What runs is the daemon as it is, `agentfs.tools.daemon.main`, behind its reaper.
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ class QuickTree(Tree):
                 self._own.close()
 
 
-def main(run: Callable[[list[str]], int] | None = None) -> None:
+def main(run: Callable[..., int] | None = None) -> None:
     """Start a daemon for each line of arguments (JSON), and answer `ok PID` or what went wrong.
-    `run` is called in the new process; by default it is the daemon's `main`."""
+    `run` is called in the new process as the daemon's `main`, which it is by default."""
     import agentfs.tools.daemon as daemon
 
     for line in sys.stdin:
@@ -100,11 +100,12 @@ def main(run: Callable[[list[str]], int] | None = None) -> None:
                 pass
         words: list[str] = json.loads(line)
         reader, writer = os.pipe()
-        pid = os.fork()
-        if pid == 0:
+        told, front = os.pipe()
+        if os.fork() == 0:
             os.setsid()
             os.chdir("/")
             os.close(reader)
+            os.close(told)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             null, log = os.open(os.devnull, os.O_RDWR), os.open(
                 os.path.join(words[2], "kernel.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -113,12 +114,16 @@ def main(run: Callable[[list[str]], int] | None = None) -> None:
                 os.dup2(source, target)
             code = 1
             try:
-                code = (run or daemon.main)([*words, "--ready", str(writer)])
+                code = (run or daemon.main)(
+                    [*words, "--ready", str(writer)], behind_reaper=True, front=front
+                )
             finally:
                 os._exit(code)
         os.close(writer)
-        with open(reader, encoding="utf-8") as pipe:
+        os.close(front)
+        with open(reader, encoding="utf-8") as pipe, open(told) as fronts:
             answer = pipe.readline().strip()
+            pid = fronts.readline().strip()
         print(f"ok {pid}" if answer == "ok" else f"failed {answer}", flush=True)
 
 

@@ -1,6 +1,7 @@
 """The daemon: one kernel, its providers' tree, and the mount, put together and run.
 
-`python -m agentfs.tools.daemon DIR --state DIR`; people use `agentfs mount`, which starts it.
+`python -m agentfs.tools.daemon DIR --state DIR`; people use `agentfs mount`, which starts it. The
+process that is started becomes the reaper (`agentfs.process.reaper`), its child the daemon.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import trio
 
@@ -22,6 +24,7 @@ from agentfs.config import MOST_PARKED
 from agentfs.errors import ApprovalError, KernelError
 from agentfs.kernel import Kernel
 from agentfs.mount.session import Mount, serve
+from agentfs.process.reapers import go_behind_reaper, register, tell_when_gone
 from agentfs.process.standstill import room
 from agentfs.providers.agents import LogWatcher, tell_of_withdrawals
 from agentfs.providers.approvals import AwaitedDecision
@@ -98,8 +101,14 @@ class Starter:
         os.close(descriptor)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run until the tree is unmounted or TERM or INT comes. The exit code: 1 if it failed."""
+def main(
+    arguments: list[str] | None = None, *, behind_reaper: bool = False, front: int = -1
+) -> int:
+    """Run until the tree is unmounted or TERM or INT comes. The exit code: 1 if it failed.
+
+    `behind_reaper`: this process becomes the reaper, and its child the daemon, of which the
+    descriptor `front` is told (`agentfs.process.reaper.main`). Else none will outlive the daemon.
+    """
     parser = argparse.ArgumentParser(prog="agentfs.tools.daemon")
     parser.add_argument("mountpoint")
     parser.add_argument("--state", type=Path, required=True)
@@ -114,10 +123,12 @@ def main(arguments: list[str] | None = None) -> int:
     os.umask(0o022)
     try:
         lay_out(given.state)
+        if behind_reaper:
+            go_behind_reaper(given.state, front)
         _log_to(given.state / "kernel.log", also_stderr=given.foreground)
         with only_daemon(given.state):
             kernel = partial(Kernel, given.state, given.mountpoint, audit_key=given.audit_key)
-            _run_with_room(given.state, kernel, _options(given.options), starter)
+            _run_with_room(given.state, kernel, _options(given.options), starter, behind_reaper)
     except (StateError, OSError, KernelError) as failed:
         return _failed(starter, str(failed), given.foreground)
     except BaseExceptionGroup as group:
@@ -132,14 +143,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run_with_room(
-    state: Path, make: Callable[[], Kernel], options: set[str], starter: Starter
+    state: Path,
+    make: Callable[[], Kernel],
+    options: set[str],
+    starter: Starter,
+    has_reaper: bool,
 ) -> None:
     """`_run`, and again if the disk was too full for a start: nothing was changed then."""
     for attempt in range(ATTEMPTS):
         with room(state, always=attempt > 0) as let_go:
             give_way(state)
             try:
-                return trio.run(_run, make, options, starter, let_go)
+                return trio.run(_run, make, options, starter, let_go, has_reaper)
             except BaseException as failure:
                 if starter.is_told or attempt == ATTEMPTS - 1 or not is_full(failure):
                     raise
@@ -186,6 +201,7 @@ async def _run(
     options: set[str],
     starter: Starter,
     let_go: Callable[[], object],
+    has_reaper: bool,
 ) -> None:
     """Kernel, tree and mount, and nothing left of them when it returns. `let_go` is called when
     somebody looks after the logs."""
@@ -207,7 +223,9 @@ async def _run(
         starter.tell("ok")
 
     async with kernel.running(), trio.open_nursery() as nursery:
-        nursery.start_soon(_end_on_signals, kernel, stop)
+        await nursery.start(_end_on_signals, kernel, stop)
+        if has_reaper:
+            nursery.start_soon(tell_when_gone, register(state))
         nursery.start_soon(keep_reserve, state)
         nursery.start_soon(LogWatcher(kernel).run, mount.apply)
         tell_of_publications(kernel, mount.apply)
@@ -225,15 +243,25 @@ def keep_out_of_collections() -> None:
     gc.enable()
 
 
-async def _end_on_signals(kernel: Kernel, stop: trio.Event) -> None:
-    """TERM and INT: end the programs while their tree is still there, then unmount."""
+async def _end_on_signals(
+    kernel: Kernel, stop: trio.Event, *, task_status: trio.TaskStatus[None]
+) -> None:
+    """TERM and INT: end the programs while their tree is still there, then unmount. Again is
+    nothing: who asks a whole group to end asks us, and the reaper, who hands it on."""
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, _ignored)  # what trio puts back when it lets go
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
         async for number in signals:
             log.info("ending: %s", signal.Signals(number).name)
             await kernel.supervisor.shutdown()
             stop.set()
-            return
+            await trio.sleep_forever()
+
+
+def _ignored(signum: int, frame: FrameType | None) -> None:
+    """What TERM and INT do once the end is under way: nothing."""
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(behind_reaper=True))

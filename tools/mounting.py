@@ -13,10 +13,11 @@ import sys
 from pathlib import Path
 
 from agentfs.storage.layout import StateError, lay_out
+from agentfs.tools.foreground import in_front_of
 from agentfs.tools.mounts import condition, mounts, resolved
 from agentfs.tools.silent import SilentError, silence
 from agentfs.tools.tree import ToolError
-from agentfs.tools.unmounting import take_away
+from agentfs.tools.unmounting import live_daemon, take_away
 
 __all__ = [
     "mount_tree",
@@ -113,13 +114,17 @@ def mount_tree(
     """Mount a tree at `directory`; return 0 when it can be used. In the foreground: serve it
     until it is unmounted, and return the daemon's exit code. Raises ToolError."""
     if not foreground:
-        start(directory, state, options, audit_key, over=over)
+        os.close(start(directory, state, options, audit_key, over=over))
         return 0
     path = _mountpoint(directory, over=over)
-    from agentfs.tools import daemon  # this process becomes it
-
     words = _words(path, _state(state, path), options, audit_key)
-    return daemon.main([*words, "--foreground"])
+
+    def serve(front: int) -> int:
+        from agentfs.tools import daemon
+
+        return daemon.main([*words, "--foreground"], behind_reaper=True, front=front)
+
+    return in_front_of(serve)
 
 
 def start(
@@ -129,8 +134,9 @@ def start(
     audit_key: str | None = None,
     *,
     over: bool = False,
-) -> subprocess.Popen[bytes]:
-    """Start the daemon for `directory` and wait until the tree can be used. Raises ToolError."""
+) -> int:
+    """Start the daemon for `directory` and wait until the tree can be used; a pidfd of it. Raises
+    ToolError."""
     path = _mountpoint(directory, over=over)
     folder = _state(state, path)
     words = _words(path, folder, options, audit_key)
@@ -138,7 +144,7 @@ def start(
     try:
         with open(os.path.join(folder, "kernel.log"), "ab") as log:
             log_from = log.tell()
-            daemon = subprocess.Popen(
+            reaper = subprocess.Popen(
                 [*DAEMON, *words, "--ready", str(writer)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -156,11 +162,11 @@ def start(
         with open(reader, encoding="utf-8", errors="replace") as pipe:
             answer = pipe.readline().strip()
     except KeyboardInterrupt:
-        daemon.terminate()
+        reaper.terminate()
         raise
     if answer == "ok":
-        return daemon
-    daemon.wait()
+        return live_daemon(path)[1]
+    reaper.wait()
     lines = _lines(os.path.join(folder, "kernel.log"), log_from)
     if not answer:
         end = lines[-1] if lines else "it said nothing"

@@ -12,7 +12,7 @@ from agentfs.tools.mounts import condition, mounts, resolved
 from agentfs.tools.silent import daemon_of, silence, state_of
 from agentfs.tools.tree import ToolError
 
-__all__ = ["take_away", "umount_tree"]
+__all__ = ["live_daemon", "take_away", "umount_tree"]
 
 PATIENCE = 60.0
 """Seconds that a daemon may take to end its programs (their grace is 10) and to unmount."""
@@ -48,12 +48,7 @@ def umount_tree(directory: str, *, lazy: bool) -> None:
     if how == "hung":
         _umount_hung(directory, path)
         return
-    try:
-        with open(os.path.join(path, "proc/1/ospid"), encoding="ascii") as file:
-            pid = int(file.read())
-        daemon = os.pidfd_open(pid)
-    except (OSError, ValueError) as failed:
-        raise ToolError(f"{directory}: its daemon cannot be found: {failed}") from None
+    pid, daemon = live_daemon(path)
     try:
         users = [] if lazy else _users(path, pid)
         if users:
@@ -63,6 +58,16 @@ def umount_tree(directory: str, *, lazy: bool) -> None:
             raise ToolError(f"{directory}: the daemon {pid} has not ended within {PATIENCE:.0f} s")
     finally:
         os.close(daemon)
+
+
+def live_daemon(path: str) -> tuple[int, int]:
+    """The pid of the daemon of a tree that answers, and a pidfd of it. Raises ToolError."""
+    try:
+        with open(os.path.join(path, "proc/1/ospid"), encoding="ascii") as file:
+            pid = int(file.read())
+        return pid, os.pidfd_open(pid)
+    except (OSError, ValueError) as failed:
+        raise ToolError(f"{path}: its daemon cannot be found: {failed}") from None
 
 
 def _umount_hung(directory: str, path: str) -> None:

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import queue
+import select
 import shutil
 import signal
 import sys
@@ -133,12 +134,18 @@ def _place(
         stay = detach
     finally:
         if not stay:
-            if daemon is not None and daemon.poll() is None:
+            if daemon is not None and not _has_ended(daemon):
                 with suppress(ToolError):  # unmounted from outside meanwhile
                     umount_tree(directory, lazy=True)
-                daemon.wait()
+                select.select([daemon], [], [])
             if temporary is not None:
                 shutil.rmtree(temporary)
+        if daemon is not None:
+            os.close(daemon)
+
+
+def _has_ended(pidfd: int) -> bool:
+    return bool(select.select([pidfd], [], [], 0)[0])
 
 
 def _existing(directory: str | None) -> str | None:

@@ -41,7 +41,6 @@ class Again(Ends):
         self.readiness = Readiness(self.table, self.events, self.timers, self.settings)
         self.on_restart: list[Callable[[Process, str], object]] = []
         self.on_given_up: list[Callable[[Process, Process, str], object]] = []
-        self.booting = False
         self.closing = False
         self.told_to_end: set[Program] = set()
         self.tree_is_up = trio.Event()
@@ -60,8 +59,8 @@ class Again(Ends):
         """Its program has ended by itself, with `code` if that is known. What then happens is
         decided here and nowhere else."""
         known = UNKNOWN if code is None else code
-        told = self.closing and program in self.told_to_end
-        again = self.restarts.wanted(process, 1 if told else code)  # it did not end on its own
+        told = self.closing and program in self.told_to_end  # it did not end on its own
+        again = self.restarts.wanted(process, 1 if told or self.booting else code)
         with self.store.transaction():
             if self.signals.is_told_to_end(process):
                 killed = self.signals.settle(process) == "KILL"
@@ -90,6 +89,7 @@ class Again(Ends):
             reason = why or hung or f"it ended {ending}"
             if self.booting:
                 reason = f"{STARTED_AGAIN}, and its program had ended meanwhile"
+                reason += "" if code is None else f" {ending}"
             attempt = self.restarts.attempts(process.pid)
             self._schedule(
                 process, delay, f"{reason}; attempt {attempt} of {numbers.restart_attempts}"
@@ -109,8 +109,7 @@ class Again(Ends):
 
     def _hold(self, process: Process, code: int | None) -> None:
         """It has no program until it is started again."""
-        for call in self.on_end:
-            call(process, UNKNOWN if code is None else code)
+        self.tell_end(process, UNKNOWN if code is None else code)
         self._renewed.pop(process.pid, None)
         self.heartbeats.stop(process.pid)
         self.readiness.lost_program(process)

@@ -57,6 +57,7 @@ class Ends:
             self.finish,
             self.start_again,
         )
+        self.booting = False
         self.on_end: list[Callable[[Process, int], object]] = []
         self.on_finish: list[Callable[[Process], object]] = []
         self.ended_at: dict[int, float] = {}
@@ -86,8 +87,7 @@ class Ends:
         if reason:
             output = f"{output}{reason}\n"
         with self.store.transaction():
-            for call in self.on_end:
-                call(process, code)
+            self.tell_end(process, code)
             for child in self.table.children(process.pid):
                 self.adopt(child)
             for finished in self.on_finish:
@@ -108,6 +108,12 @@ class Ends:
             if parent is not None:
                 self.signals.notice(parent, f"CHLD {process.pid} {code}")
             self.store.on_commit(lambda: self._forget(process))
+
+    def tell_end(self, process: Process, code: int) -> None:
+        """Its program has ended with `code`. Of one that ended while there was no daemon, 0 says
+        nothing: so ends a loop that reads from the tree when there is no tree."""
+        for call in self.on_end:
+            call(process, UNKNOWN if self.booting and code == 0 else code)
 
     def _forget(self, process: Process) -> None:
         self.signals.forget(process)

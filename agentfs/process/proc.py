@@ -22,6 +22,7 @@ __all__ = [
     "Stat",
     "all_pids",
     "boot_id",
+    "code_of_zombie",
     "descended",
     "exit_code",
     "is_in_execve",
@@ -251,9 +252,17 @@ def lost_exit_code(pidfd: int, ospid: int, start: int) -> int | None:
             (mask,) = struct.unpack_from("=Q", answer, 0)
             if mask & PIDFD_INFO_EXIT:
                 return exit_code(struct.unpack_from("=i", answer, 60)[0])
-        stat = read_stat(ospid)
-        if stat is not None and stat.ended and stat.start == start and _may_look(ospid):
-            return exit_code(stat.status)
+        code = code_of_zombie(ospid, start)
+        if code is not None:
+            return code
+    return None
+
+
+def code_of_zombie(ospid: int, start: int) -> int | None:
+    """The exit code of a process that has ended and was not waited for yet; None of any other."""
+    stat = read_stat(ospid)
+    if stat is not None and stat.ended and stat.start == start and _may_look(ospid):
+        return exit_code(stat.status)
     return None
 
 

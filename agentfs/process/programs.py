@@ -24,7 +24,8 @@ from agentfs.process.confine import FREE, Confinement, mechanisms
 from agentfs.process.launch import Launch, become_subreaper
 from agentfs.process.measures import Measures
 from agentfs.process.model import Process, State
-from agentfs.process.proc import exit_code, lost_exit_code, mark_of, read_stat
+from agentfs.process.proc import code_of_zombie, exit_code, lost_exit_code, mark_of, read_stat
+from agentfs.process.reapers import Reapers
 
 __all__ = ["Program", "Programs"]
 
@@ -84,12 +85,13 @@ class Programs(Measures):
     executed anything yet. `confinement_of` says what a process's program may do, `mechanisms` what
     of that this machine can see to, `has_memory` whether it may use its memory, `has_secret`
     whether it is handed the `env` of its definition. `in_tree`: the tree is mounted, and a memory
-    is entered by its path there.
+    is entered by its path there. `reapers` are those of earlier daemons.
     """
 
-    def __init__(self, mountpoint: str, instance_id: str) -> None:
+    def __init__(self, mountpoint: str, instance_id: str, reapers: Reapers | None = None) -> None:
         super().__init__()
         self._mountpoint = str(mountpoint)
+        self.reapers = Reapers() if reapers is None else reapers
         self.mechanisms = mechanisms()
         self.confinement_of: Callable[[Process], Confinement] = lambda process: FREE
         self.has_memory: Callable[[Process], bool] = lambda process: True
@@ -277,11 +279,8 @@ class Programs(Measures):
         return program
 
     def adopt(self, process: Process) -> Program | None:
-        """Watch the program of `process` that an earlier daemon started; None if it has ended.
-
-        With which code does not matter, known or not: a loop that reads from the tree ends, and
-        without a failure, when there is no tree.
-        """
+        """Watch the program of `process` that an earlier daemon started; None if it has ended: with
+        which code says `code_of`."""
         if process.ospid is None:
             return None
         program = Program(process.pid, process.ospid, process.os_start, -1, ours=False)
@@ -299,12 +298,23 @@ class Programs(Measures):
         if self.groups.available:
             with suppress(OSError):
                 self.groups.gather(program.pid, program.ospid)
+        if not (ours or process.attached or self.reapers.has(stat.ppid)):
+            text = "process %d, %s, has outlived its reaper: what its program leaves behind is told"
+            log.warning(text + " by control groups alone", process.pid, process.name)
         program.ours = ours
         self._watched[program.ospid] = program
         if not process.attached:
             self._adopted.append((program, process))
         self.generation += 1
         return program
+
+    def code_of(self, process: Process) -> int | None:
+        """How the program of `process`, which an earlier daemon started, has ended; None if nobody
+        knows. Its reaper says how before Linux forgets it."""
+        if process.ospid is None:
+            return None
+        code = code_of_zombie(process.ospid, process.os_start)
+        return self.reapers.code_of(process.ospid, process.os_start) if code is None else code
 
     def release_adopted(self) -> None:
         """Let those go on that an earlier daemon held, or that stood still while this one started:
@@ -367,7 +377,8 @@ class Programs(Measures):
                 if result is not None:
                     killed = result.si_code != os.CLD_EXITED
                     return result.si_status + 128 if killed else result.si_status
-        return lost_exit_code(program.pidfd, program.ospid, program.os_start)
+        code = lost_exit_code(program.pidfd, program.ospid, program.os_start)
+        return self.reapers.code_of(program.ospid, program.os_start) if code is None else code
 
     def _release(self, program: Program) -> None:
         if self._watched.pop(program.ospid, None) is not None:

@@ -57,6 +57,7 @@ class Recovery:
                 for process in supervisor.table:
                     if process.pid != INIT:
                         self._take_up(process, same_boot=same_boot)
+            supervisor.programs.reapers.forget_ended()
         finally:
             supervisor.booting = False
         self._end_unknown_programs()
@@ -129,7 +130,8 @@ class Recovery:
         elif process.ospid is not None:
             program = supervisor.programs.adopt(process) if same_boot else None
             if program is None:
-                supervisor.ended(process, None)
+                code = supervisor.programs.code_of(process) if same_boot else None
+                supervisor.ended(process, code)
                 return
             log.info("process %d, %s, still runs", process.pid, process.name)
             self._resume(process)

@@ -1,8 +1,9 @@
 """Who a thread acts for, found out from the machine and never from what it says.
 
 An agent's programs carry its process with them: in their control group, where the daemon can make
-groups, and in their ancestry, with the daemon as sub-reaper, so that a program that lost its
-parents descends from the daemon and is a stranger, not the operator. Both are looked at: root, and
+groups, and in their ancestry, with the daemon as sub-reaper, and a reaper above it that outlives it
+(`agentfs.process.reaper`), so that a program that lost its parents descends from one of them and is
+a stranger, not the operator. Both are looked at: root, and
 the daemon's user where groups are delegated to it, can leave a group, or enter another's, but
 nobody chooses whom it descends from. Where the two disagree, the ancestry is right.
 """
@@ -88,7 +89,8 @@ class Identity:
         return found
 
     def _agent_of(self, tid: int) -> Found:
-        """The agent process that the thread belongs to; NOBODY: it descends from the daemon;
+        """The agent process that the thread belongs to; NOBODY: it descends from the daemon, or
+        from the reaper of an earlier one;
         None: it is no agent's."""
         if tid <= 0:
             return NOBODY
@@ -120,7 +122,7 @@ class Identity:
             launched = self._programs.launch_of(ospid)
             if launched is not None:
                 return launched
-            if ospid == self._daemon:
+            if ospid == self._daemon or (ospid, mark) in self._programs.reapers:
                 return NOBODY
             passed.append((ospid, mark))
         self._outside.update(passed)

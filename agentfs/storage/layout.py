@@ -12,7 +12,7 @@ __all__ = ["FILES", "FOLDERS", "STORE", "StateError", "lay_out"]
 
 STORE = "store.db"
 
-FOLDERS = ("shared", "shared/docs", "agents", "logs")
+FOLDERS = ("shared", "shared/docs", "agents", "logs", "reapers")
 FILES = (
     "kernel.log",
     "lock",

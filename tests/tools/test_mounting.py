@@ -151,7 +151,8 @@ def test_in_the_foreground_it_stays_until_a_signal_and_unmounts(
     words = ["mount", "-f", str(tree.path), "--state", str(tree.state)]
     program = tree.start(*AGENTFS, *words, stderr=subprocess.PIPE)
     eventually(lambda: str(tree.path) in mounts())
-    until(tree / "proc/1/ospid", str(program.pid))
+    until(tree / "proc/1/state", "running")
+    assert tree.read("proc/1/ospid").strip() != str(program.pid)  # it is in front of the daemon
     program.send_signal(number)
     _, log = program.communicate(timeout=30)
     assert program.returncode == 0

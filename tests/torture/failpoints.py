@@ -228,7 +228,7 @@ def _arm_mount(hit: Callable[[str], None]) -> None:
     _wrap(pyfuse3, "invalidate_inode", hit, "invalidate")
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], **how: Any) -> int:
     from agentfs.tools import daemon
 
     parser = argparse.ArgumentParser(prog="tests.torture.failpoints", allow_abbrev=False)
@@ -238,7 +238,7 @@ def _run(words: list[str]) -> int:
     if given.panel:
         site, _, count = given.failpoint.partition(":")
         arm(Panel(given.panel), site, int(count or 0))
-    return daemon.main(rest)
+    return daemon.main(rest, **how)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from agentfs.process.consumption import Consumption
 from agentfs.process.history import History
 from agentfs.process.lineage import Lineage
 from agentfs.process.logkeeper import LogKeeper
+from agentfs.process.names import INIT_NAME
 from agentfs.process.proc import thread_group
 from agentfs.process.programs import Programs
 from agentfs.process.reapers import FOLDER, Reapers
@@ -69,7 +70,7 @@ from agentfs.security.explain import Explanations
 from agentfs.security.file_changes import FileChanges
 from agentfs.security.identity import Identity
 from agentfs.security.path_rules import PathRules
-from agentfs.security.policy import Policy
+from agentfs.security.policy import Policy, across_users
 from agentfs.security.refusals import Refusals
 from agentfs.security.roles import Roles
 from agentfs.storage.layout import STORE, lay_out
@@ -378,7 +379,12 @@ class Kernel:
             self.settings,
         )
         self.explanations = Explanations(
-            self.policy, self.table, self.agents, self.queues, self.topics
+            self.policy,
+            self.table,
+            self.agents,
+            self.mail.threads,
+            self.queues,
+            self.topics,
         )
         self.artifacts = Artifacts(
             self.gate,
@@ -450,6 +456,9 @@ class Kernel:
             self.held.load()
             for document in self.documents:
                 document.put_aside()
+        found = (self.agents.get(name) for name in self.agents)
+        if words := across_users(agent.uid for agent in found if agent.name != INIT_NAME):
+            log.info("%s", words)
 
     def _held(self, hold: Hold) -> None:
         """Something held the event loop: an event, for whoever watches."""

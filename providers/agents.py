@@ -246,7 +246,7 @@ class AgentDirectory(Replacing):
         example="To: bob\nPriority: high\n\nHello.",
         errors={
             "ENOENT": "there is no such agent",
-            "EACCES": "the role or the routing rule says no",
+            "EACCES": "the role or a rule says no, or it is another user's and a stranger",
             "EINVAL": "a malformed header, two receivers, or a Type that is the kernel's",
             "EMSGSIZE": "more than messages.max_size bytes",
             "ENOSPC": "the receiver's inbox is full",

@@ -67,14 +67,23 @@ class Puppet:
     The calls raise OSError with the errno that the agent got.
     """
 
-    def __init__(self, tree: Tree, name: str, parent: int = 1, **spec: object) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        name: str,
+        parent: int = 1,
+        *,
+        python: str = sys.executable,
+        **spec: object,
+    ) -> None:
         self.name = name
         path = tree.state.parent / f"{name}.sock"
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(str(path))
+            path.chmod(0o666)  # it may be of another user
             listening.listen(1)
             listening.settimeout(PATIENCE)
-            program = [sys.executable, "-c", PROGRAM, str(path)]
+            program = [python, "-c", PROGRAM, str(path)]
             self.pid = tree.spawn(name, parent, exec=program, **{"restart": "never", **spec})
             self._line = listening.accept()[0]
         path.unlink()

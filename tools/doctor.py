@@ -323,12 +323,13 @@ def _store(state: Path, key: str | None) -> list[Finding]:
 
 
 def _names(state: Path) -> Iterator[Finding]:
-    """The agents that a daemon does not start because of what they are called, and the rules that
-    speak of none."""
+    """The agents that a daemon does not start because of what they are called, the rules that
+    speak of none, and whether there are agents of several users."""
     from agentfs.errors import KernelError
     from agentfs.process.names import INIT_NAME, reserved
     from agentfs.process.recovery import not_started
     from agentfs.security import acl
+    from agentfs.security.policy import across_users
     from agentfs.storage.layout import STORE
 
     with (
@@ -346,6 +347,10 @@ def _names(state: Path) -> Iterator[Finding]:
             if name != INIT_NAME and reserved(name):
                 words = f"agent {name} is not started: {not_started(name)}"
                 yield Finding("note", str(state), words)
+        records = (json.loads(text) for (text,) in store.execute("SELECT record FROM agents"))
+        uids = [agent["uid"] for agent in records if agent["name"] != INIT_NAME]
+        if words := across_users(uids):
+            yield Finding("note", str(state), words)
 
 
 def _key(state: Path, key: str | None) -> Path:

@@ -20,7 +20,7 @@ from agentfs.ipc.routing import relation
 from agentfs.process.agents import Agents
 from agentfs.process.model import Process
 from agentfs.process.table import ProcessTable
-from agentfs.security.policy import Action
+from agentfs.security.policy import STRANGERS, Action
 from agentfs.security.principal import Principal
 from agentfs.syscall import Gate
 
@@ -75,10 +75,10 @@ class Broadcasts:
         self._node = node
 
     def send(self, principal: Principal, sender: str, draft: Draft) -> Message:
-        """Let every other agent that there is now have a copy, all of them or none; the message
-        that is returned is the sender's. EACCES, EPERM (the capability `broadcast`, or a rule on
-        one of the inboxes), EINVAL, EMSGSIZE, ENOSPC (an inbox is full), EAGAIN
-        (messages_per_minute: it counts as one)."""
+        """Let every other agent that there is now have a copy, all of them or none, but strangers
+        of other users; the message that is returned is the sender's. EACCES, EPERM (the capability
+        `broadcast`, or a rule on one of the inboxes), EINVAL, EMSGSIZE, ENOSPC (an inbox is full),
+        EAGAIN (messages_per_minute: it counts as one)."""
         self._boxes.expire_due()
         with self._gate.enter(principal) as actor:
             size = max(draft.size, len(draft.body))
@@ -117,11 +117,20 @@ class Broadcasts:
         require(speaker, Action.SEND, "/dev/broadcast", what=what, about=about)
         self._gate.policy.require_capability(speaker, "broadcast")
         self._mail.check_size(size)
-        receivers = [name for name in self._agents if name != sender]
-        for name in receivers:
-            inbox, receiver = f"/agents/{name}/inbox", self._table.by_name(name)
-            require(speaker, Action.SEND, inbox, receiver, what=what, about=about)
+        policy, receivers = self._gate.policy, []
+        for name in self._agents:
+            if name == sender:
+                continue
+            inbox = f"/agents/{name}/inbox"
+            receiver = self._table.by_name(name) or self._agents.find(name)
+            decision = policy.decide(speaker, Action.SEND, inbox, receiver)
+            if decision.rule == STRANGERS:
+                continue
+            if not decision.allowed:
+                raise decision.refusal()
+            policy.approved(speaker, Action.SEND, inbox, decision, what, about)
             self._mail.check_room(principal, name)
+            receivers.append(name)
         most = self._settings.now.messages.max_broadcast_bytes
         if size * len(receivers) > most:
             raise KernelError(

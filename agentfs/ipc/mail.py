@@ -5,6 +5,7 @@ stays there until somebody acknowledges it, it expires, or its agent is removed.
 from __future__ import annotations
 
 import errno
+import functools
 from collections.abc import Iterable
 
 from agentfs.clock import Clock, Timers
@@ -104,9 +105,12 @@ class Mail(Receiving):
 
     def peers(self, name: str, among: Iterable[str] | None = None) -> list[str]:
         """The agents (of all, or of those `among` which is asked) that `name` may write to now, in
-        their order: sorted."""
-        agents = self._agents if among is None else among
-        return peers(self._table, self._gate.policy, name, agents)
+        their order: sorted. Of other users' agents that wrote to it only those whose mail it has
+        still: it may answer for longer."""
+        names = self._agents if among is None else among
+        writers = functools.cache(lambda: self.threads.writers(name))
+        policy = self._gate.policy
+        return peers(self._table, policy, self._agents, name, names, lambda peer: peer in writers())
 
     def check(self, principal: Principal, sender: str, receiver: str, size: int = 0) -> None:
         """Raise what `send` of `size` bytes would: EACCES, ENOENT, EMSGSIZE, ENOSPC, EDQUOT,
@@ -162,9 +166,16 @@ class Mail(Receiving):
         if self._agents.find(receiver) is None:
             raise KernelError(errno.ENOENT, f"there is no agent {receiver!r} to write to")
         # Where nobody is at work for the sender, the operator speaks for it.
-        speaker, hearer = self._table.by_name(sender) or actor, self._table.by_name(receiver)
+        speaker = self._table.by_name(sender) or actor
+        hearer = self._table.by_name(receiver) or self._agents.find(receiver)
         inbox = f"/agents/{receiver}/inbox"
-        decision = self._gate.policy.permit(speaker, Action.SEND, inbox, hearer)
+        decision = self._gate.policy.permit(
+            speaker,
+            Action.SEND,
+            inbox,
+            hearer,
+            answers=lambda: self.threads.wrote(receiver, sender),
+        )
         found = route(self._table, sender, receiver)
         self.check_size(size)
         self.check_room(principal, receiver)

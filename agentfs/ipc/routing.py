@@ -5,10 +5,11 @@ Asked in this order: the receiver exists, the sender may send to it, the route.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from agentfs.ipc.message import Priority, Relation
+from agentfs.process.agents import Agents
 from agentfs.process.model import Process
 from agentfs.process.table import ProcessTable
 from agentfs.security.policy import Action, Policy
@@ -60,15 +61,24 @@ def route(table: ProcessTable, sender: str, receiver: str) -> Route:
     return Route(found, "" if overseer is None else overseer.name)
 
 
-def peers(table: ProcessTable, policy: Policy, name: str, agents: Iterable[str]) -> list[str]:
-    """Those of `agents` to which agent `name` may send, in their order."""
+def peers(
+    table: ProcessTable,
+    policy: Policy,
+    agents: Agents,
+    name: str,
+    among: Iterable[str],
+    wrote: Callable[[str], bool],
+) -> list[str]:
+    """Those of `among` to which agent `name` may send, in their order; `wrote` says who wrote to
+    it before, and is asked about other users' only."""
     process = table.by_name(name)
     if process is None:
-        return list(agents)
-    return [
-        agent
-        for agent in agents
-        if policy.decide(
-            process, Action.SEND, f"/agents/{agent}/inbox", table.by_name(agent)
-        ).allowed
-    ]
+        return list(among)
+
+    def may(peer: str) -> bool:
+        target = table.by_name(peer) or agents.find(peer)
+        path = f"/agents/{peer}/inbox"
+        decision = policy.decide(process, Action.SEND, path, target, answers=lambda: wrote(peer))
+        return decision.allowed
+
+    return [peer for peer in among if may(peer)]

@@ -37,6 +37,19 @@ class Threads:
             return None
         return found if replier in (found.mailbox, found.claimant, found.sender) else None
 
+    def wrote(self, writer: str, reader: str) -> bool:
+        """Whether a message from `writer` to `reader`, or that `reader` took, is kept: so long may
+        `reader` answer, whoever both are."""
+        sent = self._boxes.archive.sent(writer).values()
+        return any(reader in (m.mailbox, m.claimant) for m in sent) or writer in self.writers(
+            reader
+        )
+
+    def writers(self, reader: str) -> set[str]:
+        """From whom there is mail in the inbox of `reader`, taken or not."""
+        box = self._boxes.box(reader)
+        return {message.sender for held in (box.cur, box.new) for message in held.values()}
+
     def number(self, said: str) -> int:
         """The number that the text `said` names; 0, which no message has, if it names none."""
         match = _REFERENCE.fullmatch(said)

@@ -8,6 +8,7 @@ count twice. Here are the system calls and the `Meter`; the table of groups is `
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from agentfs.process.model import Process, Role
 from agentfs.process.table import ProcessTable
 from agentfs.resources.grouptable import Group, GroupTable, Hold
 from agentfs.resources.use import LimitError, Use
-from agentfs.security.policy import Action
+from agentfs.security.policy import Action, outermost
 from agentfs.security.principal import Principal
 from agentfs.storage.store import Store
 from agentfs.syscall import KINDS, Gate
@@ -130,6 +131,7 @@ class Groups:
             policy.require(actor, Action.MANAGE_TREE, f"/agents/{process.name}", process, what=what)
             self._contain(actor, process.group)
             self._contain(actor, path)
+            self._among_strangers(actor, process.uid, path)
             old = process.group
             if old == path:
                 return
@@ -158,6 +160,26 @@ class Groups:
                 rule="group containment",
             )
 
+    def _among_strangers(self, actor: Process, uid: int, path: str) -> None:
+        """Raise EPERM if a process of user `uid` would be put among those of other users by who is
+        not in that group already: who is in a group with them may write to them."""
+        top = outermost(path)
+        if actor.role is Role.KERNEL or not top or outermost(actor.group) == top:
+            return
+        stranger = next((each for each in self._below(top) if each.uid != uid), None)
+        if stranger is not None:
+            raise KernelError(
+                errno.EPERM,
+                f"{stranger.name}, in group {stranger.group}, is another user's: only the operator"
+                " and who is in the group puts somebody there",
+                rule="group containment",
+            )
+
+    def _below(self, path: str) -> Iterator[Process]:
+        yield from self.table.members(path)
+        for child in self.groups.children(path):
+            yield from self._below(child.path)
+
     # -- spawn and end ---------------------------------------------------------------------------
 
     def check_spawn(self, actor: Process, parent: Process, wanted: str | None) -> None:
@@ -173,6 +195,7 @@ class Groups:
             what = f"spawn a child of {parent.name} in it".encode()
             self.gate.policy.require(actor, Action.MANAGE_TREE, place, what=what)
             self._contain(actor, path)
+            self._among_strangers(actor, parent.uid, path)
         for group in self.groups.line(path):
             if group.pids_max is not None and self.count(group) >= group.pids_max:
                 self._hit(group, "pids", parent)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from agentfs.errors import KernelError
 from agentfs.ipc.queues import Queue, Queues
+from agentfs.ipc.threads import Threads
 from agentfs.ipc.topics import Topic, Topics
 from agentfs.process.agents import Agents
 from agentfs.process.model import Process
@@ -62,9 +63,16 @@ class Explanations:
     """Asks the policy as the call itself would. Nothing is changed, nor refused to anybody."""
 
     def __init__(
-        self, policy: Policy, table: ProcessTable, agents: Agents, queues: Queues, topics: Topics
+        self,
+        policy: Policy,
+        table: ProcessTable,
+        agents: Agents,
+        threads: Threads,
+        queues: Queues,
+        topics: Topics,
     ) -> None:
         self._policy = policy
+        self._threads = threads
         self._table = table
         self._agents = agents
         self._queues = queues
@@ -85,7 +93,14 @@ class Explanations:
         return self._answer(actor, known[action], path)
 
     def _answer(self, actor: Process, action: Action, path: str) -> Answer:
-        decision = self._policy.decide(actor, action, path, self._target(path))
+        target = self._target(path)
+        decision = self._policy.decide(
+            actor,
+            action,
+            path,
+            target,
+            answers=lambda: target is not None and self._threads.wrote(target.name, actor.name),
+        )
         held, lacking = self._capability(actor, action, path)
         approval = decision.approval
         return Answer(

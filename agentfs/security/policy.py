@@ -1,18 +1,19 @@
 """Who may do what: the one place that every call asks, and that says which rule decided.
 
 The order: an explicit `deny` of the role's table; the rule of /etc/acl.yaml that decides, if one
-matches; the role's table; and whether both are of one user.
+matches; the role's table; and whether both are of one user, or, for mail, know each other.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from agentfs.errors import KernelError
-from agentfs.process.model import Process, Role, Tier
+from agentfs.process.model import Agent, Process, Role, Tier
+from agentfs.process.names import INIT_NAME
 from agentfs.security import acl as acls
 from agentfs.security import roles as tables
 from agentfs.security.acl import Acl, Approval, Rule
@@ -21,10 +22,22 @@ from agentfs.security.capability import CapabilitySet
 from agentfs.security.content import Content
 from agentfs.security.roles import Action, RoleEntry, Roles, Verdict
 
-__all__ = ["PRIVATE", "Action", "Decision", "Policy", "Target"]
+__all__ = [
+    "PRIVATE",
+    "STRANGERS",
+    "Action",
+    "Decision",
+    "Policy",
+    "Target",
+    "across_users",
+    "outermost",
+]
 
 CROSSING = frozenset({Action.KILL, Action.MANAGE_TREE, Action.READ_PROCESS})
-"""The actions on processes that stay within one user; mail crosses users."""
+"""The actions on processes that stay within one user. So does mail, but for `acquainted` ones."""
+
+STRANGERS = "strangers"
+"""The rule that keeps mail from another user's agent."""
 
 OF_ONESELF = frozenset({Action.KILL, Action.READ_PROCESS})
 """What everybody may do to itself unless it is denied by name."""
@@ -64,6 +77,10 @@ class Decision:
 ITSELF = Decision(True, "itself")
 
 Ask = Callable[[Process, Action, str, Decision], None]
+
+
+def _never() -> bool:
+    return False
 
 
 def _nobody_to_ask(actor: Process, action: Action, path: str, decision: Decision) -> None:
@@ -106,10 +123,17 @@ class Policy:
     # -- actions ---------------------------------------------------------------------------------
 
     def decide(
-        self, actor: Process, action: Action, path: str = "", target: Target | None = None
+        self,
+        actor: Process,
+        action: Action,
+        path: str = "",
+        target: Target | None = None,
+        *,
+        answers: Callable[[], bool] = _never,
     ) -> Decision:
         """Whether `actor` may do it. `path` names, by agent name, what it is done to; `target` is
-        whom, if it is an agent or a process. 1 µs, whatever the number of rules."""
+        whom, if it is an agent or a process; `answers` says whether `target` wrote to `actor`
+        before, and is asked only if that decides. 1 µs, whatever the number of rules."""
         said = self.roles[actor.role].actions[action]
         if said is Verdict.DENY:
             return self._table_says_no(actor, action, errno.EPERM, path)
@@ -126,7 +150,12 @@ class Policy:
             found = self._yes[actor.role, action]
         else:
             return self._table_says_no(actor, action, errno.EACCES, path)
-        if target is None or target.uid == actor.uid or action not in CROSSING:
+        if target is None or target.uid == actor.uid:
+            return found
+        if action is Action.SEND and path.startswith("/agents/") and rule is None:
+            known = self._acquainted(actor, target) or answers()
+            return found if known else _strangers(actor, target, path)
+        if action not in CROSSING:
             return found
         if rule is not None and action is Action.READ_PROCESS:
             return found
@@ -148,10 +177,16 @@ class Policy:
         self.approved(actor, action, path, decision, what, about)
 
     def permit(
-        self, actor: Process, action: Action, path: str = "", target: Target | None = None
+        self,
+        actor: Process,
+        action: Action,
+        path: str = "",
+        target: Target | None = None,
+        *,
+        answers: Callable[[], bool] = _never,
     ) -> Decision:
         """The same before there is anything that could be approved: `approved` has to follow."""
-        decision = self.decide(actor, action, path, target)
+        decision = self.decide(actor, action, path, target, answers=answers)
         if not decision.allowed:
             raise decision.refusal()
         return decision
@@ -169,6 +204,19 @@ class Policy:
         if decision.approval is not None:
             content = what if isinstance(what, Content) else Content.of(what, about)
             self.ask(actor, action, path, replace(decision, content=content))
+
+    def _acquainted(self, actor: Process, target: Target) -> bool:
+        """Whether mail passes between two users without a word of anybody: with the operator,
+        between parent and child, and within a group of /sys/cgroup."""
+        if isinstance(target, Agent):
+            target = (target.pid and self._find(target.pid)) or target
+        if actor.role is Role.KERNEL or target.name == INIT_NAME:
+            return True
+        if not isinstance(target, Process):
+            return False
+        if target.ppid == actor.pid or actor.ppid == target.pid:
+            return True
+        return bool(actor.group) and outermost(actor.group) == outermost(target.group)
 
     def same_user(self, actor: Process, target: Target) -> None:
         """Raise EPERM unless both run as one user or `actor` is process 1."""
@@ -224,6 +272,33 @@ def _holds(said: Verdict, actor: Process, target: Target | None) -> bool:
             return target.pid in (actor.ppid, actor.pid)
         case _:
             return False
+
+
+def across_users(uids: Iterable[int]) -> str:
+    """What to tell whoever looks after agents of several users; empty if `uids` are all one."""
+    users = len(set(uids))
+    if users < 2:
+        return ""
+    return (
+        f"there are agents of {users} users: they write to each other only where a rule of"
+        f" /etc/{acls.FILE} allows `send`, as parent and child, in one group of /sys/cgroup, or to"
+        " answer (docs/permissions.md, Mail across users)"
+    )
+
+
+def outermost(group: str) -> str:
+    """The group of /sys/cgroup that the others above `group`, and all that is in it, lie in."""
+    return group.partition("/")[0]
+
+
+def _strangers(actor: Process, target: Target, path: str) -> Decision:
+    allow = f"{{effect: allow, agent: {actor.name}, action: send, path: {path}}}"
+    reason = (
+        f"{target.name} is another user's, {actor.name} runs as {actor.user}: they are neither"
+        f" parent and child nor in one group, {target.name} has not written to {actor.name}, and no"
+        f" rule of /etc/{acls.FILE} allows it; this one would: {allow}"
+    )
+    return Decision(False, STRANGERS, errno.EACCES, reason)
 
 
 def _is_private(actor: Process, path: str) -> bool:

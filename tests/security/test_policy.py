@@ -11,7 +11,7 @@ import pytest
 from agentfs.errors import KernelError
 from agentfs.process.model import Agent, Process, Restart, Role, Tier
 from agentfs.security.acl import Acl
-from agentfs.security.policy import Action, Policy
+from agentfs.security.policy import STRANGERS, Action, Policy
 from agentfs.security.roles import Roles
 
 YES, EPERM, EACCES = 0, errno.EPERM, errno.EACCES
@@ -85,8 +85,10 @@ def by_the_table(role: Role, action: Action, relation: str) -> int:
     }[CELLS[role, action]]
     if not allowed:
         return EPERM if CELLS[role, action] == "deny" else EACCES
-    within = action in (Action.KILL, Action.READ_PROCESS, Action.MANAGE_TREE)
-    return EPERM if within and relation == "other user" and role is not Role.KERNEL else YES
+    if relation != "other user" or role is Role.KERNEL:
+        return YES
+    within = {Action.KILL: EPERM, Action.READ_PROCESS: EPERM, Action.MANAGE_TREE: EPERM}
+    return (within | {Action.SEND: EACCES}).get(action, YES)
 
 
 def outcome(policy: Policy, actor: Process, action: Action, *rest: Any) -> int:
@@ -168,8 +170,84 @@ def test_a_rule_lets_processes_of_other_users_be_read_but_not_signalled() -> Non
     assert decide("", "{effect: allow}", Action.KILL, "other user") == (False, EPERM, "same user")
 
 
-def test_mail_crosses_users() -> None:
-    assert decide(action=Action.SEND, relation="other user")[0]
+def test_mail_crosses_users_where_a_rule_says_so() -> None:
+    assert decide(action=Action.SEND, relation="other user") == (False, EACCES, STRANGERS)
+    for rule in ("{effect: allow, action: send}", "{effect: allow, agent: actor, path: /agents/*}"):
+        assert decide("", rule, Action.SEND, "other user")[0]
+    assert not decide("", "{effect: allow, agent: you}", Action.SEND, "other user")[0]
+    assert decide("{send: deny}", "{effect: allow}", Action.SEND, "other user")[1] == EPERM
+
+
+def test_the_refusal_says_which_rule_would_allow_it_and_that_rule_does() -> None:
+    people, path = family(Role.WORKER), "/agents/stranger/inbox"
+    policy = Policy()
+    asked = people["itself"], Action.SEND, path, people["other user"]
+    found = policy.decide(*asked)
+    assert "user1000" in found.reason
+    policy.use_acl(Acl.parse(f"rules: [{found.reason.rpartition('would: ')[2]}]"))
+    assert policy.decide(*asked).allowed
+
+
+def test_mail_crosses_users_between_parent_and_child_and_with_the_operator() -> None:
+    init = process("init", 1, 0, Role.KERNEL, uid=0)
+    parent, child = process("parent", 5, 1, uid=2000), process("child", 6, 5)
+    sibling = process("sibling", 7, 5, uid=2000)
+    known = {each.pid: each for each in (init, parent, child, sibling)}
+    policy = Policy(known.get)
+
+    def may(actor: Process, target: Any) -> bool:
+        return policy.decide(actor, Action.SEND, f"/agents/{target.name}/inbox", target).allowed
+
+    assert may(child, parent)
+    assert may(parent, child)
+    assert may(child, init)
+    assert may(init, child)
+    assert may(child, Agent("init", 0, 0, "init"))
+    assert not may(child, sibling)
+    assert may(parent, Agent("child", 1000, 100, "init", pid=6)), "it has ended, and is kept"
+    assert not may(parent, Agent("child", 1000, 100, "init"))
+
+
+def test_mail_crosses_users_within_a_group() -> None:
+    actor, target = process("actor", 10, 5), process("target", 20, 6, uid=2000)
+    for own, other, allowed in (
+        ("", "", False),
+        ("team", "", False),
+        ("", "team", False),
+        ("team", "team", True),
+        ("team", "team/night", True),
+        ("team/day", "team/night", True),
+        ("team", "teams", False),
+        ("team/x", "other/x", False),
+    ):
+        actor.group, target.group = own, other
+        actor.groups = target.groups = ("friends",)  # what a definition says of itself
+        path = "/agents/target/inbox"
+        assert Policy().decide(actor, Action.SEND, path, target).allowed is allowed, (own, other)
+
+
+def test_who_was_written_to_may_answer_and_is_asked_about_only_where_that_decides() -> None:
+    policy, actor = Policy(), process("actor", 10, 5)
+    asked: list[bool] = []
+
+    def answers() -> bool:
+        asked.append(True)
+        return True
+
+    for uid in (1000, 2000):
+        other = process("other", 20, 6, uid=uid)
+        path = "/agents/other/inbox"
+        assert policy.decide(actor, Action.SEND, path, other, answers=answers).allowed
+        assert len(asked) == (uid == 2000)
+    policy.use_acl(Acl.parse("rules: [{effect: deny, action: send}]"))
+    assert not policy.decide(actor, Action.SEND, path, other, answers=answers).allowed
+
+
+def test_queues_and_topics_go_by_their_mode_whosever_they_are() -> None:
+    policy, actor = Policy(), process("actor", 10, 5)
+    owner = process("owner", 20, 6, uid=2000)
+    for path in ("/dev/queues/jobs", "/dev/topics/news"):
+        assert policy.decide(actor, Action.SEND, path, owner).allowed
 
 
 def test_an_agent_without_a_process_has_a_user_too() -> None:

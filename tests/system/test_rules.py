@@ -50,7 +50,9 @@ def by_the_table(role: str, action: str, relation: str) -> int:
         or (cell == "parent" and relation in ("parent", "itself"))
     ):
         return EACCES
-    return EPERM if relation == "other user" and action != "send" else YES
+    if relation != "other user":
+        return YES
+    return EACCES if action == "send" else EPERM
 
 
 ALL_CAPABILITIES = "".join(f"  {role}: {{capabilities: ['*']}}\n" for role in ROLES)

@@ -34,6 +34,9 @@ class Operations(EntryOperations, FileOperations):
         for name in ("bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail"):
             setattr(data, f"f_{name}", getattr(host, f"f_{name}"))
         data.f_namemax = host.f_namemax
+        room = self._system.room(self._caller(ctx).principal)
+        if room is not None:
+            data.f_bavail = min(host.f_bavail, room // host.f_frsize)
         return data
 
     @handler

@@ -33,5 +33,8 @@ class System(Protocol):
     def memory(self, principal: Principal) -> Charge:
         """For bytes that `principal` has the daemon keep: of none yet."""
 
+    def room(self, principal: Principal) -> int | None:
+        """Bytes of real files that `principal` may still write; None: as many as the disk has."""
+
     def announce_queue(self) -> int:
         """How many announcements to inotify may wait."""

@@ -78,6 +78,9 @@ class Bridge:
         kernel = self._kernel
         return Charge(kernel.unsent, kernel.shares.holder(principal), 0)
 
+    def room(self, principal: Principal) -> int | None:
+        return self._kernel.disk.room(principal)
+
     def announce_queue(self) -> int:
         return self._kernel.settings.now.mount.announce_queue
 

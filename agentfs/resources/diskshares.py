@@ -64,12 +64,9 @@ class DiskShares:
         self._pots: list[Pot] = []
         self._memory = self._pot("memory", "bytes of memory/")
         self.artifacts = self._pot("artifacts", "bytes of artifacts")
-        self.shared = Bytes(
-            os.fspath(state / "shared"),
-            self._pot("shared", "bytes of /shared"),
-            self._holder,
-            self._mark,
-        )
+        self._shared = self._pot("shared", "bytes of /shared")
+        root = os.fspath(state / "shared")
+        self.shared = Bytes(root, self._shared, self._holder, self._mark)
         self._memories: dict[str, Bytes] = {}
         self.rounds = 0
         agents.on_remove.append(self._agent_removed)
@@ -95,6 +92,14 @@ class DiskShares:
                 self._left = 0
             self._looked, self._held = now, held
         return max(0, self._left - (held - self._held))
+
+    def room(self, principal: Principal) -> int | None:
+        """Bytes that `principal` may still write, into its memory/ or /shared; None for the
+        operator: as many as the disk has."""
+        if principal.is_operator:
+            return None
+        holder = self._shares.holder(principal)
+        return max(self._memory.room(holder), self._shared.room(holder))
 
     # -- whose something is ----------------------------------------------------------------------
 

@@ -214,6 +214,9 @@ class Operator:
     def memory(self, principal: Principal) -> Charge:
         return Charge(self._pot, self._holder, 0)
 
+    def room(self, principal: Principal) -> int | None:
+        return None
+
     def announce_queue(self) -> int:
         return 1000
 

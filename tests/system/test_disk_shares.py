@@ -54,12 +54,12 @@ def tree(
 
 
 @pytest.fixture
-def start(tree: Tree) -> Iterator[Callable[[str], Puppet]]:
+def start(tree: Tree) -> Iterator[Callable[..., Puppet]]:
     """Starts agents; nothing of them stays."""
     made: list[Puppet] = []
 
-    def begin(name: str) -> Puppet:
-        agent = Puppet(tree, f"{name}{next(NUMBERS)}")
+    def begin(name: str, **spec: object) -> Puppet:
+        agent = Puppet(tree, f"{name}{next(NUMBERS)}", **spec)
         agent.do(f"exec({APPEND!r}, globals())")
         made.append(agent)
         return agent
@@ -95,7 +95,7 @@ PLACES = {
 
 @pytest.mark.parametrize("place", ["memory", "shared"])
 def test_one_fills_its_share_and_others_go_on(
-    tree: Tree, start: Callable[[str], Puppet], place: str
+    tree: Tree, start: Callable[..., Puppet], place: str
 ) -> None:
     greedy, modest = start("greedy"), start("modest")
     path, other = PLACES[place], PLACES[place].replace("big", "other")
@@ -125,7 +125,31 @@ def test_one_fills_its_share_and_others_go_on(
     assert room(greedy, place)[0] < MIB
 
 
-def test_of_the_artifacts_too(tree: Tree, start: Callable[[str], Puppet]) -> None:
+def test_df_says_what_one_may_still_write(tree: Tree, start: Callable[..., Puppet]) -> None:
+    agent = start("modest")
+    free = "(lambda s: s.f_bavail * s.f_frsize)(os.statvfs(tree + '/{}'))"
+    assert HALF - MIB <= agent.do(free.format("shared")) <= HALF
+    agent.do(f"append('shared/some', {4 * MIB})")
+    agent.do(f"append('agents/self/memory/some', {4 * MIB})")
+    assert HALF - 5 * MIB <= agent.do(free.format("agents")) <= HALF - 4 * MIB
+    disk, here = os.statvfs(tree.state), os.statvfs(tree.path)
+    assert here.f_bavail * here.f_frsize > disk.f_bavail * disk.f_frsize // 2, "to the operator"
+
+
+def test_all_agents_of_one_user_have_a_share_together(
+    tree: Tree, start: Callable[..., Puppet]
+) -> None:
+    tree.write("etc/agentfs.yaml", CONFIG.replace("{", "{agent: 1, user: 0.5, "))
+    try:
+        first, second = start("first"), start("second")
+        first.do(f"append('shared/first', {6 * MIB})")
+        assert fill(second, "shared/second") <= HALF - 6 * MIB
+        assert "all programs of user" in second.read("proc/self/error")
+    finally:
+        tree.write("etc/agentfs.yaml", CONFIG)
+
+
+def test_of_the_artifacts_too(tree: Tree, start: Callable[..., Puppet]) -> None:
     greedy, modest = start("greedy"), start("modest")
     for number in range(4):
         greedy.do(f"append('dev/shm/global/{number}', {2 * MIB})")
@@ -144,7 +168,7 @@ def test_of_the_artifacts_too(tree: Tree, start: Callable[[str], Puppet]) -> Non
 
 
 def test_what_has_no_name_counts_as_long_as_it_is_open(
-    tree: Tree, start: Callable[[str], Puppet]
+    tree: Tree, start: Callable[..., Puppet]
 ) -> None:
     greedy = start("greedy")
     open_ = "globals().__setitem__('fd', os.open(tree + '/agents/self/memory/big', {}))"
@@ -160,7 +184,7 @@ def test_what_has_no_name_counts_as_long_as_it_is_open(
 
 
 def test_who_lets_others_write_to_its_file_does_not_pay_for_it(
-    tree: Tree, start: Callable[[str], Puppet]
+    tree: Tree, start: Callable[..., Puppet]
 ) -> None:
     host, guest = start("host"), start("guest")
     host.do(f"append('shared/book', {MIB})")
@@ -193,7 +217,7 @@ def test_who_lets_others_write_to_its_file_does_not_pay_for_it(
 
 
 def test_what_is_written_by_the_path_on_the_disk_is_found_by_the_next_look(
-    tree: Tree, start: Callable[[str], Puppet]
+    tree: Tree, start: Callable[..., Puppet]
 ) -> None:
     greedy = start("greedy")
     memory = tree.state / f"agents/{greedy.name}/memory"
@@ -206,7 +230,7 @@ def test_what_is_written_by_the_path_on_the_disk_is_found_by_the_next_look(
     eventually(lambda: in_use(tree, "memory") == before + 12 * MIB + 4096)
 
 
-def test_directories_and_empty_files_count_too(tree: Tree, start: Callable[[str], Puppet]) -> None:
+def test_directories_and_empty_files_count_too(tree: Tree, start: Callable[..., Puppet]) -> None:
     tree.write("etc/agentfs.yaml", CONFIG.replace(f"memory: {SIZE}", f"memory: {4 * MIB}"))
     try:
         greedy = start("greedy")

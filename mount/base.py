@@ -19,7 +19,7 @@ from agentfs.mount.asked import Asked
 from agentfs.mount.attributes import tell
 from agentfs.mount.handles import Handles
 from agentfs.mount.inodes import Inode, Inodes
-from agentfs.mount.mounttable import device_of
+from agentfs.mount.mounttable import Mounts, device_of
 from agentfs.mount.parking import Client, Parking
 from agentfs.mount.system import System
 from agentfs.mount.wakeups import Wakeups
@@ -80,10 +80,10 @@ class Base(pyfuse3.Operations):
         return caller
 
     @cached_property
-    def _device(self) -> str:
-        """`major:minor` of this mount."""
+    def mounts(self) -> Mounts:
+        """Those of this file system. Ask for it before anybody can move or unmount it."""
         with open("/proc/self/mountinfo", "rb", 0) as table:
-            return device_of(self._mountpoint, table) or ""
+            return Mounts(device_of(self._mountpoint, table) or "")
 
     def where(self, inode: Inode, name: str = "") -> str:
         path = self.inodes.path(inode) or f"/…/{inode.name}"

@@ -143,7 +143,7 @@ class FileOperations(Base):
             return
         writing = opened.writes and handle.whole
         inode = opened.inode
-        target = Target(inode.number, self._device, inode.followed, writing)
+        target = Target(inode.number, self.mounts, inode.followed, writing)
         begun = inode.begun
         found = await ending(family, target)
         if found is Ending.HELD and inode.begun != begun:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from agentfs.mount.mounttable import device_of_mount
+from agentfs.mount.mounttable import Mounts
 
 __all__ = ["Ending", "Family", "Target", "ending", "system_call"]
 
@@ -108,11 +108,11 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The inode of an open file: its number and its device, `major:minor`. `opens`: how many open
+    """The inode of an open file: its number, and the mounts of its device. `opens`: how many open
     files it has that could be meant; `writing`: those that can write."""
 
     number: int
-    device: str
+    mounts: Mounts
     opens: int = 1
     writing: bool = True
 
@@ -223,13 +223,13 @@ def _look_into(pid: int, process: int, target: Target, seen: _Seen) -> None:
             reading = flags & os.O_ACCMODE == os.O_RDONLY and target.writing
             if reading or flags & os.O_PATH:
                 continue
-            device = device_of_mount(process, _line(info, b"mnt_id"))
-            if device == target.device:
+            ours = target.mounts.has(process, _line(info, b"mnt_id"))
+            if ours:
                 if not any(_is_same(pid, int(name), *other) for other in seen.found):
                     seen.found.append((pid, int(name)))
                 if len(seen.found) >= target.opens:
                     return
-            elif not device:
+            elif ours is None:
                 seen.partly = True  # of a mount in another name space than the process's
         elif _line(info, b"mnt_id") == _SOCKETS:
             seen.partly = True  # a descriptor may be on its way through it

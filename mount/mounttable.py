@@ -6,7 +6,10 @@ import io
 import os
 import re
 
-__all__ = ["device_of", "device_of_mount", "place_of"]
+__all__ = ["Mounts", "device_of", "place_of"]
+
+MOST = 1024
+"""Mounts of a device that are kept in mind."""
 
 
 def device_of(mountpoint: str, table: io.FileIO) -> str | None:
@@ -51,12 +54,34 @@ def _unescaped(path: bytes) -> str:
     return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), path))
 
 
-def device_of_mount(process: int, mount: bytes) -> str:
-    """`major:minor` of the mount with that number, as the process sees it whose directory in /proc
-    is open as `process`; empty if it is not in its table."""
-    with open(os.open("mountinfo", os.O_RDONLY, dir_fd=process), "rb") as table:
-        for line in table:
-            fields = line.split(b" ", 3)
-            if fields[0] == mount:
-                return fields[2].decode()
-    return ""
+class Mounts:
+    """The mounts of one device, `major:minor`, by the numbers that /proc/PID/fdinfo gives. Of one
+    that was taken away lazily (umount -l) files are open still, and it is in no table any more: so
+    their numbers are kept in mind, from the beginning and from each look."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._known: dict[bytes, None] = {}
+        with open("/proc/self/mountinfo", "rb") as table:
+            for line in table:
+                fields = line.split(b" ", 3)
+                if fields[2].decode() == device:
+                    self._known[fields[0]] = None
+
+    def has(self, process: int, mount: bytes) -> bool | None:
+        """Whether the mount with that number, as the process sees it whose directory in /proc is
+        open as `process`, is one of them; None if nobody knows."""
+        with open(os.open("mountinfo", os.O_RDONLY, dir_fd=process), "rb") as table:
+            for line in table:
+                fields = line.split(b" ", 3)
+                if fields[0] == mount:
+                    found = fields[2].decode() == self.device
+                    if found and mount not in self._known:
+                        self._keep(mount)
+                    return found
+        return True if mount in self._known else None
+
+    def _keep(self, mount: bytes) -> None:
+        if len(self._known) >= MOST:  # each sandbox has one of its own
+            del self._known[list(self._known)[1]]  # the first is our own
+        self._known[mount] = None

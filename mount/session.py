@@ -17,7 +17,7 @@ from agentfs.mount.announcer import Announcer
 from agentfs.mount.coherence import Coherence
 from agentfs.mount.forgetting import give_back
 from agentfs.mount.inodes import Inodes
-from agentfs.mount.mounttable import device_of, place_of
+from agentfs.mount.mounttable import place_of
 from agentfs.mount.operations import Operations
 from agentfs.mount.parking import Parking
 from agentfs.mount.system import System
@@ -128,8 +128,7 @@ async def serve(
         mount.wakeups.restore()
         raise OSError(f"{mount.mountpoint} cannot be mounted: {failure}") from None
     events.listen(mount.take)
-    with open("/proc/self/mountinfo", "rb", 0) as table:  # noqa: ASYNC230
-        device = device_of(mount.mountpoint, table)  # before anybody can move it
+    device = mount.operations.mounts.device  # before anybody can move it
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(mount.watchdog.run)
@@ -158,17 +157,17 @@ async def _when(event: trio.Event, call: Callable[[], object]) -> None:
     call()
 
 
-async def _watch_mount_table(mount: Mount, device: str | None, gone: trio.Event) -> None:
+async def _watch_mount_table(mount: Mount, device: str, gone: trio.Event) -> None:
     """Notice a lazy unmount, which the device does not report while a file is open, and where the
     tree is when a directory above it was renamed, or the mount was moved.
 
     /proc/self/mountinfo polls as POLLPRI when it changes, and as readable always: an epoll of its
     own picks out the one that counts. A renamed directory is no change of it: for that it is looked
-    at from time to time. `device` is the tree's `major:minor`.
+    at from time to time. `device` is the tree's `major:minor`; empty if nobody knows.
     """
     with open("/proc/self/mountinfo", "rb", 0) as table, select.epoll() as changes:  # noqa: ASYNC230
         changes.register(table.fileno(), select.EPOLLPRI | select.EPOLLERR)
-        while device is not None:
+        while device:
             with trio.move_on_after(LOOK_EVERY):
                 await trio.lowlevel.wait_readable(changes.fileno())
             changes.poll(0)

@@ -552,3 +552,29 @@ def test_what_four_threads_were_told_is_accepted_survives_kill_9(
     assert len(arrived) == len(set(arrived))
     assert told <= set(arrived)
     assert all(re.fullmatch(r"\d\.\d\.\d+", body) for body in arrived)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_half_a_message_through_a_mount_that_was_taken_away_lazily_is_not_accepted(
+    trees: Callable[..., Tree], tmp_path: Path
+) -> None:
+    """Such a mount is in no table of Linux any more, and its files are open still."""
+    tree, place = trees(), tmp_path / "elsewhere"
+    tree.mount()
+    bob = Peer(tree)
+    place.mkdir()
+    subprocess.run(["mount", "--bind", tree.path, place], check=True)
+    try:
+        first = os.open(place / bob.outbox.relative_to(tree.path), os.O_WRONLY)
+        second, third = os.dup(first), os.dup(first)
+        os.write(first, b"one half")
+        os.close(first)
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+    os.write(second, b", and not the other")
+    os.close(second)
+    tree.crash()
+    with contextlib.suppress(OSError):
+        os.close(third)
+    tree.mount()
+    assert bob.bodies() == []

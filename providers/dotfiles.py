@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 from agentfs.errors import KernelError
 from agentfs.providers.host import HostTree
+from agentfs.resources.filebytes import Bytes
+from agentfs.vfs.caller import Caller
 
 __all__ = ["MOST_BYTES", "MOST_FILES", "DotFiles"]
 
@@ -25,6 +29,9 @@ class DotFiles(HostTree):
     """Those of one inbox. `guard` raises for everybody but the agent."""
 
     most_bytes = MOST_BYTES
+
+    def __init__(self, root: Path, guard: Callable[[Caller], None], counted: Bytes) -> None:
+        super().__init__(root, guard, counted=counted)
 
     def may_make(self) -> None:
         there = sum(len(folders) + len(files) for _, folders, files in os.walk(self.path))

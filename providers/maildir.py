@@ -84,7 +84,7 @@ class Mailroom:
                     place.mkdir(mode=0o700, exist_ok=True)
             elif not place.is_dir():
                 return None
-            self._beside = DotFiles(place, self.private)
+            self._beside = DotFiles(place, self.private, self.kernel.disk.beside_mail(self.name))
         return self._beside
 
     def touch(self) -> None:

@@ -67,7 +67,7 @@ class DiskShares:
         self._shared = self._pot("shared", "bytes of /shared")
         root = os.fspath(state / "shared")
         self.shared = Bytes(root, self._shared, self._holder, self._mark)
-        self._memories: dict[str, Bytes] = {}
+        self._own: dict[str, dict[str, Bytes]] = {}  # by agent and directory
         self.rounds = 0
         agents.on_remove.append(self._agent_removed)
 
@@ -105,17 +105,21 @@ class DiskShares:
 
     def memory(self, name: str) -> Bytes:
         """Those of agent `name`."""
-        found = self._memories.get(name)
-        if found is None:
-            root = os.fspath(self._agents.memory_dir(name))
-            found = Bytes(root, self._memory, lambda mark: self._shares.agent(name))
-            self._memories[name] = found
-        return found
+        return self._of(name, self._agents.memory_dir(name))
+
+    def beside_mail(self, name: str) -> Bytes:
+        """What its mail programs keep in its inbox: it is of the same pot."""
+        return self._of(name, self._agents.beside_mail(name))
+
+    def _of(self, name: str, place: Path) -> Bytes:
+        root, here = os.fspath(place), self._own.setdefault(name, {})
+        if root not in here:
+            here[root] = Bytes(root, self._memory, lambda mark: self._shares.agent(name))
+        return here[root]
 
     def _agent_removed(self, name: str) -> None:
-        found = self._memories.pop(name, None)
-        if found is not None:
-            found.close()
+        for counted in self._own.pop(name, {}).values():
+            counted.close()
 
     def owner(self, name: str, uid: int) -> Holder:
         """Who holds an artifact of this owner."""
@@ -149,8 +153,12 @@ class DiskShares:
         """Until cancelled."""
         while True:
             began = trio.current_time()
-            for counted in [self.shared, *map(self.memory, list(self._agents))]:
-                await self.look(counted)
+            await self.look(self.shared)
+            for name in list(self._agents):
+                if self._agents.find(name) is not None:  # by now
+                    await self.look(self.memory(name))
+                if self._agents.beside_mail(name).is_dir():
+                    await self.look(self.beside_mail(name))
             self.rounds += 1
             await trio.sleep(max(ROUND, REST * (trio.current_time() - began)))
 

@@ -125,6 +125,16 @@ def test_one_fills_its_share_and_others_go_on(
     assert room(greedy, place)[0] < MIB
 
 
+def test_what_is_kept_beside_the_mail_counts_as_memory(
+    tree: Tree, start: Callable[..., Puppet]
+) -> None:
+    agent = start("mailer")
+    agent.do(f"append('agents/self/inbox/.state', {MIB})")
+    assert room(agent, "memory")[0] == MIB
+    agent.rm("agents/self/inbox/.state")
+    assert room(agent, "memory")[0] == 0
+
+
 def test_df_says_what_one_may_still_write(tree: Tree, start: Callable[..., Puppet]) -> None:
     agent = start("modest")
     free = "(lambda s: s.f_bavail * s.f_frsize)(os.statvfs(tree + '/{}'))"

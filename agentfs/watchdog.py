@@ -101,12 +101,14 @@ class Watchdog(trio.abc.Instrument):
             kind = "device"
         self._count(kind, task.name, held)
 
-    def took(self, kind: str, work: object, began: float) -> None:
+    def took(self, kind: str, work: object, began: float) -> float:
         """A piece of work of this `kind` began then (time.monotonic) and ends now; the rest of the
-        step around it is counted without it. str(work) is asked only where that took long."""
+        step around it is counted without it. Returns its seconds. str(work) is asked only where
+        that took long."""
         held = time.monotonic() - began
         self._inside += held
         self._count(kind, work, held)
+        return held
 
     def _count(self, kind: str, work: object, held: float) -> None:
         row = self.rows.get(kind)

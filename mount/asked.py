@@ -6,27 +6,29 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from agentfs.mount.fairness import key_of
 from agentfs.vfs.caller import Caller
 
 if TYPE_CHECKING:
     from agentfs.mount.base import Base
     from agentfs.mount.handles import OpenFile
 
-__all__ = ["Asked"]
+__all__ = ["OF_DIRECTORIES", "OF_FILES", "Asked"]
 
 # Whose first argument is a handle; that of all others is an inode.
-_OF_FILES = frozenset({"read", "write", "flush", "fsync", "release"})
-_OF_DIRECTORIES = frozenset({"readdir", "releasedir", "fsyncdir"})
+OF_FILES = frozenset({"read", "write", "flush", "fsync", "release"})
+OF_DIRECTORIES = frozenset({"readdir", "releasedir", "fsyncdir"})
 
 
 class Asked:
     """One request. `resumed` and `paused` stand around each piece of it that does not wait; its
-    words are made only where one took long."""
+    words are made only where one took long. `key`: whom it counts for, if that is known already."""
 
-    __slots__ = ("_args", "_began", "_operations", "caller", "name", "opened")
+    __slots__ = ("_args", "_began", "_operations", "caller", "key", "name", "opened")
 
-    def __init__(self, operations: Base, name: str, args: tuple[Any, ...]) -> None:
+    def __init__(self, operations: Base, name: str, args: tuple[Any, ...], key: int | None) -> None:
         self.name = name
+        self.key = key
         self.caller: Caller | None = None
         self.opened: OpenFile | None = None
         self._operations = operations
@@ -38,7 +40,11 @@ class Asked:
         self._began = time.monotonic()
 
     def paused(self) -> None:
-        self._operations.watchdog.took(self.name, self, self._began)
+        operations = self._operations
+        held = operations.watchdog.took(self.name, self, self._began)
+        if self.key is None and self.caller is not None:
+            self.key = key_of(self.caller.principal)
+        operations.fairness.charge(self.key, self._began, held)
 
     def __str__(self) -> str:
         path, caller = self._where()
@@ -50,10 +56,10 @@ class Asked:
         handles = self._operations.handles
         first = self._args[0] if self._args else None
         try:
-            if self.opened is not None or self.name in _OF_FILES:
+            if self.opened is not None or self.name in OF_FILES:
                 file = self.opened or handles.file(first)  # type: ignore[arg-type]
                 return self._operations.where(file.inode), file.caller
-            if self.name in _OF_DIRECTORIES:
+            if self.name in OF_DIRECTORIES:
                 directory = handles.directory(first)  # type: ignore[arg-type]
                 return self._operations.where(directory.inode), directory.caller
             name = self._args[1] if len(self._args) > 1 else b""

@@ -15,8 +15,9 @@ from pyfuse3 import EntryAttributes, FUSEError, RequestContext
 from agentfs.errors import ApprovalError, KernelError
 from agentfs.mount.announcements import Announcements
 from agentfs.mount.announcer import Announcer
-from agentfs.mount.asked import Asked
+from agentfs.mount.asked import OF_DIRECTORIES, OF_FILES, Asked
 from agentfs.mount.attributes import tell
+from agentfs.mount.fairness import Fairness, key_of
 from agentfs.mount.handles import Handles
 from agentfs.mount.inodes import Inode, Inodes
 from agentfs.mount.mounttable import Mounts, device_of
@@ -64,6 +65,7 @@ class Base(pyfuse3.Operations):
         self.announcements = Announcements(inodes, announcer)
         self.wakeups = wakeups
         self.parking = parking
+        self.fairness = Fairness(wakeups.more, wakeups.turns.pass_on)
         self.requests = 0
         self.faults = 0
         self._looking_again: dict[int, Inode] = {}
@@ -71,6 +73,22 @@ class Base(pyfuse3.Operations):
     def moved(self, mountpoint: str) -> None:
         """The tree is mounted at another path now."""
         self._mountpoint = mountpoint
+
+    def whose(self, name: str, args: tuple[object, ...]) -> int | None:
+        """Whom a request counts for (see `fairness`); None for what is to go on at once."""
+        try:
+            if name in OF_FILES:
+                return key_of(self.handles.file(args[0]).caller.principal)  # type: ignore[arg-type]
+            if name in OF_DIRECTORIES:
+                opened = self.handles.directory(args[0])  # type: ignore[arg-type]
+                return key_of(opened.caller.principal)
+        except KernelError:
+            return None  # the announcer's
+        ctx = args[-1] if args else None
+        if not isinstance(ctx, RequestContext) or not ctx.pid or self.announcements.by(ctx):
+            return None
+        tid, uid, gid = ctx.pid, ctx.uid, ctx.gid
+        return self.fairness.remembered(tid, lambda: self._system.identify(tid, uid, gid))
 
     def _caller(self, ctx: RequestContext) -> Caller:
         principal = self._system.identify(ctx.pid, ctx.uid, ctx.gid)

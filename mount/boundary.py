@@ -42,6 +42,9 @@ _SENDABLE: dict[str, Callable[[object], bool]] = {
     "getxattr": lambda answer: isinstance(answer, bytes),
 }
 
+# What Linux asks when nobody waits for it: the next call of a program would seem to be one of many.
+UNAWAITED = frozenset({"release", "releasedir"})
+
 P = ParamSpec("P")
 T = TypeVar("T")
 B = TypeVar("B", bound="Base")
@@ -61,7 +64,12 @@ def handler(
         operations.requests += 1
         try:
             pass_on = operations.wakeups.turns.pass_on
-            asked = Asked(operations, name, args)
+            fairness, key = operations.fairness, None
+            if fairness.asks():
+                key = operations.whose(name, args)
+                if key is not None and name not in UNAWAITED and fairness.must_wait(key):
+                    await fairness.wait(key)
+            asked = Asked(operations, name, args, key)
             work = method(operations, *args, **kwargs)
             result = await watched(work, pass_on, asked.resumed, asked.paused)
             if operations.announcer.contested:

@@ -15,6 +15,7 @@ import trio
 from agentfs.events import EventLog, Record
 from agentfs.mount.announcer import Announcer
 from agentfs.mount.coherence import Coherence
+from agentfs.mount.fairness import MOST
 from agentfs.mount.forgetting import give_back
 from agentfs.mount.inodes import Inodes
 from agentfs.mount.mounttable import place_of
@@ -30,8 +31,9 @@ __all__ = ["Mount", "serve"]
 
 log = logging.getLogger(__name__)
 
-# Requests that do not wait, beside the parked reads; pyfuse3's own default is 99 for both.
-SPARE_TASKS = 200
+# Requests that do not wait, or only for their turn, beside the parked reads; pyfuse3's own default
+# is 99 for all.
+SPARE_TASKS = 200 + MOST
 # Tasks that wait for the next request. With fewer than come at once, pyfuse3 makes and ends a task
 # for every request: 40 µs each, measured.
 IDLE_TASKS = 8
@@ -98,6 +100,7 @@ class Mount:
         """Figures for /sys/metrics."""
         return {
             "requests": self.operations.requests,
+            "requests_deferred": self.operations.fairness.deferred,
             "faults": self.operations.faults,
             "inodes": len(self.inodes),
             "handles": len(self.operations.handles),
@@ -133,6 +136,7 @@ async def serve(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(mount.watchdog.run)
             nursery.start_soon(pyfuse3.main, IDLE_TASKS, max_tasks + SPARE_TASKS)
+            nursery.start_soon(mount.operations.fairness.run)
             nursery.start_soon(mount.parking.watch)
             nursery.start_soon(mount.announcer.run)
             nursery.start_soon(give_back, mount.inodes)

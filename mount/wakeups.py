@@ -63,6 +63,10 @@ class Wakeups:
         module: Any = pyfuse3
         module.trio = trio
 
+    def more(self) -> bool:
+        """Whether a request waits in the device."""
+        return self._poller is not None and bool(self._poller.poll(0))
+
     def end_turn(self) -> None:
         """Something else is to go on now: before the next request is taken."""
         self._turn_ends = 0.0

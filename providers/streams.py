@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-STEP_SECONDS = 0.004
+STEP_SECONDS = 0.0005
 """How long one read makes records; then it gives what it has, and the next goes on."""
 
 

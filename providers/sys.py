@@ -40,7 +40,15 @@ Figures = Callable[[], Mapping[str, int]]
 """The figures of whoever serves the tree: the mount's statistics."""
 
 COUNTERS = frozenset(
-    {"requests", "faults", "interrupts", "invalidations", "announced", "announcements_lost"}
+    {
+        "requests",
+        "requests_deferred",
+        "faults",
+        "interrupts",
+        "invalidations",
+        "announced",
+        "announcements_lost",
+    }
 )
 """Those of the mount's figures that only grow."""
 

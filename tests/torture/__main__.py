@@ -9,6 +9,8 @@ then no harm at all: the agents of the documents are left alone.
                 again by one that is 2,000 times as fast, with which 302 s are a week (15)
 --fuzz N        only this, for so many seconds: calls of every kind on every file, with requests and
                 documents that are spoiled a little
+--neighbour N   only this: one agent does for so many seconds all that may hold others up, in eight
+                processes, and it is measured how long another's calls take beside it
 --seed S        as it was printed: the same programs, harm and moments
 """
 
@@ -24,6 +26,7 @@ from pathlib import Path
 from tests.hatchery import QuickTree
 from tests.torture.fuzz import Fuzz
 from tests.torture.model import check
+from tests.torture.neighbour import Neighbour
 from tests.torture.rig import torture
 from tests.torture.soak import soak
 from tests.torture.sweep import Sweep
@@ -40,11 +43,14 @@ def main() -> int:
     parser.add_argument("--soak", type=float, default=15.0)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     parser.add_argument("--fuzz", type=float, default=0.0)
+    parser.add_argument("--neighbour", type=float, default=0.0)
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which unmounts
     print(f"seed {given.seed}", flush=True)
     if given.fuzz:
         return 1 if _fuzz(given.fuzz, given.seed) else 0
+    if given.neighbour:
+        return 1 if _neighbour(given.neighbour) else 0
     wrong: list[str] = []
     if given.seconds and given.moment is None:
         wrong += _torture(given.seconds, given.messages, given.seed)
@@ -79,6 +85,18 @@ def _fuzz(seconds: float, seed: int) -> list[str]:
         try:
             tree.mount()
             report = Fuzz(tree, seed).run(seconds=seconds)
+        finally:
+            tree.clean_up()
+    print("\n".join([str(report), *report.faults]), flush=True)
+    return report.faults
+
+
+def _neighbour(seconds: float) -> list[str]:
+    with tempfile.TemporaryDirectory(prefix="agentfs-neighbour-") as folder:
+        tree = QuickTree(Path(folder) / "tree")
+        try:
+            tree.mount()
+            report = Neighbour(tree).run(seconds)
         finally:
             tree.clean_up()
     print("\n".join([str(report), *report.faults]), flush=True)

@@ -86,11 +86,16 @@ class Agents:
 
     def _next_id(self) -> int:
         """A number that no agent has had. Inside a transaction."""
-        number = int(self._store.meta(LAST_ID, "0")) + 1
+        number = self.last_id + 1
         self._store.set_meta(LAST_ID, str(number))
         return number
 
     # -- look-ups --------------------------------------------------------------------------------
+
+    @property
+    def last_id(self) -> int:
+        """The number of the agent that was made last."""
+        return int(self._store.meta(LAST_ID, "0"))
 
     def find(self, name: str) -> Agent | None:
         return self._by_name.get(name)

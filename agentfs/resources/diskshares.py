@@ -40,6 +40,9 @@ FLOOR = 1024 * 1024
 STALE, MUCH = 0.5, 16 * 1024 * 1024
 """Seconds, and bytes taken, after which the disk is asked again."""
 
+LONGEST = 18
+"""Digits of a number of an agent."""
+
 ROUND = 60.0
 """Seconds between two looks at everything."""
 
@@ -60,6 +63,7 @@ class DiskShares:
         self._settings = settings
         self._clock = clock
         self._numbers: dict[str, str] = {}  # the agents' names by their marks
+        self._last = 0  # the number of the latest agent when these were looked up
         self._looked, self._held, self._left = -STALE, 0, 0
         self._pots: list[Pot] = []
         self._memory = self._pot("memory", "bytes of memory/")
@@ -138,14 +142,23 @@ class DiskShares:
             return self._shares.operator
         if mark[:1] == "u" and mark[1:].isdecimal():
             return self._shares.user(int(mark[1:]))
-        name = self._numbers.get(mark)
-        agent = None if name is None else self._agents.find(name)
-        if agent is None or str(agent.id) != mark:
-            self._numbers = {
-                str(each.id): each.name for each in map(self._agents.find, self._agents) if each
-            }
-            name = self._numbers.get(mark)
+        name = self._numbered(mark)
         return self._shares.nobody if name is None else self._shares.agent(name)
+
+    def _numbered(self, mark: str) -> str | None:
+        """The agent with this number; None if it was removed. Files outlive many agents: those that
+        are gone are not looked for again."""
+        name = self._numbers.get(mark)
+        if name is not None:
+            agent = self._agents.find(name)
+            if agent is not None and str(agent.id) == mark:
+                return name
+        elif not mark.isdecimal() or len(mark) > LONGEST or int(mark) <= self._last:
+            return None
+        everybody = filter(None, map(self._agents.find, self._agents))
+        self._numbers = {str(agent.id): agent.name for agent in everybody}
+        self._last = self._agents.last_id
+        return self._numbers.get(mark)
 
     # -- the look at everything --------------------------------------------------------------------
 

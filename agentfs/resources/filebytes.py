@@ -66,7 +66,7 @@ class Part:
             else:
                 maker, *others = said.decode("ascii").split()
                 pairs = (other.split(":") for other in others)
-                return cls(maker, {mark: int(number) for mark, number in pairs})
+                return cls(maker, {mark: abs(int(number)) for mark, number in pairs})
         return cls(f"u{uid}")
 
     def write(self, path: str | int, *, follow: bool = True) -> None:

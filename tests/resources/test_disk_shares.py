@@ -162,4 +162,13 @@ async def test_everything_is_looked_at_each_minute(
             assert shares.pots["memory"].held(shares.agent("bob")) == taken(path.stat())
             system.agents.remove(OPERATOR, "bob")
             assert shares.pots["memory"].used == 0
+            number = str(system.agents.last_id)
+            put(tmp_path / "state/shared/left", 8, number)
+            await disk.look(disk.shared)
+            assert shares.pots["shared"].held(shares.nobody) == 8 * KIB
+            system.agents.define(OPERATOR, "bob", os.getuid(), os.getgid())  # another one
+            put(tmp_path / "state/shared/new", 8, str(system.agents.last_id))
+            await disk.look(disk.shared)
+            assert shares.pots["shared"].held(shares.nobody) == 8 * KIB
+            assert shares.pots["shared"].held(shares.agent("bob")) == 8 * KIB
             nursery.cancel_scope.cancel()

@@ -28,6 +28,7 @@ import trio
 from inotify_simple import INotify, flags
 
 from agentfs.config import Settings
+from agentfs.errors import KernelError
 from agentfs.process import orphans
 from agentfs.process.logs import LEAST, is_low, room_of, rotate
 from agentfs.process.model import Process, State
@@ -212,12 +213,14 @@ class LogKeeper:
     # -- who writes too fast ----------------------------------------------------------------------
 
     def _hold(self, name: str, hot: _Hot) -> None:
-        """Have it stand still, if it is one of ours; else whoever has the file is looked for."""
+        """Have its program stand still, and what that has forked since, if it is one of ours."""
         process = self._table.by_name(name.removesuffix(".log"))
         hot.program = None if process is None else self._programs.find(process.ospid)
-        if hot.program is not None and self._programs.hold(hot.program):
-            log.warning("process %d writes its log too fast: it has to wait", hot.program.pid)
         hot.held = True
+        if hot.program is not None:
+            again = hot.program.held
+            if self._programs.hold(hot.program) and not again:
+                log.warning("process %d writes its log too fast: it has to wait", hot.program.pid)
 
     def _release(self, name: str) -> None:
         hot = self._hot.pop(name)
@@ -230,10 +233,8 @@ class LogKeeper:
     async def _catch(self, name: str, hot: _Hot) -> None:
         """It grows though its program stands still: stop whoever else writes it. If nobody does, or
         that does not help, end them."""
-        own = set[int]()
-        if hot.program is not None:
-            self._programs.hold(hot.program)  # what it has forked meanwhile
-            own = self._programs.standing(hot.program)
+        self._hold(name, hot)
+        own = set[int]() if hot.program is None else self._programs.standing(hot.program)
         path = os.path.realpath(self._folder / name)
         found = await trio.to_thread.run_sync(writers, path.__eq__)
         others = [ospid for ospid in found if ospid not in own]
@@ -251,6 +252,9 @@ class LogKeeper:
         else:
             process = None if hot.program is None else self._table.find(hot.program.pid)
             if process is not None and process.state.alive and not process.stopping:
-                self._end(process, "log_mb", hot.escaped / MIB, ESCAPED / MIB)
+                try:
+                    self._end(process, "log_mb", hot.escaped / MIB, ESCAPED / MIB)
+                except KernelError as failure:
+                    log.error("process %d cannot be ended yet: %s", process.pid, failure)
             hot.escaped = STRANGE
         hot.searching = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import (
@@ -188,11 +188,14 @@ class Groups(_Section):
 
 class Audit(_Section):
     """What `/sys/audit` keeps: records for `retention`, and at most `max_records` (350 bytes each,
-    as a rule). A signed checkpoint is made every `checkpoint_every` records: if the store is put
-    back to an older copy, so many records can be lost unnoticed."""
+    as a rule). `when_full`: `forget` the oldest, refusals first, or `stop`: what would need a
+    record is refused to all but the operator (ENOSPC). A signed checkpoint is made every
+    `checkpoint_every` records: if the store is put back to an older copy, so many records can be
+    lost unnoticed."""
 
     retention: Duration = 90 * 86_400.0
     max_records: Count = 1_000_000
+    when_full: Literal["forget", "stop"] = "forget"
     checkpoint_every: Count = 1000
 
 

@@ -155,6 +155,8 @@ class Kernel:
             acl.FILE, self.store, self.events, Acl.parse, lambda: acl.DEFAULT, self.policy.use_acl
         )
         self.gate = Gate(self.store, self.policy, self.table.find)
+        self.gate.admit = self.audit.admit
+        self.gate.require_room = self.audit.require_room
         self.rules = PathRules(self.gate)
         self.capabilities = Capabilities(self.gate, self.table, self.events)
 

@@ -46,6 +46,10 @@ class Gate:
         self._find = find
         self.policy = policy
         self.calls = 0
+        self.admit: Callable[[Principal], object] = lambda principal: None
+        """Asked before what a call did is accepted: whether there is room for its record."""
+        self.require_room: Callable[[Principal | None], object] = lambda principal: None
+        """The same of what has none in the audit, and is to stop with the rest."""
         self.count_message: Callable[..., object] | None = None
         """`Rates.count` while some process may not send any number of messages."""
         self.count_call: Callable[[Process, str], object] | None = None
@@ -110,9 +114,11 @@ class _Entered(AbstractContextManager[Process]):
         failure: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if failure is None and self._kind and self._gate.count_call is not None:
+        if failure is None:
             try:  # last: a call that is refused for another reason does not count
-                self._gate.count_call(self._actor, self._kind)
+                self._gate.admit(self._principal)
+                if self._kind and self._gate.count_call is not None:
+                    self._gate.count_call(self._actor, self._kind)
             except BaseException as refusal:
                 self._transaction.__exit__(type(refusal), refusal, refusal.__traceback__)
                 raise

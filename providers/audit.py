@@ -17,7 +17,7 @@ from agentfs.errors import KernelError
 from agentfs.security.query import Query, line
 from agentfs.storage.audit import beside, page
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.declare import file, live, transaction
+from agentfs.vfs.declare import control, file, live, transaction
 from agentfs.vfs.files import Owner, fields
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import File, Handle, Node, Stat, is_writing, regular
@@ -103,6 +103,23 @@ class AuditDirectory(Table):
             return await trio.to_thread.run_sync(query.answer, self.kernel.audit.path)
         except sqlite3.Error as failure:
             raise _unreadable(failure) from None
+
+    @control(
+        "ctl",
+        0o200,
+        example="cut 4711",
+        errors={
+            "EINVAL": "not `cut SEQ`, or there is no such record, or it is the newest one",
+            "EACCES": "only the operator may",
+        },
+    )
+    async def ctl(self, command: str, caller: Caller) -> None:
+        """Commands: `cut SEQ` (forget the records up to number SEQ, once they were exported; a
+        signed checkpoint stands for them, and who did it is a record)."""
+        words = command.split()
+        if len(words) != 2 or words[0] != "cut" or not (words[1].isascii() and words[1].isdigit()):
+            raise KernelError(errno.EINVAL, f"cut SEQ, not {command[:100]!r}")
+        self.kernel.audit.cut(caller.principal, int(words[1][:19]))
 
 
 class LogFile(File):

@@ -38,6 +38,7 @@ class SharedTree(HostTree):
                 errno.EACCES, "/shared/docs is read-only for agents", rule="read-only documents"
             )
         self._ask(caller, Action.WRITE_FILE, "file_write", paths)
+        self._kernel.audit.require_room(caller.principal)
 
     def changed(self, caller: Caller, what: str, path: str, to: str = "") -> None:
         self._kernel.file_changes.add(

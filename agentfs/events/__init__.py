@@ -88,6 +88,8 @@ from agentfs.events.resources import (
     ShareRefused,
 )
 from agentfs.events.system import (
+    AuditCut,
+    AuditFull,
     AuditHalfFull,
     CallRefused,
     ConfigChanged,
@@ -95,6 +97,7 @@ from agentfs.events.system import (
     FilesChanged,
     HealthChecked,
     LoopHeld,
+    RefusalsDropped,
     RefusalsRepeated,
 )
 from agentfs.events.topics import TopicChanged, TopicCreated, TopicRemoved
@@ -123,6 +126,8 @@ __all__ = [
     "AskExpired",
     "AskFailed",
     "AskOpened",
+    "AuditCut",
+    "AuditFull",
     "AuditHalfFull",
     "BroadcastChanged",
     "BroadcastSent",
@@ -168,6 +173,7 @@ __all__ = [
     "QueuePurged",
     "QueueRemoved",
     "Record",
+    "RefusalsDropped",
     "RefusalsRepeated",
     "ReminderCancelled",
     "ReminderDelayed",

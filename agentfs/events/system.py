@@ -8,6 +8,8 @@ from typing import ClassVar
 from agentfs.events.base import Event
 
 __all__ = [
+    "AuditCut",
+    "AuditFull",
     "AuditHalfFull",
     "CallRefused",
     "ConfigChanged",
@@ -15,8 +17,29 @@ __all__ = [
     "FilesChanged",
     "HealthChecked",
     "LoopHeld",
+    "RefusalsDropped",
     "RefusalsRepeated",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditCut(Event):
+    """The operator had the records up to number `through` forgotten."""
+
+    whose: ClassVar[str] = ""
+
+    through: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFull(Event):
+    """The audit keeps as many records as it may, and `audit.when_full` is `stop`: nobody but the
+    operator changes anything until there is room."""
+
+    whose: ClassVar[str] = ""
+
+    records: int
+    most: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +117,18 @@ class CallRefused(Event):
     errno: str
     reason: str
     rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalsDropped(Event):
+    """In the audit alone: what stands for `count` records of refusals, from number `first` on, that
+    were dropped to make room. `signature`: by the key of the audit."""
+
+    whose: ClassVar[str] = ""
+
+    count: int
+    first: int
+    signature: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,7 @@ class HeldMail:
         its number. Raises what `send()`, which sends it, would: that is tried and taken back."""
         acting = None
         with suppress(_TakenBackError), self._store.transaction():
+            self._store.promised = bool(number)
             send()
             acting = self._store.acting
             raise _TakenBackError
@@ -88,9 +89,10 @@ class HeldMail:
         return number
 
     def discard(self, number: int) -> None:
-        """It was sent, or refused."""
+        """It was sent, or refused: in the same transaction, where it was promised."""
         if number:
             with self._store.transaction():
+                self._store.promised = True
                 self._store.delete_record(KIND, _key(number))
 
     def deliver(self, number: int, send: Callable[[], object]) -> None:
@@ -99,6 +101,7 @@ class HeldMail:
         key = _key(number)
         try:
             with self._store.transaction():
+                self._store.promised = True
                 self._store.delete_record(KIND, key)
                 send()
         except KernelError as refusal:

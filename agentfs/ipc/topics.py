@@ -147,7 +147,8 @@ class Topics(Registry[Topic]):
             self._gate.count_message(actor, 0)
 
     def publish(self, principal: Principal, topic: Topic, data: bytes) -> int:
-        """Publish a record; its number. EACCES, ESTALE, EINVAL (empty), EMSGSIZE.
+        """Publish a record; its number. EACCES, ESTALE, EINVAL (empty), EMSGSIZE, ENOSPC (the audit
+        is full, and the operator chose to stop then).
 
         It is no event of the kernel, but `on_published` is called. What is kept beyond the bounds
         of the topic falls out, the oldest first.
@@ -163,6 +164,7 @@ class Topics(Registry[Topic]):
                     f"the record has {len(data)} bytes, {limits.max_record} are allowed",
                     rule="topics.max_record",
                 )
+            self._gate.require_room(principal)
             if self._gate.count_message is not None:
                 self._gate.count_message(actor)
             self._append(topic, principal.name, data)

@@ -249,8 +249,8 @@ class Processes(OwnCalls):
         grace: float | None = None,
     ) -> None:
         """Signal those that it is allowed for, if all that `failure` says is that it could not be
-        stored. Raises it otherwise."""
-        if failure.errno != errno.ENOSPC or not allowed:
+        stored. Raises it otherwise: a rule decided."""
+        if failure.errno != errno.ENOSPC or failure.rule or not allowed:
             raise failure
         for process in allowed:
             self._supervisor.signals.send_unrecorded(

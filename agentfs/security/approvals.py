@@ -221,11 +221,13 @@ class Approvals:
 
     def file(self, needed: ApprovalError) -> Request:
         """The open request for a call: the one that there is, or a new one. Raises EAGAIN if the
-        agent waits for too many decisions already."""
+        agent waits for too many decisions already, ENOSPC while the audit is full and everybody has
+        to stop."""
         key = (needed.agent, needed.action, needed.path, needed.content.sha256)
         found = self._open.get(key)
         if found is not None:
             return found
+        self._gate.require_room(None)
         for request in self._open.values():
             same = request.key[:3] == key[:3]
             if same and request.state is State.PENDING and request.id not in self._wakers:

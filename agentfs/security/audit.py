@@ -18,13 +18,22 @@ from pathlib import Path
 
 import trio
 
-from agentfs.clock import Clock, Timer, Timers
+from agentfs.clock import Clock, Timers
 from agentfs.config import Settings
 from agentfs.errors import KernelError
-from agentfs.events import AuditHalfFull, Event, EventLog
+from agentfs.events import (
+    AuditCut,
+    AuditFull,
+    AuditHalfFull,
+    CallRefused,
+    Event,
+    EventLog,
+    RefusalsRepeated,
+)
 from agentfs.security import records
 from agentfs.security.mirror import Mirror
 from agentfs.security.principal import Principal
+from agentfs.security.pruning import Pruning
 from agentfs.security.seal import GENESIS, Checkpoint, Seal, make_key
 from agentfs.security.verify import Verdict, verify
 from agentfs.storage.audit import AuditTables
@@ -34,8 +43,7 @@ __all__ = ["Audit"]
 
 log = logging.getLogger(__name__)
 
-# Records of one transaction of the sweep: about 2 ms. Between two of them others have their turn.
-BATCH, PAUSE = 500, 0.002
+REFUSED = (CallRefused, RefusalsRepeated)
 # Lines that come to the file of checkpoints before it is looked through for old ones.
 TIDY_EVERY = 1000
 
@@ -70,12 +78,14 @@ class Audit:
         self._marked = max(marks, default=0)  # the record of the last checkpoint
         self._acting: Principal | None = None  # of the last record: the next one's, mostly
         self._actor = records.actor(None)
-        self._first = self._tables.first() or 1
+        self.pruning = Pruning(
+            store, self._tables, self._seal, clock, timers, settings, lambda: self.seq
+        )
+        self._stopped = False  # nobody but the operator changes anything
         self._noted: list[Event] = []  # of the transaction under way
         self._untold: list[str] = []  # checkpoints for the mirror
         self._told = TIDY_EVERY  # lines it got since it was tidied
         self._due = trio.Event()
-        self._next: Timer | None = None
         self._verifying = trio.CapacityLimiter(1)
         store.before_commit.append(self._record)
 
@@ -141,7 +151,8 @@ class Audit:
             changes = (*changes, *self._noted)
         if not changes:
             return
-        self._watch_room()
+        if self.pruning.stops and all(isinstance(change, REFUSED) for change in changes):
+            return  # `/dev/events` and `kernel.log` have it
         before = self.seq, self._digest, self._marked
         seq = before[0] + 1
         if self._store.acting is not self._acting:
@@ -152,17 +163,36 @@ class Audit:
         self._tables.append(seq, text, digest, self._seal.head(seq, digest))
         self._store.on_rollback(lambda: self._back(before))
         self.seq, self._digest = seq, digest
+        self._watch_room()
         if seq - self._marked >= self._settings.now.audit.checkpoint_every:
             self._mark()
 
     def _watch_room(self) -> None:
-        """Tell when half of what may be kept is."""
-        most, kept = self._settings.now.audit.max_records, self.seq - self._first + 2
-        if kept == (most + 1) // 2:
-            told = AuditHalfFull(kept, most)
-            self._store.on_commit(
-                lambda: self._timers.call_later(0, lambda: self._events.emit(told))
-            )
+        """Tell when half of what may be kept is, and when that is an end."""
+        limits, kept = self._settings.now.audit, self.pruning.kept
+        if kept == (limits.max_records + 1) // 2:
+            self._store.on_commit(lambda: self._tell_of(AuditHalfFull(kept, limits.max_records)))
+        if limits.when_full == "stop" or self._stopped:
+            self._store.on_commit(self._look)
+
+    def _look(self) -> None:
+        """Whether everybody has to stop has perhaps changed."""
+        self.pruning.recorded()
+        before, self._stopped = self._stopped, self.pruning.stops
+        if self._stopped and not before:
+            most = self._settings.now.audit.max_records
+            self._tell_of(AuditFull(self.pruning.kept, most))
+
+    def _tell_of(self, event: Event) -> None:
+        """In a transaction of its own."""
+
+        def tell() -> None:
+            try:
+                self._events.emit(event)
+            except KernelError as failure:
+                log.warning("%s is not told: %s", event, failure)
+
+        self._timers.call_later(0, tell)
 
     def _back(self, before: tuple[int, bytes, int]) -> None:
         self.seq, self._digest, self._marked = before
@@ -182,15 +212,11 @@ class Audit:
             log.warning("no checkpoint of the audit was made: %s", failure)
 
     def _mark(self) -> None:
-        text = self._seal.checkpoint(self._now(self.seq, self._digest))
+        time = records.stamp(self._clock.now())
+        text = self._seal.checkpoint(Checkpoint(self.seq, self._digest, self.pruning.kept, time))
         self._tables.put_checkpoint(self.seq, text)
         self._store.on_commit(lambda: self._tell(text))
         self._marked = self.seq
-
-    def _now(self, seq: int, digest: bytes, *, cut: bool = False) -> Checkpoint:
-        first = seq + 1 if cut else self._first
-        time = records.stamp(self._clock.now())
-        return Checkpoint(seq, digest, self.seq - first + 1, time, cut)
 
     def _tell(self, text: str) -> None:
         self._untold.append(text)
@@ -238,37 +264,38 @@ class Audit:
     def _is_kept(self, line: bytes) -> bool:
         """Whether it is of a record that is kept; what cannot be read stays for `verify`."""
         try:
-            return self._seal.read_checkpoint(line).seq >= self._first
+            return self._seal.read_checkpoint(line).seq >= self.pruning.first
         except ValueError:
             return True
 
     # -- pruning ---------------------------------------------------------------------------------
 
+    def admit(self, principal: Principal) -> None:
+        """Before what `principal` did in the transaction under way is accepted: raise ENOSPC if its
+        record has no room, and the operator chose to stop then. What was promised before goes on.
+        For the gate."""
+        if not self.pruning.stops or principal.is_operator or self._store.promised:
+            return
+        if not all(isinstance(change, REFUSED) for change in self._events.pending):
+            self.pruning.require_room()
+
+    def require_room(self, principal: Principal | None = None) -> None:
+        """The same of what gets its record later, or has none. None: somebody, not the operator."""
+        if principal is None or not principal.is_operator:
+            self.pruning.require_room()
+
     def sweep(self) -> int:
         """Take away one batch of what is too old or too much, and go on soon if there may be more;
         the number of records gone. The newest one stays. For the maid."""
-        limits = self._settings.now.audit
-        oldest = records.stamp(self._clock.now() - limits.retention).encode()
-        going = None
-        batch = self._tables.oldest(BATCH)
-        for seq, record, digest in batch:
-            surplus = self.seq - seq >= limits.max_records
-            if seq >= self.seq or not (surplus or record[-29:-2] <= oldest):
-                break
-            going = seq, digest
-        if going is None:
-            return 0
-        try:
-            with self._store.transaction():
-                self._tables.cut(going[0], self._seal.checkpoint(self._now(*going, cut=True)))
-        except KernelError as failure:
-            log.warning("old records of the audit stay for now: %s", failure)
-            return 0
-        self._first = going[0] + 1
-        gone = self._first - batch[0][0]
-        if gone >= BATCH and (self._next is None or not self._next.active):
-            self._next = self._timers.call_later(PAUSE, self.sweep)
-        return gone
+        return self.pruning.sweep()
+
+    def cut(self, principal: Principal, through: int) -> None:
+        """Forget the records up to number `through`, and record who had that done. EINVAL."""
+        self.pruning.check_there(through)
+        with self._store.transaction():
+            self._store.acting = principal
+            self._events.emit(AuditCut(through))
+        self.pruning.cut(through)
 
     # -- reading ---------------------------------------------------------------------------------
 

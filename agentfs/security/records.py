@@ -19,7 +19,7 @@ from typing import Any
 from agentfs.events.base import Event
 from agentfs.security.principal import Principal
 
-__all__ = ["actor", "canonical", "change", "record", "stamp"]
+__all__ = ["actor", "canonical", "change", "record", "stamp", "written"]
 
 canonical: Callable[[Any], str] = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 """Any value as canonical JSON. Surrogates, which stand for bytes that are no UTF-8, are escaped."""
@@ -27,8 +27,13 @@ canonical: Callable[[Any], str] = json.JSONEncoder(sort_keys=True, separators=("
 
 def record(seq: int, seconds: float, actor: str, changes: Iterable[Event]) -> str:
     """One record. `actor` is JSON already, `seconds` the wall-clock time."""
+    return written(seq, stamp(seconds), actor, changes)
+
+
+def written(seq: int, time: str, actor: str, changes: Iterable[Event]) -> str:
+    """The same of a `time` that is a stamp."""
     told = ",".join(map(change, changes))
-    return f'{{"actor":{actor},"changes":[{told}],"seq":{seq},"time":"{stamp(seconds)}"}}'
+    return f'{{"actor":{actor},"changes":[{told}],"seq":{seq},"time":"{time}"}}'
 
 
 @functools.lru_cache(maxsize=1024)

@@ -27,6 +27,7 @@ KEY_SIZE = 32  # bytes, as much as the hash has
 
 _HEAD = b"agentfs audit head "
 _CHECKPOINT = b"agentfs audit checkpoint "
+_GAP = b"agentfs audit gap "
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,13 @@ class Seal:
         if not hmac.compare_digest(self.head(seq, digest).encode(), text):
             raise ValueError("the signature of the head is not by this key")
         return seq, digest
+
+    def gap(self, before: bytes, digest: bytes, text: bytes) -> str:
+        """The signature of what stands for dropped records between these hashes."""
+        return self._sign(_GAP + before + digest + text)
+
+    def is_gap(self, signature: str, before: bytes, digest: bytes, text: bytes) -> bool:
+        return hmac.compare_digest(self.gap(before, digest, text), signature)
 
     def checkpoint(self, checkpoint: Checkpoint) -> str:
         """A checkpoint as the store and the file beside the key have it: canonical JSON."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentfs.errors import KernelError
+from agentfs.security.gaps import Gap, first_of, is_gap
 from agentfs.security.mirror import Mirror
 from agentfs.security.seal import GENESIS, Checkpoint, Seal
 from agentfs.storage import audit as tables
@@ -64,6 +65,7 @@ class _Audit:
         self._lines = lines
         self._head, self._count = tables.search(connection)
         self._checkpoints = tables.checkpoints(connection)
+        self._records = 0
 
     def verify(self) -> Verdict:
         if not (self._head or self._count or self._checkpoints or self._lines):
@@ -79,7 +81,7 @@ class _Audit:
         seq, digest = self._walk(start, kept)
         self._check_head(seq, digest)
         self._check_mirror(start[0], seq)
-        return Verdict(seq - start[0], f"{seq} {digest.hex()}" if seq else "")
+        return Verdict(self._records, f"{seq} {digest.hex()}" if seq else "")
 
     def _read_checkpoints(self) -> dict[int, Checkpoint]:
         found = {}
@@ -103,10 +105,18 @@ class _Audit:
             "SELECT seq, CAST(record AS BLOB), hash FROM audit ORDER BY seq"
         )
         for found, record, said in rows:
-            seq += 1
-            if found != seq:
-                raise _BadError(_gap(seq, found, at_the_head=seq == start[0] + 1))
-            digest = hashlib.sha256(digest + record).digest()
+            gap = is_gap(record)
+            first = first_of(record) if gap else found
+            if first != seq + 1:
+                raise _BadError(_gap(seq + 1, first, at_the_head=seq == start[0]))
+            if gap:
+                self._check_gap(found, record, digest, said)
+                marks = {mark: at for mark, at in marks.items() if not first <= mark < found}
+                digest = said
+            else:
+                self._records += 1
+                digest = hashlib.sha256(digest + record).digest()
+            seq = found
             if digest != said:
                 raise _BadError(
                     f"record {seq}: its hash is not that of its content and the hash before it"
@@ -121,6 +131,17 @@ class _Audit:
                 f" of record {max(marks)}"
             )
         return seq, digest
+
+    def _check_gap(self, found: int, record: bytes, before: bytes, digest: bytes) -> None:
+        try:
+            gap = Gap.read(self._seal, record, before, digest)
+        except ValueError:
+            gap = None
+        if gap is None or gap.last != found:
+            raise _BadError(
+                f"record {found}: it stands for refusals that were dropped, and is not signed with"
+                " this key for this place"
+            )
 
     def _check_head(self, seq: int, digest: bytes) -> None:
         if not self._head and not seq:

@@ -7,15 +7,28 @@ own, in a thread, and gets bytes: what somebody tampered with need not be text.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from agentfs.storage.store import Store
 
-__all__ = ["HEAD", "AuditTables", "Row", "beside", "checkpoints", "matching", "page", "search"]
+__all__ = [
+    "DROPPED",
+    "HEAD",
+    "AuditTables",
+    "Row",
+    "beside",
+    "checkpoints",
+    "matching",
+    "page",
+    "search",
+]
 
 HEAD = "audit_head"
 """The meta value that says where the audit ends."""
+
+DROPPED = "audit_dropped"
+"""The meta value that says how many numbers in it stand for no record of their own."""
 
 Row = tuple[int, bytes, bytes]
 """Number, record and hash."""
@@ -43,10 +56,12 @@ class AuditTables:
         query = "SELECT seq, CAST(record AS BLOB), hash FROM audit ORDER BY seq LIMIT ?"
         return list(self._store._db.execute(query, (limit,)))
 
-    def first(self) -> int | None:
-        """The number of the oldest record."""
-        row = self._store._db.execute("SELECT min(seq) FROM audit").fetchone()
-        return None if row[0] is None else int(row[0])
+    def after(self, seq: int, limit: int) -> list[Row]:
+        """The first `limit` records behind number `seq`."""
+        query = (
+            "SELECT seq, CAST(record AS BLOB), hash FROM audit WHERE seq > ? ORDER BY seq LIMIT ?"
+        )
+        return list(self._store._db.execute(query, (seq, limit)))
 
     def append(self, seq: int, record: str, digest: bytes, head: str) -> None:
         self._write("INSERT INTO audit VALUES (?, ?, ?)", (seq, record, digest))
@@ -60,6 +75,19 @@ class AuditTables:
 
     def put_checkpoint(self, seq: int, record: str) -> None:
         self._write("INSERT OR REPLACE INTO checkpoints VALUES (?, ?)", (seq, record))
+
+    def replace(self, rows: Iterable[int], row: tuple[int, str, bytes]) -> None:
+        """Let one record stand for others."""
+        for seq in rows:
+            self._write("DELETE FROM audit WHERE seq = ?", (seq,))
+        self._write("INSERT INTO audit VALUES (?, ?, ?)", row)
+
+    def dropped(self) -> int:
+        """How many numbers between the oldest and the newest record have none."""
+        return int(self._store.meta(DROPPED, "0"))
+
+    def set_dropped(self, count: int) -> None:
+        self._store.set_meta(DROPPED, str(count))
 
     def cut(self, seq: int, record: str) -> None:
         """Delete everything up to record `seq`; the checkpoint `record` stands for it."""

@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 from agentfs.storage.audit import HEAD
 from agentfs.storage.check_rows import read_record
 
-__all__ = ["audit_faults"]
+__all__ = ["GAPS", "audit_faults"]
+
+GAPS = 'SELECT seq, record FROM audit WHERE instr(record, \'"type":"refusals_dropped"\')'
+"""What stands for refusals that were dropped: from their `first` one to their number."""
 
 
 def audit_faults(connection: sqlite3.Connection, meta: Mapping[str, str]) -> Iterator[str]:
@@ -17,10 +20,14 @@ def audit_faults(connection: sqlite3.Connection, meta: Mapping[str, str]) -> Ite
     first, last, count = connection.execute(
         "SELECT min(seq), max(seq), count(*) FROM audit"
     ).fetchone()
+    dropped = 0
+    for seq, text in connection.execute(GAPS):
+        begins = read_record(text).get("changes", [{}])[0].get("first", seq)
+        first, dropped = min(first, begins), dropped + seq - begins
     head = meta.get(HEAD, "").split(" ")[0]
     if head != ("" if last is None else str(last)):
         yield f"audit: the head is record {head or 'none'}, and the last one is {last}"
-    if count and last - first + 1 != count:
+    if count and last - first + 1 != count + dropped:
         yield f"audit: there are {count} records from {first} to {last}"
     cut = 0
     for seq, text in connection.execute("SELECT seq, record FROM checkpoints ORDER BY seq"):

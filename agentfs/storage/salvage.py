@@ -20,7 +20,8 @@ from agentfs.ipc.broadcast import EVERYBODY
 from agentfs.ipc.message import Message
 from agentfs.process.names import INIT_NAME
 from agentfs.process.spec import NAME
-from agentfs.storage.audit import HEAD
+from agentfs.storage.audit import DROPPED, HEAD
+from agentfs.storage.check_audit import GAPS
 from agentfs.storage.migrations import migrate
 from agentfs.storage.opening import LAST_EVENT
 
@@ -280,12 +281,15 @@ def _mend_audit(database: sqlite3.Connection) -> None:
     first, last, count = database.execute(
         "SELECT min(seq), max(seq), count(*) FROM audit"
     ).fetchone()
+    for seq, text in database.execute(GAPS):
+        begins = json.loads(text)["changes"][0]["first"]
+        first, count = min(first, begins), count + seq - begins
     row = database.execute("SELECT value FROM meta WHERE key = ?", (HEAD,)).fetchone()
     if count and last - first + 1 == count and row and row[0].split(" ")[0] == str(last):
         return
     database.execute("DELETE FROM audit")
     database.execute("DELETE FROM checkpoints")
-    database.execute("DELETE FROM meta WHERE key = ?", (HEAD,))
+    database.execute("DELETE FROM meta WHERE key IN (?, ?)", (HEAD, DROPPED))
 
 
 def _mend_numbers(database: sqlite3.Connection) -> None:

@@ -93,6 +93,7 @@ class Store:
         self._room = 0  # bytes that may be written before the ballast is asked again
         self.before_commit: list[Callable[[], object]] = []
         self.acting: Principal | None = None  # whom the transaction is for, see `Gate`
+        self.promised = False  # the transaction does what was accepted before
         self.commits = 0
 
     def close(self) -> None:
@@ -423,6 +424,7 @@ class _Transaction(AbstractContextManager[None]):
             store._dirty = False
             store._failure = None
             store.acting = None
+            store.promised = False
         store._depth += 1
 
     def __exit__(

@@ -40,7 +40,7 @@ async def test_the_directory_is_gated_and_for_the_operator_alone(world: World) -
         for name in ("log", "head", "verify", "query"):
             with refused("EACCES"):
                 world.open(f"/sys/audit/{name}", os.O_RDONLY, caller)
-    assert world.list("/sys/audit") == ["log", "head", "verify", "query"]
+    assert world.list("/sys/audit") == ["log", "head", "verify", "query", "ctl"]
     assert [world.find(f"/sys/audit/{name}").timeout for name in ("log", "head", "verify")] == [
         0.0, 0.0, 0.0
     ]  # fmt: skip

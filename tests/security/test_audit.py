@@ -20,9 +20,10 @@ from agentfs.errors import KernelError
 from agentfs.events import AgentDefined, ArtifactStored, Event, EventLog, SentForgotten
 from agentfs.process.model import Process, Restart, Role, State, Tier
 from agentfs.security import records
-from agentfs.security.audit import BATCH, Audit
+from agentfs.security.audit import Audit
 from agentfs.security.policy import Policy
 from agentfs.security.principal import Kind, Principal
+from agentfs.security.pruning import BATCH
 from agentfs.security.query import Query
 from agentfs.security.refusals import Refusals
 from agentfs.security.seal import Seal
@@ -77,6 +78,7 @@ class System:
         if self.settings.now.audit.checkpoint_every != every:
             self.settings.replace(f"audit: {{checkpoint_every: {every}}}")
         self.gate = Gate(self.store, Policy(), {2: _process(2), 3: _process(3)}.get)
+        self.gate.admit = self.audit.admit
         self.refusals = Refusals(self.gate, self.store, self.events, self.timers)
 
     def define(self, *names: str, by: Principal | None = None) -> None:

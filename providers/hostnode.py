@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -240,7 +241,12 @@ class HostNode(Node):
         path, *_ = self.tree.changing(caller, self)
         if name in HIDDEN:
             return  # a copy of something that is no real file, with its attributes
-        with reported(f"setting the attribute {name}"), self.pinned() as descriptor:
+        with (
+            reported(f"setting the attribute {name}"),
+            self.pinned() as descriptor,
+            # It may take a block of its own, whatever the size of the file is.
+            counting.growing(self, descriptor, caller.principal, sys.maxsize, len(value)),
+        ):
             os.setxattr(own_path(descriptor), name, value)
         self.tree.changed(caller, "attributes", path)
 
@@ -248,7 +254,11 @@ class HostNode(Node):
         if not name.startswith("user.") or name == MARK:
             raise KernelError(errno.ENODATA, f"no attribute {name!r}")
         path, *_ = self.tree.changing(caller, self)
-        with reported(f"removing the attribute {name}"), self.pinned() as descriptor:
+        with (
+            reported(f"removing the attribute {name}"),
+            self.pinned() as descriptor,
+            counting.growing(self, descriptor, caller.principal),
+        ):
             os.removexattr(own_path(descriptor), name)
         self.tree.changed(caller, "attributes", path)
 

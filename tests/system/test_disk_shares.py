@@ -135,6 +135,36 @@ def test_what_is_kept_beside_the_mail_counts_as_memory(
     assert room(agent, "memory")[0] == 0
 
 
+def test_attributes_count_too(tree: Tree, start: Callable[..., Puppet]) -> None:
+    agent = start("modest")
+    agent.do("append('agents/self/memory/some', 0)")
+    before = room(agent, "memory")[0]
+    assert before == 4096
+    agent.do("os.setxattr(me + '/memory/some', 'user.a', b'x' * 3000)")
+    real = tree.state / f"agents/{agent.name}/memory/some"
+    assert room(agent, "memory")[0] == max(4096, real.stat().st_blocks * 512)
+    tree.write("etc/agentfs.yaml", CONFIG.replace(f"memory: {SIZE}", "memory: 1000"))
+    try:
+        with refused(errno.ENOSPC):
+            agent.do("os.setxattr(me + '/memory/some', 'user.b', b'x' * 500)")
+    finally:
+        tree.write("etc/agentfs.yaml", CONFIG)
+    agent.do("os.removexattr(me + '/memory/some', 'user.a')")
+    assert room(agent, "memory")[0] == max(4096, real.stat().st_blocks * 512)
+
+
+def test_who_has_the_name_of_an_agent_that_was_removed_holds_nothing_of_it(tree: Tree) -> None:
+    before = in_use(tree, "memory")
+    agent = tree / "agents/again"
+    for _ in range(2):
+        agent.mkdir()
+        (agent / "memory/big").write_bytes(bytes(MIB))
+        (agent / "memory/folder").mkdir()
+        assert in_use(tree, "memory") == before + MIB + 4096
+        agent.rmdir()
+        assert in_use(tree, "memory") == before
+
+
 def test_df_says_what_one_may_still_write(tree: Tree, start: Callable[..., Puppet]) -> None:
     agent = start("modest")
     free = "(lambda s: s.f_bavail * s.f_frsize)(os.statvfs(tree + '/{}'))"

@@ -145,7 +145,8 @@ class AgentDirectory(Replacing):
     )
     def spec(self) -> str:
         """The definition (YAML): role, tier, model, exec, restart, heartbeat, env, cwd, user,
-        limits. A valid write replaces it when the file is closed and holds from the next start."""
+        limits, caps, deny, read. A valid write replaces it when the file is closed and holds from
+        the next start."""
         return self.agent.spec
 
     def may_see_definition(self, caller: Caller) -> None:

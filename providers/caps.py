@@ -75,8 +75,9 @@ class CapsDirectory(Table):
     )
     def effective(self) -> str:
         """What it may at this moment: the table of its role (/etc/roles.yaml) and what its parent
-        had when it was spawned and `allowed`, without `denied`. `-tool:GLOB`: of the tools above,
-        not these. `& tool:GLOB …`: of the tools above only those that match one of these too."""
+        had when it was spawned and `allowed`, without `denied`. `-host_read`: everybody else has
+        it. `-tool:GLOB`: of the tools above, not these. `& tool:GLOB …`: of the tools above only
+        those that match one of these too."""
         return _lines(self.kernel.capabilities.of(self.parent.process).lines)
 
     @control(
@@ -95,8 +96,8 @@ class CapsDirectory(Table):
         """`-NAME` gives up a capability, a glob of tools, or with `*` all, for good. It holds at
         once for calls in the tree and for children spawned from now on; children that there are
         keep what they have. A program that runs keeps its network (network_access), its view of
-        the machine's files (file_write) and the starting of other programs (shell_exec) until its
-        next start: these are fixed when it is started."""
+        the machine's files (file_write, host_read) and the starting of other programs (shell_exec)
+        until its next start: these are fixed when it is started."""
         process = self.parent.process
         name = command.strip()
         if name.startswith("+"):

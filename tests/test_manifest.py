@@ -97,7 +97,7 @@ def test_all_faults_are_reported_at_once_in_the_order_of_their_lines() -> None:
         "2: metadata: the key `name` was expected",
         "6: a: unknown key `rol`, one of parent, replicas, exec, role, tier, model, restart,"
         " heartbeat, restart_notice, env, cwd, user, tools, limits, on_limit, caps, deny,"
-        " budget, group, prompt,"
+        " read, budget, group, prompt,"
         " groups, metadata was expected (did you mean role?)",
         "7: a.tier: one of strategic, tactical, operational was expected, not 'tactcal'"
         " (did you mean tactical?)",
@@ -183,10 +183,10 @@ def test_every_key_that_is_missing_is_named() -> None:
         ("{role: task, tier: strategic}", "a.tier: a task is never strategic"),
         ("nane: b", "a: unknown key `nane`, one of parent, replicas, exec, role, tier, model,"
          " restart, heartbeat, restart_notice, env, cwd, user, tools, limits, on_limit, caps, deny,"
-         " budget, group, prompt, groups, metadata was expected"),
+         " read, budget, group, prompt, groups, metadata was expected"),
         ("name: b", "a: unknown key `name`, one of parent, replicas, exec, role, tier, model,"
          " restart, heartbeat, restart_notice, env, cwd, user, tools, limits, on_limit, caps, deny,"
-         " budget, group, prompt, groups, metadata was expected"),
+         " read, budget, group, prompt, groups, metadata was expected"),
         ("? [x]\n      : y", "a: a name was expected as key"),
     ],
 )  # fmt: skip

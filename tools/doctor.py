@@ -238,6 +238,7 @@ def _confinement() -> Iterator[Finding]:
         "network": "seccomp refuses sockets that are not local, Landlock TCP",
         "write": "Landlock, and seccomp for owners, modes, times and attributes",
         "exec": "seccomp lets one exec pass",
+        "read": "Landlock: its program, libraries, the tree and what its definition names (read)",
     }
     here = mechanisms()
     for name, capability in CAPABILITIES.items():

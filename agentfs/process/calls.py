@@ -62,7 +62,7 @@ class Processes(OwnCalls):
                 self.groups,
             )
             rules.check(asked)
-            process = self._make(parent, spec)
+            process = self._make(actor, parent, spec)
             before = self._agents.ensure(
                 process.name, process.uid, process.gid, actor.name, _text(spec), spec.prompt
             )
@@ -105,10 +105,11 @@ class Processes(OwnCalls):
         words = f"process {process.pid} was not started, and is taken back"
         when_there_is_room(self._supervisor.timers, take_back, words)
 
-    def _make(self, parent: Process, spec: ProcessSpec) -> Process:
+    def _make(self, actor: Process, parent: Process, spec: ProcessSpec) -> Process:
         account = rules.account_of(spec, parent)
         tier = rules.tier_of(spec, parent, self._gate.policy)
         role = Role(spec.role)
+        reads, own_files = rules.readable_by(self._gate.policy, actor, spec)
         return Process(
             pid=self._table.next_pid(),
             ppid=parent.pid,
@@ -135,6 +136,8 @@ class Processes(OwnCalls):
             groups=tuple(spec.groups),
             metadata=dict(spec.metadata),
             ceiling=ceiling_below(parent),
+            reads=reads,
+            own_files=own_files,
         )
 
     def _announce(self, process: Process, before: Agent | None) -> None:
@@ -198,6 +201,7 @@ class Processes(OwnCalls):
         if spec.exec:
             if spec.exec[0] != process.exec[0]:
                 rules.check_own_program(self._gate.policy, actor, spec.exec)
+            reads, own_files = self._readable(actor, process, spec)
             self._table.update(
                 process,
                 exec=tuple(spec.exec),
@@ -205,7 +209,24 @@ class Processes(OwnCalls):
                 cwd=spec.cwd or "",
                 heartbeat=spec.heartbeat,
                 restart_notice=spec.restart_notice,
+                reads=reads,
+                own_files=own_files,
             )
+
+    def _readable(
+        self, actor: Process, process: Process, spec: ProcessSpec
+    ) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+        """What its program may read now: what both who starts it and who wrote the definition may
+        hand on. Where that one is gone, no more than it had."""
+        policy, writer = (
+            self._gate.policy,
+            self._table.by_name(self._agents.get(process.name).creator),
+        )
+        reads, ours = rules.readable_by(policy, actor, spec)
+        _, theirs = rules.readable_by(policy, writer or process, spec)
+        if ours is None or theirs is None:
+            return reads, theirs if ours is None else ours
+        return reads, tuple(file for file in ours if file in theirs)
 
     # -- signals and the tree --------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """Confinement: what the programs of a process are kept from, by the machine and not by their word.
 
 A process without `network_access` has no network, one without `file_write` a read-only view of the
-host, one without `shell_exec` executes nothing but its own program. `Confinement` says what is to
-hold, `mechanisms` what this machine has, `Cell` is made before the fork and entered in the child.
+host, one without `shell_exec` executes nothing but its own program, one without `host_read` reads
+nothing of the host but what it needs to run. `Confinement` says what is to hold, `mechanisms` what
+this machine has, `Cell` is made before the fork and entered in the child.
 
 What cannot be kept from a program: asking somebody who is not confined, through a UNIX socket or
 with files that others execute.
@@ -13,8 +14,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import stat
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -22,7 +24,12 @@ from agentfs.process import landlock, seccomp
 
 __all__ = ["FREE", "Cell", "Confinement", "Mechanisms", "described", "mechanisms"]
 
-CAPABILITIES = {"network": "network_access", "write": "file_write", "exec": "shell_exec"}
+CAPABILITIES = {
+    "network": "network_access",
+    "write": "file_write",
+    "exec": "shell_exec",
+    "read": "host_read",
+}
 """What a program can be kept from, and the capability that lets it."""
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx")
@@ -39,6 +46,12 @@ DAC_OVERRIDE = 1
 CAPABILITY_VERSION_3 = 0x20080522
 PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 23, 24, 38
 
+OF_FILES = landlock.DEVICE | landlock.READ_FILE
+"""The rights that can be had on what is no folder."""
+
+Place = str | int
+"""A path, or a descriptor."""
+
 _libc = ctypes.PyDLL(None, use_errno=True)  # see `agentfs.process.landlock`
 
 
@@ -49,6 +62,7 @@ class Confinement:
     network: bool = True
     write: bool = True
     execute: bool = True
+    read: bool = True
 
     @classmethod
     def of(cls, allows: Callable[[str], bool]) -> Confinement:
@@ -57,8 +71,8 @@ class Confinement:
 
     @property
     def kept_from(self) -> tuple[str, ...]:
-        """What it is to be kept from, of `network`, `write` and `exec`."""
-        allowed = (self.network, self.write, self.execute)
+        """What it is to be kept from, of `network`, `write`, `exec` and `read`."""
+        allowed = (self.network, self.write, self.execute, self.read)
         return tuple(name for name, may in zip(CAPABILITIES, allowed, strict=True) if not may)
 
 
@@ -76,8 +90,8 @@ class Mechanisms:
     listener: bool
 
     def lacks(self, name: str) -> str:
-        """What keeps this machine from holding a program from `network`, `write` or `exec`, in
-        words; empty if nothing does."""
+        """What keeps this machine from holding a program from `network`, `write`, `exec` or `read`,
+        in words; empty if nothing does."""
         if not self.seccomp:
             return "libseccomp (apt-get install libseccomp2) and a Linux with seccomp"
         least, linux = (3, "6.2") if name == "write" else (1, "5.13")
@@ -124,13 +138,20 @@ class Cell:
     """The confinement of one program that is being started. `close` it in the parent when the
     program executes, or has failed to."""
 
-    def __init__(self, held: Confinement, folders: Iterable[str | int], files: Iterable[str | int]):
-        """`folders` and `files` are what a program without `write` may write to all the same, by
-        path or descriptor; a path that there is not is passed over. Raises OSError."""
+    def __init__(
+        self,
+        held: Confinement,
+        folders: Collection[Place],
+        files: Collection[Place],
+        readable: Iterable[str] = (),
+    ):
+        """`folders` and `files` are what a program without `write` may write to all the same, and
+        read, by path or descriptor; `readable` what one without `read` may read besides. A path
+        that there is not is passed over. Raises OSError."""
         self.held = held
         self._one = None if held.execute else seccomp.OneExec()
         try:
-            self._ruleset = _ruleset(held, folders, files)
+            self._ruleset = _ruleset(held, folders, files, readable)
             filter_ = seccomp.program(network=held.network, write=held.write, execute=held.execute)
             kept = _kept(held, folders)
             self._steps = (
@@ -156,32 +177,45 @@ class Cell:
             self._one.close()
 
 
-def _ruleset(held: Confinement, folders: Iterable[str | int], files: Iterable[str | int]) -> int:
-    if held.write:
-        return landlock.ruleset(None, tcp=held.network)
+def _ruleset(
+    held: Confinement,
+    folders: Collection[Place],
+    files: Collection[Place],
+    readable: Iterable[str],
+) -> int:
     opened: list[int] = []
 
-    def all_of(places: Iterable[str | int], rights: int) -> list[tuple[int, int]]:
+    def all_of(
+        places: Iterable[Place], rights: int, ignored: type[OSError] = FileNotFoundError
+    ) -> list[tuple[int, int]]:
         found = []
         for place in places:
             if isinstance(place, int):
                 found.append((place, rights))
                 continue
-            with suppress(FileNotFoundError):
+            with suppress(ignored):
                 opened.append(os.open(place, os.O_PATH | os.O_CLOEXEC))
-                found.append((opened[-1], rights))
+                is_folder = stat.S_ISDIR(os.fstat(opened[-1]).st_mode)
+                found.append((opened[-1], rights if is_folder else rights & OF_FILES))
         return found
 
+    devices = [f"/dev/{name}" for name in DEVICES]
+    changed = looked_at = None
     try:
-        writable = all_of(folders, landlock.FOLDER) + all_of(files, landlock.FILE)
-        writable += all_of((f"/dev/{name}" for name in DEVICES), landlock.DEVICE)
-        return landlock.ruleset(writable, tcp=held.network)
+        if not held.write:
+            changed = all_of(folders, landlock.FOLDER) + all_of(files, landlock.FILE)
+            changed += all_of(devices, landlock.DEVICE)
+        if not held.read:
+            looked_at = all_of(folders, landlock.LOOK | landlock.REFER)
+            looked_at += all_of((*files, *devices), landlock.LOOK)
+            looked_at += all_of(readable, landlock.LOOK, OSError)
+        return landlock.ruleset(changed, looked_at, tcp=held.network)
     finally:
         for descriptor in opened:
             os.close(descriptor)
 
 
-def _kept(held: Confinement, folders: Iterable[str | int]) -> int:
+def _kept(held: Confinement, folders: Iterable[Place]) -> int:
     """The privileges that root keeps. One that cannot come to `folders` without it, as they lie in
     the closed home of somebody else, may still pass by the modes of files."""
     kept = (OVER_FILES if held.write else ()) + (OF_THE_NETWORK if held.network else ())

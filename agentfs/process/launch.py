@@ -14,6 +14,7 @@ import errno
 import mmap
 import os
 import pwd
+import shutil
 import signal
 import struct
 import subprocess
@@ -26,6 +27,7 @@ from agentfs.errors import KernelError
 from agentfs.process.confine import FREE, Cell, Confinement
 from agentfs.process.model import Process
 from agentfs.process.own_program import own_program
+from agentfs.process.readable import SYSTEM, named_files, of_program
 from agentfs.process.rlimits import Limit, lay_on
 from agentfs.process.unstarted import why_not
 
@@ -160,7 +162,24 @@ class Launch:
         folders: list[str | int] = [self._mountpoint]
         if self._home is not None and not self._in_tree:
             folders.append(home)
-        return Cell(self._held, folders, [str(self._log_path)])
+        readable = [] if self._held.read else self._readable()
+        return Cell(self._held, folders, [str(self._log_path)], readable)
+
+    def _readable(self) -> list[str]:
+        """What a program that may not read the machine reads of it all the same."""
+        process, folder = self._process, os.path.join(self._home or "/", self._cwd)
+        path = self._environment()["PATH"]
+        named = list(named_files(process.exec, folder))
+        if process.own_files is not None:
+            named = [file for file in named if file in process.own_files]
+        elif "/" not in process.exec[0]:
+            named.append(shutil.which(process.exec[0], path=path) or "")
+        named = [file for file in named if os.path.isfile(self._on_disk(file))]
+        found = [*process.reads, *named]
+        for file in named:
+            found += of_program(file, path, self._on_disk)
+        # What is in the tree is read through it, and no thread of ours touches it there.
+        return [*SYSTEM, *(file for file in found if self._on_disk(file) == file)]
 
     def _command(self, env: dict[str, str]) -> tuple[str | None, Sequence[str]]:
         """(file to execute, arguments); None for the file that the first argument names."""
@@ -254,9 +273,11 @@ class Launch:
                 account = pwd.getpwuid(process.uid)
                 env |= {"HOME": account.pw_dir, "USER": account.pw_name}
                 env |= {"LOGNAME": account.pw_name, "SHELL": account.pw_shell or "/bin/sh"}
-        if not self._held.write and self._home is not None:
-            # Where it may write, by a path that another user's program can go too.
+        if self._home is not None and not (self._held.write and self._held.read):
+            # Where it may write and read, by a path that another user's program can go too.
             env["TMPDIR"] = os.path.join(self._mountpoint, "agents", process.name, "memory")
+            if not self._held.read:
+                env["HOME"] = env["TMPDIR"]
         return (
             env
             | dict(self._env)

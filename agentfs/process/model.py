@@ -235,7 +235,9 @@ class Process:
     group: str = ""  # the path of its group below /sys/cgroup; "": in none
     groups: tuple[str, ...] = ()  # what it belongs to, for whoever looks: they grant nothing
     metadata: dict[str, str] = field(default_factory=dict)
-    confined: tuple[str, ...] = ()  # what its program is really kept from: network, write, exec
+    confined: tuple[str, ...] = ()  # what its program is really kept from, of network, write, …
+    reads: tuple[str, ...] = ()  # what its program may read of a machine that is closed to it
+    own_files: tuple[str, ...] | None = None  # those files of `exec` too; None: all of them
     changed: int = 0  # ns, for st_mtime
 
     def record(self) -> dict[str, Any]:
@@ -313,6 +315,8 @@ _AS_JSON: dict[str, Callable[[Any], Any]] = {
     "allowed": list,
     "denied": list,
     "confined": list,
+    "reads": list,
+    "own_files": list,
     "ceiling": Ceiling.record,
     "limits": Limits.record,
 }
@@ -324,6 +328,8 @@ _FROM_JSON: dict[str, Callable[[Any], Any]] = {
     "allowed": tuple,
     "denied": tuple,
     "confined": tuple,
+    "reads": tuple,
+    "own_files": tuple,
     "ceiling": Ceiling.from_record,
     "limits": lambda limits: Limits(**limits),
 }

@@ -135,7 +135,7 @@ class Recovery:
                 return
             log.info("process %d, %s, still runs", process.pid, process.name)
             self._resume(process)
-            if "write" in process.confined and not process.stopping:
+            if {"write", "read"}.intersection(process.confined) and not process.stopping:
                 self._renew(process, program)
             supervisor.watch(program)
         elif process.exec:
@@ -144,9 +144,9 @@ class Recovery:
             self._resume(process)
 
     def _renew(self, process: Process, program: Program) -> None:
-        """A program that may write to the tree and nowhere else may not write to the new tree: the
-        machine knows only the one of the daemon that started it. It ends as with a clean end of
-        the daemon, and is started again by its policy."""
+        """A program that may write to the tree, or read it, and nothing else may not do so in the
+        new tree: the machine knows only the one of the daemon that started it. It ends as with a
+        clean end of the daemon, and is started again by its policy."""
         supervisor = self._supervisor
         if supervisor.restarts.wanted(process, 1):
             supervisor.renew(process, f"{STARTED_AGAIN}, its program could write to the old tree")

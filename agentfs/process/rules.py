@@ -16,6 +16,7 @@ from agentfs.errors import KernelError
 from agentfs.process.agents import Agents
 from agentfs.process.model import Process, Role, Tier
 from agentfs.process.names import check_reserved
+from agentfs.process.readable import covers, named_files
 from agentfs.process.spec import ProcessSpec
 from agentfs.process.table import ProcessTable
 from agentfs.resources.ceilings import Ceilings
@@ -272,6 +273,33 @@ def check_own_program(policy: Policy, actor: Process, command: Sequence[str]) ->
         policy.require_capability(actor, "shell_exec")
 
 
+def _reads(asked: Request) -> None:
+    readable_by(asked.policy, asked.actor, asked.spec)
+
+
+def readable_by(
+    policy: Policy, actor: Process, spec: ProcessSpec
+) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """What the program of a definition that `actor` makes may read: `Process.reads` and
+    `own_files`. Who may not read the machine itself hands on what it was given, and nothing more.
+    Raises EPERM."""
+    reads = tuple(dict.fromkeys(spec.read))
+    if policy.capabilities(actor).allows("host_read"):
+        return reads, None
+    ours = actor.own_files
+    if ours is None:  # it is started with files that who may read them chose
+        ours = named_files(actor.exec, actor.cwd)
+    for path in reads:
+        if not covers(path, actor.reads):
+            raise KernelError(
+                errno.EPERM,
+                f"{actor.name} is denied host_read and cannot let others read {path}",
+                rule="capability host_read",
+            )
+    files = named_files(spec.exec, spec.cwd or "")
+    return reads, tuple(file for file in files if file in ours or covers(file, actor.reads))
+
+
 def _encodable(text: str) -> bool:
     try:
         os.fsencode(text)
@@ -299,6 +327,7 @@ RULES: tuple[Callable[[Request], None], ...] = (
     _name,
     _program,
     _own_program,
+    _reads,
     _budget,
 )
 

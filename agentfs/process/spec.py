@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 from collections.abc import Callable
 from typing import Annotated, Literal
@@ -124,6 +125,12 @@ def _group_name(name: str) -> str:
     return name
 
 
+def _absolute(path: str) -> str:
+    if not path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise ValueError("an absolute path was expected, without ..")
+    return os.path.normpath(path)
+
+
 def _short(metadata: dict[str, str]) -> dict[str, str]:
     size = len(json.dumps(metadata))
     if size > MAX_METADATA:
@@ -136,7 +143,8 @@ class ProcessSpec(BaseModel):
 
     `tools`: those that it is to call; refused if it may not. `caps`: the capabilities it is to
     have of its parent's; left out: all of them, `[]`: none. `deny`: those that it and everything
-    below it never has. `budget`: tokens by tier, reserved
+    below it never has. `read`: files and folders of the machine that it may read where it is
+    denied `host_read`. `budget`: tokens by tier, reserved
     from the parent; where a tier is left out it draws on what its parent draws on. `group`: a
     group of /sys/cgroup (`team/a`), instead of its parent's; "" is none. `restart_notice`:
     whether it is told by mail that its program was started again. `prompt`: what it is to
@@ -162,6 +170,9 @@ class ProcessSpec(BaseModel):
     on_limit: Literal["raise", "skip", "stop"] = "raise"
     caps: Names | None = None
     deny: Names = []
+    read: Annotated[
+        list[Annotated[str, AfterValidator(_absolute)]], Field(max_length=MAX_NAMES)
+    ] = []
     budget: dict[Literal["strategic", "tactical", "operational"], Annotated[int, Field(ge=0)]] = {}
     group: GroupPath | None = None
     prompt: str = ""

@@ -77,7 +77,7 @@ class RoleTables:
     do, there is another one of these."""
 
     def __init__(self, tables: Mapping[Role, Iterable[str]]) -> None:
-        self._tables = {role: CapabilitySet.of(names) for role, names in tables.items()}
+        self._tables = {role: _table(names) for role, names in tables.items()}
         self._known: dict[Hashable, CapabilitySet] = {}
 
     def of_role(self, role: Role) -> CapabilitySet:
@@ -122,8 +122,8 @@ class RoleTables:
         if found.denies(name):
             raise KernelError(
                 errno.EPERM,
-                f"{holder.name} is denied {wanted}: by its spec or that of a process above it, or"
-                " it was dropped",
+                f"{holder.name} is denied {wanted}: by its spec or role, or that of a process above"
+                " it, or it was dropped",
                 rule=f"capability {needed}",
             )
         raise KernelError(
@@ -138,6 +138,13 @@ class RoleTables:
         if holder.allowed is not None and not CapabilitySet.of(holder.allowed).allows(name):
             return "the `caps` of its spec do not name it"
         return "a process above it did not have it when this one was spawned"
+
+
+def _table(names: Iterable[str]) -> CapabilitySet:
+    """Of a role's list: what is there, and what it takes away (`-host_read`)."""
+    words = list(names)
+    taken = [word[1:] for word in words if word.startswith("-")]
+    return CapabilitySet.of(word for word in words if not word.startswith("-")).without(taken)
 
 
 def ceiling_below(parent: Holder) -> Ceiling | None:
@@ -169,7 +176,8 @@ class Capabilities:
 
     def of(self, process: Process) -> CapabilitySet:
         """What `process` may at this moment. Whoever starts its program confines that program by
-        this: without `network_access`, `file_write` or `shell_exec` (`allows(name)` says). A
+        this: without `network_access`, `file_write`, `shell_exec` or `host_read` (`allows(name)`
+        says). A
         program that runs keeps what it was started with: a drop reaches it with its next start.
         """
         return self._gate.policy.capabilities(process)

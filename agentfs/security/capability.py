@@ -20,6 +20,7 @@ from agentfs.security.globs import Effort, TooMuchError, covers, matches, meet, 
 __all__ = [
     "DEFAULTS",
     "EVERYTHING",
+    "IMPLIED",
     "NEEDS",
     "NOTHING",
     "VOCABULARY",
@@ -37,6 +38,7 @@ VOCABULARY = {
     "network_access": "use the network of the machine",
     "file_write": "change files in /shared and of the machine; tools that write files",
     "file_read": "open files in /shared",
+    "host_read": "read files of the machine; everybody may to whom it is not denied by name",
     "budget_allocate": "hand out of its budget",
     "escalate": "put something before its parent",
     "broadcast": "write to everybody at once",
@@ -49,7 +51,11 @@ VOCABULARY = {
 }
 """Every name there is, and what it lets a process do. `*` alone is all of them."""
 
-PLAIN = tuple(name for name in VOCABULARY if name != "tool:GLOB")
+IMPLIED = frozenset({"host_read"})
+"""What is had without being named, unless it is denied by name: lists that were written before
+there was one would close programs off from what they read."""
+
+PLAIN = tuple(name for name in VOCABULARY if name != "tool:GLOB" and name not in IMPLIED)
 ALIASES = {"spawner": "spawn_children"}
 
 TOOL = re.compile(r"[A-Za-z0-9._/:-]{1,64}")
@@ -97,7 +103,7 @@ here are people's and shell scripts too."""
 def canonical(given: str) -> str:
     """A name or tool glob as it is kept. Raises EINVAL for one that there is not."""
     name = ALIASES.get(given, given)
-    if name == "*" or name in PLAIN:
+    if name == "*" or name in PLAIN or name in IMPLIED:
         return name
     domain, colon, glob = name.partition(":")
     if domain != "tool" or not colon:
@@ -179,7 +185,7 @@ class CapabilitySet:
             return False
         tool = _tool(name)
         if tool is None:
-            return name in self.names
+            return name in self.names or name in IMPLIED
         if tool in NEEDS:
             return NEEDS[tool] in self.names
         return all(any(matches(glob, tool) for glob in each) for each in self.tools)
@@ -201,12 +207,14 @@ class CapabilitySet:
 
     @cached_property
     def lines(self) -> tuple[str, ...]:
-        """What it allows as a person reads it, in as few lines as will do: plain names, then
-        `tool:GLOB`, and `-tool:GLOB` for those among them that are denied. Lists that have too much
-        in common to be written out follow as `& tool:GLOB …`: a tool has to be in each."""
+        """What it allows as a person reads it, in as few lines as will do: plain names, `-NAME` for
+        what is had without being named and is denied, then `tool:GLOB`, and `-tool:GLOB` for those
+        among them that are denied. Lists that have too much in common to be written out follow as
+        `& tool:GLOB …`: a tool has to be in each."""
         if "*" in self.denied:
             return ()
         lines = [name for name in PLAIN if name in self.names and name not in self.denied]
+        lines += [f"-{name}" for name in sorted(IMPLIED & self.denied)]
         effort = Effort(MOST_EFFORT)
         common, rest = ["*"], []
         for each in self.tools:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,7 +14,7 @@ from agentfs.document import Document, Pair
 from agentfs.documents import checked
 from agentfs.errors import KernelError
 from agentfs.process.model import Role, Tier
-from agentfs.security.capability import DEFAULTS, canonical
+from agentfs.security.capability import DEFAULTS, IMPLIED, canonical
 
 __all__ = ["FILE", "Action", "RoleEntry", "Roles", "Verdict"]
 
@@ -217,7 +218,7 @@ class _Reader:
         found = []
         for at, name in self._names(node, f"{what}: capabilities"):
             try:
-                found.append(canonical(name))
+                found.append(_granted_or_taken(name))
             except KernelError as bad:
                 self._document.fault(at, f"{what}: {bad.reason}")
         return tuple(dict.fromkeys(found))
@@ -229,3 +230,13 @@ class _Reader:
             return []
         texts = [(each, self._document.text(each, what)) for each in node.value]
         return [(each, text) for each, text in texts if text]
+
+
+def _granted_or_taken(name: str) -> str:
+    """A capability of a role; with a `-` one that everybody else has. Raises EINVAL."""
+    if not name.startswith("-"):
+        return canonical(name)
+    if name[1:] not in IMPLIED:
+        words = f"{name!r}: only {', '.join(sorted(IMPLIED))} is taken away so; leave others out"
+        raise KernelError(errno.EINVAL, words)
+    return name

@@ -751,7 +751,7 @@ def test_what_a_machine_lacks_is_said_in_words() -> None:
 async def test_what_holds_is_kept_with_the_process_and_a_record_of_before_says_nothing(
     system: System,
 ) -> None:
-    have = {"shell_exec", "network_access"}
+    have = {"shell_exec", "network_access", "host_read"}
     system.programs.confinement_of = lambda process: Confinement.of(have.__contains__)
     record = (await system.shell("bob", "exec sleep 1000")).record()
     assert Process.from_record(record).confined == ("write",)

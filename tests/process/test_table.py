@@ -192,6 +192,7 @@ OTHERWISE: dict[str, Any] = {
     "stopping": True, "reason": "limit: x", "tokens": 8, "on_limit": "stop", "allowed": [],
     "denied": ["llm"], "ceiling": {"roles": ["kernel"], "names": [], "denied": ["tool:a"]},
     "group": "team/a", "groups": ["night"], "metadata": {"team": "ä"}, "confined": ["network"],
+    "reads": ["/opt"], "own_files": [],
 }  # fmt: skip
 """Nothing by default."""
 

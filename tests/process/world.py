@@ -114,6 +114,11 @@ class System:
         lines = "".join(f"  {name}: {number}\n" for name, number in processes.items())
         self.settings.replace(f"processes:\n{lines}")
 
+    @staticmethod
+    def spec(**spec: Any) -> ProcessSpec:
+        """A definition."""
+        return ProcessSpec(**spec)
+
     async def spawn(self, name: str, parent: int = 1, **spec: Any) -> Process:
         """A child, spawned by the operator."""
         return await self.processes.spawn(OPERATOR, parent, ProcessSpec(name=name, **spec))

@@ -457,3 +457,37 @@ def test_a_process_of_an_older_store_has_what_its_role_has(tmp_path: Path) -> No
     policy = Policy()
     assert policy.capabilities(process) == policy.role_capabilities(Role.WORKER)
     assert Process.from_record(process.record()) == process
+
+
+def test_reading_the_machine_is_had_unless_it_is_denied_by_name() -> None:
+    """By a spec, by a role, by whoever is above, or with everything else."""
+    for allowed in ([], ["llm"], ["*"], ["host_read"]):
+        found = caps(*allowed)
+        assert found.allows("host_read")
+        assert found == caps(*(name for name in allowed if name != "host_read"))
+        assert "host_read" not in " ".join(found.lines)
+    for denied in (["host_read"], ["*"]):
+        assert not caps("*", deny=denied).allows("host_read")
+        assert caps("*", deny=denied).denies("host_read")
+    assert caps("llm", deny=["host_read"]).lines == ("llm", "-host_read")
+    both = caps("*") & caps("*", deny=["host_read"])
+    assert not both.allows("host_read")
+    assert Ceiling.from_record(Ceiling(("worker",), both).record()).grant == both
+    assert EVERYTHING.allows("host_read")
+
+
+async def test_a_role_takes_it_away_with_a_minus_and_from_all_below_it(system: System) -> None:
+    boss = await system.spawn("boss", role="lead")
+    kid = await system.spawn("kid", boss.pid)
+    policy = system.policy
+    assert all(policy.capabilities(each).allows("host_read") for each in (boss, kid))
+    policy.use_roles(Roles.parse("roles: {lead: {capabilities: ['*', -host_read]}}"))
+    assert not any(policy.capabilities(each).allows("host_read") for each in (boss, kid))
+    with pytest.raises(KernelError) as refused:
+        policy.require_capability(kid, "host_read")
+    assert refused.value.errno == errno.EPERM
+    for bad in ("-llm", "-", "-nothing", "--host_read"):
+        with pytest.raises(KernelError, match="only host_read is taken away so"):
+            Roles.parse(f"roles: {{lead: {{capabilities: ['{bad}']}}}}")
+    text = "roles: {lead: {capabilities: [-host_read]}}"
+    assert Roles.parse(Roles.parse(text).text).entries == Roles.parse(text).entries

@@ -96,6 +96,58 @@ agent.run()
     assert tree.read("agents/bob/log").startswith(f"{tree.path}/agents/bob/memory/")
 
 
+def test_who_is_denied_the_machine_sees_the_tree_alone(tree: Tree, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("word")
+    tree.write("agents/init/outbox/init", "a letter")
+    (tree / "shared/plan").write_text("a plan")
+    given = {"deny": ["host_read"], "read": [str(tmp_path / "given")]}
+    (tmp_path / "given").write_text("given")
+    with closing(Puppet(tree, "bob", **given)) as bob, closing(Puppet(tree, "ann")) as ann:
+        assert confined(tree, bob.pid) == "read"
+        assert confined(tree, ann.pid) == "no", "everybody may who is not denied it"
+        assert "-host_read\n" in bob.read("proc/self/caps/effective")
+        assert "host_read" not in ann.read("proc/self/caps/effective")
+        for path in (secret, tmp_path, "/etc/shadow", "/root", "/home", "/"):
+            attempt = f"os.close(os.open({str(path)!r}, 0))"
+            assert refusal(bob, attempt) == "EACCES"
+            assert not os.path.exists(path) or refusal(ann, attempt) in ("", "EACCES")
+        for path in ("store.db", "shared/plan", "agents/ann/memory", "logs"):
+            assert refusal(bob, f"os.close(os.open({str(tree.state / path)!r}, 0))") == "EACCES"
+        assert bob.do(f"open({str(tmp_path / 'given')!r}).read()") == "given"
+        assert bob.read("shared/plan") == "a plan", "through the tree"
+        ann.send("bob", "hello")
+        assert "hello" in bob.recv()
+        bob.do("open(me + '/memory/note', 'w').write('mine')")
+        assert bob.read("agents/self/memory/note") == "mine"
+        assert "bob" in bob.ls("agents")
+        assert bob.do("os.system('ls / > /dev/null 2>&1')") != 0
+        with pytest.raises(OSError, match="Operation not permitted"):
+            bob.ask("proc/self/spawn", f"{{name: kid, exec: [cat], read: [{secret}]}}")
+        assert "cannot let others read" in bob.read("proc/self/error")
+
+
+def test_a_role_denies_the_machine_with_a_minus(tree: Tree) -> None:
+    tree.write("etc/roles.yaml", "roles: {worker: {capabilities: [llm, shell_exec, -host_read]}}")
+    with closing(Puppet(tree, "bob", role="worker", caps=["*"])) as bob:
+        assert confined(tree, bob.pid) == "network write read"
+        assert tree.read("sys/caps/profiles/worker") == "shell_exec\nllm\n-host_read\n"
+        assert refusal(bob, "os.listdir('/root')") == "EACCES"
+    with pytest.raises(OSError, match="Invalid argument"):
+        tree.write("etc/roles.yaml", "roles: {worker: {capabilities: [-llm]}}")
+
+
+def test_a_program_that_is_denied_the_machine_is_started_again_after_a_crash(tree: Tree) -> None:
+    script = "cat $AGENTFS/agents/self/pid && echo $AGENT_NAME sees; sleep 1000"
+    pid = tree.spawn("bob", exec=["sh", "-c", script], deny=["host_read"])
+    log = Path(tree / "agents/bob/log")
+    eventually(lambda: log.read_text().count("sees") == 1)
+    tree.crash()
+    tree.mount()
+    eventually(lambda: log.read_text().count("sees") == 2)
+    assert confined(tree, pid) == "read"
+
+
 def test_a_drop_and_a_program_that_was_attached_are_said_to_be_advisory(tree: Tree) -> None:
     with closing(Puppet(tree, "bob")) as bob:
         assert confined(tree, bob.pid) == "no"

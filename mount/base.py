@@ -24,6 +24,7 @@ from agentfs.mount.mounttable import Mounts, device_of
 from agentfs.mount.parking import Client, Parking
 from agentfs.mount.system import System
 from agentfs.mount.wakeups import Wakeups
+from agentfs.mount.walking import Walkers
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import LookUpAgain, Node
 from agentfs.watchdog import Watchdog
@@ -69,6 +70,7 @@ class Base(pyfuse3.Operations):
         self.requests = 0
         self.faults = 0
         self._looking_again: dict[int, Inode] = {}
+        self.walkers = Walkers()
 
     def moved(self, mountpoint: str) -> None:
         """The tree is mounted at another path now."""

@@ -187,6 +187,7 @@ class EntryOperations(Base):
             directory = known.directory()
             directory.enter(caller)
             directory.may_list(caller)
+            self.walkers.enter(known, ctx.pid)
         except KernelError as refusal:
             raise self._refused(caller, self.where(known), refusal)
         return self.handles.add_directory(OpenDirectory(known, caller))
@@ -196,6 +197,7 @@ class EntryOperations(Base):
         opened = self.handles.directory(fh)
         if start_id == 0:
             opened.rewind()
+            self.walkers.begun(opened)
         # `.` and `..` come first. Linux makes nothing of what it is told of them but their number.
         parent = opened.inode.parent or opened.inode
         for number, (name, known) in enumerate(((".", opened.inode), ("..", parent))):
@@ -215,6 +217,8 @@ class EntryOperations(Base):
                     raise
                 continue  # gone since its name was read
             if found is None:
+                if not told:
+                    self.walkers.ended(opened)
                 break
             name, node = found
             inode = self.inodes.remember(self._shown(node), opened.inode, name)
@@ -236,6 +240,7 @@ class EntryOperations(Base):
 
     @handler
     async def releasedir(self, fh: FileHandleT) -> None:
+        self.walkers.ended(self.handles.directory(fh))
         self.handles.pop_directory(fh)
 
     @handler

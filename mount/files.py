@@ -21,6 +21,7 @@ from agentfs.mount.holders import Ending, Family, Target, ending
 from agentfs.mount.inodes import Inode
 from agentfs.mount.parking import Client
 from agentfs.mount.reading import reading
+from agentfs.mount.shown import takes
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import File, Handle, StreamHandle
 
@@ -69,6 +70,8 @@ class FileOperations(Base):
             node = known.node
             if not isinstance(node, File):
                 raise KernelError(errno.EINVAL, f"{known.name} is no regular file")
+            if takes(node) and flags & os.O_ACCMODE == os.O_RDONLY:
+                self.walkers.may_take(ctx.pid)
 
             async def attempt() -> Handle:
                 node.enter(caller)

@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,76 @@ def test_the_operator_walks_the_whole_tree(world: World, walker: str, tmp_path: 
     assert world.mail() == before
     if walker in ("grep", "grep -l", "rg"):
         assert b"shared/file" in done.stdout
+
+
+READS_EVERYTHING = """
+import os, sys
+
+def walk(path):
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                walk(entry.path)
+            elif not entry.is_symlink():
+                found.append(entry.path)
+                if how == "at once":
+                    read(entry.path)
+
+def read(path):
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        content.append(os.read(descriptor, 1023))
+    except OSError:
+        pass
+    os.close(descriptor)
+
+how, tree = sys.argv[1:]
+found, content = [], []
+walk(tree)
+if how == "by workers":
+    for path in found * 3:
+        if os.fork() == 0:
+            read(path)
+            os._exit(0)
+        os.wait()
+elif b"three-in-the-inbox, said a file" not in b"".join(content):
+    sys.exit("it did not read what is a file")
+"""
+"""What LTP's read_all does: named pipes as well, without waiting, and by forked workers."""
+
+
+@pytest.mark.parametrize("how", ["at once", "by workers"])
+def test_who_reads_pipes_as_well_while_it_walks_takes_nothing(world: World, how: str) -> None:
+    before = world.mail()
+    walk = [sys.executable, "-c", READS_EVERYTHING, how]
+    subprocess.run([*walk, str(world.tree.path)], check=True, timeout=PATIENCE)
+    assert world.mail() == before
+    world.ann.do(f"os.spawnv(os.P_WAIT, sys.executable, {[*walk, str(world.tree.path)]!r})")
+    assert world.mail() == before
+
+
+def test_a_walker_is_told_why_it_gets_nothing_and_who_lists_one_directory_is_none(
+    world: World,
+) -> None:
+    folder = world.tree / "agents/bob"
+    with os.scandir(world.tree.path) as root:
+        next(root)
+        with os.scandir(folder) as entries:
+            next(entries)
+            with pytest.raises(OSError, match="Operation not supported"):
+                os.open(folder / "recv", os.O_RDONLY | os.O_NONBLOCK)
+            assert "who walks through directories takes nothing" in world.tree.read(
+                "proc/self/error"
+            )
+            os.close(os.open(folder / "recv", os.O_RDWR | os.O_NONBLOCK))
+    lists = "import os, sys; os.listdir(sys.argv[1]); f = sys.argv[1] + '/agents/bob'; "
+    lists += "os.listdir(f); os.close(os.open(f + '/re' + 'cv', os.O_RDONLY))"
+    subprocess.run(
+        [sys.executable, "-c", lists, str(world.tree.path)], check=True, timeout=PATIENCE
+    )
 
 
 @pytest.mark.parametrize("walker", WALKERS)

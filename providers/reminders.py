@@ -13,6 +13,7 @@ from agentfs.events import (
     ReminderCancelled,
     ReminderDelayed,
     ReminderFired,
+    ReminderRescheduled,
     ReminderSet,
     ReminderTallyChanged,
 )
@@ -34,6 +35,7 @@ REMINDERS = (
     ReminderSet,
     ReminderFired,
     ReminderDelayed,
+    ReminderRescheduled,
     ReminderCancelled,
     ReminderTallyChanged,
 )
@@ -135,7 +137,7 @@ class RemindersDirectory(Table):
                     yield Created(self.key, name, ReminderFile(self, reminder, announced=True))
             case ReminderCancelled(id=name) | ReminderFired(id=name, next=None):
                 yield Removed(self.key, name, (self.key, name))
-            case ReminderFired(id=name):
+            case ReminderFired(id=name) | ReminderRescheduled(id=name):
                 yield Modified((self.key, name))
         yield from modified(RemindersDirectory, self.key, event)
 

@@ -87,6 +87,7 @@ SENTENCES = {
     "reminder_cancelled": "it cancelled its reminder {id}",
     "reminder_delayed": "its reminder {id} cannot be delivered: {reason}",
     "reminder_fired": "its reminder {id} is due, message {message}",
+    "reminder_rescheduled": "its reminder {id} is for another time, as the clock was set back",
     "reminder_set": "it set reminder {id}",
     "reminder_tally_changed": "the figures of its reminders changed",
     "resource_exceeded": "more {resource} than its limit: {used} of {limit}",

@@ -76,6 +76,7 @@ from agentfs.events.reminders import (
     ReminderCancelled,
     ReminderDelayed,
     ReminderFired,
+    ReminderRescheduled,
     ReminderSet,
     ReminderTallyChanged,
 )
@@ -178,6 +179,7 @@ __all__ = [
     "ReminderCancelled",
     "ReminderDelayed",
     "ReminderFired",
+    "ReminderRescheduled",
     "ReminderSet",
     "ReminderTallyChanged",
     "ResourceExceeded",

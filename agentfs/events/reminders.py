@@ -10,6 +10,7 @@ __all__ = [
     "ReminderCancelled",
     "ReminderDelayed",
     "ReminderFired",
+    "ReminderRescheduled",
     "ReminderSet",
     "ReminderTallyChanged",
 ]
@@ -41,6 +42,16 @@ class ReminderDelayed(Event):
     agent: str
     id: str
     reason: str
+    next: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReminderRescheduled(Event):
+    """The wall clock was set back, and it would have waited for a time that was never: `next` is
+    when it is due now."""
+
+    agent: str
+    id: str
     next: float
 
 

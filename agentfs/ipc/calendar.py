@@ -1,7 +1,7 @@
 """The calendar: every reminder in memory and in the store at once, the first that is due first.
 
-No rule who may. `_insert`, `_remove`, `_move` and `_repeat` belong inside a transaction of the
-store and are undone with it.
+No rule who may. `_insert`, `_remove`, `_move`, `_reschedule` and `_repeat` belong inside a
+transaction of the store and are undone with it.
 """
 
 from __future__ import annotations
@@ -107,6 +107,10 @@ class Calendar:
         """The one with the id `name`; None if `agent` has no such reminder."""
         return self._by_agent.get(agent, {}).get(number_of(name))
 
+    def every(self) -> list[Reminder]:
+        """All of them, in no order."""
+        return [each for mine in self._by_agent.values() for each in mine.values()]
+
     def pending(self, agent: str) -> int:
         """How many of `agent` are still to fire."""
         return len(self._by_agent.get(agent, ()))
@@ -153,6 +157,19 @@ class Calendar:
         reminder.due = due
         self._put(reminder)
         self._store.on_rollback(undo)
+
+    def _reschedule(self, reminder: Reminder, next_time: float, due: float, now: float) -> None:
+        """It is for another time, as the clock was wrong; so it was not set after `now` either."""
+        before = reminder.next, reminder.set_at
+
+        def undo() -> None:
+            reminder.next, reminder.set_at = before
+
+        reminder.next, reminder.set_at = next_time, min(reminder.set_at, now)
+        self._store.on_rollback(undo)
+        self._move(reminder, due)
+        self._store.put_record(KIND, reminder.id, reminder.record())
+        self._touch(reminder.agent, reminder)
 
     def _repeat(self, reminder: Reminder, next_time: float, message: int) -> None:
         """It has fired, and will again."""

@@ -21,6 +21,7 @@ from agentfs.events import (
     ReminderCancelled,
     ReminderDelayed,
     ReminderFired,
+    ReminderRescheduled,
     ReminderSet,
     ReminderTallyChanged,
 )
@@ -45,6 +46,8 @@ BATCH = 52
 # Seconds. Between two batches everybody else has a turn; the wall clock can be stepped, so look
 # again after a while; the store may be full.
 PAUSE, LONGEST_WAIT, RETRY = 0.005, 10.0, 1.0
+# Seconds back between two looks at the wall clock that are a step of it.
+STEP = 1.0
 # Seconds after which a delivery is so late that its message says so.
 LATE = 60.0
 
@@ -70,12 +73,15 @@ class Reminders(Calendar):
         self._settings = settings
         self._buckets = TokenBuckets(clock)
         self._tally = Tally(store)
+        self._seen = clock.now()  # what the wall clock said last
+        self._doubtful: list[Reminder] = []  # it was set back, and they are not looked at yet
 
     def load(self) -> None:
         """Read everything from the store."""
         # Each reminder has an event when it is set, so none has a higher number than the last one.
         self.read(self._events.last)
         self._tally.load()
+        self._doubtful = self.every()  # it may have been set back while there was no daemon
 
     def counts(self, agent: str) -> Counts:
         """How many deliveries were tried, and how many succeeded."""
@@ -192,6 +198,11 @@ class Reminders(Calendar):
         """Deliver what is due, a batch at most; the seconds until it is to be called again (inf:
         nothing is pending)."""
         now = self._clock.now()
+        if now < self._seen - STEP:
+            self._doubtful = self.every()
+        self._seen = now
+        if self._doubtful:
+            self._correct(now)
         if self._first_due(now) is not None:
             with self._store.transaction():
                 for _ in range(BATCH):
@@ -200,10 +211,31 @@ class Reminders(Calendar):
                         break
                     self._deliver(reminder, now)
                 self._tally.write()
+        if self._doubtful:
+            return PAUSE
         first = self._queue.first()
         if first is None:
             return float("inf")
         return min(max(first.due - self._clock.now(), PAUSE), LONGEST_WAIT)
+
+    def _correct(self, now: float) -> None:
+        """Look at a batch of those that may be for a time which the clock was never to reach."""
+        batch = self._doubtful[-BATCH:]
+        with self._store.transaction():
+            for reminder in batch:
+                if self.find(reminder.agent, reminder.id) is not reminder:
+                    continue  # it was cancelled, or has fired
+                schedule, again = reminder.schedule, now + self._settings.now.reminders.retry
+                following = schedule.corrected(reminder.next, now)
+                if schedule.kind == "cron":  # it may wait for its last message to be read
+                    again = schedule.corrected(reminder.due, now)
+                due = max(following, min(reminder.due, again))
+                if following != reminder.next:
+                    self._reschedule(reminder, following, due, now)
+                    self._events.emit(ReminderRescheduled(reminder.agent, reminder.id, following))
+                elif due != reminder.due:
+                    self._move(reminder, due)
+        del self._doubtful[-BATCH:]
 
     def _first_due(self, now: float) -> Reminder | None:
         first = self._queue.first()

@@ -17,11 +17,14 @@ from cronsim import CronSim, CronSimError
 from agentfs.errors import KernelError
 from agentfs.ipc.headers import expiry
 
-__all__ = ["MOST_MISSED", "Schedule", "parse"]
+__all__ = ["CORRECTION", "MOST_MISSED", "Schedule", "parse"]
 
 MOST_MISSED = 100
 """Missed times are counted up to here: a cron reminder of every minute misses half a million a
 year, and counting those would hold everybody up for seconds."""
+
+CORRECTION = 3 * 3600.0
+"""Seconds by which a clock is set back for other reasons than that it was wrong."""
 
 # Bytes that the time of a reminder may have, `in` and `cron` with it. Real ones have 30.
 LONGEST = 256
@@ -59,6 +62,18 @@ class Schedule:
             return None
         found = next(self._times(moment), None)
         return None if found is None else found.timestamp()
+
+    def corrected(self, due: float, now: float) -> float:
+        """When it is due if the clock, which says `now`, was ahead when `due` was found.
+
+        A clock that was set back by less than CORRECTION makes no `cron` reminder come twice for
+        one of its times; beyond that the new time counts, as in Debian's cron(8). `in` is a length
+        of time, and never longer than it says.
+        """
+        if self.kind == "cron":
+            following = self.after(now)
+            return due if following is None or due - following <= CORRECTION else following
+        return due if self.kind == "at" else min(due, expiry(self.expression, now, self.kind))
 
     def missed(self, since: float, now: float) -> int:
         """How many of its times there are from `since`, one of them, to `now`; at most

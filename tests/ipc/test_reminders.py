@@ -463,6 +463,80 @@ def test_a_step_backwards_fires_nothing_twice(world: World) -> None:
     assert world.waiting("alice") == ["y\n"]
 
 
+YEAR = 365 * DAY
+
+
+def set_back(world: World, restart: bool) -> None:
+    """The clock was a year ahead, and is right again; the daemon may be another one by then."""
+    world.clock.step(-YEAR)
+    if restart:
+        world.restart()
+    while world.reminders.run_due() == PAUSE:
+        pass
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_was_found_while_the_clock_was_a_year_ahead_is_found_again(
+    world: World, restart: bool
+) -> None:
+    world.remind("alice", "cron 0 9 * * * fired ahead")
+    kept = world.remind("alice", "at 2031-01-01T00:00Z kept")
+    world.clock.step(YEAR)
+    world.deliver()
+    assert world.read("alice") == ["fired ahead\n"]
+    world.remind("alice", "in 10m set ahead\ncron 30 * * * * set ahead, too")
+    set_back(world, restart)
+    now = world.clock.now()
+    for reminder in world.reminders.of("alice"):
+        limit = {"cron": DAY, "in": 600, "at": 10 * YEAR}[reminder.schedule.kind]
+        assert now < reminder.next == reminder.due <= now + limit
+    assert world.kept(), "and so it is in the store"
+    assert world.reminders.find("alice", kept[0]).next > now + 3 * YEAR
+    world.clock.advance(3600)
+    world.deliver()
+    wanted = ["fired ahead\n", "set ahead\n", "set ahead, too\n"]
+    assert sorted(world.read("alice")) == wanted, "within an hour, as it is 8 o'clock"
+    assert check(world.store.path) == []
+
+
+def test_a_clock_that_is_set_back_changes_no_time_that_it_will_reach(world: World) -> None:
+    world.remind("alice", "cron 0 9 * * * daily\nin 3h once\nat 2031-01-01T00:00Z fixed")
+    before = world.kept()
+    world.clock.step(-2 * 3600)
+    world.clock.step(2 * 3600 + 5)
+    world.reminders.run_due()
+    world.clock.step(-3)
+    while world.reminders.run_due() == PAUSE:
+        pass
+    assert world.kept() == before
+
+
+def test_what_waits_for_room_in_an_inbox_is_tried_again_after_a_step_back(world: World) -> None:
+    world.clock.step(YEAR)
+    world.settings.replace("messages: {max_waiting: 1}\nreminders: {retry: 60s}\n")
+    world.send("bob", "alice", "in the way")
+    world.remind("alice", "in 1m x")
+    world.clock.advance(60)
+    world.deliver()
+    (waits,) = world.reminders.of("alice")
+    set_back(world, restart=False)
+    assert waits.due <= world.clock.now() + 60
+
+
+def test_ten_thousand_are_looked_at_in_batches_after_a_step_back(world: World) -> None:
+    world.configure(max_pending=1000, burst=1000, per_minute=100000)
+    world.remind("alice", "\n".join(f"cron {n % 60} 9 * * * {n}" for n in range(500)))
+    world.clock.step(YEAR)
+    world.deliver()
+    world.clock.step(-YEAR)
+    commits = world.store.commits
+    turns = 1
+    while world.reminders.run_due() == PAUSE:
+        turns += 1
+    assert turns >= 500 // BATCH
+    assert world.store.commits - commits <= 500 // BATCH + 2
+
+
 # -- H10: many at once ---------------------------------------------------------------------------
 
 

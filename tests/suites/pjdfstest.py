@@ -1,34 +1,25 @@
-"""`./run posix [SUITE] [PART…]`: pjdfstest, a suite that others wrote, on /shared beside tmpfs.
+"""pjdfstest: that the calls of POSIX do what it says, as root and as others.
 
-SUITE is a path with a slash, of a checkout of https://github.com/pjd/pjdfstest; without it, one is
-fetched once with git. PART is a directory of its tests (chmod, rename …; default: all). Both sides
-are mounted nodev, and each test file runs on one after the other. Prints what fails in /shared
-alone, by kind, and how many of its assertions that is; docs/mount.md has the reasons. Device files
-are refused there on purpose, and what follows from that would hide the rest: they are taken out of
-the suite's loops, unless --devices is given. Needs root, as the suite does.
+Device files are refused in /shared on purpose, and what follows from that would hide the rest: they
+are taken out of the suite's loops, unless they are asked for.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import os
 import re
 import shutil
 import subprocess
-import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from tests.tree import Tree
+from tests.suites.outcome import DEVICES, Check, Outcome
+from tests.suites.sources import CACHE, built_once, fetched
 
-__all__ = ["Outcome", "assertions", "main"]
+__all__ = ["URL", "assertions", "built", "parts"]
 
 URL = "https://github.com/pjd/pjdfstest"
-FETCHED = Path(__file__).parents[1] / ".posix"
+
 SECONDS = 600
 """For one test file, on a busy machine."""
 
@@ -38,26 +29,19 @@ LINE = re.compile(
 )
 
 
-@dataclass(slots=True)
-class Outcome:
-    """How many assertions there were on one side, and the kinds of those that failed."""
-
-    count: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-
-
-def assertions(output: str, part: str) -> Outcome:
-    """What a test file said, in the Test Anything Protocol. What it calls a known fault of some
-    systems (`# TODO`) is none."""
-    found = Outcome()
+def assertions(output: str) -> tuple[int, Counter[str]]:
+    """How many assertions a test file made, in the Test Anything Protocol, and those that failed,
+    by kind. What it calls a known fault of some systems (`# TODO`) is none."""
+    count = 0
+    failed: Counter[str] = Counter()
     for line in output.splitlines():
         match = LINE.match(line)
         if match is None:
             continue
-        found.count += 1
+        count += 1
         if match["failed"] and "# TODO" not in line:
-            found.failed[f"{part}: {_kind(match)}"] += 1
-    return found
+            failed[_kind(match)] += 1
+    return count, failed
 
 
 def _kind(match: re.Match[str]) -> str:
@@ -72,113 +56,44 @@ def _kind(match: re.Match[str]) -> str:
     return f"{what}: {got} for {wanted}"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """0 if nothing fails in /shared that does not fail on tmpfs."""
-    parser = argparse.ArgumentParser(
-        prog="./run posix",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("given", nargs="*", metavar="SUITE or PART", help="see above")
-    parser.add_argument("--devices", action="store_true", help="with block and character devices")
-    given = parser.parse_args(arguments)
-    parts = given.given
-    suite = Path(parts.pop(0)) if parts and "/" in parts[0] else None
-    if os.geteuid():
-        parser.error("the suite needs root")
-    with (
-        tempfile.TemporaryDirectory(prefix="agentfs-posix-") as name,
-        contextlib.ExitStack() as end,
-    ):
-        folder = Path(name)
-        folder.chmod(0o755)
-        copy = _built(suite or _fetched(), folder, devices=given.devices)
-        sides = {
-            "tmpfs": end.enter_context(_tmpfs(folder / "memory")),
-            "/shared": end.enter_context(_shared(folder / "agentfs")),
-        }
-        outcomes = {side: Outcome() for side in sides}
-        for file in sorted((copy / "tests").rglob("*.t")):
-            part = file.parent.name
-            if parts and part not in parts:
-                continue
-            each = {side: _run(file, part, where) for side, where in sides.items()}
-            for side, outcome in each.items():
-                outcomes[side].count += outcome.count
-                outcomes[side].failed += outcome.failed
-            alone = each["/shared"].failed - each["tmpfs"].failed
-            if alone:
-                print(f"{part}/{file.name}: {alone.total()} of {each['/shared'].count}", flush=True)
-    return _report(outcomes)
-
-
-def _report(outcomes: dict[str, Outcome]) -> int:
-    for side, outcome in outcomes.items():
-        failed = outcome.failed.total()
-        share = failed / outcome.count if outcome.count else 0
-        print(f"{side:<8} {outcome.count:>6,} assertions, {failed:,} failed ({share:.1%})")
-    alone = outcomes["/shared"].failed - outcomes["tmpfs"].failed
-    for kind, count in alone.most_common():
-        print(f"{count:>6,}  {kind}")
-    return 1 if alone else 0
-
-
-def _fetched() -> Path:
-    if not FETCHED.exists():
-        try:
-            subprocess.run(["git", "clone", "-q", "--depth", "1", URL, str(FETCHED)], check=True)
-        except subprocess.CalledProcessError:
-            raise SystemExit(
-                f"posix: {URL} cannot be fetched; get a copy of it, then: ./run posix COPY"
-            ) from None
-    return FETCHED
-
-
-def _built(suite: Path, folder: Path, *, devices: bool) -> Path:
-    """A copy of the suite with its program built."""
-    if not (suite / "pjdfstest.c").exists():
-        raise SystemExit(f"posix: {suite} is no checkout of {URL}: it has no pjdfstest.c")
-    copy = folder / "suite"
-    shutil.copytree(suite, copy, ignore=shutil.ignore_patterns(".git"))
-    for step in (["autoreconf", "-ifs"], ["./configure", "-q"], ["make", "-s", "pjdfstest"]):
-        done = subprocess.run(step, cwd=copy, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"posix: {' '.join(step)}: {done.stderr or done.stdout}")
+def built(source: str, *, devices: bool) -> Path:
+    """A copy of the suite with its program."""
+    folder = fetched("pjdfstest", source)
+    built_once(folder, [["autoreconf", "-ifs"], ["./configure", "-q"], ["make", "-s", "pjdfstest"]])
+    copy = CACHE / f"pjdfstest-{'all' if devices else 'no-devices'}"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(".git"))
     if not devices:
         for file in (copy / "tests").rglob("*.t"):
             file.write_text(file.read_text().replace(" block char", ""))
     return copy
 
 
-def _run(file: Path, part: str, where: Path) -> Outcome:
-    done = subprocess.run(
-        ["sh", str(file)], cwd=where, capture_output=True, text=True, check=False, timeout=SECONDS
-    )
-    return assertions(done.stdout, part)
+def parts(copy: Path) -> list[Check]:
+    """One check for each directory of tests (chmod, rename …)."""
+    folders = sorted(path for path in (copy / "tests").iterdir() if any(path.glob("*.t")))
+    return [Check(folder.name, partial(_run, folder), private=True) for folder in folders]
 
 
-@contextlib.contextmanager
-def _tmpfs(folder: Path) -> Iterator[Path]:
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "nodev", "none", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-@contextlib.contextmanager
-def _shared(folder: Path) -> Iterator[Path]:
-    tree = Tree(folder)
-    try:
-        tree.mount()
-        where = tree / "shared/posix"
-        where.mkdir()
-        yield where
-        tree.unmount()
-    finally:
-        tree.clean_up()
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _run(folder: Path, where: Path) -> Outcome:
+    """The figure: how many assertions held."""
+    count = 0
+    failed: Counter[str] = Counter()
+    for file in sorted(folder.glob("*.t")):
+        try:
+            done = subprocess.run(
+                ["sh", str(file)],
+                cwd=where,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            return Outcome.failed(f"{file.name} did not end within {SECONDS} s")
+        some, faults = assertions(done.stdout)
+        count += some
+        devices = any("device file" in kind for kind in faults)  # the others follow from that
+        failed += Counter({DEVICES: faults.total()}) if devices else faults
+    held = f"{count - failed.total():,}" + (f" of {count:,}" if failed else "")
+    return Outcome(held, failed)

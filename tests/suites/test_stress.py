@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.suites import Outcome, outcome
+from tests.suites.outcome import Outcome
+from tests.suites.stress import outcome
 
 DONE = """stress-ng: info:  [9913] dispatching hogs: 1 rename
 stress-ng: metrc: [9913] stressor       bogo ops real time  usr time  sys time   bogo ops/s
@@ -15,19 +16,19 @@ SKIPPED = "stress-ng: info:  [12] verity: stressor will be skipped, not supporte
 
 
 def test_what_was_done_is_a_rate() -> None:
-    assert outcome("rename", 0, DONE) == Outcome("ok", 33603.86)
+    assert outcome("rename", 0, DONE) == Outcome("33,604/s")
 
 
 def test_a_failure_that_was_told_is_one_whatever_the_exit_code() -> None:
-    wanted = Outcome("failed", words="fsize: fallocate failed, errno=95")
+    wanted = Outcome.failed("fsize: fallocate failed, errno=95")
     assert outcome("fsize", 0, DONE + FAILED) == wanted
     assert outcome("fsize", 2, FAILED + SKIPPED) == wanted
-    assert outcome("fsize", 2, "") == Outcome("failed", words="ended with 2")
+    assert outcome("fsize", 2, "") == Outcome.failed("ended with 2")
 
 
 def test_what_is_not_there_is_skipped_in_words() -> None:
     words = "verity: stressor will be skipped, not supported"
-    assert outcome("verity", 0, SKIPPED) == Outcome("skipped", words=words)
-    assert outcome("verity", 4, "") == Outcome("skipped", words="not supported here")
+    assert outcome("verity", 0, SKIPPED) == Outcome.skipped(words)
+    assert outcome("verity", 4, "") == Outcome.skipped("not supported here")
     unknown = outcome("metamix", 1, "stress-ng: unrecognized option '--metamix'\n")
-    assert unknown.kind == "skipped"
+    assert unknown.figure == "skipped"

@@ -7,10 +7,12 @@ killed. It is run by neighbour.py, and imports nothing of AgentFS.
 import fcntl
 import json
 import os
+import signal
 import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 
 TREE = os.environ["AGENTFS"]
 NAME, ME = os.environ["AGENT_NAME"], os.environ["AGENT_PID"]
@@ -48,6 +50,14 @@ def ask(path, request):
         os.close(descriptor)
 
 
+def read(path):
+    descriptor = os.open(at(path), os.O_RDONLY)
+    try:
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
+
+
 def each(*calls):
     """Make every call, refused or not."""
     for call in calls:
@@ -76,14 +86,26 @@ def definitions():
 
 @work
 def launches():
-    """Programs that hang when they are started, or end at once."""
-    wait = at(f"{MEMORY}/wait")
-    each(
-        lambda: os.mkfifo(wait, 0o755),
-        lambda: ask(f"proc/{ME}/spawn", json.dumps({"name": "hang", "exec": [wait]}).encode()),
-        lambda: ask(f"proc/{ME}/spawn", b"{name: quick, exec: ['true'], restart: never}"),
-        lambda: os.rmdir(at("agents/quick")),
-    )
+    """Programs that hang when they are started, because their file is leased, or end at once."""
+    slow = f"{HOST}/slow"
+    with suppress(OSError), open(os.open(slow, os.O_CREAT | os.O_WRONLY, 0o755), "w") as file:
+        file.write("#!/bin/sh\nexit 0\n")
+    with suppress(OSError), open(slow) as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        request = b"{name: %s, exec: ['./slow'], restart: never}"
+        hanging = [
+            threading.Thread(target=each, args=(partial(ask, f"proc/{ME}/spawn", request % name),))
+            for name in (b"slow1", b"slow2", b"slow3", b"slow4")
+        ]
+        for thread in hanging:
+            thread.start()
+        for _ in range(20):
+            each(
+                lambda: ask(f"proc/{ME}/spawn", b"{name: quick, exec: ['true'], restart: never}"),
+                lambda: os.rmdir(at("agents/quick")),
+            )
+        for thread in hanging:
+            thread.join()
 
 
 @work
@@ -133,7 +155,12 @@ def leases():
 
 @work
 def letters():
-    """Open letters, open files, reads that wait."""
+    """Open letters, open files, and reads that wait until their program is killed."""
+    waiting = os.fork()
+    if waiting == 0:
+        for _ in range(50):
+            threading.Thread(target=each, args=(partial(read, f"proc/{ME}/signals"),)).start()
+        time.sleep(1000)
     opened = []
     with suppress(OSError):
         for _ in range(200):
@@ -145,6 +172,8 @@ def letters():
     for descriptor in opened:
         with suppress(OSError):
             os.close(descriptor)
+    os.kill(waiting, signal.SIGKILL)
+    os.waitpid(waiting, 0)
 
 
 @work
@@ -154,6 +183,7 @@ def things():
     each(
         lambda: write("agents/init/inbox/new/x", b"x"),
         lambda: write(f"agents/{NAME}/outbox/init", b"x" * 4096),
+        lambda: write(f"agents/{NAME}/outbox/victim", b"x" * 4096),
         lambda: os.mkdir(at(f"dev/queues/q{number}")),
         lambda: write(f"dev/topics/t{number}", b"x", os.O_CREAT),
         lambda: write(f"dev/shm/private/a{number}", b"x" * 4096, os.O_CREAT),
@@ -179,6 +209,7 @@ def repeat(function):
 
 
 def main():
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # somebody wants a leased file
     tasks = WORK if GIVEN["what"] == "attack" else [lambda: sum(range(10_000))] * len(WORK)
     for task in tasks:
         if os.fork() == 0:

@@ -111,7 +111,10 @@ class HeadCount:
         for process in followed:
             assert process.ospid is not None
             most, uid = self._programs.limits_of(process).pids, process.uid
-            ours = groups.members(process.pid) if groups.available else census.below(process.ospid)
+            if groups.available:
+                ours = groups.members(process.pid)
+            else:
+                ours = self._programs.with_orphans(process, census.below(process.ospid))
             used = census.tasks(ours)
             if most is not None and used > most:
                 self._end(process, "max_pids", used, most, "KILL")

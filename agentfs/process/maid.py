@@ -67,6 +67,7 @@ class Maid:
         report["Orphans"] = self._adopt_orphans()
         report["Lost programs"] = self._notice_lost()
         supervisor.programs.reap_orphans(all_of_them=True)
+        supervisor.programs.look()
         supervisor.programs.tidy()
         faults = [f"hook {call!r} failed" for call in supervisor.on_maid if not self._call(call)]
         processes = list(supervisor.table)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from agentfs.process.census import Census, forks_for, tasks_of
 from agentfs.process.cgroups import ControlGroups
+from agentfs.process.kin import Kin
 from agentfs.process.model import Process
 from agentfs.process.rlimits import (
     OPEN_FILES,
@@ -29,13 +30,15 @@ def _own_limits(process: Process) -> Bounds:
 
 class Measures:
     """`limits_of` gives what the programs of a process may have together. `on_limits` calls get the
-    process whose limits were applied."""
+    process whose limits were applied. `kin`: who descends from which program, where there are no
+    control groups."""
 
     groups: ControlGroups
 
     def __init__(self) -> None:
         self.limits_of: Callable[[Process], Bounds] = _own_limits
         self.on_limits: list[Callable[[Process], object]] = []
+        self.kin = Kin()
 
     def members(self, process: Process) -> list[int]:
         """The OS pids of the programs at work for `process`."""
@@ -43,7 +46,15 @@ class Measures:
             return []
         if self.groups.available and not process.attached:
             return self.groups.members(process.pid)
-        return below(process.ospid)
+        return self.with_orphans(process, below(process.ospid))
+
+    def with_orphans(self, process: Process, found: list[int]) -> list[int]:
+        """What was just found below the program of `process`, and what it has left behind, as far
+        as is known."""
+        if process.ospid is None or process.attached:
+            return found
+        self.kin.saw(process.ospid, found)
+        return list(dict.fromkeys([*found, *self.kin.of(process.ospid)]))
 
     def usage(self, process: Process) -> Usage:
         """What the programs of `process` use together, since the present one was started: resident
@@ -61,7 +72,7 @@ class Measures:
             return 0
         if self.groups.available and not process.attached:
             return self.groups.tasks(process.pid)
-        return tasks_of(below(process.ospid))
+        return tasks_of(self.members(process))
 
     def limits_at_start(self, process: Process) -> list[Limit]:
         """The rlimits of its next program: each single one it starts gets them."""

@@ -1,4 +1,5 @@
-"""What programs leave behind: children of theirs that lost their parents to us, the sub-reaper.
+"""What programs leave behind: children of theirs that lost their parents to us, the sub-reaper, or
+to the reaper of an earlier daemon.
 
 Never the daemon's own helpers, which share its session, nor what is `watched`, by OS pid.
 """
@@ -12,7 +13,7 @@ from contextlib import suppress
 
 from agentfs.process.proc import all_pids, is_in_execve, read_stat
 
-__all__ = ["go_on", "kill_strays", "reap", "reap_all", "stop", "strays"]
+__all__ = ["go_on", "kill", "reap", "reap_all", "stop", "strays"]
 
 
 def reap(watched: Container[int]) -> None:
@@ -45,15 +46,23 @@ def _reap(ospid: int, watched: Container[int]) -> bool:
 
 
 def strays(
-    session: int, pid: int, mountpoint: str, watched: Container[int], *, adopted: bool = False
+    session: int,
+    pid: int,
+    mountpoint: str,
+    watched: Container[int],
+    known: Container[int],
+    reapers: Iterable[int] = (),
+    *,
+    adopted: bool = False,
 ) -> list[int]:
-    """Without control groups: what is in the session of a program or below it, and orphans that
-    still say they are process `pid`'s, each with all below it. `adopted`: an earlier daemon started
-    it, and its orphans have other parents than us.
+    """Without control groups: what is in the session of a program or below it, what is `known` to
+    descend from it, and orphans that still say they are process `pid`'s, each with all below it.
+    Orphans are ours or an earlier daemon's: one of `reapers` has those. `adopted`: they may have
+    any other parent, too.
 
     Costs 10 µs a process of the machine; with `adopted` 20.
     """
-    ours, us = os.getsid(0), os.getpid()
+    ours, parents = os.getsid(0), {os.getpid(), *reapers}
     children: dict[int, list[int]] = {}
     found: list[int] = []
     for ospid in all_pids():
@@ -61,8 +70,8 @@ def strays(
         if stat is None or ospid in watched or stat.session == ours:
             continue
         children.setdefault(stat.ppid, []).append(ospid)
-        orphan = (adopted or stat.ppid == us) and _says_it_is(ospid, pid, mountpoint)
-        if stat.session == session or orphan:
+        orphan = (adopted or stat.ppid in parents) and _says_it_is(ospid, pid, mountpoint)
+        if stat.session == session or orphan or ospid in known:
             found.append(ospid)
     found += children.get(session, ())
     seen = set(found)
@@ -72,9 +81,9 @@ def strays(
     return list(dict.fromkeys(found))
 
 
-def kill_strays(session: int, pid: int, mountpoint: str, watched: Container[int]) -> None:
-    """SIGKILL to all of them."""
-    for ospid in strays(session, pid, mountpoint, watched):
+def kill(ospids: Iterable[int]) -> None:
+    """SIGKILL to all of these."""
+    for ospid in ospids:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(ospid, signal.SIGKILL)
 

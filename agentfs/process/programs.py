@@ -10,7 +10,7 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ import trio
 
 from agentfs.errors import KernelError
 from agentfs.process import orphans
+from agentfs.process.census import Census
 from agentfs.process.cgroups import ControlGroups
 from agentfs.process.confine import FREE, Confinement, mechanisms
 from agentfs.process.launch import Launch, become_subreaper
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 # A launch waits for a fork and an exec. More at once gain nothing, and one that hangs in a dead
 # network file system must not use up the threads that others need.
 LAUNCHES_AT_ONCE = 32
+
+KILL_ROUNDS = 100
+"""How often what was forked meanwhile is killed at once; mostly nothing was."""
 
 LAUNCH_SECONDS = 10.0
 """How long a launch may take, once it has a thread: its executable may be on a dead network file
@@ -274,6 +278,8 @@ class Programs(Measures):
         stat = read_stat(ospid, EXECVE_SECONDS)
         start = 0 if stat is None else stat.start
         program = Program(process.pid, ospid, start, pidfd, offset=offset)
+        if not self.groups.available:
+            self.kin.begin(ospid)
         self._watched[ospid] = program
         self.generation += 1
         return program
@@ -298,6 +304,8 @@ class Programs(Measures):
         if self.groups.available:
             with suppress(OSError):
                 self.groups.gather(program.pid, program.ospid)
+        elif not program.attached:
+            self.kin.begin(program.ospid)
         if not (ours or process.attached or self.reapers.has(stat.ppid)):
             text = "process %d, %s, has outlived its reaper: what its program leaves behind is told"
             log.warning(text + " by control groups alone", process.pid, process.name)
@@ -395,7 +403,7 @@ class Programs(Measures):
         elif self.groups.available:
             self.groups.kill(program.pid)
         else:
-            orphans.kill_strays(program.ospid, program.pid, self._mountpoint, self._watched)
+            self._kill_strays(program)
 
     # -- signals ---------------------------------------------------------------------------------
 
@@ -443,9 +451,31 @@ class Programs(Measures):
         return True
 
     def _strays(self, program: Program, *, adopted: bool = False) -> list[int]:
-        return orphans.strays(
-            program.ospid, program.pid, self._mountpoint, self._watched, adopted=adopted
+        """All that it started and left, where there are no control groups."""
+        known = set(self.kin.of(program.ospid))
+        found = orphans.strays(
+            program.ospid,
+            program.pid,
+            self._mountpoint,
+            self._watched,
+            known,
+            self.reapers,
+            adopted=adopted,
         )
+        self.kin.saw(program.ospid, found)
+        return found
+
+    def _kill_strays(self, program: Program) -> None:
+        """SIGKILL to all of those, and to what they forked meanwhile, if Linux tells of that."""
+        killed: set[int] = set()
+        found = set(self._strays(program))
+        for _ in range(KILL_ROUNDS):
+            orphans.kill(found)
+            killed |= found
+            forked = self.kin.of(program.ospid) if self.kin.is_told else ()
+            found = {ospid for ospid in forked if ospid not in self._watched} - killed
+            if not found:
+                return
 
     def standing(self, program: Program) -> set[int]:
         """The OS pids of all that stands still with it."""
@@ -485,7 +515,7 @@ class Programs(Measures):
         if self.groups.available:
             self.groups.kill(program.pid)
         elif not program.attached:
-            orphans.kill_strays(program.ospid, program.pid, self._mountpoint, self._watched)
+            self._kill_strays(program)
 
     def peek(self, program: Program) -> int | None:
         """The exit code of a child that has ended and was not waited for yet; else None."""
@@ -494,7 +524,28 @@ class Programs(Measures):
             return None
         return exit_code(stat.status)
 
-    # -- children that nobody waits for ----------------------------------------------------------
+    # -- what they leave behind --------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Without control groups, and if Linux does not tell of forks: remember what descends from
+        which program now. 20 µs a process of the machine."""
+        if not (self.groups.available or self.kin.is_told):
+            self.remember()
+
+    def remember(self) -> None:
+        """Remember what descends from which program now."""
+        ours = [program for program in self._watched.values() if not program.attached]
+        census = Census() if ours else None
+        for program in ours:
+            assert census is not None
+            below = census.below(program.ospid)
+            self.kin.saw(program.ospid, [each for each in below if each not in self._watched])
+
+    def met(self, process: Process, ospids: Iterable[int]) -> None:
+        """These descend from the program of `process`: remember them, as `look` does."""
+        known = self.groups.available or self.kin.is_told or process.attached
+        if process.ospid is not None and not known:
+            self.kin.saw(process.ospid, ospids)
 
     def reap_orphans(self, *, all_of_them: bool = False) -> None:
         """Reap what ended after losing its parents to us, the sub-reaper; `all_of_them` looks at

@@ -91,6 +91,10 @@ class Reapers:
         """Whether a process that lives has this pid and is a reaper."""
         return any(pid == ospid for pid, _ in self._alive)
 
+    def __iter__(self) -> Iterator[int]:
+        """The pids of those that lived when we began."""
+        return (pid for pid, _ in self._alive)
+
     def code_of(self, ospid: int, start: int) -> int | None:
         """The exit code of a program that began at `start` (in clock ticks) and was waited for."""
         wanted = f"{ospid} {start} "

@@ -73,6 +73,8 @@ class Supervisor(Again):
             self._nursery = nursery
             try:
                 self.boot()
+                if not self.programs.groups.available:
+                    await nursery.start(self.programs.kin.follow, self.programs.remember)
                 while self._unwatched:
                     nursery.start_soon(self._watch, self._unwatched.pop())
                 nursery.start_soon(self.maid.run)

@@ -112,21 +112,27 @@ class Identity:
         launched = self._programs.launch_of(tid)
         if launched is not None:
             return launched
-        passed = []
+        passed: list[tuple[int, int]] = []
         for ospid, mark in _ancestors(tid):
             if (ospid, mark) in self._outside:
                 break
             process = self._table.by_ospid(ospid)
             if process is not None and self._programs.is_that_of(process, ospid, mark):
+                self._programs.met(process, (one for one, _ in passed))
                 return process.pid
             launched = self._programs.launch_of(ospid)
             if launched is not None:
                 return launched
             if ospid == self._daemon or (ospid, mark) in self._programs.reapers:
-                return NOBODY
+                return self._left_by(passed[-1]) if passed else NOBODY
             passed.append((ospid, mark))
         self._outside.update(passed)
         return None
+
+    def _left_by(self, orphan: tuple[int, int]) -> int:
+        """Whose (pid, mark) was before it lost its parents, where that is remembered."""
+        program = self._programs.find(self._programs.kin.root_of(*orphan))
+        return NOBODY if program is None or program.attached else program.pid
 
 
 def _ancestors(tid: int) -> Iterator[tuple[int, int]]:

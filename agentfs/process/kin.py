@@ -1,0 +1,172 @@
+"""Who descends from which program, remembered after the parents in between are gone: where there
+are no control groups, a KILL reaches by it what forked twice, in a session of its own and without
+its environment.
+
+Linux tells of every fork (`agentfs.process.forks`), so that nobody gets away. Where it does not,
+what is remembered is what each look at the machine found (`saw`), and who forked twice between two
+of them is nobody's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import trio
+
+from agentfs.process.forks import Forks, LostForksError
+from agentfs.process.proc import parent_of
+
+__all__ = ["Kin"]
+
+log = logging.getLogger(__name__)
+
+PAUSE = 0.05
+"""Seconds between two times that forks are taken note of, unless somebody asks before."""
+
+AT_ONCE = 1000
+"""How many, before others have their turn: 10 µs each at most."""
+
+GONE = -1
+
+
+class Kin:
+    """All that descends from our children, told by the *root* of each, the first of its line."""
+
+    def __init__(self) -> None:
+        self._forks: Forks | None = None
+        # By OS pid: what tells it from a later one of its number (see `parent_of`), and its root.
+        self._known: dict[int, tuple[int, int]] = {}
+        self._fresh: list[int] = []  # those that came since all forks were taken note of
+        self._added = 0  # since we looked who is gone
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether Linux tells of every fork."""
+        return self._forks is not None
+
+    async def follow(
+        self, look: Callable[[], object], *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Take note of forks until cancelled; return at once where Linux does not tell of them.
+        `look` is called to find those that there are already, and again if forks were lost."""
+        try:
+            self._forks = Forks()
+        except OSError as failure:
+            log.info("who forks twice between two looks is not known: %s", failure.strerror)
+            look()
+            task_status.started()
+            return
+        try:
+            look()
+            task_status.started()
+            while True:
+                await trio.lowlevel.wait_readable(self._forks.fileno())
+                try:
+                    while not self._take():
+                        await trio.lowlevel.checkpoint()
+                except LostForksError:
+                    log.warning("there were more forks than could be taken note of")
+                    look()
+                await trio.sleep(PAUSE)
+        finally:
+            forks, self._forks = self._forks, None
+            trio.lowlevel.notify_closing(forks)
+            forks.close()
+
+    def begin(self, root: int) -> None:
+        """`root` is the first of a line. Whoever had its number is forgotten."""
+        self.catch_up()
+        if self._known.get(root, (0, 0))[1] != root or not self.is_told:
+            self._begin(root)
+
+    def saw(self, root: int, below: Iterable[int]) -> None:
+        """A look found that these descend from `root`, or are in its session."""
+        for ospid in below:
+            if ospid not in self._known or not self._lives(ospid):
+                self._add(ospid, root)
+        self._forget()
+
+    def of(self, root: int) -> list[int]:
+        """All that descends from `root` and lives, as far as is known at this moment."""
+        self.catch_up()
+        found = [ospid for ospid, (_, its) in self._known.items() if its == root]
+        return [ospid for ospid in found if self._lives(ospid)]
+
+    def root_of(self, ospid: int, mark: int) -> int | None:
+        """The root that a process, told by its `mark` (see `parent_of`), descends from."""
+        self.catch_up()
+        known = self._known.get(ospid)
+        return known[1] if known is not None and known[0] == mark else None
+
+    def catch_up(self) -> None:
+        """Take note of all forks up to this moment, as far as none are lost."""
+        if self._forks is not None:
+            with suppress(LostForksError):  # what was taken note of meanwhile is known all the same
+                while not self._take():
+                    pass
+
+    def _take(self) -> bool:
+        """Take note of some of the forks that wait; whether those were all. Raises
+        LostForksError: whose number came by another meanwhile is forgotten, then."""
+        assert self._forks is not None
+        taken = 0
+        try:
+            for parent, child in self._forks.take(AT_ONCE):
+                taken += 1
+                self._heard(parent, child)
+        except LostForksError:
+            for ospid in self._fresh:
+                self._known.pop(ospid, None)
+            self._fresh = []
+            raise
+        if taken == AT_ONCE:
+            return False
+        self._fresh = []
+        self._forget()
+        return True
+
+    def _heard(self, parent: int, child: int) -> None:
+        if parent == os.getpid():
+            self._begin(child)
+        elif parent in self._known:
+            self._add(child, self._known[parent][1])
+        else:
+            self._known.pop(child, None)  # whoever had its number is gone
+
+    def _begin(self, root: int) -> None:
+        for ospid in [each for each, (_, its) in self._known.items() if its == root]:
+            del self._known[ospid]
+        self._add(root, root)
+
+    def _add(self, ospid: int, root: int) -> None:
+        """One that is gone already counts, too: what it forked is told next."""
+        self._known.pop(ospid, None)
+        try:
+            self._known[ospid] = parent_of(ospid)[1], root
+        except OSError:
+            self._known[ospid] = GONE, root
+        self._fresh.append(ospid)
+        self._added += 1
+
+    def _lives(self, ospid: int) -> bool:
+        try:
+            return parent_of(ospid)[1] == self._known[ospid][0]
+        except OSError:
+            return False
+
+    def _forget(self) -> None:
+        """Those that are gone: twice as many as came since are looked at, the longest known
+        first."""
+        most, self._added = min(2 * self._added, AT_ONCE), 0
+        for ospid in list(itertools.islice(self._known, most)):
+            lives = self._lives(ospid)
+            known = self._known.pop(ospid)
+            if lives:
+                self._known[ospid] = known

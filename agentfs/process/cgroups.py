@@ -139,9 +139,9 @@ class ControlGroups:
     def tasks(self, pid: int) -> int:
         """How many processes and threads there are in the group."""
         with suppress(OSError):
-            if not self._pids:
-                return read_file(f"{self.path(pid)}/cgroup.threads").count(b"\n")
             return int(read_file(f"{self._pids}/p{pid}/pids.current"))
+        with suppress(OSError):  # no controller, or it was started when there was none
+            return read_file(f"{self.path(pid)}/cgroup.threads").count(b"\n")
         return 0
 
     def refused_forks(self, pid: int) -> int:

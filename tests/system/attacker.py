@@ -104,6 +104,9 @@ lists("asks of another", "agents/bob/asks", "EACCES", **THEIRS)
 lists("reminders of another", "agents/bob/reminders", "EACCES", **THEIRS)
 writes("send as another", "agents/bob/send", "To: init\n\nit was bob", "EACCES", **THEIRS)
 writes("outbox of another", "agents/bob/outbox/init", "it was bob", "EACCES", **THEIRS)
+writes("write to a stranger", "agents/mallory/outbox/bob", "psst", "EACCES", only="other")
+writes("send to a stranger", "agents/mallory/send", "To: bob\n\npsst", "EACCES", only="other")
+asks("ask a stranger", "agents/mallory/asks/new", "To: bob\n\nwell?", "EACCES", only="other")
 
 
 @attempt("EACCES", path="/agents/bob/inbox/new/{mail}", modes=True)

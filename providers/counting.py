@@ -14,14 +14,14 @@ from agentfs.security.principal import Principal
 if TYPE_CHECKING:
     from agentfs.providers.hostnode import HostNode
 
-__all__ = ["closed", "growing", "made", "mark", "opened", "part_of", "removed"]
+__all__ = ["closed", "growing", "made", "mark", "opened", "part_of", "removed", "settle"]
 
 
 class growing:  # noqa: N801  # used as a statement, as contextlib's are
     """In this block `principal` changes a file, open as `descriptor`, and writes `amount` bytes
     that end at `end`. Raises ShareError if that could be more than it may have."""
 
-    __slots__ = ("_amount", "_before", "_bytes", "_descriptor", "_end", "_node", "_principal")
+    __slots__ = ("_amount", "_bytes", "_descriptor", "_end", "_node", "_principal")
 
     def __init__(
         self,
@@ -44,17 +44,20 @@ class growing:  # noqa: N801  # used as a statement, as contextlib's are
         found = os.fstat(self._descriptor)
         if self._end > found.st_size or found.st_blocks * 512 < found.st_size:
             self._bytes.check(self._principal, self._amount)
-        self._before = taken(found)
 
     def __exit__(self, kind: object, failure: BaseException | None, trace: object) -> None:
-        counted, node = self._bytes, self._node
-        if counted is None:
-            return
-        node.taken = taken(os.fstat(self._descriptor))
-        if node.taken != self._before:
-            change = node.taken - self._before
-            named = not node.removed
-            counted.changed(part_of(node), self._principal, change, named=named)
+        if self._bytes is not None:
+            settle(self._node, self._descriptor, self._principal)
+
+
+def settle(node: HostNode, descriptor: int, principal: Principal) -> None:
+    """Count what the file takes now, which `principal` wrote. Linux says too little while it writes
+    a file to the disk (ext4 has taken blocks off one figure, and not yet put them to the other): at
+    the next change, or when it is closed, it is known."""
+    counted, now = node.tree.bytes, taken(os.fstat(descriptor))
+    if counted is not None and now != node.taken:
+        change, node.taken = now - node.taken, now
+        counted.changed(part_of(node), principal, change, named=not node.removed)
 
 
 def part_of(node: HostNode) -> Part:

@@ -87,7 +87,9 @@ class HostNode(Node):
     def found(self, found: os.stat_result) -> None:
         """Keep what was just read, for the `stat` that Linux asks for next."""
         self._fresh = self.tree.version, found
-        self.taken, self.uid = taken(found), found.st_uid
+        self.uid = found.st_uid
+        if not self.handles:  # else what was counted of it
+            self.taken = taken(found)
 
     def paths(self) -> list[str]:
         """Where it is, below the root, by every name under which it was found; or was last. The
@@ -340,6 +342,7 @@ class HostHandle(Handle):
         self._descriptor = descriptor
         self.descriptor = descriptor.number
         self._principal = caller.principal
+        self._writes = is_writing(flags)
         if not file.handles:
             counting.opened(file)
         file.handles.add(self)
@@ -380,6 +383,8 @@ class HostHandle(Handle):
     def release(self) -> None:
         if self in self._file.handles:
             self._file.handles.remove(self)
+            if self._writes:
+                counting.settle(self._file, self.descriptor, self._principal)
             if not self._file.handles:
                 counting.closed(self._file, self.descriptor)
             del self._descriptor

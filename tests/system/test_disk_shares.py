@@ -216,7 +216,8 @@ def test_what_has_no_name_counts_as_long_as_it_is_open(
     greedy.do(f"os.write(fd, bytes({4 * MIB}))")
     greedy.rm(PLACES["memory"])
     greedy.do(f"os.write(fd, bytes({4 * MIB}))")
-    assert room(greedy, "memory")[0] == 8 * MIB
+    # ext4 says too little while it writes to the disk: not exactly so much.
+    assert 6 * MIB < room(greedy, "memory")[0] <= 8 * MIB
     with refused(errno.EDQUOT):
         greedy.do(f"os.write(fd, bytes({2 * MIB})) and os.write(fd, bytes({2 * MIB}))")
     greedy.do("os.close(fd)")

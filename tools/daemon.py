@@ -36,6 +36,7 @@ from agentfs.storage.layout import StateError, lay_out
 from agentfs.storage.lock import only_daemon
 from agentfs.storage.opening import is_full
 from agentfs.storage.reserve import give_way, keep_reserve
+from agentfs.tools.priority import go_before_programs
 
 __all__ = ["main"]
 
@@ -124,6 +125,7 @@ def main(
     if given.ready is not None:
         os.set_inheritable(given.ready, False)
     os.umask(0o022)
+    go_before_programs()
     try:
         lay_out(given.state)
         if behind_reaper:

@@ -31,7 +31,7 @@ from agentfs.process.readable import SYSTEM, named_files, of_program
 from agentfs.process.rlimits import Limit, lay_on
 from agentfs.process.unstarted import why_not
 
-__all__ = ["Launch", "become_subreaper"]
+__all__ = ["NICE", "Launch", "become_subreaper"]
 
 INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR")
 """What a program gets of the daemon's environment, and every LC_*."""
@@ -40,6 +40,9 @@ SHARED = struct.Struct("=qqq")  # the child's pid, the step that failed, its err
 ABANDONED = SHARED.size  # where it says, in the byte after these, that nobody wants the child
 ENTER_GROUP, ENTER_FOLDER, ENTER_CELL = 1, 2, 3
 PR_SET_CHILD_SUBREAPER = 36
+
+NICE = os.getpriority(os.PRIO_PROCESS, 0)
+"""What the daemon was started with, and programs are."""
 
 
 class Launch:
@@ -238,6 +241,7 @@ class Launch:
             step = ENTER_GROUP
             let_go_of_our_mount()
             take_every_signal()
+            os.setpriority(os.PRIO_PROCESS, 0, NICE)
             SHARED.pack_into(shared, 0, os.getpid(), 0, 0)
             if shared[ABANDONED]:
                 os._exit(127)

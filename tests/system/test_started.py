@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from agentfs.tools.priority import AHEAD
 from tests.hatchery import Hatchery, QuickTree
 from tests.tree import AGENTFS, Tree, eventually, until
 
@@ -357,3 +358,18 @@ def test_an_agent_whose_program_did_not_start_is_as_if_it_had_never_been(nohup: 
         assert not (nohup / "agents/never/memory").exists()
     assert out(nohup, "never", "echo x > file; ls $AGENTFS/agents/never/memory") == "file\n"
     assert (nohup / "agents/never/memory/file").read_text() == "x\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may go before others")
+def test_the_daemon_goes_before_programs(tree: Tree) -> None:
+    """The session of its own, too, where Linux shares by session."""
+    assert tree.daemon is not None
+    pid = tree.spawn("bob", exec=["sleep", "1000"])
+    program = int(tree.read(f"proc/{pid}/ospid"))
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, program) == mine
+    threads = os.listdir(f"/proc/{tree.daemon}/task")
+    assert {os.getpriority(os.PRIO_PROCESS, int(tid)) for tid in threads} == {mine - AHEAD}
+    if os.path.exists(f"/proc/{program}/autogroup"):
+        groups = [Path(f"/proc/{each}/autogroup").read_text() for each in (tree.daemon, program)]
+        assert [int(text.split()[-1]) for text in groups if text.strip()] == [-AHEAD, 0]

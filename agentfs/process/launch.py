@@ -171,18 +171,26 @@ class Launch:
     def _readable(self) -> list[str]:
         """What a program that may not read the machine reads of it all the same."""
         process, folder = self._process, os.path.join(self._home or "/", self._cwd)
-        path = self._environment()["PATH"]
-        named = list(named_files(process.exec, folder))
-        if process.own_files is not None:
-            named = [file for file in named if file in process.own_files]
-        elif "/" not in process.exec[0]:
-            named.append(shutil.which(process.exec[0], path=path) or "")
-        named = [file for file in named if os.path.isfile(self._on_disk(file))]
-        found = [*process.reads, *named]
-        for file in named:
-            found += of_program(file, path, self._on_disk)
-        # What is in the tree is read through it, and no thread of ours touches it there.
-        return [*SYSTEM, *(file for file in found if self._on_disk(file) == file)]
+        path, ours = self._environment()["PATH"], process.own_files
+        named = [
+            file
+            for file in named_files(process.exec, folder)
+            if (ours is None or file in ours) and self._is_outside(file) and os.path.isfile(file)
+        ]
+        program = process.exec[0]
+        if "/" not in program:
+            program = (ours is None and shutil.which(program, path=path)) or ""
+        program = os.path.join(folder, program)
+        if ours is None or program in named:
+            named += of_program(program, path, self._is_outside)
+        return [*SYSTEM, *filter(self._is_outside, (*process.reads, *named))]
+
+    def _is_outside(self, file: str) -> bool:
+        """Whether a file is neither in the tree, through which it is read and where no thread of
+        ours touches it, nor in its memory, where the program says what is in it."""
+        return self._on_disk(file) == os.path.normpath(file) and not file.startswith(
+            f"{self._home}/"
+        )
 
     def _command(self, env: dict[str, str]) -> tuple[str | None, Sequence[str]]:
         """(file to execute, arguments); None for the file that the first argument names."""

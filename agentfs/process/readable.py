@@ -41,10 +41,6 @@ INTERPRETERS = 4
 
 FOR_PROGRAMS = ("bin", "sbin")
 
-Place = Callable[[str], str]
-"""Where a file is to be looked at, elsewhere than where it is if that is in the tree; "" for one
-that is not to be looked at."""
-
 
 def covers(path: str, others: Iterable[str]) -> bool:
     """Whether `path`, absolute and without `..`, is one of these or below one."""
@@ -58,19 +54,18 @@ def named_files(command: Sequence[str], folder: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(os.path.normpath(each) for each in paths if each.startswith("/")))
 
 
-def of_program(file: str, path: str, place: Place) -> Iterator[str]:
+def of_program(file: str, path: str, is_outside: Callable[[str], bool]) -> Iterator[str]:
     """What it takes to execute `file`, looked up in `path`: the file, what interprets it, and the
-    libraries beside both. For a thread: it looks at the disk."""
+    libraries beside both. Not what a script says that is not `is_outside`: who runs wrote that. For
+    a thread: it looks at the disk."""
     for _ in range(INTERPRETERS + 1):
-        found = file if "/" in file else shutil.which(file, path=path) or ""
-        looked_at = place(found)
-        if not looked_at:
+        found = file if "/" in file else shutil.which(file, path=path)
+        if found is None or not is_outside(found):
             return
-        if looked_at == found:
-            yield found
-            for each in dict.fromkeys((found, os.path.realpath(found))):
-                yield from _beside(each)
-        file = _interpreter(looked_at)
+        yield found
+        for each in dict.fromkeys((found, os.path.realpath(found))):
+            yield from _beside(each)
+        file = _interpreter(found)
         if not file:
             return
 

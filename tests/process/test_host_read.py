@@ -170,6 +170,34 @@ async def test_a_script_among_its_arguments_is_its_own_a_folder_is_not(
     assert process.output == "closed\n"
 
 
+async def test_no_script_that_it_can_write_opens_a_file_to_it(
+    system: System, tmp_path: Path
+) -> None:
+    """What interprets a script is read with it; but not by the word of who is kept from reading."""
+    system.programs.confinement_of = lambda process: NO_READ
+    secret = tmp_path / "secret"
+    secret.write_text("word\n")
+    secret.chmod(0o755)
+    memory = system.agents.memory_dir("bob")
+    memory.mkdir(parents=True)
+    shown = f"#!{secret}\ncat {secret}\n"
+    for script in (memory / "script", tmp_path / "script"):
+        script.write_text(shown)
+        script.chmod(0o755)
+    os.symlink(secret, memory / "link")
+    for command in (
+        ["sh", "script"],
+        ["sh", str(tmp_path / "script")],
+        ["sh", "-c", "cat link", "link", "./link"],
+        ["sh", "-c", f"cat {secret}", "script"],
+    ):
+        process = await system.spawn("bob", exec=command, restart="never")
+        await system.until(lambda process=process: not process.state.alive)
+        assert "word" not in process.output, command
+        assert "Permission denied" in process.output, command
+        system.supervisor.reap(process)
+
+
 C_PROGRAM = r"""
 #include <stdio.h>
 #include <time.h>
@@ -272,12 +300,14 @@ def test_what_it_takes_to_execute_a_file(tmp_path: Path) -> None:
     python.symlink_to(real)
     script = tmp_path / "script"
     script.write_text("#!/usr/bin/env -S python -u\n")
-    found = list(of_program(str(script), str(python.parent), str))
+    found = list(of_program(str(script), str(python.parent), lambda file: True))
     assert found == [
         *(str(script), str(python), str(tmp_path / "env")),
         *(str(tmp_path / "tools/lib"), str(tmp_path / "tools/lib64")),
     ]
     script.write_text(f"#!{script}\n")
-    assert list(of_program(str(script), "", str)) == [str(script)] * 5, "as Linux, it gives up"
-    assert list(of_program("nowhere", str(tmp_path), str)) == []
-    assert list(of_program(str(script), "", lambda file: "")) == [], "in the tree: not looked at"
+    assert list(of_program(str(script), "", lambda file: True)) == [str(script)] * 5, (
+        "as Linux, it gives up"
+    )
+    assert list(of_program("nowhere", str(tmp_path), lambda file: True)) == []
+    assert list(of_program(str(script), "", lambda file: False)) == [], "not looked at"

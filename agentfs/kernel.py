@@ -56,6 +56,7 @@ from agentfs.resources.entries import Entries
 from agentfs.resources.groups import Groups
 from agentfs.resources.grouptable import GroupTable
 from agentfs.resources.limits import ProcessLimits
+from agentfs.resources.made import Made
 from agentfs.resources.marks import Marks
 from agentfs.resources.models import Models
 from agentfs.resources.rates import Rates
@@ -126,6 +127,7 @@ class Kernel:
             self._build_limits()
             self._build_notices()
             self._build_shared()
+            self._divide()
             self._build_boundary()
 
     def _build_records(self, audit_key: Path) -> None:
@@ -221,6 +223,8 @@ class Kernel:
             floor=ONE_LETTER,
         )
         self.disk = DiskShares(self.state_dir, shares, self.agents, self.settings, self.clock)
+        self.made = Made(shares, self.settings, self.store, self.events, self.agents)
+        self.gate.may_make = self.made.check
 
     def _build_resources(self) -> None:
         """What work costs, and who may have how much of it."""
@@ -412,6 +416,19 @@ class Kernel:
         )
         self.supervisor.on_maid.append(self.reminders.tidy)
         self.agents.on_remove.append(self.reminders.agent_removed)
+
+    def _divide(self) -> None:
+        """What is counted where it is made, or waits."""
+        made, asks, approvals = self.made, self.asks, self.approvals
+        made.load("definitions", made.definitions())
+        for registry in (self.queues, self.topics):
+            owners = ((name, registry.get(name).ownership.owner) for name in registry)
+            made.load(f"{registry.KIND}s", owners)
+        made.load("groups", ((group.path, None) for group in self.groups.groups))
+        self.groups.on_created = made.note_group
+        made.count_in("reminders", lambda: self.reminders.by_agent, lambda: len(self.reminders))
+        made.count_in("asks", lambda: asks.open_asks, lambda: asks.waiting)
+        made.count_in("approvals", approvals.counts, lambda: approvals.open)
 
     def _build_boundary(self) -> None:
         """What the tree and the daemon ask of the kernel."""

@@ -54,6 +54,8 @@ class Gate:
         """`Rates.count` while some process may not send any number of messages."""
         self.count_call: Callable[[Process, str], object] | None = None
         """`Rates.count_call` while some process may not make any number of other calls."""
+        self.may_make: Callable[[str, str, int], object] = lambda maker, kind, count: None
+        """`Made.check`: raises if agent `maker` may not have so many more things of a kind."""
 
     def actor(self, principal: Principal) -> Process:
         """The living process that `principal` acts for. Raises EACCES if there is none."""

@@ -53,6 +53,16 @@ class AskBook:
         """Close what nobody answered in time, the ask of `question` at least; how many."""
         raise NotImplementedError
 
+    @property
+    def waiting(self) -> int:
+        """How many are open."""
+        return len(self._due)
+
+    @property
+    def open_asks(self) -> Mapping[str, Mapping[int, Ask]]:
+        """Those that are open, by who asked."""
+        return self._open
+
     def of(self, agent: str) -> Mapping[int, Ask]:
         """What `agent` has asked, by number, the open ones last."""
         self.expire_due()

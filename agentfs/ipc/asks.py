@@ -182,6 +182,7 @@ class Asks(AskBook):
                 f"{agent} waits for {most} answers already",
                 rule="messages.max_open_asks",
             )
+        self._gate.may_make(agent, "asks", 1)
 
     def put_to(self, ask: Ask, message: Message, deadline: float) -> None:
         """Let `message` be a question of an open `ask` too: whoever replies first answers."""

@@ -7,6 +7,7 @@ transaction of the store and are undone with it.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +115,11 @@ class Calendar:
     def pending(self, agent: str) -> int:
         """How many of `agent` are still to fire."""
         return len(self._by_agent.get(agent, ()))
+
+    @property
+    def by_agent(self) -> Mapping[str, Mapping[int, Reminder]]:
+        """All that are still to fire, by agent and number."""
+        return self._by_agent
 
     def changed(self, agent: str) -> int:
         """When its reminders or their figures changed last in this run, in ns; 0 if never."""

@@ -6,17 +6,17 @@ from agentfs.config import Settings
 from agentfs.errors import ShareError
 from agentfs.ipc.mailbox import Mailbox
 from agentfs.process.agents import Agents
-from agentfs.process.names import INIT_NAME
-from agentfs.resources.shares import FLOOR, Holder, Pot
+from agentfs.resources.listed import Listed
+from agentfs.resources.shares import FLOOR, Holder
 from agentfs.security.principal import Principal
 
 __all__ = ["check_room"]
 
 
-class _Inbox(Pot):
+class _Inbox(Listed):
     """What waits in one inbox at the moment, by sender. Made to ask one question."""
 
-    __slots__ = ("_agents", "_name", "_senders")
+    __slots__ = ("_name",)
 
     def __init__(self, box: Mailbox, agents: Agents, settings: Settings) -> None:
         super().__init__(
@@ -25,15 +25,11 @@ class _Inbox(Pot):
             lambda: settings.now.messages.max_waiting,
             "messages.max_waiting",
             lambda: settings.now.shares,
+            lists=lambda: box.senders,
+            total=lambda: box.waiting,
+            find=agents.find,
         )
         self._name = box.name
-        self._agents = agents
-        self._senders = box.senders
-        self.used = box.waiting
-        self.operators = box.senders.get(INIT_NAME, 0)
-
-    def held(self, holder: Holder) -> int:
-        return self._senders.get(holder.name, 0)
 
     def left(self, holder: Holder) -> int:
         """The operator's reserve is beyond the size."""
@@ -44,12 +40,6 @@ class _Inbox(Pot):
     def is_used_up(self, holder: Holder, left: int) -> ShareError:
         words = f"the inbox of {self._name} is full: {self.used} messages wait in it"
         return self.refusal(self.scarce, words, holder, 0, rule=self.setting)
-
-    def held_by_user(self, uid: int) -> int:
-        """Costs a look at every sender: asked only where most of the inbox is taken."""
-        find = self._agents.find
-        found = ((count, find(name)) for name, count in self._senders.items())
-        return sum(count for count, agent in found if agent is not None and agent.uid == uid)
 
 
 def check_room(box: Mailbox, principal: Principal, agents: Agents, settings: Settings) -> None:

@@ -102,7 +102,8 @@ class Registry(Generic[Thing]):
     def _check_new(
         self, principal: Principal, actor: Process, name: str, mode: int, most: int
     ) -> Ownership:
-        """Whose a new one is. EINVAL, EEXIST, EACCES, ENOSPC (there are `most` already)."""
+        """Whose a new one is. EINVAL, EEXIST, EACCES, ENOSPC (there are `most` already), EDQUOT
+        (the share of its maker)."""
         path, what = f"{self.FOLDER}/{name}", f"make a {self.KIND}".encode()
         self._gate.policy.require(actor, Action.SEND, path, what=what)
         if not NAME.fullmatch(name) or name in (".", ".."):
@@ -121,6 +122,7 @@ class Registry(Generic[Thing]):
                 f"there are {most} {self.KIND}s already",
                 rule=f"{self.KIND}s.max_{self.KIND}s",
             )
+        self._gate.may_make(actor.name, f"{self.KIND}s", 1)
         return ownership
 
     def _admit(

@@ -101,7 +101,7 @@ class Reminders(Calendar):
         EACCES for anybody but the agent and the operator, EINVAL, EMSGSIZE (the text), EDQUOT (so
         many are pending), EAGAIN (so many were set just now).
         """
-        with self._gate.enter(principal):
+        with self._gate.enter(principal) as actor:
             self._require(principal, agent)
             self._agents.get(agent)
             now = self._clock.now()
@@ -110,6 +110,7 @@ class Reminders(Calendar):
             if not wanted:
                 raise KernelError(errno.EINVAL, "an empty request")
             firsts = [schedule.first(now) for schedule, _ in wanted]
+            self._gate.may_make(actor.name, "reminders", len(wanted))
             self._limit(agent, [text for _, text in wanted])
             made = [
                 self._insert(agent, schedule, text, now, first)

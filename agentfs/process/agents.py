@@ -147,7 +147,8 @@ class Agents:
 
     def check_new(self, actor: Process, name: str) -> None:
         """Raise EINVAL unless an agent can be called so, EEXIST if one is but for upper and lower
-        case, EACCES for anybody but the operator if a rule of /etc/acl.yaml speaks of it."""
+        case, EACCES for anybody but the operator if a rule of /etc/acl.yaml speaks of it, EDQUOT or
+        ENOSPC if `actor` may define no more."""
         check_name(name)
         if name.lower() in self._in_lower:
             raise KernelError(
@@ -163,6 +164,7 @@ class Agents:
                 " the rule, can make that agent",
                 rule=rule.name,
             )
+        self._gate.may_make(actor.name, "definitions", 1)
 
     def require_definer(self, principal: Principal, name: str) -> None:
         """Raise what `redefine` raises for whoever may not do that."""

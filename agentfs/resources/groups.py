@@ -8,7 +8,7 @@ count twice. Here are the system calls and the `Meter`; the table of groups is `
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,7 @@ class Groups:
     settings: Settings
     groups: GroupTable
     rates: Rates | None = None
+    on_created: Callable[[str, str], object] = lambda path, maker: None
     _hits: dict[tuple[Group, str], str] = field(default_factory=dict)
 
     # -- look-ups --------------------------------------------------------------------------------
@@ -67,7 +68,10 @@ class Groups:
         EPERM, EAGAIN (`groups.max_groups`, `groups.max_depth`)."""
         with self.gate.enter(principal) as actor:
             self._require(actor, parent, f"make {name}")
-            return self.groups.create(parent, name, self.settings.now.groups)
+            self.gate.may_make(actor.name, "groups", 1)
+            made = self.groups.create(parent, name, self.settings.now.groups)
+            self.store.on_commit(lambda: self.on_created(made.path, actor.name))
+            return made
 
     def remove(self, principal: Principal, path: str) -> None:
         """Remove an empty group. Raises EBUSY while it has processes or groups."""

@@ -79,17 +79,17 @@ class Pot:
 
     __slots__ = (
         "_held",
+        "_operators",
         "_size",
         "_terms",
+        "_used",
         "_users",
         "excess",
         "floor",
         "name",
-        "operators",
         "scarce",
         "setting",
         "unit",
-        "used",
     )
 
     def __init__(
@@ -110,8 +110,8 @@ class Pot:
         self.floor = floor
         self.scarce = scarce
         self.excess = excess
-        self.used = 0
-        self.operators = 0  # of `used`, what the operator holds
+        self._used = 0
+        self._operators = 0
         self._size = size
         self._terms = terms
         self._held: dict[Holder, int] = {}
@@ -145,27 +145,37 @@ class Pot:
         """`holder` holds so much more, whether or not it may."""
         if not amount:
             return
-        self.used += amount
+        self._used += amount
         self._held[holder] = self._held.get(holder, 0) + amount
         if holder.operator:
-            self.operators += amount
+            self._operators += amount
         else:
             self._users[holder.uid] = self._users.get(holder.uid, 0) + amount
 
     def give(self, holder: Holder, amount: int = 1) -> None:
         """`holder` holds so much less."""
-        self.used -= amount
+        self._used -= amount
         self._held[holder] -= amount
         if not self._held[holder]:
             del self._held[holder]
         if holder.operator:
-            self.operators -= amount
+            self._operators -= amount
             return
         self._users[holder.uid] -= amount
         if not self._users[holder.uid]:
             del self._users[holder.uid]
 
     # -- the figures -----------------------------------------------------------------------------
+
+    @property
+    def used(self) -> int:
+        """What all hold together."""
+        return self._used
+
+    @property
+    def operators(self) -> int:
+        """What the operator holds."""
+        return self._operators
 
     def bounds(self) -> tuple[int, int]:
         """(how much there is, how much of that is the operator's)."""

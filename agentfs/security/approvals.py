@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import errno
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -164,6 +165,15 @@ class Approvals:
         """By number."""
         return iter([self._by_id[number] for number in sorted(self._by_id)])
 
+    def counts(self) -> Counter[str]:
+        """How many open requests each agent has."""
+        return Counter(request.agent for request in self._open.values())
+
+    @property
+    def open(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
     def waiting(self, agent: str) -> list[Request]:
         """The open requests of `agent` for which a call waits at the moment."""
         if not self._wakers:
@@ -239,6 +249,7 @@ class Approvals:
                 f"{needed.agent} waits for {most} decisions already",
                 rule="approvals.max_pending",
             )
+        self._gate.may_make(needed.agent, "approvals", 1)
         now = self._clock.now()
         with self._store.transaction():
             number = int(self._store.meta("last_approval", "0")) + 1

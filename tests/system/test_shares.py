@@ -10,13 +10,14 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 from tests.hatchery import Hatchery, QuickTree
 from tests.puppet import Puppet
 from tests.system.test_blocking import parked
-from tests.tree import Tree, eventually
+from tests.tree import Tree, eventually, until
 
 pytestmark = pytest.mark.mount
 
@@ -49,6 +50,15 @@ def greedy(tree: Tree) -> Iterator[Puppet]:
     made = Puppet(tree, f"greedy{next(numbers)}")
     yield made
     made.close()
+
+
+@pytest.fixture
+def leads(tree: Tree) -> Iterator[tuple[Puppet, Puppet]]:
+    """Two that may do what most may not."""
+    made = [Puppet(tree, f"lead{next(numbers)}", role="daemon") for _ in range(2)]
+    yield made[0], made[1]
+    for each in made:
+        each.close()
 
 
 @pytest.fixture
@@ -262,3 +272,122 @@ def test_the_operator_writes_to_an_inbox_that_others_have_filled(
     tree.write("agents/init/outbox/filled", "hello")
     with refused(errno.ENOSPC):
         tree.write("agents/init/outbox/filled", "the reserve is one")
+
+
+MAKE = """
+def make(pattern, count):
+    for number in range(count):
+        path = os.path.join(tree, pattern % number)
+        try:
+            if pattern.startswith("dev/topics"):
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+            else:
+                os.mkdir(path)
+        except OSError as failure:
+            return number, failure.errno
+    return count, 0
+def remind(count):
+    for number in range(count):
+        try:
+            write("agents/self/reminders/new", "in 1h tea")
+        except OSError as failure:
+            return number, failure.errno
+    return count, 0
+def question(receiver, count):
+    for number in range(count):
+        try:
+            ask("agents/self/asks/new", f"To: {receiver}\\n\\nwhy?")
+        except OSError as failure:
+            return number, failure.errno
+    return count, 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "folder", "code"),
+    [
+        ("queues", "queues: {max_queues: 60}", "dev/queues", errno.EDQUOT),
+        ("topics", "topics: {max_topics: 60}", "dev/topics", errno.EDQUOT),
+        ("groups", "groups: {max_groups: 60}", "sys/cgroup", errno.EAGAIN),
+        ("definitions", "shares: {definitions: 90}", "agents", errno.EDQUOT),
+    ],
+)
+def test_what_agents_make(
+    tree: Tree,
+    leads: tuple[Puppet, Puppet],
+    kind: str,
+    config: str,
+    folder: str,
+    code: int,
+) -> None:
+    tree.write("etc/agentfs.yaml", f"{config}\n")
+    lead, modest = leads
+    group = f"sys/cgroup/of-{lead.name}"
+    (tree / group).mkdir()
+    for agent in leads:
+        tree.write(f"{group}/cgroup.procs", f"{agent.pid}\n")
+        agent.do(f"exec({MAKE!r}, globals())")
+    where = group if kind == "groups" else folder
+    held, may = room(lead, kind)
+    assert (held, may > 16) == (0, True)
+    assert lead.do(f"make('{where}/{lead.name}.%s', 90)") == [may, code]
+    assert room(lead, kind) == (may, 0)
+    assert f"{lead.name} holds {may} {kind}" in lead.read("proc/self/error")
+    assert (lead.name, kind) in share_events(tree)
+    assert modest.do(f"make('{where}/{modest.name}.%s', 5)") == [5, 0]  # another agent
+    make, remove = (Path.touch, Path.unlink) if kind == "topics" else (Path.mkdir, Path.rmdir)
+    for number in range(5):
+        make(tree / where / f"operators-{number}")
+    for number in range(5):  # what goes makes room
+        remove(tree / where / f"operators-{number}")
+        remove(tree / where / f"{modest.name}.{number}")
+    remove(tree / where / f"{lead.name}.0")
+    assert lead.do(f"make('{where}/{lead.name}.again.%s', 2)") == [1, code]
+    for name in sorted(os.listdir(tree / where)):
+        if name.startswith(f"{lead.name}."):
+            remove(tree / where / name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "call", "code"),
+    [("reminders", "remind(60)", errno.EDQUOT), ("asks", "question('init', 60)", errno.EAGAIN)],
+)
+def test_what_waits_for_its_time_or_an_answer(
+    tree: Tree, greedy: Puppet, modest: Puppet, kind: str, call: str, code: int
+) -> None:
+    burst = "reminders: {burst: 1000, per_minute: 1000}"
+    tree.write("etc/agentfs.yaml", f"shares: {{{kind}: 60}}\n{burst}\n")
+    for agent in (greedy, modest):
+        agent.do(f"exec({MAKE!r}, globals())")
+    assert greedy.do(call) == [27, code]
+    assert room(greedy, kind) == (27, 0)
+    assert f"{greedy.name} holds 27" in greedy.read("proc/self/error")
+    assert modest.do(call.replace("60", "10")) == [10, 0]
+    assert pot(tree, kind)[1:5] == ["60", "6", "37", "2"]
+    for agent in (greedy, modest):
+        agent.close()
+        until(tree / f"agents/{agent.name}/pid", "")
+        (tree / f"agents/{agent.name}").rmdir()
+    assert in_use(tree, kind) == 0
+
+
+def test_what_children_make_counts_for_their_maker_once_they_are_removed(
+    tree: Tree, leads: tuple[Puppet, Puppet]
+) -> None:
+    tree.write("etc/agentfs.yaml", "queues: {max_queues: 60}\n")
+    lead, other = leads
+    for round_ in range(3):
+        name = f"{lead.name}-child{round_}"
+        lead.do(f"os.mkdir(tree + '/agents/{name}')")
+        child = Puppet(tree, name, lead.pid)
+        child.do(f"exec({MAKE!r}, globals())")
+        child.do(f"make('dev/queues/{child.name}.%s', 10)")
+        child.close()
+        until(tree / f"agents/{child.name}/pid", "")
+        lead.do(f"os.rmdir(tree + '/agents/{child.name}')")
+    assert room(lead, "queues") == (30, 0)
+    other.do(f"exec({MAKE!r}, globals())")
+    assert other.do(f"make('dev/queues/{other.name}.%s', 5)") == [5, 0]
+    for name in os.listdir(tree / "dev/queues"):
+        (tree / "dev/queues" / name).rmdir()
+    assert in_use(tree, "queues") == 0

@@ -214,8 +214,8 @@ class Shares(_Section):
     """How what all have together is divided; see `agentfs.resources.shares`. With the share s an
     `agent`, or all programs of a `user`, may hold s/(1-s) times what is left, and with 1
     everything; `reserve` is the operator's part.
-    Of all agents together there are so many `definitions`, `reminders`, `asks` that are open, and
-    requests for `approvals` that are.
+    All together have so many `handles` (open files and directories of the tree), `definitions`,
+    `reminders`, `asks` that are open, and requests for `approvals` that are.
     `unsent`: bytes of letters and documents that are being written, in the daemon's memory;
     `memory`, `artifacts` and `shared`: bytes there, with `max` as many as the disk has."""
 
@@ -223,6 +223,7 @@ class Shares(_Section):
     user: Share = 0.75
     reserve: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     unsent: Count = 256 * 1024 * 1024
+    handles: Count = 100_000
     definitions: Count = 200_000
     reminders: Count = 100_000
     asks: Count = 100_000

@@ -207,7 +207,7 @@ class Kernel:
         """What all have together; what is not here is divided where it is."""
         shares = self.shares = Shares(self.settings, self.events, self.clock, self.agents.find)
         self.agents.on_remove.append(shares.agent_removed)
-        self.parked = shares.pot(
+        shares.pot(
             "parked",
             "waiting reads and writes",
             lambda: self.settings.now.mount.max_parked,
@@ -215,12 +215,20 @@ class Kernel:
             scarce=errno.EAGAIN,
             excess=errno.EAGAIN,
         )
-        self.unsent = shares.pot(
+        shares.pot(
             "unsent",
             "bytes that are being written",
             lambda: shares.terms().unsent,
             "shares.unsent",
             floor=ONE_LETTER,
+        )
+        shares.pot(
+            "handles",
+            "files and directories open",
+            lambda: shares.terms().handles,
+            "shares.handles",
+            scarce=errno.ENFILE,
+            excess=errno.EMFILE,
         )
         self.disk = DiskShares(self.state_dir, shares, self.agents, self.settings, self.clock)
         self.made = Made(shares, self.settings, self.store, self.events, self.agents)

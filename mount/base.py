@@ -94,7 +94,7 @@ class Base(pyfuse3.Operations):
 
     def _caller(self, ctx: RequestContext) -> Caller:
         principal = self._system.identify(ctx.pid, ctx.uid, ctx.gid)
-        caller = Caller(principal, ctx.uid, ctx.gid, ctx.pid, ctx.umask, self._system.memory)
+        caller = Caller(principal, ctx.uid, ctx.gid, ctx.pid, ctx.umask, self._system.charge)
         if self.asked is not None:
             self.asked.caller = caller
         return caller

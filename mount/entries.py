@@ -181,16 +181,16 @@ class EntryOperations(Base):
         known = self.inodes.get(inode)
         self._is_found(known, ctx.pid)
         caller = self._caller(ctx)
-        if known.gone:  # somebody's working directory, which was removed: there is nothing in it
-            return self.handles.add_directory(OpenDirectory(known, caller))
         try:
-            directory = known.directory()
-            directory.enter(caller)
-            directory.may_list(caller)
-            self.walkers.enter(known, ctx.pid)
+            if not known.gone:  # a working directory that was removed has nothing in it
+                directory = known.directory()
+                directory.enter(caller)
+                directory.may_list(caller)
+                self.walkers.enter(known, ctx.pid)
+            opened = OpenDirectory(known, caller, caller.handle())
         except KernelError as refusal:
             raise self._refused(caller, self.where(known), refusal)
-        return self.handles.add_directory(OpenDirectory(known, caller))
+        return self.handles.add_directory(opened)
 
     @handler
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:

@@ -22,6 +22,7 @@ from agentfs.mount.inodes import Inode
 from agentfs.mount.parking import Client
 from agentfs.mount.reading import reading
 from agentfs.mount.shown import takes
+from agentfs.resources.shares import Charge
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import File, Handle, StreamHandle
 
@@ -50,12 +51,13 @@ class FileOperations(Base):
         try:
             directory = known.directory()
             directory.enter(caller)
+            charge = caller.handle()
             with by_client((known.key, text)):
                 node, handle = directory.create(text, mode, flags, caller)
         except KernelError as refusal:
             raise self._refused(caller, self.where(known, text), refusal)
         entry = self._entry(known, text, node)
-        return self._opened(self.inodes.get(entry.st_ino), handle, flags, caller), entry
+        return self._opened(self.inodes.get(entry.st_ino), handle, flags, caller, charge), entry
 
     @handler
     async def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
@@ -77,6 +79,7 @@ class FileOperations(Base):
                 node.enter(caller)
                 return node.open(flags, caller)
 
+            charge = caller.handle()
             handle = await self._approved(Client(caller.principal, caller.tid, 0, flags), attempt)
             content = await handle.begin()
         except KernelError as refusal:
@@ -85,10 +88,12 @@ class FileOperations(Base):
             # Linux learns the size so. In a thread: it may wait for a page that is being read.
             known.fetched = len(content)
             await trio.to_thread.run_sync(pyfuse3.notify_store, known.number, 0, content)
-        return self._opened(known, handle, flags, caller)
+        return self._opened(known, handle, flags, caller, charge)
 
-    def _opened(self, inode: Inode, handle: Handle, flags: int, caller: Caller) -> FileInfo:
-        opened = OpenFile(inode, handle, flags, caller)
+    def _opened(
+        self, inode: Inode, handle: Handle, flags: int, caller: Caller, charge: Charge
+    ) -> FileInfo:
+        opened = OpenFile(inode, handle, flags, caller, charge)
         if handle.followed:
             inode.followed += 1
             inode.begun += 1

@@ -14,6 +14,7 @@ from agentfs.errors import KernelError
 from agentfs.mount.holders import Family
 from agentfs.mount.inodes import Inode
 from agentfs.mount.parking import Client
+from agentfs.resources.shares import Charge
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Handle, Node, is_writing
 
@@ -26,13 +27,14 @@ ANNOUNCED = pyfuse3.FileHandleT(0)
 
 @dataclass(slots=True)
 class OpenFile:
-    """An open file: what was opened, by whom, and how. `family`: who may have it, where that
-    matters."""
+    """An open file: what was opened, by whom, and how; `charge` is for that. `family`: who may have
+    it, where that matters."""
 
     inode: Inode
     handle: Handle
     flags: int
     caller: Caller
+    charge: Charge
     poll: pyfuse3.PollHandle | None = None
     family: Family | None = None
 
@@ -53,11 +55,13 @@ class OpenFile:
 @dataclass(slots=True)
 class OpenDirectory:
     """An open directory: its entries as they were when it was opened or rewound, for its opener.
+    `charge` is for its being open.
 
     Of one that is listed in steps the names that were taken so far, and the `rest`."""
 
     inode: Inode
     caller: Caller
+    charge: Charge
     entries: list[tuple[str, Node | None]] | None = None
     rest: Iterator[str] | None = None
 
@@ -120,10 +124,15 @@ class Handles:
             raise KernelError(errno.EBADF, f"handle {number} is not open") from None
 
     def pop(self, number: int) -> OpenFile | None:
-        return self._files.pop(number, None)
+        opened = self._files.pop(number, None)
+        if opened is not None:
+            opened.charge.release()
+        return opened
 
     def pop_directory(self, number: int) -> None:
-        self._directories.pop(number, None)
+        opened = self._directories.pop(number, None)
+        if opened is not None:
+            opened.charge.release()
 
     def files(self) -> list[OpenFile]:
         return list(self._files.values())

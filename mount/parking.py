@@ -22,6 +22,7 @@ import trio
 
 from agentfs.errors import KernelError
 from agentfs.mount.reading import holding, waiting
+from agentfs.resources.shares import Charge
 from agentfs.security.principal import Principal
 from agentfs.vfs.node import StreamHandle
 
@@ -62,12 +63,12 @@ class Client:
 
 
 class Parked:
-    """One call that waits; `ended` is called when it does no more. `tid` is the thread that waits;
+    """One call that waits, and the `charge` for that. `tid` is the thread that waits;
     if that is not `known`, the one that opened the file, of inode `inode`. `restless`: it was
     stopped once, `heirs_restless`: another that holds the file open."""
 
     __slots__ = (
-        "ended",
+        "charge",
         "handle",
         "heirs_restless",
         "inode",
@@ -83,12 +84,12 @@ class Parked:
         handle: StreamHandle,
         tid: int,
         inode: int,
-        ended: Callable[[], object],
+        charge: Charge,
         *,
         known: bool,
     ) -> None:
         self.handle = handle
-        self.ended = ended
+        self.charge = charge
         self.tid = tid
         self.inode = inode
         self.known = known
@@ -103,11 +104,10 @@ class Parked:
 
 
 class Parking:
-    """All calls that wait at the moment. Each asks `waits` whether it may, and calls the answer
-    when it waits no more."""
+    """All calls that wait at the moment; each takes one of the pot `parked`."""
 
-    def __init__(self, waits: Callable[[Principal], Callable[[], object]]) -> None:
-        self._waits = waits
+    def __init__(self, charge: Callable[[Principal, str], Charge]) -> None:
+        self._charge = charge
         self.on_wake: Callable[[], object] = lambda: None
         """Called whenever one that waits may go on."""
         self._parked: set[Parked] = set()
@@ -142,8 +142,9 @@ class Parking:
         tid, flags = found or (client.tid, client.flags)
         if flags & os.O_NONBLOCK:
             raise KernelError(errno.EAGAIN, "it would have to wait, and O_NONBLOCK says not to")
-        ended = self._waits(client.principal)
-        return Parked(handle, tid, client.inode, ended, known=found is not None)
+        charge = self._charge(client.principal, "parked")
+        charge.resize(1)
+        return Parked(handle, tid, client.inode, charge, known=found is not None)
 
     async def _until(self, parked: Parked, attempt: Callable[[], T | None]) -> T:
         """What `attempt()` gives once it is not None."""
@@ -166,7 +167,7 @@ class Parking:
         finally:
             self._parked.discard(parked)
             unsubscribe()
-            parked.ended()
+            parked.charge.release()
             parked.handle.unparked()
 
     def _wake(self, parked: Parked) -> None:

@@ -65,7 +65,7 @@ class Mount:
         self.inodes = Inodes(namespace.root)
         self.announcer = Announcer(mountpoint, system.announce_queue())
         self.coherence = Coherence(self.inodes, self.announcer)
-        self.parking = Parking(system.waits)
+        self.parking = Parking(system.charge)
         self.wakeups = Wakeups(self.parking.hint, self.announcer.expected)
         self.parking.on_wake = self.wakeups.end_turn
         self.operations = Operations(

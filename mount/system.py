@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from agentfs.errors import ApprovalError, KernelError
@@ -26,12 +25,8 @@ class System(Protocol):
         """Ask for the approval that a call needs, and wait for the decision with this. Raises
         EAGAIN if too many are asked for already."""
 
-    def waits(self, principal: Principal) -> Callable[[], object]:
-        """One more call of `principal` waits, until the result is called. Raises EAGAIN if too many
-        do already."""
-
-    def memory(self, principal: Principal) -> Charge:
-        """For bytes that `principal` has the daemon keep: of none yet."""
+    def charge(self, principal: Principal, pot: str) -> Charge:
+        """For what `principal` will hold of what all have together: of nothing yet."""
 
     def room(self, principal: Principal) -> int | None:
         """Bytes of real files that `principal` may still write; None: as many as the disk has."""

@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 
 from agentfs.errors import KernelError
 from agentfs.providers import counting, disk, kept
-from agentfs.providers.descriptors import Descriptor, holder_of
+from agentfs.providers.descriptors import Descriptor
 from agentfs.providers.disk import own_path, reported
 from agentfs.providers.hostnode import (
     OPEN_FLAGS,
@@ -213,10 +213,10 @@ class HostDirectory(HostNode, Directory):
         return self.tree.node(found, self, name), only
 
     def names_now(self, caller: Caller) -> Iterator[str]:
-        holder = holder_of(caller)
+        charge = caller.descriptor()
         with reported("listing the directory"):
             here = self.descriptor()
-            readable = Descriptor(os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=here), holder)
+            readable = Descriptor(os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=here), charge)
             found = os.scandir(readable.number)
         with found:
             for entry in found:
@@ -245,7 +245,7 @@ class HostDirectory(HostNode, Directory):
 
     def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
         (path,) = self.tree.changing(caller, made=[self.entry(name)])
-        holder = holder_of(caller)
+        charge = caller.descriptor()
         wanted = flags & OPEN_FLAGS | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL
         with reported(f"creating {name}"):
             here = self.descriptor()
@@ -270,7 +270,7 @@ class HostDirectory(HostNode, Directory):
         assert isinstance(node, HostFile)
         counting.made(node, part)
         self.tree.changed(caller, "created", path)
-        return node, HostHandle(node, Descriptor(descriptor, holder), flags, caller)
+        return node, HostHandle(node, Descriptor(descriptor, charge), flags, caller)
 
     def _make(
         self,

@@ -13,7 +13,7 @@ import trio
 
 from agentfs.errors import KernelError
 from agentfs.providers import counting, disk
-from agentfs.providers.descriptors import Descriptor, holder_of, most
+from agentfs.providers.descriptors import Descriptor, most
 from agentfs.providers.disk import own_path, reported
 from agentfs.resources.filebytes import MARK, Part, taken
 from agentfs.vfs.caller import Caller
@@ -309,11 +309,11 @@ class HostFile(HostNode, File):
         path = None
         if is_writing(flags) or flags & os.O_TRUNC:
             path, *_ = self.tree.changing(caller, self)
-        holder = holder_of(caller)
+        charge = caller.descriptor()
         with reported("opening the file"):
             # It is emptied once it is sure to be the right one.
             descriptor = self._open(flags & OPEN_FLAGS & ~os.O_TRUNC | os.O_NONBLOCK)
-            handle = HostHandle(self, Descriptor(descriptor, holder), flags, caller)
+            handle = HostHandle(self, Descriptor(descriptor, charge), flags, caller)
             if flags & os.O_TRUNC:
                 try:
                     handle.empty()

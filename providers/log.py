@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,7 +12,8 @@ from inotify_simple import INotify, flags
 
 from agentfs.errors import KernelError
 from agentfs.providers import disk
-from agentfs.providers.descriptors import Descriptor, holder_of
+from agentfs.providers.descriptors import Descriptor
+from agentfs.resources.shares import Charge
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Modified
 from agentfs.vfs.node import File, Handle, Stat, is_writing
@@ -56,15 +57,15 @@ class LogFile(File):
             raise KernelError(errno.EACCES, "the log is written by the agent's programs only")
         shown = self._agent.process or self._agent.agent
         self._agent.kernel.rules.read_process(caller.principal, shown, "log")
-        return LogHandle(self._path(), holder_of(caller))
+        return LogHandle(self._path(), caller.descriptor())
 
 
 class LogHandle(Handle):
     """An open log; one that does not exist yet is empty and looked for again."""
 
-    def __init__(self, path: str, holder: Hashable) -> None:
+    def __init__(self, path: str, charge: Charge) -> None:
         self._path = path
-        self._holder = holder
+        self._charge = charge
         self._descriptor: Descriptor | None = None
 
     async def read(self, offset: int, size: int) -> bytes:
@@ -74,11 +75,12 @@ class LogHandle(Handle):
                     found = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 except FileNotFoundError:
                     return b""
-                self._descriptor = Descriptor(found, self._holder)
+                self._descriptor = Descriptor(found, self._charge)
             return await disk.read_at(self._descriptor.number, offset, size)
 
     def release(self) -> None:
         self._descriptor = None
+        self._charge.release()
 
 
 class LogWatcher:

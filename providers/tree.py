@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from agentfs.events import Event
 from agentfs.providers.agents import AgentsDirectory
+from agentfs.providers.descriptors import divide
 from agentfs.providers.dev import DevDirectory
 from agentfs.providers.etc import EtcDirectory
 from agentfs.providers.mail import MAIL
@@ -95,5 +96,6 @@ class RootDirectory(Table):
 
 def build(kernel: Kernel, figures: Figures = dict) -> Namespace:
     """The tree of `kernel`. `figures()` gives the mount's statistics for `/sys/metrics`."""
+    divide(kernel.shares)
     root = RootDirectory(kernel, figures)
     return Namespace(root, root.changes)

@@ -71,13 +71,8 @@ class Bridge:
     def approval(self, needed: ApprovalError) -> AwaitedDecision:
         return AwaitedDecision(self._kernel.approvals, needed)
 
-    def waits(self, principal: Principal) -> Callable[[], object]:
-        kernel = self._kernel
-        return kernel.parked.take(kernel.shares.holder(principal)).release
-
-    def memory(self, principal: Principal) -> Charge:
-        kernel = self._kernel
-        return Charge(kernel.unsent, kernel.shares.holder(principal), 0)
+    def charge(self, principal: Principal, pot: str) -> Charge:
+        return self._kernel.shares.charge(principal, pot)
 
     def room(self, principal: Principal) -> int | None:
         return self._kernel.disk.room(principal)

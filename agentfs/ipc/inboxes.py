@@ -39,7 +39,9 @@ class _Inbox(Listed):
 
     def is_used_up(self, holder: Holder, left: int) -> ShareError:
         words = f"the inbox of {self._name} is full: {self.used} messages wait in it"
-        return self.refusal(self.scarce, words, holder, 0, rule=self.setting)
+        refusal = self.refusal(self.scarce, words, holder, 0)
+        refusal.rule = self.setting
+        return refusal
 
 
 def check_room(box: Mailbox, principal: Principal, agents: Agents, settings: Settings) -> None:

@@ -65,9 +65,9 @@ class Made:
         self._charges: dict[str, dict[str, Charge]] = {}
         for kind in (DEFINITIONS, QUEUES, TOPICS, GROUPS):
             setting, size = SIZES[kind]
-            code = self._errnos(kind)
             self._charges[kind] = {}
-            shares.pot(kind, kind, self._size(size), setting, **code)
+            scarce, excess = self._errnos(kind)
+            shares.pot(kind, kind, self._size(size), setting, scarce=scarce, excess=excess)
         events.listen(
             self._heard,
             AgentDefined,
@@ -85,6 +85,7 @@ class Made:
     ) -> None:
         """Divide what waits in a table of its own, too."""
         setting, size = SIZES[kind]
+        scarce, excess = self._errnos(kind)
         self._shares.pots[kind] = Listed(
             kind,
             UNITS.get(kind, kind),
@@ -94,7 +95,8 @@ class Made:
             lists=lists,
             total=total,
             find=self._agents.find,
-            **self._errnos(kind),
+            scarce=scarce,
+            excess=excess,
         )
 
     def load(self, kind: str, owners: Iterable[tuple[str, str | None]]) -> None:
@@ -120,10 +122,10 @@ class Made:
         return lambda: of(self._settings.now)
 
     @staticmethod
-    def _errnos(kind: str) -> dict[str, int]:
+    def _errnos(kind: str) -> tuple[int, int]:
         if kind in EAGAIN:
-            return {"scarce": errno.EAGAIN, "excess": errno.EAGAIN}
-        return {"scarce": errno.ENOSPC, "excess": errno.EDQUOT}
+            return errno.EAGAIN, errno.EAGAIN
+        return errno.ENOSPC, errno.EDQUOT
 
     def _note(self, kind: str, name: str, maker: str | None) -> None:
         holder = self._shares.nobody if maker is None else self._shares.agent(maker)

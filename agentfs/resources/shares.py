@@ -74,7 +74,7 @@ class Pot:
 
     `unit` names the things, in the plural; `setting` is what the operator changes to have more of
     them; `floor`: see above. The errno of a refusal is `scarce` if nothing is left, `excess` if it
-    is more than the share.
+    is more than the share, and names `rule`.
     """
 
     __slots__ = (
@@ -87,6 +87,7 @@ class Pot:
         "excess",
         "floor",
         "name",
+        "rule",
         "scarce",
         "setting",
         "unit",
@@ -103,8 +104,10 @@ class Pot:
         floor: int = FLOOR,
         scarce: int = errno.ENOSPC,
         excess: int = errno.EDQUOT,
+        rule: str = "",
     ) -> None:
         self.name = name
+        self.rule = rule or f"shares.{name}"
         self.unit = unit
         self.setting = setting
         self.floor = floor
@@ -236,24 +239,25 @@ class Pot:
 
     def is_enough(self, holder: Holder, held: int, left: int, *, user: bool = False) -> ShareError:
         """The refusal of what is more than a share."""
-        who = f"all programs of user {holder.uid} together hold" if user else f"{holder.name} holds"
-        share = "shares.user" if user else "shares.agent"
         terms = self._terms()
+        if user:
+            setting, share = "shares.user", terms.user
+            who = f"all programs of user {holder.uid} together hold {held:,} {self.unit} and leave"
+        else:
+            setting, share = "shares.agent", terms.agent
+            who = f"{holder.name} holds {held:,} {self.unit} and leaves"
         words = (
-            f"{who} {held:,} {self.unit} and would leave too few of the last {left:,} to others:"
-            f" {share} is {terms.user if user else terms.agent:g}. Give some back, or ask the"
-            f" operator for more of them ({self.setting})"
+            f"a share is used up ({setting} is {share:g}): give something back, or ask the operator"
+            f" for more ({self.setting}); {who} {left:,} to all others"
         )
         return self.refusal(self.excess, words, holder, left)
 
-    def refusal(
-        self, number: int, words: str, holder: Holder, left: int, rule: str = ""
-    ) -> ShareError:
+    def refusal(self, number: int, words: str, holder: Holder, left: int) -> ShareError:
         """The error itself."""
         return ShareError(
             number,
             words,
-            rule=rule or f"shares.{self.name}",
+            rule=self.rule,
             pot=self.name,
             held=self.held(holder),
             left=left,
@@ -325,11 +329,25 @@ class Shares:
         floor: int = FLOOR,
         scarce: int = errno.ENOSPC,
         excess: int = errno.EDQUOT,
+        rule: str = "",
     ) -> Pot:
         """A new pot, which is shown from now on."""
-        made = Pot(name, unit, size, setting, self.terms, floor=floor, scarce=scarce, excess=excess)
-        self.pots[name] = made
+        made = self.pots[name] = Pot(
+            name,
+            unit,
+            size,
+            setting,
+            self.terms,
+            floor=floor,
+            scarce=scarce,
+            excess=excess,
+            rule=rule,
+        )
         return made
+
+    def charge(self, principal: Principal, pot: str) -> Charge:
+        """For what `principal` will hold of a pot: of nothing yet."""
+        return Charge(self.pots[pot], self.holder(principal), 0)
 
     def holder(self, principal: Principal) -> Holder:
         """Whoever `principal` is."""

@@ -16,26 +16,38 @@ _BOUNDLESS = Pot("unsent", "bytes", lambda: sys.maxsize, "nothing", Shares)
 _KERNEL = Holder("kernel", 0, operator=True)
 
 
-def _boundless(principal: Principal) -> Charge:
+def _boundless(principal: Principal, pot: str) -> Charge:
     return Charge(_BOUNDLESS, _KERNEL, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """The process behind one request: its credentials, its thread, and whom it acts for. What it
-    has the daemon keep in memory counts for what `charge` gives; who does not come from outside has
-    no bound."""
+    has the daemon hold counts for what `charge` gives for that pot; who does not come from outside
+    has no bound."""
 
     principal: Principal
     uid: int
     gid: int
     tid: int
     umask: int = 0o022
-    charge: Callable[[Principal], Charge] = _boundless
+    charge: Callable[[Principal, str], Charge] = _boundless
 
     def memory(self) -> Charge:
         """For something that the daemon keeps in memory for it: of no bytes yet."""
-        return self.charge(self.principal)
+        return self.charge(self.principal, "unsent")
+
+    def handle(self) -> Charge:
+        """For a file or directory that it is about to open. Raises EMFILE, ENFILE."""
+        charge = self.charge(self.principal, "handles")
+        charge.resize(1)
+        return charge
+
+    def descriptor(self) -> Charge:
+        """For a descriptor that the daemon is about to open for it. Raises EMFILE, ENFILE."""
+        charge = self.charge(self.principal, "descriptors")
+        charge.resize(1)
+        return charge
 
     def unmasked(self, mode: int) -> int:
         """The mode that was meant for a new object which others are to use, too.

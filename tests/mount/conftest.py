@@ -198,9 +198,11 @@ class Operator:
     def __init__(self, tree: SmallTree) -> None:
         self._tree = tree
         self._holder = Holder("operator", 0, operator=True)
-        self._pot = Pot(
-            "parked", "calls", lambda: tree.most_waiting, "", Shares, scarce=errno.EAGAIN
-        )
+        self._pots = {
+            "parked": Pot("parked", "", lambda: tree.most_waiting, "", Shares, scarce=errno.EAGAIN),
+            "unsent": Pot("unsent", "", lambda: 1 << 30, "", Shares),
+            "handles": Pot("handles", "", lambda: 1 << 16, "", Shares),
+        }
 
     def identify(self, tid: int, uid: int, gid: int) -> Principal:
         return Principal(Kind.OPERATOR, 1, "init", uid, gid)
@@ -208,11 +210,8 @@ class Operator:
     def refused(self, principal: Principal, path: str, refusal: KernelError) -> None:
         self._tree.refusals.append((path, refusal))
 
-    def waits(self, principal: Principal) -> Callable[[], object]:
-        return self._pot.take(self._holder).release
-
-    def memory(self, principal: Principal) -> Charge:
-        return Charge(self._pot, self._holder, 0)
+    def charge(self, principal: Principal, pot: str) -> Charge:
+        return Charge(self._pots[pot], self._holder, 0)
 
     def room(self, principal: Principal) -> int | None:
         return None

@@ -19,7 +19,7 @@ def test_names_are_read_as_they_are_asked_for_and_again_after_a_rewind(tmp_path:
     for number in range(50):
         (tmp_path / f"{number}").touch()
     inodes = Inodes(HostTree(tmp_path).root)
-    opened = OpenDirectory(inodes.root, ME)
+    opened = OpenDirectory(inodes.root, ME, ME.handle())
     first = opened.entry(0)
     assert first is not None
     assert opened.entries is not None

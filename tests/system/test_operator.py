@@ -197,7 +197,9 @@ def test_without_descriptors(tree: Tree, stack: contextlib.ExitStack) -> None:
     acts = Acts(tree, stack)
     (tree / "shared/f").write_text("x")
     hoarders = [
-        stack.enter_context(contextlib.closing(Puppet(tree, f"hoarder-{number}")))
+        stack.enter_context(
+            contextlib.closing(Puppet(tree, f"hoarder-{number}", limits={"max_children": "max"}))
+        )
         for number in range(3)
     ]
     assert tree.daemon is not None

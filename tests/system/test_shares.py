@@ -391,3 +391,42 @@ def test_what_children_make_counts_for_their_maker_once_they_are_removed(
     for name in os.listdir(tree / "dev/queues"):
         (tree / "dev/queues" / name).rmdir()
     assert in_use(tree, "queues") == 0
+
+
+HOLD = """
+held = []
+def hold(path, count, flags=os.O_RDONLY):
+    for number in range(count):
+        try:
+            held.append(os.open(os.path.join(tree, path), flags))
+        except OSError as failure:
+            return number, failure.errno
+    return count, 0
+"""
+
+
+def opens(agent: Puppet, path: str) -> bool:
+    """Whether it can open a file."""
+    try:
+        return bool(agent.read(path))
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("path", ["proc/self/status", "agents/self/recv", "dev", "shared"])
+def test_what_is_open(tree: Tree, greedy: Puppet, modest: Puppet, path: str) -> None:
+    tree.write("etc/agentfs.yaml", "shares: {handles: 400}\n")
+    for agent in (greedy, modest):
+        agent.do(f"exec({HOLD!r}, globals())")
+    may = room(greedy, "handles")[1]
+    assert 100 < may <= 180
+    flags = os.O_DIRECTORY if path in ("dev", "shared") else os.O_RDONLY
+    got, code = greedy.do(f"hold({path!r}, 400, {flags})")
+    assert (abs(got - may) <= 2, code) == (True, errno.EMFILE)
+    assert modest.do(f"hold({path!r}, 50, {flags})") == [50, 0]  # another agent
+    descriptor = os.open(tree / "sys/version", os.O_RDONLY)  # the operator
+    assert f"{greedy.name} holds" in tree.read(f"proc/{greedy.pid}/error")
+    greedy.do("[os.close(fd) for fd in held[:60]]")
+    eventually(lambda: opens(greedy, "sys/version"))
+    assert greedy.read("sys/version") == os.read(descriptor, 100).decode()
+    os.close(descriptor)

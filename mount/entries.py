@@ -8,7 +8,8 @@ import logging
 import os
 import stat as st
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, InodeT, RequestContext
@@ -284,12 +285,12 @@ class EntryOperations(Base):
         self, inode: InodeT, new_parent: InodeT, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         node = self.inodes.get(inode).node
-        return await self._make(
-            new_parent,
-            new_name,
-            ctx,
-            lambda directory, text, caller: directory.link(node, text, caller),
-        )
+
+        def make(directory: Directory, name: str, caller: Caller) -> Node:
+            with _taking_elsewhere(node, caller):
+                return directory.link(node, name, caller)
+
+        return await self._make(new_parent, new_name, ctx, make)
 
     async def _make(
         self,
@@ -354,13 +355,26 @@ class EntryOperations(Base):
         try:
             source.directory().enter(caller)
             target.directory().enter(caller)
-            moved = self.inodes.known(source.directory().lookup(old).key)
-            with by_client((source.key, old), (target.key, new)):
+            node = source.directory().lookup(old)
+            moved = self.inodes.known(node.key)
+            with by_client((source.key, old), (target.key, new)), _taking_elsewhere(node, caller):
                 source.directory().rename(old, target.directory(), new, flags, caller)
         except KernelError as refusal:
             raise self._refused(caller, self.where(source, old), refusal)
         if moved is not None:
             self._settle(moved, target, new)
+
+
+@contextmanager
+def _taking_elsewhere(node: Node, caller: Caller) -> Iterator[None]:
+    """EXDEV in this block says to copy `node` instead: who may not read it is told so at once, and
+    it is on record that it was tried."""
+    try:
+        yield
+    except KernelError as refusal:
+        if refusal.errno == errno.EXDEV:
+            node.inspect(caller)
+        raise
 
 
 def _only_number(inode: Inode) -> EntryAttributes:

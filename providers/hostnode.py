@@ -295,7 +295,7 @@ class HostFifo(HostNode, Fifo):
     def admitted(self, caller: Caller) -> None:
         # Nobody says whether it is to be read or written.
         self.tree.reading(caller, self)
-        self.tree.changing(caller, self)
+        self.tree.may_write(caller, self.paths())
 
 
 class HostFile(HostNode, File):

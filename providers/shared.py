@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from agentfs.errors import KernelError
-from agentfs.providers.host import HostTree
+from agentfs.providers.host import HostNode, HostTree
 from agentfs.security.policy import Action
 from agentfs.vfs.caller import Caller
 
@@ -38,7 +39,13 @@ class SharedTree(HostTree):
                 errno.EACCES, "/shared/docs is read-only for agents", rule="read-only documents"
             )
         self._ask(caller, Action.WRITE_FILE, "file_write", paths)
+
+    def changing(
+        self, caller: Caller, *nodes: HostNode | None, made: Iterable[str] = ()
+    ) -> list[str]:
+        paths = super().changing(caller, *nodes, made=made)
         self._kernel.audit.require_room(caller.principal)
+        return paths
 
     def changed(self, caller: Caller, what: str, path: str, to: str = "") -> None:
         self._kernel.file_changes.add(

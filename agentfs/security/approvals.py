@@ -357,7 +357,8 @@ class Approvals:
         with self._gate.enter(principal):
             request = self._by_id.get(number)
             if request is None or not self.may_see(principal, request):
-                raise KernelError(errno.ENOENT, f"there is no request {number}")
+                # The same rule for both: nobody is to learn which it was.
+                raise KernelError(errno.ENOENT, f"there is no request {number}", rule="approval")
             if not principal.is_operator and principal.name == request.agent:
                 raise KernelError(
                     errno.EPERM, "nobody decides what they ask for themselves", rule="approval"

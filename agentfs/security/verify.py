@@ -111,7 +111,8 @@ class _Audit:
                 raise _BadError(_gap(seq + 1, first, at_the_head=seq == start[0]))
             if gap:
                 self._check_gap(found, record, digest, said)
-                marks = {mark: at for mark, at in marks.items() if not first <= mark < found}
+                while marks and next(iter(marks)) < found:  # of a record that was dropped
+                    del marks[next(iter(marks))]
                 digest = said
             else:
                 self._records += 1

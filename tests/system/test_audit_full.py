@@ -74,6 +74,7 @@ def test_to_stop_refuses_all_that_would_have_no_record_and_loses_nothing(tree: T
     tree.write("etc/roles.yaml", "roles: {lead: {capabilities: ['*']}}\n")
     with closing(Puppet(tree, "alice", role="lead")) as alice, closing(Puppet(tree, "bob")) as bob:
         alice.do("open(tree + '/shared/f', 'w').write('content') and None")
+        alice.do("os.mkfifo(tree + '/shared/pipe')")
         (tree / "dev/queues/jobs").mkdir()
         (tree / "dev/queues/jobs").chmod(0o777)
         (tree / "dev/topics/news").touch()
@@ -107,6 +108,7 @@ def test_to_stop_refuses_all_that_would_have_no_record_and_loses_nothing(tree: T
             assert os.listdir(tree / folder) == []
         assert not {"new", "dir", "g"} & set(os.listdir(tree / "shared"))
         assert bob.read("shared/f") == "content", "reading goes on"
+        assert bob.do("os.stat(tree + '/shared/pipe').st_nlink") == 1
         assert refused(bob, "write('sys/audit/ctl', 'cut 1')") == "EACCES"
         events = tree.ask("sys/audit/query", "type=audit_full")
         assert events.count('"audit_full"') == 1

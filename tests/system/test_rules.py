@@ -212,6 +212,8 @@ def test_what_was_read_once_is_asked_for_again_by_the_next_reader(tree: Tree) ->
             "read('shared/safe/key')",
             "os.link(tree + '/shared/safe/key', tree + '/shared/key')",
             "mv('shared/safe/key', 'shared/key')",
+            "mv('shared/safe/key', 'agents/ann/memory/key')",
+            "os.link(tree + '/shared/safe/key', tree + '/agents/ann/memory/key')",
             "mv('shared/safe', 'shared/unsafe')",
             "os.symlink('safe/key', tree + '/shared/way') or read('shared/way')",
             "ls('shared/safe')",

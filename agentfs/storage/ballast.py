@@ -118,5 +118,8 @@ class Ballast:
 
 def _allocate(descriptor: int, offset: int, size: int) -> int:
     """Have blocks for a part of a file, whose length stays. Returns 0, or an errno."""
-    done = _libc.fallocate(descriptor, _KEEP_SIZE, ctypes.c_long(offset), ctypes.c_long(size))
-    return ctypes.get_errno() if done else 0
+    while _libc.fallocate(descriptor, _KEEP_SIZE, ctypes.c_long(offset), ctypes.c_long(size)):
+        number = ctypes.get_errno()
+        if number != errno.EINTR:  # which tmpfs answers when a signal comes
+            return number
+    return 0

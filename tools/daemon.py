@@ -24,7 +24,7 @@ from agentfs.config import MOST_PARKED
 from agentfs.errors import ApprovalError, KernelError
 from agentfs.kernel import Kernel
 from agentfs.mount.session import Mount, serve
-from agentfs.process.reapers import go_behind_reaper, register, tell_when_gone
+from agentfs.process.reapers import Reaper, go_behind_reaper, stand_by
 from agentfs.process.standstill import room
 from agentfs.providers.agents import LogWatcher, tell_of_withdrawals
 from agentfs.providers.approvals import AwaitedDecision
@@ -123,12 +123,11 @@ def main(
     go_before_programs()
     try:
         lay_out(given.state)
-        if behind_reaper:
-            go_behind_reaper(given.state, front)
+        reaper = go_behind_reaper(given.state, front) if behind_reaper else None
         _log_to(given.state / "kernel.log", also_stderr=given.foreground)
         with only_daemon(given.state):
             kernel = partial(Kernel, given.state, given.mountpoint, audit_key=given.audit_key)
-            _run_with_room(given.state, kernel, _options(given.options), starter, behind_reaper)
+            _run_with_room(given.state, kernel, _options(given.options), starter, reaper)
     except (StateError, OSError, KernelError) as failed:
         return _failed(starter, str(failed), given.foreground)
     except BaseExceptionGroup as group:
@@ -147,14 +146,14 @@ def _run_with_room(
     make: Callable[[], Kernel],
     options: set[str],
     starter: Starter,
-    has_reaper: bool,
+    reaper: Reaper | None,
 ) -> None:
     """`_run`, and again if the disk was too full for a start: nothing was changed then."""
     for attempt in range(ATTEMPTS):
         with room(state, always=attempt > 0) as let_go:
             give_way(state)
             try:
-                return trio.run(_run, make, options, starter, let_go, has_reaper)
+                return trio.run(_run, make, options, starter, let_go, reaper)
             except BaseException as failure:
                 if starter.is_told or attempt == ATTEMPTS - 1 or not is_full(failure):
                     raise
@@ -201,7 +200,7 @@ async def _run(
     options: set[str],
     starter: Starter,
     let_go: Callable[[], object],
-    has_reaper: bool,
+    reaper: Reaper | None,
 ) -> None:
     """Kernel, tree and mount, and nothing left of them when it returns. `let_go` is called when
     somebody looks after the logs."""
@@ -224,8 +223,8 @@ async def _run(
 
     async with kernel.running(), trio.open_nursery() as nursery:
         await nursery.start(_end_on_signals, kernel, stop)
-        if has_reaper:
-            nursery.start_soon(tell_when_gone, register(state))
+        if reaper is not None:
+            await nursery.start(stand_by, state, reaper)
         nursery.start_soon(keep_reserve, state)
         nursery.start_soon(LogWatcher(kernel).run, mount.apply)
         tell_of_publications(kernel, mount.apply)

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -20,23 +21,39 @@ from agentfs.process import reaper
 from agentfs.process.launch import become_subreaper
 from agentfs.process.proc import boot_id, mark_of, read_stat
 
-__all__ = ["FOLDER", "Reapers", "go_behind_reaper", "register", "tell_when_gone"]
+__all__ = ["FOLDER", "Reaper", "Reapers", "go_behind_reaper", "stand_by"]
 
 log = logging.getLogger(__name__)
 
 FOLDER = "reapers"
 """Of the state directory."""
 
+UNKNOWN = (
+    "how programs end that outlive this daemon will not be known, nor that what they leave behind"
+    " is not the operator's"
+)
 
-def go_behind_reaper(state: Path, front: int = -1) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Reaper:
+    """Ours: its pid, and when it began in clock ticks since boot."""
+
+    pid: int
+    start: int
+
+
+def go_behind_reaper(state: Path, front: int = -1) -> Reaper:
     """Fork: go on as the child, and have the parent become the reaper. For a process with one
     thread. `front` gets the child's pid and exit code, see `reaper.main`."""
     become_subreaper()
+    own = read_stat(os.getpid())
+    assert own is not None
+    parent = Reaper(os.getpid(), own.start)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     child = os.fork()
     if child == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return
+        return parent
     path = str(state.absolute() / FOLDER / str(os.getpid()))
     words = [str(child), path, str(front)]
     code = 1
@@ -55,15 +72,32 @@ def go_behind_reaper(state: Path, front: int = -1) -> None:
         os._exit(code)
 
 
-def register(state: Path) -> int:
-    """Make the file of our own reaper, our parent, so that later daemons know it; a pidfd of it."""
-    pid = os.getppid()
-    pidfd = os.pidfd_open(pid)
-    stat = read_stat(pid, 1.0)
+async def stand_by(state: Path, reaper: Reaper, *, task_status: trio.TaskStatus[None]) -> None:
+    """Make the file of our reaper, so that later daemons know it, and say so if it is killed while
+    we live."""
+    pidfd = _register(state, reaper)
+    task_status.started()
+    if pidfd is not None:
+        try:
+            await trio.lowlevel.wait_readable(pidfd)
+        finally:
+            os.close(pidfd)
+    log.warning("the reaper was killed: %s", UNKNOWN)
+
+
+def _register(state: Path, reaper: Reaper) -> int | None:
+    """Make its file; a pidfd of it, None if it is gone."""
     try:
-        (state / FOLDER / str(pid)).write_text(f"{boot_id()} {0 if stat is None else stat.start}\n")
+        pidfd = os.pidfd_open(reaper.pid)
+    except ProcessLookupError:
+        return None
+    if os.getppid() != reaper.pid:  # the number is another's
+        os.close(pidfd)
+        return None
+    try:
+        (state / FOLDER / str(reaper.pid)).write_text(f"{boot_id()} {reaper.start}\n")
     except OSError as failure:
-        log.warning("how programs end that outlive this daemon will not be known: %s", failure)
+        log.warning("there is no room for the reaper's file (%s): %s", failure.strerror, UNKNOWN)
     return pidfd
 
 
@@ -136,12 +170,3 @@ def _mark_of(path: Path) -> int | None:
         return mark_of(pidfd) or stat.start
     finally:
         os.close(pidfd)
-
-
-async def tell_when_gone(pidfd: int) -> None:
-    """Say so if our reaper is killed while we live."""
-    await trio.lowlevel.wait_readable(pidfd)
-    log.warning(
-        "the reaper was killed: how programs end that outlive this daemon will not be known, nor"
-        " that what they leave behind is not the operator's"
-    )

@@ -126,6 +126,7 @@ class Bytes:
         self._holder = holder
         self._named: dict[Holder, int] = {}
         self._nameless: dict[Holder, int] = {}
+        self._changes: dict[Holder, int] = {}  # bytes that came and went, all in all
         self._closed = False
 
     # -- changes ---------------------------------------------------------------------------------
@@ -164,7 +165,9 @@ class Bytes:
 
     def _add(self, table: dict[Holder, int], mark: str, change: int) -> None:
         if not self._closed:
-            self._move(table, self._holder(mark), change)
+            holder = self._holder(mark)
+            self._changes[holder] = self._changes.get(holder, 0) + abs(change)
+            self._move(table, holder, change)
 
     def _move(self, table: dict[Holder, int], holder: Holder, change: int) -> None:
         """Never below nothing: a directory counts the same however large it has become."""
@@ -180,16 +183,21 @@ class Bytes:
 
     # -- what was found on the disk ----------------------------------------------------------------
 
-    def now(self) -> dict[Holder, int]:
-        """What has a name, before somebody goes and looks."""
-        return dict(self._named)
+    def now(self) -> dict[Holder, tuple[int, int]]:
+        """What has a name, before somebody goes and looks; and how much has changed so far."""
+        holders = {*self._named, *self._changes}
+        return {each: (self._named.get(each, 0), self._changes.get(each, 0)) for each in holders}
 
     def correct(
-        self, found: Iterable[tuple[str, int]], before: dict[Holder, int], *, whole: bool
+        self,
+        found: Iterable[tuple[str, int]],
+        before: dict[Holder, tuple[int, int]],
+        *,
+        whole: bool,
     ) -> None:
         """Somebody looked at everything, or at a part of it only, and found so many bytes of each
-        mark. What was added meanwhile may or may not have been seen: it counts beside, until the
-        next look."""
+        mark. What changed meanwhile may or may not have been seen, so as much of the difference is
+        left to the next look."""
         if self._closed:
             return
         seen: dict[Holder, int] = {}
@@ -197,10 +205,14 @@ class Bytes:
             holder = self._holder(mark)
             seen[holder] = seen.get(holder, 0) + number
         for holder in {*seen, *self._named}:
-            held = self._named.get(holder, 0)
-            right = seen.get(holder, 0) + max(0, held - before.get(holder, 0))
-            if whole or right > held:
-                self._move(self._named, holder, right - held)
+            held, changes = before.get(holder, (0, 0))
+            unsure = self._changes.get(holder, 0) - changes
+            wrong = seen.get(holder, 0) - held
+            if wrong > unsure:
+                self._move(self._named, holder, wrong - unsure)
+            elif wrong < -unsure and whole:
+                self._move(self._named, holder, wrong + unsure)
+        self._changes = {each: self._changes.get(each, 0) for each in self._named}
 
     def close(self) -> None:
         """Its directory is gone: everything is given back."""

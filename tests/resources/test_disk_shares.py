@@ -111,12 +111,19 @@ def test_a_look_puts_right_what_is_too_much_and_too_little(place: Place) -> None
     assert place.held("1", "2") == [8 * KIB, 0]
 
 
-def test_what_is_added_during_a_look_counts_beside(place: Place) -> None:
+def test_what_changes_during_a_look_is_left_to_the_next(place: Place) -> None:
     put(place.root / "one", 8)
+    place.correct()
     before, seen = place.bytes.now(), place.look()
-    place.bytes.changed(Part("1"), ALICE, 500)
+    place.bytes.removed(Part("1"), 8 * KIB, is_open=False)  # after it was seen
     place.bytes.correct(seen.found.items(), before, whole=True)
-    assert place.held("1") == [8 * KIB + 500]
+    assert place.held("1") == [0]
+    before, seen = place.bytes.now(), place.look()
+    place.bytes.made(Part("1"), 4 * KIB)  # the half of what is there, seen or not
+    place.bytes.correct(seen.found.items(), before, whole=True)
+    assert place.held("1") == [8 * KIB]
+    place.correct()
+    assert place.held("1") == [8 * KIB]
 
 
 def test_a_look_at_a_part_takes_nothing_away(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ to the tree; `attacker.py` says of each attempt who keeps it out.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import pwd
@@ -18,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from agentfs.errors import FILE_WORK
 from tests.puppet import Puppet
 from tests.tree import Tree
 
@@ -202,12 +200,10 @@ def check(scene: Scene, before: dict[str, Any], attempts: list[dict[str, Any]]) 
 def check_audit(
     tree: Tree, attempts: list[dict[str, Any]], recorded: Callable[[dict[str, Any]], bool]
 ) -> None:
-    """Each of the attempts that are to be `recorded` is; equal ones are one record. What any disk
-    would answer is no refusal, and nobody is told."""
+    """Each of the attempts that are to be `recorded` is; equal ones are one record."""
     found = set(refusals(tree, {"mallory", "a stranger"}))
-    answers = {errno.errorcode[number] for number in FILE_WORK}
     for each in attempts:
-        if recorded(each) and each["errno"] not in answers:
+        if recorded(each):
             wanted = (each["path"], each["errno"])
             assert wanted in found, f"no record of {each}"
 

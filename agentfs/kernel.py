@@ -442,6 +442,7 @@ class Kernel:
         """What the tree and the daemon ask of the kernel."""
         self.identity = Identity(self.table, self.programs, self.owner[0], self.events)
         self.supervisor.on_maid.append(self.audit.sweep)
+        self.supervisor.complaints.append(self.audit.complaint)
         self.refusals = Refusals(self.gate, self.store, self.events, self.timers)
         self.file_changes = FileChanges(self.gate, self.store, self.audit, self.clock, self.timers)
         self.why = Why(self)

@@ -81,6 +81,7 @@ class Maid:
             faults.append("memory is low")
         if supervisor.store.is_full:
             faults.append("the disk of the state directory is full")
+        faults += filter(None, (ask() for ask in supervisor.complaints))
         if report["Orphans"] or report["Lost programs"]:
             faults.append("processes had to be put right")
         report["Ok"] = not faults

@@ -44,6 +44,8 @@ class Supervisor(Again):
         self.maid = Maid(self)
         self.recovery = Recovery(self)
         self.on_maid: list[Callable[[], object]] = []
+        self.complaints: list[Callable[[], str]] = []
+        """What the maid asks for what is wrong, in words; empty if nothing is."""
         self._unwatched: list[Program] = []
         self._program_ended = trio.Event()
         self.events.listen(self._follow_settings, ConfigChanged)

@@ -284,6 +284,12 @@ class Audit:
         if principal is None or not principal.is_operator:
             self.pruning.require_room()
 
+    def complaint(self) -> str:
+        """What is wrong, for the maid; empty if nothing is."""
+        if not self.pruning.stops:
+            return ""
+        return "the audit is full, and all but the operator have to stop: see docs/audit.md"
+
     def sweep(self) -> int:
         """Take away one batch of what is too old or too much, and go on soon if there may be more;
         the number of records gone. The newest one stays. For the maid."""

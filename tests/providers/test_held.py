@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from agentfs.ipc.held import KIND
+from agentfs.kernel import Kernel
 from tests.providers.world import World, refused
 
 TO_BOB = "/agents/alice/outbox/bob"
@@ -61,3 +64,20 @@ async def test_what_was_accepted_before_is_delivered_all_the_same(
     assert await bodies(world) == ["hello\n" + (more.decode() if end else "")]
     with refused("ENOSPC"):
         await world.write(TO_BOB, "another", world.as_agent("alice"), create=True)
+
+
+async def test_what_was_accepted_is_delivered_at_the_next_start_too(tmp_path: Path) -> None:
+    first = Kernel(tmp_path / "state", "/run/agents")
+    async with first.running():
+        world = World(first)
+        for name in ("alice", "bob"):
+            await world.spawn(name)
+        handle = world.create(TO_BOB, world.as_agent("alice"))
+        await handle.write(0, b"hello\n")
+        await handle.hold()
+        await fill(world)
+    second = Kernel(tmp_path / "state", "/run/agents")
+    async with second.running():
+        world = World(second)
+        assert second.audit.pruning.stops
+        assert (held(world), await bodies(world)) == (0, ["hello\n"])

@@ -82,6 +82,7 @@ def test_to_stop_refuses_all_that_would_have_no_record_and_loses_nothing(tree: T
         eventually(lambda: "files_changed" in tree.read("sys/audit/log"))
         tree.write(
             "etc/agentfs.yaml",
+            "processes: {maid_interval: 1}\n"
             f"audit: {{max_records: {kept(tree) + ROOM}, when_full: stop}}\n",
         )
         accepted = []
@@ -110,6 +111,7 @@ def test_to_stop_refuses_all_that_would_have_no_record_and_loses_nothing(tree: T
         assert bob.read("shared/f") == "content", "reading goes on"
         assert bob.do("os.stat(tree + '/shared/pipe').st_nlink") == 1
         assert refused(bob, "write('sys/audit/ctl', 'cut 1')") == "EACCES"
+        eventually(lambda: "the audit is full" in tree.read("sys/health"))
         events = tree.ask("sys/audit/query", "type=audit_full")
         assert events.count('"audit_full"') == 1
 

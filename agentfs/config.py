@@ -215,7 +215,8 @@ class Shares(_Section):
     `agent`, or all programs of a `user`, may hold s/(1-s) times what is left, and with 1
     everything; `reserve` is the operator's part.
     All together have so many `handles` (open files and directories of the tree), `definitions`,
-    `reminders`, `asks` that are open, and requests for `approvals` that are.
+    `reminders`, `asks` that are open, and requests for `approvals` that are; and so many `launches`
+    of programs in a minute, which bounds agents only.
     `unsent`: bytes of letters and documents that are being written, in the daemon's memory;
     `memory`, `artifacts` and `shared`: bytes there, with `max` as many as the disk has."""
 
@@ -224,6 +225,7 @@ class Shares(_Section):
     reserve: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     unsent: Count = 256 * 1024 * 1024
     handles: Count = 100_000
+    launches: Count = 10_000
     definitions: Count = 200_000
     reminders: Count = 100_000
     asks: Count = 100_000

@@ -231,8 +231,9 @@ class Kernel:
             excess=errno.EMFILE,
         )
         self.disk = DiskShares(self.state_dir, shares, self.agents, self.settings, self.clock)
-        self.made = Made(shares, self.settings, self.store, self.events, self.agents)
+        self.made = Made(shares, self.settings, self.store, self.events, self.agents, self.timers)
         self.gate.may_make = self.made.check
+        self.gate.launches = self.made.launches
 
     def _build_resources(self) -> None:
         """What work costs, and who may have how much of it."""

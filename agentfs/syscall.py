@@ -56,6 +56,8 @@ class Gate:
         """`Rates.count_call` while some process may not make any number of other calls."""
         self.may_make: Callable[[str, str, int], object] = lambda maker, kind, count: None
         """`Made.check`: raises if agent `maker` may not have so many more things of a kind."""
+        self.launches: Callable[[str], object] = lambda maker: None
+        """`Made.launches`: raises if agent `maker` may not start one more program now."""
 
     def actor(self, principal: Principal) -> Process:
         """The living process that `principal` acts for. Raises EACCES if there is none."""

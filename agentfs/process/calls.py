@@ -62,6 +62,8 @@ class Processes(OwnCalls):
                 self.groups,
             )
             rules.check(asked)
+            if spec.exec:
+                self._gate.launches(actor.name)
             process = self._make(actor, parent, spec)
             before = self._agents.ensure(
                 process.name, process.uid, process.gid, actor.name, _text(spec), spec.prompt
@@ -184,6 +186,7 @@ class Processes(OwnCalls):
                 raise KernelError(errno.EINVAL, f"{agent_name} has no program to start again")
             if running.pid in self._supervisor.signals.starting:
                 raise KernelError(errno.EAGAIN, f"{agent_name} is just being started")
+            self._gate.launches(actor.name)
             self._redefine(actor, running)
             self._supervisor.renew(running)
 

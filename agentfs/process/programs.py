@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import trio
 
@@ -27,6 +28,7 @@ from agentfs.process.measures import Measures
 from agentfs.process.model import Process, State
 from agentfs.process.proc import code_of_zombie, exit_code, lost_exit_code, mark_of, read_stat
 from agentfs.process.reapers import Reapers
+from agentfs.process.slots import Slots
 
 __all__ = ["Program", "Programs"]
 
@@ -38,6 +40,10 @@ LAUNCHES_AT_ONCE = 32
 
 KILL_ROUNDS = 100
 """How often what was forked meanwhile is killed at once; mostly nothing was."""
+
+LAUNCHES_OF_ONE = 8
+"""Of these, at most so many are of children of one process: launches that hang keep its own later
+ones waiting, and nobody else's."""
 
 LAUNCH_SECONDS = 10.0
 """How long a launch may take, once it has a thread: its executable may be on a dead network file
@@ -106,7 +112,7 @@ class Programs(Measures):
         self._adopted: list[tuple[Program, Process]] = []  # that may stand still
         self.generation = 0  # counts the programs that came or went
         self._launched = trio.Event()
-        self._limiter = trio.CapacityLimiter(LAUNCHES_AT_ONCE)
+        self._slots = Slots(LAUNCHES_AT_ONCE, LAUNCHES_OF_ONE)
         self.groups = ControlGroups(instance_id)
         become_subreaper()
 
@@ -256,9 +262,9 @@ class Programs(Measures):
 
         with trio.CancelScope() as scope:
             try:
-                return await trio.to_thread.run_sync(
-                    run, limiter=self._limiter, abandon_on_cancel=True
-                )
+                # A turn is used as a limiter is; trio says that such objects will do.
+                turn = cast(trio.CapacityLimiter, self._slots.turn(process.ppid))
+                return await trio.to_thread.run_sync(run, limiter=turn, abandon_on_cancel=True)
             except trio.Cancelled:
                 launch.abandon()
                 raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Mapping, Sized
 
+from agentfs.clock import Timers
 from agentfs.config import Config, Settings
 from agentfs.events import (
     AgentDefined,
@@ -26,11 +27,13 @@ from agentfs.events import (
 from agentfs.process.agents import Agents
 from agentfs.resources.listed import Listed
 from agentfs.resources.shares import Charge, Holder, Shares
+from agentfs.resources.windows import MINUTE
 from agentfs.storage.store import Store
 
 __all__ = ["Made"]
 
 DEFINITIONS, QUEUES, TOPICS, GROUPS = "definitions", "queues", "topics", "groups"
+LAUNCHES = "launches"
 
 SIZES: dict[str, tuple[str, Callable[[Config], int]]] = {
     DEFINITIONS: ("shares.definitions", lambda config: config.shares.definitions),
@@ -56,13 +59,28 @@ class Made:
     """The charges of all that was made, by kind and name."""
 
     def __init__(
-        self, shares: Shares, settings: Settings, store: Store, events: EventLog, agents: Agents
+        self,
+        shares: Shares,
+        settings: Settings,
+        store: Store,
+        events: EventLog,
+        agents: Agents,
+        timers: Timers,
     ) -> None:
         self._shares = shares
         self._settings = settings
         self._store = store
         self._agents = agents
+        self._timers = timers
         self._charges: dict[str, dict[str, Charge]] = {}
+        shares.pot(
+            LAUNCHES,
+            "programs started within a minute",
+            lambda: shares.terms().launches,
+            "shares.launches",
+            scarce=errno.EAGAIN,
+            excess=errno.EAGAIN,
+        )
         for kind in (DEFINITIONS, QUEUES, TOPICS, GROUPS):
             setting, size = SIZES[kind]
             self._charges[kind] = {}
@@ -113,6 +131,14 @@ class Made:
     def check(self, maker: str, kind: str, count: int = 1) -> None:
         """Raise ShareError if agent `maker` may not have so many more things of a kind."""
         self._shares.pots[kind].check(self._shares.agent(maker), count)
+
+    def launches(self, maker: str) -> None:
+        """Agent `maker` starts a program: it counts for a minute. Raises ShareError if that is more
+        than its share; to the operator nobody says no."""
+        pot, holder = self._shares.pots[LAUNCHES], self._shares.agent(maker)
+        if not holder.operator:
+            pot.check(holder)
+        self._timers.call_later(MINUTE, Charge(pot, holder, 1).release)
 
     def note_group(self, path: str, maker: str) -> None:
         """Agent `maker` has made a group."""

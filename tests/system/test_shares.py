@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -430,3 +430,37 @@ def test_what_is_open(tree: Tree, greedy: Puppet, modest: Puppet, path: str) -> 
     eventually(lambda: opens(greedy, "sys/version"))
     assert greedy.read("sys/version") == os.read(descriptor, 100).decode()
     os.close(descriptor)
+
+
+START = """
+def start(count):
+    for number in range(count):
+        request = "{name: %s-%s, exec: [/bin/true], restart: never}" % (
+            os.environ["AGENT_NAME"], number)
+        try:
+            ask("proc/self/spawn", request)
+        except OSError as failure:
+            return number, failure.errno
+    return count, 0
+"""
+
+
+def test_launches(trees: Callable[..., Tree]) -> None:
+    tree = trees("launches")  # what was started counts for a minute
+    tree.mount()
+    tree.write("etc/agentfs.yaml", "shares: {launches: 50}\n")
+    greedy, modest = (
+        Puppet(tree, name, limits={"max_children": "max"}) for name in ("greedy", "modest")
+    )
+    for agent in (greedy, modest):
+        agent.do(f"exec({START!r}, globals())")
+    may = room(greedy, "launches")[1]
+    assert 16 <= may <= 22
+    assert greedy.do("start(40)") == [may, errno.EAGAIN]
+    assert "programs started within a minute" in greedy.read("proc/self/error")
+    assert modest.do("start(3)") == [3, 0]  # another agent
+    for number in range(30):  # the operator, whatever is counted
+        tree.spawn(f"o{number}", exec=["/bin/true"], restart="never")
+    assert in_use(tree, "launches") > 50
+    for agent in (greedy, modest):
+        agent.close()

@@ -112,7 +112,8 @@ class Programs(Measures):
         self._adopted: list[tuple[Program, Process]] = []  # that may stand still
         self.generation = 0  # counts the programs that came or went
         self._launched = trio.Event()
-        self._slots = Slots(LAUNCHES_AT_ONCE, LAUNCHES_OF_ONE)
+        self._limiter = trio.CapacityLimiter(LAUNCHES_AT_ONCE)
+        self._slots = Slots(self._limiter, LAUNCHES_OF_ONE)
         self.groups = ControlGroups(instance_id)
         become_subreaper()
 

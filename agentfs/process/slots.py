@@ -12,13 +12,14 @@ __all__ = ["Slots", "Turn"]
 
 
 class Slots:
-    """`most` launches at once. Those for agents leave some to the operator, and those for one agent
-    are at most `each`: the rest wait their turn."""
+    """`slots` are those for all launches. Of agents' children there are some less at once, which
+    leaves those to the operator, and of one agent's at most `each`: the rest wait their turn."""
 
-    def __init__(self, most: int, each: int) -> None:
+    def __init__(self, slots: trio.CapacityLimiter, each: int) -> None:
         self._each = each
-        self._all = trio.CapacityLimiter(most)
-        self._agents = trio.CapacityLimiter(most - max(1, most // 8))
+        self._all = slots
+        most = int(slots.total_tokens)
+        self._agents = trio.CapacityLimiter(max(1, most - max(1, most // 8)))
         self._of = WeakValueDictionary[int, trio.CapacityLimiter]()
 
     def turn(self, parent: int) -> Turn:

@@ -19,7 +19,7 @@ async def _launch(slots: Slots, parent: int, done: threading.Event) -> None:
 async def test_launches_that_hang_leave_slots_to_others_and_to_the_operator(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    slots, hung, at_once = Slots(16, 4), threading.Event(), threading.Event()
+    slots, hung, at_once = Slots(trio.CapacityLimiter(16), 4), threading.Event(), threading.Event()
     at_once.set()
     try:
         async with trio.open_nursery() as nursery:
@@ -45,7 +45,7 @@ async def test_launches_that_hang_leave_slots_to_others_and_to_the_operator(
 
 
 async def test_slots_are_given_back_and_a_cancelled_turn_takes_none() -> None:
-    slots, at_once = Slots(2, 1), threading.Event()
+    slots, at_once = Slots(trio.CapacityLimiter(2), 1), threading.Event()
     at_once.set()
     with trio.move_on_after(30) as scope:
         for _ in range(5):

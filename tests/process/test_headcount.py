@@ -207,7 +207,8 @@ def test_the_bound_of_a_user_is_never_above_the_hard_limit() -> None:
 
 def test_what_is_written_where_the_group_itself_has_the_controller(tmp_path: Path) -> None:
     """As on a machine with cgroup v2 alone; here it may be beside an old hierarchy."""
-    groups = ControlGroups("test")
+    groups = ControlGroups(f"written-{os.getpid()}")
+    groups.close()
     groups._base = groups._pids = str(tmp_path)
     (tmp_path / "p7").mkdir()
     for name in ("pids.max", "cgroup.procs"):

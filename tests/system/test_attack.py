@@ -28,6 +28,7 @@ RULES = """
 rules:
 - {effect: deny, agent: mallory, action: read_process, path: /agents/bob/*}
 - {effect: deny, agent: mallory, path: /shared/vault/**}
+- {effect: allow, agent: auditor, action: read_process, path: /agents/bob/*}
 - {effect: allow, agent: mallory, action: spawn, path: /agents/asked, approval: {timeout: 1h}}
 - {effect: allow, agent: bob, action: spawn, path: /agents/helper, approval: {timeout: 1h}}
 """

@@ -24,7 +24,7 @@ __all__ = ["BALLAST", "Ballast"]
 
 log = logging.getLogger(__name__)
 
-BALLAST = 4 * 1024 * 1024
+BALLAST = 5 * 1024 * 1024
 """Bytes that agents leave: some hundred calls of the operator, after which a checkpoint, every five
 seconds, makes the room free again."""
 

@@ -68,21 +68,43 @@ class Saved:
 
 def mend_first_page(store: Path) -> None:
     """Give a store whose first page is lost that of a new store: what the tables are called and
-    where they begin is the same in every store that was made by one release."""
+    where they begin is the same in every store that was made in one way. There are three (see
+    `shrinking`); the one with which most can be saved is taken."""
+    store.touch()
+    found = {fresh: _saved_with(store, *fresh) for fresh in _first_pages()}
+    _put_first_page(store, *max(found, key=lambda fresh: found[fresh]))
+
+
+def _first_pages() -> Iterator[tuple[bytes, int]]:
+    """The first page of a new store, and how many pages that has: as it is made, as it is made anew
+    from one of an earlier release, and as those are."""
+    for steps in (("INCREMENTAL", ""), ("INCREMENTAL", "VACUUM"), ("NONE", "")):
+        with tempfile.TemporaryDirectory() as folder:
+            fresh = Path(folder) / "store.db"
+            with closing(sqlite3.connect(fresh, isolation_level=None)) as database:
+                database.execute(f"PRAGMA auto_vacuum = {steps[0]}")
+                database.execute("PRAGMA journal_mode = WAL")
+                migrate(database)
+                database.execute(steps[1])
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            yield fresh.read_bytes()[:4096], fresh.stat().st_size // 4096
+
+
+def _saved_with(store: Path, page: bytes, least: int) -> int:
+    """How many rows can be saved with a first page."""
+    _put_first_page(store, page, least)
     with tempfile.TemporaryDirectory() as folder:
-        fresh = Path(folder) / "store.db"
-        with closing(sqlite3.connect(fresh, isolation_level=None)) as database:
-            database.execute("PRAGMA journal_mode = WAL")
-            migrate(database)
-            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        page = bytearray(fresh.read_bytes()[:4096])
-        least = fresh.stat().st_size // 4096
-    with open(store, "a+b") as file:
-        size = max(file.seek(0, 2) // 4096, least)
-        page[28:32] = size.to_bytes(4, "big")
-        page[32:40] = bytes(8)  # the list of free pages: whatever is on it is taken for used
+        return sum(each.rows for each in salvage(store, Path(folder) / "store.db"))
+
+
+def _put_first_page(store: Path, page: bytes, least: int) -> None:
+    """`least`: how many pages the store has at least."""
     with open(store, "r+b") as file:
-        file.write(page)
+        size = max(file.seek(0, 2) // 4096, least)
+        # The list of free pages is empty: whatever is on it is taken for used.
+        head = page[:28] + size.to_bytes(4, "big") + bytes(8) + page[40:]
+        file.seek(0)
+        file.write(head)
         file.truncate(size * 4096)
 
 
@@ -104,6 +126,7 @@ def salvage(source: Path, target: Path) -> list[Saved]:
     ):
         old.execute("SELECT name FROM sqlite_master").fetchall()  # raises if there is none
         old.text_factory = lambda text: text.decode("utf-8", "replace")
+        new.execute("PRAGMA auto_vacuum = INCREMENTAL")
         new.execute("PRAGMA journal_mode = WAL")
         migrate(new)
         new.execute("BEGIN")

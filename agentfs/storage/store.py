@@ -29,6 +29,7 @@ from agentfs.storage.ballast import Ballast
 from agentfs.storage.migrations import migrate
 from agentfs.storage.opening import LAST_EVENT, Mark, is_full
 from agentfs.storage.reserve import let_go
+from agentfs.storage.shrinking import Shrinking, make_shrinkable
 
 __all__ = ["LAST_EVENT", "SHORT_CONTENT", "Store"]
 
@@ -54,8 +55,8 @@ RECENT = 256
 SHORT_CONTENT = 4096
 
 # Bytes that a write adds to the log at most, as a rule, beside what it is given: its row, and the
-# rows of two indexes, are on four pages.
-PAGES = 4 * 4096
+# rows of two indexes, are on four pages, and where those lie on a fifth.
+PAGES = 5 * 4096
 
 
 class Store:
@@ -71,11 +72,14 @@ class Store:
         self.path = path
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
+            if self._db.execute("PRAGMA page_count").fetchone() == (0,):  # it is new
+                self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA wal_autocheckpoint = 0")
             self._db.execute(f"PRAGMA journal_size_limit = {KEPT_LOG}")
             migrate(self._db)
+            make_shrinkable(self._db, path)
         except sqlite3.Error:
             self._db.close()
             raise
@@ -89,6 +93,7 @@ class Store:
         self._recent: dict[int, bytes] = {}  # the newest short contents, by message
         self._metas: dict[str, str] = {}  # what the transaction set, written with its commit
         self._mark = Mark(path)
+        self._shrinking = Shrinking(self._db)
         self._ballast: Ballast | None = None
         self._room = 0  # bytes that may be written before the ballast is asked again
         self.before_commit: list[Callable[[], object]] = []
@@ -384,6 +389,21 @@ class Store:
             if self.commits != done:
                 done = self.commits
                 await self.checkpoint()
+            await self.shrink()
+
+    async def shrink(self) -> None:
+        """Give back to the disk what was deleted and is not needed, in small steps; the next
+        checkpoint makes the file shorter. Not on a full disk, where it would take room in the log.
+        """
+        if self.is_full:
+            return
+        try:
+            steps = await self._shrinking.run()
+        except sqlite3.Error as failure:
+            log.warning("what was deleted is not given back to the disk: %s", failure)
+            return
+        self._room = 0  # the log is longer than it was
+        self.commits += bool(steps)
 
     async def checkpoint(self) -> None:
         """Fold the log into the database, in a thread; if it has become long, what was written

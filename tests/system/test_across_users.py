@@ -219,3 +219,34 @@ def test_queues_and_topics_go_by_their_mode(town: Tree, make: Make) -> None:
     assert "From: agathe" in job
     berta.send("agathe", "it is done")  # who took a message may answer it
     assert waiting(town, "agathe") == 1
+
+
+HOLD = """
+held = []
+def hold(path, count):
+    for number in range(count):
+        try:
+            held.append(os.open(os.path.join(tree, path), os.O_RDONLY))
+        except OSError as failure:
+            return number, failure.errno
+    return count, 0
+"""
+
+
+def test_all_agents_of_one_user_leave_a_share_to_those_of_another(town: Tree, make: Make) -> None:
+    greedy, other = [make(f"a-greedy{number}") for number in range(3)], make("b-modest")
+    for agent in (*greedy, other):
+        agent.do(f"exec({HOLD!r}, globals())")
+    town.write("etc/agentfs.yaml", "shares: {handles: 400}\n")  # 40 of them are the operator's
+    try:
+        got = [agent.do("hold('sys/version', 400)") for agent in greedy]
+        assert {code for _, code in got} == {errno.EMFILE}
+        assert 250 < sum(number for number, _ in got) <= 270  # three quarters of 360
+        words = town.read(f"proc/{greedy[2].pid}/error")
+        assert "all programs of user " in words
+        assert "shares.user" in words
+        assert other.do("hold('sys/version', 30)") == [30, 0]
+        for agent in (*greedy, other):
+            agent.do("[os.close(fd) for fd in held]")
+    finally:
+        town.write("etc/agentfs.yaml", "")

@@ -464,3 +464,24 @@ def test_launches(trees: Callable[..., Tree]) -> None:
     assert in_use(tree, "launches") > 50
     for agent in (greedy, modest):
         agent.close()
+
+
+def test_what_was_made_counts_for_its_maker_after_a_crash(trees: Callable[..., Tree]) -> None:
+    tree = trees("crashed")
+    tree.mount()
+    tree.write("etc/agentfs.yaml", "queues: {max_queues: 60}\n")
+    maker = Puppet(tree, "maker", role="daemon")
+    maker.do(f"exec({MAKE!r}, globals())")
+    for pattern in ("dev/queues/q%s", "dev/topics/t%s", "agents/a%s"):
+        assert maker.do(f"make('{pattern}', 20)") == [20, 0]
+    assert maker.do("remind(3)") == [3, 0]
+    tree.crash()
+    tree.mount()
+    for kind, count in (("queues", 20), ("topics", 20), ("definitions", 20), ("reminders", 3)):
+        row = " ".join(pot(tree, kind))
+        assert f"maker {count}" in row
+    again = Puppet(tree, "again", role="daemon")
+    again.do(f"exec({MAKE!r}, globals())")
+    assert again.do("make('dev/queues/again%s', 60)") == [17, errno.EDQUOT]  # half of 54 - 20
+    for agent in (maker, again):
+        agent.close()

@@ -36,6 +36,8 @@ def key_path(given: str | None) -> str | None:
 
 def _how(given: Given) -> str:
     root = shell_root()
+    if given.get("what") == "cut":
+        return f"echo cut {shlex.quote(' '.join(given.get('words') or ()))} > {root}/sys/audit/ctl"
     if given.get("what") != "query":
         return f"cat {root}/sys/audit/{given.get('what') or 'log'}"
     question = shlex.quote(" ".join(given.get("words") or ()))
@@ -43,7 +45,7 @@ def _how(given: Given) -> str:
 
 
 @click.command(cls=FileCommand, how=_how, waits=lambda given: bool(given["follow"]))
-@click.argument("what", type=click.Choice(["log", "head", "verify", "query"]), default="log")
+@click.argument("what", type=click.Choice(["log", "head", "verify", "query", "cut"]), default="log")
 @click.argument("words", nargs=-1, metavar="[WORDS…]")
 @click.option("--audit-key", envvar=KEY, metavar="FILE", help="For STATE_DIR; it has audit.key.")
 @click.option("--agent", "agents", multiple=True, metavar="NAME", help="log: of whom, by whom.")
@@ -70,11 +72,16 @@ def audit(
     verify STATE_DIR  the same of a system that does not run
     query agent=NAME type=TYPE since=WHEN until=WHEN limit=N
             print the newest records that are so, one JSON object a line
+    cut SEQ forget the records up to number SEQ, once they were exported: log --json > FILE
     """
     if (agents or types or since or follow) and what != "log":
         raise click.UsageError("--agent, --type, --since and --follow go with log only")
-    if (words and what not in ("query", "verify")) or (len(words) > 1 and what == "verify"):
+    most = {"query": len(words), "verify": 1, "cut": 1}.get(what, 0)
+    if len(words) > most or (what == "cut" and not words):
         raise click.UsageError(f"{what} does not take {' '.join(words)!r}")
+    if what == "cut":
+        Tree().write("sys/audit/ctl", encoded(f"cut {words[0]}\n"))
+        return
     if what == "query":
         _query(Tree(), " ".join(words))
     elif what == "verify":

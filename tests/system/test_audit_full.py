@@ -123,7 +123,7 @@ def test_to_stop_refuses_all_that_would_have_no_record_and_loses_nothing(tree: T
         for wrong in ("cut", "cut 0", "cut x", f"cut {last + 100}", "forget 1"):
             with pytest.raises(OSError, match="Invalid argument"):
                 tree.write("sys/audit/ctl", wrong)
-        tree.write("sys/audit/ctl", f"cut {last}")
+        tree.run("audit", "cut", str(last))
         records = [json.loads(line) for line in tree.read("sys/audit/log").splitlines()]
         assert records[0]["seq"] == last + 1
         cut = [each for each in records if each["changes"][0]["type"] == "audit_cut"]

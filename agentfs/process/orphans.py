@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 
 from agentfs.process.proc import all_pids, is_in_execve, read_stat
 
-__all__ = ["go_on", "kill", "reap", "reap_all", "stop", "strays"]
+__all__ = ["go_on", "kill", "reap", "reap_all", "stop", "strays", "unclaimed"]
 
 
 def reap(watched: Container[int]) -> None:
@@ -70,7 +70,7 @@ def strays(
         if stat is None or ospid in watched or stat.session == ours:
             continue
         children.setdefault(stat.ppid, []).append(ospid)
-        orphan = (adopted or stat.ppid in parents) and _says_it_is(ospid, pid, mountpoint)
+        orphan = (adopted or stat.ppid in parents) and _says_it_is(ospid, mountpoint) == pid
         if stat.session == session or orphan or ospid in known:
             found.append(ospid)
     found += children.get(session, ())
@@ -107,11 +107,27 @@ def go_on(ospids: Iterable[int]) -> None:
             os.kill(ospid, signal.SIGCONT)
 
 
-def _says_it_is(ospid: int, pid: int, mountpoint: str) -> bool:
-    """Whether the environment of an orphan is that of process `pid`'s programs."""
+def unclaimed(
+    reapers: Container[int], mountpoint: str, watched: Container[int], claims: Callable[[int], bool]
+) -> list[int]:
+    """Without control groups: what `reapers` of earlier daemons have that says it is a program of a
+    process of ours, and none of such a process: `claims` says whether there is one."""
+    found = []
+    for ospid in all_pids():
+        stat = read_stat(ospid)
+        if stat is not None and stat.ppid in reapers and ospid not in watched:
+            pid = _says_it_is(ospid, mountpoint)
+            if pid is not None and not claims(pid):
+                found.append(ospid)
+    return found
+
+
+def _says_it_is(ospid: int, mountpoint: str) -> int | None:
+    """The process of which an orphan is, by its environment."""
     if is_in_execve(ospid):
-        return False
-    with suppress(OSError), open(f"/proc/{ospid}/environ", "rb") as file:
-        said = file.read().split(b"\0")
-        return b"AGENT_PID=%d" % pid in said and b"AGENTFS=" + os.fsencode(mountpoint) in said
-    return False
+        return None
+    with suppress(OSError, ValueError), open(f"/proc/{ospid}/environ", "rb") as file:
+        said = dict(line.partition(b"=")[::2] for line in file.read().split(b"\0"))
+        if said.get(b"AGENTFS") == os.fsencode(mountpoint):
+            return int(said.get(b"AGENT_PID", b""))
+    return None

@@ -28,6 +28,7 @@ from agentfs.process.measures import Measures
 from agentfs.process.model import Process, State
 from agentfs.process.proc import code_of_zombie, exit_code, lost_exit_code, mark_of, read_stat
 from agentfs.process.reapers import Reapers
+from agentfs.process.rlimits import below
 from agentfs.process.slots import Slots
 
 __all__ = ["Program", "Programs"]
@@ -532,6 +533,16 @@ class Programs(Measures):
         return exit_code(stat.status)
 
     # -- what they leave behind --------------------------------------------------------------------
+
+    def end_unclaimed(self, claims: Callable[[int], bool]) -> None:
+        """Without control groups: end what an earlier daemon started for a process that has no
+        program, as `claims` says of its pid."""
+        reapers = set(self.reapers)
+        if reapers and not self.groups.available:
+            found = orphans.unclaimed(reapers, self._mountpoint, self._watched, claims)
+            for ospid in found:
+                log.warning("program %d was started for no process that there is", ospid)
+                orphans.kill(below(ospid))
 
     def look(self) -> None:
         """Without control groups, and if Linux does not tell of forks: remember what descends from

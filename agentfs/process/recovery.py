@@ -169,13 +169,17 @@ class Recovery:
         self._supervisor.heartbeats.begin(process)
 
     def _end_unknown_programs(self) -> None:
-        """What runs in a control group of ours but for no process: started and not recorded."""
+        """What runs in a control group of ours, or below an earlier reaper, but for no process:
+        started and not recorded."""
         programs, table = self._supervisor.programs, self._supervisor.table
-        if not programs.groups.available:
-            return
-        for pid in programs.groups.pids():
+
+        def has_program(pid: int) -> bool:
             process = table.find(pid)
-            if process is None or programs.find(process.ospid) is None:
+            return process is not None and programs.find(process.ospid) is not None
+
+        programs.end_unclaimed(has_program)
+        for pid in programs.groups.pids() if programs.groups.available else ():
+            if not has_program(pid):
                 programs.groups.kill(pid)
                 programs.groups.remove(pid)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -168,6 +169,24 @@ def test_a_survivors_orphan_is_known_again(told: Tree, tmp_path: Path) -> None:
         with watched(orphan(tmp_path / "pid")) as ended:
             told.write(f"proc/{puppet.pid}/ctl", "KILL\n")
             assert ended()
+
+
+def test_what_was_started_and_not_recorded_is_ended_by_the_next_daemon(told: Tree) -> None:
+    """The daemon dies between the start of a program and the record of it."""
+    pids = [told.spawn(name, exec="exec sleep 1000") for name in ("alice", "bob")]
+    alice, bob = (int(told.read(f"proc/{pid}/ospid")) for pid in pids)
+    told.crash()
+    with contextlib.closing(sqlite3.connect(told.state / "store.db")) as store, store:
+        store.execute(
+            "UPDATE processes SET record = json_set(record, '$.ospid', NULL, '$.os_start', 0)"
+            " WHERE pid = ?",
+            (pids[0],),
+        )
+    with watched(alice) as ended:
+        told.mount()
+        assert ended()
+    assert told.read(f"proc/{pids[1]}/ospid").strip() == str(bob)
+    assert f"program {alice} was started for no process" in told.log()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="Linux itself stops who is not root")

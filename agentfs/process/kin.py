@@ -40,8 +40,9 @@ class Kin:
         self._forks: Forks | None = None
         # By OS pid: what tells it from a later one of its number (see `parent_of`), and its root.
         self._known: dict[int, tuple[int, int]] = {}
-        self._fresh: list[int] = []  # those that came since all forks were taken note of
+        self._fresh: list[int] = []  # those we heard of since all forks were taken note of
         self._added = 0  # since we looked who is gone
+        self._lost = False  # whether forks were, since the last look
 
     def __len__(self) -> int:
         return len(self._known)
@@ -68,13 +69,15 @@ class Kin:
             task_status.started()
             while True:
                 await trio.lowlevel.wait_readable(self._forks.fileno())
-                try:
-                    while not self._take():
-                        await trio.lowlevel.checkpoint()
-                except LostForksError:
+                while not self._take():
+                    await trio.lowlevel.checkpoint()
+                if self._lost:
+                    self._lost = False
                     log.warning("there were more forks than could be taken note of")
                     look()
                 await trio.sleep(PAUSE)
+        except OSError:
+            log.exception("forks are not told of any more")
         finally:
             forks, self._forks = self._forks, None
             trio.lowlevel.notify_closing(forks)
@@ -106,15 +109,15 @@ class Kin:
         return known[1] if known is not None and known[0] == mark else None
 
     def catch_up(self) -> None:
-        """Take note of all forks up to this moment, as far as none are lost."""
+        """Take note of all forks up to this moment."""
         if self._forks is not None:
-            with suppress(LostForksError):  # what was taken note of meanwhile is known all the same
+            with suppress(OSError):  # `follow` says so
                 while not self._take():
                     pass
 
     def _take(self) -> bool:
-        """Take note of some of the forks that wait; whether those were all. Raises
-        LostForksError: whose number came by another meanwhile is forgotten, then."""
+        """Take note of some of the forks that wait; whether those were all. If some were lost, who
+        came just before is forgotten: the number may be another's. Raises OSError."""
         assert self._forks is not None
         taken = 0
         try:
@@ -125,7 +128,8 @@ class Kin:
             for ospid in self._fresh:
                 self._known.pop(ospid, None)
             self._fresh = []
-            raise
+            self._lost = True
+            return False
         if taken == AT_ONCE:
             return False
         self._fresh = []
@@ -133,6 +137,7 @@ class Kin:
         return True
 
     def _heard(self, parent: int, child: int) -> None:
+        self._fresh.append(child)
         if parent == os.getpid():
             self._begin(child)
         elif parent in self._known:
@@ -152,7 +157,6 @@ class Kin:
             self._known[ospid] = parent_of(ospid)[1], root
         except OSError:
             self._known[ospid] = GONE, root
-        self._fresh.append(ospid)
         self._added += 1
 
     def _lives(self, ospid: int) -> bool:

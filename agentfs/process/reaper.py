@@ -1,5 +1,5 @@
 """The reaper: a small process above the daemon, which outlives it. Run by its path, with
-`python -I -S`; it imports next to nothing, and stays below 9 MiB.
+`python -I -S`; it imports next to nothing, and needs 4 MiB of its own.
 
 Linux gives a process that loses its parents to the nearest sub-reaper above it. While the daemon
 lives that is the daemon. When the daemon is killed, its programs become the reaper's, and so does

@@ -1,0 +1,156 @@
+"""Who descends from which program, as Linux tells it and as looks find it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
+
+import pytest
+import trio
+
+from agentfs.process import kin as module
+from agentfs.process.forks import Forks, LostForksError
+from agentfs.process.kin import Kin
+from agentfs.process.proc import parent_of
+from tests.tree import eventually
+
+
+def _tells() -> bool:
+    try:
+        Forks().close()
+    except OSError:
+        return False
+    return True
+
+
+TOLD = pytest.mark.skipif(not _tells(), reason="Linux does not tell of forks in this container")
+
+
+@pytest.fixture
+def child() -> Iterator[int]:
+    with subprocess.Popen(["sleep", "1000"]) as program:
+        yield program.pid
+        program.kill()
+
+
+@asynccontextmanager
+async def followed(kin: Kin, look: Callable[[], object]) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(kin.follow, look)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+def forked_twice() -> tuple[int, int]:
+    """The first of a line of two, and its orphan, which sleeps."""
+    reader, writer = os.pipe()
+    first = os.fork()
+    if first == 0:
+        second = os.fork()
+        if second == 0:
+            os.execv("/bin/sleep", ["sleep", "1000"])
+        os.write(writer, b"%d\n" % second)
+        os._exit(0)
+    os.close(writer)
+    with open(reader) as said:
+        second = int(said.readline())
+    os.waitpid(first, 0)
+    return first, second
+
+
+def come_and_go(number: int) -> None:
+    for _ in range(number):
+        os.waitpid(os.posix_spawn("/bin/sh", ["sh", "-c", "(true); true"], {}), 0)
+
+
+@TOLD
+async def test_who_forked_twice_is_known_by_the_first_of_its_line() -> None:
+    kin, looks = Kin(), list[int]()
+    async with followed(kin, lambda: looks.append(1)):
+        assert kin.is_told
+        first, second = forked_twice()
+        try:
+            assert kin.of(first) == [second]
+            assert kin.root_of(second, parent_of(second)[1]) == first
+            assert kin.root_of(second, 1) is None, "another one of its number"
+        finally:
+            os.kill(second, signal.SIGKILL)
+        eventually(lambda: kin.of(first) == [])
+    assert not kin.is_told
+    assert looks == [1]
+
+
+@TOLD
+async def test_those_that_are_gone_are_forgotten() -> None:
+    kin = Kin()
+    async with followed(kin, lambda: None):
+        come_and_go(300)
+        kin.catch_up()
+        assert len(kin) < 100
+
+
+@TOLD
+async def test_each_of_our_children_is_the_first_of_its_line(child: int) -> None:
+    kin = Kin()
+    async with followed(kin, lambda: None):
+        kin.begin(child)
+        come_and_go(1)
+        assert kin.of(child) == [child]
+        assert kin.of(os.getpid()) == []
+
+
+@TOLD
+async def test_forks_that_are_lost_are_looked_for(
+    child: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kin, again = Kin(), trio.Event()
+    async with followed(kin, lambda: kin.is_told and kin.of(child) and again.set()):
+        kin.begin(child)
+        taken = Forks.take
+        losing = [True]
+
+        def take(forks: Forks, most: int) -> Iterator[tuple[int, int]]:
+            yield from taken(forks, most)
+            if losing:
+                losing.clear()
+                raise LostForksError
+
+        monkeypatch.setattr(Forks, "take", take)
+        first, second = forked_twice()
+        try:
+            with trio.fail_after(30):
+                await again.wait()
+            assert kin.of(first) == [], "the number might be another's"
+            assert kin.of(child) == [child], "what was known before still is"
+        finally:
+            os.kill(second, signal.SIGKILL)
+
+
+@TOLD
+def test_a_flood_is_noticed() -> None:
+    with closing(Forks()) as forks:
+        forks._socket.setsockopt(1, 33 if os.geteuid() == 0 else 8, 1)  # SO_RCVBUF(FORCE)
+        come_and_go(50)
+        with pytest.raises(LostForksError):
+            list(forks.take(1000))
+
+
+async def test_where_linux_does_not_tell_a_look_is_remembered(
+    child: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untold() -> None:
+        raise OSError(0, "not here")
+
+    monkeypatch.setattr(module, "Forks", untold)
+    kin, looks = Kin(), list[int]()
+    async with followed(kin, lambda: looks.append(1)):
+        assert looks == [1]
+        assert not kin.is_told
+        kin.begin(os.getpid())
+        kin.saw(os.getpid(), [child])
+        assert set(kin.of(os.getpid())) == {os.getpid(), child}
+        kin.begin(child)
+        assert kin.of(child) == [child], "the number is another's now"

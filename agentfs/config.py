@@ -240,10 +240,12 @@ class Shares(_Section):
 
 
 class Mount(_Section):
-    """`max_parked` counts readers and writers that wait; one more gets EAGAIN."""
+    """`max_parked` counts readers and writers that wait; one more gets EAGAIN. `disk_timeout`: a
+    call on files of another disk that is mounted below /shared, or a memory, is ETIMEDOUT then."""
 
     max_parked: Annotated[int, Field(ge=1, le=MOST_PARKED)] = 6000
     announce_queue: Count = 65_536
+    disk_timeout: Duration = 10.0
 
 
 class Config(_Section):

@@ -49,10 +49,9 @@ def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
 def tell(inodes: Inodes, node: Node, parent: Inode, name: str) -> pyfuse3.EntryAttributes:
     """The entry of a node, found as `name` in `parent`; Linux holds one more reference then."""
     inode = inodes.remember(node, parent, name)
+    inodes.referenced(inode)  # before it may have to wait, or somebody else's forget drops it
     try:
-        entry = attributes(inode)
+        return attributes(inode)
     except BaseException:
-        inodes.drop_unknown(inode)
+        inodes.forget(inode.number, 1)
         raise
-    inodes.referenced(inode)
-    return entry

@@ -16,7 +16,7 @@ import pyfuse3
 
 from agentfs.errors import KernelError
 from agentfs.mount.asked import Asked
-from agentfs.mount.turns import watched
+from agentfs.vfs.waiting import driven
 
 if TYPE_CHECKING:
     from agentfs.mount.base import Base
@@ -71,7 +71,7 @@ def handler(
                     await fairness.wait(key)
             asked = Asked(operations, name, args, key)
             work = method(operations, *args, **kwargs)
-            result = await watched(work, pass_on, asked.resumed, asked.paused)
+            result = await driven(work, pass_on, asked.resumed, asked.paused)
             if operations.announcer.contested:
                 pass_on()
                 await operations.announcer.settled()

@@ -22,7 +22,7 @@ from agentfs.mount.calls import looks, may_watch
 from agentfs.mount.coherence import by_client
 from agentfs.mount.handles import OpenDirectory
 from agentfs.mount.inodes import Inode
-from agentfs.mount.shown import Shown, takes
+from agentfs.mount.shown import Shown, show_number, takes
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Attributes, Directory, Link, LookUpAgain, Node
 
@@ -35,6 +35,9 @@ Maker = Callable[[Directory, str, Caller], Node]
 
 DOTS = 2
 """Entries of a listing before those of the node."""
+
+UNKNOWN = 0xFFFFFFFF
+"""An inode number that stands for none, as in Linux's own FUSE."""
 
 STEP_SECONDS = 0.004
 """How long one request for entries may take; Linux asks for more."""
@@ -64,6 +67,8 @@ class EntryOperations(Base):
                 found = directory.directory().lookup(text)
             except KernelError as missing:
                 self._is_missing(ctx.pid)
+                if missing.errno == errno.ETIMEDOUT:
+                    raise self._refused(self._caller(ctx), self.where(directory, text), missing)
                 kept = directory.directory().missing_timeout
                 if missing.errno == errno.ENOENT and kept and not directory.gone:
                     return _nothing(kept)
@@ -222,21 +227,24 @@ class EntryOperations(Base):
                     self.walkers.ended(opened)
                 break
             name, node = found
-            inode = self.inodes.remember(self._shown(node), opened.inode, name)
+            if node is None or (node.distant and not opened.inode.node.distant):
+                if not pyfuse3.readdir_reply(
+                    token, os.fsencode(name), _only_name(), number + DOTS + 1
+                ):
+                    break
+                told = True
+                continue
             try:
-                entry = attributes(inode)
+                entry = self._entry(opened.inode, name, self._shown(node))
             except (KernelError, OSError):
-                self.inodes.drop_unknown(inode)
                 continue  # gone since the directory was opened
             except Exception:
-                self.inodes.drop_unknown(inode)
                 self.faults += 1
                 log.exception("%s is left out of the listing", self.where(opened.inode, name))
                 continue
             if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, number + DOTS + 1):
-                self.inodes.drop_unknown(inode)
+                self.inodes.forget(entry.st_ino, 1)
                 break
-            self.inodes.referenced(inode)
             told = True
 
     @handler
@@ -382,6 +390,15 @@ def _only_number(inode: Inode) -> EntryAttributes:
     entry = EntryAttributes()
     entry.st_ino = inode.number
     entry.st_mode = pyfuse3.ModeT(st.S_IFDIR)
+    return entry
+
+
+def _only_name() -> EntryAttributes:
+    """What a listing says of an entry that it does not ask about: Linux looks it up when somebody
+    wants to know more. Any number but 0 means that it is there."""
+    entry = EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(0)
+    show_number(entry, UNKNOWN)
     return entry
 
 

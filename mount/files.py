@@ -56,8 +56,16 @@ class FileOperations(Base):
                 node, handle = directory.create(text, mode, flags, caller)
         except KernelError as refusal:
             raise self._refused(caller, self.where(known, text), refusal)
-        entry = self._entry(known, text, node)
-        return self._opened(self.inodes.get(entry.st_ino), handle, flags, caller, charge), entry
+        try:
+            entry = self._entry(known, text, node)
+        except BaseException:
+            handle.release()
+            raise
+        try:
+            return self._opened(self.inodes.get(entry.st_ino), handle, flags, caller, charge), entry
+        except BaseException:
+            self.inodes.forget(entry.st_ino, 1)
+            raise
 
     @handler
     async def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
@@ -101,7 +109,12 @@ class FileOperations(Base):
         fh = self.handles.add(opened)
         info = FileInfo(fh=fh, direct_io=handle.direct, nonseekable=not handle.seekable)
         if not handle.direct:
-            version = inode.version()
+            try:
+                version = inode.version()
+            except BaseException:
+                self.handles.pop(fh)
+                handle.release()
+                raise
             info.keep_cache = inode.cached == version
             inode.cached = version
         return info

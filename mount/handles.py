@@ -76,8 +76,9 @@ class OpenDirectory:
         else:
             self.entries += directory.listing(self.caller)
 
-    def entry(self, number: int) -> tuple[str, Node] | None:
-        """The entry of a number; None at the end. Raises ENOENT for one that is gone since."""
+    def entry(self, number: int) -> tuple[str, Node | None] | None:
+        """The entry of a number, without a node where only a disk that is distant knows that; None
+        at the end. Raises ENOENT for one that is gone since."""
         if self.entries is None:
             self.rewind()
         assert self.entries is not None
@@ -87,7 +88,7 @@ class OpenDirectory:
                 return None
             self.entries.append((name, None))
         name, node = self.entries[number]
-        return name, self.inode.directory().lookup(name) if node is None else node
+        return name, self.inode.directory().glance(name) if node is None else node
 
 
 class Handles:

@@ -9,15 +9,11 @@ a task keeps its turn until it has to wait for something: then, and only then, t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
-from types import TracebackType, coroutine
-from typing import Any, TypeVar
+from types import TracebackType
 
 import trio
 
-__all__ = ["Turns", "watched"]
-
-T = TypeVar("T")
+__all__ = ["Turns"]
 
 
 class Turns:
@@ -59,37 +55,3 @@ class Turns:
         if not self._taken and self._waiting:
             self._taken = True
             trio.lowlevel.reschedule(self._waiting.popleft())
-
-
-@coroutine
-def watched(
-    work: Coroutine[Any, Any, T],
-    waits: Callable[[], object],
-    resumed: Callable[[], object] = lambda: None,
-    paused: Callable[[], object] = lambda: None,
-) -> Generator[Any, Any, T]:
-    """Await `work`, and call `waits()` when it has to wait for the first time; `resumed()` and
-    `paused()` before and after each piece of it that does not wait."""
-    result: T
-    resumed()
-    try:
-        trap = work.send(None)
-        paused()
-        waits()
-        while True:
-            try:
-                answer = yield trap
-            except BaseException as thrown:  # noqa: BLE001  # Cancelled, for one: it is the work's
-                resumed()
-                trap = work.throw(thrown)
-            else:
-                resumed()
-                trap = work.send(answer)
-            paused()
-    except StopIteration as done:
-        result = done.value
-        paused()
-    except BaseException:
-        paused()
-        raise
-    return result

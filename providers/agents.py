@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,6 +32,7 @@ from agentfs.process.spec import parse_spec
 from agentfs.providers import mail
 from agentfs.providers.asks import ASKS, AsksDirectory
 from agentfs.providers.dead import DeadDirectory
+from agentfs.providers.devices import Devices
 from agentfs.providers.host import HostTree
 from agentfs.providers.log import LogFile, LogWatcher
 from agentfs.providers.mail import (
@@ -46,6 +48,7 @@ from agentfs.providers.replacing import Desk, Replacing
 from agentfs.providers.sent import SentDirectory
 from agentfs.providers.sent import changes as sent_changes
 from agentfs.providers.shm import AgentShmDirectory
+from agentfs.storage.within import is_directory
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.declare import control, directory, document, file, link, message, stream, value
@@ -107,7 +110,7 @@ class AgentDirectory(Replacing):
     def exists(self, entry: Entry) -> bool:
         # A person may have removed it from the state directory.
         if entry.name == "memory":
-            return self.kernel.agents.memory_dir(self.name).is_dir()
+            return is_directory(os.fspath(self.kernel.agents.memory_dir(self.name)))
         return super().exists(entry)
 
     @property
@@ -388,8 +391,9 @@ class AgentsDirectory(Table):
 
     PATH = "/agents"
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, devices: Devices) -> None:
         self.kernel = kernel
+        self.devices = devices
         self.key = ("agents",)
         self.rooms = Kept(lambda name: Mailroom(kernel, name))  # what the files of its mail share
         self.memories = Kept(self._memory)
@@ -455,8 +459,8 @@ class AgentsDirectory(Table):
             private_guard(caller)
             self.kernel.capabilities.require(caller.principal, "memory")
 
-        memory = self.kernel.agents.memory_dir(name)
-        return HostTree(memory, guard, counted=self.kernel.disk.memory(name))
+        counted = self.kernel.disk.memory(name)
+        return HostTree(self.kernel.agents.memory_dir(name), guard, self.devices, counted)
 
     def changes(self, event: Event) -> Iterable[Change]:
         """What an event changes in here."""

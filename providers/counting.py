@@ -1,20 +1,21 @@
-"""Real files that are counted: each change says whose bytes it added, or asks whether it may."""
+"""Real files that are counted: each change says whose bytes it added, or asks whether it may. What
+is on another disk than the store's, which the operator mounted, is left out: it takes none of that.
+"""
 
 from __future__ import annotations
 
-import os
 import stat as st
 from typing import TYPE_CHECKING
 
 from agentfs.errors import KernelError
-from agentfs.providers.disk import own_path
+from agentfs.providers.disk import attributes, own_path
 from agentfs.resources.filebytes import Bytes, Part, taken
 from agentfs.security.principal import Principal
 
 if TYPE_CHECKING:
     from agentfs.providers.hostnode import HostNode
 
-__all__ = ["closed", "growing", "made", "mark", "opened", "part_of", "removed", "settle"]
+__all__ = ["Mark", "closed", "growing", "made", "opened", "part_of", "removed", "settle"]
 
 
 class growing:  # noqa: N801  # used as a statement, as contextlib's are
@@ -31,7 +32,7 @@ class growing:  # noqa: N801  # used as a statement, as contextlib's are
         end: int = 0,
         amount: int = 0,
     ) -> None:
-        self._bytes = node.tree.bytes
+        self._bytes = _bytes(node)
         self._node = node
         self._descriptor = descriptor
         self._principal = principal
@@ -41,7 +42,7 @@ class growing:  # noqa: N801  # used as a statement, as contextlib's are
     def __enter__(self) -> None:
         if self._bytes is None:
             return
-        found = os.fstat(self._descriptor)
+        found = attributes(self._descriptor)
         if self._end > found.st_size or found.st_blocks * 512 < found.st_size:
             self._bytes.check(self._principal, self._amount)
 
@@ -54,10 +55,18 @@ def settle(node: HostNode, descriptor: int, principal: Principal) -> None:
     """Count what the file takes now, which `principal` wrote. Linux says too little while it writes
     a file to the disk (ext4 has taken blocks off one figure, and not yet put them to the other): at
     the next change, or when it is closed, it is known."""
-    counted, now = node.tree.bytes, taken(os.fstat(descriptor))
-    if counted is not None and now != node.taken:
+    counted = _bytes(node)
+    if counted is None:
+        return
+    now = taken(attributes(descriptor))
+    if now != node.taken:
         change, node.taken = now - node.taken, now
         counted.changed(part_of(node), principal, change, named=not node.removed)
+
+
+def _bytes(node: HostNode) -> Bytes | None:
+    """Where it is counted."""
+    return node.tree.bytes if node.device.own else None
 
 
 def part_of(node: HostNode) -> Part:
@@ -71,30 +80,42 @@ def part_of(node: HostNode) -> Part:
             node.part = Part(f"u{node.uid}")
         else:
             try:
-                with node.pinned() as descriptor:
-                    node.part = Part.read(own_path(descriptor), node.uid)
+                pinned = node.pinned()
+                node.part = Part.read(own_path(pinned.number), node.uid)
             except (KernelError, OSError):
                 return Part(f"u{node.uid}")  # for now
     return node.part
 
 
-def mark(counted: Bytes | None, path: str | int, mode: int, principal: Principal) -> Part | None:
-    """`principal` has just made something at `path`, which may be a link. Raises ShareError if that
-    is one more than it may have."""
-    if counted is None:
-        return None
-    counted.check(principal)
-    if not counted.marks:
-        return Part("")
-    part = Part(counted.mark(principal))
-    if _keeps_marks(mode):
-        part.write(path, follow=isinstance(path, int))
-    return part
+class Mark:
+    """Call it with the path of what `principal` has just made in a directory, which may be a link,
+    or with its descriptor. Raises ShareError if that is one more than it may have. `part`: whose
+    it is."""
+
+    __slots__ = ("_bytes", "_mode", "_principal", "part")
+
+    def __init__(self, directory: HostNode, mode: int, principal: Principal) -> None:
+        self._bytes = _bytes(directory)
+        self._mode = mode
+        self._principal = principal
+        self.part: Part | None = None
+
+    def __call__(self, made: str | int) -> None:
+        counted = self._bytes
+        if counted is None:
+            return
+        counted.check(self._principal)
+        if not counted.marks:
+            self.part = Part("")
+            return
+        self.part = Part(counted.mark(self._principal))
+        if _keeps_marks(self._mode):
+            self.part.write(made, follow=isinstance(made, int))
 
 
 def made(node: HostNode, part: Part | None) -> None:
     """It is there."""
-    counted = node.tree.bytes
+    counted = _bytes(node)
     if counted is not None and part is not None:
         node.part = part if _keeps_marks(node.mode) or not counted.marks else Part(f"u{node.uid}")
         counted.made(node.part, node.taken)
@@ -102,21 +123,21 @@ def made(node: HostNode, part: Part | None) -> None:
 
 def removed(node: HostNode) -> None:
     """Its last name is gone."""
-    counted = node.tree.bytes
+    counted = _bytes(node)
     if counted is not None:
         counted.removed(part_of(node), node.taken, is_open=bool(node.handles))
 
 
 def opened(node: HostNode) -> None:
     """It is open for the first time."""
-    counted = node.tree.bytes
+    counted = _bytes(node)
     if counted is not None and node.removed:
         counted.opened(part_of(node), node.taken)
 
 
 def closed(node: HostNode, descriptor: int) -> None:
     """It is open no more."""
-    counted = node.tree.bytes
+    counted = _bytes(node)
     if counted is None or node.part is None:
         return
     if node.removed:

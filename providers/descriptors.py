@@ -7,10 +7,10 @@ starts no program, finds out about no caller, and notices no change of the mount
 from __future__ import annotations
 
 import errno
-import os
 import resource
 from typing import ClassVar
 
+from agentfs.providers.devices import OWN, Device
 from agentfs.resources.shares import Charge, Shares
 
 __all__ = ["Descriptor", "divide", "most"]
@@ -21,18 +21,19 @@ CLIENTS = 0.75
 
 
 class Descriptor:
-    """An open descriptor, closed with the last who has it; `charge` is of whoever has it open, None
-    for those that nobody has."""
+    """An open descriptor of a file on `device`, closed with the last who has it; `charge` is of
+    whoever has it open, None for those that nobody has."""
 
-    __slots__ = ("_charge", "number")
+    __slots__ = ("_charge", "_device", "number")
 
     count: ClassVar[int] = 0
     """How many there are."""
     ours: ClassVar[int] = 0
     """Of these, how many nobody has open."""
 
-    def __init__(self, number: int, charge: Charge | None = None) -> None:
+    def __init__(self, number: int, charge: Charge | None = None, device: Device = OWN) -> None:
         self.number = number
+        self._device = device
         self._charge = charge
         Descriptor.count += 1
         Descriptor.ours += charge is None
@@ -40,7 +41,7 @@ class Descriptor:
     def __del__(self) -> None:
         Descriptor.count -= 1
         Descriptor.ours -= self._charge is None
-        os.close(self.number)
+        self._device.close(self.number)
 
 
 def most() -> int:

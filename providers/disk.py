@@ -1,4 +1,26 @@
-"""System calls on real files: errors in our words, and no path that a link could bend."""
+"""System calls on real files, all that there are for /shared and memory/: errors in our words, no
+path that a link could bend, and none that waits for anybody.
+
+What is on the store's own disk is asked in the event loop, what lies beyond a mount point in a
+thread with a deadline (see `devices`). So a call in the loop must not cross a mount point, nor wait
+for another program:
+
+| call | it would wait for | so |
+|---|---|---|
+| look, open_at, open_directory | a disk mounted there | openat2(2), RESOLVE_NO_XDEV: EXDEV |
+| look_beyond, open_at beyond | that disk | only ever called in a thread |
+| open_at, reopen | who has a lease on the file | O_NONBLOCK: EAGAIN |
+| open_at | the other end of a FIFO in its place | O_NONBLOCK, and closed: it is another file |
+| truncate | who has a lease on the file | ftruncate(2) of what was opened with O_NONBLOCK |
+| create, make, link | a disk mounted there | O_EXCL and its kind: EEXIST |
+| remove, rename | a disk mounted there | EBUSY |
+| read_at | the disk | RWF_NOWAIT, else in a thread |
+| fsync(2), in devices | the disk | in a thread |
+| close(2), in devices | a server, which is told | in a thread if beyond a mount point |
+| all others | nobody else | they have a descriptor, or made the file themselves |
+
+On the store's own disk each may wait for that disk, as every commit of the store does there.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +29,12 @@ import errno
 import functools
 import os
 import stat as st
+from collections.abc import Callable, Iterator
 
 import trio
 
 from agentfs.errors import KernelError
+from agentfs.storage.within import open_within
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Attributes, Stat
 
@@ -18,16 +42,38 @@ __all__ = [
     "RENAME_EXCHANGE",
     "RENAME_NOREPLACE",
     "as_stat",
+    "attributes",
     "change",
-    "drop_set_id",
-    "give",
+    "count_below",
+    "create",
+    "getxattr",
+    "link",
+    "listxattr",
+    "look",
+    "look_beyond",
+    "look_if_there",
+    "make",
+    "names",
+    "open_at",
     "open_directory",
+    "open_listing",
+    "open_root",
     "own_path",
+    "read",
     "read_at",
+    "remove",
+    "removexattr",
     "rename",
+    "reopen",
     "reported",
+    "resize",
+    "scan",
+    "setxattr",
+    "statvfs",
+    "target",
     "tells_writes_apart",
     "truncate",
+    "write",
 ]
 
 RENAME_NOREPLACE = 1
@@ -38,6 +84,9 @@ TRIES = 10
 
 # No descriptor of the daemon is inherited, and the last component is never a link.
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+# It is a link by now, not there, a FIFO or a socket, or something is mounted over it or no more.
+_ANOTHER = frozenset({errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.ENXIO, errno.EXDEV})
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -58,19 +107,219 @@ class reported:  # noqa: N801  # used as a statement, as contextlib's are
             raise KernelError.from_os(failure, self._doing) from None
 
 
-def open_directory(root: str | int, names: list[str]) -> int:
-    """An O_PATH descriptor of the directory `root`/`names`, walked name by name, so that neither a
-    link nor `..` leads out of `root` (or what this descriptor is). Raises OSError."""
-    found = os.dup(root) if isinstance(root, int) else os.open(root, _PATH | os.O_DIRECTORY)
+def look(directory: int, name: str) -> os.stat_result:
+    """The attributes of `directory`/`name`. Raises OSError: EXDEV for a mount point."""
+    found = open_within(directory, name, _PATH)
     try:
-        for name in names:
-            below = os.open(name, _PATH | os.O_DIRECTORY, dir_fd=found)
-            os.close(found)
-            found = below
-    except OSError:
+        return os.fstat(found)
+    finally:
+        os.close(found)
+
+
+def look_if_there(directory: int, name: str) -> os.stat_result | None:
+    """As `look`; None if there is nothing, or something is mounted over it. Raises OSError."""
+    try:
+        return look(directory, name)
+    except OSError as failure:
+        if failure.errno in _ANOTHER:
+            return None
+        raise
+
+
+def look_beyond(directory: int, name: str) -> os.stat_result:
+    """The attributes of what is mounted at `directory`/`name`. Raises OSError."""
+    return os.stat(name, dir_fd=directory, follow_symlinks=False)
+
+
+def open_directory(directory: int, name: str, beyond: bool) -> int:
+    """An O_PATH descriptor of the directory `directory`/`name`, `beyond` a mount point or not.
+    Raises OSError: ESTALE if that is a mount point only now."""
+    try:
+        return _open(directory, name, _PATH | os.O_DIRECTORY, beyond)
+    except OSError as failure:
+        if failure.errno == errno.EXDEV:
+            failure.errno = errno.ESTALE
+        raise
+
+
+def _open(directory: int, name: str, flags: int, beyond: bool) -> int:
+    if beyond:
+        return os.open(name, flags, dir_fd=directory)
+    return open_within(directory, name, flags)
+
+
+def open_at(
+    directory: int, name: str, flags: int, wanted: tuple[int, int, int], beyond: bool
+) -> int | None:
+    """A descriptor of the file with this device, number and type, if that is `directory`/`name`,
+    `beyond` a mount point or not; else None. Raises OSError."""
+    flags |= os.O_NOFOLLOW | os.O_CLOEXEC
+    if not flags & os.O_PATH:
+        flags |= os.O_NONBLOCK
+    try:
+        found = _open(directory, name, flags, beyond)
+    except OSError as failure:
+        if failure.errno in _ANOTHER:
+            return None
+        raise
+    try:
+        here = os.fstat(found)
+    except BaseException:
         os.close(found)
         raise
-    return found
+    if (here.st_dev, here.st_ino, st.S_IFMT(here.st_mode)) == wanted:
+        return found
+    os.close(found)
+    return None
+
+
+def reopen(descriptor: int, flags: int) -> int:
+    """Another descriptor of an open file. Raises OSError."""
+    if flags & os.O_PATH:
+        return os.dup(descriptor)
+    return os.open(own_path(descriptor), flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def open_root(path: str, beyond: bool) -> int:
+    """An O_PATH descriptor of the directory `path`, which is mounted there or not. Raises
+    OSError."""
+    parent, name = os.path.split(path)
+    above = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return open_directory(above, name, beyond)
+    finally:
+        os.close(above)
+
+
+def attributes(descriptor: int) -> os.stat_result:
+    """fstat(2). Raises OSError."""
+    return os.fstat(descriptor)
+
+
+def statvfs(descriptor: int) -> os.statvfs_result:
+    """fstatvfs(2). Raises OSError."""
+    return os.fstatvfs(descriptor)
+
+
+def target(descriptor: int) -> str:
+    """Where a link leads. Raises OSError."""
+    return os.readlink("", dir_fd=descriptor)
+
+
+def getxattr(descriptor: int, name: str) -> bytes:
+    """Raises OSError: ENODATA if there is none."""
+    return os.getxattr(own_path(descriptor), name)
+
+
+def listxattr(descriptor: int) -> list[str]:
+    """Raises OSError."""
+    return os.listxattr(own_path(descriptor))
+
+
+def setxattr(descriptor: int, name: str, value: bytes) -> None:
+    """Raises OSError."""
+    os.setxattr(own_path(descriptor), name, value)
+
+
+def removexattr(descriptor: int, name: str) -> None:
+    """Raises OSError: ENODATA if there is none."""
+    os.removexattr(own_path(descriptor), name)
+
+
+def open_listing(directory: int) -> int:
+    """A descriptor that a directory can be listed by. Raises OSError."""
+    return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+
+
+def scan(listing: int) -> Iterator[str]:
+    """The names in a directory, read on as they are taken. Raises OSError."""
+    with os.scandir(listing) as found:
+        for entry in found:
+            yield entry.name
+
+
+def names(directory: int) -> list[str]:
+    """All names in a directory. Raises OSError."""
+    listing = open_listing(directory)
+    try:
+        return os.listdir(listing)
+    finally:
+        os.close(listing)
+
+
+def count_below(path: str) -> int:
+    """How many files, directories and links are below a directory."""
+    return sum(len(folders) + len(files) for _, folders, files in os.walk(path))
+
+
+Made = tuple[int, os.stat_result]
+"""What was made, open, and its attributes."""
+
+
+def create(
+    directory: int,
+    name: str,
+    flags: int,
+    mode: int,
+    caller: Caller,
+    mark: Callable[[int], object],
+) -> Made:
+    """Make the file `directory`/`name`, `mark` it, and give it to `caller`; or there is nothing
+    new. Raises OSError, and what `mark` does."""
+    made = os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    try:
+        mark(made)
+        give(made, mode, caller, directory)
+        return made, os.fstat(made)
+    except BaseException:
+        os.close(made)
+        os.unlink(name, dir_fd=directory)
+        raise
+
+
+def make(
+    directory: int,
+    name: str,
+    mode: int,
+    caller: Caller,
+    mark: Callable[[str], object],
+    target: str | None = None,
+) -> os.stat_result:
+    """Make a directory, a FIFO, a socket, a regular file or (with a `target`) a link, `mark` it,
+    and give it to `caller`; or there is nothing new. Raises OSError, and what `mark` does."""
+    undo: Callable[..., None] = os.unlink
+    if target is not None:
+        os.symlink(target, name, dir_fd=directory)
+    elif st.S_ISDIR(mode):
+        os.mkdir(name, 0o700, dir_fd=directory)
+        undo = os.rmdir
+    else:
+        os.mknod(name, st.S_IFMT(mode) | 0o600, dir_fd=directory)
+    try:
+        mark(f"{own_path(directory)}/{name}")
+        give(name, mode, caller, directory)
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except BaseException:
+        undo(name, dir_fd=directory)
+        raise
+
+
+def link(source: int, directory: int, name: str) -> os.stat_result:
+    """Make `directory`/`name` one more name of an open file. Raises OSError."""
+    os.link(own_path(source), name, dst_dir_fd=directory, follow_symlinks=True)
+    return os.stat(name, dir_fd=directory, follow_symlinks=False)
+
+
+def remove(directory: int, name: str, is_directory: bool) -> None:
+    """rmdir(2) or unlink(2). Raises OSError."""
+    (os.rmdir if is_directory else os.unlink)(name, dir_fd=directory)
+
+
+def write(descriptor: int, data: bytes, offset: int, drops_set_id: bool) -> int:
+    """pwrite(2), by which a file stops being a program of others' if so wished. Raises OSError."""
+    if drops_set_id:
+        drop_set_id(descriptor)
+    return os.pwrite(descriptor, data, offset)
 
 
 def own_path(descriptor: int) -> str:
@@ -106,6 +355,16 @@ def give(path: str | int, mode: int, caller: Caller, directory: int) -> None:
         if handed_down and st.S_ISDIR(mode):
             bits |= st.S_ISGID
         os.chmod(path, bits, dir_fd=where)
+
+
+def resize(descriptor: int, size: int) -> None:
+    """ftruncate(2). Raises OSError."""
+    os.ftruncate(descriptor, size)
+
+
+def read(descriptor: int, size: int, offset: int) -> bytes:
+    """pread(2). Raises OSError."""
+    return os.pread(descriptor, size, offset)
 
 
 def truncate(path: str, size: int) -> None:

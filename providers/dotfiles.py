@@ -7,11 +7,11 @@ They are real files below the state directory, private to the agent, and nothing
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from agentfs.errors import KernelError
+from agentfs.providers import disk
 from agentfs.providers.host import HostTree
 from agentfs.resources.filebytes import Bytes
 from agentfs.vfs.caller import Caller
@@ -34,6 +34,5 @@ class DotFiles(HostTree):
         super().__init__(root, guard, counted=counted)
 
     def may_make(self) -> None:
-        there = sum(len(folders) + len(files) for _, folders, files in os.walk(self.path))
-        if there >= MOST_FILES:
+        if self.root.device.call(disk.count_below, self.path) >= MOST_FILES:
             raise KernelError(errno.ENOSPC, f"at most {MOST_FILES} files beside the mail")

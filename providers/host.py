@@ -22,7 +22,8 @@ from weakref import WeakValueDictionary
 from agentfs.errors import KernelError
 from agentfs.providers import counting, disk, kept
 from agentfs.providers.descriptors import Descriptor
-from agentfs.providers.disk import own_path, reported
+from agentfs.providers.devices import OWN, Device, Devices
+from agentfs.providers.disk import reported
 from agentfs.providers.hostnode import (
     OPEN_FLAGS,
     TIMEOUT,
@@ -50,7 +51,8 @@ __all__ = [
 class HostTree:
     """One real directory and what is below it.
 
-    `guard(caller)` is asked at every operation; `bytes` counts what is in it, if anybody does.
+    `guard(caller)` is asked at every operation; `bytes` counts what is in it, if anybody does,
+    other disks left out. The directory that `root` is in is on the store's own disk.
     Subclasses that have more to ask override `may_read`, `may_write`, `may_make` and `may_move`;
     `changed` is told what was done.
     """
@@ -62,12 +64,13 @@ class HostTree:
         self,
         root: Path,
         guard: Callable[[Caller], None] = lambda caller: None,
-        device: int | None = None,
+        devices: Devices | None = None,
         counted: Bytes | None = None,
     ) -> None:
         self.bytes = counted
         self.path = os.fspath(root)
         self.guard = guard
+        self.devices = Devices() if devices is None else devices
         # One for each (device, number, generation), as long as anybody has it; and the generation
         # of the present one where it is not 0, because the number was used again while Linux knew
         # the old file.
@@ -75,13 +78,40 @@ class HostTree:
         self._generations: dict[tuple[int, int], int] = {}
         self.version = 0  # moves with every change made through this tree
         with reported(self.path):
-            found = os.stat(self.path, follow_symlinks=False)
-        self.device = found.st_dev if device is None else device
+            found, device, beyond = self._look()
+        self.number = found.st_dev
         self.root = HostDirectory(self, found, 0)
+        self.root.found_on(device, beyond)
         self._nodes[*self.root.identity, 0] = self.root
 
-    def node(self, found: os.stat_result, parent: HostDirectory, name: str) -> HostNode:
-        """The node of what was found as `name` in `parent`."""
+    def _look(self) -> tuple[os.stat_result, Device, bool]:
+        """The root, where it is, and whether it is mounted there."""
+        parent, name = os.path.split(self.path)
+        above = Descriptor(disk.open_root(parent, beyond=True))
+        return self.look(above, name, OWN, lambda: self.path)
+
+    def look(
+        self, directory: Descriptor, name: str, device: Device, path: Callable[[], str]
+    ) -> tuple[os.stat_result, Device, bool]:
+        """What is called `name`, and is at `path()`, in a directory on `device`: its attributes,
+        where it is, and whether it is mounted there."""
+        try:
+            return device.call(disk.look, directory.number, name), device, False
+        except OSError as failure:
+            if failure.errno != errno.EXDEV:
+                raise
+        beyond = self.devices.beyond(path())
+        return beyond.call(disk.look_beyond, directory.number, name), beyond, True
+
+    def node(
+        self,
+        found: os.stat_result,
+        parent: HostDirectory,
+        name: str,
+        device: Device | None = None,
+        beyond: bool = False,
+    ) -> HostNode:
+        """The node of what was found as `name` in `parent`, on its device if on no other."""
         identity = found.st_dev, found.st_ino
         generation = self._generations.get(identity, 0)
         node = self._nodes.get((*identity, generation))
@@ -93,6 +123,7 @@ class HostTree:
             node.kept = None  # it has a name to be found by
         if node is not self.root:
             node.names[parent, name] = None
+            node.found_on(device or parent.device, beyond)
         node.found(found)
         return node
 
@@ -154,27 +185,39 @@ class HostDirectory(HostNode, Directory):
     stepwise = True
     missing_timeout = TIMEOUT
 
-    def descriptor(self) -> int:
-        """Its descriptor, for calls relative to it: good until two other directories are used."""
+    def descriptor(self) -> Descriptor:
+        """Its descriptor, for calls relative to it."""
         if self.kept is None:
-            names: list[str] = []
+            chain: list[HostDirectory] = []
             node = self
             while node.kept is None and node is not self.tree.root:
-                node, name = node._place()
-                names.append(name)
-            start = self.tree.path if node.kept is None else node.kept.number
-            found = Descriptor(disk.open_directory(start, names[::-1]))
-            here = os.fstat(found.number)
+                chain.append(node)
+                node = node._place()[0]
+            found = node.kept or node._open_root()
+            for below in reversed(chain):
+                number = below.device.call(
+                    disk.open_directory,
+                    found.number,
+                    below._place()[1],
+                    below.beyond,
+                    late=os.close,
+                )
+                found = Descriptor(number, device=below.device)
+            here = self.device.call(disk.attributes, found.number)
             if (here.st_dev, here.st_ino) != self.identity:
                 raise KernelError(errno.ESTALE, "this directory is no longer where it was")
             self.kept = found
         if not self.removed:
             kept.keep(self)
-        return self.kept.number
+        return self.kept
 
-    @contextmanager
-    def pinned(self) -> Iterator[int]:
-        yield self.descriptor()
+    def _open_root(self) -> Descriptor:
+        """A new descriptor of the tree's root, which it is."""
+        number = self.device.call(disk.open_root, self.tree.path, self.beyond, late=os.close)
+        return Descriptor(number, device=self.device)
+
+    def pinned(self) -> Descriptor:
+        return self.descriptor()
 
     @contextmanager
     def outliving(self, name: tuple[HostDirectory, str], last: bool) -> Iterator[None]:
@@ -208,24 +251,38 @@ class HostDirectory(HostNode, Directory):
     def _find(self, name: str) -> tuple[HostNode, bool]:
         """The node called `name`, and whether it has no other name."""
         with reported(name):
-            found = os.stat(name, dir_fd=self.descriptor(), follow_symlinks=False)
+            here = self.descriptor()
+            found, device, beyond = self.tree.look(
+                here, name, self.device, lambda: self._path(name)
+            )
         only = found.st_nlink <= 1 or st.S_ISDIR(found.st_mode)
-        return self.tree.node(found, self, name), only
+        return self.tree.node(found, self, name, device, beyond), only
+
+    def glance(self, name: str) -> Node | None:
+        with reported(name):
+            here = self.descriptor()
+            try:
+                found = self.device.call(disk.look, here.number, name)
+            except OSError as failure:
+                if failure.errno != errno.EXDEV:
+                    raise
+                return None
+        return self.tree.node(found, self, name)
 
     def names_now(self, caller: Caller) -> Iterator[str]:
         charge = caller.descriptor()
         with reported("listing the directory"):
             here = self.descriptor()
-            readable = Descriptor(os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=here), charge)
-            found = os.scandir(readable.number)
-        with found:
-            for entry in found:
-                yield entry.name
+            if not self.device.own:
+                yield from self.device.call(disk.names, here.number)
+                return
+            listing = Descriptor(disk.open_listing(here.number), charge)
+            yield from disk.scan(listing.number)
 
     def entries(self) -> Iterator[tuple[str, Node]]:
         with reported("listing the directory"):
-            readable = Descriptor(os.open(".", os.O_RDONLY, dir_fd=self.descriptor()))
-            names = os.listdir(readable.number)
+            here = self.descriptor()
+            names = self.device.call(disk.names, here.number)
         for name in names:
             try:
                 yield name, self.lookup(name)
@@ -236,22 +293,30 @@ class HostDirectory(HostNode, Directory):
     def paths(self) -> list[str]:
         return self._formerly() if self.removed else ["/".join(self._way())]
 
+    def _path(self, name: str) -> str:
+        """The path on the machine of what is called `name` in it."""
+        return os.path.join(self.tree.path, *self._way(), name)
+
     def entry(self, name: str) -> str:
         """The path, below the root, of what is called `name` in it."""
         return "/".join([*self._way(), name])
 
     def may_list(self, caller: Caller) -> None:
+        self.device.check()
         self.tree.reading(caller, self)
 
     def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
         (path,) = self.tree.changing(caller, made=[self.entry(name)])
         charge = caller.descriptor()
+        mark = counting.Mark(self, st.S_IFREG, caller.principal)
         wanted = flags & OPEN_FLAGS | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL
         with reported(f"creating {name}"):
             here = self.descriptor()
             try:
                 self.tree.may_make()
-                descriptor = os.open(name, wanted, 0o600, dir_fd=here)
+                number, found = self.device.call(
+                    disk.create, here.number, name, wanted, mode, caller, mark, late=_taken_back
+                )
             except FileExistsError:
                 if flags & os.O_EXCL:
                     raise
@@ -259,62 +324,36 @@ class HostDirectory(HostNode, Directory):
                 if not isinstance(existing, HostFile):
                     raise
                 return existing, existing.open(flags, caller)
-            try:
-                part = counting.mark(self.tree.bytes, descriptor, st.S_IFREG, caller.principal)
-                disk.give(descriptor, mode, caller, here)
-                node = self.tree.node(os.fstat(descriptor), self, name)
-            except BaseException:
-                os.close(descriptor)
-                os.unlink(name, dir_fd=here)
-                raise
+            descriptor = Descriptor(number, charge, self.device)
+            node = self.tree.node(found, self, name)
         assert isinstance(node, HostFile)
-        counting.made(node, part)
+        counting.made(node, mark.part)
         self.tree.changed(caller, "created", path)
-        return node, HostHandle(node, Descriptor(descriptor, charge), flags, caller)
+        return node, HostHandle(node, descriptor, flags, caller)
 
-    def _make(
-        self,
-        name: str,
-        mode: int,
-        caller: Caller,
-        make: Callable[[int], None],
-        undo: Callable[..., None] = os.unlink,
-    ) -> HostNode:
-        """`make(directory)` makes `name`; the caller gets it, or there is nothing new."""
+    def _make(self, name: str, mode: int, caller: Caller, target: str | None = None) -> HostNode:
+        """The caller gets it, or there is nothing new."""
         (path,) = self.tree.changing(caller, made=[self.entry(name)])
         self.tree.may_make()
+        mark = counting.Mark(self, mode if target is None else st.S_IFLNK, caller.principal)
         with reported(f"making {name}"):
             here = self.descriptor()
-            make(here)
-            try:
-                real = f"{disk.own_path(here)}/{name}"
-                part = counting.mark(self.tree.bytes, real, mode, caller.principal)
-                disk.give(name, mode, caller, here)
-                found = os.stat(name, dir_fd=here, follow_symlinks=False)
-            except BaseException:
-                undo(name, dir_fd=here)
-                raise
+            found = self.device.call(disk.make, here.number, name, mode, caller, mark, target)
         node = self.tree.node(found, self, name)
-        counting.made(node, part)
+        counting.made(node, mark.part)
         self.tree.changed(caller, "created", path)
         return node
 
     def mkdir(self, name: str, mode: int, caller: Caller) -> Node:
-        def make(here: int) -> None:
-            os.mkdir(name, 0o700, dir_fd=here)
-
-        return self._make(name, mode | st.S_IFDIR, caller, make, os.rmdir)
+        return self._make(name, mode | st.S_IFDIR, caller)
 
     def mknod(self, name: str, mode: int, rdev: int, caller: Caller) -> Node:
-        kind = st.S_IFMT(mode)
-        if kind not in (st.S_IFIFO, st.S_IFSOCK, st.S_IFREG):
+        if st.S_IFMT(mode) not in (st.S_IFIFO, st.S_IFSOCK, st.S_IFREG):
             raise KernelError(errno.EPERM, "there are no device files here")
-        return self._make(
-            name, mode, caller, lambda here: os.mknod(name, kind | 0o600, dir_fd=here)
-        )
+        return self._make(name, mode, caller)
 
     def symlink(self, name: str, target: str, caller: Caller) -> Node:
-        return self._make(name, 0, caller, lambda here: os.symlink(target, name, dir_fd=here))
+        return self._make(name, 0, caller, target)
 
     def link(self, node: Node, name: str, caller: Caller) -> Node:
         if not isinstance(node, HostNode) or node.tree is not self.tree:
@@ -322,25 +361,25 @@ class HostDirectory(HostNode, Directory):
         self.tree.reading(caller, node)  # or the new name would be a way to read it
         new, old, *_ = self.tree.changing(caller, node, made=[self.entry(name)])
         self.tree.may_make()
-        with reported(f"linking {name}"), node.pinned() as source:
-            here = self.descriptor()
-            os.link(own_path(source), name, dst_dir_fd=here, follow_symlinks=True)
-            found = os.stat(name, dir_fd=here, follow_symlinks=False)
+        with reported(f"linking {name}"):
+            source, here = node.pinned(), self.descriptor()
+            found = self.device.call(disk.link, source.number, here.number, name)
         self.tree.changed(caller, "linked", old, new)
         return self.tree.node(found, self, name)
 
     def unlink(self, name: str, caller: Caller) -> None:
-        self._remove(name, caller, os.unlink)
+        self._remove(name, caller, is_directory=False)
 
     def rmdir(self, name: str, caller: Caller) -> None:
-        self._remove(name, caller, os.rmdir)
+        self._remove(name, caller, is_directory=True)
 
-    def _remove(self, name: str, caller: Caller, remove: Callable[..., None]) -> None:
+    def _remove(self, name: str, caller: Caller, is_directory: bool) -> None:
         node, last = self._find(name)
         path = self.entry(name)
         self.tree.changing(caller, node)
         with reported(f"removing {name}"), node.outliving((self, name), last):
-            remove(name, dir_fd=self.descriptor())
+            here = self.descriptor()
+            self.device.call(disk.remove, here.number, name, is_directory)
         self._lost(name, node, last)
         self.tree.changed(caller, "removed", path)
 
@@ -362,7 +401,8 @@ class HostDirectory(HostNode, Directory):
         if replaced is not None and replaced is not node and not exchanged:
             goes = replaced.outliving((target, new_name), last)
         with reported(f"renaming {name}"), goes:
-            disk.rename(self.descriptor(), name, target.descriptor(), new_name, flags)
+            here, there = self.descriptor(), target.descriptor()
+            self.device.call(disk.rename, here.number, name, there.number, new_name, flags)
         if replaced is node:
             return  # two names of one file: rename(2) leaves both
         if replaced is not None:
@@ -398,6 +438,11 @@ class HostDirectory(HostNode, Directory):
         node.lost(self, name)
         if last:
             self.tree.lost(node)
+
+
+def _taken_back(made: disk.Made) -> None:
+    """Nobody waited any more for what was created."""
+    os.close(made[0])
 
 
 _KINDS: dict[int, type[HostNode]] = {

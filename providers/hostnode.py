@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import stat as st
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-import trio
-
 from agentfs.errors import KernelError
 from agentfs.providers import counting, disk
 from agentfs.providers.descriptors import Descriptor, most
+from agentfs.providers.devices import OWN, Device, Mounted
 from agentfs.providers.disk import own_path, reported
 from agentfs.resources.filebytes import MARK, Part, taken
+from agentfs.resources.shares import Charge
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import (
     KIND,
@@ -60,19 +61,26 @@ class HostNode(Node):
     """Anything in a real directory.
 
     `taken`: the bytes it counts with, and `part` whose they are, once that was asked.
+    `device`: the disk that it is on, which every call on it goes through; `beyond`: it is mounted
+    where it was found.
     `kept`: its descriptor, where it is kept open: a directory's for the next call on it, and that
     of what lost its last name as long as Linux, or an open file, knows it.
+
+    Each call on another disk may take a while, in which others use the same node. So what it is
+    made with has to live as long: a Descriptor in a local variable, and no view of `names`.
     """
 
     timeout = TIMEOUT
 
     def __init__(self, tree: HostTree, found: os.stat_result, generation: int) -> None:
         self.tree = tree
+        self.device: Device = OWN
+        self.beyond = self.distant = False
         self.identity = found.st_dev, found.st_ino
         self.generation = generation
         self.mode = found.st_mode
         self.key = ("host", *self.identity, generation)
-        if generation == 0 and found.st_dev == tree.device:
+        if generation == 0 and found.st_dev == tree.number:
             self.serial = found.st_ino
         self.names: dict[tuple[HostDirectory, str], None] = {}
         self.former: tuple[str, ...] = ()
@@ -90,6 +98,10 @@ class HostNode(Node):
         self.uid = found.st_uid
         if not self.handles:  # else what was counted of it
             self.taken = taken(found)
+
+    def found_on(self, device: Device, beyond: bool) -> None:
+        """It was found on this disk."""
+        self.device, self.beyond, self.distant = device, beyond, not device.own
 
     def paths(self) -> list[str]:
         """Where it is, below the root, by every name under which it was found; or was last. The
@@ -112,7 +124,7 @@ class HostNode(Node):
         knows of it goes on working afterwards, as on any disk."""
         if (last or self.names.keys() == {name}) and Descriptor.count < most():
             with suppress(KernelError, OSError):  # without one it is ESTALE from then on
-                self.kept = Descriptor(self._open(os.O_PATH))
+                self.kept = self._open(os.O_PATH)
         try:
             yield
         except BaseException:
@@ -125,65 +137,48 @@ class HostNode(Node):
             self.former = tuple(self.paths())
         self.names.pop((parent, name), None)
 
-    @contextmanager
-    def pinned(self) -> Iterator[int]:
+    def pinned(self) -> Descriptor:
         """An O_PATH descriptor of it. Raises ESTALE if it is not where it was."""
-        if self.kept is not None:
-            yield self.kept.number
-            return
-        descriptor = self._open(os.O_PATH)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
+        return self.kept or self._open(os.O_PATH)
 
-    def _open(self, flags: int) -> int:
+    def _open(self, flags: int, charge: Charge | None = None) -> Descriptor:
         """A new descriptor of it. Raises ESTALE if it is not where it was."""
-        flags |= os.O_CLOEXEC
+        wanted = (*self.identity, st.S_IFMT(self.mode))  # numbers are used again
         for parent, name in tuple(self.names):
-            try:
-                descriptor = os.open(name, flags | os.O_NOFOLLOW, dir_fd=parent.descriptor())
-            except (FileNotFoundError, NotADirectoryError):
-                self.lost(parent, name)
-                continue
-            except OSError as failure:
-                if failure.errno != errno.ELOOP:
-                    raise
-                self.lost(parent, name)  # a link by now
-                continue
-            found = os.fstat(descriptor)
-            if (found.st_dev, found.st_ino) == self.identity:
-                return descriptor
-            os.close(descriptor)
+            here = parent.descriptor()
+            found = self.device.call(
+                disk.open_at, here.number, name, flags, wanted, self.beyond, late=os.close
+            )
+            if found is not None:
+                return Descriptor(found, charge, self.device)
             self.lost(parent, name)
-        for number in self._known_by():
-            if flags & os.O_PATH:
-                return os.dup(number)
-            return os.open(own_path(number), flags)
-        raise KernelError(errno.ESTALE, "this file is no longer where it was")
+        known = self._known()
+        if known is None:
+            raise KernelError(errno.ESTALE, "this file is no longer where it was")
+        again = self.device.call(disk.reopen, known.number, flags, late=os.close)
+        return Descriptor(again, charge, self.device)
 
-    def _known_by(self) -> Iterator[int]:
-        """The descriptors that there are of it."""
+    def _known(self) -> Descriptor | None:
+        """A descriptor that there is of it."""
         if self.kept is not None:
-            yield self.kept.number
-        for handle in self.handles:
-            yield handle.descriptor
+            return self.kept
+        return next((handle.descriptor for handle in self.handles), None)
 
     def stat(self) -> Stat:
         fresh, self._fresh = self._fresh, None
         if fresh is not None and fresh[0] == self.tree.version:
             return disk.as_stat(fresh[1])
         with reported("reading the attributes"):
-            for number in self._known_by():
-                return disk.as_stat(os.fstat(number))
-            for parent, name in self.names:
-                with suppress(FileNotFoundError):
+            known = self._known()
+            if known is None and not self.beyond:
+                for parent, name in tuple(self.names):
                     here = parent.descriptor()
-                    found = os.stat(name, dir_fd=here, follow_symlinks=False)
-                    if (found.st_dev, found.st_ino) == self.identity:
+                    found = self.device.call(disk.look_if_there, here.number, name)
+                    if found is not None and (found.st_dev, found.st_ino) == self.identity:
                         return disk.as_stat(found)
-            with self.pinned() as descriptor:  # not by that name: it is looked for, or ESTALE
-                return disk.as_stat(os.fstat(descriptor))
+            if known is None:
+                known = self.pinned()  # not by that name: it is looked for, or ESTALE
+            return disk.as_stat(self.device.call(disk.attributes, known.number))
 
     def enter(self, caller: Caller) -> None:
         self.tree.guard(caller)
@@ -198,20 +193,22 @@ class HostNode(Node):
         self.bounded(wanted.size or 0)
         with reported("changing the attributes"):
             if self.handles:
-                descriptor = next(iter(self.handles)).descriptor
-                self._change(descriptor, descriptor, wanted, caller)
+                opened = next(iter(self.handles)).descriptor
+                self._change(opened.number, opened, wanted, caller)
             else:
-                with self.pinned() as descriptor:
-                    self._change(own_path(descriptor), descriptor, wanted, caller)
+                pinned = self.pinned()
+                self._change(own_path(pinned.number), pinned, wanted, caller)
         for what in _changed(wanted):
             self.tree.changed(caller, what, path)
 
-    def _change(self, path: str | int, descriptor: int, wanted: Attributes, caller: Caller) -> None:
+    def _change(
+        self, path: str | int, opened: Descriptor, wanted: Attributes, caller: Caller
+    ) -> None:
         if wanted.size is None:
-            disk.change(path, wanted)
+            self.device.call(disk.change, path, wanted)
             return
-        with counting.growing(self, descriptor, caller.principal):
-            disk.change(path, wanted)
+        with counting.growing(self, opened.number, caller.principal):
+            self.device.call(disk.change, path, wanted)
 
     def bounded(self, size: int) -> None:
         """EFBIG for a size that no file of the tree may have."""
@@ -220,21 +217,24 @@ class HostNode(Node):
 
     def statvfs(self) -> os.statvfs_result:
         """The space of the file system it is on."""
-        with reported("reading the file system's size"), self.pinned() as descriptor:
-            return os.fstatvfs(descriptor)
+        with reported("reading the file system's size"):
+            pinned = self.pinned()
+            return self.device.call(disk.statvfs, pinned.number)
 
     def getxattr(self, name: str) -> bytes:
         if name == KIND:
             return super().getxattr(name)
         if not name.startswith("user.") or name == MARK:
             raise KernelError(errno.ENODATA, f"no attribute {name!r}")
-        with reported(f"reading the attribute {name}"), self.pinned() as descriptor:
-            return os.getxattr(own_path(descriptor), name)
+        with reported(f"reading the attribute {name}"):
+            pinned = self.pinned()
+            return self.device.call(disk.getxattr, pinned.number, name)
 
     def listxattr(self) -> list[str]:
         # Without the kind and the mark: a copy of the file is to have the same attributes.
-        with reported("reading the attributes"), self.pinned() as descriptor:
-            names = os.listxattr(own_path(descriptor))
+        with reported("reading the attributes"):
+            pinned = self.pinned()
+            names = self.device.call(disk.listxattr, pinned.number)
         return [name for name in names if name.startswith("user.") and name not in HIDDEN]
 
     def setxattr(self, name: str, value: bytes, caller: Caller) -> None:
@@ -243,25 +243,21 @@ class HostNode(Node):
         path, *_ = self.tree.changing(caller, self)
         if name in HIDDEN:
             return  # a copy of something that is no real file, with its attributes
-        with (
-            reported(f"setting the attribute {name}"),
-            self.pinned() as descriptor,
+        with reported(f"setting the attribute {name}"):
+            pinned = self.pinned()
             # It may take a block of its own, whatever the size of the file is.
-            counting.growing(self, descriptor, caller.principal, sys.maxsize, len(value)),
-        ):
-            os.setxattr(own_path(descriptor), name, value)
+            with counting.growing(self, pinned.number, caller.principal, sys.maxsize, len(value)):
+                self.device.call(disk.setxattr, pinned.number, name, value)
         self.tree.changed(caller, "attributes", path)
 
     def removexattr(self, name: str, caller: Caller) -> None:
         if not name.startswith("user.") or name == MARK:
             raise KernelError(errno.ENODATA, f"no attribute {name!r}")
         path, *_ = self.tree.changing(caller, self)
-        with (
-            reported(f"removing the attribute {name}"),
-            self.pinned() as descriptor,
-            counting.growing(self, descriptor, caller.principal),
-        ):
-            os.removexattr(own_path(descriptor), name)
+        with reported(f"removing the attribute {name}"):
+            pinned = self.pinned()
+            with counting.growing(self, pinned.number, caller.principal):
+                self.device.call(disk.removexattr, pinned.number, name)
         self.tree.changed(caller, "attributes", path)
 
 
@@ -281,8 +277,9 @@ class HostLink(HostNode, Link):
 
     def target(self, caller: Caller) -> str:
         self.tree.reading(caller, self)
-        with reported("reading the link"), self.pinned() as descriptor:
-            return os.readlink("", dir_fd=descriptor)
+        with reported("reading the link"):
+            pinned = self.pinned()
+            return self.device.call(disk.target, pinned.number)
 
 
 class HostFifo(HostNode, Fifo):
@@ -312,8 +309,8 @@ class HostFile(HostNode, File):
         charge = caller.descriptor()
         with reported("opening the file"):
             # It is emptied once it is sure to be the right one.
-            descriptor = self._open(flags & OPEN_FLAGS & ~os.O_TRUNC | os.O_NONBLOCK)
-            handle = HostHandle(self, Descriptor(descriptor, charge), flags, caller)
+            descriptor = self._open(flags & OPEN_FLAGS & ~os.O_TRUNC, charge)
+            handle = HostHandle(self, descriptor, flags, caller)
             if flags & os.O_TRUNC:
                 try:
                     handle.empty()
@@ -336,11 +333,13 @@ class HostHandle(Handle):
 
     def __init__(self, file: HostFile, descriptor: Descriptor, flags: int, caller: Caller) -> None:
         writes_only = flags & os.O_ACCMODE == os.O_WRONLY
-        self.direct = writes_only and disk.tells_writes_apart(file.tree.path, file.identity[0])
+        device, tree = file.device, file.tree
+        self.direct = (
+            writes_only and device.own and disk.tells_writes_apart(tree.path, file.identity[0])
+        )
         self._drops_set_id = self.direct and caller.uid != 0
         self._file = file
-        self._descriptor = descriptor
-        self.descriptor = descriptor.number
+        self.descriptor = descriptor
         self._principal = caller.principal
         self._writes = is_writing(flags)
         if not file.handles:
@@ -348,43 +347,50 @@ class HostHandle(Handle):
         file.handles.add(self)
 
     async def read(self, offset: int, size: int) -> bytes:
+        opened, device = self.descriptor, self._file.device
         with reported("reading"):
-            return await disk.read_at(self.descriptor, offset, size)
+            if isinstance(device, Mounted):
+                return await device.run(disk.read, opened.number, size, offset)
+            return await disk.read_at(opened.number, offset, size)
 
     async def write(self, offset: int, data: bytes) -> int:
+        opened = self.descriptor
         self._file.tree.version += 1
         self._file.bounded(offset + len(data))
         end = offset + len(data)
         with reported("writing"), self._growing(end, len(data)):
-            if self._drops_set_id:
-                disk.drop_set_id(self.descriptor)
-            return os.pwrite(self.descriptor, data, offset)
+            return self._file.device.call(
+                disk.write, opened.number, data, offset, self._drops_set_id
+            )
 
     def _growing(self, end: int = 0, amount: int = 0) -> counting.growing:
-        return counting.growing(self._file, self.descriptor, self._principal, end, amount)
+        return counting.growing(self._file, self.descriptor.number, self._principal, end, amount)
 
     def empty(self) -> None:
         """What O_TRUNC does, also to who only reads."""
+        opened = self.descriptor
         self._file.tree.version += 1
         with reported("truncating"), self._growing():
-            disk.truncate(own_path(self.descriptor), 0)
+            self._file.device.call(disk.truncate, own_path(opened.number), 0)
 
     def truncate(self, size: int) -> None:
         """ftruncate(2)."""
+        opened = self.descriptor
         self._file.tree.version += 1
         self._file.bounded(size)
         with reported("truncating"), self._growing():
-            os.ftruncate(self.descriptor, size)
+            self._file.device.call(disk.resize, opened.number, size)
 
     async def fsync(self) -> None:
+        opened = self.descriptor
         with reported("syncing"):
-            await trio.to_thread.run_sync(os.fsync, self.descriptor)
+            await self._file.device.syncing(opened.number)
 
     def release(self) -> None:
         if self in self._file.handles:
             self._file.handles.remove(self)
             if self._writes:
-                counting.settle(self._file, self.descriptor, self._principal)
+                counting.settle(self._file, self.descriptor.number, self._principal)
             if not self._file.handles:
-                counting.closed(self._file, self.descriptor)
-            del self._descriptor
+                counting.closed(self._file, self.descriptor.number)
+            del self.descriptor

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["MOST", "keep", "let_go"]
 
 MOST = 256
-"""How many are kept, those that were used last. A call uses two at once, never more."""
+"""How many are kept, those that were used last."""
 
 _kept: OrderedDict[int, ReferenceType[HostDirectory]] = OrderedDict()
 

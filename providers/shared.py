@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from agentfs.errors import KernelError
+from agentfs.providers.devices import Devices
 from agentfs.providers.host import HostNode, HostTree
 from agentfs.security.policy import Action
 from agentfs.vfs.caller import Caller
@@ -22,11 +23,11 @@ DOCS = "docs"
 class SharedTree(HostTree):
     """The tree below /shared. `docs` in it is the operator's."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, devices: Devices) -> None:
         folder = kernel.state_dir / "shared"
         (folder / DOCS).mkdir(parents=True, exist_ok=True)
         folder.chmod(0o1777)
-        super().__init__(folder, counted=kernel.disk.shared)
+        super().__init__(folder, devices=devices, counted=kernel.disk.shared)
         self._kernel = kernel
 
     def may_read(self, caller: Caller, paths: list[str]) -> None:

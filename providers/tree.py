@@ -9,6 +9,7 @@ from agentfs.events import Event
 from agentfs.providers.agents import AgentsDirectory
 from agentfs.providers.descriptors import divide
 from agentfs.providers.dev import DevDirectory
+from agentfs.providers.devices import Devices
 from agentfs.providers.etc import EtcDirectory
 from agentfs.providers.mail import MAIL
 from agentfs.providers.proc import ProcDirectory
@@ -36,12 +37,13 @@ class RootDirectory(Table):
     def __init__(self, kernel: Kernel, figures: Figures) -> None:
         self.kernel = kernel
         self.key = ("root",)
-        self._agents = AgentsDirectory(kernel)
+        devices = Devices(lambda: kernel.settings.now.mount.disk_timeout)
+        self._agents = AgentsDirectory(kernel, devices)
         self._proc = ProcDirectory(kernel)
         self._dev = DevDirectory(kernel)
         self._etc = EtcDirectory(kernel)
         self._sys = SysDirectory(kernel, figures)
-        self._shared = SharedTree(kernel)
+        self._shared = SharedTree(kernel, devices)
 
     def owner(self) -> Owner:
         return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 
 from agentfs.tools.mounts import condition, mounts, resolved
@@ -16,6 +17,8 @@ __all__ = ["live_daemon", "take_away", "umount_tree"]
 
 PATIENCE = 60.0
 """Seconds that a daemon may take to end its programs (their grace is 10) and to unmount."""
+
+POLL = 0.2
 
 PATIENCE_HUNG = 15.0
 """Seconds that one which does not answer may take to end after all."""
@@ -54,8 +57,12 @@ def umount_tree(directory: str, *, lazy: bool) -> None:
         if users:
             raise ToolError(f"{directory}: in use by {', '.join(users)}; end them, or use --lazy")
         _end(directory, pid)
-        if not select.select([daemon], [], [], PATIENCE)[0]:
-            raise ToolError(f"{directory}: the daemon {pid} has not ended within {PATIENCE:.0f} s")
+        deadline = time.monotonic() + PATIENCE
+        while not select.select([daemon], [], [], POLL)[0] and not _is_through(pid):
+            if time.monotonic() > deadline:
+                raise ToolError(
+                    f"{directory}: the daemon {pid} has not ended within {PATIENCE:.0f} s"
+                )
     finally:
         os.close(daemon)
 
@@ -95,6 +102,16 @@ def _umount_hung(directory: str, path: str) -> None:
     words = silence(path)
     take_away(path)
     raise ToolError(f"{words} and does not end; it is not mounted any more. kill -9 {pid} ends it")
+
+
+def _is_through(pid: int) -> bool:
+    """Whether a process is through with its work, though some of its threads still wait for a disk
+    that hangs: Linux ends those when that answers."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            return any(line.startswith("State:\tZ") for line in file)
+    except OSError:
+        return True
 
 
 def _end(directory: str, pid: int) -> None:

@@ -137,7 +137,7 @@ def _place(
             if daemon is not None and not _has_ended(daemon):
                 with suppress(ToolError):  # unmounted from outside meanwhile
                     umount_tree(directory, lazy=True)
-                select.select([daemon], [], [])
+                select.select([daemon], [], [], PATIENCE)  # a thread of it may wait for a disk
             if temporary is not None:
                 shutil.rmtree(temporary)
         if daemon is not None:

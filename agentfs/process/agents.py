@@ -25,6 +25,7 @@ from agentfs.process.table import ProcessTable
 from agentfs.security.policy import Action
 from agentfs.security.principal import Principal
 from agentfs.storage.store import Store
+from agentfs.storage.within import give, is_directory
 from agentfs.syscall import Gate
 
 __all__ = ["Agents"]
@@ -247,7 +248,7 @@ class Agents:
     def prepare(self, name: str) -> None:
         """Make its files again if somebody removed them. Raises what the disk says."""
         agent = self._by_name[name]
-        if not (self.memory_dir(name).is_dir() and self.log_path(name).exists()):
+        if not (is_directory(str(self.memory_dir(name))) and self.log_path(name).exists()):
             self._make_files(name, agent.uid, agent.gid)
 
     def restore(self, name: str, before: Agent | None) -> None:
@@ -349,7 +350,11 @@ class Agents:
         memory = self.memory_dir(name)
         try:
             memory.parent.mkdir(mode=0o755, exist_ok=True)
-            memory.mkdir(mode=0o700, exist_ok=True)
+            try:
+                memory.mkdir(mode=0o700)
+            except FileExistsError:
+                if not is_directory(str(memory)):
+                    raise
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK
             os.close(os.open(self.log_path(name), flags, 0o640))
             self._own(name, uid, gid)
@@ -360,7 +365,7 @@ class Agents:
         if os.geteuid() == 0:
             for path in (self.memory_dir(name), self.log_path(name)):
                 with contextlib.suppress(FileNotFoundError):
-                    os.chown(path, uid, gid)
+                    give(str(path), uid, gid)
 
     def _discard_files(self, name: str) -> None:
         """Out of sight at once; `empty_trash` takes its time."""

@@ -1,13 +1,16 @@
-"""How much there is below a directory, by who made it: a walk over real files, for a thread."""
+"""How much there is below a directory, by who made it: a walk over real files, for a thread. What
+is mounted there is on another disk, which may hang: it is left out.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat as st
 import time
-from contextlib import suppress
 
 from agentfs.resources.filebytes import Part, taken
+from agentfs.storage.within import open_within
 
 __all__ = ["Survey"]
 
@@ -38,11 +41,19 @@ class Survey:
 
     def run(self) -> None:
         """Look at everything. Neither a link nor a rename under its feet leads it astray."""
+        parent, name = os.path.split(self._root)
         try:
-            root = os.open(self._root, _FOLDER)
+            above = os.open(parent, os.O_PATH | os.O_CLOEXEC)
         except OSError:
             self.whole = False
             return
+        try:
+            root = open_within(above, name, _FOLDER)
+        except OSError as failure:
+            self.whole = failure.errno == errno.EXDEV
+            return
+        finally:
+            os.close(above)
         try:
             self._walk(root, 0)
         finally:
@@ -57,8 +68,9 @@ class Survey:
                 if self.stopped:
                     self.whole = False
                     return
-                with suppress(FileNotFoundError):
-                    self._look(folder, entry.name, entry.stat(follow_symlinks=False), depth)
+                found = _attributes(folder, entry.name)
+                if found is not None:
+                    self._look(folder, entry.name, found, depth)
 
     def _look(self, folder: int, name: str, found: os.stat_result, depth: int) -> None:
         if found.st_nlink > 1 and not st.S_ISDIR(found.st_mode):
@@ -69,11 +81,10 @@ class Survey:
         if not st.S_ISDIR(found.st_mode):
             return
         try:
-            below = os.open(name, _FOLDER, dir_fd=folder)
-        except FileNotFoundError:
-            return
-        except OSError:
-            self.whole = False
+            below = open_within(folder, name, _FOLDER)
+        except OSError as failure:
+            if failure.errno not in (errno.ENOENT, errno.EXDEV):
+                self.whole = False
             return
         try:
             if depth < DEEPEST:
@@ -93,3 +104,17 @@ class Survey:
             part = Part.read(f"/proc/self/fd/{folder}/{name}", found.st_uid, follow=False)
         for mark, number in part.split(total):
             self.found[mark] = self.found.get(mark, 0) + number
+
+
+def _attributes(folder: int, name: str) -> os.stat_result | None:
+    """None if it is gone, or mounted there."""
+    try:
+        found = open_within(folder, name, os.O_PATH | os.O_NOFOLLOW)
+    except OSError as failure:
+        if failure.errno in (errno.ENOENT, errno.EXDEV):
+            return None
+        raise
+    try:
+        return os.fstat(found)
+    finally:
+        os.close(found)

@@ -109,6 +109,8 @@ class Node:
     has which open file. It needs a `timeout` of 0.
     `fresh`: the kernel keeps its attributes for `timeout`, and its entry not at all: each use of
     the name asks for it.
+    `distant`: it is on a disk that may take long to answer, or hang; a listing of what is not shows
+    its name alone.
     """
 
     key: Hashable
@@ -119,6 +121,7 @@ class Node:
     apart: bool = False
     renewed: bool = False
     fresh: bool = False
+    distant: bool = False
 
     def stat(self) -> Stat:
         raise NotImplementedError
@@ -223,6 +226,11 @@ class Directory(Node):
     def lookup(self, name: str) -> Node:
         """The node called `name`. Raises ENOENT."""
         raise NotImplementedError
+
+    def glance(self, name: str) -> Node | None:
+        """The node called `name` for a listing; None if it is not known without asking a disk that
+        is `distant`. Raises ENOENT."""
+        return self.lookup(name)
 
     def entries(self) -> Iterable[tuple[str, Node]]:
         """Every (name, node) in it, as `ls` shows them."""

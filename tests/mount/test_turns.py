@@ -8,7 +8,8 @@ import pytest
 import trio
 import trio.testing
 
-from agentfs.mount.turns import Turns, watched
+from agentfs.mount.turns import Turns
+from agentfs.vfs.waiting import driven
 from tests.mount.conftest import Mounted
 
 CROWD = 40  # far more than the tasks that wait for requests
@@ -48,7 +49,7 @@ async def test_the_turn_is_kept_until_its_task_waits() -> None:
         for number in range(3):
             async with turns:
                 said.append(f"{name}{number}")
-            await watched(work.wait(), turns.pass_on)
+            await driven(work.wait(), turns.pass_on)
 
     busy = trio.Event()
     free = trio.Event()
@@ -70,7 +71,7 @@ async def test_what_answers_at_once_wakes_nobody() -> None:
     async def answer() -> int:
         return 7
 
-    assert await watched(answer(), lambda: waits.append(None)) == 7
+    assert await driven(answer(), lambda: waits.append(None)) == 7
     assert not waits
 
 
@@ -94,7 +95,7 @@ async def test_a_cancelled_wait_is_cancelled_through_and_through() -> None:
                 ended.append("line")
 
         async def serve() -> None:
-            await watched(wait(), lambda: None)
+            await driven(wait(), lambda: None)
 
         nursery.start_soon(stand_in_line)
         nursery.start_soon(serve)

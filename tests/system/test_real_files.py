@@ -8,6 +8,8 @@ import os
 import resource
 import shutil
 import signal
+import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -509,3 +511,44 @@ def test_a_write_by_another_than_root_takes_the_set_id_bits_off(here: Path, flag
             file.write(b"x")
         assert (here / "f").stat().st_mode & 0o7777 == 0o4755
         (here / "f").unlink()
+
+
+# -- what else may lie there -----------------------------------------------------------------------
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        folder = os.open(path.parent, os.O_PATH)  # a socket's path is at most 107 bytes
+        try:
+            made.bind(f"/proc/self/fd/{folder}/{path.name}")
+        finally:
+            os.close(folder)
+
+
+def _device(path: Path) -> None:
+    os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC])
+@pytest.mark.parametrize("make", [_fifo, _socket, pytest.param(_device, marks=ROOT_ONLY)])
+def test_what_took_the_place_of_a_file_on_the_disk_makes_nobody_wait(
+    kept_tree: Tree, here: Path, make: Callable[[Path], None], flags: int
+) -> None:
+    """Linux still holds it for a file, and asks the daemon to open it."""
+    (here / "file").write_text("content")
+    assert (here / "file").stat().st_size == len("content")
+    on_disk = kept_tree.state / "shared" / here.name / "file"
+    on_disk.unlink()
+    make(on_disk)
+    try:
+        os.close(os.open(here / "file", flags | os.O_NONBLOCK))
+        assert make is _fifo
+    except OSError as refused:
+        # What Linux itself says, as on any disk: nobody reads it, a socket, no devices here.
+        wanted = errno.EACCES if make is _device else errno.ENXIO
+        assert refused.errno == wanted, os.strerror(refused.errno or 0)
+    assert kept_tree.read("proc/self/status")

@@ -56,8 +56,17 @@ def silence(path: str) -> str:
 
 def state_of(pid: int) -> str:
     """Its state, as `ps` has it: R, S, D, T, t, Z; empty if it is gone."""
+    return _field(pid, "State")[:1]
+
+
+def _parent_of(pid: int) -> int:
+    return int(_field(pid, "PPid") or 0)
+
+
+def _field(pid: int, name: str) -> str:
+    """A line of /proc/PID/status; empty if the process is gone."""
     with suppress(OSError), open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-        match = re.search(r"^State:\t(\w)", file.read(), re.MULTILINE)
+        match = re.search(rf"^{name}:\t(.*)", file.read(), re.MULTILINE)
         return match[1] if match else ""
     return ""
 
@@ -65,16 +74,17 @@ def state_of(pid: int) -> str:
 def daemon_of(mountpoint: str) -> int:
     """The process that serves the tree at `mountpoint`, without asking it; 0 if it is not found."""
     number = device(mountpoint).partition(":")[2]
-    named = 0
+    named: list[int] = []
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         words = _words(pid)
         if not any(b"agentfs" in word for word in words):
             continue
         if number and number in _connections(pid):
             return pid
-        if not named and os.fsencode(mountpoint) in words and b"agentfs.tools.daemon" in words:
-            named = pid  # what older kernels do not tell, and what is another user's
-    return named
+        if os.fsencode(mountpoint) in words and b"agentfs.tools.daemon" in words:
+            named.append(pid)  # what older kernels do not tell, and what is another user's
+    below = [pid for pid in named if _parent_of(pid) in named]  # its reaper is called the same
+    return next(iter(below or named), 0)
 
 
 def _words(pid: int) -> list[bytes]:

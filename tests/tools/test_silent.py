@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agentfs.tools import silent
 from agentfs.tools.mounts import condition, mounts
 from agentfs.tools.silent import daemon_of, silence, state_of
 from tests.tree import AGENTFS, PATIENCE, Tree, eventually
@@ -195,15 +196,27 @@ def test_mount_leaves_it_alone_doctor_says_it_and_umount_ends_it(
         tree.clean_up()
 
 
-def test_the_daemon_is_found_without_being_asked(fuse: None, tmp_path: Path) -> None:
+def test_where_linux_does_not_tell_the_daemon_is_known_by_its_command_line(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert daemon_of(str(tree.path)) == tree.daemon
+    monkeypatch.setattr(silent, "_connections", lambda pid: iter(()))
+    assert daemon_of(str(tree.path)) == tree.daemon
+
+
+def test_the_daemon_is_found_without_being_asked(
+    fuse: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tree = Tree(tmp_path / "tree")
     foreground = [*AGENTFS, "mount", "-f", str(tree.path), "--state", str(tree.state)]
     daemon = subprocess.Popen(foreground, stderr=subprocess.DEVNULL)
     try:
         eventually(lambda: str(tree.path) in mounts())
         assert condition(str(tree.path)) == "live"
-        assert daemon_of(str(tree.path)) == daemon.pid
+        assert daemon_of(str(tree.path)) == int(tree.read("proc/1/ospid"))
         assert daemon_of(str(tmp_path)) == 0
+        monkeypatch.setattr(silent, "_connections", lambda pid: iter(()))
+        assert daemon_of(str(tree.path)) == 0, "its command line does not say it"
     finally:
         daemon.terminate()
         daemon.wait(PATIENCE)

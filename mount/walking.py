@@ -1,4 +1,4 @@
-"""Programs that walk: those that list a directory while they are listing one above it.
+"""Programs that walk: those with a thread that lists a directory while it is listing one above it.
 
 A walker opens whatever it finds, and asks for none of it by that. Most ask first what a file is and
 pass named pipes by (see `shown`); one that opens pipes as well, with O_NONBLOCK, is told here from
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from agentfs.errors import KernelError
 from agentfs.mount.handles import OpenDirectory
 from agentfs.mount.inodes import Inode
+from agentfs.vfs.node import FOREVER
 
 __all__ = ["KEPT_SECONDS", "Walkers"]
 
@@ -60,19 +61,18 @@ class Walkers:
             self._under_way.pop(opened.inode.number, None)
 
     def enter(self, directory: Inode, tid: int) -> None:
-        """A thread opens a directory."""
-        if not self._under_way:
+        """A thread opens a directory. In those on the disk there is nothing to take: a program may
+        search /shared and its memory as it likes."""
+        if not self._under_way or directory.node.timeout < FOREVER:
             return
-        above = [
-            each.caller.tid
+        if any(
+            each.caller.tid == tid
             for inode in _above(directory)
             for each in self._under_way.get(inode.number, ())
-        ]
-        if not above:
-            return
-        process, _ = _process(tid)
-        if process and any(each == tid or _process(each)[0] == process for each in above):
-            self._note(process)
+        ):
+            process, _ = _process(tid)
+            if process:
+                self._note(process)
 
     def _note(self, process: int) -> None:
         self._known.pop(process, None)

@@ -179,6 +179,40 @@ def test_a_walker_is_told_why_it_gets_nothing_and_who_lists_one_directory_is_non
     )
 
 
+NO_WALKER = """
+import os, sys, threading
+
+tree, way = sys.argv[1:]
+if way == "threads":
+    listing, done = threading.Event(), threading.Event()
+    def lists():
+        with os.scandir(tree) as root:
+            next(root)
+            listing.set()
+            done.wait()
+    other = threading.Thread(target=lists)
+    other.start()
+    listing.wait()
+    os.listdir(tree + "/agents/bob")
+    done.set()
+    other.join()
+else:
+    os.makedirs(tree + "/shared/one/two", exist_ok=True)
+    with os.scandir(tree + "/shared/one") as above:
+        next(above)
+        os.listdir(tree + "/shared/one/two")
+os.close(os.open(tree + "/agents/bob/recv", os.O_RDONLY | os.O_NONBLOCK))
+"""
+
+
+@pytest.mark.parametrize("way", ["threads", "files"])
+def test_a_program_with_threads_and_one_that_searches_files_are_no_walkers(
+    world: World, way: str
+) -> None:
+    command = [sys.executable, "-c", NO_WALKER, world.tree.path, way]
+    subprocess.run(command, check=True, timeout=PATIENCE)
+
+
 @pytest.mark.parametrize("walker", WALKERS)
 def test_an_agent_walks_what_is_its_own(world: World, walker: str, tmp_path: Path) -> None:
     before = world.mail()

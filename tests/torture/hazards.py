@@ -54,6 +54,7 @@ class Hazards:
         self._chance = chance
         self._hatchery = Hatchery("tests.torture.failpoints")
         self.tree = QuickTree(folder / "tree", hatchery=self._hatchery)
+        self.tree.may_hold = True  # it is stopped now and then
         self._panel = Panel(folder / "panel")
         self._stopped: list[tuple[float, int]] = []  # when it goes on, its OS pid
         self._open: list[int] = []

@@ -218,12 +218,14 @@ class Shares(_Section):
     `reminders`, `asks` that are open, and requests for `approvals` that are; and so many `launches`
     of programs in a minute, which bounds agents only.
     `unsent`: bytes of letters and documents that are being written, in the daemon's memory;
+    `contents`: of messages and values that are open to be read, there too;
     `memory`, `artifacts` and `shared`: bytes there, with `max` as many as the disk has."""
 
     agent: Share = 0.5
     user: Share = 0.75
     reserve: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     unsent: Count = 256 * 1024 * 1024
+    contents: Count = 256 * 1024 * 1024
     handles: Count = 100_000
     launches: Count = 10_000
     definitions: Count = 200_000

@@ -223,6 +223,13 @@ class Kernel:
             floor=ONE_LETTER,
         )
         shares.pot(
+            "contents",
+            "bytes that are kept for readers",
+            lambda: shares.terms().contents,
+            "shares.contents",
+            floor=ONE_LETTER,
+        )
+        shares.pot(
             "handles",
             "files and directories open",
             lambda: shares.terms().handles,

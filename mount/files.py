@@ -90,18 +90,25 @@ class FileOperations(Base):
             charge = caller.handle()
             handle = await self._approved(Client(caller.principal, caller.tid, 0, flags), attempt)
             content = await handle.begin()
+            kept = caller.keeping(handle.kept)
         except KernelError as refusal:
             raise self._refused(caller, self.where(known), refusal)
         if content:
             # Linux learns the size so. In a thread: it may wait for a page that is being read.
             known.fetched = len(content)
             await trio.to_thread.run_sync(pyfuse3.notify_store, known.number, 0, content)
-        return self._opened(known, handle, flags, caller, charge)
+        return self._opened(known, handle, flags, caller, charge, kept)
 
     def _opened(
-        self, inode: Inode, handle: Handle, flags: int, caller: Caller, charge: Charge
+        self,
+        inode: Inode,
+        handle: Handle,
+        flags: int,
+        caller: Caller,
+        charge: Charge,
+        kept: Charge | None = None,
     ) -> FileInfo:
-        opened = OpenFile(inode, handle, flags, caller, charge)
+        opened = OpenFile(inode, handle, flags, caller, charge, kept)
         if handle.followed:
             inode.followed += 1
             inode.begun += 1

@@ -27,14 +27,15 @@ ANNOUNCED = pyfuse3.FileHandleT(0)
 
 @dataclass(slots=True)
 class OpenFile:
-    """An open file: what was opened, by whom, and how; `charge` is for that. `family`: who may have
-    it, where that matters."""
+    """An open file: what was opened, by whom, and how; `charge` is for that, and `kept` for the
+    content that is kept as it was. `family`: who may have it, where that matters."""
 
     inode: Inode
     handle: Handle
     flags: int
     caller: Caller
     charge: Charge
+    kept: Charge | None = None
     poll: pyfuse3.PollHandle | None = None
     family: Family | None = None
 
@@ -128,6 +129,8 @@ class Handles:
         opened = self._files.pop(number, None)
         if opened is not None:
             opened.charge.release()
+            if opened.kept is not None:
+                opened.kept.release()
         return opened
 
     def pop_directory(self, number: int) -> None:

@@ -261,6 +261,10 @@ class MessageHandle(Handle):
     def __init__(self, content: bytes) -> None:
         self._content = content
 
+    @property
+    def kept(self) -> int:
+        return len(self._content)
+
     async def read(self, offset: int, size: int) -> bytes:
         return self._content[offset : offset + size]
 

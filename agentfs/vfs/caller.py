@@ -12,6 +12,9 @@ from agentfs.security.principal import Principal
 
 __all__ = ["Caller"]
 
+LITTLE = 4096
+"""Bytes that are kept for whoever has a file open, which count as its being open."""
+
 _BOUNDLESS = Pot("unsent", "bytes", lambda: sys.maxsize, "nothing", Shares)
 _KERNEL = Holder("kernel", 0, operator=True)
 
@@ -36,6 +39,14 @@ class Caller:
     def memory(self) -> Charge:
         """For something that the daemon keeps in memory for it: of no bytes yet."""
         return self.charge(self.principal, "unsent")
+
+    def keeping(self, size: int) -> Charge | None:
+        """For bytes that are kept for it to read, if they are many. Raises EDQUOT, ENOSPC."""
+        if size <= LITTLE:
+            return None
+        charge = self.charge(self.principal, "contents")
+        charge.resize(size)
+        return charge
 
     def handle(self) -> Charge:
         """For a file or directory that it is about to open. Raises EMFILE, ENFILE."""

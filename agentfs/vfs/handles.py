@@ -73,6 +73,10 @@ class Snapshot(Handle):
     def __init__(self, content: bytes) -> None:
         self._content = content
 
+    @property
+    def kept(self) -> int:
+        return len(self._content)
+
     async def read(self, offset: int, size: int) -> bytes:
         return self._content[offset : offset + size]
 
@@ -83,6 +87,10 @@ class Late(Handle):
     def __init__(self, render: Callable[[], Awaitable[bytes]]) -> None:
         self._render = render
         self._content: bytes | None = None
+
+    @property
+    def kept(self) -> int:
+        return len(self._content or b"")
 
     async def begin(self) -> bytes:
         if self._content is None:

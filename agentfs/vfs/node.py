@@ -303,6 +303,11 @@ class Handle:
     """What is written is one thing: taken, or refused, by the close that ends it, and dropped if
     there was none."""
 
+    @property
+    def kept(self) -> int:
+        """How many bytes of content it keeps as they were when it was opened."""
+        return 0
+
     async def begin(self) -> bytes:
         """Wait for what it needs before it is open. The content, if nobody knew its size before."""
         return b""

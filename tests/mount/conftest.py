@@ -201,6 +201,7 @@ class Operator:
         self._pots = {
             "parked": Pot("parked", "", lambda: tree.most_waiting, "", Shares, scarce=errno.EAGAIN),
             "unsent": Pot("unsent", "", lambda: 1 << 30, "", Shares),
+            "contents": Pot("contents", "", lambda: 1 << 30, "", Shares),
             "handles": Pot("handles", "", lambda: 1 << 16, "", Shares),
         }
 

@@ -485,3 +485,23 @@ def test_what_was_made_counts_for_its_maker_after_a_crash(trees: Callable[..., T
     assert again.do("make('dev/queues/again%s', 60)") == [17, errno.EDQUOT]  # half of 54 - 20
     for agent in (maker, again):
         agent.close()
+
+
+def test_messages_that_are_open(tree: Tree, greedy: Puppet, modest: Puppet) -> None:
+    tree.write("etc/agentfs.yaml", "shares: {contents: 10485760}\n")
+    paths = {}
+    for agent in (greedy, modest):
+        agent.do(f"exec({HOLD!r}, globals())")
+        tree.write(f"agents/init/outbox/{agent.name}", "x" * 1_000_000)
+        (name,) = agent.ls("agents/self/inbox/new")
+        paths[agent.name] = f"agents/self/inbox/new/{name}"
+    got, code = greedy.do(f"hold({paths[greedy.name]!r}, 40)")
+    assert (got, code) == (4, errno.EDQUOT)  # half of nine tenths
+    assert f"{greedy.name} holds 4,00" in greedy.read("proc/self/error")
+    assert modest.do(f"hold({paths[modest.name]!r}, 2)") == [2, 0]  # another agent
+    path = tree / paths[modest.name].replace("self", modest.name)
+    with path.open() as file:  # the operator
+        assert file.read().endswith("x" * 1_000_000)
+    for agent in (greedy, modest):
+        agent.do("[os.close(fd) for fd in held]")
+    eventually(lambda: in_use(tree, "contents") == 0)

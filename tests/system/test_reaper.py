@@ -362,3 +362,26 @@ def test_who_kills_what_is_in_front_kills_the_daemon(
     tree.mount()
     assert tree.read(f"proc/{pid}/ospid") == ospid
     assert json.loads(tree.read(f"proc/{pid}/info"))["restarts"] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_whole_group_that_is_asked_to_end_ends_well(
+    trees: Trees, number: signal.Signals, tmp_path: Path
+) -> None:
+    """As systemd and Ctrl-C do it: the daemon hears it three times."""
+    tree = trees(command=AGENTFS)
+    words = ["mount", "-f", str(tree.path), "--state", str(tree.state)]
+    program = tree.start(*AGENTFS, *words, stderr=subprocess.DEVNULL, start_new_session=True)
+    eventually((tree / "proc/1/ospid").exists)
+    last = tmp_path / "last"
+    loop = f"trap 'touch {last}; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+    tree.spawn("alice", exec=loop)
+    until(tree / "agents/alice/log", "up")
+    above = parent_of(int(tree.read("proc/1/ospid")))
+    with watched(above) as ended:
+        os.killpg(program.pid, number)
+        assert program.wait(PATIENCE) == 0
+        assert ended()
+    assert last.exists(), "its programs were asked, too"
+    assert tree.log().count("ending: SIG") == 1
+    assert tree.log().rstrip().endswith(f"unmounted {tree.path}")

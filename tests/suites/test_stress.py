@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.suites.outcome import Outcome
+from tests.suites.outcome import KNOWN, Outcome, alone
 from tests.suites.stress import outcome
 
 DONE = """stress-ng: info:  [9913] dispatching hogs: 1 rename
@@ -24,6 +24,13 @@ def test_a_failure_that_was_told_is_one_whatever_the_exit_code() -> None:
     assert outcome("fsize", 0, DONE + FAILED) == wanted
     assert outcome("fsize", 2, FAILED + SKIPPED) == wanted
     assert outcome("fsize", 2, "") == Outcome.failed("ended with 2")
+
+
+def test_what_has_its_reason_in_the_docs_is_known() -> None:
+    said = "stress-ng: fail:  [12] fsize: fallocate unexpectedly succeeded at offset 1\n"
+    found = outcome("fsize", 0, DONE + said)
+    ((side, words),) = alone({"tmpfs": outcome("fsize", 0, DONE), "/shared": found})
+    assert (side, words.endswith(KNOWN)) == ("/shared", True)
 
 
 def test_what_is_not_there_is_skipped_in_words() -> None:

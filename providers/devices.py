@@ -23,6 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 import trio
 
 from agentfs.errors import KernelError
+from agentfs.storage.within import mounts
 from agentfs.vfs.node import LookUpAgain
 from agentfs.vfs.waiting import in_fiber, wait
 
@@ -247,12 +248,4 @@ class Devices:
 
 def _mount_at(place: str) -> bytes:
     """The number of the uppermost mount there, which no other has had."""
-    for special in "\\ \t\n":
-        place = place.replace(special, f"\\{ord(special):03o}")
-    here, found = os.fsencode(place), b""
-    with open("/proc/self/mountinfo", "rb") as table:
-        for line in table:
-            fields = line.split(b" ", 5)
-            if fields[4] == here:
-                found = fields[0]
-    return found
+    return next((number for number, path in reversed([*mounts()]) if path == place), b"")

@@ -20,7 +20,7 @@ from typing import Any
 import pyfuse3
 import trio
 
-__all__ = ["SlowDisk"]
+__all__ = ["SlowDisk", "detach"]
 
 
 class SlowDisk:
@@ -76,8 +76,13 @@ class SlowDisk:
             assert pipe is not None
             with contextlib.suppress(OSError):
                 pipe.close()
-        words = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
-        subprocess.run([*words, str(self.path)], check=False, capture_output=True)
+        detach(self.path)
+
+
+def detach(place: Path) -> None:
+    """Take away what is mounted there, if anything is, however it hangs."""
+    words = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
+    subprocess.run([*words, str(place)], check=False, capture_output=True)
 
 
 @dataclass

@@ -25,7 +25,7 @@ from agentfs.process.table import ProcessTable
 from agentfs.security.policy import Action
 from agentfs.security.principal import Principal
 from agentfs.storage.store import Store
-from agentfs.storage.within import give, is_directory
+from agentfs.storage.within import give, is_directory, mounts
 from agentfs.syscall import Gate
 
 __all__ = ["Agents"]
@@ -380,6 +380,10 @@ class Agents:
             log.exception("files of the removed agent %s stay behind", name)
 
     def empty_trash(self) -> None:
-        """Delete the files of removed agents. Slow, and knows no other state: for a thread."""
+        """Delete the files of removed agents. Slow, and knows no other state: for a thread. What
+        the operator mounted in a memory is not the agent's: it waits until it is unmounted."""
+        places = [path for _, path in mounts()]
         for place in self._trash.iterdir():
-            shutil.rmtree(place, ignore_errors=True)
+            below = os.path.join(os.path.realpath(place), "")
+            if not any(path.startswith(below) for path in places):
+                shutil.rmtree(place, ignore_errors=True)

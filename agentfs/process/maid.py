@@ -142,7 +142,7 @@ class Maid:
         limit = supervisor.settings.now.processes.log_size
         paths = [supervisor.agents.log_path(p.name) for p in supervisor.table if p.exec]
         await trio.to_thread.run_sync(_rotate_all, paths, limit)
-        await trio.to_thread.run_sync(supervisor.agents.empty_trash)
+        await trio.to_thread.run_sync(supervisor.agents.empty_trash, abandon_on_cancel=True)
 
 
 def _rotate_all(paths: Iterable[Path], limit: int) -> None:

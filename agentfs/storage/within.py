@@ -6,10 +6,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 
-__all__ = ["give", "is_directory", "open_within"]
+__all__ = ["give", "is_directory", "mounts", "open_within"]
 
 _OPENAT2 = 437  # the same on every architecture
 _NO_XDEV = 0x01  # openat2(2): RESOLVE_NO_XDEV
@@ -90,6 +92,15 @@ def give(path: str, uid: int, gid: int) -> None:
         os.chown(f"/proc/self/fd/{found}", uid, gid)
     finally:
         os.close(found)
+
+
+def mounts() -> Iterator[tuple[bytes, str]]:
+    """The number and the path of each mount; of those at one path the uppermost comes last."""
+    with open("/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            fields = line.split(b" ", 5)
+            place = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
+            yield fields[0], os.fsdecode(place)
 
 
 def _give_beyond(path: str, uid: int, gid: int) -> None:

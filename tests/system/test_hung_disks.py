@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,16 +15,31 @@ from pathlib import Path
 import pytest
 
 from agentfs.providers.devices import THREADS
+from agentfs.storage.within import mounts
 from tests.conftest import Hatchery
 from tests.hatchery import QuickTree
 from tests.puppet import Puppet
-from tests.slowdisk import SlowDisk
+from tests.slowdisk import SlowDisk, detach
 from tests.tree import PATIENCE, Tree, eventually
 
 pytestmark = pytest.mark.mount
 
 TIMEOUT = 0.3
-"""Seconds, what the trees here are set to."""
+"""Seconds, what the trees here are set to while a disk hangs: long enough for a call to begin."""
+
+
+def set_timeout(tree: Tree, seconds: float) -> None:
+    tree.write("etc/agentfs.yaml", f"mount: {{disk_timeout: {seconds}}}\n")
+
+
+def hang(tree: Tree, disk: SlowDisk) -> None:
+    set_timeout(tree, TIMEOUT)
+    disk.hang()
+
+
+def answer(tree: Tree, disk: SlowDisk) -> None:
+    disk.answer()
+    set_timeout(tree, PATIENCE)
 
 
 @contextmanager
@@ -33,7 +47,7 @@ def mounted(tree: Tree, before: Callable[[], object] = lambda: None) -> Iterator
     try:
         before()
         tree.mount()
-        tree.write("etc/agentfs.yaml", f"mount: {{disk_timeout: {TIMEOUT}}}\n")
+        set_timeout(tree, PATIENCE)
         yield tree
     finally:
         tree.clean_up()
@@ -62,11 +76,11 @@ def kept_disk(kept_tree: Tree) -> Iterator[SlowDisk]:
 
 
 @pytest.fixture
-def disk(kept_disk: SlowDisk) -> Iterator[SlowDisk]:
+def disk(kept_tree: Tree, kept_disk: SlowDisk) -> Iterator[SlowDisk]:
     try:
         yield kept_disk
     finally:
-        kept_disk.answer()
+        answer(kept_tree, kept_disk)
 
 
 @pytest.fixture
@@ -202,7 +216,7 @@ def test_a_call_on_a_disk_that_hangs_is_etimedout_and_nobody_else_waits(
     call = CALLS[name]
     begun = call(folder) if hasattr(call, "opens") else lambda: call(folder)
     assert callable(begun)
-    disk.hang()
+    hang(kept_tree, disk)
     with ThreadPoolExecutor() as threads:
         asked: Future[object] = threads.submit(begun)
         goes_on(kept_tree, alice)
@@ -210,7 +224,7 @@ def test_a_call_on_a_disk_that_hangs_is_etimedout_and_nobody_else_waits(
             asked.result(PATIENCE)
     assert refused.value.errno == errno.ETIMEDOUT
     goes_on(kept_tree, alice)
-    disk.answer()
+    answer(kept_tree, disk)
     eventually(lambda: _answers(folder))
 
 
@@ -227,7 +241,7 @@ def _answers(folder: Path) -> bool:
 def test_a_listing_names_a_disk_that_hangs_and_does_not_ask_it(
     kept_tree: Tree, disk: SlowDisk, remote: Path
 ) -> None:
-    disk.hang()
+    hang(kept_tree, disk)
     began = time.monotonic()
     for _ in range(20):
         assert "remote" in os.listdir(kept_tree / "shared")
@@ -239,7 +253,7 @@ def test_a_listing_names_a_disk_that_hangs_and_does_not_ask_it(
 def test_a_disk_whose_threads_are_all_stuck_is_not_asked_again_until_one_comes_back(
     kept_tree: Tree, alice: Puppet, disk: SlowDisk, remote: Path
 ) -> None:
-    disk.hang()
+    hang(kept_tree, disk)
     with ThreadPoolExecutor(3 * THREADS) as threads:
         asked = [
             threads.submit(os.stat, remote / f"nothing-{number}") for number in range(3 * THREADS)
@@ -259,7 +273,7 @@ def test_a_disk_whose_threads_are_all_stuck_is_not_asked_again_until_one_comes_b
         os.mkdir(remote / "new")
     assert f"{disk.path} does not answer" in kept_tree.read("proc/self/error")
     goes_on(kept_tree, alice)
-    disk.answer()
+    answer(kept_tree, disk)
     eventually(lambda: _answers(remote))
     eventually(lambda: "answers again" in kept_tree.log())
 
@@ -268,6 +282,7 @@ def test_a_disk_whose_server_is_stopped_hangs_as_well(
     kept_tree: Tree, alice: Puppet, disk: SlowDisk, remote: Path
 ) -> None:
     """Its requests are not even taken."""
+    set_timeout(kept_tree, TIMEOUT)
     os.kill(disk.pid, signal.SIGSTOP)
     try:
         with pytest.raises(TimeoutError):
@@ -294,16 +309,17 @@ def test_what_comes_too_late_is_closed_again(kept_tree: Tree, disk: SlowDisk, re
         return sum(link.endswith(("late/file", "late/new")) for link in links)
 
     eventually(lambda: of_the_disk() == 0)
-    disk.hang()
+    hang(kept_tree, disk)
+    with pytest.raises(TimeoutError):
+        os.open(remote / "late/new", os.O_WRONLY | os.O_CREAT, 0o640)
     for flags in (os.O_RDONLY, os.O_WRONLY):
         with pytest.raises(TimeoutError):
             os.open(remote / "late/file", flags)
-    with pytest.raises(TimeoutError):
-        os.open(remote / "late/new", os.O_WRONLY | os.O_CREAT, 0o640)
-    disk.answer()
-    made = disk.path / "late/new"
-    eventually(lambda: made.exists() and made.stat().st_mode & 0o777 == 0o640)
+    answer(kept_tree, disk)
     eventually(lambda: of_the_disk() == 0)
+    # As it would have been in time, if the call had begun before it was given up.
+    made = disk.path / "late/new"
+    eventually(lambda: not made.exists() or made.stat().st_mode & 0o777 == 0o640)
 
 
 def test_a_disk_that_is_mounted_anew_is_asked(
@@ -312,14 +328,15 @@ def test_a_disk_that_is_mounted_anew_is_asked(
     place = kept_tree.state / "shared/again"
     with closing(SlowDisk(place)) as old:
         assert os.listdir(kept_tree / "shared/again") == []
-        old.hang()
+        hang(kept_tree, old)
         for number in range(2 * THREADS):
             with pytest.raises(TimeoutError):
                 os.stat(kept_tree / f"shared/again/{number}")
         new = None
         try:
-            subprocess.run(["umount", "-l", place], check=True)
+            detach(place)
             new = SlowDisk(place)
+            set_timeout(kept_tree, PATIENCE)
             (place / "new").touch()
             assert os.listdir(kept_tree / "shared/again") == ["new"]
             assert (kept_tree / "shared/again/new").stat().st_size == 0
@@ -334,13 +351,36 @@ def test_a_memory_that_hangs_hangs_nobody(kept_tree: Tree, alice: Puppet) -> Non
     with closing(SlowDisk(memory)) as disk:
         bob = kept_tree.spawn("bob", exec=["sleep", "1000"], restart="never")
         (kept_tree / "agents/bob/memory/note").write_text("content")
-        disk.hang()
+        hang(kept_tree, disk)
         with pytest.raises(TimeoutError):
             os.stat(kept_tree / "agents/bob/memory/nothing")
         assert "memory" in os.listdir(kept_tree / "agents/bob")
         goes_on(kept_tree, alice)
+        set_timeout(kept_tree, PATIENCE)
         kept_tree.write(f"proc/{bob}/ctl", "KILL\n")
         assert kept_tree.read(f"proc/{bob}/wait") == "137\n"
+
+
+def test_the_disk_that_was_mounted_as_a_memory_outlives_the_agent(
+    kept_tree: Tree, alice: Puppet
+) -> None:
+    memory = kept_tree.state / "agents/carl/memory"
+    memory.mkdir(parents=True)
+    with closing(SlowDisk(memory)) as disk:
+        (kept_tree / "agents/carl").mkdir()
+        (kept_tree / "agents/carl/memory/note").write_text("content")
+        hang(kept_tree, disk)
+        (kept_tree / "agents/carl").rmdir()
+        assert "carl" not in os.listdir(kept_tree / "agents")
+        kept_tree.write("etc/agentfs.yaml", "processes: {maid_interval: 0.05}\n")
+        goes_on(kept_tree, alice)
+        trash = os.path.join(os.path.realpath(kept_tree.state), "trash", "")
+        (place,) = [path for _, path in mounts() if path.startswith(trash)]
+        time.sleep(0.3)  # the maid comes several times, which is no event
+        disk.answer()
+        assert Path(place, "note").read_text() == "content"
+        detach(Path(place))
+    eventually(lambda: not os.path.lexists(Path(place).parent))
 
 
 def _threads(pid: int | None) -> int:
@@ -360,6 +400,7 @@ def test_shared_itself_hangs(fuse: None, hatchery: Hatchery, tmp_path: Path, ser
             killed = tree.spawn("killed", exec=["sleep", "1000"], restart="never")
             file = os.open(tree / "shared/file", os.O_RDWR | os.O_CREAT)
             os.write(file, b"content")
+            set_timeout(tree, TIMEOUT)
             if server == "is stopped":
                 os.kill(disk.pid, signal.SIGSTOP)
             else:

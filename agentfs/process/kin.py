@@ -18,7 +18,7 @@ from contextlib import suppress
 import trio
 
 from agentfs.process.forks import Forks, LostForksError
-from agentfs.process.proc import parent_of
+from agentfs.process.proc import UNTOLD, parent_of
 
 __all__ = ["Kin"]
 
@@ -30,7 +30,8 @@ PAUSE = 0.05
 AT_ONCE = 1000
 """How many, before others have their turn: 10 µs each at most."""
 
-GONE = -1
+GONE = -2
+"""The mark of nobody that there is."""
 
 
 class Kin:
@@ -160,10 +161,15 @@ class Kin:
         self._added += 1
 
     def _lives(self, ospid: int) -> bool:
+        """Whether it is there still. Before Linux 6.13 one in execve has no mark for a moment."""
+        known, root = self._known[ospid]
         try:
-            return parent_of(ospid)[1] == self._known[ospid][0]
+            mark = parent_of(ospid)[1]
         except OSError:
             return False
+        if known == UNTOLD:
+            self._known[ospid] = mark, root
+        return mark == known or UNTOLD in (mark, known)
 
     def _forget(self) -> None:
         """Those that are gone: twice as many as came since are looked at, the longest known

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = [
+    "UNTOLD",
     "Stat",
     "all_pids",
     "boot_id",

@@ -2,10 +2,11 @@
 
 An agent's programs carry its process with them: in their control group, where the daemon can make
 groups, and in their ancestry, with the daemon as sub-reaper, and a reaper above it that outlives it
-(`agentfs.process.reaper`), so that a program that lost its parents descends from one of them and is
-a stranger, not the operator. Both are looked at: root, and
-the daemon's user where groups are delegated to it, can leave a group, or enter another's, but
-nobody chooses whom it descends from. Where the two disagree, the ancestry is right.
+(`agentfs.process.reaper`), so that a program that lost its parents descends from one of them: it is
+its agent's where that is remembered (`agentfs.process.kin`), else a stranger, never the operator.
+Both are looked at: root, and the daemon's user where groups are delegated to it, can leave a group,
+or enter another's, but nobody chooses whom it descends from. Where the two disagree, the ancestry
+is right.
 """
 
 from __future__ import annotations
@@ -90,8 +91,7 @@ class Identity:
 
     def _agent_of(self, tid: int) -> Found:
         """The agent process that the thread belongs to; NOBODY: it descends from the daemon, or
-        from the reaper of an earlier one;
-        None: it is no agent's."""
+        from the reaper of an earlier one; None: it is no agent's."""
         if tid <= 0:
             return NOBODY
         group = self._programs.pid_of_thread(tid)

@@ -154,3 +154,18 @@ async def test_where_linux_does_not_tell_a_look_is_remembered(
         assert set(kin.of(os.getpid())) == {os.getpid(), child}
         kin.begin(child)
         assert kin.of(child) == [child], "the number is another's now"
+
+
+async def test_one_that_is_in_execve_is_known_all_the_same(
+    child: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Linux 6.13 it has no mark for that moment."""
+    kin = Kin()
+    monkeypatch.setattr(module, "parent_of", lambda ospid: (1, module.UNTOLD))
+    kin.saw(child, [child])
+    assert kin.of(child) == [child]
+    monkeypatch.undo()
+    assert kin.of(child) == [child]
+    assert kin.root_of(child, parent_of(child)[1]) == child
+    monkeypatch.setattr(module, "parent_of", lambda ospid: (1, 12345))
+    assert kin.of(child) == [], "another one of its number"

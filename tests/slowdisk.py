@@ -20,6 +20,8 @@ from typing import Any
 import pyfuse3
 import trio
 
+from agentfs.storage.within import mounts
+
 __all__ = ["SlowDisk", "detach"]
 
 
@@ -38,6 +40,7 @@ class SlowDisk:
         self._read("mounted")
         # The superblock's number is that of its connection.
         self._connection = os.minor(os.lstat(path).st_dev)
+        self._mounts = {number for number, place in mounts() if place == os.path.realpath(path)}
 
     @property
     def pid(self) -> int:
@@ -76,7 +79,9 @@ class SlowDisk:
             assert pipe is not None
             with contextlib.suppress(OSError):
                 pipe.close()
-        detach(self.path)
+        for number, place in mounts():  # wherever it is now
+            if number in self._mounts:
+                detach(Path(place))
 
 
 def detach(place: Path) -> None:

@@ -72,6 +72,7 @@ async def test_no_answer_in_time_is_etimedout_and_others_wait_less(disk: Disk) -
     assert is_silent(refused)
     first = trio.current_time() - began
     assert first >= 1.0
+    assert disk.asked
     with pytest.raises(KernelError) as refused:
         await there.run(disk.ask)
     assert f"{1.0 * DOUBTFUL:g} s" in refused.value.reason
@@ -79,10 +80,14 @@ async def test_no_answer_in_time_is_etimedout_and_others_wait_less(disk: Disk) -
 
 async def test_stuck_threads_are_bounded_and_come_back(disk: Disk) -> None:
     there = device()
-    for _ in range(2 * THREADS):
+    while disk.asked < THREADS:  # on a busy machine some do not even begin
         with pytest.raises(KernelError) as refused:
             await there.run(disk.ask)
         assert is_silent(refused)
+    for _ in range(THREADS):
+        with pytest.raises(KernelError) as refused:
+            await there.run(disk.ask)
+        assert "does not answer" in refused.value.reason
     assert disk.asked == THREADS
     disk.answering.set()
     with trio.fail_after(60):
@@ -96,8 +101,9 @@ async def test_stuck_threads_are_bounded_and_come_back(disk: Disk) -> None:
 
 async def test_what_comes_too_late_is_taken_back_once(disk: Disk) -> None:
     there, late = device(), list[int]()
-    with pytest.raises(KernelError):
-        await there.run(disk.ask, 5, late=late.append)
+    while not disk.asked:
+        with pytest.raises(KernelError):
+            await there.run(disk.ask, 5, late=late.append)
     assert not late
     disk.answering.set()
     with trio.fail_after(60):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
@@ -43,6 +44,8 @@ class Kin:
         self._known: dict[int, tuple[int, int]] = {}
         self._fresh: list[int] = []  # those we heard of since all forks were taken note of
         self._added = 0  # since we looked who is gone
+        self._ended: dict[int, None] = {}  # the roots that have, the last of them
+        self._doomed: list[int] = []  # what was forked after those
         self._lost = False  # whether forks were, since the last look
 
     def __len__(self) -> int:
@@ -95,7 +98,15 @@ class Kin:
         for ospid in below:
             if ospid not in self._known or not self._lives(ospid):
                 self._add(ospid, root)
-        self._forget()
+        if not self.is_told:
+            self._forget()
+
+    def end(self, root: int) -> None:
+        """Its program has ended and all that is known to descend from it was killed: so is what one
+        of those was just about to fork."""
+        self._ended[root] = None
+        while len(self._ended) > AT_ONCE:
+            del self._ended[next(iter(self._ended))]
 
     def of(self, root: int) -> list[int]:
         """All that descends from `root` and lives, as far as is known at this moment."""
@@ -134,21 +145,35 @@ class Kin:
         if taken == AT_ONCE:
             return False
         self._fresh = []
+        self._kill_doomed()
         self._forget()
         return True
+
+    def _kill_doomed(self) -> None:
+        """When all is heard: the number of one may have come by another."""
+        doomed, self._doomed = self._doomed, []
+        for ospid in doomed:
+            root = self._known.get(ospid, (GONE, 0))[1]
+            if root in self._ended and self._lives(ospid):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(ospid, signal.SIGKILL)
 
     def _heard(self, parent: int, child: int) -> None:
         self._fresh.append(child)
         if parent == os.getpid():
             self._begin(child)
         elif parent in self._known:
-            self._add(child, self._known[parent][1])
+            root = self._known[parent][1]
+            self._add(child, root)
+            if root in self._ended:
+                self._doomed.append(child)
         else:
             self._known.pop(child, None)  # whoever had its number is gone
 
     def _begin(self, root: int) -> None:
         for ospid in [each for each, (_, its) in self._known.items() if its == root]:
             del self._known[ospid]
+        self._ended.pop(root, None)
         self._add(root, root)
 
     def _add(self, ospid: int, root: int) -> None:
@@ -172,11 +197,12 @@ class Kin:
         return mark == known or UNTOLD in (mark, known)
 
     def _forget(self) -> None:
-        """Those that are gone: twice as many as came since are looked at, the longest known
-        first."""
-        most, self._added = min(2 * self._added, AT_ONCE), 0
+        """Those that are gone: three times as many as came since are looked at, the longest known
+        first. One that is found gone now may have forked since we last heard, and that is not to be
+        missed: it is forgotten the next time."""
+        most, self._added = min(3 * self._added, AT_ONCE), 0
         for ospid in list(itertools.islice(self._known, most)):
             lives = self._lives(ospid)
-            known = self._known.pop(ospid)
-            if lives:
-                self._known[ospid] = known
+            mark, root = self._known.pop(ospid)
+            if mark != GONE:
+                self._known[ospid] = mark if lives else GONE, root

@@ -412,6 +412,7 @@ class Programs(Measures):
             self.groups.kill(program.pid)
         else:
             self._kill_strays(program)
+            self.kin.end(program.ospid)
 
     # -- signals ---------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
+from pathlib import Path
 
 import pytest
 import trio
@@ -59,6 +60,10 @@ def forked_twice() -> tuple[int, int]:
         second = int(said.readline())
     os.waitpid(first, 0)
     return first, second
+
+
+def wait_for(child: int) -> None:
+    os.waitpid(child, 0)
 
 
 def come_and_go(number: int) -> None:
@@ -169,3 +174,40 @@ async def test_one_that_is_in_execve_is_known_all_the_same(
     assert kin.root_of(child, parent_of(child)[1]) == child
     monkeypatch.setattr(module, "parent_of", lambda ospid: (1, 12345))
     assert kin.of(child) == [], "another one of its number"
+
+
+@TOLD
+async def test_one_that_forked_and_ended_between_two_looks_is_not_missed() -> None:
+    """It is gone when a look comes, and what it forked was not heard of yet."""
+    kin = Kin()
+    async with followed(kin, lambda: None):
+        reader, writer = os.pipe()
+        first = os.fork()
+        if first == 0:
+            os.read(reader, 1)
+            if os.fork() == 0:
+                os.execv("/bin/sleep", ["sleep", "1000"])
+            os._exit(0)
+        kin.catch_up()
+        assert kin.of(first) == [first]
+        os.write(writer, b".")
+        wait_for(first)
+        kin._added = 100
+        kin._forget()
+        (second,) = kin.of(first)
+        os.kill(second, signal.SIGKILL)
+        os.close(reader)
+        os.close(writer)
+
+
+@TOLD
+async def test_what_is_forked_after_the_end_is_killed(child: int) -> None:
+    kin = Kin()
+    async with followed(kin, lambda: None):
+        first, second = forked_twice()
+        os.kill(second, signal.SIGKILL)
+        kin.catch_up()
+        kin.end(first)
+        kin._heard(second, child)
+        kin.catch_up()
+        eventually(lambda: b"State:\tZ" in Path(f"/proc/{child}/status").read_bytes())

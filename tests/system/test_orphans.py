@@ -15,7 +15,7 @@ import pytest
 
 from tests.hatchery import Hatchery
 from tests.puppet import Puppet
-from tests.system.test_reaper import watched
+from tests.system.test_reaper import parent_of, watched
 from tests.tree import Tree, eventually
 
 pytestmark = pytest.mark.mount
@@ -205,6 +205,11 @@ def test_who_left_counts_against_max_pids(told: Tree, tmp_path: Path) -> None:
     pid = told.spawn("alice", exec=words, restart="never", limits={"max_pids": 20})
     eventually(lambda: told.read(f"proc/{pid}/state").strip() == "dead")
     assert "max_pids" in told.read(f"proc/{pid}/info")
+    assert told.daemon is not None
+    above = parent_of(told.daemon)
+    with watched(above) as ended:
+        told.unmount()
+        assert ended(), "somebody got away"
 
 
 # -- where Linux does not tell -----------------------------------------------------------------

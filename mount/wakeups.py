@@ -11,13 +11,19 @@ poll /proc ten times a second: 15 % of a core with 1,000 of them, measured, wher
 while idle.
 
 The device reports POLLERR once the mount is gone, whoever unmounted it.
+
+A request that was in the device is gone again if its thread is killed before it is taken. Then who
+came to take it would wait for the next one with the event loop standing still, so the device does
+not block (O_NONBLOCK); pyfuse3 ends a task for which nothing is there, and it is begun anew.
 """
 
 from __future__ import annotations
 
+import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from types import TracebackType
 from typing import Any
 
 import pyfuse3
@@ -57,7 +63,9 @@ class Wakeups:
         """Take the place of `trio` in pyfuse3."""
         module: Any = pyfuse3
         lowlevel = _Instead(trio.lowlevel, wait_readable=self._wait)
-        module.trio = _Instead(trio, lowlevel=lowlevel, Lock=lambda: self.turns)
+        module.trio = _Instead(
+            trio, lowlevel=lowlevel, Lock=lambda: self.turns, open_nursery=_Workers
+        )
 
     def restore(self) -> None:
         module: Any = pyfuse3
@@ -77,6 +85,7 @@ class Wakeups:
             self.interrupts += 1
             self._interrupted()
         if self._poller is None:
+            os.set_blocking(descriptor, False)
             self._poller = select.poll()
             self._poller.register(descriptor, select.POLLIN)
         ready = self._poller.poll(0)
@@ -91,6 +100,39 @@ class Wakeups:
         if any(events & _GONE for _, events in ready):
             self.disconnected.set()
         self._unexplained = True
+
+
+class _Workers:
+    """The nursery of pyfuse3's tasks: one that found the request gone is begun anew. What it leaves
+    behind is a buffer of a megabyte, of which what was never written to takes no memory."""
+
+    def __init__(self) -> None:
+        self._manager = trio.open_nursery()
+        self._nursery: trio.Nursery | None = None
+
+    async def __aenter__(self) -> _Workers:
+        self._nursery = await self._manager.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        return await self._manager.__aexit__(kind, failure, trace)
+
+    def start_soon(self, task: Callable[..., Awaitable[Any]], *args: object, name: object) -> None:
+        async def again() -> None:
+            while True:
+                try:
+                    await task(*args)
+                    return
+                except BlockingIOError:
+                    continue
+
+        assert self._nursery is not None
+        self._nursery.start_soon(again, name=name)
 
 
 class _Instead:

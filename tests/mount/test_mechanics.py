@@ -346,3 +346,47 @@ async def test_an_answer_of_the_wrong_type_is_eio_and_the_mount_goes_on(
             assert small.mount.operations.faults == before + 1
         await small.do(os.close, descriptor)
     assert await small.do((small.path / "number").read_bytes) == b"0"
+
+
+class Eager:
+    """A poll that says for a while that a request is there: it was, and its thread was
+    killed before it was taken."""
+
+    def __init__(self, poller: select.poll) -> None:
+        self.poller = poller
+        self.lies = 50
+
+    def poll(self, timeout: int) -> list[tuple[int, int]]:
+        ready = self.poller.poll(timeout)
+        if not ready and self.lies:
+            self.lies -= 1
+            return [(0, select.POLLIN)]
+        return ready
+
+
+async def test_a_request_that_is_gone_before_it_is_taken_holds_up_nobody(
+    small: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the device blocks, the whole daemon stands still until the next request."""
+    monkeypatch.setattr("agentfs.mount.wakeups.TURN_SECONDS", 60.0)
+    wakeups = small.mount.wakeups
+    await small.do((small.path / "number").read_text)
+    assert wakeups._poller is not None
+    eager = Eager(wakeups._poller)
+    late = small.path.parent / "late"
+    script = 'sleep 20; > "$0"; while ls "$1"; do sleep 0.1; done'
+    words = ["sh", "-c", script, str(late), str(small.path)]
+    unblock = await small.do(lambda: subprocess.Popen(words, stdout=subprocess.DEVNULL))
+    try:
+        wakeups._poller = eager  # type: ignore[assignment]
+        assert await small.do((small.path / "number").read_text)
+        with trio.fail_after(30):
+            while eager.lies:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+        await trio.sleep(0.05)
+        assert not late.exists()
+    finally:
+        wakeups._poller = eager.poller
+        unblock.kill()
+        await small.do(unblock.wait)
+    assert await small.do((small.path / "number").read_text)

@@ -177,6 +177,8 @@ def every_kind() -> set[type[Event]]:
 ABOUT_NOBODY = {
     "account_closed",
     "account_opened",
+    "audit_cut",
+    "audit_full",
     "audit_half_full",
     "config_changed",
     "document_refused",
@@ -186,6 +188,7 @@ ABOUT_NOBODY = {
     "health_checked",
     "loop_held",
     "queue_changed",
+    "refusals_dropped",
     "topic_changed",
     "topic_removed",
     "uses_swept",

@@ -260,6 +260,7 @@ OTHERS = {
     "mounttable.py": "/proc",
     "parking.py": "/proc",
     "reading.py": "/proc",
+    "wakeups.py": "/dev/fuse",
     "walking.py": "/proc",
     "session.py": "/proc",
     "base.py": "/proc",

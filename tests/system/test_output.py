@@ -90,7 +90,7 @@ def test_a_program_that_has_stopped_itself_does_not_keep_its_children_from_being
     script = "setsid yes & yes & kill -STOP $$; wait"
     pid = tree.spawn("flood", exec=["sh", "-c", script])
     eventually(lambda: f"process {pid} writes its log too fast" in tree.log())
-    assert tree.read(f"proc/{pid}/state") == "sleeping\n"
+    until(tree / f"proc/{pid}/state", "sleeping")
     tree.write(f"proc/{pid}/ctl", "KILL")
     until(tree / f"proc/{pid}/state", "dead")
 

@@ -87,10 +87,13 @@ def test_who_writes_a_gigabyte_at_once_is_ended(tree: Tree) -> None:
 def test_a_program_that_has_stopped_itself_does_not_keep_its_children_from_being_held(
     tree: Tree,
 ) -> None:
-    script = "setsid yes & yes & kill -STOP $$; wait"
+    later = "until [ -e go ]; do sleep 0.05; done; exec"
+    script = f"setsid sh -c '{later} yes' & ({later} yes) & kill -STOP $$; wait"
     pid = tree.spawn("flood", exec=["sh", "-c", script])
-    eventually(lambda: f"process {pid} writes its log too fast" in tree.log())
     until(tree / f"proc/{pid}/state", "sleeping")
+    (tree / "agents/flood/memory/go").touch()
+    eventually(lambda: f"process {pid} writes its log too fast" in tree.log())
+    assert tree.read(f"proc/{pid}/state") == "sleeping\n"
     tree.write(f"proc/{pid}/ctl", "KILL")
     until(tree / f"proc/{pid}/state", "dead")
 

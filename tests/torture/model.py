@@ -74,6 +74,7 @@ class History:
     accepted: set[str] = field(default_factory=set)
     published: set[str] = field(default_factory=set)  # those of `tried` that went to topics
     dropped: set[str] = field(default_factory=set)  # whose writer was killed before it closed
+    halves: set[str] = field(default_factory=set)  # whose opener ends well, and another writes on
     deliveries: list[Delivery] = field(default_factory=list)
     acknowledged: dict[str, float] = field(default_factory=dict)  # id -> when it was certain
     left: list[tuple[str, str]] = field(default_factory=list)  # (id, payload) that wait or are dead
@@ -109,6 +110,9 @@ def _messages(history: History) -> Iterator[str]:
     for payload, numbers in sorted(ids.items()):
         if payload in history.dropped:
             yield f"kept: {payload} is there, and a signal ended whoever wrote it"
+        elif payload in history.halves:
+            if any(whole.startswith(payload) for whole in history.accepted):
+                yield f"cut: {payload} is there, and more of it was accepted"
         elif payload not in history.tried:
             yield f"invented: {payload} was never sent"
         if len(numbers) > 1:

@@ -224,6 +224,8 @@ class _Rig:
                     history.tried.add(payload)
                     if payload.partition(":")[0] in topics:
                         history.published.add(payload)
+                case "half", [payload]:
+                    history.halves.add(payload)
                 case "dropped", [payload]:
                     history.dropped.add(payload)
                 case "ok", [payload]:

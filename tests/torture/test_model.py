@@ -64,6 +64,11 @@ def _half(history: History) -> None:
     history.left.append(("09", "a:"))
 
 
+def _cut(history: History) -> None:
+    history.halves.add("a:")
+    history.left.append(("09", "a:"))
+
+
 def _invented(history: History) -> None:
     history.deliveries.append(Delivery(5.0, "alice", "05", 1, "a:9"))
 
@@ -140,6 +145,7 @@ def _overdrawn(history: History) -> None:
         (_invented, "invented: a:9"),
         (_kept, "kept: a:9"),
         (_half, "invented: a:"),
+        (_cut, "cut: a:"),
         (_changed, "changed: message 03"),
         (_unmarked, "unmarked: 02"),
         (_backwards, "backwards: attempt 3 of 02"),
@@ -162,6 +168,14 @@ def test_a_violation_is_found(spoil: Callable[[History], None], word: str) -> No
     history = good()
     spoil(history)
     assert any(violation.startswith(word) for violation in check(history)), check(history)
+
+
+def test_half_of_a_message_whose_other_writer_was_killed_is_no_violation() -> None:
+    history = good()
+    history.tried.add("b:12-end")
+    history.halves.add("b:12-")
+    history.left.append(("09", "b:12-"))
+    assert check(history) == []
 
 
 def test_a_note_that_was_written_late_is_no_violation() -> None:

@@ -134,8 +134,10 @@ def through_a_socket(payload: str) -> None:
 
 
 def by_an_orphan(payload: str) -> None:
-    """Its opener ends by itself, and the child of that writes on."""
+    """Its opener ends by itself, and the child of that writes on. Where the child is killed before
+    that, or while it happens, the half is what the opener left when it ended well."""
     first, second = halves(payload)
+    notes.write("half", first.decode())
     reader, writer = os.pipe()
 
     def begin() -> None:

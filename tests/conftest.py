@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import stat
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agentfs.process.launch import PR_SET_CHILD_SUBREAPER
 from tests.hatchery import Hatchery, QuickTree
 from tests.tree import Tree
 
@@ -34,6 +36,14 @@ def why_no_fuse() -> str:
             " fuse module, and give this user access to the device."
         )
     return ""
+
+
+@pytest.fixture(autouse=True)
+def no_subreaper() -> Iterator[None]:
+    """A test that runs the parts of the kernel in this process makes it a sub-reaper: it would stay
+    one, and all orphans of the tests after it zombies, which nobody waits for."""
+    yield
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ PROC_EVENT_NONE, PROC_EVENT_FORK = 0, 1
 NLMSG_DONE = 3
 HEAD = struct.Struct("=IHHIIIIIIHH")  # nlmsghdr, then cn_msg
 WHAT = HEAD.size  # where the kind of an event stands
+WHEN = struct.Struct("=Q")  # in ns of CLOCK_MONOTONIC
 CHILD_PID, CHILD_TGID = WHAT + 24, WHAT + 28
 PIDS = struct.Struct("=IIII")  # parent's pid and tgid, child's pid and tgid
 SIZE = 256
@@ -56,7 +57,8 @@ def _filter() -> bytes:
 
 
 class LostForksError(Exception):
-    """There were more than there was room for."""
+    """There were more than there was room for: those that wait now came before the ones that are
+    lost, and Linux keeps no more until all of them are taken."""
 
 
 class Forks:
@@ -96,8 +98,9 @@ class Forks:
         """What becomes readable when there are some."""
         return self._socket.fileno()
 
-    def take(self, most: int) -> Iterator[tuple[int, int]]:
-        """(parent, child) of those that wait, `most` at once; 3 µs each. Raises LostForksError."""
+    def take(self, most: int) -> Iterator[tuple[int, int, int]]:
+        """(parent, child, when) of those that wait, `most` at once; 3 µs each. `when`: after the
+        child began, see `began_by`. Raises LostForksError."""
         for _ in range(most):
             try:
                 event = self._socket.recv(SIZE)
@@ -109,7 +112,8 @@ class Forks:
                 raise LostForksError from None
             if len(event) >= CHILD_TGID + 4 and event[WHAT] == PROC_EVENT_FORK:
                 _, parent, _, child = PIDS.unpack_from(event, WHAT + 16)
-                yield parent, child
+                (when,) = WHEN.unpack_from(event, WHAT + 8)
+                yield parent, child, when
 
     def close(self) -> None:
         """Hear no more."""

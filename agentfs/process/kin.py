@@ -19,7 +19,7 @@ from contextlib import suppress
 import trio
 
 from agentfs.process.forks import Forks, LostForksError
-from agentfs.process.proc import UNTOLD, parent_of
+from agentfs.process.proc import UNTOLD, began_by, parent_of
 
 __all__ = ["Kin"]
 
@@ -42,11 +42,13 @@ class Kin:
         self._forks: Forks | None = None
         # By OS pid: what tells it from a later one of its number (see `parent_of`), and its root.
         self._known: dict[int, tuple[int, int]] = {}
-        self._fresh: list[int] = []  # those we heard of since all forks were taken note of
-        self._added = 0  # since we looked who is gone
+        # Those we heard of since all forks were taken note of, and when each was forked.
+        self._fresh: dict[int, int] = {}
+        self._due = 0  # how many are to be looked at: whether they are gone
         self._ended: dict[int, None] = {}  # the roots that have, the last of them
         self._doomed: list[int] = []  # what was forked after those
         self._lost = False  # whether forks were, since the last look
+        self._doubtful = False  # whether they were, since all were taken note of
 
     def __len__(self) -> int:
         return len(self._known)
@@ -90,7 +92,8 @@ class Kin:
     def begin(self, root: int) -> None:
         """`root` is the first of a line. Whoever had its number is forgotten."""
         self.catch_up()
-        if self._known.get(root, (0, 0))[1] != root or not self.is_told:
+        known = self._known.get(root, (0, 0))[1] == root and not self._is_anothers(root)
+        if not (known and self.is_told):
             self._begin(root)
 
     def saw(self, root: int, below: Iterable[int]) -> None:
@@ -128,26 +131,36 @@ class Kin:
                     pass
 
     def _take(self) -> bool:
-        """Take note of some of the forks that wait; whether those were all. If some were lost, who
-        came just before is forgotten: the number may be another's. Raises OSError."""
+        """Take note of some of the forks that wait; whether those were all. Raises OSError."""
         assert self._forks is not None
         taken = 0
         try:
-            for parent, child in self._forks.take(AT_ONCE):
+            for parent, child, when in self._forks.take(AT_ONCE):
                 taken += 1
-                self._heard(parent, child)
+                self._heard(parent, child, when)
         except LostForksError:
-            for ospid in self._fresh:
-                self._known.pop(ospid, None)
-            self._fresh = []
-            self._lost = True
+            self._lost = self._doubtful = True
             return False
         if taken == AT_ONCE:
             return False
-        self._fresh = []
+        if self._doubtful:
+            self._doubtful = False
+            self._doubt()
+        self._fresh = {}
         self._kill_doomed()
         self._forget()
         return True
+
+    def _doubt(self) -> None:
+        """Forks were lost: the number of whoever is gone may be another's, whose children were then
+        those of the one who had it. Who lives stays, and who is gone is soon forgotten."""
+        for ospid, when in self._fresh.items():
+            if ospid in self._known and not began_by(ospid, when):
+                self._known[ospid] = GONE, self._known[ospid][1]
+        for ospid in list(self._known):
+            if self._is_anothers(ospid):
+                del self._known[ospid]
+        self._due = 2 * len(self._known)
 
     def _kill_doomed(self) -> None:
         """When all is heard: the number of one may have come by another."""
@@ -158,8 +171,8 @@ class Kin:
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(ospid, signal.SIGKILL)
 
-    def _heard(self, parent: int, child: int) -> None:
-        self._fresh.append(child)
+    def _heard(self, parent: int, child: int, when: int) -> None:
+        self._fresh[child] = when
         if parent == os.getpid():
             self._begin(child)
         elif parent in self._known:
@@ -183,7 +196,7 @@ class Kin:
             self._known[ospid] = parent_of(ospid)[1], root
         except OSError:
             self._known[ospid] = GONE, root
-        self._added += 1
+        self._due += 3
 
     def _lives(self, ospid: int) -> bool:
         """Whether it is there still. Before Linux 6.13 one in execve has no mark for a moment."""
@@ -196,13 +209,23 @@ class Kin:
             self._known[ospid] = mark, root
         return mark == known or UNTOLD in (mark, known)
 
+    def _is_anothers(self, ospid: int) -> bool:
+        """Whether it is gone and another has its number now."""
+        if self._lives(ospid):
+            return False
+        with suppress(OSError):
+            parent_of(ospid)
+            return True
+        return False
+
     def _forget(self) -> None:
-        """Those that are gone: three times as many as came since are looked at, the longest known
-        first. One that is found gone now may have forked since we last heard, and that is not to be
-        missed: it is forgotten the next time."""
-        most, self._added = min(3 * self._added, AT_ONCE), 0
+        """Those that are gone: three are looked at for each that came, now or later, the longest
+        known first. One that is found gone now may have forked since we last heard, and that is not
+        to be missed: it is forgotten the next time."""
+        most = min(self._due, AT_ONCE)
         for ospid in list(itertools.islice(self._known, most)):
             lives = self._lives(ospid)
             mark, root = self._known.pop(ospid)
             if mark != GONE:
                 self._known[ospid] = mark if lives else GONE, root
+        self._due = min(self._due - most, 2 * len(self._known))

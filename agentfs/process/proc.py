@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = [
+    "TICKS",
     "UNTOLD",
     "Stat",
     "all_pids",
+    "began_by",
     "boot_id",
     "code_of_zombie",
     "descended",
@@ -66,6 +68,9 @@ UNTOLD = -1
 """The start time of a process that is in execve."""
 
 PAUSE = 0.0002
+
+TICKS = os.sysconf("SC_CLK_TCK")
+"""So many a second: what Linux counts the start of processes and their processor time in."""
 
 ENOUGH = 4096
 """The bytes that nearly every file of a process fits into."""
@@ -193,6 +198,16 @@ def parent_of(ospid: int) -> tuple[int, int]:
     if stat is None:
         raise ProcessLookupError(ospid)
     return stat.ppid, stat.start
+
+
+def began_by(ospid: int, when: int) -> bool:
+    """Whether it is there and began no later than `when`, in ns of CLOCK_MONOTONIC: whoever got its
+    number after that is another. Who is in execve may have."""
+    stat = read_stat(ospid)
+    if stat is None:
+        return False
+    asleep = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+    return stat.began(UNTOLD) or stat.start <= (when + asleep) * TICKS // 10**9
 
 
 def thread_group(tid: int) -> int:

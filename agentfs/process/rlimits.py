@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from agentfs.process.proc import all_pids, descended, is_in_execve, read_stat
+from agentfs.process.proc import TICKS, all_pids, descended, is_in_execve, read_stat
 
 __all__ = [
     "CPU_BELT",
@@ -36,7 +35,6 @@ closes every number that it might have open would take minutes, and one that use
 meet numbers that this cannot take. Looked up as this module is imported, before anybody raises it.
 """
 
-TICKS = os.sysconf("SC_CLK_TCK")
 MIB = 1024 * 1024
 
 

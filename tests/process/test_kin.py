@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from agentfs.process.forks import Forks, LostForksError
 from agentfs.process.kin import Kin
 from agentfs.process.proc import parent_of
 from tests.tree import eventually
+
+Fork = tuple[int, int, int]
 
 
 def _tells() -> bool:
@@ -30,11 +33,19 @@ def _tells() -> bool:
 TOLD = pytest.mark.skipif(not _tells(), reason="Linux does not tell of forks in this container")
 
 
+@contextmanager
+def sleeper() -> Iterator[int]:
+    with subprocess.Popen(["sleep", "1000"]) as program:
+        try:
+            yield program.pid
+        finally:
+            program.kill()
+
+
 @pytest.fixture
 def child() -> Iterator[int]:
-    with subprocess.Popen(["sleep", "1000"]) as program:
-        yield program.pid
-        program.kill()
+    with sleeper() as ospid:
+        yield ospid
 
 
 @asynccontextmanager
@@ -117,7 +128,7 @@ async def test_forks_that_are_lost_are_looked_for(
         taken = Forks.take
         losing = [True]
 
-        def take(forks: Forks, most: int) -> Iterator[tuple[int, int]]:
+        def take(forks: Forks, most: int) -> Iterator[Fork]:
             yield from taken(forks, most)
             if losing:
                 losing.clear()
@@ -128,19 +139,102 @@ async def test_forks_that_are_lost_are_looked_for(
         try:
             with trio.fail_after(30):
                 await again.wait()
-            assert kin.of(first) == [], "the number might be another's"
+            assert kin.of(first) == [second], "it was heard of, and began when it was forked"
             assert kin.of(child) == [child], "what was known before still is"
         finally:
             os.kill(second, signal.SIGKILL)
 
 
+def lose(monkeypatch: pytest.MonkeyPatch, *waiting: Fork) -> None:
+    """Some forks are lost, after those that are `waiting` besides what Linux tells."""
+    taken, turns = Forks.take, iter([True])
+
+    def take(forks: Forks, most: int) -> Iterator[Fork]:
+        if next(turns, False):
+            raise LostForksError
+        monkeypatch.setattr(Forks, "take", taken)
+        yield from waiting
+        yield from taken(forks, most)
+
+    monkeypatch.setattr(Forks, "take", take)
+
+
 @TOLD
-def test_a_flood_is_noticed() -> None:
+async def test_if_forks_were_lost_who_got_the_number_of_one_that_is_gone_is_another(
+    child: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kin = Kin()
+    async with followed(kin, lambda: None):
+        with sleeper() as root:
+            kin.begin(root)
+            began = time.monotonic_ns()
+            lose(monkeypatch, (root, child, began - 10**9))
+            assert kin.of(root) == [root], "what was forked then is gone"
+            lose(monkeypatch, (root, child, began))
+            assert kin.of(root) == [root, child], "it lives"
+
+
+@TOLD
+async def test_if_forks_were_lost_the_children_of_another_are_not_those_of_who_had_its_number(
+    child: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kin = Kin()
+    async with followed(kin, lambda: None):
+        kin.catch_up()
+        with monkeypatch.context() as then:
+            then.setattr(module, "parent_of", lambda ospid: (1, 12345))
+            kin.saw(1, [child])
+            assert kin.of(1) == [child]
+        lose(monkeypatch)
+        kin.catch_up()
+        with sleeper() as innocent:
+            kin.catch_up()
+            kin._heard(child, innocent, time.monotonic_ns())
+            assert kin.of(1) == []
+
+
+@TOLD
+async def test_if_forks_were_lost_all_that_are_gone_are_forgotten(
+    child: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kin = Kin()
+    async with followed(kin, lambda: None):
+        kin.begin(child)
+        kin.saw(child, range(10**8, 10**8 + 3000))  # there is no number that high
+        kin._due = 0
+        assert len(kin) > 3000
+        lose(monkeypatch)
+        for _ in range(10):
+            kin.catch_up()
+        assert len(kin) < 100
+        assert kin.of(child) == [child]
+
+
+@TOLD
+async def test_more_than_are_looked_at_at_once_are_forgotten_later(child: int) -> None:
+    kin = Kin()
+    async with followed(kin, lambda: None):
+        kin.begin(child)
+        kin.saw(child, range(10**8, 10**8 + 3000))
+        for _ in range(10):
+            kin.catch_up()
+        assert len(kin) < 100
+        assert kin.of(child) == [child]
+
+
+@TOLD
+def test_a_flood_is_noticed_and_what_came_before_is_told_after() -> None:
     with closing(Forks()) as forks:
-        forks._socket.setsockopt(1, 33 if os.geteuid() == 0 else 8, 1)  # SO_RCVBUF(FORCE)
+        forks._socket.setsockopt(1, 33 if os.geteuid() == 0 else 8, 20_000)  # SO_RCVBUF(FORCE)
+        before = time.monotonic_ns()
         come_and_go(50)
         with pytest.raises(LostForksError):
             list(forks.take(1000))
+        after = time.monotonic_ns()
+        told = list(forks.take(1000))
+        assert told
+        assert all(before <= when <= after for _, _, when in told)
+        assert len(told) < 100, "not all"
 
 
 async def test_where_linux_does_not_tell_a_look_is_remembered(
@@ -192,7 +286,7 @@ async def test_one_that_forked_and_ended_between_two_looks_is_not_missed() -> No
         assert kin.of(first) == [first]
         os.write(writer, b".")
         wait_for(first)
-        kin._added = 100
+        kin._due = 300
         kin._forget()
         (second,) = kin.of(first)
         os.kill(second, signal.SIGKILL)
@@ -208,6 +302,6 @@ async def test_what_is_forked_after_the_end_is_killed(child: int) -> None:
         os.kill(second, signal.SIGKILL)
         kin.catch_up()
         kin.end(first)
-        kin._heard(second, child)
+        kin._heard(second, child, time.monotonic_ns())
         kin.catch_up()
         eventually(lambda: b"State:\tZ" in Path(f"/proc/{child}/status").read_bytes())

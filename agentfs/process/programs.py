@@ -110,6 +110,7 @@ class Programs(Measures):
         self.in_tree = False
         self._watched: dict[int, Program] = {}
         self._launches: set[Launch] = set()
+        self._early: dict[int, bool] = {}  # children, not watched yet, that stopped or went on
         self._adopted: list[tuple[Program, Process]] = []  # that may stand still
         self.generation = 0  # counts the programs that came or went
         self._launched = trio.Event()
@@ -574,8 +575,15 @@ class Programs(Measures):
             orphans.reap_all(self._watched) if all_of_them else orphans.reap(self._watched)
 
     def stops(self) -> list[tuple[Program, bool]]:
-        """Which of our children were stopped (True) or went on since the last call."""
+        """Which of our children were stopped (True) or went on since the last call. What one does
+        while it is being launched is told once it is known whose it is."""
+        early, self._early = self._early, {}
         found: list[tuple[Program, bool]] = []
+        for ospid, stopped in early.items():
+            if ospid in self._watched:
+                found.append((self._watched[ospid], stopped))
+            elif self._launches:
+                self._early[ospid] = stopped
         flags = os.WSTOPPED | os.WCONTINUED | os.WNOHANG
         while True:
             try:
@@ -587,6 +595,8 @@ class Programs(Measures):
             program = self._watched.get(event.si_pid)
             if program is not None:
                 found.append((program, event.si_code == os.CLD_STOPPED))
+            elif self._launches:
+                self._early[event.si_pid] = event.si_code == os.CLD_STOPPED
 
     def tidy(self) -> None:
         """Remove control groups that could not be removed before."""

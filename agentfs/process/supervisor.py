@@ -101,10 +101,13 @@ class Supervisor(Again):
             async for _ in received:
                 try:
                     self.programs.reap_orphans()
-                    for program, stopped in self.programs.stops():
-                        self._saw(program, stopped=stopped)
+                    self._follow_stops()
                 except Exception:
                     log.exception("what children of ours did was not taken note of")
+
+    def _follow_stops(self) -> None:
+        for program, stopped in self.programs.stops():
+            self._saw(program, stopped=stopped)
 
     def _saw(self, program: Program, *, stopped: bool) -> None:
         process = self._process_of(program)
@@ -162,6 +165,7 @@ class Supervisor(Again):
         self.heartbeats.begin(process)
         if fatal:
             self.signals.send(process, fatal)
+        self._follow_stops()  # it may have stopped itself already
 
     def watch(self, program: Program) -> None:
         """See to the end of a program."""

@@ -359,6 +359,13 @@ async def test_a_stop_and_a_continue_from_outside_are_seen(system: System) -> No
     await system.until(lambda: process.state is State.RUNNING)
 
 
+async def test_who_stops_itself_as_soon_as_it_is_started_is_seen_to(system: System) -> None:
+    """Linux tells of it once, and that may be before the launch has said whose program it is."""
+    for number in range(20):
+        process = await system.shell(f"bob{number}", "kill -STOP $$")
+        await system.until(lambda process=process: process.state is State.SLEEPING)  # type: ignore[misc]
+
+
 async def test_a_python_program_is_started_as_well_as_a_shell(system: System) -> None:
     process = await system.spawn("bob", exec=[PYTHON, "-c", "import os; print(os.getcwd())"])
     assert await ended(system, process.pid) == 0

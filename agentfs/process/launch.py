@@ -27,6 +27,7 @@ from agentfs.errors import KernelError
 from agentfs.process.confine import FREE, Cell, Confinement
 from agentfs.process.model import Process
 from agentfs.process.own_program import own_program
+from agentfs.process.proc import read_stat
 from agentfs.process.readable import SYSTEM, named_files, of_program
 from agentfs.process.rlimits import Limit, lay_on
 from agentfs.process.unstarted import why_not
@@ -37,7 +38,8 @@ INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ
 """What a program gets of the daemon's environment, and every LC_*."""
 
 SHARED = struct.Struct("=qqq")  # the child's pid, the step that failed, its errno
-ABANDONED = SHARED.size  # where it says, in the byte after these, that nobody wants the child
+BEGAN = struct.Struct("=q")  # after these: the child's start time
+ABANDONED = SHARED.size + BEGAN.size  # where it says, in a byte, that nobody wants the child
 ENTER_GROUP, ENTER_FOLDER, ENTER_CELL = 1, 2, 3
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -91,6 +93,12 @@ class Launch:
     def ospid(self) -> int:
         """The child's OS pid; 0 before there is one."""
         return int(SHARED.unpack_from(self._shared, 0)[0])
+
+    @property
+    def began(self) -> int:
+        """The child's start time, as it says itself: while it is in execve nobody else can ask for
+        that without waiting, and on a busy machine that is no moment."""
+        return int(BEGAN.unpack_from(self._shared, SHARED.size)[0])
 
     def abandon(self) -> None:
         """Nobody waits for it any more: end its child, now or when there is one. The thread reaps
@@ -253,6 +261,8 @@ class Launch:
             SHARED.pack_into(shared, 0, os.getpid(), 0, 0)
             if shared[ABANDONED]:
                 os._exit(127)
+            stat = read_stat(os.getpid(), settled=True)
+            BEGAN.pack_into(shared, SHARED.size, 0 if stat is None else stat.start)
             try:
                 for entry in entries:
                     os.write(entry, b"0")

@@ -112,7 +112,7 @@ class OwnCalls:
         """Make a program that was started elsewhere that of process `pid`.
 
         Raises ESRCH (no such program), EBUSY (the process has a program, or the program a
-        process), EPERM (another user's program, the daemon itself).
+        process), EPERM (another user's program, the daemon itself), EAGAIN (it is in execve).
         """
         with self._gate.enter(principal):
             process = rules.own_alive(self._table, principal, pid)

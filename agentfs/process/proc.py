@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import struct
 import time
 from collections.abc import Iterable, Mapping
@@ -29,6 +30,7 @@ __all__ = [
     "descended",
     "exit_code",
     "is_in_execve",
+    "is_stopped",
     "lost_exit_code",
     "mark_of",
     "parent_of",
@@ -153,6 +155,23 @@ def is_in_execve(ospid: int) -> bool:
         return b"\nVmSize:" in read_file(f"/proc/{ospid}/status")
     except OSError:
         return False
+
+
+def is_stopped(ospid: int) -> bool:
+    """Whether it stands still until it is told to go on, or is about to: a STOP waits for it.
+
+    One that waits in vfork(2) until its child executes something stops after that: never, where
+    the child was stopped too, as it is by a STOP for their group. dash starts commands so.
+    """
+    try:
+        lines = read_file(f"/proc/{ospid}/status").splitlines()
+    except OSError:
+        return False
+    said = {key: value.strip() for key, _, value in (line.partition(b":") for line in lines)}
+    if said[b"State"][:1] in b"TZX":
+        return said[b"State"][:1] == b"T"
+    waiting = int(said[b"SigPnd"], 16) | int(said[b"ShdPnd"], 16)
+    return bool(waiting >> (signal.SIGSTOP - 1) & 1)
 
 
 def _in_execve(ospid: int) -> Stat | None:

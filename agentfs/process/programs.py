@@ -26,7 +26,15 @@ from agentfs.process.confine import FREE, Confinement, mechanisms
 from agentfs.process.launch import Launch, become_subreaper
 from agentfs.process.measures import Measures
 from agentfs.process.model import Process, State
-from agentfs.process.proc import code_of_zombie, exit_code, lost_exit_code, mark_of, read_stat
+from agentfs.process.proc import (
+    UNTOLD,
+    code_of_zombie,
+    exit_code,
+    is_stopped,
+    lost_exit_code,
+    mark_of,
+    read_stat,
+)
 from agentfs.process.reapers import Reapers
 from agentfs.process.rlimits import below
 from agentfs.process.slots import Slots
@@ -57,8 +65,8 @@ OWN = 1 / 8
 """The part of RLIMIT_NOFILE that programs leave, for what the operator does: each takes one of our
 descriptors for good. Clients' open files leave a quarter (`agentfs.providers.descriptors`)."""
 
-# A program that was just started may still be in execve: some µs, if it does not close a file of
-# this tree there.
+# A program that is looked at may be in execve: some µs, if it does not close a file of this tree
+# there, and the machine is not busy.
 EXECVE_SECONDS = 0.01
 
 
@@ -238,7 +246,7 @@ class Programs(Measures):
                 if group is not None:
                     self.groups.remove(process.pid)
                 raise
-            program = self._watch(process, ospid, offset)
+            program = self._watch(process, ospid, launch.began, offset)
             program.confined = held.kept_from
             return program
         finally:
@@ -276,7 +284,7 @@ class Programs(Measures):
             f"{process.name} cannot be started: exec did not start within {LAUNCH_SECONDS:g} s",
         )
 
-    def _watch(self, process: Process, ospid: int, offset: int) -> Program:
+    def _watch(self, process: Process, ospid: int, start: int, offset: int) -> Program:
         """Take up our new child. Raises EMFILE or ENOMEM, after ending it."""
         try:
             pidfd = os.pidfd_open(ospid)
@@ -284,8 +292,6 @@ class Programs(Measures):
             os.killpg(ospid, signal.SIGKILL)
             os.waitpid(ospid, 0)
             raise KernelError.from_os(failure, f"cannot watch {process.name}") from failure
-        stat = read_stat(ospid, EXECVE_SECONDS)
-        start = 0 if stat is None else stat.start
         program = Program(process.pid, ospid, start, pidfd, offset=offset)
         if not self.groups.available:
             self.kin.begin(ospid)
@@ -307,7 +313,7 @@ class Programs(Measures):
         # After the pidfd: it cannot become another one now.
         stat = read_stat(program.ospid, EXECVE_SECONDS)
         ours = stat is not None and stat.ppid == os.getpid()
-        if stat is None or stat.start != process.os_start or (stat.ended and not ours):
+        if stat is None or not stat.began(process.os_start) or (stat.ended and not ours):
             os.close(program.pidfd)
             return None
         if self.groups.available:
@@ -353,6 +359,9 @@ class Programs(Measures):
         if stat is None or stat.ended:
             os.close(pidfd)
             raise KernelError(errno.ESRCH, f"program {ospid} has ended")
+        if stat.start == UNTOLD:
+            os.close(pidfd)
+            raise KernelError(errno.EAGAIN, f"program {ospid} is just executing something")
         ours = stat.ppid == os.getpid()
         program = Program(pid, ospid, stat.start, pidfd, ours=ours, attached=True)
         if self.groups.available:
@@ -424,7 +433,7 @@ class Programs(Measures):
 
     def stopped(self, program: Program) -> bool:
         """Whether it was stopped, by whomever."""
-        return _is_stopped(program.ospid)
+        return is_stopped(program.ospid)
 
     def signal(self, program: Program, signum: int) -> None:
         """Send a signal to the whole process group. One that has ended is no fault.
@@ -509,7 +518,7 @@ class Programs(Measures):
         """The same for one that an earlier daemon held, maybe: nobody knows what of it."""
         if not self.groups.available:
             found = [program.ospid, *self._strays(program, adopted=True)]
-            program.stilled = {ospid: None for ospid in found if _is_stopped(ospid)}
+            program.stilled = {ospid: None for ospid in found if is_stopped(ospid)}
         elif self.stopped(program):
             program.stilled = {program.ospid: None}
         self.release(program, stay=stay)
@@ -612,8 +621,3 @@ class Programs(Measures):
 def _group_of(ospid: int) -> int:
     stat = read_stat(ospid)
     return 0 if stat is None else stat.group
-
-
-def _is_stopped(ospid: int) -> bool:
-    stat = read_stat(ospid)
-    return stat is not None and stat.state == "T"

@@ -59,7 +59,8 @@ def _stop_writers(state: Path, stopped: list[int]) -> None:
     """Stop everybody, and add them to `stopped`, so that they go on whatever happens here."""
     folders = tuple(f"{state.resolve() / folder}/" for folder in WRITTEN)
     for _ in range(ROUNDS):
-        found = stop(writers(lambda path: path.startswith(folders)))
+        running = stop(writers(lambda path: path.startswith(folders)))
+        found = [ospid for ospid in running if ospid not in stopped]  # each is waited for once
         stopped += found
         _wait_stopped(found)
         if not found:

@@ -20,13 +20,14 @@ import trio.testing
 from agentfs.errors import KernelError
 from agentfs.events import AgentChanged, AgentDefined, AgentRemoved, SignalSent
 from agentfs.process.model import Process, Restart, State
-from agentfs.process.proc import read_stat
+from agentfs.process.proc import is_stopped, read_stat
 from agentfs.process.spec import ProcessSpec
 from agentfs.security.principal import Kind, Principal
 from tests.process.test_programs import needs_root
 from tests.process.test_supervisor import jump, over
 from tests.process.world import (
     OPERATOR,
+    PYTHON,
     System,
     alive,
     as_agent,
@@ -59,8 +60,16 @@ def notices(system: System, process: Process) -> list[str]:
 
 
 def stopped(ospid: int) -> bool:
+    """Whether it stands still, or waits in vfork(2) for its child that does: dash starts commands
+    so, and Linux does not stop it before the child has executed something."""
     stat = read_stat(ospid)
-    return stat is not None and stat.state == "T"
+    if stat is None or stat.state not in "TD":
+        return False
+    return stat.state == "T" or (is_stopped(ospid) and any(map(stopped, children(ospid))))
+
+
+def children(ospid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{ospid}/task/{ospid}/children").read_text().split()]
 
 
 # -- spawn -----------------------------------------------------------------------------------------
@@ -318,6 +327,43 @@ async def test_stop_and_cont_stop_the_group_and_move_the_state(system: System) -
     for ospid in (process.ospid or 0, child):
         await eventually(lambda ospid=ospid: not stopped(ospid))
     commands(system, process, "CONT")
+    assert process.state is State.RUNNING
+
+
+VFORKS = """
+import os, signal
+print("up", flush=True)
+started = os.posix_spawn("/bin/true", ["true"], {}, file_actions=[
+    (os.POSIX_SPAWN_OPEN, 0, "fifo", os.O_RDONLY, 0)])
+os.waitpid(started, 0)
+print("went on", flush=True)
+signal.pause()
+"""
+"""Waits in vfork(2) for a child, and that for somebody who opens the FIFO."""
+
+
+async def test_a_program_that_waits_in_vfork_stays_asleep_when_it_is_told_to_stop(
+    system: System,
+) -> None:
+    """Linux says of it that it went on, and never that it was stopped again."""
+    process = await system.shell("bob", f"mkfifo fifo; exec {PYTHON} -c '{VFORKS}'")
+    ospid = process.ospid or 0
+    await system.said("bob", "up")
+    await eventually(lambda: [read_stat(child).state for child in children(ospid)] == ["S"])  # type: ignore[union-attr]
+    await eventually(lambda: read_stat(ospid).state == "D")  # type: ignore[union-attr]
+    program = system.programs.find(ospid)
+    assert program is not None
+    assert not system.programs.stopped(program)
+    commands(system, process, "STOP")
+    await eventually(lambda: stopped(ospid))
+    assert read_stat(ospid).state == "D"  # type: ignore[union-attr]
+    assert system.programs.stopped(program)
+    system.supervisor._saw(program, stopped=False)  # a CONT before, of which we hear only now
+    assert process.state is State.SLEEPING
+    commands(system, process, "CONT")
+    assert not system.programs.stopped(program)
+    (system.agents.memory_dir("bob") / "fifo").write_bytes(b"")
+    await system.said("bob", "went on")
     assert process.state is State.RUNNING
 
 

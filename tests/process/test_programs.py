@@ -16,7 +16,7 @@ import trio.lowlevel
 import trio.testing
 
 from agentfs.errors import KernelError
-from agentfs.process import programs
+from agentfs.process import proc, programs
 from agentfs.process.cgroups import ControlGroups
 from agentfs.process.launch import Launch
 from agentfs.process.logs import TAIL, rotate, tail
@@ -84,6 +84,43 @@ async def test_a_program_leads_a_session_and_group_of_its_own_in_its_memory(syst
     assert system.agents.log_path("bob").read_text() == f"{memory}\n", "and stdin is empty"
     assert memory.stat().st_mode & 0o777 == 0o700
     assert process.os_start == stat.start
+
+
+async def test_a_program_that_is_long_in_execve_can_be_told_to_stop_and_is_found_again(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine it may be preempted there, and nobody else knows when it began."""
+    with monkeypatch.context() as patch:
+        patch.setattr(proc, "is_in_execve", lambda ospid: True)
+        process = await system.spawn("bob", exec=["sleep", "1000"])
+        program = system.programs.find(process.ospid)
+        assert program is not None
+        assert system.programs.alive(process)
+    stat = read_stat(program.ospid)
+    assert stat is not None
+    assert (process.os_start, program.os_start) == (stat.start, stat.start)
+    assert system.programs.alive(process)
+    system.processes.signal(OPERATOR, process.pid, "STOP")
+    await eventually(lambda: system.programs.stopped(program))
+    later = programs.Programs("/nowhere", "later")
+    later.groups._base = ""
+    with monkeypatch.context() as patch:
+        patch.setattr(proc, "is_in_execve", lambda ospid: True)
+        adopted = later.adopt(process)
+    assert adopted is not None
+    os.close(adopted.pidfd)
+
+
+async def test_what_is_in_execve_cannot_be_attached_yet(
+    system: System, monkeypatch: pytest.MonkeyPatch, descriptors: Any
+) -> None:
+    before = descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(proc, "is_in_execve", lambda ospid: True)
+        with pytest.raises(KernelError) as caught:
+            system.programs.attach(5, os.getppid())
+    assert caught.value.errno == errno.EAGAIN
+    assert descriptors() == before
 
 
 async def test_cwd_is_relative_to_the_memory_or_absolute(system: System, tmp_path: Path) -> None:

@@ -17,9 +17,20 @@ import yaml
 
 from agentfs.process.proc import is_in_execve
 
-__all__ = ["AGENTFS", "Tree", "eventually", "until"]
+__all__ = ["AGENTFS", "BOMB", "Tree", "eventually", "small_disk", "until"]
 
 AGENTFS = [sys.executable, "-m", "agentfs.tools.cli"]
+
+BOMB = """
+import os, time
+for _ in range(6):
+    try:
+        os.fork()
+    except OSError:
+        print("refused", flush=True)
+time.sleep(1000)
+"""
+"""Doubles until there are 64, as far as it may, and sleeps."""
 
 PATIENCE = 60.0
 """Seconds that something may take on a busy machine before a test says that it never came."""
@@ -44,6 +55,16 @@ def until(path: Path, wanted: str, patience: float = PATIENCE) -> None:
             return False
 
     eventually(reads, f"{path} never became {wanted!r}", patience)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    """A disk of its own, of `size` (24m), on `folder`; only root can mount it."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "small", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 class Tree:

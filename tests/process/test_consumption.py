@@ -14,7 +14,14 @@ from agentfs.process.cgroups import ControlGroups
 from agentfs.process.consumption import Consumption
 from agentfs.process.model import State
 from agentfs.process.rlimits import CPU_BELT, Bounds, below, limits_for, usage_of
-from tests.process.world import PYTHON, System, as_agent, eventually, running
+from tests.process.world import (
+    PYTHON,
+    System,
+    as_agent,
+    consumption_of,
+    eventually,
+    running,
+)
 from tests.process.world import program as sleeper
 
 MIB = 1024 * 1024
@@ -30,14 +37,7 @@ SPIN = "while :; do :; done"
 
 @pytest.fixture
 def consumption(system: System) -> Consumption:
-    return Consumption(
-        system.table,
-        system.programs,
-        system.supervisor.signals,
-        system.store,
-        system.events,
-        system.timers,
-    )
+    return consumption_of(system)
 
 
 @pytest.fixture(params=["cgroup", "ancestry"])

@@ -13,21 +13,10 @@ import pytest
 from agentfs.events import ResourceExceeded
 from agentfs.process.census import Census, forks_for, tasks_of
 from agentfs.process.cgroups import MOST_PIDS, ControlGroups
-from agentfs.process.consumption import Consumption
 from agentfs.process.model import Process, State
 from agentfs.process.rlimits import Bounds, below
-from tests.process.world import PYTHON, System, eventually, running
-
-BOMB = """
-import os, time
-for _ in range(6):
-    try:
-        os.fork()
-    except OSError:
-        print("refused", flush=True)
-time.sleep(1000)
-"""
-"""Doubles until there are 64, as far as it may, and sleeps."""
+from tests.process.world import PYTHON, System, consumption_of, eventually, running
+from tests.tree import BOMB
 
 FORKS = "i=0; while [ $i -lt 12 ]; do (:) || echo refused; i=$((i+1)); done; echo through"
 """A neighbour at work."""
@@ -47,17 +36,6 @@ async def plain(tmp_path: Path) -> AsyncIterator[System]:
     """Without any control group."""
     async with running(tmp_path / "plain", groups=False) as made:
         yield made
-
-
-def watched(system: System) -> Consumption:
-    return Consumption(
-        system.table,
-        system.programs,
-        system.supervisor.signals,
-        system.store,
-        system.events,
-        system.timers,
-    )
 
 
 def bound(ospid: int) -> int:
@@ -81,7 +59,7 @@ async def refused(system: System, process: Process, at_least: int = 1) -> None:
 async def test_the_group_lets_no_more_be_than_the_limit_and_the_neighbour_forks_on(
     grouped: System,
 ) -> None:
-    consumption = watched(grouped)
+    consumption = consumption_of(grouped)
     bomb = await grouped.spawn("bomb", exec=[PYTHON, "-c", BOMB], limits={"max_pids": 9})
     await refused(grouped, bomb)
     assert grouped.programs.tasks(bomb) <= 9
@@ -138,7 +116,7 @@ async def test_a_thread_counts_as_a_process_does(grouped: System) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="who is not root is stopped before")
 async def test_without_a_controller_who_has_more_than_it_may_is_ended(plain: System) -> None:
-    watched(plain)
+    consumption_of(plain)
     bomb = await plain.spawn(
         "bomb", exec=[interpreter(), "-c", BOMB], limits={"max_pids": 20}, restart="always"
     )
@@ -169,7 +147,7 @@ async def test_without_a_controller_the_machine_bounds_the_programs_of_an_ordina
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="this bound is not for root; see system/test_user.py")
 async def test_the_bound_of_a_user_moves_with_what_else_the_user_has(plain: System) -> None:
-    consumption = watched(plain)
+    consumption = consumption_of(plain)
     bob = await plain.shell("bob", "sleep 1000 & wait", limits={"max_pids": 30})
     await eventually(lambda: plain.programs.tasks(bob) == 2)
 

@@ -19,6 +19,7 @@ from agentfs.config import Settings
 from agentfs.events import Event, EventLog, Record
 from agentfs.process.agents import Agents
 from agentfs.process.calls import Processes
+from agentfs.process.consumption import Consumption
 from agentfs.process.model import Process, State
 from agentfs.process.programs import Programs
 from agentfs.process.spec import ProcessSpec
@@ -193,6 +194,18 @@ class fail_after_real:  # noqa: N801 - as trio.fail_after
         self._scope.__exit__(*failure)
         if self._scope.cancelled_caught:
             raise AssertionError(f"it did not happen within {self._seconds:g} s")
+
+
+def consumption_of(system: System) -> Consumption:
+    """What looks after the limits of its programs."""
+    return Consumption(
+        system.table,
+        system.programs,
+        system.supervisor.signals,
+        system.store,
+        system.events,
+        system.timers,
+    )
 
 
 @asynccontextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from agentfs.security.principal import INIT, Kind, Principal
 from agentfs.storage.ballast import BALLAST
 from agentfs.storage.reserve import RESERVE, SIZE
 from agentfs.storage.store import Store
+from tests.tree import small_disk
 
 OPERATOR = Principal(Kind.OPERATOR, INIT, "init", 0, 0)
 AGENT = Principal(Kind.AGENT, 2, "bob", 0, 0)
@@ -28,11 +28,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("a small disk has to be mounted, and only root can do that")
     disk = tmp_path / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "small", disk], check=True)
-    try:
+    with small_disk(disk, "24m"):
         yield disk
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
 
 
 @pytest.fixture

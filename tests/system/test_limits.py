@@ -13,7 +13,7 @@ import pytest
 
 from agentfs.process.cgroups import ControlGroups
 from tests.puppet import Puppet
-from tests.tree import Tree, eventually
+from tests.tree import BOMB, Tree, eventually
 
 pytestmark = pytest.mark.mount
 
@@ -165,18 +165,6 @@ def test_a_limit_on_processor_time_holds_for_a_program_at_work(tree: Tree) -> No
     tree.write(f"proc/{pid}/limits/max_cpu_seconds", "1")
     eventually(lambda: tree.read(f"proc/{pid}/state").strip() in ("zombie", "dead"))
     assert int(tree.read(f"proc/{pid}/exit")) > 128
-
-
-BOMB = """
-import os, time
-for _ in range(6):
-    try:
-        os.fork()
-    except OSError:
-        print("refused", flush=True)
-time.sleep(1000)
-"""
-"""Doubles until there are 64, as far as it may, and sleeps."""
 
 
 def test_a_fork_bomb_is_the_trouble_of_its_own_agent(

@@ -17,7 +17,7 @@ import pytest
 
 from tests.puppet import Puppet
 from tests.torture.aftermath import faults_of
-from tests.tree import Tree, eventually, until
+from tests.tree import Tree, eventually, small_disk, until
 
 pytestmark = pytest.mark.mount
 
@@ -28,13 +28,12 @@ ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="a small disk has to be
 def small(trees: Callable[..., Tree]) -> Iterator[Tree]:
     """A tree whose state has 24 MiB of disk."""
     tree: Tree = trees("small")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "small", tree.state], check=True)
-    try:
-        tree.mount()
-        yield tree
-    finally:
-        tree.clean_up()
-        subprocess.run(["umount", "-l", tree.state], check=True)
+    with small_disk(tree.state, "24m"):
+        try:
+            tree.mount()
+            yield tree
+        finally:
+            tree.clean_up()
 
 
 def fill(tree: Tree) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.hatchery import Hatchery, QuickTree
-from tests.tree import Tree, eventually, until
+from tests.tree import Tree, eventually, small_disk, until
 
 pytestmark = pytest.mark.mount
 
@@ -129,13 +128,12 @@ def small(hatchery: Hatchery, tmp_path: Path) -> Iterator[Tree]:
     if os.geteuid() != 0:
         pytest.skip("only root mounts a small disk")
     tree = QuickTree(tmp_path / "tree", hatchery=hatchery)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", tree.state], check=True)
-    try:
-        tree.mount()
-        yield tree
-    finally:
-        tree.clean_up()
-        subprocess.run(["umount", "-l", tree.state], check=True)
+    with small_disk(tree.state, "8m"):
+        try:
+            tree.mount()
+            yield tree
+        finally:
+            tree.clean_up()
 
 
 STUBBORN = """

@@ -16,69 +16,70 @@ from weakref import WeakValueDictionary
 import trio
 
 import agentfs
-from agentfs.clock import Clock, SystemClock, Timers
-from agentfs.config import Settings
-from agentfs.documents import LiveDocument
-from agentfs.events import ConfigChanged, EventLog, LoopHeld
-from agentfs.ipc.artifacts import Artifacts
-from agentfs.ipc.escalations import Escalations
-from agentfs.ipc.held import HeldMail
-from agentfs.ipc.inheritance import Inheritance
-from agentfs.ipc.mail import Mail
-from agentfs.ipc.notices import Notices
-from agentfs.ipc.queues import Queues
-from agentfs.ipc.reminders import Reminders
-from agentfs.ipc.stalls import Stalls
-from agentfs.ipc.topics import Topics
-from agentfs.journal import Journal
+from agentfs.approvals.approvals import Approvals
+from agentfs.asks.escalations import Escalations
+from agentfs.audit.audit import Audit
+from agentfs.audit.file_changes import FileChanges
+from agentfs.audit.refusals import Refusals
+from agentfs.base.clock import Clock, SystemClock, Timers
+from agentfs.base.journal import Journal
+from agentfs.base.watchdog import Hold, Watchdog
+from agentfs.explain import Explanations
+from agentfs.machine.confine import Confinement
+from agentfs.machine.lineage import Lineage
+from agentfs.machine.proc import thread_group
+from agentfs.machine.programs import Programs
+from agentfs.machine.reapers import FOLDER, Reapers
+from agentfs.mail.held import HeldMail
+from agentfs.mail.mail import Mail
+from agentfs.mail.notices import Notices
+from agentfs.mail.stalls import Stalls
+from agentfs.model.names import INIT_NAME
 from agentfs.process.agents import Agents
 from agentfs.process.calls import Processes
-from agentfs.process.confine import Confinement
+from agentfs.process.capabilities import Capabilities
+from agentfs.process.ceilings import Ceilings
 from agentfs.process.consumption import Consumption
 from agentfs.process.history import History
-from agentfs.process.lineage import Lineage
+from agentfs.process.identity import Identity
 from agentfs.process.logkeeper import LogKeeper
-from agentfs.process.names import INIT_NAME
-from agentfs.process.proc import thread_group
-from agentfs.process.programs import Programs
-from agentfs.process.reapers import FOLDER, Reapers
+from agentfs.process.path_rules import PathRules
 from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
 from agentfs.process.waits import Waits
-from agentfs.process.why import Why
-from agentfs.resources.accounting import Accounting
-from agentfs.resources.branches import Branches
-from agentfs.resources.budget import Budgets
-from agentfs.resources.calls import Calls
-from agentfs.resources.ceilings import Ceilings
-from agentfs.resources.diskshares import DiskShares
-from agentfs.resources.entries import Entries
-from agentfs.resources.groups import Groups
-from agentfs.resources.grouptable import GroupTable
-from agentfs.resources.limits import ProcessLimits
-from agentfs.resources.made import Made
-from agentfs.resources.marks import Marks
-from agentfs.resources.models import Models
-from agentfs.resources.rates import Rates
-from agentfs.resources.shares import Shares
-from agentfs.resources.spending import Spending
-from agentfs.security import acl, roles
-from agentfs.security.acl import Acl
-from agentfs.security.approvals import Approvals
-from agentfs.security.audit import Audit
-from agentfs.security.capabilities import Capabilities
-from agentfs.security.explain import Explanations
-from agentfs.security.file_changes import FileChanges
-from agentfs.security.identity import Identity
-from agentfs.security.path_rules import PathRules
-from agentfs.security.policy import Policy, across_users
-from agentfs.security.refusals import Refusals
-from agentfs.security.roles import Roles
-from agentfs.storage.layout import STORE, lay_out
-from agentfs.storage.opening import require_whole, taking_up
-from agentfs.storage.store import Store
-from agentfs.syscall import Gate
-from agentfs.watchdog import Hold, Watchdog
+from agentfs.quota.accounting import Accounting
+from agentfs.quota.alerts import Marks
+from agentfs.quota.branches import Branches
+from agentfs.quota.budget import Budgets
+from agentfs.quota.budget_table import Entries
+from agentfs.quota.calls import Calls
+from agentfs.quota.disk_shares import DiskShares
+from agentfs.quota.group_table import GroupTable
+from agentfs.quota.groups import Groups
+from agentfs.quota.limits import ProcessLimits
+from agentfs.quota.made import Made
+from agentfs.quota.models import Models
+from agentfs.quota.rates import Rates
+from agentfs.quota.shares import Shares
+from agentfs.quota.spending import Spending
+from agentfs.reminders.reminders import Reminders
+from agentfs.rights import acl, roles
+from agentfs.rights.acl import Acl
+from agentfs.rights.gate import Gate
+from agentfs.rights.policy import Policy, across_users
+from agentfs.rights.roles import Roles
+from agentfs.shared.artifacts import Artifacts
+from agentfs.shared.inheritance import Inheritance
+from agentfs.shared.queues import Queues
+from agentfs.shared.topics import Topics
+from agentfs.store.event_log import EventLog
+from agentfs.store.events import ConfigChanged, LoopHeld
+from agentfs.store.layout import STORE, lay_out
+from agentfs.store.live_document import LiveDocument
+from agentfs.store.opening import require_whole, taking_up
+from agentfs.store.settings import Settings
+from agentfs.store.store import Store
+from agentfs.why import Why
 
 __all__ = ["Kernel"]
 

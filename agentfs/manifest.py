@@ -15,11 +15,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from agentfs.document import Document, DocumentError, Pair, near
-from agentfs.process.model import Limits, Restart, Role, Tier
-from agentfs.process.names import misshapen, reserved
-from agentfs.process.spec import NAME, ProcessSpec, SpecLimits
-from agentfs.yamltext import line_of
+from agentfs.base.yaml_document import Document, DocumentError, Pair, near
+from agentfs.base.yaml_text import line_of
+from agentfs.model.names import misshapen, reserved
+from agentfs.model.process import Limits, Restart, Role, Tier
+from agentfs.model.spec import NAME, ProcessSpec, SpecLimits
 
 __all__ = ["ROOT", "Planned", "System", "load", "parse"]
 

@@ -44,7 +44,7 @@ NO_RULES: dict[str, list[object]] = {"rules": []}
 
 RECEIVERS = 30
 """So many that each gets, in one round, fewer messages than everybody may have in an inbox whatever
-others do (`agentfs.resources.shares.FLOOR`): in an inbox that was empty no share is asked for."""
+others do (`agentfs.quota.shares.FLOOR`): in an inbox that was empty no share is asked for."""
 
 
 def measure(setting: Setting) -> Iterator[Row]:

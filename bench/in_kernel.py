@@ -12,10 +12,10 @@ from pathlib import Path
 
 import trio
 
-from agentfs.ipc.message import Draft
 from agentfs.kernel import Kernel
-from agentfs.process.spec import parse_spec
-from agentfs.security.principal import INIT, Kind, Principal
+from agentfs.mail.message import Draft
+from agentfs.model.principal import INIT, Kind, Principal
+from agentfs.model.spec import parse_spec
 
 __all__ = ["CALLS"]
 

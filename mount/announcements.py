@@ -12,7 +12,7 @@ import stat as st
 import trio
 from pyfuse3 import EntryAttributes, ModeT, RequestContext
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.mount.announcer import Announcement, Announcer
 from agentfs.mount.attributes import attributes, tell
 from agentfs.mount.inodes import Inode, Inodes

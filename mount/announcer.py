@@ -35,7 +35,7 @@ from pathlib import Path
 
 import trio
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.mount.announce import BEGUN, ENDED, MOST, OVER, RESULTS
 from agentfs.mount.inodes import Inode
 from agentfs.vfs.changes import Change, Created, HungUp, Modified, Moved, Removed

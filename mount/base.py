@@ -12,7 +12,8 @@ from typing import TypeVar
 import pyfuse3
 from pyfuse3 import EntryAttributes, FUSEError, RequestContext
 
-from agentfs.errors import ApprovalError, KernelError
+from agentfs.base.errors import ApprovalError, KernelError
+from agentfs.base.watchdog import Watchdog
 from agentfs.mount.announcements import Announcements
 from agentfs.mount.announcer import Announcer
 from agentfs.mount.asked import OF_DIRECTORIES, OF_FILES, Asked
@@ -27,7 +28,6 @@ from agentfs.mount.wakeups import Wakeups
 from agentfs.mount.walking import Walkers
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import LookUpAgain, Node
-from agentfs.watchdog import Watchdog
 
 __all__ = ["Base"]
 

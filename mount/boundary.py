@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.mount.asked import Asked
 from agentfs.vfs.waiting import driven
 

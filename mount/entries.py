@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, InodeT, RequestContext
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.mount.attributes import attributes
 from agentfs.mount.base import Base
 from agentfs.mount.boundary import handler

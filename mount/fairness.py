@@ -18,7 +18,7 @@ from contextlib import suppress
 
 import trio
 
-from agentfs.security.principal import INIT, Principal
+from agentfs.model.principal import INIT, Principal
 
 __all__ = ["Fairness", "key_of"]
 

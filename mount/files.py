@@ -12,7 +12,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, RequestContext
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.mount.base import Base
 from agentfs.mount.boundary import handler
 from agentfs.mount.coherence import by_client
@@ -22,7 +22,7 @@ from agentfs.mount.inodes import Inode
 from agentfs.mount.parking import Client
 from agentfs.mount.reading import reading
 from agentfs.mount.shown import takes
-from agentfs.resources.shares import Charge
+from agentfs.quota.shares import Charge
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import File, Handle, StreamHandle
 

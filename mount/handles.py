@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import pyfuse3
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.mount.holders import Family
 from agentfs.mount.inodes import Inode
 from agentfs.mount.parking import Client
-from agentfs.resources.shares import Charge
+from agentfs.quota.shares import Charge
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Handle, Node, is_writing
 

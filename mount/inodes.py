@@ -21,7 +21,7 @@ from collections.abc import Hashable, Iterator
 import pyfuse3
 import trio
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.vfs.node import FOREVER, Directory, Node, Stat
 
 __all__ = ["Inode", "Inodes"]

@@ -10,7 +10,7 @@ import os
 import pyfuse3
 from pyfuse3 import InodeT, RequestContext
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.mount.boundary import handler
 from agentfs.mount.entries import EntryOperations
 from agentfs.mount.files import FileOperations

@@ -20,10 +20,10 @@ from typing import TypeVar
 
 import trio
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import Principal
 from agentfs.mount.reading import holding, waiting
-from agentfs.resources.shares import Charge
-from agentfs.security.principal import Principal
+from agentfs.quota.shares import Charge
 from agentfs.vfs.node import StreamHandle
 
 __all__ = ["Client", "Parked", "Parking", "deliverable"]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pyfuse3
 import trio
 
-from agentfs.events import EventLog, Record
+from agentfs.base.watchdog import Watchdog
 from agentfs.mount.announcer import Announcer
 from agentfs.mount.coherence import Coherence
 from agentfs.mount.fairness import MOST
@@ -23,9 +23,9 @@ from agentfs.mount.operations import Operations
 from agentfs.mount.parking import Parking
 from agentfs.mount.system import System
 from agentfs.mount.wakeups import Wakeups
+from agentfs.store.event_log import EventLog, Record
 from agentfs.vfs.changes import Change
 from agentfs.vfs.namespace import Namespace
-from agentfs.watchdog import Watchdog
 
 __all__ = ["Mount", "serve"]
 

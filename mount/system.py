@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from agentfs.errors import ApprovalError, KernelError
-from agentfs.resources.shares import Charge
-from agentfs.security.principal import Principal
+from agentfs.base.errors import ApprovalError, KernelError
+from agentfs.model.principal import Principal
+from agentfs.quota.shares import Charge
 from agentfs.vfs.node import Awaited
 
 __all__ = ["System"]

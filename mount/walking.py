@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.mount.handles import OpenDirectory
 from agentfs.mount.inodes import Inode
 from agentfs.vfs.node import FOREVER

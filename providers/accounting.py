@@ -7,10 +7,11 @@ import json
 from collections.abc import Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from agentfs.errors import KernelError
-from agentfs.events import AccountClosed, AccountOpened, Event, UseRecorded, UsesSwept
-from agentfs.resources.accounting import TOTAL, dollars
-from agentfs.storage.uses import Sums
+from agentfs.base.errors import KernelError
+from agentfs.quota.accounting import TOTAL, dollars
+from agentfs.quota.events import AccountClosed, AccountOpened, UseRecorded, UsesSwept
+from agentfs.quota.uses import Sums
+from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Removed
 from agentfs.vfs.declare import directory, live, value

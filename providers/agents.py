@@ -7,28 +7,24 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentfs.errors import KernelError
-from agentfs.events import (
+from agentfs.base.errors import KernelError
+from agentfs.base.within import is_directory
+from agentfs.mail.events import BroadcastSent, MessageArrived, MessageGivenUp
+from agentfs.mail.message import Draft
+from agentfs.model.process import Agent, Process
+from agentfs.model.spec import parse_spec
+from agentfs.process.events import (
     AgentChanged,
     AgentDefined,
     AgentRemoved,
-    ArtifactEvent,
-    BroadcastSent,
-    Event,
-    MessageArrived,
-    MessageGivenUp,
     ProcessChanged,
     ProcessExited,
     ProcessReaped,
     ProcessRestarted,
     ProcessSpawned,
-    Record,
     ShownStateChanged,
     StateChanged,
 )
-from agentfs.ipc.message import Draft
-from agentfs.process.model import Agent, Process
-from agentfs.process.spec import parse_spec
 from agentfs.providers import mail
 from agentfs.providers.asks import ASKS, AsksDirectory
 from agentfs.providers.dead import DeadDirectory
@@ -48,7 +44,9 @@ from agentfs.providers.replacing import Desk, Replacing
 from agentfs.providers.sent import SentDirectory
 from agentfs.providers.sent import changes as sent_changes
 from agentfs.providers.shm import AgentShmDirectory
-from agentfs.storage.within import is_directory
+from agentfs.shared.events import ArtifactEvent
+from agentfs.store.event import Event
+from agentfs.store.event_log import Record
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.declare import control, directory, document, file, link, message, stream, value

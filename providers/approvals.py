@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from agentfs.clock import rfc3339
-from agentfs.errors import ApprovalError, KernelError
-from agentfs.events import ApprovalAsked, ApprovalDecided, ApprovalDropped, Event
-from agentfs.security.approvals import Approvals, Request
+from agentfs.approvals.approvals import Approvals, Request
+from agentfs.approvals.events import ApprovalAsked, ApprovalDecided, ApprovalDropped
+from agentfs.base.clock import rfc3339
+from agentfs.base.errors import ApprovalError, KernelError
+from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Removed
 from agentfs.vfs.declare import control, value

@@ -17,16 +17,16 @@ from collections.abc import Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from agentfs.errors import KernelError
-from agentfs.ipc.artifact import Artifact, Space
-from agentfs.ipc.draft import Draft
+from agentfs.base.errors import KernelError
 from agentfs.providers.contents import Glance, Reading, Writing, discreet
+from agentfs.shared.artifact import Artifact, Space
+from agentfs.shared.draft import Draft
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.files import Owner
 from agentfs.vfs.node import Attributes, File, Handle, LookUpAgain, Stat, is_writing, regular
 
 if TYPE_CHECKING:
-    from agentfs.ipc.artifacts import Artifacts
+    from agentfs.shared.artifacts import Artifacts
 
 __all__ = ["ArtifactFile", "DraftFile", "Place", "Retries"]
 

@@ -6,9 +6,9 @@ import errno
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from agentfs.clock import rfc3339
-from agentfs.errors import KernelError
-from agentfs.events import (
+from agentfs.asks.ask import Ask
+from agentfs.asks.asks import Asks
+from agentfs.asks.events import (
     AskAnswered,
     AskCancelled,
     AskDropped,
@@ -16,11 +16,11 @@ from agentfs.events import (
     AskFailed,
     AskOpened,
     Escalated,
-    Event,
 )
-from agentfs.ipc.ask import Ask
-from agentfs.ipc.asks import Asks
-from agentfs.ipc.message import number_of
+from agentfs.base.clock import rfc3339
+from agentfs.base.errors import KernelError
+from agentfs.mail.message import number_of
+from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Removed
 from agentfs.vfs.declare import stream, transaction, value

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from agentfs.errors import KernelError
-from agentfs.security.query import Query, line
-from agentfs.storage.audit import beside, page
+from agentfs.audit.audit_table import beside, page
+from agentfs.audit.query import Query, line
+from agentfs.base.errors import KernelError
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import control, file, live, transaction
 from agentfs.vfs.files import Owner, fields

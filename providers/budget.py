@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
-from agentfs.events import (
-    BudgetChanged,
-    Event,
-    ResourceRefused,
-    ResourceWarning,  # noqa: A004  # an event
-)
-from agentfs.process.model import Tier
-from agentfs.resources.entries import Entry
-from agentfs.resources.requests import run_budget_command
+from agentfs.model.process import Tier
+from agentfs.quota.budget_table import Entry
+from agentfs.quota.commands import run_budget_command
+from agentfs.quota.events import BudgetChanged, ResourceRefused, ResourceWarning
+from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Modified
 from agentfs.vfs.declare import control, directory, value

@@ -6,11 +6,14 @@ import errno
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from agentfs.clock import change_time
-from agentfs.errors import KernelError
-from agentfs.events import CapabilityDropped, ConfigChanged, Event, Record
-from agentfs.process.model import Role
-from agentfs.security.capability import VOCABULARY
+from agentfs.base.clock import change_time
+from agentfs.base.errors import KernelError
+from agentfs.model.capability import VOCABULARY
+from agentfs.model.process import Role
+from agentfs.process.events import CapabilityDropped
+from agentfs.store.event import Event
+from agentfs.store.event_log import Record
+from agentfs.store.events import ConfigChanged
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Modified
 from agentfs.vfs.declare import control, directory, value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.files import Owner
 from agentfs.vfs.node import Link, Node, Stat

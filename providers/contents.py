@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from agentfs.errors import ApprovalError, KernelError
-from agentfs.ipc.draft import Draft
+from agentfs.base.errors import ApprovalError, KernelError
 from agentfs.providers import disk
 from agentfs.providers.disk import reported
+from agentfs.shared.draft import Draft
 from agentfs.vfs.node import Handle
 
 if TYPE_CHECKING:
-    from agentfs.ipc.artifacts import Artifacts
+    from agentfs.shared.artifacts import Artifacts
 
 __all__ = ["Glance", "Reading", "Writing", "discreet"]
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 import stat as st
 from typing import TYPE_CHECKING
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import Principal
 from agentfs.providers.disk import attributes, own_path
-from agentfs.resources.filebytes import Bytes, Part, taken
-from agentfs.security.principal import Principal
+from agentfs.quota.file_bytes import Bytes, Part, taken
 
 if TYPE_CHECKING:
     from agentfs.providers.hostnode import HostNode

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
-from agentfs.errors import KernelError
-from agentfs.ipc.message import Message
+from agentfs.base.errors import KernelError
+from agentfs.mail.message import Message
 from agentfs.providers.maildir import (
     RENAME_NOREPLACE,
     MailFile,

@@ -11,7 +11,7 @@ import resource
 from typing import ClassVar
 
 from agentfs.providers.devices import OWN, Device
-from agentfs.resources.shares import Charge, Shares
+from agentfs.quota.shares import Charge, Shares
 
 __all__ = ["Descriptor", "divide", "most"]
 

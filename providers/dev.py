@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from agentfs.events import Event
-from agentfs.ipc.broadcast import EVERYBODY
-from agentfs.ipc.message import Draft
+from agentfs.mail.broadcast import EVERYBODY
+from agentfs.mail.message import Draft
 from agentfs.providers.approvals import ApprovalsDirectory
 from agentfs.providers.mail import MAIL
 from agentfs.providers.queues import QueuesDirectory
 from agentfs.providers.shm import DevShmDirectory
 from agentfs.providers.streams import EventStream, JournalStream
 from agentfs.providers.topics import TopicsDirectory
+from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change
 from agentfs.vfs.declare import directory, message, stream

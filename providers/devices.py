@@ -22,8 +22,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import trio
 
-from agentfs.errors import KernelError
-from agentfs.storage.within import mounts
+from agentfs.base.errors import KernelError
+from agentfs.base.within import mounts
 from agentfs.vfs.node import LookUpAgain
 from agentfs.vfs.waiting import in_fiber, wait
 

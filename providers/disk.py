@@ -33,8 +33,8 @@ from collections.abc import Callable, Iterator
 
 import trio
 
-from agentfs.errors import KernelError
-from agentfs.storage.within import open_within
+from agentfs.base.errors import KernelError
+from agentfs.base.within import open_within
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Attributes, Stat
 

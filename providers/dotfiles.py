@@ -10,10 +10,10 @@ import errno
 from collections.abc import Callable
 from pathlib import Path
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.providers import disk
 from agentfs.providers.host import HostTree
-from agentfs.resources.filebytes import Bytes
+from agentfs.quota.file_bytes import Bytes
 from agentfs.vfs.caller import Caller
 
 __all__ = ["MOST_BYTES", "MOST_FILES", "DotFiles"]

@@ -8,8 +8,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from agentfs.errors import ApprovalError, KernelError
-from agentfs.security.principal import Kind
+from agentfs.base.errors import ApprovalError, KernelError
+from agentfs.model.principal import Kind
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Attributes, File, Handle, Stat, Time, regular
 from agentfs.vfs.written import Written

@@ -6,12 +6,14 @@ import errno
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from agentfs.clock import change_time
-from agentfs.documents import LiveDocument
-from agentfs.errors import KernelError
-from agentfs.events import ConfigChanged, DocumentRefused, Event, Record
+from agentfs.base.clock import change_time
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import INIT, Kind, Principal
 from agentfs.providers.replacing import Desk, Replacing
-from agentfs.security.principal import INIT, Kind, Principal
+from agentfs.store.event import Event
+from agentfs.store.event_log import Record
+from agentfs.store.events import ConfigChanged, DocumentRefused
+from agentfs.store.live_document import LiveDocument
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Modified
 from agentfs.vfs.declare import file

@@ -6,10 +6,11 @@ import errno
 from collections.abc import Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from agentfs.errors import KernelError
-from agentfs.events import Event, GroupCreated, GroupLimitHit, GroupLimitSet, GroupRemoved
-from agentfs.process.model import Process
-from agentfs.resources.grouptable import Group
+from agentfs.base.errors import KernelError
+from agentfs.model.process import Process
+from agentfs.quota.events import GroupCreated, GroupLimitHit, GroupLimitSet, GroupRemoved
+from agentfs.quota.group_table import Group
+from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.declare import file, live, value

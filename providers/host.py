@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.providers import counting, disk, kept
 from agentfs.providers.descriptors import Descriptor
 from agentfs.providers.devices import OWN, Device, Devices
@@ -33,7 +33,7 @@ from agentfs.providers.hostnode import (
     HostLink,
     HostNode,
 )
-from agentfs.resources.filebytes import Bytes
+from agentfs.quota.file_bytes import Bytes
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Directory, Handle, Node
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.providers import counting, disk
 from agentfs.providers.descriptors import Descriptor, most
 from agentfs.providers.devices import OWN, Device, Mounted
 from agentfs.providers.disk import own_path, reported
-from agentfs.resources.filebytes import MARK, Part, taken
-from agentfs.resources.shares import Charge
+from agentfs.quota.file_bytes import MARK, Part, taken
+from agentfs.quota.shares import Charge
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import (
     KIND,

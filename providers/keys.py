@@ -13,18 +13,18 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from agentfs.errors import KernelError
-from agentfs.events import (
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import Kind
+from agentfs.providers.artifacts import ArtifactFile, DraftFile, Retries
+from agentfs.providers.contents import discreet
+from agentfs.shared.artifact import Artifact, Space, Visibility, check_key
+from agentfs.shared.events import (
     ArtifactChanged,
     ArtifactEvent,
     ArtifactPassed,
     ArtifactRemoved,
     ArtifactRenamed,
 )
-from agentfs.ipc.artifact import Artifact, Space, Visibility, check_key
-from agentfs.providers.artifacts import ArtifactFile, DraftFile, Retries
-from agentfs.providers.contents import discreet
-from agentfs.security.principal import Kind
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Moved, Removed
 from agentfs.vfs.files import Owner
@@ -32,9 +32,9 @@ from agentfs.vfs.node import Directory, Handle, Node
 from agentfs.vfs.table import Table
 
 if TYPE_CHECKING:
-    from agentfs.ipc.artifacts import Artifacts
     from agentfs.kernel import Kernel
     from agentfs.providers.agents import AgentDirectory
+    from agentfs.shared.artifacts import Artifacts
 
 __all__ = ["GlobalDirectory", "PrivateDirectory", "SubtreeDirectory", "UserDirectory"]
 

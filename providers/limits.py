@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from agentfs.events import Event, LimitChanged, ProcessChanged
-from agentfs.resources.limits import shown
-from agentfs.security.principal import INIT
+from agentfs.model.principal import INIT
+from agentfs.process.events import ProcessChanged
+from agentfs.quota.events import LimitChanged
+from agentfs.quota.limits import shown
+from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Modified
 from agentfs.vfs.declare import file, live

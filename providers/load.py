@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from agentfs.events import Record, StateChanged
-from agentfs.process.model import State
+from agentfs.model.process import State
+from agentfs.process.events import StateChanged
+from agentfs.store.event_log import Record
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel

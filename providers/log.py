@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import trio
 from inotify_simple import INotify, flags
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.providers import disk
 from agentfs.providers.descriptors import Descriptor
-from agentfs.resources.shares import Charge
+from agentfs.quota.shares import Charge
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Modified
 from agentfs.vfs.node import File, Handle, Stat, is_writing

@@ -11,10 +11,9 @@ import errno
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from agentfs.errors import ApprovalError, KernelError
-from agentfs.events import (
+from agentfs.base.errors import ApprovalError, KernelError
+from agentfs.mail.events import (
     DeadLetterDropped,
-    Event,
     MessageArrived,
     MessageClaimed,
     MessageDone,
@@ -23,8 +22,8 @@ from agentfs.events import (
     MessageReturned,
     MessageRevived,
 )
-from agentfs.ipc.held import Held
-from agentfs.ipc.message import Draft, check_opening
+from agentfs.mail.held import Held
+from agentfs.mail.message import Draft, check_opening
 from agentfs.providers.dead import DeadFile
 from agentfs.providers.host import HostDirectory
 from agentfs.providers.maildir import (
@@ -34,6 +33,7 @@ from agentfs.providers.maildir import (
     NewDirectory,
     TmpDirectory,
 )
+from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Moved, Removed
 from agentfs.vfs.declare import directory

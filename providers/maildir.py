@@ -15,11 +15,11 @@ import re
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
-from agentfs.clock import change_time
-from agentfs.errors import ApprovalError, KernelError
-from agentfs.ipc.held import Held
-from agentfs.ipc.mailbox import Mailbox
-from agentfs.ipc.message import Draft, Message
+from agentfs.base.clock import change_time
+from agentfs.base.errors import ApprovalError, KernelError
+from agentfs.mail.held import Held
+from agentfs.mail.mailbox import Mailbox
+from agentfs.mail.message import Draft, Message
 from agentfs.providers import disk
 from agentfs.providers.dotfiles import DotFiles
 from agentfs.providers.drafts import DeliveringHandle, DraftFile, DraftHandle

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from agentfs.model.principal import Principal
 from agentfs.providers.streams import RecordStream, lost, published
-from agentfs.security.principal import Principal
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel

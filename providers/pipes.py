@@ -16,7 +16,7 @@ import stat as st
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import HungUp
 from agentfs.vfs.declare import fifo

@@ -7,15 +7,13 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from agentfs.errors import KernelError
-from agentfs.events import (
+from agentfs.base.errors import KernelError
+from agentfs.model.process import State
+from agentfs.process.events import (
     AgentResumed,
     AgentStalled,
     CapabilityDropped,
     ChildrenChanged,
-    ConfigChanged,
-    Event,
-    LimitChanged,
     ProcessChanged,
     ProcessExited,
     ProcessReaped,
@@ -26,7 +24,6 @@ from agentfs.events import (
     StateChanged,
     WhyChanged,
 )
-from agentfs.process.model import State
 from agentfs.providers.budget import BUDGET, budget_changes
 from agentfs.providers.caps import ROLES, CapsDirectory, RoleChanges
 from agentfs.providers.children import ChildrenDirectory, pid_of
@@ -36,6 +33,9 @@ from agentfs.providers.mail import MAIL
 from agentfs.providers.pipes import hung_up
 from agentfs.providers.process import ProcessDirectory
 from agentfs.providers.streams import Signals
+from agentfs.quota.events import LimitChanged
+from agentfs.store.event import Event
+from agentfs.store.events import ConfigChanged
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Removed
 from agentfs.vfs.declare import link, live

@@ -6,11 +6,9 @@ import errno
 
 import trio
 
-from agentfs.errors import KernelError
-from agentfs.events import (
-    ChildrenChanged,
-)
-from agentfs.process.spec import parse_spec
+from agentfs.base.errors import KernelError
+from agentfs.model.spec import parse_spec
+from agentfs.process.events import ChildrenChanged
 from agentfs.providers.budget import BudgetDirectory
 from agentfs.providers.caps import CapsDirectory
 from agentfs.providers.children import ChildrenDirectory
@@ -18,9 +16,9 @@ from agentfs.providers.limits import LimitsDirectory, UsageDirectory
 from agentfs.providers.pipes import PipesDirectory
 from agentfs.providers.process_program import ProcessProgram
 from agentfs.providers.streams import SignalStream, WaitStream
-from agentfs.resources.accounting import dollars
-from agentfs.resources.branches import Figures
-from agentfs.resources.requests import serve_call
+from agentfs.quota.accounting import dollars
+from agentfs.quota.branches import Figures
+from agentfs.quota.commands import serve_call
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import (
     control,

@@ -7,14 +7,16 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from agentfs.clock import rfc3339
-from agentfs.errors import KernelError
-from agentfs.events import (
+from agentfs.base.clock import rfc3339
+from agentfs.base.errors import KernelError
+from agentfs.machine.confine import described
+from agentfs.model.principal import INIT
+from agentfs.model.process import Process
+from agentfs.process.events import (
     AgentResumed,
     AgentStalled,
     CapabilityDropped,
     ChildrenChanged,
-    ConfigChanged,
     ProcessChanged,
     ProcessExited,
     ProcessReparented,
@@ -23,10 +25,8 @@ from agentfs.events import (
     StateChanged,
     WhyChanged,
 )
-from agentfs.process.confine import described
-from agentfs.process.model import Process
 from agentfs.providers.mail import MAIL
-from agentfs.security.principal import INIT
+from agentfs.store.events import ConfigChanged
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import (
     link,

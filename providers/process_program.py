@@ -6,12 +6,8 @@ import os
 
 import trio
 
-from agentfs.events import (
-    ProcessChanged,
-    ProcessExited,
-    ProcessRestarted,
-)
-from agentfs.process.proc import is_in_execve
+from agentfs.machine.proc import is_in_execve
+from agentfs.process.events import ProcessChanged, ProcessExited, ProcessRestarted
 from agentfs.providers.process_facts import ProcessFacts
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import (

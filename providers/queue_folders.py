@@ -7,9 +7,8 @@ import stat as st
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from agentfs.errors import KernelError
-from agentfs.ipc.message import Draft, Message
-from agentfs.ipc.queues import PREFIX, Queue
+from agentfs.base.errors import KernelError
+from agentfs.mail.message import Draft, Message
 from agentfs.providers.dead import DeadDirectory
 from agentfs.providers.drafts import DraftFile
 from agentfs.providers.maildir import (
@@ -19,7 +18,8 @@ from agentfs.providers.maildir import (
     TmpDirectory,
     sendable,
 )
-from agentfs.security.ownership import Access
+from agentfs.rights.ownership import Access
+from agentfs.shared.queues import PREFIX, Queue
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.files import Owner
 from agentfs.vfs.node import Stat

@@ -14,21 +14,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from agentfs.errors import KernelError
-from agentfs.events import (
-    Event,
+from agentfs.base.errors import KernelError
+from agentfs.mail.events import (
     MessageArrived,
     MessageClaimed,
     MessageDone,
     MessageExpired,
     MessageReturned,
     MessageRevived,
-    QueueChanged,
-    QueueCreated,
-    QueueRemoved,
-    Record,
 )
-from agentfs.ipc.queues import PREFIX, Queue
 from agentfs.providers import mail
 from agentfs.providers.mail import MAIL
 from agentfs.providers.queue_folders import (
@@ -41,7 +35,11 @@ from agentfs.providers.queue_folders import (
 )
 from agentfs.providers.recv import Recv, RecvBatch
 from agentfs.providers.sending import SendFile
-from agentfs.security.ownership import Access
+from agentfs.rights.ownership import Access
+from agentfs.shared.events import QueueChanged, QueueCreated, QueueRemoved
+from agentfs.shared.queues import PREFIX, Queue
+from agentfs.store.event import Event
+from agentfs.store.event_log import Record
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.declare import control, directory, file, live, stream, value

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from agentfs.errors import KernelError
-from agentfs.security.principal import Kind
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import Kind
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.files import Live, Owned
 from agentfs.vfs.handles import Snapshot

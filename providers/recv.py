@@ -8,9 +8,9 @@ import errno
 import re
 from collections.abc import Callable, Hashable
 
-from agentfs.errors import KernelError
-from agentfs.ipc.mbox import entry
-from agentfs.ipc.readers import Reader
+from agentfs.base.errors import KernelError
+from agentfs.mail.mbox import entry
+from agentfs.mail.readers import Reader
 from agentfs.providers.maildir import Mailroom
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.handles import as_text

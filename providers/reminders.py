@@ -6,10 +6,9 @@ import errno
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from agentfs.clock import rfc3339
-from agentfs.errors import KernelError
-from agentfs.events import (
-    Event,
+from agentfs.base.clock import rfc3339
+from agentfs.base.errors import KernelError
+from agentfs.reminders.events import (
     ReminderCancelled,
     ReminderDelayed,
     ReminderFired,
@@ -17,7 +16,8 @@ from agentfs.events import (
     ReminderSet,
     ReminderTallyChanged,
 )
-from agentfs.ipc.reminders import Reminder
+from agentfs.reminders.reminders import Reminder
+from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.declare import live, transaction, value

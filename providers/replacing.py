@@ -12,8 +12,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 
-from agentfs.clock import Clock, change_time
-from agentfs.errors import KernelError
+from agentfs.base.clock import Clock, change_time
+from agentfs.base.errors import KernelError
 from agentfs.providers.drafts import MemoryFile, MemoryHandle
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.files import Document

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Hashable
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.providers.queue_folders import QueueRoom
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.files import Stream

@@ -5,20 +5,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 
-from agentfs.errors import KernelError
-from agentfs.events import (
-    AgentRemoved,
-    BroadcastChanged,
-    BroadcastSent,
-    Event,
-    MessageArrived,
-    QueuePurged,
-    QueueRemoved,
-    SentForgotten,
-)
-from agentfs.ipc.message import Message, number_of
+from agentfs.base.errors import KernelError
+from agentfs.mail.events import BroadcastChanged, BroadcastSent, MessageArrived, SentForgotten
+from agentfs.mail.message import Message, number_of
+from agentfs.process.events import AgentRemoved
 from agentfs.providers.mail import MAIL
 from agentfs.providers.maildir import MailFile, Mailroom
+from agentfs.shared.events import QueuePurged, QueueRemoved
+from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.files import Owner

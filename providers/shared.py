@@ -6,10 +6,10 @@ import errno
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.providers.devices import Devices
 from agentfs.providers.host import HostNode, HostTree
-from agentfs.security.policy import Action
+from agentfs.rights.policy import Action
 from agentfs.vfs.caller import Caller
 
 if TYPE_CHECKING:

@@ -8,14 +8,15 @@ import errno
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from agentfs.errors import KernelError
-from agentfs.events import ArtifactEvent, Event
+from agentfs.base.errors import KernelError
 from agentfs.providers.keys import (
     GlobalDirectory,
     PrivateDirectory,
     SubtreeDirectory,
     UserDirectory,
 )
+from agentfs.shared.events import ArtifactEvent
+from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change
 from agentfs.vfs.declare import directory, link

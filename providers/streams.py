@@ -14,15 +14,16 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
-from agentfs.clock import rfc3339
-from agentfs.errors import KernelError
-from agentfs.events import ProcessExited, ProcessReaped, Record, SignalSent
+from agentfs.base.clock import rfc3339
+from agentfs.base.errors import KernelError
+from agentfs.process.events import ProcessExited, ProcessReaped, SignalSent
+from agentfs.store.event_log import Record
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import StreamHandle
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
-    from agentfs.security.principal import Principal
+    from agentfs.model.principal import Principal
 
 __all__ = [
     "EventStream",

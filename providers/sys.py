@@ -16,13 +16,14 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from agentfs.errors import KernelError
-from agentfs.events import Event, HealthChecked
-from agentfs.process.model import State
+from agentfs.base.errors import KernelError
+from agentfs.model.process import State
 from agentfs.providers.accounting import AccountingDirectory
 from agentfs.providers.audit import AuditDirectory
 from agentfs.providers.caps import SysCapsDirectory
 from agentfs.providers.groups import CgroupDirectory
+from agentfs.store.event import Event
+from agentfs.store.events import HealthChecked
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change
 from agentfs.vfs.declare import directory, live, transaction, value

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from agentfs.errors import KernelError
-from agentfs.events import Event, TopicChanged, TopicCreated, TopicRemoved
-from agentfs.ipc.topics import Publication, Topic
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import Principal
 from agentfs.providers.streams import RecordStream, lost, published, since
-from agentfs.security.principal import Principal
+from agentfs.shared.events import TopicChanged, TopicCreated, TopicRemoved
+from agentfs.shared.topics import Publication, Topic
+from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.files import Owner

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from agentfs.events import Event
 from agentfs.providers.agents import AgentsDirectory
 from agentfs.providers.descriptors import divide
 from agentfs.providers.dev import DevDirectory
@@ -16,6 +15,7 @@ from agentfs.providers.proc import ProcDirectory
 from agentfs.providers.readme import Readme
 from agentfs.providers.shared import SharedTree
 from agentfs.providers.sys import Figures, SysDirectory
+from agentfs.store.event import Event
 from agentfs.vfs.changes import Change
 from agentfs.vfs.declare import directory, file
 from agentfs.vfs.files import Owner

@@ -7,7 +7,7 @@ import errno
 import os
 from typing import Any
 
-from agentfs.process import cgroups, kin
+from agentfs.machine import cgroups, kin
 from agentfs.tools import daemon
 from tests import hatchery
 

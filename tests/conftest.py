@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.process.launch import PR_SET_CHILD_SUBREAPER
+from agentfs.machine.launch import PR_SET_CHILD_SUBREAPER
 from tests.hatchery import Hatchery, QuickTree
 from tests.tree import Tree
 

@@ -20,7 +20,7 @@ from typing import Any
 import pyfuse3
 import trio
 
-from agentfs.storage.within import mounts
+from agentfs.base.within import mounts
 
 __all__ = ["SlowDisk", "detach"]
 

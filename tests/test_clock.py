@@ -4,7 +4,7 @@ import pytest
 import trio
 import trio.testing
 
-from agentfs.clock import (
+from agentfs.base.clock import (
     Clock,
     ManualClock,
     SystemClock,

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentfs.clock import ManualClock
-from agentfs.config import Config, Settings
-from agentfs.defaults import with_defaults, without_defaults
-from agentfs.errors import KernelError
-from agentfs.events import ConfigChanged, EventLog
-from agentfs.storage.store import Store
+from agentfs.base.clock import ManualClock
+from agentfs.base.errors import KernelError
+from agentfs.store.defaults import with_defaults, without_defaults
+from agentfs.store.event_log import EventLog
+from agentfs.store.events import ConfigChanged
+from agentfs.store.settings import Config, Settings
+from agentfs.store.store import Store
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import errno
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 
 
 def test_a_refusal_says_what_why_and_by_which_rule() -> None:

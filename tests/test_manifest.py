@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.document import DocumentError
+from agentfs.base.yaml_document import DocumentError
 from agentfs.manifest import load, parse
-from agentfs.process.spec import parse_spec
+from agentfs.model.spec import parse_spec
 
 HEAD = "kind: System\nmetadata: {name: test}\nspec:\n  processes:\n"
 

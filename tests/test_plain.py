@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentfs.plain import one_line
+from agentfs.base.text import one_line
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from agentfs.watchdog import BOUNDS, Hold, Watchdog
+from agentfs.base.watchdog import BOUNDS, Hold, Watchdog
 
 
 def work(seconds: float) -> None:

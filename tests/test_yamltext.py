@@ -8,13 +8,13 @@ from datetime import date
 
 import pytest
 
-from agentfs.config import Config
-from agentfs.errors import KernelError
-from agentfs.process.spec import parse_spec
-from agentfs.resources.models import parse as parse_models
-from agentfs.security.acl import Acl
-from agentfs.security.roles import Roles
-from agentfs.yamltext import MAX_DIRECTIVES, MAX_NESTING, MOST_VALUES, read_yaml
+from agentfs.base.errors import KernelError
+from agentfs.base.yaml_text import MAX_DIRECTIVES, MAX_NESTING, MOST_VALUES, read_yaml
+from agentfs.model.spec import parse_spec
+from agentfs.quota.models import parse as parse_models
+from agentfs.rights.acl import Acl
+from agentfs.rights.roles import Roles
+from agentfs.store.settings import Config
 
 PARSERS = [Acl.parse, Config.parse, Roles.parse, parse_models, parse_spec, read_yaml]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from agentfs.process.proc import is_in_execve
+from agentfs.machine.proc import is_in_execve
 
 __all__ = ["AGENTFS", "BOMB", "Tree", "eventually", "small_disk", "until"]
 

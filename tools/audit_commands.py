@@ -137,7 +137,7 @@ def offline(state: str, key: str | None) -> str:
     """The verdict on the store in a state directory. Raises ToolError if there is none."""
     from pathlib import Path
 
-    from agentfs.security.verify import verify
+    from agentfs.audit.verify import verify
 
     store = Path(state, "store.db")
     if not store.exists():

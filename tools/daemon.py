@@ -1,7 +1,7 @@
 """The daemon: one kernel, its providers' tree, and the mount, put together and run.
 
 `python -m agentfs.tools.daemon DIR --state DIR`; people use `agentfs mount`, which starts it. The
-process that is started becomes the reaper (`agentfs.process.reaper`), its child the daemon.
+process that is started becomes the reaper (`agentfs.machine.reaper`), its child the daemon.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from types import FrameType
 
 import trio
 
-from agentfs.config import MOST_PARKED
-from agentfs.errors import ApprovalError, KernelError
+from agentfs.base.errors import ApprovalError, KernelError
 from agentfs.kernel import Kernel
+from agentfs.machine.reapers import Reaper, go_behind_reaper, stand_by
+from agentfs.machine.standstill import room
+from agentfs.model.principal import Principal
 from agentfs.mount.session import Mount, serve
-from agentfs.process.reapers import Reaper, go_behind_reaper, stand_by
-from agentfs.process.standstill import room
 from agentfs.providers.agents import LogWatcher, tell_of_withdrawals
 from agentfs.providers.approvals import AwaitedDecision
 from agentfs.providers.topics import tell_of_publications
 from agentfs.providers.tree import build
-from agentfs.resources.shares import Charge
-from agentfs.security.principal import Principal
-from agentfs.storage.layout import StateError, lay_out
-from agentfs.storage.lock import only_daemon
-from agentfs.storage.opening import is_full
-from agentfs.storage.reserve import give_way, keep_reserve
+from agentfs.quota.shares import Charge
+from agentfs.store.layout import StateError, lay_out
+from agentfs.store.lock import only_daemon
+from agentfs.store.opening import is_full
+from agentfs.store.reserve import give_way, keep_reserve
+from agentfs.store.settings import MOST_PARKED
 from agentfs.tools.priority import go_before_programs
 
 __all__ = ["main"]
@@ -106,7 +106,7 @@ def main(
     """Run until the tree is unmounted or TERM or INT comes. The exit code: 1 if it failed.
 
     `behind_reaper`: this process becomes the reaper, and its child the daemon, of which the
-    descriptor `front` is told (`agentfs.process.reaper.main`). Else none will outlive the daemon.
+    descriptor `front` is told (`agentfs.machine.reaper.main`). Else none will outlive the daemon.
     """
     parser = argparse.ArgumentParser(prog="agentfs.tools.daemon")
     parser.add_argument("mountpoint")

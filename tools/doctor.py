@@ -164,8 +164,8 @@ def _linux() -> Finding:
 
 
 def _identity() -> Finding:
-    """How the daemon tells whose program calls; see `agentfs.security.identity`."""
-    from agentfs.process.cgroups import ControlGroups
+    """How the daemon tells whose program calls; see `agentfs.process.identity`."""
+    from agentfs.machine.cgroups import ControlGroups
 
     groups = ControlGroups(f"doctor-{secrets.token_hex(4)}")
     if groups.available:
@@ -194,8 +194,8 @@ def _starters(uid: int, whose: str) -> Iterator[Finding]:
 
 def _same_user(state: Path) -> Iterator[Finding]:
     """The agents that run as the user whose the state directory is, so as the operator."""
-    from agentfs.process.names import INIT_NAME
-    from agentfs.storage.layout import STORE
+    from agentfs.model.names import INIT_NAME
+    from agentfs.store.layout import STORE
 
     with (
         contextlib.suppress(sqlite3.Error, OSError),
@@ -231,8 +231,8 @@ def _system_calls() -> Finding:
 
 
 def _confinement() -> Iterator[Finding]:
-    """What programs can really be kept from; see `agentfs.process.confine`."""
-    from agentfs.process.confine import CAPABILITIES, mechanisms
+    """What programs can really be kept from; see `agentfs.machine.confine`."""
+    from agentfs.machine.confine import CAPABILITIES, mechanisms
 
     by = {
         "network": "seccomp refuses sockets that are not local, Landlock TCP",
@@ -261,7 +261,7 @@ def _confinement() -> Iterator[Finding]:
 
 def _limits() -> Iterator[Finding]:
     """How number and memory of programs are limited."""
-    from agentfs.process.cgroups import ControlGroups
+    from agentfs.machine.cgroups import ControlGroups
 
     groups = ControlGroups(f"doctor-{secrets.token_hex(4)}")
     if groups.available:
@@ -302,9 +302,9 @@ def _mounts() -> Iterator[Finding]:
 def _store(state: Path, key: str | None) -> list[Finding]:
     """What is wrong with a state directory: what keeps a daemon from starting, and what the
     consistency check finds."""
-    from agentfs.storage.check import check
-    from agentfs.storage.layout import STORE, StateError
-    from agentfs.storage.opening import require_whole
+    from agentfs.check import check
+    from agentfs.store.layout import STORE, StateError
+    from agentfs.store.opening import require_whole
     from agentfs.tools.repair import trial
 
     store = state / STORE
@@ -326,12 +326,12 @@ def _store(state: Path, key: str | None) -> list[Finding]:
 def _names(state: Path) -> Iterator[Finding]:
     """The agents that a daemon does not start because of what they are called, the rules that
     speak of none, and whether there are agents of several users."""
-    from agentfs.errors import KernelError
-    from agentfs.process.names import INIT_NAME, reserved
+    from agentfs.base.errors import KernelError
+    from agentfs.model.names import INIT_NAME, reserved
     from agentfs.process.recovery import not_started
-    from agentfs.security import acl
-    from agentfs.security.policy import across_users
-    from agentfs.storage.layout import STORE
+    from agentfs.rights import acl
+    from agentfs.rights.policy import across_users
+    from agentfs.store.layout import STORE
 
     with (
         contextlib.suppress(sqlite3.Error),
@@ -360,7 +360,7 @@ def _key(state: Path, key: str | None) -> Path:
 
 def mend(state: str, audit_key: str | None) -> int:
     """`--repair`: 0 if the state directory can be mounted now."""
-    from agentfs.storage.layout import StateError
+    from agentfs.store.layout import StateError
     from agentfs.tools.repair import repair
 
     try:
@@ -372,7 +372,7 @@ def mend(state: str, audit_key: str | None) -> int:
 
 def _audit(state: Path, key: str | None) -> Finding:
     """Whether the audit is what the kernel wrote."""
-    from agentfs.security.verify import verify
+    from agentfs.audit.verify import verify
 
     verdict = verify(state / "store.db", _key(state, key))
     return Finding("missing" if verdict.fault else "ok", f"{state}", f"the audit: {verdict}")

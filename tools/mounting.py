@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from agentfs.storage.layout import StateError, lay_out
+from agentfs.store.layout import StateError, lay_out
 from agentfs.tools.foreground import in_front_of
 from agentfs.tools.mounts import condition, mounts, resolved
 from agentfs.tools.silent import SilentError, silence

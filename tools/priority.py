@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 
-from agentfs.process.launch import NICE
+from agentfs.machine.launch import NICE
 
 __all__ = ["AHEAD", "go_before_programs"]
 

@@ -13,13 +13,10 @@ from pathlib import Path
 
 import trio
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
+from agentfs.check import check
 from agentfs.kernel import Kernel
-from agentfs.storage.check import check
-from agentfs.storage.layout import STORE, StateError, lay_out
-from agentfs.storage.lock import only_daemon
-from agentfs.storage.opening import require_whole
-from agentfs.storage.salvage import (
+from agentfs.salvage import (
     Saved,
     add_lost_agents,
     give_up_processes,
@@ -27,6 +24,9 @@ from agentfs.storage.salvage import (
     mend_first_page,
     salvage,
 )
+from agentfs.store.layout import STORE, StateError, lay_out
+from agentfs.store.lock import only_daemon
+from agentfs.store.opening import require_whole
 
 __all__ = ["repair", "trial"]
 

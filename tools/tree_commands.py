@@ -98,8 +98,8 @@ def _spawn_text(given: Given, command: list[str] | None) -> str:
     if not spec:
         return text
     # slow to import, and only needed to lay options over a file
-    from agentfs.errors import KernelError
-    from agentfs.yamltext import read_yaml
+    from agentfs.base.errors import KernelError
+    from agentfs.base.yaml_text import read_yaml
 
     try:
         base = read_yaml(text)

@@ -24,7 +24,7 @@ from types import FrameType
 
 import click
 
-from agentfs.document import DocumentError
+from agentfs.base.yaml_document import DocumentError
 from agentfs.manifest import ROOT, Planned, load
 from agentfs.tools.mounting import start
 from agentfs.tools.mounts import condition, mounts, resolved

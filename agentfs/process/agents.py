@@ -15,18 +15,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agentfs.clock import Clock, change_time
-from agentfs.errors import KernelError
-from agentfs.events import AgentChanged, AgentDefined, AgentRemoved, EventLog
-from agentfs.process.model import Agent, Process, Role
-from agentfs.process.names import INIT_NAME, check_name
-from agentfs.process.spec import parse_spec
+from agentfs.base.clock import Clock, change_time
+from agentfs.base.errors import KernelError
+from agentfs.base.within import give, is_directory, mounts
+from agentfs.model.names import INIT_NAME, check_name
+from agentfs.model.principal import Principal
+from agentfs.model.process import Agent, Process, Role
+from agentfs.model.spec import parse_spec
+from agentfs.process.events import AgentChanged, AgentDefined, AgentRemoved
 from agentfs.process.table import ProcessTable
-from agentfs.security.policy import Action
-from agentfs.security.principal import Principal
-from agentfs.storage.store import Store
-from agentfs.storage.within import give, is_directory, mounts
-from agentfs.syscall import Gate
+from agentfs.rights.gate import Gate
+from agentfs.rights.policy import Action
+from agentfs.store.event_log import EventLog
+from agentfs.store.store import Store
 
 __all__ = ["Agents"]
 

@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from agentfs.errors import KernelError
-from agentfs.events import ProcessSpawned
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import Principal
+from agentfs.model.process import Agent, Limits, OnLimit, Process, Restart, Role
+from agentfs.model.spec import ProcessSpec, parse_spec
 from agentfs.process import commands, rules
-from agentfs.process.model import Agent, Limits, OnLimit, Process, Restart, Role
-from agentfs.process.own import OwnCalls, refuse_init
+from agentfs.process.capabilities import ceiling_below
+from agentfs.process.ceilings import Ceilings
+from agentfs.process.events import ProcessSpawned
 from agentfs.process.recovery import begin_spawn, end_spawn, withdraw
-from agentfs.process.spec import ProcessSpec, parse_spec
-from agentfs.resources.ceilings import Ceilings
-from agentfs.security.capabilities import ceiling_below
-from agentfs.security.policy import Action
-from agentfs.security.principal import Principal
-from agentfs.storage.later import when_there_is_room
+from agentfs.process.self_calls import OwnCalls, refuse_init
+from agentfs.rights.policy import Action
+from agentfs.store.later import when_there_is_room
 
 if TYPE_CHECKING:
-    from agentfs.resources.budget import Budgets
-    from agentfs.resources.groups import Groups
+    from agentfs.quota.budget import Budgets
+    from agentfs.quota.groups import Groups
 
 __all__ = ["Processes"]
 

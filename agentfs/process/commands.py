@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from agentfs.errors import KernelError
-from agentfs.process.model import State
-from agentfs.process.spec import seconds
-from agentfs.security.principal import Principal
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import Principal
+from agentfs.model.process import State
+from agentfs.model.spec import seconds
 
 if TYPE_CHECKING:
     from agentfs.process.calls import Processes

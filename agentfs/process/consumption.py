@@ -13,15 +13,16 @@ import errno
 import logging
 import os
 
-from agentfs.clock import Timer, Timers
-from agentfs.errors import KernelError
-from agentfs.events import EventLog, ProcessRestarted, ProcessSpawned, Record, ResourceExceeded
+from agentfs.base.clock import Timer, Timers
+from agentfs.base.errors import KernelError
+from agentfs.machine.programs import Programs
+from agentfs.model.process import Process
+from agentfs.process.events import ProcessRestarted, ProcessSpawned, ResourceExceeded
 from agentfs.process.headcount import HeadCount
-from agentfs.process.model import Process
-from agentfs.process.programs import Programs
 from agentfs.process.signals import Signals
 from agentfs.process.table import ProcessTable
-from agentfs.storage.store import Store
+from agentfs.store.event_log import EventLog, Record
+from agentfs.store.store import Store
 
 __all__ = ["Consumption"]
 

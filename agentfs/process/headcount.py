@@ -14,14 +14,15 @@ import resource
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from agentfs.clock import Timers
-from agentfs.events import EventLog, ResourceExceeded
-from agentfs.process.census import Census, forks_for
-from agentfs.process.measures import Measures
-from agentfs.process.model import Process
-from agentfs.process.proc import read_file
-from agentfs.process.rlimits import Limit, lay_on
+from agentfs.base.clock import Timers
+from agentfs.machine.census import Census, forks_for
+from agentfs.machine.measures import Measures
+from agentfs.machine.proc import read_file
+from agentfs.machine.rlimits import Limit, lay_on
+from agentfs.model.process import Process
+from agentfs.process.events import ResourceExceeded
 from agentfs.process.table import ProcessTable
+from agentfs.store.event_log import EventLog
 
 __all__ = ["HeadCount"]
 

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agentfs.clock import Clock, Timer, Timers
-from agentfs.config import Settings
-from agentfs.process.model import Process, State
+from agentfs.base.clock import Clock, Timer, Timers
+from agentfs.model.process import Process, State
+from agentfs.store.settings import Settings
 
 __all__ = ["Heartbeats"]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from agentfs.clock import Clock, rfc3339
-from agentfs.events import EventLog, ProcessExited, Record
+from agentfs.base.clock import Clock, rfc3339
+from agentfs.process.events import ProcessExited
 from agentfs.process.table import ProcessTable
-from agentfs.storage.store import Store
+from agentfs.store.event_log import EventLog, Record
+from agentfs.store.store import Store
 
 __all__ = ["KEPT", "MOST", "History"]
 

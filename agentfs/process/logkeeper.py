@@ -27,14 +27,14 @@ from pathlib import Path
 import trio
 from inotify_simple import INotify, flags
 
-from agentfs.config import Settings
-from agentfs.errors import KernelError
-from agentfs.process import orphans
-from agentfs.process.logs import LEAST, is_low, room_of, rotate
-from agentfs.process.model import Process, State
-from agentfs.process.programs import Program, Programs
+from agentfs.base.errors import KernelError
+from agentfs.machine import orphans
+from agentfs.machine.logs import LEAST, is_low, room_of, rotate
+from agentfs.machine.programs import Program, Programs
+from agentfs.machine.writers import writers
+from agentfs.model.process import Process, State
 from agentfs.process.table import ProcessTable
-from agentfs.process.writers import writers
+from agentfs.store.settings import Settings
 
 __all__ = ["LogKeeper"]
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from agentfs.clock import rfc3339
-from agentfs.events import ConfigChanged, HealthChecked, Record
-from agentfs.process.logs import rotate
+from agentfs.base.clock import rfc3339
+from agentfs.machine.logs import rotate
+from agentfs.store.event_log import Record
+from agentfs.store.events import ConfigChanged, HealthChecked
 
 if TYPE_CHECKING:
     from agentfs.process.supervisor import Supervisor

@@ -12,20 +12,14 @@ import logging
 
 import trio
 
-from agentfs.clock import Timer, Timers
-from agentfs.config import Settings
-from agentfs.events import (
-    EventLog,
-    MessageClaimed,
-    ProcessExited,
-    ProcessReady,
-    ProcessReparented,
-    Record,
-    StateChanged,
-)
-from agentfs.process.model import Process, State
+from agentfs.base.clock import Timer, Timers
+from agentfs.mail.events import MessageClaimed
+from agentfs.model.process import Process, State
+from agentfs.process.events import ProcessExited, ProcessReady, ProcessReparented, StateChanged
 from agentfs.process.table import ProcessTable
-from agentfs.storage.later import when_there_is_room
+from agentfs.store.event_log import EventLog, Record
+from agentfs.store.later import when_there_is_room
+from agentfs.store.settings import Settings
 
 __all__ = ["Readiness"]
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from agentfs.events import AgentRefused
-from agentfs.process.again import STARTED_AGAIN
-from agentfs.process.model import Agent, Limits, Process, Restart, Role, State, Tier
-from agentfs.process.names import INIT_NAME, reserved
-from agentfs.process.proc import boot_id, read_stat
-from agentfs.process.programs import Program
-from agentfs.security.principal import INIT
-from agentfs.storage.store import Store
+from agentfs.machine.proc import boot_id, read_stat
+from agentfs.machine.programs import Program
+from agentfs.model.names import INIT_NAME, reserved
+from agentfs.model.principal import INIT
+from agentfs.model.process import Agent, Limits, Process, Restart, Role, State, Tier
+from agentfs.process.events import AgentRefused
+from agentfs.process.restarting import STARTED_AGAIN
+from agentfs.store.store import Store
 
 if TYPE_CHECKING:
     from agentfs.process.supervisor import Supervisor

@@ -12,21 +12,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
+from agentfs.machine.readable import covers, named_files
+from agentfs.model.names import check_reserved
+from agentfs.model.principal import Principal
+from agentfs.model.process import Process, Role, Tier
+from agentfs.model.spec import ProcessSpec
 from agentfs.process.agents import Agents
-from agentfs.process.model import Process, Role, Tier
-from agentfs.process.names import check_reserved
-from agentfs.process.readable import covers, named_files
-from agentfs.process.spec import ProcessSpec
+from agentfs.process.capabilities import Child, ceiling_below
+from agentfs.process.ceilings import Ceilings
 from agentfs.process.table import ProcessTable
-from agentfs.resources.ceilings import Ceilings
-from agentfs.security.capabilities import Child, ceiling_below
-from agentfs.security.policy import Action, Policy
-from agentfs.security.principal import Principal
+from agentfs.rights.policy import Action, Policy
 
 if TYPE_CHECKING:
-    from agentfs.resources.budget import Budgets
-    from agentfs.resources.groups import Groups
+    from agentfs.quota.budget import Budgets
+    from agentfs.quota.groups import Groups
 
 __all__ = [
     "RULES",

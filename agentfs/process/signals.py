@@ -11,16 +11,17 @@ import logging
 import signal
 from collections.abc import Callable
 
-from agentfs.clock import Timer, Timers
-from agentfs.config import Settings
-from agentfs.errors import KernelError
-from agentfs.events import EventLog, SignalSent
-from agentfs.process.model import Process, State
-from agentfs.process.programs import Program, Programs
-from agentfs.process.restarts import Restarts
+from agentfs.base.clock import Timer, Timers
+from agentfs.base.errors import KernelError
+from agentfs.machine.programs import Program, Programs
+from agentfs.model.process import Process, State
+from agentfs.process.backoff import Restarts
+from agentfs.process.events import SignalSent
 from agentfs.process.table import ProcessTable
-from agentfs.storage.later import when_there_is_room
-from agentfs.storage.store import Store
+from agentfs.store.event_log import EventLog
+from agentfs.store.later import when_there_is_room
+from agentfs.store.settings import Settings
+from agentfs.store.store import Store
 
 __all__ = ["SIGNALS", "Signals"]
 

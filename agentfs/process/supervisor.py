@@ -15,15 +15,17 @@ from types import FrameType
 
 import trio
 
-from agentfs.events import ConfigChanged, ProcessChanged, Record
-from agentfs.process.again import Again
-from agentfs.process.ends import UNKNOWN
+from agentfs.machine.programs import Program
+from agentfs.model.principal import INIT
+from agentfs.model.process import Process, State
+from agentfs.process.ending import UNKNOWN
+from agentfs.process.events import ProcessChanged
 from agentfs.process.maid import Maid
-from agentfs.process.model import Process, State
-from agentfs.process.programs import Program
 from agentfs.process.recovery import Recovery, shut_down
-from agentfs.security.principal import INIT
-from agentfs.storage.later import when_there_is_room
+from agentfs.process.restarting import Again
+from agentfs.store.event_log import Record
+from agentfs.store.events import ConfigChanged
+from agentfs.store.later import when_there_is_room
 
 __all__ = ["UNKNOWN", "Supervisor"]
 

@@ -10,12 +10,13 @@ import errno
 from collections.abc import Iterator
 from typing import Any
 
-from agentfs.clock import Clock, change_time
-from agentfs.errors import KernelError
-from agentfs.events import ChildrenChanged, EventLog, ProcessReparented, StateChanged
-from agentfs.process.model import Process, Role, State, check_transition
-from agentfs.security.principal import INIT
-from agentfs.storage.store import Store
+from agentfs.base.clock import Clock, change_time
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import INIT
+from agentfs.model.process import Process, Role, State, check_transition
+from agentfs.process.events import ChildrenChanged, ProcessReparented, StateChanged
+from agentfs.store.event_log import EventLog
+from agentfs.store.store import Store
 
 __all__ = ["ProcessTable"]
 

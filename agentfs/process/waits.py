@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
-from agentfs.clock import Clock
+from agentfs.base.clock import Clock
 
 __all__ = ["Wait", "Waits"]
 

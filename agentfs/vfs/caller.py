@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agentfs.config import Shares
-from agentfs.resources.shares import Charge, Holder, Pot
-from agentfs.security.principal import Principal
+from agentfs.model.principal import Principal
+from agentfs.quota.shares import Charge, Holder, Pot
+from agentfs.store.settings import Shares
 
 __all__ = ["Caller"]
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable
 from inspect import iscoroutinefunction
 from typing import Any
 
-from agentfs.events import Event
+from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.files import Control, Document, Live, Owner, Stream, Transaction, Value
 from agentfs.vfs.handles import as_text

@@ -8,8 +8,8 @@ import time
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import replace
 
-from agentfs.errors import KernelError
-from agentfs.plain import one_line
+from agentfs.base.errors import KernelError
+from agentfs.base.text import one_line
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.handles import (
     MAX_CONTROL,

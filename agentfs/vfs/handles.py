@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from agentfs.errors import ApprovalError, KernelError
-from agentfs.resources.shares import Charge
+from agentfs.base.errors import ApprovalError, KernelError
+from agentfs.quota.shares import Charge
 from agentfs.vfs.node import Handle
 from agentfs.vfs.written import Written
 

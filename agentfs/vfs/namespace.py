@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from agentfs.events import Event
+from agentfs.store.event import Event
 from agentfs.vfs.changes import Change
 from agentfs.vfs.node import Directory, Node
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 
 if TYPE_CHECKING:
     from agentfs.vfs.caller import Caller

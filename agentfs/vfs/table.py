@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from agentfs.errors import KernelError
-from agentfs.events import Event
+from agentfs.base.errors import KernelError
+from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Modified
 from agentfs.vfs.files import Owner

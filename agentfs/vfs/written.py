@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentfs.resources.shares import Charge
+from agentfs.quota.shares import Charge
 
 __all__ = ["Written"]
 

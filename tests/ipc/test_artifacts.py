@@ -15,19 +15,19 @@ from typing import Any
 
 import pytest
 
-import agentfs.ipc.artifacts
-import agentfs.ipc.draft
-import agentfs.ipc.shelf
-import agentfs.storage.store
-from agentfs.errors import KernelError
-from agentfs.ipc.artifact import Artifact, Space
-from agentfs.ipc.artifacts import Artifacts
-from agentfs.ipc.inheritance import Inheritance
-from agentfs.process.model import Process, Role, State
-from agentfs.resources.diskshares import DiskShares
-from agentfs.resources.shares import Shares
-from agentfs.security.principal import Kind, Principal
-from agentfs.storage.check import check
+import agentfs.shared.artifact_table
+import agentfs.shared.artifacts
+import agentfs.shared.draft
+import agentfs.store.store
+from agentfs.base.errors import KernelError
+from agentfs.check import check
+from agentfs.model.principal import Kind, Principal
+from agentfs.model.process import Process, Role, State
+from agentfs.quota.disk_shares import DiskShares
+from agentfs.quota.shares import Shares
+from agentfs.shared.artifact import Artifact, Space
+from agentfs.shared.artifacts import Artifacts
+from agentfs.shared.inheritance import Inheritance
 from tests.ipc.world import GID, OPERATOR, UID, World
 from tests.providers.world import refused
 
@@ -539,10 +539,10 @@ def test_a_full_disk_is_enospc_and_leaves_the_old(world: Shared) -> None:
 TRACED = {
     module.__file__
     for module in (
-        agentfs.ipc.artifacts,
-        agentfs.ipc.draft,
-        agentfs.ipc.shelf,
-        agentfs.storage.store,
+        agentfs.shared.artifacts,
+        agentfs.shared.draft,
+        agentfs.shared.artifact_table,
+        agentfs.store.store,
     )
 }
 

@@ -7,19 +7,19 @@ from collections.abc import Callable
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.events import (
+from agentfs.asks.ask import Ask, AskState
+from agentfs.asks.events import (
     AskAnswered,
     AskCancelled,
     AskDropped,
     AskExpired,
     AskFailed,
     AskOpened,
-    MessageArrived,
 )
-from agentfs.ipc.ask import Ask, AskState
-from agentfs.ipc.message import Message
-from agentfs.process.model import Role
+from agentfs.base.errors import KernelError
+from agentfs.mail.events import MessageArrived
+from agentfs.mail.message import Message
+from agentfs.model.process import Role
 from tests.ipc.world import OPERATOR, World
 
 OPEN, ANSWERED, EXPIRED, FAILED, CANCELLED = (
@@ -220,7 +220,7 @@ def test_open_questions_are_bounded(pair: World) -> None:
 
 
 def test_a_message_saved_into_cur_asks_nobody(pair: World) -> None:
-    from agentfs.ipc.message import Draft
+    from agentfs.mail.message import Draft
 
     one = by_header(pair)
     (question,) = pair.mail.mailbox("bob").new.values()

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agentfs.ipc.message import Message
+from agentfs.mail.message import Message
 from tests.ipc.world import World
 
 ATTEMPTS = 2

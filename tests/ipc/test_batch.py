@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.ipc.mbox import entry
-from agentfs.ipc.message import Message
-from agentfs.process.model import Process
+from agentfs.base.errors import KernelError
+from agentfs.mail.mbox import entry
+from agentfs.mail.message import Message
+from agentfs.model.process import Process
 from tests.ipc.world import OPERATOR, World
 
 

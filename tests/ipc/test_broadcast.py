@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.events import BroadcastChanged, BroadcastSent
-from agentfs.ipc.message import Draft, Message
-from agentfs.process.model import Process, Role
-from agentfs.security.acl import Acl
-from agentfs.storage.check import check
-from agentfs.storage.store import Store
+from agentfs.base.errors import KernelError
+from agentfs.check import check
+from agentfs.mail.events import BroadcastChanged, BroadcastSent
+from agentfs.mail.message import Draft, Message
+from agentfs.model.process import Process, Role
+from agentfs.rights.acl import Acl
+from agentfs.store.store import Store
 from tests.ipc.world import OPERATOR, World
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from agentfs.clock import ManualClock
-from agentfs.ipc.buckets import TokenBuckets
+from agentfs.base.buckets import TokenBuckets
+from agentfs.base.clock import ManualClock
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import errno
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.events import DeadLetterDropped, MessageDone, MessageGivenUp, MessageRevived
-from agentfs.ipc.message import Message
-from agentfs.process.model import Process
+from agentfs.base.errors import KernelError
+from agentfs.mail.events import DeadLetterDropped, MessageDone, MessageGivenUp, MessageRevived
+from agentfs.mail.message import Message
+from agentfs.model.process import Process
 from tests.ipc.world import OPERATOR, World
 
 

@@ -6,13 +6,13 @@ import errno
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.events import Escalated
-from agentfs.ipc.ask import Ask, AskState
-from agentfs.ipc.escalations import Escalations
-from agentfs.ipc.message import Message
-from agentfs.process.model import Role, State
-from agentfs.security.roles import Roles
+from agentfs.asks.ask import Ask, AskState
+from agentfs.asks.escalations import Escalations
+from agentfs.asks.events import Escalated
+from agentfs.base.errors import KernelError
+from agentfs.mail.message import Message
+from agentfs.model.process import Role, State
+from agentfs.rights.roles import Roles
 from tests.ipc.world import OPERATOR, World
 
 LINE = ("boss", "lead", "dev", "job")

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.events import MessageGivenUp, MessageLooped
-from agentfs.ipc.message import Message
-from agentfs.process.model import Role
+from agentfs.base.errors import KernelError
+from agentfs.mail.events import MessageGivenUp, MessageLooped
+from agentfs.mail.message import Message
+from agentfs.model.process import Role
 from tests.ipc.world import World
 
 MOST = 100

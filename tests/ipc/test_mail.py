@@ -5,12 +5,13 @@ import random
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.events import MessageClaimed, MessageGivenUp, StateChanged
-from agentfs.ipc.message import Draft, Priority
-from agentfs.ipc.overheard import KEPT, KEPT_BYTES
-from agentfs.process.model import Process, Role, State
-from agentfs.security.principal import Kind, Principal
+from agentfs.base.errors import KernelError
+from agentfs.mail.events import MessageClaimed, MessageGivenUp
+from agentfs.mail.message import Draft, Priority
+from agentfs.mail.overheard import KEPT, KEPT_BYTES
+from agentfs.model.principal import Kind, Principal
+from agentfs.model.process import Process, Role, State
+from agentfs.process.events import StateChanged
 from tests.ipc.world import OPERATOR, World
 
 

@@ -15,8 +15,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agentfs.errors import KernelError
-from agentfs.ipc.message import Priority
+from agentfs.base.errors import KernelError
+from agentfs.mail.message import Priority
 from tests.ipc.world import OPERATOR, World
 
 AGENTS = ("bob", "ghost")

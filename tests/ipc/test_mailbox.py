@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentfs.ipc.mailbox import Mailbox, Queue
-from agentfs.ipc.message import Message, Relation
+from agentfs.mail.mailbox import Mailbox, Queue
+from agentfs.mail.message import Message, Relation
 
 T0 = 1_800_000_000.0
 AGEING = 0.1

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import agentfs.ipc
-from agentfs.errors import KernelError
-from agentfs.ipc.headers import KERNEL_TYPES, KERNELS_OWN, MAX_BLOCK
-from agentfs.ipc.message import Draft, Message, Priority, Relation, check_opening, compose
+import agentfs
+from agentfs.base.errors import KernelError
+from agentfs.mail.headers import KERNEL_TYPES, KERNELS_OWN, MAX_BLOCK
+from agentfs.mail.message import Draft, Message, Priority, Relation, check_opening, compose
 
 NOW = 1_800_000_000.0
 
@@ -188,7 +188,7 @@ def test_what_is_automatic_says_so_in_the_words_of_rfc_3834(
 
 def test_every_type_that_the_kernel_writes_is_one_of_its_own() -> None:
     written = set()
-    for source in Path(agentfs.ipc.__file__).parent.rglob("*.py"):
+    for source in Path(agentfs.__file__).parent.rglob("*.py"):
         written |= set(re.findall(r'\("Type", "([^"]*)"\)', source.read_text()))
     assert {"reminder", "escalation"} <= written <= KERNEL_TYPES
 

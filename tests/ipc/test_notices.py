@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agentfs.ipc.notices import Notices
-from agentfs.process.model import Process
+from agentfs.mail.notices import Notices
+from agentfs.model.process import Process
 from tests.ipc.world import World
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.events import QueuePurged, QueueRemoved
-from agentfs.ipc.message import Draft, Message
-from agentfs.ipc.queues import PURGE_BATCH, Queue, Queues
-from agentfs.process.model import Process, Role, State
-from agentfs.security.principal import Kind, Principal
+from agentfs.base.errors import KernelError
+from agentfs.mail.message import Draft, Message
+from agentfs.model.principal import Kind, Principal
+from agentfs.model.process import Process, Role, State
+from agentfs.shared.events import QueuePurged, QueueRemoved
+from agentfs.shared.queues import PURGE_BATCH, Queue, Queues
 from tests.ipc.world import GID, OPERATOR, UID, World
 
 JOBS = "queues/jobs"

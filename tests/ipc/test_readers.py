@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agentfs.ipc.message import Message
-from agentfs.ipc.readers import Reader
-from agentfs.process.lineage import Lineage
-from agentfs.process.model import Process, State
+from agentfs.machine.lineage import Lineage
+from agentfs.mail.message import Message
+from agentfs.mail.readers import Reader
+from agentfs.model.process import Process, State
 from tests.ipc.world import World
 from tests.tree import eventually
 

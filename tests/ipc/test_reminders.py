@@ -13,20 +13,20 @@ import pytest
 import trio
 import trio.testing
 
-from agentfs.clock import rfc3339
-from agentfs.errors import KernelError
-from agentfs.events import (
-    Event,
+from agentfs.base.clock import rfc3339
+from agentfs.base.errors import KernelError
+from agentfs.check import check
+from agentfs.mail.message import Message
+from agentfs.reminders.counts import Counts
+from agentfs.reminders.events import (
     ReminderCancelled,
     ReminderDelayed,
     ReminderFired,
     ReminderSet,
     ReminderTallyChanged,
 )
-from agentfs.ipc.message import Message
-from agentfs.ipc.reminders import BATCH, LONGEST_WAIT, PAUSE, Reminders
-from agentfs.ipc.tally import Counts
-from agentfs.storage.check import check
+from agentfs.reminders.reminders import BATCH, LONGEST_WAIT, PAUSE, Reminders
+from agentfs.store.event import Event
 from tests.ipc import world as worlds
 from tests.ipc.world import OPERATOR
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 
-from agentfs.clock import ManualClock, Timers
-from agentfs.errors import KernelError
-from agentfs.ipc.readers import Reader
-from agentfs.ipc.resting import MOMENT, Resting
+from agentfs.base.clock import ManualClock, Timers
+from agentfs.base.errors import KernelError
+from agentfs.mail.idle_readers import MOMENT, Resting
+from agentfs.mail.readers import Reader
 
 
 def made() -> tuple[ManualClock, Timers, Resting, list[str]]:

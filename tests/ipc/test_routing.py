@@ -4,10 +4,10 @@ import errno
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.ipc.message import Priority, Relation
-from agentfs.ipc.routing import effective, relation, route
-from agentfs.process.model import Role
+from agentfs.base.errors import KernelError
+from agentfs.mail.message import Priority, Relation
+from agentfs.mail.routing import effective, relation, route
+from agentfs.model.process import Role
 from tests.ipc.world import OPERATOR, World
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentfs.errors import KernelError
-from agentfs.ipc.schedule import MOST_MISSED, Schedule, parse
+from agentfs.base.errors import KernelError
+from agentfs.reminders.schedule import MOST_MISSED, Schedule, parse
 
 NOW = datetime(2026, 11, 21, 12, 30, 15, 500_000, tzinfo=UTC).timestamp()  # a Saturday
 

@@ -4,9 +4,9 @@ import errno
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.ipc.message import Message
-from agentfs.process.model import Process, State
+from agentfs.base.errors import KernelError
+from agentfs.mail.message import Message
+from agentfs.model.process import Process, State
 from tests.ipc.world import World
 
 

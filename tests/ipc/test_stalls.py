@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agentfs.events import AgentResumed, AgentStalled, ConsumerEnded, ProcessExited
-from agentfs.ipc.stalls import Stalls
-from agentfs.process.model import Process
+from agentfs.mail.stalls import Stalls
+from agentfs.model.process import Process
+from agentfs.process.events import AgentResumed, AgentStalled, ConsumerEnded, ProcessExited
 from tests.ipc.world import World
 
 AFTER = 300.0

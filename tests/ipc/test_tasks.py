@@ -6,11 +6,11 @@ import errno
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.events import TaskTimedOut
-from agentfs.ipc.message import Message
-from agentfs.ipc.readers import Reader
-from agentfs.process.model import State
+from agentfs.base.errors import KernelError
+from agentfs.mail.message import Message
+from agentfs.mail.readers import Reader
+from agentfs.model.process import State
+from agentfs.quota.events import TaskTimedOut
 from tests.ipc.world import OPERATOR, World
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentfs.ipc.message import Message
+from agentfs.mail.message import Message
 from tests.ipc.world import World
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.events import TopicChanged, TopicCreated, TopicRemoved
-from agentfs.ipc.topics import Publication, Topic, Topics
-from agentfs.process.model import Role
-from agentfs.security.principal import Kind, Principal
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import Kind, Principal
+from agentfs.model.process import Role
+from agentfs.shared.events import TopicChanged, TopicCreated, TopicRemoved
+from agentfs.shared.topics import Publication, Topic, Topics
 from tests.ipc.world import OPERATOR, World
 
 USER = Principal(Kind.USER, None, "user 77", 77, 77)

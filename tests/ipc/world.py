@@ -8,21 +8,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from agentfs.clock import ManualClock, Timers
-from agentfs.config import Settings
-from agentfs.events import Event, EventLog
-from agentfs.ipc.archive import FINISHED
-from agentfs.ipc.mail import Mail
-from agentfs.ipc.message import Draft, Message
+from agentfs.base.clock import ManualClock, Timers
+from agentfs.check import check
+from agentfs.machine.proc import boot_id
+from agentfs.mail.archive import FINISHED
+from agentfs.mail.mail import Mail
+from agentfs.mail.message import Draft, Message
+from agentfs.model.principal import INIT, Kind, Principal
+from agentfs.model.process import Limits, Process, Restart, Role, State, Tier
 from agentfs.process.agents import Agents
-from agentfs.process.model import Limits, Process, Restart, Role, State, Tier
-from agentfs.process.proc import boot_id
 from agentfs.process.table import ProcessTable
-from agentfs.security.policy import Policy
-from agentfs.security.principal import INIT, Kind, Principal
-from agentfs.storage.check import check
-from agentfs.storage.store import Store
-from agentfs.syscall import Gate
+from agentfs.rights.gate import Gate
+from agentfs.rights.policy import Policy
+from agentfs.store.event import Event
+from agentfs.store.event_log import EventLog
+from agentfs.store.settings import Settings
+from agentfs.store.store import Store
 
 UID, GID = os.getuid(), os.getgid()
 OPERATOR = Principal(Kind.OPERATOR, INIT, "init", UID, GID)

@@ -10,14 +10,15 @@ from typing import TypeVar
 import pytest
 import trio
 
-from agentfs.clock import SystemClock
-from agentfs.config import Shares
-from agentfs.errors import KernelError
-from agentfs.events import EventLog
+from agentfs.base.clock import SystemClock
+from agentfs.base.errors import KernelError
+from agentfs.base.watchdog import Watchdog
+from agentfs.model.principal import Kind, Principal
 from agentfs.mount.session import Mount, serve
-from agentfs.resources.shares import Charge, Holder, Pot
-from agentfs.security.principal import Kind, Principal
-from agentfs.storage.store import Store
+from agentfs.quota.shares import Charge, Holder, Pot
+from agentfs.store.event_log import EventLog
+from agentfs.store.settings import Shares
+from agentfs.store.store import Store
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change
 from agentfs.vfs.declare import control, document, stream, value
@@ -25,7 +26,6 @@ from agentfs.vfs.files import Owner, Value
 from agentfs.vfs.namespace import Namespace
 from agentfs.vfs.node import Node, StreamHandle
 from agentfs.vfs.table import DirectoryOf, Table
-from agentfs.watchdog import Watchdog
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ import pytest
 import trio
 import trio.testing
 
+from agentfs.model.principal import INIT, Kind, Principal
 from agentfs.mount.fairness import BUSY, MOST, SAMPLE, TURNS, WINDOW, Fairness, key_of
-from agentfs.security.principal import INIT, Kind, Principal
 from tests.puppet import Puppet
 from tests.tree import Tree, eventually
 

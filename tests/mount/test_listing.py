@@ -6,10 +6,10 @@ import gc
 import os
 from pathlib import Path
 
+from agentfs.model.principal import Kind, Principal
 from agentfs.mount.handles import OpenDirectory
 from agentfs.mount.inodes import NEW_MOST, Inodes
 from agentfs.providers.host import HostTree
-from agentfs.security.principal import Kind, Principal
 from agentfs.vfs.caller import Caller
 
 ME = Caller(Principal(Kind.OPERATOR, 1, "init", os.geteuid(), os.getegid()), 0, 0, os.getpid())

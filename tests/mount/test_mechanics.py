@@ -14,7 +14,7 @@ import pytest
 import trio
 from inotify_simple import flags
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Created, Modified, Removed
 from agentfs.vfs.node import File, Handle, Node, Stat, StreamHandle

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentfs.clock import TrioClock
+from agentfs.base.clock import TrioClock
 from tests.process.world import System, running
 
 

@@ -17,12 +17,12 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from agentfs.errors import KernelError
-from agentfs.events import AgentChanged, AgentDefined, AgentRemoved, SignalSent
-from agentfs.process.model import Process, Restart, State
-from agentfs.process.proc import is_stopped, read_stat
-from agentfs.process.spec import ProcessSpec
-from agentfs.security.principal import Kind, Principal
+from agentfs.base.errors import KernelError
+from agentfs.machine.proc import is_stopped, read_stat
+from agentfs.model.principal import Kind, Principal
+from agentfs.model.process import Process, Restart, State
+from agentfs.model.spec import ProcessSpec
+from agentfs.process.events import AgentChanged, AgentDefined, AgentRemoved, SignalSent
 from tests.process.test_programs import needs_root
 from tests.process.test_supervisor import jump, over
 from tests.process.world import (

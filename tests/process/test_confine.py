@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.process.confine import FREE, Confinement, Mechanisms, described, mechanisms
-from agentfs.process.model import Process
-from agentfs.process.own_program import own_program
+from agentfs.base.errors import KernelError
+from agentfs.machine.confine import FREE, Confinement, Mechanisms, described, mechanisms
+from agentfs.machine.own_program import own_program
+from agentfs.model.process import Process
 from tests.process.world import OPERATOR, PYTHON, System, gone
 
 NO_NETWORK = Confinement(network=False)

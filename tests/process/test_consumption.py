@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.events import ResourceExceeded
-from agentfs.process.cgroups import ControlGroups
+from agentfs.machine.cgroups import ControlGroups
+from agentfs.machine.rlimits import CPU_BELT, Bounds, below, limits_for, usage_of
+from agentfs.model.process import State
 from agentfs.process.consumption import Consumption
-from agentfs.process.model import State
-from agentfs.process.rlimits import CPU_BELT, Bounds, below, limits_for, usage_of
+from agentfs.process.events import ResourceExceeded
 from tests.process.world import (
     PYTHON,
     System,

@@ -18,13 +18,7 @@ from typing import TypeVar
 
 import pytest
 
-from agentfs.process.proc import (
-    UNTOLD,
-    is_in_execve,
-    parent_of,
-    read_stat,
-    thread_group,
-)
+from agentfs.machine.proc import UNTOLD, is_in_execve, parent_of, read_stat, thread_group
 from tests.tree import Tree, eventually
 
 pytestmark = pytest.mark.mount

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.events import ResourceExceeded
-from agentfs.process.census import Census, forks_for, tasks_of
-from agentfs.process.cgroups import MOST_PIDS, ControlGroups
-from agentfs.process.model import Process, State
-from agentfs.process.rlimits import Bounds, below
+from agentfs.machine.census import Census, forks_for, tasks_of
+from agentfs.machine.cgroups import MOST_PIDS, ControlGroups
+from agentfs.machine.rlimits import Bounds, below
+from agentfs.model.process import Process, State
+from agentfs.process.events import ResourceExceeded
 from tests.process.world import PYTHON, System, consumption_of, eventually, running
 from tests.tree import BOMB
 

@@ -6,9 +6,9 @@ import os
 import signal
 from pathlib import Path
 
-from agentfs.process.model import State
-from agentfs.process.proc import read_stat
-from agentfs.process.programs import Program
+from agentfs.machine.proc import read_stat
+from agentfs.machine.programs import Program
+from agentfs.model.process import State
 from tests.process.world import OPERATOR, System, eventually, running
 
 # A child in another session, one whose parent has ended, one that has stopped itself.

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.process.confine import Confinement, mechanisms
-from agentfs.process.readable import covers, named_files, of_program
+from agentfs.base.errors import KernelError
+from agentfs.machine.confine import Confinement, mechanisms
+from agentfs.machine.readable import covers, named_files, of_program
 from tests.process.test_confine import all_refused, tried
 from tests.process.world import PYTHON, System, as_agent
 

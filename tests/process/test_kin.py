@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from agentfs.process import kin as module
-from agentfs.process.forks import Forks, LostForksError
-from agentfs.process.kin import Kin
-from agentfs.process.proc import parent_of
+from agentfs.machine import kin as module
+from agentfs.machine.forks import Forks, LostForksError
+from agentfs.machine.kin import Kin
+from agentfs.machine.proc import parent_of
 from tests.tree import eventually
 
 Fork = tuple[int, int, int]

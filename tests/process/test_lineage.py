@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agentfs.process.lineage import Lineage
+from agentfs.machine.lineage import Lineage
 from tests.tree import eventually
 
 

@@ -15,13 +15,13 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from agentfs.errors import KernelError
-from agentfs.process import proc, programs
-from agentfs.process.cgroups import ControlGroups
-from agentfs.process.launch import Launch
-from agentfs.process.logs import TAIL, rotate, tail
-from agentfs.process.model import State
-from agentfs.process.proc import read_stat
+from agentfs.base.errors import KernelError
+from agentfs.machine import proc, programs
+from agentfs.machine.cgroups import ControlGroups
+from agentfs.machine.launch import Launch
+from agentfs.machine.logs import TAIL, rotate, tail
+from agentfs.machine.proc import read_stat
+from agentfs.model.process import State
 from tests.process.test_rules import refused
 from tests.process.world import (
     OPERATOR,

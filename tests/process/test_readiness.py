@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import trio.testing
 
-from agentfs.clock import TrioClock
-from agentfs.events import MessageClaimed, ProcessReady, ProcessRestarted
-from agentfs.process.model import Process, State
+from agentfs.base.clock import TrioClock
+from agentfs.mail.events import MessageClaimed
+from agentfs.model.process import Process, State
+from agentfs.process.events import ProcessReady, ProcessRestarted
 from tests.process.world import (
     ENDED,
     OPERATOR,

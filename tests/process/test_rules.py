@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
+from agentfs.model.process import Limits, Role, State, Tier
+from agentfs.model.spec import ProcessSpec
 from agentfs.process import rules
-from agentfs.process.model import Limits, Role, State, Tier
-from agentfs.process.spec import ProcessSpec
-from agentfs.resources.budget import Budgets
-from agentfs.resources.ceilings import Ceilings
-from agentfs.resources.entries import Entries
-from agentfs.resources.groups import Groups
-from agentfs.resources.grouptable import GroupTable
-from agentfs.resources.marks import Marks
-from agentfs.security.policy import Policy
+from agentfs.process.ceilings import Ceilings
+from agentfs.quota.alerts import Marks
+from agentfs.quota.budget import Budgets
+from agentfs.quota.budget_table import Entries
+from agentfs.quota.group_table import GroupTable
+from agentfs.quota.groups import Groups
+from agentfs.rights.policy import Policy
 from tests.process.world import OPERATOR, System, as_agent
 
 OTHER = "daemon" if pwd.getpwuid(os.geteuid()).pw_name == "nobody" else "nobody"

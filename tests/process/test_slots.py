@@ -7,8 +7,8 @@ from typing import cast
 
 import trio
 
-from agentfs.process.slots import Slots
-from agentfs.security.principal import INIT
+from agentfs.machine.slots import Slots
+from agentfs.model.principal import INIT
 
 
 async def _launch(slots: Slots, parent: int, done: threading.Event) -> None:

@@ -6,9 +6,9 @@ import errno
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.process.spec import parse_spec
-from agentfs.yamltext import MOST_VALUES
+from agentfs.base.errors import KernelError
+from agentfs.base.yaml_text import MOST_VALUES
+from agentfs.model.spec import parse_spec
 
 ALIASES = "\n".join(
     ["name: x", "x0: &x0 [a, a, a, a, a, a, a, a]"]

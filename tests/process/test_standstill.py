@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.process.proc import read_stat
-from agentfs.process.standstill import PATIENCE, room
+from agentfs.machine.proc import read_stat
+from agentfs.machine.standstill import PATIENCE, room
 from tests.process.test_calls import VFORKS, children, stopped
 from tests.process.world import PYTHON, eventually, program
 

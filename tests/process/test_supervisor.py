@@ -19,12 +19,11 @@ import pytest
 import trio
 import trio.testing
 
-from agentfs.clock import ManualClock, Timers, TrioClock
-from agentfs.config import Settings
-from agentfs.events import (
+from agentfs.base.clock import ManualClock, Timers, TrioClock
+from agentfs.model.process import Process, State
+from agentfs.process.backoff import Restarts
+from agentfs.process.events import (
     ChildrenChanged,
-    EventLog,
-    HealthChecked,
     HeartbeatMissed,
     ProcessExited,
     ProcessReaped,
@@ -33,10 +32,11 @@ from agentfs.events import (
     ProcessSpawned,
     SignalSent,
 )
-from agentfs.process.model import Process, State
-from agentfs.process.restarts import Restarts
 from agentfs.process.supervisor import UNKNOWN
-from agentfs.storage.store import Store
+from agentfs.store.event_log import EventLog
+from agentfs.store.events import HealthChecked
+from agentfs.store.settings import Settings
+from agentfs.store.store import Store
 from tests.process.world import (
     ENDED,
     OPERATOR,

@@ -10,20 +10,14 @@ from typing import Any
 
 import pytest
 
-from agentfs.clock import ManualClock
-from agentfs.errors import KernelError
-from agentfs.events import ChildrenChanged, Event, EventLog, ProcessReparented, StateChanged
-from agentfs.process.model import (
-    Limits,
-    Process,
-    Restart,
-    Role,
-    State,
-    Tier,
-    check_transition,
-)
+from agentfs.base.clock import ManualClock
+from agentfs.base.errors import KernelError
+from agentfs.model.process import Limits, Process, Restart, Role, State, Tier, check_transition
+from agentfs.process.events import ChildrenChanged, ProcessReparented, StateChanged
 from agentfs.process.table import ProcessTable
-from agentfs.storage.store import Store
+from agentfs.store.event import Event
+from agentfs.store.event_log import EventLog
+from agentfs.store.store import Store
 
 
 class Table:

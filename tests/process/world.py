@@ -14,21 +14,22 @@ from typing import Any
 
 import trio
 
-from agentfs.clock import Clock, SystemClock, Timers
-from agentfs.config import Settings
-from agentfs.events import Event, EventLog, Record
+from agentfs.base.clock import Clock, SystemClock, Timers
+from agentfs.machine.programs import Programs
+from agentfs.model.principal import Kind, Principal
+from agentfs.model.process import Process, State
+from agentfs.model.spec import ProcessSpec
 from agentfs.process.agents import Agents
 from agentfs.process.calls import Processes
 from agentfs.process.consumption import Consumption
-from agentfs.process.model import Process, State
-from agentfs.process.programs import Programs
-from agentfs.process.spec import ProcessSpec
 from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
-from agentfs.security.policy import Policy
-from agentfs.security.principal import Kind, Principal
-from agentfs.storage.store import Store
-from agentfs.syscall import Gate
+from agentfs.rights.gate import Gate
+from agentfs.rights.policy import Policy
+from agentfs.store.event import Event
+from agentfs.store.event_log import EventLog, Record
+from agentfs.store.settings import Settings
+from agentfs.store.store import Store
 
 OPERATOR = Principal(Kind.OPERATOR, 1, "init", os.getuid(), os.getgid())
 INSTANCE = f"test-{os.getpid()}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from agentfs.clock import ManualClock
-from agentfs.events import UseRecorded
+from agentfs.base.clock import ManualClock
 from agentfs.kernel import Kernel
-from agentfs.process.model import Tier
-from agentfs.resources.use import Use
+from agentfs.model.process import Tier
+from agentfs.quota.events import UseRecorded
+from agentfs.quota.meter import Use
 from agentfs.vfs.changes import Created, Modified, Removed
 from agentfs.vfs.node import Directory
 from tests.providers.world import OPERATOR, STRANGER, World, refused

@@ -8,9 +8,9 @@ from typing import Any
 
 import trio
 
+from agentfs.audit.verify import verify
+from agentfs.check import check
 from agentfs.providers.audit import PAGE
-from agentfs.security.verify import verify
-from agentfs.storage.check import check
 from tests.process.world import eventually
 from tests.providers.world import OPERATOR, STRANGER, World, refused
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from agentfs.process.model import Role
-from agentfs.security.capability import VOCABULARY
+from agentfs.model.capability import VOCABULARY
+from agentfs.model.process import Role
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Modified
 from tests.providers.test_shm import put

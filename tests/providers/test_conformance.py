@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.providers.replacing import Replacing
 from agentfs.tools.reference import HEAD
 from agentfs.vfs.files import Control, Document, Live, Stream, Transaction, Value

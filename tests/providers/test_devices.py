@@ -14,9 +14,9 @@ import trio
 import trio.testing
 
 import agentfs
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
+from agentfs.base.within import is_directory, open_within
 from agentfs.providers.devices import DOUBTFUL, MOST_IN_LINE, OWN, THREADS, Devices, Mounted
-from agentfs.storage.within import is_directory, open_within
 from agentfs.vfs.waiting import driven, in_fiber, wait
 
 SECONDS = 0.05

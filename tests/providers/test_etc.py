@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from agentfs.defaults import without_defaults
 from agentfs.providers.etc import EtcDirectory
+from agentfs.store.defaults import without_defaults
 from agentfs.vfs.changes import Modified
 from agentfs.vfs.node import Attributes
 from tests.providers.world import OPERATOR, World, refused

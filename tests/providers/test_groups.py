@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from agentfs.process.model import Process
+from agentfs.model.process import Process
 from agentfs.vfs.changes import Created, Modified, Removed
 from agentfs.vfs.node import Attributes, Directory, Node
 from tests.providers.world import OPERATOR, STRANGER, World, refused

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.ipc.held import KIND
 from agentfs.kernel import Kernel
+from agentfs.mail.held import KIND
 from tests.providers.world import World, refused
 
 TO_BOB = "/agents/alice/outbox/bob"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import Kind, Principal
 from agentfs.providers import kept
 from agentfs.providers.host import HostDirectory, HostFile, HostHandle, HostLink, HostNode, HostTree
-from agentfs.security.principal import Kind, Principal
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Attributes
 

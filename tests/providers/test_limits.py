@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentfs.resources.ceilings import NAMES
+from agentfs.process.ceilings import NAMES
 from agentfs.vfs.changes import Modified
 from tests.providers.world import OPERATOR, World, refused
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from agentfs.process.model import State
+from agentfs.model.process import State
 from agentfs.providers.streams import Signals
 from agentfs.vfs.changes import Created, Modified, Removed
 from tests.providers.world import OPERATOR, STRANGER, World, refused

@@ -8,7 +8,7 @@ import stat as st
 
 import pytest
 
-from agentfs.ipc.message import Draft
+from agentfs.mail.message import Draft
 from agentfs.providers.sending import Sending
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Created, Modified, Moved, Removed

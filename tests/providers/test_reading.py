@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.process.model import Role
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import Kind, Principal
+from agentfs.model.process import Role
 from agentfs.providers.host import HostFile
-from agentfs.security.principal import Kind, Principal
-from agentfs.security.roles import Action, Verdict
+from agentfs.rights.roles import Action, Verdict
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import Attributes, Directory, Link
 from tests.providers.world import OPERATOR, STRANGER, UID, World, refused

@@ -7,9 +7,9 @@ import os
 import pytest
 import trio
 
-from agentfs.errors import KernelError
-from agentfs.events import ReminderFired
-from agentfs.ipc.reminders import Reminders
+from agentfs.base.errors import KernelError
+from agentfs.reminders.events import ReminderFired
+from agentfs.reminders.reminders import Reminders
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.files import Value
 from agentfs.vfs.node import Stat

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from agentfs.defaults import without_defaults
-from agentfs.security.principal import Kind, Principal
+from agentfs.model.principal import Kind, Principal
+from agentfs.store.defaults import without_defaults
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Modified
 from agentfs.vfs.node import StreamHandle

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from agentfs.errors import KernelError
+from agentfs.base.errors import KernelError
 from agentfs.providers.artifacts import DraftFile
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Created, Moved, Removed

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.events import Record
+from agentfs.base.errors import KernelError
 from agentfs.kernel import Kernel
-from agentfs.process.model import Process
-from agentfs.process.spec import ProcessSpec
+from agentfs.model.principal import INIT, Kind, Principal
+from agentfs.model.process import Process
+from agentfs.model.spec import ProcessSpec
 from agentfs.providers.tree import build
-from agentfs.security.principal import INIT, Kind, Principal
+from agentfs.store.event_log import Record
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change
 from agentfs.vfs.node import Directory, File, Handle, Link, Node, StreamHandle

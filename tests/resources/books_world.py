@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from agentfs.process.model import Process, Tier
-from agentfs.resources.accounting import Accounting
-from agentfs.resources.groups import Groups
-from agentfs.resources.grouptable import Group, GroupTable
-from agentfs.resources.use import Use
-from agentfs.storage.uses import VIEWS, Sums
+from agentfs.model.process import Process, Tier
+from agentfs.quota.accounting import Accounting
+from agentfs.quota.group_table import Group, GroupTable
+from agentfs.quota.groups import Groups
+from agentfs.quota.meter import Use
+from agentfs.quota.uses import VIEWS, Sums
 from tests.process.world import OPERATOR
 from tests.resources.budget_world import World
 

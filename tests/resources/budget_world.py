@@ -9,16 +9,16 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from agentfs.clock import ManualClock
-from agentfs.process.model import Process, Tier
-from agentfs.process.spec import ProcessSpec
-from agentfs.resources.budget import Budgets
-from agentfs.resources.calls import Calls
-from agentfs.resources.entries import Entries, Entry
-from agentfs.resources.marks import Marks
-from agentfs.resources.models import Models
-from agentfs.security.principal import INIT
-from agentfs.storage.check import check
+from agentfs.base.clock import ManualClock
+from agentfs.check import check
+from agentfs.model.principal import INIT
+from agentfs.model.process import Process, Tier
+from agentfs.model.spec import ProcessSpec
+from agentfs.quota.alerts import Marks
+from agentfs.quota.budget import Budgets
+from agentfs.quota.budget_table import Entries, Entry
+from agentfs.quota.calls import Calls
+from agentfs.quota.models import Models
 from tests.process.world import OPERATOR, System, as_agent
 
 T = TypeVar("T")

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from typing import Self
 
-from agentfs.ipc.mail import Mail
-from agentfs.ipc.message import Draft, Message
-from agentfs.ipc.queues import Queues
-from agentfs.ipc.topics import Topics
-from agentfs.process.model import Process
-from agentfs.resources.ceilings import Ceilings
-from agentfs.resources.limits import ProcessLimits
-from agentfs.resources.rates import Rates
-from agentfs.resources.spending import Spending
+from agentfs.mail.mail import Mail
+from agentfs.mail.message import Draft, Message
+from agentfs.model.process import Process
+from agentfs.process.ceilings import Ceilings
+from agentfs.quota.limits import ProcessLimits
+from agentfs.quota.rates import Rates
+from agentfs.quota.spending import Spending
+from agentfs.shared.queues import Queues
+from agentfs.shared.topics import Topics
 from tests.process.world import OPERATOR, as_agent
 from tests.resources import budget_world
 

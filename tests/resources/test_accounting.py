@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.events import AccountClosed, AccountOpened, UseRecorded, UsesSwept
-from agentfs.process.model import Process, Tier
-from agentfs.resources.accounting import dollars
-from agentfs.resources.use import Use
-from agentfs.storage.check import check
+from agentfs.base.errors import KernelError
+from agentfs.check import check
+from agentfs.model.process import Process, Tier
+from agentfs.quota.accounting import dollars
+from agentfs.quota.events import AccountClosed, AccountOpened, UseRecorded, UsesSwept
+from agentfs.quota.meter import Use
 from tests.process.world import OPERATOR, as_agent
 from tests.resources.books_world import POOL, Books
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.events import BudgetChanged
-from agentfs.process.model import Process, State, Tier
-from agentfs.security.principal import INIT
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import INIT
+from agentfs.model.process import Process, State, Tier
+from agentfs.quota.events import BudgetChanged
 from tests.process.world import OPERATOR, as_agent
 from tests.resources.budget_world import World
 

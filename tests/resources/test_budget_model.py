@@ -16,10 +16,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agentfs.errors import KernelError
-from agentfs.process.model import Process, Tier
-from agentfs.resources.entries import Entry
-from agentfs.security.principal import INIT
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import INIT
+from agentfs.model.process import Process, Tier
+from agentfs.quota.budget_table import Entry
 from tests.process.world import OPERATOR, as_agent
 from tests.resources.budget_world import TIERS, World
 

@@ -10,18 +10,13 @@ from typing import Any
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.events import (
-    ProcessChanged,
-    ResourceExceeded,
-    ResourceRefused,
-    ResourceStopped,
-    ResourceWarning,  # noqa: A004  # an event
-)
-from agentfs.process.model import Process, State
-from agentfs.resources.requests import run_budget_command, serve_call
-from agentfs.resources.use import Use
-from agentfs.security.principal import INIT, Kind, Principal
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import INIT, Kind, Principal
+from agentfs.model.process import Process, State
+from agentfs.process.events import ProcessChanged, ResourceExceeded
+from agentfs.quota.commands import run_budget_command, serve_call
+from agentfs.quota.events import ResourceRefused, ResourceStopped, ResourceWarning
+from agentfs.quota.meter import Use
 from tests.process.world import OPERATOR, as_agent
 from tests.resources.budget_world import World
 

@@ -9,14 +9,14 @@ import pytest
 import trio
 import trio.testing
 
-from agentfs.clock import TrioClock
-from agentfs.config import Shares as Terms
-from agentfs.resources import survey
-from agentfs.resources.diskshares import ROUND, DiskShares
-from agentfs.resources.filebytes import LEAST, MARK, Bytes, Part, taken
-from agentfs.resources.shares import Holder, Pot, Shares
-from agentfs.resources.survey import Survey
-from agentfs.security.principal import Kind, Principal
+from agentfs.base.clock import TrioClock
+from agentfs.model.principal import Kind, Principal
+from agentfs.quota import survey
+from agentfs.quota.disk_shares import ROUND, DiskShares
+from agentfs.quota.file_bytes import LEAST, MARK, Bytes, Part, taken
+from agentfs.quota.shares import Holder, Pot, Shares
+from agentfs.quota.survey import Survey
+from agentfs.store.settings import Shares as Terms
 from tests.process.world import OPERATOR, eventually, running
 
 KIB = 1024

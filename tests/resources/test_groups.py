@@ -12,20 +12,20 @@ from typing import Any
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.events import (
+from agentfs.base.errors import KernelError
+from agentfs.check import check
+from agentfs.model.principal import INIT
+from agentfs.model.process import Process, Tier
+from agentfs.process.events import ProcessChanged
+from agentfs.quota.events import (
     GroupCreated,
     GroupEntered,
     GroupLimitHit,
     GroupLimitSet,
     GroupRemoved,
-    ProcessChanged,
 )
-from agentfs.process.model import Process, Tier
-from agentfs.resources.grouptable import FILES
-from agentfs.resources.use import Use
-from agentfs.security.principal import INIT
-from agentfs.storage.check import check
+from agentfs.quota.group_table import FILES
+from agentfs.quota.meter import Use
 from tests.process.world import OPERATOR, as_agent
 from tests.resources.books_world import POOL, Books
 

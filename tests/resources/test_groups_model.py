@@ -16,9 +16,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agentfs.errors import KernelError
-from agentfs.process.model import Process
-from agentfs.security.principal import INIT
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import INIT
+from agentfs.model.process import Process
 from tests.process.world import OPERATOR
 from tests.resources.books_world import POOL, Books
 

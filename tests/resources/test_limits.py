@@ -10,19 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.events import (
-    LimitChanged,
-    ResourceExceeded,
-    ResourceWarning,  # noqa: A004  # an event
-    TaskTimedOut,
-)
-from agentfs.ipc.message import Draft
-from agentfs.ipc.readers import Reader
-from agentfs.process.model import Process
-from agentfs.resources.ceilings import NAMES
-from agentfs.resources.use import LimitError
-from agentfs.storage.check import check
+from agentfs.base.errors import KernelError
+from agentfs.check import check
+from agentfs.mail.message import Draft
+from agentfs.mail.readers import Reader
+from agentfs.model.process import Process
+from agentfs.process.ceilings import NAMES
+from agentfs.process.events import ResourceExceeded
+from agentfs.quota.events import LimitChanged, ResourceWarning, TaskTimedOut
+from agentfs.quota.meter import LimitError
 from tests.process.world import OPERATOR, as_agent
 from tests.resources.limits_world import World
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.clock import ManualClock
-from agentfs.errors import KernelError
-from agentfs.events import ConfigChanged, Event, EventLog
-from agentfs.process.model import Tier
-from agentfs.resources.models import Models
-from agentfs.storage.store import Store
+from agentfs.base.clock import ManualClock
+from agentfs.base.errors import KernelError
+from agentfs.model.process import Tier
+from agentfs.quota.models import Models
+from agentfs.store.event import Event
+from agentfs.store.event_log import EventLog
+from agentfs.store.events import ConfigChanged
+from agentfs.store.store import Store
 
 
 @pytest.fixture

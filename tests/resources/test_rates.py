@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.ipc.message import Draft
-from agentfs.process.model import Process
+from agentfs.base.errors import KernelError
+from agentfs.mail.message import Draft
+from agentfs.model.process import Process
 from tests.process.world import OPERATOR, as_agent
 from tests.resources.limits_world import World
 

@@ -12,15 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentfs.clock import ManualClock
-from agentfs.config import Settings
-from agentfs.config import Shares as Terms
-from agentfs.errors import ShareError
-from agentfs.events import Event, EventLog, ShareRefused
-from agentfs.process.model import Agent
-from agentfs.resources.shares import Charge, Holder, Pot, Shares
-from agentfs.security.principal import Kind, Principal
-from agentfs.storage.store import Store
+from agentfs.base.clock import ManualClock
+from agentfs.base.errors import ShareError
+from agentfs.model.principal import Kind, Principal
+from agentfs.model.process import Agent
+from agentfs.quota.events import ShareRefused
+from agentfs.quota.shares import Charge, Holder, Pot, Shares
+from agentfs.store.event import Event
+from agentfs.store.event_log import EventLog
+from agentfs.store.settings import Settings
+from agentfs.store.settings import Shares as Terms
+from agentfs.store.store import Store
 
 OPERATOR = Holder("operator", 0, operator=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentfs.resources.windows import HOUR, MINUTE, MOST_ENTRIES, Window
+from agentfs.base.windows import HOUR, MINUTE, MOST_ENTRIES, Window
 
 
 def test_the_life_of_a_window() -> None:

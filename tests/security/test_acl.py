@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.process.model import Process, Restart, Role, Tier
-from agentfs.security.acl import DEFAULT, Acl, Approval
-from agentfs.security.roles import Action
+from agentfs.base.errors import KernelError
+from agentfs.model.process import Process, Restart, Role, Tier
+from agentfs.rights.acl import DEFAULT, Acl, Approval
+from agentfs.rights.roles import Action
 
 INBOX = "/agents/bob/inbox"
 

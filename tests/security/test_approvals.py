@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.errors import ApprovalError, KernelError
-from agentfs.events import ApprovalAsked, ApprovalDecided
-from agentfs.ipc.message import Draft
-from agentfs.security.acl import Acl
-from agentfs.security.approvals import Approvals, Request, State
+from agentfs.approvals.approvals import Approvals, Request, State
+from agentfs.approvals.events import ApprovalAsked, ApprovalDecided
+from agentfs.base.errors import ApprovalError, KernelError
+from agentfs.mail.message import Draft
+from agentfs.rights.acl import Acl
 from tests.ipc.world import OPERATOR, World
 
 RULES = """

@@ -13,24 +13,28 @@ from pathlib import Path
 
 import pytest
 
-import agentfs.events
-from agentfs.clock import ManualClock, Timers
-from agentfs.config import Settings
-from agentfs.errors import KernelError
-from agentfs.events import AgentDefined, ArtifactStored, Event, EventLog, SentForgotten
-from agentfs.process.model import Process, Restart, Role, State, Tier
-from agentfs.security import records
-from agentfs.security.audit import Audit
-from agentfs.security.policy import Policy
-from agentfs.security.principal import Kind, Principal
-from agentfs.security.pruning import BATCH
-from agentfs.security.query import Query
-from agentfs.security.refusals import Refusals
-from agentfs.security.seal import Seal
-from agentfs.security.verify import verify
-from agentfs.storage.check import check
-from agentfs.storage.store import Store
-from agentfs.syscall import Gate
+import agentfs.kernel  # noqa: F401  # so that every room has told its events
+from agentfs.audit import records
+from agentfs.audit.audit import Audit
+from agentfs.audit.pruning import BATCH
+from agentfs.audit.query import Query
+from agentfs.audit.refusals import Refusals
+from agentfs.audit.seal import Seal
+from agentfs.audit.verify import verify
+from agentfs.base.clock import ManualClock, Timers
+from agentfs.base.errors import KernelError
+from agentfs.check import check
+from agentfs.mail.events import SentForgotten
+from agentfs.model.principal import Kind, Principal
+from agentfs.model.process import Process, Restart, Role, State, Tier
+from agentfs.process.events import AgentDefined
+from agentfs.rights.gate import Gate
+from agentfs.rights.policy import Policy
+from agentfs.shared.events import ArtifactStored
+from agentfs.store.event import Event, vocabulary
+from agentfs.store.event_log import EventLog, Record
+from agentfs.store.settings import Settings
+from agentfs.store.store import Store
 
 ALICE = Principal(Kind.AGENT, 2, "alice", 1000, 100)
 BOB = Principal(Kind.AGENT, 3, "bob", 1001, 100)
@@ -190,7 +194,7 @@ def test_the_first_principal_of_a_transaction_acts_and_without_one_it_is_the_ker
 
 
 def test_what_a_listener_does_after_the_commit_is_the_kernels_own_work(system: System) -> None:
-    def listener(record: agentfs.events.Record) -> None:
+    def listener(record: Record) -> None:
         if record.event == AgentDefined("x"):
             system.events.emit(AgentDefined("consequence"))
 
@@ -311,11 +315,7 @@ def _sample(kind: type[Event]) -> Event:
     return kind(**given)
 
 
-EVENTS = [
-    kind
-    for kind in vars(agentfs.events).values()
-    if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
-]
+EVENTS = list(vocabulary().values())
 
 
 @pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)

@@ -13,19 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentfs.errors import KernelError
-from agentfs.events import CapabilityDropped
-from agentfs.process.model import Process, Role
-from agentfs.process.spec import ProcessSpec, parse_spec
-from agentfs.security.capabilities import (
-    MAX_DENIED,
-    MAX_KNOWN,
-    Capabilities,
-    Child,
-    RoleTables,
-    ceiling_below,
-)
-from agentfs.security.capability import (
+from agentfs.base.errors import KernelError
+from agentfs.check import check
+from agentfs.model.capability import (
     EVERYTHING,
     NEEDS,
     NOTHING,
@@ -34,9 +24,19 @@ from agentfs.security.capability import (
     Ceiling,
     canonical,
 )
-from agentfs.security.policy import Policy
-from agentfs.security.roles import Roles
-from agentfs.storage.check import check
+from agentfs.model.process import Process, Role
+from agentfs.model.spec import ProcessSpec, parse_spec
+from agentfs.process.capabilities import (
+    MAX_DENIED,
+    MAX_KNOWN,
+    Capabilities,
+    Child,
+    RoleTables,
+    ceiling_below,
+)
+from agentfs.process.events import CapabilityDropped
+from agentfs.rights.policy import Policy
+from agentfs.rights.roles import Roles
 from tests.process.world import OPERATOR, System, as_agent, running
 
 ROLES = [role for role in Role if role is not Role.KERNEL]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from agentfs.security.file_changes import MOST_DIRECTORIES, MOST_PATHS, FileChanges
-from agentfs.security.principal import Kind, Principal
+from agentfs.audit.file_changes import MOST_DIRECTORIES, MOST_PATHS, FileChanges
+from agentfs.model.principal import Kind, Principal
 from tests.security.test_audit import System
 
 ALICE = Principal(Kind.AGENT, 2, "alice", 1000, 100)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentfs.security.globs import Effort, TooMuchError, covers, matches, meet, reduced
+from agentfs.model.globs import Effort, TooMuchError, covers, matches, meet, reduced
 
 PLENTY = 10**6
 NAMES = ["".join(name) for length in range(6) for name in product("abx", repeat=length)]

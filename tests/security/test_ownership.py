@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.process.model import Process, Restart, Role, Tier
-from agentfs.security.ownership import Access, Ownership
-from agentfs.security.principal import INIT, Kind, Principal
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import INIT, Kind, Principal
+from agentfs.model.process import Process, Restart, Role, Tier
+from agentfs.rights.ownership import Access, Ownership
 
 OPERATOR = Principal(Kind.OPERATOR, INIT, "init", 0, 0)
 ALICE = Principal(Kind.AGENT, 2, "alice", 1000, 100)

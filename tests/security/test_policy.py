@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.process.model import Agent, Process, Restart, Role, Tier
-from agentfs.security.acl import Acl
-from agentfs.security.policy import STRANGERS, Action, Policy
-from agentfs.security.roles import Roles
+from agentfs.base.errors import KernelError
+from agentfs.model.process import Agent, Process, Restart, Role, Tier
+from agentfs.rights.acl import Acl
+from agentfs.rights.policy import STRANGERS, Action, Policy
+from agentfs.rights.roles import Roles
 
 YES, EPERM, EACCES = 0, errno.EPERM, errno.EACCES
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.events import AgentDefined, AuditFull
-from agentfs.security.principal import Kind, Principal
-from agentfs.security.verify import verify
-from agentfs.storage.check import check
+from agentfs.audit.events import AuditFull
+from agentfs.audit.verify import verify
+from agentfs.base.errors import KernelError
+from agentfs.check import check
+from agentfs.model.principal import Kind, Principal
+from agentfs.process.events import AgentDefined
 from tests.security.test_audit import ALICE, BOB, System, edit
 
 OPERATOR = Principal(Kind.OPERATOR, 3, "init", 0, 0)

@@ -6,9 +6,9 @@ import errno
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.process.model import Role, Tier
-from agentfs.security.roles import Action, Roles, Verdict
+from agentfs.base.errors import KernelError
+from agentfs.model.process import Role, Tier
+from agentfs.rights.roles import Action, Roles, Verdict
 
 
 def actions(text: str, role: Role) -> dict[Action, Verdict]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.errors import KernelError
-from agentfs.security.principal import INIT, Kind, Principal
-from agentfs.storage.ballast import BALLAST
-from agentfs.storage.reserve import RESERVE, SIZE
-from agentfs.storage.store import Store
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import INIT, Kind, Principal
+from agentfs.store.ballast import BALLAST
+from agentfs.store.reserve import RESERVE, SIZE
+from agentfs.store.store import Store
 from tests.tree import small_disk
 
 OPERATOR = Principal(Kind.OPERATOR, INIT, "init", 0, 0)
@@ -127,7 +127,7 @@ def test_no_transaction_of_an_agent_takes_from_the_ballast(
 async def test_a_log_that_is_begun_anew_has_its_room(
     disk: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agentfs.storage.store.MOST_PAGES", 50)
+    monkeypatch.setattr("agentfs.store.store.MOST_PAGES", 50)
     for _ in range(100):
         put(store, AGENT)
     await store.checkpoint()
@@ -139,7 +139,7 @@ async def test_a_log_that_is_begun_anew_has_its_room(
 def test_where_no_room_can_be_set_aside_it_is_as_without(
     disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agentfs.storage.ballast._allocate", lambda *_: errno.EOPNOTSUPP)
+    monkeypatch.setattr("agentfs.store.ballast._allocate", lambda *_: errno.EOPNOTSUPP)
     store = Store(disk / "store.db")
     store.keep_ballast()
     for _ in range(100):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.storage.check import check
-from agentfs.storage.migrations import LATEST
-from agentfs.storage.store import Store
+from agentfs.check import check
+from agentfs.store.migrations import LATEST
+from agentfs.store.store import Store
 from tests.ipc.world import OPERATOR, World
 
 

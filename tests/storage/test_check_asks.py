@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.storage.check import check
+from agentfs.check import check
 from tests.ipc.world import World
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.ipc.message import Draft
-from agentfs.process.model import Role
-from agentfs.storage.check import check
+from agentfs.check import check
+from agentfs.mail.message import Draft
+from agentfs.model.process import Role
 from tests.ipc.world import World
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentfs.storage.check import check
+from agentfs.check import check
 from tests.resources.budget_world import World
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agentfs.security.capabilities import ceiling_below
-from agentfs.storage.check import check
+from agentfs.check import check
+from agentfs.process.capabilities import ceiling_below
 from tests.ipc.world import World
 
 ABOVE = {"roles": ["agent"], "names": ["llm"], "tools": [["a*"]], "denied": ["memory"]}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.storage.check import check
+from agentfs.check import check
 from tests.ipc.test_queues import QueueWorld
 from tests.ipc.world import OPERATOR
 

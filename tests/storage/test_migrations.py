@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from agentfs.storage import migrations
-from agentfs.storage.migrations import LATEST, migrate
+from agentfs.store import migrations
+from agentfs.store.migrations import LATEST, migrate
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import trio
 
-from agentfs.storage import shrinking
-from agentfs.storage.migrations import migrate
-from agentfs.storage.salvage import mend_first_page, salvage
-from agentfs.storage.shrinking import KEPT, LOOKS, STEP, STEPS
-from agentfs.storage.store import Store
+from agentfs.salvage import mend_first_page, salvage
+from agentfs.store import shrinking
+from agentfs.store.migrations import migrate
+from agentfs.store.shrinking import KEPT, LOOKS, STEP, STEPS
+from agentfs.store.store import Store
 
 MESSAGES = 40
 SIZE = 1 << 20

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from agentfs.errors import KernelError
-from agentfs.storage.store import RECENT, SHORT_CONTENT, Store
+from agentfs.base.errors import KernelError
+from agentfs.store.store import RECENT, SHORT_CONTENT, Store
 
 
 @pytest.fixture
@@ -330,7 +330,7 @@ async def test_a_long_log_is_begun_anew_though_somebody_always_writes(
         put(store, seq)
     await store.checkpoint()
     assert log.stat().st_size > 50 * 4096, "it is not long yet"
-    monkeypatch.setattr("agentfs.storage.store.MOST_PAGES", 50)
+    monkeypatch.setattr("agentfs.store.store.MOST_PAGES", 50)
     for seq in range(50, 100):
         put(store, seq)
     await store.checkpoint()
@@ -344,8 +344,8 @@ async def test_a_long_log_is_begun_anew_though_somebody_always_writes(
 async def test_of_a_log_that_was_very_long_a_part_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agentfs.storage.store.MOST_PAGES", 50)
-    monkeypatch.setattr("agentfs.storage.store.KEPT_LOG", 100_000)
+    monkeypatch.setattr("agentfs.store.store.MOST_PAGES", 50)
+    monkeypatch.setattr("agentfs.store.store.KEPT_LOG", 100_000)
     store = Store(tmp_path / "store.db")
     log = tmp_path / "store.db-wal"
     put(store, 1, b"x" * 2_000_000)

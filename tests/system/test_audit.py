@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agentfs.security.verify import verify
+from agentfs.audit.verify import verify
 from tests.puppet import Puppet
 from tests.tree import Tree, eventually
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import agentfs.agent
-from agentfs.process.confine import Confinement, mechanisms
+from agentfs.machine.confine import Confinement, mechanisms
 from tests.puppet import Puppet
 from tests.tree import Tree, eventually, until
 

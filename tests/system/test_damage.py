@@ -291,7 +291,7 @@ def test_what_is_wrong_with_the_state_is_said_and_nothing_made_worse(
 
 def test_every_page_that_is_overwritten_is_noticed(folded: Path, tmp_path: Path) -> None:
     """Without a mount: those that hold a table, an index or the length of a text."""
-    from agentfs.storage.opening import look_through
+    from agentfs.store.opening import look_through
 
     store = tmp_path / "store.db"
     for page in range(1, os.path.getsize(folded / "store.db") // 4096):

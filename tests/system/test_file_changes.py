@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agentfs.security.query import Query
-from agentfs.security.verify import verify
+from agentfs.audit.query import Query
+from agentfs.audit.verify import verify
 from tests.puppet import Puppet
 from tests.tree import Tree, eventually
 

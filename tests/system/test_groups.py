@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.storage.check import check
+from agentfs.check import check
 from tests.puppet import Puppet
 from tests.system.test_inotify import WRITTEN, Watcher, written
 from tests.tree import Tree

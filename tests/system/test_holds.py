@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.watchdog import Hold
+from agentfs.base.watchdog import Hold
 from tests.tree import Tree
 
 pytestmark = pytest.mark.mount

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from agentfs.base.within import mounts
 from agentfs.providers.devices import THREADS
-from agentfs.storage.within import mounts
 from tests.conftest import Hatchery
 from tests.hatchery import QuickTree
 from tests.puppet import Puppet

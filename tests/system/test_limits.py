@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agentfs.process.cgroups import ControlGroups
+from agentfs.machine.cgroups import ControlGroups
 from tests.puppet import Puppet
 from tests.tree import BOMB, Tree, eventually
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.process.names import RESERVED
+from agentfs.model.names import RESERVED
 from tests.process.world import alive
 from tests.puppet import Puppet
 from tests.system.test_events import after

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentfs.agent import Message
-from agentfs.ipc.overheard import KEPT
+from agentfs.mail.overheard import KEPT
 from tests.hatchery import Hatchery, QuickTree
 from tests.puppet import Puppet
 from tests.tree import Tree, eventually

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.process import reaper
+from agentfs.machine import reaper
 from tests.hatchery import Hatchery
 from tests.puppet import Puppet
 from tests.tree import AGENTFS, PATIENCE, Tree, eventually, until

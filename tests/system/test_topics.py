@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from agentfs.storage.store import Store
+from agentfs.store.store import Store
 from tests.system.test_blocking import ENDS_WITHIN, parked
 from tests.system.test_identity import ROOT_ONLY, as_nobody, run_as
 from tests.system.test_identity import _open_to_all as open_to_all

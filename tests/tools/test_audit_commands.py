@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from agentfs.storage.store import Store
+from agentfs.store.store import Store
 from agentfs.tools.audit_commands import audit
 from agentfs.tools.tree import ToolError
 

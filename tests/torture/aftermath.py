@@ -9,9 +9,9 @@ import functools
 import os
 from pathlib import Path
 
-from agentfs.process.cgroups import ControlGroups
-from agentfs.security.verify import verify
-from agentfs.storage.check import check
+from agentfs.audit.verify import verify
+from agentfs.check import check
+from agentfs.machine.cgroups import ControlGroups
 from tests.tree import Tree
 
 __all__ = ["faults_of", "strays_of"]

@@ -159,7 +159,7 @@ def _wrap_async(
 
 
 def _arm_store(hit: Callable[[str], None]) -> None:
-    from agentfs.storage import store
+    from agentfs.store import store
 
     class Connection(sqlite3.Connection):
         """Hits around the statements that make a transaction."""
@@ -206,7 +206,7 @@ def _arm_files(hit: Callable[[str], None]) -> None:
 
 
 def _arm_programs(hit: Callable[[str], None]) -> None:
-    from agentfs.process.launch import Launch
+    from agentfs.machine.launch import Launch
 
     _wrap(Launch, "run", hit, "launch", "launched")
     _wrap(signal, "pidfd_send_signal", hit, "", "signal")

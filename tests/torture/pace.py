@@ -18,7 +18,7 @@ import trio
 
 __all__ = ["arm_clock"]
 
-WAITING = ("agentfs.clock", "agentfs.ipc.reminders", "agentfs.process.maid")
+WAITING = ("agentfs.base.clock", "agentfs.reminders.reminders", "agentfs.process.maid")
 """The modules that wait for a time of the kernel's clock."""
 
 
@@ -79,7 +79,7 @@ class Pace:
 
 def arm_clock(dial: Dial) -> None:
     """Let the kernel in this process go by `dial`. To be called in the event loop's thread."""
-    from agentfs import clock
+    from agentfs.base import clock
 
     pace = Pace(dial)
     clock.SystemClock.now = staticmethod(pace.now)  # type: ignore[assignment]

@@ -1,0 +1,1 @@
+"""What waits until the operator allows it."""

@@ -1,0 +1,44 @@
+"""What is told of requests for approval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentfs.store.event import Event
+
+__all__ = [
+    "ApprovalAsked",
+    "ApprovalDecided",
+    "ApprovalDropped",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalAsked(Event):
+    """A call of `agent` waits until `by` agrees, or until `deadline`. `sha256` is of what is asked
+    for; the same `id` again asks for something else instead."""
+
+    id: str
+    agent: str
+    action: str
+    by: str
+    deadline: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalDecided(Event):
+    """It is `state` now: approved, rejected, expired, withdrawn or used. `who` decided."""
+
+    id: str
+    agent: str
+    state: str
+    who: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalDropped(Event):
+    """It is not kept any more."""
+
+    id: str
+    agent: str

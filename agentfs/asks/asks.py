@@ -1,0 +1,304 @@
+"""Asks: questions that wait for their answer, with a deadline. Who may reply to what is `threads`'.
+
+A question is a message like any other, with `Reply-By`; whoever it was put to answers it by
+replying. The first reply is the answer. It is kept with the ask, and where the asker has said that
+it reads it there (`asks/new`) it goes nowhere else. Calls without a principal belong inside a
+transaction.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable
+from itertools import islice
+from typing import Any, Protocol
+
+from agentfs.asks.ask import Ask, AskState
+from agentfs.asks.ask_table import KIND, AskBook
+from agentfs.asks.events import AskAnswered, AskCancelled, AskExpired, AskFailed, AskOpened
+from agentfs.base.alarm import Alarm
+from agentfs.base.clock import Clock, Timers, rfc3339
+from agentfs.base.errors import KernelError
+from agentfs.mail.events import MessageExpired, MessageGivenUp
+from agentfs.mail.mailboxes import Mailboxes
+from agentfs.mail.message import Draft, Message
+from agentfs.mail.threads import Threads
+from agentfs.model.principal import Principal
+from agentfs.rights.gate import Gate
+from agentfs.store.event_log import EventLog, Record
+from agentfs.store.settings import Settings
+from agentfs.store.store import Store
+
+__all__ = ["Asks"]
+
+log = logging.getLogger(__name__)
+
+# Asks of one transaction: about 20 ms. Between two of them others have their turn for as long.
+BATCH, PAUSE = 200, 0.02
+
+
+class Post(Protocol):
+    """What asks need of `Mail`: a question is sent, and who waits is told how it ended."""
+
+    def send(self, principal: Principal, sender: str, draft: Draft) -> Message: ...
+
+    def notify(
+        self, receiver: str, body: bytes, headers: list[tuple[str, str]], *, sender: str = ...
+    ) -> Message | None: ...
+
+
+class Asks(AskBook):
+    """The life of an ask; looking at one and its records are in `AskBook`."""
+
+    def __init__(
+        self,
+        post: Post,
+        boxes: Mailboxes,
+        threads: Threads,
+        gate: Gate,
+        store: Store,
+        events: EventLog,
+        clock: Clock,
+        timers: Timers,
+        settings: Settings,
+    ) -> None:
+        super().__init__(store, events, clock)
+        self._post = post
+        self._boxes = boxes
+        self._threads = threads
+        self._gate = gate
+        self._settings = settings
+        self._alarm = Alarm(clock, timers, self._fall_due)
+        self.onward: Callable[[Ask], bool] = lambda ask: False
+        """Asked before an ask ends without an answer: whether it was put to somebody else."""
+        events.listen(self._heard, MessageGivenUp, MessageExpired)
+
+    def load(self) -> None:
+        """Read everything from the store, after the messages."""
+        self.read()
+        # What became of a question is told after its transaction: the daemon may have died between.
+        with self._store.transaction():
+            for seq, ask in tuple(self._questions.items()):
+                message = self._boxes.archive.find(seq)
+                if message is None or message.folder in ("dead", "expired"):
+                    self._lost(ask, seq, "it was not taken" if message is None else message.reason)
+
+    # -- system calls ----------------------------------------------------------------------------
+
+    def ask(self, principal: Principal, agent: str, content: bytes) -> Ask:
+        """Send a question whose answer is read from the ask alone. EINVAL, EAGAIN (too many are
+        open), and what sending raises."""
+        now = self._clock.now()
+        draft = Draft.parse(content, now=now)
+        if not draft.body.strip():
+            raise KernelError(errno.EINVAL, "a question is headers, a blank line and a text")
+        if draft.reply_by is None:
+            draft.reply_by = now + self._settings.now.messages.reply_timeout
+        draft.answer_apart = True
+        return self._asks[self._post.send(principal, agent, draft).seq]
+
+    def cancel(self, principal: Principal, agent: str, number: int) -> None:
+        """Drop an ask. If it is open nobody waits any more: whom it was put to is told, and where
+        it still waits it is withdrawn. EACCES, ENOENT."""
+        self.expire_due(number)
+        with self._gate.enter(principal):
+            if not principal.acts_for(agent):
+                raise KernelError(
+                    errno.EACCES,
+                    f"the questions of {agent} are not for {principal.name}",
+                    rule="private",
+                )
+            ask = self.get(agent, number)
+            if ask.open:
+                for seq, mailbox in ask.questions.items():
+                    self._withdraw(ask, seq, mailbox)
+                self._close(ask, AskState.CANCELLED)
+                self._events.emit(AskCancelled(agent, ask.key))
+            self._drop(ask)
+
+    def _withdraw(self, ask: Ask, seq: int, mailbox: str) -> None:
+        message = self._boxes.archive.find(seq)
+        if message is None:
+            return
+        other = mailbox if "/" not in mailbox else message.claimant
+        if message.folder == "new":
+            event = MessageExpired(message.mailbox, message.id, message.folder, message.file)
+            self._boxes.finish(message, "expired", f"cancelled by {ask.asker}")
+            self._events.emit(event)
+        headers = [("Type", "ask-cancelled"), ("In-Reply-To", self._threads.name(seq))]
+        if other:
+            body = f"{ask.asker} does not wait for an answer to {message.id} any more.\n"
+            self._post.notify(other, body.encode(), headers, sender=ask.asker)
+
+    # -- for `Mail` and `Escalations` ------------------------------------------------------------
+
+    def open(
+        self,
+        message: Message,
+        deadline: float,
+        *,
+        apart: bool = False,
+        severity: str = "",
+        pid: int = 0,
+    ) -> Ask:
+        """Wait for a reply to `message`, which was just accepted. EAGAIN: too many are open."""
+        self.check_room(message.sender)
+        ask = Ask(
+            id=message.seq,
+            asker=message.sender,
+            asked=self._clock.now(),
+            deadline=deadline,
+            questions={message.seq: message.mailbox},
+            to=message.mailbox,
+            apart=apart,
+            severity=severity,
+            pid=pid,
+            changed=int(self._clock.now() * 1e9),
+        )
+        self._store.on_rollback(lambda: self._take(ask))
+        self._put(ask)
+        self._store.put_record(KIND, ask.key, ask.record())
+        if not message.awaited:
+            self._boxes.mark(message, awaited=True)
+        self._keep_text(ask, "question", self._store.content(message.seq))
+        self._events.emit(AskOpened(ask.asker, ask.key, ask.to, rfc3339(deadline)))
+        return ask
+
+    def check_room(self, agent: str) -> None:
+        """EAGAIN if `agent` waits for as many answers as it may."""
+        most = self._settings.now.messages.max_open_asks
+        if len(self._open.get(agent, ())) >= most:
+            raise KernelError(
+                errno.EAGAIN,
+                f"{agent} waits for {most} answers already",
+                rule="messages.max_open_asks",
+            )
+        self._gate.may_make(agent, "asks", 1)
+
+    def put_to(self, ask: Ask, message: Message, deadline: float) -> None:
+        """Let `message` be a question of an open `ask` too: whoever replies first answers."""
+        self._boxes.mark(message, awaited=True)
+        questions = ask.questions | {message.seq: message.mailbox}
+        self._change(ask, questions=questions, to=f"{ask.to}, {message.mailbox}", deadline=deadline)
+
+    def awaiting(self, sender: str, mailbox: str, parent: Message | None) -> Ask | None:
+        """The open ask that a reply of `sender` to `parent`, sent to `mailbox`, answers."""
+        ask = None if parent is None else self._questions.get(parent.seq)
+        if parent is None or ask is None or ask.asker != mailbox:
+            return None
+        asked = parent.claimant if "/" in parent.mailbox else parent.mailbox
+        return ask if sender == asked else None
+
+    def answered(self, ask: Ask, message: Message, content: bytes) -> None:
+        """`message` is the answer."""
+        self._keep_text(ask, "answer", content)
+        self._close(ask, AskState.ANSWERED, answer=message.seq)
+        self._events.emit(AskAnswered(ask.asker, ask.key, message.id, message.sender))
+
+    def mailbox_removed(self, name: str) -> None:
+        """An agent (with what it has asked), or a queue, is being removed."""
+        for ask in tuple(self.of(name).values()):
+            self._drop(ask)
+        for seq, ask in tuple(self._questions.items()):
+            if ask.questions.get(seq) == name:
+                self._lost(ask, seq, f"{name} was removed")
+
+    # -- the end of it ---------------------------------------------------------------------------
+
+    def expire_due(self, question: int = 0) -> int:
+        """Close a batch of what nobody answered in time, say how many. The alarm does it when it is
+        time; whoever looks does it before, so that nobody depends on when the alarm rings, and
+        names the message at which it looks."""
+        now, ended = self._clock.now(), 0
+        ask = self._due.first()
+        if ask is None or ask.deadline > now or self._store.in_transaction:
+            return 0
+        wanted = self._questions.get(question)
+        if wanted is not None and wanted.deadline <= now:
+            ask = wanted
+        try:
+            with self._store.transaction():
+                while ask is not None and ask.deadline <= now and ended < BATCH:
+                    if not self.onward(ask):
+                        self._expire(ask)
+                    ask, ended = self._due.first(), ended + 1
+        except KernelError as failure:
+            log.warning("expired questions stay open for now: %s", failure)
+            return 0
+        return ended
+
+    def sweep(self) -> int:
+        """Drop a batch of what was closed longer than `asks_retention` ago; say how many. For the
+        maid."""
+        self.expire_due()
+        old = self._clock.now() - self._settings.now.messages.asks_retention
+        closed = (ask for of_agent in self._closed.values() for ask in of_agent.values())
+        swept = list(islice((ask for ask in closed if ask.closed <= old), BATCH))
+        if swept:
+            with self._store.transaction():
+                for ask in swept:
+                    self._drop(ask)
+        return len(swept)
+
+    def _set_alarm(self, when: float) -> None:
+        self._alarm.set(when)
+
+    def _fall_due(self) -> float | None:
+        ended = self.expire_due()
+        first = self._due.first()
+        if first is None:
+            return None
+        return max(first.deadline, self._clock.now() + PAUSE) if ended else first.deadline
+
+    def _heard(self, record: Record) -> None:
+        """A question became a dead letter, or expired before its answer was due."""
+        event = record.event
+        if not isinstance(event, MessageGivenUp | MessageExpired):
+            return
+        ask = self._questions.get(int(event.id))
+        if ask is not None and ask.deadline > self._clock.now():  # else the alarm is about to ring
+            reason = event.reason if isinstance(event, MessageGivenUp) else ""
+            with self._store.transaction():
+                self._lost(ask, int(event.id), reason)
+
+    def _lost(self, ask: Ask, seq: int, reason: str) -> None:
+        """Nobody will reply to question `seq`. Without a reason: because it expired."""
+        self._settle(seq, lapsed=False)
+        rest = {other: name for other, name in ask.questions.items() if other != seq}
+        self._change(ask, questions=rest)
+        if self.onward(ask) or rest:
+            return
+        if not reason:
+            self._expire(ask, "the question expired before anybody took it")
+            return
+        self._close(ask, AskState.FAILED, reason=reason)
+        self._events.emit(AskFailed(ask.asker, ask.key, reason))
+        self._tell(ask, "ask-failed", f"Nobody can answer {ask.key}: {reason}.\n")
+
+    def _expire(self, ask: Ask, reason: str = "") -> None:
+        reason = reason or f"there was no answer by {rfc3339(ask.deadline)}"
+        self._close(ask, AskState.EXPIRED, reason=reason)
+        self._events.emit(AskExpired(ask.asker, ask.key))
+        self._tell(ask, "ask-expired", f"{ask.to} did not answer {ask.key}: {reason}.\n")
+
+    def _tell(self, ask: Ask, kind: str, text: str) -> None:
+        """Let the asker know that there is no answer, unless it looks for itself."""
+        if not ask.apart and ask.severity != "info":
+            headers = [("Type", kind), ("In-Reply-To", self._threads.name(ask.id))]
+            self._post.notify(ask.asker, text.encode(), headers)
+
+    def _close(self, ask: Ask, state: AskState, **after: Any) -> None:
+        self._change(ask, state=state, closed=self._clock.now(), **after)
+        for seq in ask.questions:
+            self._settle(seq, lapsed=state in (AskState.EXPIRED, AskState.CANCELLED))
+        self._store.on_commit(lambda: self._wake(ask))
+        closed = self._closed[ask.asker]
+        while len(closed) > self._settings.now.messages.max_closed_asks:
+            self._drop(next(iter(closed.values())))
+
+    def _settle(self, seq: int, *, lapsed: bool) -> None:
+        """No answer to message `seq` is waited for any more."""
+        message = self._boxes.archive.find(seq)
+        if message is not None:
+            self._boxes.mark(message, awaited=False, lapsed=lapsed)

@@ -1,0 +1,1 @@
+"""What was done, by whom, in records that nobody can change unseen."""

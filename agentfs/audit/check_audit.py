@@ -1,0 +1,40 @@
+"""What must hold of the tables of the audit, as far as it can be told without the key. Whether
+they are what the kernel wrote is for `agentfs.audit.verify`."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+
+from agentfs.audit.audit_table import HEAD
+from agentfs.store.rows import read_record
+
+__all__ = ["GAPS", "audit_faults"]
+
+GAPS = 'SELECT seq, record FROM audit WHERE instr(record, \'"type":"refusals_dropped"\')'
+"""What stands for refusals that were dropped: from their `first` one to their number."""
+
+
+def audit_faults(connection: sqlite3.Connection, meta: Mapping[str, str]) -> Iterator[str]:
+    """Whether the records have numbers without a gap, and end where the head says."""
+    first, last, count = connection.execute(
+        "SELECT min(seq), max(seq), count(*) FROM audit"
+    ).fetchone()
+    dropped = 0
+    for seq, text in connection.execute(GAPS):
+        begins = read_record(text).get("changes", [{}])[0].get("first", seq)
+        first, dropped = min(first, begins), dropped + seq - begins
+    head = meta.get(HEAD, "").split(" ")[0]
+    if head != ("" if last is None else str(last)):
+        yield f"audit: the head is record {head or 'none'}, and the last one is {last}"
+    if count and last - first + 1 != count + dropped:
+        yield f"audit: there are {count} records from {first} to {last}"
+    cut = 0
+    for seq, text in connection.execute("SELECT seq, record FROM checkpoints ORDER BY seq"):
+        record = read_record(text)
+        if record.get("seq") != seq:
+            yield f"audit: checkpoint {seq} is that of record {record.get('seq')}"
+        if record.get("cut"):
+            cut = seq
+    if count and first != cut + 1:
+        yield f"audit: the first record is {first}, and {cut} were cut off"

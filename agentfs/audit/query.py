@@ -1,0 +1,119 @@
+"""Questions to the audit: `agent=NAME type=TYPE since=WHEN until=WHEN limit=N`, any of them.
+
+Asked in a thread, on a connection of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from agentfs.audit.audit_table import beside, matching
+from agentfs.audit.records import canonical, stamp
+from agentfs.base.errors import KernelError
+from agentfs.model.spec import seconds
+
+__all__ = ["MAX_LIMIT", "Query", "line"]
+
+LIMIT = 100
+MAX_LIMIT = 10_000
+"""Records of one answer: about 4 MB."""
+
+# Beyond every record's number, and before and behind every time.
+NEWEST = 2**63 - 1
+EARLIEST, LATEST = "0", "A"
+
+
+def line(record: bytes, digest: bytes) -> bytes:
+    """A record as a line of the log: its JSON, with its hash at the end."""
+    return record[:-1] + b',"hash":"%s"}\n' % digest.hex().encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """`agent`: who acted, or whom a change names; `type`: that of one of the changes. Both empty:
+    any. `since` and `until` are times as records have them. The newest `limit` records."""
+
+    agent: str = ""
+    type: str = ""
+    since: str = EARLIEST
+    until: str = LATEST
+    limit: int = LIMIT
+
+    @classmethod
+    def parse(cls, text: str, now: float) -> Query:
+        """Raises EINVAL. A time is a date (RFC 3339), or a duration: so long ago."""
+        given: dict[str, Any] = {}
+        for word in text.split():
+            name, _, value = word.partition("=")
+            if name not in cls.__dataclass_fields__ or not value or name in given:
+                raise KernelError(
+                    errno.EINVAL,
+                    "a query is agent=NAME type=TYPE since=WHEN until=WHEN limit=N, each at most"
+                    f" once, not {word[:100]!r}",
+                )
+            given[name] = value
+        for name in {"since", "until"} & given.keys():
+            given[name] = _moment(name, given[name], now)
+        if "limit" in given:
+            given["limit"] = _limit(given["limit"])
+        return cls(**given)
+
+    def answer(self, store: Path) -> bytes:
+        """The records that match, oldest first, a line each. For a thread; sqlite3.Error."""
+        agent = canonical(self.agent) if self.agent else ""
+        kind = f'"type":{canonical(self.type)}' if self.type else ""
+        found: list[bytes] = []
+        before = NEWEST
+        with closing(beside(store)) as connection:
+            while len(found) < self.limit:
+                rows = matching(
+                    connection, before, (agent, kind), (self.since, self.until), self.limit
+                )
+                found += [line(record, digest) for _, record, digest in rows if self._is(record)]
+                if len(rows) < self.limit:
+                    break
+                before = rows[-1][0]
+        return b"".join(reversed(found[: self.limit]))
+
+    def _is(self, text: bytes) -> bool:
+        try:
+            record = json.loads(text)
+            changes = record["changes"]
+            if self.type and all(change["type"] != self.type for change in changes):
+                return False
+            return (
+                not self.agent
+                or record["actor"]["name"] == self.agent
+                or any(self.agent in change.values() for change in changes)
+            )
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return True  # somebody was at it: it had better be seen
+
+
+def _moment(name: str, text: str, now: float) -> str:
+    try:
+        return stamp(now - seconds(text))
+    except (ValueError, OverflowError, OSError):
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return stamp(moment.timestamp())
+    except (ValueError, OverflowError, OSError):
+        raise KernelError(
+            errno.EINVAL,
+            f"{name} is a date (2026-11-21T09:00:00Z) or so long ago (2h), not {text[:64]!r}",
+        ) from None
+
+
+def _limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_LIMIT):
+        raise KernelError(errno.EINVAL, f"limit is a number from 1 to {MAX_LIMIT}")
+    return int(text)

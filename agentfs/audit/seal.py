@@ -1,0 +1,131 @@
+"""The key of the audit, and what is signed with it: the head and the checkpoints.
+
+The key is no part of the store, so that who can write the store cannot sign what he made of it.
+Signatures are HMAC-SHA256 in hexadecimal; what they are for is part of what is signed, so that none
+passes for another.
+"""
+
+from __future__ import annotations
+
+import errno
+import hmac
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentfs.audit.records import canonical
+from agentfs.base.errors import KernelError
+
+__all__ = ["GENESIS", "Checkpoint", "Seal", "make_key"]
+
+GENESIS = bytes(32)
+"""What stands for the hash before the first record."""
+
+KEY_SIZE = 32  # bytes, as much as the hash has
+
+_HEAD = b"agentfs audit head "
+_CHECKPOINT = b"agentfs audit checkpoint "
+_GAP = b"agentfs audit gap "
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Record `seq` had this hash at this time, with `count` records kept. `cut`: everything up to
+    it was taken away by the kernel, because it was too old or too much."""
+
+    seq: int
+    digest: bytes
+    count: int
+    time: str
+    cut: bool = False
+
+    def fields(self) -> dict[str, object]:
+        return {
+            "seq": self.seq,
+            "hash": self.digest.hex(),
+            "count": self.count,
+            "time": self.time,
+            "cut": self.cut,
+        }
+
+
+def make_key(path: Path) -> None:
+    """Make a new key at `path`, readable for the owner only. Raises EEXIST, or what the disk says;
+    then nothing is there."""
+    fresh = path.with_name(f"{path.name}.new")
+    try:
+        fresh.unlink(missing_ok=True)  # left by somebody who was killed
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, secrets.token_bytes(KEY_SIZE))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.link(fresh, path)
+        fresh.unlink()
+    except OSError as failed:
+        raise KernelError.from_os(failed, f"making the key of the audit, {path}") from None
+
+
+class Seal:
+    """Signs and checks with the key at `path`. Raises ENOENT if there is none, EINVAL if it is no
+    key, or what kept it from being read."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            key = path.read_bytes()
+        except OSError as failed:
+            raise KernelError.from_os(failed, f"the key of the audit, {path}") from None
+        if len(key) != KEY_SIZE:
+            raise KernelError(
+                errno.EINVAL, f"the key of the audit, {path}, has {len(key)} bytes, not {KEY_SIZE}"
+            )
+        self.path = path
+        self._keyed = hmac.new(key, digestmod="sha256")
+
+    def _sign(self, text: bytes) -> str:
+        signature = self._keyed.copy()
+        signature.update(text)
+        return signature.hexdigest()
+
+    def head(self, seq: int, digest: bytes) -> str:
+        """The head as the store keeps it: number, hash, signature."""
+        text = f"{seq} {digest.hex()}"
+        return f"{text} {self._sign(_HEAD + text.encode())}"
+
+    def read_head(self, text: bytes) -> tuple[int, bytes]:
+        """Number and hash that a head says. ValueError if it is not what `head` makes of them."""
+        words = text.decode("ascii").split(" ")
+        seq, digest = int(words[0]), bytes.fromhex(words[1])
+        if not hmac.compare_digest(self.head(seq, digest).encode(), text):
+            raise ValueError("the signature of the head is not by this key")
+        return seq, digest
+
+    def gap(self, before: bytes, digest: bytes, text: bytes) -> str:
+        """The signature of what stands for dropped records between these hashes."""
+        return self._sign(_GAP + before + digest + text)
+
+    def is_gap(self, signature: str, before: bytes, digest: bytes, text: bytes) -> bool:
+        return hmac.compare_digest(self.gap(before, digest, text), signature)
+
+    def checkpoint(self, checkpoint: Checkpoint) -> str:
+        """A checkpoint as the store and the file beside the key have it: canonical JSON."""
+        fields = checkpoint.fields()
+        return canonical(
+            fields | {"signature": self._sign(_CHECKPOINT + canonical(fields).encode())}
+        )
+
+    def read_checkpoint(self, text: bytes) -> Checkpoint:
+        """What a checkpoint says. ValueError if it is not what `checkpoint` makes of that."""
+        try:
+            said = json.loads(text)
+            read = Checkpoint(
+                said["seq"], bytes.fromhex(said["hash"]), said["count"], said["time"], said["cut"]
+            )
+        except (LookupError, TypeError, ValueError):
+            raise ValueError("it cannot be read") from None
+        if not hmac.compare_digest(self.checkpoint(read).encode(), text):
+            raise ValueError("its signature is not by this key")
+        return read

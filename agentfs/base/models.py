@@ -1,0 +1,89 @@
+"""Documents that are checked against a pydantic model: every fault at once, each with its line."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from typing import TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from agentfs.base.errors import KernelError
+from agentfs.base.yaml_text import MOST_VALUES, YamlError, compose, construct, duplicates, line_of
+
+__all__ = ["read_model"]
+
+M = TypeVar("M", bound=BaseModel)
+
+MOST_FAULTS = 20
+"""That are told at once: enough for whoever mends them."""
+
+
+EXPECTED = {
+    "model_type": "a map of keys was expected",
+    "dict_type": "a map was expected",
+    "string_type": "text was expected; put it in quotes",
+    "extra_forbidden": "there is no such key",
+}
+"""What pydantic calls a fault, where plainer words say more."""
+
+
+def read_model(text: str, model: type[M], whole: str, most: int = MOST_VALUES) -> M | None:
+    """What the document `text`, a YAML text of at most `most` values, says; None if it is empty.
+
+    Raises EINVAL: `line N: WHERE: what was expected` for each fault; keys that are there twice come
+    first, alone. `whole` is what the document
+    itself is called there.
+    """
+    try:
+        node = compose(text, most)
+        twice = [] if node is None else _twice(node)
+        given = None if node is None else construct(node)
+    except YamlError as bad:
+        raise KernelError(errno.EINVAL, f"line {bad.line}: not YAML: {bad.what}") from None
+    if node is None or given is None:
+        return None
+    if twice:
+        raise KernelError(errno.EINVAL, _told(twice))
+    try:
+        return model.model_validate(given)
+    except ValidationError as bad:
+        faults = bad.errors(include_url=False, include_context=False, include_input=False)
+        said = [
+            f"line {_line(node, fault['loc'])}: {'.'.join(map(str, fault['loc'])) or whole}: "
+            f"{EXPECTED.get(fault['type']) or fault['msg'].removeprefix('Value error, ')}"
+            for fault in faults
+        ]
+        raise KernelError(errno.EINVAL, _told(said)) from None
+
+
+def _told(faults: list[str]) -> str:
+    more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
+    return "; ".join(faults[:MOST_FAULTS] + more)
+
+
+def _twice(node: yaml.Node) -> list[str]:
+    """Which of two values was meant, nobody knows."""
+    return [
+        f"line {line}: `{key:.60}` is there twice, first in line {first}"
+        for line, key, first in sorted(duplicates(node))
+    ]
+
+
+def _line(node: yaml.Node, path: Sequence[int | str]) -> int:
+    """The line of what `path` leads to from `node`, or of the nearest above it. Merged keys are
+    part of a map since it was constructed."""
+    line = line_of(node)
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            found = [pair for pair in node.value if pair[0].value == str(step)]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            found = [(each, each) for each in node.value[step : step + 1]]
+        else:
+            found = []
+        if not found:
+            break
+        key, node = found[-1]
+        line = line_of(key)
+    return line

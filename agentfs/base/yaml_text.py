@@ -1,0 +1,196 @@
+"""How YAML (and JSON, which is YAML) is read, everywhere: by libyaml, within bounds of time.
+
+What is counted are the values of a document with all that its aliases and merge keys repeat, so
+that a few hundred bytes cannot stand for a billion values. 5,000 of them take 10 ms.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from yaml._yaml import CParser
+from yaml.composer import Composer
+from yaml.constructor import ConstructorError, SafeConstructor
+from yaml.events import AliasEvent
+from yaml.reader import ReaderError
+from yaml.resolver import Resolver
+
+from agentfs.base.errors import KernelError
+
+__all__ = ["MOST_VALUES", "YamlError", "compose", "construct", "duplicates", "line_of", "read_yaml"]
+
+MOST_VALUES = 5000
+"""Values (maps, lists, keys, texts) that a document has at most, repetitions counted: a thousand
+variables of an environment are 2000."""
+
+MAX_NESTING = 50
+"""How deep maps and lists may be nested: each level takes some of the interpreter's stack."""
+
+MAX_DIGITS = 100
+"""Characters of a number or a date; a longer text is a text. Python takes time with the square."""
+
+MAX_INTEGER = 2**63
+"""What SQLite and Linux take as a number."""
+
+MAX_DIRECTIVES = 10
+"""Lines `%TAG` and `%YAML`: libyaml compares each with all."""
+
+_CORE = "tag:yaml.org,2002:"
+_KINDS = {"bool": "true or false", "int": "whole number", "float": "number", "timestamp": "date"}
+
+
+class YamlError(Exception):
+    """A text that is not YAML, or has a value that cannot be read. `line` counts from 1."""
+
+    def __init__(self, line: int, what: str) -> None:
+        super().__init__(f"line {line}: {what}")
+        self.line = line
+        self.what = what
+
+
+def line_of(node: yaml.Node) -> int:
+    """The line that `node` begins in, from 1."""
+    return int(node.start_mark.line) + 1
+
+
+class _Resolver(Resolver):
+    """Knows no number of more than `MAX_DIGITS`."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        if kind is yaml.ScalarNode and len(value) > MAX_DIGITS and implicit[0]:
+            if value.lstrip("+-").replace("_", "").isdigit():
+                raise ValueError(f"a number of {len(value)} digits")
+            return f"{_CORE}str"
+        tag: str = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+        return tag
+
+
+class _Composer(Composer, CParser, _Resolver):
+    """Gives the nodes of one document; stops where it would take too long."""
+
+    def __init__(self, text: str, most: int) -> None:
+        CParser.__init__(self, text)
+        Composer.__init__(self)
+        _Resolver.__init__(self)
+        self._most = most
+        self._count = 0
+        self._depth = 0
+        self._sizes: dict[int, int] = {}  # of the nodes that have an anchor, by their identity
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()
+        line = event.start_mark.line + 1
+        before = self._count
+        self._depth += 1
+        if self._depth > MAX_NESTING:
+            raise YamlError(line, "nested too deeply")
+        try:
+            node: yaml.Node | None = super().compose_node(parent, index)
+        except ValueError as bad:
+            raise YamlError(line, str(bad)) from None
+        self._depth -= 1
+        if not isinstance(event, AliasEvent):
+            self._count += 1
+            if event.anchor is not None:
+                self._sizes[id(node)] = self._count - before
+        elif id(node) in self._sizes:
+            self._count += self._sizes[id(node)]
+        else:
+            raise YamlError(line, f"`*{event.anchor}` is part of itself")
+        if self._count > self._most:
+            raise YamlError(
+                line, f"too long: at most {self._most} values, what aliases repeat is counted"
+            )
+        return node
+
+
+class _Constructor(SafeConstructor):
+    """Makes values of nodes: texts, numbers, dates, lists and maps, and nothing else."""
+
+    yaml_constructors = {
+        tag: make
+        for tag, make in SafeConstructor.yaml_constructors.items()
+        if tag is None or tag.removeprefix(_CORE) in {"null", "str", "seq", "map", *_KINDS}
+    } | {f"{_CORE}value": SafeConstructor.construct_yaml_str}
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep=deep)
+        except ConstructorError as bad:
+            if isinstance(bad.problem, str) and bad.problem.startswith("could not determine"):
+                tag = node.tag.replace(_CORE, "!!")
+                raise YamlError(
+                    line_of(node), f"a value of the kind {tag:.60} is not taken"
+                ) from bad
+            raise
+        except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError) as bad:
+            kind = node.tag.removeprefix(_CORE)
+            raise YamlError(
+                line_of(node), f"{str(node.value)[:40]!r} is no {_KINDS.get(kind, kind)}"
+            ) from bad
+        if type(value) is int and abs(value) >= MAX_INTEGER:
+            raise YamlError(line_of(node), "a number below 2^63 was expected")
+        return value
+
+
+def compose(text: str, most: int = MOST_VALUES) -> yaml.Node | None:
+    """The nodes of a document of at most `most` values; None if it is empty. Raises YamlError."""
+    if text.startswith("%") + text.count("\n%") > MAX_DIRECTIVES:
+        raise YamlError(1, f"at most {MAX_DIRECTIVES} lines with directives (%)")
+    try:
+        return _Composer(text, most).get_single_node()
+    except ReaderError as bad:
+        raise YamlError(
+            text.encode(errors="replace").count(b"\n", 0, bad.position) + 1, bad.reason
+        ) from None
+    except UnicodeEncodeError as bad:
+        raise YamlError(text.count("\n", 0, bad.start) + 1, bad.reason) from None
+    except yaml.MarkedYAMLError as bad:
+        raise _marked(bad) from None
+
+
+def construct(node: yaml.Node) -> Any:
+    """What `node` says, as plain Python values. Raises YamlError."""
+    try:
+        return _Constructor().construct_document(node)
+    except yaml.MarkedYAMLError as bad:
+        raise _marked(bad) from None
+
+
+def duplicates(node: yaml.Node) -> Iterator[tuple[int, str, int]]:
+    """Keys that a map has twice: the line, the key, the line of the first; merge keys (`<<`) are
+    none. To be asked before `construct`, which puts what is merged into the map that merges it."""
+    waiting, seen = [node], {id(node)}
+    while waiting:
+        here = waiting.pop()
+        first: dict[tuple[str, str], int] = {}
+        parts: list[yaml.Node] = []
+        if isinstance(here, yaml.MappingNode):
+            for key, value in here.value:
+                parts += (key, value)
+                if isinstance(key, yaml.ScalarNode) and key.tag != f"{_CORE}merge":
+                    name = (key.tag, key.value)
+                    if name in first:
+                        yield line_of(key), key.value, first[name]
+                    first.setdefault(name, line_of(key))
+        elif isinstance(here, yaml.SequenceNode):
+            parts = here.value
+        waiting += [part for part in parts if id(part) not in seen]
+        seen.update(map(id, parts))
+
+
+def read_yaml(text: str, most: int = MOST_VALUES) -> Any:
+    """The value that a document of at most `most` values is. Raises KernelError EINVAL."""
+    try:
+        node = compose(text, most)
+        return None if node is None else construct(node)
+    except YamlError as bad:
+        raise KernelError(errno.EINVAL, f"line {bad.line}: not YAML: {bad.what}") from None
+
+
+def _marked(bad: yaml.MarkedYAMLError) -> YamlError:
+    mark = bad.problem_mark or bad.context_mark
+    return YamlError(mark.line + 1 if mark else 1, str(bad.problem or bad.context))

@@ -1,0 +1,1 @@
+"""What Linux does for us: programs, control groups, confinement, `/proc` of the machine."""

@@ -1,0 +1,171 @@
+"""Broadcasts: one logical message, a copy for each agent, and the count of what became of them.
+
+The logical message lies in the mailbox `*`, from which nobody takes, as long as a copy waits or is
+claimed; then it is done. The copies are unlisted: the sender sees the logical one in `sent`, and
+when the last copy is finished its count is what is left.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from agentfs.base.errors import KernelError
+from agentfs.mail.events import BroadcastSent
+from agentfs.mail.message import Draft, Message, Relation, compose
+from agentfs.mail.routing import relation
+from agentfs.model.principal import Principal
+from agentfs.model.process import Process
+from agentfs.process.agents import Agents
+from agentfs.process.table import ProcessTable
+from agentfs.rights.gate import Gate
+from agentfs.rights.policy import STRANGERS, Action
+from agentfs.store.event_log import EventLog
+from agentfs.store.settings import Settings
+
+if TYPE_CHECKING:
+    from agentfs.mail.mail import Mail
+    from agentfs.mail.mailboxes import Mailboxes
+
+__all__ = ["EVERYBODY", "OUTCOMES", "Broadcasts", "count", "still_waiting"]
+
+EVERYBODY = "*"
+"""Whom a broadcast is written to, and the mailbox in which it is kept."""
+
+OUTCOMES = ("done", "dead", "expired", "removed")
+"""What becomes of a copy; `removed`: its agent was, before it took it."""
+
+
+def still_waiting(tally: Mapping[str, int]) -> int:
+    """How many copies wait or are claimed."""
+    return tally["recipients"] - sum(tally.get(outcome, 0) for outcome in OUTCOMES)
+
+
+def count(boxes: Mailboxes, copy: Message, outcome: str, by: int = 1) -> None:
+    """One copy more (or, `by` -1, less) came to this end. Inside the transaction that ended it."""
+    logical = boxes.archive.find(copy.broadcast)
+    if logical is None or logical.tally is None:
+        return  # the sender's record of it is not kept any more
+    tally = logical.tally | {outcome: logical.tally.get(outcome, 0) + by}
+    boxes.tally(logical, tally, still_waiting(tally))
+
+
+class Broadcasts:
+    """The system call that sends one."""
+
+    def __init__(
+        self,
+        mail: Mail,
+        boxes: Mailboxes,
+        gate: Gate,
+        table: ProcessTable,
+        agents: Agents,
+        events: EventLog,
+        settings: Settings,
+        node: str,
+    ) -> None:
+        self._mail = mail
+        self._boxes = boxes
+        self._gate = gate
+        self._table = table
+        self._agents = agents
+        self._events = events
+        self._settings = settings
+        self._node = node
+
+    def send(self, principal: Principal, sender: str, draft: Draft) -> Message:
+        """Let every other agent that there is now have a copy, all of them or none, but strangers
+        of other users; the message that is returned is the sender's. EACCES, EPERM (the capability
+        `broadcast`, or a rule on one of the inboxes), EINVAL, EMSGSIZE, ENOSPC (an inbox is full),
+        EAGAIN (messages_per_minute: it counts as one)."""
+        self._boxes.expire_due()
+        with self._gate.enter(principal) as actor:
+            size = max(draft.size, len(draft.body))
+            receivers = self._admit(actor, principal, sender, size, draft)
+            if draft.reply_by is not None:
+                raise KernelError(errno.EINVAL, "nobody answers a broadcast: it has no Reply-By")
+            if self._gate.count_message is not None:
+                self._gate.count_message(actor)
+            marks = [("Reply-Expected", "no"), *draft.headers]
+            if not draft.automatic:
+                marks.insert(0, ("Auto-Submitted", "auto-generated"))
+            message = self._keep(
+                sender, Draft(EVERYBODY, draft.body, marks, draft.priority), receivers
+            )
+            marks = [("Broadcast", f"<{message.id}@{self._node}>"), *marks]
+            copy = replace(draft, headers=marks, in_reply_to="")
+            source = self._table.by_name(sender)
+            for name in receivers:
+                found = relation(source, self._table.by_name(name))
+                self._mail.accept(
+                    name, sender, copy, found, actor, unlisted=True, broadcast=message.seq
+                )
+            if not receivers:
+                self._boxes.finish(message, "done")
+            return message
+
+    def _admit(
+        self, actor: Process, principal: Principal, sender: str, size: int, draft: Draft
+    ) -> list[str]:
+        """Whom it goes to."""
+        what, about = draft.body, draft.about()
+        self._mail.owners[""].require(principal, sender)
+        self._agents.get(sender)
+        speaker = self._table.by_name(sender) or actor
+        require = self._gate.policy.require
+        require(speaker, Action.SEND, "/dev/broadcast", what=what, about=about)
+        self._gate.policy.require_capability(speaker, "broadcast")
+        self._mail.check_size(size)
+        policy, receivers = self._gate.policy, []
+        for name in self._agents:
+            if name == sender:
+                continue
+            inbox = f"/agents/{name}/inbox"
+            receiver = self._table.by_name(name) or self._agents.find(name)
+            decision = policy.decide(speaker, Action.SEND, inbox, receiver)
+            if decision.rule == STRANGERS:
+                continue
+            if not decision.allowed:
+                raise decision.refusal()
+            policy.approved(speaker, Action.SEND, inbox, decision, what, about)
+            self._mail.check_room(principal, name)
+            receivers.append(name)
+        most = self._settings.now.messages.max_broadcast_bytes
+        if size * len(receivers) > most:
+            raise KernelError(
+                errno.EMSGSIZE,
+                f"{len(receivers)} copies of {size} bytes are more than the {most} that all copies"
+                " of a broadcast may have",
+                rule="messages.max_broadcast_bytes",
+            )
+        return receivers
+
+    def _keep(self, sender: str, draft: Draft, receivers: list[str]) -> Message:
+        """Keep the logical message."""
+        seq, arrived = self._boxes.stamp()
+        content = compose(
+            draft,
+            seq=seq,
+            sender=sender,
+            relation=Relation.OTHER,
+            now=arrived,
+            node=self._node,
+        )
+        number = f"{seq:012d}"
+        message = Message(
+            seq=seq,
+            mailbox=EVERYBODY,
+            sender=sender,
+            relation=Relation.OTHER,
+            level=int(draft.priority),
+            arrived=arrived,
+            size=len(content),
+            file=number,
+            named=number,
+            tally={"recipients": len(receivers)},
+        )
+        self._boxes.insert(message, content)
+        self._events.emit(BroadcastSent(sender, number, len(receivers)))
+        return message

@@ -1,0 +1,187 @@
+"""What processes have claimed, in whatever mailbox: how many messages, until when, and who waits
+for a process to have one less.
+
+A claimed message is a task of its process. How many it may have and how long each may take is
+decided by who sets `patience` and asks `count`; here it is kept, and seen to in time. That is not
+the time on the wall: setting a clock takes nothing from anybody. It goes on while the daemon is
+away, for the programs do; not while the machine is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+from agentfs.base.alarm import Alarm
+from agentfs.base.clock import Clock, Timers
+from agentfs.base.errors import KernelError
+from agentfs.mail.mailbox import Queue
+from agentfs.mail.message import Message
+from agentfs.store.store import Store
+
+__all__ = ["Claims"]
+
+log = logging.getLogger(__name__)
+
+Call = Callable[[], object]
+
+# Tasks of one transaction that took too long: about 20 ms. Between two of them others have their
+# turn for as long.
+BATCH, PAUSE = 200, 0.02
+
+
+class Claims:
+    """By process, and by the time at which they end. `patience(pid)` is how many seconds a claim
+    of a process may last (None: any number); `time_out(message)` ends one that has lasted so
+    long, inside a transaction."""
+
+    def __init__(self, store: Store, clock: Clock, timers: Timers) -> None:
+        self._store = store
+        self._clock = clock
+        self._by_pid: dict[int, dict[int, Message]] = {}
+        self._due: Queue[Message] = Queue()
+        self._deadlines: dict[int, tuple[int, float]] = {}  # message -> its number in _due, when
+        self._number = itertools.count()
+        self._waiting: dict[int, dict[Call, None]] = {}
+        self._waits_for: dict[Call, int] = {}
+        self._alarm = Alarm(clock, timers, self._ring, clock.monotonic)
+        self.patience: Callable[[int], float | None] = lambda pid: None
+        self.time_out: Callable[[Message], object] = lambda message: None
+
+    def sizes(self) -> dict[str, int]:
+        """How many entries each table has, for tests."""
+        return {
+            "claimants": len(self._by_pid),
+            "deadlines": len(self._deadlines),
+            "held up": len(self._waits_for),
+        }
+
+    # -- what is claimed -------------------------------------------------------------------------
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that have claimed something."""
+        return list(self._by_pid)
+
+    def of(self, pid: int) -> list[Message]:
+        """What process `pid` has claimed, oldest first."""
+        return list(self._by_pid.get(pid, {}).values())
+
+    def newest(self, pid: int, most: int) -> list[Message]:
+        """What process `pid` has claimed last, the newest first, `most` messages at most."""
+        return list(islice(reversed(self._by_pid.get(pid, {}).values()), most))
+
+    def count(self, pid: int) -> int:
+        """How many messages process `pid` has claimed."""
+        return len(self._by_pid.get(pid, ()))
+
+    def oldest(self, pid: int) -> float:
+        """For how many seconds process `pid` has had what it claimed first; 0 without a claim."""
+        since = [message.claimed_since for message in self._by_pid.get(pid, {}).values()]
+        return self._clock.monotonic() - min(since) if since else 0.0
+
+    def clear(self) -> None:
+        self._by_pid.clear()
+        self._deadlines.clear()
+        self._due = Queue()
+
+    def add(self, message: Message) -> None:
+        """A process has claimed `message`."""
+        assert message.claimed_by is not None
+        self._by_pid.setdefault(message.claimed_by, {})[message.seq] = message
+        self._set_deadline(message, self.patience(message.claimed_by))
+
+    def remove(self, message: Message) -> None:
+        """It has it no more."""
+        pid = message.claimed_by
+        assert pid is not None
+        claims = self._by_pid[pid]
+        del claims[message.seq]
+        if not claims:
+            del self._by_pid[pid]
+        self._drop_deadline(message)
+        if pid in self._waiting and self._store.in_transaction:
+            self._store.on_commit(lambda: self.wake(pid))
+
+    # -- who waits -------------------------------------------------------------------------------
+
+    def wait(self, pid: int, call: Call) -> None:
+        """Call `call()` once, when process `pid` has claimed less than now, or may claim more."""
+        self.leave(call)
+        self._waiting.setdefault(pid, {})[call] = None
+        self._waits_for[call] = pid
+
+    def leave(self, call: Call) -> None:
+        """Do not call it any more."""
+        pid = self._waits_for.pop(call, None)
+        if pid is not None:
+            del self._waiting[pid][call]
+            if not self._waiting[pid]:
+                del self._waiting[pid]
+
+    def wake(self, pid: int) -> None:
+        """Call those who wait for process `pid`."""
+        calls = tuple(self._waiting.get(pid, ()))
+        for call in calls:
+            self.leave(call)
+        for call in calls:
+            call()
+
+    def limits_changed(self, pids: Iterable[int] | None = None) -> None:
+        """`patience` says something else for these processes (None: for any), or they may have
+        more tasks than before."""
+        concerned = self.pids if pids is None else [pid for pid in pids if pid in self._by_pid]
+        for pid in concerned:
+            patience = self.patience(pid)
+            for message in self.of(pid):
+                self._drop_deadline(message)
+                self._set_deadline(message, patience)
+        for pid in list(self._waiting) if pids is None else pids:
+            self.wake(pid)
+        self.time_out_due()
+
+    # -- how long it takes -----------------------------------------------------------------------
+
+    def _set_deadline(self, message: Message, patience: float | None) -> None:
+        if patience is None:
+            return
+        number, when = next(self._number), message.claimed_since + patience
+        self._deadlines[message.seq] = number, when
+        self._due.add(when, number, message)
+        self._alarm.set(when)
+
+    def _drop_deadline(self, message: Message) -> None:
+        number, _ = self._deadlines.pop(message.seq, (None, 0.0))
+        if number is not None:
+            self._due.discard(number)
+
+    def _overdue(self, now: float) -> Message | None:
+        first = self._due.first()
+        return None if first is None or self._deadlines[first.seq][1] > now else first
+
+    def time_out_due(self) -> int:
+        """End a batch of the claims that have lasted too long; how many. The alarm does it when it
+        is time; whoever looks does it before, so that nobody depends on when the alarm rings."""
+        now, ended = self._clock.monotonic(), 0
+        message = self._overdue(now)
+        if message is None or self._store.in_transaction:
+            return 0
+        try:
+            with self._store.transaction():
+                while message is not None and ended < BATCH:
+                    self.time_out(message)
+                    message, ended = self._overdue(now), ended + 1
+        except KernelError as failure:
+            log.warning("tasks that took too long go on for now: %s", failure)
+            return 0
+        return ended
+
+    def _ring(self) -> float | None:
+        ended = self.time_out_due()
+        first = self._due.first()
+        if first is None:
+            return None
+        when = self._deadlines[first.seq][1]
+        return max(when, self._clock.monotonic() + PAUSE) if ended else when

@@ -1,0 +1,57 @@
+"""How much may wait in the inbox of an agent, and of whom: each inbox is a pot of messages."""
+
+from __future__ import annotations
+
+from agentfs.base.errors import ShareError
+from agentfs.mail.mailbox import Mailbox
+from agentfs.model.principal import Principal
+from agentfs.process.agents import Agents
+from agentfs.quota.listed import Listed
+from agentfs.quota.shares import FLOOR, Holder
+from agentfs.store.settings import Settings
+
+__all__ = ["check_room"]
+
+
+class _Inbox(Listed):
+    """What waits in one inbox at the moment, by sender. Made to ask one question."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, box: Mailbox, agents: Agents, settings: Settings) -> None:
+        super().__init__(
+            "inbox",
+            f"messages that wait in the inbox of {box.name}",
+            lambda: settings.now.messages.max_waiting,
+            "messages.max_waiting",
+            lambda: settings.now.shares,
+            lists=lambda: box.senders,
+            total=lambda: box.waiting,
+            find=agents.find,
+        )
+        self._name = box.name
+
+    def left(self, holder: Holder) -> int:
+        """The operator's reserve is beyond the size."""
+        size, reserve = self.bounds()
+        left = size - self.used
+        return max(left, max(1, reserve) - self.operators) if holder.operator else left
+
+    def is_used_up(self, holder: Holder, left: int) -> ShareError:
+        words = f"the inbox of {self._name} is full: {self.used} messages wait in it"
+        refusal = self.refusal(self.scarce, words, holder, 0)
+        refusal.rule = self.setting
+        return refusal
+
+
+def check_room(box: Mailbox, principal: Principal, agents: Agents, settings: Settings) -> None:
+    """Raise ShareError, EDQUOT or ENOSPC, if one more message of `principal` may not wait in the
+    inbox `box`. If it is full, the operator has as many as its reserve all the same."""
+    waiting, most = box.waiting, settings.now.messages.max_waiting
+    if waiting < most and waiting < FLOOR:
+        return
+    agent = agents.find(principal.name)
+    uid = principal.uid if agent is None else agent.uid
+    operator = principal.is_operator
+    holder = Holder(principal.name, uid, agent=not operator, operator=operator)
+    _Inbox(box, agents, settings).check(holder)

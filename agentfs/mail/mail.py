@@ -1,0 +1,304 @@
+"""Mail: messages are accepted here. What was accepted is in the store before the call returns, and
+stays there until somebody acknowledges it, it expires, or its agent is removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+from collections.abc import Iterable
+
+from agentfs.asks.asks import Asks
+from agentfs.base.clock import Clock, Timers
+from agentfs.base.errors import KernelError
+from agentfs.mail.broadcast import EVERYBODY, Broadcasts
+from agentfs.mail.delivery import check_free
+from agentfs.mail.events import MessageArrived, MessageGivenUp, MessageLooped
+from agentfs.mail.loops import Loops
+from agentfs.mail.message import Draft, Message, Priority, Relation, compose
+from agentfs.mail.overheard import Copy, Overheard
+from agentfs.mail.receiving import Receiving
+from agentfs.mail.routing import Route, effective, peers, route
+from agentfs.mail.sent import Sent
+from agentfs.mail.threads import Threads
+from agentfs.model.names import INIT_NAME
+from agentfs.model.principal import Principal
+from agentfs.model.process import Process
+from agentfs.process.agents import Agents
+from agentfs.process.table import ProcessTable
+from agentfs.rights.gate import Gate
+from agentfs.rights.policy import Action
+from agentfs.store.event_log import EventLog
+from agentfs.store.settings import Settings
+from agentfs.store.store import Store
+
+__all__ = ["Mail"]
+
+AUTOMATIC = [("Auto-Submitted", "auto-generated")]
+"""What is marked so is answered by no program (RFC 3834)."""
+
+
+class Mail(Receiving):
+    """The system calls on messages: sending is here, the rest in `Receiving` and `Delivery`."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        table: ProcessTable,
+        agents: Agents,
+        store: Store,
+        events: EventLog,
+        clock: Clock,
+        timers: Timers,
+        settings: Settings,
+        node: str,
+    ) -> None:
+        super().__init__(gate, table, agents, store, events, clock, timers, settings)
+        self._node = node
+        self.threads = Threads(self._boxes, node)
+        self.loops = Loops(self._boxes, store, clock, settings)
+        self.sent = Sent(self, self._boxes, gate, events)
+        self.overheard = Overheard()
+        self.broadcasts = Broadcasts(self, self._boxes, gate, table, agents, events, settings, node)
+        self.asks = Asks(
+            self, self._boxes, self.threads, gate, store, events, clock, timers, settings
+        )
+
+    def load(self) -> None:
+        """Read all mail and all asks from the store."""
+        super().load()
+        self.asks.load()
+
+    def agent_removed(self, name: str) -> None:
+        """The agent (or queue) is being removed: its mail and its asks go with it."""
+        with self._store.transaction():
+            self.asks.mailbox_removed(name)
+            super().agent_removed(name)
+            self._store.on_commit(lambda: self.overheard.removed(name))
+
+    def done(self, message: Message, reason: str = "") -> None:
+        """Also remember that its process had it."""
+        if message.claimed_by is not None:
+            self.loops.put_away(message.claimed_by, message)
+        super().done(message, reason)
+
+    def acknowledge(self, principal: Principal, name: str, folder: str, file: str) -> None:
+        """Also of what nobody had claimed."""
+        message = self._boxes.box(name).new.get(file) if folder == "new" else None
+        super().acknowledge(principal, name, folder, file)
+        if message is not None and principal.pid is not None:
+            self.loops.put_away(principal.pid, message)
+
+    def process_ended(self, process: Process, code: int) -> None:
+        """Also forget what it had."""
+        super().process_ended(process, code)
+        self.loops.forget(process.pid)
+
+    def sweep(self) -> int:
+        """Also what is kept of who answered whom."""
+        self.loops.tidy()
+        return super().sweep()
+
+    def peers(self, name: str, among: Iterable[str] | None = None) -> list[str]:
+        """The agents (of all, or of those `among` which is asked) that `name` may write to now, in
+        their order: sorted. Of other users' agents that wrote to it only those whose mail it has
+        still: it may answer for longer."""
+        names = self._agents if among is None else among
+        writers = functools.cache(lambda: self.threads.writers(name))
+        policy = self._gate.policy
+        return peers(self._table, policy, self._agents, name, names, lambda peer: peer in writers())
+
+    def check(self, principal: Principal, sender: str, receiver: str, size: int = 0) -> None:
+        """Raise what `send` of `size` bytes would: EACCES, ENOENT, EMSGSIZE, ENOSPC, EDQUOT,
+        EAGAIN. Nobody is asked to approve what is not there yet."""
+        self._boxes.expire_due()
+        actor = self._gate.actor(principal)
+        self._admit(actor, principal, sender, receiver, size)
+        self.loops.admit(actor, receiver, 0)
+        if self._gate.count_message is not None:
+            self._gate.count_message(actor, 0)
+
+    def send(self, principal: Principal, sender: str, draft: Draft) -> Message:
+        """Accept a message. EACCES, ENOENT, EINVAL, EEXIST (its file name), EMSGSIZE, ENOSPC (the
+        inbox is full), EDQUOT (the sender has its share of it), EAGAIN (messages_per_minute).
+
+        A draft that says `claimed` is delivered and claimed in one: what a mail program does that
+        saves a message it has changed. One to `*` is a broadcast.
+        """
+        if draft.to == EVERYBODY:
+            return self.broadcasts.send(principal, sender, draft)
+        self._boxes.expire_due()
+        self.asks.expire_due(self.threads.number(draft.in_reply_to))
+        with self._gate.enter(principal) as actor:
+            size = max(draft.size, len(draft.body))
+            found = self._admit(actor, principal, sender, draft.to, size, draft)
+            if draft.expires is not None and draft.expires <= self._clock.now():
+                raise KernelError(errno.EINVAL, "the message has expired already")
+            if self._gate.count_message is not None:
+                self._gate.count_message(actor)
+            self.loops.admit(actor, draft.to)
+            message = self.accept(
+                draft.to, sender, draft, found.relation, actor, overseer=found.overseer
+            )
+            if draft.claimed:
+                box = self._own(principal, draft.to)
+                check_free(box, "cur", message.file)
+                self._claim(box, message, message.file, actor)
+            return message
+
+    def _admit(
+        self,
+        actor: Process,
+        principal: Principal,
+        sender: str,
+        receiver: str,
+        size: int,
+        draft: Draft | None = None,
+    ) -> Route:
+        """The order is that of design/kernel.md: receiver, role, route; then the limits. Whether
+        somebody approves `draft` is asked last, of what would go through otherwise."""
+        self.owners[""].require(principal, sender)
+        self._agents.get(sender)
+        if self._agents.find(receiver) is None:
+            raise KernelError(errno.ENOENT, f"there is no agent {receiver!r} to write to")
+        # Where nobody is at work for the sender, the operator speaks for it.
+        speaker = self._table.by_name(sender) or actor
+        hearer = self._table.by_name(receiver) or self._agents.find(receiver)
+        inbox = f"/agents/{receiver}/inbox"
+        decision = self._gate.policy.permit(
+            speaker,
+            Action.SEND,
+            inbox,
+            hearer,
+            answers=lambda: self.threads.wrote(receiver, sender),
+        )
+        found = route(self._table, sender, receiver)
+        self.check_size(size)
+        self.check_room(principal, receiver)
+        if draft is not None and decision.approval is not None:
+            approved = self._gate.policy.approved
+            approved(speaker, Action.SEND, inbox, decision, draft.body, draft.about())
+        return found
+
+    def check_size(self, size: int) -> None:
+        """EMSGSIZE if a message may not have so many bytes."""
+        most = self._settings.now.messages.max_size
+        if size > most:
+            raise KernelError(
+                errno.EMSGSIZE,
+                f"the message has {size} bytes, {most} are allowed",
+                rule="messages.max_size",
+            )
+
+    def is_full(self, name: str) -> bool:
+        """Whether so much waits in an inbox that nothing more is accepted."""
+        return self._boxes.box(name).waiting >= self._settings.now.messages.max_waiting
+
+    def notify(
+        self,
+        receiver: str,
+        body: bytes,
+        headers: list[tuple[str, str]],
+        *,
+        sender: str = INIT_NAME,
+        priority: Priority = Priority.HIGH,
+        expires: float | None = None,
+        attempt: int = 1,
+        last: bool = False,
+    ) -> Message | None:
+        """Let an agent have a message of the kernel's own, from `sender`: no route is asked for.
+        `attempt`: as if it had been delivered before; `last`: it waits behind other mail.
+
+        It is no entry of `sent`. None if there is no such agent, or its inbox is full.
+        """
+        if self._agents.find(receiver) is None or self.is_full(receiver):
+            return None
+        relation = Relation.OTHER if sender == receiver else Relation.SYSTEM
+        draft = Draft(receiver, body, [*AUTOMATIC, *headers], priority, expires)
+        with self._store.transaction():
+            return self.accept(
+                receiver, sender, draft, relation, unlisted=True, attempt=attempt, last=last
+            )
+
+    def accept(
+        self,
+        mailbox: str,
+        sender: str,
+        draft: Draft,
+        relation: Relation,
+        actor: Process | None = None,
+        *,
+        overseer: str = "",
+        unlisted: bool = False,
+        broadcast: int = 0,
+        attempt: int = 1,
+        last: bool = False,
+    ) -> Message:
+        """Put a message into a mailbox, inside a transaction, after every check but that of its
+        file name (EEXIST, EINVAL). A question opens an ask (EAGAIN), and a reply may answer one:
+        where that is to be read from the ask alone it is done at once, in no mailbox. What process
+        `actor` sends may be one more turn of a loop: then it is a dead letter at once. What is
+        delivered, agent `overseer` overhears."""
+        box = self._boxes.box(mailbox)
+        seq, arrived = self._boxes.stamp()
+        if draft.filename:
+            check_free(box, "new", draft.filename)
+        file = draft.filename or box.free_name("new", f"{seq:012d}.{sender}")
+        parent = self.threads.parent(sender, draft.in_reply_to) if draft.in_reply_to else None
+        thread = self.threads.below(parent)
+        ask = None if draft.claimed else self.asks.awaiting(sender, mailbox, parent)
+        origin = self.loops.origin(actor, mailbox, parent)
+        hops, said = self.loops.count(draft, mailbox, origin, reply=parent is not None)
+        links = self.threads.headers(thread)
+        if hops > 1:  # a plain reply need not say so
+            links.append(("Hops", str(hops)))
+        content = compose(
+            draft,
+            seq=seq,
+            sender=sender,
+            relation=relation,
+            now=self._clock.now(),
+            node=self._node,
+            links=links,
+        )
+        message = Message(
+            seq=seq,
+            mailbox=mailbox,
+            sender=sender,
+            relation=relation,
+            level=(
+                Priority.LOW
+                if last
+                else effective(draft.priority, relation, on_purpose=draft.on_purpose)
+            ),
+            attempt=attempt,
+            arrived=arrived,
+            size=len(content),
+            file=file,
+            named=file,
+            expires=min(filter(None, (draft.expires, draft.reply_by)), default=None),
+            unlisted=unlisted,
+            broadcast=broadcast,
+            thread=thread,
+            awaited=draft.reply_by is not None,
+            hops=hops,
+            said=said,
+        )
+        if ask is not None and ask.apart and not draft.filename:
+            self._boxes.insert_done(message, content)
+            self._events.emit(MessageArrived(f"asks/{mailbox}", message.id, sender, ask.key))
+        else:
+            self._boxes.insert(message, content)
+            self._events.emit(MessageArrived(mailbox, message.id, sender, file))
+        if draft.reply_by is not None:
+            self.asks.open(message, draft.reply_by, apart=draft.answer_apart)
+        if ask is not None:
+            self.asks.answered(ask, message, content)
+        elif not draft.claimed and (reason := self.loops.ended(hops)):
+            self._events.emit(MessageLooped(mailbox, message.id, sender, hops))
+            self._events.emit(MessageGivenUp(mailbox, message.id, "new", file, reason))
+            self._boxes.move(message, "dead", message.id, reason=reason)
+        if overseer and message.folder != "dead":
+            copy = Copy(seq, arrived, sender, mailbox, content)
+            self._store.on_commit(lambda: self.overheard.of(overseer).add(copy))
+        return message

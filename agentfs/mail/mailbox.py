@@ -1,0 +1,200 @@
+"""A mailbox in memory: three folders of messages, and the order in which they are delivered."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from agentfs.mail.message import Message
+from agentfs.mail.readers import Reader
+
+__all__ = ["Mailbox", "Queue"]
+
+Item = TypeVar("Item")
+
+FOLDERS = ("new", "cur", "dead")
+
+
+class Queue(Generic[Item]):
+    """Items by their key, least first, equal keys by their number.
+
+    A heap from which nothing is taken but the top: what was removed stays in it until it comes up
+    or until half of the heap is such dead wood. So adding, removing and looking cost O(log n), and
+    the heap has at most twice as many entries as there are items, and 64 more.
+    """
+
+    __slots__ = ("_heap", "_items")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int]] = []
+        self._items: dict[int, Item] = {}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._items.values())
+
+    @property
+    def entries(self) -> int:
+        """How many entries the heap has, dead wood included."""
+        return len(self._heap)
+
+    def add(self, key: float, number: int, item: Item) -> None:
+        """Put `item` in; `number` is its own. It keeps its key when it comes again."""
+        self._items[number] = item
+        heapq.heappush(self._heap, (key, number))
+        self._trim()
+
+    def discard(self, number: int) -> None:
+        self._items.pop(number, None)
+        self._trim()
+
+    def first(self) -> Item | None:
+        """The item with the least key, left in place; None if there is none."""
+        heap, items = self._heap, self._items
+        while heap:
+            item = items.get(heap[0][1])
+            if item is not None:
+                return item
+            heapq.heappop(heap)
+        return None
+
+    def _trim(self) -> None:
+        if len(self._heap) > 2 * len(self._items) + 64:
+            self._heap = list({entry for entry in self._heap if entry[1] in self._items})
+            heapq.heapify(self._heap)
+
+
+class Mailbox:
+    """The mail of one agent or queue: `new`, `cur` and `dead`, each from file name to message.
+
+    The order of delivery: all messages age alike, one level in 1/`ageing` seconds, so of two
+    messages the one that is first stays first, and the key that says so can be fixed at arrival:
+    level + ageing × arrival. It is kept divided by `ageing`, in seconds, which is exact for the
+    usual numbers. Equal keys are first in, first out.
+    """
+
+    __slots__ = (
+        "_ageing",
+        "_claims",
+        "_queue",
+        "_reading",
+        "cur",
+        "dead",
+        "name",
+        "new",
+        "senders",
+    )
+
+    def __init__(self, name: str, ageing: float) -> None:
+        self.name = name
+        self.new: dict[str, Message] = {}
+        self.cur: dict[str, Message] = {}
+        self.dead: dict[str, Message] = {}
+        self.senders: dict[str, int] = {}
+        """How many of those that wait each has sent."""
+        self._ageing = ageing
+        self._queue: Queue[Message] = Queue()
+        self._claims: dict[int | None, dict[int, Message]] = {}
+        self._reading: dict[int | Reader, dict[int, Message]] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait to be claimed."""
+        return len(self.new)
+
+    def folder(self, name: str) -> dict[str, Message]:
+        """The folder `new`, `cur` or `dead`. KeyError for another name."""
+        if name not in FOLDERS:
+            raise KeyError(name)
+        found: dict[str, Message] = getattr(self, name)
+        return found
+
+    def first(self) -> Message | None:
+        """The message to deliver next, left in place; None if none waits."""
+        return self._queue.first()
+
+    def claims(self, pid: int | None) -> list[Message]:
+        """What process `pid` has claimed (None: what was claimed for no process), oldest first."""
+        return list(self._claims.get(pid, {}).values())
+
+    @property
+    def claimants(self) -> list[int | None]:
+        """The processes that have claimed something."""
+        return list(self._claims)
+
+    def reading(self, reader: int | Reader) -> list[Message]:
+        """What was claimed last through `recv` and is not acknowledged, one message or what is
+        left of a batch: through an open file, or, by the principal's pid, through files that are
+        closed."""
+        return list(self._reading.get(reader, {}).values())
+
+    def put(self, message: Message) -> None:
+        """Take `message` into the folder and under the name that it says."""
+        if message.folder == "new":
+            self.new[message.file] = message
+            self._queue.add(self._key(message), message.seq, message)
+            self.senders[message.sender] = self.senders.get(message.sender, 0) + 1
+        elif message.folder == "dead":
+            self.dead[message.file] = message
+        else:
+            self.cur[message.file] = message
+            self._claims.setdefault(message.claimed_by, {})[message.seq] = message
+            reader = _reader(message)
+            if reader is not None:
+                self._reading.setdefault(reader, {})[message.seq] = message
+
+    def take(self, message: Message) -> None:
+        """Remove `message` from where it says it is."""
+        if message.folder == "new":
+            del self.new[message.file]
+            self._queue.discard(message.seq)
+            left = self.senders[message.sender] - 1
+            if left:
+                self.senders[message.sender] = left
+            else:
+                del self.senders[message.sender]
+        elif message.folder == "dead":
+            del self.dead[message.file]
+        else:
+            del self.cur[message.file]
+            claims = self._claims[message.claimed_by]
+            del claims[message.seq]
+            if not claims:
+                del self._claims[message.claimed_by]
+            reader = _reader(message)
+            if reader is not None:
+                reading = self._reading[reader]
+                del reading[message.seq]
+                if not reading:
+                    del self._reading[reader]
+
+    def age_by(self, ageing: float) -> None:
+        """Let messages age by `ageing` levels a second from now on, as if always so."""
+        self._ageing = ageing
+        waiting, self._queue = self._queue, Queue()
+        for message in waiting:
+            self._queue.add(self._key(message), message.seq, message)
+
+    def free_name(self, folder: str, wanted: str) -> str:
+        """`wanted`, or a name like it that is not taken in `folder`."""
+        taken = self.folder(folder)
+        name, count = wanted, 1
+        base, colon, flags = wanted.partition(":")
+        while name in taken:
+            name = f"{base[:200]}_{count}{colon}{flags}"
+            count += 1
+        return name
+
+    def _key(self, message: Message) -> float:
+        if self._ageing < 1e-9:  # a level in 30 years: none
+            return message.level
+        return message.level / self._ageing + message.arrived
+
+
+def _reader(message: Message) -> int | Reader | None:
+    """Under what a message that was claimed through `recv` is found."""
+    through = message.through
+    return message.reader if through is None or through.closed else through

@@ -1,0 +1,411 @@
+"""All mailboxes: in memory and in the store at once, with expiry and wake-ups. No rule who may.
+
+`insert`, `move`, `finish`, `delete` and `forget` belong inside a transaction of the store and are
+undone with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import Any
+
+from agentfs.base.alarm import Alarm
+from agentfs.base.clock import Clock, Timers
+from agentfs.base.errors import KernelError
+from agentfs.machine.proc import boot_id
+from agentfs.mail.archive import FINISHED, Archive
+from agentfs.mail.broadcast import count
+from agentfs.mail.claims import Claims
+from agentfs.mail.events import BroadcastChanged, MessageExpired
+from agentfs.mail.mailbox import FOLDERS, Mailbox, Queue
+from agentfs.mail.message import Message
+from agentfs.mail.readers import Reader
+from agentfs.mail.retention import Retention
+from agentfs.mail.waiters import Waiters
+from agentfs.store.event_log import EventLog, Record
+from agentfs.store.events import ConfigChanged
+from agentfs.store.settings import Settings
+from agentfs.store.store import SHORT_CONTENT, Store
+
+__all__ = ["Mailboxes", "expired"]
+
+log = logging.getLogger(__name__)
+
+
+class Mailboxes:
+    """From name (an agent's, or `queues/NAME`) to mailbox; one is made when it is first asked
+    for. `archive` has every message, those that are finished too."""
+
+    def __init__(
+        self, store: Store, events: EventLog, clock: Clock, timers: Timers, settings: Settings
+    ) -> None:
+        self._store = store
+        self._events = events
+        self._clock = clock
+        self._settings = settings
+        self._boxes: dict[str, Mailbox] = {}
+        self.archive = Archive()
+        self.retention = Retention(self, store, events, clock, timers, settings)
+        self.claimed = Claims(store, clock, timers)
+        self._expiring: Queue[Message] = Queue()
+        self._alarm = Alarm(clock, timers, self._fall_due)
+        self.waiters = Waiters(self._count_waiting)
+        self._last_seq = 0
+        self._last_arrival = 0.0
+        events.listen(self._heard, ConfigChanged)
+
+    def load(self) -> None:
+        """Read everything from the store."""
+        self._boxes.clear()
+        self.claimed.clear()
+        self.archive = Archive()
+        self._expiring = Queue()
+        now, same_boot = self._clock.monotonic(), self._store.meta("boot_id") == boot_id()
+        for seq, name, folder, file, record, size in self._store.messages():
+            message = Message.from_record(seq, name, folder, file, record, size)
+            self._last_arrival = max(self._last_arrival, message.arrived)
+            if message.folder == "cur" and not (same_boot and message.claimed_since >= 0):
+                message.claimed_since = now  # it has all of its time again
+            self.archive.note(message)
+            self._put(message)
+        self._last_seq = self._store.last_message()
+        for sender in self.archive.senders:
+            self.archive.order(sender)
+
+    def __iter__(self) -> Iterator[Mailbox]:
+        return iter(list(self._boxes.values()))
+
+    def box(self, name: str) -> Mailbox:
+        """The mailbox called `name`."""
+        box = self._boxes.get(name)
+        if box is None:
+            box = Mailbox(name, self._settings.now.messages.ageing_per_second)
+            self._boxes[name] = box
+        return box
+
+    def claims(self, pid: int) -> list[Message]:
+        """What process `pid` has claimed, in whatever mailbox, oldest first."""
+        return self.claimed.of(pid)
+
+    @property
+    def claimants(self) -> list[int]:
+        """The processes that have claimed something."""
+        return self.claimed.pids
+
+    def busy(self, pid: int) -> bool:
+        """Whether process `pid` has claimed anything, be it through `recv` or by renaming."""
+        return self.claimed.count(pid) > 0
+
+    def busy_beside(self, pid: int, reader: Reader | None) -> bool:
+        """Whether process `pid` has claimed anything by renaming, or through an open file that
+        is not `reader`."""
+        return any(
+            not message.through_recv
+            or (message.through not in (None, reader) and not message.through.closed)
+            for message in self.claimed.of(pid)
+        )
+
+    # -- changes ---------------------------------------------------------------------------------
+
+    def stamp(self) -> tuple[int, float]:
+        """Number and time of arrival of the next message. Time never goes back here, though the
+        wall clock may: first in stays first out."""
+        return self._last_seq + 1, max(self._last_arrival, self._clock.now())
+
+    def insert(self, message: Message, content: bytes) -> None:
+        """Keep a new message, which was stamped."""
+        last = self._last_seq, self._last_arrival
+
+        def undo() -> None:
+            self._take(message)
+            self.archive.remove(message)
+            self._last_seq, self._last_arrival = last
+
+        self._last_seq, self._last_arrival = message.seq, message.arrived
+        self.archive.note(message)
+        self._put(message)
+        self._store.on_rollback(undo)
+        self._store.put_message(
+            message.seq, message.mailbox, message.folder, message.file, message.record(), content
+        )
+
+    def insert_done(self, message: Message, content: bytes) -> None:
+        """Keep a new message that was handed over already, as `finish` leaves one."""
+        message.folder, message.file, message.named = "done", "", ""
+        message.finished = self._clock.now()
+        if len(content) <= SHORT_CONTENT:
+            self.insert(message, content)
+        else:
+            head = content[: content.index(b"\n\n") + 2]
+            message.size, message.dropped = len(head), len(content)
+            self.insert(message, b"")
+            self._store.finish_message(message.seq, "done", message.record(), head)
+        self.retention.bound_sent(message.sender)
+
+    def move(
+        self,
+        message: Message,
+        folder: str,
+        file: str,
+        *,
+        claimed_by: int | None = None,
+        claimed_at: float = 0.0,
+        claimed_since: float = -1.0,
+        reader: int | None = None,
+        through: Reader | None = None,
+        attempt: int = 0,
+        revived: int = 0,
+        reason: str = "",
+        claimant: str = "",
+    ) -> None:
+        """Put `message` elsewhere. Claims end with it unless they are said again; `attempt` and
+        `revived` 0 and `claimant` "" leave them as they are."""
+        if message.broadcast and "dead" in (folder, message.folder):
+            count(self, message, "dead", 1 if folder == "dead" else -1)
+        self._change(
+            message,
+            folder=folder,
+            file=file,
+            named=file if folder == "new" else message.named,
+            claimed_by=claimed_by,
+            claimed_at=claimed_at,
+            claimed_since=claimed_since,
+            reader=reader,
+            through=through,
+            attempt=attempt or message.attempt,
+            revived=revived or message.revived,
+            reason=reason,
+            claimant=claimant or message.claimant,
+            finished=self._clock.now() if folder == "dead" else 0.0,
+        )
+        self._store.update_message(message.seq, folder, file, message.record())
+        if folder == "dead":
+            self.retention.bound_dead(self.box(message.mailbox))
+
+    def finish(self, message: Message, state: str, reason: str = "") -> None:
+        """Take `message` out of its mailbox, as `done` or `expired`. It is kept for its sender;
+        of a long content the headers only. One that has a reason, its own as a dead letter or
+        this one, shows there as dead."""
+        if message.broadcast and message.folder != "dead":
+            count(self, message, "removed" if reason else state)
+        if message.unlisted:
+            self.delete(message)
+            return
+        head, size, dropped = None, message.size, 0
+        if size > SHORT_CONTENT and not message.dropped:
+            content = self._store.content(message.seq)
+            head = content[: content.index(b"\n\n") + 2]
+            size, dropped = len(head), size
+        self._change(
+            message,
+            folder=state,
+            file="",
+            named="",
+            claimed_by=None,
+            claimed_at=0.0,
+            claimed_since=-1.0,
+            reader=None,
+            through=None,
+            reason=reason or message.reason,
+            finished=self._clock.now(),
+            size=size,
+            dropped=dropped or message.dropped,
+        )
+        self._store.finish_message(message.seq, state, message.record(), head)
+        self.retention.bound_sent(message.sender)
+
+    def tally(self, logical: Message, tally: dict[str, int], waiting: int) -> None:
+        """Say what became of the copies of a broadcast, of which so many still wait."""
+        self.mark(logical, tally=tally)
+        event = BroadcastChanged(logical.sender, logical.id, waiting)
+        if not waiting and logical.folder not in FINISHED:
+            self.finish(logical, "done")
+        elif waiting and logical.folder in FINISHED:
+            self.move(logical, "new", logical.id)
+        self._events.emit(event)
+
+    def mark(self, message: Message, **after: Any) -> None:
+        """Set slots of `message` that do not say where it is."""
+        before = [(slot, getattr(message, slot)) for slot in after]
+
+        def undo() -> None:
+            for slot, value in before:
+                setattr(message, slot, value)
+            self.archive.note(message)
+
+        for slot, value in after.items():
+            setattr(message, slot, value)
+        self.archive.note(message)
+        self._store.on_rollback(undo)
+        self._store.update_message(message.seq, message.folder, message.file, message.record())
+
+    def _change(self, message: Message, **after: Any) -> None:
+        """Set these slots of `message`, and be where they say, until that is rolled back."""
+        before = _state(message)
+        finished = message.folder in FINISHED
+
+        def undo() -> None:
+            self._take(message)
+            for slot, value in zip(_STATE, before, strict=True):
+                setattr(message, slot, value)
+            self.archive.note(message)
+            self._put(message)
+
+        self._take(message)
+        for slot, value in after.items():
+            setattr(message, slot, value)
+        if finished or message.folder in FINISHED or "unlisted" in after:
+            self.archive.note(message)
+        self._put(message)
+        self._store.on_rollback(undo)
+
+    def delete(self, message: Message) -> None:
+        """Drop `message` for good."""
+        self._take(message)
+        self.archive.remove(message)
+
+        def undo() -> None:
+            self.archive.note(message)
+            self._put(message)
+
+        self._store.on_rollback(undo)
+        self._store.delete_message(message.seq, message.size)
+
+    def forget(self, name: str) -> None:
+        """Drop the mailbox of `name` with all that is in it, and what its owner could see of the
+        messages it sent; who waits for mail is woken. Whoever sent what is in it keeps a record."""
+        box = self.box(name)
+        for message in list(self.archive.sent(name).values()):
+            self.unlist(message)
+        for message in [each for folder in FOLDERS for each in box.folder(folder).values()]:
+            self.finish(message, "done", message.reason or f"{name} was removed")
+        del self._boxes[name]
+
+        def undo() -> None:
+            self._boxes[name] = box
+
+        self._store.on_rollback(undo)
+        self._store.on_commit(lambda: self.waiters.wake(name, everybody=True))
+
+    def unlist(self, message: Message) -> None:
+        """Nobody is to see it in `sent` any more: its sender said so, or is no more, and whoever
+        takes the name over is another."""
+        if message.folder in FINISHED:
+            self.delete(message)
+            return
+        self._change(message, unlisted=True)
+        self._store.update_message(message.seq, message.folder, message.file, message.record())
+
+    def _put(self, message: Message) -> None:
+        if message.folder in FINISHED:
+            return
+        self.box(message.mailbox).put(message)
+        if message.claimed_by is not None and message.folder == "cur":
+            self.claimed.add(message)
+        if message.folder != "new":
+            return
+        if message.expires is not None:
+            self._expiring.add(message.expires, message.seq, message)
+            self._alarm.set(message.expires)
+        if self._store.in_transaction and message.mailbox in self.waiters:
+            name = message.mailbox
+            self._store.on_commit(lambda: self.waiters.wake(name))
+
+    def _take(self, message: Message) -> None:
+        if message.folder in FINISHED:
+            return
+        self._boxes[message.mailbox].take(message)
+        if message.claimed_by is not None and message.folder == "cur":
+            self.claimed.remove(message)
+        if message.expires is not None:
+            self._expiring.discard(message.seq)
+
+    def _count_waiting(self, name: str) -> int:
+        box = self._boxes.get(name)
+        return 0 if box is None else box.waiting
+
+    # -- readers ---------------------------------------------------------------------------------
+
+    def close(self, reader: Reader, *, closed: bool = True) -> None:
+        """The open file is closed, or used again by somebody who has inherited it: say so, and
+        keep what it got where it is looked for then."""
+        if reader.closed is closed:
+            return
+        box = self._boxes.get(reader.mailbox)
+        held: list[Message] = []
+        if box is not None and closed:
+            held = box.reading(reader)
+        elif box is not None:
+            held = [message for message in box.cur.values() if message.through is reader]
+        for message in held:
+            self._boxes[reader.mailbox].take(message)
+        if closed:
+            reader.close()
+        else:
+            reader.closed = False
+        for message in held:
+            self._boxes[reader.mailbox].put(message)
+
+    # -- expiry ----------------------------------------------------------------------------------
+
+    def expire_due(self) -> None:
+        """Drop what waits and has expired, and end the claims that have lasted too long. Timers do
+        it when it is time; whoever is to see or count messages does it before, so that nobody
+        depends on when they run."""
+        self.claimed.time_out_due()
+        now = self._clock.now()
+        message = self._expiring.first()
+        if message is None or not expired(message, now) or self._store.in_transaction:
+            return
+        try:
+            with self._store.transaction():
+                while message is not None and expired(message, now):
+                    self.expire(message)
+                    message = self._expiring.first()
+        except KernelError as failure:
+            log.warning("expired messages stay for now: %s", failure)
+
+    def expire(self, message: Message) -> None:
+        """Take `message` out and record that it expired."""
+        event = MessageExpired(message.mailbox, message.id, message.folder, message.file)
+        self.finish(message, "expired")
+        self._events.emit(event)
+
+    def _fall_due(self) -> float | None:
+        self.expire_due()
+        first = self._expiring.first()
+        return None if first is None else first.expires
+
+    def _heard(self, record: Record) -> None:
+        if isinstance(record.event, ConfigChanged):
+            for box in self:
+                box.age_by(self._settings.now.messages.ageing_per_second)
+
+
+_STATE = (
+    "folder",
+    "file",
+    "named",
+    "claimed_by",
+    "claimed_at",
+    "claimed_since",
+    "reader",
+    "through",
+    "attempt",
+    "revived",
+    "reason",
+    "claimant",
+    "finished",
+    "size",
+    "dropped",
+    "unlisted",
+)
+"""What `_change` may set."""
+_state = attrgetter(*_STATE)
+
+
+def expired(message: Message, now: float) -> bool:
+    """Whether `message` is past its time."""
+    return message.expires is not None and message.expires <= now

@@ -1,0 +1,66 @@
+"""Who stands behind a mailbox: an agent here, a queue in `queues`."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from typing import Protocol
+
+from agentfs.base.errors import KernelError
+from agentfs.mail.inboxes import check_room
+from agentfs.mail.mailbox import Mailbox
+from agentfs.model.principal import Principal
+from agentfs.model.process import Process
+from agentfs.process.agents import Agents
+from agentfs.process.table import ProcessTable
+from agentfs.store.settings import Settings
+
+__all__ = ["AgentMail", "MailboxOwner"]
+
+
+class MailboxOwner(Protocol):
+    """What delivery asks about one kind of mailbox. `name` is that of the mailbox."""
+
+    def check_exists(self, name: str) -> None:
+        """ENOENT if there is none."""
+
+    def require(self, principal: Principal, name: str) -> None:
+        """EACCES unless `principal` may take messages out of it."""
+
+    def check_room(self, box: Mailbox, principal: Principal) -> None:
+        """Raise if one more message of `principal` may not wait in it: ENOSPC if it is full, EDQUOT
+        if `principal` has its share of it."""
+
+    def claimant(self, name: str, actor: Process) -> Process | None:
+        """The process whose end returns what `actor` claims; None: nobody's does."""
+
+    def never_end(self, name: str) -> Iterable[int | None]:
+        """The pids (None: no process) whose claims are returned after `claim_timeout`."""
+
+
+class AgentMail:
+    """The inboxes of agents. What is claimed belongs to the agent's living process, whoever
+    claimed it for the agent."""
+
+    def __init__(self, table: ProcessTable, agents: Agents, settings: Settings) -> None:
+        self._table = table
+        self._agents = agents
+        self._settings = settings
+
+    def check_exists(self, name: str) -> None:
+        self._agents.get(name)
+
+    def require(self, principal: Principal, name: str) -> None:
+        if not principal.acts_for(name):
+            raise KernelError(
+                errno.EACCES, f"the mail of {name} is not for {principal.name}", rule="private"
+            )
+
+    def check_room(self, box: Mailbox, principal: Principal) -> None:
+        check_room(box, principal, self._agents, self._settings)
+
+    def claimant(self, name: str, actor: Process) -> Process | None:
+        return self._table.by_name(name)
+
+    def never_end(self, name: str) -> Iterable[int | None]:
+        return (None,)

@@ -1,0 +1,379 @@
+"""Receiving: messages claimed through `recv` and `recv.batch`, where asking for the next one
+acknowledges the one before, whether there is a next one or not.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable
+from functools import cached_property
+
+from agentfs.base.errors import KernelError
+from agentfs.mail.delivery import Delivery
+from agentfs.mail.idle_readers import Resting
+from agentfs.mail.mailbox import Mailbox
+from agentfs.mail.mailboxes import expired
+from agentfs.mail.message import Message
+from agentfs.mail.readers import Reader
+from agentfs.model.names import INIT_NAME
+from agentfs.model.principal import INIT, Principal
+from agentfs.model.process import Process, State
+
+__all__ = ["Receiving"]
+
+
+class Receiving(Delivery):
+    """Delivery to readers (see `readers`), each of which acknowledges what it got itself."""
+
+    _doubted: set[int]
+
+    @cached_property
+    def resting(self) -> Resting:
+        """Readers of inboxes that wait in a read."""
+        return Resting(self._timers, self.parked)
+
+    def load(self) -> None:
+        """Read all mail from the store.
+
+        Of what was claimed through `recv` nobody knows whether the answer reached the reader
+        before the daemon ended; so its reader gets it again, and then acknowledges it.
+        """
+        super().load()
+        self._doubted = {
+            message.seq
+            for box in self._boxes
+            for message in box.cur.values()
+            if message.through_recv
+        }
+
+    def waiting(self, name: str, reader: int | None = None) -> bool:
+        """Whether a `claim_next` (of the principal of pid `reader`) would give a message now.
+        ENOENT."""
+        box = self.mailbox(name)
+        return box.waiting > 0 or self._in_doubt(box, reader) is not None
+
+    def received(self, message: Message, claimed_as: str = "") -> bytes:
+        """The text of a message that was just claimed, and how many more wait; in a batch, its
+        name in cur/, too."""
+        waiting = self.peek_waiting(message.mailbox)
+        head = f"Claimed-As: {claimed_as}\n" if claimed_as else ""
+        return f"{head}Messages-Waiting: {waiting}\n".encode() + self.content(message)
+
+    def claim_next(
+        self, principal: Principal, name: str, reader: Reader | None = None
+    ) -> Message | None:
+        """Claim the message that is first, and acknowledge what the `reader` (without one: the
+        principal) claimed before it in this way. None if no message waits, or its process has all
+        the tasks that it may have; it has asked for more all the same, so what it claimed before
+        is acknowledged."""
+        self._boxes.expire_due()
+        box = self._own(principal, name)
+        self._begin(box, principal.pid, reader)
+        doubted = self._in_doubt(box, principal.pid)
+        first = doubted or box.first()
+        if (
+            first is None
+            or expired(first, self._clock.now())
+            or self._held_up(box, principal, reader) is not None
+        ):
+            self._go_without(box, principal, reader)
+            return None
+        with self._gate.enter(principal, "claims") as actor:
+            self._end_before(box, actor, reader)
+            if doubted is not None:
+                self._wait_again(
+                    doubted, box.free_name("new", doubted.named), attempt=doubted.attempt + 1
+                )
+            self._receive(box, first, actor, reader)
+            return first
+
+    def claim_batch(
+        self, principal: Principal, name: str, most: int, reader: Reader | None = None
+    ) -> list[Message]:
+        """Claim the messages that are first, up to `most` of them and `max_batch_bytes` (one at
+        least), and acknowledge what is left of those that the `reader` (without one: the
+        principal) claimed before through `recv` or in this way: never more than its process may
+        have at once. Empty if no message waits, or none may be claimed; what it claimed before is
+        acknowledged all the same."""
+        self._boxes.expire_due()
+        box = self._own(principal, name)
+        self._begin(box, principal.pid, reader)
+        free = self._free(box, principal, reader, most)
+        if not self.waiting(name, principal.pid) or (free is not None and free < 1):
+            self._go_without(box, principal, reader)
+            return []
+        most = most if free is None else min(most, free)
+        room = self._settings.now.messages.max_batch_bytes
+        with self._gate.enter(principal, "claims") as actor:
+            self._end_before(box, actor, reader)
+            while (doubted := self._in_doubt(box, actor.pid)) is not None:
+                self._trust(doubted)
+                again = box.free_name("new", doubted.named)
+                self._wait_again(doubted, again, attempt=doubted.attempt + 1)
+            batch: list[Message] = []
+            while len(batch) < most and (first := box.first()) is not None:
+                room -= self.size(first)
+                if (batch and room < 0) or expired(first, self._clock.now()):
+                    break
+                self._receive(box, first, actor, reader)
+                batch.append(first)
+            return batch
+
+    def _begin(self, box: Mailbox, pid: int | None, reader: Reader | None) -> None:
+        """Before `reader` claims: what failed loops of its principal left waits again, and what
+        was read by the way."""
+        if reader is None or pid is None:
+            return
+        if not reader.began:
+            reader.begin()
+            self._return_failed(box.reading(pid))
+            self._return_over(box.reading(pid))
+        elif reader.closed:  # by who opened it, but not by an heir
+            self._boxes.close(reader, closed=False)
+
+    def _before(self, box: Mailbox, actor: Process, reader: Reader | None) -> list[Message]:
+        """What asking for the next one by `reader` acknowledges: what it got last, or if it got
+        nothing yet, what a file of the same loop got that is closed."""
+        if self._is_onlooker(box, actor):
+            return []
+        if reader is None:
+            held = box.reading(actor.pid)
+        else:
+            held = box.reading(reader)
+            if not held and not reader.claimed:
+                held = [each for each in box.reading(actor.pid) if reader.continues(each.through)]
+        return [message for message in held if not self._is_doubted(message)]
+
+    def _is_onlooker(self, box: Mailbox, actor: Process) -> bool:
+        """Whether `actor` is the operator, who looks at mail that a program is to work on: what it
+        takes there it has to settle by a word, or it waits again."""
+        if actor.pid != INIT:
+            return False
+        claimant = self._claimant(box, actor)
+        return claimant is not None and claimant.pid != INIT and claimant.ospid is not None
+
+    def ask(self, principal: Principal, name: str, reader: Reader) -> None:
+        """`reader` has just been opened and waits for its first message without reading, and there
+        is none: that acknowledges what its loop had before, as a read that waits does."""
+        box = self._own(principal, name)
+        self._begin(box, principal.pid, reader)
+        if not self.waiting(name, principal.pid):
+            self._go_without(box, principal, reader)
+
+    def _go_without(self, box: Mailbox, principal: Principal, reader: Reader | None) -> None:
+        """`reader` asks for the next, and there is none: that acknowledges the one before, or an
+        agent that nobody writes to any more would do its last job again once its time is over."""
+        before = self._before(box, self._gate.actor(principal), reader)
+        if not before:
+            return
+        pids = {message.claimed_by for message in before}
+        with self._gate.enter(principal) as actor:
+            self._end_before(box, actor, reader)
+            if reader is None or not principal.is_agent:
+                for pid in pids:
+                    self._rest(pid)
+        if reader is not None:
+            reader.went_without = True
+            if principal.is_agent:
+                self.resting.begin(principal.name, reader)
+
+    def _end_before(self, box: Mailbox, actor: Process, reader: Reader | None) -> None:
+        for message in self._before(box, actor, reader):
+            if message.seq in self._doubted:  # and expired: nobody knows that anybody got it
+                self._boxes.expire(message)
+            else:
+                self.done(message)
+
+    # -- no more than a process may have ---------------------------------------------------------
+
+    def wait(
+        self, principal: Principal, name: str, reader: Reader, call: Callable[[], object]
+    ) -> None:
+        """Let `call()` be called when `reader` may get a message, until `wait_no_more`: one that
+        comes, or where its process has all the tasks it may have, when one of these ends."""
+        self.wait_no_more(name, call)
+        held_up = self._held_up(self._boxes.box(name), principal, reader)
+        if held_up is None:
+            self.line(name).join(call)
+        else:
+            self._boxes.claimed.wait(held_up.pid, call)
+            self.hand_on(name)
+
+    def wait_no_more(self, name: str, call: Callable[[], object]) -> None:
+        """Take that back; then `hand_on`."""
+        self.line(name).leave(call)
+        self._boxes.claimed.leave(call)
+
+    def poll(
+        self, principal: Principal, name: str, reader: Reader, call: Callable[[], object]
+    ) -> bool:
+        """Whether a `claim_next` would give a message now. Where that depends on a task of its
+        process, `call()` is called once one has ended. ENOENT."""
+        if not self.waiting(name, principal.pid):
+            return False
+        held_up = self._held_up(self._boxes.box(name), principal, reader)
+        if held_up is not None:
+            self._boxes.claimed.wait(held_up.pid, call)
+        return held_up is None
+
+    def _held_up(self, box: Mailbox, principal: Principal, reader: Reader | None) -> Process | None:
+        """The process that has all the tasks it may have, where `reader` can get no message
+        before one of them ends."""
+        free = self._free(box, principal, reader)
+        if free is None or free > 0 or principal.pid is None:
+            return None
+        return self._claimant(box, self._table.get(principal.pid))
+
+    def _free(
+        self, box: Mailbox, principal: Principal, reader: Reader | None, wanted: int = 1
+    ) -> int | None:
+        """How many messages `reader` may claim, of those `wanted`, with what that acknowledges out
+        of the way; None: any number."""
+        actor = None if principal.pid is None else self._table.find(principal.pid)
+        process = None if actor is None else self._claimant(box, actor)
+        if actor is None or process is None:
+            return None
+        free = self.tasks.free(actor, process)
+        if free is None or free >= wanted:
+            return free
+        doubted = [each for each in box.reading(actor.pid) if self._is_doubted(each)]
+        ending = self._before(box, actor, reader) + doubted
+        return free + sum(message.claimed_by == process.pid for message in ending)
+
+    def _receive(
+        self, box: Mailbox, message: Message, actor: Process, reader: Reader | None
+    ) -> None:
+        renamed = box.free_name("cur", f"{message.file}:2,")
+        self._claim(box, message, renamed, actor, reader=actor.pid, through=reader)
+        self._trust(message)
+        if reader is not None:
+            reader.claimed = True
+            reader.settled = reader.went_without = False
+            self.resting.end(reader)
+
+    def leave(self, reader: Reader) -> None:
+        """The open file is closed. If its program goes on, or ends with code 0, what it got is
+        acknowledged by the next claim of its loop; else it is returned."""
+        box = self._boxes.box(reader.mailbox)
+        held = [] if reader.closed else box.reading(reader)
+        if held:
+            self._return_failed(held)
+        self._boxes.close(reader)
+
+    def _return_failed(self, messages: Iterable[Message]) -> int:
+        """Return those of `messages` that were received by what has failed since."""
+        failed = [
+            (message, code)
+            for message in messages
+            if message.through is not None and (code := message.through.failure())
+        ]
+        if failed:
+            with self._store.transaction():
+                for message, code in failed:
+                    pid = message.claimed_by
+                    self._return(message, f"its reader ended with code {code}")
+                    self._rest(pid)
+        return len(failed)
+
+    def _return_over(self, messages: Iterable[Message]) -> int:
+        """Return those of `messages` that nobody asked for: `find -exec cat` read them, which has
+        ended, or an operator who has left. None of these was an attempt at the work, so it brings
+        no message nearer to its death; it is counted, because somebody may have seen it."""
+        over = [message for message in messages if self._is_over(message)]
+        if over:
+            with self._store.transaction():
+                for message in over:
+                    pid = message.claimed_by
+                    again = self._boxes.box(message.mailbox).free_name("new", message.named)
+                    self._wait_again(message, again, message.attempt + 1, message.revived + 1)
+                    self._rest(pid)
+        return len(over)
+
+    def _is_over(self, message: Message) -> bool:
+        """The operator may work for a queue as anybody may, and then asks for it by name; in an
+        agent's inbox it is a visitor."""
+        through = message.through
+        if through is None or message.folder != "cur":
+            return False
+        visits = message.reader == INIT and message.mailbox != INIT_NAME
+        if "/" in message.mailbox:
+            visits = visits and not through.was_asked
+        return through.is_over() or (visits and through.has_left())
+
+    def settle(
+        self,
+        principal: Principal,
+        name: str,
+        outcome: str,
+        reason: str = "",
+        reader: Reader | None = None,
+    ) -> None:
+        """Say what became of what `reader` got last through `recv`, instead of asking for the
+        next: `done`, `back` (it waits again, and this was no attempt) or `failed` (this was
+        one: it waits again, or is given up for `reason`). ENOENT if there is nothing, EINVAL."""
+        self._boxes.expire_due()
+        with self._gate.enter(principal) as actor:
+            box = self._own(principal, name)
+            held = self._unsettled(box, actor.pid, reader)
+            if not held and outcome == "done" and reader is not None and reader.went_without:
+                return  # as it is already
+            if not held:
+                raise KernelError(errno.ENOENT, "nothing that was received is unsettled")
+            pids = {message.claimed_by for message in held}
+            for message in held:
+                if message.through is not None:
+                    message.through.settled = True
+                match outcome:
+                    case "done":
+                        self.done(message)
+                    case "back":
+                        self._wait_again(message, box.free_name("new", message.named))
+                    case "failed":
+                        self._return(message, reason or "its reader said so")
+                    case _:
+                        raise KernelError(errno.EINVAL, f"done, back or failed, not {outcome!r}")
+            for pid in pids:
+                self._rest(pid)
+
+    def _unsettled(self, box: Mailbox, pid: int, reader: Reader | None) -> list[Message]:
+        if reader is None or reader.closed:
+            return box.reading(pid)
+        found = box.reading(reader)
+        return found or [each for each in box.reading(pid) if reader.follows(each.through)]
+
+    def _in_doubt(self, box: Mailbox, reader: int | None) -> Message | None:
+        """What that reader may have been given when the daemon ended, and may not have been."""
+        if not self._doubted or reader is None:
+            return None
+        return next((each for each in box.reading(reader) if self._is_doubted(each)), None)
+
+    def _is_doubted(self, message: Message) -> bool:
+        """Whether its reader is to get it again. One that has expired meanwhile is over: the next
+        claim ends it as any other."""
+        return message.seq in self._doubted and not expired(message, self._clock.now())
+
+    def _trust(self, message: Message) -> None:
+        """What is claimed from now on was handed out for certain."""
+        if message.seq in self._doubted:
+            self._doubted.discard(message.seq)
+            self._store.on_rollback(lambda: self._doubted.add(message.seq))
+
+    def parked(self, name: str, reader: Reader | None = None) -> None:
+        """The process of agent `name` waits in `recv` (see `resting`): it is idle, unless it holds
+        other claims than those that its next one acknowledges."""
+        process = self._table.by_name(name)
+        if process is None or process.pid == INIT:
+            return
+        if not self._boxes.busy_beside(process.pid, reader):
+            self._table.follow(process.pid, State.IDLE)
+
+    def release_stale(self) -> int:
+        """Also what was read by programs that have failed since, and by the way."""
+        received = [
+            message
+            for box in self._boxes
+            for message in box.cur.values()
+            if message.through is not None and message.through.closed
+        ]
+        released = super().release_stale() + self._return_failed(received)
+        return released + self._return_over(received)

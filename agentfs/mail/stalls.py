@@ -1,0 +1,133 @@
+"""Stalls: agents at work that do not take their mail, and those that end with mail left to them.
+
+That a program runs and answers does not prove that the loop in it still turns; that it takes and
+finishes its messages does. The kernel only says so: `heartbeat` is what has a program that hangs
+killed and started again.
+"""
+
+from __future__ import annotations
+
+from agentfs.base.clock import Clock
+from agentfs.mail.events import MessageArrived, MessageClaimed, MessageDone, MessageReturned
+from agentfs.mail.mail import Mail
+from agentfs.model.principal import INIT
+from agentfs.model.process import Process
+from agentfs.process.events import (
+    AgentResumed,
+    AgentStalled,
+    ConsumerEnded,
+    ProcessExited,
+    ProcessRestarted,
+    ProcessSpawned,
+)
+from agentfs.process.table import ProcessTable
+from agentfs.store.event_log import EventLog, Record
+from agentfs.store.settings import Settings
+
+__all__ = ["Stalls"]
+
+
+class Stalls:
+    """Notices them from the events about messages; `scan` with every round of the maid.
+
+    A process that has no program cannot stall: a person reads its mail, or nobody yet.
+    """
+
+    def __init__(
+        self,
+        mail: Mail,
+        table: ProcessTable,
+        events: EventLog,
+        clock: Clock,
+        settings: Settings,
+    ) -> None:
+        self._mail = mail
+        self._table = table
+        self._events = events
+        self._clock = clock
+        self._settings = settings
+        self._since: dict[str, float] = {}  # agent -> since when mail waits and nothing is done
+        self._stalled: set[int] = set()
+        events.listen(
+            self._heard,
+            MessageArrived,
+            MessageReturned,
+            MessageClaimed,
+            MessageDone,
+            ProcessSpawned,
+            ProcessRestarted,
+            ProcessExited,
+        )
+
+    def sizes(self) -> dict[str, int]:
+        """How many entries each table has, for tests."""
+        return {"neglected": len(self._since), "stalled": len(self._stalled)}
+
+    def load(self) -> None:
+        """Mail may have waited since before the start: its time begins now."""
+        for process in self._table:
+            self._begin(process.name)
+
+    def is_stalled(self, pid: int) -> bool:
+        return pid in self._stalled
+
+    def scan(self) -> None:
+        """Tell of every agent that has stalled since the last time."""
+        now = self._clock.monotonic()
+        longest = self._settings.now.messages.stall_after
+        for name, since in list(self._since.items()):
+            process = self._table.by_name(name)
+            if process is None or not self._mail.mailbox(name).waiting:
+                del self._since[name]
+                self._resume(name)
+            elif now - since >= longest and process.pid not in self._stalled:
+                self._stall(process, now - since)
+
+    def _stall(self, process: Process, seconds: float) -> None:
+        waiting = self._mail.mailbox(process.name).waiting
+        self._stalled.add(process.pid)
+        self._events.emit(AgentStalled(process.pid, process.name, waiting, int(seconds)))
+
+    def process_ended(self, process: Process, code: int) -> None:
+        """Its program has ended, and what it had claimed waits again. For `Supervisor.on_end`."""
+        waiting = self._mail.mailbox(process.name).waiting
+        if waiting:
+            self._events.emit(ConsumerEnded(process.pid, process.name, code, waiting))
+
+    # -- what happens ----------------------------------------------------------------------------
+
+    def _heard(self, record: Record) -> None:
+        match record.event:
+            case MessageArrived(agent=name) | MessageReturned(agent=name):
+                self._begin(name, again=False)
+            case MessageClaimed(agent=name) | MessageDone(agent=name):
+                self._begin(name)
+                self._resume(name)
+            case ProcessSpawned(agent=name) | ProcessRestarted(agent=name):
+                self._begin(name)
+            case ProcessExited(pid=pid, agent=name):
+                self._since.pop(name, None)
+                self._stalled.discard(pid)
+
+    def _begin(self, name: str, *, again: bool = True) -> None:
+        """From now on it takes what waits for it, or does not."""
+        if not again and name in self._since:
+            return
+        process = self._table.by_name(name)
+        if process is not None and _works(process) and self._mail.peek_waiting(name):
+            self._since[name] = self._clock.monotonic()
+        else:
+            self._since.pop(name, None)
+
+    def _resume(self, name: str) -> None:
+        if not self._stalled:
+            return
+        process = self._table.by_name(name)
+        if process is not None and process.pid in self._stalled:
+            self._stalled.discard(process.pid)
+            self._events.emit(AgentResumed(process.pid, name))
+
+
+def _works(process: Process) -> bool:
+    """Whether a program is at work for it, or to be again."""
+    return process.pid != INIT and bool(process.exec or process.ospid is not None)

@@ -1,0 +1,120 @@
+"""Tasks: the messages that a process has claimed, within its `max_concurrent_tasks` and
+`timeout_seconds`.
+
+A task that takes longer is returned as after a crash, and to acknowledge it then is ENOENT. Of the
+claims that no process holds, or process 1, nobody asks: see `messages.claim_timeout`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from agentfs.base.errors import KernelError
+from agentfs.mail.claims import Claims
+from agentfs.mail.message import Message
+from agentfs.model.principal import INIT
+from agentfs.model.process import Process
+from agentfs.process.ceilings import Ceilings
+from agentfs.process.events import ProcessReparented
+from agentfs.process.table import ProcessTable
+from agentfs.quota.events import LimitChanged, TaskTimedOut
+from agentfs.store.event_log import EventLog, Record
+from agentfs.store.events import ConfigChanged
+
+__all__ = ["Tasks"]
+
+
+class Tasks:
+    """Asked before a claim. `give_back(message, reason)` returns one, inside a transaction."""
+
+    def __init__(
+        self,
+        claims: Claims,
+        table: ProcessTable,
+        ceilings: Ceilings,
+        events: EventLog,
+        give_back: Callable[[Message, str], object],
+    ) -> None:
+        self._claims = claims
+        self._table = table
+        self._ceilings = ceilings
+        self._events = events
+        self._give_back = give_back
+        claims.patience = self._patience
+        claims.time_out = self._time_out
+        events.listen(self._heard, LimitChanged, ProcessReparented, ConfigChanged)
+
+    def sizes(self) -> dict[str, int]:
+        """How many entries each table has, for tests."""
+        return self._claims.sizes()
+
+    def most(self, process: Process) -> int | None:
+        """How many it may have at once; None: any number. With no time for one it has none."""
+        if self._ceilings.effective(process, "timeout_seconds") == 0:
+            return 0
+        return self._ceilings.whole(process, "max_concurrent_tasks")
+
+    def of(self, pid: int) -> list[Message]:
+        """Those of process `pid`, oldest first."""
+        return self._claims.of(pid)
+
+    def count(self, pid: int) -> int:
+        """How many process `pid` has."""
+        return self._claims.count(pid)
+
+    def oldest(self, pid: int) -> float:
+        """For how many seconds process `pid` has had the oldest of its tasks; 0 without one."""
+        return self._claims.oldest(pid)
+
+    def free(self, actor: Process, process: Process | None) -> int | None:
+        """How many more messages `actor` may claim for `process`. None: any number, so for the
+        operator, and where no process is to have them."""
+        if actor.pid == INIT or process is None:
+            return None
+        most = self.most(process)
+        return None if most is None else most - self._claims.count(process.pid)
+
+    def require(self, actor: Process, process: Process | None) -> None:
+        """EAGAIN unless `actor` may claim one more message for `process`."""
+        free = self.free(actor, process)
+        if process is None or free is None or free > 0:
+            return
+        if self.most(process) == 0:
+            limit = "max_concurrent_tasks"
+            if self._ceilings.effective(process, "timeout_seconds") == 0:
+                limit = "timeout_seconds"
+            reason = f"{process.name} may have no tasks: its {limit} is 0"
+            raise KernelError(errno.EAGAIN, reason, rule=limit)
+        raise KernelError(
+            errno.EAGAIN,
+            f"{process.name} has claimed {self._claims.count(process.pid)} messages, as many as it"
+            " may have at once: acknowledge one first",
+            rule="max_concurrent_tasks",
+        )
+
+    def _patience(self, pid: int) -> float | None:
+        process = self._table.find(pid)
+        return None if process is None else self._ceilings.effective(process, "timeout_seconds")
+
+    def _time_out(self, message: Message) -> None:
+        assert message.claimed_by is not None
+        process = self._table.get(message.claimed_by)
+        seconds = self._patience(process.pid) or 0
+        self._events.emit(
+            TaskTimedOut(process.pid, process.name, message.mailbox, message.id, int(seconds))
+        )
+        self._give_back(message, f"{process.name} had it for {seconds:g} s (timeout_seconds)")
+
+    def _heard(self, record: Record) -> None:
+        match record.event:
+            case LimitChanged(limit="max_concurrent_tasks" | "timeout_seconds", pid=pid):
+                self._look_again(pid)
+            case ProcessReparented(pid=pid):
+                self._look_again(pid)
+            case ConfigChanged():
+                self._claims.limits_changed()
+
+    def _look_again(self, pid: int) -> None:
+        """The limits of `pid` are others, and so are those of everything below it."""
+        self._claims.limits_changed([pid, *(p.pid for p in self._table.descendants(pid))])

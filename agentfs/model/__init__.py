@@ -1,0 +1,1 @@
+"""What things are: processes and their definitions, names, principals, capabilities."""

@@ -1,0 +1,77 @@
+"""What agents may be called: never what another party of the system is called, nor anything that a
+person would take for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+
+from agentfs.base.errors import KernelError
+from agentfs.model.spec import NAME
+
+__all__ = [
+    "INIT_NAME",
+    "RESERVED",
+    "alike",
+    "check_name",
+    "check_reserved",
+    "misshapen",
+    "reserved",
+]
+
+INIT_NAME = "init"
+
+RESERVED = ("operator", "kernel", "user", "nobody", "all", INIT_NAME, "self")
+"""Those who decide, whom a file or a record names, or who mean something else in a path."""
+
+NUMBERED = re.compile(r"[A-Za-z][0-9]+")
+
+NUMBER = re.compile(r"[0-9]+([._-]+[0-9]+)*[._-]*|0[xX][0-9A-Fa-f]+")
+
+_LOOKS = str.maketrans({"0": "o", "1": "l", "i": "l", ".": None, "-": None, "_": None})
+
+
+def alike(name: str) -> str:
+    """The same text for names that look the same: case, `0` and `o`, `1`, `i` and `l`, `rn` and
+    `m`, `vv` and `w`, and dots and dashes make no difference. A letter with a number behind it
+    (`a11`, of those that a program counts) looks like nothing else."""
+    if NUMBERED.fullmatch(name):
+        return name.lower()
+    return name.lower().translate(_LOOKS).replace("rn", "m").replace("vv", "w")
+
+
+_TAKEN = {alike(name): name for name in RESERVED}
+
+
+def reserved(name: str) -> str:
+    """The reserved name that `name` is or looks like; empty if there is none."""
+    return _TAKEN.get(alike(name), "")
+
+
+def misshapen(name: str) -> str:
+    """Why a text of the letters of names is none, in words; empty if it is one."""
+    if not name[:1].isalnum():
+        return "a name begins with a letter or a digit"
+    return "a number is no name: pids are numbers" if NUMBER.fullmatch(name) else ""
+
+
+def check_name(name: str) -> None:
+    """Raise EINVAL unless a new agent may be called `name`."""
+    if not NAME.fullmatch(name) or name in (".", ".."):
+        raise KernelError(
+            errno.EINVAL,
+            f"{name!r} is no name for an agent: 1 to 64 of A-Z a-z 0-9 . _ - were expected",
+            rule="name",
+        )
+    if why := misshapen(name):
+        raise KernelError(errno.EINVAL, f"{name!r}: {why}", rule="name")
+    check_reserved(name)
+
+
+def check_reserved(name: str) -> None:
+    """Raise EINVAL if the name stands for somebody else."""
+    meant = reserved(name)
+    if meant:
+        looks = "is" if name == meant else f"looks like {meant!r}, which is"
+        raise KernelError(errno.EINVAL, f"the name {name!r} {looks} reserved", rule="name")

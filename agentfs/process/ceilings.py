@@ -1,0 +1,87 @@
+"""The limits that hold for a process: the least of its own, its ancestors' and the configuration's.
+
+Where each is enforced: children at the spawn (`process.rules`), claimed messages and their time in
+`ipc.claims`, messages sent in `rates`, uses of models and tools in `spending`, memory and processor
+time of programs by the machine (`process.programs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from operator import itemgetter
+
+from agentfs.model.principal import INIT
+from agentfs.model.process import Limits, Process
+from agentfs.process.table import ProcessTable
+from agentfs.store.settings import Settings
+
+__all__ = ["NAMES", "Ceilings"]
+
+NAMES: tuple[str, ...] = Limits.__slots__
+"""The limits there are, in their order."""
+
+OWN_ONLY = "max_children"
+"""It is about the process itself, not about what its children do: an ancestor's does not count."""
+
+
+class Ceilings:
+    """Looks limits up; it has no state of its own."""
+
+    __slots__ = ("_settings", "_table")
+
+    def __init__(self, table: ProcessTable, settings: Settings) -> None:
+        self._table = table
+        self._settings = settings
+
+    def effective(self, process: Process, name: str) -> int | float | None:
+        """The limit called `name` that holds for `process`; None is none. Process 1 has none but
+        that on its children."""
+        least: int | float | None = getattr(process.limits, name)
+        if process.pid == INIT:
+            return least if name == OWN_ONLY else None
+        above = process
+        while name != OWN_ONLY and above.ppid > INIT:
+            found = self._table.find(above.ppid)
+            if found is None:
+                break
+            above = found
+            limit = getattr(above.limits, name)
+            if limit is not None and (least is None or limit < least):
+                least = limit
+        general = self.general(name)
+        return general if least is None or (general is not None and general < least) else least
+
+    def whole(self, process: Process, name: str) -> int | None:
+        """The same, for a limit that is counted in whole numbers."""
+        limit = self.effective(process, name)
+        return None if limit is None else int(limit)
+
+    def decisive(self, process: Process, name: str) -> tuple[int | float, str] | None:
+        """The least of the limits on `process`, and where it comes from: `own`, the name of an
+        ancestor, or the key of the configuration. Of equal ones its own, then the nearest."""
+        return min(self._all(process, name), key=_LIMIT, default=None)
+
+    def general(self, name: str) -> int | float | None:
+        """What the configuration says of every process."""
+        limit: int | float | None = getattr(self._settings.now.limits, name)
+        return limit
+
+    def _all(self, process: Process, name: str) -> Iterator[tuple[int | float, str]]:
+        own = getattr(process.limits, name)
+        if process.pid == INIT:
+            if name == OWN_ONLY and own is not None:
+                yield own, "processes.max_children_of_init"
+            return
+        if own is not None:
+            yield own, "own"
+        if name != OWN_ONLY:
+            for above in self._table.ancestors(process.pid):
+                limit = None if above.pid == INIT else getattr(above.limits, name)
+                if limit is not None:
+                    yield limit, above.name
+        general = self.general(name)
+        if general is not None:
+            yield general, f"limits.{name}"
+
+
+_LIMIT = itemgetter(0)

@@ -1,0 +1,82 @@
+"""What a branch of the tree has used: a process, all below it, and those below it that have ended.
+
+What a process used is known while it lives. When it ends for good, its parent takes over the
+figures of it and of all that ended below it before, so that no use is lost or counted twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from agentfs.model.process import Process
+from agentfs.process.table import ProcessTable
+from agentfs.quota.spending import Spending
+from agentfs.store.store import Store
+
+__all__ = ["KIND", "Branches", "Figures"]
+
+KIND = "branch"
+"""The kind of the records: what ended below a process, by its pid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Sums; `cost` in millionths of a dollar. What open calls hold is not in them."""
+
+    tokens: int = 0
+    llm_calls: int = 0
+    tool_calls: int = 0
+    cost: int = 0
+
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(
+            self.tokens + other.tokens,
+            self.llm_calls + other.llm_calls,
+            self.tool_calls + other.tool_calls,
+            self.cost + other.cost,
+        )
+
+
+NOTHING = Figures()
+
+
+class Branches:
+    """Loads itself from the store."""
+
+    def __init__(self, store: Store, table: ProcessTable, spending: Spending) -> None:
+        self._store = store
+        self._table = table
+        self._spending = spending
+        self._ended = {int(pid): Figures(**record) for pid, record in store.records(KIND)}
+
+    def __len__(self) -> int:
+        return len(self._ended)
+
+    def of(self, process: Process) -> Figures:
+        """What a process has used itself, and what those had that ended below it."""
+        spent = self._spending.of(process.pid)
+        own = Figures(process.tokens, spent.llm_calls, spent.tool_calls, spent.cost)
+        return own + self._ended.get(process.pid, NOTHING)
+
+    def process_ended(self, process: Process) -> None:
+        """It has ended for good. For `Ends.on_finish`, while its own figures are still known."""
+        figures, parent = self.of(process), self._table.find(process.ppid)
+        if parent is not None and figures != NOTHING:
+            self._set(parent.pid, self._ended.get(parent.pid, NOTHING) + figures)
+        if process.pid in self._ended:
+            self._set(process.pid, NOTHING)
+
+    def _set(self, pid: int, figures: Figures) -> None:
+        before = self._ended.get(pid, NOTHING)
+        self._store.on_rollback(lambda: self._keep(pid, before))
+        self._keep(pid, figures)
+        if figures == NOTHING:
+            self._store.delete_record(KIND, str(pid))
+        else:
+            self._store.put_record(KIND, str(pid), asdict(figures))
+
+    def _keep(self, pid: int, figures: Figures) -> None:
+        if figures == NOTHING:
+            self._ended.pop(pid, None)
+        else:
+            self._ended[pid] = figures

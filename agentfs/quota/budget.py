@@ -1,0 +1,311 @@
+"""Budgets: tokens by tier that are handed down the tree of processes, and what is left of them.
+
+An entry says what a process was given; it can use that, or hand it on. Who has none at a tier draws
+on the nearest ancestor that has one, its *source*. Tokens are never made or lost: what a process
+that ends has not used goes back to who granted it, and what it has used is that one's use.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import INIT, Principal
+from agentfs.model.process import Process, Role, Tier
+from agentfs.process.rules import check_parent, own_alive
+from agentfs.process.table import ProcessTable
+from agentfs.quota.alerts import Marks
+from agentfs.quota.budget_table import Entries, Entry, Key
+from agentfs.quota.meter import LimitError, Use
+from agentfs.store.event_log import Record
+from agentfs.store.events import ConfigChanged
+from agentfs.store.settings import Config, Settings
+
+if TYPE_CHECKING:
+    from agentfs.rights.gate import Gate
+
+__all__ = ["Budgets"]
+
+RULE = "budget"
+
+
+class Budgets:
+    """The system calls on budgets, and the `Meter` of the tokens that models use.
+
+    `on_passed` calls get (source, tier) and the pid of the new source when an entry is gone on
+    which open calls draw.
+    """
+
+    def __init__(
+        self, gate: Gate, table: ProcessTable, entries: Entries, marks: Marks, settings: Settings
+    ) -> None:
+        self._gate = gate
+        self._table = table
+        self._entries = entries
+        self._marks = marks
+        self._settings = settings
+        self.on_passed: list[Callable[[Key, int], object]] = []
+        for tier in Tier:
+            entries.get(INIT, tier).allocated = _of(settings.now, tier)
+        settings.checks.append(self._check_pool)
+
+    def _check_pool(self, config: Config) -> None:
+        """Raise EINVAL if the configuration takes back what is not there any more."""
+        faults = []
+        for tier in Tier:
+            entry, wanted = self._entries.get(INIT, tier), _of(config, tier)
+            least = entry.allocated - entry.remaining
+            if wanted < min(least, entry.allocated):
+                faults.append(
+                    f"budgets.{tier.value}: at least {least} was expected, not {wanted}:"
+                    f" {entry.granted} are granted to processes, {entry.consumed} are used and"
+                    f" {entry.held} set aside for open calls"
+                )
+        if faults:
+            raise KernelError(errno.EINVAL, "; ".join(faults), rule=RULE)
+
+    def heard(self, record: Record) -> None:
+        """Follow the configuration. For `EventLog.listen`."""
+        if isinstance(record.event, ConfigChanged):
+            for tier in Tier:
+                entry = self._entries.get(INIT, tier)
+                more = _of(self._settings.now, tier) - entry.allocated
+                if more:
+                    self._entries.change(entry, allocated=more)
+
+    # -- look-ups ----------------------------------------------------------------------------------
+
+    def find(self, pid: int, tier: Tier) -> Entry | None:
+        """The entry of a process's own."""
+        return self._entries.find(pid, tier)
+
+    def source(self, process: Process, tier: Tier) -> Entry:
+        """The entry that `process` draws on: its own, or that of the nearest one above it."""
+        entry = self._entries.find(process.pid, tier)
+        if entry is not None:
+            return entry
+        above = (self._entries.find(up.pid, tier) for up in self._table.ancestors(process.pid))
+        return next(filter(None, above), None) or self._entries.get(INIT, tier)
+
+    def sizes(self) -> dict[str, int]:
+        """How many entries each table has, for tests."""
+        return self._entries.sizes()
+
+    # -- spawn and end -----------------------------------------------------------------------------
+
+    def check_spawn(self, parent: Process, tier: Tier, wanted: Iterable[tuple[str, int]]) -> None:
+        """Raise unless `parent` can give a child of this tier what is `wanted`, as (tier, tokens):
+        EPERM for a tier above the child's, EDQUOT if it has no entry of its own there, or not
+        enough left."""
+        for name, tokens in wanted:
+            self._check_tier(Tier(name), tier, "the child")
+            self._check_grant(parent, Tier(name), tokens)
+
+    def spawned(self, process: Process, wanted: Iterable[tuple[str, int]]) -> None:
+        """Give a new process what `check_spawn` found to be there. In the spawn's transaction."""
+        for name, tokens in wanted:
+            giver = self._entries.get(process.ppid, Tier(name))
+            self._grant(giver, process, tokens)
+
+    def process_ended(self, process: Process) -> None:
+        """It ended for good, or never started: what it has goes back. For `Ends.on_finish`."""
+        for tier in Tier:
+            entry = self._entries.find(process.pid, tier)
+            if entry is not None:
+                self._return(entry)
+        self._marks.forget(process)
+
+    def _return(self, entry: Entry) -> None:
+        """Give an entry back to its grantor: what is unused, and what was used as its use."""
+        above = self._entries.get(entry.grantor, entry.tier)
+        for below in self._entries.granted_by(entry):
+            self._entries.pass_on(below, above.pid)
+        self._entries.change(
+            above,
+            granted=entry.granted - entry.allocated,
+            consumed=entry.consumed,
+            held=entry.held,
+        )
+        self._entries.remove(entry)
+        if entry.held:
+            for call in self.on_passed:
+                call(entry.key, above.pid)
+        owner = self._table.find(above.pid)
+        if owner is not None and entry.consumed:
+            self._mark(owner, above)
+
+    # -- system calls ------------------------------------------------------------------------------
+
+    def allocate(
+        self, principal: Principal, pid: int, below: int, tokens: int, tier: Tier | None = None
+    ) -> None:
+        """Give process `below` so many tokens of `tier` (its own one by default) out of those of
+        `pid`, beside what it has. Raises ESRCH, EACCES, EDQUOT (there are not so many, or none of
+        that tier), EPERM (not below, a tier above its own, or another one's grant)."""
+        with self._gate.enter(principal) as actor:
+            giver = own_alive(self._table, principal, pid)
+            self._gate.policy.require_capability(actor, "budget_allocate")
+            process = self._table.get(below)
+            check_parent(process)
+            tier = tier or process.tier
+            if giver not in self._table.ancestors(below):
+                raise KernelError(
+                    errno.EPERM, f"{process.name} is not below {giver.name}", rule=RULE
+                )
+            self._check_tier(tier, process.tier, process.name)
+            entry = self._entries.find(below, tier)
+            if entry is not None and entry.grantor != pid:
+                other = self._table.find(entry.grantor)
+                name = f"process {entry.grantor}" if other is None else other.name
+                raise KernelError(
+                    errno.EPERM,
+                    f"{process.name} has its {tier.value} budget from {name}, which alone may"
+                    " add to it",
+                    rule=RULE,
+                )
+            self._grant(self._check_grant(giver, tier, tokens), process, tokens)
+
+    def release(self, principal: Principal, pid: int, tier: Tier | None = None) -> None:
+        """Give what `pid` has left of `tier` (all of them by default) back to who granted it. For
+        the process itself, who granted it, and the operator. Raises ESRCH, EACCES, EPERM."""
+        with self._gate.enter(principal):
+            process = self._table.get(pid)
+            if process.role is Role.KERNEL:
+                raise KernelError(
+                    errno.EPERM,
+                    "the budget of process 1 is that of /etc/agentfs.yaml: change it there",
+                    rule=RULE,
+                )
+            found = [self._entries.find(pid, each) for each in ([tier] if tier else Tier)]
+            entries = [entry for entry in found if entry is not None]
+            if not principal.is_operator and principal.pid != pid:
+                entries = [entry for entry in entries if entry.grantor == principal.pid]
+                if not entries:
+                    raise KernelError(
+                        errno.EACCES,
+                        f"only {process.name} itself, who granted its budget, and the operator"
+                        f" may release it, not {principal.name}",
+                        rule=RULE,
+                    )
+            for entry in entries:
+                unused = max(0, entry.remaining)
+                above = self._entries.get(entry.grantor, entry.tier)
+                self._entries.change(entry, allocated=-unused)
+                self._entries.change(above, granted=-unused)
+
+    def refund(self, principal: Principal, pid: int, tokens: int, tier: Tier | None = None) -> None:
+        """Count so many used tokens of the budget of `pid` (of its own tier by default) as unused
+        again. For the operator: EACCES. Raises ESRCH, EDQUOT if it has not used so many."""
+        with self._gate.enter(principal):
+            if not principal.is_operator:
+                raise KernelError(errno.EACCES, "only the operator puts a budget back", rule=RULE)
+            process = self._table.get(pid)
+            tier = tier or process.tier
+            entry = self._entries.find(pid, tier)
+            used = 0 if entry is None else entry.consumed
+            if entry is None or tokens > used:
+                raise KernelError(
+                    errno.EDQUOT,
+                    f"{process.name} has used {used} tokens of a {tier.value} budget of its own,"
+                    f" not {tokens}",
+                    rule=RULE,
+                )
+            self._entries.change(entry, consumed=-tokens)
+
+    def _check_tier(self, tier: Tier, highest: Tier, name: str) -> None:
+        if tier.rank < highest.rank:
+            raise KernelError(
+                errno.EPERM,
+                f"{name} is {highest.value} and cannot have a budget for {tier.value} models",
+                rule="tier",
+            )
+
+    def _check_grant(self, giver: Process, tier: Tier, tokens: int) -> Entry:
+        """The entry from which `giver` can hand on so many tokens. Raises EDQUOT."""
+        entry = self._entries.find(giver.pid, tier)
+        if entry is None:
+            raise KernelError(
+                errno.EDQUOT,
+                f"{giver.name} has no {tier.value} budget of its own to give from",
+                rule=RULE,
+            )
+        if tokens > max(0, entry.remaining):
+            raise KernelError(
+                errno.EDQUOT,
+                f"{giver.name} has {entry.remaining} {tier.value} tokens left, {tokens} were"
+                " asked for",
+                rule=RULE,
+            )
+        return entry
+
+    def _grant(self, giver: Entry, process: Process, tokens: int) -> None:
+        self._entries.change(giver, granted=tokens)
+        entry = self._entries.find(process.pid, giver.tier)
+        if entry is None:
+            self._entries.add(Entry(process.pid, giver.tier, giver.pid, allocated=tokens))
+        else:
+            self._entries.change(entry, allocated=tokens)
+
+    # -- the meter ---------------------------------------------------------------------------------
+
+    def room(self, process: Process, use: Use) -> int | None:
+        """What is left for one more call."""
+        return self.drawn_on(process, use).remaining if use.kind == "llm" else None
+
+    def hold(self, process: Process, use: Use) -> None:
+        """Set the tokens of `use` aside. Raises EDQUOT if they are not there."""
+        if use.kind != "llm":
+            return
+        entry = self.drawn_on(process, use)
+        if use.tokens > entry.remaining or entry.remaining <= 0:
+            owner = self._table.find(entry.pid)
+            raise LimitError(
+                errno.EDQUOT,
+                f"{process.name} asked for {use.tokens} tokens of {use.name}, and of the"
+                f" {entry.tier.value} budget of {process.name if owner is None else owner.name}"
+                f" {max(0, entry.remaining)} are left",
+                rule=RULE,
+                resource=_resource(entry),
+                used=entry.consumed,
+                limit=entry.allocated - entry.granted,
+            )
+        self._entries.change(entry, held=use.tokens)
+
+    def settle(self, process: Process, held: Use, actual: Use | None) -> None:
+        """Count what was used instead of what was set aside, in full, also if it is more. Of a
+        budget that is overdrawn already no more than was set aside: else many small calls that turn
+        out large would sink it for all who share it. Their excess counts against the limits and in
+        the account of who made them."""
+        if held.kind != "llm":
+            return
+        entry = self.drawn_on(process, held)
+        used = 0 if actual is None else actual.tokens
+        if entry.remaining < 0:
+            used = min(used, held.tokens)
+        self._entries.change(entry, held=-held.tokens, consumed=used)
+        if used:
+            self._mark(process, entry)
+            owner = self._table.find(entry.pid)
+            if owner is not None and owner is not process:
+                self._mark(owner, entry)
+
+    def drawn_on(self, process: Process, use: Use) -> Entry:
+        """The entry that `use` draws on: the one it began with, or what stands for it now."""
+        entry = self._entries.find(use.source, use.tier)
+        return self.source(process, use.tier) if entry is None else entry
+
+    def _mark(self, process: Process, entry: Entry) -> None:
+        resource, limit = _resource(entry), entry.allocated - entry.granted
+        self._marks.used(process, resource, entry.consumed, limit)
+        if entry.remaining < 0:
+            self._marks.exceeded(process, resource, entry.consumed, limit)
+
+
+def _of(config: Config, tier: Tier) -> int:
+    return int(getattr(config.budgets, tier.value))
+
+
+def _resource(entry: Entry) -> str:
+    return f"budget {entry.tier.value}"

@@ -1,0 +1,203 @@
+"""How many calls of each kind each process, and each group, has made within the last minute, where
+it may not make any number.
+
+Counted where no limit is set it would cost every call something, and nobody would ask: so a window
+begins when there is a limit, and while nobody has one of a kind the gate does not even ask.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+
+from agentfs.base.clock import Clock
+from agentfs.base.errors import KernelError
+from agentfs.base.windows import MINUTE, Window
+from agentfs.model.process import Process
+from agentfs.process.ceilings import Ceilings
+from agentfs.process.events import ProcessExited, ProcessReaped, ProcessSpawned
+from agentfs.process.table import ProcessTable
+from agentfs.quota.events import GroupLimitSet, GroupRemoved, LimitChanged
+from agentfs.quota.group_table import Group, GroupTable
+from agentfs.rights.gate import ALL_CALLS, KINDS, MESSAGES, Gate
+from agentfs.store.event_log import EventLog, Record
+from agentfs.store.events import ConfigChanged
+from agentfs.store.settings import Settings
+from agentfs.store.store import Store
+
+__all__ = ["KIND_OF", "Rates", "limit_name"]
+
+EVERYBODY = 0
+"""No process: the configuration has a limit for all of them."""
+
+
+def limit_name(kind: str) -> str:
+    """What the limit on calls of a kind is called."""
+    return f"{kind}_per_minute"
+
+
+KIND_OF = {limit_name(kind): kind for kind in KINDS}
+
+
+class Rates:
+    """Sets `Gate.count_message` and `Gate.count_call` while there is a limit. A window lasts as
+    long as its process or group."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        table: ProcessTable,
+        ceilings: Ceilings,
+        settings: Settings,
+        store: Store,
+        events: EventLog,
+        clock: Clock,
+        groups: GroupTable | None = None,
+    ) -> None:
+        self._gate = gate
+        self._table = table
+        self._ceilings = ceilings
+        self._settings = settings
+        self._store = store
+        self._clock = clock
+        self._groups = groups
+        self._windows: dict[int | Group, dict[str, Window]] = {}
+        self._limited: dict[str, set[int | Group]] = {kind: set() for kind in KINDS}
+        for process in table:
+            self._look_at(process.pid)
+        self._look_at(EVERYBODY)
+        for group in [] if groups is None else groups:
+            self._look_at_group(group)
+        events.listen(
+            self._heard,
+            ProcessSpawned,
+            LimitChanged,
+            ProcessExited,
+            ProcessReaped,
+            ConfigChanged,
+            GroupLimitSet,
+            GroupRemoved,
+        )
+
+    def sizes(self) -> dict[str, int]:
+        """How many entries each table has, for tests."""
+        return {
+            "rate windows": sum(map(len, self._windows.values())),
+            "rate limits": sum(map(len, self._limited.values())),
+        }
+
+    def sent(self, pid: int) -> int:
+        """How many messages process `pid` has sent within the last 60 s, since it has a limit."""
+        return self.made(pid, MESSAGES)
+
+    def made(self, whose: int | Group, kind: str) -> int:
+        """How many calls of a kind a process or group has made within the last 60 s, since there
+        is a limit on them."""
+        window = self._windows.get(whose, {}).get(kind)
+        return 0 if window is None else window.sum(self._clock.monotonic())
+
+    def count(self, process: Process, messages: int = 1) -> None:
+        """Count so many messages of `process`, inside the transaction that accepts them; with 0
+        only ask. EAGAIN if one more is more than it may send: that counts nothing."""
+        self.count_call(process, MESSAGES, messages)
+
+    def count_call(self, process: Process, kind: str, calls: int = 1) -> None:
+        """The same for calls of any kind."""
+        bounds = [*self._bounds(process, kind), *self._bounds(process, ALL_CALLS)]
+        now = self._clock.monotonic()
+        for whose, name, limit, words in bounds:
+            window = self._windows.setdefault(whose, {}).setdefault(name, Window(MINUTE))
+            if window.sum(now) + max(1, calls) > limit:
+                wait = f"; the next one may be {_done(kind)} in {window.wait(now):.3g} s"
+                what = "calls" if name == ALL_CALLS else name.replace("_", " ")
+                raise KernelError(
+                    errno.EAGAIN,
+                    f"{words} {limit} {what} a minute{wait if limit else ''}",
+                    rule=limit_name(name),
+                )
+        for whose, name, _, _ in bounds if calls else ():
+            window = self._windows[whose][name]
+            window.add(now, calls)
+            self._store.on_rollback(_taking_back(window, calls))
+
+    def _bounds(self, process: Process, kind: str) -> Iterator[tuple[int | Group, str, int, str]]:
+        """What holds for calls of this kind: (whose window, kind, calls, words for a refusal)."""
+        if not self._limited[kind]:
+            return
+        limit = self._ceilings.whole(process, limit_name(kind))
+        if limit is not None:
+            verb = "send" if kind == MESSAGES else "make"
+            yield process.pid, kind, limit, f"{process.name} may {verb}"
+        else:
+            self._windows.get(process.pid, {}).pop(kind, None)
+        for group in () if self._groups is None else self._groups.line(process.group):
+            most = group.rates.get(kind)
+            if most is not None:
+                yield group, kind, most, f"group {group.path} may make"
+
+    # -- who has a limit ---------------------------------------------------------------------------
+
+    def _look_at(self, pid: int, kinds: Iterable[str] = KINDS) -> None:
+        for kind in kinds:
+            if pid == EVERYBODY:
+                found = getattr(self._settings.now.limits, limit_name(kind)) is not None
+            else:
+                process = self._table.find(pid)
+                found = (
+                    process is not None
+                    and process.state.alive
+                    and getattr(process.limits, limit_name(kind)) is not None
+                )
+            self._mark(pid, kind, found)
+        self._set_gate()
+
+    def _look_at_group(self, group: Group) -> None:
+        for kind in KINDS:
+            self._mark(group, kind, not group.removed and kind in group.rates)
+            if kind not in group.rates:
+                self._windows.get(group, {}).pop(kind, None)
+        if group.removed:
+            self._windows.pop(group, None)
+        self._set_gate()
+
+    def _mark(self, whose: int | Group, kind: str, limited: bool) -> None:
+        limits = self._limited[kind]
+        (limits.add if limited else limits.discard)(whose)
+
+    def _set_gate(self) -> None:
+        limited = {kind for kind, whose in self._limited.items() if whose}
+        counted = limited & {MESSAGES, ALL_CALLS}
+        self._gate.count_message = self.count if counted else None
+        self._gate.count_call = self.count_call if limited - {MESSAGES} else None
+        if not limited:
+            self._windows.clear()
+
+    def _heard(self, record: Record) -> None:
+        match record.event:
+            case ProcessSpawned(pid=pid):
+                self._look_at(pid)
+            case LimitChanged(pid=pid, limit=name) if name in KIND_OF:
+                self._look_at(pid, (KIND_OF[name],))
+            case ProcessExited(pid=pid) | ProcessReaped(pid=pid):
+                self._windows.pop(pid, None)
+                self._look_at(pid)
+            case ConfigChanged():
+                self._look_at(EVERYBODY)
+            case GroupLimitSet(path=path):
+                group = None if self._groups is None else self._groups.find(path)
+                if group is not None:
+                    self._look_at_group(group)
+            case GroupRemoved():
+                known = {*self._windows, *itertools.chain(*self._limited.values())}
+                for each in known:
+                    if isinstance(each, Group) and each.removed:
+                        self._look_at_group(each)
+
+
+def _done(kind: str) -> str:
+    return "sent" if kind == MESSAGES else "made"
+
+
+def _taking_back(window: Window, calls: int) -> Callable[[], object]:
+    return lambda: window.take_back(calls)

@@ -1,0 +1,427 @@
+"""Shares: what all have together, divided so that no agent and no user can use it up for others.
+
+A `Pot` is a number of things (reads that wait, bytes, definitions) that the system has `size` of. A
+part of it, `shares.reserve`, is the operator's. Of the rest an agent may hold as much as it leaves
+to others, where its share, `shares.agent`, is 1/2: with share s, s/(1-s) times what is left. All
+agents of one user, and that user's other programs, together have the share `shares.user`. So one
+that is alone gets half, the second a third, as the first does when it gives back what it has more,
+and there is always something left for the next one. Where an agent, or a user, holds no more than
+the `floor`, its share is not asked for.
+
+    pot = shares.pot("parked_reads", "reads", size, "mount.max_parked", scarce=errno.EAGAIN)
+    holder = shares.holder(caller.principal)
+
+    charge = pot.take(holder)           # raises ShareError; as many as it says, else one
+    charge.resize(4096)                 # holds so many from now on; raises ShareError
+    charge.release()                    # holds none; the end of the object does the same
+
+What is counted elsewhere (in a table, which knows when something goes) needs no object for each:
+
+    pot.check(holder, amount)           # raises ShareError, changes nothing
+    pot.add(holder, amount)             # holds so many more, unasked: also when the store is read
+    pot.give(holder, amount)            # holds so many fewer
+
+A `Holder` is an agent (that very one, and no later one of its name), a user of the machine, or the
+operator, for whom the kernel acts, too. Everything here is a few look-ups in dictionaries: it is on
+the way of every message. `/sys/shares` shows all pots, `/proc/PID/limits/shares` what a process may
+still take; the mount tells `refused` of refusals, for the event `share_refused`.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+from collections.abc import Callable
+
+from agentfs.base.clock import Clock
+from agentfs.base.errors import KernelError, ShareError
+from agentfs.model.names import INIT_NAME
+from agentfs.model.principal import Principal
+from agentfs.model.process import Agent
+from agentfs.quota.events import ShareRefused
+from agentfs.store.event_log import EventLog
+from agentfs.store.settings import Settings
+from agentfs.store.settings import Shares as Terms
+
+__all__ = ["FLOOR", "Charge", "Holder", "Pot", "Shares"]
+
+FLOOR = 16
+"""What everybody may hold of a pot whose things are counted one by one, whatever others hold."""
+
+TELL_EVERY = 60.0
+"""Seconds between two events that tell of one holder and one pot."""
+
+NOBODYS = -1
+"""The uid of an agent that was removed, which holds what it has sent."""
+
+LARGEST = 3
+"""How many of those who hold most are shown."""
+
+
+class Holder:
+    """Whoever may hold something. `agent`, `operator`: what it is; else a user of the machine."""
+
+    __slots__ = ("agent", "name", "operator", "uid")
+
+    def __init__(self, name: str, uid: int, *, agent: bool = False, operator: bool = False) -> None:
+        self.name = name
+        self.uid = uid
+        self.agent = agent
+        self.operator = operator
+
+
+class Pot:
+    """What there is `size()` of, and who holds how much of it.
+
+    `unit` names the things, in the plural; `setting` is what the operator changes to have more of
+    them; `floor`: see above. The errno of a refusal is `scarce` if nothing is left, `excess` if it
+    is more than the share, and names `rule`.
+    """
+
+    __slots__ = (
+        "_held",
+        "_operators",
+        "_size",
+        "_terms",
+        "_used",
+        "_users",
+        "excess",
+        "floor",
+        "name",
+        "rule",
+        "scarce",
+        "setting",
+        "unit",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        unit: str,
+        size: Callable[[], int],
+        setting: str,
+        terms: Callable[[], Terms],
+        *,
+        floor: int = FLOOR,
+        scarce: int = errno.ENOSPC,
+        excess: int = errno.EDQUOT,
+        rule: str = "",
+    ) -> None:
+        self.name = name
+        self.rule = rule or f"shares.{name}"
+        self.unit = unit
+        self.setting = setting
+        self.floor = floor
+        self.scarce = scarce
+        self.excess = excess
+        self._used = 0
+        self._operators = 0
+        self._size = size
+        self._terms = terms
+        self._held: dict[Holder, int] = {}
+        self._users: dict[int, int] = {}  # by uid: what all of a user hold together
+
+    # -- taking and giving back ------------------------------------------------------------------
+
+    def take(self, holder: Holder, amount: int = 1) -> Charge:
+        """`amount` more for `holder`, until the charge is released. Raises ShareError."""
+        self.check(holder, amount)
+        return Charge(self, holder, amount)
+
+    def check(self, holder: Holder, amount: int = 1) -> None:
+        """Raise ShareError unless `holder` may hold `amount` more."""
+        left = self.left(holder) - amount
+        if left < 0:
+            raise self.is_used_up(holder, left + amount)
+        if holder.operator:
+            return
+        mine = self.held(holder) + amount
+        terms = self._terms()
+        if holder.agent and mine > self.floor and mine * (1 - terms.agent) > terms.agent * left:
+            raise self.is_enough(holder, mine - amount, left + amount)
+        if (self.used - self.operators + amount) * (1 - terms.user) <= terms.user * left:
+            return  # all users together have no more than one may have
+        users = self.held_by_user(holder.uid) + amount
+        if users > self.floor and users * (1 - terms.user) > terms.user * left:
+            raise self.is_enough(holder, users - amount, left + amount, user=True)
+
+    def add(self, holder: Holder, amount: int = 1) -> None:
+        """`holder` holds so much more, whether or not it may."""
+        if not amount:
+            return
+        self._used += amount
+        self._held[holder] = self._held.get(holder, 0) + amount
+        if holder.operator:
+            self._operators += amount
+        else:
+            self._users[holder.uid] = self._users.get(holder.uid, 0) + amount
+
+    def give(self, holder: Holder, amount: int = 1) -> None:
+        """`holder` holds so much less."""
+        self._used -= amount
+        self._held[holder] -= amount
+        if not self._held[holder]:
+            del self._held[holder]
+        if holder.operator:
+            self._operators -= amount
+            return
+        self._users[holder.uid] -= amount
+        if not self._users[holder.uid]:
+            del self._users[holder.uid]
+
+    # -- the figures -----------------------------------------------------------------------------
+
+    @property
+    def used(self) -> int:
+        """What all hold together."""
+        return self._used
+
+    @property
+    def operators(self) -> int:
+        """What the operator holds."""
+        return self._operators
+
+    def bounds(self) -> tuple[int, int]:
+        """(how much there is, how much of that is the operator's)."""
+        size, share = self._size(), self._terms().reserve
+        return size, max(1, int(size * share)) if share and size > 1 else 0
+
+    def left(self, holder: Holder) -> int:
+        """How much more `holder` could take if no share were asked for; below 0 if the operator
+        has made the pot smaller than what is in use."""
+        size, reserve = self.bounds()
+        if holder.operator:
+            return size - self.used
+        return size - max(reserve, self.operators) - (self.used - self.operators)
+
+    def held(self, holder: Holder) -> int:
+        """What `holder` holds."""
+        return self._held.get(holder, 0)
+
+    def held_by_user(self, uid: int) -> int:
+        """What all programs of a user hold together."""
+        return self._users.get(uid, 0)
+
+    def room(self, holder: Holder) -> int:
+        """How much more `holder` may take now."""
+        left = max(0, self.left(holder))
+        if holder.operator:
+            return left
+        terms = self._terms()
+        more = self._more(terms.user, self.held_by_user(holder.uid), left)
+        if holder.agent:
+            more = min(more, self._more(terms.agent, self.held(holder), left))
+        return min(left, more)
+
+    def _more(self, share: float, held: int, left: int) -> int:
+        """How much more a share lets somebody take: held + n <= s/(1-s) * (left - n)."""
+        return max(0, int(share * (left + held) - held + 1e-9), self.floor - held)
+
+    def largest(self) -> list[tuple[Holder, int]]:
+        """Those who hold most, the first of them first."""
+        return heapq.nlargest(LARGEST, self._held.items(), key=lambda each: each[1])
+
+    def __len__(self) -> int:
+        """How many hold something."""
+        return len(self._held)
+
+    # -- refusals --------------------------------------------------------------------------------
+
+    def is_used_up(self, holder: Holder, left: int) -> ShareError:
+        """The refusal of more than is left."""
+        size, reserve = self.bounds()
+        left = max(0, left)
+        words = (
+            f"{left or 'none'} of {size if holder.operator else size - reserve:,} {self.unit} are"
+            f" left{'' if holder.operator else ' to agents and users'}: /sys/shares says who has"
+            f" them; the operator can have more of them ({self.setting})"
+        )
+        return self.refusal(self.scarce, words, holder, left)
+
+    def is_enough(self, holder: Holder, held: int, left: int, *, user: bool = False) -> ShareError:
+        """The refusal of what is more than a share."""
+        terms = self._terms()
+        if user:
+            setting, share = "shares.user", terms.user
+            who = f"all programs of user {holder.uid} together hold {held:,} {self.unit} and leave"
+        else:
+            setting, share = "shares.agent", terms.agent
+            who = f"{holder.name} holds {held:,} {self.unit} and leaves"
+        words = (
+            f"a share is used up ({setting} is {share:g}): give something back, or ask the operator"
+            f" for more ({self.setting}); {who} {left:,} to all others"
+        )
+        return self.refusal(self.excess, words, holder, left)
+
+    def refusal(self, number: int, words: str, holder: Holder, left: int) -> ShareError:
+        """The error itself."""
+        return ShareError(
+            number,
+            words,
+            rule=self.rule,
+            pot=self.name,
+            held=self.held(holder),
+            left=left,
+        )
+
+
+class Charge:
+    """What one holder holds of a pot, for one purpose. The end of the object releases it."""
+
+    __slots__ = ("amount", "holder", "pot")
+
+    def __init__(self, pot: Pot, holder: Holder, amount: int) -> None:
+        self.pot = pot
+        self.holder = holder
+        self.amount = amount
+        pot.add(holder, amount)
+
+    def resize(self, amount: int) -> None:
+        """Hold `amount` from now on. Raises ShareError if that is too much more: it holds what it
+        held then."""
+        more = amount - self.amount
+        if more > 0:
+            self.pot.check(self.holder, more)
+            self.pot.add(self.holder, more)
+        elif more:
+            self.pot.give(self.holder, -more)
+        self.amount = amount
+
+    def release(self) -> None:
+        """Give everything back; once more does nothing."""
+        self.resize(0)
+
+    def __del__(self) -> None:
+        self.release()
+
+
+class Shares:
+    """All pots by name, and who holds something of them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        events: EventLog,
+        clock: Clock,
+        find: Callable[[str], Agent | None],
+    ) -> None:
+        self._settings = settings
+        self._find = find
+        self._events = events
+        self._clock = clock
+        self.pots: dict[str, Pot] = {}
+        self.operator = Holder("operator", 0, operator=True)
+        self.nobody = Holder("removed agents", NOBODYS)
+        self._agents: dict[str, Holder] = {}
+        self._users: dict[int, Holder] = {}
+        self._told: dict[tuple[str, str], float] = {}
+
+    def terms(self) -> Terms:
+        """The shares, and the sizes that are nowhere else."""
+        return self._settings.now.shares
+
+    def pot(
+        self,
+        name: str,
+        unit: str,
+        size: Callable[[], int],
+        setting: str,
+        *,
+        floor: int = FLOOR,
+        scarce: int = errno.ENOSPC,
+        excess: int = errno.EDQUOT,
+        rule: str = "",
+    ) -> Pot:
+        """A new pot, which is shown from now on."""
+        made = self.pots[name] = Pot(
+            name,
+            unit,
+            size,
+            setting,
+            self.terms,
+            floor=floor,
+            scarce=scarce,
+            excess=excess,
+            rule=rule,
+        )
+        return made
+
+    def charge(self, principal: Principal, pot: str) -> Charge:
+        """For what `principal` will hold of a pot: of nothing yet."""
+        return Charge(self.pots[pot], self.holder(principal), 0)
+
+    def holder(self, principal: Principal) -> Holder:
+        """Whoever `principal` is."""
+        if principal.is_operator:
+            return self.operator
+        if principal.is_agent:
+            return self.agent(principal.name)
+        return self.user(principal.uid)
+
+    def user(self, uid: int) -> Holder:
+        """A user of the machine who is no agent."""
+        found = self._users.get(uid)
+        if found is None:
+            found = self._users[uid] = Holder(f"user {uid}", uid)
+        return found
+
+    def agent(self, name: str) -> Holder:
+        """The agent that is called so now; `init` is the operator's."""
+        if name == INIT_NAME:
+            return self.operator
+        agent = self._find(name)
+        uid = NOBODYS if agent is None else agent.uid
+        found = self._agents.get(name)
+        if found is None or found.uid != uid:
+            found = self._agents[name] = Holder(name, uid, agent=True)
+        return found
+
+    def agent_removed(self, name: str) -> None:
+        """What it holds is its own until that is given back; the next one of its name has none."""
+        self._agents.pop(name, None)
+
+    # -- what is told of them --------------------------------------------------------------------
+
+    def table(self) -> str:
+        """All pots as a table."""
+        rows: list[tuple[str, ...]] = [
+            ("POT", "SIZE", "RESERVED", "USED", "HOLDERS", "UNIT", "LARGEST")
+        ]
+        for pot in self.pots.values():
+            size, reserve = pot.bounds()
+            largest = ", ".join(f"{holder.name} {held}" for holder, held in pot.largest()) or "-"
+            figures = (str(each) for each in (size, reserve, pot.used, len(pot)))
+            rows.append((pot.name, *figures, pot.unit, largest))
+        return _aligned(rows)
+
+    def of(self, holder: Holder) -> str:
+        """What `holder` holds of each pot, and how much more it may take, as a table."""
+        rows: list[tuple[str, ...]] = [("POT", "HELD", "ROOM", "UNIT")]
+        for pot in self.pots.values():
+            rows.append((pot.name, str(pot.held(holder)), str(pot.room(holder)), pot.unit))
+        return _aligned(rows)
+
+    def refused(self, principal: Principal, refusal: KernelError) -> None:
+        """A call of `principal` ended with `refusal`: an event, if that is about a share and none
+        told of it within the last minute."""
+        if not isinstance(refusal, ShareError):
+            return
+        now, key = self._clock.monotonic(), (principal.name, refusal.pot)
+        if now < self._told.get(key, 0.0):
+            return
+        self._told = {each: until for each, until in self._told.items() if now < until}
+        self._told[key] = now + TELL_EVERY
+        agent = principal.name if principal.is_agent else ""
+        self._events.emit(
+            ShareRefused(principal.pid, agent, refusal.pot, refusal.held, refusal.left)
+        )
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    """Rows of one length as lines whose columns begin below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join(cells).rstrip() + "\n")
+    return "".join(lines)

@@ -1,0 +1,166 @@
+"""The books: one row for each use of a model or a tool, and their sums, always in step.
+
+A sum of a span of time (`2026-11-21`, `2026-11-21T09`) is that of the rows that are kept; `total`
+is that of all there ever were; `swept` that of those that are not kept any more. What writes a row
+or deletes one changes the sums in the same transaction, so that every view agrees at every moment.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from agentfs.store.store import Store
+
+__all__ = ["DAY", "HOUR", "NOBODY", "TOTAL", "VIEWS", "Sums", "UseRow", "Uses"]
+
+VIEWS = ("agent", "user", "node", "tier")
+"""What uses are summed by."""
+
+TOTAL = "total"
+"""The view of everything together, whose one key is empty, and the span of all time."""
+
+SWEPT = "swept"
+NOBODY = ""
+"""The key of agents that are no more and whose rows are all swept."""
+
+HOUR, DAY = len("2026-11-21T09"), len("2026-11-21")
+"""The two kinds of span, by the length of their names."""
+
+
+class UseRow(NamedTuple):
+    """One use. `time` in seconds since 1970, `cost` in millionths of a dollar."""
+
+    time: float
+    hour: str
+    pid: int
+    agent: str
+    user: str
+    node: str
+    tier: str
+    kind: str
+    name: str
+    input: int
+    output: int
+    cost: int
+    unpriced: bool
+
+
+class Sums(NamedTuple):
+    """Sums of uses: tokens, calls of models and of tools, millionths of a dollar, and how many of
+    the calls were of a model that had no price."""
+
+    input: int = 0
+    output: int = 0
+    calls: int = 0
+    tool_calls: int = 0
+    cost: int = 0
+    unpriced: int = 0
+
+    @classmethod
+    def of(cls, kind: str, read: int, written: int, cost: int, unpriced: int) -> Sums:
+        """Those of one use."""
+        model = int(kind == "llm")
+        return cls(read, written, model, 1 - model, cost, int(unpriced))
+
+
+_ADD = """
+    INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (view, key, span) DO UPDATE SET
+        input = input + excluded.input, output = output + excluded.output,
+        calls = calls + excluded.calls, tool_calls = tool_calls + excluded.tool_calls,
+        cost = cost + excluded.cost, unpriced = unpriced + excluded.unpriced
+"""
+# All sums that one use is in.
+_ADD_ALL = """
+    INSERT INTO usage
+    SELECT views.column1, views.column2, spans.column1, ?7, ?8, ?9, ?10, ?11, ?12
+    FROM (VALUES ('agent', ?1), ('user', ?2), ('node', ?3), ('tier', ?4), ('total', ?5)) AS views,
+         (VALUES ('total'), (substr(?6, 1, 10)), (?6)) AS spans
+    WHERE true
+    ON CONFLICT (view, key, span) DO UPDATE SET
+        input = input + excluded.input, output = output + excluded.output,
+        calls = calls + excluded.calls, tool_calls = tool_calls + excluded.tool_calls,
+        cost = cost + excluded.cost, unpriced = unpriced + excluded.unpriced
+"""
+_DROP_EMPTY = """
+    DELETE FROM usage WHERE view = ? AND key = ? AND span = ? AND calls = 0 AND tool_calls = 0
+"""
+
+
+class Uses:
+    """The tables `uses` and `usage`. Writes belong inside a transaction."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def keys(self) -> Iterator[tuple[str, str]]:
+        """Every (view, key) that there are sums of, by name."""
+        query = "SELECT view, key FROM usage WHERE span = 'total' ORDER BY view, key"
+        yield from self._store._db.execute(query)
+
+    def sums(self, view: str, key: str, span: str = TOTAL) -> Sums:
+        """The sums of one span; zeros if there is none."""
+        query = (
+            "SELECT input, output, calls, tool_calls, cost, unpriced FROM usage"
+            " WHERE view = ? AND key = ? AND span = ?"
+        )
+        row = self._store._db.execute(query, (view, key, span)).fetchone()
+        return Sums() if row is None else Sums(*row)
+
+    def spans(self, view: str, key: str, length: int) -> Iterator[tuple[str, Sums]]:
+        """The hours or the days that there are sums of, the oldest first."""
+        query = (
+            "SELECT span, input, output, calls, tool_calls, cost, unpriced FROM usage"
+            " WHERE view = ? AND key = ? AND length(span) = ? ORDER BY span"
+        )
+        for span, *row in self._store._db.execute(query, (view, key, length)):
+            yield span, Sums(*row)
+
+    def add(self, row: UseRow) -> None:
+        """Write one use, and add it to all its sums."""
+        self._store._write(
+            "INSERT INTO uses VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
+        )
+        sums = Sums.of(row.kind, row.input, row.output, row.cost, row.unpriced)
+        keys = (row.agent, row.user, row.node, row.tier, "")
+        self._store._write(_ADD_ALL, (*keys, row.hour, *sums))
+
+    def sweep(self, before: float, most: int) -> tuple[int, set[tuple[str, str]]]:
+        """Delete the oldest rows from before `before`, at most `most`: their number, and each
+        (view, key) that they were of."""
+        query = (
+            "SELECT seq, hour, agent, user, node, tier, kind, input, output, cost, unpriced"
+            " FROM uses WHERE time < ? ORDER BY time LIMIT ?"
+        )
+        rows = self._store._db.execute(query, (before, most)).fetchall()
+        if not rows:
+            return 0, set()
+        gone: dict[tuple[str, str, str], list[Sums]] = {}
+        for _, hour, *keys, kind, read, written, cost, unpriced in rows:
+            one = Sums.of(kind, read, written, cost, unpriced)
+            for view, key in zip((*VIEWS, TOTAL), (*keys, ""), strict=True):
+                for span in (hour, hour[:DAY], SWEPT):
+                    gone.setdefault((view, key, span), []).append(one)
+        for where, uses in gone.items():
+            sums = map(sum, zip(*uses, strict=True))
+            if where[2] == SWEPT:
+                self._store._write(_ADD, (*where, *sums))
+            else:
+                self._store._write(_ADD, (*where, *(-count for count in sums)))
+                self._store._write(_DROP_EMPTY, where)
+        query = "DELETE FROM uses WHERE seq IN (SELECT value FROM json_each(?))"
+        self._store._write(query, (json.dumps([row[0] for row in rows]),))
+        return len(rows), {(view, key) for view, key, _ in gone}
+
+    def is_swept(self, view: str, key: str) -> bool:
+        """Whether no row of it is kept."""
+        return self.sums(view, key) == self.sums(view, key, SWEPT)
+
+    def fold(self, view: str, key: str) -> None:
+        """Add the sums of a key that has no row left to those of `NOBODY`, and drop the key."""
+        for span in (TOTAL, SWEPT):
+            sums = self.sums(view, key, span)
+            self._store._write(_ADD, (view, NOBODY, span, *sums))
+        self._store._write("DELETE FROM usage WHERE view = ? AND key = ?", (view, key))

@@ -1,0 +1,301 @@
+"""Reminders: what an agent asked to be told at a time. They are delivered into its own inbox.
+
+A reminder is in the store before the call that set it returns. Its delivery and its removal (or, by
+cron, its next time) are one transaction, so it is delivered exactly once whenever the daemon is
+killed. What was missed while nothing ran, while the inbox was full, or while the last one of the
+same reminder was still waiting in it, is delivered once.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+
+import trio
+
+from agentfs.base.buckets import TokenBuckets
+from agentfs.base.clock import Clock, rfc3339
+from agentfs.base.errors import KernelError
+from agentfs.mail.mail import Mail
+from agentfs.mail.message import Priority
+from agentfs.model.principal import Principal
+from agentfs.process.agents import Agents
+from agentfs.reminders.counts import Counts, Tally
+from agentfs.reminders.events import (
+    ReminderCancelled,
+    ReminderDelayed,
+    ReminderFired,
+    ReminderRescheduled,
+    ReminderSet,
+    ReminderTallyChanged,
+)
+from agentfs.reminders.reminder_table import Calendar, Reminder
+from agentfs.reminders.schedule import parse
+from agentfs.rights.gate import Gate
+from agentfs.store.event_log import EventLog
+from agentfs.store.settings import Settings
+from agentfs.store.store import Store
+
+__all__ = ["Reminder", "Reminders"]
+
+log = logging.getLogger(__name__)
+
+# Deliveries in one transaction. Each takes 0.1 ms or 0.2, and whoever sends meanwhile waits for a
+# batch; 10,000 that are due at once are to take fewer than 200 transactions.
+BATCH = 52
+# Seconds. Between two batches everybody else has a turn; the wall clock can be stepped, so look
+# again after a while; the store may be full.
+PAUSE, LONGEST_WAIT, RETRY = 0.005, 10.0, 1.0
+# Seconds back between two looks at the wall clock that are a step of it.
+STEP = 1.0
+# Seconds after which a delivery is so late that its message says so.
+LATE = 60.0
+
+
+class Reminders(Calendar):
+    """The reminders of all agents. `run` delivers them; `run_due` is one turn of it."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        agents: Agents,
+        mail: Mail,
+        store: Store,
+        events: EventLog,
+        clock: Clock,
+        settings: Settings,
+    ) -> None:
+        super().__init__(store, clock)
+        self._gate = gate
+        self._agents = agents
+        self._mail = mail
+        self._events = events
+        self._settings = settings
+        self._buckets = TokenBuckets(clock)
+        self._tally = Tally(store)
+        self._seen = clock.now()  # what the wall clock said last
+        self._doubtful: list[Reminder] = []  # it was set back, and they are not looked at yet
+
+    def load(self) -> None:
+        """Read everything from the store."""
+        # Each reminder has an event when it is set, so none has a higher number than the last one.
+        self.read(self._events.last)
+        self._tally.load()
+        self._doubtful = self.every()  # it may have been set back while there was no daemon
+
+    def counts(self, agent: str) -> Counts:
+        """How many deliveries were tried, and how many succeeded."""
+        return self._tally.of(agent)
+
+    def left(self, agent: str) -> int:
+        """How many it can set at this moment, as far as the rate goes."""
+        limits = self._settings.now.reminders
+        return int(self._buckets.left(agent, limits.burst, limits.per_minute) + 1e-9)
+
+    # -- system calls ------------------------------------------------------------------------------
+
+    def set(self, principal: Principal, agent: str, request: str) -> list[Reminder]:
+        """Set a reminder for each line of `request`: all of them, or none. If there is a NUL in it,
+        reminders are ended by NULs, and their texts may have lines (as with `xargs -0`).
+
+        EACCES for anybody but the agent and the operator, EINVAL, EMSGSIZE (the text), EDQUOT (so
+        many are pending), EAGAIN (so many were set just now).
+        """
+        with self._gate.enter(principal) as actor:
+            self._require(principal, agent)
+            self._agents.get(agent)
+            now = self._clock.now()
+            ends = "\0" if "\0" in request else "\n"
+            wanted = [parse(each) for each in request.split(ends) if each.strip()]
+            if not wanted:
+                raise KernelError(errno.EINVAL, "an empty request")
+            firsts = [schedule.first(now) for schedule, _ in wanted]
+            self._gate.may_make(actor.name, "reminders", len(wanted))
+            self._limit(agent, [text for _, text in wanted])
+            made = [
+                self._insert(agent, schedule, text, now, first)
+                for (schedule, text), first in zip(wanted, firsts, strict=True)
+            ]
+            for reminder in made:
+                self._events.emit(ReminderSet(agent, reminder.id, reminder.next))
+            return made
+
+    def cancel(self, principal: Principal, agent: str, name: str) -> None:
+        """It will not fire any more, even if it is due. EACCES, and ENOENT if it is gone."""
+        with self._gate.enter(principal):
+            self._require(principal, agent)
+            reminder = self.find(agent, name)
+            if reminder is None:
+                raise KernelError(errno.ENOENT, f"{agent} has no reminder {name!r}")
+            self._remove(reminder)
+            self._events.emit(ReminderCancelled(agent, reminder.id))
+
+    @staticmethod
+    def _require(principal: Principal, agent: str) -> None:
+        if not principal.acts_for(agent):
+            raise KernelError(
+                errno.EACCES,
+                f"the reminders of {agent} are private, and you are {principal.name}",
+                rule="private",
+            )
+
+    def _limit(self, agent: str, texts: list[str]) -> None:
+        limits, count = self._settings.now.reminders, len(texts)
+        for text in texts:
+            if len(text.encode()) > limits.max_text:
+                raise KernelError(
+                    errno.EMSGSIZE,
+                    f"the text has {len(text.encode())} bytes, {limits.max_text} are allowed",
+                    rule="reminders.max_text",
+                )
+        pending = self.pending(agent)
+        if pending + count > limits.max_pending:
+            raise KernelError(
+                errno.EDQUOT,
+                f"{agent} has {pending} reminders pending, {limits.max_pending} are allowed:"
+                " remove one, or wait until one has fired",
+                rule="reminders.max_pending",
+            )
+        if count > limits.burst:
+            raise KernelError(
+                errno.EINVAL,
+                f"{count} reminders in one write, at most {limits.burst} can be set at once",
+                rule="reminders.burst",
+            )
+        wait = self._buckets.take(agent, count, limits.burst, limits.per_minute)
+        if wait:
+            raise KernelError(
+                errno.EAGAIN,
+                f"{agent} has set too many reminders just now: try again in {wait:.1f} s"
+                f" ({limits.burst} at once, then {limits.per_minute} a minute)",
+                rule="reminders.per_minute",
+            )
+        self._store.on_rollback(lambda: self._buckets.give_back(agent, count))
+
+    # -- delivery ----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Deliver what falls due, until cancelled. Others get as much of the loop as it takes."""
+        failing = False
+        while True:
+            self._sooner = trio.Event()
+            began = self._clock.monotonic()
+            try:
+                wait = self.run_due()
+                failing = False
+            except KernelError as full:
+                if not failing:
+                    log.warning("reminders that are due have to wait: %s", full)
+                failing, wait = True, RETRY
+                self._sooner = trio.Event()  # putting back what was due is nothing new
+            except Exception:
+                log.exception("reminders that are due have to wait")
+                wait = RETRY
+                self._sooner = trio.Event()
+            with trio.move_on_after(max(wait, self._clock.monotonic() - began)):
+                await self._sooner.wait()
+
+    def run_due(self) -> float:
+        """Deliver what is due, a batch at most; the seconds until it is to be called again (inf:
+        nothing is pending)."""
+        now = self._clock.now()
+        if now < self._seen - STEP:
+            self._doubtful = self.every()
+        self._seen = now
+        if self._doubtful:
+            self._correct(now)
+        if self._first_due(now) is not None:
+            with self._store.transaction():
+                for _ in range(BATCH):
+                    reminder = self._first_due(now)
+                    if reminder is None:
+                        break
+                    self._deliver(reminder, now)
+                self._tally.write()
+        if self._doubtful:
+            return PAUSE
+        first = self._queue.first()
+        if first is None:
+            return float("inf")
+        return min(max(first.due - self._clock.now(), PAUSE), LONGEST_WAIT)
+
+    def _correct(self, now: float) -> None:
+        """Look at a batch of those that may be for a time which the clock was never to reach."""
+        batch = self._doubtful[-BATCH:]
+        with self._store.transaction():
+            for reminder in batch:
+                if self.find(reminder.agent, reminder.id) is not reminder:
+                    continue  # it was cancelled, or has fired
+                schedule, again = reminder.schedule, now + self._settings.now.reminders.retry
+                following = schedule.corrected(reminder.next, now)
+                if schedule.kind == "cron":  # it may wait for its last message to be read
+                    again = schedule.corrected(reminder.due, now)
+                due = max(following, min(reminder.due, again))
+                if following != reminder.next:
+                    self._reschedule(reminder, following, due, now)
+                    self._events.emit(ReminderRescheduled(reminder.agent, reminder.id, following))
+                elif due != reminder.due:
+                    self._move(reminder, due)
+        del self._doubtful[-BATCH:]
+
+    def _first_due(self, now: float) -> Reminder | None:
+        first = self._queue.first()
+        return None if first is None or first.due > now else first
+
+    def _deliver(self, reminder: Reminder, now: float) -> None:
+        agent = reminder.agent
+        following = reminder.schedule.after(now)
+        if following is not None and self._is_unread(reminder):
+            self._move(reminder, following)  # else who does not read finds the inbox full of it
+            return
+        headers = [
+            ("Type", "reminder"),
+            ("Reminder", reminder.id),
+            ("Scheduled", rfc3339(reminder.next)),
+        ]
+        if now - reminder.next >= LATE:
+            headers.append(("Missed", str(reminder.schedule.missed(reminder.next, now))))
+        message = self._mail.notify(
+            agent,
+            f"{reminder.text}\n".encode(),
+            headers,
+            sender=agent,
+            priority=Priority.NORMAL,
+        )
+        self._tally.count(agent, now, delivered=message is not None)
+        if message is None:
+            again = now + self._settings.now.reminders.retry
+            self._move(reminder, again)
+            self._touch(agent)
+            reason = f"the inbox of {agent} is full"
+            self._events.emit(ReminderDelayed(agent, reminder.id, reason, again))
+            return
+        if following is None:
+            self._remove(reminder)
+        else:
+            self._repeat(reminder, following, message.seq)
+        self._events.emit(ReminderFired(agent, reminder.id, message.id, following))
+
+    def _is_unread(self, reminder: Reminder) -> bool:
+        """Whether what it delivered last still waits in the inbox."""
+        last = None if reminder.message is None else self._mail.archive.find(reminder.message)
+        return last is not None and last.folder == "new"
+
+    # -- from time to time -------------------------------------------------------------------------
+
+    def tidy(self) -> None:
+        """Drop what is kept no longer: minutes older than 24 hours, buckets that are full."""
+        limits = self._settings.now.reminders
+        self._buckets.drop_full(limits.burst, limits.per_minute)
+        with self._store.transaction():
+            for agent in self._tally.age(self._clock.now()):
+                self._touch(agent)
+                self._events.emit(ReminderTallyChanged(agent))
+
+    def agent_removed(self, agent: str) -> None:
+        """The agent is being removed: its reminders go with it. For `Agents.on_remove`."""
+        with self._store.transaction():
+            for reminder in self.of(agent):
+                self._remove(reminder)
+            self._tally.forget(agent)
+        self._changed.pop(agent, None)

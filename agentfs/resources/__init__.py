@@ -1,1 +1,0 @@
-"""What work costs, and how much of it may be had: budgets, limits, groups, accounting."""

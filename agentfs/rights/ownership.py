@@ -1,0 +1,106 @@
+"""Who may use an object that agents share (a queue, a topic): its owner, its group and mode bits.
+
+Asked of the principal and not of the uid, so that `chmod 700` keeps other agents out even where all
+of them run as one user.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import Kind, Principal
+
+__all__ = ["Access", "Ownership"]
+
+
+class Access(enum.Enum):
+    """What somebody wants of it. The value is the mode bit, among those of one class."""
+
+    READ = "read"
+    """See what is in it, which leaves it there: subscribe."""
+    TAKE = "take from"
+    """Have what is in it, and nobody else has it then: receive."""
+    SEND = "write to"
+    """Put something in: send, publish."""
+
+    @property
+    def bit(self) -> int:
+        """The mode bit that allows it, among the three of a class."""
+        return 0o2 if self is Access.SEND else 0o4
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """`owner` is an agent's name ("init" for the operator), `mode` the nine permission bits."""
+
+    owner: str
+    uid: int
+    gid: int
+    mode: int
+
+    @classmethod
+    def of(cls, principal: Principal, mode: int) -> Ownership:
+        """What `principal` makes belongs to the agent that it acts for."""
+        return cls(principal.name, principal.uid, principal.gid, mode & 0o777)
+
+    # -- who may -----------------------------------------------------------------------------------
+
+    def owned_by(self, principal: Principal) -> bool:
+        """Whether `principal` is the owner, or the operator."""
+        return principal.acts_for(self.owner)
+
+    def permits(self, principal: Principal, access: Access) -> bool:
+        """Whether the mode allows it: the owner's bits for the owner agent, the group's for an
+        agent with its gid, else those of the others. The operator may everything; who acts for no
+        process may only read."""
+        if principal.is_operator:
+            return True
+        if not principal.is_agent and access is not Access.READ:
+            return False
+        return bool(self.mode >> self._shift(principal) & access.bit)
+
+    def require(self, principal: Principal, access: Access, what: str) -> None:
+        """Raise EACCES unless `permits`. `what` names the object: "the topic news"."""
+        if not self.permits(principal, access):
+            raise KernelError(
+                errno.EACCES,
+                f"{principal.name} may not {access.value} {what}, which belongs to {self.owner}"
+                f" and has mode {self.mode:04o}",
+                rule="mode",
+            )
+
+    def require_owner(self, principal: Principal, doing: str) -> None:
+        """Raise EPERM unless it is the owner agent or the operator. `doing`: "remove topic x"."""
+        if not self.owned_by(principal):
+            raise KernelError(
+                errno.EPERM,
+                f"only {self.owner} and the operator may {doing}, not {principal.name}",
+                rule="owner",
+            )
+
+    # -- changing it -------------------------------------------------------------------------------
+
+    def with_mode(self, principal: Principal, mode: int, what: str) -> Ownership:
+        """The same with another mode. EPERM unless the owner agent or the operator asks."""
+        self.require_owner(principal, f"change the mode of {what}")
+        return replace(self, mode=mode & 0o777)
+
+    # -- in the store ------------------------------------------------------------------------------
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"owner": self.owner, "uid": self.uid, "gid": self.gid, "mode": self.mode}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Ownership:
+        """What `record` gave; other fields beside it are left alone."""
+        return cls(record["owner"], record["uid"], record["gid"], record["mode"])
+
+    def _shift(self, principal: Principal) -> int:
+        if principal.is_agent and principal.name == self.owner:
+            return 6
+        return 3 if principal.gid == self.gid and principal.kind is not Kind.STRANGER else 0

@@ -1,0 +1,242 @@
+"""What each role may do, and of which tiers it is: `/etc/roles.yaml`."""
+
+from __future__ import annotations
+
+import enum
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import yaml
+
+from agentfs.base.errors import KernelError
+from agentfs.base.yaml_document import Document, Pair
+from agentfs.model.capability import DEFAULTS, IMPLIED, canonical
+from agentfs.model.process import Role, Tier
+from agentfs.store.live_document import checked
+
+__all__ = ["FILE", "Action", "RoleEntry", "Roles", "Verdict"]
+
+FILE = "roles.yaml"
+
+
+class Action(enum.Enum):
+    """What rules speak of. Each is asked with a path that says of whom or what."""
+
+    __hash__ = object.__hash__  # members are one of a kind, and are looked up at every call
+
+    SPAWN = "spawn"
+    KILL = "kill"
+    SEND = "send"
+    READ_ARTIFACT = "read_artifact"
+    WRITE_ARTIFACT = "write_artifact"
+    ESCALATE = "escalate"
+    READ_PROCESS = "read_process"
+    MANAGE_TREE = "manage_tree"
+    READ_FILE = "read_file"
+    WRITE_FILE = "write_file"
+
+    @property
+    def words(self) -> str:
+        """As a sentence has it."""
+        return self.value.replace("_", " ")
+
+
+class Verdict(enum.Enum):
+    """What the table says of a role and an action."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    """Whatever /etc/acl.yaml says: EPERM."""
+    NONE = "-"
+    """Denied unless a rule of /etc/acl.yaml allows it: EACCES."""
+    OWN_CHILDREN = "own-children"
+    PARENT = "parent"
+    """Its parent, what its parent owns, and itself."""
+    OWN = "own"
+
+
+CONDITIONS = {
+    Action.KILL: Verdict.OWN_CHILDREN,
+    Action.SEND: Verdict.PARENT,
+    Action.READ_PROCESS: Verdict.OWN,
+}
+"""The action that each of those can be said of."""
+
+_ALL = dict.fromkeys(Action, Verdict.ALLOW)
+_WORKING = _ALL | {Action.KILL: Verdict.OWN_CHILDREN, Action.MANAGE_TREE: Verdict.NONE}
+
+ACTIONS: dict[Role, dict[Action, Verdict]] = {
+    Role.KERNEL: _ALL,
+    Role.DAEMON: _ALL,
+    Role.AGENT: _WORKING,
+    Role.ARCHITECT: _ALL
+    | dict.fromkeys((Action.SPAWN, Action.KILL, Action.MANAGE_TREE), Verdict.NONE),
+    Role.LEAD: _ALL | {Action.MANAGE_TREE: Verdict.NONE},
+    Role.WORKER: _WORKING,
+    Role.TASK: dict.fromkeys(Action, Verdict.NONE)
+    | {
+        Action.SPAWN: Verdict.DENY,
+        Action.SEND: Verdict.PARENT,
+        Action.READ_ARTIFACT: Verdict.ALLOW,
+        Action.ESCALATE: Verdict.ALLOW,
+        Action.READ_PROCESS: Verdict.OWN,
+        Action.READ_FILE: Verdict.ALLOW,
+    },
+}
+"""The table of design/kernel.md, Permissions."""
+
+
+@dataclass(frozen=True)
+class RoleEntry:
+    """One role. `capabilities`: the most that its processes have; `tiers`: those they can be of."""
+
+    actions: Mapping[Action, Verdict]
+    capabilities: tuple[str, ...]
+    tiers: tuple[Tier, ...]
+
+    @classmethod
+    def default(cls, role: Role) -> RoleEntry:
+        tiers = tuple(t for t in Tier if (role, t) != (Role.TASK, Tier.STRATEGIC))
+        return cls(ACTIONS[role], DEFAULTS[role.value], tiers)
+
+
+WRITABLE = tuple(role for role in Role if role is not Role.KERNEL)
+"""Process 1 is the operator, who writes the document: nothing in it takes anything from it."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The whole document. `models`: what a process of a tier uses unless its spec names another."""
+
+    entries: Mapping[Role, RoleEntry] = field(
+        default_factory=lambda: {role: RoleEntry.default(role) for role in Role}
+    )
+    models: Mapping[Tier, str] = field(default_factory=lambda: {tier: tier.model for tier in Tier})
+
+    @classmethod
+    def parse(cls, text: str) -> Roles:
+        """What is left out has its default. Raises EINVAL that names every fault, by line."""
+        return checked(text, FILE, lambda document: _Reader(document).roles())
+
+    @cached_property
+    def text(self) -> str:
+        """A document that says all of it."""
+        roles = {
+            role.value: {
+                "actions": {action.value: said.value for action, said in table.actions.items()},
+                "tiers": [tier.value for tier in table.tiers],
+                "capabilities": list(table.capabilities),
+            }
+            for role, table in self.entries.items()
+            if role in WRITABLE
+        }
+        tiers = {tier.value: {"model": model} for tier, model in self.models.items()}
+        return HEAD + str(
+            yaml.safe_dump(
+                {"tiers": tiers, "roles": roles},
+                sort_keys=False,
+                default_flow_style=None,
+                width=96,
+            )
+        )
+
+
+HEAD = """\
+# What each role may do. A valid write takes effect at once; what is left out has its default.
+# allow, deny (whatever acl.yaml says), or '-': denied unless a rule of acl.yaml allows it.
+# kill can be own-children, send can be parent, read_process can be own.
+"""
+
+
+class _Reader:
+    """One document on its way through the checks."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+
+    def roles(self) -> Roles:
+        default = Roles()
+        root = self._document.root()
+        if root is None:
+            return default
+        keys = self._document.map(root, "the document", ("tiers", "roles"))
+        entries, models = dict(default.entries), dict(default.models)
+        for name, (_, node) in self._below(keys, "tiers", [tier.value for tier in Tier]).items():
+            models[Tier(name)] = self._model(node, f"tiers: {name}", models[Tier(name)])
+        for name, (_, node) in self._below(keys, "roles", [r.value for r in WRITABLE]).items():
+            entries[Role(name)] = self._table(node, f"roles: {name}", entries[Role(name)])
+        return Roles(entries, models)
+
+    def _below(self, keys: dict[str, Pair], key: str, known: list[str]) -> dict[str, Pair]:
+        return self._document.map(keys[key][1], key, known) if key in keys else {}
+
+    def _model(self, node: yaml.Node, what: str, before: str) -> str:
+        keys = self._document.map(node, what, ("model",))
+        found = self._document.required(node, keys, "model", what)
+        return before if found is None else self._document.text(found, f"{what}: model") or before
+
+    def _table(self, node: yaml.Node, what: str, table: RoleEntry) -> RoleEntry:
+        keys = self._document.map(node, what, ("actions", "tiers", "capabilities"))
+        if "actions" in keys:
+            table = replace(
+                table, actions={**table.actions, **self._actions(keys["actions"][1], what)}
+            )
+        if "tiers" in keys:
+            names = self._names(keys["tiers"][1], f"{what}: tiers")
+            known = {tier.value: tier for tier in Tier}
+            for found, name in names:
+                if name not in known:
+                    self._document.fault(found, f"{what}: one of {', '.join(known)} was expected")
+            given = {name for _, name in names}
+            table = replace(table, tiers=tuple(known[name] for name in known if name in given))
+            if not table.tiers:
+                self._document.fault(keys["tiers"][1], f"{what}: a role has a tier at least")
+        if "capabilities" in keys:
+            table = replace(table, capabilities=self._capabilities(keys["capabilities"][1], what))
+        return table
+
+    def _actions(self, node: yaml.Node, what: str) -> dict[Action, Verdict]:
+        actions = {}
+        known = [action.value for action in Action]
+        for name, (_, value) in self._document.map(node, f"{what}: actions", known).items():
+            action = Action(name)
+            can_be = [Verdict.ALLOW, Verdict.DENY, Verdict.NONE]
+            if action in CONDITIONS:
+                can_be.append(CONDITIONS[action])
+            text = self._document.text(value, f"{what}: {name}")
+            said = next((verdict for verdict in can_be if verdict.value == text), None)
+            if said is not None:
+                actions[action] = said
+            elif text is not None:
+                expected = ", ".join(verdict.value for verdict in can_be)
+                self._document.fault(value, f"{what}: {name}: one of {expected} was expected")
+        return actions
+
+    def _capabilities(self, node: yaml.Node, what: str) -> tuple[str, ...]:
+        found = []
+        for at, name in self._names(node, f"{what}: capabilities"):
+            try:
+                found.append(_granted_or_taken(name))
+            except KernelError as bad:
+                self._document.fault(at, f"{what}: {bad.reason}")
+        return tuple(dict.fromkeys(found))
+
+    def _names(self, node: yaml.Node, what: str) -> list[tuple[yaml.Node, str]]:
+        """The texts of a list."""
+        if not isinstance(node, yaml.SequenceNode):
+            self._document.fault(node, f"{what}: a list was expected")
+            return []
+        texts = [(each, self._document.text(each, what)) for each in node.value]
+        return [(each, text) for each, text in texts if text]
+
+
+def _granted_or_taken(name: str) -> str:
+    """A capability of a role; with a `-` one that everybody else has. Raises EINVAL."""
+    if not name.startswith("-"):
+        return canonical(name)
+    if name[1:] not in IMPLIED:
+        words = f"{name!r}: only {', '.join(sorted(IMPLIED))} is taken away so; leave others out"
+        raise KernelError(errno.EINVAL, words)
+    return name

@@ -1,0 +1,1 @@
+"""What agents share: queues, topics and artifacts."""

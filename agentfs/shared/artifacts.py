@@ -1,0 +1,310 @@
+"""Shared memory: who may see and change which artifacts, and the system calls on them.
+
+The content of every version is a file of its own, `artifacts/SERIAL` in the state directory. It is
+written beside the others and never changed after its record is committed: whoever has a version
+open goes on reading it whole. A file that no record names is what a killed daemon left; the next
+one removes it. In memory an artifact is its record.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import trio
+
+from agentfs.base.clock import Clock
+from agentfs.base.content import Content
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import Kind, Principal
+from agentfs.process.table import ProcessTable
+from agentfs.quota.disk_shares import DiskShares
+from agentfs.quota.shares import Charge
+from agentfs.rights.gate import Gate
+from agentfs.rights.policy import Action
+from agentfs.shared.artifact import Artifact, Space, Visibility, check_key, check_type
+from agentfs.shared.artifact_table import Shelf
+from agentfs.shared.draft import Draft
+from agentfs.shared.events import ArtifactChanged, ArtifactRemoved, ArtifactRenamed, ArtifactStored
+from agentfs.store.event_log import EventLog
+from agentfs.store.settings import Settings
+from agentfs.store.store import Store
+
+__all__ = ["Artifacts", "told"]
+
+RENAME_NOREPLACE = 1
+
+
+class Artifacts(Shelf):
+    """The system calls."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        table: ProcessTable,
+        store: Store,
+        events: EventLog,
+        clock: Clock,
+        settings: Settings,
+        state_dir: Path,
+        disk: DiskShares,
+    ) -> None:
+        super().__init__(store, table, state_dir, disk)
+        self._gate = gate
+        self._events = events
+        self._clock = clock
+        self._settings = settings
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def may_read(self, principal: Principal, artifact: Artifact) -> bool:
+        """Whether it exists for `principal`."""
+        match artifact.visibility:
+            case Visibility.PRIVATE:
+                return principal.pid is not None and principal.name == artifact.owner
+            case Visibility.SUBTREE:
+                if principal.pid is None:
+                    return False
+                above = self._table.ancestors(principal.pid)
+                return principal.name == artifact.owner or any(
+                    up.name == artifact.owner for up in above
+                )
+            case Visibility.USER:
+                return principal.kind is not Kind.STRANGER and principal.uid == artifact.uid
+            case Visibility.GLOBAL:
+                return True
+
+    def open(self, principal: Principal, artifact: Artifact) -> int:
+        """A descriptor of its content, the caller's to close. ENOENT for who may not read it,
+        EACCES for a role that reads none, or without the capability `datastore.read`."""
+        if not self.may_read(principal, artifact):
+            raise _missing(artifact.key)
+        if principal.pid is not None:
+            actor = self._gate.actor(principal)
+            path = shm_path(artifact.space, artifact.key)
+            self._gate.policy.require(actor, Action.READ_ARTIFACT, path, what=b"read")
+            self._gate.policy.require_capability(actor, "datastore.read")
+        return self._open(artifact)
+
+    def _open(self, artifact: Artifact) -> int:
+        try:
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # nobody's lease is waited for
+            return os.open(self.path(artifact.serial), flags)
+        except FileNotFoundError:
+            raise _missing(artifact.key) from None
+        except OSError as failure:
+            raise KernelError.from_os(failure, f"opening {artifact.key}") from failure
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def check_write(self, principal: Principal, space: Space, key: str) -> Artifact | None:
+        """What would be replaced. EACCES for a role that stores none, without the capability
+        `datastore.write`, and for another's space or key. Nobody is asked to approve what is not
+        there yet."""
+        return self._replaceable(principal, space, key)
+
+    def _replaceable(
+        self, principal: Principal, space: Space, key: str, what: bytes | Content | None = None
+    ) -> Artifact | None:
+        actor, path = self._gate.actor(principal), shm_path(space, key)
+        decision = self._gate.policy.permit(actor, Action.WRITE_ARTIFACT, path)
+        self._gate.policy.require_capability(actor, "datastore.write")
+        self._own_space(principal, space)
+        existing = self.find(space, key)
+        if existing is not None and not principal.acts_for(existing.owner):
+            raise KernelError(
+                errno.EACCES,
+                f"{key} belongs to {existing.owner}: only {existing.owner} and the operator may"
+                f" replace or remove it, not {principal.name}",
+                rule="owner",
+            )
+        if what is not None:
+            self._gate.policy.approved(actor, Action.WRITE_ARTIFACT, path, decision, what)
+        return existing
+
+    @staticmethod
+    def _own_space(principal: Principal, space: Space) -> None:
+        visibility, whose = space
+        own = {"user": str(principal.uid), "global": ""}.get(visibility, principal.name)
+        if whose != own:
+            raise KernelError(
+                errno.EACCES, f"this is {whose}'s, and you are {principal.name}", rule="private"
+            )
+
+    def draft(
+        self, principal: Principal, space: Space, key: str, begin: Artifact | None = None
+    ) -> Draft:
+        """Begin to write `key`, with the content of `begin` or with none.
+
+        Raises what `check_write` does, EINVAL for a wrong key, ENOSPC for one too many. Its bytes
+        are the owner's, whoever writes; the operator is not refused. Whoever makes one hands it to
+        `finish` in the end.
+        """
+        old = self.check_write(principal, space, key)
+        if old is None:
+            check_key(key)
+            self._check_count(principal.name)
+        most = self._settings.now.artifacts.max_size
+        owner = principal.name if old is None else old.owner
+        charge = Charge(self._disk.artifacts, self._disk.owner(owner, principal.uid), 0)
+        draft = Draft(self.folder, principal, Visibility(space[0]), space, key, most, charge)
+        if begin is not None:
+            draft.begin_with(self._open(begin))
+        self._drafts.setdefault((space, key), []).append(draft)
+        return draft
+
+    def _check_count(self, owner: str) -> None:
+        most = self._settings.now.artifacts.max_artifacts
+        if self._owned[owner] >= most:
+            raise KernelError(
+                errno.ENOSPC,
+                f"{owner} has {most} artifacts already",
+                rule="artifacts.max_artifacts",
+            )
+
+    def allot(self, draft: Draft) -> None:
+        """Let the draft have a file of its own, if it has none."""
+        if not draft.serial:
+            self._serial += 1
+            draft.allot(self._serial)
+
+    def to_examine(self, draft: Draft) -> bool:
+        """Whether somebody has to approve it first, for whom it was not examined yet."""
+        actor, path = self._gate.actor(draft.principal), shm_path(draft.space, draft.key)
+        decision = self._gate.policy.decide(actor, Action.WRITE_ARTIFACT, path)
+        return decision.approval is not None and draft.content is None
+
+    def commit(self, draft: Draft, what: bytes = b"") -> Artifact | None:
+        """Make what was written the content of its key, at once and whole; None if nothing is to
+        be. Raises what `check_write` does, or what a write failed with; the old content stays.
+        `what` is approved of one that was not examined."""
+        if draft.dropped or not draft.changed:
+            return None
+        draft.check()
+        with self._gate.enter(draft.principal, "artifacts"):
+            principal, space, key = draft.principal, draft.space, draft.key
+            old = self._replaceable(principal, space, key, draft.content or what)
+            if old is None:
+                self._check_count(principal.name)
+            self.allot(draft)
+            draft.separate_now()
+            artifact = Artifact(
+                serial=draft.serial,
+                visibility=draft.visibility,
+                owner=old.owner if old else principal.name,
+                uid=old.uid if old else principal.uid,
+                gid=old.gid if old else principal.gid,
+                key=key,
+                type=draft.type if draft.type is not None else old.type if old else "",
+                size=draft.size,
+                stored=self._clock.now(),
+            )
+            path = self.path(artifact.serial)
+            draft.path.rename(path)
+            self._store.on_rollback(lambda: path.rename(draft.path))
+            if old is not None:
+                self._discard(old)
+            self._remember(artifact)
+            self._store.on_commit(lambda: draft.committed(artifact))
+            self._events.emit(ArtifactStored(*told(artifact)))
+        return artifact
+
+    def finish(self, draft: Draft) -> None:
+        """Nobody writes it any more; what was not committed is gone."""
+        drafts = self._drafts.get((draft.space, draft.key), [])
+        if draft in drafts:
+            drafts.remove(draft)
+            if not drafts:
+                del self._drafts[draft.space, draft.key]
+        draft.discard()
+
+    def remove(self, principal: Principal, space: Space, key: str) -> None:
+        """Remove an artifact, and what is being written to it. ENOENT; EACCES as `check_write`."""
+        with self._gate.enter(principal):
+            old = self._replaceable(principal, space, key, b"remove")
+            if old is not None:
+                self._discard(old)
+                self._events.emit(ArtifactRemoved(*told(old)))
+            elif self.drafted(space, key) is None:
+                raise _missing(key)
+            self._store.on_commit(lambda: self._drop_drafts(space, key))
+
+    def _discard(self, old: Artifact) -> None:
+        self._forget(old)
+        self._store.on_commit(lambda: self.path(old.serial).unlink(missing_ok=True))
+
+    def rename(
+        self, principal: Principal, space: Space, key: str, new: str, flags: int = 0
+    ) -> None:
+        """Give it another key; what had that one is gone. `flags` as of renameat2(2): EEXIST for a
+        taken key with RENAME_NOREPLACE, EINVAL for others. ENOENT; EACCES as `check_write`."""
+        with self._gate.enter(principal):
+            if flags & ~RENAME_NOREPLACE:
+                raise KernelError(errno.EINVAL, "artifacts cannot be exchanged")
+            old, target = (
+                self._replaceable(principal, space, key, f"rename to {new}".encode()),
+                self._replaceable(principal, space, new, f"rename from {key}".encode()),
+            )
+            if old is None and self.drafted(space, key) is None:
+                raise _missing(key)
+            check_key(new)
+            if target is not None and flags & RENAME_NOREPLACE:
+                raise KernelError(errno.EEXIST, f"there is {new!r} already")
+            if key == new:
+                return
+            if target is not None:
+                self._discard(target)
+                if old is None:
+                    self._events.emit(ArtifactRemoved(*told(target)))
+            if old is not None:
+                renamed = replace(old, key=new)
+                self.move(old, renamed)
+                self._events.emit(ArtifactRenamed(*told(renamed), key))
+            self._store.on_commit(lambda: self._drop_drafts(space, new))
+            self._store.on_commit(lambda: self._move_drafts(space, key, new))
+
+    def set_type(self, principal: Principal, space: Space, key: str, content_type: str) -> None:
+        """Say what its content is; empty: guess it. EINVAL; ENOENT; EACCES as `check_write`."""
+        with self._gate.enter(principal):
+            if content_type:
+                check_type(content_type)
+            old = self._replaceable(principal, space, key, f"type {content_type}".encode())
+            draft = self.drafted(space, key)
+            if old is not None:
+                changed = replace(old, type=content_type)
+                self.move(old, changed)
+                self._events.emit(ArtifactChanged(*told(changed)))
+            elif draft is not None:
+                draft.type = content_type
+            else:
+                raise _missing(key)
+
+    async def sync(self) -> None:
+        """Make the names of all contents, and every record, survive a power cut."""
+        await trio.to_thread.run_sync(_sync_folder, self.folder)
+        await self._store.sync()
+
+
+def told(artifact: Artifact) -> tuple[str, str, str, Space, str]:
+    """The first fields of an `ArtifactEvent`."""
+    public = artifact.key if artifact.visibility is Visibility.GLOBAL else ""
+    return artifact.owner, artifact.visibility.value, public, artifact.space, artifact.key
+
+
+def shm_path(space: Space, key: str) -> str:
+    """What a rule calls it."""
+    return f"/dev/shm/{space[0]}/{key}"  # noqa: S108  # of the tree, not of the machine
+
+
+def _missing(key: str) -> KernelError:
+    return KernelError(errno.ENOENT, f"there is no artifact {key!r} here")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

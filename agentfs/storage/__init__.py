@@ -1,1 +1,0 @@
-"""What survives: the store, its SQLite form and the numbered migrations."""

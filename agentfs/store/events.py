@@ -1,0 +1,57 @@
+"""What is told of the system itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from agentfs.store.event import Event
+
+__all__ = [
+    "ConfigChanged",
+    "DocumentRefused",
+    "HealthChecked",
+    "LoopHeld",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChanged(Event):
+    whose: ClassVar[str] = ""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRefused(Event):
+    """This release refuses a document that was in effect: its default is in effect now, and the old
+    text beside it as `path`.refused."""
+
+    whose: ClassVar[str] = ""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChecked(Event):
+    """The maid found other faults than in the round before, or none any more (`ok`)."""
+
+    whose: ClassVar[str] = ""
+
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LoopHeld(Event):
+    """A request, or another step of the event loop (`kind`), held up everybody for so many seconds,
+    at work for `busy` of them and else blocked; `work` says on what, and who asked. The longest of
+    five seconds; `others` were more than 50 ms as well since the last such event."""
+
+    whose: ClassVar[str] = ""
+
+    kind: str
+    work: str
+    seconds: float
+    busy: float
+    others: int

@@ -1,0 +1,114 @@
+"""A document of /etc that is in effect: its text as it was written, and what that says."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from agentfs.base.errors import KernelError
+from agentfs.base.yaml_document import Document, DocumentError
+from agentfs.store.event_log import EventLog
+from agentfs.store.events import ConfigChanged, DocumentRefused
+from agentfs.store.store import Store
+
+__all__ = ["LiveDocument", "checked"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class LiveDocument(Generic[T]):
+    """`/etc/NAME`. `parse` makes of a text what it says, or raises EINVAL that names every fault.
+
+    Each of `checks` gets what is to be put in effect, and raises EINVAL if the rest of the system
+    does not allow that.
+    `default` is its text until somebody writes another, and if the stored one cannot be read (by
+    another release, say): that must not keep the system from starting. `use(now)` is called with
+    what is in effect: at once, and with each change, before anybody is told of it. `kept_as` is its
+    key in the store; NAME if it is left out.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        store: Store,
+        events: EventLog,
+        parse: Callable[[str], T],
+        default: Callable[[], str],
+        use: Callable[[T], object] = lambda now: None,
+        *,
+        kept_as: str = "",
+    ) -> None:
+        self.name = name
+        self.path = f"/etc/{name}"
+        self._store = store
+        self._events = events
+        self._parse = parse
+        self._in_use = use
+        self._key = kept_as or name
+        self.checks: list[Callable[[T], object]] = []
+        self._refusal = ""  # why the text in the store is not in effect
+        text = store.meta(self._key) or default()
+        try:
+            now = parse(text)
+        except KernelError as bad:
+            log.error("%s is refused, its default is in effect: %s", self.path, bad.reason)
+            self._refusal = bad.reason
+            text = default()
+            now = parse(text)
+        self._use(text, now)
+
+    @property
+    def shown(self) -> str:
+        """What its file reads as."""
+        return self.text
+
+    @property
+    def refused(self) -> str:
+        """A text that was in effect until a release refused it; empty if there is none."""
+        return self._store.meta(f"{self._key}.refused")
+
+    def put_aside(self) -> None:
+        """Keep the text that could not be put in effect at the start, beside its default."""
+        if self._refusal:
+            with self._store.transaction():
+                self._store.set_meta(f"{self._key}.refused", self._store.meta(self._key))
+                self._store.set_meta(self._key, "")
+                self._events.emit(DocumentRefused(self.path, self._refusal))
+            self._refusal = ""
+
+    def drop_refused(self) -> None:
+        """Forget the refused text."""
+        with self._store.transaction():
+            self._store.set_meta(f"{self._key}.refused", "")
+
+    def replace(self, text: str) -> None:
+        """Put a new text in effect. Raises EINVAL and changes nothing if it is wrong."""
+        now, before = self._parse(text), (self.text, self.now)
+        for check in self.checks:
+            check(now)
+        with self._store.transaction():
+            self._store.on_rollback(lambda: self._use(*before))
+            self._store.set_meta(self._key, text)
+            self._use(text, now)  # before the event goes out: listeners look here
+            self._events.emit(ConfigChanged(self.path))
+
+    def _use(self, text: str, now: T) -> None:
+        self.text, self.now = text, now
+        self._in_use(now)
+
+
+def checked(text: str, file: str, read: Callable[[Document], T]) -> T:
+    """What `read` makes of a YAML document. Raises EINVAL with every fault that was found, each as
+    `file:line: what was expected`."""
+    try:
+        with Document(text, file) as document:
+            found = read(document)
+            if not document.sound:
+                raise document.refusal()
+            return found
+    except DocumentError as bad:
+        raise KernelError(errno.EINVAL, "; ".join(bad.faults)) from None

@@ -1,0 +1,521 @@
+"""The store: what the kernel's tables are written through to.
+
+SQLite in WAL mode with synchronous=NORMAL, committed in the event loop: measured at 15 µs a commit,
+where a hop to a thread costs 100 µs. A commit survives kill -9 at once and a power cut after the
+next checkpoint or `sync`. The checkpoint, the only part that waits for the disk, has its own
+connection in a thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
+from itertools import chain
+from pathlib import Path
+from sys import getsizeof
+from typing import Any
+
+import trio
+from pydantic_core import PydanticSerializationError, to_json
+
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import Principal
+from agentfs.store.ballast import Ballast
+from agentfs.store.migrations import migrate
+from agentfs.store.opening import LAST_EVENT, Mark, is_full
+from agentfs.store.reserve import let_go
+from agentfs.store.shrinking import Shrinking, make_shrinkable
+
+__all__ = ["LAST_EVENT", "SHORT_CONTENT", "Store"]
+
+log = logging.getLogger(__name__)
+
+# A checkpoint copies the WAL's pages into the database and syncs; rarer means fewer syncs and a
+# longer replay at start (about 100 MB/s).
+CHECKPOINT_SECONDS = 5.0
+
+# Pages of 4 KiB in the log after which it is begun anew. SQLite does that by itself only if nothing
+# was written while a checkpoint ran, which under load is never: the log would grow for ever.
+MOST_PAGES = 8192
+
+# Bytes of the log's file that stay when it is begun anew, and are written again: beside programs
+# that keep the disk busy, cutting the file takes 40 to 150 ms, and writing over it 0 to 30 ms.
+KEPT_LOG = 2 * MOST_PAGES * 4096
+
+# Contents of the newest messages that are kept in memory, if they are short: most are read soon.
+RECENT = 256
+
+# Bytes. A content up to here is a column of its message; a longer one is kept apart, because SQLite
+# writes a whole row again when one of its columns changes (1 MiB: 5 ms, kept apart 50 µs).
+SHORT_CONTENT = 4096
+
+# Bytes that a write adds to the log at most, as a rule, beside what it is given: its row, and the
+# rows of two indexes, are on four pages, and where those lie on a fifth.
+PAGES = 5 * 4096
+
+
+class Store:
+    """Tables of JSON records, and messages with their content.
+
+    Every write happens inside `transaction()`, which nests: the outermost one commits. If it fails,
+    nothing was written and the `on_rollback` calls undo the change in memory, newest first.
+    `on_commit` calls run after the commit; that is where events go out. `on_end` calls run after
+    either.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            if self._db.execute("PRAGMA page_count").fetchone() == (0,):  # it is new
+                self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("PRAGMA wal_autocheckpoint = 0")
+            self._db.execute(f"PRAGMA journal_size_limit = {KEPT_LOG}")
+            migrate(self._db)
+            make_shrinkable(self._db, path)
+        except sqlite3.Error:
+            self._db.close()
+            raise
+        self._transaction = _Transaction(self)
+        self._failure: sqlite3.Error | None = None
+        self._depth = 0
+        self._undo: list[Callable[[], object]] = []
+        self._commit: list[Callable[[], object]] = []
+        self._end: list[Callable[[], object]] = []
+        self._dirty = False
+        self._recent: dict[int, bytes] = {}  # the newest short contents, by message
+        self._metas: dict[str, str] = {}  # what the transaction set, written with its commit
+        self._mark = Mark(path)
+        self._shrinking = Shrinking(self._db)
+        self._ballast: Ballast | None = None
+        self._room = 0  # bytes that may be written before the ballast is asked again
+        self.before_commit: list[Callable[[], object]] = []
+        self.acting: Principal | None = None  # whom the transaction is for, see `Gate`
+        self.promised = False  # the transaction does what was accepted before
+        self.commits = 0
+
+    def close(self) -> None:
+        """Fold the log into the database, if the disk has room for that, and close it."""
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as failure:
+            log.warning("the log of the store stays, with everything in it: %s", failure)
+        self._db.close()
+        self._mark.close()
+        if self._ballast is not None:
+            self._ballast.close()
+
+    # -- a full disk ---------------------------------------------------------------------------
+
+    def keep_ballast(self) -> None:
+        """From now on agents leave room for what the operator does, see `Ballast`."""
+        (page_size,) = self._db.execute("PRAGMA page_size").fetchone()
+        self._ballast = Ballast(self.path, page_size)
+        self._ballast.begin()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is room only for what the operator does, and some of the kernel's work."""
+        return self._ballast is not None and self._ballast.full
+
+    def _claim(self, size: int) -> None:
+        """`size` bytes are about to be written. Raises sqlite3.OperationalError."""
+        self._room -= size
+        if self._room < 0 and self._ballast is not None:
+            self._room = self._ballast.room(size, self.acting) - size
+
+    # -- transactions --------------------------------------------------------------------------
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """One atomic change. Raises KernelError ENOSPC or EIO if it cannot be stored."""
+        return self._transaction
+
+    def _commit_all(self) -> None:
+        for prepare in self.before_commit:
+            prepare()
+        event = self._metas.get(LAST_EVENT)
+        if self._metas:
+            metas, self._metas = self._metas, {}
+            rows = ", (?, ?)" * (len(metas) - 1)
+            values = tuple(chain.from_iterable(metas.items()))
+            self._write(f"INSERT OR REPLACE INTO meta VALUES (?, ?){rows}", values)  # noqa: S608
+        if self._failure is not None:  # somebody inside caught it, but it cannot be undone in part
+            raise self._failure
+        if self._dirty:
+            self._db.execute("COMMIT")
+            self.commits += 1
+            if event is not None:
+                self._mark.write(event)
+
+    def _after_commit(self) -> None:
+        if self._undo:
+            self._undo = []
+        calls, self._commit = self._commit, []
+        _call_all(calls, "commit")
+
+    def _after_end(self) -> None:
+        calls, self._end = self._end, []
+        _call_all(calls, "transaction")
+
+    def _roll_back(self) -> None:
+        undo, self._undo, self._commit = self._undo, [], []
+        self._metas.clear()
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        for call in reversed(undo):
+            call()
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._depth > 0
+
+    def on_rollback(self, call: Callable[[], object]) -> None:
+        """Undo a change in memory with `call()` if the transaction fails."""
+        self._undo.append(call)
+
+    def on_commit(self, call: Callable[[], object]) -> None:
+        """Run `call()` once the transaction is committed."""
+        self._commit.append(call)
+
+    def on_end(self, call: Callable[[], object]) -> None:
+        """Run `call()` once the transaction is committed or rolled back: for what is true of a
+        refused call, too. It may make a transaction of its own."""
+        self._end.append(call)
+
+    def _write(self, sql: str, values: tuple[Any, ...]) -> None:
+        if not self._depth:
+            raise RuntimeError("a write outside a transaction")
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._claim(PAGES + sum(map(getsizeof, values)))
+            if not self._dirty:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._dirty = True
+            self._db.execute(sql, values)
+        except sqlite3.Error as failure:
+            self._failure = failure  # SQLite has ended its transaction in some cases: write no more
+            raise
+
+    # -- meta ----------------------------------------------------------------------------------
+
+    def meta(self, key: str, default: str = "") -> str:
+        if key in self._metas:
+            return self._metas[key]
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return default if row is None else str(row[0])
+
+    def set_meta(self, key: str, value: str) -> None:
+        """All that a transaction sets is written in one statement, when it is committed."""
+        if not self._depth:
+            raise RuntimeError("a write outside a transaction")
+        self._metas[key] = value
+
+    # -- agents and processes: JSON records by name and by pid ---------------------------------
+
+    def agents(self) -> Iterator[dict[str, Any]]:
+        for (record,) in self._db.execute("SELECT record FROM agents ORDER BY name"):
+            yield _read(record)[0]
+
+    def put_agent(self, name: str, record: dict[str, Any]) -> None:
+        self._write("INSERT OR REPLACE INTO agents VALUES (?, ?)", (name, _dump(record)))
+
+    def delete_agent(self, name: str) -> None:
+        self._write("DELETE FROM agents WHERE name = ?", (name,))
+
+    def processes(self) -> Iterator[dict[str, Any]]:
+        for (record,) in self._db.execute("SELECT record FROM processes ORDER BY pid"):
+            yield _read(record)[0]
+
+    def put_process(self, pid: int, record: dict[str, Any]) -> None:
+        self._write("INSERT OR REPLACE INTO processes VALUES (?, ?)", (pid, _dump(record)))
+
+    def delete_process(self, pid: int) -> None:
+        self._write("DELETE FROM processes WHERE pid = ?", (pid,))
+
+    # -- records: JSON by kind and key ----------------------------------------------------------
+
+    def records(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(key, record) of every record of `kind`, by key."""
+        query = "SELECT key, record FROM records WHERE kind = ? ORDER BY key"
+        for key, record in self._db.execute(query, (kind,)):
+            yield key, _read(record)[0]
+
+    def record(self, kind: str, key: str) -> dict[str, Any] | None:
+        """One record; None if there is none."""
+        query = "SELECT record FROM records WHERE kind = ? AND key = ?"
+        row = self._db.execute(query, (kind, key)).fetchone()
+        found: dict[str, Any] | None = None if row is None else json.loads(row[0])
+        return found
+
+    def put_record(self, kind: str, key: str, record: dict[str, Any]) -> None:
+        self._write("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (kind, key, _dump(record)))
+
+    def delete_record(self, kind: str, key: str) -> None:
+        self._write("DELETE FROM records WHERE kind = ? AND key = ?", (kind, key))
+
+    # -- publications: what topics keep ----------------------------------------------------------
+
+    def publications(self) -> Iterator[tuple[str, int, dict[str, Any], int]]:
+        """(topic, seq, record, size of the content) of all that is kept, by topic and number."""
+        query = "SELECT topic, seq, record, length(content) FROM publications ORDER BY topic, seq"
+        for topic, seq, record, size in self._db.execute(query):
+            yield topic, seq, json.loads(record), size
+
+    def publication(self, topic: str, seq: int) -> tuple[dict[str, Any], bytes]:
+        """Record and content of one; KeyError if it is gone."""
+        query = "SELECT record, content FROM publications WHERE topic = ? AND seq = ?"
+        row = self._db.execute(query, (topic, seq)).fetchone()
+        if row is None:
+            raise KeyError(topic, seq)
+        return json.loads(row[0]), row[1]
+
+    def put_publication(self, topic: str, seq: int, record: dict[str, Any], content: bytes) -> None:
+        self._write(
+            "INSERT INTO publications VALUES (?, ?, ?, ?)", (topic, seq, _dump(record), content)
+        )
+
+    def delete_publications(self, topic: str, through: int) -> None:
+        """Delete those of `topic` up to number `through`."""
+        self._write("DELETE FROM publications WHERE topic = ? AND seq <= ?", (topic, through))
+
+    # -- messages ------------------------------------------------------------------------------
+
+    def last_message(self) -> int:
+        """A sequence number that no message ever had a higher one than; 0 if there was none.
+
+        Each message that is put has an event, so the number of the last event is one: a counter
+        of their own would cost every message another page in the log.
+        """
+        (highest,) = self._db.execute("SELECT max(seq) FROM messages").fetchone()
+        return max(highest or 0, int(self.meta(LAST_EVENT, "0")))
+
+    def messages(self) -> Iterator[tuple[int, str, str, str, dict[str, Any], int]]:
+        """(seq, mailbox, state, filename, record, size of the content) of every message kept."""
+        query = (
+            "SELECT seq, mailbox, state, filename, record,"
+            " coalesce(length(long_contents.content), length(messages.content))"
+            " FROM messages LEFT JOIN long_contents USING (seq) ORDER BY seq"
+        )
+        for seq, mailbox, state, filename, record, size in self._db.execute(query):
+            yield seq, mailbox, state, filename, _read(record)[0], size
+
+    def put_message(
+        self,
+        seq: int,
+        mailbox: str,
+        state: str,
+        filename: str,
+        record: dict[str, Any],
+        content: bytes,
+    ) -> None:
+        short = len(content) <= SHORT_CONTENT
+        self._write(
+            "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)",
+            (seq, mailbox, state, filename, _dump(record), content if short else b""),
+        )
+        if not short:
+            self._write("INSERT INTO long_contents VALUES (?, ?)", (seq, content))
+            return
+        self._recent[seq] = content
+        self.on_rollback(lambda: self._recent.pop(seq, None))
+        if len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]
+
+    def update_message(self, seq: int, state: str, filename: str, record: dict[str, Any]) -> None:
+        self._write(
+            "UPDATE messages SET state = ?, filename = ?, record = ? WHERE seq = ?",
+            (state, filename, _dump(record), seq),
+        )
+
+    def finish_message(
+        self, seq: int, state: str, record: dict[str, Any], head: bytes | None
+    ) -> None:
+        """Keep a message that is in no mailbox any more; of a long one only `head`."""
+        if head is None:
+            self.update_message(seq, state, "", record)
+            return
+        self._recent.pop(seq, None)
+        self._write(
+            "UPDATE messages SET state = ?, filename = '', record = ?, content = ? WHERE seq = ?",
+            (state, _dump(record), head, seq),
+        )
+        self._write("DELETE FROM long_contents WHERE seq = ?", (seq,))
+
+    def delete_message(self, seq: int, size: int) -> None:
+        """Delete a message; `size` is that of its content, in bytes."""
+        self._recent.pop(seq, None)
+        self._write("DELETE FROM messages WHERE seq = ?", (seq,))
+        if size > SHORT_CONTENT:
+            self._write("DELETE FROM long_contents WHERE seq = ?", (seq,))
+
+    def delete_finished(self, seqs: list[int]) -> None:
+        """Delete messages of which no long content is kept."""
+        self._recent.clear()
+        query = "DELETE FROM messages WHERE seq IN (SELECT value FROM json_each(?))"
+        self._write(query, (json.dumps(seqs),))
+
+    def content(self, seq: int) -> bytes:
+        """The content of a message; KeyError if it is gone."""
+        recent = self._recent.get(seq)
+        if recent is not None:
+            return recent
+        row = self._db.execute("SELECT content FROM messages WHERE seq = ?", (seq,)).fetchone()
+        if row == (b"",):
+            query = "SELECT content FROM long_contents WHERE seq = ?"
+            row = self._db.execute(query, (seq,)).fetchone() or row
+        if row is None:
+            raise KeyError(seq)
+        return bytes(row[0])
+
+    # -- power cuts ----------------------------------------------------------------------------
+
+    async def sync(self) -> None:
+        """Make every commit so far survive a power cut: sync the write-ahead log."""
+        await trio.to_thread.run_sync(_sync_file, Path(f"{self.path}-wal"))
+
+    async def checkpoint_regularly(self) -> None:
+        """Fold the log into the database every few seconds, off the event loop."""
+        done = 0
+        while True:
+            await trio.sleep(CHECKPOINT_SECONDS)
+            if self.commits != done:
+                done = self.commits
+                await self.checkpoint()
+            await self.shrink()
+
+    async def shrink(self) -> None:
+        """Give back to the disk what was deleted and is not needed, in small steps; the next
+        checkpoint makes the file shorter. Not on a full disk, where it would take room in the log.
+        """
+        if self.is_full:
+            return
+        try:
+            steps = await self._shrinking.run()
+        except sqlite3.Error as failure:
+            log.warning("what was deleted is not given back to the disk: %s", failure)
+            return
+        self._room = 0  # the log is longer than it was
+        self.commits += bool(steps)
+
+    async def checkpoint(self) -> None:
+        """Fold the log into the database, in a thread; if it has become long, what was written
+        meanwhile as well, here, which is little, and begin it anew."""
+        pages = await trio.to_thread.run_sync(_checkpoint, self.path)
+        if pages >= MOST_PAGES:
+            try:
+                self._db.execute("PRAGMA wal_checkpoint(RESTART)")
+            except sqlite3.Error as failure:
+                log.warning("the log could not be begun anew, trying again: %s", failure)
+
+
+# What json.loads comes to, without the layers above it: a third of the time with short records, of
+# which a start reads hundreds of thousands.
+_read = json.JSONDecoder().raw_decode
+
+
+def _dump(record: dict[str, Any]) -> str:
+    """As JSON. Names of files may be no UTF-8; then all that is not ASCII is escaped."""
+    try:
+        return to_json(record).decode()
+    except PydanticSerializationError:
+        return json.dumps(record)
+
+
+class _Transaction(AbstractContextManager[None]):
+    """The store's `with` block: the outermost commits or rolls back. A class, because it is on
+    every system call's way and a generator takes three times as long."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        store = self._store
+        if store._depth == 0:
+            store._dirty = False
+            store._failure = None
+            store.acting = None
+            store.promised = False
+        store._depth += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: object
+    ) -> None:
+        store = self._store
+        if store._depth > 1:
+            store._depth -= 1
+            return
+        try:
+            if failure is None:
+                store._commit_all()
+        except BaseException as late:
+            failure = late
+            if not isinstance(late, sqlite3.Error):
+                raise
+        finally:
+            try:
+                if failure is not None:
+                    store._roll_back()
+            finally:
+                store._depth = 0
+                if failure is not None and store._end:
+                    store._after_end()
+        if failure is None:
+            store._after_commit()
+            if store._end:
+                store._after_end()
+        elif isinstance(failure, sqlite3.Error):
+            full = "full" in str(failure) or "disk I/O" in str(failure)
+            number = errno.ENOSPC if full else errno.EIO
+            raise KernelError(number, f"the store cannot be written: {failure}") from failure
+
+
+def _call_all(calls: list[Callable[[], object]], after: str) -> None:
+    for call in calls:
+        try:
+            call()
+        except Exception:  # it is decided: whoever made the change must not be told otherwise
+            log.exception("a call after a %s failed", after)
+
+
+def _sync_file(path: Path) -> None:
+    """Sync a file and the directory that names it."""
+    for name, flags in ((path, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
+        descriptor = os.open(name, flags)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _checkpoint(path: Path) -> int:
+    """The number of pages in the log. If it has become long, what was written during the first
+    round follows in a second one, so that little is left for the event loop. Where the database
+    finds no room to grow, it gets that of the reserve: once it has all, the whole log is free."""
+    try:
+        with closing(sqlite3.connect(path, timeout=1.0)) as connection:
+            try:
+                pages = _fold(connection)
+            except sqlite3.Error as failure:
+                if not is_full(failure):
+                    raise
+                let_go(path.parent)
+                pages = _fold(connection)
+            return pages if pages < MOST_PAGES else _fold(connection)
+    except sqlite3.Error as failure:
+        log.warning("the store could not be checkpointed, trying again: %s", failure)
+        return 0
+
+
+def _fold(connection: sqlite3.Connection) -> int:
+    _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return int(pages)

@@ -1,0 +1,312 @@
+"""Why a process does not get on: what it waits for, since when, or what stands in its way.
+
+One line a process, as /proc/PID/wchan is on Linux: `KIND SINCE DETAIL`. It is put together from
+what the rest of the kernel knows; what only an event tells is kept here.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agentfs.approvals.approvals import State as Approval
+from agentfs.approvals.events import ApprovalAsked, ApprovalDecided
+from agentfs.audit.events import CallRefused
+from agentfs.base.clock import Timer, rfc3339
+from agentfs.base.text import one_line
+from agentfs.machine.logs import tail
+from agentfs.mail.events import (
+    MessageArrived,
+    MessageClaimed,
+    MessageDone,
+    MessageGivenUp,
+    MessageReturned,
+)
+from agentfs.model.principal import INIT
+from agentfs.model.process import Process, State
+from agentfs.process.events import (
+    AgentResumed,
+    AgentStalled,
+    ProcessChanged,
+    ProcessExited,
+    ProcessReaped,
+    ProcessRestarted,
+    ProcessSpawned,
+    ShownStateChanged,
+    StateChanged,
+    WhyChanged,
+)
+from agentfs.process.waits import Wait
+from agentfs.quota.events import BudgetChanged, LimitChanged, TaskTimedOut, UseRecorded
+from agentfs.store.event_log import Record
+
+if TYPE_CHECKING:
+    from agentfs.kernel import Kernel
+
+__all__ = ["MOMENT", "PEOPLE", "Why"]
+
+log = logging.getLogger(__name__)
+
+MOMENT = 0.1
+"""Seconds after which what changed is announced, all of it at once: mail under load changes why a
+process waits thousands of times a second."""
+
+PEOPLE = frozenset({"approval", "budget", "limit", "full"})
+"""The kinds in which somebody has to do something before it gets on: its state is `waiting`."""
+
+LONGEST = 200
+"""Characters of a line of output, or of a reason."""
+
+_FIRST = {"ask": 1, "queue": 2}
+_LAST = {"mail": 1, "topic": 2, "overheard": 3, "end": 4}
+_REFUSED = {"EDQUOT": "limit", "EAGAIN": "limit", "ENOSPC": "full"}
+_GOES_ON = (MessageClaimed, MessageDone, UseRecorded, ProcessRestarted, BudgetChanged, LimitChanged)
+
+
+@dataclass(slots=True)
+class _Refusals:
+    """The same refusal, so many times since `since`, with nothing done in between."""
+
+    kind: str
+    rule: str
+    since: float
+    reason: str = ""
+    count: int = 0
+
+
+class Why:
+    """Of every process. `of(process)` is cheap: a read of a file, not of the store."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._refused: dict[int, _Refusals] = {}
+        self._timed_out: dict[int, tuple[float, str]] = {}
+        self._stopped: dict[int, tuple[float, str]] = {}
+        self._ended: dict[int, tuple[float, int, str]] = {}  # the last end of its program
+        self._silent: dict[int, float] = {}
+        self._told: dict[int, str] = {}
+        self._shown: dict[int, str] = {}  # the word in the place of that of the table
+        self._changed: set[int] = set()
+        self._timer: Timer | None = None
+        kernel.waits.changed = self.look
+        kernel.supervisor.on_end.append(self._program_ended)
+        kernel.refusals.on_repeat.append(self._repeated)
+        kernel.events.listen(
+            self._heard,
+            *(StateChanged, ProcessChanged, ProcessExited, ProcessRestarted, ProcessSpawned),
+            *(ProcessReaped, MessageArrived, MessageClaimed, MessageDone, MessageReturned),
+            *(MessageGivenUp, ApprovalAsked, ApprovalDecided, CallRefused, TaskTimedOut),
+            *(AgentStalled, AgentResumed, UseRecorded, BudgetChanged, LimitChanged),
+        )
+
+    def sizes(self) -> dict[str, int]:
+        """How many entries each table has, for tests."""
+        tables = ("_refused", "_timed_out", "_stopped", "_ended", "_silent", "_told", "_shown")
+        return {name[1:]: len(getattr(self, name)) for name in tables}
+
+    # -- the line ----------------------------------------------------------------------------------
+
+    def of(self, process: Process) -> str:
+        """`KIND SINCE DETAIL`: a word, a time (RFC 3339), and what it is about."""
+        wait = self.wait(process)
+        return f"{wait.kind} {rfc3339(wait.since)} {one_line(wait.detail)}".rstrip()
+
+    def state(self, process: Process) -> str:
+        """The word for its state: that of the table, but `waiting` where somebody else has to do
+        something, and `hung` after a task that was taken from it."""
+        if process.state in (State.IDLE, State.RUNNING) and process.pid != INIT:
+            kind = self.wait(process).kind
+            if kind in PEOPLE:
+                return "waiting"
+            if kind == "hung":
+                return kind
+        return process.state.value
+
+    def wait(self, process: Process) -> Wait:
+        """What stands in its way most."""
+        if not process.state.alive:
+            return Wait("ended", process.ended, _ending(process.exit_code, process.output))
+        for look in (
+            self._stop,
+            self._ending,
+            self._restart,
+            self._approval,
+            self._waits_first,
+            self._refusal,
+            self._work,
+            self._hung,
+            self._silence,
+            self._waits_last,
+        ):
+            found = look(process)
+            if found is not None:
+                return found
+        since = process.changed / 1e9
+        if process.ospid is None:
+            return Wait("none", since, "it has no program: a person reads its mail, or nobody yet")
+        return Wait("program", since, "its program runs, and waits for nothing here")
+
+    def _stop(self, process: Process) -> Wait | None:
+        if process.state is not State.SLEEPING:
+            return None
+        since, who = self._stopped.get(process.pid, (process.changed / 1e9, ""))
+        return Wait("stopped", since, f"by {who}" if who else "")
+
+    def _ending(self, process: Process) -> Wait | None:
+        if not process.stopping:
+            return None
+        return Wait("ending", process.changed / 1e9, process.reason or "it was asked to end")
+
+    def _restart(self, process: Process) -> Wait | None:
+        if process.state is not State.BLOCKED or not process.exec or process.ospid is not None:
+            return None
+        since, code, line = self._ended.get(process.pid, (process.changed / 1e9, 0, ""))
+        restarts = self._kernel.supervisor.restarts
+        due = restarts.due(process.pid)
+        end = _ending(code, line) if process.pid in self._ended else ""
+        if due is None:
+            parent = self._kernel.table.name_of(process.ppid)
+            return Wait("restart", since, f"when {parent} is ready{': ' if end else ''}{end}")
+        most = self._kernel.settings.now.processes.restart_attempts
+        attempt = f"{restarts.attempts(process.pid)}/{most} at {rfc3339(due)}"
+        return Wait("restart", since, f"{attempt}: {end}" if end else attempt)
+
+    def _approval(self, process: Process) -> Wait | None:
+        for request in self._kernel.approvals.waiting(process.name):
+            if request.state is Approval.PENDING:
+                detail = f"{request.name} by {request.by} until {rfc3339(request.deadline)}"
+                return Wait("approval", request.asked, f"{detail}: {request.action} {request.path}")
+        return None
+
+    def _parked(self, process: Process, order: dict[str, int]) -> Wait | None:
+        waits = [wait for wait in self._kernel.waits.of(process.pid) if wait.kind in order]
+        return min(waits, key=lambda wait: order[wait.kind], default=None)
+
+    def _waits_first(self, process: Process) -> Wait | None:
+        return self._parked(process, _FIRST)
+
+    def _waits_last(self, process: Process) -> Wait | None:
+        return self._parked(process, _LAST)
+
+    def _refusal(self, process: Process) -> Wait | None:
+        found = self._refused.get(process.pid)
+        if found is None or self._waits_since(process.pid, found):
+            return None
+        detail = f"{found.reason}, refused {found.count} time{'s' * (found.count != 1)}"
+        return Wait(found.kind, found.since, detail)
+
+    def _waits_since(self, pid: int, refused: _Refusals) -> bool:
+        """Whether it waits for mail since it was refused: then it has let that be."""
+        waits = self._kernel.waits.of(pid)
+        return any(wait.kind == "mail" and wait.since >= refused.since for wait in waits)
+
+    def _work(self, process: Process) -> Wait | None:
+        claims = self._kernel.mail.tasks.of(process.pid)
+        if not claims:
+            return None
+        first = claims[0]
+        detail = f"{first.id} from {first.sender} (attempt {first.attempt})"
+        if first.mailbox != process.name:
+            detail += f" of {first.mailbox}"
+        if len(claims) > 1:
+            detail += f", and {len(claims) - 1} more"
+        return Wait("working", first.claimed_at, detail)
+
+    def _hung(self, process: Process) -> Wait | None:
+        found = self._timed_out.get(process.pid)
+        if found is None or self._kernel.waits.of(process.pid):
+            return None
+        return Wait("hung", *found)
+
+    def _silence(self, process: Process) -> Wait | None:
+        if not self._kernel.stalls.is_stalled(process.pid):
+            return None
+        count = self._kernel.mail.mailbox(process.name).waiting
+        since = self._silent.get(process.pid, process.changed / 1e9)
+        return Wait("silent", since, f"{count} waiting for it")
+
+    # -- what happens ------------------------------------------------------------------------------
+
+    def _program_ended(self, process: Process, code: int) -> None:
+        program = self._kernel.programs.find(process.ospid)
+        path = self._kernel.agents.log_path(process.name)
+        line = tail(path, 0 if program is None else program.offset) if process.exec else ""
+        self._ended[process.pid] = (self._kernel.clock.now(), code, line)
+
+    def _heard(self, record: Record) -> None:
+        event, pid = record.event, record.pid
+        match event:
+            case ProcessReaped():
+                self._forget(event.pid)
+                return
+            case CallRefused(pid=int() as pid, errno=code, reason=reason, rule=rule):
+                self._count_refusal(pid, code, reason, rule)
+            case TaskTimedOut(id=number, seconds=seconds):
+                words = f"{number} was taken from it after {seconds} s, and it did nothing since"
+                self._timed_out[event.pid] = (record.time, words)
+            case AgentStalled(seconds=seconds):
+                self._silent[event.pid] = record.time - seconds
+            case StateChanged(new="sleeping"):
+                acting = self._kernel.store.acting
+                self._stopped[event.pid] = (record.time, "" if acting is None else acting.name)
+            case _ if isinstance(event, _GOES_ON) and pid is not None:
+                self._refused.pop(pid, None)
+                if isinstance(event, MessageClaimed | MessageDone | ProcessRestarted):
+                    self._timed_out.pop(pid, None)
+        if pid is not None:
+            self.look(pid)
+
+    def _repeated(self, pid: int, code: str, reason: str, rule: str) -> None:
+        self._count_refusal(pid, code, reason, rule)
+        self.look(pid)
+
+    def _count_refusal(self, pid: int, code: str, reason: str, rule: str) -> None:
+        kind = _REFUSED.get(code)
+        if kind is None or (code == "EAGAIN" and not rule):
+            return
+        kind = "budget" if rule == "budget" else kind
+        found = self._refused.get(pid)
+        if found is None or (found.kind, found.rule) != (kind, rule):
+            found = self._refused[pid] = _Refusals(kind, rule, self._kernel.clock.now())
+        found.count += 1
+        found.reason = one_line(reason)[:LONGEST]
+
+    def _forget(self, pid: int) -> None:
+        for table in (self._refused, self._timed_out, self._stopped, self._ended, self._silent):
+            table.pop(pid, None)
+        self._told.pop(pid, None)
+        self._shown.pop(pid, None)
+        self._changed.discard(pid)
+
+    # -- telling -----------------------------------------------------------------------------------
+
+    def look(self, pid: int) -> None:
+        """Something about process `pid` changed: see in a moment what it waits for now."""
+        self._changed.add(pid)
+        if self._timer is None or not self._timer.active:
+            self._timer = self._kernel.timers.call_later(MOMENT, self._tell)
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, set()
+        for pid in changed:
+            process = self._kernel.table.find(pid)
+            if process is None:
+                continue
+            text = self.of(process)
+            if self._told.get(pid) != text:
+                self._told[pid] = text
+                self._kernel.events.hint(WhyChanged(pid, process.name))
+            word = self.state(process)
+            shown = word if word != process.state.value else ""
+            if self._shown.get(pid, "") != shown:
+                self._shown[pid] = shown
+                self._kernel.events.hint(ShownStateChanged(pid, process.name))
+
+
+def _ending(code: int | None, output: str) -> str:
+    """An exit code, and the last line that was written."""
+    lines = output.split("\n")
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    words = "an unknown code" if code is None or code < 0 else f"code {code}"
+    return f"{words}: {one_line(last.strip())[:LONGEST]}" if last else words

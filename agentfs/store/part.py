@@ -1,0 +1,116 @@
+"""What one service of the kernel is to the others: a part, which is told what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Concatenate, ParamSpec, TypeVar
+
+from agentfs.model.principal import Principal
+from agentfs.model.process import Process
+
+__all__ = ["Part", "Parts"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Part:
+    """A service that has its say in what other services do. Each method does nothing here; a service
+    overrides those that concern it. Nobody else is asked.
+
+    The kernel's list of parts is the order in which they are told, of everything. A call that is
+    made inside a transaction may refuse it, by raising KernelError.
+    """
+
+    # -- one run of the daemon -------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Read from the store what was not read when the service was made. Write nothing."""
+
+    def take_up(self) -> None:
+        """Everything is read: put right what an earlier daemon, or release, has left."""
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+
+    def tidy(self) -> None:
+        """The maid makes her round, every `processes.maid_interval`."""
+
+    def complaint(self) -> str:
+        """What is wrong, in words for `/sys/health`; empty if nothing is."""
+        return ""
+
+    # -- agents and their processes, inside the transaction of the change ------------------------
+
+    def program_ended(self, process: Process, code: int) -> None:
+        """The program of `process` has ended; perhaps another is started in its place."""
+
+    def process_ended(self, process: Process) -> None:
+        """`process` has ended for good, and its children have another parent."""
+
+    def program_restarts(self, process: Process, reason: str) -> None:
+        """The program of `process` is about to be started again."""
+
+    def process_given_up(self, process: Process, parent: Process, reason: str) -> None:
+        """`process` has failed too often and is dead; `parent` may do something about it."""
+
+    def agent_removed(self, name: str) -> None:
+        """The agent is about to be removed. It is still there."""
+
+    # -- what may be refused ---------------------------------------------------------------------
+
+    def admit(self, principal: Principal) -> None:
+        """A system call of `principal` is about to be accepted, inside its transaction. Raises
+        ENOSPC if there is no room for its record in the audit."""
+
+    def require_room(self, principal: Principal | None) -> None:
+        """The same of a call that has no record in the audit, or gets it later. None: somebody who
+        is not the operator."""
+
+    def check_making(self, maker: str, kind: str, count: int) -> None:
+        """Agent `maker` is about to make `count` more things of a kind. Raises EDQUOT or ENOSPC."""
+
+    def check_launch(self, maker: str) -> None:
+        """Agent `maker` is about to start one more program. Raises EAGAIN."""
+
+    def count_call(self, caller: Process, kind: str) -> None:
+        """`caller` makes a system call of a kind (`gate.KINDS`). Raises EAGAIN if it has made too
+        many within the minute."""
+
+    def count_message(self, sender: Process, messages: int) -> None:
+        """`sender` sends so many messages; with 0 it only asks whether it could. Raises EAGAIN."""
+
+
+class Parts:
+    """All parts, in the order in which they are told."""
+
+    def __init__(self) -> None:
+        self._parts: list[Part] = []
+        self._concerned: dict[str, tuple[Callable[..., object], ...]] = {}
+
+    def __iter__(self) -> Iterator[Part]:
+        return iter(self._parts)
+
+    def add(self, *parts: Part) -> None:
+        """These come after those that are there."""
+        self._parts.extend(parts)
+        self._concerned.clear()
+
+    def each(self, hook: Callable[Concatenate[Part, P], R]) -> tuple[Callable[P, R], ...]:
+        """`hook`, a method of `Part`, of every part that overrides it."""
+        name = hook.__name__
+        found = self._concerned.get(name)
+        if found is None:
+            own = getattr(Part, name)
+            found = tuple(
+                getattr(part, name) for part in self._parts if getattr(type(part), name) is not own
+            )
+            self._concerned[name] = found
+        return found  # type: ignore[return-value]  # what getattr gives has no type
+
+    def tell(
+        self, hook: Callable[Concatenate[Part, P], object], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Call `hook` of every part that overrides it, in order. What one raises ends it."""
+        for call in self.each(hook):
+            call(*args, **kwargs)

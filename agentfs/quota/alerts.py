@@ -11,6 +11,7 @@ from agentfs.process.events import ResourceExceeded
 from agentfs.quota.events import ResourceRefused, ResourceWarning
 from agentfs.store.event import Event
 from agentfs.store.event_log import EventLog
+from agentfs.store.records import Records
 from agentfs.store.store import Store
 
 __all__ = ["KIND", "WARN", "Counts", "Marks"]
@@ -40,12 +41,9 @@ class Marks:
     """Durable, so that `once` holds across a restart of the daemon; gone with the process."""
 
     def __init__(self, store: Store, events: EventLog) -> None:
-        self._store = store
         self._events = events
-        self._counts: dict[int, Counts] = {}
-        for key, record in store.records(KIND):
-            lists = {name: tuple(record[name]) for name in ("near", "over")}
-            self._counts[int(key)] = Counts(**(record | lists))
+        self._counts = Records(store, KIND, _read, Counts.record)
+        self._counts.load()
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -56,7 +54,7 @@ class Marks:
 
     def of(self, pid: int) -> Counts:
         """What process `pid` has been told."""
-        return self._counts.get(pid, Counts())
+        return self._counts.get(pid) or Counts()
 
     def used(self, process: Process, resource: str, used: float, limit: float | None) -> None:
         """`process` has used so much of `resource`: warn it, the first time that it is 80 %."""
@@ -65,45 +63,28 @@ class Marks:
             if resource in counts.near or resource in counts.over:
                 near = tuple(each for each in counts.near if each != resource)
                 over = tuple(each for each in counts.over if each != resource)
-                self._put(process.pid, replace(counts, near=near, over=over))
+                self._counts.put(process.pid, replace(counts, near=near, over=over))
         elif resource not in counts.near:
             near = (*counts.near, resource)
-            self._put(process.pid, replace(counts, warned=counts.warned + 1, near=near))
+            self._counts.put(process.pid, replace(counts, warned=counts.warned + 1, near=near))
             self._emit(ResourceWarning, process, resource, used, limit)
 
     def exceeded(self, process: Process, resource: str, used: float, limit: float) -> None:
         """`process` has used, or asked for, more of `resource` than there is: say so once."""
         counts = self.of(process.pid)
         if resource not in counts.over:
-            self._put(process.pid, replace(counts, over=(*counts.over, resource)))
+            self._counts.put(process.pid, replace(counts, over=(*counts.over, resource)))
             self._emit(ResourceExceeded, process, resource, used, limit)
 
     def refused(self, process: Process, resource: str) -> None:
         """A use was refused to `process` because of `resource`: count it."""
         counts = self.of(process.pid)
-        self._put(process.pid, replace(counts, refused=counts.refused + 1))
+        self._counts.put(process.pid, replace(counts, refused=counts.refused + 1))
         self._events.emit(ResourceRefused(process.pid, process.name, resource))
 
     def forget(self, process: Process) -> None:
         """It has ended for good."""
-        if process.pid in self._counts:
-            self._put(process.pid, None)
-
-    def _put(self, pid: int, counts: Counts | None) -> None:
-        before = self._counts.get(pid)
-        with self._store.transaction():
-            self._store.on_rollback(lambda: self._set(pid, before))
-            self._set(pid, counts)
-            if counts is None:
-                self._store.delete_record(KIND, str(pid))
-            else:
-                self._store.put_record(KIND, str(pid), counts.record())
-
-    def _set(self, pid: int, counts: Counts | None) -> None:
-        if counts is None:
-            self._counts.pop(pid, None)
-        else:
-            self._counts[pid] = counts
+        self._counts.drop(process.pid)
 
     def _emit(
         self,
@@ -114,3 +95,8 @@ class Marks:
         limit: float,
     ) -> None:
         self._events.emit(kind(process.pid, process.name, resource, used, limit))
+
+
+def _read(pid: str, record: dict[str, Any]) -> tuple[int, Counts]:
+    lists = {name: tuple(record[name]) for name in ("near", "over")}
+    return int(pid), Counts(**(record | lists))

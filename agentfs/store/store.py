@@ -13,12 +13,12 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
 from itertools import chain
 from pathlib import Path
 from sys import getsizeof
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 from pydantic_core import PydanticSerializationError, to_json
@@ -31,7 +31,7 @@ from agentfs.store.opening import LAST_EVENT, Mark, is_full
 from agentfs.store.reserve import let_go
 from agentfs.store.shrinking import Shrinking, make_shrinkable
 
-__all__ = ["LAST_EVENT", "SHORT_CONTENT", "Store"]
+__all__ = ["AGENTS", "LAST_EVENT", "PROCESSES", "SHORT_CONTENT", "Store"]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,32 @@ SHORT_CONTENT = 4096
 # Bytes that a write adds to the log at most, as a rule, beside what it is given: its row, and the
 # rows of two indexes, are on four pages, and where those lie on a fifth.
 PAGES = 5 * 4096
+
+
+AGENTS, PROCESSES = "agents", "processes"
+"""Kinds of record that have a table of their own."""
+
+
+class _Statements(NamedTuple):
+    """What reads, puts and deletes the records of a kind."""
+
+    read: str
+    put: str
+    delete: str
+
+
+_OWN = {
+    AGENTS: _Statements(
+        "SELECT name, record FROM agents ORDER BY name",
+        "INSERT OR REPLACE INTO agents VALUES (?, ?)",
+        "DELETE FROM agents WHERE name = ?",
+    ),
+    PROCESSES: _Statements(
+        "SELECT pid, record FROM processes ORDER BY pid",
+        "INSERT OR REPLACE INTO processes VALUES (?, ?)",
+        "DELETE FROM processes WHERE pid = ?",
+    ),
+}
 
 
 class Store:
@@ -218,48 +244,59 @@ class Store:
             raise RuntimeError("a write outside a transaction")
         self._metas[key] = value
 
-    # -- agents and processes: JSON records by name and by pid ---------------------------------
-
-    def agents(self) -> Iterator[dict[str, Any]]:
-        for (record,) in self._db.execute("SELECT record FROM agents ORDER BY name"):
-            yield _read(record)[0]
-
-    def put_agent(self, name: str, record: dict[str, Any]) -> None:
-        self._write("INSERT OR REPLACE INTO agents VALUES (?, ?)", (name, _dump(record)))
-
-    def delete_agent(self, name: str) -> None:
-        self._write("DELETE FROM agents WHERE name = ?", (name,))
-
-    def processes(self) -> Iterator[dict[str, Any]]:
-        for (record,) in self._db.execute("SELECT record FROM processes ORDER BY pid"):
-            yield _read(record)[0]
-
-    def put_process(self, pid: int, record: dict[str, Any]) -> None:
-        self._write("INSERT OR REPLACE INTO processes VALUES (?, ?)", (pid, _dump(record)))
-
-    def delete_process(self, pid: int) -> None:
-        self._write("DELETE FROM processes WHERE pid = ?", (pid,))
-
-    # -- records: JSON by kind and key ----------------------------------------------------------
+    # -- records: JSON by kind and key -----------------------------------------------------------
 
     def records(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """(key, record) of every record of `kind`, by key."""
-        query = "SELECT key, record FROM records WHERE kind = ? ORDER BY key"
-        for key, record in self._db.execute(query, (kind,)):
-            yield key, _read(record)[0]
+        own = _OWN.get(kind)
+        if own is None:
+            query = "SELECT key, record FROM records WHERE kind = ? ORDER BY key"
+            rows = self._db.execute(query, (kind,))
+        else:
+            rows = self._db.execute(own.read)
+        for key, record in rows:
+            yield str(key), _read(record)[0]
 
     def record(self, kind: str, key: str) -> dict[str, Any] | None:
-        """One record; None if there is none."""
+        """One record; None if there is none. Not of a kind that has a table of its own."""
         query = "SELECT record FROM records WHERE kind = ? AND key = ?"
         row = self._db.execute(query, (kind, key)).fetchone()
         found: dict[str, Any] | None = None if row is None else json.loads(row[0])
         return found
 
-    def put_record(self, kind: str, key: str, record: dict[str, Any]) -> None:
-        self._write("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (kind, key, _dump(record)))
+    def put_record(self, kind: str, key: str, record: Mapping[str, Any]) -> None:
+        own, text = _OWN.get(kind), _dump(record)
+        if own is None:
+            self._write("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (kind, key, text))
+        else:
+            self._write(own.put, (key, text))
 
     def delete_record(self, kind: str, key: str) -> None:
-        self._write("DELETE FROM records WHERE kind = ? AND key = ?", (kind, key))
+        own = _OWN.get(kind)
+        if own is None:
+            self._write("DELETE FROM records WHERE kind = ? AND key = ?", (kind, key))
+        else:
+            self._write(own.delete, (key,))
+
+    # -- agents and processes, in other words -----------------------------------------------------
+
+    def agents(self) -> Iterator[dict[str, Any]]:
+        return (record for _, record in self.records(AGENTS))
+
+    def put_agent(self, name: str, record: dict[str, Any]) -> None:
+        self.put_record(AGENTS, name, record)
+
+    def delete_agent(self, name: str) -> None:
+        self.delete_record(AGENTS, name)
+
+    def processes(self) -> Iterator[dict[str, Any]]:
+        return (record for _, record in self.records(PROCESSES))
+
+    def put_process(self, pid: int, record: dict[str, Any]) -> None:
+        self.put_record(PROCESSES, str(pid), record)
+
+    def delete_process(self, pid: int) -> None:
+        self.delete_record(PROCESSES, str(pid))
 
     # -- publications: what topics keep ----------------------------------------------------------
 
@@ -421,7 +458,7 @@ class Store:
 _read = json.JSONDecoder().raw_decode
 
 
-def _dump(record: dict[str, Any]) -> str:
+def _dump(record: Mapping[str, Any]) -> str:
     """As JSON. Names of files may be no UTF-8; then all that is not ASCII is escaped."""
     try:
         return to_json(record).decode()

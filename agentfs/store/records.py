@@ -1,0 +1,220 @@
+"""Tables: the records of one kind, in memory by key and in the store at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping, ValuesView
+from types import MappingProxyType
+from typing import Any, Generic, NamedTuple, TypeVar, overload
+
+from agentfs.store.store import Store
+
+__all__ = ["Index", "Records"]
+
+K = TypeVar("K")
+T = TypeVar("T")
+G = TypeVar("G")
+D = TypeVar("D")
+
+EMPTY: Mapping[Any, Any] = MappingProxyType({})
+
+
+class Index(dict[G, dict[K, T]], Generic[G, K, T]):
+    """Items of a table by what they have in common, each group by key, in the order in which they
+    came; a group is there while something is in it. To look at: its table changes it."""
+
+    def of(self, group: G) -> Mapping[K, T]:
+        """What is in a group."""
+        return self.get(group, EMPTY)
+
+    def add(self, group: G, key: K, item: T) -> None:
+        self.setdefault(group, {})[key] = item
+
+    def discard(self, group: G, key: K) -> None:
+        items = self[group]
+        del items[key]
+        if not items:
+            del self[group]
+
+
+class _Follower(NamedTuple):
+    """It is told what comes and goes, and of a change of `fields`, or of any where it is empty."""
+
+    entered: Callable[[Any, Any], object]
+    left: Callable[[Any, Any], object]
+    fields: frozenset[str]
+
+
+class Records(Mapping[K, T]):
+    """All items of a kind by key. Every change is part of the transaction under way, or is one of
+    its own; where that fails, the change is undone in memory as well, newest first.
+
+    `read(key, record)` makes key and item of a record, and `write(item)` a record of an item, whose
+    key is `name(key)` in the store. Nothing is read before `load`.
+
+        table = Records(store, "entry", lambda pid, record: (int(pid), Entry(**record)), asdict)
+        by_agent = table.index(lambda entry: entry.agent, "agent")
+        table.load()
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        kind: str,
+        read: Callable[[str, dict[str, Any]], tuple[K, T]],
+        write: Callable[[T], Mapping[str, Any]],
+        name: Callable[[K], str] = str,
+    ) -> None:
+        self._store = store
+        self._kind = kind
+        self._read = read
+        self._write = write
+        self._name = name
+        self._items: dict[K, T] = {}
+        self._followers: list[_Follower] = []
+
+    def load(self) -> None:
+        """Read everything from the store, instead of what is in memory."""
+        for key in tuple(self._items):
+            self._exchange(key, None)
+        for name, record in self._store.records(self._kind):
+            key, item = self._read(name, record)
+            self._exchange(key, item)
+
+    # -- as a mapping ----------------------------------------------------------------------------
+
+    def __getitem__(self, key: K) -> T:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._items
+
+    @overload
+    def get(self, key: K, default: None = None, /) -> T | None: ...
+    @overload
+    def get(self, key: K, default: T | D, /) -> T | D: ...
+    def get(self, key: K, default: T | D | None = None, /) -> T | D | None:
+        return self._items.get(key, default)
+
+    def values(self) -> ValuesView[T]:
+        return self._items.values()
+
+    def items(self) -> ItemsView[K, T]:
+        return self._items.items()
+
+    # -- indexes ---------------------------------------------------------------------------------
+
+    def index(self, group: Callable[[T], G | None], *fields: str) -> Index[G, K, T]:
+        """The items by `group(item)`, from now on; those of group None are in none. `fields` are
+        those that it depends on: all, if none is named."""
+        index: Index[G, K, T] = Index()
+
+        def entered(key: K, item: T) -> None:
+            where = group(item)
+            if where is not None:
+                index.add(where, key, item)
+
+        def left(key: K, item: T) -> None:
+            where = group(item)
+            if where is not None:
+                index.discard(where, key)
+
+        self.follow(entered, left, fields)
+        return index
+
+    def follow(
+        self,
+        entered: Callable[[K, T], object],
+        left: Callable[[K, T], object],
+        fields: Collection[str] = (),
+    ) -> None:
+        """Call `entered(key, item)` for everything that comes into the table from now on, and
+        `left(key, item)` for what goes; both around a change of `fields` (of any field, if none is
+        named), and in a rollback, too. Neither may raise."""
+        self._followers.append(_Follower(entered, left, frozenset(fields)))
+
+    # -- changes ---------------------------------------------------------------------------------
+
+    def put(self, key: K, item: T) -> None:
+        """Have `item` at `key`, in the place of what is there."""
+        with self._store.transaction():
+            self._place(key, item)
+            self._save(key, item)
+
+    def drop(self, key: K) -> T | None:
+        """Have nothing at `key` any more; returns what was there."""
+        item = self._items.get(key)
+        if item is not None:
+            with self._store.transaction():
+                self._place(key, None)
+                self._store.delete_record(self._kind, self._name(key))
+        return item
+
+    def change(self, key: K, **fields: Any) -> None:
+        """Set fields of the item at `key`."""
+        item = self._items[key]
+        with self._store.transaction():
+            self._set(key, item, fields)
+            self._save(key, item)
+
+    # -- changes of which the store knows nothing before `save` -----------------------------------
+
+    def place(self, key: K, item: T) -> None:
+        """As `put`, in memory alone."""
+        with self._store.transaction():
+            self._place(key, item)
+
+    def set(self, key: K, **fields: Any) -> None:
+        """As `change`, in memory alone."""
+        with self._store.transaction():
+            self._set(key, self._items[key], fields)
+
+    def save(self, key: K) -> None:
+        """Store the item at `key` as it is."""
+        with self._store.transaction():
+            self._save(key, self._items[key])
+
+    # -- their parts -----------------------------------------------------------------------------
+
+    def _save(self, key: K, item: T) -> None:
+        self._store.put_record(self._kind, self._name(key), self._write(item))
+
+    def _place(self, key: K, item: T | None) -> None:
+        before = self._items.get(key)
+        self._store.on_rollback(lambda: self._exchange(key, before))
+        self._exchange(key, item)
+
+    def _exchange(self, key: K, item: T | None) -> None:
+        before = self._items.get(key)
+        if before is not None:
+            for follower in self._followers:
+                follower.left(key, before)
+        if item is None:
+            self._items.pop(key, None)
+            return
+        self._items[key] = item
+        for follower in self._followers:
+            follower.entered(key, item)
+
+    def _set(self, key: K, item: T, fields: dict[str, Any]) -> None:
+        before = {field: getattr(item, field) for field in fields}
+        self._store.on_rollback(lambda: self._assign(key, item, before))
+        self._assign(key, item, fields)
+
+    def _assign(self, key: K, item: T, fields: dict[str, Any]) -> None:
+        concerned = [
+            follower
+            for follower in self._followers
+            if not follower.fields or not follower.fields.isdisjoint(fields)
+        ]
+        for follower in concerned:
+            follower.left(key, item)
+        for field, value in fields.items():
+            setattr(item, field, value)
+        for follower in concerned:
+            follower.entered(key, item)

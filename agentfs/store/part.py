@@ -15,8 +15,8 @@ R = TypeVar("R")
 
 
 class Part:
-    """A service that has its say in what other services do. Each method does nothing here; a service
-    overrides those that concern it. Nobody else is asked.
+    """A service that has its say in what other services do. Each method does nothing here; a
+    service overrides those that concern it. Nobody else is asked.
 
     The kernel's list of parts is the order in which they are told, of everything. A call that is
     made inside a transaction may refuse it, by raising KernelError.

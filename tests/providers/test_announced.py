@@ -1,0 +1,254 @@
+"""Which paths each kind of event changes: announced.txt says it, for each kind and each place in it
+that matters.
+
+    python -m tests.providers.test_announced > tests/providers/announced.txt
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from agentfs.base.content import Content
+from agentfs.base.errors import ApprovalError
+from agentfs.kernel import Kernel
+from agentfs.model.principal import INIT
+from agentfs.model.process import Tier
+from agentfs.process.ceilings import NAMES
+from agentfs.providers.tree import build
+from agentfs.quota.meter import Use
+from agentfs.store.event import Event, vocabulary
+from agentfs.vfs.changes import Change, Created, HungUp, Modified, Moved, Removed
+from agentfs.vfs.node import Directory
+from tests.providers.test_shm import put
+from tests.providers.world import OPERATOR, UID, World
+
+PAGE = Path(__file__).with_name("announced.txt")
+
+VARIANTS: dict[str, tuple[dict[str, object], ...]] = {
+    "ChildrenChanged": ({"added": True}, {"added": False, "child": 99}),
+    "ConfigChanged": tuple(
+        {"path": f"/etc/{name}"}
+        for name in ("agentfs.yaml", "roles.yaml", "acl.yaml", "models.yaml")
+    ),
+    "LimitChanged": tuple({"limit": name} for name in NAMES),
+    "ProcessChanged": ({}, {"pid": INIT, "agent": "init"}, {"pid": 99, "agent": "gone"}),
+    "AgentChanged": ({}, {"agent": "gone"}),
+    "ReminderFired": ({"next": None}, {"next": 1.5}),
+    "BudgetChanged": tuple({"tier": tier.value} for tier in Tier),
+    "GroupCreated": ({"path": "team"}, {"path": "team/inner"}, {"path": "gone"}),
+    "GroupRemoved": ({"path": "team"}, {"path": "team/inner"}),
+    "GroupLimitSet": tuple(
+        {"path": path, "limit": limit}
+        for path in ("team", "team/inner")
+        for limit in ("tokens", "pids", "rate")
+    ),
+    "GroupLimitHit": ({"path": "team/inner", "limit": "pids"}, {"path": "team", "limit": "tokens"}),
+    "QueueChanged": ({"name": "jobs"},),
+    "QueuePurged": ({"name": "jobs"},),
+    "QueueRemoved": ({"name": "jobs"},),
+    "TopicChanged": ({"name": "news"},),
+    "TopicRemoved": ({"name": "news"},),
+    "QueueCreated": ({"name": "jobs"}, {"name": "gone"}),
+    "TopicCreated": ({"name": "news"}, {"name": "gone"}),
+    "AskOpened": ({}, {"id": "000000000099"}),
+    "ApprovalAsked": ({}, {"id": "000099"}),
+    "ReminderSet": ({}, {"id": "99"}),
+    "MessageArrived": ({}, {"agent": "queues/jobs"}, {"id": "000000000099"}, {"sender": "carol"}),
+    "BroadcastSent": ({}, {"id": "000000000099"}),
+} | {
+    name: ({}, {"agent": "queues/jobs"}, {"agent": "gone"})
+    for name in (
+        "MessageClaimed",
+        "MessageDone",
+        "MessageExpired",
+        "MessageGivenUp",
+        "MessageReturned",
+        "MessageRevived",
+        "DeadLetterDropped",
+    )
+}
+"""What is said otherwise than in `Town.values`; each variant is a line of the page."""
+
+SHM: tuple[dict[str, object], ...] = (
+    {"visibility": "private", "space": ("private", "alice")},
+    {"visibility": "subtree", "space": ("subtree", "alice")},
+    {"visibility": "user", "space": ("user", str(UID))},
+    {"visibility": "global", "space": ("global", "")},
+    {"visibility": "global", "space": ("global", ""), "name": "gone"},
+)
+
+
+class Town:
+    """A world with one of everything in it, and the values that its events have."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.ids: dict[str, dict[str, object]] = {}
+        self.values: dict[str, object] = {
+            "agent": "bob",
+            "pid": world.pid("bob"),
+            "sender": "alice",
+            "owner": "alice",
+            "by": "alice",
+            "folder": "new",
+            "renamed": "renamed:2,",
+            "child": world.pid("kid"),
+            "accounts": (("agent", "alice"), ("total", "")),
+            "view": "agent",
+            "key": "alice",
+            "visibility": "",
+            "space": ("private", "alice"),
+            "name": "thing",
+            "old": "old",
+            "old_space": ("subtree", "alice"),
+            "before": "bob",
+            "added": True,
+        }
+
+    @classmethod
+    async def built(cls, world: World) -> Town:
+        kernel = world.kernel
+        await world.spawn("kid", world.pid("bob"))
+        town = cls(world)
+        alice, bob = world.as_agent("alice"), world.as_agent("bob")
+        await world.mail("alice", "bob", "one")
+        [file] = world.list("/agents/bob/inbox/new")
+        [message] = world.list("/agents/alice/sent")
+        town.values |= {"id": message, "file": file, "ids": (message,)}
+        world.directory("/dev/queues").mkdir("jobs", 0o777, alice)
+        await world.write("/dev/queues/jobs/new/1.M1.host", "two", alice, create=True)
+        world.create("/dev/topics/news", alice).release()
+        for path in ("/sys/cgroup/team", "/sys/cgroup/team/inner"):
+            folder, _, name = path.rpartition("/")
+            world.directory(folder).mkdir(name, 0o755, OPERATOR)
+        for folder in ("private", "subtree", "user", "global"):
+            await put(world, f"{folder}/thing", b"x", alice)
+        process = kernel.table.get(alice.principal.pid or 0)
+        with kernel.store.transaction():
+            kernel.accounting.record(process, Use("llm", "sonnet", Tier.TACTICAL, 5, 5, 1))
+        ask = kernel.asks.ask(bob.principal, "bob", b"To: carol\nReply-By: 1h\n\nhow?\n").key
+        [reminder] = kernel.reminders.set(bob.principal, "bob", "in 1h wake up")
+        needed = ApprovalError(
+            "it has to be approved",
+            rule="1",
+            pid=town.values["pid"],  # type: ignore[arg-type]
+            agent="bob",
+            user="root",
+            action="spawn",
+            path="/agents/x",
+            by="operator",
+            timeout=3600.0,
+            content=Content.of(b"x"),
+        )
+        approval = kernel.approvals.file(needed).name
+        for module, number in (("asks", ask), ("reminders", reminder.id), ("approvals", approval)):
+            town.ids[f"agentfs.{module}.events"] = {"id": number}
+        return town
+
+    def events(self) -> Iterator[Event]:
+        """One event of each kind, or several."""
+        for name, kind in sorted(vocabulary().items()):
+            if kind.__subclasses__():
+                continue  # it is what others have in common
+            variants = VARIANTS.get(name, SHM if name.startswith("Artifact") else ({},))
+            for variant in variants:
+                given = self.values | self.ids.get(kind.__module__, {}) | variant
+                yield kind(**{each.name: given.get(each.name, 0) for each in fields(kind)})
+
+    def paths(self) -> dict[Hashable, str]:
+        """Where the nodes are; seeing that is to look everywhere."""
+        self.world.find(f"/dev/shm/users/{UID}")
+        return dict(_walk(self.world.tree.root, ""))
+
+
+def _walk(directory: Directory, path: str) -> Iterator[tuple[Hashable, str]]:
+    yield directory.key, path or "/"
+    for name, node in directory.entries():
+        if isinstance(node, Directory):
+            yield from _walk(node, f"{path}/{name}")
+        else:
+            yield node.key, f"{path}/{name}"
+
+
+def _named(paths: dict[Hashable, str], key: Hashable) -> str:
+    if key in paths:
+        return paths[key]
+    if isinstance(key, tuple) and len(key) == 2 and key[0] in paths:
+        return f"{paths[key[0]]}/{key[1]}"
+    return f"<{key!r}>"
+
+
+def shown(paths: dict[Hashable, str], change: Change) -> str:
+    """A change in words."""
+    at = partial(_named, paths)
+    match change:
+        case Modified(key):
+            return f"modified {at(key)}"
+        case HungUp(key):
+            return f"hung up {at(key)}"
+        case Created(directory, name, node):
+            return f"created {at(directory)}/{name} = {at(node.key)}"
+        case Removed(directory, name, key, is_directory):
+            what = "directory" if is_directory else "file"
+            return f"removed {what} {at(directory)}/{name} = {at(key)}"
+        case Moved(directory, name, target, new_name, node):
+            return f"moved {at(directory)}/{name} to {at(target)}/{new_name} = {at(node.key)}"
+
+
+def said(event: Event) -> str:
+    """What distinguishes one event from the others of its kind."""
+    variants = VARIANTS.get(type(event).__name__, ())
+    names = {name for variant in variants for name in variant}
+    if type(event).__name__.startswith("Artifact"):
+        names = {"visibility", "name"}
+    given = [f"{name}={getattr(event, name)!r}" for name in sorted(names)]
+    return f"{type(event).__name__}({', '.join(given)})"
+
+
+def page(town: Town) -> Iterator[str]:
+    """What is announced in a tree where nobody ever looked, and in one that was read whole."""
+    unseen = build(town.world.kernel)
+    of_unseen = {said(event): list(unseen.changes(event)) for event in town.events()}
+    paths = town.paths()
+    for event in town.events():
+        yield said(event)
+        seen = sorted(shown(paths, change) for change in town.world.tree.changes(event))
+        at_once = [shown(paths, change) for change in of_unseen[said(event)]]
+        for line in seen:
+            if line in at_once:
+                at_once.remove(line)
+                yield f"    {line}"
+            else:
+                yield f"    {line}  (where somebody looked)"
+        assert not at_once, (event, at_once)
+        yield ""
+
+
+def plain(lines: Iterable[str]) -> str:
+    """The page, which says the same whoever runs it."""
+    text = "\n".join(lines).replace(f"/users/{UID}/", "/users/UID/")
+    return text.replace(f"'user', '{UID}'", "'user', 'UID'")
+
+
+async def test_each_event_is_announced_where_it_was(world: World) -> None:
+    assert plain(page(await Town.built(world))) == PAGE.read_text()
+
+
+async def _print() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        kernel = Kernel(Path(folder, "state"), "/run/agents")
+        async with kernel.running():
+            world = World(kernel)
+            for name in ("alice", "bob", "carol"):
+                await world.spawn(name)
+            print(plain(page(await Town.built(world))), end="")
+
+
+if __name__ == "__main__":
+    trio.run(_print)

@@ -27,13 +27,13 @@ def _how(given: Given) -> str:
 
 @click.command(cls=FileCommand, how=_how)
 @click.argument("request", metavar="[ID]", required=False)
-@click.option("--reject", "reason", metavar="REASON", help="Reject it instead, and say why.")
-@click.option("--json", "as_json", is_flag=True, help="The list: one JSON object a line.")
+@click.option("--reject", "reason", metavar="REASON", help="Reject the request, for this reason.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON, one object a line.")
 def approve(request: str | None, reason: str | None, as_json: bool) -> None:
-    """Approve the request ID, or reject it; without ID, list what waits for a decision.
+    """Approve request ID, or reject it. Without ID, list the requests that wait for a decision.
 
-    What is approved is shown, the beginning of a long text, and only that: if the request asks for
-    something else by then, it is refused, and is to be read again.
+    The command shows what it approves (the beginning, if it is long), and approves only that. If
+    the request has changed in the meantime, the approval is refused, and you have to read it again.
     """
     tree = Tree()
     if request is not None:
@@ -47,7 +47,7 @@ def approve(request: str | None, reason: str | None, as_json: bool) -> None:
         tree.write(f"{folder}/decision", encoded(f"approve {asked['SHA256']}"))
         return
     if reason is not None:
-        raise click.UsageError("which request is to be rejected? Say its ID")
+        raise click.UsageError("--reject needs the ID of a request")
     for number in sorted(tree.names("dev/approvals")):
         try:
             status = tree.fields(f"dev/approvals/{number}/status")

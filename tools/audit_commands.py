@@ -47,12 +47,26 @@ def _how(given: Given) -> str:
 @click.command(cls=FileCommand, how=_how, waits=lambda given: bool(given["follow"]))
 @click.argument("what", type=click.Choice(["log", "head", "verify", "query", "cut"]), default="log")
 @click.argument("words", nargs=-1, metavar="[WORDS…]")
-@click.option("--audit-key", envvar=KEY, metavar="FILE", help="For STATE_DIR; it has audit.key.")
-@click.option("--agent", "agents", multiple=True, metavar="NAME", help="log: of whom, by whom.")
-@click.option("--type", "types", multiple=True, metavar="TYPE", help="log: with such a change.")
-@click.option("--since", metavar="WHEN", help="log: after a date, or a time ago: 10m.")
-@click.option("-f", "--follow", is_flag=True, help="log: go on with what comes.")
-@click.option("--json", "as_json", is_flag=True, help="As they are: one JSON object a line.")
+@click.option("--audit-key", envvar=KEY, metavar="FILE", help="verify: the file with the key.")
+@click.option(
+    "--agent",
+    "agents",
+    multiple=True,
+    metavar="NAME",
+    help="log: only what this agent did, or what was done to it.",
+)
+@click.option(
+    "--type",
+    "types",
+    multiple=True,
+    metavar="TYPE",
+    help="log: only records with a change of this type.",
+)
+@click.option("--since", metavar="WHEN", help="log: only records since a date, or of the last 10m.")
+@click.option("-f", "--follow", is_flag=True, help="log: go on with new records, for ever.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the records as JSON, one object a line."
+)
 def audit(
     what: str,
     words: tuple[str, ...],
@@ -63,16 +77,18 @@ def audit(
     follow: bool,
     as_json: bool,
 ) -> None:
-    """Who changed what, and who was refused.
+    """Show who changed what, and who was refused.
 
     \b
-    log     print every record that is kept (the default), a sentence a line: time, who, what
-    head    print number, hash and signature of the newest one
-    verify  say `ok`, or what is wrong first; the exit code is 1 then
-    verify STATE_DIR  the same of a system that does not run
+    log      print every record that is kept, a sentence a line (the default)
+    head     print the number, the hash and the signature of the newest record
+    verify   print `ok`, or the first fault; the exit code is 1 then
+    verify STATE_DIR
+             the same for a system that does not run
     query agent=NAME type=TYPE since=WHEN until=WHEN limit=N
-            print the newest records that are so, one JSON object a line
-    cut SEQ forget the records up to number SEQ, once they were exported: log --json > FILE
+             print the newest records that match, one JSON object a line
+    cut SEQ  drop the records up to number SEQ; export them first, with
+             agentfs audit log --json > FILE
     """
     if (agents or types or since or follow) and what != "log":
         raise click.UsageError("--agent, --type, --since and --follow go with log only")
@@ -141,5 +157,5 @@ def offline(state: str, key: str | None) -> str:
 
     store = Path(state, "store.db")
     if not store.exists():
-        raise ToolError(f"{store}: there is no store; a state directory is wanted")
+        raise ToolError(f"{store}: there is no store; a state directory was expected")
     return str(verify(store, Path(key) if key else Path(state, "audit.key")))

@@ -22,11 +22,12 @@ def _how(given: Given) -> str:
 @click.argument("action")
 @click.argument("path")
 def can(agent: str, action: str, path: str) -> None:
-    """Say whether AGENT may do ACTION to PATH, and which rule decides. Exit code 1: it may not.
+    """Say whether AGENT may do ACTION to PATH, and which rule decides.
 
-    Actions: spawn, kill, send, read_artifact, write_artifact, escalate, read_process, manage_tree,
-    read_file, write_file. Paths begin at the root of the tree: /agents/bob, /agents/bob/inbox,
-    /dev/queues/jobs, /dev/shm/global/plan, /shared/notes.
+    The exit code is 1 if it may not. The actions are spawn, kill, send, read_artifact,
+    write_artifact, escalate, read_process, manage_tree, read_file and write_file. A path begins at
+    the root of the tree: /agents/bob, /agents/bob/inbox, /dev/queues/jobs, /dev/shm/global/plan,
+    /shared/notes.
     """
     tree = Tree()
     root = tree.path("").rstrip("/")

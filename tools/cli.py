@@ -32,9 +32,17 @@ __all__ = ["main"]
 def commands() -> None:
     """An operating system for AI agents whose whole interface is a file system.
 
-    The commands work on the tree that $AGENTFS names, else on the only one that is mounted.
+    Each command works on the tree that $AGENTFS names. Without that it works on the only tree that
+    is mounted.
     """
 
+
+audit_key_option = click.option(
+    "--audit-key",
+    envvar=KEY,
+    metavar="FILE",
+    help="The file with the audit's key. Default: audit.key in the state directory.",
+)
 
 for command in (status, ps, tree, *COMMANDS, inbox, events, approve, audit, can, state):
     commands.add_command(command)
@@ -42,21 +50,20 @@ for command in (status, ps, tree, *COMMANDS, inbox, events, approve, audit, can,
 
 @commands.command()
 @click.argument("directory", metavar="DIR")
-@click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")
-@click.option("--state", metavar="DIR", help="Where everything is kept; default: by DIR.")
+@click.option(
+    "-f", "--foreground", is_flag=True, help="Stay in the foreground and log to standard error."
+)
+@click.option("--state", metavar="DIR", help="The directory that keeps everything.")
 @click.option(
     "--allow-other",
     is_flag=True,
-    help="Let other users of the machine in (root's trees always do).",
+    help="Let other users of this machine in. A tree of root always does.",
 )
-@click.option("--over", is_flag=True, help="Also over a directory that is not empty.")
-@click.option("-o", "--option", "options", multiple=True, metavar="OPT", help="For FUSE.")
+@click.option("--over", is_flag=True, help="Mount over a directory that is not empty.")
 @click.option(
-    "--audit-key",
-    envvar=KEY,
-    metavar="FILE",
-    help="The key of the audit, kept apart from the state; default: STATE/audit.key.",
+    "-o", "--option", "options", multiple=True, metavar="OPT", help="Give FUSE an option."
 )
+@audit_key_option
 def mount(
     directory: str,
     foreground: bool,
@@ -66,7 +73,11 @@ def mount(
     options: tuple[str, ...],
     audit_key: str | None,
 ) -> None:
-    """Mount a tree at DIR; return when it can be used."""
+    """Mount a tree at DIR, and return when it can be used.
+
+    Without --state everything is kept in a directory of its own for each DIR, which `agentfs state`
+    lists.
+    """
     from agentfs.tools.mounting import mount_tree
 
     given = [part for option in options for part in option.split(",") if part]
@@ -88,9 +99,9 @@ def _umount_how(given: Given) -> str:
 
 @commands.command(cls=FileCommand, how=_umount_how, tree=lambda given: None)
 @click.argument("directory", metavar="DIR")
-@click.option("-l", "--lazy", is_flag=True, help="Also while other programs use it.")
+@click.option("-l", "--lazy", is_flag=True, help="Unmount even while other programs use the tree.")
 def umount(directory: str, lazy: bool) -> None:
-    """End the system at DIR and all its programs, and unmount it."""
+    """End all programs of the tree at DIR, and unmount it."""
     from agentfs.tools.unmounting import umount_tree
 
     umount_tree(directory, lazy=lazy)
@@ -99,15 +110,12 @@ def umount(directory: str, lazy: bool) -> None:
 @commands.command()
 @click.argument("manifest")
 @click.argument("directory", metavar="[DIR]", required=False)
-@click.option("-d", "--detach", is_flag=True, help="Leave everything running and return.")
-@click.option("--state", metavar="DIR", help="Where everything is kept, if it is mounted now.")
-@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="For all its processes.")
+@click.option("-d", "--detach", is_flag=True, help="Return at once, and leave everything running.")
+@click.option("--state", metavar="DIR", help="The state directory, if DIR has to be mounted.")
 @click.option(
-    "--audit-key",
-    envvar=KEY,
-    metavar="FILE",
-    help="The key of the audit, kept apart from the state; default: STATE/audit.key.",
+    "-e", "--env", multiple=True, metavar="NAME=VALUE", help="Set a variable for all processes."
 )
+@audit_key_option
 def up(
     manifest: str,
     directory: str | None,
@@ -116,9 +124,10 @@ def up(
     env: tuple[str, ...],
     audit_key: str | None,
 ) -> None:
-    """Start what MANIFEST names and follow it to its end.
+    """Start the processes that MANIFEST names, and follow them to their end.
 
-    DIR is mounted if it is not yet. Without DIR: the tree there is, else a temporary one.
+    If no tree is mounted at DIR, one is mounted there for as long as the processes run. Without DIR
+    the processes run in the tree that is mounted, or in a temporary one.
     """
     from agentfs.tools.up import run
 
@@ -127,17 +136,12 @@ def up(
 
 
 @commands.command()
-@click.option("--state", metavar="DIR", help="Also check the store in this state directory.")
-@click.option(
-    "--audit-key",
-    envvar=KEY,
-    metavar="FILE",
-    help="The key of the audit, kept apart from the state; default: STATE/audit.key.",
-)
+@click.option("--state", metavar="DIR", help="Check the store in this state directory, too.")
+@audit_key_option
 @click.option(
     "--repair",
     is_flag=True,
-    help="Save what can be saved of a damaged state directory; a copy is made first.",
+    help="Repair a damaged state directory, after a copy of it is made.",
 )
 def doctor(state: str | None, audit_key: str | None, repair: bool) -> None:
     """Say what this machine lacks for AgentFS, and how to get it."""
@@ -145,7 +149,7 @@ def doctor(state: str | None, audit_key: str | None, repair: bool) -> None:
 
     if repair:
         if state is None:
-            raise click.UsageError("--repair takes --state DIR: what is to be repaired")
+            raise click.UsageError("--repair needs --state DIR, the directory to repair")
         sys.exit(mend(state, audit_key))
     sys.exit(run(state, audit_key))
 

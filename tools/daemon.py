@@ -82,7 +82,7 @@ class Bridge:
 
 
 class Starter:
-    """Whoever waits for us at the other end of the pipe: told once, `ok` or `error: words`."""
+    """The process that waits at the other end of the pipe: told once, `ok` or `error: words`."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
@@ -96,7 +96,7 @@ class Starter:
         try:
             os.write(descriptor, f"{words}\n".encode())
         except BrokenPipeError:
-            log.warning("who started us is gone: %s", words)
+            log.warning("the process that started the daemon is gone: %s", words)
         os.close(descriptor)
 
 
@@ -245,8 +245,9 @@ def keep_out_of_collections() -> None:
 async def _end_on_signals(
     kernel: Kernel, stop: trio.Event, *, task_status: trio.TaskStatus[None]
 ) -> None:
-    """TERM and INT: end the programs while their tree is still there, then unmount. Again is
-    nothing: who asks a whole group to end asks us, and the reaper, who hands it on."""
+    """TERM and INT: end the programs while their tree is still there, then unmount. A
+    second signal does nothing: one that is sent to a whole process group comes twice, the second
+    time through the reaper."""
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, _ignored)  # what trio puts back when it lets go
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

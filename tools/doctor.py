@@ -124,7 +124,9 @@ def _fusermount() -> Finding:
     level = "note" if os.geteuid() == 0 else "missing"
     if path is None:
         return Finding(
-            level, "fusermount3", "not found, ordinary users need it: apt-get install fuse3"
+            level,
+            "fusermount3",
+            "not found, and users other than root need it: apt-get install fuse3",
         )
     if not os.stat(path).st_mode & stat.S_ISUID:
         return Finding(level, "fusermount3", f"{path} is not set-uid root: chmod u+s {path}")
@@ -144,7 +146,7 @@ def _allow_other() -> Finding:
     return Finding(
         "note",
         "--allow-other",
-        "not for you: as root, echo user_allow_other >> /etc/fuse.conf",
+        "not for this user; as root: echo user_allow_other >> /etc/fuse.conf",
     )
 
 
@@ -227,7 +229,7 @@ def _system_calls() -> Finding:
             " that stats each file takes `recv` for a regular file and reads it; root, or"
             " kernel.yama.ptrace_scope = 0, sees more",
         )
-    return Finding("ok", "system calls", "a daemon sees who only looks at a file, and who opens it")
+    return Finding("ok", "system calls", "a daemon can tell looking at a file from opening it")
 
 
 def _confinement() -> Iterator[Finding]:

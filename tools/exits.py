@@ -1,7 +1,7 @@
 """How a command ends: its exit code, and words instead of a traceback, whatever was given.
 
 0 done, 1 refused or failed, 2 wrong usage, 3 no tree is mounted, or its daemon is gone or does not
-answer, 130 Ctrl-C, 141 who read the output went away. Imported before everything else, so that
+answer, 130 Ctrl-C, 141 nobody reads the output any more. Imported before everything else, so that
 Ctrl-C while the rest is imported is one, too.
 """
 
@@ -71,7 +71,7 @@ def ended(run: Callable[[], int]) -> int:
         words = " ".join(str(fault).split())
         place = traceback.extract_tb(fault.__traceback__)[-1]
         where = f"{os.path.basename(place.filename)}:{place.lineno}"
-        return _fail(f"a fault of its own: {type(fault).__name__} in {where}: {words}", REFUSED)
+        return _fail(f"internal fault: {type(fault).__name__} in {where}: {words}", REFUSED)
 
 
 def finish(code: int) -> None:

@@ -1,6 +1,6 @@
-"""`agentfs mount -f`: a process in front of the reaper and the daemon, for whoever started it (a
-shell, systemd). It ends when the daemon has, with its exit code, though programs may live on and
-their reaper with them; what asks it to end is handed on, and killed, it takes the daemon along.
+"""`agentfs mount -f`: a process in front of the reaper and the daemon, for the shell or the systemd
+that started it. It ends with the daemon, and with its exit code; programs may live on, and their
+reaper with them. TERM and INT are handed on. If it is killed, it takes the daemon along.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ PR_SET_PDEATHSIG = 1
 
 
 def in_front_of(run: Callable[[int], int]) -> int:
-    """Fork, and be in front of the child until the daemon ends; its exit code, 1 if nobody knows
-    that. The child calls `run` with the descriptor to which the daemon's pid and its exit code are
+    """Fork, and be in front of the child until the daemon ends; its exit code, 1 if that is not
+    known. The child calls `run` with the descriptor to which the daemon's pid and its exit code are
     written, one a line. For a process with one thread."""
     us = os.getpid()
     reader, writer = os.pipe()

@@ -52,12 +52,16 @@ def _events_how(given: Given) -> str:
 @click.option(
     "-a", "--all", "everything", is_flag=True, help="Begin with the oldest event that is kept."
 )
-@click.option("--no-follow", is_flag=True, help="Only those that are kept; do not wait.")
-@click.option("-f", "--follow", is_flag=True, help="Go on for ever; it does so anyway.")
-@click.option("--since", metavar="SEQ|WHEN", help="After a number, a date or a time ago: 10m.")
-@click.option("--agent", "agents", multiple=True, metavar="NAME", help="Of this agent only.")
-@click.option("--type", "types", multiple=True, metavar="TYPE", help="Of this type only.")
-@click.option("--json", "as_json", is_flag=True, help="As they are: one JSON object a line.")
+@click.option("--no-follow", is_flag=True, help="Print the events that are kept, and do not wait.")
+@click.option("-f", "--follow", is_flag=True, help="Go on for ever (the default).")
+@click.option(
+    "--since", metavar="SEQ|WHEN", help="Only events after a number or a date, or of the last 10m."
+)
+@click.option("--agent", "agents", multiple=True, metavar="NAME", help="Only events of this agent.")
+@click.option("--type", "types", multiple=True, metavar="TYPE", help="Only events of this type.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the events as JSON, one object a line."
+)
 def events(
     everything: bool,
     no_follow: bool,
@@ -67,10 +71,11 @@ def events(
     types: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Print what happens, a sentence a line: time, type, whom it concerns, what.
+    """Print what happens, a sentence a line.
 
-    After `--since SEQ` comes how many events are lost, if some are: those before the daemon was
-    started again, or more than 10,000 ago.
+    A line has the time, the type of the event, the agent that it concerns, and what happened. With
+    `--since SEQ` the first line says how many events are lost, if some are: the daemon keeps the
+    last 10,000 since it was started.
     """
     number = int(since) if since and re.fullmatch("[0-9]{1,18}", since) else None
     time_since = moment(since) if since and number is None else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from agentfs.tools.tree import find
 __all__ = ["OWN_PROCESS", "FileCommand", "Given", "placeholders"]
 
 Given = dict[str, Any]
+
+HELP = "This command only reads and writes files of the tree; --how shows which."
 
 OWN_PROCESS = "agentfs.own-process"
 """In the context's `meta` if the command is all that this process is for, so that it may fork."""
@@ -54,7 +57,7 @@ class FileCommand(click.Command):
         self.params.append(
             click.Option(["--how"], is_flag=True, help="Print the shell line that does the same.")
         )
-        self.help = f"{self.help}\n\nOnly file operations on the tree: see --how."
+        self.help = f"{inspect.cleandoc(self.help or '')}\n\n{HELP}"
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         before = args[: args.index("--")] if "--" in args else args

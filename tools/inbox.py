@@ -75,17 +75,19 @@ VERBS = ("read", "reply", "done")
 
 @click.command(cls=FileCommand, how=_how)
 @click.argument("words", nargs=-1, metavar="[NAME] [read ID | reply ID TEXT | done ID]")
-@click.option("--json", "as_json", is_flag=True, help="The list: one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON, one object a line.")
 def inbox(words: tuple[str, ...], as_json: bool) -> None:
-    """List the messages of an inbox, the caller's own or that of agent NAME; read one, reply.
+    """List the messages of an inbox; read, answer or acknowledge one.
+
+    The inbox is the caller's own, or that of agent NAME.
 
     \b
-    (nothing)        list what waits, oldest first; `*` is what nobody has claimed
-    read ID          print a message; it stays
-    reply ID TEXT    answer its sender, or - for the text of standard input; it stays
-    done ID          acknowledge it: it is gone, and its sender sees that it is done
+    (nothing)      list the messages, oldest first; `*` marks one that nobody has claimed
+    read ID        print a message; it stays
+    reply ID TEXT  answer its sender (TEXT may be - for standard input); it stays
+    done ID        acknowledge a message: it goes away, and its sender sees it done
 
-    An ID is the number of a message, with or without the zeros before it.
+    An ID is the number of a message. Its leading zeros may be left out.
     """
     given = list(words)
     name = given.pop(0) if given and given[0] not in VERBS else "self"

@@ -96,13 +96,16 @@ def _ps_how(given: Given) -> str:
 
 
 @click.command(cls=FileCommand, how=_ps_how)
-@click.option("-a", "--all", "everything", is_flag=True, help="Also those that ended this week.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option(
+    "-a", "--all", "everything", is_flag=True, help="List those that ended within a week, too."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 def ps(everything: bool, as_json: bool) -> None:
-    """List the processes, and what each waits for: a word, since when, and the rest.
+    """List the processes, and what each of them waits for.
 
-    A state is green where it works, yellow where it waits for somebody, red where it failed; with
-    NO_COLOR, and where no terminal is, it is the word alone.
+    The last column says what a process waits for, since when, and more about it. On a terminal a
+    state is green if the process works, yellow if it waits for somebody, and red if it has failed;
+    NO_COLOR turns the colours off.
     """
     source = Tree()
     found = [_with_why(source, status) for status in source.processes()]
@@ -144,7 +147,9 @@ def _tree_how(given: Given) -> str:
 
 
 @click.command(cls=FileCommand, how=_tree_how)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, parents first.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, one object a line, parents first."
+)
 def tree(as_json: bool) -> None:
     """Draw the tree of processes."""
     processes = Tree().processes()
@@ -190,9 +195,9 @@ def _status_how(given: Given) -> str:
 
 
 @click.command(cls=FileCommand, how=_status_how)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(as_json: bool) -> None:
-    """Say in a few lines how the system does, and what waits for you."""
+    """Show in a few lines how the system is, and what waits for you."""
     source = Tree()
     found = summary(source)
     if as_json:

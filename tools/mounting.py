@@ -74,8 +74,8 @@ def _mountpoint(directory: str, *, over: bool) -> str:
     if names and not over:
         some = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
         raise ToolError(
-            f"{directory}: there is something in it ({some}), which nobody would see while the tree"
-            " lies over it: --over, if that is meant"
+            f"{directory}: it is not empty ({some}), and the tree would hide what is in it; --over"
+            " mounts it all the same"
         )
     return path
 

@@ -60,7 +60,7 @@ def condition(path: str) -> str:
     """How a mount is: `live`, `stale` (its daemon is gone) or `hung` (it does not answer).
 
     Asks statfs, which no cache answers: the attributes of the root may outlive the daemon. A child
-    asks, because who waits for a daemon that does not answer cannot even be killed.
+    asks: a program that waits for a daemon which does not answer cannot even be killed.
     """
     child = os.fork()
     if child == 0:

@@ -1,7 +1,7 @@
 """The daemon goes before the programs that wait for it.
 
-Whoever keeps all processors busy would have everybody's calls wait for the daemon's turn: beside
-eight such programs on two processors a message took 3.3 ms, and takes 0.7 ms so.
+Programs that keep all processors busy would have every call wait for the daemon's turn: beside
+eight of them on two processors a message took 3.3 ms; with this it takes 0.7 ms.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def _save(state: Path, aside: Path, key: Path, say: Callable[[str], object]) -> 
         if lost:
             say(f"agents without a definition now: {', '.join(lost)}")
         if check(made) or trial(made, key):
-            say("what was under way is given up: no process is left, what was claimed waits again")
+            say("what was under way is given up: no process is left, claimed messages wait again")
             give_up_processes(made)
         for each in saved:
             if each.table in NAMES:

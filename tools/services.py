@@ -1,5 +1,5 @@
-"""Services of a user that start programs for whoever of that user asks: what they start descends
-from no agent, so where agents run as the operator's own user it is the operator."""
+"""Services that start programs for any program of the same user. What they start descends from no
+agent; where agents run as the operator's own user, it is the operator."""
 
 from __future__ import annotations
 

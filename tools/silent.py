@@ -45,7 +45,7 @@ class SilentError(ToolError):
 
 
 def silence(path: str) -> str:
-    """A sentence: who does not answer for the tree at `path`, and why."""
+    """A sentence: which daemon does not answer for the tree at `path`, and why."""
     mountpoint = _mount_of(path)
     pid = 0 if mountpoint is None else daemon_of(mountpoint)
     if not pid:

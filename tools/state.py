@@ -34,10 +34,13 @@ class Kept:
 
 
 @click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 @click.pass_context
 def state(context: click.Context, as_json: bool) -> None:
-    """List the state directories, but those that --state put elsewhere."""
+    """List the state directories of this user.
+
+    Directories that were chosen with --state are not listed.
+    """
     if context.invoked_subcommand is not None:
         return
     found = list(_all())
@@ -46,7 +49,7 @@ def state(context: click.Context, as_json: bool) -> None:
             click.echo(json.dumps(asdict(each), ensure_ascii=False))
         return
     if not found:
-        click.echo(f"no state directories in {_base()}", err=True)
+        click.echo(f"there are no state directories in {_base()}", err=True)
     for each in found:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.used))
         use = f"in use by {each.pid}" if each.pid else "not in use"
@@ -55,13 +58,15 @@ def state(context: click.Context, as_json: bool) -> None:
 
 @state.command()
 @click.argument("directory", metavar="DIR")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 def rm(directory: str, yes: bool) -> None:
-    """Remove a state directory, with all agents, mail and memories in it: a path, or the directory
-    that the tree was mounted at."""
+    """Remove a state directory, with all agents, mail and memories in it.
+
+    DIR is the state directory, or the directory that the tree was mounted at.
+    """
     path = _named(directory)
     if not (path / STORE).exists() and not (path / "audit.key").exists():
-        raise ToolError(f"{path}: no state directory")
+        raise ToolError(f"{path}: this is no state directory")
     pid = _holder(path)
     if pid:
         raise ToolError(f"{path}: in use by daemon {pid}: agentfs umount {_mountpoint(path)}")

@@ -108,7 +108,7 @@ class Tree:
             return TreeError(self.root, absent, number, NO_TREE)
         if number == errno.ENOENT and self._nobody(name):
             owner = _user(os.stat(self.root).st_uid)
-            words = f"you are nobody in this tree; agents act in it, and {owner}, who mounted it"
+            words = f"you are nobody in this tree: only its agents and {owner} can act in it"
             return TreeError(self.path(name), words, number)
         words = (None if number in QUIET else self._reason(name, number)) or os.strerror(number)
         return TreeError(self.path(name), words, number)
@@ -127,7 +127,7 @@ class Tree:
         if number in (errno.ENOENT, errno.ENOTDIR):
             return f"no tree is mounted there; {mount}"
         if number == errno.EACCES:
-            who = "you are nobody in this tree; whoever mounted it lets no other user in"
+            who = "you are nobody in this tree: it lets no other user in"
             return f"{who} (`agentfs mount --allow-other` would)"
         return None
 

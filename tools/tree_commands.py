@@ -165,16 +165,18 @@ def _spawn_how(given: Given) -> str:
 
 
 @click.command(cls=SpawnCommand, how=_spawn_how)
-@click.option("-n", "--name", help="What the new agent is called.")
-@click.option("--role", help="daemon, agent (default), architect, lead, worker or task.")
+@click.option("-n", "--name", help="The name of the new agent.")
+@click.option("--role", help="daemon, agent (the default), architect, lead, worker or task.")
 @click.option("--tier", help="strategic, tactical or operational.")
-@click.option("--model", help="Default: the tier's.")
+@click.option("--model", help="Default: the model of its tier.")
 @click.option("--parent", metavar="PID|NAME", help="Default: the caller's own process, or init.")
-@click.option("--restart", help="always, on-failure or never.")
-@click.option("--heartbeat", metavar="DURATION", help="It writes its heartbeat this often: 30s.")
-@click.option("--env", multiple=True, metavar="NAME=VALUE", help="Any number of times.")
-@click.option("--cwd", metavar="DIR", help="Default: the agent's memory.")
-@click.option("--user", help="Run as this user; for a tree that root mounted.")
+@click.option("--restart", help="When to start it again: always, on-failure or never.")
+@click.option("--heartbeat", metavar="DURATION", help="How often it writes its heartbeat: 30s.")
+@click.option(
+    "--env", multiple=True, metavar="NAME=VALUE", help="Set a variable; may be given several times."
+)
+@click.option("--cwd", metavar="DIR", help="Where it starts. Default: the agent's memory.")
+@click.option("--user", help="Run it as this user, in a tree that root mounted.")
 @click.argument("spec", required=False, type=click.Path(allow_dash=True))
 def spawn(parent: str | None, **given: Any) -> None:
     """Start a process from options, or from the file SPEC (YAML or JSON), and print its pid."""
@@ -192,7 +194,7 @@ def _line(given: Given) -> str:
     signal = given.get("signal")
     if given.get("branch"):
         if signal or given.get("grace"):
-            raise click.UsageError("--branch goes without --signal and --grace")
+            raise click.UsageError("--branch does not go with --signal or --grace")
         return "kill-branch"
     if given.get("grace"):
         if signal not in (None, "TERM"):
@@ -219,12 +221,14 @@ def _signal_name(ctx: click.Context, param: click.Parameter, given: str | None) 
 @click.command(cls=FileCommand, how=_kill_how)
 @click.argument("who", metavar="PID|NAME")
 @click.option(
-    "-s", "--signal", callback=_signal_name, help="TERM (default), KILL, STOP, CONT or HUP."
+    "-s", "--signal", callback=_signal_name, help="TERM (the default), KILL, STOP, CONT or HUP."
 )
-@click.option("--branch", is_flag=True, help="Kill it and everything below it, at once.")
-@click.option("--grace", metavar="DURATION", help="Time to end by itself after TERM: 10s.")
+@click.option(
+    "--branch", is_flag=True, help="Kill the process and all processes below it, at once."
+)
+@click.option("--grace", metavar="DURATION", help="How long it may take to end after TERM: 10s.")
 def kill(who: str, **given: Any) -> None:
-    """Signal a process, with everything it started."""
+    """Send a signal to a process and to every program that it started."""
     line = _line(given)
     tree = Tree()
     tree.write(f"proc/{tree.pid(who)}/ctl", encoded(f"{line}\n"))
@@ -257,13 +261,13 @@ def _send_how(given: Given) -> str:
 @click.argument("name")
 @click.argument("body", required=False)
 @click.option("-p", "--priority", type=click.Choice(PRIORITIES), help="Default: normal.")
-@click.option("--type", help="What kind of message it is: any word.")
-@click.option("--expires", metavar="WHEN", help="A duration (10m) or a date.")
+@click.option("--type", help="The kind of message: any word.")
+@click.option("--expires", metavar="WHEN", help="When it is of no use any more: in 10m, or a date.")
 def send(body: str | None, **given: Any) -> None:
-    """Send BODY, or what standard input says, to agent NAME."""
+    """Send a message to agent NAME: BODY, or what standard input says."""
     for text in given.values():
         if text is not None and "\n" in text:
-            raise click.UsageError("a header is one line")
+            raise click.UsageError("a header has to be one line")
     content = sys.stdin.buffer.read() if body is None else os.fsencode(body) + b"\n"
     Tree().write(f"agents/self/outbox/{given['name']}", encoded(_headers(given)) + content)
 
@@ -276,13 +280,14 @@ def _recv_how(given: Given) -> str:
 
 @click.command(cls=FileCommand, how=_recv_how, waits=lambda given: True)
 @click.argument("name", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Go on with the next message, for ever.")
-@click.option("-k", "--keep", is_flag=True, help="Do not acknowledge it: it is only claimed.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with the next messages, for ever.")
+@click.option("-k", "--keep", is_flag=True, help="Only claim the message; do not acknowledge it.")
 def recv(name: str | None, follow: bool, keep: bool) -> None:
-    """Wait for the next message and print it: the caller's own, or that of agent NAME.
+    """Wait for the next message, and print it.
 
-    Once it is printed it is done with. Run by an agent's program, or with --keep, it is only
-    claimed: receiving the next one acknowledges it, and without that it comes again.
+    The inbox is the caller's own, or that of agent NAME. A message that was printed is
+    acknowledged. For an agent's program, and with --keep, it is only claimed: the next recv
+    acknowledges it, and without that the message comes again.
     """
     tree = Tree()
     path = f"agents/{name or 'self'}/recv"
@@ -318,10 +323,13 @@ def _log_how(given: Given) -> str:
 
 @click.command(cls=FileCommand, how=_log_how, waits=lambda given: bool(given["follow"]))
 @click.argument("names", metavar="NAME…", nargs=-1, required=True)
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is written, for ever.")
-@click.option("-n", "--lines", type=click.IntRange(0), help="Only so many lines, the last ones.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new lines, for ever.")
+@click.option("-n", "--lines", type=click.IntRange(0), help="Print only the last lines, this many.")
 def log(names: tuple[str, ...], follow: bool, lines: int | None) -> None:
-    """Print what the programs of agents NAME… wrote; of several, each line with the name before."""
+    """Print what the programs of agents NAME… wrote.
+
+    With several agents, the name of the agent is before each line.
+    """
     tree = Tree()
     files = {name: tree.open(f"agents/{name}/log", os.O_RDONLY) for name in names}
     if len(files) == 1:

@@ -84,7 +84,7 @@ def _umount_hung(directory: str, path: str) -> None:
     if not pid:
         words = silence(path)
         take_away(path)
-        raise ToolError(f"{words}, and is not found; it is not mounted any more")
+        raise ToolError(f"{words}, and cannot be found; the tree is not mounted any more")
     try:
         daemon = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -101,7 +101,9 @@ def _umount_hung(directory: str, path: str) -> None:
         os.close(daemon)
     words = silence(path)
     take_away(path)
-    raise ToolError(f"{words} and does not end; it is not mounted any more. kill -9 {pid} ends it")
+    raise ToolError(
+        f"{words} and does not end; the tree is not mounted any more. kill -9 {pid} ends the daemon"
+    )
 
 
 def _is_through(pid: int) -> bool:

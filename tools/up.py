@@ -117,7 +117,9 @@ def _place(
         directory = os.environ.get("AGENTFS") or None  # named, and nothing is mounted there
     if existing is not None:
         if state is not None:
-            raise ToolError(f"{existing}: is mounted already, and has a state directory")
+            raise ToolError(
+                f"{existing}: a tree is mounted there already, and has its state directory"
+            )
         yield Tree(existing)
         return
     temporary = None

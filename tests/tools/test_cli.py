@@ -107,7 +107,7 @@ def test_every_command_on_files_says_so_and_how(tree: Path) -> None:
         assert command is not None
         if name in ("mount", "up", "doctor", "state"):
             continue
-        assert "Only file operations on the tree" in run(name, "--help").stdout
+        assert "only reads and writes files of the tree" in run(name, "--help").stdout
         assert how(name).count("\n") == 1
 
 
@@ -207,7 +207,9 @@ def test_a_wrong_usage_is_exit_code_2(tree: Path) -> None:
     assert "PID|NAME" in run("kill", code=2).stderr
     assert "not one of TERM" in run("kill", "bob", "-s", "USR9", code=2).stderr
     assert "--grace goes with TERM" in run("kill", "1", "-s", "HUP", "--grace", "1s", code=2).stderr
-    assert "--branch goes without" in run("kill", "1", "--branch", "--grace", "1s", code=2).stderr
+    assert (
+        "--branch does not go with" in run("kill", "1", "--branch", "--grace", "1s", code=2).stderr
+    )
     assert "a name (-n NAME)" in run("spawn", "--", "true", code=2).stderr
     assert "NAME=VALUE" in run("spawn", "-n", "x", "--env", "A", code=2).stderr
     assert "one line" in run("send", "bob", "x", "--type", "a\nTo: c", code=2).stderr

@@ -63,7 +63,7 @@ def test_a_tree_is_mounted_on_an_empty_directory_that_exists(trees: Trees, tmp_p
     assert not missing.parent.exists()
     (tree.path / "precious").write_text("x")
     words = refusal(tree, "mount", str(tree.path), "--state", str(tree.state))
-    assert words.startswith(f"{tree.path}: there is something in it (precious), which nobody")
+    assert words.startswith(f"{tree.path}: it is not empty (precious), and the tree would")
     assert str(tree.path) not in mounts()
     file = tmp_path / "file"
     file.write_text("")
@@ -105,7 +105,7 @@ def test_state_directories_are_listed_and_removed(
     assert not tree.state.exists()
     assert runner.invoke(state, ["--json"]).stdout == ""
     refused = runner.invoke(state, ["rm", "--yes", str(tmp_path)])
-    assert str(refused.exception) == f"{tmp_path}: no state directory"
+    assert str(refused.exception) == f"{tmp_path}: this is no state directory"
     assert tmp_path.exists()
 
 
@@ -232,7 +232,7 @@ def test_up_in_a_tree_that_is_mounted_leaves_it_mounted(trees: Trees, tmp_path: 
     assert tree.read(f"proc/{pid}/state").strip() != "dead"
     assert "cannot be started" in refusal(tree, "up", str(manifest))
     assert tree.read(f"proc/{pid}/state").strip() != "dead"
-    assert "is mounted already" in refusal(
+    assert "a tree is mounted there already" in refusal(
         tree, "up", str(manifest), str(tree.path), "--state", str(tree.state)
     )
 

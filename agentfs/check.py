@@ -30,11 +30,12 @@ from agentfs.quota.check_limits import limit_faults
 from agentfs.quota.check_usage import usage_faults
 from agentfs.reminders.check_reminders import reminder_faults
 from agentfs.rights import acl, roles
+from agentfs.sections import SECTIONS
 from agentfs.shared.check_artifacts import artifact_faults, content_faults
 from agentfs.shared.check_queues import queue_faults
 from agentfs.store.migrations import LATEST
 from agentfs.store.rows import records
-from agentfs.store.settings import Config
+from agentfs.store.settings import configuration
 
 __all__ = ["check"]
 
@@ -124,7 +125,7 @@ class _Contents:
 
 
 DOCUMENTS: dict[str, tuple[str, Callable[[str], object]]] = {
-    "config": ("the configuration", Config.parse),
+    "config": ("the configuration", configuration(*SECTIONS).parse),
     roles.FILE: (f"/etc/{roles.FILE}", roles.Roles.parse),
     acl.FILE: (f"/etc/{acl.FILE}", acl.Acl.parse),
     models.FILE: (f"/etc/{models.FILE}", models.parse),

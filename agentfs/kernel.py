@@ -68,6 +68,7 @@ from agentfs.rights.acl import Acl
 from agentfs.rights.gate import Gate
 from agentfs.rights.policy import Policy, across_users
 from agentfs.rights.roles import Roles
+from agentfs.sections import SECTIONS
 from agentfs.shared.artifacts import Artifacts
 from agentfs.shared.inheritance import Inheritance
 from agentfs.shared.queues import Queues
@@ -79,6 +80,7 @@ from agentfs.store.live_document import LiveDocument
 from agentfs.store.opening import require_whole, taking_up
 from agentfs.store.settings import Settings
 from agentfs.store.store import Store
+from agentfs.vfs.settings import MountSettings
 from agentfs.why import Why
 
 __all__ = ["Kernel"]
@@ -134,7 +136,7 @@ class Kernel:
     def _build_records(self, audit_key: Path) -> None:
         """What happens, what is kept of it, and the numbers that all go by."""
         self.events = EventLog(self.store, self.clock)
-        self.settings = Settings(self.store, self.events)
+        self.settings = Settings(self.store, self.events, SECTIONS)
         self.audit = Audit(
             self.store, self.events, self.clock, self.timers, self.settings, audit_key
         )
@@ -211,7 +213,7 @@ class Kernel:
         shares.pot(
             "parked",
             "waiting reads and writes",
-            lambda: self.settings.now.mount.max_parked,
+            lambda: self.settings.of(MountSettings).max_parked,
             "mount.max_parked",
             scarce=errno.EAGAIN,
             excess=errno.EAGAIN,

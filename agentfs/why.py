@@ -37,6 +37,7 @@ from agentfs.process.events import (
     StateChanged,
     WhyChanged,
 )
+from agentfs.process.settings import ProcessSettings
 from agentfs.process.waits import Wait
 from agentfs.quota.events import BudgetChanged, LimitChanged, TaskTimedOut, UseRecorded
 from agentfs.store.event_log import Record
@@ -168,7 +169,7 @@ class Why:
         if due is None:
             parent = self._kernel.table.name_of(process.ppid)
             return Wait("restart", since, f"when {parent} is ready{': ' if end else ''}{end}")
-        most = self._kernel.settings.now.processes.restart_attempts
+        most = self._kernel.settings.of(ProcessSettings).restart_attempts
         attempt = f"{restarts.attempts(process.pid)}/{most} at {rfc3339(due)}"
         return Wait("restart", since, f"{attempt}: {end}" if end else attempt)
 

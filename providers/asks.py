@@ -20,6 +20,7 @@ from agentfs.asks.events import (
 from agentfs.base.clock import rfc3339
 from agentfs.base.errors import KernelError
 from agentfs.mail.message import number_of
+from agentfs.mail.settings import MessageSettings
 from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Removed
@@ -82,7 +83,7 @@ class AsksDirectory(Table):
         return f"{self.asks.ask(caller.principal, self.name, request).key}\n"
 
     def limit(self) -> int:
-        return self.agent.kernel.settings.now.messages.max_size
+        return self.agent.kernel.settings.of(MessageSettings).max_size
 
     def find(self, name: str) -> Node | None:
         ask = self._ask(name)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from agentfs.mail.broadcast import EVERYBODY
 from agentfs.mail.message import Draft
+from agentfs.mail.settings import MessageSettings
 from agentfs.providers.approvals import ApprovalsDirectory
 from agentfs.providers.mail import MAIL
 from agentfs.providers.queues import QueuesDirectory
@@ -106,7 +107,7 @@ class DevDirectory(Table):
         self.kernel.mail.broadcasts.send(principal, principal.name, draft)
 
     def limit(self) -> int:
-        return self.kernel.settings.now.messages.max_size
+        return self.kernel.settings.of(MessageSettings).max_size
 
     async def sync(self) -> None:
         await self.kernel.store.sync()

@@ -20,6 +20,7 @@ from agentfs.base.errors import ApprovalError, KernelError
 from agentfs.mail.held import Held
 from agentfs.mail.mailbox import Mailbox
 from agentfs.mail.message import Draft, Message
+from agentfs.mail.settings import MessageSettings
 from agentfs.providers import disk
 from agentfs.providers.dotfiles import DotFiles
 from agentfs.providers.drafts import DeliveringHandle, DraftFile, DraftHandle
@@ -117,7 +118,7 @@ class Mailroom:
 
     def limit(self) -> int:
         """Bytes that a message may have."""
-        return self.kernel.settings.now.messages.max_size
+        return self.kernel.settings.of(MessageSettings).max_size
 
     def check(self, caller: Caller) -> None:
         """Ask whether the caller may write to this agent at all."""

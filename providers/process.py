@@ -7,6 +7,7 @@ import errno
 import trio
 
 from agentfs.base.errors import KernelError
+from agentfs.mail.settings import MessageSettings
 from agentfs.model.spec import parse_spec
 from agentfs.process.events import ChildrenChanged
 from agentfs.providers.budget import BudgetDirectory
@@ -121,7 +122,7 @@ class ProcessDirectory(ProcessProgram):
         return f"{ask.key}\n"
 
     def message_limit(self) -> int:
-        return self.kernel.settings.now.messages.max_size
+        return self.kernel.settings.of(MessageSettings).max_size
 
     @directory("limits")
     def limits(self) -> Directory:

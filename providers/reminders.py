@@ -17,6 +17,7 @@ from agentfs.reminders.events import (
     ReminderTallyChanged,
 )
 from agentfs.reminders.reminders import Reminder
+from agentfs.reminders.settings import ReminderSettings
 from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
@@ -105,7 +106,7 @@ class RemindersDirectory(Table):
     def limits(self) -> str:
         """Left (how many can be set at this moment), Burst (at once), Per-Minute (that come back),
         Max-Pending, Max-Text (bytes). They are set in `/etc/agentfs.yaml`, section `reminders`."""
-        limits = self.agent.kernel.settings.now.reminders
+        limits = self.agent.kernel.settings.of(ReminderSettings)
         room = max(0, limits.max_pending - self.reminders.pending(self.name))
         return fields(
             ("Left", min(self.reminders.left(self.name), room)),

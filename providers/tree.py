@@ -21,6 +21,7 @@ from agentfs.vfs.declare import directory, file
 from agentfs.vfs.files import Owner
 from agentfs.vfs.namespace import Namespace
 from agentfs.vfs.node import Directory, Node
+from agentfs.vfs.settings import MountSettings
 from agentfs.vfs.table import Table
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class RootDirectory(Table):
     def __init__(self, kernel: Kernel, figures: Figures) -> None:
         self.kernel = kernel
         self.key = ("root",)
-        devices = Devices(lambda: kernel.settings.now.mount.disk_timeout)
+        devices = Devices(lambda: kernel.settings.of(MountSettings).disk_timeout)
         self._agents = AgentsDirectory(kernel, devices)
         self._proc = ProcDirectory(kernel)
         self._dev = DevDirectory(kernel)

@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 
 from agentfs.base.clock import ManualClock
 from agentfs.base.errors import KernelError
+from agentfs.sections import SECTIONS
 from agentfs.store.defaults import with_defaults, without_defaults
 from agentfs.store.event_log import EventLog
 from agentfs.store.events import ConfigChanged
-from agentfs.store.settings import Config, Settings
+from agentfs.store.settings import Settings, configuration
 from agentfs.store.store import Store
+
+Config = configuration(*SECTIONS)
 
 
 @pytest.fixture
@@ -108,7 +111,7 @@ def test_any_text_is_a_configuration_or_refused(text: str) -> None:
 
 def test_a_valid_write_is_in_effect_at_once_and_after_a_restart(store: Store) -> None:
     events = EventLog(store, ManualClock())
-    settings = Settings(store, events)
+    settings = Settings(store, events, SECTIONS)
     assert settings.text == Config().text()
     seen: list[int] = []
     events.listen(lambda record: seen.append(settings.now.messages.max_waiting))
@@ -118,12 +121,12 @@ def test_a_valid_write_is_in_effect_at_once_and_after_a_restart(store: Store) ->
     assert seen == [5], "who is told of the change sees it"
     [record] = events.since(1)
     assert record.event == ConfigChanged("/etc/agentfs.yaml")
-    assert Settings(store, events).text == text
+    assert Settings(store, events, SECTIONS).text == text
 
 
 def test_an_invalid_write_changes_nothing(store: Store) -> None:
     events = EventLog(store, ManualClock())
-    settings = Settings(store, events)
+    settings = Settings(store, events, SECTIONS)
     before = settings.text, settings.now
     with pytest.raises(KernelError):
         settings.replace("messages: 5")
@@ -132,7 +135,7 @@ def test_an_invalid_write_changes_nothing(store: Store) -> None:
 
 def test_a_write_that_cannot_be_stored_changes_nothing(store: Store) -> None:
     events = EventLog(store, ManualClock())
-    settings = Settings(store, events)
+    settings = Settings(store, events, SECTIONS)
     before = settings.text, settings.now
     store._db.execute("PRAGMA query_only = ON")
     with pytest.raises(KernelError) as caught:

@@ -14,8 +14,10 @@ from agentfs.model.spec import parse_spec
 from agentfs.quota.models import parse as parse_models
 from agentfs.rights.acl import Acl
 from agentfs.rights.roles import Roles
-from agentfs.store.settings import Config
+from agentfs.sections import SECTIONS
+from agentfs.store.settings import configuration
 
+Config = configuration(*SECTIONS)
 PARSERS = [Acl.parse, Config.parse, Roles.parse, parse_models, parse_spec, read_yaml]
 
 

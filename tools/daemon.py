@@ -35,8 +35,8 @@ from agentfs.store.layout import StateError, lay_out
 from agentfs.store.lock import only_daemon
 from agentfs.store.opening import is_full
 from agentfs.store.reserve import give_way, keep_reserve
-from agentfs.store.settings import MOST_PARKED
 from agentfs.tools.priority import go_before_programs
+from agentfs.vfs.settings import MOST_PARKED, MountSettings
 
 __all__ = ["main"]
 
@@ -78,7 +78,7 @@ class Bridge:
         return self._kernel.disk.room(principal)
 
     def announce_queue(self) -> int:
-        return self._kernel.settings.now.mount.announce_queue
+        return self._kernel.settings.of(MountSettings).announce_queue
 
 
 class Starter:

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from agentfs.approvals.events import ApprovalAsked, ApprovalDecided, ApprovalDropped
+from agentfs.approvals.settings import ApprovalSettings
 from agentfs.base.alarm import Alarm
 from agentfs.base.clock import Clock, Timers, change_time, rfc3339
 from agentfs.base.content import Content, hashed
@@ -243,7 +244,7 @@ class Approvals:
             same = request.key[:3] == key[:3]
             if same and request.state is State.PENDING and request.id not in self._wakers:
                 return self._change(request, needed)
-        most = self._settings.now.approvals.max_pending
+        most = self._settings.of(ApprovalSettings).max_pending
         if sum(request.agent == needed.agent for request in self._open.values()) >= most:
             raise KernelError(
                 errno.EAGAIN,
@@ -406,7 +407,7 @@ class Approvals:
 
     def sweep(self) -> int:
         """Drop a batch of requests that were closed too long ago; say how many."""
-        oldest = self._clock.now() - self._settings.now.approvals.retention
+        oldest = self._clock.now() - self._settings.of(ApprovalSettings).retention
         old = [
             request
             for request in self._by_id.values()

@@ -23,6 +23,7 @@ from agentfs.base.errors import KernelError
 from agentfs.mail.events import MessageExpired, MessageGivenUp
 from agentfs.mail.mailboxes import Mailboxes
 from agentfs.mail.message import Draft, Message
+from agentfs.mail.settings import MessageSettings
 from agentfs.mail.threads import Threads
 from agentfs.model.principal import Principal
 from agentfs.rights.gate import Gate
@@ -94,7 +95,7 @@ class Asks(AskBook):
         if not draft.body.strip():
             raise KernelError(errno.EINVAL, "a question is headers, a blank line and a text")
         if draft.reply_by is None:
-            draft.reply_by = now + self._settings.now.messages.reply_timeout
+            draft.reply_by = now + self._settings.of(MessageSettings).reply_timeout
         draft.answer_apart = True
         return self._asks[self._post.send(principal, agent, draft).seq]
 
@@ -167,7 +168,7 @@ class Asks(AskBook):
 
     def check_room(self, agent: str) -> None:
         """EAGAIN if `agent` waits for as many answers as it may."""
-        most = self._settings.now.messages.max_open_asks
+        most = self._settings.of(MessageSettings).max_open_asks
         if len(self._open.get(agent, ())) >= most:
             raise KernelError(
                 errno.EAGAIN,
@@ -232,7 +233,7 @@ class Asks(AskBook):
         """Drop a batch of what was closed longer than `asks_retention` ago; say how many. For the
         maid."""
         self.expire_due()
-        old = self._clock.now() - self._settings.now.messages.asks_retention
+        old = self._clock.now() - self._settings.of(MessageSettings).asks_retention
         closed = (ask for of_agent in self._closed.values() for ask in of_agent.values())
         swept = list(islice((ask for ask in closed if ask.closed <= old), BATCH))
         if swept:
@@ -294,7 +295,7 @@ class Asks(AskBook):
             self._settle(seq, lapsed=state in (AskState.EXPIRED, AskState.CANCELLED))
         self._store.on_commit(lambda: self._wake(ask))
         closed = self._closed[ask.asker]
-        while len(closed) > self._settings.now.messages.max_closed_asks:
+        while len(closed) > self._settings.of(MessageSettings).max_closed_asks:
             self._drop(next(iter(closed.values())))
 
     def _settle(self, seq: int, *, lapsed: bool) -> None:

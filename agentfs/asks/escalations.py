@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from agentfs.asks.ask import Ask
 from agentfs.asks.events import Escalated
+from agentfs.asks.settings import EscalationSettings
 from agentfs.base.clock import Clock
 from agentfs.base.errors import KernelError
 from agentfs.mail.headers import mail_date
@@ -147,7 +148,7 @@ class Escalations:
 
     def _patience(self, grade: Severity, receiver: str) -> float:
         """Until when `receiver` may answer before something else happens, wall clock."""
-        limits = self._settings.now.escalation
+        limits = self._settings.of(EscalationSettings)
         match grade:
             case Severity.WARNING if receiver != INIT_NAME:
                 wait = limits.warning_timeout

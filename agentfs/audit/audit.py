@@ -24,6 +24,7 @@ from agentfs.audit.events import AuditCut, AuditFull, AuditHalfFull, CallRefused
 from agentfs.audit.mirror import Mirror
 from agentfs.audit.pruning import Pruning
 from agentfs.audit.seal import GENESIS, Checkpoint, Seal, make_key
+from agentfs.audit.settings import AuditSettings
 from agentfs.audit.verify import Verdict, verify
 from agentfs.base.clock import Clock, Timers
 from agentfs.base.errors import KernelError
@@ -158,12 +159,12 @@ class Audit:
         self._store.on_rollback(lambda: self._back(before))
         self.seq, self._digest = seq, digest
         self._watch_room()
-        if seq - self._marked >= self._settings.now.audit.checkpoint_every:
+        if seq - self._marked >= self._settings.of(AuditSettings).checkpoint_every:
             self._mark()
 
     def _watch_room(self) -> None:
         """Tell when half of what may be kept is, and when that is an end."""
-        limits, kept = self._settings.now.audit, self.pruning.kept
+        limits, kept = self._settings.of(AuditSettings), self.pruning.kept
         if kept == (limits.max_records + 1) // 2:
             self._store.on_commit(lambda: self._tell_of(AuditHalfFull(kept, limits.max_records)))
         if limits.when_full == "stop" or self._stopped:
@@ -174,7 +175,7 @@ class Audit:
         self.pruning.recorded()
         before, self._stopped = self._stopped, self.pruning.stops
         if self._stopped and not before:
-            most = self._settings.now.audit.max_records
+            most = self._settings.of(AuditSettings).max_records
             self._tell_of(AuditFull(self.pruning.kept, most))
 
     def _tell_of(self, event: Event) -> None:

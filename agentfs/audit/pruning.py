@@ -19,6 +19,7 @@ from agentfs.audit import records
 from agentfs.audit.audit_table import AuditTables, Row
 from agentfs.audit.gaps import Gap, first_of, is_gap
 from agentfs.audit.seal import GENESIS, Checkpoint, Seal
+from agentfs.audit.settings import AuditSettings
 from agentfs.base.clock import Clock, Timer, Timers
 from agentfs.base.errors import KernelError
 from agentfs.store.settings import Settings
@@ -102,13 +103,13 @@ class Pruning:
     @property
     def stops(self) -> bool:
         """Whether nobody but the operator may change anything: it is full, and nothing may go."""
-        limits = self._settings.now.audit
+        limits = self._settings.of(AuditSettings)
         return limits.when_full == "stop" and self.kept >= limits.max_records
 
     def require_room(self) -> None:
         """Raise ENOSPC while `stops`."""
         if self.stops:
-            most = self._settings.now.audit.max_records
+            most = self._settings.of(AuditSettings).max_records
             raise KernelError(
                 errno.ENOSPC,
                 f"the audit keeps {most} records, as many as it may, and the operator chose to stop"
@@ -118,7 +119,7 @@ class Pruning:
 
     def recorded(self) -> None:
         """There is one more. Where refusals are in the way of what will be refused, look soon."""
-        limits = self._settings.now.audit
+        limits = self._settings.of(AuditSettings)
         most = limits.max_records
         if limits.when_full == "stop" and 4 * self.kept > 3 * most:
             looked = 0 if self._passed is None else self._passed[0]
@@ -142,7 +143,7 @@ class Pruning:
 
     def sweep(self) -> int:
         """Take away one batch, and go on soon if there may be more; how many records went."""
-        limits = self._settings.now.audit
+        limits = self._settings.of(AuditSettings)
         before = self.kept
         stop = limits.when_full == "stop"
         try:
@@ -208,7 +209,7 @@ class Pruning:
 
     def _spared_from(self) -> int:
         """The number from which on no refusal is dropped."""
-        return self._newest() - max(1, self._settings.now.audit.max_records // SPARED)
+        return self._newest() - max(1, self._settings.of(AuditSettings).max_records // SPARED)
 
     def _drop_refusals(self, surplus: int) -> bool:
         """Drop up to `surplus` refusals of the next batch; whether all were looked at. What

@@ -16,6 +16,7 @@ from agentfs.base.errors import KernelError
 from agentfs.mail.events import BroadcastSent
 from agentfs.mail.message import Draft, Message, Relation, compose
 from agentfs.mail.routing import relation
+from agentfs.mail.settings import MessageSettings
 from agentfs.model.principal import Principal
 from agentfs.model.process import Process
 from agentfs.process.agents import Agents
@@ -132,7 +133,7 @@ class Broadcasts:
             policy.approved(speaker, Action.SEND, inbox, decision, what, about)
             self._mail.check_room(principal, name)
             receivers.append(name)
-        most = self._settings.now.messages.max_broadcast_bytes
+        most = self._settings.of(MessageSettings).max_broadcast_bytes
         if size * len(receivers) > most:
             raise KernelError(
                 errno.EMSGSIZE,

@@ -26,6 +26,7 @@ from agentfs.mail.mailboxes import Mailboxes, expired
 from agentfs.mail.message import Message
 from agentfs.mail.owners import AgentMail, MailboxOwner
 from agentfs.mail.readers import Reader
+from agentfs.mail.settings import MessageSettings
 from agentfs.mail.tasks import Tasks
 from agentfs.model.principal import INIT, Principal
 from agentfs.model.process import Process, State
@@ -267,7 +268,7 @@ class Delivery:
     def release_stale(self) -> int:
         """Return the claims of processes that are no more, and those that nobody's end will
         return and that are older than `claim_timeout`; say how many."""
-        oldest = self._clock.monotonic() - self._settings.now.messages.claim_timeout
+        oldest = self._clock.monotonic() - self._settings.of(MessageSettings).claim_timeout
         stale = [
             message
             for pid in self._boxes.claimants
@@ -299,7 +300,7 @@ class Delivery:
     def _return(self, message: Message, reason: str) -> None:
         """Nobody acknowledged it: the next attempt, or the end of it."""
         box = self._boxes.box(message.mailbox)
-        most = message.revived + self._settings.now.messages.max_delivery_attempts
+        most = message.revived + self._settings.of(MessageSettings).max_delivery_attempts
         if message.attempt < most:
             name = box.free_name("new", message.named)
             self._wait_again(message, name, attempt=message.attempt + 1)

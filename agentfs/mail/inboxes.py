@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from agentfs.base.errors import ShareError
 from agentfs.mail.mailbox import Mailbox
+from agentfs.mail.settings import MessageSettings
 from agentfs.model.principal import Principal
 from agentfs.process.agents import Agents
 from agentfs.quota.listed import Listed
+from agentfs.quota.settings import ShareSettings
 from agentfs.quota.shares import FLOOR, Holder
 from agentfs.store.settings import Settings
 
@@ -22,9 +24,9 @@ class _Inbox(Listed):
         super().__init__(
             "inbox",
             f"messages that wait in the inbox of {box.name}",
-            lambda: settings.now.messages.max_waiting,
+            lambda: settings.of(MessageSettings).max_waiting,
             "messages.max_waiting",
-            lambda: settings.now.shares,
+            lambda: settings.of(ShareSettings),
             lists=lambda: box.senders,
             total=lambda: box.waiting,
             find=agents.find,
@@ -47,7 +49,7 @@ class _Inbox(Listed):
 def check_room(box: Mailbox, principal: Principal, agents: Agents, settings: Settings) -> None:
     """Raise ShareError, EDQUOT or ENOSPC, if one more message of `principal` may not wait in the
     inbox `box`. If it is full, the operator has as many as its reserve all the same."""
-    waiting, most = box.waiting, settings.now.messages.max_waiting
+    waiting, most = box.waiting, settings.of(MessageSettings).max_waiting
     if waiting < most and waiting < FLOOR:
         return
     agent = agents.find(principal.name)

@@ -24,6 +24,7 @@ from agentfs.base.clock import Clock
 from agentfs.base.errors import KernelError
 from agentfs.mail.mailboxes import Mailboxes
 from agentfs.mail.message import Draft, Message
+from agentfs.mail.settings import MessageSettings
 from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import INIT
 from agentfs.model.process import Process
@@ -84,7 +85,7 @@ class Loops:
         held = self._boxes.claimed.newest(actor.pid, NEWEST)
         if not any(each.sender == receiver for each in held):
             return
-        limits = self._settings.now.messages
+        limits = self._settings.of(MessageSettings)
         pair = f"{actor.name} {receiver}"
         if count:
             wait = self._buckets.take(pair, 1, limits.answer_burst, limits.answers_per_minute)
@@ -121,14 +122,14 @@ class Loops:
 
     def ended(self, hops: int) -> str:
         """Why a message with so many hops is not delivered; empty if it is."""
-        most = self._settings.now.messages.max_hops
+        most = self._settings.of(MessageSettings).max_hops
         if hops <= most:
             return ""
         return f"a loop: {most} answers in a row were automatic or said nothing new (max_hops)"
 
     def tidy(self) -> None:
         """Forget what is not needed any more."""
-        limits = self._settings.now.messages
+        limits = self._settings.of(MessageSettings)
         self._buckets.drop_full(limits.answer_burst, limits.answers_per_minute)
 
 

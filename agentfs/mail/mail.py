@@ -20,6 +20,7 @@ from agentfs.mail.overheard import Copy, Overheard
 from agentfs.mail.receiving import Receiving
 from agentfs.mail.routing import Route, effective, peers, route
 from agentfs.mail.sent import Sent
+from agentfs.mail.settings import MessageSettings
 from agentfs.mail.threads import Threads
 from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import Principal
@@ -182,7 +183,7 @@ class Mail(Receiving):
 
     def check_size(self, size: int) -> None:
         """EMSGSIZE if a message may not have so many bytes."""
-        most = self._settings.now.messages.max_size
+        most = self._settings.of(MessageSettings).max_size
         if size > most:
             raise KernelError(
                 errno.EMSGSIZE,
@@ -192,7 +193,7 @@ class Mail(Receiving):
 
     def is_full(self, name: str) -> bool:
         """Whether so much waits in an inbox that nothing more is accepted."""
-        return self._boxes.box(name).waiting >= self._settings.now.messages.max_waiting
+        return self._boxes.box(name).waiting >= self._settings.of(MessageSettings).max_waiting
 
     def notify(
         self,

@@ -23,6 +23,7 @@ from agentfs.mail.mailbox import FOLDERS, Mailbox, Queue
 from agentfs.mail.message import Message
 from agentfs.mail.readers import Reader
 from agentfs.mail.retention import Retention
+from agentfs.mail.settings import MessageSettings
 from agentfs.mail.waiters import Waiters
 from agentfs.store.event_log import EventLog, Record
 from agentfs.store.events import ConfigChanged
@@ -81,7 +82,7 @@ class Mailboxes:
         """The mailbox called `name`."""
         box = self._boxes.get(name)
         if box is None:
-            box = Mailbox(name, self._settings.now.messages.ageing_per_second)
+            box = Mailbox(name, self._settings.of(MessageSettings).ageing_per_second)
             self._boxes[name] = box
         return box
 
@@ -381,7 +382,7 @@ class Mailboxes:
     def _heard(self, record: Record) -> None:
         if isinstance(record.event, ConfigChanged):
             for box in self:
-                box.age_by(self._settings.now.messages.ageing_per_second)
+                box.age_by(self._settings.of(MessageSettings).ageing_per_second)
 
 
 _STATE = (

@@ -15,6 +15,7 @@ from agentfs.mail.mailbox import Mailbox
 from agentfs.mail.mailboxes import expired
 from agentfs.mail.message import Message
 from agentfs.mail.readers import Reader
+from agentfs.mail.settings import MessageSettings
 from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import INIT, Principal
 from agentfs.model.process import Process, State
@@ -103,7 +104,7 @@ class Receiving(Delivery):
             self._go_without(box, principal, reader)
             return []
         most = most if free is None else min(most, free)
-        room = self._settings.now.messages.max_batch_bytes
+        room = self._settings.of(MessageSettings).max_batch_bytes
         with self._gate.enter(principal, "claims") as actor:
             self._end_before(box, actor, reader)
             while (doubted := self._in_doubt(box, actor.pid)) is not None:

@@ -15,6 +15,7 @@ from agentfs.base.clock import Clock, Timer, Timers
 from agentfs.base.errors import KernelError
 from agentfs.mail.events import DeadLetterDropped, SentForgotten
 from agentfs.mail.message import Message
+from agentfs.mail.settings import MessageSettings
 from agentfs.store.event_log import EventLog
 from agentfs.store.settings import Settings
 from agentfs.store.store import Store
@@ -57,14 +58,14 @@ class Retention:
     def bound_sent(self, sender: str) -> None:
         """Keep at most `max_sent` finished messages of `sender`; the oldest go."""
         finished = self._boxes.archive.finished(sender)
-        most = self._settings.now.messages.max_sent
+        most = self._settings.of(MessageSettings).max_sent
         if len(finished) > most:
             surplus = min(len(finished) - most + min(TOGETHER, most // 10), BATCH)
             self.forget(sender, list(islice(finished.values(), surplus)))
 
     def bound_dead(self, box: Mailbox) -> None:
         """Keep at most `max_dead` dead letters in `box`; the oldest goes, with an event."""
-        most = self._settings.now.messages.max_dead
+        most = self._settings.of(MessageSettings).max_dead
         if len(box.dead) > most:
             oldest = min(box.dead.values(), key=lambda message: (message.finished, message.seq))
             self._drop(oldest, f"more than {most} dead letters (messages.max_dead)")
@@ -104,7 +105,7 @@ class Retention:
         return dropped
 
     def _sweep_sent(self, room: int) -> int:
-        limits, archive = self._settings.now.messages, self._boxes.archive
+        limits, archive = self._settings.of(MessageSettings), self._boxes.archive
         oldest, dropped = self._clock.now() - limits.sent_retention, 0
         for sender in archive.senders:
             going = self._too_old(archive.finished(sender), limits.max_sent, oldest)
@@ -126,7 +127,7 @@ class Retention:
             yield message
 
     def _sweep_dead(self, room: int) -> int:
-        limits = self._settings.now.messages
+        limits = self._settings.of(MessageSettings)
         oldest = self._clock.now() - limits.dead_retention
         boxes = [box for box in self._boxes if box.dead]
         going = list(islice(_dead_since(boxes, oldest), room))

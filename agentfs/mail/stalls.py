@@ -10,6 +10,7 @@ from __future__ import annotations
 from agentfs.base.clock import Clock
 from agentfs.mail.events import MessageArrived, MessageClaimed, MessageDone, MessageReturned
 from agentfs.mail.mail import Mail
+from agentfs.mail.settings import MessageSettings
 from agentfs.model.principal import INIT
 from agentfs.model.process import Process
 from agentfs.process.events import (
@@ -74,7 +75,7 @@ class Stalls:
     def scan(self) -> None:
         """Tell of every agent that has stalled since the last time."""
         now = self._clock.monotonic()
-        longest = self._settings.now.messages.stall_after
+        longest = self._settings.of(MessageSettings).stall_after
         for name, since in list(self._since.items()):
             process = self._table.by_name(name)
             if process is None or not self._mail.mailbox(name).waiting:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from agentfs.base.clock import Clock, Timer, Timers
 from agentfs.model.process import Process, Restart
+from agentfs.process.settings import ProcessSettings
 from agentfs.store.settings import Settings
 
 __all__ = ["Restarts"]
@@ -45,7 +46,7 @@ class Restarts:
 
     def next_delay(self, process: Process) -> float | None:
         """Count an attempt; the seconds to wait before it, None if there were too many."""
-        numbers = self._settings.now.processes
+        numbers = self._settings.of(ProcessSettings)
         now = self._clock.monotonic()
         attempts = self._attempts.setdefault(process.pid, deque())
         while attempts and attempts[0] <= now - numbers.restart_window:

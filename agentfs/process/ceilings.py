@@ -12,6 +12,7 @@ from operator import itemgetter
 
 from agentfs.model.principal import INIT
 from agentfs.model.process import Limits, Process
+from agentfs.process.settings import LimitSettings
 from agentfs.process.table import ProcessTable
 from agentfs.store.settings import Settings
 
@@ -63,7 +64,7 @@ class Ceilings:
 
     def general(self, name: str) -> int | float | None:
         """What the configuration says of every process."""
-        limit: int | float | None = getattr(self._settings.now.limits, name)
+        limit: int | float | None = getattr(self._settings.of(LimitSettings), name)
         return limit
 
     def _all(self, process: Process, name: str) -> Iterator[tuple[int | float, str]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from agentfs.base.clock import Clock, Timer, Timers
 from agentfs.model.process import Process, State
+from agentfs.process.settings import ProcessSettings
 from agentfs.store.settings import Settings
 
 __all__ = ["Heartbeats"]
@@ -100,7 +101,7 @@ class Heartbeats:
         else:
             watch.missed, begin = watch.missed + 1, due
         watch.seen = watch.beat
-        if watch.missed < self._settings.now.processes.heartbeats_missed:
+        if watch.missed < self._settings.of(ProcessSettings).heartbeats_missed:
             watch.timer = self._look_at(process, begin)
             return
         self.stop(process.pid)

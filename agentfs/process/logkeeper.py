@@ -33,6 +33,7 @@ from agentfs.machine.logs import LEAST, is_low, room_of, rotate
 from agentfs.machine.programs import Program, Programs
 from agentfs.machine.writers import writers
 from agentfs.model.process import Process, State
+from agentfs.process.settings import ProcessSettings
 from agentfs.process.table import ProcessTable
 from agentfs.store.settings import Settings
 
@@ -177,7 +178,7 @@ class LogKeeper:
             self._low = is_low(self._folder)
         except OSError as failure:
             log.warning("nobody knows how full the disk is: %s", failure.strerror)
-        most = self._settings.now.processes.log_size
+        most = self._settings.of(ProcessSettings).log_size
         return min(most, LEAST) if self._low else most
 
     def _look_at(self, name: str, limit: int, nursery: trio.Nursery) -> None:

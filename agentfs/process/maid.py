@@ -11,6 +11,7 @@ import trio
 
 from agentfs.base.clock import rfc3339
 from agentfs.machine.logs import rotate
+from agentfs.process.settings import ProcessSettings
 from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged, HealthChecked
 
@@ -50,7 +51,7 @@ class Maid:
         began = trio.current_time()
         while True:
             self._changed = trio.Event()
-            interval = self._supervisor.settings.now.processes.maid_interval
+            interval = self._supervisor.settings.of(ProcessSettings).maid_interval
             with trio.move_on_at(began + interval):
                 await self._changed.wait()
                 continue
@@ -110,7 +111,7 @@ class Maid:
     def _reap_overdue(self) -> int:
         """Ended processes that nobody waited for."""
         supervisor = self._supervisor
-        patience = supervisor.settings.now.processes.zombie_timeout
+        patience = supervisor.settings.of(ProcessSettings).zombie_timeout
         now = supervisor.clock.monotonic()
         overdue = [pid for pid, at in supervisor.ended_at.items() if now - at >= patience]
         for pid in overdue:
@@ -140,7 +141,7 @@ class Maid:
     async def clean_disk(self) -> None:
         """Rotate the logs that are too long, delete the files of removed agents."""
         supervisor = self._supervisor
-        limit = supervisor.settings.now.processes.log_size
+        limit = supervisor.settings.of(ProcessSettings).log_size
         paths = [supervisor.agents.log_path(p.name) for p in supervisor.table if p.exec]
         await trio.to_thread.run_sync(_rotate_all, paths, limit)
         await trio.to_thread.run_sync(supervisor.agents.empty_trash, abandon_on_cancel=True)

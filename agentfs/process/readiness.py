@@ -16,6 +16,7 @@ from agentfs.base.clock import Timer, Timers
 from agentfs.mail.events import MessageClaimed
 from agentfs.model.process import Process, State
 from agentfs.process.events import ProcessExited, ProcessReady, ProcessReparented, StateChanged
+from agentfs.process.settings import ProcessSettings
 from agentfs.process.table import ProcessTable
 from agentfs.store.event_log import EventLog, Record
 from agentfs.store.later import when_there_is_room
@@ -70,7 +71,7 @@ class Readiness:
     def starting(self, process: Process) -> None:
         """Its program is being started. A failed attempt does not begin the time anew."""
         if self._unready.get(process.pid) is None:
-            patience = self._settings.now.processes.ready_timeout
+            patience = self._settings.of(ProcessSettings).ready_timeout
             self._unready[process.pid] = self._timers.call_later(
                 patience, lambda: self.ready(process, "timeout")
             )

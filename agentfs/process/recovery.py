@@ -17,6 +17,7 @@ from agentfs.model.principal import INIT
 from agentfs.model.process import Agent, Limits, Process, Restart, Role, State, Tier
 from agentfs.process.events import AgentRefused
 from agentfs.process.restarting import STARTED_AGAIN
+from agentfs.process.settings import ProcessSettings
 from agentfs.store.store import Store
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Recovery:
     def _make_init(self) -> None:
         """Process 1 is the daemon itself."""
         supervisor = self._supervisor
-        most = supervisor.settings.now.processes.max_children_of_init
+        most = supervisor.settings.of(ProcessSettings).max_children_of_init
         uid, gid = os.geteuid(), os.getegid()
         own = read_stat(os.getpid())
         init = supervisor.table.find(INIT)
@@ -230,7 +231,7 @@ async def shut_down(supervisor: Supervisor, grace: float | None) -> None:
     share of the grace period."""
     supervisor.closing = True
     if grace is None:
-        grace = supervisor.settings.now.processes.grace_period
+        grace = supervisor.settings.of(ProcessSettings).grace_period
     deadline = trio.current_time() + grace
     with trio.move_on_at(deadline):
         while supervisor.programs.launching:

@@ -18,6 +18,7 @@ from agentfs.model.process import Process, State
 from agentfs.process.ending import UNKNOWN, Ends
 from agentfs.process.events import ProcessChanged, ProcessRestarted
 from agentfs.process.readiness import Readiness
+from agentfs.process.settings import ProcessSettings
 
 __all__ = ["STARTED_AGAIN", "Again"]
 
@@ -80,7 +81,7 @@ class Again(Ends):
     def _again(self, process: Process, code: int | None, why: str, program: Program | None) -> None:
         """It failed, or is to run always: try again a little later, or give up."""
         known = UNKNOWN if code is None else code
-        numbers = self.settings.now.processes
+        numbers = self.settings.of(ProcessSettings)
         delay = self.restarts.next_delay(process)
         if delay is not None:
             self._hold(process, code)

@@ -17,6 +17,7 @@ from agentfs.machine.programs import Program, Programs
 from agentfs.model.process import Process, State
 from agentfs.process.backoff import Restarts
 from agentfs.process.events import SignalSent
+from agentfs.process.settings import ProcessSettings
 from agentfs.process.table import ProcessTable
 from agentfs.store.event_log import EventLog
 from agentfs.store.later import when_there_is_room
@@ -199,7 +200,7 @@ class Signals:
     def begin_grace(self, process: Process, grace: float | None = None) -> None:
         """KILL it `grace` seconds from now, unless CONT comes first."""
         if grace is None:
-            grace = self._settings.now.processes.grace_period
+            grace = self._settings.of(ProcessSettings).grace_period
         self._cancel(self._graces, process.pid)
         self._graces[process.pid] = self._timers.call_later(
             grace, lambda: self._grace_over(process)
@@ -232,7 +233,7 @@ class Signals:
             self._later(program, signum)
         self._cancel(self._endings, program.ospid)
         self._endings[program.ospid] = self._timers.call_later(
-            self._settings.now.processes.grace_period, lambda: self._ending_over(program)
+            self._settings.of(ProcessSettings).grace_period, lambda: self._ending_over(program)
         )
 
     def _later(self, program: Program, signum: int) -> None:

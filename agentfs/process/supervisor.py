@@ -23,6 +23,7 @@ from agentfs.process.events import ProcessChanged
 from agentfs.process.maid import Maid
 from agentfs.process.recovery import Recovery, shut_down
 from agentfs.process.restarting import Again
+from agentfs.process.settings import ProcessSettings
 from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged
 from agentfs.store.later import when_there_is_room
@@ -123,7 +124,7 @@ class Supervisor(Again):
     def _follow_settings(self, record: Record) -> None:
         if isinstance(record.event, ConfigChanged):
             init = self.table.find(INIT)
-            most = self.settings.now.processes.max_children_of_init
+            most = self.settings.of(ProcessSettings).max_children_of_init
             if init is not None and init.limits.max_children != most:
                 self.table.update(init, limits=replace(init.limits, max_children=most))
                 self.events.emit(ProcessChanged(init.pid, init.name))

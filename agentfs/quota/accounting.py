@@ -20,6 +20,7 @@ from agentfs.model.process import Agent, Process
 from agentfs.quota.events import AccountClosed, AccountOpened, UseRecorded, UsesSwept
 from agentfs.quota.meter import MICROS, Use
 from agentfs.quota.models import Models
+from agentfs.quota.settings import AccountingSettings
 from agentfs.quota.uses import DAY, HOUR, NOBODY, TOTAL, VIEWS, Sums, UseRow, Uses
 from agentfs.store.event_log import EventLog
 from agentfs.store.settings import Settings
@@ -163,7 +164,7 @@ class Accounting:
     def sweep(self) -> int:
         """Drop one batch of records from days that are over for longer than `accounting.retention`,
         and go on soon if there may be more; the number dropped. For the maid."""
-        oldest = self.clock.now() - self.settings.now.accounting.retention
+        oldest = self.clock.now() - self.settings.of(AccountingSettings).retention
         try:
             with self.store.transaction():
                 count, accounts = self._uses.sweep(oldest - oldest % SECONDS_OF_A_DAY, BATCH)

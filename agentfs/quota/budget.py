@@ -19,9 +19,10 @@ from agentfs.process.table import ProcessTable
 from agentfs.quota.alerts import Marks
 from agentfs.quota.budget_table import Entries, Entry, Key
 from agentfs.quota.meter import LimitError, Use
+from agentfs.quota.settings import BudgetSettings
 from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged
-from agentfs.store.settings import Config, Settings
+from agentfs.store.settings import Settings
 
 if TYPE_CHECKING:
     from agentfs.rights.gate import Gate
@@ -48,14 +49,14 @@ class Budgets:
         self._settings = settings
         self.on_passed: list[Callable[[Key, int], object]] = []
         for tier in Tier:
-            entries.get(INIT, tier).allocated = _of(settings.now, tier)
-        settings.checks.append(self._check_pool)
+            entries.get(INIT, tier).allocated = _of(settings.of(BudgetSettings), tier)
+        settings.require(BudgetSettings, self._check_pool)
 
-    def _check_pool(self, config: Config) -> None:
-        """Raise EINVAL if the configuration takes back what is not there any more."""
+    def _check_pool(self, numbers: BudgetSettings) -> None:
+        """Raise EINVAL if the settings take back what is not there any more."""
         faults = []
         for tier in Tier:
-            entry, wanted = self._entries.get(INIT, tier), _of(config, tier)
+            entry, wanted = self._entries.get(INIT, tier), _of(numbers, tier)
             least = entry.allocated - entry.remaining
             if wanted < min(least, entry.allocated):
                 faults.append(
@@ -71,7 +72,7 @@ class Budgets:
         if isinstance(record.event, ConfigChanged):
             for tier in Tier:
                 entry = self._entries.get(INIT, tier)
-                more = _of(self._settings.now, tier) - entry.allocated
+                more = _of(self._settings.of(BudgetSettings), tier) - entry.allocated
                 if more:
                     self._entries.change(entry, allocated=more)
 
@@ -303,8 +304,8 @@ class Budgets:
             self._marks.exceeded(process, resource, entry.consumed, limit)
 
 
-def _of(config: Config, tier: Tier) -> int:
-    return int(getattr(config.budgets, tier.value))
+def _of(numbers: BudgetSettings, tier: Tier) -> int:
+    return int(getattr(numbers, tier.value))
 
 
 def _resource(entry: Entry) -> str:

@@ -29,6 +29,7 @@ from agentfs.quota.call import KIND, Call
 from agentfs.quota.events import ResourceStopped
 from agentfs.quota.meter import Bounded, LimitError, Meter, Use
 from agentfs.quota.models import Models
+from agentfs.quota.settings import BudgetSettings
 from agentfs.rights.gate import Gate
 from agentfs.store.event_log import EventLog
 from agentfs.store.settings import Settings
@@ -198,7 +199,7 @@ class Calls:
             return self._refuse(principal, refused)
 
     def _check_open(self, process: Process) -> None:
-        most = self.settings.now.budgets.max_open_calls
+        most = self.settings.of(BudgetSettings).max_open_calls
         if len(self._open.get(process.pid, ())) >= most:
             raise KernelError(
                 errno.EAGAIN,

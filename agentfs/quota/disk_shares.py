@@ -20,6 +20,7 @@ from agentfs.base.clock import Clock
 from agentfs.model.principal import Principal
 from agentfs.process.agents import Agents
 from agentfs.quota.file_bytes import OPERATOR, Bytes
+from agentfs.quota.settings import ShareSettings
 from agentfs.quota.shares import Holder, Pot, Shares
 from agentfs.quota.survey import Survey
 from agentfs.store.settings import Settings
@@ -77,7 +78,7 @@ class DiskShares:
 
     def _pot(self, name: str, unit: str) -> Pot:
         def size() -> int:
-            most: int | None = getattr(self._settings.now.shares, name)
+            most: int | None = getattr(self._settings.of(ShareSettings), name)
             disk = pot.used + self.left()
             return disk if most is None else min(most, disk)
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from agentfs.base.clock import Clock, change_time
 from agentfs.base.errors import KernelError
 from agentfs.quota.events import GroupCreated, GroupRemoved
+from agentfs.quota.settings import GroupSettings
 from agentfs.store.event_log import EventLog
-from agentfs.store.settings import Groups as Numbers
 from agentfs.store.store import Store
 
 __all__ = ["FILES", "HOLDS", "KIND", "Group", "GroupTable", "Hold"]
@@ -138,7 +138,7 @@ class GroupTable:
 
     # -- making and removing ---------------------------------------------------------------------
 
-    def create(self, parent: str, name: str, numbers: Numbers) -> Group:
+    def create(self, parent: str, name: str, numbers: GroupSettings) -> Group:
         """Make an empty group below `parent`."""
         if parent:
             self.get(parent)

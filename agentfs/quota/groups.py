@@ -20,6 +20,7 @@ from agentfs.process.table import ProcessTable
 from agentfs.quota.events import GroupEntered, GroupLimitHit, GroupLimitSet
 from agentfs.quota.group_table import Group, GroupTable, Hold
 from agentfs.quota.meter import LimitError, Use
+from agentfs.quota.settings import GroupSettings
 from agentfs.rights.gate import KINDS, Gate
 from agentfs.rights.policy import Action, outermost
 from agentfs.store.event_log import EventLog
@@ -71,7 +72,7 @@ class Groups:
         with self.gate.enter(principal) as actor:
             self._require(actor, parent, f"make {name}")
             self.gate.may_make(actor.name, "groups", 1)
-            made = self.groups.create(parent, name, self.settings.now.groups)
+            made = self.groups.create(parent, name, self.settings.of(GroupSettings))
             self.store.on_commit(lambda: self.on_created(made.path, actor.name))
             return made
 

@@ -20,7 +20,7 @@ from agentfs.quota.listed import Listed
 from agentfs.quota.shares import Charge, Holder, Shares
 from agentfs.shared.events import QueueCreated, QueueRemoved, TopicCreated, TopicRemoved
 from agentfs.store.event_log import EventLog, Record
-from agentfs.store.settings import Config, Settings
+from agentfs.store.settings import Settings
 from agentfs.store.store import Store
 
 __all__ = ["Made"]
@@ -28,16 +28,16 @@ __all__ = ["Made"]
 DEFINITIONS, QUEUES, TOPICS, GROUPS = "definitions", "queues", "topics", "groups"
 LAUNCHES = "launches"
 
-SIZES: dict[str, tuple[str, Callable[[Config], int]]] = {
-    DEFINITIONS: ("shares.definitions", lambda config: config.shares.definitions),
-    QUEUES: ("queues.max_queues", lambda config: config.queues.max_queues),
-    TOPICS: ("topics.max_topics", lambda config: config.topics.max_topics),
-    GROUPS: ("groups.max_groups", lambda config: config.groups.max_groups),
-    "reminders": ("shares.reminders", lambda config: config.shares.reminders),
-    "asks": ("shares.asks", lambda config: config.shares.asks),
-    "approvals": ("shares.approvals", lambda config: config.shares.approvals),
+SIZES = {
+    DEFINITIONS: "shares.definitions",
+    QUEUES: "queues.max_queues",
+    TOPICS: "topics.max_topics",
+    GROUPS: "groups.max_groups",
+    "reminders": "shares.reminders",
+    "asks": "shares.asks",
+    "approvals": "shares.approvals",
 }
-"""What is divided: the setting that says how much there is of it, and that."""
+"""What is divided, and the setting that says how much there is of it."""
 
 UNITS = {
     "asks": "questions that wait for an answer",
@@ -75,10 +75,9 @@ class Made:
             excess=errno.EAGAIN,
         )
         for kind in (DEFINITIONS, QUEUES, TOPICS, GROUPS):
-            setting, size = SIZES[kind]
             self._charges[kind] = {}
             scarce, excess = self._errnos(kind)
-            shares.pot(kind, kind, self._size(size), setting, scarce=scarce, excess=excess)
+            shares.pot(kind, kind, self._size(kind), SIZES[kind], scarce=scarce, excess=excess)
         events.listen(
             self._heard,
             AgentDefined,
@@ -95,13 +94,12 @@ class Made:
         self, kind: str, lists: Callable[[], Mapping[str, Sized | int]], total: Callable[[], int]
     ) -> None:
         """Divide what waits in a table of its own, too."""
-        setting, size = SIZES[kind]
         scarce, excess = self._errnos(kind)
         self._shares.pots[kind] = Listed(
             kind,
             UNITS.get(kind, kind),
-            self._size(size),
-            setting,
+            self._size(kind),
+            SIZES[kind],
             self._shares.terms,
             lists=lists,
             total=total,
@@ -137,8 +135,8 @@ class Made:
         """Agent `maker` has made a group."""
         self._note(GROUPS, path, maker)
 
-    def _size(self, of: Callable[[Config], int]) -> Callable[[], int]:
-        return lambda: of(self._settings.now)
+    def _size(self, kind: str) -> Callable[[], int]:
+        return lambda: self._settings.number(SIZES[kind])
 
     @staticmethod
     def _errnos(kind: str) -> tuple[int, int]:

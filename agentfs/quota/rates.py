@@ -17,6 +17,7 @@ from agentfs.base.windows import MINUTE, Window
 from agentfs.model.process import Process
 from agentfs.process.ceilings import Ceilings
 from agentfs.process.events import ProcessExited, ProcessReaped, ProcessSpawned
+from agentfs.process.settings import LimitSettings
 from agentfs.process.table import ProcessTable
 from agentfs.quota.events import GroupLimitSet, GroupRemoved, LimitChanged
 from agentfs.quota.group_table import Group, GroupTable
@@ -141,7 +142,7 @@ class Rates:
     def _look_at(self, pid: int, kinds: Iterable[str] = KINDS) -> None:
         for kind in kinds:
             if pid == EVERYBODY:
-                found = getattr(self._settings.now.limits, limit_name(kind)) is not None
+                found = getattr(self._settings.of(LimitSettings), limit_name(kind)) is not None
             else:
                 process = self._table.find(pid)
                 found = (

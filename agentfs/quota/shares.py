@@ -39,9 +39,9 @@ from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import Principal
 from agentfs.model.process import Agent
 from agentfs.quota.events import ShareRefused
+from agentfs.quota.settings import ShareSettings
 from agentfs.store.event_log import EventLog
 from agentfs.store.settings import Settings
-from agentfs.store.settings import Shares as Terms
 
 __all__ = ["FLOOR", "Charge", "Holder", "Pot", "Shares"]
 
@@ -100,7 +100,7 @@ class Pot:
         unit: str,
         size: Callable[[], int],
         setting: str,
-        terms: Callable[[], Terms],
+        terms: Callable[[], ShareSettings],
         *,
         floor: int = FLOOR,
         scarce: int = errno.ENOSPC,
@@ -316,9 +316,9 @@ class Shares:
         self._users: dict[int, Holder] = {}
         self._told: dict[tuple[str, str], float] = {}
 
-    def terms(self) -> Terms:
+    def terms(self) -> ShareSettings:
         """The shares, and the sizes that are nowhere else."""
-        return self._settings.now.shares
+        return self._settings.of(ShareSettings)
 
     def pot(
         self,

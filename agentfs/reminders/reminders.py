@@ -31,6 +31,7 @@ from agentfs.reminders.events import (
 )
 from agentfs.reminders.reminder_table import Calendar, Reminder
 from agentfs.reminders.schedule import parse
+from agentfs.reminders.settings import ReminderSettings
 from agentfs.rights.gate import Gate
 from agentfs.store.event_log import EventLog
 from agentfs.store.settings import Settings
@@ -89,7 +90,7 @@ class Reminders(Calendar):
 
     def left(self, agent: str) -> int:
         """How many it can set at this moment, as far as the rate goes."""
-        limits = self._settings.now.reminders
+        limits = self._settings.of(ReminderSettings)
         return int(self._buckets.left(agent, limits.burst, limits.per_minute) + 1e-9)
 
     # -- system calls ------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ class Reminders(Calendar):
             )
 
     def _limit(self, agent: str, texts: list[str]) -> None:
-        limits, count = self._settings.now.reminders, len(texts)
+        limits, count = self._settings.of(ReminderSettings), len(texts)
         for text in texts:
             if len(text.encode()) > limits.max_text:
                 raise KernelError(
@@ -226,7 +227,7 @@ class Reminders(Calendar):
             for reminder in batch:
                 if self.find(reminder.agent, reminder.id) is not reminder:
                     continue  # it was cancelled, or has fired
-                schedule, again = reminder.schedule, now + self._settings.now.reminders.retry
+                schedule, again = reminder.schedule, now + self._settings.of(ReminderSettings).retry
                 following = schedule.corrected(reminder.next, now)
                 if schedule.kind == "cron":  # it may wait for its last message to be read
                     again = schedule.corrected(reminder.due, now)
@@ -264,7 +265,7 @@ class Reminders(Calendar):
         )
         self._tally.count(agent, now, delivered=message is not None)
         if message is None:
-            again = now + self._settings.now.reminders.retry
+            again = now + self._settings.of(ReminderSettings).retry
             self._move(reminder, again)
             self._touch(agent)
             reason = f"the inbox of {agent} is full"
@@ -285,7 +286,7 @@ class Reminders(Calendar):
 
     def tidy(self) -> None:
         """Drop what is kept no longer: minutes older than 24 hours, buckets that are full."""
-        limits = self._settings.now.reminders
+        limits = self._settings.of(ReminderSettings)
         self._buckets.drop_full(limits.burst, limits.per_minute)
         with self._store.transaction():
             for agent in self._tally.age(self._clock.now()):

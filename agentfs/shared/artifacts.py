@@ -28,6 +28,7 @@ from agentfs.shared.artifact import Artifact, Space, Visibility, check_key, chec
 from agentfs.shared.artifact_table import Shelf
 from agentfs.shared.draft import Draft
 from agentfs.shared.events import ArtifactChanged, ArtifactRemoved, ArtifactRenamed, ArtifactStored
+from agentfs.shared.settings import ArtifactSettings
 from agentfs.store.event_log import EventLog
 from agentfs.store.settings import Settings
 from agentfs.store.store import Store
@@ -146,7 +147,7 @@ class Artifacts(Shelf):
         if old is None:
             check_key(key)
             self._check_count(principal.name)
-        most = self._settings.now.artifacts.max_size
+        most = self._settings.of(ArtifactSettings).max_size
         owner = principal.name if old is None else old.owner
         charge = Charge(self._disk.artifacts, self._disk.owner(owner, principal.uid), 0)
         draft = Draft(self.folder, principal, Visibility(space[0]), space, key, most, charge)
@@ -156,7 +157,7 @@ class Artifacts(Shelf):
         return draft
 
     def _check_count(self, owner: str) -> None:
-        most = self._settings.now.artifacts.max_artifacts
+        most = self._settings.of(ArtifactSettings).max_artifacts
         if self._owned[owner] >= most:
             raise KernelError(
                 errno.ENOSPC,

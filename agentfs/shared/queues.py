@@ -26,6 +26,7 @@ from agentfs.rights.gate import Gate
 from agentfs.rights.ownership import Access, Ownership
 from agentfs.shared.events import QueueChanged, QueueCreated, QueuePurged, QueueRemoved
 from agentfs.shared.registry import Registry
+from agentfs.shared.settings import QueueSettings
 from agentfs.store.event import Event
 from agentfs.store.event_log import EventLog, Record
 from agentfs.store.events import ConfigChanged
@@ -102,7 +103,7 @@ class Queues(Registry[Queue]):
 
     def limit(self, queue: Queue) -> int:
         """How many messages may wait in it."""
-        return queue.limit or self._settings.now.queues.max_waiting
+        return queue.limit or self._settings.of(QueueSettings).max_waiting
 
     def has_room(self, queue: Queue) -> bool:
         """Whether one more message may wait."""
@@ -113,7 +114,7 @@ class Queues(Registry[Queue]):
     def create(self, principal: Principal, name: str, mode: int) -> Queue:
         """Make a queue with exactly these mode bits. EINVAL, EEXIST, EACCES, ENOSPC."""
         with self._gate.enter(principal) as actor:
-            most = self._settings.now.queues.max_queues
+            most = self._settings.of(QueueSettings).max_queues
             ownership = self._check_new(principal, actor, name, mode, most)
             queue = Queue(name, ownership, int(self._clock.now() * 1e9))
             self._add(queue)
@@ -160,10 +161,11 @@ class Queues(Registry[Queue]):
         with self._gate.enter(principal):
             queue = self.get(name)
             queue.ownership.require_owner(principal, f"limit {queue}")
-            if limit is not None and not 1 <= limit <= self._settings.now.queues.max_limit:
+            most = self._settings.of(QueueSettings).max_limit
+            if limit is not None and not 1 <= limit <= most:
                 raise KernelError(
                     errno.EINVAL,
-                    f"1 to {self._settings.now.queues.max_limit} messages may wait, not {limit}",
+                    f"1 to {most} messages may wait, not {limit}",
                     rule="queues.max_limit",
                 )
             self._update(queue, limit=limit)

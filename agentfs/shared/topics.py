@@ -22,6 +22,7 @@ from agentfs.rights.gate import Gate
 from agentfs.rights.ownership import Access, Ownership
 from agentfs.shared.events import TopicChanged, TopicCreated, TopicRemoved
 from agentfs.shared.registry import Registry
+from agentfs.shared.settings import TopicSettings
 from agentfs.store.event import Event
 from agentfs.store.event_log import EventLog
 from agentfs.store.settings import Settings
@@ -112,7 +113,7 @@ class Topics(Registry[Topic]):
     def create(self, principal: Principal, name: str, mode: int) -> Topic:
         """Make a topic with exactly these mode bits. EINVAL, EEXIST, EACCES, ENOSPC."""
         with self._gate.enter(principal) as actor:
-            most = self._settings.now.topics.max_topics
+            most = self._settings.of(TopicSettings).max_topics
             ownership = self._check_new(principal, actor, name, mode, most)
             topic = Topic(name, ownership, int(self._clock.now() * 1e9))
             self._add(topic)
@@ -157,7 +158,7 @@ class Topics(Registry[Topic]):
         """
         with self._gate.enter(principal) as actor:
             self._admit(principal, actor, topic, data)
-            limits = self._settings.now.topics
+            limits = self._settings.of(TopicSettings)
             if not data:
                 raise KernelError(errno.EINVAL, "an empty record")
             if len(data) > limits.max_record:

@@ -9,7 +9,7 @@ from agentfs.base.clock import Clock, SystemClock, Timers
 from agentfs.store.event_log import EventLog
 from agentfs.store.layout import STORE
 from agentfs.store.part import Parts
-from agentfs.store.settings import Settings
+from agentfs.store.settings import Section, Settings
 from agentfs.store.store import Store
 
 __all__ = ["Ground"]
@@ -29,10 +29,15 @@ class Ground:
     parts: Parts = field(default_factory=Parts)
 
     @classmethod
-    def open(cls, state_dir: Path, clock: Clock | None = None) -> Ground:
-        """Open the store in `state_dir`, which has been laid out; `clock` is the machine's unless a
-        test gives another. Raises what `Store` raises."""
+    def open(
+        cls, state_dir: Path, sections: tuple[type[Section], ...], clock: Clock | None = None
+    ) -> Ground:
+        """Open the store in `state_dir`, which has been laid out. The configuration has these
+        `sections`; `clock` is the machine's unless a test gives another. Raises what `Store`
+        raises."""
         clock = clock or SystemClock()
         store = Store(state_dir / STORE)
         events = EventLog(store, clock)
-        return cls(state_dir, store, events, clock, Timers(clock), Settings(store, events))
+        return cls(
+            state_dir, store, events, clock, Timers(clock), Settings(store, events, sections)
+        )

@@ -23,8 +23,6 @@ T = TypeVar("T")
 class LiveDocument(Generic[T]):
     """`/etc/NAME`. `parse` makes of a text what it says, or raises EINVAL that names every fault.
 
-    Each of `checks` gets what is to be put in effect, and raises EINVAL if the rest of the system
-    does not allow that.
     `default` is its text until somebody writes another, and if the stored one cannot be read (by
     another release, say): that must not keep the system from starting. `use(now)` is called with
     what is in effect: at once, and with each change, before anybody is told of it. `kept_as` is its
@@ -49,7 +47,7 @@ class LiveDocument(Generic[T]):
         self._parse = parse
         self._in_use = use
         self._key = kept_as or name
-        self.checks: list[Callable[[T], object]] = []
+        self._checks: list[Callable[[T], object]] = []
         self._refusal = ""  # why the text in the store is not in effect
         text = store.meta(self._key) or default()
         try:
@@ -85,10 +83,15 @@ class LiveDocument(Generic[T]):
         with self._store.transaction():
             self._store.set_meta(f"{self._key}.refused", "")
 
+    def add_check(self, check: Callable[[T], object]) -> None:
+        """Have `check` look at what is about to be put in effect. It raises EINVAL if the rest of
+        the system does not allow that."""
+        self._checks.append(check)
+
     def replace(self, text: str) -> None:
         """Put a new text in effect. Raises EINVAL and changes nothing if it is wrong."""
         now, before = self._parse(text), (self.text, self.now)
-        for check in self.checks:
+        for check in self._checks:
             check(now)
         with self._store.transaction():
             self._store.on_rollback(lambda: self._use(*before))

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentfs.model.principal import Principal
+from agentfs.quota.settings import ShareSettings
 from agentfs.quota.shares import Charge, Holder, Pot
-from agentfs.store.settings import Shares
 
 __all__ = ["Caller"]
 
 LITTLE = 4096
 """Bytes that are kept for whoever has a file open, which count as its being open."""
 
-_BOUNDLESS = Pot("unsent", "bytes", lambda: sys.maxsize, "nothing", Shares)
+_BOUNDLESS = Pot("unsent", "bytes", lambda: sys.maxsize, "nothing", ShareSettings)
 _KERNEL = Holder("kernel", 0, operator=True)
 
 

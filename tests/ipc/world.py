@@ -20,6 +20,7 @@ from agentfs.process.agents import Agents
 from agentfs.process.table import ProcessTable
 from agentfs.rights.gate import Gate
 from agentfs.rights.policy import Policy
+from agentfs.sections import SECTIONS
 from agentfs.store.event import Event
 from agentfs.store.event_log import EventLog
 from agentfs.store.settings import Settings
@@ -41,7 +42,7 @@ class World:
         self.state = state
         self.store = Store(state / "store.db")
         self.events = EventLog(self.store, self.clock)
-        self.settings = Settings(self.store, self.events)
+        self.settings = Settings(self.store, self.events, SECTIONS)
         self.timers = Timers(self.clock)
         self.table = ProcessTable(self.store, self.events, self.clock)
         self.gate = Gate(self.store, Policy(self.table.find), self.table.find)

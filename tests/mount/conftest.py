@@ -15,9 +15,9 @@ from agentfs.base.errors import KernelError
 from agentfs.base.watchdog import Watchdog
 from agentfs.model.principal import Kind, Principal
 from agentfs.mount.session import Mount, serve
+from agentfs.quota.settings import ShareSettings
 from agentfs.quota.shares import Charge, Holder, Pot
 from agentfs.store.event_log import EventLog
-from agentfs.store.settings import Shares
 from agentfs.store.store import Store
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change
@@ -199,10 +199,12 @@ class Operator:
         self._tree = tree
         self._holder = Holder("operator", 0, operator=True)
         self._pots = {
-            "parked": Pot("parked", "", lambda: tree.most_waiting, "", Shares, scarce=errno.EAGAIN),
-            "unsent": Pot("unsent", "", lambda: 1 << 30, "", Shares),
-            "contents": Pot("contents", "", lambda: 1 << 30, "", Shares),
-            "handles": Pot("handles", "", lambda: 1 << 16, "", Shares),
+            "parked": Pot(
+                "parked", "", lambda: tree.most_waiting, "", ShareSettings, scarce=errno.EAGAIN
+            ),
+            "unsent": Pot("unsent", "", lambda: 1 << 30, "", ShareSettings),
+            "contents": Pot("contents", "", lambda: 1 << 30, "", ShareSettings),
+            "handles": Pot("handles", "", lambda: 1 << 16, "", ShareSettings),
         }
 
     def identify(self, tid: int, uid: int, gid: int) -> Principal:

@@ -33,6 +33,7 @@ from agentfs.process.events import (
     SignalSent,
 )
 from agentfs.process.supervisor import UNKNOWN
+from agentfs.sections import SECTIONS
 from agentfs.store.event_log import EventLog
 from agentfs.store.events import HealthChecked
 from agentfs.store.settings import Settings
@@ -192,7 +193,7 @@ async def release(system: System) -> None:
 async def test_a_delay_has_a_maximum_and_jitter_only_adds_to_it(tmp_path: Path) -> None:
     clock = ManualClock()
     store = Store(tmp_path / "store.db")
-    settings = Settings(store, EventLog(store, clock))
+    settings = Settings(store, EventLog(store, clock), SECTIONS)
     settings.replace("processes: {restart_attempts: 20, restart_window: 1h}")
     restarts = Restarts(Timers(clock), clock, settings)
     process = cast("Process", SimpleNamespace(pid=7))

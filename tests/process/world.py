@@ -26,6 +26,7 @@ from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
 from agentfs.rights.gate import Gate
 from agentfs.rights.policy import Policy
+from agentfs.sections import SECTIONS
 from agentfs.store.event import Event
 from agentfs.store.event_log import EventLog, Record
 from agentfs.store.settings import Settings
@@ -52,7 +53,7 @@ class System:
         self.clock = clock
         self.store = Store(state_dir / "store.db")
         self.events = EventLog(self.store, clock)
-        self.settings = Settings(self.store, self.events)
+        self.settings = Settings(self.store, self.events, SECTIONS)
         self.timers = Timers(clock)
         self.table = ProcessTable(self.store, self.events, clock)
         self.policy = Policy(self.table.find)

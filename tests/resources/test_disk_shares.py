@@ -14,9 +14,9 @@ from agentfs.model.principal import Kind, Principal
 from agentfs.quota import survey
 from agentfs.quota.disk_shares import ROUND, DiskShares
 from agentfs.quota.file_bytes import LEAST, MARK, Bytes, Part, taken
+from agentfs.quota.settings import ShareSettings as Terms
 from agentfs.quota.shares import Holder, Pot, Shares
 from agentfs.quota.survey import Survey
-from agentfs.store.settings import Shares as Terms
 from tests.process.world import OPERATOR, eventually, running
 
 KIB = 1024

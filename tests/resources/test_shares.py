@@ -17,11 +17,12 @@ from agentfs.base.errors import ShareError
 from agentfs.model.principal import Kind, Principal
 from agentfs.model.process import Agent
 from agentfs.quota.events import ShareRefused
+from agentfs.quota.settings import ShareSettings as Terms
 from agentfs.quota.shares import Charge, Holder, Pot, Shares
+from agentfs.sections import SECTIONS
 from agentfs.store.event import Event
 from agentfs.store.event_log import EventLog
 from agentfs.store.settings import Settings
-from agentfs.store.settings import Shares as Terms
 from agentfs.store.store import Store
 
 OPERATOR = Holder("operator", 0, operator=True)
@@ -214,7 +215,7 @@ def world(tmp_path: Path, clock: ManualClock) -> Iterator[tuple[Shares, list[Eve
     events = EventLog(store, clock)
     told: list[Event] = []
     events.listen(lambda record: told.append(record.event), ShareRefused)
-    settings = Settings(store, events)
+    settings = Settings(store, events, SECTIONS)
     agents = {name: Agent(name, 1000, 1000, "init") for name in ("alice", "bob")}
     yield Shares(settings, events, clock, agents.get), told, settings
     store.close()

@@ -30,6 +30,7 @@ from agentfs.model.process import Process, Restart, Role, State, Tier
 from agentfs.process.events import AgentDefined
 from agentfs.rights.gate import Gate
 from agentfs.rights.policy import Policy
+from agentfs.sections import SECTIONS
 from agentfs.shared.events import ArtifactStored
 from agentfs.store.event import Event, vocabulary
 from agentfs.store.event_log import EventLog, Record
@@ -72,7 +73,7 @@ class System:
         self.store = Store(self.path)
         try:
             self.events = EventLog(self.store, self.clock)
-            self.settings = Settings(self.store, self.events)
+            self.settings = Settings(self.store, self.events, SECTIONS)
             self.audit = Audit(
                 self.store, self.events, self.clock, self.timers, self.settings, self.key
             )

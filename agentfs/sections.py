@@ -1,0 +1,40 @@
+"""The sections of /etc/agentfs.yaml: each is declared by its room, and listed here."""
+
+from __future__ import annotations
+
+from agentfs.approvals.settings import ApprovalSettings
+from agentfs.asks.settings import EscalationSettings
+from agentfs.audit.settings import AuditSettings
+from agentfs.mail.settings import MessageSettings
+from agentfs.process.settings import LimitSettings, ProcessSettings
+from agentfs.quota.settings import (
+    AccountingSettings,
+    BudgetSettings,
+    GroupSettings,
+    ShareSettings,
+)
+from agentfs.reminders.settings import ReminderSettings
+from agentfs.shared.settings import ArtifactSettings, QueueSettings, TopicSettings
+from agentfs.store.settings import Section
+from agentfs.vfs.settings import MountSettings
+
+__all__ = ["SECTIONS"]
+
+SECTIONS: tuple[type[Section], ...] = (
+    ProcessSettings,
+    MessageSettings,
+    EscalationSettings,
+    QueueSettings,
+    TopicSettings,
+    ArtifactSettings,
+    ReminderSettings,
+    LimitSettings,
+    BudgetSettings,
+    AccountingSettings,
+    GroupSettings,
+    AuditSettings,
+    ApprovalSettings,
+    ShareSettings,
+    MountSettings,
+)
+"""In the order of the document."""

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.approvals.approvals import Approvals, Request, State
+from agentfs.approvals.approvals import Request, State
 from agentfs.approvals.events import ApprovalAsked, ApprovalDecided
 from agentfs.base.errors import ApprovalError, KernelError
 from agentfs.mail.message import Draft
 from agentfs.rights.acl import Acl
-from tests.ipc.world import OPERATOR, World
+from tests.world import OPERATOR, World
 
 RULES = """
 rules:
@@ -25,20 +25,15 @@ rules:
 class Office(World):
     """alice may write once boss agrees."""
 
-    def _start(self, state: Path) -> None:
-        super()._start(state)
-        self.told: list[Request] = []
+    def _start(self) -> None:
+        super()._start()
         self.gate.policy.use_acl(Acl.parse(RULES))
-        self.approvals = Approvals(
-            self.gate,
-            self.store,
-            self.events,
-            self.clock,
-            self.timers,
-            self.settings,
-            tell=self.told.append,
-        )
-        self.approvals.load()
+        self.approvals = self.kernel.approvals
+
+    def told(self, who: str) -> list[str | None]:
+        """The requests that have been put before an agent, by mail."""
+        letters = self.mail.mailbox(who).new.values()
+        return [self.header(letter, "Approval") for letter in letters]
 
     def write(self, sender: str = "alice", body: bytes = b"hi") -> None:
         self.mail.send(self.principal(sender), sender, Draft("bob", body))
@@ -60,7 +55,7 @@ def office(tmp_path: Path) -> Iterator[Office]:
 
 def test_the_whole_life_of_a_request(office: Office) -> None:
     request = office.asked()
-    assert office.told == [request]
+    assert office.told("boss") == [request.name]
     assert (request.agent, request.action, request.path) == ("alice", "send", "/agents/bob/inbox")
     assert not office.approvals.check(request)
     assert office.asked() is request, "the same question is asked once"

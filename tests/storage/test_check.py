@@ -12,7 +12,7 @@ import pytest
 from agentfs.check import check
 from agentfs.store.migrations import LATEST
 from agentfs.store.store import Store
-from tests.ipc.world import OPERATOR, World
+from tests.world import OPERATOR, World
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentfs.check import check
-from tests.ipc.world import World
+from tests.world import World
 
 
 @pytest.fixture

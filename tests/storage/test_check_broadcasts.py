@@ -9,7 +9,7 @@ import pytest
 from agentfs.check import check
 from agentfs.mail.message import Draft
 from agentfs.model.process import Role
-from tests.ipc.world import World
+from tests.world import World
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from agentfs.check import check
 from agentfs.process.capabilities import ceiling_below
-from tests.ipc.world import World
+from tests.world import World
 
 ABOVE = {"roles": ["agent"], "names": ["llm"], "tools": [["a*"]], "denied": ["memory"]}
 

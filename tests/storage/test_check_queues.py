@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from agentfs.check import check
-from tests.ipc.test_queues import QueueWorld
-from tests.ipc.world import OPERATOR
+from tests.shared.test_queues import QueueWorld
+from tests.world import OPERATOR
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agentfs.mail.notices import Notices
 from agentfs.model.process import Process
-from tests.ipc.world import World
+from tests.world import World
 
 
 @pytest.fixture
@@ -15,9 +14,9 @@ def bob(world: World) -> Process:
 
 
 def restart(world: World, process: Process, reason: str = "it ended with code 9") -> None:
-    """As the supervisor does, up to the start of the program."""
+    """Up to the start of the program."""
     with world.store.transaction():
-        Notices(world.mail).restarted(process, reason)
+        world.tell_restart(process, reason)
 
 
 def test_a_notice_says_why_and_comes_from_the_system(world: World, bob: Process) -> None:
@@ -73,7 +72,7 @@ def test_kill_9_gives_neither_none_nor_two(world: World, bob: Process) -> None:
     bob = world.table.get(bob.pid)
     assert len(world.waiting("bob")) == 1
     with pytest.raises(ZeroDivisionError), world.store.transaction():
-        Notices(world.mail).restarted(bob, "second")
+        world.tell_restart(bob, "second")
         raise ZeroDivisionError
     assert "first" in world.waiting("bob")[0]
     restart(world, bob, "third")
@@ -95,7 +94,7 @@ def test_a_full_inbox_gets_no_notice_and_the_restart_goes_on(
 def test_the_parent_of_one_that_is_given_up_gets_an_escalation(world: World, bob: Process) -> None:
     child = world.process("child", bob.pid)
     with world.store.transaction():
-        Notices(world.mail).given_up(child, bob, "gave up after 5 restarts within 300 s")
+        world.tell_given_up(child, bob, "gave up after 5 restarts within 300 s")
     (message,) = world.mail.mailbox("bob").new.values()
     assert world.header(message, "Type") == "escalation"
     assert world.header(message, "Severity") == "error"

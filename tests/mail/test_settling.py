@@ -7,7 +7,7 @@ import pytest
 from agentfs.base.errors import KernelError
 from agentfs.mail.message import Message
 from agentfs.model.process import Process, State
-from tests.ipc.world import World
+from tests.world import World
 
 
 @pytest.fixture

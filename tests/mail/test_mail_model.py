@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agentfs.base.errors import KernelError
 from agentfs.mail.message import Priority
-from tests.ipc.world import OPERATOR, World
+from tests.world import OPERATOR, World
 
 AGENTS = ("bob", "ghost")
 MAX_ATTEMPTS = 3

@@ -12,7 +12,7 @@ from agentfs.mail.overheard import KEPT, KEPT_BYTES
 from agentfs.model.principal import Kind, Principal
 from agentfs.model.process import Process, Role, State
 from agentfs.process.events import StateChanged
-from tests.ipc.world import OPERATOR, World
+from tests.world import OPERATOR, World
 
 
 @pytest.fixture

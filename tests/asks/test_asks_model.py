@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from agentfs.mail.message import Message
-from tests.ipc.world import World
+from tests.world import World
 
 ATTEMPTS = 2
 

@@ -13,8 +13,8 @@ from agentfs.mail.message import Draft, Message
 from agentfs.model.principal import Kind, Principal
 from agentfs.model.process import Process, Role, State
 from agentfs.shared.events import QueuePurged, QueueRemoved
-from agentfs.shared.queues import PURGE_BATCH, Queue, Queues
-from tests.ipc.world import GID, OPERATOR, UID, World
+from agentfs.shared.queues import PURGE_BATCH, Queue
+from tests.world import GID, OPERATOR, UID, World
 
 JOBS = "queues/jobs"
 
@@ -22,18 +22,9 @@ JOBS = "queues/jobs"
 class QueueWorld(World):
     """A world with queues in it."""
 
-    def _start(self, state: Path) -> None:
-        super()._start(state)
-        self.queues = Queues(
-            self.gate,
-            self.table,
-            self.agents,
-            self.mail,
-            self.store,
-            self.events,
-            self.clock,
-            self.settings,
-        )
+    def _start(self) -> None:
+        super()._start()
+        self.queues = self.kernel.queues
 
     def queue(self, name: str = "jobs", owner: str = "init", mode: int = 0o777) -> Queue:
         return self.queues.create(self.principal(owner), name, mode)

@@ -22,14 +22,10 @@ import agentfs.store.store
 from agentfs.base.errors import KernelError
 from agentfs.check import check
 from agentfs.model.principal import Kind, Principal
-from agentfs.model.process import Process, Role, State
-from agentfs.quota.disk_shares import DiskShares
-from agentfs.quota.shares import Shares
+from agentfs.model.process import Role
 from agentfs.shared.artifact import Artifact, Space
-from agentfs.shared.artifacts import Artifacts
-from agentfs.shared.inheritance import Inheritance
-from tests.ipc.world import GID, OPERATOR, UID, World
 from tests.providers.world import refused
+from tests.world import GID, OPERATOR, UID, World
 
 GLOBAL: Space = ("global", "")
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs a file system of its own")
@@ -50,29 +46,10 @@ def user(uid: int = UID) -> Space:
 class Shared(World):
     """The same with shared memory."""
 
-    def _start(self, state: Path) -> None:
-        super()._start(state)
-        self.shares = Shares(self.settings, self.events, self.clock, self.agents.find)
-        self.disk = DiskShares(state, self.shares, self.agents, self.settings, self.clock)
-        self.artifacts = Artifacts(
-            self.gate,
-            self.table,
-            self.store,
-            self.events,
-            self.clock,
-            self.settings,
-            state,
-            self.disk,
-        )
-        self.inheritance = Inheritance(self.artifacts, self.table, self.agents, self.events)
-        self.agents.on_remove.append(self.inheritance.agent_removed)
-
-    def restart(self) -> None:
-        """kill -9 of the daemon, and its next start on what it had written by now."""
-        left = self.state.with_name(self.state.name + "-killed")
-        shutil.copytree(self.state, left)
-        self.store.close()
-        self._start(left)
+    def _start(self) -> None:
+        super()._start()
+        self.disk = self.kernel.disk
+        self.artifacts = self.kernel.artifacts
 
     def store_(
         self, who: Principal | str, space: Space, key: str, content: bytes, *, append: bool = False
@@ -102,14 +79,6 @@ class Shared(World):
     def files(self) -> list[str]:
         return sorted(os.listdir(self.artifacts.folder))
 
-    def finish(self, process: Process) -> None:
-        """It ends for good, as `Ends.finish` has it."""
-        with self.store.transaction():
-            for child in self.table.children(process.pid):
-                self.table.move(child, process.ppid)
-            self.inheritance.process_ended(process)
-            self.table.set_state(process, State.ZOMBIE)
-
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[Shared]:
@@ -121,11 +90,6 @@ def world(tmp_path: Path) -> Iterator[Shared]:
     made.process("kid", alice.pid)
     yield made
     made.close()
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path) -> None:
-    (tmp_path / "state").mkdir()
 
 
 # -- HiveKernel's list, 8.2 ------------------------------------------------------------------------
@@ -423,7 +387,7 @@ def test_artifacts_outlive_the_process_of_their_storer(world: Shared) -> None:
         world.store_("alice", space, "k", space[0].encode())
     alice = world.table.by_name("alice")
     assert alice is not None
-    world.finish(alice)
+    world.end(alice, 0)
     assert everything(world) == {
         (private("alice"), "k"): ("alice", b"private"),
         (user(), "k"): ("alice", b"user"),
@@ -444,7 +408,7 @@ def test_the_parent_has_the_artifacts_of_a_removed_agent(world: Shared) -> None:
     alice = world.table.by_name("alice")
     assert alice is not None
     world.agents.set_pid("alice", alice.pid)
-    world.finish(alice)
+    world.end(alice, 0)
     world.agents.remove(OPERATOR, "alice")
     world.table.remove(alice.pid)
     assert everything(world) == {
@@ -463,7 +427,7 @@ def test_without_a_parent_it_is_who_defined_the_agent_and_else_init(world: Share
         world.agents.ensure(name, UID, GID, creator, "")
         process = world.process(name)
         world.store_(name, GLOBAL, name, b"")
-        world.finish(process)
+        world.end(process, 0)
         world.table.remove(process.pid)
         world.agents.set_pid(name, None)
         world.agents.remove(OPERATOR, name)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentfs.mail.message import Message
-from tests.ipc.world import World
+from tests.world import World
 
 
 def reply(world: World, sender: str, receiver: str, to: object, text: str = "re") -> Message:

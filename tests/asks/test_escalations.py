@@ -7,13 +7,12 @@ import errno
 import pytest
 
 from agentfs.asks.ask import Ask, AskState
-from agentfs.asks.escalations import Escalations
 from agentfs.asks.events import Escalated
 from agentfs.base.errors import KernelError
 from agentfs.mail.message import Message
 from agentfs.model.process import Role, State
 from agentfs.rights.roles import Roles
-from tests.ipc.world import OPERATOR, World
+from tests.world import OPERATOR, World
 
 LINE = ("boss", "lead", "dev", "job")
 """Each the child of the one before it, the first of init."""
@@ -31,17 +30,8 @@ class Line(World):
             parent = self.process(name, parent, role).pid
         return self
 
-    def wire(self) -> None:
-        self.up = Escalations(
-            self.mail, self.gate, self.table, self.events, self.clock, self.settings
-        )
-
-    def restart(self) -> None:
-        super().restart()
-        self.wire()
-
     def escalate(self, severity: str = "error", text: str = "it burns", who: str = "job") -> Ask:
-        return self.up.escalate(self.principal(who), self.pid(who), severity, text)
+        return self.kernel.escalations.escalate(self.principal(who), self.pid(who), severity, text)
 
     def pid(self, name: str) -> int:
         process = self.table.by_name(name)
@@ -72,7 +62,6 @@ class Line(World):
 def line(world: World) -> Line:
     world.__class__ = Line
     assert isinstance(world, Line)
-    world.wire()
     return world.begin()
 
 
@@ -168,7 +157,7 @@ def test_dead_and_zombie_parents_are_skipped(line: Line) -> None:
     with line.store.transaction():
         line.table.set_state(dev, State.ZOMBIE)
     pid = line.pid("job")
-    line.up.escalate(OPERATOR, pid, "error", "it burns")
+    line.kernel.escalations.escalate(OPERATOR, pid, "error", "it burns")
     assert line.told() == ["lead"]
     with line.store.transaction():  # for the store's check: adopted
         job = line.table.get(pid)
@@ -271,12 +260,12 @@ def test_a_bad_escalation_is_refused_and_leaves_no_trace(
 ) -> None:
     before = line.memory()
     with pytest.raises(KernelError) as refused:
-        line.up.escalate(line.principal(who), line.pid(whose), severity, text)
+        line.kernel.escalations.escalate(line.principal(who), line.pid(whose), severity, text)
     assert refused.value.errno == code
     assert refused.value.reason
     assert line.memory() == before
     with pytest.raises(KernelError) as refused:
-        line.up.escalate(OPERATOR, 999, "error", "x")
+        line.kernel.escalations.escalate(OPERATOR, 999, "error", "x")
     assert refused.value.errno == errno.ESRCH
 
 

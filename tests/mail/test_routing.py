@@ -7,8 +7,8 @@ import pytest
 from agentfs.base.errors import KernelError
 from agentfs.mail.message import Priority, Relation
 from agentfs.mail.routing import effective, relation, route
-from agentfs.model.process import Role
-from tests.ipc.world import OPERATOR, World
+from agentfs.model.process import Role, State
+from tests.world import OPERATOR, World
 
 
 @pytest.fixture
@@ -70,7 +70,8 @@ def test_a_task_writes_to_its_parent_only(family: World, receiver: str) -> None:
 def test_a_task_whose_parent_is_gone_writes_to_nobody(family: World) -> None:
     left = family.table.by_name("left")
     assert left is not None
-    family.end(left, 1)
+    with family.store.transaction():
+        family.table.set_state(left, State.ZOMBIE)
     with pytest.raises(KernelError):
         family.mail.check(family.principal("task"), "task", "left")
     assert family.mail.peers("task") == ["task"]

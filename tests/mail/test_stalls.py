@@ -5,23 +5,23 @@ from __future__ import annotations
 import pytest
 
 from agentfs.mail.stalls import Stalls
-from agentfs.model.process import Process
-from agentfs.process.events import AgentResumed, AgentStalled, ConsumerEnded, ProcessExited
-from tests.ipc.world import World
+from agentfs.model.process import Process, State
+from agentfs.process.events import AgentResumed, AgentStalled, ConsumerEnded
+from tests.world import World
 
 AFTER = 300.0
 
 
 @pytest.fixture
 def stalls(world: World) -> Stalls:
-    return Stalls(world.mail, world.table, world.events, world.clock, world.settings)
+    return world.kernel.stalls
 
 
 @pytest.fixture
 def bob(world: World, stalls: Stalls) -> Process:
-    """One with a program."""
+    """One whose program stands still: so a start of the daemon leaves it as it is."""
     process = world.process("bob")
-    world.table.update(process, exec=("sleep", "1000"))
+    world.table.update(process, exec=("sleep", "1000"), state=State.SLEEPING)
     return process
 
 
@@ -106,8 +106,7 @@ def test_the_time_begins_anew_when_the_daemon_starts(world: World, bob: Process)
     world.send("init", "bob", "one")
     world.clock.advance(AFTER)
     world.restart()
-    stalls = Stalls(world.mail, world.table, world.events, world.clock, world.settings)
-    stalls.load()
+    stalls = world.kernel.stalls
     later(world, stalls, AFTER - 1)
     assert not stalls.is_stalled(bob.pid)
     later(world, stalls, 1)
@@ -118,13 +117,11 @@ def test_one_that_ends_with_mail_left_to_it_is_an_event(
     world: World, stalls: Stalls, bob: Process
 ) -> None:
     world.end(bob, 9, restart=True)
-    stalls.process_ended(bob, 9)
     assert told(world) == []
     for text in ("one", "two"):
         world.send("init", "bob", text)
     assert world.recv("bob") == "one"
     world.end(bob, 9, restart=True)
-    stalls.process_ended(bob, 9)
     assert told(world) == [ConsumerEnded(bob.pid, "bob", 9, 2)]
 
 
@@ -133,5 +130,4 @@ def test_nothing_is_kept_of_one_that_has_ended(world: World, stalls: Stalls, bob
     later(world, stalls, AFTER)
     assert stalls.sizes() == {"neglected": 1, "stalled": 1}
     world.end(bob, 0)
-    world.events.emit(ProcessExited(bob.pid, "bob", 0))
     assert stalls.sizes() == {"neglected": 0, "stalled": 0}

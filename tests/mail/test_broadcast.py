@@ -15,7 +15,7 @@ from agentfs.mail.message import Draft, Message
 from agentfs.model.process import Process, Role
 from agentfs.rights.acl import Acl
 from agentfs.store.store import Store
-from tests.ipc.world import OPERATOR, World
+from tests.world import OPERATOR, World
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from agentfs.machine.lineage import Lineage
 from agentfs.mail.message import Message
 from agentfs.mail.readers import Reader
 from agentfs.model.process import Process, State
-from tests.ipc.world import World
 from tests.tree import eventually
+from tests.world import World
 
 
 @pytest.fixture

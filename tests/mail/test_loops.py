@@ -12,7 +12,7 @@ from agentfs.base.errors import KernelError
 from agentfs.mail.events import MessageGivenUp, MessageLooped
 from agentfs.mail.message import Message
 from agentfs.model.process import Role
-from tests.ipc.world import World
+from tests.world import World
 
 MOST = 100
 

@@ -10,7 +10,7 @@ from agentfs.base.errors import KernelError
 from agentfs.mail.events import SentForgotten
 from agentfs.mail.message import Message
 from agentfs.model.process import Process
-from tests.ipc.world import OPERATOR, World
+from tests.world import OPERATOR, World
 
 
 @pytest.fixture

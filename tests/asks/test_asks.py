@@ -20,7 +20,7 @@ from agentfs.base.errors import KernelError
 from agentfs.mail.events import MessageArrived
 from agentfs.mail.message import Message
 from agentfs.model.process import Role
-from tests.ipc.world import OPERATOR, World
+from tests.world import OPERATOR, World
 
 OPEN, ANSWERED, EXPIRED, FAILED, CANCELLED = (
     AskState.OPEN, AskState.ANSWERED, AskState.EXPIRED, AskState.FAILED, AskState.CANCELLED,

@@ -11,7 +11,7 @@ from agentfs.mail.message import Message
 from agentfs.mail.readers import Reader
 from agentfs.model.process import State
 from agentfs.quota.events import TaskTimedOut
-from tests.ipc.world import OPERATOR, World
+from tests.world import OPERATOR, World
 
 
 def tell(world: World, name: str, count: int) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ipc.world import World
+from tests.world import World
 
 
 @pytest.fixture

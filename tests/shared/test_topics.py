@@ -12,8 +12,8 @@ from agentfs.base.errors import KernelError
 from agentfs.model.principal import Kind, Principal
 from agentfs.model.process import Role
 from agentfs.shared.events import TopicChanged, TopicCreated, TopicRemoved
-from agentfs.shared.topics import Publication, Topic, Topics
-from tests.ipc.world import OPERATOR, World
+from agentfs.shared.topics import Publication, Topic
+from tests.world import OPERATOR, World
 
 USER = Principal(Kind.USER, None, "user 77", 77, 77)
 
@@ -21,17 +21,9 @@ USER = Principal(Kind.USER, None, "user 77", 77, 77)
 class TopicWorld(World):
     """One kernel's topics, beside its mail."""
 
-    def _start(self, state: Path) -> None:
-        super()._start(state)
-        self.topics = Topics(
-            self.gate,
-            self.table,
-            self.agents,
-            self.store,
-            self.events,
-            self.clock,
-            self.settings,
-        )
+    def _start(self) -> None:
+        super()._start()
+        self.topics = self.kernel.topics
 
     def topic(self, name: str, owner: str = "init", mode: int = 0o666) -> Topic:
         return self.topics.create(self.principal(owner), name, mode)

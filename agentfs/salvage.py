@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 BY_NUMBER = ("messages", "long_contents", "processes", "audit", "checkpoints", "uses")
-BY_KEY = ("meta", "agents", "records", "publications", "usage")
 ORDER = (
     "messages",
     "long_contents",

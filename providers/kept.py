@@ -37,12 +37,3 @@ def keep(directory: HostDirectory) -> None:
 def let_go(directory: HostDirectory) -> None:
     """It keeps its descriptor for good: it has no name any more to be found by."""
     _kept.pop(id(directory), None)
-
-
-def close_all() -> None:
-    """Descriptors are short: none is kept."""
-    while _kept:
-        _, oldest = _kept.popitem()
-        found = oldest()
-        if found is not None:
-            found.kept = None

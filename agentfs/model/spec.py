@@ -17,8 +17,8 @@ from agentfs.model.capability import canonical, canonical_tool
 
 __all__ = [
     "NAME",
-    "Cost",
     "Maximum",
+    "NamedLimits",
     "ProcessSpec",
     "SpecLimits",
     "parse_spec",
@@ -72,8 +72,33 @@ Cost = Annotated[
 GroupPath = Annotated[str, AfterValidator(lambda path: path.strip("/"))]
 
 
-class SpecLimits(BaseModel):
-    """Limits as a spec names them; what is left out has its default, `max` is none."""
+class NamedLimits(BaseModel):
+    """Every limit by its name; `max` is none."""
+
+    max_children: Maximum = None
+    max_concurrent_tasks: Maximum = None
+    timeout_seconds: Maximum = None
+    max_tokens_per_hour: Maximum = None
+    max_tokens_total: Maximum = None
+    max_context_tokens: Maximum = None
+    max_llm_calls: Maximum = None
+    max_tool_calls: Maximum = None
+    max_cost_usd: Cost = None
+    messages_per_minute: Maximum = None
+    max_memory_mb: Maximum = None
+    max_cpu_seconds: Maximum = None
+    max_pids: Maximum = None
+    calls_per_minute: Maximum = None
+    spawns_per_minute: Maximum = None
+    signals_per_minute: Maximum = None
+    claims_per_minute: Maximum = None
+    artifacts_per_minute: Maximum = None
+    llm_calls_per_minute: Maximum = None
+    tool_calls_per_minute: Maximum = None
+
+
+class SpecLimits(NamedLimits):
+    """Limits as a spec names them; what is left out has its default."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -83,20 +108,7 @@ class SpecLimits(BaseModel):
     max_tokens_per_hour: Maximum = 100_000
     max_tokens_total: Maximum = 1_000_000
     max_context_tokens: Maximum = 128_000
-    max_llm_calls: Maximum = None
-    max_tool_calls: Maximum = None
-    max_cost_usd: Cost = None
-    messages_per_minute: Maximum = None
-    max_memory_mb: Maximum = None
-    max_cpu_seconds: Maximum = None
     max_pids: Maximum = 1024
-    calls_per_minute: Maximum = None
-    spawns_per_minute: Maximum = None
-    signals_per_minute: Maximum = None
-    claims_per_minute: Maximum = None
-    artifacts_per_minute: Maximum = None
-    llm_calls_per_minute: Maximum = None
-    tool_calls_per_minute: Maximum = None
 
 
 def _named(check: Callable[[str], str]) -> Callable[[str], str]:

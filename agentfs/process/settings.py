@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, field_serializer
 
-from agentfs.model.spec import Cost, Maximum
+from agentfs.model.spec import NamedLimits
 from agentfs.store.settings import Count, Duration, Section
 
 __all__ = ["LimitSettings", "ProcessSettings"]
@@ -32,32 +32,11 @@ class ProcessSettings(Section):
     log_size: Annotated[int, Field(ge=4096)] = 10 * 1024 * 1024
 
 
-class LimitSettings(Section):
+class LimitSettings(Section, NamedLimits):
     """The most that any process but process 1 may have, whatever its own limits say (see `limits`
     in a spec); `max` is none."""
 
     NAME: ClassVar = "limits"
-
-    max_children: Maximum = None
-    max_concurrent_tasks: Maximum = None
-    timeout_seconds: Maximum = None
-    max_tokens_per_hour: Maximum = None
-    max_tokens_total: Maximum = None
-    max_context_tokens: Maximum = None
-    max_llm_calls: Maximum = None
-    max_tool_calls: Maximum = None
-    max_cost_usd: Cost = None
-    messages_per_minute: Maximum = None
-    max_memory_mb: Maximum = None
-    max_cpu_seconds: Maximum = None
-    max_pids: Maximum = None
-    calls_per_minute: Maximum = None
-    spawns_per_minute: Maximum = None
-    signals_per_minute: Maximum = None
-    claims_per_minute: Maximum = None
-    artifacts_per_minute: Maximum = None
-    llm_calls_per_minute: Maximum = None
-    tool_calls_per_minute: Maximum = None
 
     @field_serializer("*")
     def _max_for_none(self, limit: float | None) -> float | str:

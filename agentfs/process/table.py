@@ -151,16 +151,6 @@ class ProcessTable:
             found += self.children(process.pid)
         return found
 
-    def nearest_common_ancestor(self, a: int, b: int) -> Process | None:
-        """The lowest process that has both below it or is one of them; None if one is unknown."""
-        first, second = self._by_pid.get(a), self._by_pid.get(b)
-        if first is None or second is None:
-            return None
-        above = {a} | {process.pid for process in self.ancestors(a)}
-        if b in above:
-            return second
-        return next((up for up in self.ancestors(b) if up.pid in above), None)
-
     # -- changes: inside a transaction, or in one of their own -----------------------------------
 
     def next_pid(self) -> int:

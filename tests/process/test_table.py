@@ -253,7 +253,7 @@ def test_changed_moves_strictly_forward_even_if_the_clock_stands_or_goes_back(ma
     assert seen == sorted(set(seen))
 
 
-def test_ancestors_descendants_and_the_nearest_common_ancestor(made: Table) -> None:
+def test_ancestors_and_descendants(made: Table) -> None:
     #       1
     #      / \
     #     2   3
@@ -263,20 +263,10 @@ def test_ancestors_descendants_and_the_nearest_common_ancestor(made: Table) -> N
         made.add(parent)
     table = made.table
 
-    def nearest(a: int, b: int) -> int | None:
-        found = table.nearest_common_ancestor(a, b)
-        return None if found is None else found.pid
-
     assert [p.pid for p in table.ancestors(7)] == [6, 3, 1]
     assert [p.pid for p in table.ancestors(1)] == []
     assert [p.pid for p in table.descendants(1)] == [2, 3, 4, 5, 6, 7]
     assert [p.pid for p in table.descendants(3)] == [6, 7]
-    assert nearest(4, 5) == 2
-    assert nearest(4, 7) == 1
-    assert nearest(7, 3) == 3
-    assert nearest(3, 7) == 3
-    assert nearest(5, 5) == 5
-    assert nearest(5, 99) is None
 
 
 def test_an_orphan_has_a_parent_that_is_gone_or_has_ended(made: Table) -> None:

@@ -8,7 +8,7 @@ nothing.
 
 The process is told several calls ahead, and says in a page of shared memory how far it is: waking
 the daemon for every answer, and the process for every call, took as long as the call itself. A
-modification is told alone, for the sake of caches: see `Announcements.modified`.
+modification is told alone, for the sake of caches: see `Announced.modified`.
 
 A process, not a thread: when the daemon is killed while a thread of it waits for its own mount,
 the thread cannot end before the mount answers, the mount's device is not closed before the thread
@@ -36,7 +36,7 @@ from pathlib import Path
 import trio
 
 from agentfs.base.errors import KernelError
-from agentfs.mount.announce import BEGUN, ENDED, MOST, OVER, RESULTS
+from agentfs.mount.announce_process import BEGUN, ENDED, MOST, OVER, RESULTS
 from agentfs.mount.inodes import Inode
 from agentfs.vfs.changes import Change, Created, HungUp, Modified, Moved, Removed
 from agentfs.vfs.node import Directory, File
@@ -46,7 +46,7 @@ __all__ = ["Announcement", "Announcer"]
 log = logging.getLogger(__name__)
 
 SIZE = 8 * (RESULTS + MOST)
-COMMAND = (sys.executable, "-I", "-S", os.fspath(Path(__file__).with_name("announce.py")))
+COMMAND = (sys.executable, "-I", "-S", os.fspath(Path(__file__).with_name("announce_process.py")))
 ENDING_SECONDS = 5.0
 
 # How long a reader may take from our answer to its using it, 5 µs as a rule, and how many in a row
@@ -112,10 +112,13 @@ class Announcement:
 class Announcer:
     """The queue, and the task that feeds the process.
 
-    `tid` is the process's id, by which the operations recognise it; `began_at` the count of changes
-    of the inode whose modification is announced, when that began. `contested`: what was just
-    announced changed again, and whoever changed it must wait for `settled`. `done` were made,
-    `failed` were not (their path was gone again), `lost` found the queue full.
+    tid: the process's id, by which the operations recognise it.
+    modifying: the inode whose modification is announced, if any.
+    began_at: the count of its changes when that began.
+    contested: what was just announced changed again. The request that changed it must wait for
+        `settled`.
+    done, failed, lost: announcements that were made; that were not, because their path was gone
+        again; that found the queue full.
     """
 
     def __init__(self, mountpoint: str, limit: int) -> None:
@@ -137,6 +140,7 @@ class Announcer:
         self._answered = trio.Event()
         self.contested = False
         self._talking = False
+        self.modifying: Inode | None = None
         self.began_at = 0
         self.tid = -1
         self._done = 0
@@ -219,7 +223,7 @@ class Announcer:
             self._take_back()
             self._settle()
 
-    # -- modifications: see `Announcements.modified` ---------------------------------------------
+    # -- modifications: see `Announced.modified` ---------------------------------------------
 
     def answered(self, inode: Inode) -> None:
         """The process is told the attributes of `inode`; until it says so, Linux may be about to
@@ -236,6 +240,7 @@ class Announcer:
         await self._settled.wait()
 
     def _settle(self) -> None:
+        self.modifying = None
         self._settling = None
         self.contested = False
         self._settled.set()
@@ -313,7 +318,7 @@ class Announcer:
             self.catch_up()
 
     async def _let_readers_finish(self, inode: Inode) -> None:
-        """Wait until whoever was just told of `inode` has taken that in: see `Announcements.quiet`,
+        """Wait until whoever was just told of `inode` has taken that in: see `Announced.quiet`,
         which holds back those who ask later. Not for ever, if it is asked for all the time."""
         for _ in range(READERS_MOST):
             wait = inode.asked + READER_SECONDS - time.monotonic()
@@ -328,6 +333,7 @@ class Announcer:
         self.began_at = inode.changes
         self._told.append(announcement)
         self._alone = True
+        self.modifying = inode
         try:
             await self._ask(told, self._packet(announcement))
         finally:
@@ -374,7 +380,7 @@ class Announcer:
         if number == 0:
             self._done += 1
             if announcement.inode is not None and announcement.modified is None:
-                announcement.inode.outdated -= 1
+                announcement.inode.lost_name_told()
             return
         self._failed += 1
         if number not in UNREMARKABLE:

@@ -16,22 +16,21 @@ BLOCK = 512  # what st_blocks counts in, stat(2)
 def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
     """The attributes of an inode, with the time for which the kernel may keep them.
 
-    Linux holds new attributes valid a moment before it drops the pages that they outdate, and a
-    reader that comes in between, and need not ask, still finds those. So the first answer after a
-    change may not be kept: whoever comes in between asks, and that takes longer. Those of a
-    directory that nobody watches are never kept: see `calls`.
+    Linux holds new attributes valid a moment before it drops the pages that they outdate. A reader
+    that comes in between and need not ask still finds those pages. So the first answer after a
+    change may not be kept: a reader that comes in between has to ask, and that takes longer. The
+    attributes of a directory that nobody watches are never kept: see `calls`.
     """
-    stat = inode.stat()
-    inode.told = stat.content
+    stat, news = inode.tell()
+    node = inode.node
     size = stat.size or inode.fetched
-    news, inode.told_changes = inode.told_changes != inode.changes, inode.changes
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = inode.number
-    if isinstance(inode.node, Shown):
-        show_number(entry, inode.node.number)
+    if isinstance(node, Shown):
+        show_number(entry, node.number)
     entry.generation = inode.generation
-    entry.entry_timeout = 0.0 if inode.node.fresh else inode.node.timeout
-    entry.attr_timeout = 0 if news or not inode.watched else inode.node.timeout
+    entry.entry_timeout = 0.0 if node.fresh else node.timeout
+    entry.attr_timeout = 0 if news or not inode.watched else node.timeout
     entry.st_mode = pyfuse3.ModeT(stat.mode)
     entry.st_nlink = stat.nlink
     entry.st_uid = stat.uid
@@ -47,9 +46,10 @@ def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
 
 
 def tell(inodes: Inodes, node: Node, parent: Inode, name: str) -> pyfuse3.EntryAttributes:
-    """The entry of a node, found as `name` in `parent`; Linux holds one more reference then."""
+    """The entry of a node, found as `name` in `parent`. Linux holds one more reference then."""
+    # It counts before the attributes are asked for, which may have to wait: a forget that comes
+    # meanwhile would drop the inode otherwise.
     inode = inodes.remember(node, parent, name)
-    inodes.referenced(inode)  # before it may have to wait, or somebody else's forget drops it
     try:
         return attributes(inode)
     except BaseException:

@@ -1,21 +1,24 @@
-"""The system call in which a client waits for our answer: what it is up to, beyond what FUSE says.
+"""The system call that a client is in, beyond what FUSE says of its request.
 
-A FUSE request does not tell which call it is part of; /proc/TID/syscall does, as long as the thread
-waits. To look there needs the right to trace the thread: root has it; another user has it for its
-own programs, unless Yama (kernel.yama.ptrace_scope) keeps it to its descendants.
+A FUSE request does not tell which call it is part of. /proc/TID/syscall does, as long as the thread
+waits for our answer. To look there needs the right to trace the thread. Root has it. Another user
+has it for programs of its own, unless Yama (kernel.yama.ptrace_scope) keeps it to its descendants.
 """
 
 from __future__ import annotations
 
-import os
 import platform
+import time
 
 import trio
 
-__all__ = ["looks", "may_watch"]
+from agentfs.mount.proc import system_call, threads
 
-# Of a 64-bit program, and then of a 32-bit one (asm/unistd*.h); no number stands for another call
-# there that takes a path. Other machines we do not know.
+__all__ = ["is_closing", "looks", "may_be_closing", "may_watch"]
+
+# The numbers of calls (asm/unistd*.h): of a 64-bit program, and for the first two sets of a 32-bit
+# one as well. No number stands for another call there that takes a path. Other machines we do not
+# know.
 _MACHINE = platform.machine()
 # inotify_add_watch and fanotify_mark.
 _WATCHING = {
@@ -27,10 +30,18 @@ _LOOKING = {
     "x86_64": {4, 6, 262, 332, 106, 107, 195, 196, 300, 383},
     "aarch64": {79, 291, 195, 196, 327, 397},
 }.get(_MACHINE, set())
+# Calls that close descriptors: close, dup2, dup3, close_range, execve, execveat, exit, exit_group,
+# and io_uring_enter.
+_CLOSING = {
+    "x86_64": frozenset((b"3", b"33", b"292", b"436", b"59", b"322", b"60", b"231", b"426")),
+    "aarch64": frozenset((b"57", b"24", b"436", b"221", b"281", b"93", b"94", b"426")),
+}.get(_MACHINE, frozenset())
 
 # A caller that just handed us its request is not asleep yet, as a rule for some µs; under load it
 # may have to wait for a processor, and then nobody but itself waits longer.
 PAUSES_SECONDS = (0.0, 0.0002, 0.001, 0.005, 0.02, 0.1, 0.3)
+# The same for threads of others, for which somebody else waits.
+OTHERS_PAUSES_SECONDS = PAUSES_SECONDS[:5]
 
 
 async def may_watch(tid: int) -> bool:
@@ -53,7 +64,7 @@ async def _number(tid: int) -> int | None:
     """The number of the call that a thread is in; None if nobody says."""
     for pause in PAUSES_SECONDS:
         try:
-            words = _read(tid).split()
+            words = system_call(tid)
         except OSError:
             return None
         if words != [b"running"]:
@@ -66,9 +77,30 @@ async def _number(tid: int) -> int | None:
     return int(words[0])
 
 
-def _read(tid: int) -> bytes:
-    descriptor = os.open(f"/proc/{tid}/syscall", os.O_RDONLY)
+# -- closing: asked in a thread of its own ---------------------------------------------------------
+
+
+def may_be_closing(pid: int) -> bool:
+    """Whether some thread of the process is in a call that closes descriptors; yes if in doubt."""
+    for pause in OTHERS_PAUSES_SECONDS:
+        calls = {_word(thread) for thread in threads(pid)}
+        if b"" in calls or calls & _CLOSING or not _CLOSING:
+            return True
+        if b"running" not in calls:
+            return False
+        time.sleep(pause)
+    return False
+
+
+def is_closing(pid: int) -> bool:
+    """Whether some thread of the process is in such a call now; no if in doubt."""
+    return any(_word(thread) in _CLOSING for thread in threads(pid))
+
+
+def _word(tid: int) -> bytes:
+    """The number of the call that a thread is in; `running` if it runs, empty if nobody says."""
     try:
-        return os.read(descriptor, 256)
-    finally:
-        os.close(descriptor)
+        words = system_call(tid)
+    except OSError:
+        return b""
+    return words[0] if words else b""

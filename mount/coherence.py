@@ -119,7 +119,7 @@ class Coherence:
             return
         if (change.directory, change.name) not in ours:
             if inode is not None:
-                inode.outdated += 1
+                inode.lose_name()
             self._announce(change, directory, change.name, inode)
 
     def _hung_up(self, change: HungUp, ours: frozenset[Hashable]) -> None:
@@ -133,7 +133,7 @@ class Coherence:
         target = self._inodes.known(change.target)
         inode = self._inodes.known(change.node.key)
         if inode is not None:
-            inode.node = change.node
+            inode.become(change.node)
             self._invalidate(inode)
         for changed in (directory, target):
             if changed is not None:
@@ -143,7 +143,7 @@ class Coherence:
         if inode is None and not any(each and each.watched for each in (directory, target)):
             return
         if inode is not None and directory is not None:
-            inode.outdated += 1
+            inode.lose_name()
         if directory is not None and target is not None:
             self._announce(change, directory, change.name, inode)
             return

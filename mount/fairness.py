@@ -69,6 +69,8 @@ class Fairness:
         self._before: dict[int, float] = {}
         self._all = self._all_before = 0.0
         self._ends = 0.0
+        self.busy = False
+        """There is so much to do that it may be worth to find out whose a request is."""
         self._unasked = 0
         self._waiting: dict[int, deque[trio.lowlevel.Task]] = {}
         self._count = 0
@@ -86,6 +88,7 @@ class Fairness:
             self._next_window(began)
         held += EACH
         self._all += held
+        self.busy = self._all + self._all_before > BUSY * WINDOW
         if key is not None:
             self._used[key] = self._used.get(key, 0.0) + held
 
@@ -96,11 +99,11 @@ class Fairness:
         self._ends = now + WINDOW
 
     def asks(self) -> bool:
-        """Whether it is worth to find out whose this request is: there is much to do, and for more
-        than one. Where that is not known, some are asked."""
-        if self._all + self._all_before <= BUSY * WINDOW:
+        """Whether to find out whose this request is: there is much to do, and for more than one
+        principal. Where that is not known, some are asked."""
+        if not self.busy:
             return False
-        if self._number() > 1:
+        if len(self._used) > 1 or len(self._before) > 1:
             return True
         self._unasked = (self._unasked + 1) % SAMPLE
         return not self._unasked

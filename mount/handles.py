@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,13 +17,11 @@ from agentfs.mount.inodes import Inode
 from agentfs.mount.parking import Client
 from agentfs.quota.shares import Charge
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.node import Handle, Node, is_writing
+from agentfs.vfs.node import Handle, Node, StreamHandle, is_writing
 
-__all__ = ["ANNOUNCED", "Handles", "OpenDirectory", "OpenFile"]
+__all__ = ["Handles", "OpenDirectory", "OpenFile"]
 
-
-ANNOUNCED = pyfuse3.FileHandleT(0)
-"""The handle of a file that the announcer opens, and closes at once."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -36,8 +35,8 @@ class OpenFile:
     caller: Caller
     charge: Charge
     kept: Charge | None = None
-    poll: pyfuse3.PollHandle | None = None
     family: Family | None = None
+    _poll: pyfuse3.PollHandle | None = None
 
     @property
     def client(self) -> Client:
@@ -52,13 +51,28 @@ class OpenFile:
     def writes(self) -> bool:
         return is_writing(self.flags)
 
+    def poll(self, stream: StreamHandle, poll: pyfuse3.PollHandle) -> None:
+        """Somebody polls the file, and is told by `poll` when it may be worth to look again."""
+        if self._poll is None:
+            stream.on_wake(self._notify)
+        self._poll = poll
+
+    def _notify(self) -> None:
+        """Linux polls again then, with a new handle."""
+        waiting, self._poll = self._poll, None
+        if waiting is not None:
+            try:
+                waiting.notify()
+            except OSError as failure:
+                log.debug("a poll could not be woken: %s", failure)
+
 
 @dataclass(slots=True)
 class OpenDirectory:
     """An open directory: its entries as they were when it was opened or rewound, for its opener.
     `charge` is for its being open.
 
-    Of one that is listed in steps the names that were taken so far, and the `rest`."""
+    A directory that is listed in steps has the names that were taken so far, and the `rest`."""
 
     inode: Inode
     caller: Caller

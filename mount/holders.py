@@ -19,14 +19,15 @@ import enum
 import os
 import platform
 import socket
-import time
 from dataclasses import dataclass, field
 
 import trio
 
+from agentfs.mount import proc
+from agentfs.mount.calls import is_closing, may_be_closing
 from agentfs.mount.mounttable import Mounts
 
-__all__ = ["Ending", "Family", "Target", "ending", "system_call"]
+__all__ = ["Ending", "Family", "Target", "ending"]
 
 
 class Ending(enum.Enum):
@@ -48,22 +49,9 @@ MANY = 1024
 PF_EXITING = 0x4  # linux/sched.h
 PF_SIGNALED = 0x400
 
-# Calls that close descriptors: close, dup2, dup3, close_range, execve, execveat, exit, exit_group,
-# and io_uring_enter (asm/unistd*.h).
-_CLOSING = {
-    "x86_64": frozenset((b"3", b"33", b"292", b"436", b"59", b"322", b"60", b"231", b"426")),
-    "aarch64": frozenset((b"57", b"24", b"436", b"221", b"281", b"93", b"94", b"426")),
-}.get(platform.machine(), frozenset())
-
-# A thread that has just sent us a request is asleep after some µs, under load later.
-PAUSES_SECONDS = (0.0, 0.0002, 0.001, 0.005, 0.02)
-
 _syscall = ctypes.CDLL(None).syscall
 _syscall.restype = ctypes.c_long
 _KCMP = {"x86_64": 312, "aarch64": 272}.get(platform.machine(), 0)
-
-# CONFIG_PROC_CHILDREN: all distributions have it.
-_TELLS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 
 @dataclass(slots=True)
@@ -78,17 +66,18 @@ class Family:
     @classmethod
     def of(cls, tid: int) -> Family:
         """That of a thread that is opening a file now."""
-        pid = _group(tid)
-        if not pid or not _TELLS_CHILDREN:
+        pid = proc.process_of(tid)
+        if not pid or not proc.TELLS_CHILDREN:
             return cls(blind=True)
         try:
-            return cls({pid}, set(_children(pid) or ()))
+            return cls({pid}, set(proc.children(pid) or ()))
         except OSError:
             return cls({pid}, blind=True)
 
     def grow(self) -> None:
-        """Find who is new, and forget who is gone. Asked at every close, it misses nobody: whoever
-        has the file and ends is still there, with its children, until we have answered."""
+        """Find who is new, and forget who is gone. Asked at every close, it misses nobody: a
+        process that has the file and ends is still there, with its children, until we have
+        answered."""
         try:
             self._grow()
         except OSError:
@@ -99,7 +88,7 @@ class Family:
         waiting = list(self.members)
         while waiting:
             pid = waiting.pop()
-            children = () if pid in found else _children(pid)
+            children = () if pid in found else proc.children(pid)
             if children is not None:
                 found.add(pid)
                 waiting += [child for child in children if child not in self.older]
@@ -120,9 +109,9 @@ class Target:
 async def ending(family: Family, target: Target) -> Ending:
     """What it means that a descriptor of an open file was closed, now.
 
-    Whoever is in execve(2) closes descriptors under a lock that /proc/PID/stat, /proc/PID/syscall
-    and kcmp(2) wait for. So nothing of that is asked in the event loop, and for a moment only: when
-    we have answered, the lock is free.
+    A process in execve(2) closes descriptors under a lock that some of the looks wait for (see
+    `proc`). So those are not made in the event loop, and they are waited for a moment only: when we
+    have answered, the lock is free.
     """
     found = _at_once(family, target)
     if found is not None:
@@ -137,13 +126,14 @@ def _at_once(family: Family, target: Target) -> Ending | None:
     be looked at, and nobody is ending; else None. Reads nothing that waits for the lock."""
     try:
         family.grow()
-        few = sum(map(_descriptors, family.members)) <= AT_ONCE
+        few = sum(map(proc.descriptors, family.members)) <= AT_ONCE
         if family.blind or not family.members or target.opens != 1 or not few:
             return None
-        seen = _look(list(family.members), target)
-        if seen.found:
+        search = _Search(target)
+        search.look(list(family.members))
+        if search.found:
             return Ending.HELD
-        if seen.partly or any(map(_is_ending, family.members)):
+        if search.partly or any(map(proc.is_ending, family.members)):
             return None
     except OSError:
         return None
@@ -164,77 +154,87 @@ def _judge(family: Family, target: Target) -> Ending:
     unsure = family.blind
     looked: list[int] = []
     for pid in family.members:
-        size = _descriptors(pid)
-        if size > MANY and _is_closing(pid):
+        if proc.descriptors(pid) > MANY and is_closing(pid):
             unsure = True  # one of its own, and it hardly has two
             continue
         looked.append(pid)
-    seen = _look(looked, target)
-    if seen.found:
+    search = _Search(target)
+    search.look(looked)
+    if search.found:
         # Of several open files of this inode (a second open of /dev/stdout) it may be another's.
-        return Ending.HELD if len(seen.found) == target.opens else Ending.UNSURE
+        return Ending.HELD if len(search.found) == target.opens else Ending.UNSURE
     if _was_killed(family.members):
         return Ending.KILLED
-    return Ending.UNSURE if unsure or seen.partly else Ending.LAST
+    return Ending.UNSURE if unsure or search.partly else Ending.LAST
 
 
-@dataclass(slots=True)
-class _Seen:
-    """`found`: a descriptor, as (process, number), of each open file of the inode; `partly`: there
-    may be more than can be seen."""
-
-    found: list[tuple[int, int]] = field(default_factory=list)
-    partly: bool = False
+# -- who has a descriptor ------------------------------------------------------------------------
 
 
-def _look(pids: list[int], target: Target) -> _Seen:
-    """Look for descriptors of `target` in processes."""
-    seen = _Seen()
-    for pid in pids:
-        try:
-            table = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY)
+class _Search:
+    """A search for descriptors of `target`.
+
+    found: a descriptor, as (process, number), of each open file of the inode.
+    partly: there may be more than can be seen.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._wanted = b"\nino:\t%d\n" % target.number
+        self.found: list[tuple[int, int]] = []
+        self.partly = False
+
+    @property
+    def _over(self) -> bool:
+        return len(self.found) >= self._target.opens
+
+    def look(self, pids: list[int]) -> None:
+        """Look at processes until all open files are found."""
+        for pid in pids:
             try:
-                _look_into(pid, table, target, seen)
-            finally:
-                os.close(table)
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended, and what it had is closed
-        except OSError:
-            seen.partly = True
-        if len(seen.found) >= target.opens:
-            break
-    return seen
+                table = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    self._look_into(pid, table)
+                finally:
+                    os.close(table)
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended, and what it had is closed
+            except OSError:
+                self.partly = True
+            if self._over:
+                break
 
-
-def _look_into(pid: int, process: int, target: Target, seen: _Seen) -> None:
-    descriptors = os.open("fd", os.O_RDONLY | os.O_DIRECTORY, dir_fd=process)
-    try:
-        names = os.listdir(descriptors)
-    finally:
-        os.close(descriptors)
-    wanted = b"\nino:\t%d\n" % target.number
-    for name in names:
+    def _look_into(self, pid: int, process: int) -> None:
+        descriptors = os.open("fd", os.O_RDONLY | os.O_DIRECTORY, dir_fd=process)
         try:
-            info = _read(f"fdinfo/{name}", process)
-        except FileNotFoundError:
-            continue  # closed while we looked
-        if wanted in info:
-            flags = int(_line(info, b"flags"), 8)
-            reading = flags & os.O_ACCMODE == os.O_RDONLY and target.writing
-            if reading or flags & os.O_PATH:
-                continue
-            ours = target.mounts.has(process, _line(info, b"mnt_id"))
-            if ours:
-                if not any(_is_same(pid, int(name), *other) for other in seen.found):
-                    seen.found.append((pid, int(name)))
-                if len(seen.found) >= target.opens:
+            names = os.listdir(descriptors)
+        finally:
+            os.close(descriptors)
+        for name in names:
+            try:
+                info = proc.begins_with(f"fdinfo/{name}", process)
+            except FileNotFoundError:
+                continue  # closed while we looked
+            if self._wanted in info:
+                self._see(pid, process, int(name), info)
+                if self._over:
                     return
-            elif ours is None:
-                seen.partly = True  # of a mount in another name space than the process's
-        elif _line(info, b"mnt_id") == _SOCKETS:
-            seen.partly = True  # a descriptor may be on its way through it
-        elif b"\nino:" not in info:
-            seen.partly = True  # Linux before 5.14
+            elif _OF_SOCKETS in info:
+                self.partly = True  # a descriptor may be on its way through it
+            elif b"\nino:" not in info:
+                self.partly = True  # Linux before 5.14
+
+    def _see(self, pid: int, process: int, descriptor: int, info: bytes) -> None:
+        """A descriptor of an inode of that number, on whatever device."""
+        flags = int(proc.field(info, b"flags"), 8)
+        reading = flags & os.O_ACCMODE == os.O_RDONLY and self._target.writing
+        if reading or flags & os.O_PATH:
+            return
+        ours = self._target.mounts.has(process, proc.field(info, b"mnt_id"))
+        if ours is None:
+            self.partly = True  # of a mount in another name space than the process's
+        elif ours and not any(_is_same(pid, descriptor, *other) for other in self.found):
+            self.found.append((pid, descriptor))
 
 
 def _is_same(pid: int, descriptor: int, other_pid: int, other: int) -> bool:
@@ -243,23 +243,14 @@ def _is_same(pid: int, descriptor: int, other_pid: int, other: int) -> bool:
     return result in (0, -1)
 
 
-def _line(text: bytes, key: bytes) -> bytes:
-    """What a line `key:\tvalue` says."""
-    return text.partition(key + b":")[2].partition(b"\n")[0].strip()
-
-
-def _sockets() -> bytes:
-    """The mnt_id that all sockets have."""
+def _of_sockets() -> bytes:
+    """The line of fdinfo that says the mount of all sockets."""
     with socket.socket(socket.AF_UNIX) as one:
-        return _line(_read(f"/proc/self/fdinfo/{one.fileno()}"), b"mnt_id")
+        info = proc.begins_with(f"/proc/self/fdinfo/{one.fileno()}")
+    return b"\nmnt_id:\t%s\n" % proc.field(info, b"mnt_id")
 
 
-def _read(path: str, directory: int | None = None) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY, dir_fd=directory)
-    try:
-        return os.read(descriptor, 4096)
-    finally:
-        os.close(descriptor)
+_OF_SOCKETS = _of_sockets()
 
 
 # -- how a process ends ------------------------------------------------------------------------
@@ -277,9 +268,9 @@ class _State:
     def of(cls, pid: int) -> _State | None:
         """None if it is gone."""
         try:
-            if not _is_ending(pid):
+            if not proc.is_ending(pid):
                 return cls(exiting=False, killed=False)
-            fields = _read(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
+            fields = proc.begins_with(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             return None
         flags, threads, status = int(fields[6]), int(fields[17]), int(fields[49])
@@ -291,11 +282,6 @@ class _State:
         return cls(exiting, bool(status & 0x7F) or alone)
 
 
-def _is_ending(pid: int) -> bool:
-    """Whether a process exits: it has no memory any more, and may have no table of files."""
-    return b"\nVmSize:" not in _read(f"/proc/{pid}/status")
-
-
 def _was_killed(pids: set[int]) -> bool:
     """Whether the close is that of a process which a signal has ended. If anybody else may be the
     one who closes, it is not: what was written is rather taken than lost."""
@@ -304,85 +290,6 @@ def _was_killed(pids: set[int]) -> bool:
     if not any(state.killed for state in ends) or not all(state.killed for state in ends):
         return False
     for pid, state in states.items():
-        if state is not None and not state.exiting and _may_be_closing(pid):
+        if state is not None and not state.exiting and may_be_closing(pid):
             return False
     return True
-
-
-def _may_be_closing(pid: int) -> bool:
-    """Whether some thread of the process is in a call that closes descriptors; yes if in doubt."""
-    for pause in PAUSES_SECONDS:
-        calls = {system_call(thread) for thread in _threads(pid)}
-        if b"" in calls or calls & _CLOSING or not _CLOSING:
-            return True
-        if b"running" not in calls:
-            return False
-        time.sleep(pause)
-    return False
-
-
-def _is_closing(pid: int) -> bool:
-    return any(system_call(thread) in _CLOSING for thread in _threads(pid))
-
-
-def system_call(tid: int) -> bytes:
-    """The number of the call that a thread is in; `running` if it runs, empty if nobody says."""
-    try:
-        return _read(f"/proc/{tid}/syscall").partition(b" ")[0].strip()
-    except OSError:
-        return b""
-
-
-# -- what is quickly told of a process ---------------------------------------------------------
-
-
-def _group(tid: int) -> int:
-    """The process of a thread; 0 if it is gone, or not to be seen from here."""
-    if tid <= 0:
-        return 0
-    try:
-        os.close(os.pidfd_open(tid))  # only of the thread that has the process's number
-    except OSError:
-        pass
-    else:
-        return tid
-    try:
-        status = _read(f"/proc/{tid}/status")
-    except OSError:
-        return 0  # gone, or nobody can look
-    return int(_line(status, b"Tgid") or 0)
-
-
-def _threads(pid: int) -> list[int]:
-    """The threads of a process; none if it is gone."""
-    try:
-        if os.stat(f"/proc/{pid}/task").st_nlink <= 3:  # `.`, `..`, and one
-            return [pid]
-        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
-def _descriptors(pid: int) -> int:
-    """How many descriptors a process has; 0 if it is gone, or Linux does not say so (6.2)."""
-    try:
-        return os.stat(f"/proc/{pid}/fd").st_size
-    except OSError:
-        return 0
-
-
-def _children(pid: int) -> list[int] | None:
-    """The children of a process; None if it is gone."""
-    threads = _threads(pid)
-    if not threads:
-        return None
-    found: list[int] = []
-    for thread in threads:
-        try:
-            found += map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
-_SOCKETS = _sockets()

@@ -40,19 +40,23 @@ NEW_MOST = 5_000
 class Inode:
     """One file as the Linux kernel knows it.
 
-    `lookups` is the kernel's reference count. `parent` and `name` say where it was found last.
-    `touched` is the time of the last announced change in ns: st_mtime never lags behind it;
-    `changes` counts them. `told` is the content whose size Linux was told last,
-    after `told_changes` of them,
-    `asked` when (time.monotonic) somebody asked for the attributes last.
-    `cached` is the version of the content that may be in the page cache. `gone`: the node was
-    removed, open handles may remain. `outdated`: by how many names Linux may still find it that it
-    has no more, because it was moved or removed and Linux was not told yet. `watched`: somebody
-    may watch it; a restless directory nobody does, until one who is about to watch it asks for its
-    attributes (see `calls`). `fetched`: the size of what is fetched at the open, as it was
-    then, in bytes. `followed`: how many open files it has of those whose end matters; `begun`: how
-    many it ever had.
-    `generation` goes with the number in a file handle: Linux keeps 32 bits of it.
+    lookups: the references that Linux holds.
+    parent, name: where it was found last.
+    touched: the time of its last change, in ns. The st_mtime that Linux is told is never older.
+    changes: the number of its changes so far.
+    told: the content whose size Linux was told last.
+    told_changes: the value of `changes` at that time.
+    asked: when somebody asked for its attributes last (time.monotonic).
+    cached: the version of the content that may be in Linux's page cache.
+    gone: its node was removed. Open handles of it may remain.
+    outdated: the number of names by which Linux may still find it though it lost them. Linux is
+        told of each by an announcement.
+    watched: somebody may watch it. Nobody watches a restless directory until a program that is
+        about to do so asks for its attributes (see `calls`).
+    fetched: the size in bytes of a content that is fetched at the open, as it was then.
+    followed: its open files whose end matters.
+    begun: the number of such files that it ever had.
+    generation: goes with the number in a file handle. Linux keeps 32 bits of it.
     """
 
     __slots__ = (
@@ -98,21 +102,37 @@ class Inode:
         self.generation = secrets.randbits(31) + 1
         self.watched = not (isinstance(node, Directory) and node.restless)
 
-    def touch(self) -> None:
-        """Move st_mtime strictly forward."""
-        self.touched = max(time.time_ns(), self.touched + 1)
-        self.changes += 1
+    # -- what Linux knows of it ------------------------------------------------------------------
 
-    def version(self) -> object:
-        """Changes whenever the content does: every change of ours is counted, a real file's shows
-        in its time and size."""
-        if self.node.timeout >= FOREVER:
-            return self.changes
-        stat = self.node.stat()
-        return stat.mtime, stat.size
+    def refer(self) -> None:
+        """Linux holds one more reference."""
+        self.lookups += 1
+
+    def found(self, node: Node, parent: Inode, name: str) -> None:
+        """Linux found it as `name` in `parent`, and holds one more reference."""
+        self.lookups += 1
+        self.node = node
+        if self.parent is not None:
+            self.parent, self.name = parent, name
+
+    def forget(self, lookups: int) -> bool:
+        """Linux gives references back. Whether it holds none any more."""
+        self.lookups -= lookups
+        return self.lookups <= 0
+
+    def ask(self) -> None:
+        """Somebody asks for its attributes now."""
+        self.asked = time.monotonic()
+
+    def tell(self) -> tuple[Stat, bool]:
+        """The attributes that Linux is told now, and whether it changed since the last time."""
+        stat = self.stat()
+        news = self.told_changes != self.changes
+        self.told, self.told_changes = stat.content, self.changes
+        return stat, news
 
     def stat(self) -> Stat:
-        """The node's attributes. Raises ENOENT if it was removed; a removed directory can be
+        """The node's attributes. Raises ENOENT if it was removed. A removed directory can be
         somebody's working directory, and is empty."""
         if self.gone:
             if isinstance(self.node, Directory) and not self.outdated:
@@ -126,6 +146,76 @@ class Inode:
         else:
             self.touched = stat.mtime
         return stat
+
+    def watch(self) -> None:
+        """Somebody may watch it from now on."""
+        self.watched = True
+
+    def fetch(self, size: int) -> None:
+        """Its content was fetched, and has so many bytes."""
+        self.fetched = size
+
+    def opens(self) -> bool:
+        """It is opened for reading through Linux's page cache. Whether the pages that Linux has of
+        it are still right."""
+        version = self._version()
+        right, self.cached = self.cached == version, version
+        return right
+
+    def _version(self) -> object:
+        """Changes whenever the content does: each change of ours is counted, one of a real file
+        shows in its time and size."""
+        if self.node.timeout >= FOREVER:
+            return self.changes
+        stat = self.node.stat()
+        return stat.mtime, stat.size
+
+    # -- what becomes of it ----------------------------------------------------------------------
+
+    def touch(self) -> None:
+        """It changed: st_mtime moves strictly forward."""
+        self.touched = max(time.time_ns(), self.touched + 1)
+        self.changes += 1
+
+    def remove(self) -> None:
+        """Its node is no more."""
+        self.gone = True
+
+    def move(self, parent: Inode, name: str) -> None:
+        """It is `name` in `parent` now."""
+        self.parent, self.name = parent, name
+
+    def become(self, node: Node) -> None:
+        """The file is seen through `node` now."""
+        self.node = node
+
+    def replace(self, node: Node, parent: Inode, name: str) -> None:
+        """It is another file now: `node`, found as `name` in `parent`."""
+        self.node, self.key = node, node.key
+        self.parent, self.name = parent, name
+        self.gone = False
+        self.watched = True
+        self.cached = None
+        self.touch()
+
+    def lose_name(self) -> None:
+        """It lost a name by which Linux may still find it."""
+        self.outdated += 1
+
+    def lost_name_told(self) -> None:
+        """Linux was told of a name that it lost."""
+        self.outdated -= 1
+
+    # -- who has it open -------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A file of it is open now whose end matters."""
+        self.followed += 1
+        self.begun += 1
+
+    def end(self) -> None:
+        """Such a file has ended."""
+        self.followed -= 1
 
     @property
     def place(self) -> tuple[Hashable, str]:
@@ -152,7 +242,7 @@ class Inodes:
         self._counted = itertools.count(COUNTED)
         self._new = 0
         self.root = Inode(pyfuse3.ROOT_INODE, root, None, "")
-        self.root.lookups = 1
+        self.root.refer()
         self._by_number: dict[int, Inode] = {self.root.number: self.root}
         self._by_key: dict[Hashable, Inode] = {root.key: self.root}
         self.forgotten = 0
@@ -177,23 +267,23 @@ class Inodes:
         return self._by_key.get(key)
 
     def remember(self, node: Node, parent: Inode, name: str) -> Inode:
-        """The inode of `node`, found as `name` in `parent`; call `referenced` once it is told."""
+        """The inode of `node`, of which Linux is told now, as `name` in `parent`. Linux holds one
+        more reference then."""
         inode = None if node.apart else self._by_key.get(node.key)
-        if inode is not None and inode.taken:
-            inode = None
-        if inode is None:
-            inode = Inode(self._new_number(node), node, parent, name)
-            self._by_number[inode.number] = inode
-            self._new += 1
-            if self._new >= NEW_MOST:
-                self._new = 0
-                gc.freeze()
-            if not node.apart:
-                self._by_key[node.key] = inode
-        else:
-            inode.node = node
-            if inode.parent is not None:
-                inode.parent, inode.name = parent, name
+        if inode is None or (inode.followed and inode.taken):
+            inode = self._new_inode(node, parent, name)
+        inode.found(node, parent, name)
+        return inode
+
+    def _new_inode(self, node: Node, parent: Inode, name: str) -> Inode:
+        inode = Inode(self._new_number(node), node, parent, name)
+        self._by_number[inode.number] = inode
+        self._new += 1
+        if self._new >= NEW_MOST:
+            self._new = 0
+            gc.freeze()
+        if not node.apart:
+            self._by_key[node.key] = inode
         return inode
 
     def number(self, node: Node) -> int:
@@ -216,26 +306,17 @@ class Inodes:
             number = HASHED + (number + 1) % HASHED
         return number
 
-    def referenced(self, inode: Inode) -> None:
-        """The Linux kernel was told of it once more."""
-        inode.lookups += 1
-
     def forget(self, number: int, lookups: int) -> None:
+        """Linux gives so many references back. With the last one the inode is dropped."""
         inode = self._by_number.get(number)
-        if inode is None or inode is self.root:
+        if inode is None or inode is self.root or not inode.forget(lookups):
             return
-        inode.lookups -= lookups
-        self.drop_unknown(inode)
-
-    def drop_unknown(self, inode: Inode) -> None:
-        """Drop it if the Linux kernel holds no reference."""
-        if inode.lookups <= 0 and inode is not self.root:
-            self._by_number.pop(inode.number, None)
-            if self._by_key.get(inode.key) is inode:
-                del self._by_key[inode.key]
-            self.forgotten += 1
-            if self.forgotten == self._enough[0]:
-                self._enough[1].set()
+        del self._by_number[number]
+        if self._by_key.get(inode.key) is inode:
+            del self._by_key[inode.key]
+        self.forgotten += 1
+        if self.forgotten == self._enough[0]:
+            self._enough[1].set()
 
     async def forgot_many(self, count: int) -> None:
         """Wait until so many were forgotten since they were shrunk."""
@@ -251,7 +332,7 @@ class Inodes:
 
     def remove(self, inode: Inode) -> None:
         """Its node is no more; the number stays until it is forgotten."""
-        inode.gone = True
+        inode.remove()
         if self._by_key.get(inode.key) is inode:
             del self._by_key[inode.key]
 
@@ -261,14 +342,23 @@ class Inodes:
             del self._by_key[inode.key]
         old = self._by_key.get(node.key)
         if old is not None and old is not inode:
-            old.gone = True
-        inode.node, inode.key = node, node.key
-        inode.parent, inode.name = parent, name
-        inode.gone = False
-        inode.watched = True
-        inode.cached = None
-        inode.touch()
+            old.remove()
+        inode.replace(node, parent, name)
         self._by_key[node.key] = inode
+
+    def settle(self, inode: Inode, directory: Inode, name: str) -> None:
+        """The Linux kernel takes `inode` for `directory`/`name`: make it what is there now."""
+        if inode.node.apart:  # its own, whatever else is found there
+            return
+        try:
+            node = directory.directory().lookup(name)
+        except KernelError:
+            return
+        if node.key == inode.key:
+            inode.become(node)
+            inode.move(directory, name)
+        else:
+            self.rebind(inode, node, directory, name)
 
     def path(self, inode: Inode) -> str | None:
         """Where it is below the mount, with a leading slash; None if that is not known."""
@@ -280,3 +370,8 @@ class Inodes:
             names.append(walked.name)
             walked = walked.parent
         return "/" + "/".join(reversed(names))
+
+    def where(self, inode: Inode, name: str = "") -> str:
+        """The path of an inode, or of `name` in it, for people to read."""
+        path = self.path(inode) or f"/…/{inode.name}"
+        return f"{path.rstrip('/')}/{name}" if name else path

@@ -55,17 +55,25 @@ def _unescaped(path: bytes) -> str:
 
 
 class Mounts:
-    """The mounts of one device, `major:minor`, by the numbers that /proc/PID/fdinfo gives. Of one
-    that was taken away lazily (umount -l) files are open still, and it is in no table any more: so
-    their numbers are kept in mind, from the beginning and from each look."""
+    """The mounts of one device, by the numbers that /proc/PID/fdinfo gives. A mount that was taken
+    away lazily (umount -l) may have open files still, and is in no table any more. So its number
+    is kept in mind, from the beginning or from the look at which it was seen.
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    device: its `major:minor`; empty if nobody knows.
+    """
+
+    def __init__(self) -> None:
+        self.device = ""
         self._known: dict[bytes, None] = {}
-        with open("/proc/self/mountinfo", "rb") as table:
-            for line in table:
+
+    def begin(self, mountpoint: str) -> None:
+        """The tree was mounted there. Call it before anybody can move or unmount it."""
+        with open("/proc/self/mountinfo", "rb", 0) as table:
+            self.device = device_of(mountpoint, table) or ""
+            table.seek(0)
+            for line in table.readall().splitlines():
                 fields = line.split(b" ", 3)
-                if fields[2].decode() == device:
+                if fields[2].decode() == self.device:
                     self._known[fields[0]] = None
 
     def has(self, process: int, mount: bytes) -> bool | None:

@@ -12,21 +12,22 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
 import trio
 
 from agentfs.base.errors import KernelError
+from agentfs.machine.proc import all_pids
 from agentfs.model.principal import Principal
+from agentfs.mount.proc import deliverable
 from agentfs.mount.reading import holding, waiting
 from agentfs.quota.shares import Charge
 from agentfs.vfs.node import StreamHandle
 
-__all__ = ["Client", "Parked", "Parking", "deliverable"]
+__all__ = ["Client", "Parked", "Parking"]
 
 T = TypeVar("T")
 
@@ -42,19 +43,11 @@ SECOND_LOOK_SECONDS = 0.02
 # Stopping is no reason to end a call: after SIGCONT the caller goes on waiting.
 _STOP = 1 << (signal.SIGSTOP - 1)
 
-# Of /proc/TID/status. A look among heirs reads that of every process: 35 µs each so, 110 with all
-# of its lines taken apart.
-_SIGNALS = re.compile(
-    rb"\nState:\t(?P<state>.).*\nSigPnd:\t(?P<own>\w+)\nShdPnd:\t(?P<shared>\w+)"
-    rb"\nSigBlk:\t(?P<blocked>\w+)\nSigIgn:\t(?P<ignored>\w+)\n",
-    re.DOTALL,
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who may have to wait: whom it acts for, the thread that opened the file, the number of its
-    inode, and the flags of open(2). Of a thread that has not opened it yet the number is 0."""
+    """A caller that may have to wait: whom it acts for, the thread that opened the file, the number
+    of the inode, and the flags of open(2). The number is 0 if the thread has not opened it yet."""
 
     principal: Principal
     tid: int
@@ -63,11 +56,17 @@ class Client:
 
 
 class Parked:
-    """One call that waits, and the `charge` for that. `tid` is the thread that waits;
-    if that is not `known`, the one that opened the file, of inode `inode`. `restless`: it was
-    stopped once, `heirs_restless`: another that holds the file open."""
+    """One call that waits.
+
+    charge: what it takes of the pot `parked`.
+    tid: the thread that waits; where that is not `known`, the one that opened the file.
+    inode: the number of the file's inode.
+    restless: the thread was stopped once. Linux will not interrupt this request again.
+    heirs_restless: another process was stopped once that holds the file open.
+    """
 
     __slots__ = (
+        "_wake",
         "charge",
         "handle",
         "heirs_restless",
@@ -76,40 +75,51 @@ class Parked:
         "known",
         "restless",
         "tid",
-        "wake",
     )
 
     def __init__(
-        self,
-        handle: StreamHandle,
-        tid: int,
-        inode: int,
-        charge: Charge,
-        *,
-        known: bool,
+        self, handle: StreamHandle, tid: int, inode: int, charge: Charge, *, known: bool
     ) -> None:
         self.handle = handle
         self.charge = charge
         self.tid = tid
         self.inode = inode
         self.known = known
-        self.wake = trio.Event()
+        self._wake = trio.Event()
         self.interrupted = False
         self.restless = False
         self.heirs_restless = False
 
+    async def rest(self) -> None:
+        """Wait until it is woken."""
+        await self._wake.wait()
+        self._wake = trio.Event()
+
+    def wake(self) -> None:
+        self._wake.set()
+
     def interrupt(self) -> None:
         self.interrupted = True
-        self.wake.set()
+        self._wake.set()
+
+    def notice_stop(self) -> None:
+        """The thread was stopped."""
+        self.restless = True
+
+    def notice_stopped_heir(self) -> None:
+        """Another process was stopped that holds the file open."""
+        self.heirs_restless = True
 
 
 class Parking:
-    """All calls that wait at the moment; each takes one of the pot `parked`."""
+    """All calls that wait at the moment; each takes one of the pot `parked`. `woken()` is called
+    whenever one of them may go on."""
 
-    def __init__(self, charge: Callable[[Principal, str], Charge]) -> None:
+    def __init__(
+        self, charge: Callable[[Principal, str], Charge], woken: Callable[[], object]
+    ) -> None:
         self._charge = charge
-        self.on_wake: Callable[[], object] = lambda: None
-        """Called whenever one that waits may go on."""
+        self._woken = woken
         self._parked: set[Parked] = set()
         self._hint = trio.Event()
         self._closed = False
@@ -162,8 +172,7 @@ class Parking:
                     return done
                 if self._closed:
                     raise KernelError(errno.ENODEV, "the tree is being unmounted")
-                await parked.wake.wait()
-                parked.wake = trio.Event()
+                await parked.rest()
         finally:
             self._parked.discard(parked)
             unsubscribe()
@@ -171,8 +180,8 @@ class Parking:
             parked.handle.unparked()
 
     def _wake(self, parked: Parked) -> None:
-        parked.wake.set()
-        self.on_wake()
+        parked.wake()
+        self._woken()
 
     def hint(self) -> None:
         """Some waiting request was interrupted: find out which."""
@@ -182,7 +191,7 @@ class Parking:
         """End every call that waits."""
         self._closed = True
         for parked in self._parked:
-            parked.wake.set()
+            parked.wake()
 
     async def watch(self) -> None:
         """Find interrupted callers, until cancelled."""
@@ -217,7 +226,7 @@ class Parking:
                 found = True
                 continue
             if pending:
-                parked.restless = True  # for good: Linux will not interrupt this request again
+                parked.notice_stop()
             if not parked.known:
                 others.append(parked)
         if with_heirs is not None:
@@ -232,7 +241,7 @@ class Parking:
         for unknown in parked:
             inodes.setdefault(unknown.inode, []).append(unknown)
         openers = {unknown.tid for unknown in parked}
-        for pid in _processes():
+        for pid in all_pids():
             pending = None if pid in openers else deliverable(pid)
             if pending is None or not pending:
                 continue
@@ -241,10 +250,10 @@ class Parking:
                     if pending & ~_STOP:
                         unknown.interrupt()
                     else:
-                        unknown.heirs_restless = True
+                        unknown.notice_stopped_heir()
         if orphaned:
             wanted = {unknown.inode for unknown in orphaned}
-            held = {inode for pid in _processes() for inode in holding(pid, wanted)}
+            held = {inode for pid in all_pids() for inode in holding(pid, wanted)}
             for unknown in orphaned:
                 if unknown.inode not in held:
                     unknown.interrupt()
@@ -254,23 +263,3 @@ def _is_interrupted(tid: int) -> bool:
     """Whether the thread has a signal to handle. One that is gone may have heirs: no."""
     pending = deliverable(tid)
     return pending is not None and bool(pending & ~_STOP)
-
-
-def _processes() -> Iterator[int]:
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            yield int(name)
-
-
-def deliverable(tid: int) -> int | None:
-    """The signals (bit n-1 for signal n) that wait for a thread and that it neither blocks nor
-    ignores; None if the thread is gone or ending."""
-    try:
-        with open(f"/proc/{tid}/status", "rb", buffering=0) as file:
-            found = _SIGNALS.search(file.read())
-    except OSError:
-        return None
-    if found is None or found["state"] in (b"Z", b"X"):
-        return None
-    pending = int(found["own"], 16) | int(found["shared"], 16)
-    return pending & ~(int(found["blocked"], 16) | int(found["ignored"], 16))

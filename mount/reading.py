@@ -1,5 +1,7 @@
-"""Who makes a read or a write, and with which flags: pyfuse3 does not say, and a descriptor may be
-shared by several processes, and its flags be changed by fcntl(2)."""
+"""Which thread makes a read or a write, and with which flags.
+
+pyfuse3 does not say. Several processes may share a descriptor, and fcntl(2) may change its flags.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,9 @@ from collections.abc import Collection, Hashable, Iterator
 from contextlib import suppress
 
 import trio
+
+from agentfs.machine.proc import all_pids, thread_group
+from agentfs.mount import proc
 
 __all__ = ["holding", "reading", "waiting"]
 
@@ -31,10 +36,10 @@ def reading(opener: int, inode: int) -> Hashable:
             return opener
     except PermissionError:
         return _youngest(opener, inode)
-    group = _group(opener)
+    group = thread_group(opener)
     if any(_is_reading(tid, inode) for tid in _threads(group) if tid != opener):
         return opener
-    for pid in _descendants(group) if group else _processes():
+    for pid in _descendants(group) if group else all_pids():
         with suppress(PermissionError):
             if any(_is_reading(tid, inode) for tid in _threads(pid)):
                 return pid, _start(pid)
@@ -66,7 +71,7 @@ def _waiting(opener: int, inode: int, others: Collection[int]) -> tuple[int, int
                 return opener, found
             if call == [b"running"] and pause < PAUSES_SECONDS[-1]:
                 continue
-            for tid in _line(opener):
+            for tid in _relatives(opener):
                 found = None if tid in others else _flags(tid, _call(tid), inode)
                 if found is not None:
                     return tid, found
@@ -77,9 +82,9 @@ def _waiting(opener: int, inode: int, others: Collection[int]) -> tuple[int, int
     return None
 
 
-def _line(tid: int) -> Iterator[int]:
+def _relatives(tid: int) -> Iterator[int]:
     """The threads of its process, and of those that descend from it."""
-    group = _group(tid)
+    group = thread_group(tid)
     if group:
         yield from _threads(group)
         for pid in _descendants(group):
@@ -109,7 +114,7 @@ def holding(pid: int, inodes: Collection[int]) -> set[int]:
 def _youngest(opener: int, inode: int) -> Hashable:
     """Where Linux shows the calls of descendants only (Yama), and the operator's programs are none:
     whom the opener started last of those that hold the file, or else the opener."""
-    heirs = (pid for pid in _descendants(_group(opener)) if _holds(pid, inode))
+    heirs = (pid for pid in _descendants(thread_group(opener)) if _holds(pid, inode))
     return max(((_start(pid), pid) for pid in heirs), default=opener)
 
 
@@ -126,18 +131,9 @@ def _is_reading(tid: int, inode: int) -> bool:
 def _call(tid: int) -> list[bytes]:
     """The call that a thread is in, as /proc/TID/syscall has it; empty if it is gone."""
     try:
-        return _read(f"/proc/{tid}/syscall").split()
+        return proc.system_call(tid)
     except (FileNotFoundError, ProcessLookupError):
         return []
-
-
-def _read(path: str) -> bytes:
-    """What it begins with; Python's own `open` takes twice the time."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return os.read(descriptor, 4096)
-    finally:
-        os.close(descriptor)
 
 
 def _flags(tid: int, call: list[bytes], inode: int) -> int | None:
@@ -158,24 +154,15 @@ def _flags_of(tid: int, descriptor: int, inode: int) -> int | None:
     if descriptor >= 1 << 20:  # a pointer, or a negative number
         return None
     with suppress(OSError):
-        said = _read(f"/proc/{tid}/fdinfo/{descriptor}")
+        said = proc.begins_with(f"/proc/{tid}/fdinfo/{descriptor}")
         if b"\nino:\t%d\n" % inode in said:
-            return int(said.partition(b"flags:\t")[2].partition(b"\n")[0], 8)
+            return int(proc.field(said, b"flags"), 8)
     return None
-
-
-def _group(tid: int) -> int:
-    """The process of a thread; 0 if that is gone."""
-    with suppress(OSError), open(f"/proc/{tid}/status", "rb") as file:
-        for line in file:
-            if line.startswith(b"Tgid:"):
-                return int(line[5:])
-    return 0
 
 
 def _threads(pid: int) -> list[int]:
     with suppress(OSError):
-        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+        return proc.threads(pid)
     return []
 
 
@@ -183,15 +170,10 @@ def _descendants(pid: int) -> Iterator[int]:
     """Children, grandchildren and so on, nearest first."""
     line = [pid]
     for parent in line:
-        for tid in _threads(parent):
-            with suppress(OSError), open(f"/proc/{parent}/task/{tid}/children", "rb") as file:
-                children = [int(word) for word in file.read().split()]
-                yield from children
-                line += children
-
-
-def _processes() -> Iterator[int]:
-    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+        with suppress(OSError):
+            children = proc.children(parent) or []
+            yield from children
+            line += children
 
 
 def _start(pid: int) -> int:

@@ -17,11 +17,11 @@ from agentfs.mount.announcer import Announcer
 from agentfs.mount.coherence import Coherence
 from agentfs.mount.fairness import MOST
 from agentfs.mount.forgetting import give_back
+from agentfs.mount.host import Host
 from agentfs.mount.inodes import Inodes
 from agentfs.mount.mounttable import place_of
 from agentfs.mount.operations import Operations
 from agentfs.mount.parking import Parking
-from agentfs.mount.system import System
 from agentfs.mount.wakeups import Wakeups
 from agentfs.store.event_log import EventLog, Record
 from agentfs.vfs.changes import Change
@@ -47,37 +47,31 @@ NOWHERE = "/dev/null/nowhere"
 
 
 class Mount:
-    """A served tree and its figures; `apply` takes changes that come from elsewhere than events."""
+    """A served tree and its figures.
+
+    mountpoint: where it was mounted.
+    place: where it can be seen now; empty: nowhere.
+    """
 
     def __init__(
-        self,
-        namespace: Namespace,
-        system: System,
-        mountpoint: str,
-        state: str,
-        watchdog: Watchdog,
+        self, namespace: Namespace, host: Host, mountpoint: str, watchdog: Watchdog
     ) -> None:
         self._namespace = namespace
+        self._host = host
         self.watchdog = watchdog
         self.mountpoint = mountpoint
-        self.place = mountpoint  # where it can be seen now; empty: nowhere
-        self.on_move: list[Callable[[str], object]] = []
+        self.place = mountpoint
         self.inodes = Inodes(namespace.root)
-        self.announcer = Announcer(mountpoint, system.announce_queue())
+        self.announcer = Announcer(mountpoint, host.announce_queue())
         self.coherence = Coherence(self.inodes, self.announcer)
-        self.parking = Parking(system.charge)
-        self.wakeups = Wakeups(self.parking.hint, self.announcer.expected)
-        self.parking.on_wake = self.wakeups.end_turn
+        self.wakeups = Wakeups(self._interrupted, self.announcer.expected)
+        self.parking = Parking(host.charge, self.wakeups.end_turn)
         self.operations = Operations(
-            system,
-            mountpoint,
-            self.inodes,
-            self.announcer,
-            self.wakeups,
-            self.parking,
-            state,
-            watchdog,
+            host, self.inodes, self.announcer, self.parking, self.wakeups, watchdog
         )
+
+    def _interrupted(self) -> None:
+        self.parking.hint()
 
     def take(self, record: Record) -> None:
         """An event of the kernel: let caches and watchers see what it changed."""
@@ -88,20 +82,19 @@ class Mount:
         log.warning("the tree is at %s now", place or "no path: something is mounted over it")
         self.place = place
         self.announcer.moved(place or NOWHERE)
-        self.operations.moved(place or NOWHERE)
         if place:
-            for tell in self.on_move:
-                tell(place)
+            self._host.moved(place)
 
     def apply(self, change: Change) -> None:
+        """A change that comes from elsewhere than an event."""
         self.coherence.apply((change,))
 
     def statistics(self) -> dict[str, int]:
         """Figures for /sys/metrics."""
         return {
-            "requests": self.operations.requests,
-            "requests_deferred": self.operations.fairness.deferred,
-            "faults": self.operations.faults,
+            "requests": self.wakeups.requests,
+            "requests_deferred": self.operations.requests.fairness.deferred,
+            "faults": self.operations.requests.faults,
             "inodes": len(self.inodes),
             "handles": len(self.operations.handles),
             "parked": len(self.parking),
@@ -131,16 +124,16 @@ async def serve(
         mount.wakeups.restore()
         raise OSError(f"{mount.mountpoint} cannot be mounted: {failure}") from None
     events.listen(mount.take)
-    device = mount.operations.mounts.device  # before anybody can move it
+    mount.operations.mounts.begin(mount.mountpoint)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(mount.watchdog.run)
             nursery.start_soon(pyfuse3.main, IDLE_TASKS, max_tasks + SPARE_TASKS)
-            nursery.start_soon(mount.operations.fairness.run)
+            nursery.start_soon(mount.operations.requests.fairness.run)
             nursery.start_soon(mount.parking.watch)
             nursery.start_soon(mount.announcer.run)
             nursery.start_soon(give_back, mount.inodes)
-            nursery.start_soon(_watch_mount_table, mount, device, mount.wakeups.disconnected)
+            nursery.start_soon(_watch_mount_table, mount, mount.wakeups.disconnected)
             nursery.start_soon(_when, mount.wakeups.disconnected, stop.set)
             ready()
             await stop.wait()
@@ -161,14 +154,15 @@ async def _when(event: trio.Event, call: Callable[[], object]) -> None:
     call()
 
 
-async def _watch_mount_table(mount: Mount, device: str, gone: trio.Event) -> None:
+async def _watch_mount_table(mount: Mount, gone: trio.Event) -> None:
     """Notice a lazy unmount, which the device does not report while a file is open, and where the
     tree is when a directory above it was renamed, or the mount was moved.
 
     /proc/self/mountinfo polls as POLLPRI when it changes, and as readable always: an epoll of its
     own picks out the one that counts. A renamed directory is no change of it: for that it is looked
-    at from time to time. `device` is the tree's `major:minor`; empty if nobody knows.
+    at from time to time. Where nobody knows the tree's device there is nothing to look for.
     """
+    device = mount.operations.mounts.device
     with open("/proc/self/mountinfo", "rb", 0) as table, select.epoll() as changes:  # noqa: ASYNC230
         changes.register(table.fileno(), select.EPOLLPRI | select.EPOLLERR)
         while device:

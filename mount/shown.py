@@ -1,11 +1,11 @@
-"""What a file whose reading takes something, or waits, is to those who only look at it: a named
-pipe, of which every program knows that reading it does just that.
+"""A file whose reading takes something, or waits, is a named pipe to those who only look at it.
 
-A search, a backup or an archive asks what a file is and passes named pipes by; `cat recv` asks
-nothing and opens. Linux serves a FIFO by itself, so for who opens it the same name leads to the
-regular file: Linux keeps no such entry, looks the name up for every call, and we see which call
-that is (see `calls`). A thread is shown the FIFO only where it is certain that it opens nothing:
-its open of the FIFO would wait for another end, for ever.
+Every program knows of a named pipe that reading it does just that: a search, a backup or an archive
+asks what a file is and passes named pipes by, while `cat recv` asks nothing and opens. Linux serves
+a FIFO by itself, so the same name leads to the regular file when it is opened. Linux keeps no such
+entry, looks the name up for every call, and we see which call that is (see `calls`). A thread is
+shown the FIFO only where it is certain that it opens nothing: its open of the FIFO would wait for
+another end, for ever.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import sys
 
 import pyfuse3
 
-from agentfs.mount.inodes import Inode
+from agentfs.mount.inodes import Inode, Inodes
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.node import Attributes, Fifo, File, Node, Stat
+from agentfs.vfs.node import Attributes, Fifo, Node, Stat
 
-__all__ = ["Shown", "show_number", "takes"]
+__all__ = ["Shown", "show_number", "shown"]
 
 
 def _place_of_number() -> int | None:
@@ -40,18 +40,14 @@ _PLACE = _place_of_number()
 def show_number(entry: pyfuse3.EntryAttributes, number: int) -> None:
     """Let `stat` show this number, and leave the one by which Linux knows the inode."""
     if _PLACE is not None:
-        ctypes.c_uint64.from_address(id(entry) + _PLACE).value = number
-
-
-def takes(node: Node) -> bool:
-    """Whether reading it takes something, or waits."""
-    return isinstance(node, File) and node.takes
+        place = ctypes.c_uint64.from_address(id(entry) + _PLACE)
+        place.value = number
 
 
 class Shown(Fifo):
-    """A file as it is shown. `opened` is its inode for those who open it, where Linux knows it,
-    `number` that inode's: `stat` shows it for both, because `cp` opens only what has the number
-    that it saw before."""
+    """A file as it is shown. `opened` is the inode that a program gets which opens it, where Linux
+    knows that one. `number` is the number of that inode: `stat` shows it for both, because `cp`
+    opens only a file that has the number which it saw before."""
 
     fresh = True
 
@@ -79,3 +75,8 @@ class Shown(Fifo):
 
     def inspect(self, caller: Caller) -> None:
         self._file.inspect(caller)
+
+
+def shown(file: Node, inodes: Inodes) -> Shown:
+    """A file that `takes`, as those who only look see it."""
+    return Shown(file, inodes.known(file.key), inodes.number(file))

@@ -1,5 +1,7 @@
-"""Our part in pyfuse3's loop: when it waits for its device, and under which lock; and two things
-that it does not tell: that a waiting reader got a signal, and that the mount is gone.
+"""Our part in pyfuse3's loop: when it waits for its device, and under which lock.
+
+From that we learn two things that pyfuse3 does not tell: that a waiting reader got a signal, and
+that the mount is gone.
 
 A reader that waits in a FUSE read is woken by a signal only if the daemon answers. Linux says so
 with a FUSE_INTERRUPT request, which libfuse takes in without calling anybody. So this module
@@ -12,9 +14,10 @@ while idle.
 
 The device reports POLLERR once the mount is gone, whoever unmounted it.
 
-A request that was in the device is gone again if its thread is killed before it is taken. Then who
-came to take it would wait for the next one with the event loop standing still, so the device does
-not block (O_NONBLOCK); pyfuse3 ends a task for which nothing is there, and it is begun anew.
+A request that was in the device is gone again if its thread is killed before it is taken. The task
+that came to take it would then wait for the next one with the event loop standing still. So the
+device does not block (O_NONBLOCK); pyfuse3 ends a task for which nothing is there, and it is begun
+anew.
 """
 
 from __future__ import annotations
@@ -43,7 +46,11 @@ AT_ONCE_MS = 1
 
 
 class Wakeups:
-    """Install with `install`, which lasts as long as the process serves."""
+    """Install with `install`, which lasts as long as the process serves.
+
+    `interrupted()` is called when a waiting request was interrupted; `expected()` says whether a
+    request is sure to come at once. `requests` counts those that called a handler.
+    """
 
     def __init__(self, interrupted: Callable[[], object], expected: Callable[[], bool]) -> None:
         self._interrupted = interrupted
@@ -51,6 +58,7 @@ class Wakeups:
         self.turns = Turns()
         self._unexplained = False
         self.disconnected = trio.Event()
+        self.requests = 0
         self.interrupts = 0
         self._poller: select.poll | None = None
         self._turn_ends = 0.0
@@ -58,18 +66,21 @@ class Wakeups:
     def handled(self) -> None:
         """A handler was called: that explains the request that arrived."""
         self._unexplained = False
+        self.requests += 1
+
+    def forgotten(self) -> None:
+        """Linux forgot nodes: that explains it, too."""
+        self._unexplained = False
 
     def install(self) -> None:
         """Take the place of `trio` in pyfuse3."""
-        module: Any = pyfuse3
         lowlevel = _Instead(trio.lowlevel, wait_readable=self._wait)
-        module.trio = _Instead(
+        vars(pyfuse3)["trio"] = _Instead(
             trio, lowlevel=lowlevel, Lock=lambda: self.turns, open_nursery=_Workers
         )
 
     def restore(self) -> None:
-        module: Any = pyfuse3
-        module.trio = trio
+        vars(pyfuse3)["trio"] = trio
 
     def more(self) -> bool:
         """Whether a request waits in the device."""

@@ -1,21 +1,21 @@
 """Programs that walk: those with a thread that lists a directory while it is listing one above it.
 
-A walker opens whatever it finds, and asks for none of it by that. Most ask first what a file is and
-pass named pipes by (see `shown`); one that opens pipes as well, with O_NONBLOCK, is told here from
-who wants a message. `os.listdir`, shells that expand a pattern and `ls` read one directory to its
-end before they open the next: of them no listing is under way.
+A walker opens all that it finds, and wants none of it by that. Most walkers ask first what a file
+is, and pass named pipes by (see `shown`). Some open pipes as well, with O_NONBLOCK: those are told
+here from a program that wants a message. `os.listdir`, shells that expand a pattern and `ls` read
+one directory to its end before they open the next: of them no listing is under way.
 """
 
 from __future__ import annotations
 
 import errno
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 
 from agentfs.base.errors import KernelError
 from agentfs.mount.handles import OpenDirectory
 from agentfs.mount.inodes import Inode
+from agentfs.mount.proc import command_line, process_and_parent
 from agentfs.vfs.node import FOREVER
 
 __all__ = ["KEPT_SECONDS", "Walkers"]
@@ -33,8 +33,8 @@ GENERATIONS = 4
 
 @dataclass(slots=True)
 class _Walker:
-    """`line`: its command line, which who only forked has as well; `until`: when it is none any
-    more."""
+    """`line`: its command line, which a process that it only forked has as well; `until`: when it
+    is no walker any more."""
 
     line: bytes
     until: float
@@ -48,13 +48,13 @@ class Walkers:
         self._known: dict[int, _Walker] = {}  # by process id
 
     def begun(self, opened: OpenDirectory) -> None:
-        """Its entries are read from the first on."""
+        """The entries of a directory are read from the first on."""
         same = self._under_way.setdefault(opened.inode.number, [])
         if not any(each is opened for each in same):
             same.append(opened)
 
     def ended(self, opened: OpenDirectory) -> None:
-        """All were read, or it was closed."""
+        """All of its entries were read, or it was closed."""
         same = self._under_way.get(opened.inode.number, [])
         same[:] = [each for each in same if each is not opened]
         if not same:
@@ -70,13 +70,13 @@ class Walkers:
             for inode in _above(directory)
             for each in self._under_way.get(inode.number, ())
         ):
-            process, _ = _process(tid)
+            process, _ = process_and_parent(tid)
             if process:
                 self._note(process)
 
     def _note(self, process: int) -> None:
         self._known.pop(process, None)
-        self._known[process] = _Walker(_line(process), time.monotonic() + KEPT_SECONDS)
+        self._known[process] = _Walker(command_line(process), time.monotonic() + KEPT_SECONDS)
         while len(self._known) > MOST:
             del self._known[next(iter(self._known))]
 
@@ -87,10 +87,10 @@ class Walkers:
         now = time.monotonic()
         while self._known and next(iter(self._known.values())).until < now:
             del self._known[next(iter(self._known))]
-        process, parent = _process(tid)
-        line = _line(process)
+        process, parent = process_and_parent(tid)
+        line = command_line(process)
         for _ in range(GENERATIONS):
-            if not process or _line(process) != line:
+            if not process or command_line(process) != line:
                 return  # another program, which was told what to read
             walker = self._known.get(process)
             if walker is not None and walker.line == line:
@@ -100,7 +100,7 @@ class Walkers:
                     f" it was listing another above it, {KEPT_SECONDS:.0f} s ago at most; let"
                     " another program read it, or open it for reading and writing",
                 )
-            process, parent = _process(parent)
+            process, parent = process_and_parent(parent)
 
 
 def _above(directory: Inode) -> list[Inode]:
@@ -111,18 +111,3 @@ def _above(directory: Inode) -> list[Inode]:
         found.append(inode)
         inode = inode.parent
     return found
-
-
-def _process(tid: int) -> tuple[int, int]:
-    """The process of a thread, and its parent; 0 if there is none."""
-    with suppress(OSError, KeyError), open(f"/proc/{tid}/status", "rb", buffering=0) as file:
-        said = dict(line.partition(b":\t")[::2] for line in file.read().splitlines())
-        return int(said[b"Tgid"]), int(said[b"PPid"])
-    return 0, 0
-
-
-def _line(process: int) -> bytes:
-    """Its command line."""
-    with suppress(OSError), open(f"/proc/{process}/cmdline", "rb", buffering=0) as file:
-        return file.read(4096)
-    return b""

@@ -30,7 +30,6 @@ from agentfs.providers.agents import LogWatcher, tell_of_withdrawals
 from agentfs.providers.approvals import AwaitedDecision
 from agentfs.providers.topics import tell_of_publications
 from agentfs.providers.tree import build
-from agentfs.quota.shares import Charge
 from agentfs.store.layout import StateError, lay_out
 from agentfs.store.lock import only_daemon
 from agentfs.store.opening import is_full
@@ -56,13 +55,12 @@ whether or not the disk looks full just then."""
 
 
 class Bridge:
-    """What the mount needs of the kernel (`agentfs.mount.system.System`)."""
+    """What the mount needs of the kernel (`agentfs.mount.host.Host`)."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-
-    def identify(self, tid: int, uid: int, gid: int) -> Principal:
-        return self._kernel.identity.resolve(tid, uid, gid)
+        self.identify = kernel.identity.resolve
+        self.charge = kernel.shares.charge
 
     def refused(self, principal: Principal, path: str, refusal: KernelError) -> None:
         self._kernel.refusals.record(principal, path, refusal)
@@ -71,14 +69,17 @@ class Bridge:
     def approval(self, needed: ApprovalError) -> AwaitedDecision:
         return AwaitedDecision(self._kernel.approvals, needed)
 
-    def charge(self, principal: Principal, pot: str) -> Charge:
-        return self._kernel.shares.charge(principal, pot)
+    def disk(self) -> os.statvfs_result:
+        return os.statvfs(self._kernel.state_dir)
 
     def room(self, principal: Principal) -> int | None:
         return self._kernel.disk.room(principal)
 
     def announce_queue(self) -> int:
         return self._kernel.settings.of(MountSettings).announce_queue
+
+    def moved(self, place: str) -> None:
+        self._kernel.moved(place)
 
 
 class Starter:
@@ -210,9 +211,7 @@ async def _run(
     mountpoint, state = kernel.mountpoint, kernel.state_dir
     kernel.hold_programs()
     namespace = build(kernel, lambda: mount.statistics())
-    mount = Mount(namespace, Bridge(kernel), mountpoint, str(state), kernel.watchdog)
-
-    mount.on_move.append(kernel.moved)
+    mount = Mount(namespace, Bridge(kernel), mountpoint, kernel.watchdog)
 
     def ready() -> None:
         log.info("mounted at %s, state in %s", mountpoint, state)

@@ -111,6 +111,9 @@ class Node:
     the name asks for it.
     `distant`: it is on a disk that may take long to answer, or hang; a listing of what is not shows
     its name alone.
+    `takes`: a file whose reading takes something that then is gone, or waits for what has not come
+    yet. To those who only ask what it is, it is a named pipe, so that no search and no backup reads
+    it. It has to be `fresh`.
     """
 
     key: Hashable
@@ -122,6 +125,7 @@ class Node:
     renewed: bool = False
     fresh: bool = False
     distant: bool = False
+    takes: bool = False
 
     def stat(self) -> Stat:
         raise NotImplementedError
@@ -190,14 +194,7 @@ class Fifo(Node):
 
 
 class File(Node):
-    """A regular file, whatever is behind it.
-
-    `takes`: reading it takes something that then is gone, or waits for what has not come yet. To
-    those who only ask what it is, it is a named pipe, so that no search and no backup reads it. It
-    has to be `fresh`.
-    """
-
-    takes: bool = False
+    """A regular file, whatever is behind it."""
 
     def open(self, flags: int, caller: Caller) -> Handle:
         """Open it with the flags of open(2), after `enter` and the mode have said yes."""

@@ -55,7 +55,7 @@ def served_by(tree: Tree) -> list[int]:
     announcers = (
         child
         for child in children(tree.daemon)
-        if b"announce.py" in Path(f"/proc/{child}/cmdline").read_bytes()
+        if b"announce_process.py" in Path(f"/proc/{child}/cmdline").read_bytes()
     )
     return [tree.daemon, *announcers]
 

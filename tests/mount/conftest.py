@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -130,8 +131,6 @@ class SmallTree(Table):
         self.refusals: list[tuple[str, KernelError]] = []
 
     def owner(self) -> Owner:
-        import os
-
         return Owner(os.geteuid(), os.getegid(), 1)
 
     @value("number", 0o644, write="set_number")
@@ -193,10 +192,11 @@ class SmallTree(Table):
 
 
 class Operator:
-    """A system where everybody is the operator."""
+    """A host where everybody is the operator."""
 
-    def __init__(self, tree: SmallTree) -> None:
+    def __init__(self, tree: SmallTree, folder: Path) -> None:
         self._tree = tree
+        self._folder = folder
         self._holder = Holder("operator", 0, operator=True)
         self._pots = {
             "parked": Pot(
@@ -216,11 +216,17 @@ class Operator:
     def charge(self, principal: Principal, pot: str) -> Charge:
         return Charge(self._pots[pot], self._holder, 0)
 
+    def disk(self) -> os.statvfs_result:
+        return os.statvfs(self._folder)
+
     def room(self, principal: Principal) -> int | None:
         return None
 
     def announce_queue(self) -> int:
         return 1000
+
+    def moved(self, place: str) -> None:
+        pass
 
 
 class Mounted:
@@ -253,7 +259,7 @@ async def small(fuse: None, tmp_path: Path) -> AsyncIterator[Mounted]:
     path.mkdir()
     tree = SmallTree()
     mount = Mount(
-        Namespace(tree, lambda event: ()), Operator(tree), str(path), str(tmp_path), Watchdog()
+        Namespace(tree, lambda event: ()), Operator(tree, tmp_path), str(path), Watchdog()
     )
     store = Store(tmp_path / "store.db")
     stop, ready = trio.Event(), trio.Event()

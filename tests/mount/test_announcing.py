@@ -16,7 +16,7 @@ import pytest
 import trio
 from inotify_simple import flags
 
-from agentfs.mount.announce import close, opened, write
+from agentfs.mount.announce_process import close, opened, write
 from agentfs.mount.calls import may_watch
 from agentfs.vfs.changes import Created, Modified, Moved, Removed
 from tests.mount.conftest import Letters, Mounted
@@ -271,9 +271,9 @@ async def test_an_outdated_name_cannot_be_opened_before_its_move_is_told(small: 
     await small.do(os.close, opened)
     await small.announced()
     assert ("MOVED_TO", "new") in seen(watcher)
-    asked = small.mount.operations.requests
+    asked = small.mount.wakeups.requests
     assert await small.do(new.read_text) == "from old\n"
-    assert small.mount.operations.requests - asked <= 6  # Linux need not look up again any more
+    assert small.mount.wakeups.requests - asked <= 6  # Linux need not look up again any more
     with pytest.raises(FileNotFoundError):
         await small.do(old.read_text)
     watcher.close()

@@ -63,14 +63,14 @@ async def test_attribute_invalidation_makes_the_next_cached_read_see_the_change(
 async def test_unchanged_content_is_served_from_the_page_cache(small: Mounted) -> None:
     path = small.path / "number"
     await small.do(path.read_bytes)
-    before = small.mount.operations.requests
+    before = small.mount.wakeups.requests
     descriptor = await small.do(kept_read, path)
     for _ in range(20):
         await small.do(os.pread, descriptor, 100, 0)
         await small.do(os.stat, path)
     await small.do(os.close, descriptor)
     # open, flush, release, and what was still to come of the first read; 40 without the cache
-    assert small.mount.operations.requests - before <= 8
+    assert small.mount.wakeups.requests - before <= 8
 
 
 async def test_setting_only_the_modification_time_is_in_modify_and_a_close_follows(
@@ -166,7 +166,7 @@ async def test_a_full_announcement_queue_is_counted_and_readers_still_see_the_ch
 
 async def test_a_faulty_node_does_not_hide_its_neighbours(small: Mounted) -> None:
     assert "number" in await small.do(os.listdir, small.path)
-    assert small.mount.operations.faults, "once for each request that came to it"
+    assert small.mount.operations.requests.faults, "once for each request that came to it"
 
 
 async def test_a_fault_of_ours_is_eio_and_the_mount_lives_on(
@@ -177,7 +177,7 @@ async def test_a_fault_of_ours_is_eio_and_the_mount_lives_on(
     assert failure.value.errno == errno.EIO
     assert "on purpose" in caplog.text
     assert await small.do((small.path / "number").read_bytes) == b"0"
-    assert small.mount.operations.faults == 1
+    assert small.mount.operations.requests.faults == 1
 
 
 async def test_a_refusal_keeps_its_errno_and_its_path(small: Mounted) -> None:
@@ -340,10 +340,10 @@ async def test_an_answer_of_the_wrong_type_is_eio_and_the_mount_goes_on(
             lambda opened=descriptor: os.write(opened, b"x"),
             lambda path=path: os.getxattr(path, "user.agentfs.kind"),
         ):
-            before = small.mount.operations.faults
+            before = small.mount.operations.requests.faults
             with pytest.raises(OSError, match="Input/output"):
                 await small.do(call)
-            assert small.mount.operations.faults == before + 1
+            assert small.mount.operations.requests.faults == before + 1
         await small.do(os.close, descriptor)
     assert await small.do((small.path / "number").read_bytes) == b"0"
 

@@ -253,18 +253,14 @@ NO_FILE = frozenset({"fsencode", "fsdecode", "fspath", "geteuid", "getegid", "cl
 """What they may call of `os`: nothing that leads to a disk. (`close` only hands it on.)"""
 
 OTHERS = {
-    "announce.py": "a process of its own, on our own mount",
+    "announce_process.py": "a process of its own, on our own mount",
     "announcer.py": "a file in memory",
-    "calls.py": "/proc",
     "holders.py": "/proc",
     "mounttable.py": "/proc",
-    "parking.py": "/proc",
+    "proc.py": "/proc",
     "reading.py": "/proc",
     "wakeups.py": "/dev/fuse",
-    "walking.py": "/proc",
     "session.py": "/proc",
-    "base.py": "/proc",
-    "operations.py": "statvfs of the state directory, whose disk is the store's own",
 }
 """Modules of the mount that open something, and what: never a real file that the tree shows."""
 

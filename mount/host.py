@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Protocol
 
 from agentfs.base.errors import ApprovalError, KernelError
@@ -9,10 +10,10 @@ from agentfs.model.principal import Principal
 from agentfs.quota.shares import Charge
 from agentfs.vfs.node import Awaited
 
-__all__ = ["System"]
+__all__ = ["Host"]
 
 
-class System(Protocol):
+class Host(Protocol):
     """Answers who calls, keeps refusals, and sets the bounds."""
 
     def identify(self, tid: int, uid: int, gid: int) -> Principal:
@@ -28,8 +29,14 @@ class System(Protocol):
     def charge(self, principal: Principal, pot: str) -> Charge:
         """For what `principal` will hold of what all have together: of nothing yet."""
 
+    def disk(self) -> os.statvfs_result:
+        """What statvfs(3) says of the disk that has the state."""
+
     def room(self, principal: Principal) -> int | None:
         """Bytes of real files that `principal` may still write; None: as many as the disk has."""
 
     def announce_queue(self) -> int:
         """How many announcements to inotify may wait."""
+
+    def moved(self, place: str) -> None:
+        """The tree is at another path now."""

@@ -1,7 +1,7 @@
-"""Answers to the announcer's own calls: they succeed, and change nothing.
+"""Answers to the calls that the announcer's process makes: they succeed, and change nothing.
 
 While an entry is announced as new, looking it up answers ENOENT, so that Linux goes on to create
-it; while one is announced as removed it is found, whatever became of it.
+it. While one is announced as removed it is found, whatever became of it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import errno
 import stat as st
 
 import trio
-from pyfuse3 import EntryAttributes, ModeT, RequestContext
+from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, ModeT
 
 from agentfs.base.errors import KernelError
 from agentfs.mount.announcer import Announcement, Announcer
@@ -19,8 +19,10 @@ from agentfs.mount.inodes import Inode, Inodes
 from agentfs.vfs.changes import Created, HungUp, Moved, Removed
 from agentfs.vfs.node import Directory, Node, Stat
 
-__all__ = ["Announcements"]
+__all__ = ["ANNOUNCED", "Announced"]
 
+ANNOUNCED = FileHandleT(0)
+"""The handle of a file that the process opens, and closes at once."""
 
 PATIENCE_SECONDS = 0.05
 
@@ -41,19 +43,12 @@ class _Ghost(Node):
         return Stat(self._mode, 0, 0)
 
 
-class Announcements:
-    """The announcer's view of the tree."""
+class Announced:
+    """The tree as the announcer's process sees it. Each method answers one of its calls."""
 
     def __init__(self, inodes: Inodes, announcer: Announcer) -> None:
         self._inodes = inodes
         self._announcer = announcer
-
-    def by(self, ctx: RequestContext) -> bool:
-        """Whether the announcer's process is the caller."""
-        if ctx.pid != self._announcer.tid:
-            return False
-        self._announcer.answer()
-        return True
 
     def _current(self) -> Announcement:
         current = self._announcer.current
@@ -61,8 +56,11 @@ class Announcements:
             raise KernelError(errno.ESTALE, "nothing is being announced")
         return current
 
-    def lookup(self, directory: Inode, name: str) -> EntryAttributes | None:
-        """The entry as the announcement wants it; None for an ordinary look-up on the way."""
+    # -- on the way to what is announced ---------------------------------------------------------
+
+    def lookup(self, directory: Inode, name: str) -> EntryAttributes:
+        """The entry as the announcement wants it."""
+        self._announcer.answer()
         match self._current().change:
             case Created(directory=key, name=created) if (key, created) == (directory.key, name):
                 raise KernelError(errno.ENOENT, "it is being announced")
@@ -80,19 +78,26 @@ class Announcements:
             case HungUp(key=key):
                 fifo = self._inodes.known(key)
                 if fifo is not None and (fifo.parent, fifo.name) == (directory, name):
-                    entry = self.attributes(fifo)
-                    self._inodes.referenced(fifo)
+                    entry = self._attributes(fifo)
+                    fifo.refer()
                     return entry
-        return None
+        entry = tell(self._inodes, directory.directory().lookup(name), directory, name)
+        entry.attr_timeout = 0  # its questions change nothing for others, who still have to ask
+        return entry
 
-    def attributes(self, inode: Inode) -> EntryAttributes:
-        """What the announcer is told of an inode. On the way to a FIFO that is hung up, one that
-        was removed meanwhile is there once more: somebody may still wait in its open."""
+    def getattr(self, inode: Inode) -> EntryAttributes:
+        """What the process is told of an inode."""
+        self._announcer.answer()
+        return self._attributes(inode)
+
+    def _attributes(self, inode: Inode) -> EntryAttributes:
+        """On the way to a FIFO that is hung up, one that was removed meanwhile is there once more:
+        somebody may still wait in its open."""
         try:
             entry = attributes(inode)
             if not isinstance(inode.node, Directory):
-                return self.unkept(entry)
-            if inode.watched:
+                entry.attr_timeout = 0
+            elif inode.watched:
                 # Nothing of a directory is in the page cache: even new ones may be kept, or
                 # every step of the announcer's call would ask for them again.
                 entry.attr_timeout = inode.node.timeout
@@ -107,32 +112,28 @@ class Announcements:
         entry.entry_timeout = entry.attr_timeout = 0
         return entry
 
-    def made(self, directory: Inode, name: str) -> EntryAttributes:
-        """The announced entry, as if it had just been created."""
+    def open(self) -> FileInfo:
+        self._announcer.answer()
+        return FileInfo(fh=ANNOUNCED, direct_io=True, keep_cache=True)
+
+    def flush(self) -> None:
+        """It closes the file: the call is over."""
+        self._announcer.answer(last=True)
+
+    # -- the call itself -------------------------------------------------------------------------
+
+    def create(self, directory: Inode, name: str) -> tuple[FileInfo, EntryAttributes]:
+        return FileInfo(fh=ANNOUNCED, direct_io=True), self.make(directory, name)
+
+    def make(self, directory: Inode, name: str) -> EntryAttributes:
+        """The announced entry, as if it had just been made."""
+        self._announcer.answer()
         change = self._current().change
         if not isinstance(change, Created) or change.name != name:
             raise KernelError(errno.ESTALE, "another entry is being announced")
         return tell(self._inodes, change.node, directory, name)
 
-    @staticmethod
-    def unkept(entry: EntryAttributes) -> EntryAttributes:
-        """The announcer's own questions change nothing for others: they still have to ask."""
-        entry.attr_timeout = 0
-        return entry
-
-    async def quiet(self, inode: Inode) -> None:
-        """Before somebody else is told of `inode`: wait until no modification of it is announced.
-
-        Linux drops cached pages a moment after it took new attributes over, and whoever asked at
-        the same time would still find them. The announcer may in turn wait for a writer that asks
-        here with the file locked, so not for long.
-        """
-        current = self._announcer.current
-        if current is not None and current.modified is inode:
-            with trio.move_on_after(PATIENCE_SECONDS):
-                await self._announcer.settled()
-
-    def modified(self, inode: Inode) -> EntryAttributes:
+    def setattr(self, inode: Inode) -> EntryAttributes:
         """The attributes for a call that only tells of a change.
 
         Linux takes the answer of a setattr over without looking at the cached pages, and an answer
@@ -140,8 +141,9 @@ class Announcements:
         announcement began, the call fails, and the announcement of that change does its work.
         Otherwise the answer has a time that was never told and may not be kept, so that the next
         reader asks; and until Linux has the answer, nobody is told of a further change: every
-        handler waits for that before it answers (see `boundary`).
+        handler waits for that before it answers (see `handler`).
         """
+        self._announcer.answer()
         current = self._current()
         if current.modified is not inode or inode.changes != self._announcer.began_at:
             raise KernelError(errno.ENOENT, "it changed again")
@@ -152,18 +154,34 @@ class Announcements:
         self._announcer.answer(last=True)
         return entry
 
-    def removed(self) -> None:
+    def remove(self) -> None:
         """The announced entry, as if it had just been removed."""
+        self._announcer.answer()
         if not isinstance(self._current().change, Removed):
             raise KernelError(errno.ESTALE, "no removal is being announced")
         self._announcer.answer(last=True)
 
-    def moved(self, target: Inode, name: str) -> None:
+    def rename(self, target: Inode, name: str) -> None:
         """The announced entry, as if it had just been renamed."""
+        self._announcer.answer()
         change = self._current().change
         if not isinstance(change, Moved):
             raise KernelError(errno.ESTALE, "no renaming is being announced")
         inode = self._inodes.known(change.node.key)
         if inode is not None:
-            inode.parent, inode.name = target, name
+            inode.move(target, name)
         self._announcer.answer(last=True)
+
+    # -- everybody else's calls meanwhile --------------------------------------------------------
+
+    async def quiet(self, inode: Inode) -> None:
+        """Before somebody else is told of `inode`: wait until no modification of it is announced.
+
+        Linux drops cached pages a moment after it took new attributes over, and a reader that asked
+        at the same time would still find them. The announcer may in turn wait for a writer that
+        asks here with the file locked, so this does not wait for long.
+        """
+        current = self._announcer.current
+        if current is not None and current.modified is inode:
+            with trio.move_on_after(PATIENCE_SECONDS):
+                await self._announcer.settled()

@@ -1,4 +1,4 @@
-"""The boundary: whatever a handler raises becomes an errno, and never leaves it.
+"""Around each handler: whatever it raises becomes an errno, and never leaves it.
 
 An exception that leaves a pyfuse3 handler ends the daemon and with it the mount; and so does an
 answer that pyfuse3 cannot send, of which a node's own handlers give some.
@@ -10,16 +10,15 @@ import errno
 import functools
 import logging
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import pyfuse3
 
 from agentfs.base.errors import KernelError
-from agentfs.mount.asked import Asked
+from agentfs.mount.announcer import Announcer
+from agentfs.mount.requests import Asked, Requests
+from agentfs.mount.wakeups import Wakeups
 from agentfs.vfs.waiting import driven
-
-if TYPE_CHECKING:
-    from agentfs.mount.base import Base
 
 __all__ = ["handler"]
 
@@ -45,38 +44,50 @@ _SENDABLE: dict[str, Callable[[object], bool]] = {
 # What Linux asks when nobody waits for it: the next call of a program would seem to be one of many.
 UNAWAITED = frozenset({"release", "releasedir"})
 
+
+class HasHandlers(Protocol):
+    """What the handlers are methods of."""
+
+    requests: Requests
+    wakeups: Wakeups
+    announcer: Announcer
+
+
 P = ParamSpec("P")
 T = TypeVar("T")
-B = TypeVar("B", bound="Base")
+H = TypeVar("H", bound=HasHandlers)
 
 
 def handler(
-    method: Callable[Concatenate[B, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[B, P], Coroutine[Any, Any, T]]:
-    """Wrap a FUSE handler: KernelError and OSError give their errno, everything else is a fault of
-    ours: EIO, with the traceback in the log. So is an answer of the wrong type."""
+    method: Callable[Concatenate[H, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[H, P], Coroutine[Any, Any, T]]:
+    """Wrap a FUSE handler. KernelError and OSError give their errno. Everything else is a fault of
+    ours, and so is an answer of the wrong type: EIO, with the traceback in the log."""
     name = method.__name__
     sendable = _SENDABLE.get(name)
 
     @functools.wraps(method)
-    async def guarded(operations: B, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        operations.wakeups.handled()
-        operations.requests += 1
+    async def guarded(operations: H, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        requests, wakeups = operations.requests, operations.wakeups
+        wakeups.handled()
         try:
-            pass_on = operations.wakeups.turns.pass_on
-            fairness, key = operations.fairness, None
-            if fairness.asks():
-                key = operations.whose(name, args)
+            pass_on, fairness, key = wakeups.turns.pass_on, requests.fairness, None
+            if fairness.busy and fairness.asks():
+                key = requests.whose(name, args)
                 if key is not None and name not in UNAWAITED and fairness.must_wait(key):
                     await fairness.wait(key)
-            asked = Asked(operations, name, args, key)
-            work = method(operations, *args, **kwargs)
-            result = await driven(work, pass_on, asked.resumed, asked.paused)
+            asked = Asked(requests, name, args, key)
+            result = await driven(
+                method(operations, *args, **kwargs),
+                pass_on,
+                functools.partial(requests.resumed, asked),
+                functools.partial(requests.paused, asked),
+            )
             if operations.announcer.contested:
                 pass_on()
                 await operations.announcer.settled()
             if sendable is not None and not sendable(result):
-                raise TypeError(f"{method.__name__} gave {result!r:.80}")
+                raise TypeError(f"{name} gave {result!r:.80}")
             return result
         except pyfuse3.FUSEError:
             raise
@@ -85,12 +96,12 @@ def handler(
         except OSError as failure:
             number = failure.errno or errno.EIO
             if number == errno.EIO:
-                log.exception("%s failed", method.__name__)
-                operations.faults += 1
+                log.exception("%s failed", name)
+                requests.fault()
             raise pyfuse3.FUSEError(number) from None
         except Exception:
-            log.exception("%s failed", method.__name__)
-            operations.faults += 1
+            log.exception("%s failed", name)
+            requests.fault()
             raise pyfuse3.FUSEError(errno.EIO) from None
 
     return guarded

@@ -1,0 +1,134 @@
+"""The requests under way: whose each is, and what the watchdog is told of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from pyfuse3 import RequestContext
+
+from agentfs.base.errors import KernelError
+from agentfs.base.watchdog import Watchdog
+from agentfs.mount.announcer import Announcer
+from agentfs.mount.fairness import Fairness, key_of
+from agentfs.mount.handles import Handles, OpenFile
+from agentfs.mount.host import Host
+from agentfs.mount.inodes import Inodes
+from agentfs.vfs.caller import Caller
+
+__all__ = ["Asked", "Requests"]
+
+# Requests whose first argument is a handle; that of all others is an inode.
+OF_FILES = frozenset({"read", "write", "flush", "fsync", "release"})
+OF_DIRECTORIES = frozenset({"readdir", "releasedir", "fsyncdir"})
+
+
+class Asked:
+    """One request. `key`: whom it counts for, where that is known already. `by`: its caller, where
+    it was asked for."""
+
+    __slots__ = ("_args", "_opened", "_requests", "by", "key", "name")
+
+    def __init__(
+        self, requests: Requests, name: str, args: tuple[Any, ...], key: int | None
+    ) -> None:
+        self._requests = requests
+        self._args = args
+        self._opened: OpenFile | None = None
+        self.name = name
+        self.key = key
+        self.by: Caller | None = None
+
+    def caller(self, ctx: RequestContext) -> Caller:
+        """Who makes it."""
+        host = self._requests.host
+        principal = host.identify(ctx.pid, ctx.uid, ctx.gid)
+        self.by = Caller(principal, ctx.uid, ctx.gid, ctx.pid, ctx.umask, host.charge)
+        return self.by
+
+    def concerns(self, opened: OpenFile) -> None:
+        """It is about an open file to which no number leads any more."""
+        self._opened = opened
+
+    def __str__(self) -> str:
+        """Asked only of a request that took long."""
+        path, caller = self._where()
+        caller = self.by or caller
+        by = "" if caller is None else f" by {caller.principal.name} (thread {caller.tid})"
+        return f"{self.name} of {path}{by}"
+
+    def _where(self) -> tuple[str, Caller | None]:
+        handles, inodes = self._requests.handles, self._requests.inodes
+        first = self._args[0] if self._args else None
+        try:
+            if self._opened is not None or self.name in OF_FILES:
+                file = self._opened or handles.file(first)  # type: ignore[arg-type]
+                return inodes.where(file.inode), file.caller
+            if self.name in OF_DIRECTORIES:
+                directory = handles.directory(first)  # type: ignore[arg-type]
+                return inodes.where(directory.inode), directory.caller
+            name = self._args[1] if len(self._args) > 1 else b""
+            inode = inodes.get(first)  # type: ignore[arg-type]
+            text = os.fsdecode(name) if isinstance(name, bytes) and "attr" not in self.name else ""
+            return inodes.where(inode, text), None
+        except Exception:  # noqa: BLE001  # it is gone since: no words are worth a fault
+            return "what is gone", None
+
+
+class Requests:
+    """`at_work`: the request that is served now; none is while it waits. `faults` counts those that
+    failed by a fault of ours (EIO)."""
+
+    def __init__(
+        self,
+        host: Host,
+        inodes: Inodes,
+        handles: Handles,
+        announcer: Announcer,
+        fairness: Fairness,
+        watchdog: Watchdog,
+    ) -> None:
+        self.host = host
+        self.inodes = inodes
+        self.handles = handles
+        self.fairness = fairness
+        self.faults = 0
+        self.at_work = Asked(self, "nothing", (), None)
+        self._announcer = announcer
+        self._watchdog = watchdog
+        self._began = 0.0
+
+    def whose(self, name: str, args: tuple[object, ...]) -> int | None:
+        """Whom a request counts for (see `fairness`); None for one that is to go on at once."""
+        try:
+            if name in OF_FILES:
+                return key_of(self.handles.file(args[0]).caller.principal)  # type: ignore[arg-type]
+            if name in OF_DIRECTORIES:
+                opened = self.handles.directory(args[0])  # type: ignore[arg-type]
+                return key_of(opened.caller.principal)
+        except KernelError:
+            return None  # the announcer's
+        ctx = args[-1] if args else None
+        if not isinstance(ctx, RequestContext) or not ctx.pid or ctx.pid == self._announcer.tid:
+            return None
+        tid, uid, gid = ctx.pid, ctx.uid, ctx.gid
+        return self.fairness.remembered(tid, lambda: self.host.identify(tid, uid, gid))
+
+    # -- around each piece of a request that does not wait: see `driven` -------------------------
+
+    def resumed(self, asked: Asked) -> None:
+        self.at_work = asked
+        self._began = time.monotonic()
+
+    def paused(self, asked: Asked) -> None:
+        began = self._began
+        held = self._watchdog.took(asked.name, asked, began)
+        key = asked.key
+        if key is None and asked.by is not None:
+            key = key_of(asked.by.principal)
+        self.fairness.charge(key, began, held)
+
+    def fault(self) -> None:
+        """One failed by a fault of ours."""
+        self.faults += 1

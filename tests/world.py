@@ -36,6 +36,38 @@ def _new_state() -> Path:
     return folder
 
 
+def put_agent(kernel: Kernel, name: str) -> None:
+    """Have an agent of that name. Tells nobody."""
+    if kernel.agents.find(name) is None:
+        kernel.agents.ensure(name, UID, GID, "init", "")
+
+
+def put_process(
+    kernel: Kernel, name: str, ppid: int = INIT, role: Role = Role.AGENT, **limits: int | None
+) -> Process:
+    """Have an agent and a living process of it, without a program. Tells nobody."""
+    with kernel.store.transaction():
+        process = Process(
+            pid=kernel.table.next_pid(),
+            ppid=ppid,
+            name=name,
+            role=role,
+            tier=Tier.TACTICAL,
+            model="sonnet",
+            uid=UID,
+            gid=GID,
+            user="me",
+            node="here",
+            restart=Restart.NEVER,
+            started=kernel.clock.now(),
+            state=State.RUNNING if role is Role.KERNEL else State.IDLE,
+            limits=Limits.none_but(**limits),
+        )
+        put_agent(kernel, name)
+        kernel.table.add(process)
+    return process
+
+
 class World:
     """One kernel, whose node is called `here`, on what is in `state`, if anything is."""
 
@@ -89,8 +121,7 @@ class World:
 
     def agent(self, name: str) -> str:
         """An agent without a process."""
-        if self.agents.find(name) is None:
-            self.agents.ensure(name, UID, GID, "init", "")
+        put_agent(self.kernel, name)
         return name
 
     def process(
@@ -98,27 +129,7 @@ class World:
     ) -> Process:
         """An agent and a process of it. It may have any number of tasks and take any time for
         them, unless `limits` say otherwise."""
-        with self.store.transaction():
-            pid = self.table.next_pid()
-            process = Process(
-                pid=pid,
-                ppid=ppid,
-                name=name,
-                role=role,
-                tier=Tier.TACTICAL,
-                model="sonnet",
-                uid=UID,
-                gid=GID,
-                user="me",
-                node="here",
-                restart=Restart.NEVER,
-                started=self.clock.now(),
-                state=State.RUNNING if role is Role.KERNEL else State.IDLE,
-                limits=Limits.none_but(**limits),
-            )
-            self.agent(name)
-            self.table.add(process)
-        return process
+        return put_process(self.kernel, name, ppid, role, **limits)
 
     def end(self, process: Process, code: int, *, restart: bool = False) -> None:
         """Its program ends."""

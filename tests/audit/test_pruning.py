@@ -17,7 +17,7 @@ from agentfs.base.errors import KernelError
 from agentfs.check import check
 from agentfs.model.principal import Kind, Principal
 from agentfs.process.events import AgentDefined
-from tests.security.test_audit import ALICE, BOB, System, edit
+from tests.audit.world import ALICE, BOB, System, edit
 
 OPERATOR = Principal(Kind.OPERATOR, 3, "init", 0, 0)
 NO = KernelError(13, "no", rule="none")

@@ -12,11 +12,7 @@ from typing import Any
 import pytest
 
 from agentfs.audit.file_changes import MOST_DIRECTORIES, MOST_PATHS, FileChanges
-from agentfs.model.principal import Kind, Principal
-from tests.security.test_audit import System
-
-ALICE = Principal(Kind.AGENT, 2, "alice", 1000, 100)
-BOB = Principal(Kind.AGENT, 3, "bob", 1000, 100)
+from tests.audit.world import ALICE, BOB, System
 
 
 @pytest.fixture
@@ -28,7 +24,7 @@ def system(tmp_path: Path) -> Iterator[System]:
 
 @pytest.fixture
 def changes(system: System) -> FileChanges:
-    return FileChanges(system.gate, system.store, system.audit, system.clock, system.timers)
+    return system.kernel.file_changes
 
 
 def told(system: System) -> list[tuple[str, dict[str, Any]]]:

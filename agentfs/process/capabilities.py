@@ -1,65 +1,28 @@
-"""The capabilities of processes: what each has at this moment, what a child would have, dropping.
+"""The capabilities of processes: what a child would have, and giving up what one has.
 
-A process has what all of these allow: the table of its role and of the roles of its ancestors (as
-/etc/roles.yaml has them now), what its ancestors had declared when it was spawned, and its own
-`caps`; minus its own `deny` and theirs. It is worked out from the process's record alone, so the
-end of its parent changes nothing, and no change of the tree widens it.
+What a process may at this moment is worked out by `agentfs.rights.role_capabilities`.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
 
 from agentfs.base.errors import KernelError
-from agentfs.model.capability import (
-    EVERYTHING,
-    NEEDS,
-    CapabilitySet,
-    Ceiling,
-    canonical,
-    canonical_tool,
-)
+from agentfs.model.capability import EVERYTHING, KEPT, CapabilitySet, Ceiling, canonical
 from agentfs.model.principal import Principal
 from agentfs.model.process import Process, Role
 from agentfs.process.events import CapabilityDropped
 from agentfs.process.table import ProcessTable
+from agentfs.rights.gate import Gate
+from agentfs.rights.role_capabilities import CapabilityHolder
 from agentfs.store.event_log import EventLog
 
-if TYPE_CHECKING:
-    from agentfs.rights.gate import Gate
-
-__all__ = [
-    "Capabilities",
-    "Child",
-    "Holder",
-    "RoleTables",
-    "ceiling_below",
-]
-
-# Processes that differ in what they may; when there are more, all are worked out again.
-MAX_KNOWN = 1024
+__all__ = ["Capabilities", "Child", "ceiling_below"]
 
 # A record of a process says each of them: more are a program gone wild.
 MAX_DENIED = 256
-
-
-class Holder(Protocol):
-    """Whoever has capabilities: a process, or one that is to be spawned."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def role(self) -> Role: ...
-    @property
-    def allowed(self) -> tuple[str, ...] | None: ...
-    @property
-    def denied(self) -> tuple[str, ...]: ...
-    @property
-    def ceiling(self) -> Ceiling | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,82 +36,7 @@ class Child:
     ceiling: Ceiling | None
 
 
-class RoleTables:
-    """What each role allows at most, and so what each process may. Never changes: when the tables
-    do, there is another one of these."""
-
-    def __init__(self, tables: Mapping[Role, Iterable[str]]) -> None:
-        self._tables = {role: _table(names) for role, names in tables.items()}
-        self._known: dict[Hashable, CapabilitySet] = {}
-
-    def of_role(self, role: Role) -> CapabilitySet:
-        """The table of one role."""
-        return self._tables[role]
-
-    def effective(self, holder: Holder) -> CapabilitySet:
-        """What `holder` may at this moment; process 1 everything. A microsecond: sets are kept by
-        what they are made of, so after a drop it is another set."""
-        made_of = (holder.role, holder.ceiling, holder.allowed, holder.denied)
-        found = self._known.get(made_of)
-        if found is None:
-            if len(self._known) >= MAX_KNOWN:
-                self._known.clear()
-            found = self._known[made_of] = self._work_out(holder)
-        return found
-
-    def _work_out(self, holder: Holder) -> CapabilitySet:
-        if holder.role is Role.KERNEL:
-            return EVERYTHING
-        found = self._tables[holder.role]
-        if holder.ceiling is not None:
-            for role in holder.ceiling.roles:
-                found &= self._tables[Role(role)]
-            found &= holder.ceiling.grant
-        if holder.allowed is not None:
-            found &= CapabilitySet.of(holder.allowed)
-        return found.without(holder.denied)
-
-    def require(self, holder: Holder, name: str) -> None:
-        """Raise EACCES unless `holder` has capability `name`, EPERM if it is denied; the reason
-        says who took it away. For a tool that does what a capability is for, that one is asked for.
-        EINVAL for a tool whose name cannot be one."""
-        tool = name.removeprefix("tool:") if name.startswith("tool:") else ""
-        if tool:
-            canonical_tool(tool)
-        found = self.effective(holder)
-        if found.allows(name):
-            return
-        needed = NEEDS.get(tool, name)
-        wanted = f"the capability {needed}" + (f" for the tool {tool}" if needed != name else "")
-        if found.denies(name):
-            raise KernelError(
-                errno.EPERM,
-                f"{holder.name} is denied {wanted}: by its spec or role, or that of a process above"
-                " it, or it was dropped",
-                rule=f"capability {needed}",
-            )
-        raise KernelError(
-            errno.EACCES,
-            f"{holder.name} may not use {wanted}: {self._why_not(holder, name)}",
-            rule=f"capability {needed}",
-        )
-
-    def _why_not(self, holder: Holder, name: str) -> str:
-        if not self._tables[holder.role].allows(name):
-            return f"role {holder.role.value} does not have it"
-        if holder.allowed is not None and not CapabilitySet.of(holder.allowed).allows(name):
-            return "the `caps` of its spec do not name it"
-        return "a process above it did not have it when this one was spawned"
-
-
-def _table(names: Iterable[str]) -> CapabilitySet:
-    """Of a role's list: what is there, and what it takes away (`-host_read`)."""
-    words = list(names)
-    taken = [word[1:] for word in words if word.startswith("-")]
-    return CapabilitySet.of(word for word in words if not word.startswith("-")).without(taken)
-
-
-def ceiling_below(parent: Holder) -> Ceiling | None:
+def ceiling_below(parent: CapabilityHolder) -> Ceiling | None:
     """The ceiling of a child of `parent`, as `parent` is now; None below process 1: everything."""
     if parent.role is Role.KERNEL:
         return None
@@ -156,7 +44,7 @@ def ceiling_below(parent: Holder) -> Ceiling | None:
     return _below(above, parent.role, parent.allowed, parent.denied)
 
 
-@lru_cache(maxsize=MAX_KNOWN)
+@lru_cache(maxsize=KEPT)
 def _below(
     above: Ceiling, role: Role, allowed: tuple[str, ...] | None, denied: tuple[str, ...]
 ) -> Ceiling:
@@ -176,9 +64,7 @@ class Capabilities:
         self._events = events
 
     def of(self, process: Process) -> CapabilitySet:
-        """What `process` may at this moment. Whoever starts its program confines that program by
-        this: without `network_access`, `file_write`, `shell_exec` or `host_read` (`allows(name)`
-        says). A
+        """What `process` may at this moment. Its program is confined by this when it starts. A
         program that runs keeps what it was started with: a drop reaches it with its next start.
         """
         return self._gate.policy.capabilities(process)

@@ -16,10 +16,10 @@ from agentfs.base.errors import KernelError
 from agentfs.model.capability import CapabilitySet
 from agentfs.model.names import INIT_NAME
 from agentfs.model.process import Agent, Process, Role, Tier
-from agentfs.process.capabilities import Holder, RoleTables
 from agentfs.rights import acl as acls
 from agentfs.rights import roles as tables
 from agentfs.rights.acl import Acl, Approval, Rule
+from agentfs.rights.role_capabilities import CapabilityHolder, RoleCapabilities
 from agentfs.rights.roles import Action, RoleEntry, Roles, Verdict
 
 __all__ = [
@@ -104,7 +104,7 @@ class Policy:
         """Put the tables of roles and tiers in effect."""
         self.roles: Mapping[Role, RoleEntry] = roles.entries
         self.models: Mapping[Tier, str] = roles.models
-        self._capabilities = RoleTables(
+        self._capabilities = RoleCapabilities(
             {role: entry.capabilities for role, entry in roles.entries.items()}
         )
         self._yes = {
@@ -252,11 +252,11 @@ class Policy:
         """What a role has at most."""
         return self._capabilities.of_role(role)
 
-    def capabilities(self, process: Holder) -> CapabilitySet:
+    def capabilities(self, process: CapabilityHolder) -> CapabilitySet:
         """What `process` may at this moment."""
         return self._capabilities.effective(process)
 
-    def require_capability(self, actor: Holder, capability: str) -> None:
+    def require_capability(self, actor: CapabilityHolder, capability: str) -> None:
         """Raise EACCES unless `actor` has the capability, EPERM if it is denied to it."""
         self._capabilities.require(actor, capability)
 

@@ -26,16 +26,10 @@ from agentfs.model.capability import (
 )
 from agentfs.model.process import Process, Role
 from agentfs.model.spec import ProcessSpec, parse_spec
-from agentfs.process.capabilities import (
-    MAX_DENIED,
-    MAX_KNOWN,
-    Capabilities,
-    Child,
-    RoleTables,
-    ceiling_below,
-)
+from agentfs.process.capabilities import MAX_DENIED, Capabilities, Child, ceiling_below
 from agentfs.process.events import CapabilityDropped
 from agentfs.rights.policy import Policy
+from agentfs.rights.role_capabilities import MAX_KNOWN, RoleCapabilities
 from agentfs.rights.roles import Roles
 from tests.process.world import OPERATOR, System, as_agent, running
 
@@ -440,7 +434,7 @@ def test_a_refusal_says_what_took_it_away() -> None:
 
 
 def test_what_is_kept_of_sets_is_bounded() -> None:
-    tables = RoleTables({role: ["*"] for role in Role})
+    tables = RoleCapabilities({role: ["*"] for role in Role})
     for number in range(MAX_KNOWN + 10):
         worker = Child("bob", Role.WORKER, None, (f"tool:t{number}",), None)
         assert not tables.effective(worker).allows(f"tool:t{number}")

@@ -1,7 +1,7 @@
 """The tables of the audit: its records, its checkpoints, and the signed head among the meta values.
 
-A record is kept as the bytes that were hashed. Whoever reads them does so on a connection of its
-own, in a thread, and gets bytes: what somebody tampered with need not be text.
+A record is kept as the bytes that were hashed. A reader has a connection of its own, in a thread,
+and gets bytes: a record that somebody tampered with need not be text.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Row = tuple[int, bytes, bytes]
 
 
 class AuditTables:
-    """What the kernel does with them; every write is part of the transaction under way."""
+    """The kernel's side of the tables. Every write is part of the transaction under way."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -77,7 +77,7 @@ class AuditTables:
         self._write("INSERT OR REPLACE INTO checkpoints VALUES (?, ?)", (seq, record))
 
     def replace(self, rows: Iterable[int], row: tuple[int, str, bytes]) -> None:
-        """Let one record stand for others."""
+        """Put one record in the place of others."""
         for seq in rows:
             self._write("DELETE FROM audit WHERE seq = ?", (seq,))
         self._write("INSERT INTO audit VALUES (?, ?, ?)", row)
@@ -100,7 +100,7 @@ class AuditTables:
 
 
 def beside(path: Path) -> sqlite3.Connection:
-    """A connection of one's own that only reads. Raises sqlite3.Error."""
+    """Open a connection that only reads. Raises sqlite3.Error."""
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro",
         uri=True,

@@ -1,5 +1,5 @@
-"""What must hold of the tables of the audit, as far as it can be told without the key. Whether
-they are what the kernel wrote is for `agentfs.audit.verify`."""
+"""What must hold of the tables of the audit, as far as that can be told without the key. Whether
+the kernel wrote them is told by `agentfs.audit.verify`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from agentfs.store.rows import read_record
 __all__ = ["GAPS", "audit_faults"]
 
 GAPS = 'SELECT seq, record FROM audit WHERE instr(record, \'"type":"refusals_dropped"\')'
-"""What stands for refusals that were dropped: from their `first` one to their number."""
+"""The records that stand for dropped refusals: each for those from its `first` to its own
+number."""
 
 
 def audit_faults(connection: sqlite3.Connection, meta: Mapping[str, str]) -> Iterator[str]:

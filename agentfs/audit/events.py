@@ -1,4 +1,4 @@
-"""What is told of the audit and of refused calls."""
+"""The events of the audit, and of refused calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class AuditCut(Event):
-    """The operator had the records up to number `through` forgotten."""
+    """The operator had the kernel forget the records up to number `through`."""
 
     whose: ClassVar[str] = ""
 
@@ -50,9 +50,10 @@ class AuditHalfFull(Event):
 
 @dataclass(frozen=True, slots=True)
 class FilesChanged(Event):
-    """What one actor did to files of /shared between `first` and `last` (RFC 3339), in the audit
-    alone. `files`: {"path", "did": [what], "to"} each, `to` being where it was moved or linked;
-    `more`: {"below", "did": {what: times}}, of directories, where there was too much to name."""
+    """One actor did this to files of /shared between `first` and `last` (RFC 3339). It is in the
+    audit alone. `files` has {"path", "did": [what], "to"} for each; `to` is where the file was
+    moved or linked. `more` has {"below", "did": {what: times}} for directories in which there was
+    too much to name."""
 
     pid: int | None
     files: list[dict[str, object]]
@@ -63,8 +64,8 @@ class FilesChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class CallRefused(Event):
-    """A system call of `pid` was refused; `/proc/PID/error` has the words. No pid: the call was
-    that of somebody who is no process of this system."""
+    """A system call of `pid` was refused; `/proc/PID/error` has the words. Without a pid the caller
+    was no process of this system."""
 
     pid: int | None
     path: str
@@ -75,8 +76,8 @@ class CallRefused(Event):
 
 @dataclass(frozen=True, slots=True)
 class RefusalsDropped(Event):
-    """In the audit alone: what stands for `count` records of refusals, from number `first` on, that
-    were dropped to make room. `signature`: by the key of the audit."""
+    """`count` records of refusals, from number `first` on, were dropped to make room. This record
+    of the audit stands for them; `signature` is by the key of the audit."""
 
     whose: ClassVar[str] = ""
 
@@ -87,8 +88,9 @@ class RefusalsDropped(Event):
 
 @dataclass(frozen=True, slots=True)
 class RefusalsRepeated(Event):
-    """What `call_refused` told of happened `count` times more, between `first` and `last` (RFC
-    3339). No path: refusals on many paths, of an actor who is refused too much to list each."""
+    """A refusal that `call_refused` told of happened `count` times more, between `first` and `last`
+    (RFC 3339). Without a path these are refusals on many paths, of an actor that is refused too
+    often to list each."""
 
     pid: int | None
     path: str

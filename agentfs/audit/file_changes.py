@@ -1,9 +1,9 @@
-"""What is done to the files of /shared, for the audit: who, what, and to which path.
+"""The audit of changes to the files of /shared: who changed what, and at which path.
 
-They are real files, and no transaction of the kernel changes them. One for each change would slow
-`tar x` down, so what one actor does within a second is one record, written after it: a crash loses
-at most that second. The paths of a record are bounded as well; what is more is counted by
-directory, so that nobody fills the audit with names.
+These are real files, and no transaction of the kernel changes them. A record for each change would
+slow `tar x` down. So everything that one actor does within a second is one record, which is written
+after that second: a crash loses no more. The paths of a record are bounded as well. The rest is
+counted by directory, so that nobody can fill the audit with names.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ WAIT = 1.0
 """Seconds from the first change of an actor to its record."""
 
 MOST_PATHS, MOST_DIRECTORIES = 100, 30
-"""Paths that one record names, and directories for which it says how much more there was; what is
-beyond those too is counted for /shared as a whole. About 10 KB at most, as a rule."""
+"""The paths that one record names, and the directories for which it counts the rest. What is beyond
+those too is counted for /shared as a whole. A record has about 10 KB at most, as a rule."""
 
 PAUSE = 0.002
-"""Seconds between the records of two actors: others have their turn."""
+"""Seconds between the records of two actors, in which others have their turn."""
 
 TOP = "/shared"
 
@@ -42,8 +42,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Done:
-    """What one actor did since its last record: by path (and where that was moved, or linked, to)
-    what was done, each once, in order; and how often more, by directory."""
+    """The changes of one actor since its last record. `paths` has what was done to each path (and
+    where that was moved, or linked, to), each once and in order. `more` counts the rest by
+    directory."""
 
     first: float
     last: float
@@ -77,7 +78,7 @@ class _Done:
 
 
 class FileChanges:
-    """Gathers changes that were made, and writes them a second later."""
+    """Gathers changes, and writes their records a second later."""
 
     def __init__(
         self, gate: Gate, store: Store, audit: Audit, clock: Clock, timers: Timers
@@ -104,7 +105,7 @@ class FileChanges:
         done.add(what, path, to)
 
     def _write(self) -> None:
-        """Write the record of whoever waits longest."""
+        """Write the record of the actor that has waited longest."""
         self._due = False
         if not self._done:
             return

@@ -1,9 +1,9 @@
-"""Gaps in the audit: refusals that were dropped to make room, and what stands for them.
+"""Gaps in the audit: refusals that were dropped to make room, and the records that stand for them.
 
-What stands for a run of them is a record of its own, with the number and the hash of the last one.
-It is signed, together with the hash before it, so that the chain holds over it and nobody without
-the key can take a record out so. It is no refusal, and never dropped itself: of two that touch one
-is made.
+One record stands for a run of refusals, and has the number and the hash of the last of them. It is
+signed together with the hash before it. So the chain holds over the gap, and nobody without the key
+can take a record out in this way. Such a record is no refusal and is never dropped itself; two that
+touch are made one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from agentfs.audit.seal import Seal
 __all__ = ["MARK", "Gap", "first_of", "is_gap"]
 
 MARK = '"type":"refusals_dropped"'
-"""In the text of each, and of no other record: in a string of JSON the quotes are escaped."""
+"""The text that each such record has, and no other: in a string of JSON the quotes are escaped."""
 
 _SIGNATURE = re.compile(rb'"signature":"([0-9a-f]{64})"')
 
@@ -29,7 +29,7 @@ def is_gap(record: bytes) -> bool:
 
 
 def first_of(record: bytes) -> int:
-    """The number of the first of the records that one stands for, as it says; 0 if it says none."""
+    """The number of the first record that such a `record` stands for; 0 if it does not say."""
     try:
         return int(json.loads(record)["changes"][0]["first"])
     except (ValueError, LookupError, TypeError):
@@ -38,8 +38,8 @@ def first_of(record: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """The records from `first` to `last` are not kept, `count` refusals. `time` is that of the last
-    one, `before` the hash before the first, `digest` that of the last."""
+    """The records from `first` to `last` were `count` refusals and are not kept. `time` is the time
+    of the last one, `before` the hash before the first, `digest` the hash of the last."""
 
     first: int
     last: int
@@ -49,7 +49,7 @@ class Gap:
     digest: bytes
 
     def text(self, seal: Seal) -> str:
-        """As the table has it."""
+        """The record that stands for the gap, as the table has it."""
         signature = seal.gap(self.before, self.digest, self._unsigned().encode())
         return self._said(signature)
 
@@ -62,7 +62,7 @@ class Gap:
 
     @classmethod
     def read(cls, seal: Seal, record: bytes, before: bytes, digest: bytes) -> Gap:
-        """What such a record says between these hashes. ValueError if it is not by this key."""
+        """Read such a record between these hashes. Raises ValueError if it is not by this key."""
         found = _SIGNATURE.search(record)
         unsigned = _SIGNATURE.sub(b'"signature":""', record, count=1)
         if found is None or not seal.is_gap(found[1].decode(), before, digest, unsigned):

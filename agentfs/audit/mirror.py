@@ -1,7 +1,7 @@
-"""The file beside the key that has every checkpoint once more, a line each.
+"""The mirror: a file beside the key that has every checkpoint once more, a line each.
 
-The store can be put back to an older copy of itself, with everything in it as it was, signed head
-and all. This file then has a checkpoint of records that the store does not have yet.
+Somebody can put an older copy of the store in its place, with the signed head that it had then. The
+mirror then has a checkpoint of records that the store does not have.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Mirror:
         self.path = key.with_name(f"{key.name}.checkpoints")
 
     def lines(self) -> list[bytes]:
-        """Its lines, oldest first; none if there is no file. A power cut may have left a piece of
-        one at the end: that is none. Raises what the disk says."""
+        """Its lines, oldest first; none if there is no file. A piece of a line at the end, which a
+        power cut may have left, does not count. Raises what the disk says."""
         try:
             return self.path.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
@@ -33,8 +33,8 @@ class Mirror:
             raise KernelError.from_os(failed, f"the checkpoints, {self.path}") from None
 
     def append(self, lines: Iterable[str]) -> None:
-        """Add lines that survive a power cut when this returns: all of them, or none. What a power
-        cut left of a line goes."""
+        """Add all of the lines, or none. They survive a power cut when this returns. A piece of a
+        line that a power cut has left is removed."""
         data = "".join(f"{line}\n" for line in lines).encode()
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -52,13 +52,13 @@ class Mirror:
 
     @staticmethod
     def _whole(descriptor: int) -> int:
-        """How many bytes whole lines have."""
+        """The bytes up to the end of the last whole line."""
         size = os.fstat(descriptor).st_size
         tail = os.pread(descriptor, 4096, max(0, size - 4096))
         return size - len(tail) + tail.rfind(b"\n") + 1
 
     def keep(self, wanted: Callable[[bytes], bool]) -> None:
-        """Drop the lines that are not `wanted`, but never the newest."""
+        """Drop the lines that are not `wanted`, except the newest one."""
         lines = self.lines()
         kept = [line for line in lines[:-1] if wanted(line)] + lines[-1:]
         if len(kept) == len(lines):

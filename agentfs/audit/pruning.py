@@ -1,9 +1,9 @@
-"""What of the audit goes when it is too old or too much, and who has to stop when nothing may go.
+"""Pruning: which records of the audit go, and who has to stop when none may go.
 
-Too old is what is older than `audit.retention`, or what the operator has exported and says so. Too
-much is what is above `audit.max_records`: then refusals go first, the oldest of them, but for those
-among the newest tenth; then the oldest records, or, where the operator chose so (`when_full:
-stop`), nothing more: whatever would need a record is refused to everybody but the operator.
+A record goes when it is older than `audit.retention`, or when the operator has exported it and says
+so. When there are more than `audit.max_records`, the oldest refusals go first, except those among
+the newest tenth. Then the oldest records go; or, if the operator chose `when_full: stop`, nothing
+more goes, and every call that would need a record is refused to everybody but the operator.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ __all__ = ["BATCH", "Pruning"]
 
 log = logging.getLogger(__name__)
 
-# Records of one transaction: about 2 ms. Between two of them others have their turn.
+# The records of one transaction, which takes about 2 ms. In the pause (seconds) between two of them
+# others have their turn.
 BATCH, PAUSE = 500, 0.002
 
 REFUSALS = frozenset({"call_refused", "refusals_repeated"})
 
 SPARED = 10
-"""Refusals among the newest records stay, one of so many of what may be kept: they are what an
-operator looks for while it happens."""
+"""One in so many of the records that may be kept: refusals among the newest of that number stay.
+They are what an operator looks for while it happens."""
 
 
 @dataclass(slots=True)
 class _Run:
-    """Refusals in a row that go, with what stands for earlier ones: `rows` are to be replaced.
-    `fresh`: there is something new in it."""
+    """Refusals in a row that go, and records that stand for earlier ones. One record will replace
+    all `rows`. `fresh` says that there is something new among them."""
 
     first: int
     before: bytes
@@ -61,8 +62,9 @@ class _Run:
 
 
 class Pruning:
-    """Takes records away, in batches. `first` is the number behind the last one that was cut off,
-    `dropped` counts the numbers since then that have no record of their own."""
+    """Takes records away, in batches. `first` is the number after the last record that was cut off;
+    `dropped` counts the numbers since then that have no record of their own. `newest()` is the
+    number of the newest record."""
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class Pruning:
         self.first = self._oldest()
         self.dropped = tables.dropped()
         self._exported = 0  # what the operator does not need any more, up to this number
-        # How far refusals were looked for: number and hash of that record, and the run it ends.
+        # The last record that was looked at for refusals: number, hash, and the run that it ends.
         self._passed: tuple[int, bytes, _Run | None] | None = None
         self._next: Timer | None = None
 
@@ -95,14 +97,15 @@ class Pruning:
 
     @property
     def kept(self) -> int:
-        """Records that there are."""
+        """How many records there are."""
         return self._newest() - self.first + 1 - self.dropped
 
     # -- when it is full -------------------------------------------------------------------------
 
     @property
     def stops(self) -> bool:
-        """Whether nobody but the operator may change anything: it is full, and nothing may go."""
+        """Whether the audit is full and nothing may go: only the operator may change anything
+        then."""
         limits = self._settings.of(AuditSettings)
         return limits.when_full == "stop" and self.kept >= limits.max_records
 
@@ -118,7 +121,7 @@ class Pruning:
             )
 
     def recorded(self) -> None:
-        """There is one more. Where refusals are in the way of what will be refused, look soon."""
+        """There is one more record. Drop refusals soon if the audit would stop because of them."""
         limits = self._settings.of(AuditSettings)
         most = limits.max_records
         if limits.when_full == "stop" and 4 * self.kept > 3 * most:
@@ -129,7 +132,7 @@ class Pruning:
     # -- pruning ---------------------------------------------------------------------------------
 
     def check_there(self, through: int) -> None:
-        """EINVAL unless everything up to number `through` can go: the newest record stays."""
+        """Raise EINVAL unless everything up to number `through` can go: the newest record stays."""
         if not self.first <= through < self._newest():
             raise KernelError(
                 errno.EINVAL,
@@ -137,12 +140,13 @@ class Pruning:
             )
 
     def cut(self, through: int) -> None:
-        """Forget everything up to number `through`: a batch at once, the rest soon."""
+        """Forget everything up to number `through`, a batch at once and the rest soon."""
         self._exported = through
         self.sweep()
 
     def sweep(self) -> int:
-        """Take away one batch, and go on soon if there may be more; how many records went."""
+        """Take away one batch, and go on soon if there may be more. Returns how many records
+        went."""
         limits = self._settings.of(AuditSettings)
         before = self.kept
         stop = limits.when_full == "stop"
@@ -182,8 +186,8 @@ class Pruning:
         return self._cut(goes)
 
     def _cut(self, goes: Callable[[int, bytes], bool]) -> bool:
-        """Take away the oldest records, a batch of those that `goes(seq, record)`; whether there
-        may be more. The newest one stays."""
+        """Take away the oldest records, as long as `goes(seq, record)` says so, a batch at most.
+        The newest one stays. Returns whether there may be more."""
         newest, end, before, dropped = self._newest(), None, self.first - 1, 0
         batch = self._tables.oldest(BATCH)
         for seq, record, digest in batch:
@@ -208,12 +212,12 @@ class Pruning:
     # -- refusals --------------------------------------------------------------------------------
 
     def _spared_from(self) -> int:
-        """The number from which on no refusal is dropped."""
+        """From this number on no refusal is dropped."""
         return self._newest() - max(1, self._settings.of(AuditSettings).max_records // SPARED)
 
     def _drop_refusals(self, surplus: int) -> bool:
-        """Drop up to `surplus` refusals of the next batch; whether all were looked at. What
-        somebody was at is left alone: `verify` is to find it."""
+        """Drop up to `surplus` refusals of the next batch. A record that somebody tampered with is
+        left alone, for `verify` to find. Returns whether all records were looked at."""
         passed = self._passed or self._start()
         if passed is None:
             return True
@@ -242,7 +246,7 @@ class Pruning:
         return len(rows) < BATCH and (not rows or seq == rows[-1][0])
 
     def _start(self) -> tuple[int, bytes, None] | None:
-        """Number and hash before the oldest record; None if nobody can tell."""
+        """Number and hash before the oldest record; None if that cannot be told."""
         if self.first == 1:
             return 0, GENESIS, None
         for seq, text in self._tables.checkpoints():
@@ -254,8 +258,8 @@ class Pruning:
         return None
 
     def _told(self, row: Row, seq: int, before: bytes) -> tuple[str, int] | None:
-        """The time, and how many refusals a record stands for that may go; None for any other, and
-        where it does not follow the one before."""
+        """The time of a refusal that may go, and how many refusals it stands for; None for any
+        other record, and for one that does not follow the one before."""
         number, record, digest = row
         try:
             if is_gap(record):

@@ -1,6 +1,6 @@
-"""Questions to the audit: `agent=NAME type=TYPE since=WHEN until=WHEN limit=N`, any of them.
+"""Queries of the audit: `agent=NAME type=TYPE since=WHEN until=WHEN limit=N`, any of them.
 
-Asked in a thread, on a connection of its own.
+A query is answered in a thread, on a connection of its own.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ __all__ = ["MAX_LIMIT", "Query", "line"]
 
 LIMIT = 100
 MAX_LIMIT = 10_000
-"""Records of one answer: about 4 MB."""
+"""The records of one answer, which are about 4 MB."""
 
-# Beyond every record's number, and before and behind every time.
+# A number beyond that of every record; texts before and after every time.
 NEWEST = 2**63 - 1
 EARLIEST, LATEST = "0", "A"
 
@@ -36,8 +36,9 @@ def line(record: bytes, digest: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """`agent`: who acted, or whom a change names; `type`: that of one of the changes. Both empty:
-    any. `since` and `until` are times as records have them. The newest `limit` records."""
+    """Asks for the newest `limit` records. `agent` has acted, or one of the changes names it;
+    `type` is that of one of the changes; empty means any. `since` and `until` are times as records
+    have them."""
 
     agent: str = ""
     type: str = ""
@@ -47,7 +48,7 @@ class Query:
 
     @classmethod
     def parse(cls, text: str, now: float) -> Query:
-        """Raises EINVAL. A time is a date (RFC 3339), or a duration: so long ago."""
+        """Read a query. A time is a date (RFC 3339), or a duration: so long ago. Raises EINVAL."""
         given: dict[str, Any] = {}
         for word in text.split():
             name, _, value = word.partition("=")
@@ -65,7 +66,8 @@ class Query:
         return cls(**given)
 
     def answer(self, store: Path) -> bytes:
-        """The records that match, oldest first, a line each. For a thread; sqlite3.Error."""
+        """The records that match, oldest first, a line each. Waits for the disk: call it in a
+        thread. Raises sqlite3.Error."""
         agent = canonical(self.agent) if self.agent else ""
         kind = f'"type":{canonical(self.type)}' if self.type else ""
         found: list[bytes] = []
@@ -93,7 +95,7 @@ class Query:
                 or any(self.agent in change.values() for change in changes)
             )
         except (ValueError, LookupError, TypeError, AttributeError):
-            return True  # somebody was at it: it had better be seen
+            return True  # somebody tampered with it, and it had better be seen
 
 
 def _moment(name: str, text: str, now: float) -> str:

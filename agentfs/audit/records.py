@@ -1,7 +1,7 @@
 """Audit records as canonical JSON: keys sorted, no blanks, ASCII only.
 
-Written out piece by piece, because every change of the system goes through here: a general encoder
-takes three times as long. A test holds the result against the standard library's.
+They are written out piece by piece, because every change of the system goes through here and a
+general encoder takes three times as long. A test compares the result with the standard library's.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from agentfs.store.event import Event
 __all__ = ["actor", "canonical", "change", "record", "stamp", "written"]
 
 canonical: Callable[[Any], str] = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-"""Any value as canonical JSON. Surrogates, which stand for bytes that are no UTF-8, are escaped."""
+"""Makes canonical JSON of any value. Surrogates, which stand for bytes that are no UTF-8, are
+escaped."""
 
 
 def record(seq: int, seconds: float, actor: str, changes: Iterable[Event]) -> str:
-    """One record. `actor` is JSON already, `seconds` the wall-clock time."""
+    """One record. `actor` is JSON already; `seconds` is the wall-clock time."""
     return written(seq, stamp(seconds), actor, changes)
 
 
 def written(seq: int, time: str, actor: str, changes: Iterable[Event]) -> str:
-    """The same of a `time` that is a stamp."""
+    """The same with a `time` that is a stamp already."""
     told = ",".join(map(change, changes))
     return f'{{"actor":{actor},"changes":[{told}],"seq":{seq},"time":"{time}"}}'
 
 
 @functools.lru_cache(maxsize=1024)
 def actor(principal: Principal | None) -> str:
-    """Who acts, None: the kernel itself."""
+    """The one who acts, as JSON; None is the kernel itself."""
     if principal is None:
         who = {"kind": "kernel", "name": "kernel", "pid": None}
         return canonical(who | {"uid": os.geteuid(), "gid": os.getegid()})
@@ -54,7 +55,7 @@ def actor(principal: Principal | None) -> str:
 
 
 def stamp(seconds: float) -> str:
-    """A wall-clock time to the microsecond, as RFC 3339 has it; always 27 characters."""
+    """A wall-clock time to the microsecond (RFC 3339). It always has 27 characters."""
     whole = int(seconds)
     return f"{_second(whole)}.{int((seconds - whole) * 1e6):06d}Z"
 
@@ -65,7 +66,7 @@ def _second(whole: int) -> str:
 
 
 def change(event: Event) -> str:
-    """An event: its type and its fields, but those that are nobody else's business (`untold`)."""
+    """An event as JSON: its type and its fields, without those that are private (`untold`)."""
     kind = type(event)
     shape = _shapes.get(kind)
     if shape is None:
@@ -74,7 +75,7 @@ def change(event: Event) -> str:
 
 
 class _Shape:
-    """The JSON of all events of a kind, with a place for each value."""
+    """The JSON of the events of one kind, with a place for each value."""
 
     def __init__(self, kind: type[Event]) -> None:
         told = {each.name: each.type for each in fields(kind) if "untold" not in each.metadata}

@@ -1,10 +1,10 @@
-"""Calls that were refused: the words for whoever was, and the event for everybody else.
+"""Refused calls: the words for the caller, and an event for everybody else.
 
-The event is a change like any other, so it is a record of the audit. Equal refusals of one actor
-are one event at once, and then a summary now and then: who is refused a thousand times a second
-pushes neither the audit nor the events nor the log out of what is kept. A crash loses at most the
-count since the last summary. What any disk answers (ENOENT, EEXIST, ENOTEMPTY, …) is no refusal:
-whoever got that reads the words, and nobody else is told.
+The event is a change like any other, so it is a record of the audit. Of equal refusals of one actor
+the first is an event, and the others are summed up now and then. So an actor that is refused a
+thousand times a second pushes nothing out of the audit, the events and the log. A crash loses at
+most the count since the last summary. An error that any disk gives (ENOENT, EEXIST, ENOTEMPTY, …)
+is no refusal: the caller can read the words, and nobody else is told.
 """
 
 from __future__ import annotations
@@ -27,25 +27,27 @@ from agentfs.store.store import Store
 __all__ = ["Refusals"]
 
 OLD = 2
-"""Seconds after which a reason says its age."""
+"""Seconds after which a reason says how old it is."""
 
 SOON, SELDOM = 1.0, 60.0
-"""Seconds to the first summary of equal refusals, and at most between two: each wait is twice the
-one before. After a wait of `SELDOM` without any, the next one counts as new."""
+"""Seconds to the first summary of equal refusals, and at most between two summaries. Each wait is
+twice the one before. After a wait of `SELDOM` seconds without a refusal the next one counts as
+new."""
 
 MOST = 256
-"""Different refusals of one actor that are told of singly within about two minutes. Beyond that
-they are equal if errno and rule are: else whoever tries another path each time were not bounded."""
+"""Different refusals of one actor that are told singly within about two minutes. Beyond that all
+with the same errno and rule count as equal, so that an actor which tries another path each time is
+bounded too."""
 
 MOST_USERS = 256
-"""Users of the machine whose last refusal is kept."""
+"""The users of the machine whose last refusal is kept."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What makes refusals equal."""
+    """Refusals are equal if all of these are."""
 
     principal: Principal
     path: str
@@ -56,7 +58,7 @@ class _Kind:
 
 @dataclass(slots=True)
 class _Repeats:
-    """How often one kind happened since it was last told of."""
+    """How often one kind has happened since the last event about it."""
 
     timer: Timer
     wait: float = SOON
@@ -83,8 +85,8 @@ class Refusals:
         events.listen(self._forget, ProcessReaped)
 
     def record(self, principal: Principal, path: str, refusal: KernelError) -> None:
-        """Keep why a call of `principal` on `path` failed, and if it was refused, tell the event
-        log, or count it where an equal one was told of, or it cannot be told of now."""
+        """Keep why a call of `principal` on `path` failed. If it was refused, tell the event log;
+        or count it, if an equal one was told or it cannot be told now."""
         rule = f" (rule: {refusal.rule})" if refusal.rule else ""
         text = one_line(f"{path}: {refusal.code}: {refusal.reason}{rule}")
         if principal.pid is not None:
@@ -118,7 +120,7 @@ class Refusals:
                 call(principal.pid, refusal.code, told[1], refusal.rule)
 
     def _told(self, kind: _Kind) -> bool:
-        """Whether it could be told of: else it is counted, for the next summary."""
+        """Tell of a refusal. Returns whether that could be stored; if not, it is counted."""
         who = kind.principal
         try:
             with self._store.transaction():
@@ -132,7 +134,7 @@ class Refusals:
         return True
 
     def _tell(self, kind: _Kind) -> None:
-        """The wait of `kind` is over: sum up, and wait for more."""
+        """The wait of `kind` is over. Sum up, and wait for more."""
         repeats = self._repeats[kind]
         if not repeats.count and repeats.wait >= SELDOM:
             del self._repeats[kind]
@@ -170,12 +172,12 @@ class Refusals:
 
     def text(self, pid: int) -> str:
         """The last refusal of `pid` as a line; empty if there was none. From the second second on
-        it says how old it is: what Linux refuses by the mode bits does not come to us, and an older
-        reason is not to be taken for that of such a refusal."""
+        it says how old it is. The daemon does not hear what Linux refuses by the mode bits, and an
+        older reason is not to be taken for that of such a refusal."""
         return self._aged(self._texts.get(pid))
 
     def text_of_user(self, uid: int) -> str:
-        """The same of a user of the machine who acts for no agent."""
+        """The last refusal of a user of the machine who acts for no agent."""
         return self._aged(self._users.get(uid))
 
     def _aged(self, kept: tuple[float, str] | None) -> str:

@@ -1,8 +1,8 @@
-"""The key of the audit, and what is signed with it: the head and the checkpoints.
+"""The key of the audit, and what it signs: the head, the checkpoints and the gaps.
 
-The key is no part of the store, so that who can write the store cannot sign what he made of it.
-Signatures are HMAC-SHA256 in hexadecimal; what they are for is part of what is signed, so that none
-passes for another.
+The key is no part of the store, so somebody who can write the store cannot sign it. Signatures are
+HMAC-SHA256 in hexadecimal. The purpose of a signature is signed with it, so that none passes for
+one of another purpose.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agentfs.base.errors import KernelError
 __all__ = ["GENESIS", "Checkpoint", "Seal", "make_key"]
 
 GENESIS = bytes(32)
-"""What stands for the hash before the first record."""
+"""The hash before the first record."""
 
 KEY_SIZE = 32  # bytes, as much as the hash has
 
@@ -32,8 +32,8 @@ _GAP = b"agentfs audit gap "
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Record `seq` had this hash at this time, with `count` records kept. `cut`: everything up to
-    it was taken away by the kernel, because it was too old or too much."""
+    """Record `seq` had this hash at this time, with `count` records kept. `cut` says that the
+    kernel took everything up to it away, because it was too old or too much."""
 
     seq: int
     digest: bytes
@@ -52,11 +52,11 @@ class Checkpoint:
 
 
 def make_key(path: Path) -> None:
-    """Make a new key at `path`, readable for the owner only. Raises EEXIST, or what the disk says;
-    then nothing is there."""
+    """Make a new key at `path`, readable for the owner only. If it raises (EEXIST, or what the disk
+    says), no key was made."""
     fresh = path.with_name(f"{path.name}.new")
     try:
-        fresh.unlink(missing_ok=True)  # left by somebody who was killed
+        fresh.unlink(missing_ok=True)  # a killed daemon may have left it
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.write(descriptor, secrets.token_bytes(KEY_SIZE))
@@ -71,7 +71,7 @@ def make_key(path: Path) -> None:
 
 class Seal:
     """Signs and checks with the key at `path`. Raises ENOENT if there is none, EINVAL if it is no
-    key, or what kept it from being read."""
+    key, or what the disk says."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -96,7 +96,8 @@ class Seal:
         return f"{text} {self._sign(_HEAD + text.encode())}"
 
     def read_head(self, text: bytes) -> tuple[int, bytes]:
-        """Number and hash that a head says. ValueError if it is not what `head` makes of them."""
+        """The number and the hash in a head. Raises ValueError if `head` does not make it of
+        them."""
         words = text.decode("ascii").split(" ")
         seq, digest = int(words[0]), bytes.fromhex(words[1])
         if not hmac.compare_digest(self.head(seq, digest).encode(), text):
@@ -104,21 +105,21 @@ class Seal:
         return seq, digest
 
     def gap(self, before: bytes, digest: bytes, text: bytes) -> str:
-        """The signature of what stands for dropped records between these hashes."""
+        """The signature of a record that stands for dropped ones between these hashes."""
         return self._sign(_GAP + before + digest + text)
 
     def is_gap(self, signature: str, before: bytes, digest: bytes, text: bytes) -> bool:
         return hmac.compare_digest(self.gap(before, digest, text), signature)
 
     def checkpoint(self, checkpoint: Checkpoint) -> str:
-        """A checkpoint as the store and the file beside the key have it: canonical JSON."""
+        """A checkpoint as the store and the mirror have it: canonical JSON."""
         fields = checkpoint.fields()
         return canonical(
             fields | {"signature": self._sign(_CHECKPOINT + canonical(fields).encode())}
         )
 
     def read_checkpoint(self, text: bytes) -> Checkpoint:
-        """What a checkpoint says. ValueError if it is not what `checkpoint` makes of that."""
+        """Read a checkpoint. Raises ValueError if `checkpoint` does not make it of what it says."""
         try:
             said = json.loads(text)
             read = Checkpoint(

@@ -1,6 +1,7 @@
-"""Whether an audit is what the kernel wrote: every record, in order, none missing at either end.
+"""Verifies that an audit is what the kernel wrote: every record, in order, none missing at either
+end.
 
-Reads a store beside its daemon, or one without a daemon, in one snapshot; changes nothing.
+It reads a store beside its daemon, or one without a daemon, in one snapshot, and changes nothing.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from agentfs.base.errors import KernelError
 
 __all__ = ["Verdict", "verify"]
 
-# Records between two pauses, about 0.3 ms of them: whoever else runs Python has its turn then.
+# Records between two pauses, which take about 0.3 ms; in a pause other threads have their turn.
 TURN, PAUSE = 200, 0.0001
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`fault` is empty if the audit is sound; else it says what is wrong first, and where."""
+    """`fault` is empty if the audit is sound; otherwise it says the first fault, and where it
+    is."""
 
     records: int = 0
     head: str = ""
@@ -39,14 +41,14 @@ class Verdict:
 
 
 class _BadError(Exception):
-    """What is wrong first."""
+    """The first fault."""
 
 
 def verify(store: Path, key: Path) -> Verdict:
-    """Check the audit in the store at `store` with the key at `key`. About 5 s for a million
-    records. What cannot be read is a fault, too."""
+    """Check the audit in the store at `store` with the key at `key`. That takes about 5 s for a
+    million records. A store that cannot be read is a fault, too."""
     try:
-        lines = Mirror(key).lines()  # before the snapshot: what they say is in it
+        lines = Mirror(key).lines()  # before the snapshot, so that their records are in it
         with closing(tables.beside(store)) as connection:
             connection.execute("BEGIN")
             return _Audit(connection, key, lines).verify()
@@ -57,7 +59,7 @@ def verify(store: Path, key: Path) -> Verdict:
 
 
 class _Audit:
-    """What one snapshot has of it."""
+    """The audit as one snapshot has it."""
 
     def __init__(self, connection: sqlite3.Connection, key: Path, lines: list[bytes]) -> None:
         self._connection = connection
@@ -98,7 +100,7 @@ class _Audit:
         return found
 
     def _walk(self, start: tuple[int, bytes], kept: dict[int, Checkpoint]) -> tuple[int, bytes]:
-        """From record to record; number and hash of the last one."""
+        """Go from record to record. Returns number and hash of the last one."""
         seq, digest = start
         marks = {each.seq: each.digest for each in kept.values() if each.seq > seq}
         rows = self._connection.execute(
@@ -161,7 +163,7 @@ class _Audit:
             raise _BadError(f"record {min(head + 1, seq)}: it is not what the head is of")
 
     def _check_mirror(self, cut: int, last: int) -> None:
-        """The file beside the key against the store."""
+        """Compare the mirror with the store."""
         kept = dict(self._checkpoints)
         path = Mirror(self._key).path
         if not self._lines:

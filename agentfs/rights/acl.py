@@ -1,4 +1,4 @@
-"""Rules of one's own, on top of the roles: `/etc/acl.yaml`, and which of them decides."""
+"""The operator's own rules, on top of the roles: `/etc/acl.yaml`, and which rule decides."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ rules: []
 
 _WILD = frozenset("*?[")
 
-# Answers kept: as many as there are pairs of a sender and a receiver in a busy system.
+# Answers that are kept: about the pairs of a sender and a receiver in a busy system.
 KEPT = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """Who is to agree before an action that is allowed happens, and within how many seconds."""
+    """An allowed action waits for the approval of `by`, for at most `timeout` seconds."""
 
     by: str = "operator"
     timeout: float = 600.0
@@ -54,7 +54,8 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule. None is any. `number` counts from 1, `text` is the rule as one line."""
+    """One rule. A condition that is None matches anything. `number` counts from 1, and `text` is
+    the rule on one line."""
 
     number: int
     allow: bool
@@ -68,13 +69,14 @@ class Rule:
 
     @property
     def name(self) -> str:
-        """As a refusal names it."""
+        """The name by which a refusal calls it."""
         return f"{FILE}: rule {self.number}"
 
     @property
     def order(self) -> tuple[object, ...]:
-        """Sorts the rule that decides before others which match too: the most specific by agent,
-        user, role, path, action in this order of weight; of equals the strictest."""
+        """The sort key: of all rules that match, the one that decides comes first. That is the most
+        specific one, by agent, user, role, path and action in this order of weight; of equally
+        specific ones the strictest."""
         weights = (
             weight(self.agent),
             weight(self.user),
@@ -87,7 +89,7 @@ class Rule:
 
 
 class _Compiled:
-    """A rule with its conditions as functions; None is any."""
+    """A rule with its conditions as functions; None matches anything."""
 
     __slots__ = ("agent", "path", "role", "rule", "user")
 
@@ -99,7 +101,7 @@ class _Compiled:
         self.path = None if rule.path is None else path_matcher(rule.path)
 
     def concerns(self, role: Role, user: str, agent: str) -> bool:
-        """Whether it speaks of such an actor."""
+        """Whether the rule is about such an actor."""
         return (
             (self.role is None or self.role is role)
             and (self.user is None or bool(self.user(user)))
@@ -108,7 +110,7 @@ class _Compiled:
 
 
 class Acl:
-    """The whole document. Answers are worked out once: they depend on nothing but the question."""
+    """The whole document. Answers are kept, because they depend on nothing but the question."""
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         self.rules = tuple(rules)
@@ -122,12 +124,12 @@ class Acl:
 
     @classmethod
     def parse(cls, text: str) -> Acl:
-        """Raises EINVAL that names every fault, by line."""
+        """Read a document. Raises EINVAL that names every fault by line."""
         return checked(text, FILE, lambda document: cls(_Reader(document).rules()))
 
     def named(self) -> dict[str, Rule]:
-        """The names of agents that rules speak of, as actors or as those who decide, each with the
-        first such rule; without wildcards, which mean whoever is called so."""
+        """The agents that rules name, as actors or as those who decide, each with the first such
+        rule. Names with wildcards are left out: they mean every agent that is called so."""
         found: dict[str, Rule] = {}
         for rule in self.rules:
             if rule.agent is not None and not _WILD.intersection(rule.agent):
@@ -137,7 +139,7 @@ class Acl:
         return found
 
     def about_nobody(self, known: Container[str]) -> list[str]:
-        """What to tell whoever looks after the rules: which of them speak of no agent."""
+        """A sentence for each rule that names an agent which is not among `known`."""
         return [
             f"rule {rule.number} speaks of {name}, and there is no such agent"
             for name, rule in self.named().items()
@@ -153,8 +155,8 @@ class Acl:
     def speaks_below(
         self, actor: Process, actions: Iterable[Action], folder: str, new: str
     ) -> Rule | None:
-        """A rule that something below `folder` would come under, or get out of, if that was called
-        `new`; None if there is none."""
+        """A rule that something below `folder` would come under, or get out of, if the folder was
+        called `new`; None if there is none."""
         for action in actions:
             for each in self._of(action, actor.role, actor.user, actor.name):
                 path = each.rule.path
@@ -180,7 +182,7 @@ class Acl:
 
 
 class _Reader:
-    """One document on its way through the checks."""
+    """Reads the rules of one document, and notes its faults."""
 
     KEYS = ("effect", "user", "role", "agent", "action", "path", "approval")
 
@@ -236,7 +238,7 @@ class _Reader:
         return None
 
     def _name(self, keys: dict[str, Pair], key: str, what: str) -> str | None:
-        """A name, with wildcards or without; None for any."""
+        """A name, with wildcards or without; None if any name matches."""
         text = self._document.text(keys[key][1], f"{what}: {key}") if key in keys else None
         if text is not None and "/" in text:
             self._document.fault(keys[key][1], f"{what}: {key}: a name has no slash")
@@ -279,7 +281,7 @@ def _is_null(node: yaml.Node) -> bool:
 
 
 def _one_line(values: dict[str, yaml.Node]) -> str:
-    """A rule as it was given, for who asks why."""
+    """The rule as it was given, on one line."""
 
     def text(node: yaml.Node) -> str:
         if isinstance(node, yaml.MappingNode):

@@ -1,7 +1,7 @@
-"""Who may use an object that agents share (a queue, a topic): its owner, its group and mode bits.
+"""An object that agents share (a queue, a topic) has an owner, a group and mode bits.
 
-Asked of the principal and not of the uid, so that `chmod 700` keeps other agents out even where all
-of them run as one user.
+They are asked about the principal and not about the uid. So `chmod 700` keeps other agents out even
+where all of them run as one user.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["Access", "Ownership"]
 
 
 class Access(enum.Enum):
-    """What somebody wants of it. The value is the mode bit, among those of one class."""
+    """What somebody wants to do with it. The value is the word for it in a refusal."""
 
     READ = "read"
-    """See what is in it, which leaves it there: subscribe."""
+    """See its content, and leave it there: subscribe."""
     TAKE = "take from"
-    """Have what is in it, and nobody else has it then: receive."""
+    """Take something out, which nobody else gets then: receive."""
     SEND = "write to"
     """Put something in: send, publish."""
 
@@ -44,7 +44,7 @@ class Ownership:
 
     @classmethod
     def of(cls, principal: Principal, mode: int) -> Ownership:
-        """What `principal` makes belongs to the agent that it acts for."""
+        """The ownership of what `principal` makes: it belongs to the agent that it acts for."""
         return cls(principal.name, principal.uid, principal.gid, mode & 0o777)
 
     # -- who may -----------------------------------------------------------------------------------
@@ -54,9 +54,9 @@ class Ownership:
         return principal.acts_for(self.owner)
 
     def permits(self, principal: Principal, access: Access) -> bool:
-        """Whether the mode allows it: the owner's bits for the owner agent, the group's for an
-        agent with its gid, else those of the others. The operator may everything; who acts for no
-        process may only read."""
+        """Whether the mode allows it. The owner's bits hold for the owner agent, the group's for an
+        agent with its gid, the last three for all others. The operator may do everything. A
+        principal that acts for no process may only read."""
         if principal.is_operator:
             return True
         if not principal.is_agent and access is not Access.READ:
@@ -85,7 +85,7 @@ class Ownership:
     # -- changing it -------------------------------------------------------------------------------
 
     def with_mode(self, principal: Principal, mode: int, what: str) -> Ownership:
-        """The same with another mode. EPERM unless the owner agent or the operator asks."""
+        """The same with another mode. Raises EPERM unless the owner agent or the operator asks."""
         self.require_owner(principal, f"change the mode of {what}")
         return replace(self, mode=mode & 0o777)
 
@@ -97,7 +97,7 @@ class Ownership:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Ownership:
-        """What `record` gave; other fields beside it are left alone."""
+        """Read what `record` gave. Other fields in it are ignored."""
         return cls(record["owner"], record["uid"], record["gid"], record["mode"])
 
     def _shift(self, principal: Principal) -> int:

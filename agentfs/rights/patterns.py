@@ -1,5 +1,5 @@
-"""Names and paths with wildcards, as rules have them: those of file names (`*`, `?`, `[…]`), which
-stay within a component of a path, and `**`, which is any number of components."""
+"""Names and paths with wildcards, as rules have them. `*`, `?` and `[…]` are those of file names,
+and stay within a component of a path. `**` is any number of components."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = [
 
 Match = Callable[[str], object]
 Weight = tuple[int, int]
-"""How specific one condition is: exact 2, with wildcards 1, any 0; then the length of what is
-before the first wildcard."""
+"""How specific one condition is: 2 if it is exact, 1 with wildcards, 0 if there is none; then the
+length of what stands before the first wildcard."""
 
 
 def is_glob(text: str) -> bool:
@@ -30,7 +30,7 @@ def is_glob(text: str) -> bool:
 
 
 def weight(condition: str | None) -> Weight:
-    """How specific a condition is; None is any."""
+    """How specific a condition is; None matches anything."""
     if condition is None:
         return 0, 0
     if not is_glob(condition):
@@ -39,12 +39,12 @@ def weight(condition: str | None) -> Weight:
 
 
 def prefix(glob: str) -> str:
-    """What is before the first wildcard."""
+    """The text before the first wildcard."""
     return re.split(r"[*?\[]", glob, maxsplit=1)[0]
 
 
 def matcher(condition: str | None) -> Match | None:
-    """What says whether a name, or one component of a path, is meant; None is any."""
+    """A function that says whether a name, or a component of a path, matches; None if any does."""
     if condition is None:
         return None
     if not is_glob(condition):
@@ -58,7 +58,7 @@ def parts(path: str) -> list[str]:
 
 
 def path_matcher(path: str) -> Match:
-    """What says whether a path is meant."""
+    """A function that says whether a path matches."""
     if not is_glob(path):
         return path.__eq__
     begin, wanted = prefix(path).rstrip("/"), [_part_matcher(part) for part in parts(path)]
@@ -66,12 +66,12 @@ def path_matcher(path: str) -> Match:
 
 
 def _part_matcher(part: str) -> Match | None:
-    """None for `**`: any number of components, none too."""
+    """None for `**`, which is any number of components, also none."""
     return None if part == "**" else matcher(part)
 
 
 def _match(wanted: list[Match | None], given: list[str]) -> bool:
-    """Whether the components match; where one does not, the last `**` takes one more."""
+    """Whether the components match. Where one does not, the last `**` takes one more."""
     i = j = resume = 0
     across = -1
     while j < len(given):
@@ -90,13 +90,13 @@ def _match(wanted: list[Match | None], given: list[str]) -> bool:
 
 
 def covers_below(path: str, folder: str) -> bool:
-    """Whether `path` means everything below `folder`, whatever its name."""
+    """Whether `path` matches everything below `folder`, whatever it is called."""
     literal = path.removesuffix("/**")
     return literal != path and not is_glob(literal) and f"{folder}/".startswith(f"{literal}/")
 
 
 def reaches_below(path: str, folder: str) -> bool:
-    """Whether `path` may mean something below `folder`."""
+    """Whether `path` may match something below `folder`."""
     wanted = parts(path)
     for part, given in zip(wanted, parts(folder), strict=False):
         match = _part_matcher(part)

@@ -1,4 +1,4 @@
-"""What each role may do, and of which tiers it is: `/etc/roles.yaml`."""
+"""What each role may do, and the tiers that it can be of: `/etc/roles.yaml`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILE = "roles.yaml"
 
 
 class Action(enum.Enum):
-    """What rules speak of. Each is asked with a path that says of whom or what."""
+    """What rules are about. Each is asked with a path that says what it is done to."""
 
     __hash__ = object.__hash__  # members are one of a kind, and are looked up at every call
 
@@ -39,18 +39,18 @@ class Action(enum.Enum):
 
     @property
     def words(self) -> str:
-        """As a sentence has it."""
+        """The action as words of a sentence."""
         return self.value.replace("_", " ")
 
 
 class Verdict(enum.Enum):
-    """What the table says of a role and an action."""
+    """What the table says about a role and an action."""
 
     ALLOW = "allow"
     DENY = "deny"
-    """Whatever /etc/acl.yaml says: EPERM."""
+    """Denied with EPERM, whatever /etc/acl.yaml says."""
     NONE = "-"
-    """Denied unless a rule of /etc/acl.yaml allows it: EACCES."""
+    """Denied with EACCES, unless a rule of /etc/acl.yaml allows it."""
     OWN_CHILDREN = "own-children"
     PARENT = "parent"
     """Its parent, what its parent owns, and itself."""
@@ -62,7 +62,7 @@ CONDITIONS = {
     Action.SEND: Verdict.PARENT,
     Action.READ_PROCESS: Verdict.OWN,
 }
-"""The action that each of those can be said of."""
+"""The only verdict of that kind that each of these actions can have."""
 
 _ALL = dict.fromkeys(Action, Verdict.ALLOW)
 _WORKING = _ALL | {Action.KILL: Verdict.OWN_CHILDREN, Action.MANAGE_TREE: Verdict.NONE}
@@ -85,12 +85,12 @@ ACTIONS: dict[Role, dict[Action, Verdict]] = {
         Action.READ_FILE: Verdict.ALLOW,
     },
 }
-"""The table of design/kernel.md, Permissions."""
+"""The actions of each role, unless a document says otherwise (docs/permissions.md, Rules)."""
 
 
 @dataclass(frozen=True)
 class RoleEntry:
-    """One role. `capabilities`: the most that its processes have; `tiers`: those they can be of."""
+    """One role. Its processes have at most `capabilities`, and can be of one of `tiers`."""
 
     actions: Mapping[Action, Verdict]
     capabilities: tuple[str, ...]
@@ -103,12 +103,14 @@ class RoleEntry:
 
 
 WRITABLE = tuple(role for role in Role if role is not Role.KERNEL)
-"""Process 1 is the operator, who writes the document: nothing in it takes anything from it."""
+"""The roles that the document is about. Process 1 is the operator, who writes the document: nothing
+in it takes anything away from process 1."""
 
 
 @dataclass(frozen=True)
 class Roles:
-    """The whole document. `models`: what a process of a tier uses unless its spec names another."""
+    """The whole document. `models` has the model that a process of each tier uses, unless its spec
+    names another."""
 
     entries: Mapping[Role, RoleEntry] = field(
         default_factory=lambda: {role: RoleEntry.default(role) for role in Role}
@@ -117,12 +119,13 @@ class Roles:
 
     @classmethod
     def parse(cls, text: str) -> Roles:
-        """What is left out has its default. Raises EINVAL that names every fault, by line."""
+        """Read a document. Everything that is left out has its default. Raises EINVAL that names
+        every fault by line."""
         return checked(text, FILE, lambda document: _Reader(document).roles())
 
     @cached_property
     def text(self) -> str:
-        """A document that says all of it."""
+        """A document that leaves nothing out."""
         roles = {
             role.value: {
                 "actions": {action.value: said.value for action, said in table.actions.items()},
@@ -151,7 +154,7 @@ HEAD = """\
 
 
 class _Reader:
-    """One document on its way through the checks."""
+    """Reads the roles of one document, and notes its faults."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -233,7 +236,7 @@ class _Reader:
 
 
 def _granted_or_taken(name: str) -> str:
-    """A capability of a role; with a `-` one that everybody else has. Raises EINVAL."""
+    """A capability that a role has; with `-` before it, one that is taken away. Raises EINVAL."""
     if not name.startswith("-"):
         return canonical(name)
     if name[1:] not in IMPLIED:

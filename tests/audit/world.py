@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from agentfs.audit.settings import AuditSettings
 from agentfs.audit.verify import verify
 from agentfs.base.clock import ManualClock
 from agentfs.kernel import Kernel

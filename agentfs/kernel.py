@@ -21,7 +21,7 @@ from agentfs.asks.escalations import Escalations
 from agentfs.audit.audit import Audit
 from agentfs.audit.file_changes import FileChanges
 from agentfs.audit.refusals import Refusals
-from agentfs.base.clock import Clock, SystemClock, Timers
+from agentfs.base.clock import Clock
 from agentfs.base.journal import Journal
 from agentfs.base.watchdog import Hold, Watchdog
 from agentfs.explain import Explanations
@@ -73,13 +73,12 @@ from agentfs.shared.artifacts import Artifacts
 from agentfs.shared.inheritance import Inheritance
 from agentfs.shared.queues import Queues
 from agentfs.shared.topics import Topics
-from agentfs.store.event_log import EventLog
 from agentfs.store.events import ConfigChanged, LoopHeld
+from agentfs.store.ground import Ground
 from agentfs.store.layout import STORE, lay_out
 from agentfs.store.live_document import LiveDocument
 from agentfs.store.opening import require_whole, taking_up
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
+from agentfs.store.part import Part
 from agentfs.vfs.settings import MountSettings
 from agentfs.why import Why
 
@@ -114,14 +113,15 @@ class Kernel:
         self.version = agentfs.__version__
         self.node = platform.node() or "localhost"
         self.owner = (os.geteuid(), os.getegid())
-        self.clock = clock or SystemClock()
-        self.started = self.clock.now()
-        self.timers = Timers(self.clock)
         # As long as anything is held that was read for them.
         self._lineages: WeakValueDictionary[tuple[int, str], Lineage] = WeakValueDictionary()
         self.watchdog = Watchdog(self._held)
         with taking_up(state_dir / STORE):
-            self.store = Store(state_dir / STORE)
+            self.ground = Ground.open(state_dir, SECTIONS, clock)
+            self.store, self.events = self.ground.store, self.ground.events
+            self.clock, self.timers = self.ground.clock, self.ground.timers
+            self.settings = self.ground.settings
+            self.started = self.clock.now()
             self._build_records(audit_key or state_dir / "audit.key")
             self._build_permissions()
             self._build_processes()
@@ -132,11 +132,10 @@ class Kernel:
             self._build_shared()
             self._divide()
             self._build_boundary()
+            self._tell()
 
     def _build_records(self, audit_key: Path) -> None:
         """What happens, what is kept of it, and the numbers that all go by."""
-        self.events = EventLog(self.store, self.clock)
-        self.settings = Settings(self.store, self.events, SECTIONS)
         self.audit = Audit(
             self.store, self.events, self.clock, self.timers, self.settings, audit_key
         )
@@ -159,17 +158,13 @@ class Kernel:
         self.acl = LiveDocument(
             acl.FILE, self.store, self.events, Acl.parse, lambda: acl.DEFAULT, self.policy.use_acl
         )
-        self.gate = Gate(self.store, self.policy, self.table.find)
-        self.gate.admit = self.audit.admit
-        self.gate.require_room = self.audit.require_room
+        self.gate = Gate(self.ground, self.policy, self.table.find)
         self.rules = PathRules(self.gate)
         self.capabilities = Capabilities(self.gate, self.table, self.events)
 
     def _build_processes(self) -> None:
         """Agents, and the programs that work for them."""
-        self.agents = Agents(
-            self.store, self.events, self.clock, self.gate, self.table, self.state_dir
-        )
+        self.agents = Agents(self.ground, self.gate, self.table)
         self._build_shares()
         self.instance = self._name_instance()
         reapers = Reapers(self.state_dir / FOLDER)
@@ -183,16 +178,7 @@ class Kernel:
         self.programs.has_secret = lambda process: self.policy.capabilities(process).allows(
             "secret"
         )
-        self.supervisor = Supervisor(
-            self.table,
-            self.agents,
-            self.programs,
-            self.store,
-            self.events,
-            self.timers,
-            self.clock,
-            self.settings,
-        )
+        self.supervisor = Supervisor(self.ground, self.table, self.agents, self.programs)
         self.processes = Processes(
             self.gate,
             self.table,
@@ -209,7 +195,6 @@ class Kernel:
     def _build_shares(self) -> None:
         """What all have together; what is not here is divided where it is."""
         shares = self.shares = Shares(self.settings, self.events, self.clock, self.agents.find)
-        self.agents.on_remove.append(shares.agent_removed)
         shares.pot(
             "parked",
             "waiting reads and writes",
@@ -242,8 +227,6 @@ class Kernel:
         )
         self.disk = DiskShares(self.state_dir, shares, self.agents, self.settings, self.clock)
         self.made = Made(shares, self.settings, self.store, self.events, self.agents, self.timers)
-        self.gate.may_make = self.made.check
-        self.gate.launches = self.made.launches
 
     def _build_resources(self) -> None:
         """What work costs, and who may have how much of it."""
@@ -263,8 +246,6 @@ class Kernel:
             marks=self.marks,
             stop=lambda process: self.supervisor.signals.send(process, "TERM"),
         )
-        self.supervisor.on_end.append(self.calls.process_ended)
-        self.supervisor.on_finish.append(self.budgets.process_ended)
         self.groups = Groups(
             self.gate,
             self.table,
@@ -275,7 +256,6 @@ class Kernel:
         )
         self.processes.groups = self.groups
         self.calls.meters.insert(0, self.groups)
-        self.supervisor.on_finish.append(self.groups.process_ended)
         self.accounting = Accounting(
             store=self.store,
             events=self.events,
@@ -287,8 +267,6 @@ class Kernel:
             agent=self.agents.find,
         )
         self.calls.on_use.append(self.accounting.record)
-        self.supervisor.on_maid.append(self.accounting.sweep)
-        self.agents.on_remove.append(self.accounting.agent_removed)
         self.consumption = Consumption(
             self.table,
             self.programs,
@@ -297,7 +275,6 @@ class Kernel:
             self.events,
             self.timers,
         )
-        self.supervisor.on_maid.append(self.consumption.scan)
         self.log_keeper = LogKeeper(
             self.state_dir / "logs",
             self.settings,
@@ -323,14 +300,11 @@ class Kernel:
     def _build_limits(self) -> None:
         """What one process may use; tasks are its claimed messages."""
         ceilings = Ceilings(self.table, self.settings)
-        spending = Spending(ceilings, self.marks, self.store, self.clock)
-        spending.take_up((call.pid, call.held_by(spending)) for call in self.calls)
+        spending = self.spending = Spending(ceilings, self.marks, self.store, self.clock)
+        spending.hold_again((call.pid, call.held_by(spending)) for call in self.calls)
         self.calls.meters.insert(0, spending)
         self.branches = Branches(self.store, self.table, spending)
-        self.supervisor.on_finish.append(self.branches.process_ended)
-        self.supervisor.on_finish.append(spending.process_ended)
-        rates = Rates(
-            self.gate,
+        rates = self.rates = Rates(
             self.table,
             ceilings,
             self.settings,
@@ -353,12 +327,7 @@ class Kernel:
 
     def _build_notices(self) -> None:
         """What is told by mail, and decided by those who are told."""
-        self.supervisor.on_end.append(self.mail.process_ended)
-        self.supervisor.on_maid.append(self.mail.release_stale)
-        self.supervisor.on_maid.append(self.mail.sweep)
-        notices = Notices(self.mail)
-        self.supervisor.on_restart.append(notices.restarted)
-        self.supervisor.on_given_up.append(notices.given_up)
+        notices = self.notices = Notices(self.mail)
         self.approvals = Approvals(
             self.gate,
             self.store,
@@ -368,15 +337,9 @@ class Kernel:
             self.settings,
             tell=notices.approval_asked,
         )
-        self.supervisor.on_maid.append(self.approvals.sweep)
-        self.agents.on_remove.append(self.approvals.agent_removed)
         self.waits = Waits(self.clock)
         self.stalls = Stalls(self.mail, self.table, self.events, self.clock, self.settings)
-        self.supervisor.on_end.append(self.stalls.process_ended)
-        self.supervisor.on_maid.append(self.stalls.scan)
-        self.agents.on_remove.append(self.mail.agent_removed)
         self.asks = self.mail.asks
-        self.supervisor.on_maid.append(self.asks.sweep)
         self.escalations = Escalations(
             self.mail, self.gate, self.table, self.events, self.clock, self.settings
         )
@@ -421,9 +384,7 @@ class Kernel:
             self.state_dir,
             self.disk,
         )
-        inheritance = Inheritance(self.artifacts, self.table, self.agents, self.events)
-        self.supervisor.on_finish.append(inheritance.process_ended)
-        self.agents.on_remove.append(inheritance.agent_removed)
+        self.inheritance = Inheritance(self.artifacts, self.table, self.agents, self.events)
         self.reminders = Reminders(
             self.gate,
             self.agents,
@@ -433,17 +394,15 @@ class Kernel:
             self.clock,
             self.settings,
         )
-        self.supervisor.on_maid.append(self.reminders.tidy)
-        self.agents.on_remove.append(self.reminders.agent_removed)
 
     def _divide(self) -> None:
         """What is counted where it is made, or waits."""
         made, asks, approvals = self.made, self.asks, self.approvals
-        made.load("definitions", made.definitions())
+        made.count("definitions", made.definitions())
         for registry in (self.queues, self.topics):
             owners = ((name, registry.get(name).ownership.owner) for name in registry)
-            made.load(f"{registry.KIND}s", owners)
-        made.load("groups", ((group.path, None) for group in self.groups.groups))
+            made.count(f"{registry.KIND}s", owners)
+        made.count("groups", ((group.path, None) for group in self.groups.groups))
         self.groups.on_created = made.note_group
         made.count_in("reminders", lambda: self.reminders.by_agent, lambda: len(self.reminders))
         made.count_in("asks", lambda: asks.open_asks, lambda: asks.waiting)
@@ -452,14 +411,41 @@ class Kernel:
     def _build_boundary(self) -> None:
         """What the tree and the daemon ask of the kernel."""
         self.identity = Identity(self.table, self.programs, self.owner[0], self.events)
-        self.supervisor.on_maid.append(self.audit.sweep)
-        self.supervisor.complaints.append(self.audit.complaint)
         self.refusals = Refusals(self.gate, self.store, self.events, self.timers)
         self.file_changes = FileChanges(self.gate, self.store, self.audit, self.clock, self.timers)
         self.why = Why(self)
         self.history = History(self.store, self.table, self.events, self.clock)
-        self.supervisor.on_maid.append(self.history.sweep)
         self.journal = Journal()
+
+    def _tell(self) -> None:
+        """The order in which services are told of everything."""
+        self.ground.parts.add(
+            self.made,
+            self.shares,
+            self.disk,
+            self.calls,
+            self.budgets,
+            self.groups,
+            self.branches,  # while the figures of `spending` are still known
+            self.spending,
+            self.rates,
+            self.accounting,
+            self.consumption,
+            self.log_keeper,
+            self.approvals,
+            self.mail,
+            self.stalls,
+            self.asks,
+            self.notices,
+            self.held,
+            self.queues,
+            self.topics,
+            self.inheritance,
+            self.reminders,
+            self.audit,
+            self.history,
+            self.why,
+        )
 
     def _name_instance(self) -> str:
         """This system's own name, made once: control groups of two systems never mix. A copy of a
@@ -487,12 +473,9 @@ class Kernel:
         """Read from the store what was not read while everything was built. Nothing is written
         before everything is read."""
         with taking_up(self.store.path):
-            self.mail.load()
-            self.approvals.load()
-            self.stalls.load()
-            self.reminders.load()
+            self.ground.parts.tell(Part.load)
             self._settle_in()
-            self.held.load()
+            self.ground.parts.tell(Part.take_up)
             for document in self.documents:
                 document.put_aside()
         found = (self.agents.get(name) for name in self.agents)
@@ -544,10 +527,8 @@ class Kernel:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.timers.run)
                 nursery.start_soon(self.store.checkpoint_regularly)
-                nursery.start_soon(self.reminders.run)
-                nursery.start_soon(self.audit.run)
-                nursery.start_soon(self.log_keeper.run)
-                nursery.start_soon(self.disk.run)
+                for work in self.ground.parts.each(Part.run):
+                    nursery.start_soon(work)
                 with taking_up(self.store.path):
                     await nursery.start(self.supervisor.run)
                 self.audit.checkpoint()

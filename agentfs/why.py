@@ -41,6 +41,7 @@ from agentfs.process.settings import ProcessSettings
 from agentfs.process.waits import Wait
 from agentfs.quota.events import BudgetChanged, LimitChanged, TaskTimedOut, UseRecorded
 from agentfs.store.event_log import Record
+from agentfs.store.part import Part
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
@@ -76,7 +77,7 @@ class _Refusals:
     count: int = 0
 
 
-class Why:
+class Why(Part):
     """Of every process. `of(process)` is cheap: a read of a file, not of the store."""
 
     def __init__(self, kernel: Kernel) -> None:
@@ -91,7 +92,6 @@ class Why:
         self._changed: set[int] = set()
         self._timer: Timer | None = None
         kernel.waits.changed = self.look
-        kernel.supervisor.on_end.append(self._program_ended)
         kernel.refusals.on_repeat.append(self._repeated)
         kernel.events.listen(
             self._heard,
@@ -229,7 +229,7 @@ class Why:
 
     # -- what happens ------------------------------------------------------------------------------
 
-    def _program_ended(self, process: Process, code: int) -> None:
+    def program_ended(self, process: Process, code: int) -> None:
         program = self._kernel.programs.find(process.ospid)
         path = self._kernel.agents.log_path(process.name)
         line = tail(path, 0 if program is None else program.offset) if process.exec else ""

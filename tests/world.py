@@ -19,6 +19,7 @@ from agentfs.mail.message import Draft, Message
 from agentfs.model.principal import INIT, Kind, Principal
 from agentfs.model.process import Limits, Process, Restart, Role, State, Tier
 from agentfs.store.event import Event
+from agentfs.store.part import Part
 
 UID, GID = os.getuid(), os.getgid()
 OPERATOR = Principal(Kind.OPERATOR, INIT, "init", UID, GID)
@@ -141,13 +142,11 @@ class World:
 
     def tell_restart(self, process: Process, reason: str) -> None:
         """As the supervisor does, inside a transaction, before it starts a program again."""
-        for call in self.kernel.supervisor.on_restart:
-            call(process, reason)
+        self.kernel.ground.parts.tell(Part.program_restarts, process, reason)
 
     def tell_given_up(self, process: Process, parent: Process, reason: str) -> None:
         """As the supervisor does, inside the transaction in which it gives a process up."""
-        for call in self.kernel.supervisor.on_given_up:
-            call(process, parent, reason)
+        self.kernel.ground.parts.tell(Part.process_given_up, process, parent, reason)
 
     def principal(self, name: str) -> Principal:
         process = self.table.by_name(name)

@@ -29,6 +29,7 @@ from agentfs.model.process import Process, Role
 from agentfs.rights.gate import Gate
 from agentfs.rights.policy import Action, Decision
 from agentfs.store.event_log import EventLog, Record
+from agentfs.store.part import Part
 from agentfs.store.settings import Settings
 from agentfs.store.store import Store
 
@@ -118,7 +119,7 @@ class Request:
         return cls(**(record | {"state": State(record["state"])}))
 
 
-class Approvals:
+class Approvals(Part):
     """All requests. `tell(request)` lets whoever decides know of a new one, in its transaction."""
 
     def __init__(
@@ -251,7 +252,7 @@ class Approvals:
                 f"{needed.agent} waits for {most} decisions already",
                 rule="approvals.max_pending",
             )
-        self._gate.may_make(needed.agent, "approvals", 1)
+        self._gate.check_making(needed.agent, "approvals", 1)
         now = self._clock.now()
         with self._store.transaction():
             number = int(self._store.meta("last_approval", "0")) + 1
@@ -405,7 +406,7 @@ class Approvals:
                     self._set(request, State.EXPIRED, request.who, reason=f"{late} in time")
         return min((request.deadline for request in self._open.values()), default=None)
 
-    def sweep(self) -> int:
+    def tidy(self) -> int:
         """Drop a batch of requests that were closed too long ago; say how many."""
         oldest = self._clock.now() - self._settings.of(ApprovalSettings).retention
         old = [

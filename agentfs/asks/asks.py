@@ -28,6 +28,7 @@ from agentfs.mail.threads import Threads
 from agentfs.model.principal import Principal
 from agentfs.rights.gate import Gate
 from agentfs.store.event_log import EventLog, Record
+from agentfs.store.part import Part
 from agentfs.store.settings import Settings
 from agentfs.store.store import Store
 
@@ -49,7 +50,7 @@ class Post(Protocol):
     ) -> Message | None: ...
 
 
-class Asks(AskBook):
+class Asks(AskBook, Part):
     """The life of an ask; looking at one and its records are in `AskBook`."""
 
     def __init__(
@@ -175,7 +176,7 @@ class Asks(AskBook):
                 f"{agent} waits for {most} answers already",
                 rule="messages.max_open_asks",
             )
-        self._gate.may_make(agent, "asks", 1)
+        self._gate.check_making(agent, "asks", 1)
 
     def put_to(self, ask: Ask, message: Message, deadline: float) -> None:
         """Let `message` be a question of an open `ask` too: whoever replies first answers."""
@@ -229,7 +230,7 @@ class Asks(AskBook):
             return 0
         return ended
 
-    def sweep(self) -> int:
+    def tidy(self) -> int:
         """Drop a batch of what was closed longer than `asks_retention` ago; say how many. For the
         maid."""
         self.expire_due()

@@ -31,6 +31,7 @@ from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
 from agentfs.store.event import Event
 from agentfs.store.event_log import EventLog
+from agentfs.store.part import Part
 from agentfs.store.settings import Settings
 from agentfs.store.store import Store
 
@@ -43,7 +44,7 @@ REFUSED = (CallRefused, RefusalsRepeated)
 TIDY_EVERY = 1000
 
 
-class Audit:
+class Audit(Part):
     """Appends to the audit of `store`. `seq` is the number of its newest record.
 
     Raises KernelError where there is an audit already but not its key, at `key`; without an audit
@@ -274,7 +275,7 @@ class Audit:
         if not all(isinstance(change, REFUSED) for change in self._events.pending):
             self.pruning.require_room()
 
-    def require_room(self, principal: Principal | None = None) -> None:
+    def require_room(self, principal: Principal | None) -> None:
         """The same of what gets its record later, or has none. None: somebody, not the operator."""
         if principal is None or not principal.is_operator:
             self.pruning.require_room()
@@ -285,7 +286,7 @@ class Audit:
             return ""
         return "the audit is full, and all but the operator have to stop: see docs/audit.md"
 
-    def sweep(self) -> int:
+    def tidy(self) -> int:
         """Take away one batch of what is too old or too much, and go on soon if there may be more;
         the number of records gone. The newest one stays. For the maid."""
         return self.pruning.sweep()

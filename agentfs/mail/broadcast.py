@@ -87,8 +87,7 @@ class Broadcasts:
             receivers = self._admit(actor, principal, sender, size, draft)
             if draft.reply_by is not None:
                 raise KernelError(errno.EINVAL, "nobody answers a broadcast: it has no Reply-By")
-            if self._gate.count_message is not None:
-                self._gate.count_message(actor)
+            self._gate.count_message(actor)
             marks = [("Reply-Expected", "no"), *draft.headers]
             if not draft.automatic:
                 marks.insert(0, ("Auto-Submitted", "auto-generated"))

@@ -35,13 +35,14 @@ from agentfs.process.ceilings import Ceilings
 from agentfs.process.table import ProcessTable
 from agentfs.rights.gate import Gate
 from agentfs.store.event_log import EventLog
+from agentfs.store.part import Part
 from agentfs.store.settings import Settings
 from agentfs.store.store import Store
 
 __all__ = ["Delivery", "check_free"]
 
 
-class Delivery:
+class Delivery(Part):
     """Claims on messages, which end with the process that they belong to.
 
     Every call that takes a principal raises EACCES unless it may take from the mailbox named.
@@ -255,7 +256,7 @@ class Delivery:
 
     # -- returning -------------------------------------------------------------------------------
 
-    def process_ended(self, process: Process, code: int) -> None:
+    def program_ended(self, process: Process, code: int) -> None:
         """The program of `process` has ended: the end of a loop with code 0 acknowledges what it
         got from `recv` last; everything else that it claimed is returned."""
         with self._store.transaction():

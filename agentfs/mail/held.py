@@ -21,6 +21,7 @@ from agentfs.mail.mail import Mail
 from agentfs.mail.message import Draft, Relation
 from agentfs.mail.routing import relation
 from agentfs.process.table import ProcessTable
+from agentfs.store.part import Part
 from agentfs.store.store import Store
 
 __all__ = ["KIND", "Held", "HeldMail"]
@@ -56,7 +57,7 @@ class _TakenBackError(Exception):
     """Ends a transaction of which nothing is to remain."""
 
 
-class HeldMail:
+class HeldMail(Part):
     """All of them, by a number of their own."""
 
     def __init__(self, mail: Mail, table: ProcessTable, store: Store, clock: Clock) -> None:
@@ -66,7 +67,7 @@ class HeldMail:
         self._clock = clock
         self._last = 0
 
-    def load(self) -> None:
+    def take_up(self) -> None:
         """Deliver what the last run held: nobody writes it any more."""
         for key, record in list(self._store.records(KIND)):
             self._last = int(key)

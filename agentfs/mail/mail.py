@@ -90,10 +90,17 @@ class Mail(Receiving):
         if message is not None and principal.pid is not None:
             self.loops.put_away(principal.pid, message)
 
-    def process_ended(self, process: Process, code: int) -> None:
+    def program_ended(self, process: Process, code: int) -> None:
         """Also forget what it had."""
-        super().process_ended(process, code)
+        super().program_ended(process, code)
         self.loops.forget(process.pid)
+
+    def tidy(self) -> None:
+        """Both, though one fails."""
+        try:
+            self.release_stale()
+        finally:
+            self.sweep()
 
     def sweep(self) -> int:
         """Also what is kept of who answered whom."""
@@ -116,8 +123,7 @@ class Mail(Receiving):
         actor = self._gate.actor(principal)
         self._admit(actor, principal, sender, receiver, size)
         self.loops.admit(actor, receiver, 0)
-        if self._gate.count_message is not None:
-            self._gate.count_message(actor, 0)
+        self._gate.count_message(actor, 0)
 
     def send(self, principal: Principal, sender: str, draft: Draft) -> Message:
         """Accept a message. EACCES, ENOENT, EINVAL, EEXIST (its file name), EMSGSIZE, ENOSPC (the
@@ -135,8 +141,7 @@ class Mail(Receiving):
             found = self._admit(actor, principal, sender, draft.to, size, draft)
             if draft.expires is not None and draft.expires <= self._clock.now():
                 raise KernelError(errno.EINVAL, "the message has expired already")
-            if self._gate.count_message is not None:
-                self._gate.count_message(actor)
+            self._gate.count_message(actor)
             self.loops.admit(actor, draft.to)
             message = self.accept(
                 draft.to, sender, draft, found.relation, actor, overseer=found.overseer

@@ -20,6 +20,7 @@ from agentfs.mail.message import Message
 from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import INIT, Kind, Principal
 from agentfs.model.process import Process
+from agentfs.store.part import Part
 
 __all__ = ["Notices"]
 
@@ -30,13 +31,13 @@ ATTEMPTS = 2  # on which a program may fail
 KERNEL = Principal(Kind.OPERATOR, INIT, INIT_NAME, os.geteuid(), os.getegid())
 
 
-class Notices:
+class Notices(Part):
     """For the supervisor to call, inside the transaction of what it tells of."""
 
     def __init__(self, mail: Mail) -> None:
         self._mail = mail
 
-    def restarted(self, process: Process, reason: str) -> None:
+    def program_restarts(self, process: Process, reason: str) -> None:
         """The program of `process` is about to be started again."""
         if not process.restart_notice or self._find(process.name, "dead"):
             return
@@ -56,7 +57,7 @@ class Notices:
             last=True,
         )
 
-    def given_up(self, process: Process, parent: Process, reason: str) -> None:
+    def process_given_up(self, process: Process, parent: Process, reason: str) -> None:
         """`process` has failed too often and is dead; `parent` may do something about it."""
         self._tell(
             parent.name,

@@ -23,12 +23,13 @@ from agentfs.process.events import (
 )
 from agentfs.process.table import ProcessTable
 from agentfs.store.event_log import EventLog, Record
+from agentfs.store.part import Part
 from agentfs.store.settings import Settings
 
 __all__ = ["Stalls"]
 
 
-class Stalls:
+class Stalls(Part):
     """Notices them from the events about messages; `scan` with every round of the maid.
 
     A process that has no program cannot stall: a person reads its mail, or nobody yet.
@@ -72,7 +73,7 @@ class Stalls:
     def is_stalled(self, pid: int) -> bool:
         return pid in self._stalled
 
-    def scan(self) -> None:
+    def tidy(self) -> None:
         """Tell of every agent that has stalled since the last time."""
         now = self._clock.monotonic()
         longest = self._settings.of(MessageSettings).stall_after
@@ -89,7 +90,7 @@ class Stalls:
         self._stalled.add(process.pid)
         self._events.emit(AgentStalled(process.pid, process.name, waiting, int(seconds)))
 
-    def process_ended(self, process: Process, code: int) -> None:
+    def program_ended(self, process: Process, code: int) -> None:
         """Its program has ended, and what it had claimed waits again. For `Supervisor.on_end`."""
         waiting = self._mail.mailbox(process.name).waiting
         if waiting:

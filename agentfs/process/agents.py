@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agentfs.base.clock import Clock, change_time
+from agentfs.base.clock import change_time
 from agentfs.base.errors import KernelError
 from agentfs.base.within import give, is_directory, mounts
 from agentfs.model.names import INIT_NAME, check_name
@@ -26,8 +26,8 @@ from agentfs.process.events import AgentChanged, AgentDefined, AgentRemoved
 from agentfs.process.table import ProcessTable
 from agentfs.rights.gate import Gate
 from agentfs.rights.policy import Action
-from agentfs.store.event_log import EventLog
-from agentfs.store.store import Store
+from agentfs.store.ground import Ground
+from agentfs.store.part import Part
 
 __all__ = ["Agents"]
 
@@ -40,30 +40,21 @@ LAST_ID = "last_agent"
 class Agents:
     """All agents by name. Loads itself from the store.
 
-    `on_remove` calls get the name, inside the transaction that removes the agent and before it
-    does; `on_withdrawn` calls that of an agent whose first program could not be started: it has
+    `on_withdrawn` calls get the name of an agent whose first program could not be started: it has
     looked its memory up in the tree, though nobody was told of the agent.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        events: EventLog,
-        clock: Clock,
-        gate: Gate,
-        table: ProcessTable,
-        state_dir: Path,
-    ) -> None:
-        self._store = store
-        self._events = events
-        self._clock = clock
+    def __init__(self, ground: Ground, gate: Gate, table: ProcessTable) -> None:
+        store = self._store = ground.store
+        self._parts = ground.parts
+        self._events = ground.events
+        self._clock = ground.clock
         self._gate = gate
         self._table = table
-        self._homes = Path(state_dir) / "agents"
-        self._logs = Path(state_dir) / "logs"
-        self._trash = Path(state_dir) / "trash"
+        self._homes = ground.state_dir / "agents"
+        self._logs = ground.state_dir / "logs"
+        self._trash = ground.state_dir / "trash"
         self._number = itertools.count()
-        self.on_remove: list[Callable[[str], object]] = []
         self.on_withdrawn: list[Callable[[str], object]] = []
         for folder in (self._homes, self._logs, self._trash):
             folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +157,7 @@ class Agents:
                 " the rule, can make that agent",
                 rule=rule.name,
             )
-        self._gate.may_make(actor.name, "definitions", 1)
+        self._gate.check_making(actor.name, "definitions", 1)
 
     def require_definer(self, principal: Principal, name: str) -> None:
         """Raise what `redefine` raises for whoever may not do that."""
@@ -340,8 +331,7 @@ class Agents:
         agent = self._by_name[name]
         with self._store.transaction():
             self._store.on_rollback(lambda: self._put(agent))
-            for call in self.on_remove:
-                call(name)
+            self._parts.tell(Part.agent_removed, name)
             self._take(name)
             self._store.delete_agent(name)
             self._store.on_commit(lambda: self._discard_files(name))

@@ -63,7 +63,7 @@ class Processes(OwnCalls):
             )
             rules.check(asked)
             if spec.exec:
-                self._gate.launches(actor.name)
+                self._gate.check_launch(actor.name)
             process = self._make(actor, parent, spec)
             before = self._agents.ensure(
                 process.name, process.uid, process.gid, actor.name, _text(spec), spec.prompt
@@ -186,7 +186,7 @@ class Processes(OwnCalls):
                 raise KernelError(errno.EINVAL, f"{agent_name} has no program to start again")
             if running.pid in self._supervisor.signals.starting:
                 raise KernelError(errno.EAGAIN, f"{agent_name} is just being started")
-            self._gate.launches(actor.name)
+            self._gate.check_launch(actor.name)
             self._redefine(actor, running)
             self._supervisor.renew(running)
 

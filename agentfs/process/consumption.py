@@ -22,6 +22,7 @@ from agentfs.process.headcount import HeadCount
 from agentfs.process.signals import Signals
 from agentfs.process.table import ProcessTable
 from agentfs.store.event_log import EventLog, Record
+from agentfs.store.part import Part
 from agentfs.store.store import Store
 
 __all__ = ["Consumption"]
@@ -32,7 +33,7 @@ MEMORY_INTERVAL = 1.0
 LEAST_INTERVAL = 0.25
 
 
-class Consumption:
+class Consumption(Part):
     """Follows every process that has a limit and a program."""
 
     def __init__(
@@ -59,7 +60,7 @@ class Consumption:
     def __len__(self) -> int:
         return len(self._next)
 
-    def scan(self) -> None:
+    def tidy(self) -> None:
         """Look at all of them."""
         for process in self._table:
             if process.ospid is not None or process.pid in self._next:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from agentfs.base.clock import Clock, Timers
 from agentfs.machine.logs import tail
 from agentfs.machine.programs import Program, Programs
 from agentfs.model.principal import INIT
@@ -17,9 +15,8 @@ from agentfs.process.events import AgentChanged, HeartbeatMissed, ProcessExited,
 from agentfs.process.heartbeats import Heartbeats
 from agentfs.process.signals import Signals
 from agentfs.process.table import ProcessTable
-from agentfs.store.event_log import EventLog
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
+from agentfs.store.ground import Ground
+from agentfs.store.part import Part
 
 __all__ = ["UNKNOWN", "Ends"]
 
@@ -29,22 +26,22 @@ UNKNOWN = -1
 
 @dataclass(eq=False, repr=False)
 class Ends:
-    """`on_end` calls get (process, code) inside the transaction, at every end of a program, one
-    that is followed by a restart included; `on_finish` calls get the process that ended for good,
-    when its children are adopted. `hanging` has the programs that are being killed because they
+    """`hanging` has the programs that are being killed because they
     missed their heartbeats, each with words for it. `ended_at` has the time on the monotonic clock
     of every process that waits to be reaped."""
 
+    ground: Ground
     table: ProcessTable
     agents: Agents
     programs: Programs
-    store: Store
-    events: EventLog
-    timers: Timers
-    clock: Clock
-    settings: Settings
 
     def __post_init__(self) -> None:
+        self.parts = self.ground.parts
+        self.store = self.ground.store
+        self.events = self.ground.events
+        self.timers = self.ground.timers
+        self.clock = self.ground.clock
+        self.settings = self.ground.settings
         self.restarts = Restarts(self.timers, self.clock, self.settings)
         self.heartbeats = Heartbeats(self.timers, self.clock, self.settings, self.hung)
         self.signals = Signals(
@@ -59,8 +56,6 @@ class Ends:
             self.start_again,
         )
         self.booting = False
-        self.on_end: list[Callable[[Process, int], object]] = []
-        self.on_finish: list[Callable[[Process], object]] = []
         self.ended_at: dict[int, float] = {}
         self._renewed: dict[int, str] = {}  # why each is to be started again
         self.hanging: dict[Program, str] = {}  # those that are being killed, and why
@@ -91,8 +86,7 @@ class Ends:
             self.tell_end(process, code)
             for child in self.table.children(process.pid):
                 self.adopt(child)
-            for finished in self.on_finish:
-                finished(process)
+            self.parts.tell(Part.process_ended, process)
             self.table.set_state(
                 process,
                 state,
@@ -113,8 +107,8 @@ class Ends:
     def tell_end(self, process: Process, code: int) -> None:
         """Its program has ended with `code`. Of one that ended while there was no daemon, 0 says
         nothing: so ends a loop that reads from the tree when there is no tree."""
-        for call in self.on_end:
-            call(process, UNKNOWN if self.booting and code == 0 else code)
+        known = UNKNOWN if self.booting and code == 0 else code
+        self.parts.tell(Part.program_ended, process, known)
 
     def _forget(self, process: Process) -> None:
         self.signals.forget(process)

@@ -9,6 +9,7 @@ from agentfs.base.clock import Clock, rfc3339
 from agentfs.process.events import ProcessExited
 from agentfs.process.table import ProcessTable
 from agentfs.store.event_log import EventLog, Record
+from agentfs.store.part import Part
 from agentfs.store.store import Store
 
 __all__ = ["KEPT", "MOST", "History"]
@@ -21,7 +22,7 @@ MOST = 1000
 """Ends that are kept, the newest: some 300 KB."""
 
 
-class History:
+class History(Part):
     """The newest ends. Written when a process has ended, dropped by the maid or for newer ones."""
 
     def __init__(self, store: Store, table: ProcessTable, events: EventLog, clock: Clock) -> None:
@@ -70,7 +71,7 @@ class History:
         self._store.delete_record(KIND, str(pid))
         del self._ends[pid]
 
-    def sweep(self) -> None:
+    def tidy(self) -> None:
         """Drop what is too old, a batch at once."""
         oldest = rfc3339(self._clock.now() - KEPT)
         old = [pid for pid, end in self._ends.items() if end["ended"] <= oldest][:200]

@@ -35,6 +35,7 @@ from agentfs.machine.writers import writers
 from agentfs.model.process import Process, State
 from agentfs.process.settings import ProcessSettings
 from agentfs.process.table import ProcessTable
+from agentfs.store.part import Part
 from agentfs.store.settings import Settings
 
 __all__ = ["LogKeeper"]
@@ -83,7 +84,7 @@ class _Hot:
         self.others: list[int] = []
 
 
-class LogKeeper:
+class LogKeeper(Part):
     """Follows the folder of logs while `run` runs. `end(process, name, used, most)` ends a process
     for good. Time is trio's: what it waits for is the machine's."""
 

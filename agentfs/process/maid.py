@@ -14,6 +14,7 @@ from agentfs.machine.logs import rotate
 from agentfs.process.settings import ProcessSettings
 from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged, HealthChecked
+from agentfs.store.part import Part
 
 if TYPE_CHECKING:
     from agentfs.process.supervisor import Supervisor
@@ -71,7 +72,8 @@ class Maid:
         supervisor.programs.reap_orphans(all_of_them=True)
         supervisor.programs.look()
         supervisor.programs.tidy()
-        faults = [f"hook {call!r} failed" for call in supervisor.on_maid if not self._call(call)]
+        tasks = supervisor.parts.each(Part.tidy)
+        faults = [f"hook {call!r} failed" for call in tasks if not self._call(call)]
         processes = list(supervisor.table)
         alive = sum(process.state.alive for process in processes)
         report["Processes"] = alive
@@ -83,7 +85,7 @@ class Maid:
             faults.append("memory is low")
         if supervisor.store.is_full:
             faults.append("the disk of the state directory is full")
-        faults += filter(None, (ask() for ask in supervisor.complaints))
+        faults += filter(None, (ask() for ask in supervisor.parts.each(Part.complaint)))
         if report["Orphans"] or report["Lost programs"]:
             faults.append("processes had to be put right")
         report["Ok"] = not faults

@@ -18,6 +18,7 @@ from agentfs.model.process import Agent, Limits, Process, Restart, Role, State, 
 from agentfs.process.events import AgentRefused
 from agentfs.process.restarting import STARTED_AGAIN
 from agentfs.process.settings import ProcessSettings
+from agentfs.store.part import Part
 from agentfs.store.store import Store
 
 if TYPE_CHECKING:
@@ -213,12 +214,10 @@ def take_back_agent(supervisor: Supervisor, process: Process) -> None:
 def withdraw(supervisor: Supervisor, process: Process) -> None:
     """Take a process back that could not be started, without a trace."""
     with supervisor.store.transaction():
-        for call in supervisor.on_end:
-            call(process, 127)
+        supervisor.parts.tell(Part.program_ended, process, 127)
         for child in supervisor.table.children(process.pid):
             supervisor.adopt(child)
-        for finished in supervisor.on_finish:
-            finished(process)
+        supervisor.parts.tell(Part.process_ended, process)
         supervisor.table.remove(process.pid)
         if (agent := supervisor.agents.find(process.name)) and agent.pid == process.pid:
             supervisor.agents.set_pid(process.name, None)

@@ -19,6 +19,7 @@ from agentfs.process.ending import UNKNOWN, Ends
 from agentfs.process.events import ProcessChanged, ProcessRestarted
 from agentfs.process.readiness import Readiness
 from agentfs.process.settings import ProcessSettings
+from agentfs.store.part import Part
 
 __all__ = ["STARTED_AGAIN", "Again"]
 
@@ -31,17 +32,13 @@ STARTED_AGAIN = "the daemon was started again"
 class Again(Ends):
     """Decides what follows from the end of a program.
 
-    `on_restart` calls get (process, reason) in a transaction just before its program starts again,
-    `on_given_up` calls get (process, parent, reason) in the transaction that ends it. `booting`:
-    what an earlier daemon left is being taken up. `closing`: the daemon ends. Programs are started
-    again only while `tree_is_up` is set, and when their process's parent is ready.
+    `booting`: what an earlier daemon left is being taken up. `closing`: the daemon ends. Programs
+    are started again only while `tree_is_up` is set, and when their process's parent is ready.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.readiness = Readiness(self.table, self.events, self.timers, self.settings)
-        self.on_restart: list[Callable[[Process, str], object]] = []
-        self.on_given_up: list[Callable[[Process, Process, str], object]] = []
         self.closing = False
         self.told_to_end: set[Program] = set()
         self.tree_is_up = trio.Event()
@@ -105,8 +102,7 @@ class Again(Ends):
         self.finish(process, known, State.DEAD, why, program)
         if parent is not None:
             self.signals.notice(parent, f"ESCALATE {process.pid} {process.name} {text}")
-            for call in self.on_given_up:
-                call(process, parent, text)
+            self.parts.tell(Part.process_given_up, process, parent, text)
 
     def _hold(self, process: Process, code: int | None) -> None:
         """It has no program until it is started again."""
@@ -149,8 +145,7 @@ class Again(Ends):
 
         try:
             with self.store.transaction():
-                for call in self.on_restart:
-                    call(process, reason)
+                self.parts.tell(Part.program_restarts, process, reason)
             await self.launch(process, started)
         except KernelError as failure:
             log.warning("process %d, %s: %s", process.pid, process.name, failure)

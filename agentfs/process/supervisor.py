@@ -39,16 +39,12 @@ def _ignored(signum: int, frame: FrameType | None) -> None:
 
 class Supervisor(Again):
     """Owns the tasks that watch programs. What follows from their ends is in `Again`, what an end
-    for good takes down in `Ends`. `on_maid` calls are made with every round of the maid.
-    """
+    for good takes down in `Ends`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.maid = Maid(self)
         self.recovery = Recovery(self)
-        self.on_maid: list[Callable[[], object]] = []
-        self.complaints: list[Callable[[], str]] = []
-        """What the maid asks for what is wrong, in words; empty if nothing is."""
         self._unwatched: list[Program] = []
         self._program_ended = trio.Event()
         self.events.listen(self._follow_settings, ConfigChanged)

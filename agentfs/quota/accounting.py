@@ -23,6 +23,7 @@ from agentfs.quota.models import Models
 from agentfs.quota.settings import AccountingSettings
 from agentfs.quota.uses import DAY, HOUR, NOBODY, TOTAL, VIEWS, Sums, UseRow, Uses
 from agentfs.store.event_log import EventLog
+from agentfs.store.part import Part
 from agentfs.store.settings import Settings
 from agentfs.store.store import Store
 
@@ -48,7 +49,7 @@ def dollars(micros: int) -> str:
 
 
 @dataclass(eq=False, repr=False)
-class Accounting:
+class Accounting(Part):
     """`record` belongs into the transaction of the use; everything else is a call of its own.
 
     An account is a (view, key): an agent, a user, a node, a tier, and (total, "") of everything.
@@ -161,7 +162,7 @@ class Accounting:
 
     # -- what goes -------------------------------------------------------------------------------
 
-    def sweep(self) -> int:
+    def tidy(self) -> int:
         """Drop one batch of records from days that are over for longer than `accounting.retention`,
         and go on soon if there may be more; the number dropped. For the maid."""
         oldest = self.clock.now() - self.settings.of(AccountingSettings).retention
@@ -179,7 +180,7 @@ class Accounting:
             log.warning("old records of uses stay for now: %s", failure)
             return 0
         if count == BATCH and (self._next is None or not self._next.active):
-            self._next = self.timers.call_later(PAUSE, self.sweep)
+            self._next = self.timers.call_later(PAUSE, self.tidy)
         return count
 
     def agent_removed(self, name: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from agentfs.model.process import Process
 from agentfs.process.table import ProcessTable
 from agentfs.quota.spending import Spending
+from agentfs.store.part import Part
 from agentfs.store.store import Store
 
 __all__ = ["KIND", "Branches", "Figures"]
@@ -40,7 +41,7 @@ class Figures:
 NOTHING = Figures()
 
 
-class Branches:
+class Branches(Part):
     """Loads itself from the store."""
 
     def __init__(self, store: Store, table: ProcessTable, spending: Spending) -> None:

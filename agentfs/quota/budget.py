@@ -22,6 +22,7 @@ from agentfs.quota.meter import LimitError, Use
 from agentfs.quota.settings import BudgetSettings
 from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged
+from agentfs.store.part import Part
 from agentfs.store.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ __all__ = ["Budgets"]
 RULE = "budget"
 
 
-class Budgets:
+class Budgets(Part):
     """The system calls on budgets, and the `Meter` of the tokens that models use.
 
     `on_passed` calls get (source, tier) and the pid of the new source when an entry is gone on

@@ -32,6 +32,7 @@ from agentfs.quota.models import Models
 from agentfs.quota.settings import BudgetSettings
 from agentfs.rights.gate import Gate
 from agentfs.store.event_log import EventLog
+from agentfs.store.part import Part
 from agentfs.store.settings import Settings
 from agentfs.store.store import Store
 
@@ -49,7 +50,7 @@ class _Refusal(Exception):  # noqa: N818  # carries a meter's refusal out of its
 
 
 @dataclass(eq=False, repr=False)
-class Calls:
+class Calls(Part):
     """`meters` are asked in their order. `on_use` calls get (process, use) for every use that was
     made, in its transaction. `stop` ends a process: TERM, then KILL. Every system call raises
     ESRCH and EACCES unless the principal acts for the process or is the operator."""
@@ -161,7 +162,7 @@ class Calls:
 
     # -- ends --------------------------------------------------------------------------------------
 
-    def process_ended(self, process: Process, code: int) -> None:
+    def program_ended(self, process: Process, code: int) -> None:
         """Its program ended: nobody will settle what is open, which is charged as it was held. For
         `Ends.on_end`."""
         for call in self.of(process.pid):

@@ -23,6 +23,7 @@ from agentfs.quota.file_bytes import OPERATOR, Bytes
 from agentfs.quota.settings import ShareSettings
 from agentfs.quota.shares import Holder, Pot, Shares
 from agentfs.quota.survey import Survey
+from agentfs.store.part import Part
 from agentfs.store.settings import Settings
 
 __all__ = ["DiskShares"]
@@ -51,7 +52,7 @@ REST = 10
 """How many times as long as a look there is none, at least."""
 
 
-class DiskShares:
+class DiskShares(Part):
     """The pots. `memory(name)` are the bytes of one agent's memory/, `shared` those of /shared.
     `rounds` counts the looks at everything."""
 
@@ -74,7 +75,6 @@ class DiskShares:
         self.shared = Bytes(root, self._shared, self._holder, self._mark)
         self._own: dict[str, dict[str, Bytes]] = {}  # by agent and directory
         self.rounds = 0
-        agents.on_remove.append(self._agent_removed)
 
     def _pot(self, name: str, unit: str) -> Pot:
         def size() -> int:
@@ -122,7 +122,7 @@ class DiskShares:
             here[root] = Bytes(root, self._memory, lambda mark: self._shares.agent(name))
         return here[root]
 
-    def _agent_removed(self, name: str) -> None:
+    def agent_removed(self, name: str) -> None:
         for counted in self._own.pop(name, {}).values():
             counted.close()
 

@@ -24,6 +24,7 @@ from agentfs.quota.settings import GroupSettings
 from agentfs.rights.gate import KINDS, Gate
 from agentfs.rights.policy import Action, outermost
 from agentfs.store.event_log import EventLog
+from agentfs.store.part import Part
 from agentfs.store.settings import Settings
 from agentfs.store.store import Store
 
@@ -36,7 +37,7 @@ ROOT = "/sys/cgroup"
 
 
 @dataclass(eq=False, repr=False)
-class Groups:
+class Groups(Part):
     """The system calls on groups, what a spawn asks them, and the `Meter` of their tokens."""
 
     gate: Gate
@@ -71,7 +72,7 @@ class Groups:
         EPERM, EAGAIN (`groups.max_groups`, `groups.max_depth`)."""
         with self.gate.enter(principal) as actor:
             self._require(actor, parent, f"make {name}")
-            self.gate.may_make(actor.name, "groups", 1)
+            self.gate.check_making(actor.name, "groups", 1)
             made = self.groups.create(parent, name, self.settings.of(GroupSettings))
             self.store.on_commit(lambda: self.on_created(made.path, actor.name))
             return made

@@ -20,6 +20,7 @@ from agentfs.quota.listed import Listed
 from agentfs.quota.shares import Charge, Holder, Shares
 from agentfs.shared.events import QueueCreated, QueueRemoved, TopicCreated, TopicRemoved
 from agentfs.store.event_log import EventLog, Record
+from agentfs.store.part import Part
 from agentfs.store.settings import Settings
 from agentfs.store.store import Store
 
@@ -48,7 +49,7 @@ EAGAIN = frozenset({GROUPS, "asks", "approvals"})
 """Of what one more is EAGAIN, as beyond the limits that they have already."""
 
 
-class Made:
+class Made(Part):
     """The charges of all that was made, by kind and name."""
 
     def __init__(
@@ -88,7 +89,6 @@ class Made:
             TopicCreated,
             TopicRemoved,
         )
-        agents.on_remove.insert(0, self._pass_on)
 
     def count_in(
         self, kind: str, lists: Callable[[], Mapping[str, Sized | int]], total: Callable[[], int]
@@ -108,7 +108,7 @@ class Made:
             excess=excess,
         )
 
-    def load(self, kind: str, owners: Iterable[tuple[str, str | None]]) -> None:
+    def count(self, kind: str, owners: Iterable[tuple[str, str | None]]) -> None:
         """Count what there is already of a kind: (name, whose it is)."""
         for name, owner in owners:
             self._note(kind, name, owner)
@@ -119,11 +119,11 @@ class Made:
         names = {agent.id: agent.name for agent in found}
         return ((agent.name, names.get(agent.creator_id)) for agent in found)
 
-    def check(self, maker: str, kind: str, count: int = 1) -> None:
+    def check_making(self, maker: str, kind: str, count: int) -> None:
         """Raise ShareError if agent `maker` may not have so many more things of a kind."""
         self._shares.pots[kind].check(self._shares.agent(maker), count)
 
-    def launches(self, maker: str) -> None:
+    def check_launch(self, maker: str) -> None:
         """Agent `maker` starts a program: it counts for a minute. Raises ShareError if that is more
         than its share; to the operator nobody says no."""
         pot, holder = self._shares.pots[LAUNCHES], self._shares.agent(maker)
@@ -171,7 +171,7 @@ class Made:
             case GroupRemoved(path=path):
                 self._drop(GROUPS, path)
 
-    def _pass_on(self, name: str) -> None:
+    def agent_removed(self, name: str) -> None:
         """Agent `name` is being removed."""
         holder = self._shares.agent(name)
         its_own = self._charges[DEFINITIONS].get(name)

@@ -21,9 +21,10 @@ from agentfs.process.settings import LimitSettings
 from agentfs.process.table import ProcessTable
 from agentfs.quota.events import GroupLimitSet, GroupRemoved, LimitChanged
 from agentfs.quota.group_table import Group, GroupTable
-from agentfs.rights.gate import ALL_CALLS, KINDS, MESSAGES, Gate
+from agentfs.rights.gate import ALL_CALLS, KINDS, MESSAGES
 from agentfs.store.event_log import EventLog, Record
 from agentfs.store.events import ConfigChanged
+from agentfs.store.part import Part
 from agentfs.store.settings import Settings
 from agentfs.store.store import Store
 
@@ -41,13 +42,12 @@ def limit_name(kind: str) -> str:
 KIND_OF = {limit_name(kind): kind for kind in KINDS}
 
 
-class Rates:
-    """Sets `Gate.count_message` and `Gate.count_call` while there is a limit. A window lasts as
-    long as its process or group."""
+class Rates(Part):
+    """Counts calls while there is a limit on their kind. A window lasts as long as its process or
+    group."""
 
     def __init__(
         self,
-        gate: Gate,
         table: ProcessTable,
         ceilings: Ceilings,
         settings: Settings,
@@ -56,7 +56,6 @@ class Rates:
         clock: Clock,
         groups: GroupTable | None = None,
     ) -> None:
-        self._gate = gate
         self._table = table
         self._ceilings = ceilings
         self._settings = settings
@@ -65,6 +64,7 @@ class Rates:
         self._groups = groups
         self._windows: dict[int | Group, dict[str, Window]] = {}
         self._limited: dict[str, set[int | Group]] = {kind: set() for kind in KINDS}
+        self._counts_messages = self._counts_calls = False
         for process in table:
             self._look_at(process.pid)
         self._look_at(EVERYBODY)
@@ -98,13 +98,18 @@ class Rates:
         window = self._windows.get(whose, {}).get(kind)
         return 0 if window is None else window.sum(self._clock.monotonic())
 
-    def count(self, process: Process, messages: int = 1) -> None:
-        """Count so many messages of `process`, inside the transaction that accepts them; with 0
-        only ask. EAGAIN if one more is more than it may send: that counts nothing."""
-        self.count_call(process, MESSAGES, messages)
+    def count_message(self, sender: Process, messages: int = 1) -> None:
+        """Count so many messages, inside the transaction that accepts them. EAGAIN if one more is
+        more than `sender` may send: that counts nothing."""
+        if self._counts_messages:
+            self._count(sender, MESSAGES, messages)
 
-    def count_call(self, process: Process, kind: str, calls: int = 1) -> None:
-        """The same for calls of any kind."""
+    def count_call(self, caller: Process, kind: str) -> None:
+        """The same for a call of any other kind."""
+        if self._counts_calls:
+            self._count(caller, kind, 1)
+
+    def _count(self, process: Process, kind: str, calls: int) -> None:
         bounds = [*self._bounds(process, kind), *self._bounds(process, ALL_CALLS)]
         now = self._clock.monotonic()
         for whose, name, limit, words in bounds:
@@ -151,7 +156,7 @@ class Rates:
                     and getattr(process.limits, limit_name(kind)) is not None
                 )
             self._mark(pid, kind, found)
-        self._set_gate()
+        self._look_for_limits()
 
     def _look_at_group(self, group: Group) -> None:
         for kind in KINDS:
@@ -160,17 +165,16 @@ class Rates:
                 self._windows.get(group, {}).pop(kind, None)
         if group.removed:
             self._windows.pop(group, None)
-        self._set_gate()
+        self._look_for_limits()
 
     def _mark(self, whose: int | Group, kind: str, limited: bool) -> None:
         limits = self._limited[kind]
         (limits.add if limited else limits.discard)(whose)
 
-    def _set_gate(self) -> None:
+    def _look_for_limits(self) -> None:
         limited = {kind for kind, whose in self._limited.items() if whose}
-        counted = limited & {MESSAGES, ALL_CALLS}
-        self._gate.count_message = self.count if counted else None
-        self._gate.count_call = self.count_call if limited - {MESSAGES} else None
+        self._counts_messages = bool(limited & {MESSAGES, ALL_CALLS})
+        self._counts_calls = bool(limited - {MESSAGES})
         if not limited:
             self._windows.clear()
 

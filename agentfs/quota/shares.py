@@ -41,6 +41,7 @@ from agentfs.model.process import Agent
 from agentfs.quota.events import ShareRefused
 from agentfs.quota.settings import ShareSettings
 from agentfs.store.event_log import EventLog
+from agentfs.store.part import Part
 from agentfs.store.settings import Settings
 
 __all__ = ["FLOOR", "Charge", "Holder", "Pot", "Shares"]
@@ -295,7 +296,7 @@ class Charge:
         self.release()
 
 
-class Shares:
+class Shares(Part):
     """All pots by name, and who holds something of them."""
 
     def __init__(

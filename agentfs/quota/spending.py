@@ -17,6 +17,7 @@ from agentfs.model.process import Process
 from agentfs.process.ceilings import Ceilings
 from agentfs.quota.alerts import Marks
 from agentfs.quota.meter import MICROS, LimitError, Use
+from agentfs.store.part import Part
 from agentfs.store.store import Store
 
 __all__ = ["KIND", "Spending", "Spent"]
@@ -78,7 +79,7 @@ class _Check:
     errno: int = errno.EDQUOT
 
 
-class Spending:
+class Spending(Part):
     """A `Meter`, and `Bounded`. Loads itself from the store; `take_up` what is open."""
 
     def __init__(self, ceilings: Ceilings, marks: Marks, store: Store, clock: Clock) -> None:
@@ -102,7 +103,7 @@ class Spending:
         spent = self.of(pid)
         return spent.hour.sum(self._clock.monotonic()) + spent.held_tokens
 
-    def take_up(self, held: Iterable[tuple[int, Use]]) -> None:
+    def hold_again(self, held: Iterable[tuple[int, Use]]) -> None:
         """Calls that were open when the daemon ended hold what they held: (pid, use) of each."""
         for pid, use in held:
             self._add_held(self._account(pid), use, 1)

@@ -34,6 +34,7 @@ from agentfs.reminders.schedule import parse
 from agentfs.reminders.settings import ReminderSettings
 from agentfs.rights.gate import Gate
 from agentfs.store.event_log import EventLog
+from agentfs.store.part import Part
 from agentfs.store.settings import Settings
 from agentfs.store.store import Store
 
@@ -53,7 +54,7 @@ STEP = 1.0
 LATE = 60.0
 
 
-class Reminders(Calendar):
+class Reminders(Calendar, Part):
     """The reminders of all agents. `run` delivers them; `run_due` is one turn of it."""
 
     def __init__(
@@ -111,7 +112,7 @@ class Reminders(Calendar):
             if not wanted:
                 raise KernelError(errno.EINVAL, "an empty request")
             firsts = [schedule.first(now) for schedule, _ in wanted]
-            self._gate.may_make(actor.name, "reminders", len(wanted))
+            self._gate.check_making(actor.name, "reminders", len(wanted))
             self._limit(agent, [text for _, text in wanted])
             made = [
                 self._insert(agent, schedule, text, now, first)

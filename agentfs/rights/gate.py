@@ -20,7 +20,8 @@ from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
 from agentfs.model.process import Process
 from agentfs.rights.policy import Policy
-from agentfs.store.store import Store
+from agentfs.store.ground import Ground
+from agentfs.store.part import Part
 
 __all__ = ["ALL_CALLS", "KINDS", "MESSAGES", "Gate"]
 
@@ -41,23 +42,14 @@ KINDS = (
 class Gate:
     """Opened once for every system call."""
 
-    def __init__(self, store: Store, policy: Policy, find: Callable[[int], Process | None]) -> None:
-        self._store = store
+    def __init__(
+        self, ground: Ground, policy: Policy, find: Callable[[int], Process | None]
+    ) -> None:
+        self._store = ground.store
+        self._parts = ground.parts
         self._find = find
         self.policy = policy
         self.calls = 0
-        self.admit: Callable[[Principal], object] = lambda principal: None
-        """Asked before what a call did is accepted: whether there is room for its record."""
-        self.require_room: Callable[[Principal | None], object] = lambda principal: None
-        """The same of what has none in the audit, and is to stop with the rest."""
-        self.count_message: Callable[..., object] | None = None
-        """`Rates.count` while some process may not send any number of messages."""
-        self.count_call: Callable[[Process, str], object] | None = None
-        """`Rates.count_call` while some process may not make any number of other calls."""
-        self.may_make: Callable[[str, str, int], object] = lambda maker, kind, count: None
-        """`Made.check`: raises if agent `maker` may not have so many more things of a kind."""
-        self.launches: Callable[[str], object] = lambda maker: None
-        """`Made.launches`: raises if agent `maker` may not start one more program now."""
 
     def actor(self, principal: Principal) -> Process:
         """The living process that `principal` acts for. Raises EACCES if there is none."""
@@ -80,6 +72,31 @@ class Gate:
         """
         self.calls += 1
         return _Entered(self, self.actor(principal), principal, self._store.transaction(), kind)
+
+    def admit(self, principal: Principal, actor: Process, kind: str) -> None:
+        """What `principal` did is about to be accepted: count it, and see to it that there is room
+        for its record. Last, because a call that is refused for another reason does not count."""
+        self._parts.tell(Part.admit, principal)
+        if kind:
+            self._parts.tell(Part.count_call, actor, kind)
+
+    def require_room(self, principal: Principal | None) -> None:
+        """Raise ENOSPC if the system stops until the audit has room, and this call, which has no
+        record there or gets it later, is to stop with the rest. None: not the operator's."""
+        self._parts.tell(Part.require_room, principal)
+
+    def check_making(self, maker: str, kind: str, count: int) -> None:
+        """Raise EDQUOT or ENOSPC if agent `maker` may not make `count` more things of a kind."""
+        self._parts.tell(Part.check_making, maker, kind, count)
+
+    def check_launch(self, maker: str) -> None:
+        """Raise EAGAIN if agent `maker` may not start one more program now."""
+        self._parts.tell(Part.check_launch, maker)
+
+    def count_message(self, sender: Process, messages: int = 1) -> None:
+        """Count so many messages of `sender`, inside the transaction that accepts them; with 0 only
+        ask. Raises EAGAIN if one more is more than it may send within the minute."""
+        self._parts.tell(Part.count_message, sender, messages)
 
     def attribute(self, principal: Principal) -> None:
         """The transaction under way is made for `principal`: the audit names it. The first one
@@ -119,10 +136,8 @@ class _Entered(AbstractContextManager[Process]):
         trace: TracebackType | None,
     ) -> None:
         if failure is None:
-            try:  # last: a call that is refused for another reason does not count
-                self._gate.admit(self._principal)
-                if self._kind and self._gate.count_call is not None:
-                    self._gate.count_call(self._actor, self._kind)
+            try:
+                self._gate.admit(self._principal, self._actor, self._kind)
             except BaseException as refusal:
                 self._transaction.__exit__(type(refusal), refusal, refusal.__traceback__)
                 raise

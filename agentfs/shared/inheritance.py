@@ -13,11 +13,12 @@ from agentfs.shared.artifact import MAX_KEY, Artifact, Visibility, space_of
 from agentfs.shared.artifacts import Artifacts, told
 from agentfs.shared.events import ArtifactPassed
 from agentfs.store.event_log import EventLog
+from agentfs.store.part import Part
 
 __all__ = ["Inheritance"]
 
 
-class Inheritance:
+class Inheritance(Part):
     """Hands artifacts on; the limit on their number does not hold here, or some would be lost."""
 
     def __init__(

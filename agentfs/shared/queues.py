@@ -196,8 +196,7 @@ class Queues(Registry[Queue]):
         """Raise what `send` of `size` bytes would, but ENOSPC: EACCES, ESTALE, EMSGSIZE."""
         actor = self._gate.actor(principal)
         self._admit(principal, actor, queue)
-        if self._gate.count_message is not None:
-            self._gate.count_message(actor, 0)
+        self._gate.count_message(actor, 0)
         self._mail.check_size(size)
 
     def send(self, principal: Principal, queue: Queue, draft: Draft) -> Message:
@@ -212,8 +211,7 @@ class Queues(Registry[Queue]):
                 raise self.full(queue)
             if draft.expires is not None and draft.expires <= self._clock.now():
                 raise KernelError(errno.EINVAL, "the message has expired already")
-            if self._gate.count_message is not None:
-                self._gate.count_message(actor)
+            self._gate.count_message(actor)
             # What the sender is to the owner means nothing to whoever takes it: all are alike.
             return self._mail.accept(queue.mailbox, principal.name, draft, Relation.OTHER, actor)
 

@@ -20,6 +20,7 @@ from agentfs.rights.ownership import Access, Ownership
 from agentfs.rights.policy import Action
 from agentfs.store.event import Event
 from agentfs.store.event_log import EventLog
+from agentfs.store.part import Part
 from agentfs.store.store import Store
 
 __all__ = ["Registry"]
@@ -43,7 +44,7 @@ class Shared(Protocol):
 Thing = TypeVar("Thing", bound=Shared)
 
 
-class Registry(Generic[Thing]):
+class Registry(Part, Generic[Thing]):
     """All of one kind, by name. They outlive the agent that owns them: init has them then, and
     not the next agent of that name. `changed` (ns) is when one came or went last."""
 
@@ -69,7 +70,6 @@ class Registry(Generic[Thing]):
         self._clock = clock
         self._by_name: dict[str, Thing] = {}
         self.changed = int(clock.now() * 1e9)
-        agents.on_remove.append(self._agent_removed)
 
     def find(self, name: str) -> Thing | None:
         return self._by_name.get(name)
@@ -123,7 +123,7 @@ class Registry(Generic[Thing]):
                 f"there are {most} {self.KIND}s already",
                 rule=f"{self.KIND}s.max_{self.KIND}s",
             )
-        self._gate.may_make(actor.name, f"{self.KIND}s", 1)
+        self._gate.check_making(actor.name, f"{self.KIND}s", 1)
         return ownership
 
     def _admit(
@@ -173,7 +173,7 @@ class Registry(Generic[Thing]):
     def _touch(self) -> None:
         self.changed = change_time(self._clock.now(), self.changed)
 
-    def _agent_removed(self, name: str) -> None:
+    def agent_removed(self, name: str) -> None:
         init = self._agents.get(INIT_NAME)
         for thing in self._by_name.values():
             if thing.ownership.owner == name:

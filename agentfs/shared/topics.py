@@ -146,8 +146,7 @@ class Topics(Registry[Topic]):
         """Raise what `publish` would of this principal: EACCES, ESTALE."""
         actor = self._gate.actor(principal)
         self._admit(principal, actor, topic)
-        if self._gate.count_message is not None:
-            self._gate.count_message(actor, 0)
+        self._gate.count_message(actor, 0)
 
     def publish(self, principal: Principal, topic: Topic, data: bytes) -> int:
         """Publish a record; its number. EACCES, ESTALE, EINVAL (empty), EMSGSIZE, ENOSPC (the audit
@@ -168,8 +167,7 @@ class Topics(Registry[Topic]):
                     rule="topics.max_record",
                 )
             self._gate.require_room(principal)
-            if self._gate.count_message is not None:
-                self._gate.count_message(actor)
+            self._gate.count_message(actor)
             self._append(topic, principal.name, data)
             self._trim(topic, limits.max_records, limits.max_bytes)
             return topic.last

@@ -15,8 +15,8 @@ R = TypeVar("R")
 
 
 class Part:
-    """A service that has its say in what other services do. Each method does nothing here; a
-    service overrides those that concern it. Nobody else is asked.
+    """A service that is told what other services do. Each method does nothing here; a service
+    overrides those that concern it, and is asked about nothing else.
 
     The kernel's list of parts is the order in which they are told, of everything. A call that is
     made inside a transaction may refuse it, by raising KernelError.
@@ -33,8 +33,9 @@ class Part:
     async def run(self) -> None:
         """Work until cancelled."""
 
-    def tidy(self) -> None:
-        """The maid makes her round, every `processes.maid_interval`."""
+    def tidy(self) -> object:
+        """The maid makes her round, every `processes.maid_interval`. She goes on with the next part
+        if one fails."""
 
     def complaint(self) -> str:
         """What is wrong, in words for `/sys/health`; empty if nothing is."""

@@ -151,7 +151,7 @@ def test_closed_requests_go_after_a_while_and_numbers_are_not_used_twice(office:
     first = office.asked()
     office.approvals.decide(OPERATOR, first.id, approve=False, reason="no")
     office.clock.advance(8 * 86_400)
-    assert office.approvals.sweep() == 1
+    assert office.approvals.tidy() == 1
     assert office.approvals.find(first.id) is None
     assert office.asked().id == first.id + 1
 

@@ -280,7 +280,7 @@ def test_who_acknowledged_the_question_can_still_answer(pair: World) -> None:
     while pair.recv("bob"):
         pair.clock.advance(2)
     pair.mail.release_stale()
-    pair.mail.asks.sweep()
+    pair.mail.asks.tidy()
     pair.restart()
     reply(pair, one.id)
     assert again(pair, one).state is ANSWERED
@@ -390,7 +390,7 @@ def test_a_reply_that_comes_too_late_is_delivered_without_its_link(
     assert inbox(pair, "alice") == [(None, None)]
     assert pair.waiting("alice") == ["thus"]
     pair.clock.advance(100_000)
-    pair.mail.asks.sweep()
+    pair.mail.asks.tidy()
     assert not pair.mail.asks.of("alice")
     reply(pair, one.id)  # also when the ask is not kept any more
     assert inbox(pair, "alice") == [(None, None)] * 2
@@ -552,9 +552,9 @@ def test_closed_asks_are_swept_after_their_retention(pair: World) -> None:
     one, two = ask(pair), ask(pair)
     reply(pair, one.id)
     pair.clock.advance(599)
-    assert pair.mail.asks.sweep() == 0
+    assert pair.mail.asks.tidy() == 0
     pair.clock.advance(86_400 - 599)
-    assert pair.mail.asks.sweep() == 1
+    assert pair.mail.asks.tidy() == 1
     assert list(pair.mail.asks.of("alice")) == [two.id]  # it expired later
 
 
@@ -654,6 +654,6 @@ def test_many_that_are_due_at_once_end_in_batches_and_whoever_looks_sees_the_end
         pair.clock.advance(0.02)
     assert {one.state for one in made} == {EXPIRED}
     pair.clock.advance(86_400)
-    while pair.mail.asks.sweep():
+    while pair.mail.asks.tidy():
         pass
     assert not pair.mail.asks.of("alice")

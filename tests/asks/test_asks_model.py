@@ -152,7 +152,7 @@ class AskMachine(RuleBasedStateMachine):
             self.world.timers.run_due()
             assert all(each.woken for each in before if each.state != "open")
         if maid:
-            self.world.mail.asks.sweep()
+            self.world.mail.asks.tidy()
             kept = self.world.mail.asks.of("alice")
             for each in self.those(kept=True):
                 if each.state != "open" and each.seq not in kept:

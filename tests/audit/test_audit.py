@@ -482,7 +482,7 @@ def test_old_records_go_in_batches_and_a_signed_cut_stands_for_them(system: Syst
     system.define(*(f"old{number}" for number in range(BATCH + 100)))
     system.clock.advance(3601)
     system.define("young")
-    assert system.audit.sweep() == BATCH
+    assert system.audit.tidy() == BATCH
     assert system.verdict().startswith("ok 103 records")
     system.clock.advance(1)
     system.timers.run_due()
@@ -491,7 +491,7 @@ def test_old_records_go_in_batches_and_a_signed_cut_stands_for_them(system: Syst
         [{"type": "agent_defined", "agent": "young"}]
     ]
     assert system.verdict().startswith("ok 1 records, head 603 ")
-    assert system.audit.sweep() == 0
+    assert system.audit.tidy() == 0
     system.close()
     assert check(system.path) == []
     assert system.verdict().startswith("ok 1 records")
@@ -506,12 +506,12 @@ def test_there_are_never_many_more_than_max_records_and_the_newest_always_stays(
 ) -> None:
     system.settings.replace("audit: {max_records: 10, checkpoint_every: 5}")
     system.define(*map(str, range(40)))
-    assert system.audit.sweep() == 32
+    assert system.audit.tidy() == 32
     assert [record["seq"] for record in system.records()] == list(range(33, 43))
     assert system.verdict().startswith("ok 10 records, head 42 ")
     system.settings.replace("audit: {max_records: 1, retention: 1s}")
     system.clock.advance(100)
-    system.audit.sweep()
+    system.audit.tidy()
     assert [record["seq"] for record in system.records()] == [43]
     system.define("next")
     assert system.verdict().startswith("ok 2 records")

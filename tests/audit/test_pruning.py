@@ -54,7 +54,7 @@ def told(system: System, what: str) -> list[object]:
 
 
 def sweep(system: System) -> None:
-    while system.audit.sweep():
+    while system.audit.tidy():
         pass
 
 
@@ -176,7 +176,7 @@ def test_what_somebody_was_at_is_not_dropped_but_found(tmp_path: Path) -> None:
     edit(system, "UPDATE audit SET record = replace(record, '/1', '/x') WHERE seq = 5")
     refuse(system, *range(5, 30))
     for _ in range(5):
-        system.audit.sweep()
+        system.audit.tidy()
     assert "/x" in system.path.read_bytes().decode("latin1") or "/x" in json.dumps(system.records())
     system.close()
     assert system.verdict().startswith("bad: record 5: its hash")
@@ -196,7 +196,7 @@ def test_a_disk_that_is_full_leaves_everything_as_it_is(
 
     with monkeypatch.context() as broken:
         broken.setattr(system.audit._tables, "_write", fail)
-        assert system.audit.sweep() == 0
+        assert system.audit.tidy() == 0
     assert system.audit.pruning.kept == kept
     sweep(system)
     assert system.audit.pruning.kept == 10
@@ -215,7 +215,7 @@ def test_whatever_comes_the_chain_holds_and_changes_go_last(tmp_path: Path, seed
                 defined.append(f"a{step}")
                 system.define(defined[-1], by=ALICE)
             case 2:
-                system.audit.sweep()
+                system.audit.tidy()
             case 3 if chance.random() < 0.2:
                 first, last = system.audit.pruning.first, system.audit.seq - 1
                 system.audit.cut(OPERATOR, chance.randint(first, min(last, first + 9)))

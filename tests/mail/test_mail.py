@@ -12,6 +12,7 @@ from agentfs.mail.overheard import KEPT, KEPT_BYTES
 from agentfs.model.principal import Kind, Principal
 from agentfs.model.process import Process, Role, State
 from agentfs.process.events import StateChanged
+from agentfs.store.part import Part
 from tests.world import OPERATOR, World
 
 
@@ -670,10 +671,11 @@ def test_a_removal_that_fails_leaves_the_mail(world: World, alice: Process) -> N
     world.send("alice", "ghost")
     memory = world.memory()
 
-    def fail(name: str) -> None:
-        raise KernelError(errno.EBUSY, "not now")
+    class Refusal(Part):
+        def agent_removed(self, name: str) -> None:
+            raise KernelError(errno.EBUSY, "not now")
 
-    world.agents.on_remove.append(fail)
+    world.kernel.ground.parts.add(Refusal())
     with pytest.raises(KernelError):
         world.agents.remove(OPERATOR, "ghost")
     assert world.memory() == memory

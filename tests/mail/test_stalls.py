@@ -27,7 +27,7 @@ def bob(world: World, stalls: Stalls) -> Process:
 
 def later(world: World, stalls: Stalls, seconds: float) -> None:
     world.clock.advance(seconds)
-    stalls.scan()
+    stalls.tidy()
 
 
 def told(world: World) -> list[object]:

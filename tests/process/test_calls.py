@@ -23,6 +23,7 @@ from agentfs.model.principal import Kind, Principal
 from agentfs.model.process import Process, Restart, State
 from agentfs.model.spec import ProcessSpec
 from agentfs.process.events import AgentChanged, AgentDefined, AgentRemoved, SignalSent
+from agentfs.store.part import Part
 from tests.process.test_programs import needs_root
 from tests.process.test_supervisor import jump, over
 from tests.process.world import (
@@ -725,7 +726,12 @@ async def test_commands_are_taken_in_any_case_and_with_spaces(system: System) ->
 
 async def test_the_whole_life_of_an_agent(system: System) -> None:
     removed: list[str] = []
-    system.agents.on_remove.append(removed.append)
+
+    class Removals(Part):
+        def agent_removed(self, name: str) -> None:
+            removed.append(name)
+
+    system.ground.parts.add(Removals())
     uid, gid = os.geteuid(), os.getegid()
     agent = system.agents.define(OPERATOR, "bob", uid, gid)
     assert (agent.name, agent.creator, agent.pid) == ("bob", "init", None)

@@ -116,10 +116,10 @@ async def test_a_limit_of_none_is_exceeded_by_the_first_look(
 
 async def test_what_has_no_limit_is_not_looked_at(system: System, consumption: Consumption) -> None:
     free = await system.shell("bob", SPIN)
-    consumption.scan()
+    consumption.tidy()
     assert len(consumption) == 0
     system.programs.limits_of = lambda process: Bounds(cpu_seconds=1000)
-    consumption.scan()
+    consumption.tidy()
     assert len(consumption) == 1
     system.programs.limits_of = lambda process: Bounds()
     system.programs.apply_limits(free, Bounds())

@@ -67,7 +67,7 @@ async def test_the_group_lets_no_more_be_than_the_limit_and_the_neighbour_forks_
     await grouped.until(lambda: not neighbour.state.alive)
     assert neighbour.output == "through\n"
     for _ in range(2):
-        consumption.scan()
+        consumption.tidy()
     assert grouped.of(ResourceExceeded) == [ResourceExceeded(bomb.pid, "bomb", "max_pids", 9, 9)]
     assert bomb.state.alive, "its forks fail, as with every such limit of Linux"
     assert [process.limits.max_pids for process in (bomb, neighbour)] == [9, 1024]
@@ -158,7 +158,7 @@ async def test_the_bound_of_a_user_moves_with_what_else_the_user_has(plain: Syst
     many = "i=0; while [ $i -lt 24 ]; do sleep 1000 & i=$((i+1)); done; wait"
     alice = await plain.shell("alice", many)
     await eventually(lambda: plain.programs.tasks(alice) == 25)
-    consumption.scan()
+    consumption.tidy()
     (second,) = bounds()
     assert second > first, "others of the user may have ended meanwhile, but not so many"
     plain.programs.limits_of = lambda process: Bounds(pids=5)

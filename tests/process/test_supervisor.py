@@ -36,6 +36,7 @@ from agentfs.process.supervisor import UNKNOWN
 from agentfs.sections import SECTIONS
 from agentfs.store.event_log import EventLog
 from agentfs.store.events import HealthChecked
+from agentfs.store.part import Part
 from agentfs.store.settings import Settings
 from agentfs.store.store import Store
 from tests.process.world import (
@@ -50,6 +51,16 @@ from tests.process.world import (
     gone,
     running,
 )
+
+
+class Task(Part):
+    """A task of the maid."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+
+    def tidy(self) -> None:
+        self._work()
 
 
 async def over(system: System, process: Process) -> None:
@@ -378,7 +389,7 @@ async def test_the_maid_reports_and_calls_what_others_hang_on_her(
     timed: System, mock_clock: Any
 ) -> None:
     called: list[str] = []
-    timed.supervisor.on_maid.append(lambda: called.append("mail"))
+    timed.ground.parts.add(Task(lambda: called.append("mail")))
     await timed.spawn("bob")
     await next_round(timed, mock_clock, 15.0)
     maid = timed.supervisor.maid
@@ -393,7 +404,7 @@ async def test_the_maid_reports_and_calls_what_others_hang_on_her(
     def fail() -> None:
         raise RuntimeError("a fault of ours")
 
-    timed.supervisor.on_maid.append(fail)
+    timed.ground.parts.add(Task(fail))
     await next_round(timed, mock_clock, 15.0)
     assert maid.report["Ok"] is False
     assert "hook" in maid.report["Faults"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import trio
 
-from agentfs.base.clock import Clock, SystemClock, Timers
+from agentfs.base.clock import Clock, SystemClock
 from agentfs.machine.programs import Programs
 from agentfs.model.principal import Kind, Principal
 from agentfs.model.process import Process, State
@@ -28,9 +28,9 @@ from agentfs.rights.gate import Gate
 from agentfs.rights.policy import Policy
 from agentfs.sections import SECTIONS
 from agentfs.store.event import Event
-from agentfs.store.event_log import EventLog, Record
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
+from agentfs.store.event_log import Record
+from agentfs.store.ground import Ground
+from agentfs.store.part import Part
 
 OPERATOR = Principal(Kind.OPERATOR, 1, "init", os.getuid(), os.getgid())
 INSTANCE = f"test-{os.getpid()}"
@@ -44,6 +44,16 @@ def as_agent(process: Process) -> Principal:
     return Principal(Kind.AGENT, process.pid, process.name, process.uid, process.gid)
 
 
+class Ends(Part):
+    """Notes how programs end."""
+
+    def __init__(self, ends: list[tuple[int, int]]) -> None:
+        self._ends = ends
+
+    def program_ended(self, process: Process, code: int) -> None:
+        self._ends.append((process.pid, code))
+
+
 class System:
     """The parts, wired as the kernel wires them."""
 
@@ -51,27 +61,17 @@ class System:
         state_dir.mkdir(exist_ok=True)
         self.state_dir = state_dir
         self.clock = clock
-        self.store = Store(state_dir / "store.db")
-        self.events = EventLog(self.store, clock)
-        self.settings = Settings(self.store, self.events, SECTIONS)
-        self.timers = Timers(clock)
+        self.ground = Ground.open(state_dir, SECTIONS, clock)
+        self.store, self.events = self.ground.store, self.ground.events
+        self.settings, self.timers = self.ground.settings, self.ground.timers
         self.table = ProcessTable(self.store, self.events, clock)
         self.policy = Policy(self.table.find)
-        self.gate = Gate(self.store, self.policy, self.table.find)
-        self.agents = Agents(self.store, self.events, clock, self.gate, self.table, state_dir)
+        self.gate = Gate(self.ground, self.policy, self.table.find)
+        self.agents = Agents(self.ground, self.gate, self.table)
         self.programs = Programs("/nowhere", INSTANCE)
         if not groups:
             self.programs.groups._base = ""
-        self.supervisor = Supervisor(
-            self.table,
-            self.agents,
-            self.programs,
-            self.store,
-            self.events,
-            self.timers,
-            clock,
-            self.settings,
-        )
+        self.supervisor = Supervisor(self.ground, self.table, self.agents, self.programs)
         self.processes = Processes(
             self.gate,
             self.table,
@@ -85,7 +85,7 @@ class System:
             self.timers,
         )
         self.ends: list[tuple[int, int]] = []
-        self.supervisor.on_end.append(lambda process, code: self.ends.append((process.pid, code)))
+        self.ground.parts.add(Ends(self.ends))
         self.heard: list[Event] = []
         self._changed = trio.Event()
         self.events.listen(self._hear)

@@ -31,7 +31,6 @@ class Books(World):
         )
         self.processes.groups = self.groups
         self.calls.meters.insert(0, self.groups)
-        self.supervisor.on_finish.append(self.groups.process_ended)
         self.accounting = Accounting(
             store=self.store,
             events=self.events,
@@ -43,7 +42,7 @@ class Books(World):
             agent=self.agents.find,
         )
         self.calls.on_use.append(self.accounting.record)
-        self.agents.on_remove.append(self.accounting.agent_removed)
+        self.ground.parts.add(self.groups, self.accounting)
 
     def sizes(self) -> dict[str, int]:
         return super().sizes() | self.groups.groups.sizes()

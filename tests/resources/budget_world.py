@@ -68,8 +68,7 @@ class World(System):
             marks=self.marks,
             stop=lambda process: self.supervisor.signals.send(process, "TERM"),
         )
-        self.supervisor.on_end.append(self.calls.process_ended)
-        self.supervisor.on_finish.append(self.budgets.process_ended)
+        self.ground.parts.add(self.calls, self.budgets)
 
     def sizes(self) -> dict[str, int]:
         """Of every table."""

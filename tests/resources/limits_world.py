@@ -38,11 +38,9 @@ class World(budget_world.World):
         super().wire_resources()
         self.ceilings = Ceilings(self.table, self.settings)
         self.spending = Spending(self.ceilings, self.marks, self.store, self.clock)
-        self.spending.take_up((call.pid, call.held_by(self.spending)) for call in self.calls)
+        self.spending.hold_again((call.pid, call.held_by(self.spending)) for call in self.calls)
         self.calls.meters.insert(0, self.spending)
-        self.supervisor.on_finish.append(self.spending.process_ended)
         self.rates = Rates(
-            self.gate,
             self.table,
             self.ceilings,
             self.settings,
@@ -71,8 +69,6 @@ class World(budget_world.World):
             self.rates,
             self.programs,
         )
-        self.supervisor.on_end.append(self.mail.process_ended)
-        self.agents.on_remove.append(self.mail.agent_removed)
         self.queues = Queues(
             self.gate,
             self.table,
@@ -92,6 +88,7 @@ class World(budget_world.World):
             self.clock,
             self.settings,
         )
+        self.ground.parts.add(self.spending, self.rates, self.mail, self.queues, self.topics)
         self.mail.load()
 
     def sizes(self) -> dict[str, int]:

@@ -200,7 +200,7 @@ def test_an_agent_reads_its_own_account_and_its_users_and_the_operator_all(world
 
 def sweep_all(world: Books) -> int:
     """All batches, with the time between them."""
-    count = world.accounting.sweep()
+    count = world.accounting.tidy()
     while len(world.timers):
         before = rows(world)
         world.clock.advance(1)
@@ -217,7 +217,7 @@ def test_records_go_after_the_retention_in_batches_and_totals_stay(world: Books)
     world.book(alice, 1000)
     world.clock.advance(89 * DAY)
     world.clock.advance(2 * DAY - world.clock.now() % DAY)
-    assert world.accounting.sweep() == 100  # the first batch: 100 of them
+    assert world.accounting.tidy() == 100  # the first batch: 100 of them
     world.agree()  # in the middle of it, too
     assert [sums.calls for _, sums in world.accounting.hours("agent", "alice")] == [150, 1]
     assert sweep_all(world) == 151

@@ -100,7 +100,7 @@ def test_who_does_not_say_what_it_took_is_charged_what_was_set_aside(world: Worl
     ask(world, made, f"settle {ask(world, made, 'llm sonnet 400')}")
     assert world.figures(made) == (5000, 400, 0, 4600)
     world.llm(made, 300)
-    world.calls.process_ended(made, 1)
+    world.calls.program_ended(made, 1)
     assert world.figures(made) == (5000, 700, 0, 4300)
     assert world.calls.of(made.pid) == []
 

@@ -158,6 +158,7 @@ async def test_everything_is_looked_at_each_minute(
     async with running(tmp_path / "state", clock=TrioClock()) as system:
         shares = Shares(system.settings, system.events, system.clock, system.agents.find)
         disk = DiskShares(system.state_dir, shares, system.agents, system.settings, system.clock)
+        system.ground.parts.add(shares, disk)
         system.agents.define(OPERATOR, "bob", os.getuid(), os.getgid())
         path = system.agents.memory_dir("bob") / "big"
         async with trio.open_nursery() as nursery:

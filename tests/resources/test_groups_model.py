@@ -238,7 +238,7 @@ class GroupMachine(RuleBasedStateMachine):
     @rule(hours=st.sampled_from([1, 30, 24 * 95]))
     def pass_time(self, hours: int) -> None:
         self.world.clock.advance(hours * 3600.0)
-        self.world.accounting.sweep()
+        self.world.accounting.tidy()
 
     @rule()
     def crash(self) -> None:

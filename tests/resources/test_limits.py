@@ -19,6 +19,7 @@ from agentfs.process.ceilings import NAMES
 from agentfs.process.events import ResourceExceeded
 from agentfs.quota.events import LimitChanged, ResourceWarning, TaskTimedOut
 from agentfs.quota.meter import LimitError
+from agentfs.store.part import Part
 from tests.process.world import OPERATOR, as_agent
 from tests.resources.limits_world import World
 
@@ -491,9 +492,8 @@ def test_fault_b7_what_a_process_had_goes_at_its_end(world: World) -> None:
 def test_a_restart_of_its_program_keeps_what_was_used(world: World) -> None:
     process = world.child("a", limits={"max_llm_calls": 2})
     world.use(process, 10)
-    for call in world.supervisor.on_end:
-        with world.store.transaction():
-            call(process, 1)
+    with world.store.transaction():
+        world.ground.parts.tell(Part.program_ended, process, 1)
     world.use(process, 10)
     with refused(errno.EDQUOT, "max_llm_calls"):
         world.llm(process, 10)

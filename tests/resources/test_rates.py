@@ -62,7 +62,7 @@ def test_rate_limiter_window_expiry(world: World) -> None:
 def test_rate_limiter_no_limit(world: World) -> None:
     """TestRateLimiterNoLimit: always allowed, and then nobody even asks."""
     process = sender(world, None)
-    assert world.gate.count_message is None
+    assert world.rates.sizes()["rate limits"] == 0
     for _ in range(200):
         world.send(process, "init")
     assert world.limits.used(process, "messages_per_minute") == 0
@@ -77,7 +77,7 @@ def test_rate_limiter_remove(world: World) -> None:
     world.limit(process, "messages_per_minute", "max")
     for _ in range(5):
         world.send(process, "init")
-    assert world.gate.count_message is None
+    assert world.rates.sizes()["rate limits"] == 0
 
 
 # -- what counts -----------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_each_process_has_its_own_window_and_the_operator_none(world: World) -> 
     draft = Draft("init", b"in its name")
     world.mail.send(OPERATOR, "first", draft)
     world.configure_limits()
-    assert world.gate.count_message is None
+    assert world.rates.sizes()["rate limits"] == 0
 
 
 def test_a_limit_above_it_holds_for_a_process(world: World) -> None:

@@ -42,7 +42,7 @@ __all__ = ["main"]
 log = logging.getLogger("agentfs.daemon")
 
 OPTIONS = {"default_permissions", "fsname=agentfs", "subtype=agentfs"}
-"""What every mount has: modes and owners are checked by Linux; the type is `fuse.agentfs`."""
+"""The options of every mount: modes and owners are checked by Linux; the type is `fuse.agentfs`."""
 
 ROOTS_OPTIONS = {"allow_other"}
 """Root's mounts let other users in: agents run as users of their own, and the modes are real."""
@@ -55,7 +55,7 @@ whether or not the disk looks full just then."""
 
 
 class Bridge:
-    """What the mount needs of the kernel (`agentfs.mount.host.Host`)."""
+    """The kernel as the mount sees it (`agentfs.mount.host.Host`)."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -176,7 +176,7 @@ def _failed(starter: Starter, words: str, foreground: bool) -> int:
 
 
 def _first(fault: BaseException) -> BaseException:
-    """What went wrong first."""
+    """The first fault in a group."""
     while isinstance(fault, BaseExceptionGroup):
         fault = fault.exceptions[0]
     return fault
@@ -259,7 +259,7 @@ async def _end_on_signals(
 
 
 def _ignored(signum: int, frame: FrameType | None) -> None:
-    """What TERM and INT do once the end is under way: nothing."""
+    """TERM and INT do nothing once the end is under way."""
 
 
 if __name__ == "__main__":

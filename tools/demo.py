@@ -121,7 +121,7 @@ def _start(folder: str) -> None:
 
 
 def _count(text: bytes) -> int:
-    """What wc says; whether bytes beyond ASCII alone are a word depends on its version."""
+    """The count of wc; whether bytes beyond ASCII alone are a word depends on its version."""
     wc = ["wc", "-w"]
     done = subprocess.run(
         wc, input=text, capture_output=True, check=True, env=os.environ | {"LC_ALL": "C"}
@@ -154,7 +154,7 @@ def _compare(mnt: Path, folder: str, watch: _Watch) -> None:
 
 @dataclass
 class _Seen:
-    """What has happened to the victim so far."""
+    """The fate of the victim so far."""
 
     killed: bool = False
     restarted: bool = False

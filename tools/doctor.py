@@ -233,7 +233,7 @@ def _system_calls() -> Finding:
 
 
 def _confinement() -> Iterator[Finding]:
-    """What programs can really be kept from; see `agentfs.machine.confine`."""
+    """The things that programs can really be kept from; see `agentfs.machine.confine`."""
     from agentfs.machine.confine import CAPABILITIES, mechanisms
 
     by = {
@@ -302,7 +302,7 @@ def _mounts() -> Iterator[Finding]:
 
 
 def _store(state: Path, key: str | None) -> list[Finding]:
-    """What is wrong with a state directory: what keeps a daemon from starting, and what the
+    """The faults of a state directory: those that keep a daemon from starting, and those that the
     consistency check finds."""
     from agentfs.check import check
     from agentfs.store.layout import STORE, StateError

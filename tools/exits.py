@@ -33,7 +33,7 @@ class ToolError(Exception):
 
 def outputs() -> None:
     """Have three standard files: with `>&-` the next file that is opened would be taken for the
-    output. What is written then is an error, as it is for others."""
+    output. Writing to one is an error then, as it is for other programs."""
     while (descriptor := os.open(os.devnull, os.O_RDONLY)) <= 2:
         pass
     os.close(descriptor)
@@ -75,8 +75,8 @@ def ended(run: Callable[[], int]) -> int:
 
 
 def finish(code: int) -> None:
-    """End with `code`. What cannot be written any more is not tried again, which Python would tell
-    of."""
+    """End with `code`. Output that cannot be written is not tried again: Python would complain of
+    it."""
     for name in ("stdout", "stderr"):
         try:
             getattr(sys, name).flush()

@@ -21,7 +21,7 @@ __all__ = ["inbox"]
 FOLDERS = ("new", "cur")
 
 
-class Letter(NamedTuple):
+class InboxMessage(NamedTuple):
     """One message that is in the inbox: its number, where it lies, and what it says."""
 
     id: str
@@ -43,7 +43,7 @@ class Letter(NamedTuple):
         return self.content.partition(b"\n\n")[2].decode(errors="replace")
 
     def row(self) -> dict[str, str | bool]:
-        """What the listing says of it."""
+        """The message as the listing has it."""
         return {
             "id": self.id,
             "new": self.new,
@@ -114,7 +114,7 @@ def inbox(words: tuple[str, ...], as_json: bool) -> None:
         tree.remove(letter.path)
 
 
-def _letters(tree: Tree, name: str) -> list[Letter]:
+def _letters(tree: Tree, name: str) -> list[InboxMessage]:
     found = []
     for folder in FOLDERS:
         for file in tree.names(f"agents/{name}/inbox/{folder}"):
@@ -125,13 +125,13 @@ def _letters(tree: Tree, name: str) -> list[Letter]:
                 if gone.errno and os.path.lexists(tree.path(path)):
                     raise
                 continue  # somebody else took it meanwhile
-            letter = Letter("", path, folder == "new", content)
+            letter = InboxMessage("", path, folder == "new", content)
             number = letter.header("Message-ID").strip("<> ").partition("@")[0]
             found.append(letter._replace(id=number or file))
     return sorted(found, key=lambda letter: letter.id)
 
 
-def _letter(tree: Tree, name: str, given: str) -> Letter:
+def _letter(tree: Tree, name: str, given: str) -> InboxMessage:
     wanted = given.lstrip("0") or "0"
     for letter in _letters(tree, name):
         if letter.id.lstrip("0") == wanted or os.path.basename(letter.path) == given:
@@ -139,7 +139,7 @@ def _letter(tree: Tree, name: str, given: str) -> Letter:
     raise TreeError(tree.path(f"agents/{name}/inbox"), f"there is no message {shown(given)[:40]}")
 
 
-def _line(letter: Letter) -> str:
+def _line(letter: InboxMessage) -> str:
     row = letter.row()
     mark = paint("*", "yellow") if letter.new else " "
     kind = f"[{row['type']}] " if row["type"] else ""

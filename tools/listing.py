@@ -60,7 +60,7 @@ def _object(status: Status) -> str:
 
 
 def _with_why(tree: Tree, status: Status) -> Status:
-    """What it waits for; nothing where that may not be read, or it has just ended."""
+    """`status`, and what it waits for, unless that may not be read or it has just ended."""
     try:
         return status | {"Why": tree.read(f"proc/{status['Pid']}/why")}
     except TreeError:
@@ -218,7 +218,7 @@ STUCK = frozenset({"waiting", "hung", "blocked", "sleeping"})
 
 
 def summary(source: Tree) -> dict[str, Any]:
-    """What `status` says, as it is in JSON."""
+    """The state of the system, as `status --json` prints it."""
     health = source.fields("sys/health")
     processes = source.processes()
     states: dict[str, int] = {}

@@ -176,7 +176,7 @@ def start(
 
 
 def _lines(path: str, start: int) -> list[str]:
-    """What was logged since `start`."""
+    """The lines that were logged since `start`."""
     with open(path, encoding="utf-8", errors="replace") as file:
         file.seek(start)
         return [line.strip() for line in file if line.strip()]

@@ -14,7 +14,7 @@ TYPE = "fuse.agentfs"
 """The file system type that the daemon mounts with (`subtype=agentfs`)."""
 
 GONE = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
-"""What the Linux kernel answers for a mount whose daemon is no more."""
+"""The errors that Linux gives for a mount whose daemon is gone."""
 
 PATIENCE = 3.0
 """Seconds that a daemon may take to answer statfs, on a busy machine too."""

@@ -39,7 +39,7 @@ NAMES = {
     "audit": "records of the audit",
     "publications": "records of topics",
 }
-"""What is counted for people."""
+"""The tables whose rows are counted for people."""
 
 
 def trial(store: Path, key: Path) -> str:
@@ -133,7 +133,7 @@ def _save(state: Path, aside: Path, key: Path, say: Callable[[str], object]) -> 
 
 
 def _salvaged(store: Path, made: Path, say: Callable[[str], object]) -> list[Saved]:
-    """What can be read of the store, if need be with a first page that is not its own."""
+    """Save what can be read of the store, if need be with a first page that is not its own."""
     try:
         if store.exists():
             make_up_length(store)

@@ -105,7 +105,7 @@ SENTENCES = {
     "use_recorded": "it used {used} ({kind})",
     "uses_swept": "{count} old uses are swept",
 }
-"""What each type says; what has no sentence is told field by field."""
+"""A sentence for each type. An event without one is told field by field."""
 
 
 class _Said(dict[str, Any]):
@@ -129,7 +129,7 @@ def sentence(event: Event) -> str:
 
 
 def _files(event: Event) -> Iterator[str]:
-    """What was done to files of /shared, file by file, and where there was more."""
+    """The changes of /shared, file by file, and where there were more."""
     for file in event["files"]:
         to = f" to {file['to']}" if "to" in file else ""
         yield f"{', '.join(file['did'])} {file['path']}{to}"
@@ -153,7 +153,7 @@ def objects(
     pieces: Iterable[bytes], tell: Callable[[Event], str], wanted: Callable[[Event], bool]
 ) -> Iterator[tuple[bytes, str]]:
     """Of a stream of JSON lines those that are `wanted`: each as it is, and as a line of words.
-    What has no type is no event: it is passed on as it is."""
+    An object without a type is no event, and is passed on as it is."""
     rest = b""
     for piece in pieces:
         *lines, rest = (rest + piece).split(b"\n")

@@ -1,4 +1,4 @@
-"""Services that start programs for any program of the same user. What they start descends from no
+"""Services that start programs for any program of the same user. Such a program descends from no
 agent; where agents run as the operator's own user, it is the operator."""
 
 from __future__ import annotations

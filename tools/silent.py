@@ -35,7 +35,7 @@ STATES = {
     "R": "it is busy",
     "S": "it waits for something",
 }
-"""What the letters of /proc/PID/status say of it."""
+"""The letters of /proc/PID/status, in words."""
 
 
 class SilentError(ToolError):

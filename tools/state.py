@@ -21,7 +21,7 @@ STORE = "store.db"
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StateDirectory:
     """One state directory. `mountpoint`: where it was mounted last; empty if that cannot be read.
     `used`: when its store changed last, seconds since 1970; `bytes` of the whole directory. `pid`:
     the daemon that has it now, 0 if none has."""
@@ -98,7 +98,7 @@ def _named(directory: str) -> Path:
     return path
 
 
-def _all() -> Iterator[Kept]:
+def _all() -> Iterator[StateDirectory]:
     base = Path(_base())
     with suppress(FileNotFoundError):
         for path in sorted(base.iterdir()):
@@ -107,7 +107,7 @@ def _all() -> Iterator[Kept]:
                 continue
             files = [store, path / f"{STORE}-wal"]
             used = max(file.stat().st_mtime for file in files if file.exists())
-            yield Kept(str(path), _mountpoint(path), used, _bytes(path), _holder(path))
+            yield StateDirectory(str(path), _mountpoint(path), used, _bytes(path), _holder(path))
 
 
 def _mountpoint(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What a terminal shows: colours where they are wanted, and no control characters of others."""
+"""Text for a terminal: colours where they are wanted, and no control characters of others."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 QUIET = frozenset({errno.ENOENT, errno.EAGAIN, errno.EINTR, errno.ENOTCONN})
-"""What the tree does not write a reason for."""
+"""Errors for which the tree writes no reason."""
 
 MOST_DIGITS = 18
 """Of a number that is meant as one."""
@@ -46,7 +46,7 @@ class TreeError(ToolError):
 
 
 def encoded(text: str) -> bytes:
-    """What was given, as bytes: those of the command line as they were. Raises ToolError for half a
+    """`text` as bytes: those of the command line as they were. Raises ToolError for half a
     surrogate pair, which is no character."""
     try:
         return text.encode("utf-8", "surrogateescape")
@@ -142,7 +142,7 @@ class Tree:
         return False
 
     def _reason(self, name: str, number: int) -> str | None:
-        """What `PATH: ERRNO: reason` says, if it is about a call on this file."""
+        """The reason in /proc/self/error (`PATH: ERRNO: reason`), if it is about this file."""
         try:
             with open(self.path("proc/self/error"), encoding="utf-8", errors="replace") as file:
                 text = file.read().strip()
@@ -158,7 +158,7 @@ class Tree:
         return match[3]
 
     def names(self, name: str) -> list[str]:
-        """What `ls` shows."""
+        """The entries of a directory, as `ls` has them."""
         try:
             return os.listdir(self.path(name))
         except OSError as failed:
@@ -177,7 +177,7 @@ class Tree:
             raise self.failure(name, failed) from None
 
     def stream(self, name: str, flags: int = 0) -> Iterator[bytes]:
-        """What reading `name` gives, piece by piece, until the end of file."""
+        """The content of `name`, piece by piece, until the end of file."""
         try:
             descriptor = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC | flags)
         except OSError as failed:
@@ -197,7 +197,7 @@ class Tree:
             os.close(descriptor)
 
     def remove(self, name: str) -> None:
-        """What `rm` does."""
+        """Remove a file, as `rm` does."""
         try:
             os.unlink(self.path(name))
         except OSError as failed:

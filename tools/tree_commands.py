@@ -67,7 +67,7 @@ class SpawnCommand(FileCommand):
 
 
 def _spawn_text(given: Given, command: list[str] | None) -> str:
-    """What to write into `spawn`: the file as it is, or with what the options say over it."""
+    """The text for `spawn`: the file as it is, or with the options laid over it."""
     import json
 
     spec: dict[str, Any] = {
@@ -136,7 +136,7 @@ def _is_definition(spec: str) -> bool:
 
 
 def _no_definition(given: Given, text: str) -> str:
-    """What was expected of SPEC."""
+    """A sentence about what SPEC has to be."""
     words = "a definition was expected, YAML or JSON with keys like `name:`, `exec:`, `role:`"
     spec = given["spec"]
     if _is_definition(spec):
@@ -357,7 +357,7 @@ def log(names: tuple[str, ...], follow: bool, lines: int | None) -> None:
 
 
 def _told(tree: Tree, name: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """What fails in `pieces`, as an error of the log."""
+    """`pieces`; an error in them is one of the log."""
     try:
         yield from pieces
     except OSError as failed:

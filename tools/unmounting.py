@@ -160,7 +160,7 @@ def _users(path: str, daemon: int) -> list[str]:
 
 
 def _name(pid: int) -> str:
-    """What a program is called; empty if it ended meanwhile."""
+    """The name of a program; empty if it has ended meanwhile."""
     try:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
             return file.read().strip()

@@ -180,7 +180,7 @@ End = tuple[_Started, int | TreeError | None]
 
 
 class _Session:
-    """What was started, and how each of it ended."""
+    """The processes that were started, and how each of them ended."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -315,7 +315,7 @@ class _Session:
         sys.stdout.buffer.flush()
 
     def _new(self, process: _Started) -> bytes:
-        """What was appended to a log; all of it if it was truncated meanwhile."""
+        """The new part of a log; all of it if it was truncated meanwhile."""
         try:
             with open(self._tree.path(f"agents/{process.name}/log"), "rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size

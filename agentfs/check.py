@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from agentfs.approvals import approvals
+from agentfs.approvals.check_approvals import approval_faults
 from agentfs.asks.check_asks import ask_faults
 from agentfs.audit.check_audit import audit_faults
 from agentfs.base.errors import KernelError
@@ -34,7 +34,6 @@ from agentfs.sections import SECTIONS
 from agentfs.shared.check_artifacts import artifact_faults, content_faults
 from agentfs.shared.check_queues import queue_faults
 from agentfs.store.migrations import LATEST
-from agentfs.store.rows import records
 from agentfs.store.settings import configuration
 
 __all__ = ["check"]
@@ -84,7 +83,7 @@ def _faults(connection: sqlite3.Connection) -> Iterator[str]:
     yield from group_faults(connection, store.processes)
     yield from usage_faults(connection)
     yield from limit_faults(connection, store.processes)
-    yield from _approval_faults(store, connection)
+    yield from approval_faults(connection, store.number("last_approval"))
 
 
 class _Contents:
@@ -263,18 +262,6 @@ def _record_faults(
         yield f"process {pid}, which has claimed it, is no living process"
     elif "/" not in mailbox and process.name != mailbox:
         yield f"process {pid}, which has claimed it, is none of {mailbox}"
-
-
-def _approval_faults(store: _Contents, connection: sqlite3.Connection) -> Iterator[str]:
-    last = store.number("last_approval")
-    for key, record in records(connection, approvals.KIND):
-        try:
-            number = approvals.Request.from_record(record).id
-        except (TypeError, KeyError, ValueError) as bad:
-            yield f"approval {key}: {bad!r}"
-            continue
-        if last is not None and number > last:
-            yield f"approval {key}: the last one has number {last} only"
 
 
 def _publication_faults(store: _Contents, connection: sqlite3.Connection) -> Iterator[str]:

@@ -146,7 +146,7 @@ class Kernel:
         self.table = ProcessTable(self.store, self.events, self.clock)
         self.events.process_of = self.table.pid_of
         self.events.agent_of = self.table.name_of
-        self.policy = Policy(self.table.find)
+        self.policy = Policy(self.table.find, self.ground.parts)
         self.roles = LiveDocument(
             roles.FILE,
             self.store,
@@ -327,16 +327,8 @@ class Kernel:
 
     def _build_notices(self) -> None:
         """What is told by mail, and decided by those who are told."""
-        notices = self.notices = Notices(self.mail)
-        self.approvals = Approvals(
-            self.gate,
-            self.store,
-            self.events,
-            self.clock,
-            self.timers,
-            self.settings,
-            tell=notices.approval_asked,
-        )
+        self.notices = Notices(self.mail)
+        self.approvals = Approvals(self.ground, self.gate, self.mail)
         self.waits = Waits(self.clock)
         self.stalls = Stalls(self.mail, self.table, self.events, self.clock, self.settings)
         self.asks = self.mail.asks
@@ -406,7 +398,7 @@ class Kernel:
         self.groups.on_created = made.note_group
         made.count_in("reminders", lambda: self.reminders.by_agent, lambda: len(self.reminders))
         made.count_in("asks", lambda: asks.open_asks, lambda: asks.waiting)
-        made.count_in("approvals", approvals.counts, lambda: approvals.open)
+        made.count_in("approvals", lambda: approvals.by_agent, lambda: approvals.open)
 
     def _build_boundary(self) -> None:
         """What the tree and the daemon ask of the kernel."""

@@ -10,8 +10,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agentfs.approvals.approvals import State as Approval
 from agentfs.approvals.events import ApprovalAsked, ApprovalDecided
+from agentfs.approvals.request import ApprovalState
 from agentfs.audit.events import CallRefused
 from agentfs.base.clock import Timer, rfc3339
 from agentfs.base.text import one_line
@@ -175,7 +175,7 @@ class Why(Part):
 
     def _approval(self, process: Process) -> Wait | None:
         for request in self._kernel.approvals.waiting(process.name):
-            if request.state is Approval.PENDING:
+            if request.state is ApprovalState.PENDING:
                 detail = f"{request.name} by {request.by} until {rfc3339(request.deadline)}"
                 return Wait("approval", request.asked, f"{detail}: {request.action} {request.path}")
         return None

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from agentfs.approvals.approvals import Approvals, Request
+from agentfs.approvals.approvals import Approvals
 from agentfs.approvals.events import ApprovalAsked, ApprovalDecided, ApprovalDropped
+from agentfs.approvals.request import ApprovalRequest
 from agentfs.base.clock import rfc3339
 from agentfs.base.errors import ApprovalError, KernelError
 from agentfs.store.event import Event
@@ -42,7 +43,7 @@ class ApprovalsDirectory(Table):
     def owner(self) -> Owner:
         return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
 
-    def _request(self, name: str) -> Request | None:
+    def _request(self, name: str) -> ApprovalRequest | None:
         if not (name.isascii() and name.isdigit() and len(name) <= 18):
             return None
         request = self.kernel.approvals.find(int(name))
@@ -77,7 +78,7 @@ class ApprovalDirectory(Table):
 
     PATH = "/dev/approvals/ID"
 
-    def __init__(self, folder: ApprovalsDirectory, request: Request) -> None:
+    def __init__(self, folder: ApprovalsDirectory, request: ApprovalRequest) -> None:
         self.kernel = folder.kernel
         self.asked = request
         self.key = ("approval", request.id)

@@ -12,9 +12,6 @@ from __future__ import annotations
 import logging
 import os
 
-from agentfs.approvals.approvals import OPERATOR, Request
-from agentfs.base.clock import rfc3339
-from agentfs.base.text import one_line
 from agentfs.mail.mail import Mail
 from agentfs.mail.message import Message
 from agentfs.model.names import INIT_NAME
@@ -63,25 +60,6 @@ class Notices(Part):
             parent.name,
             f"{process.name}, process {process.pid}: {reason}.\n",
             [("Type", "escalation"), ("Severity", "error")],
-        )
-
-    def approval_asked(self, request: Request) -> None:
-        """Somebody waits for a decision: whoever makes it is told."""
-        name = INIT_NAME if request.by == OPERATOR else request.by
-        text = (
-            f"{request.agent} (process {request.pid}, user {request.user}) asks to"
-            f" {request.action} {one_line(request.path)}. Write `approve {request.sha256}`, or"
-            f" reject and a reason, to /dev/approvals/{request.name}/decision by"
-            f" {rfc3339(request.deadline)}."
-        )
-        if request.size or request.about:
-            about = f"{request.about}\n" if request.about else ""
-            content = request.content.decode(errors="replace")
-            text += f" It is about ({request.size} bytes):\n\n{about}{content}"
-        self._tell(
-            name,
-            f"{text}\n",
-            [("Type", "approval-request"), ("Approval", request.name)],
         )
 
     def _tell(

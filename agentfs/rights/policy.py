@@ -1,18 +1,19 @@
-"""Who may do what: the one place that every call asks, and that says which rule decided.
+"""Who may do what. Every call asks the policy, which also says which rule has decided.
 
-The order: an explicit `deny` of the role's table; the rule of /etc/acl.yaml that decides, if one
-matches; the role's table; and whether both are of one user, or, for mail, know each other.
+It looks, in this order, at an explicit `deny` in the role's table, at the rule of /etc/acl.yaml
+that decides, if one matches, and at the rest of the role's table. Then it looks whether both are of
+one user, or, for mail, whether they know each other.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from agentfs.base.content import Content
-from agentfs.base.errors import KernelError
+from agentfs.base.errors import ApprovalError, KernelError
 from agentfs.model.capability import CapabilitySet
 from agentfs.model.names import INIT_NAME
 from agentfs.model.process import Agent, Process, Role, Tier
@@ -21,6 +22,7 @@ from agentfs.rights import roles as tables
 from agentfs.rights.acl import Acl, Approval, Rule
 from agentfs.rights.role_capabilities import CapabilityHolder, RoleCapabilities
 from agentfs.rights.roles import Action, RoleEntry, Roles, Verdict
+from agentfs.store.part import Part, Parts
 
 __all__ = [
     "PRIVATE",
@@ -34,21 +36,22 @@ __all__ = [
 ]
 
 CROSSING = frozenset({Action.KILL, Action.MANAGE_TREE, Action.READ_PROCESS})
-"""The actions on processes that stay within one user. So does mail, but for `acquainted` ones."""
+"""The actions on processes that stay within one user. Mail does so too, except between agents that
+are acquainted."""
 
 STRANGERS = "strangers"
 """The rule that keeps mail from another user's agent."""
 
 OF_ONESELF = frozenset({Action.KILL, Action.READ_PROCESS})
-"""What everybody may do to itself unless it is denied by name."""
-
+"""What every process may do to itself, unless that is denied by name."""
 
 PRIVATE = frozenset({"sent", "spec.yaml"})
-"""What `read_process` lets others see only where a rule says so, whatever the role's table says."""
+"""The files that `read_process` shows to others only where a rule says so, whatever the role's
+table says."""
 
 
 class Target(Protocol):
-    """Whom an action is on: a process, or an agent that has none."""
+    """The process that an action is done to, or an agent that has none."""
 
     @property
     def name(self) -> str: ...
@@ -58,50 +61,44 @@ class Target(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """An answer. `rule` names what decided; if it is no, `errno` and `reason` say why. `approval`
-    is what the rule asks for before an action that is allowed happens, and `content` what the call
-    says: an approval is for exactly that."""
+    """An answer. `rule` names what has decided; if the answer is no, `errno` and `reason` say why.
+    `approval` is what the rule asks for before an allowed action happens."""
 
     allowed: bool
     rule: str
     errno: int = 0
     reason: str = ""
     approval: Approval | None = None
-    content: Content | None = None
 
     def refusal(self) -> KernelError:
-        """The error of a no."""
+        """The error of an answer that is no."""
         return KernelError(self.errno, self.reason, rule=self.rule)
 
 
 ITSELF = Decision(True, "itself")
-
-Ask = Callable[[Process, Action, str, Decision], None]
 
 
 def _never() -> bool:
     return False
 
 
-def _nobody_to_ask(actor: Process, action: Action, path: str, decision: Decision) -> None:
-    raise KernelError(
-        errno.EACCES, f"{actor.name} may {action.words} here only with approval", rule=decision.rule
-    )
-
-
 class Policy:
-    """Made with the defaults; the documents of /etc are put in effect with `use_roles` and
-    `use_acl`. `ask` is called where a rule wants somebody's approval, and raises unless there is
-    one. `find` gives a process by its pid: refusals call the parent by its name."""
+    """Begins with the defaults; `use_roles` and `use_acl` put the documents of /etc in effect.
+    Where a rule wants an approval, one of `parts` says whether it is there. `find` gives a process
+    by its pid."""
 
-    def __init__(self, find: Callable[[int], Process | None] = lambda pid: None) -> None:
+    def __init__(
+        self,
+        find: Callable[[int], Process | None] = lambda pid: None,
+        parts: Parts | None = None,
+    ) -> None:
         self._find = find
-        self.ask: Ask = _nobody_to_ask
+        self._parts = Parts() if parts is None else parts
         self.use_roles(Roles())
         self.use_acl(Acl())
 
     def use_roles(self, roles: Roles) -> None:
-        """Put the tables of roles and tiers in effect."""
+        """Put other tables of roles and tiers in effect."""
         self.roles: Mapping[Role, RoleEntry] = roles.entries
         self.models: Mapping[Tier, str] = roles.models
         self._capabilities = RoleCapabilities(
@@ -114,7 +111,7 @@ class Policy:
         }
 
     def use_acl(self, acl: Acl) -> None:
-        """Put the rules in effect."""
+        """Put other rules in effect."""
         self.acl = acl
         self._granted = {
             rule.number: Decision(True, rule.name, approval=rule.approval) for rule in acl.rules
@@ -131,9 +128,9 @@ class Policy:
         *,
         answers: Callable[[], bool] = _never,
     ) -> Decision:
-        """Whether `actor` may do it. `path` names, by agent name, what it is done to; `target` is
-        whom, if it is an agent or a process; `answers` says whether `target` wrote to `actor`
-        before, and is asked only if that decides. 1 µs, whatever the number of rules."""
+        """Whether `actor` may do it. `path` names what it is done to, agents by their names.
+        `target` is that agent or process, if it is one. `answers` says whether `target` wrote to
+        `actor` before; it is asked only if that decides. 1 µs, whatever the number of rules."""
         said = self.roles[actor.role].actions[action]
         if said is Verdict.DENY:
             return self._table_says_no(actor, action, errno.EPERM, path)
@@ -171,8 +168,9 @@ class Policy:
         what: bytes = b"",
         about: str = "",
     ) -> None:
-        """Raise unless `decide` says yes: EPERM for an explicit deny and another user's process,
-        EACCES for what nothing allows. `what` and `about` are what is to be approved."""
+        """Raise unless `decide` says yes and nobody has still to approve it: EPERM for an explicit
+        deny and for another user's process, EACCES for what nothing allows. `what` and `about` are
+        the content that is to be approved."""
         decision = self.permit(actor, action, path, target)
         self.approved(actor, action, path, decision, what, about)
 
@@ -185,7 +183,7 @@ class Policy:
         *,
         answers: Callable[[], bool] = _never,
     ) -> Decision:
-        """The same before there is anything that could be approved: `approved` has to follow."""
+        """The same before there is a content that could be approved. `approved` has to follow."""
         decision = self.decide(actor, action, path, target, answers=answers)
         if not decision.allowed:
             raise decision.refusal()
@@ -200,14 +198,29 @@ class Policy:
         what: bytes | Content = b"",
         about: str = "",
     ) -> None:
-        """Raise unless nobody has to approve it, or somebody did."""
-        if decision.approval is not None:
-            content = what if isinstance(what, Content) else Content.of(what, about)
-            self.ask(actor, action, path, replace(decision, content=content))
+        """Raise ApprovalError if the decision needs an approval that is not there; inside a
+        transaction one that is there is used up. Process 1 is the operator, who need not ask."""
+        wanted = decision.approval
+        if wanted is None or actor.role is Role.KERNEL:
+            return
+        needed = ApprovalError(
+            f"{actor.name} may {action.words} here once {wanted.by} approves",
+            rule=decision.rule,
+            pid=actor.pid,
+            agent=actor.name,
+            user=actor.user,
+            action=action.value,
+            path=path,
+            by=wanted.by,
+            timeout=wanted.timeout,
+            content=what if isinstance(what, Content) else Content.of(what, about),
+        )
+        if not any(approved(needed) for approved in self._parts.each(Part.is_approved)):
+            raise needed
 
     def _acquainted(self, actor: Process, target: Target) -> bool:
-        """Whether mail passes between two users without a word of anybody: with the operator,
-        between parent and child, and within a group of /sys/cgroup."""
+        """Whether mail passes between these agents of two users without a rule: one is the
+        operator, or the other's parent, or both are within one group of /sys/cgroup."""
         if isinstance(target, Agent):
             target = (target.pid and self._find(target.pid)) or target
         if actor.role is Role.KERNEL or target.name == INIT_NAME:
@@ -249,11 +262,11 @@ class Policy:
     # -- capabilities ----------------------------------------------------------------------------
 
     def role_capabilities(self, role: Role) -> CapabilitySet:
-        """What a role has at most."""
+        """What processes of a role have at most."""
         return self._capabilities.of_role(role)
 
     def capabilities(self, process: CapabilityHolder) -> CapabilitySet:
-        """What `process` may at this moment."""
+        """What `process` has at this moment."""
         return self._capabilities.effective(process)
 
     def require_capability(self, actor: CapabilityHolder, capability: str) -> None:
@@ -262,7 +275,7 @@ class Policy:
 
 
 def _holds(said: Verdict, actor: Process, target: Target | None) -> bool:
-    """Whether what the table says only of some holds for `target`."""
+    """Whether `target` is one of those for whom the table allows it."""
     if not isinstance(target, Process):
         return False
     match said:
@@ -275,7 +288,7 @@ def _holds(said: Verdict, actor: Process, target: Target | None) -> bool:
 
 
 def across_users(uids: Iterable[int]) -> str:
-    """What to tell whoever looks after agents of several users; empty if `uids` are all one."""
+    """A sentence for the operator about agents of several users; empty if all `uids` are one."""
     users = len(set(uids))
     if users < 2:
         return ""
@@ -287,7 +300,7 @@ def across_users(uids: Iterable[int]) -> str:
 
 
 def outermost(group: str) -> str:
-    """The group of /sys/cgroup that the others above `group`, and all that is in it, lie in."""
+    """The outermost group of /sys/cgroup that `group` lies in."""
     return group.partition("/")[0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Concatenate, ParamSpec, TypeVar
 
+from agentfs.base.errors import ApprovalError
 from agentfs.model.principal import Principal
 from agentfs.model.process import Process
 
@@ -73,6 +74,11 @@ class Part:
 
     def check_launch(self, maker: str) -> None:
         """Agent `maker` is about to start one more program. Raises EAGAIN."""
+
+    def is_approved(self, needed: ApprovalError) -> bool:
+        """Whether somebody has approved the call that `needed` is about. Inside a transaction the
+        approval is used up by that."""
+        return False
 
     def count_call(self, caller: Process, kind: str) -> None:
         """`caller` makes a system call of a kind (`gate.KINDS`). Raises EAGAIN if it has made too

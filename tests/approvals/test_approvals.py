@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.approvals.approvals import Request, State
 from agentfs.approvals.events import ApprovalAsked, ApprovalDecided
+from agentfs.approvals.request import ApprovalRequest, ApprovalState
 from agentfs.base.errors import ApprovalError, KernelError
 from agentfs.mail.message import Draft
 from agentfs.rights.acl import Acl
@@ -38,7 +38,7 @@ class Office(World):
     def write(self, sender: str = "alice", body: bytes = b"hi") -> None:
         self.mail.send(self.principal(sender), sender, Draft("bob", body))
 
-    def asked(self, sender: str = "alice") -> Request:
+    def asked(self, sender: str = "alice") -> ApprovalRequest:
         with pytest.raises(ApprovalError) as caught:
             self.write(sender)
         return self.approvals.file(caught.value)
@@ -62,7 +62,7 @@ def test_the_whole_life_of_a_request(office: Office) -> None:
     office.approvals.decide(office.principal("boss"), request.id, approve=True)
     assert office.approvals.check(request)
     office.write()
-    assert request.state is State.USED
+    assert request.state is ApprovalState.USED
     second = office.asked()
     assert second is not request, "an approval is for one call"
     kinds = [
@@ -76,7 +76,7 @@ def test_a_look_does_not_use_the_approval_up(office: Office) -> None:
     request = office.asked()
     office.approvals.decide(OPERATOR, request.id, approve=True)
     office.mail.check(office.principal("alice"), "alice", "bob")
-    assert request.state is State.APPROVED
+    assert request.state is ApprovalState.APPROVED
     office.write()
 
 
@@ -86,7 +86,7 @@ def test_a_call_that_fails_for_another_reason_keeps_its_approval(office: Office)
     with pytest.raises(KernelError) as caught:
         office.write(body=bytes(2_000_000))
     assert caught.value.errno == errno.EMSGSIZE
-    assert request.state is State.APPROVED
+    assert request.state is ApprovalState.APPROVED
     office.write()
 
 
@@ -94,7 +94,7 @@ def test_the_deadline_rejects_and_an_approval_has_one_too(office: Office) -> Non
     request = office.asked()
     office.clock.advance(600)
     office.timers.run_due()
-    assert request.state is State.EXPIRED
+    assert request.state is ApprovalState.EXPIRED
     with pytest.raises(KernelError) as caught:
         office.approvals.check(request)
     assert caught.value.errno == errno.EACCES
@@ -104,7 +104,7 @@ def test_the_deadline_rejects_and_an_approval_has_one_too(office: Office) -> Non
     office.timers.run_due()
     with pytest.raises(ApprovalError):
         office.write()
-    assert second.state is State.EXPIRED
+    assert second.state is ApprovalState.EXPIRED
 
 
 def test_nobody_decides_for_themselves_even_if_the_rule_names_them(office: Office) -> None:
@@ -128,7 +128,7 @@ def test_an_agent_that_is_called_operator_decides_nothing(office: Office, rule: 
     assert not office.approvals.may_see(principal, request)
     with pytest.raises(KernelError):
         office.approvals.decide(principal, request.id, approve=True)
-    assert request.state is State.PENDING
+    assert request.state is ApprovalState.PENDING
     office.approvals.decide(OPERATOR, request.id, approve=True)
 
 
@@ -164,4 +164,4 @@ def test_requests_and_decisions_survive_the_daemon(office: Office) -> None:
     assert found is not None
     assert found.record() == request.record()
     office.write()
-    assert found.state is State.USED
+    assert found.state is ApprovalState.USED

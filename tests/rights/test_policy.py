@@ -1,5 +1,5 @@
-"""Who may do what: every role and action to everybody there is, as design/kernel.md has it, and
-the order in which the documents decide."""
+"""Who may do what: every role and action to everybody there is, and the order in which the
+documents decide."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from agentfs.base.errors import KernelError
+from agentfs.base.errors import ApprovalError, KernelError
 from agentfs.model.process import Agent, Process, Restart, Role, Tier
 from agentfs.rights.acl import Acl
 from agentfs.rights.policy import STRANGERS, Action, Policy
 from agentfs.rights.roles import Roles
+from agentfs.store.part import Part, Parts
 
 YES, EPERM, EACCES = 0, errno.EPERM, errno.EACCES
 
-# design/kernel.md, Permissions; the last three columns are the capabilities' of the same names.
+# The table of docs/permissions.md; the last three columns are the capabilities' of the same names.
 # y yes, - no, deny, and to whom: children, parent, own.
 TABLE = """
 role       spawn kill     send   read_art write_art escalate read_process manage_tree read_f write_f
@@ -269,15 +270,24 @@ def test_process_1_is_not_in_the_roles_but_under_the_rules() -> None:
 
 
 def test_a_rule_may_ask_for_approval() -> None:
-    policy, actor = Policy(), process("actor", 10, 5)
+    parts = Parts()
+    policy, actor = Policy(parts=parts), process("actor", 10, 5)
     policy.use_acl(Acl.parse("rules: [{effect: allow, action: spawn, approval: {by: bob}}]"))
     found = policy.decide(actor, Action.SPAWN, "/agents/x")
     assert found.allowed
     assert found.approval is not None
     assert found.approval.by == "bob"
-    assert outcome(policy, actor, Action.SPAWN, "/agents/x") == EACCES, "nobody can be asked here"
+    with pytest.raises(ApprovalError) as needed:
+        policy.require(actor, Action.SPAWN, "/agents/x")
+    assert (needed.value.by, needed.value.path) == ("bob", "/agents/x")
     asked: list[str] = []
-    policy.ask = lambda actor, action, path, decision: asked.append(path)
+
+    class Agreeable(Part):
+        def is_approved(self, needed: ApprovalError) -> bool:
+            asked.append(needed.path)
+            return True
+
+    parts.add(Agreeable())
     assert outcome(policy, actor, Action.SPAWN, "/agents/x") == YES
     assert asked == ["/agents/x"]
 

@@ -117,7 +117,9 @@ async def ending(family: Family, target: Target) -> Ending:
     if found is not None:
         return found
     with trio.move_on_after(LOOK_SECONDS):
-        return await trio.to_thread.run_sync(_ending, family, target, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(
+            _ending, family, target, abandon_on_cancel=True, limiter=proc.LOOKS
+        )
     return Ending.UNSURE
 
 

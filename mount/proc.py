@@ -3,8 +3,8 @@
 A program that is in execve(2) closes files under a lock, and each of them that is ours is closed
 only when we have answered. Linux waits for that lock where it is asked for the call that a thread
 is in (`system_call`), for /proc/PID/stat, and by kcmp(2). The event loop may ask that of one thread
-only: the one whose request it is about to answer, which stands in another call. All the rest is
-told at once.
+only: the one whose request it is about to answer, which stands in another call. Of all others it is
+asked in threads, for a moment (`LOOKS`, and `promptly`). All the rest is told at once.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import os
 import re
 from contextlib import suppress
 
+import trio
+
 from agentfs.machine.proc import read_file, thread_group
 
 __all__ = [
+    "LOOKS",
     "TELLS_CHILDREN",
     "begins_with",
     "children",
@@ -34,6 +37,10 @@ TELLS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 """CONFIG_PROC_CHILDREN: all distributions have it."""
 
 PAGE = 4096
+
+LOOKS = trio.CapacityLimiter(40)
+"""Of the threads for looks that may hang. Everything else that is done in threads goes on, however
+many do."""
 
 # Of /proc/TID/status. A look among heirs reads that of every process: 35 µs each so, 110 with all
 # of its lines taken apart.

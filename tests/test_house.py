@@ -177,13 +177,13 @@ def elsewhere() -> Iterator[str]:
 @pytest.mark.parametrize(
     ("rule", "most"),
     [
-        (from_outside, 40),
-        (many_arguments, 24),
+        (from_outside, 39),
+        (many_arguments, 23),
         (upcalls, 14),
-        (kernel_lines, 437),
-        (undoing, 30),
-        (two_meanings, 19),
-        (elsewhere, 12),
+        (kernel_lines, 429),
+        (undoing, 29),
+        (two_meanings, 18),
+        (elsewhere, 6),
     ],
 )
 def test_the_house_keeps_its_rules(rule, most: int) -> None:

@@ -200,7 +200,7 @@ class Denying(Policy):
 
 async def test_the_first_rule_that_says_no_decides(system: System) -> None:
     """A request that every rule refuses, mended rule by rule: the refusals come in the order of
-    design/kernel.md."""
+    `RULES`."""
     await system.spawn("taken")
     parent = await system.spawn("parent", role="task", tier="tactical", limits={"max_children": 0})
     system.processes.done(OPERATOR, parent.pid, 0)

@@ -102,7 +102,7 @@ def test_the_whole_life_of_a_process_in_the_table(made: Table, tmp_path: Path) -
 PAIRS = list(itertools.product(State, State))
 
 LEGAL = {
-    # design/kernel.md, the table of transitions, as it is written there
+    # from each state to those that it may become, written out a second time
     "idle": {"running", "blocked", "sleeping", "zombie", "dead"},
     "running": {"idle", "blocked", "sleeping", "zombie", "dead"},
     "blocked": {"running", "sleeping", "zombie", "dead"},

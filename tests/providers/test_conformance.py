@@ -32,7 +32,7 @@ KINDS: dict[str, type[Node]] = {
 
 OF_LINUX = {"directory", "link", "fifo"}
 
-# design/namespace.md: path, mode; `-` is a link.
+# Path and mode; `-` is a link.
 NAMESPACE = """
 /agents/alice/ 0755
 /agents/alice/spec.yaml 0644

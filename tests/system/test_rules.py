@@ -17,7 +17,7 @@ pytestmark = pytest.mark.mount
 
 YES, EPERM, EACCES = 0, errno.EPERM, errno.EACCES
 
-# design/kernel.md, Permissions; the last three columns are the capabilities' of the same names.
+# What each role may; the last three columns are the capabilities' of the same names.
 # y yes, - no, deny, and to whom: children, parent, own.
 TABLE = """
 role      spawn kill     send   read_art write_art escalate read_process manage_tree read_f write_f

@@ -6,12 +6,10 @@ import errno
 import logging
 import os
 import platform
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 import trio
 
@@ -23,18 +21,16 @@ from agentfs.audit.file_changes import FileChanges
 from agentfs.audit.refusals import Refusals
 from agentfs.base.clock import Clock
 from agentfs.base.journal import Journal
-from agentfs.base.watchdog import Hold, Watchdog
+from agentfs.base.watchdog import Watchdog
 from agentfs.explain import Explanations
 from agentfs.machine.confine import Confinement
-from agentfs.machine.lineage import Lineage
-from agentfs.machine.proc import thread_group
+from agentfs.machine.lineage import Lineages
 from agentfs.machine.programs import Programs
 from agentfs.machine.reapers import FOLDER, Reapers
 from agentfs.mail.held import HeldMail
 from agentfs.mail.mail import Mail
 from agentfs.mail.notices import Notices
 from agentfs.mail.stalls import Stalls
-from agentfs.model.names import INIT_NAME
 from agentfs.process.agents import Agents
 from agentfs.process.calls import Processes
 from agentfs.process.capabilities import Capabilities
@@ -66,7 +62,7 @@ from agentfs.reminders.reminders import Reminders
 from agentfs.rights import acl, roles
 from agentfs.rights.acl import Acl
 from agentfs.rights.gate import Gate
-from agentfs.rights.policy import Policy, across_users
+from agentfs.rights.policy import Policy
 from agentfs.rights.roles import Roles
 from agentfs.sections import SECTIONS
 from agentfs.shared.artifacts import Artifacts
@@ -75,6 +71,7 @@ from agentfs.shared.queues import Queues
 from agentfs.shared.topics import Topics
 from agentfs.store.events import ConfigChanged, LoopHeld
 from agentfs.store.ground import Ground
+from agentfs.store.instance import Instance
 from agentfs.store.layout import STORE, lay_out
 from agentfs.store.live_document import LiveDocument
 from agentfs.store.opening import require_whole, taking_up
@@ -113,9 +110,7 @@ class Kernel:
         self.version = agentfs.__version__
         self.node = platform.node() or "localhost"
         self.owner = (os.geteuid(), os.getegid())
-        # As long as anything is held that was read for them.
-        self._lineages: WeakValueDictionary[tuple[int, str], Lineage] = WeakValueDictionary()
-        self.watchdog = Watchdog(self._held)
+        self.watchdog = Watchdog(lambda hold: self.events.emit(LoopHeld.of(hold)))
         with taking_up(state_dir / STORE):
             self.ground = Ground.open(state_dir, SECTIONS, clock)
             self.store, self.events = self.ground.store, self.ground.events
@@ -166,9 +161,10 @@ class Kernel:
         """Agents, and the programs that work for them."""
         self.agents = Agents(self.ground, self.gate, self.table)
         self._build_shares()
-        self.instance = self._name_instance()
+        self.instance = Instance(self.ground, self.mountpoint)
+        self.lineages = Lineages(lambda ospid: self.table.by_ospid(ospid) is not None)
         reapers = Reapers(self.state_dir / FOLDER)
-        self.programs = Programs(self.mountpoint, self.instance, reapers)
+        self.programs = Programs(self.mountpoint, self.instance.name, reapers)
         self.programs.confinement_of = lambda process: Confinement.of(
             self.policy.capabilities(process).allows
         )
@@ -412,6 +408,9 @@ class Kernel:
     def _tell(self) -> None:
         """The order in which services are told of everything."""
         self.ground.parts.add(
+            self.instance,
+            self.agents,
+            *self.documents,
             self.made,
             self.shares,
             self.disk,
@@ -437,62 +436,21 @@ class Kernel:
             self.audit,
             self.history,
             self.why,
+            self.refusals,
+            self.file_changes,
         )
-
-    def _name_instance(self) -> str:
-        """This system's own name, made once: control groups of two systems never mix. A copy of a
-        state directory is another system, and one that was moved is the same: what tells is the
-        directory's inode. What runs for the original is not the copy's to take up, or to end."""
-        place = self.state_dir.stat()
-        self._home = f"{place.st_dev}:{place.st_ino}"
-        name = self.store.meta("instance")
-        self._copied = bool(name) and self.store.meta("home", self._home) != self._home
-        return secrets.token_hex(4) if self._copied or not name else name
-
-    def _settle_in(self) -> None:
-        """Keep the name and the place that it is for."""
-        with self.store.transaction():
-            if self._copied:
-                log.warning(
-                    "the state directory is a copy: programs of the original are left alone"
-                )
-                self.store.set_meta("boot_id", "")  # as if the machine had been started again
-            self.store.set_meta("instance", self.instance)
-            self.store.set_meta("home", self._home)
-            self.store.set_meta("mountpoint", self.mountpoint)  # for people: `agentfs state`
 
     def load(self) -> None:
         """Read from the store what was not read while everything was built. Nothing is written
         before everything is read."""
         with taking_up(self.store.path):
             self.ground.parts.tell(Part.load)
-            self._settle_in()
             self.ground.parts.tell(Part.take_up)
-            for document in self.documents:
-                document.put_aside()
-        found = (self.agents.get(name) for name in self.agents)
-        if words := across_users(agent.uid for agent in found if agent.name != INIT_NAME):
-            log.info("%s", words)
-
-    def _held(self, hold: Hold) -> None:
-        """Something held the event loop: an event, for whoever watches."""
-        seconds, busy = round(hold.seconds, 4), round(hold.busy, 4)
-        self.events.emit(LoopHeld(hold.kind, hold.work, seconds, busy, hold.others))
 
     @property
     def documents(self) -> tuple[LiveDocument[Any], ...]:
         """Those of /etc."""
         return self.settings, self.roles, self.acl, self.models
-
-    def lineage(self, tid: int, file: str) -> Lineage:
-        """The programs behind a thread that opened `file`, up to the one that an agent's process
-        runs. Looked up once for a program that reads on and on."""
-        ospid = thread_group(tid)
-        known = self._lineages.get((ospid, file))
-        if known is None or not known.goes_on():
-            known = Lineage(ospid, lambda each: self.table.by_ospid(each) is not None, file)
-            self._lineages[ospid, file] = known
-        return known
 
     def moved(self, mountpoint: str) -> None:
         """The tree is mounted at another path now."""
@@ -532,8 +490,7 @@ class Kernel:
                         await self.supervisor.shutdown()
                     nursery.cancel_scope.cancel()
         finally:
-            self.refusals.flush()
-            self.file_changes.flush()
+            self.ground.parts.tell(Part.flush)
             self.audit.checkpoint()
             self.store.close()
             self.audit.mirror()

@@ -48,7 +48,9 @@ class Recv(StreamHandle):
         self._mail = kernel.mail
         self._name = room.name
         self._principal = caller.principal
-        self._reader = Reader(room.name, lambda: kernel.lineage(caller.tid, self.path), self.path)
+        self._reader = Reader(
+            room.name, lambda: kernel.lineages.of(caller.tid, self.path), self.path
+        )
         self._content: bytes | None = None  # of what is being read
         self._base = 0  # where in the file it begins
         self._offset = 0  # of the read that is served

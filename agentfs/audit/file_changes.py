@@ -17,6 +17,7 @@ from agentfs.audit.events import FilesChanged
 from agentfs.base.clock import Clock, Timers, rfc3339
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
+from agentfs.store.part import Part
 from agentfs.store.store import Store
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class _Done:
         return FilesChanged(pid, files, more, rfc3339(self.first), rfc3339(self.last))
 
 
-class FileChanges:
+class FileChanges(Part):
     """Gathers changes, and writes their records a second later."""
 
     def __init__(

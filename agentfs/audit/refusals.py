@@ -22,6 +22,7 @@ from agentfs.model.principal import Kind, Principal
 from agentfs.process.events import ProcessReaped
 from agentfs.rights.gate import Gate
 from agentfs.store.event_log import EventLog, Record
+from agentfs.store.part import Part
 from agentfs.store.store import Store
 
 __all__ = ["Refusals"]
@@ -67,7 +68,7 @@ class _Repeats:
     last: float = 0.0
 
 
-class Refusals:
+class Refusals(Part):
     """The last refusal of each process, for `/proc/PID/error`, and how many there were."""
 
     def __init__(self, gate: Gate, store: Store, events: EventLog, timers: Timers) -> None:

@@ -16,10 +16,11 @@ import os
 import select
 from collections.abc import Callable
 from contextlib import suppress
+from weakref import WeakValueDictionary
 
 from agentfs.machine.proc import exit_code, lost_exit_code, read_file, read_stat, thread_group
 
-__all__ = ["WALKERS", "Lineage"]
+__all__ = ["WALKERS", "Lineage", "Lineages"]
 
 # Enough for every wrapper (timeout, a pipeline, a sub-shell) between a loop and what reads for it.
 MAX_GENERATIONS = 8
@@ -192,3 +193,22 @@ def _command_line(ospid: int) -> bytes:
     with suppress(OSError):
         return read_file(f"/proc/{ospid}/cmdline")
     return b""
+
+
+class Lineages:
+    """The programs behind each thread that opened a file, up to the one that an agent's process
+    runs (`is_agents`, by pid). They are looked up once for a program that reads on and on, and
+    kept as long as something is held that was read for them.
+    """
+
+    def __init__(self, is_agents: Callable[[int], bool]) -> None:
+        self._is_agents = is_agents
+        self._known: WeakValueDictionary[tuple[int, str], Lineage] = WeakValueDictionary()
+
+    def of(self, tid: int, file: str) -> Lineage:
+        """Those behind thread `tid`, which opened `file`."""
+        ospid = thread_group(tid)
+        known = self._known.get((ospid, file))
+        if known is None or not known.goes_on():
+            known = self._known[ospid, file] = Lineage(ospid, self._is_agents, file)
+        return known

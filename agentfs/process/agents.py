@@ -25,7 +25,7 @@ from agentfs.model.spec import parse_spec
 from agentfs.process.events import AgentChanged, AgentDefined, AgentRemoved
 from agentfs.process.table import ProcessTable
 from agentfs.rights.gate import Gate
-from agentfs.rights.policy import Action
+from agentfs.rights.policy import Action, across_users
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
 
@@ -37,7 +37,7 @@ LAST_ID = "last_agent"
 """The meta value with the highest number that an agent has had."""
 
 
-class Agents:
+class Agents(Part):
     """All agents by name. Loads itself from the store.
 
     `on_withdrawn` calls get the name of an agent whose first program could not be started: it has
@@ -76,6 +76,12 @@ class Agents:
                     creator = self._by_name.get(agent.creator)
                     agent.creator_id = creator.id if creator is not None else 0
                     self._store.put_agent(agent.name, agent.record())
+
+    def take_up(self) -> None:
+        """Agents of several users: say what that means."""
+        uids = [agent.uid for agent in self._by_name.values() if agent.name != INIT_NAME]
+        if words := across_users(uids):
+            log.info("%s", words)
 
     def _next_id(self) -> int:
         """A number that no agent has had. Inside a transaction."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from agentfs.base.watchdog import Hold
 from agentfs.store.event import Event
 
 __all__ = [
@@ -55,3 +56,9 @@ class LoopHeld(Event):
     seconds: float
     busy: float
     others: int
+
+    @classmethod
+    def of(cls, hold: Hold) -> LoopHeld:
+        """What the watchdog has seen."""
+        seconds, busy = round(hold.seconds, 4), round(hold.busy, 4)
+        return cls(hold.kind, hold.work, seconds, busy, hold.others)

@@ -11,6 +11,7 @@ from agentfs.base.errors import KernelError
 from agentfs.base.yaml_document import Document, DocumentError
 from agentfs.store.event_log import EventLog
 from agentfs.store.events import ConfigChanged, DocumentRefused
+from agentfs.store.part import Part
 from agentfs.store.store import Store
 
 __all__ = ["LiveDocument", "checked"]
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class LiveDocument(Generic[T]):
+class LiveDocument(Part, Generic[T]):
     """`/etc/NAME`. `parse` makes of a text what it says, or raises EINVAL that names every fault.
 
     `default` is its text until somebody writes another, and if the stored one cannot be read (by
@@ -69,7 +70,7 @@ class LiveDocument(Generic[T]):
         """A text that was in effect until a release refused it; empty if there is none."""
         return self._store.meta(f"{self._key}.refused")
 
-    def put_aside(self) -> None:
+    def take_up(self) -> None:
         """Keep the text that could not be put in effect at the start, beside its default."""
         if self._refusal:
             with self._store.transaction():

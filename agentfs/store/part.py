@@ -34,6 +34,9 @@ class Part:
     async def run(self) -> None:
         """Work until cancelled."""
 
+    def flush(self) -> None:
+        """The daemon ends, and so do its programs: store what is kept in memory only."""
+
     def tidy(self) -> object:
         """The maid makes her round, every `processes.maid_interval`. She goes on with the next part
         if one fails."""

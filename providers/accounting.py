@@ -5,45 +5,45 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Hashable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from agentfs.base.errors import KernelError
+from agentfs.providers.system_table import SystemTable
 from agentfs.quota.accounting import TOTAL, dollars
-from agentfs.quota.events import AccountClosed, AccountOpened, UseRecorded, UsesSwept
+from agentfs.quota.events import AccountClosed, AccountOpened, UseRecorded
 from agentfs.quota.uses import Sums
-from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Removed
 from agentfs.vfs.declare import directory, live, value
-from agentfs.vfs.files import Owner
-from agentfs.vfs.node import Directory, Node
-from agentfs.vfs.table import Table, modified
-
-if TYPE_CHECKING:
-    from agentfs.kernel import Kernel
+from agentfs.vfs.node import Directory, Node, Time
+from agentfs.vfs.on import on
 
 __all__ = ["AccountDirectory", "AccountingDirectory", "ViewDirectory"]
 
 USED = (UseRecorded,)
 
 
-class AccountDirectory(Table):
+class AccountDirectory(SystemTable):
     """/sys/accounting/VIEW/KEY: what one agent, user, node or tier has used, since the beginning.
     An agent reads its own and that of its user; the operator all."""
 
     PATH = "/sys/accounting/VIEW/KEY"
     timeout = 0.0  # who looks it up is asked for, every time
 
-    def __init__(self, kernel: Kernel, view: str, name: str) -> None:
-        self.kernel = kernel
+    def __init__(self, above: SystemTable, view: str, name: str) -> None:
+        super().__init__(above)
         self._account = (view, name)
-        self.key = _key(view, name)
+        self.key = self.at(view, name)
 
-    def owner(self) -> Owner:
+    @staticmethod
+    def at(view: str, name: str) -> Hashable:
+        """The key of an account's directory."""
+        return ("accounting", view, name)
+
+    def changed(self) -> Time:
         changed = self.kernel.accounting.changed(*self._account)
         if changed is None:
             raise KernelError(errno.ESTALE, f"the account of {self._account[1]} is closed")
-        return Owner(*self.kernel.owner, changed)
+        return changed
 
     def guard(self, caller: Caller) -> None:
         self.kernel.accounting.require_reader(caller.principal, *self._account)
@@ -104,22 +104,22 @@ class AccountDirectory(Table):
         return _lines("day", self.kernel.accounting.days(*self._account))
 
 
-class ViewDirectory(Table):
+class ViewDirectory(SystemTable):
     """/sys/accounting/VIEW: uses by agent, user, node or tier. Only the operator lists it; agents
     find what they may read."""
 
     PATH = "/sys/accounting/VIEW"
     gated = True
 
-    def __init__(self, kernel: Kernel, view: str) -> None:
-        self.kernel = kernel
+    def __init__(self, above: SystemTable, view: str) -> None:
+        super().__init__(above)
         self._view = view
         self.key = ("accounting", view)
 
-    def owner(self) -> Owner:
+    def changed(self) -> Time:
         changed = self.kernel.accounting.changed(TOTAL, "")
         assert changed is not None
-        return Owner(*self.kernel.owner, changed)
+        return changed
 
     def may_list(self, caller: Caller) -> None:
         self.kernel.accounting.require_reader(caller.principal, self._view)
@@ -130,26 +130,22 @@ class ViewDirectory(Table):
     def find(self, name: str) -> Node | None:
         if self.kernel.accounting.changed(self._view, name) is None:
             return None
-        return AccountDirectory(self.kernel, self._view, name)
+        return AccountDirectory(self, self._view, name)
 
     def more(self) -> Iterator[tuple[str, Node]]:
         for name in self.kernel.accounting.keys(self._view):
-            yield name, AccountDirectory(self.kernel, self._view, name)
+            yield name, AccountDirectory(self, self._view, name)
 
 
-class AccountingDirectory(Table):
+class AccountingDirectory(SystemTable):
     """/sys/accounting: what was used, by whom and where, and in all. All of it is counted from the
     same records, so that every view adds up to `total`, which has agents in it that are gone."""
 
     PATH = "/sys/accounting"
+    WHAT = "Who has used how much of models and tools, and what it cost."
+    EACH = AccountDirectory
     gated = True
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self.key = ("accounting",)
-
-    def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
+    key = ("accounting",)
 
     def admit(self, name: str, caller: Caller) -> None:
         if name == TOTAL:
@@ -158,44 +154,42 @@ class AccountingDirectory(Table):
     @directory("agent")
     def agent(self) -> Directory:
         """By agent."""
-        return ViewDirectory(self.kernel, "agent")
+        return ViewDirectory(self, "agent")
 
     @directory("user")
     def user(self) -> Directory:
         """By the user that the agent ran as."""
-        return ViewDirectory(self.kernel, "user")
+        return ViewDirectory(self, "user")
 
     @directory("node")
     def node_(self) -> Directory:
         """By node."""
-        return ViewDirectory(self.kernel, "node")
+        return ViewDirectory(self, "node")
 
     @directory("tier")
     def tier(self) -> Directory:
         """By the tier of the model, or of the process where that has none."""
-        return ViewDirectory(self.kernel, "tier")
+        return ViewDirectory(self, "tier")
 
     @directory("total")
     def total(self) -> Directory:
         """Everything together."""
-        return AccountDirectory(self.kernel, TOTAL, "")
+        return AccountDirectory(self, TOTAL, "")
 
-    def changes(self, event: Event) -> Iterable[Change]:
-        """What an event changes in here."""
-        match event:
-            case UseRecorded() | UsesSwept():
-                for account in event.accounts:
-                    yield from modified(AccountDirectory, _key(*account), event)
-            case AccountOpened(view=view, key=name):
-                node = AccountDirectory(self.kernel, view, name)
-                node.remember()
-                yield Created(("accounting", view), name, node)
-            case AccountClosed(view=view, key=name):
-                yield Removed(("accounting", view), name, _key(view, name), is_directory=True)
+    def concerned(self, event: UseRecorded) -> Iterable[Hashable]:
+        return [AccountDirectory.at(*account) for account in event.accounts]
 
+    @on(AccountOpened)
+    def _opened(self, event: AccountOpened) -> Iterator[Change]:
+        view = ViewDirectory(self, event.view)
+        node = AccountDirectory(self, event.view, event.key)
+        node.remember()
+        yield Created(view.key, event.key, node)
 
-def _key(view: str, name: str) -> Hashable:
-    return ("accounting", view, name)
+    @on(AccountClosed)
+    def _closed(self, event: AccountClosed) -> Iterator[Change]:
+        view, key = ViewDirectory(self, event.view), AccountDirectory.at(event.view, event.key)
+        yield Removed(view.key, event.key, key, is_directory=True)
 
 
 def _lines(span: str, sums: Iterable[tuple[str, Sums]]) -> str:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import errno
-import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from agentfs.base.errors import KernelError
-from agentfs.base.within import is_directory
-from agentfs.mail.events import BroadcastSent, MessageArrived, MessageGivenUp
-from agentfs.mail.message import Draft
 from agentfs.model.process import Agent, Process
 from agentfs.model.spec import parse_spec
 from agentfs.process.events import (
     AgentChanged,
     AgentDefined,
     AgentRemoved,
-    ProcessChanged,
     ProcessExited,
     ProcessReaped,
     ProcessRestarted,
@@ -25,40 +20,24 @@ from agentfs.process.events import (
     ShownStateChanged,
     StateChanged,
 )
-from agentfs.providers import mail
-from agentfs.providers.asks import ASKS, AsksDirectory
-from agentfs.providers.dead import DeadDirectory
-from agentfs.providers.devices import Devices
-from agentfs.providers.host import HostTree
-from agentfs.providers.log import LogFile, LogWatcher
-from agentfs.providers.mail import (
-    MAIL,
-    InboxDirectory,
-    Mailroom,
-    OutboxDirectory,
-)
-from agentfs.providers.overheard import OverheardStream
-from agentfs.providers.recv import Recv, RecvBatch
-from agentfs.providers.reminders import REMINDERS, RemindersDirectory
 from agentfs.providers.replacing import Desk, Replacing
-from agentfs.providers.sent import SentDirectory
-from agentfs.providers.sent import changes as sent_changes
-from agentfs.providers.shm import AgentShmDirectory
-from agentfs.shared.events import ArtifactEvent
+from agentfs.providers.system_table import SystemTable
 from agentfs.store.event import Event
 from agentfs.store.event_log import Record
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.changes import Change, Created, Modified, Removed
-from agentfs.vfs.declare import control, directory, document, file, link, message, stream, value
+from agentfs.vfs.changes import Change, Created, Removed
+from agentfs.vfs.declare import control, document, link, value
 from agentfs.vfs.files import Owner
 from agentfs.vfs.handles import as_text
-from agentfs.vfs.node import Directory, Node, StreamHandle
-from agentfs.vfs.table import Entry, Table, modified
+from agentfs.vfs.node import Node
+from agentfs.vfs.on import on
+from agentfs.vfs.table import Attached, Kept
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
+    from agentfs.providers.root import RootDirectory
 
-__all__ = ["AgentDirectory", "AgentsDirectory", "LogWatcher", "tell_of_withdrawals"]
+__all__ = ["AgentDirectory", "AgentsDirectory", "tell_of_withdrawals"]
 
 # What can change which process is at work for an agent, and what that does.
 AT_WORK = (ProcessSpawned, ProcessExited, ProcessReaped, ProcessRestarted, AgentChanged)
@@ -78,7 +57,20 @@ class AgentDirectory(Replacing):
         self.agents = agents
         self.kernel = agents.kernel
         self.name = name
-        self.key = ("agents", name)
+        self.key = self.at(name)
+
+    @staticmethod
+    def at(name: str) -> tuple[str, str]:
+        """The key of the directory of an agent."""
+        return ("agents", name)
+
+    @staticmethod
+    def name_at(key: tuple[str, str]) -> str:
+        """The agent whose directory has this key."""
+        return key[1]
+
+    def attached(self, kind: type[Attached]) -> Attached:
+        return self.agents.kept.part(self, kind) if kind.KEPT else super().attached(kind)
 
     @property
     def agent(self) -> Agent:
@@ -105,15 +97,9 @@ class AgentDirectory(Replacing):
                 rule="private",
             )
 
-    def exists(self, entry: Entry) -> bool:
-        # A person may have removed it from the state directory.
-        if entry.name == "memory":
-            return is_directory(os.fspath(self.kernel.agents.memory_dir(self.name)))
-        return super().exists(entry)
-
     @property
     def desk(self) -> Desk:
-        return self.agents.desks[self.name]
+        return self.agents.desk(self)
 
     @property
     def used_desk(self) -> Desk | None:
@@ -124,10 +110,6 @@ class AgentDirectory(Replacing):
 
     def may_define(self, caller: Caller) -> None:
         self.kernel.agents.require_definer(caller.principal, self.name)
-
-    @property
-    def room(self) -> Mailroom:
-        return self.agents.rooms[self.name]
 
     @document(
         "spec.yaml",
@@ -226,205 +208,41 @@ class AgentDirectory(Replacing):
         """As for the log."""
         self.kernel.rules.read_process(caller.principal, self.process or self.agent, "result")
 
-    @directory("inbox", 0o700, private=True)
-    def inbox(self) -> Directory:
-        """Its mail, as a Maildir."""
-        return InboxDirectory(self.room)
 
-    @directory("outbox", 0o700, private=True)
-    def outbox(self) -> Directory:
-        """A file for each agent that it may write to at the moment; with more than 100 agents,
-        others than itself are listed only its parent and its children. What is written to one
-        between open and close is one message: a body, unless it opens with headers of ours and a
-        blank line (messages.md says which)."""
-        return OutboxDirectory(self.room)
-
-    @message(
-        "send",
-        0o200,
-        limit="limit",
-        sync="sync",
-        private=True,
-        example="To: bob\nPriority: high\n\nHello.",
-        errors={
-            "ENOENT": "there is no such agent",
-            "EACCES": "the role or a rule says no, or it is another user's and a stranger",
-            "EINVAL": "a malformed header, two receivers, or a Type that is the kernel's",
-            "EMSGSIZE": "more than messages.max_size bytes",
-            "ENOSPC": "the receiver's inbox is full",
-            "EDQUOT": "you have your share of what waits in that inbox",
-        },
-    )
-    async def send(self, content: bytes, caller: Caller) -> None:
-        """Every write is one message: headers (`To: NAME` at least), a blank line, the body. May
-        be kept open; fsync makes what was sent survive a power cut."""
-        draft = Draft.parse(content, now=self.kernel.clock.now())
-        self.kernel.mail.send(caller.principal, self.name, draft)
-
-    def limit(self) -> int:
-        return self.room.limit()
-
-    @stream(
-        "recv",
-        0o600,
-        known_as="mailbox",
-        private=True,
-        errors={
-            "EAGAIN": "O_NONBLOCK, and no message waits",
-            "ESTALE": "the agent was removed",
-            "ENOENT": "written: there is no message that is not settled yet",
-            "EINVAL": "written: another word",
-        },
-    )
-    def recv(self, caller: Caller) -> StreamHandle:
-        """The next message: blocks until there is one, claims the best (priority with ageing),
-        gives it whole, then end of file, which stays. For the next one it is opened again, or
-        rewound. Asking for the next acknowledges the one before it that the same loop got here,
-        also if nothing waits. Whoever does not want the next yet writes what became of the last:
-        `done`, `back` (it waits again; this was no attempt), or `failed REASON` (the next attempt,
-        or a dead letter). Opened with O_DIRECT (packet mode, as of a pipe) each read is a message,
-        and there is no end of file after one that is shorter than the read."""
-        self.kernel.processes.receives(caller.principal, self.name)
-        return Recv(self.room, caller)
-
-    @stream(
-        "recv.batch",
-        0o600,
-        known_as="mailbox",
-        private=True,
-        errors={
-            "EAGAIN": "O_NONBLOCK, and no message waits",
-            "ESTALE": "the agent was removed",
-            "EINVAL": "written: a number that is not from 1 to 1000, or another word",
-        },
-    )
-    def recv_batch(self, caller: Caller) -> StreamHandle:
-        """The next messages at once, as an mbox: blocks until there is one, claims up to N of them
-        (N is written to the handle first; else 10) and at most messages.max_batch_bytes, then end
-        of file, as `recv` does. Each says in `Claimed-As` which file in `inbox/cur` it is: deleting
-        that acknowledges it alone; asking for the next batch acknowledges the rest. `done`, `back`
-        and `failed REASON` can be written as to `recv`."""
-        self.kernel.processes.receives(caller.principal, self.name)
-        return RecvBatch(self.room, caller)
-
-    @directory("sent", 0o700, on=(MessageArrived, BroadcastSent), private=True)
-    def sent(self) -> Directory:
-        """What it sent, each message a file named by its id: `State` (queued, claimed, done,
-        expired, dead) and what else became of it as header lines, then the message. Kept for
-        messages.sent_retention after it is finished, the newest messages.max_sent of them;
-        deleting a finished one drops the record."""
-        return SentDirectory(self.agents.sent[self.name])
-
-    @directory("dead", 0o700, on=(MessageGivenUp,), private=True)
-    def dead(self) -> Directory:
-        """Messages to it that were given up, each a file named by its id: a header `Reason`, then
-        the message. Deleting one drops it; renaming it into `inbox/new` puts it back: it is
-        delivered again, with the next Delivery-Attempt. Kept for messages.dead_retention, the
-        newest messages.max_dead of them."""
-        return DeadDirectory(self.room)
-
-    @stream(
-        "overheard",
-        0o400,
-        private=True,
-        example='{"seq": 42, "time": "…", "from": "ann", "to": "ben", "data": "Message-ID: …"}',
-        errors={"EAGAIN": "O_NONBLOCK, and there is no more"},
-    )
-    def overheard(self, caller: Caller) -> StreamHandle:
-        """What its children say to each other, one JSON object a line: seq (the number in the
-        Message-ID), time (RFC 3339), from, to, data (the whole message, as its receiver reads it;
-        or `data_base64`, if it is no UTF-8). First those that are kept, then those that come. It
-        is no mail: nothing is claimed, and nothing waits in the inbox. The newest 100, of at most
-        256 KiB, are kept, and none over a restart of the daemon; what fell out before it was read
-        is announced by a record of type `lost` with its `count`."""
-        return OverheardStream(self.kernel, self.name, caller.principal)
-
-    @directory("asks", 0o700, private=True)
-    def asks(self) -> Directory:
-        """Its questions that wait for an answer, and those that were answered or never will be."""
-        return AsksDirectory(self)
-
-    @directory("reminders", 0o700, private=True)
-    def reminders(self) -> Directory:
-        """What it asked to be told at a time."""
-        return self.agents.reminders[self.name]
-
-    @directory("shm")
-    def shm(self) -> Directory:
-        """What it has of its own in shared memory; /dev/shm leads there."""
-        return self.agents.shm[self.name]
-
-    @file("log", 0o640)
-    def log(self) -> Node:
-        """What its processes wrote to stdout and stderr, appended, rotated."""
-        return LogFile(self)
-
-    @directory("memory", 0o700, private=True)
-    def memory(self) -> Directory:
-        """Its own durable files: a real directory. Needs the capability `memory`."""
-        return self.agents.memories[self.name].root
-
-
-Thing = TypeVar("Thing")
-
-
-class Kept(dict[str, Thing]):
-    """One thing for each agent, made when somebody looks there first: what has none nobody can be
-    watching."""
-
-    def __init__(self, make: Callable[[str], Thing]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, name: str) -> Thing:
-        made = self[name] = self._make(name)
-        return made
-
-
-class AgentsDirectory(Table):
+class AgentsDirectory(SystemTable):
     """/agents: `mkdir` defines an agent, `rmdir` removes one that does not run.
     **EINVAL**: a name that is reserved, looks like such a one, is a number, or begins with neither
     letter nor digit. **EEXIST**: it differs from another by case only. **EACCES**: a rule of
     /etc/acl.yaml speaks of it: the operator alone makes it."""
 
     PATH = "/agents"
+    WHAT = "The agents by name."
+    EACH = AgentDirectory
+    key = ("agents",)
 
-    def __init__(self, kernel: Kernel, devices: Devices) -> None:
-        self.kernel = kernel
-        self.devices = devices
-        self.key = ("agents",)
-        self.rooms = Kept(lambda name: Mailroom(kernel, name))  # what the files of its mail share
-        self.memories = Kept(self._memory)
-        self.sent = Kept(self.rooms.__getitem__)  # for those into whose `sent` somebody looked
-        self.reminders = Kept(lambda name: RemindersDirectory(AgentDirectory(self, name)))
-        self.shm = Kept(lambda name: AgentShmDirectory(AgentDirectory(self, name)))
-        self.desks = Kept(self._desk)
-        self._each: tuple[Kept[Any], ...] = (
-            self.desks,
-            self.rooms,
-            self.memories,
-            self.sent,
-            self.reminders,
-            self.shm,
-        )
-        kernel.events.listen(self._heard, AgentRemoved, *MAIL)
-        kernel.agents.on_withdrawn.append(self._forget)
+    def __init__(self, root: RootDirectory) -> None:
+        super().__init__(root)
+        self.devices = root.devices
+        self.kept = Kept()
+        self.desks: dict[str, Desk] = {}
+        self.kernel.events.listen(self._heard, AgentRemoved)
+        self.kernel.agents.on_withdrawn.append(self._forget)
+
+    def desk(self, agent: AgentDirectory) -> Desk:
+        """What lies beside the definition of an agent."""
+        found = self.desks.get(agent.name)
+        if found is None:
+            found = Desk(self.kernel.clock, agent.may_define, MAX_SCRATCH)
+            self.desks[agent.name] = found
+        return found
 
     def _heard(self, record: Record) -> None:
-        event = record.event
-        if isinstance(event, MAIL):
-            room = self.rooms.get(event.agent)
-            if room is not None:
-                room.touch()
-        elif isinstance(event, AgentRemoved):
-            self._forget(event.agent)
+        assert isinstance(record.event, AgentRemoved)
+        self._forget(record.event.agent)
 
     def _forget(self, name: str) -> None:
-        for kept in self._each:
-            kept.pop(name, None)
-
-    def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
+        self.kept.forget(AgentDirectory.at(name))
+        self.desks.pop(name, None)
 
     @link("self", example="alice")
     def self_link(self, caller: Caller) -> str:
@@ -447,51 +265,24 @@ class AgentsDirectory(Table):
     def rmdir(self, name: str, caller: Caller) -> None:
         self.kernel.agents.remove(caller.principal, name)
 
-    def _desk(self, name: str) -> Desk:
-        return Desk(self.kernel.clock, AgentDirectory(self, name).may_define, MAX_SCRATCH)
+    def each(self, key: Any) -> AgentDirectory:
+        return AgentDirectory(self, AgentDirectory.name_at(key))
 
-    def _memory(self, name: str) -> HostTree:
-        private_guard = AgentDirectory(self, name).private_guard
+    def named(self, name: str) -> Hashable:
+        return AgentDirectory.at(name)
 
-        def guard(caller: Caller) -> None:
-            private_guard(caller)
-            self.kernel.capabilities.require(caller.principal, "memory")
+    def concerned(self, event: Event) -> Iterable[Hashable]:
+        return (AgentDirectory.at(getattr(event, event.whose)),)
 
-        counted = self.kernel.disk.memory(name)
-        return HostTree(self.kernel.agents.memory_dir(name), guard, self.devices, counted)
+    @on(AgentDefined)
+    def _defined(self, event: AgentDefined) -> Iterator[Change]:
+        defined = AgentDirectory(self, event.agent)
+        defined.remember()
+        yield Created(self.key, event.agent, defined)
 
-    def changes(self, event: Event) -> Iterable[Change]:
-        """What an event changes in here."""
-        if self.sent:
-            yield from sent_changes(self.sent, event)
-        if isinstance(event, MAIL):
-            room = self.rooms.get(event.agent)
-            if room is not None and room.seen:
-                yield from mail.changes(room, event)
-            return
-        match event:
-            case AgentDefined(agent=name):
-                defined = AgentDirectory(self, name)
-                defined.remember()
-                yield Created(self.key, name, defined)
-            case AgentRemoved(agent=name):
-                yield _gone(name)
-            case AgentChanged(agent=name) if name in self.memories:
-                # Its files may have another owner now.
-                yield Modified(self.memories[name].root.key)
-                yield from modified(AgentDirectory, ("agents", name), event)
-            case AgentChanged() | StateChanged() | ProcessSpawned() | ProcessExited():
-                yield from modified(AgentDirectory, ("agents", event.agent), event)
-            case ProcessReaped() | ProcessRestarted() | ProcessChanged() | ShownStateChanged():
-                yield from modified(AgentDirectory, ("agents", event.agent), event)
-            case _ if isinstance(event, ASKS):
-                yield from AsksDirectory(AgentDirectory(self, event.agent)).changes(event)
-            case ArtifactEvent():
-                for shm in self.shm.values():  # of the others nobody ever looked at one
-                    yield from shm.changes(event)
-            case _ if isinstance(event, REMINDERS):
-                if event.agent in self.reminders:  # else nobody ever looked
-                    yield from self.reminders[event.agent].changes(event)
+    @on(AgentRemoved)
+    def _removed(self, event: AgentRemoved) -> Iterator[Change]:
+        yield _gone(event.agent)
 
 
 def tell_of_withdrawals(kernel: Kernel, notify: Callable[[Change], object]) -> None:
@@ -501,4 +292,4 @@ def tell_of_withdrawals(kernel: Kernel, notify: Callable[[Change], object]) -> N
 
 
 def _gone(name: str) -> Removed:
-    return Removed(("agents",), name, ("agents", name), is_directory=True)
+    return Removed(AgentsDirectory.key, name, AgentDirectory.at(name), is_directory=True)

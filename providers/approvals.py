@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Iterable, Iterator
 
 from agentfs.approvals.approvals import Approvals
 from agentfs.approvals.events import ApprovalAsked, ApprovalDecided, ApprovalDropped
 from agentfs.approvals.request import ApprovalRequest
 from agentfs.base.clock import rfc3339
 from agentfs.base.errors import ApprovalError, KernelError
-from agentfs.store.event import Event
+from agentfs.providers.system_table import SystemTable
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Removed
 from agentfs.vfs.declare import control, value
-from agentfs.vfs.files import Owner, fields
-from agentfs.vfs.node import Awaited, Node
-from agentfs.vfs.table import Table, modified
-
-if TYPE_CHECKING:
-    from agentfs.kernel import Kernel
+from agentfs.vfs.files import fields
+from agentfs.vfs.node import Awaited, Node, Time
+from agentfs.vfs.on import on
 
 __all__ = ["ApprovalsDirectory", "AwaitedDecision"]
 
@@ -31,60 +27,23 @@ ASKED = (ApprovalAsked,)
 SHA256 = re.compile("[0-9A-Fa-f]{64}")
 
 
-class ApprovalsDirectory(Table):
-    """/dev/approvals: a directory for each request, pending ones and those decided lately."""
-
-    PATH = "/dev/approvals"
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self.key = ("approvals",)
-
-    def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
-
-    def _request(self, name: str) -> ApprovalRequest | None:
-        if not (name.isascii() and name.isdigit() and len(name) <= 18):
-            return None
-        request = self.kernel.approvals.find(int(name))
-        return request if request is not None and request.name == name else None
-
-    def find(self, name: str) -> Node | None:
-        request = self._request(name)
-        return None if request is None else ApprovalDirectory(self, request)
-
-    def more(self) -> Iterator[tuple[str, Node]]:
-        for request in self.kernel.approvals:
-            yield request.name, ApprovalDirectory(self, request)
-
-    def changes(self, event: Event) -> Iterable[Change]:
-        """What an event about a request changes."""
-        match event:
-            case ApprovalAsked(id=name):
-                request = self._request(name)
-                if request is not None:
-                    asked = ApprovalDirectory(self, request)
-                    asked.remember()
-                    yield Created(self.key, name, asked)
-                    yield from modified(ApprovalDirectory, ("approval", int(name)), event)
-            case ApprovalDecided(id=name):
-                yield from modified(ApprovalDirectory, ("approval", int(name)), event)
-            case ApprovalDropped(id=name):
-                yield Removed(self.key, name, ("approval", int(name)), is_directory=True)
-
-
-class ApprovalDirectory(Table):
+class ApprovalDirectory(SystemTable):
     """/dev/approvals/ID: what is asked for, and the decision."""
 
     PATH = "/dev/approvals/ID"
 
     def __init__(self, folder: ApprovalsDirectory, request: ApprovalRequest) -> None:
-        self.kernel = folder.kernel
+        super().__init__(folder)
         self.asked = request
-        self.key = ("approval", request.id)
+        self.key = self.at(request.id)
 
-    def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, self.asked.changed)
+    @staticmethod
+    def at(number: int) -> Hashable:
+        """The key of the directory of a request."""
+        return ("approval", number)
+
+    def changed(self) -> Time:
+        return self.asked.changed
 
     def private_guard(self, caller: Caller) -> None:
         if not self.kernel.approvals.may_see(caller.principal, self.asked):
@@ -167,6 +126,46 @@ class ApprovalDirectory(Table):
             decide(caller.principal, self.asked.id, approve=True, sha256=rest)
         else:
             decide(caller.principal, self.asked.id, approve=False, reason=rest)
+
+
+class ApprovalsDirectory(SystemTable):
+    """/dev/approvals: a directory for each request, pending ones and those decided lately."""
+
+    PATH = "/dev/approvals"
+    WHAT = "What waits for somebody's approval: a directory for each request."
+    EACH = ApprovalDirectory
+    key = ("approvals",)
+
+    def _request(self, name: str) -> ApprovalRequest | None:
+        if not (name.isascii() and name.isdigit() and len(name) <= 18):
+            return None
+        request = self.kernel.approvals.find(int(name))
+        return request if request is not None and request.name == name else None
+
+    def find(self, name: str) -> Node | None:
+        request = self._request(name)
+        return None if request is None else ApprovalDirectory(self, request)
+
+    def more(self) -> Iterator[tuple[str, Node]]:
+        for request in self.kernel.approvals:
+            yield request.name, ApprovalDirectory(self, request)
+
+    def concerned(self, event: ApprovalAsked | ApprovalDecided) -> Iterable[Hashable]:
+        request = self._request(event.id)
+        return () if request is None else (ApprovalDirectory.at(request.id),)
+
+    @on(ApprovalAsked)
+    def _asked(self, event: ApprovalAsked) -> Iterator[Change]:
+        request = self._request(event.id)
+        if request is not None:
+            asked = ApprovalDirectory(self, request)
+            asked.remember()
+            yield Created(self.key, event.id, asked)
+
+    @on(ApprovalDropped)
+    def _dropped(self, event: ApprovalDropped) -> Iterator[Change]:
+        key = ApprovalDirectory.at(int(event.id))
+        yield Removed(self.key, event.id, key, is_directory=True)
 
 
 class AwaitedDecision(Awaited):

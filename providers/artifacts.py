@@ -176,6 +176,12 @@ class ArtifactFile(_Entry):
         self.key = (place.key, artifact.serial)
         self._version = artifact
 
+    @staticmethod
+    def gone(place: Place, name: str) -> Hashable:
+        """The key that is said to be no more where `name` is removed: that of no inode, since those
+        that have the version open read on."""
+        return (place.key, "removed", name)
+
     def open(self, flags: int, caller: Caller) -> Handle:
         artifacts, principal = self.place.artifacts, caller.principal
         with discreet():

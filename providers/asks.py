@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentfs.asks.ask import Ask
 from agentfs.asks.asks import Asks
 from agentfs.asks.events import (
     AskAnswered,
-    AskCancelled,
     AskDropped,
     AskExpired,
     AskFailed,
@@ -21,105 +20,21 @@ from agentfs.base.clock import rfc3339
 from agentfs.base.errors import KernelError
 from agentfs.mail.message import number_of
 from agentfs.mail.settings import MessageSettings
-from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Removed
 from agentfs.vfs.declare import stream, transaction, value
 from agentfs.vfs.files import Owner, fields
 from agentfs.vfs.node import Node, StreamHandle
-from agentfs.vfs.table import Table, modified
+from agentfs.vfs.on import on
+from agentfs.vfs.table import Table
 
 if TYPE_CHECKING:
     from agentfs.providers.agents import AgentDirectory
 
-__all__ = ["ASKS", "AsksDirectory"]
-
-ASKS = (AskAnswered, AskCancelled, AskDropped, AskExpired, AskFailed, AskOpened, Escalated)
-"""The events about asks; `agent` says whose, `id` which."""
+__all__ = ["AsksDirectory"]
 
 SHOWN = (AskAnswered, AskExpired, AskFailed, Escalated)
-"""Those that `status` shows."""
-
-
-class AsksDirectory(Table):
-    """/agents/NAME/asks: `rmdir` or `rm -r` of an entry cancels the question."""
-
-    PATH = "/agents/NAME/asks"
-    mode = 0o700
-
-    def __init__(self, agent: AgentDirectory) -> None:
-        self.agent = agent
-        self.name = agent.name
-        self.asks = agent.kernel.asks
-        self.key = (agent.key, "asks")
-
-    def owner(self) -> Owner:
-        return self.agent.owner()
-
-    def guard(self, caller: Caller) -> None:
-        self.agent.private_guard(caller)
-
-    @transaction(
-        "new",
-        0o600,
-        private=True,
-        limit="limit",
-        example="To: bob\nReply-By: 10m\n\nWhere is the report?",
-        errors={
-            "EINVAL": "no `To`, no text, a malformed header, or a deadline that is not ahead",
-            "ENOENT": "there is no such agent",
-            "EACCES": "the role or the routing rule says no",
-            "EAGAIN": "messages.max_open_asks wait for an answer already",
-            "EMSGSIZE": "more than messages.max_size bytes",
-            "ENOSPC": "the receiver's inbox is full",
-            "EDQUOT": "you have your share of what waits in that inbox",
-        },
-    )
-    async def new(self, request: bytes, caller: Caller) -> str:
-        """Ask: write headers (`To: NAME`, and `Reply-By`, else messages.reply_timeout), a blank
-        line and a text in one write; read the id back. The answer comes to `ID/answer` and nowhere
-        else. A message with `Reply-By` that is sent in any other way is a question too; its answer
-        comes to the inbox as well."""
-        return f"{self.asks.ask(caller.principal, self.name, request).key}\n"
-
-    def limit(self) -> int:
-        return self.agent.kernel.settings.of(MessageSettings).max_size
-
-    def find(self, name: str) -> Node | None:
-        ask = self._ask(name)
-        return None if ask is None else AskDirectory(self, ask)
-
-    def more(self) -> Iterator[tuple[str, Node]]:
-        for _, ask in sorted(self.asks.of(self.name).items()):
-            yield ask.key, AskDirectory(self, ask)
-
-    def _ask(self, name: str) -> Ask | None:
-        ask = self.asks.find(number_of(name))
-        return ask if ask is not None and ask.asker == self.name else None
-
-    def rmdir(self, name: str, caller: Caller) -> None:
-        if name in self.TABLE:
-            raise self._fixed(f"remove {name}")
-        ask = self._ask(name)
-        if ask is None:
-            raise self.missing(name)
-        self.asks.cancel(caller.principal, self.name, ask.id)
-
-    def changes(self, event: Event) -> Iterable[Change]:
-        """What an event about one of the asks changes."""
-        match event:
-            case AskOpened(id=name):
-                ask = self._ask(name)
-                if ask is not None:
-                    opened = AskDirectory(self, ask)
-                    opened.remember()
-                    yield Created(self.key, name, opened)
-            case AskDropped(id=name):
-                yield Removed(self.key, name, ("ask", int(name)), is_directory=True)
-            case AskAnswered(id=name) | AskExpired(id=name) | AskFailed(id=name):
-                yield from modified(AskDirectory, ("ask", int(name)), event)
-            case Escalated(id=name):
-                yield from modified(AskDirectory, ("ask", int(name)), event)
+"""The events that `status` shows; `id` says of which question."""
 
 
 class AskDirectory(Table):
@@ -132,7 +47,12 @@ class AskDirectory(Table):
         self.folder = folder
         self.asks = folder.asks
         self.ask = ask
-        self.key = ("ask", ask.id)
+        self.key = self.at(ask.id)
+
+    @staticmethod
+    def at(number: int) -> Hashable:
+        """The key of the directory of a question."""
+        return ("ask", number)
 
     def owner(self) -> Owner:
         owner = self.folder.owner()
@@ -195,6 +115,89 @@ class AskDirectory(Table):
         """What `rm -r` does before `rmdir`: the files go with the directory."""
         if name not in self.TABLE:
             raise self.missing(name)
+
+
+class AsksDirectory(Table):
+    """/agents/NAME/asks: `rmdir` or `rm -r` of an entry cancels the question."""
+
+    PATH = "/agents/NAME/asks"
+    WHAT = "Its questions that wait for an answer, and those that were answered or never will be."
+    PRIVATE = True
+    EACH = AskDirectory
+    mode = 0o700
+
+    def __init__(self, agent: AgentDirectory) -> None:
+        self.agent = agent
+        self.name = agent.name
+        self.asks = agent.kernel.asks
+        self.key = agent.key_of("asks")
+
+    def owner(self) -> Owner:
+        return self.agent.owner()
+
+    def guard(self, caller: Caller) -> None:
+        self.agent.private_guard(caller)
+
+    @transaction(
+        "new",
+        0o600,
+        private=True,
+        limit="limit",
+        example="To: bob\nReply-By: 10m\n\nWhere is the report?",
+        errors={
+            "EINVAL": "no `To`, no text, a malformed header, or a deadline that is not ahead",
+            "ENOENT": "there is no such agent",
+            "EACCES": "the role or the routing rule says no",
+            "EAGAIN": "messages.max_open_asks wait for an answer already",
+            "EMSGSIZE": "more than messages.max_size bytes",
+            "ENOSPC": "the receiver's inbox is full",
+            "EDQUOT": "you have your share of what waits in that inbox",
+        },
+    )
+    async def new(self, request: bytes, caller: Caller) -> str:
+        """Ask: write headers (`To: NAME`, and `Reply-By`, else messages.reply_timeout), a blank
+        line and a text in one write; read the id back. The answer comes to `ID/answer` and nowhere
+        else. A message with `Reply-By` that is sent in any other way is a question too; its answer
+        comes to the inbox as well."""
+        return f"{self.asks.ask(caller.principal, self.name, request).key}\n"
+
+    def limit(self) -> int:
+        return self.agent.kernel.settings.of(MessageSettings).max_size
+
+    def find(self, name: str) -> Node | None:
+        ask = self._ask(name)
+        return None if ask is None else AskDirectory(self, ask)
+
+    def more(self) -> Iterator[tuple[str, Node]]:
+        for _, ask in sorted(self.asks.of(self.name).items()):
+            yield ask.key, AskDirectory(self, ask)
+
+    def _ask(self, name: str) -> Ask | None:
+        ask = self.asks.find(number_of(name))
+        return ask if ask is not None and ask.asker == self.name else None
+
+    def rmdir(self, name: str, caller: Caller) -> None:
+        if name in self.TABLE:
+            raise self._fixed(f"remove {name}")
+        ask = self._ask(name)
+        if ask is None:
+            raise self.missing(name)
+        self.asks.cancel(caller.principal, self.name, ask.id)
+
+    def concerned(self, event: Any) -> Iterable[Hashable]:
+        return (AskDirectory.at(int(event.id)),)
+
+    @on(AskOpened)
+    def _opened(self, event: AskOpened) -> Iterator[Change]:
+        ask = self._ask(event.id)
+        if ask is not None:
+            opened = AskDirectory(self, ask)
+            opened.remember()
+            yield Created(self.key, event.id, opened)
+
+    @on(AskDropped)
+    def _dropped(self, event: AskDropped) -> Iterator[Change]:
+        yield Removed(self.key, event.id, AskDirectory.at(int(event.id)), is_directory=True)
 
 
 class AnswerStream(StreamHandle):

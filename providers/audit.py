@@ -16,12 +16,13 @@ import trio
 from agentfs.audit.audit_table import beside, page
 from agentfs.audit.query import Query, line
 from agentfs.base.errors import KernelError
+from agentfs.providers.system_table import SystemTable
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import control, file, live, transaction
-from agentfs.vfs.files import Owner, fields
+from agentfs.vfs.files import fields
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import File, Handle, Node, Stat, is_writing, regular
-from agentfs.vfs.table import Entry, Table
+from agentfs.vfs.table import Entry
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
@@ -32,18 +33,13 @@ __all__ = ["AuditDirectory"]
 PAGE = 500
 
 
-class AuditDirectory(Table):
+class AuditDirectory(SystemTable):
     """/sys/audit: for the operator only (EACCES), and who else tries is in it."""
 
     PATH = "/sys/audit"
+    WHAT = "Who changed what, and who was refused."
     gated = True
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self.key = ("sys", "audit")
-
-    def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
+    key = ("sys", "audit")
 
     def guard(self, caller: Caller) -> None:
         if not caller.principal.is_operator:

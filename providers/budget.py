@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING
 
 from agentfs.model.process import Tier
 from agentfs.quota.budget_table import Entry
-from agentfs.quota.commands import run_budget_command
+from agentfs.quota.commands import run_budget_command, serve_call
 from agentfs.quota.events import BudgetChanged, ResourceRefused, ResourceWarning
-from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.changes import Modified
-from agentfs.vfs.declare import control, directory, value
+from agentfs.vfs.declare import control, directory, transaction, value
 from agentfs.vfs.files import Owner
+from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Directory, Node
 from agentfs.vfs.table import Entry as Declared
-from agentfs.vfs.table import Table, modified
+from agentfs.vfs.table import Rows, Table
 
 if TYPE_CHECKING:
     from agentfs.providers.process import ProcessDirectory
 
-__all__ = ["BUDGET", "BudgetDirectory", "budget_changes"]
-
-BUDGET = (BudgetChanged, ResourceWarning, ResourceRefused)
-"""The events about budgets; `pid` says whose."""
+__all__ = ["BudgetDirectory", "CallRows"]
 
 
 class TierDirectory(Table):
@@ -35,7 +31,12 @@ class TierDirectory(Table):
     def __init__(self, process: ProcessDirectory, key: Hashable, tier: Tier) -> None:
         self.process = process
         self.tier = tier
-        self.key = (key, tier.value)
+        self.key = self.at(key, tier)
+
+    @staticmethod
+    def at(budget: Hashable, tier: Tier) -> Hashable:
+        """The key of one tier in the directory with that key."""
+        return (budget, tier.value)
 
     @property
     def entry(self) -> Entry | None:
@@ -98,10 +99,15 @@ class BudgetDirectory(Table):
     """/proc/PID/budget: the tokens that a process may use of models of each tier."""
 
     PATH = "/proc/PID/budget"
+    WHAT = "The tokens that it may use of models of each tier."
+    EACH = TierDirectory
 
     def __init__(self, process: ProcessDirectory) -> None:
         self.process = process
-        self.key = (process.key, "budget")
+        self.key = process.key_of("budget")
+
+    def concerned(self, event: BudgetChanged) -> Iterable[Hashable]:
+        return (TierDirectory.at(self.key, Tier(event.tier)),)
 
     def owner(self) -> Owner:
         return self.process.owner()
@@ -155,9 +161,38 @@ class BudgetDirectory(Table):
         return f"warned {counts.warned}\nrefused {counts.refused}\n"
 
 
-def budget_changes(pid: int, event: Event) -> Iterator[Modified]:
-    """What an event about the budgets of process `pid` changes."""
-    key = (("proc", pid), "budget")
-    yield from modified(BudgetDirectory, key, event)
-    if isinstance(event, BudgetChanged):
-        yield from modified(TierDirectory, (key, event.tier), event)
+class CallRows(Rows):
+    """How a process says what it is about to use of models and tools."""
+
+    INTO = "/proc/PID"
+
+    def __init__(self, directory: ProcessDirectory) -> None:
+        super().__init__(directory)
+        self._process = directory
+        self._kernel = directory.kernel
+        self._pid = directory.pid
+
+    @transaction(
+        "call",
+        0o600,
+        private=True,
+        example="llm sonnet 4000",
+        errors={
+            "EINVAL": "malformed; tokens of a tool",
+            "ESRCH": "it has ended",
+            "ENOENT": "settle, cancel: no such call is open",
+            "EACCES": "the capability llm, or tool:NAME",
+            "EPERM": "a model above its tier; a capability that is denied",
+            "EAGAIN": "budgets.max_open_calls are open; a rate",
+            "EMSGSIZE": "more than max_context_tokens; settle: more than one call can use",
+            "EDQUOT": "the budget, a limit, or the group has not so much left",
+        },
+    )
+    async def call(self, request: bytes, caller: Caller) -> str:
+        """Before a call of a model, write `llm [MODEL] [MAX_TOKENS]` (its own model by default;
+        without a maximum as much is set aside as the model takes in one call, or as is left), of a
+        tool `tool NAME`; read an id back, or `skipped RULE` where `on_limit: skip` applies. After
+        it, `settle ID [INPUT OUTPUT]` (tokens; without them what was set aside is charged), or
+        `cancel ID` if it was not made. What is open when the program ends is charged."""
+        process = self._process.process
+        return serve_call(self._kernel.calls, caller.principal, process.pid, as_text(request))

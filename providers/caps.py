@@ -11,7 +11,7 @@ from agentfs.base.errors import KernelError
 from agentfs.model.capability import VOCABULARY
 from agentfs.model.process import Role
 from agentfs.process.events import CapabilityDropped
-from agentfs.store.event import Event
+from agentfs.providers.system_table import SystemTable
 from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged
 from agentfs.vfs.caller import Caller
@@ -19,7 +19,8 @@ from agentfs.vfs.changes import Change, Modified
 from agentfs.vfs.declare import control, directory, value
 from agentfs.vfs.files import Owner, Value
 from agentfs.vfs.node import Directory, Node
-from agentfs.vfs.table import DirectoryOf, Table, modified
+from agentfs.vfs.on import When, on
+from agentfs.vfs.table import DirectoryOf, Table
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ROLES", "CapsDirectory", "RoleChanges", "SysCapsDirectory"]
 
-ROLES = ConfigChanged("/etc/roles.yaml")
-"""What says that the tables of the roles are other ones now."""
+ROLES = When(ConfigChanged, path="/etc/roles.yaml")
+"""The tables of the roles are other ones now."""
 
 
 class RoleChanges:
@@ -41,7 +42,7 @@ class RoleChanges:
         kernel.events.listen(self._heard, ConfigChanged)
 
     def _heard(self, record: Record) -> None:
-        if record.event == ROLES:
+        if ROLES.matches(record.event):
             self.changed = change_time(self._kernel.clock.now(), self.changed)
             self.times += 1
 
@@ -50,11 +51,12 @@ class CapsDirectory(Table):
     """/proc/PID/caps: what a process may, one name or glob of tools a line."""
 
     PATH = "/proc/PID/caps"
+    WHAT = "What it may, and what it gave up."
 
     def __init__(self, parent: ProcessDirectory) -> None:
         self.parent = parent
         self.kernel = parent.kernel
-        self.key = (parent.key, "caps")
+        self.key = parent.key_of("caps")
 
     def owner(self) -> Owner:
         owner = self.parent.owner()
@@ -73,9 +75,7 @@ class CapsDirectory(Table):
         and what it dropped. A call that needs one of them is EPERM instead of EACCES."""
         return _lines(sorted(self.kernel.capabilities.denied(self.parent.process).denied))
 
-    @value(
-        "effective", on=(CapabilityDropped, ConfigChanged), example="escalate\nllm\ntool:web_*\n"
-    )
+    @value("effective", on=(CapabilityDropped, ROLES), example="escalate\nllm\ntool:web_*\n")
     def effective(self) -> str:
         """What it may at this moment: the table of its role (/etc/roles.yaml) and what its parent
         had when it was spawned and `allowed`, without `denied`. `-host_read`: everybody else has
@@ -114,29 +114,18 @@ class CapsDirectory(Table):
             raise KernelError(errno.EINVAL, f"-NAME drops a capability; {name!r} is no command")
         self.kernel.capabilities.drop(caller.principal, process.pid, name[1:])
 
-    @staticmethod
-    def changes(kernel: Kernel, event: Event) -> Iterator[Change]:
-        """Which of these files, of all processes, an event changes."""
-        if isinstance(event, CapabilityDropped):
-            yield from modified(CapsDirectory, (("proc", event.pid), "caps"), event)
-        elif event == ROLES:
-            for process in kernel.table:
-                yield from modified(CapsDirectory, (("proc", process.pid), "caps"), event)
 
-
-class SysCapsDirectory(Table):
+class SysCapsDirectory(SystemTable):
     """/sys/caps: the names of capabilities, and what roles have."""
 
     PATH = "/sys/caps"
+    WHAT = "The names of capabilities, and what roles have."
+    key = ("sys", "caps")
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self.key = ("sys", "caps")
-        self.roles = RoleChanges(kernel)
+    def __init__(self, above: SystemTable) -> None:
+        super().__init__(above)
+        self.roles = RoleChanges(self.kernel)
         self._profiles = _Profiles(self)
-
-    def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
 
     @value("taxonomy", example="spawn_children\tstart processes of its own …\n")
     def taxonomy(self) -> str:
@@ -149,11 +138,10 @@ class SysCapsDirectory(Table):
         tools a line, from /etc/roles.yaml."""
         return self._profiles
 
-    def changes(self, event: Event) -> Iterable[Change]:
-        """What an event changes in here."""
-        if event == ROLES:
-            for name, _ in self._profiles.entries():
-                yield Modified((self._profiles.key, name))
+    @on(ROLES)
+    def _other_roles(self, event: ConfigChanged) -> Iterator[Change]:
+        for _, profile in self._profiles.entries():
+            yield Modified(profile.key)
 
 
 class _Profiles(DirectoryOf):
@@ -164,7 +152,7 @@ class _Profiles(DirectoryOf):
         self.key = (caps.key, "profiles")
 
     def owner(self) -> Owner:
-        return Owner(*self._caps.kernel.owner, self._caps.roles.changed)
+        return self._caps.owned(self._caps.roles.changed)
 
     def _profile(self, role: Role) -> Node:
         policy = self._caps.kernel.policy

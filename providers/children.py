@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from agentfs.base.errors import KernelError
+from agentfs.process.events import ChildrenChanged
 from agentfs.vfs.caller import Caller
+from agentfs.vfs.changes import Change, Created, Removed
 from agentfs.vfs.files import Owner
 from agentfs.vfs.node import Link, Node, Stat
+from agentfs.vfs.on import on
 from agentfs.vfs.table import DirectoryOf
 
 if TYPE_CHECKING:
@@ -21,10 +24,12 @@ class ChildrenDirectory(DirectoryOf):
     """/proc/PID/children: a link to each child, by pid."""
 
     PATH = "/proc/PID/children"
+    WHAT = "A link to each of its children, named by pid."
+    ON = (ChildrenChanged,)
 
     def __init__(self, parent: ProcessDirectory) -> None:
         self.parent = parent
-        self.key = (parent.key, "children")
+        self.key = parent.key_of("children")
 
     def owner(self) -> Owner:
         return self.parent.owner()
@@ -41,6 +46,15 @@ class ChildrenDirectory(DirectoryOf):
     def entries(self) -> Iterator[tuple[str, Node]]:
         for child in self.parent.kernel.table.children(self.parent.pid):
             yield str(child.pid), self.child(child.pid)
+
+    @on(ChildrenChanged)
+    def _changes(self, event: ChildrenChanged) -> Iterator[Change]:
+        node = self.child(event.child)
+        if event.added:
+            node.remember()
+            yield Created(self.key, str(event.child), node)
+        else:
+            yield Removed(self.key, str(event.child), node.key)
 
 
 class ChildLink(Link):

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 from agentfs.mail.broadcast import EVERYBODY
 from agentfs.mail.message import Draft
 from agentfs.mail.settings import MessageSettings
-from agentfs.providers.approvals import ApprovalsDirectory
-from agentfs.providers.mail import MAIL
-from agentfs.providers.queues import QueuesDirectory
-from agentfs.providers.shm import DevShmDirectory
 from agentfs.providers.streams import EventStream, JournalStream
-from agentfs.providers.topics import TopicsDirectory
-from agentfs.store.event import Event
+from agentfs.providers.system_table import SystemTable
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.changes import Change
-from agentfs.vfs.declare import directory, message, stream
-from agentfs.vfs.files import Owner
-from agentfs.vfs.node import Directory, StreamHandle
-from agentfs.vfs.table import Table
-
-if TYPE_CHECKING:
-    from agentfs.kernel import Kernel
+from agentfs.vfs.declare import message, stream
+from agentfs.vfs.node import StreamHandle
 
 __all__ = ["DevDirectory"]
 
@@ -32,21 +18,12 @@ SINCE = {"EINVAL": "no such command", "ERANGE": "`since` a number that there is 
 """Why a command to /dev/events may be refused."""
 
 
-class DevDirectory(Table):
+class DevDirectory(SystemTable):
     """/dev: streams, and what agents share."""
 
     PATH = "/dev"
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self.key = ("dev",)
-        self._queues = QueuesDirectory(kernel)
-        self._topics = TopicsDirectory(kernel)
-        self._shm = DevShmDirectory(kernel)
-        self._approvals = ApprovalsDirectory(kernel)
-
-    def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
+    WHAT = "The streams of the kernel itself."
+    key = ("dev",)
 
     @stream(
         "events",
@@ -111,32 +88,3 @@ class DevDirectory(Table):
 
     async def sync(self) -> None:
         await self.kernel.store.sync()
-
-    @directory("queues", 0o1777)
-    def queues(self) -> Directory:
-        """Mailboxes that agents share: a directory for each queue."""
-        return self._queues
-
-    @directory("topics", 0o1777)
-    def topics(self) -> Directory:
-        """What is published, for whoever reads: a file for each topic."""
-        return self._topics
-
-    @directory("shm")
-    def shm(self) -> Directory:
-        """Shared memory: a directory of artifacts for each visibility."""
-        return self._shm
-
-    @directory("approvals")
-    def approvals(self) -> Directory:
-        """What waits for somebody's approval: a directory for each request."""
-        return self._approvals
-
-    def changes(self, event: Event) -> Iterator[Change]:
-        """Which nodes in here an event changed."""
-        yield from self._queues.changes(event)
-        if isinstance(event, MAIL):
-            return
-        yield from self._topics.changes(event)
-        yield from self._shm.changes(event)
-        yield from self._approvals.changes(event)

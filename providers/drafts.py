@@ -15,7 +15,7 @@ from agentfs.vfs.node import Attributes, File, Handle, Stat, Time, regular
 from agentfs.vfs.written import Written
 
 if TYPE_CHECKING:
-    from agentfs.providers.mail import Mailroom
+    from agentfs.providers.maildir import Mailroom
 
 __all__ = ["DeliveringHandle", "Delivery", "DraftFile", "DraftHandle", "MemoryFile", "MemoryHandle"]
 

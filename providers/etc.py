@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from agentfs.base.clock import change_time
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import INIT, Kind, Principal
 from agentfs.providers.replacing import Desk, Replacing
-from agentfs.store.event import Event
+from agentfs.providers.system_table import SystemTable
 from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged, DocumentRefused
 from agentfs.store.live_document import LiveDocument
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.changes import Change, Modified
 from agentfs.vfs.declare import file
-from agentfs.vfs.files import Document, Owner
+from agentfs.vfs.files import Document
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Node, Time
-
-if TYPE_CHECKING:
-    from agentfs.kernel import Kernel
+from agentfs.vfs.on import When
 
 __all__ = ["EtcDirectory"]
 
@@ -41,7 +38,7 @@ def live_document(name: str, example: str) -> Callable[[Method], Method]:
         name,
         0o644,
         kind="Document",
-        on=(ConfigChanged,),
+        on=(When(ConfigChanged, path=f"/etc/{name}"),),
         example=example,
         errors={
             "EINVAL": "not valid: the reason names every fault; the old one stays",
@@ -50,20 +47,22 @@ def live_document(name: str, example: str) -> Callable[[Method], Method]:
     )
 
 
-class EtcDirectory(Replacing):
+class EtcDirectory(Replacing, SystemTable):
     """/etc: documents. Programs may put files of their own beside them; they are not kept. What was
     in effect until this release refused it is there as NAME.refused until it is removed, and the
     document has its default."""
 
     PATH = "/etc"
+    WHAT = "The configuration."
+    key = ("etc",)
     REPLACED = frozenset({"agentfs.yaml", "roles.yaml", "acl.yaml", "models.yaml"})
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self.key = ("etc",)
+    def __init__(self, above: SystemTable) -> None:
+        super().__init__(above)
+        kernel = self.kernel
         self._desk = Desk(kernel.clock, self.only_operator, MAX_SCRATCH)
         self._desk.changed = int(kernel.started * 1e9)
-        self._changed: dict[str, Time] = {}
+        self._replaced: dict[str, Time] = {}
         self._documents: dict[str, LiveDocument[Any]] = {
             document.name: document for document in kernel.documents
         }
@@ -78,7 +77,7 @@ class EtcDirectory(Replacing):
     def _heard(self, record: Record) -> None:
         if isinstance(record.event, ConfigChanged):
             path = record.event.path
-            self._changed[path] = self._after(self._time(path))
+            self._replaced[path] = self._after(self._time(path))
         elif isinstance(record.event, DocumentRefused):
             self._show_refused(self._documents[record.event.path.rpartition("/")[2]])
 
@@ -90,13 +89,13 @@ class EtcDirectory(Replacing):
             text.content.extend(document.refused.encode())
 
     def _time(self, path: str) -> Time:
-        return self._changed.get(path, int(self.kernel.started * 1e9))
+        return self._replaced.get(path, int(self.kernel.started * 1e9))
 
     def _after(self, time: Time) -> Time:
         return change_time(self.kernel.clock.now(), time)
 
-    def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, self._desk.changed)
+    def changed(self) -> Time:
+        return self._desk.changed
 
     def only_operator(self, caller: Caller) -> None:
         """Raise EACCES for everybody else: agents of the same user pass the mode."""
@@ -115,9 +114,9 @@ class EtcDirectory(Replacing):
             self._write(document, content, caller)
 
         return Document(
-            (self.key, document.name),
+            self.key_of(document.name),
             0o644,
-            lambda: Owner(*self.kernel.owner, self._time(document.path)),
+            lambda: self.owned(self._time(document.path)),
             self.guard,
             lambda: document.shown.encode(),
             write,
@@ -169,10 +168,3 @@ class EtcDirectory(Replacing):
         document = self._documents.get(name.removesuffix(REFUSED))
         if document is not None and name.endswith(REFUSED):
             document.drop_refused()
-
-    def changes(self, event: Event) -> Iterable[Change]:
-        """What an event changes in here."""
-        if isinstance(event, ConfigChanged):
-            folder, _, name = event.path.rpartition("/")
-            if folder == self.PATH:
-                yield Modified((self.key, name))

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Hashable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from agentfs.base.errors import KernelError
 from agentfs.model.process import Process
+from agentfs.providers.system_table import SystemTable
 from agentfs.quota.events import GroupCreated, GroupLimitHit, GroupLimitSet, GroupRemoved
 from agentfs.quota.group_table import Group
-from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.changes import Change, Created, Modified, Removed
+from agentfs.vfs.changes import Change, Created, Removed
 from agentfs.vfs.declare import file, live, value
-from agentfs.vfs.files import Live, Owner
+from agentfs.vfs.files import Live
 from agentfs.vfs.handles import MAX_CONTROL, Whole, as_text
-from agentfs.vfs.node import Handle, Node, is_writing
-from agentfs.vfs.table import Table
-
-if TYPE_CHECKING:
-    from agentfs.kernel import Kernel
+from agentfs.vfs.node import Handle, Node, Time, is_writing
+from agentfs.vfs.on import When, on
 
 __all__ = ["CgroupDirectory", "GroupDirectory"]
 
@@ -53,15 +49,11 @@ class Members(Live):
         return Whole(move, MAX_CONTROL)
 
 
-class _GroupsDirectory(Table):
+class _GroupsDirectory(SystemTable):
     """What the root and every group have: processes, and groups."""
 
     mode = 0o777
     path = ""
-
-    def __init__(self, kernel: Kernel, key: Hashable) -> None:
-        self.kernel = kernel
-        self.key = key
 
     @file(
         "cgroup.procs",
@@ -98,52 +90,21 @@ class _GroupsDirectory(Table):
 
     def find(self, name: str) -> Node | None:
         group = self.kernel.groups.find(f"{self.path}/{name}" if self.path else name)
-        return None if group is None else GroupDirectory(self.kernel, group)
+        return None if group is None else GroupDirectory(self, group)
 
     def more(self) -> Iterator[tuple[str, Node]]:
         for group in self.kernel.groups.groups.children(self.path):
-            yield group.name, GroupDirectory(self.kernel, group)
+            yield group.name, GroupDirectory(self, group)
 
     def mkdir(self, name: str, mode: int, caller: Caller) -> Node:
         group = self.kernel.groups.create(caller.principal, self.path, name)
-        return GroupDirectory(self.kernel, group)
+        return GroupDirectory(self, group)
 
     def rmdir(self, name: str, caller: Caller) -> None:
         found = self.find(name)
         if not isinstance(found, GroupDirectory):
             raise self.missing(name)
         self.kernel.groups.remove(caller.principal, found.path)
-
-
-class CgroupDirectory(_GroupsDirectory):
-    """/sys/cgroup: the groups at the top, and the processes that are in none."""
-
-    PATH = "/sys/cgroup"
-
-    def __init__(self, kernel: Kernel) -> None:
-        super().__init__(kernel, ("cgroup",))
-
-    def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, self.kernel.groups.groups.changed)
-
-    def changes(self, event: Event) -> Iterable[Change]:
-        """What an event changes in here."""
-        match event:
-            case GroupCreated(path=path):
-                group = self.kernel.groups.find(path)
-                if group is not None:
-                    node = GroupDirectory(self.kernel, group)
-                    node.remember()
-                    yield Created(_key(group.parent), group.name, node)
-            case GroupRemoved(path=path):
-                parent, _, name = path.rpartition("/")
-                yield Removed(_key(parent), name, _key(path), is_directory=True)
-            case GroupLimitSet(path=path, limit=limit):
-                yield Modified((_key(path), f"{limit}.max"))
-            case GroupLimitHit(path=path, limit=limit):
-                while path:
-                    yield Modified((_key(path), f"{limit}.events"))
-                    path = path.rpartition("/")[0]
 
 
 class GroupDirectory(_GroupsDirectory):
@@ -153,10 +114,16 @@ class GroupDirectory(_GroupsDirectory):
 
     PATH = "/sys/cgroup/NAME"
 
-    def __init__(self, kernel: Kernel, group: Group) -> None:
-        super().__init__(kernel, _key(group.path))
+    def __init__(self, above: SystemTable, group: Group) -> None:
+        super().__init__(above)
+        self.key = self.at(group.path)
         self._group = group
         self.path = group.path
+
+    @staticmethod
+    def at(path: str) -> Hashable:
+        """The key of the directory of a group."""
+        return ("cgroup", path)
 
     @property
     def group(self) -> Group:
@@ -165,14 +132,14 @@ class GroupDirectory(_GroupsDirectory):
             raise KernelError(errno.ESTALE, f"group {self.path} is removed")
         return self._group
 
-    def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, self.group.changed)
+    def changed(self) -> Time:
+        return self.group.changed
 
     @value(
         "tokens.max",
         0o666,
         write="set_tokens",
-        on=(GroupLimitSet,),
+        on=(When(GroupLimitSet, limit="tokens"),),
         example="1000000",
         errors=ERRORS,
     )
@@ -201,13 +168,20 @@ class GroupDirectory(_GroupsDirectory):
         """How much of `tokens.max` is used, in percent; 0.0 if there is no limit."""
         return _percent(self.group.tokens_max, self.group.tokens)
 
-    @value("tokens.events", on=(GroupLimitHit,), example="max 3")
+    @value("tokens.events", on=(When(GroupLimitHit, limit="tokens"),), example="max 3")
     def tokens_events(self) -> str:
         """`max N`: how many calls were refused because this group, or one below it, had no tokens
         left."""
         return f"max {self.group.tokens_hits}"
 
-    @value("pids.max", 0o666, write="set_pids", on=(GroupLimitSet,), example="max", errors=ERRORS)
+    @value(
+        "pids.max",
+        0o666,
+        write="set_pids",
+        on=(When(GroupLimitSet, limit="pids"),),
+        example="max",
+        errors=ERRORS,
+    )
     def pids_max(self) -> str:
         """How many living processes there may be for another one to be spawned; `max`: any number.
         A spawn that would exceed it is refused: EAGAIN."""
@@ -232,7 +206,7 @@ class GroupDirectory(_GroupsDirectory):
         """How much of `pids.max` is taken, in percent; 0.0 if there is no limit."""
         return _percent(self.group.pids_max, self.kernel.groups.count(self.group))
 
-    @value("pids.events", on=(GroupLimitHit,), example="max 0")
+    @value("pids.events", on=(When(GroupLimitHit, limit="pids"),), example="max 0")
     def pids_events(self) -> str:
         """`max N`: how many spawns were refused because this group, or one below it, was full."""
         return f"max {self.group.pids_hits}"
@@ -241,7 +215,7 @@ class GroupDirectory(_GroupsDirectory):
         "rate.max",
         0o666,
         write="set_rate",
-        on=(GroupLimitSet,),
+        on=(When(GroupLimitSet, limit="rate"),),
         example="messages 600",
         errors=ERRORS,
     )
@@ -270,8 +244,40 @@ class GroupDirectory(_GroupsDirectory):
         self.kernel.groups.set_limit(caller.principal, self.path, limit, _parsed(text))
 
 
-def _key(path: str) -> Hashable:
-    return ("cgroup", path) if path else ("cgroup",)
+class CgroupDirectory(_GroupsDirectory):
+    """/sys/cgroup: the groups at the top, and the processes that are in none."""
+
+    PATH = "/sys/cgroup"
+    WHAT = "Groups of processes, and what each may use."
+    EACH = GroupDirectory
+    key = ("cgroup",)
+
+    def changed(self) -> Time:
+        return self.kernel.groups.groups.changed
+
+    def concerned(self, event: GroupLimitSet | GroupLimitHit) -> Iterator[Hashable]:
+        path = event.path
+        yield GroupDirectory.at(path)
+        while isinstance(event, GroupLimitHit) and "/" in path:
+            path = path.rpartition("/")[0]
+            yield GroupDirectory.at(path)
+
+    def _folder(self, path: str) -> Hashable:
+        return GroupDirectory.at(path) if path else self.key
+
+    @on(GroupCreated)
+    def _created(self, event: GroupCreated) -> Iterator[Change]:
+        group = self.kernel.groups.find(event.path)
+        if group is not None:
+            node = GroupDirectory(self, group)
+            node.remember()
+            yield Created(self._folder(group.parent), group.name, node)
+
+    @on(GroupRemoved)
+    def _removed(self, event: GroupRemoved) -> Iterator[Change]:
+        parent, _, name = event.path.rpartition("/")
+        key = GroupDirectory.at(event.path)
+        yield Removed(self._folder(parent), name, key, is_directory=True)
 
 
 def _left(most: int | None, used: int) -> str:

@@ -17,13 +17,14 @@ from agentfs.base.errors import KernelError
 from agentfs.model.principal import Kind
 from agentfs.providers.artifacts import ArtifactFile, DraftFile, Retries
 from agentfs.providers.contents import discreet
+from agentfs.providers.system_table import SystemTable
 from agentfs.shared.artifact import Artifact, Space, Visibility, check_key
 from agentfs.shared.events import (
-    ArtifactChanged,
     ArtifactEvent,
     ArtifactPassed,
     ArtifactRemoved,
     ArtifactRenamed,
+    ArtifactStored,
 )
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Moved, Removed
@@ -36,7 +37,11 @@ if TYPE_CHECKING:
     from agentfs.providers.agents import AgentDirectory
     from agentfs.shared.artifacts import Artifacts
 
-__all__ = ["GlobalDirectory", "PrivateDirectory", "SubtreeDirectory", "UserDirectory"]
+__all__ = ["ARTIFACTS", "GlobalDirectory", "PrivateDirectory", "SubtreeDirectory", "UserDirectory"]
+
+
+ARTIFACTS = (ArtifactStored, ArtifactRemoved, ArtifactRenamed, ArtifactPassed)
+"""The events that change what is in these directories."""
 
 
 class _KeyDirectory(Table):
@@ -138,8 +143,6 @@ class _KeyDirectory(Table):
 
     def changes(self, event: ArtifactEvent) -> Iterator[Change]:
         """What an event changes in here."""
-        if isinstance(event, ArtifactChanged):
-            return
         if isinstance(event, ArtifactPassed) and event.old_space == event.space:
             return
         if isinstance(event, ArtifactPassed) and event.old_space == self.space:
@@ -159,8 +162,7 @@ class _KeyDirectory(Table):
             yield Created(self.key, event.name, node)
 
     def _gone(self, name: str) -> Change:
-        # Whoever has it open reads on: its inode is not the one that is no more.
-        return Removed(self.key, name, (self.key, "removed", name))
+        return Removed(self.key, name, ArtifactFile.gone(self, name))
 
 
 class PrivateDirectory(_KeyDirectory):
@@ -247,12 +249,14 @@ class UserDirectory(_KeyDirectory):
 
     PATH = "/dev/shm/users/UID"
 
-    def __init__(self, kernel: Kernel, uid: int) -> None:
-        super().__init__(kernel, (Visibility.USER.value, str(uid)))
+    def __init__(self, above: SystemTable, uid: int) -> None:
+        super().__init__(above.kernel, (Visibility.USER.value, str(uid)))
+        self._above = above
         self._uid = uid
 
     def owner(self) -> Owner:
-        return Owner(self._uid, self.kernel.owner[1], int(self.kernel.started * 1e9))
+        above = self._above.owner()
+        return Owner(self._uid, above.gid, above.mtime)
 
     def open_to(self, caller: Caller) -> bool:
         principal = caller.principal
@@ -267,11 +271,12 @@ class GlobalDirectory(_KeyDirectory):
     mode = 0o1777
     file_mode = 0o644
 
-    def __init__(self, kernel: Kernel) -> None:
-        super().__init__(kernel, (Visibility.GLOBAL.value, ""))
+    def __init__(self, above: SystemTable) -> None:
+        super().__init__(above.kernel, (Visibility.GLOBAL.value, ""))
+        self._above = above
 
     def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
+        return self._above.owner()
 
     def open_to(self, caller: Caller) -> bool:
         return True

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import trio
 
 from agentfs.model.principal import INIT
 from agentfs.process.events import ProcessChanged
+from agentfs.quota.accounting import dollars
+from agentfs.quota.branches import Figures
 from agentfs.quota.events import LimitChanged
 from agentfs.quota.limits import shown
-from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.changes import Modified
 from agentfs.vfs.declare import file, live
 from agentfs.vfs.files import Owner, Value
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Node
-from agentfs.vfs.table import Table
+from agentfs.vfs.on import Cause, When
+from agentfs.vfs.table import Rows, Table
 
 if TYPE_CHECKING:
     from agentfs.providers.process import ProcessDirectory
 
-__all__ = ["LimitsDirectory", "UsageDirectory", "limit_changes"]
+__all__ = ["BranchRows", "LimitsDirectory", "UsageDirectory"]
 
 ERRORS = {
     "EINVAL": "neither a number nor max",
@@ -34,18 +37,16 @@ ERRORS = {
 class _OfProcess(Table):
     """What both directories are made of."""
 
-    name = ""
-
     def __init__(self, process: ProcessDirectory) -> None:
         self.process = process
-        self.key = (process.key, self.name)
+        self.key = process.key_of(self.name_in_tree())
 
     def owner(self) -> Owner:
         return self.process.owner()
 
 
-def _limit(name: str, example: str, doc: str) -> Callable[..., Any]:
-    """The file of one limit."""
+def _limit(name: str, example: str, doc: str, *also: Cause) -> Callable[..., Any]:
+    """The file of one limit, which `also` changes."""
 
     def node(directory: LimitsDirectory) -> Node:
         process = directory.process
@@ -57,12 +58,12 @@ def _limit(name: str, example: str, doc: str) -> Callable[..., Any]:
             text = as_text(data).strip()
             process.kernel.limits.set(caller.principal, process.pid, name, text)
 
-        key, guard = (directory.key, name), directory.guard
+        key, guard = directory.key_of(name), directory.guard
         return Value(key, 0o644, directory.owner, guard, render, apply)
 
     node.__doc__ = doc
-    declare = file(name, 0o644, kind="Value", on=(LimitChanged,), example=example, errors=ERRORS)
-    return declare(node)
+    causes = (When(LimitChanged, limit=name), *also)
+    return file(name, 0o644, kind="Value", on=causes, example=example, errors=ERRORS)(node)
 
 
 class LimitsDirectory(_OfProcess):
@@ -71,10 +72,13 @@ class LimitsDirectory(_OfProcess):
     lower its own, its parent and the operator may raise them too."""
 
     PATH = "/proc/PID/limits"
-    name = "limits"
+    WHAT = "What it may use."
 
     max_children = _limit(
-        "max_children", "10", "Living children; one more is EAGAIN. An ancestor's does not count."
+        "max_children",
+        "10",
+        "Living children; one more is EAGAIN. An ancestor's does not count.",
+        When(ProcessChanged, pid=INIT),  # that of process 1 is in the configuration
     )
     max_concurrent_tasks = _limit(
         "max_concurrent_tasks",
@@ -183,7 +187,7 @@ class UsageDirectory(_OfProcess):
     that are open count with what was set aside for them."""
 
     PATH = "/proc/PID/usage"
-    name = "usage"
+    WHAT = "What it uses of that."
 
     max_children = _usage("max_children", "2", "Its living children.")
     max_concurrent_tasks = _usage("max_concurrent_tasks", "1", "The messages it has claimed.")
@@ -234,11 +238,30 @@ class UsageDirectory(_OfProcess):
     )
 
 
-def limit_changes(event: Event) -> Iterator[Modified]:
-    """What an event changes in the directories of its process."""
-    match event:
-        case LimitChanged(pid=pid, limit=name):
-            yield Modified(((("proc", pid), "limits"), name))
-            yield Modified((("proc", pid), "info"))
-        case ProcessChanged(pid=pid) if pid == INIT:
-            yield Modified(((("proc", pid), "limits"), "max_children"))
+class BranchRows(Rows):
+    """What a process and all below it use."""
+
+    INTO = "/proc/PID"
+
+    def __init__(self, directory: ProcessDirectory) -> None:
+        super().__init__(directory)
+        self._process = directory
+        self._kernel = directory.kernel
+        self._pid = directory.pid
+
+    @live("branch", example="processes 4\ntokens 41200\nllm_calls 17\n…\n")
+    async def branch(self) -> bytes:
+        """What it and everything below it have used since its start, also what has ended and is
+        gone: a line each for processes (that live), tokens, llm_calls, tool_calls and cost_usd."""
+        figures, living, todo = Figures(), 0, [self._process.process]
+        while todo:
+            process = todo.pop()
+            living += process.state.alive
+            # Whose end is told to its parent already has no figures of its own any more.
+            figures += self._kernel.branches.of(process) if process.state.alive else Figures()
+            todo += self._kernel.table.children(process.pid)
+            await trio.lowlevel.checkpoint()
+        return (
+            f"processes {living}\ntokens {figures.tokens}\nllm_calls {figures.llm_calls}\n"
+            f"tool_calls {figures.tool_calls}\ncost_usd {dollars(figures.cost)}\n"
+        ).encode()

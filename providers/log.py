@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,17 +12,19 @@ from inotify_simple import INotify, flags
 
 from agentfs.base.errors import KernelError
 from agentfs.providers import disk
+from agentfs.providers.agents import AgentDirectory
 from agentfs.providers.descriptors import Descriptor
 from agentfs.quota.shares import Charge
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Modified
-from agentfs.vfs.node import File, Handle, Stat, is_writing
+from agentfs.vfs.declare import file
+from agentfs.vfs.node import File, Handle, Node, Stat, is_writing
+from agentfs.vfs.table import Rows, key_in
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
-    from agentfs.providers.agents import AgentDirectory
 
-__all__ = ["LogFile", "LogWatcher"]
+__all__ = ["LogFile", "LogRows", "LogWatcher"]
 
 
 PAUSE = 0.01
@@ -36,8 +38,13 @@ class LogFile(File):
     timeout = 1.0
 
     def __init__(self, agent: AgentDirectory) -> None:
-        self.key = (agent.key, "log")
+        self.key = self.at(agent.name)
         self._agent = agent
+
+    @staticmethod
+    def at(agent: str) -> Hashable:
+        """The key of the log of an agent."""
+        return key_in(AgentDirectory.at(agent), "log")
 
     def _path(self) -> str:
         return os.fspath(self._agent.kernel.agents.log_path(self._agent.name))
@@ -58,6 +65,17 @@ class LogFile(File):
         shown = self._agent.process or self._agent.agent
         self._agent.kernel.rules.read_process(caller.principal, shown, "log")
         return LogHandle(self._path(), caller.descriptor())
+
+
+class LogRows(Rows):
+    """The entry of an agent that shows it."""
+
+    INTO = "/agents/NAME"
+
+    @file("log", 0o640)
+    def log(self) -> Node:
+        """What its processes wrote to stdout and stderr, appended, rotated."""
+        return LogFile(self.directory)
 
 
 class LogHandle(Handle):
@@ -98,5 +116,5 @@ class LogWatcher:
                 names = {event.name for event in watch.read(timeout=0)}
                 for name in sorted(names):
                     if name.endswith(".log"):
-                        notify(Modified((("agents", name[:-4]), "log")))
+                        notify(Modified(LogFile.at(name[:-4])))
                 await trio.sleep(PAUSE)

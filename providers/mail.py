@@ -8,35 +8,22 @@ recv         see recv.py
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from agentfs.base.errors import ApprovalError, KernelError
-from agentfs.mail.events import (
-    DeadLetterDropped,
-    MessageArrived,
-    MessageClaimed,
-    MessageDone,
-    MessageExpired,
-    MessageGivenUp,
-    MessageReturned,
-    MessageRevived,
-)
 from agentfs.mail.held import Held
 from agentfs.mail.message import Draft, check_opening
-from agentfs.providers.dead import DeadFile
+from agentfs.providers.dead import DeadDirectory
 from agentfs.providers.host import HostDirectory
-from agentfs.providers.maildir import (
-    CurDirectory,
-    Mailroom,
-    MessageFile,
-    NewDirectory,
-    TmpDirectory,
-)
+from agentfs.providers.mail_changes import mail_changes
+from agentfs.providers.maildir import MAIL, CurDirectory, Mailroom, NewDirectory, TmpDirectory
+from agentfs.providers.recv import Recv, RecvBatch
 from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.changes import Change, Created, Moved, Removed
-from agentfs.vfs.declare import directory
+from agentfs.vfs.changes import Change
+from agentfs.vfs.declare import directory, message, stream
 from agentfs.vfs.files import Owner
 from agentfs.vfs.handles import Gathered
 from agentfs.vfs.node import (
@@ -46,25 +33,22 @@ from agentfs.vfs.node import (
     Handle,
     Node,
     Stat,
+    StreamHandle,
     is_writing,
     regular,
 )
-from agentfs.vfs.table import DirectoryOf, Table
+from agentfs.vfs.on import on
+from agentfs.vfs.table import DirectoryOf, Rows, Table
 
-__all__ = ["MAIL", "InboxDirectory", "Mailroom", "OutboxDirectory", "changes"]
+if TYPE_CHECKING:
+    from agentfs.providers.agents import AgentDirectory
+
+__all__ = ["DeadRows", "InboxDirectory", "MailRows", "OutboxDirectory", "room_of"]
 
 
-MAIL = (
-    MessageArrived,
-    MessageClaimed,
-    MessageDone,
-    MessageExpired,
-    MessageGivenUp,
-    MessageReturned,
-    MessageRevived,
-    DeadLetterDropped,
-)
-"""The events about a message; `agent` says in whose mailbox."""
+def room_of(agent: AgentDirectory) -> Mailroom:
+    """What the files of an agent's mail share."""
+    return agent.attached(MailRows).room
 
 
 class InboxDirectory(Table):
@@ -86,14 +70,14 @@ class InboxDirectory(Table):
     def may_list(self, caller: Caller) -> None:
         self.room.private(caller)
 
-    @directory("new", 0o700, on=(MessageArrived, MessageReturned), private=True)
+    @directory("new", 0o700, private=True)
     def new(self) -> Directory:
         """Messages that wait, each a file `<sequence>.<sender>`. Renaming one into `cur` claims
         it, deleting it acknowledges it, creating one sends it. Fields and flags can be added
         to a name (`,U=7`, `:2,S`): it waits on in its place."""
         return NewDirectory(self.room)
 
-    @directory("cur", 0o700, on=(MessageClaimed,), private=True)
+    @directory("cur", 0o700, private=True)
     def cur(self) -> Directory:
         """Messages that are claimed; flags after `:2,` are kept. Deleting one acknowledges it;
         what is not acknowledged when the process that claimed it ends comes back to `new`."""
@@ -164,9 +148,9 @@ class OutboxDirectory(DirectoryOf):
     PATH = "/agents/NAME/outbox"
     mode = 0o700
 
-    def __init__(self, room: Mailroom) -> None:
+    def __init__(self, room: Mailroom, key: Hashable) -> None:
         self.room = room
-        self.key = (("agents", room.name), "outbox")
+        self.key = key
 
     def owner(self) -> Owner:
         return self.room.owner()
@@ -323,24 +307,117 @@ class Letter(Gathered):
         super().release()
 
 
-def changes(room: Mailroom, event: Event) -> Iterable[Change]:
-    """What an event about a message changes in the mailbox that it names."""
-    new, cur, dead = map(room.folder_key, ("new", "cur", "dead"))
-    match event:
-        case MessageArrived(id=number, file=file):
-            yield Created(new, file, MessageFile(room, int(number), announcing=True))
-        case MessageClaimed(id=number, file=file, renamed=renamed):
-            yield Moved(new, file, cur, renamed, MessageFile(room, int(number), announcing=True))
-        case MessageReturned(id=number, file=file, renamed=renamed):
-            yield Moved(cur, renamed, new, file, MessageFile(room, int(number), announcing=True))
-        case MessageDone(id=number, folder=folder, file=file):
-            yield Removed(room.folder_key(folder), file, ("msg", int(number)))
-        case MessageExpired(id=number, folder=folder, file=file):
-            yield Removed(room.folder_key(folder), file, ("msg", int(number)))
-        case MessageGivenUp(id=number, folder=folder, file=file):
-            letter = DeadFile(room, int(number), number, announcing=True)
-            yield Moved(room.folder_key(folder), file, dead, number, letter)
-        case MessageRevived(id=number, file=file, renamed=renamed):
-            yield Moved(dead, renamed, new, file, MessageFile(room, int(number), announcing=True))
-        case DeadLetterDropped(id=number, file=file):
-            yield Removed(dead, file, ("msg", int(number)))
+class MailRows(Rows):
+    """The mail of an agent."""
+
+    INTO = "/agents/NAME"
+    KEPT = True
+
+    def __init__(self, agent: AgentDirectory) -> None:
+        super().__init__(agent)
+        self._kernel = agent.kernel
+        self._name = agent.name
+        self.room = Mailroom(self._kernel, agent.name, agent.key_of("inbox"))
+
+    async def sync(self) -> None:
+        await self._kernel.store.sync()
+
+    @on(*MAIL)
+    def _changes(self, event: Event) -> Iterable[Change]:
+        self.room.touch()
+        return mail_changes(self.room, event) if self.room.seen else ()
+
+    @directory("inbox", 0o700, private=True)
+    def inbox(self) -> Directory:
+        """Its mail, as a Maildir."""
+        return InboxDirectory(self.room)
+
+    @directory("outbox", 0o700, private=True)
+    def outbox(self) -> Directory:
+        """A file for each agent that it may write to at the moment; with more than 100 agents,
+        others than itself are listed only its parent and its children. What is written to one
+        between open and close is one message: a body, unless it opens with headers of ours and a
+        blank line (messages.md says which)."""
+        return OutboxDirectory(self.room, self.directory.key_of("outbox"))
+
+    @message(
+        "send",
+        0o200,
+        limit="limit",
+        sync="sync",
+        private=True,
+        example="To: bob\nPriority: high\n\nHello.",
+        errors={
+            "ENOENT": "there is no such agent",
+            "EACCES": "the role or a rule says no, or it is another user's and a stranger",
+            "EINVAL": "a malformed header, two receivers, or a Type that is the kernel's",
+            "EMSGSIZE": "more than messages.max_size bytes",
+            "ENOSPC": "the receiver's inbox is full",
+            "EDQUOT": "you have your share of what waits in that inbox",
+        },
+    )
+    async def send(self, content: bytes, caller: Caller) -> None:
+        """Every write is one message: headers (`To: NAME` at least), a blank line, the body. May
+        be kept open; fsync makes what was sent survive a power cut."""
+        draft = Draft.parse(content, now=self._kernel.clock.now())
+        self._kernel.mail.send(caller.principal, self._name, draft)
+
+    def limit(self) -> int:
+        return self.room.limit()
+
+    @stream(
+        "recv",
+        0o600,
+        known_as="mailbox",
+        private=True,
+        errors={
+            "EAGAIN": "O_NONBLOCK, and no message waits",
+            "ESTALE": "the agent was removed",
+            "ENOENT": "written: there is no message that is not settled yet",
+            "EINVAL": "written: another word",
+        },
+    )
+    def recv(self, caller: Caller) -> StreamHandle:
+        """The next message: blocks until there is one, claims the best (priority with ageing),
+        gives it whole, then end of file, which stays. For the next one it is opened again, or
+        rewound. Asking for the next acknowledges the one before it that the same loop got here,
+        also if nothing waits. Whoever does not want the next yet writes what became of the last:
+        `done`, `back` (it waits again; this was no attempt), or `failed REASON` (the next attempt,
+        or a dead letter). Opened with O_DIRECT (packet mode, as of a pipe) each read is a message,
+        and there is no end of file after one that is shorter than the read."""
+        self._kernel.processes.receives(caller.principal, self._name)
+        return Recv(self.room, caller)
+
+    @stream(
+        "recv.batch",
+        0o600,
+        known_as="mailbox",
+        private=True,
+        errors={
+            "EAGAIN": "O_NONBLOCK, and no message waits",
+            "ESTALE": "the agent was removed",
+            "EINVAL": "written: a number that is not from 1 to 1000, or another word",
+        },
+    )
+    def recv_batch(self, caller: Caller) -> StreamHandle:
+        """The next messages at once, as an mbox: blocks until there is one, claims up to N of them
+        (N is written to the handle first; else 10) and at most messages.max_batch_bytes, then end
+        of file, as `recv` does. Each says in `Claimed-As` which file in `inbox/cur` it is: deleting
+        that acknowledges it alone; asking for the next batch acknowledges the rest. `done`, `back`
+        and `failed REASON` can be written as to `recv`."""
+        self._kernel.processes.receives(caller.principal, self._name)
+        return RecvBatch(self.room, caller)
+
+
+class DeadRows(Rows):
+    """The dead letters of an agent."""
+
+    INTO = "/agents/NAME"
+
+    @directory("dead", 0o700, private=True)
+    def dead(self) -> Directory:
+        """Messages to it that were given up, each a file named by its id: a header `Reason`, then
+        the message. Deleting one drops it; renaming it into `inbox/new` puts it back: it is
+        delivered again, with the next Delivery-Attempt. Kept for messages.dead_retention, the
+        newest messages.max_dead of them."""
+        return DeadDirectory(room_of(self.directory))

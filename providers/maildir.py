@@ -17,6 +17,16 @@ from typing import TYPE_CHECKING
 
 from agentfs.base.clock import change_time
 from agentfs.base.errors import ApprovalError, KernelError
+from agentfs.mail.events import (
+    DeadLetterDropped,
+    MessageArrived,
+    MessageClaimed,
+    MessageDone,
+    MessageExpired,
+    MessageGivenUp,
+    MessageReturned,
+    MessageRevived,
+)
 from agentfs.mail.held import Held
 from agentfs.mail.mailbox import Mailbox
 from agentfs.mail.message import Draft, Message
@@ -33,6 +43,7 @@ if TYPE_CHECKING:
     from agentfs.kernel import Kernel
 
 __all__ = [
+    "MAIL",
     "CurDirectory",
     "MailFile",
     "Mailroom",
@@ -42,6 +53,18 @@ __all__ = [
     "checked",
     "sendable",
 ]
+
+MAIL = (
+    MessageArrived,
+    MessageClaimed,
+    MessageDone,
+    MessageExpired,
+    MessageGivenUp,
+    MessageReturned,
+    MessageRevived,
+    DeadLetterDropped,
+)
+"""The events about a message; `agent` says in whose mailbox."""
 
 RENAME_NOREPLACE = 1
 
@@ -55,10 +78,10 @@ class Mailroom:
     """What the files of one agent's mail share: whose it is, and what is being written. `seen`:
     somebody looked for one of the folders; else no change in them needs to be told."""
 
-    def __init__(self, kernel: Kernel, name: str) -> None:
+    def __init__(self, kernel: Kernel, name: str, key: Hashable) -> None:
         self.kernel = kernel
         self.name = name
-        self.key: Hashable = (("agents", name), "inbox")
+        self.key = key
         self.drafts: dict[str, dict[str, DraftFile]] = {"new": {}, "cur": {}, "tmp": {}}
         self.changed = 0
         self._beside: DotFiles | None = None
@@ -198,10 +221,15 @@ class MailFile(File):
     of it; then it is empty."""
 
     def __init__(self, room: Mailroom, seq: int, *, announcing: bool = False) -> None:
-        self.key = ("msg", seq)
+        self.key = self.at(seq)
         self._room = room
         self._seq = seq
         self._announcing = announcing
+
+    @staticmethod
+    def at(seq: int) -> Hashable:
+        """The key of the file of a message."""
+        return ("msg", seq)
 
     def message(self) -> Message:
         """ENOENT if it is not here any more."""

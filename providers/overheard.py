@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING
 
 from agentfs.model.principal import Principal
 from agentfs.providers.streams import RecordStream, lost, published
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.declare import stream
+from agentfs.vfs.node import StreamHandle
+from agentfs.vfs.table import Rows
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
+    from agentfs.providers.agents import AgentDirectory
 
-__all__ = ["OverheardStream"]
+__all__ = ["OverheardRows", "OverheardStream"]
 
 
 class OverheardStream(RecordStream):
@@ -53,3 +58,30 @@ class OverheardStream(RecordStream):
 
     def release(self) -> None:
         self._copies.readers.discard(self.wake)
+
+
+class OverheardRows(Rows):
+    """The entry of an agent that gives them."""
+
+    INTO = "/agents/NAME"
+
+    def __init__(self, agent: AgentDirectory) -> None:
+        super().__init__(agent)
+        self._kernel = agent.kernel
+        self._name = agent.name
+
+    @stream(
+        "overheard",
+        0o400,
+        private=True,
+        example='{"seq": 42, "time": "…", "from": "ann", "to": "ben", "data": "Message-ID: …"}',
+        errors={"EAGAIN": "O_NONBLOCK, and there is no more"},
+    )
+    def overheard(self, caller: Caller) -> StreamHandle:
+        """What its children say to each other, one JSON object a line: seq (the number in the
+        Message-ID), time (RFC 3339), from, to, data (the whole message, as its receiver reads it;
+        or `data_base64`, if it is no UTF-8). First those that are kept, then those that come. It
+        is no mail: nothing is claimed, and nothing waits in the inbox. The newest 100, of at most
+        256 KiB, are kept, and none over a restart of the daemon; what fell out before it was read
+        is announced by a record of type `lost` with its `count`."""
+        return OverheardStream(self._kernel, self._name, caller.principal)

@@ -17,23 +17,20 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from agentfs.base.errors import KernelError
+from agentfs.process.events import ProcessExited, ProcessReparented
+from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.changes import HungUp
+from agentfs.vfs.changes import Change, HungUp
 from agentfs.vfs.declare import fifo
 from agentfs.vfs.files import Owner
 from agentfs.vfs.node import Fifo, Node, Stat
+from agentfs.vfs.on import on
 from agentfs.vfs.table import Table
 
 if TYPE_CHECKING:
     from agentfs.providers.process import ProcessDirectory
 
-__all__ = ["PipesDirectory", "hung_up"]
-
-
-def hung_up(process: Hashable) -> Iterator[HungUp]:
-    """One of the two who may have the pipes of the process with this key open is another now."""
-    for name in PipesDirectory.TABLE:
-        yield HungUp(((process, "pipes"), name))
+__all__ = ["PipesDirectory"]
 
 
 class Pipe(Fifo):
@@ -63,11 +60,12 @@ class PipesDirectory(Table):
     while it lives (ESTALE). Others see an empty directory."""
 
     PATH = "/proc/PID/pipes"
+    WHAT = "Bytes to and from the parent, through two FIFOs; process 1 has none."
     gated = True
 
     def __init__(self, process: ProcessDirectory) -> None:
         self._process = process
-        self.key = (process.key, "pipes")
+        self.key = process.key_of("pipes")
 
     def owner(self) -> Owner:
         return self._process.owner()
@@ -94,7 +92,13 @@ class PipesDirectory(Table):
         return () if self._refusal(caller) is not None else self.entries()
 
     def _pipe(self, name: str) -> Pipe:
-        return Pipe((self.key, name), self.owner)
+        return Pipe(self.key_of(name), self.owner)
+
+    @on(ProcessExited, ProcessReparented)
+    def _hung_up(self, event: Event) -> Iterator[Change]:
+        """One of the two who may have the pipes open is another now."""
+        for name in self.TABLE:
+            yield HungUp(self.key_of(name))
 
     @fifo("up", 0o666)
     def up(self) -> Pipe:

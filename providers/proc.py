@@ -4,65 +4,42 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any
 
 from agentfs.base.errors import KernelError
 from agentfs.model.process import State
-from agentfs.process.events import (
-    AgentResumed,
-    AgentStalled,
-    CapabilityDropped,
-    ChildrenChanged,
-    ProcessChanged,
-    ProcessExited,
-    ProcessReaped,
-    ProcessReparented,
-    ProcessRestarted,
-    ProcessSpawned,
-    ShownStateChanged,
-    StateChanged,
-    WhyChanged,
-)
-from agentfs.providers.budget import BUDGET, budget_changes
-from agentfs.providers.caps import ROLES, CapsDirectory, RoleChanges
-from agentfs.providers.children import ChildrenDirectory, pid_of
-from agentfs.providers.limits import limit_changes
+from agentfs.process.events import ProcessReaped, ProcessSpawned
+from agentfs.providers.caps import RoleChanges
+from agentfs.providers.children import pid_of
 from agentfs.providers.load import LoadAverage
-from agentfs.providers.mail import MAIL
-from agentfs.providers.pipes import hung_up
+from agentfs.providers.maildir import MAIL
 from agentfs.providers.process import ProcessDirectory
 from agentfs.providers.streams import Signals
-from agentfs.quota.events import LimitChanged
-from agentfs.store.event import Event
+from agentfs.providers.system_table import SystemTable
 from agentfs.store.events import ConfigChanged
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Removed
 from agentfs.vfs.declare import link, live
-from agentfs.vfs.files import Owner
 from agentfs.vfs.node import Node
-from agentfs.vfs.table import Table, modified
-
-if TYPE_CHECKING:
-    from agentfs.kernel import Kernel
+from agentfs.vfs.on import on
 
 __all__ = ["ProcDirectory"]
 
 
-class ProcDirectory(Table):
+class ProcDirectory(SystemTable):
     """/proc: a directory for each process, and figures of the whole system."""
 
     PATH = "/proc"
+    WHAT = "The processes by pid, and figures of the whole system."
+    EACH = ProcessDirectory
+    key = ("proc",)
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self.key = ("proc",)
-        self.signals = Signals(kernel)
-        self._load = LoadAverage(kernel)
-        self.roles = RoleChanges(kernel)
-
-    def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
+    def __init__(self, above: SystemTable) -> None:
+        super().__init__(above)
+        self.signals = Signals(self.kernel)
+        self._load = LoadAverage(self.kernel)
+        self.roles = RoleChanges(self.kernel)
 
     def private_guard(self, caller: Caller) -> None:
         if not caller.principal.is_operator:
@@ -138,61 +115,32 @@ class ProcDirectory(Table):
         )
         return f"agentfs {place} fuse.agentfs rw 0 0"
 
-    def process(self, pid: int) -> ProcessDirectory:
-        return ProcessDirectory(self, pid)
-
     def find(self, name: str) -> Node | None:
         found = self.kernel.table.find(pid_of(name))
-        return None if found is None else self.process(found.pid)
+        return None if found is None else ProcessDirectory(self, found.pid)
 
     def more(self) -> Iterator[tuple[str, Node]]:
         for process in self.kernel.table:
-            yield str(process.pid), self.process(process.pid)
+            yield str(process.pid), ProcessDirectory(self, process.pid)
 
-    def _confined_anew(self, event: Event) -> list[int]:
-        """The processes whose program is to be kept from something else now."""
-        if isinstance(event, CapabilityDropped):
-            return [event.pid]
-        return [process.pid for process in self.kernel.table] if event == ROLES else []
+    def each(self, key: Any) -> ProcessDirectory:
+        return ProcessDirectory(self, ProcessDirectory.pid_at(key))
 
-    def changes(self, event: Event) -> Iterable[Change]:
-        """What an event changes in here."""
+    def concerned(self, event: Any) -> Iterable[Hashable]:
+        if isinstance(event, ConfigChanged):
+            return [ProcessDirectory.at(process.pid) for process in self.kernel.table]
         if isinstance(event, MAIL):
             process = self.kernel.table.by_name(event.agent)
-            if process is not None:
-                yield from modified(ProcessDirectory, ("proc", process.pid), event)
-            return
-        match event:
-            case ProcessSpawned(pid=pid):
-                spawned = self.process(pid)
-                spawned.remember()
-                yield Created(self.key, str(pid), spawned)
-            case ProcessReaped(pid=pid):
-                yield Removed(self.key, str(pid), ("proc", pid), is_directory=True)
-            case ChildrenChanged(pid=pid, child=child, added=added):
-                children = ChildrenDirectory(self.process(pid))
-                node = children.child(child)
-                if added:
-                    node.remember()
-                    yield Created(children.key, str(child), node)
-                else:
-                    yield Removed(children.key, str(child), node.key)
-                yield from modified(ProcessDirectory, ("proc", pid), event)
-            case CapabilityDropped() | ConfigChanged():
-                yield from CapsDirectory.changes(self.kernel, event)
-                for pid in self._confined_anew(event):
-                    yield from modified(ProcessDirectory, ("proc", pid), event)
-            case AgentStalled() | AgentResumed():
-                yield from modified(ProcessDirectory, ("proc", event.pid), event)
-            case WhyChanged() | ShownStateChanged():
-                yield from modified(ProcessDirectory, ("proc", event.pid), event)
-            case StateChanged() | ProcessChanged() | ProcessRestarted():
-                yield from modified(ProcessDirectory, ("proc", event.pid), event)
-                yield from limit_changes(event)
-            case LimitChanged():
-                yield from limit_changes(event)
-            case ProcessExited() | ProcessReparented():
-                yield from modified(ProcessDirectory, ("proc", event.pid), event)
-                yield from hung_up(("proc", event.pid))
-            case _ if isinstance(event, BUDGET):
-                yield from budget_changes(event.pid, event)
+            return () if process is None else (ProcessDirectory.at(process.pid),)
+        return (ProcessDirectory.at(event.pid),)
+
+    @on(ProcessSpawned)
+    def _spawned(self, event: ProcessSpawned) -> Iterator[Change]:
+        spawned = ProcessDirectory(self, event.pid)
+        spawned.remember()
+        yield Created(self.key, str(event.pid), spawned)
+
+    @on(ProcessReaped)
+    def _reaped(self, event: ProcessReaped) -> Iterator[Change]:
+        key = ProcessDirectory.at(event.pid)
+        yield Removed(self.key, str(event.pid), key, is_directory=True)

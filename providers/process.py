@@ -1,240 +1,286 @@
-"""/proc/PID: a process, one agent at work."""
+"""/proc/PID: a process, one agent at work. Here is what it is and does; others add the rest."""
 
 from __future__ import annotations
 
 import errno
+import json
+import os
+from typing import TYPE_CHECKING
 
-import trio
-
+from agentfs.base.clock import rfc3339
 from agentfs.base.errors import KernelError
-from agentfs.mail.settings import MessageSettings
-from agentfs.model.spec import parse_spec
-from agentfs.process.events import ChildrenChanged
-from agentfs.providers.budget import BudgetDirectory
-from agentfs.providers.caps import CapsDirectory
-from agentfs.providers.children import ChildrenDirectory
-from agentfs.providers.limits import LimitsDirectory, UsageDirectory
-from agentfs.providers.pipes import PipesDirectory
-from agentfs.providers.process_program import ProcessProgram
-from agentfs.providers.streams import SignalStream, WaitStream
-from agentfs.quota.accounting import dollars
-from agentfs.quota.branches import Figures
-from agentfs.quota.commands import serve_call
+from agentfs.machine.confine import described
+from agentfs.model.principal import INIT
+from agentfs.model.process import Process
+from agentfs.process.events import (
+    AgentResumed,
+    AgentStalled,
+    CapabilityDropped,
+    ChildrenChanged,
+    ProcessChanged,
+    ProcessExited,
+    ProcessReparented,
+    ProcessRestarted,
+    ShownStateChanged,
+    StateChanged,
+    WhyChanged,
+)
+from agentfs.providers.caps import ROLES
+from agentfs.providers.maildir import MAIL
+from agentfs.quota.events import LimitChanged
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import (
-    control,
-    directory,
-    live,
-    message,
-    stream,
-    transaction,
+    link,
+    value,
 )
-from agentfs.vfs.handles import MAX_CONTROL, as_text
-from agentfs.vfs.node import Directory, StreamHandle
-from agentfs.vfs.table import Entry
+from agentfs.vfs.files import Owner, fields
+from agentfs.vfs.table import Entry, Table
+
+if TYPE_CHECKING:
+    from agentfs.providers.proc import ProcDirectory
 
 __all__ = ["ProcessDirectory"]
 
+# What shows in `status` and `info`.
+SHOWN = (
+    StateChanged,
+    ShownStateChanged,
+    ProcessChanged,
+    ProcessExited,
+    ProcessRestarted,
+    ProcessReparented,
+    ChildrenChanged,
+    AgentStalled,
+    AgentResumed,
+    *MAIL,
+)
 
-class ProcessDirectory(ProcessProgram):
+
+CONFINED = (*SHOWN, CapabilityDropped, ROLES)
+"""The same for `status`, which says whether what a program may do by now is what it was started
+with."""
+
+
+class ProcessDirectory(Table):
     """/proc/PID: a process, one agent at work."""
 
     PATH = "/proc/PID"
 
-    def listed(self, entry: Entry) -> bool:
-        return entry.name != "parent" and (entry.name != "cwd" or self.works_here())
+    def __init__(self, proc: ProcDirectory, pid: int) -> None:
+        self.proc = proc
+        self.kernel = proc.kernel
+        self.pid = pid
+        self.key = self.at(pid)
 
-    @directory("children", on=(ChildrenChanged,))
-    def children(self) -> Directory:
-        """A link to each of its children, named by pid."""
-        return ChildrenDirectory(self)
+    @staticmethod
+    def at(pid: int) -> tuple[str, int]:
+        """The key of the directory of a process."""
+        return ("proc", pid)
 
-    @directory("caps")
-    def caps(self) -> Directory:
-        """What it may, and what it gave up."""
-        return CapsDirectory(self)
+    @staticmethod
+    def pid_at(key: tuple[str, int]) -> int:
+        """The process whose directory has this key."""
+        return key[1]
 
-    @directory("pipes")
-    def pipes(self) -> Directory:
-        """Bytes to and from the parent, through two FIFOs; process 1 has none."""
-        return PipesDirectory(self)
+    @property
+    def process(self) -> Process:
+        """The process itself, asked for at every operation. ESTALE once it is gone."""
+        found = self.kernel.table.find(self.pid)
+        if found is None:
+            raise KernelError(errno.ESTALE, f"process {self.pid} is no more")
+        return found
 
-    @control(
-        "ctl",
-        0o200,
-        example="term 10s",
-        errors={
-            "EINVAL": "unknown command, or wrong arguments",
-            "ESRCH": "reparent: no such process",
-            "EACCES": "the role may not do that to this process",
-            "EPERM": "process 1, another user's process, a higher tier, an illegal transition",
-            "EAGAIN": "reparent: the child limit",
-            "ELOOP": "reparent: to itself or to one below it",
-        },
-    )
-    async def ctl(self, command: str, caller: Caller) -> None:
-        """Commands: TERM, KILL, STOP, CONT, HUP, `term 10s` (with a grace period), kill-branch,
-        `reparent PID`, idle, running, ready (its children may start), `done CODE TEXT`."""
-        self.process  # noqa: B018  # ESTALE
-        self.kernel.processes.command(caller.principal, self.pid, command)
-
-    @transaction(
-        "spawn",
-        0o600,
-        example="{name: bob, role: worker, exec: [python3, bob.py]}",
-        errors={
-            "EINVAL": "not a valid spec",
-            "EACCES": "you are neither this process nor the operator; or its role may not spawn",
-            "EPERM": "the tier is above its parent's; another user; the role kernel",
-            "EAGAIN": "the child limit",
-            "EEXIST": "the name is taken",
-            "ETIMEDOUT": "its program did not start within 10 s",
-        },
-    )
-    async def spawn(self, request: bytes, caller: Caller) -> str:
-        """Write a spec (YAML or JSON): a child of this process starts. Read its pid back."""
-        self.process  # noqa: B018  # ESTALE
-        spec = parse_spec(as_text(request))
-        child = await self.kernel.processes.spawn(caller.principal, self.pid, spec)
-        return f"{child.pid}\n"
-
-    @transaction(
-        "escalate",
-        0o600,
-        limit="message_limit",
-        example="error the build fails on main",
-        errors={
-            "EINVAL": "no severity, or no text",
-            "ESRCH": "it has ended, or is process 1",
-            "EACCES": "you are neither this process nor the operator; or its role may not",
-            "EAGAIN": "it waits for messages.max_open_asks answers already",
-            "ENOSPC": "every inbox above it is full",
-        },
-    )
-    async def escalate(self, request: bytes, caller: Caller) -> str:
-        """Write `SEVERITY TEXT` (info, warning, error or critical): the parent gets it as a message
-        of `Type: escalation`, and without a reply in time the next one up, to process 1. Read its
-        id back: it is one of the agent's `asks`."""
-        self.process  # noqa: B018  # ESTALE
-        severity, _, text = as_text(request).lstrip().partition(" ")
-        escalate = self.kernel.escalations.escalate
-        ask = escalate(caller.principal, self.pid, severity.strip(), text)
-        return f"{ask.key}\n"
-
-    def message_limit(self) -> int:
-        return self.kernel.settings.of(MessageSettings).max_size
-
-    @directory("limits")
-    def limits(self) -> Directory:
-        """What it may use."""
-        return LimitsDirectory(self)
-
-    @directory("usage")
-    def usage(self) -> Directory:
-        """What it uses of that."""
-        return UsageDirectory(self)
-
-    @live("branch", example="processes 4\ntokens 41200\nllm_calls 17\n…\n")
-    async def branch(self) -> bytes:
-        """What it and everything below it have used since its start, also what has ended and is
-        gone: a line each for processes (that live), tokens, llm_calls, tool_calls and cost_usd."""
-        figures, living, todo = Figures(), 0, [self.process]
-        while todo:
-            process = todo.pop()
-            living += process.state.alive
-            # Whose end is told to its parent already has no figures of its own any more.
-            figures += self.kernel.branches.of(process) if process.state.alive else Figures()
-            todo += self.kernel.table.children(process.pid)
-            await trio.lowlevel.checkpoint()
-        return (
-            f"processes {living}\ntokens {figures.tokens}\nllm_calls {figures.llm_calls}\n"
-            f"tool_calls {figures.tool_calls}\ncost_usd {dollars(figures.cost)}\n"
-        ).encode()
-
-    @directory("budget")
-    def budget(self) -> Directory:
-        """The tokens that it may use of models of each tier."""
-        return BudgetDirectory(self)
-
-    @transaction(
-        "call",
-        0o600,
-        private=True,
-        example="llm sonnet 4000",
-        errors={
-            "EINVAL": "malformed; tokens of a tool",
-            "ESRCH": "it has ended",
-            "ENOENT": "settle, cancel: no such call is open",
-            "EACCES": "the capability llm, or tool:NAME",
-            "EPERM": "a model above its tier; a capability that is denied",
-            "EAGAIN": "budgets.max_open_calls are open; a rate",
-            "EMSGSIZE": "more than max_context_tokens; settle: more than one call can use",
-            "EDQUOT": "the budget, a limit, or the group has not so much left",
-        },
-    )
-    async def call(self, request: bytes, caller: Caller) -> str:
-        """Before a call of a model, write `llm [MODEL] [MAX_TOKENS]` (its own model by default;
-        without a maximum as much is set aside as the model takes in one call, or as is left), of a
-        tool `tool NAME`; read an id back, or `skipped RULE` where `on_limit: skip` applies. After
-        it, `settle ID [INPUT OUTPUT]` (tokens; without them what was set aside is charged), or
-        `cancel ID` if it was not made. What is open when the program ends is charged."""
+    def owner(self) -> Owner:
         process = self.process
-        return serve_call(self.kernel.calls, caller.principal, process.pid, as_text(request))
+        changed = process.changed or int(process.started * 1e9)
+        # Other tables of the roles move it too, by a nanosecond: see `CONFINED`.
+        return Owner(process.uid, process.gid, changed + self.proc.roles.times)
 
-    @stream("wait", 0o400, example="0", errors={"ESTALE": "it is gone and no code was kept"})
-    def wait(self, caller: Caller) -> StreamHandle:
-        """Blocks until it ends, then gives the exit code. A reader that is the parent reaps it."""
-        self.process  # noqa: B018  # ESTALE
-        return WaitStream(self.kernel, self.pid, caller.principal)
+    def private_guard(self, caller: Caller) -> None:
+        name = self.process.name
+        if not caller.principal.acts_for(name):
+            raise KernelError(
+                errno.EACCES,
+                f"this is private to {name}, and you are {caller.principal.name}",
+                rule="private",
+            )
 
-    @message(
-        "heartbeat",
-        0o200,
-        limit="heartbeat_limit",
-        example="1",
-        errors={"EACCES": "you are neither this process nor the operator"},
+    def exists(self, entry: Entry) -> bool:
+        if entry.name in ("parent", "pipes"):
+            return self.process.ppid > 0
+        return super().exists(entry)
+
+    def listed(self, entry: Entry) -> bool:
+        return entry.name != "parent" and super().listed(entry)
+
+    def os_pid(self) -> int | None:
+        """The pid of its program for the machine."""
+        return os.getpid() if self.pid == INIT else self.process.ospid
+
+    def _confined(self) -> str:
+        process = self.process
+        if self.os_pid() is None:
+            return ""
+        return described(self.kernel.programs.confinement_of(process), process.confined)
+
+    def _messages(self) -> int:
+        if self.kernel.agents.find(self.process.name) is None:
+            return 0
+        return self.kernel.mail.mailbox(self.process.name).waiting
+
+    @value("status", on=CONFINED, example="Name:\talice\nState:\tidle\nRole:\tworker\n…\n")
+    def status(self) -> str:
+        """One `Key:\\tvalue` a line: Name, State, Role, Tier, Model, Pid, PPid, User, Groups (those
+        of its definition), Node, OSPid (empty without a program), Started (RFC 3339), Restarts,
+        Children (ended ones that were not collected included), Messages (that wait), Stalled (yes:
+        mail waits, and it has taken and finished none for `messages.stall_after`), Tokens (used),
+        Confined (what the machine keeps its program from, of `network`, `write`, `exec` and `read`;
+        after `advisory:` what it is to be kept from but is not; `no`; empty without a program)."""
+        process, ospid = self.process, self.os_pid()
+        return fields(
+            ("Name", process.name),
+            ("State", self.kernel.why.state(process)),
+            ("Role", process.role.value),
+            ("Tier", process.tier.value),
+            ("Model", process.model),
+            ("Pid", process.pid),
+            ("PPid", process.ppid),
+            ("User", process.user),
+            ("Groups", " ".join(process.groups)),
+            ("Node", process.node),
+            ("OSPid", "" if ospid is None else ospid),
+            ("Started", rfc3339(process.started)),
+            ("Restarts", process.restarts),
+            ("Children", len(self.kernel.table.children(self.pid))),
+            ("Messages", self._messages()),
+            ("Stalled", self.kernel.stalls.is_stalled(self.pid)),
+            ("Tokens", process.tokens),
+            ("Confined", self._confined()),
+        )
+
+    def _prompt(self) -> str:
+        agent = self.kernel.agents.find(self.process.name)
+        return "" if agent is None else agent.prompt
+
+    def may_read_info(self, caller: Caller) -> None:
+        """`read process` of the rules."""
+        self.kernel.rules.read_process(caller.principal, self.process, "info")
+
+    @value(
+        "info",
+        check="may_read_info",
+        on=(*SHOWN, LimitChanged),
+        example='{"name": "alice", "state": "idle", "role": "worker", …}',
+        errors={"EACCES": "your role may not read it", "EPERM": "it is another user's"},
     )
-    async def heartbeat(self, content: bytes, caller: Caller) -> None:
-        """Write anything: it is alive."""
-        self.process  # noqa: B018  # ESTALE
-        self.kernel.processes.heartbeat(caller.principal, self.pid)
+    def info(self) -> str:
+        """The same and everything else as one JSON object. Times RFC 3339, heartbeat in seconds;
+        null is no value, and for a limit none."""
+        process = self.process
+        limits = process.limits
+        return json.dumps(
+            {
+                "name": process.name,
+                "state": self.kernel.why.state(process),
+                "role": process.role.value,
+                "tier": process.tier.value,
+                "model": process.model,
+                "pid": process.pid,
+                "ppid": process.ppid,
+                "user": process.user,
+                "uid": process.uid,
+                "gid": process.gid,
+                "node": process.node,
+                "group": process.group,
+                "groups": list(process.groups),
+                "metadata": process.metadata,
+                "prompt": self._prompt(),
+                "ospid": self.os_pid(),
+                "attached": process.attached,
+                "started": rfc3339(process.started),
+                "ended": rfc3339(process.ended) if process.ended else None,
+                "exit": process.exit_code,
+                "output": process.output,
+                "restart": process.restart.value,
+                "restarts": process.restarts,
+                "heartbeat": process.heartbeat or None,
+                "exec": list(process.exec),
+                "cwd": process.cwd,
+                "children": [child.pid for child in self.kernel.table.children(self.pid)],
+                "messages": self._messages(),
+                "stalled": self.kernel.stalls.is_stalled(self.pid),
+                "tokens": process.tokens,
+                "limits": {slot: getattr(limits, slot) for slot in limits.__slots__},
+            },
+            ensure_ascii=False,
+        )
 
-    def heartbeat_limit(self) -> int:
-        return MAX_CONTROL
-
-    @control(
-        "attach",
-        0o200,
-        example="41217",
-        errors={
-            "EINVAL": "not a number",
-            "ESRCH": "there is no such program",
-            "EBUSY": "it has a program already",
-            "EACCES": "you are neither this process nor the operator",
-        },
+    @value(
+        "state",
+        on=(StateChanged, ProcessExited, ProcessRestarted, ShownStateChanged),
+        example="idle",
     )
-    async def attach(self, command: str, caller: Caller) -> None:
-        """Write the machine's pid of a program that was started elsewhere: it becomes this
-        process's program."""
-        self.process  # noqa: B018  # ESTALE
-        if not (command.isascii() and command.isdigit() and 0 < int(command[:10]) < 2**31):
-            raise KernelError(errno.EINVAL, f"a pid of the machine was expected, not {command!r}")
-        self.kernel.processes.attach(caller.principal, self.pid, int(command))
+    def state(self) -> str:
+        """What it does: idle, running, blocked, sleeping, zombie or dead; instead of the first two
+        `waiting`, where somebody else has to do something (see `why`), or `hung`."""
+        return self.kernel.why.state(self.process)
 
-    @stream("signals", 0o400, private=True, example="TERM\nCHLD 7 0\n")
-    def signals(self, caller: Caller) -> StreamHandle:
-        """Signals and notices sent to this process since its start, one a line (at most the newest
-        100, a line `LOST N` says how many are missing): TERM, KILL, STOP, CONT, HUP (also for a
-        new parent, and then the program gets no signal), of children `CHLD PID CODE`,
-        `HUNG PID NAME WHY` (it missed its heartbeats and is killed), `ESCALATE PID NAME WHY` (it
-        was given up). Ends when the process is reaped."""
-        self.process  # noqa: B018  # ESTALE
-        return SignalStream(self.proc.signals, self.pid)
+    @value(
+        "why",
+        check="may_read_info",
+        on=(WhyChanged, StateChanged, ProcessExited, ProcessRestarted),
+        example="approval 2026-11-21T09:00:00.123Z 000002 by operator until 2026-11-21T09:10:00.0…",
+        errors={"EACCES": "your role may not read it", "EPERM": "it is another user's"},
+    )
+    def why(self) -> str:
+        """What it waits for or what holds it up, in one line: a word, since when, and the rest.
+        `approval` (which, by whom, until when), `ask` (which, to whom), `queue` (which is full),
+        `budget`, `limit` or `full` (what was refused, and how often since), `working` (on which
+        message, from whom, which attempt), `hung` (after its task was taken from it), `silent`
+        (although mail waits), `mail`, `topic`, `overheard`, `end` (of which process), `stopped` (by
+        whom), `restart` (which attempt of how many, when, the last exit code and line of output),
+        `ending`, `ended` (exit code, last line), `program` (it runs, and waits for nothing here) or
+        `none` (it has no program). What changes is announced within 200 ms."""
+        return self.kernel.why.of(self.process)
 
-    @live("error", 0o400, private=True, example="/agents/bob/recv: EACCES: …")
-    def error(self) -> str:
-        """Why the last refused call of this process was refused, in words; empty if none was. An
-        older one says its age: `(12 s ago)`. What Linux itself refuses by the mode bits is not
-        here."""
-        self.process  # noqa: B018  # ESTALE
-        return self.kernel.refusals.text(self.pid)
+    @value("role", example="worker")
+    def role(self) -> str:
+        """What it is for: kernel, daemon, agent, architect, lead, worker or task."""
+        return self.process.role.value
+
+    @value("tier", example="tactical")
+    def tier(self) -> str:
+        """How much thinking it may buy: strategic, tactical or operational."""
+        return self.process.tier.value
+
+    @value("name", example="alice")
+    def name(self) -> str:
+        """The agent that it works for."""
+        return self.process.name
+
+    @value("cgroup", on=(ProcessChanged,), example="0::/team/a")
+    def cgroup(self) -> str:
+        """Its group of /sys/cgroup, in Linux's format: `0::` and the path, `/` for none."""
+        return f"0::/{self.process.group}"
+
+    @value("ppid", on=(ProcessReparented,), example="1")
+    def ppid(self) -> int:
+        """The pid of its parent; 0 for process 1."""
+        return self.process.ppid
+
+    @value("exit", on=(ProcessExited, StateChanged, ProcessRestarted), example="0")
+    def exit(self) -> str:
+        """The exit code, or 128 + the signal that ended it; empty while it runs."""
+        process = self.process
+        return "" if process.state.alive or process.exit_code is None else str(process.exit_code)
+
+    @link("agent", example="../../agents/alice")
+    def agent(self, caller: Caller) -> str:
+        """Its agent."""
+        return f"../../agents/{self.process.name}"
+
+    @link("parent", on=(ProcessReparented,), example="../1")
+    def parent(self, caller: Caller) -> str:
+        """Its parent; process 1 has none. Found and not listed, so that what follows links (`zip
+        -r`, `find -L`) comes to an end."""
+        return f"../{self.process.ppid}"

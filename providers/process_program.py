@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import trio
 
 from agentfs.machine.proc import is_in_execve
 from agentfs.process.events import ProcessChanged, ProcessExited, ProcessRestarted
-from agentfs.providers.process_facts import ProcessFacts
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import (
     file,
@@ -18,18 +18,32 @@ from agentfs.vfs.declare import (
 )
 from agentfs.vfs.files import Live
 from agentfs.vfs.node import Node
+from agentfs.vfs.table import Entry, Rows
 
-__all__ = ["ProcessProgram"]
+if TYPE_CHECKING:
+    from agentfs.providers.process import ProcessDirectory
+
+__all__ = ["ProgramRows"]
 
 
-class ProcessProgram(ProcessFacts):
+class ProgramRows(Rows):
     """The files of Linux's /proc that a process has here, too."""
+
+    INTO = "/proc/PID"
+
+    def __init__(self, directory: ProcessDirectory) -> None:
+        super().__init__(directory)
+        self._process = directory
+        self._kernel = directory.kernel
+
+    def listed(self, entry: Entry) -> bool:
+        return entry.name != "cwd" or self._works_here()
 
     @live("cmdline", example="python3\\0alice.py\\0")
     async def cmdline(self) -> bytes:
         """The command line of its program: arguments, each ended by a NUL, as in Linux's /proc;
         empty without a program."""
-        given = "".join(f"{argument}\0" for argument in self.process.exec)
+        given = "".join(f"{argument}\0" for argument in self._process.process.exec)
         return await self._from_linux("cmdline", given.encode(errors="surrogateescape"))
 
     @file(
@@ -43,22 +57,22 @@ class ProcessProgram(ProcessFacts):
     def environ(self) -> Node:
         """The environment its program was started with: `NAME=text`, each ended by a NUL; empty
         without a program."""
-        key = (self.key, "environ")
+        key = self._process.key_of("environ")
         return Live(key, 0o400, self.owner, self._secret_guard, late=self._environ)
 
     def _secret_guard(self, caller: Caller) -> None:
         self.private_guard(caller)
-        self.kernel.capabilities.require(caller.principal, "secret")
+        self._kernel.capabilities.require(caller.principal, "secret")
 
     async def _environ(self) -> bytes:
-        given = "".join(f"{key}={text}\0" for key, text in self.process.env.items())
+        given = "".join(f"{key}={text}\0" for key, text in self._process.process.env.items())
         return await self._from_linux("environ", given.encode(errors="surrogateescape"))
 
     async def _from_linux(self, name: str, otherwise: bytes) -> bytes:
         """A file of the program in the machine's /proc. Read in a thread: it waits for the
         program's memory, which may itself be waiting for this daemon."""
-        ospid = self.os_pid()
-        if ospid is None or not self.process.state.alive or is_in_execve(ospid):
+        ospid = self._process.os_pid()
+        if ospid is None or not self._process.process.state.alive or is_in_execve(ospid):
             return b""
         try:
             return await trio.to_thread.run_sync(_read, f"/proc/{ospid}/{name}")
@@ -71,13 +85,13 @@ class ProcessProgram(ProcessFacts):
         where that is in the tree, and always found."""
         return self._place()
 
-    def works_here(self) -> bool:
+    def _works_here(self) -> bool:
         """Whether its program works in the tree, below the root."""
         place = self._place()
-        return place.startswith(("../", f"{self.kernel.mountpoint.rstrip('/')}/"))
+        return place.startswith(("../", f"{self._kernel.mountpoint.rstrip('/')}/"))
 
     def _place(self) -> str:
-        process, ospid = self.process, self.os_pid()
+        process, ospid = self._process.process, self._process.os_pid()
         if ospid is not None and process.state.alive:
             try:
                 if not is_in_execve(ospid):
@@ -91,7 +105,7 @@ class ProcessProgram(ProcessFacts):
     @value("ospid", on=(ProcessChanged, ProcessExited, ProcessRestarted), example="41217")
     def ospid(self) -> str:
         """The pid of its program for the machine; empty without one."""
-        ospid = self.os_pid()
+        ospid = self._process.os_pid()
         return "" if ospid is None else str(ospid)
 
 

@@ -19,7 +19,7 @@ from agentfs.providers.maildir import (
     sendable,
 )
 from agentfs.rights.ownership import Access
-from agentfs.shared.queues import PREFIX, Queue
+from agentfs.shared.queues import Queue
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.files import Owner
 from agentfs.vfs.node import Stat
@@ -41,10 +41,9 @@ __all__ = [
 class QueueRoom(Mailroom):
     """What the files of one queue share."""
 
-    def __init__(self, kernel: Kernel, queue: Queue) -> None:
+    def __init__(self, kernel: Kernel, queue: Queue, key: Hashable) -> None:
         self.queue = queue
-        super().__init__(kernel, queue.mailbox)
-        self.key: Hashable = (PREFIX, queue.name)
+        super().__init__(kernel, queue.mailbox, key)
 
     def require_alive(self) -> None:
         if self.queue.removed:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import stat as st
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import trio
 
@@ -23,8 +23,8 @@ from agentfs.mail.events import (
     MessageReturned,
     MessageRevived,
 )
-from agentfs.providers import mail
-from agentfs.providers.mail import MAIL
+from agentfs.providers.mail_changes import mail_changes
+from agentfs.providers.maildir import MAIL
 from agentfs.providers.queue_folders import (
     QueueCurDirectory,
     QueueDeadDirectory,
@@ -35,20 +35,18 @@ from agentfs.providers.queue_folders import (
 )
 from agentfs.providers.recv import Recv, RecvBatch
 from agentfs.providers.sending import SendFile
+from agentfs.providers.system_table import SystemTable
 from agentfs.rights.ownership import Access
 from agentfs.shared.events import QueueChanged, QueueCreated, QueueRemoved
 from agentfs.shared.queues import PREFIX, Queue
-from agentfs.store.event import Event
 from agentfs.store.event_log import Record
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.declare import control, directory, file, live, stream, value
 from agentfs.vfs.files import Owner, fields
-from agentfs.vfs.node import Attributes, Directory, Node, Stat, StreamHandle
+from agentfs.vfs.node import Attributes, Directory, Node, Stat, StreamHandle, Time
+from agentfs.vfs.on import on
 from agentfs.vfs.table import Entry, Table
-
-if TYPE_CHECKING:
-    from agentfs.kernel import Kernel
 
 __all__ = ["QueueDirectory", "QueuesDirectory"]
 
@@ -74,7 +72,12 @@ class QueueDirectory(Table):
         self._queues = queues
         self._queue = queue
         self.kernel = queues.kernel
-        self.key = (PREFIX, queue.name)
+        self.key = self.at(queue.name)
+
+    @staticmethod
+    def at(name: str) -> Hashable:
+        """The key of the directory of a queue."""
+        return (PREFIX, name)
 
     @property
     def room(self) -> QueueRoom:
@@ -114,6 +117,7 @@ class QueueDirectory(Table):
         "send",
         0o222,
         known_as="control",
+        on=(QueueChanged,),
         errors={
             "EACCES": "the queue's mode or the role says no, or the queue is not a task's parent's",
             "ENOSPC": "O_NONBLOCK, and the queue is full",
@@ -126,12 +130,13 @@ class QueueDirectory(Table):
         """Every write is one message, as in `outbox`; or one as `recv` gave it. A `To` header says
         nothing. If the queue is full it waits for room, behind those that wait already. May be
         kept open; fsync makes what was sent survive a power cut."""
-        return SendFile(self.room, (self.key, "send"), _MODES["send"](self._queue.ownership.mode))
+        return SendFile(self.room, self.key_of("send"), _MODES["send"](self._queue.ownership.mode))
 
     @stream(
         "recv",
         0o666,
         known_as="mailbox",
+        on=(QueueChanged,),
         errors={
             "EACCES": "the queue's mode says no",
             "EAGAIN": "O_NONBLOCK, and no message waits",
@@ -151,6 +156,7 @@ class QueueDirectory(Table):
         "recv.batch",
         0o666,
         known_as="mailbox",
+        on=(QueueChanged,),
         errors={
             "EACCES": "the queue's mode says no",
             "EAGAIN": "O_NONBLOCK, and no message waits",
@@ -163,22 +169,22 @@ class QueueDirectory(Table):
         self.room.private(caller)
         return RecvBatch(self.room, caller)
 
-    @directory("new", 0o777, on=COUNTED)
+    @directory("new", 0o777, on=(QueueChanged,))
     def new(self) -> Directory:
         """Messages that wait, each a file `<sequence>.<sender>`."""
         return QueueNewDirectory(self.room)
 
-    @directory("cur", 0o777, on=(MessageClaimed,))
+    @directory("cur", 0o777, on=(QueueChanged,))
     def cur(self) -> Directory:
         """Messages that are claimed."""
         return QueueCurDirectory(self.room)
 
-    @directory("tmp", 0o777)
+    @directory("tmp", 0o777, on=(QueueChanged,))
     def tmp(self) -> Directory:
         """Messages that are being written, at most 64."""
         return QueueTmpDirectory(self.room)
 
-    @directory("dead", 0o777)
+    @directory("dead", 0o777, on=(QueueChanged,))
     def dead(self) -> Directory:
         """Messages that were given up."""
         return QueueDeadDirectory(self.room)
@@ -241,27 +247,29 @@ class QueueDirectory(Table):
             await trio.lowlevel.checkpoint()  # others have their turn
 
 
-class QueuesDirectory(Table):
+class QueuesDirectory(SystemTable):
     """/dev/queues: `mkdir` makes a queue, for everybody unless a mode or a tight umask
     says otherwise; `rmdir` removes an empty one."""
 
     PATH = "/dev/queues"
+    WHAT = "Mailboxes that agents share: a directory for each queue."
+    EACH = QueueDirectory
     mode = 0o1777
+    key = (PREFIX,)
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self.key = (PREFIX,)
+    def __init__(self, above: SystemTable) -> None:
+        super().__init__(above)
         self._rooms: dict[str, QueueRoom] = {}
-        kernel.events.listen(self._heard, QueueRemoved, *MAIL)
+        self.kernel.events.listen(self._heard, QueueRemoved)
 
-    def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, self.kernel.queues.changed)
+    def changed(self) -> Time:
+        return self.kernel.queues.changed
 
     def room(self, queue: Queue) -> QueueRoom:
         """What the files of one queue share."""
         found = self._rooms.get(queue.name)
         if found is None or found.queue is not queue:
-            found = QueueRoom(self.kernel, queue)
+            found = QueueRoom(self.kernel, queue, QueueDirectory.at(queue.name))
             if not queue.removed:
                 self._rooms[queue.name] = found
         return found
@@ -286,41 +294,42 @@ class QueuesDirectory(Table):
         self.kernel.queues.remove(caller.principal, name)
 
     def _heard(self, record: Record) -> None:
-        event = record.event
-        if isinstance(event, QueueRemoved):
-            self._rooms.pop(event.name, None)
-        elif isinstance(event, MAIL):
-            room = self._room_of(event.agent)
-            if room is not None:
-                room.touch()
+        assert isinstance(record.event, QueueRemoved)
+        self._rooms.pop(record.event.name, None)
 
     def _room_of(self, mailbox: str) -> QueueRoom | None:
         """The room of a mailbox that is a queue's, if anybody ever looked into it."""
         kind, _, name = mailbox.partition("/")
         return self._rooms.get(name) if kind == PREFIX else None
 
-    def changes(self, event: Event) -> Iterable[Change]:
-        """What an event changes in here."""
-        match event:
-            case QueueCreated(name=name):
-                queue = self.kernel.queues.find(name)
-                if queue is not None:
-                    yield Created(self.key, name, QueueDirectory(self, queue))
-            case QueueRemoved(name=name):
-                yield Removed(self.key, name, (PREFIX, name), is_directory=True)
-            case QueueChanged(name=name):
-                yield Modified((PREFIX, name))
-                for entry in _MODES.keys() | _FOLDERS:
-                    yield Modified(((PREFIX, name), entry))
-            case _ if isinstance(event, MAIL):
-                room = self._room_of(event.agent)
-                if room is not None:
-                    yield from mail.changes(room, event)
-                    if isinstance(event, COUNTED):
-                        yield Modified((room.key, "length"))
+    def concerned(self, event: Any) -> Iterable[Hashable]:
+        if isinstance(event, QueueChanged):
+            return (QueueDirectory.at(event.name),)
+        room = self._room_of(event.agent)
+        return () if room is None else (room.key,)
 
+    @on(QueueCreated)
+    def _created(self, event: QueueCreated) -> Iterator[Change]:
+        queue = self.kernel.queues.find(event.name)
+        if queue is not None:
+            yield Created(self.key, event.name, QueueDirectory(self, queue))
 
-_FOLDERS = {"new", "cur", "tmp", "dead"}
+    @on(QueueRemoved)
+    def _removed(self, event: QueueRemoved) -> Iterator[Change]:
+        yield Removed(self.key, event.name, QueueDirectory.at(event.name), is_directory=True)
+
+    @on(QueueChanged)
+    def _changed(self, event: QueueChanged) -> Iterator[Change]:
+        yield Modified(QueueDirectory.at(event.name))
+
+    @on(*MAIL)
+    def _mail(self, event: Any) -> Iterable[Change]:
+        room = self._room_of(event.agent)
+        if room is None:
+            return ()
+        room.touch()
+        return mail_changes(room, event)
+
 
 # What Linux is told of the files, made from the queue's mode: it matters where agents are
 # different users. Who owns the queue may do with `ctl` what the mode does not say.

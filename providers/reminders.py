@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from agentfs.base.clock import rfc3339
@@ -18,19 +18,19 @@ from agentfs.reminders.events import (
 )
 from agentfs.reminders.reminders import Reminder
 from agentfs.reminders.settings import ReminderSettings
-from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.declare import live, transaction, value
 from agentfs.vfs.files import Owner, Value, fields
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Handle, Node
-from agentfs.vfs.table import Table, modified
+from agentfs.vfs.on import When, on
+from agentfs.vfs.table import Table
 
 if TYPE_CHECKING:
     from agentfs.providers.agents import AgentDirectory
 
-__all__ = ["REMINDERS", "RemindersDirectory"]
+__all__ = ["RemindersDirectory"]
 
 REMINDERS = (
     ReminderSet,
@@ -48,12 +48,15 @@ class RemindersDirectory(Table):
     often), Text. `rm` cancels it."""
 
     PATH = "/agents/NAME/reminders"
+    WHAT = "What it asked to be told at a time."
+    PRIVATE = True
+    KEPT = True
     mode = 0o700
 
     def __init__(self, agent: AgentDirectory) -> None:
         self.agent = agent
         self.name = agent.name
-        self.key = (agent.key, "reminders")
+        self.key = agent.key_of("reminders")
         self.reminders = agent.kernel.reminders
 
     def owner(self) -> Owner:
@@ -129,18 +132,20 @@ class RemindersDirectory(Table):
             raise self._fixed(f"remove {name}")
         self.reminders.cancel(caller.principal, self.name, name)
 
-    def changes(self, event: Event) -> Iterable[Change]:
-        """What an event about one of the reminders changes."""
-        match event:
-            case ReminderSet(id=name):
-                reminder = self.reminders.find(self.name, name)
-                if reminder is not None:
-                    yield Created(self.key, name, ReminderFile(self, reminder, announced=True))
-            case ReminderCancelled(id=name) | ReminderFired(id=name, next=None):
-                yield Removed(self.key, name, (self.key, name))
-            case ReminderFired(id=name) | ReminderRescheduled(id=name):
-                yield Modified((self.key, name))
-        yield from modified(RemindersDirectory, self.key, event)
+    @on(ReminderSet)
+    def _set(self, event: ReminderSet) -> Iterator[Change]:
+        reminder = self.reminders.find(self.name, event.id)
+        if reminder is not None:
+            yield Created(self.key, event.id, ReminderFile(self, reminder, announced=True))
+
+    @on(ReminderCancelled, When(ReminderFired, next=None))
+    def _gone(self, event: ReminderCancelled | ReminderFired) -> Iterator[Change]:
+        yield Removed(self.key, event.id, self.key_of(event.id))
+
+    @on(ReminderFired, ReminderRescheduled)
+    def _changed(self, event: ReminderFired | ReminderRescheduled) -> Iterator[Change]:
+        if event.next is not None:
+            yield Modified(self.key_of(event.id))
 
 
 class ReminderFile(Value):
@@ -153,7 +158,7 @@ class ReminderFile(Value):
         self, folder: RemindersDirectory, reminder: Reminder, *, announced: bool = False
     ) -> None:
         super().__init__(
-            (folder.key, reminder.id), 0o400, self._owner_now, folder.private_guard, self._text
+            folder.key_of(reminder.id), 0o400, self._owner_now, folder.private_guard, self._text
         )
         self._folder = folder
         self._reminder = reminder

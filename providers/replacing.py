@@ -133,7 +133,7 @@ class Replacing(Table):
 
     def exists(self, entry: Entry) -> bool:
         desk = self.used_desk
-        return desk is None or not desk.is_away(entry.name)
+        return (desk is None or not desk.is_away(entry.name)) and super().exists(entry)
 
     def find(self, name: str) -> Node | None:
         desk = self.used_desk

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from agentfs.base.errors import KernelError
 from agentfs.mail.events import BroadcastChanged, BroadcastSent, MessageArrived, SentForgotten
 from agentfs.mail.message import Message, number_of
 from agentfs.process.events import AgentRemoved
-from agentfs.providers.mail import MAIL
-from agentfs.providers.maildir import MailFile, Mailroom
+from agentfs.providers.mail import room_of
+from agentfs.providers.maildir import MAIL, MailFile, Mailroom
 from agentfs.shared.events import QueuePurged, QueueRemoved
-from agentfs.store.event import Event
+from agentfs.shared.queues import PREFIX
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.files import Owner
 from agentfs.vfs.handles import Rendered, Snapshot
 from agentfs.vfs.node import Handle, Node, is_writing
+from agentfs.vfs.on import on
 from agentfs.vfs.table import DirectoryOf
 
-__all__ = ["SentDirectory", "SentFile", "changes"]
+if TYPE_CHECKING:
+    from agentfs.providers.agents import AgentDirectory
+
+__all__ = ["SentDirectory", "SentFile"]
 
 # Bytes up to which the content is served from the page cache. More is not worth being kept there,
 # nor beside the inode: it is rendered at open.
@@ -31,11 +36,19 @@ class SentDirectory(DirectoryOf):
     """/agents/NAME/sent: what NAME sent, a file each, named by the message's id."""
 
     PATH = "/agents/NAME/sent"
+    WHAT = (
+        "What it sent, each message a file named by its id: `State` (queued, claimed, done,"
+        " expired, dead) and what else became of it as header lines, then the message. Kept for"
+        " messages.sent_retention after it is finished, the newest messages.max_sent of them;"
+        " deleting a finished one drops the record."
+    )
+    PRIVATE = True
+    KEPT = True
     mode = 0o700
 
-    def __init__(self, room: Mailroom) -> None:
-        self.room = room
-        self.key = directory_key(room.name)
+    def __init__(self, agent: AgentDirectory) -> None:
+        self.room = room_of(agent)
+        self.key = agent.key_of("sent")
 
     def owner(self) -> Owner:
         return self.room.owner()
@@ -58,13 +71,48 @@ class SentDirectory(DirectoryOf):
         number = number_of(name)
         self.room.kernel.mail.sent.forget(caller.principal, self.room.name, number)
 
+    # -- what events change ----------------------------------------------------------------------
+
+    @on(MessageArrived, BroadcastSent, whose="sender")
+    def _sent(self, event: MessageArrived | BroadcastSent) -> Iterator[Change]:
+        seq = int(event.id)
+        if seq in self.room.kernel.mail.archive.sent(self.room.name):
+            yield Created(self.key, event.id, SentFile(self.room, seq, announcing=True))
+
+    @on(SentForgotten)
+    def _forgotten(self, event: SentForgotten) -> Iterator[Change]:
+        for number in event.ids:
+            yield Removed(self.key, number, SentFile.at(int(number)))
+
+    @staticmethod
+    @on(BroadcastChanged, *(kind for kind in MAIL if kind is not MessageArrived))
+    def _changed(event: Any) -> Iterator[Change]:
+        yield Modified(SentFile.at(int(event.id)))
+
+    @on(AgentRemoved, every=True)
+    def _agent_removed(self, event: AgentRemoved) -> Iterator[Change]:
+        return self._dropped(event.agent)
+
+    @on(QueuePurged, QueueRemoved, every=True)
+    def _queue_dropped(self, event: QueuePurged | QueueRemoved) -> Iterator[Change]:
+        return self._dropped(f"{PREFIX}/{event.name}")
+
+    def _dropped(self, mailbox: str) -> Iterator[Change]:
+        """What waited in a mailbox whose messages were dropped at once."""
+        for message in self.room.kernel.mail.archive.sent(self.room.name).values():
+            if message.mailbox == mailbox and message.reason:
+                yield Modified(SentFile.at(message.seq))
+
 
 class SentFile(MailFile):
     """/agents/NAME/sent/ID."""
 
     def __init__(self, room: Mailroom, seq: int, *, announcing: bool = False) -> None:
         super().__init__(room, seq, announcing=announcing)
-        self.key = ("sent", seq)
+
+    @staticmethod
+    def at(seq: int) -> Hashable:
+        return ("sent", seq)
 
     def message(self) -> Message:
         """ENOENT if it is not kept any more."""
@@ -96,33 +144,3 @@ def _may_see(room: Mailroom, caller: Caller) -> None:
     kernel, name = room.kernel, room.name
     whose = kernel.table.by_name(name) or kernel.agents.get(name)
     kernel.rules.read_process(caller.principal, whose, "sent")
-
-
-def directory_key(name: str) -> Hashable:
-    return (("agents", name), "sent")
-
-
-def changes(rooms: Mapping[str, Mailroom], event: Event) -> Iterable[Change]:
-    """What an event changes in the `sent` of `rooms`: those in which somebody looked there."""
-    match event:
-        case MessageArrived(sender=sender, id=number) | BroadcastSent(sender=sender, id=number):
-            room, seq = rooms.get(sender), int(number)
-            if room is not None and seq in room.kernel.mail.archive.sent(sender):
-                yield Created(directory_key(sender), number, SentFile(room, seq, announcing=True))
-        case SentForgotten(sender=sender, ids=ids) if sender in rooms:
-            for number in ids:
-                yield Removed(directory_key(sender), number, ("sent", int(number)))
-        case AgentRemoved(agent=name):
-            yield from _dropped(rooms, name)
-        case QueuePurged(name=name) | QueueRemoved(name=name):
-            yield from _dropped(rooms, f"queues/{name}")
-        case _ if isinstance(event, (BroadcastChanged, *MAIL)):
-            yield Modified(("sent", int(event.id)))
-
-
-def _dropped(rooms: Mapping[str, Mailroom], mailbox: str) -> Iterator[Modified]:
-    """What waited in a mailbox whose messages were dropped at once."""
-    for sender, room in rooms.items():
-        for message in room.kernel.mail.archive.sent(sender).values():
-            if message.mailbox == mailbox and message.reason:
-                yield Modified(("sent", message.seq))

@@ -11,11 +11,15 @@ from agentfs.providers.devices import Devices
 from agentfs.providers.host import HostNode, HostTree
 from agentfs.rights.policy import Action
 from agentfs.vfs.caller import Caller
+from agentfs.vfs.declare import directory
+from agentfs.vfs.node import Directory
+from agentfs.vfs.table import Rows
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
+    from agentfs.providers.root import RootDirectory
 
-__all__ = ["SharedTree"]
+__all__ = ["SharedRows", "SharedTree"]
 
 DOCS = "docs"
 
@@ -59,6 +63,23 @@ class SharedTree(HostTree):
     def _ask(self, caller: Caller, action: Action, capability: str, paths: list[str]) -> None:
         self._kernel.rules.file(caller.principal, action, map(_named, paths))
         self._kernel.capabilities.require(caller.principal, capability)
+
+
+class SharedRows(Rows):
+    """The entry of /shared."""
+
+    INTO = "/"
+
+    def __init__(self, root: RootDirectory) -> None:
+        super().__init__(root)
+        self._tree = SharedTree(root.kernel, root.devices)
+
+    @directory("shared", 0o1777)
+    def shared(self) -> Directory:
+        """Plain files for all agents, kept on disk, without routing: full POSIX behaviour. `docs`
+        in it is read-only for agents. Needs the capability `file_read`, and `file_write` for any
+        change."""
+        return self._tree.root
 
 
 def _named(path: str) -> str:

@@ -10,22 +10,23 @@ from typing import TYPE_CHECKING
 
 from agentfs.base.errors import KernelError
 from agentfs.providers.keys import (
+    ARTIFACTS,
     GlobalDirectory,
     PrivateDirectory,
     SubtreeDirectory,
     UserDirectory,
 )
+from agentfs.providers.system_table import SystemTable
 from agentfs.shared.events import ArtifactEvent
-from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change
 from agentfs.vfs.declare import directory, link
 from agentfs.vfs.files import Owner
 from agentfs.vfs.node import Directory, Node
+from agentfs.vfs.on import on
 from agentfs.vfs.table import Table
 
 if TYPE_CHECKING:
-    from agentfs.kernel import Kernel
     from agentfs.providers.agents import AgentDirectory
 
 __all__ = ["AgentShmDirectory", "DevShmDirectory"]
@@ -35,9 +36,11 @@ class AgentShmDirectory(Table):
     """/agents/NAME/shm: what this agent has of its own in shared memory."""
 
     PATH = "/agents/NAME/shm"
+    WHAT = "What it has of its own in shared memory; /dev/shm leads there."
+    KEPT = True
 
     def __init__(self, agent: AgentDirectory) -> None:
-        self.key = (agent.key, "shm")
+        self.key = agent.key_of("shm")
         self._agent = agent
         self._private = PrivateDirectory(agent)
         self._subtree = SubtreeDirectory(agent)
@@ -55,42 +58,39 @@ class AgentShmDirectory(Table):
         """What it sees of its line, and its descendants of it."""
         return self._subtree
 
-    def changes(self, event: ArtifactEvent) -> Iterator[Change]:
-        """What an event changes in here."""
+    @on(*ARTIFACTS, every=True)
+    def _changes(self, event: ArtifactEvent) -> Iterator[Change]:
         yield from self._private.changes(event)
         yield from self._subtree.changes(event)
 
 
-class UsersDirectory(Table):
+class UsersDirectory(SystemTable):
     """/dev/shm/users: a directory for each user; one's own is listed."""
 
     PATH = "/dev/shm/users"
+    key = ("shm", "users")
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self.key = ("shm", "users")
+    def __init__(self, above: SystemTable) -> None:
+        super().__init__(above)
         self._users: dict[int, UserDirectory] = {}
 
-    def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
-
-    def of(self, uid: int) -> UserDirectory:
+    def of_user(self, uid: int) -> UserDirectory:
         """The directory of one user."""
         found = self._users.get(uid)
         if found is None:
-            found = self._users[uid] = UserDirectory(self.kernel, uid)
+            found = self._users[uid] = UserDirectory(self, uid)
         return found
 
     def find(self, name: str) -> Node | None:
         plain = name.isascii() and name.isdigit() and str(int(name)) == name
-        return self.of(int(name)) if plain and int(name) < 1 << 32 else None
+        return self.of_user(int(name)) if plain and int(name) < 1 << 32 else None
 
     def more(self) -> Iterator[tuple[str, Node]]:
         for uid in sorted(self._users):
             yield str(uid), self._users[uid]
 
     def listing(self, caller: Caller) -> Iterable[tuple[str, Node]]:
-        return ((str(caller.uid), self.of(caller.uid)),)
+        return ((str(caller.uid), self.of_user(caller.uid)),)
 
     def changes(self, event: ArtifactEvent) -> Iterator[Change]:
         """What an event changes in here."""
@@ -98,7 +98,7 @@ class UsersDirectory(Table):
             yield from user.changes(event)
 
 
-class DevShmDirectory(Table):
+class DevShmDirectory(SystemTable):
     """/dev/shm: shared memory: a directory of artifacts for each visibility, for the caller.
     `echo x > KEY` stores, `cat` reads, `rm` removes, `mv` within a directory gives another key,
     `ls` shows what one may read; what one may not read does not exist. A key is a file name of
@@ -114,15 +114,13 @@ class DevShmDirectory(Table):
     command copies then). **ENOTSUP**: another attribute."""
 
     PATH = "/dev/shm"
+    WHAT = "Shared memory: a directory of artifacts for each visibility."
+    key = ("shm",)
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self.key = ("shm",)
-        self._users = UsersDirectory(kernel)
-        self._global = GlobalDirectory(kernel)
-
-    def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, int(self.kernel.started * 1e9))
+    def __init__(self, above: SystemTable) -> None:
+        super().__init__(above)
+        self._users = UsersDirectory(self)
+        self._global = GlobalDirectory(self)
 
     def _home(self, caller: Caller) -> str:
         if caller.principal.pid is None:
@@ -155,8 +153,7 @@ class DevShmDirectory(Table):
         """Where `user` leads."""
         return self._users
 
-    def changes(self, event: Event) -> Iterator[Change]:
-        """What an event changes in here."""
-        if isinstance(event, ArtifactEvent):
-            yield from self._users.changes(event)
-            yield from self._global.changes(event)
+    @on(*ARTIFACTS)
+    def _changes(self, event: ArtifactEvent) -> Iterator[Change]:
+        yield from self._users.changes(event)
+        yield from self._global.changes(event)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
 from agentfs.providers.streams import RecordStream, lost, published, since
+from agentfs.providers.system_table import SystemTable
 from agentfs.shared.events import TopicChanged, TopicCreated, TopicRemoved
 from agentfs.shared.topics import Publication, Topic
-from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
-from agentfs.vfs.files import Owner
-from agentfs.vfs.node import Attributes, File, Handle, Node, Stat, regular
-from agentfs.vfs.table import Table
+from agentfs.vfs.node import Attributes, File, Handle, Node, Stat, Time, regular
+from agentfs.vfs.on import on
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
@@ -33,9 +32,14 @@ class TopicFile(File):
     takes = fresh = True
 
     def __init__(self, kernel: Kernel, topic: Topic) -> None:
-        self.key = _key(topic.name)
+        self.key = self.at(topic.name)
         self._kernel = kernel
         self._topic = topic
+
+    @staticmethod
+    def at(name: str) -> Hashable:
+        """The key of a topic's file."""
+        return ("topics", name)
 
     def stat(self) -> Stat:
         topic = self._topic
@@ -140,7 +144,7 @@ def _line(publication: Publication) -> bytes:
     return published(publication.seq, publication.time, publication.data, **said)
 
 
-class TopicsDirectory(Table):
+class TopicsDirectory(SystemTable):
     """/dev/topics: a file for each topic. Creating it makes the topic (`touch NAME`, or the first
     `>`; names are 1 to 64 of `A-Z a-z 0-9 . _ -`), `rm` by its owner or the operator removes it,
     and its mode says who may read (subscribe) and write (publish), asked of the agent and not of
@@ -158,14 +162,12 @@ class TopicsDirectory(Table):
     **EACCES**: the mode, or the rule for tasks. **EPERM**: chmod or rm by another agent."""
 
     PATH = "/dev/topics"
+    WHAT = "What is published, for whoever reads: a file for each topic."
     mode = 0o1777
+    key = ("topics",)
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self.key = ("topics",)
-
-    def owner(self) -> Owner:
-        return Owner(*self.kernel.owner, self.kernel.topics.changed)
+    def changed(self) -> Time:
+        return self.kernel.topics.changed
 
     def find(self, name: str) -> Node | None:
         topic = self.kernel.topics.find(name)
@@ -188,24 +190,22 @@ class TopicsDirectory(Table):
     def unlink(self, name: str, caller: Caller) -> None:
         self.kernel.topics.remove(caller.principal, name)
 
-    def changes(self, event: Event) -> Iterator[Change]:
-        """What an event changes in here."""
-        match event:
-            case TopicCreated(name=name):
-                topic = self.kernel.topics.find(name)
-                if topic is not None:
-                    yield Created(self.key, name, TopicFile(self.kernel, topic))
-            case TopicRemoved(name=name):
-                yield Removed(self.key, name, _key(name))
-            case TopicChanged(name=name):
-                yield Modified(_key(name))
+    @on(TopicCreated)
+    def _created(self, event: TopicCreated) -> Iterator[Change]:
+        topic = self.kernel.topics.find(event.name)
+        if topic is not None:
+            yield Created(self.key, event.name, TopicFile(self.kernel, topic))
+
+    @on(TopicRemoved)
+    def _removed(self, event: TopicRemoved) -> Iterator[Change]:
+        yield Removed(self.key, event.name, TopicFile.at(event.name))
+
+    @on(TopicChanged)
+    def _changed(self, event: TopicChanged) -> Iterator[Change]:
+        yield Modified(TopicFile.at(event.name))
 
 
 def tell_of_publications(kernel: Kernel, notify: Callable[[Change], object]) -> None:
     """Call `notify` with the change that each publication is to the file of its topic: it is no
     event of the kernel, which would fill the event log."""
-    kernel.topics.on_published.append(lambda name: notify(Modified(_key(name))))
-
-
-def _key(name: str) -> tuple[str, str]:
-    return ("topics", name)
+    kernel.topics.on_published.append(lambda name: notify(Modified(TopicFile.at(name))))

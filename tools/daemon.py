@@ -26,8 +26,9 @@ from agentfs.machine.reapers import Reaper, go_behind_reaper, stand_by
 from agentfs.machine.standstill import room
 from agentfs.model.principal import Principal
 from agentfs.mount.session import Mount, serve
-from agentfs.providers.agents import LogWatcher, tell_of_withdrawals
+from agentfs.providers.agents import tell_of_withdrawals
 from agentfs.providers.approvals import AwaitedDecision
+from agentfs.providers.log import LogWatcher
 from agentfs.providers.topics import tell_of_publications
 from agentfs.providers.tree import build
 from agentfs.store.layout import StateError, lay_out

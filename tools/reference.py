@@ -74,7 +74,7 @@ def _tables() -> Iterator[type[Table]]:
 
 
 def _section(table: type[Table]) -> str:
-    path = table.PATH  # type: ignore[attr-defined]  # _tables takes only those that have one
+    path = table.PATH
     summary = (table.__doc__ or "").strip().split("\n\n")[0].removeprefix(f"{path}: ")
     lines = [f"\n## {path}\n", summary[:1].upper() + summary[1:], ""]
     if table.TABLE:

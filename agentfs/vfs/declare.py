@@ -15,11 +15,11 @@ from collections.abc import Callable, Hashable
 from inspect import iscoroutinefunction
 from typing import Any
 
-from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.files import Control, Document, Live, Owner, Stream, Transaction, Value
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Link, Node, Stat
+from agentfs.vfs.on import Cause
 from agentfs.vfs.table import ATTRIBUTE, Entry, Table
 
 __all__ = [
@@ -46,7 +46,7 @@ def _declare(
     mode: int,
     build: Callable[[Any, Hashable, Entry, Method], Node],
     *,
-    on: tuple[type[Event], ...] = (),
+    on: tuple[Cause, ...] = (),
     private: bool = False,
     example: str = "",
     errors: dict[str, str] | None = None,
@@ -93,7 +93,7 @@ def value(
     *,
     write: str = "",
     check: str = "",
-    on: tuple[type[Event], ...] = (),
+    on: tuple[Cause, ...] = (),
     private: bool = False,
     example: str = "",
     errors: dict[str, str] | None = None,
@@ -141,7 +141,7 @@ def document(
     sync: str = "",
     check: str = "",
     guard: str = "",
-    on: tuple[type[Event], ...] = (),
+    on: tuple[Cause, ...] = (),
     private: bool = False,
     example: str = "",
     errors: dict[str, str] | None = None,
@@ -250,6 +250,7 @@ def stream(
     known_as: str = "",
     apart: bool = False,
     commands: bool = False,
+    on: tuple[Cause, ...] = (),
     private: bool = False,
     example: str = "",
     errors: dict[str, str] | None = None,
@@ -277,6 +278,7 @@ def stream(
         name,
         mode,
         build,
+        on=on,
         private=private,
         example=example,
         errors=errors,
@@ -300,9 +302,7 @@ class _DeclaredLink(Link):
         return self._resolve(caller)
 
 
-def link(
-    name: str, *, on: tuple[type[Event], ...] = (), example: str = ""
-) -> Callable[[Method], Method]:
+def link(name: str, *, on: tuple[Cause, ...] = (), example: str = "") -> Callable[[Method], Method]:
     """The method is `(caller) -> str`, the target; it may raise ENOENT."""
 
     def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
@@ -321,7 +321,7 @@ def directory(
     name: str,
     mode: int = 0o755,
     *,
-    on: tuple[type[Event], ...] = (),
+    on: tuple[Cause, ...] = (),
     private: bool = False,
     example: str = "",
 ) -> Callable[[Method], Method]:
@@ -335,7 +335,7 @@ def file(
     *,
     kind: str = "File",
     known_as: str = "",
-    on: tuple[type[Event], ...] = (),
+    on: tuple[Cause, ...] = (),
     private: bool = False,
     example: str = "",
     errors: dict[str, str] | None = None,

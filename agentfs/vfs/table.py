@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from agentfs.base.errors import KernelError
-from agentfs.store.event import Event
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.changes import Modified
 from agentfs.vfs.files import Owner
 from agentfs.vfs.node import Directory, Node, Stat
+from agentfs.vfs.on import Cause
 
-__all__ = ["ATTRIBUTE", "DirectoryOf", "Entry", "Table", "modified"]
+__all__ = [
+    "ATTRIBUTE",
+    "Attachable",
+    "Attached",
+    "DirectoryOf",
+    "Entry",
+    "Kept",
+    "Rows",
+    "Table",
+    "attach",
+    "key_in",
+]
 
 ATTRIBUTE = "_agentfs_entry"
 """Where a decorated method keeps its entry."""
@@ -27,19 +37,21 @@ class Entry:
 
     `on`: the events that change it. `private`: only the agent that owns the directory, and the
     operator, open it. `errors` maps an errno name to when it is given. `known_as`: what its
-    attribute `user.agentfs.kind` says, where that is more than the kind.
+    attribute `user.agentfs.kind` says, where that is more than the kind. `rows`: who declares it,
+    if that is not the directory itself.
     """
 
     kind: str
     name: str
     mode: int
     doc: str
-    on: tuple[type[Event], ...]
+    on: tuple[Cause, ...]
     private: bool
     example: str
     errors: tuple[tuple[str, str], ...]
     build: Callable[[Any, Hashable, Entry], Node]
     known_as: str = ""
+    rows: type[Rows] | None = None
 
     @property
     def word(self) -> str:
@@ -47,11 +59,48 @@ class Entry:
         return self.known_as or self.kind.lower()
 
 
-class DirectoryOf(Directory):
-    """What declared directories share: a key, a mode, an owner and a guard."""
+def key_in(directory: Hashable, name: str) -> Hashable:
+    """The key of an entry of the directory with that key."""
+    return (directory, name)
 
+
+class Attachable:
+    """What a provider attaches to a directory of another: entries, or a directory of its own.
+
+    `KEPT`: where there is one for each of many things (an agent), it is made when somebody looks
+    there first, and kept as long as that thing is there. Of what was never made nobody is told.
+    """
+
+    KEPT: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, directory: Any) -> Any:
+        """The one that is attached to `directory`."""
+        return cls(directory)  # type: ignore[call-arg]  # it is what they are made with
+
+
+class DirectoryOf(Directory, Attachable):
+    """What declared directories share: a key, a mode, an owner and a guard.
+
+    `PATH` is where it is; a part in capitals stands for many names. If it is attached, `WHAT`,
+    `PRIVATE` and `ON` are those of its entry in the directory above.
+    """
+
+    PATH: ClassVar[str]
+    WHAT: ClassVar[str] = ""
+    PRIVATE: ClassVar[bool] = False
+    ON: ClassVar[tuple[Cause, ...]] = ()
     mode: ClassVar[int] = 0o755
     _kept: Stat | None = None
+
+    @classmethod
+    def name_in_tree(cls) -> str:
+        """The last part of its path."""
+        return cls.PATH.rpartition("/")[2]
+
+    def key_of(self, name: str) -> Hashable:
+        """The key of an entry."""
+        return key_in(self.key, name)
 
     def owner(self) -> Owner:
         """Who owns the entries, and when they changed last."""
@@ -89,11 +138,11 @@ class DirectoryOf(Directory):
         return KernelError(errno.ENOENT, f"there is no {name!r} here")
 
 
-class Table(DirectoryOf):
-    """A directory whose entries are declared in its class with the decorators of this module.
+Attached = TypeVar("Attached", bound=Attachable)
 
-    Subclasses with entries of their own beside the declared ones override `more` and `find`.
-    """
+
+class _Declaring:
+    """A class whose decorated methods are entries."""
 
     TABLE: ClassVar[dict[str, Entry]] = {}
 
@@ -106,18 +155,77 @@ class Table(DirectoryOf):
                 table[entry.name] = entry
         cls.TABLE = table
 
-    def node(self, entry: Entry) -> Node:
-        """The node of a declared entry."""
-        return entry.build(self, (self.key, entry.name), entry)
+
+class Rows(_Declaring, Attachable):
+    """Entries that one provider adds to the directory `INTO` of another: they have its owner, and
+    who may use it may use them."""
+
+    INTO: ClassVar[str]
+
+    def __init__(self, directory: Any) -> None:
+        self.directory = directory
+        self.key: Hashable = directory.key
+
+    def owner(self) -> Owner:
+        owner: Owner = self.directory.owner()
+        return owner
+
+    def guard(self, caller: Caller) -> None:
+        self.directory.guard(caller)
+
+    def private_guard(self, caller: Caller) -> None:
+        self.directory.private_guard(caller)
 
     def exists(self, entry: Entry) -> bool:
         """Whether a declared entry is there at the moment."""
         return True
 
     def listed(self, entry: Entry) -> bool:
+        """Whether a listing has it: see `Table.listed`."""
+        return True
+
+
+class Table(_Declaring, DirectoryOf):
+    """A directory whose entries are declared in its class with the decorators of `declare`, and
+    attached by other providers (`attach`).
+
+    `EACH` are the directories in it that come and go: `concerned` says which of them an event is
+    about. Subclasses with entries of their own beside the declared ones override `more` and `find`.
+    """
+
+    EACH: ClassVar[type[Table] | None] = None
+    ATTACHED: ClassVar[tuple[type[Rows | DirectoryOf], ...]] = ()
+    kept: Kept
+
+    def node(self, entry: Entry) -> Node:
+        """The node of a declared entry."""
+        return entry.build(self, self.key_of(entry.name), entry)
+
+    def attached(self, kind: type[Attached]) -> Attached:
+        """What a provider attached to this directory."""
+        made: Attached = kind.of(self)
+        return made
+
+    def concerned(self, event: Any) -> Iterable[Hashable]:
+        """The keys of those of `EACH` that an event is about."""
+        return ()
+
+    def each(self, key: Any) -> Table:
+        """The one of `EACH` with this key, whether or not it is there."""
+        raise NotImplementedError
+
+    def named(self, name: str) -> Hashable:
+        """The key of the one of `EACH` with this name."""
+        raise NotImplementedError
+
+    def exists(self, entry: Entry) -> bool:
+        """Whether a declared entry is there at the moment."""
+        return entry.rows is None or self.attached(entry.rows).exists(entry)
+
+    def listed(self, entry: Entry) -> bool:
         """Whether a listing has an entry that exists. A link that leads up, or out of the tree, is
         there for whoever names it, and no listing has it: so what follows links comes to an end."""
-        return True
+        return entry.rows is None or self.attached(entry.rows).listed(entry)
 
     def lookup(self, name: str) -> Node:
         entry = self.TABLE.get(name)
@@ -149,18 +257,69 @@ class Table(DirectoryOf):
         return ()
 
 
-def modified(table: type[Table], key: Hashable, event: Event) -> Iterator[Modified]:
-    """The declared entries of the `table` at `key` that `event` changes."""
-    for name in _changed_by(table, type(event)):
-        yield Modified((key, name))
+class Kept:
+    """What is kept of the things in a directory, by the key of the thing."""
+
+    def __init__(self) -> None:
+        self._of: dict[type, dict[Hashable, Any]] = {}
+
+    def of(self, kind: type) -> Mapping[Hashable, Any]:
+        """All of one kind."""
+        return self._of.setdefault(kind, {})
+
+    def part(self, thing: Table, kind: type[Attached]) -> Attached:
+        """That of one thing."""
+        kept = self._of.setdefault(kind, {})
+        found: Attached | None = kept.get(thing.key)
+        if found is None:
+            found = kept[thing.key] = kind.of(thing)
+        return found
+
+    def forget(self, key: Hashable) -> None:
+        """The thing with this key is no more."""
+        for kept in self._of.values():
+            kept.pop(key, None)
 
 
-_changed: dict[tuple[type[Table], type[Event]], tuple[str, ...]] = {}
+def attach(root: type[Table], *kinds: type[Rows | DirectoryOf]) -> None:
+    """Put each into the directory that its path says, behind what is there already."""
+    places: dict[str, type[Table]] = {"": root}
+    for kind in kinds:
+        if issubclass(kind, Rows):
+            above = kind.INTO.rstrip("/")
+            added = {entry.name: _entry_in(kind, entry) for entry in kind.TABLE.values()}
+        else:
+            above = kind.PATH.rpartition("/")[0]
+            added = {kind.name_in_tree(): _entry_of(kind)}
+            if issubclass(kind, Table):
+                places[kind.PATH] = kind
+                if kind.EACH is not None:
+                    places[kind.EACH.PATH] = kind.EACH
+        into = places[above]
+        into.TABLE = into.TABLE | added
+        into.ATTACHED += (kind,)
 
 
-def _changed_by(table: type[Table], event: type[Event]) -> tuple[str, ...]:
-    names = _changed.get((table, event))
-    if names is None:
-        names = tuple(name for name, entry in table.TABLE.items() if event in entry.on)
-        _changed[table, event] = names
-    return names
+def _entry_of(kind: type[DirectoryOf]) -> Entry:
+    """The entry of an attached directory."""
+    return Entry(
+        "Directory",
+        kind.name_in_tree(),
+        kind.mode,
+        kind.WHAT,
+        kind.ON,
+        kind.PRIVATE,
+        "",
+        (),
+        lambda table, key, entry: table.attached(kind),
+    )
+
+
+def _entry_in(kind: type[Rows], entry: Entry) -> Entry:
+    """The entry that `kind` adds, built by it."""
+    build = entry.build
+    return replace(
+        entry,
+        rows=kind,
+        build=lambda table, key, entry: build(table.attached(kind), key, entry),
+    )

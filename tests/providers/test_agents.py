@@ -7,7 +7,7 @@ import os
 import trio
 import trio.testing
 
-from agentfs.providers.agents import LogWatcher
+from agentfs.providers.log import LogWatcher
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.node import Attributes, Directory
 from tests.providers.world import OPERATOR, World, refused

@@ -1,0 +1,123 @@
+"""/sys/stats and /sys/metrics: the figures of the whole system."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from agentfs.model.process import State
+from agentfs.vfs.declare import live
+from agentfs.vfs.table import Rows
+
+if TYPE_CHECKING:
+    from agentfs.providers.sys import SysDirectory
+
+__all__ = ["FigureRows", "MountFigures"]
+
+MountFigures = Callable[[], Mapping[str, int]]
+"""Gives the statistics of the mount that serves the tree."""
+
+COUNTERS = frozenset(
+    {
+        "requests",
+        "requests_deferred",
+        "faults",
+        "interrupts",
+        "invalidations",
+        "announced",
+        "announcements_lost",
+    }
+)
+"""Those of the mount's figures that only grow."""
+
+
+class FigureRows(Rows):
+    """The figures of the whole system, in two formats."""
+
+    INTO = "/sys"
+
+    def __init__(self, directory: SysDirectory) -> None:
+        super().__init__(directory)
+        self.kernel = directory.kernel
+        self._of_mount = directory.figures
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Kernel(self))
+
+    @live("stats", example='{"processes": {"idle": 10, …}, "agents": 12, …}')
+    def stats(self) -> str:
+        """The system's figures as one JSON object: processes by state, agents, messages waiting and
+        claimed, events, system calls, refusals and commits since the start, and the mount's own."""
+        return json.dumps(self.read())
+
+    @live("metrics", example='agentfs_processes{state="idle"} 10.0\n…')
+    def metrics(self) -> bytes:
+        """The same in Prometheus text format, and how long each kind of request, and each other
+        step of the event loop, held it: `agentfs_loop_held_seconds`."""
+        return generate_latest(self._registry)
+
+    def read(self) -> dict[str, Any]:
+        """All figures of this moment."""
+        kernel = self.kernel
+        states = [process.state for process in kernel.table]
+        waiting = claimed = dead = 0
+        for name in kernel.agents:
+            box = kernel.mail.mailbox(name)
+            waiting += len(box.new)
+            claimed += len(box.cur)
+            dead += len(box.dead)
+        return {
+            "uptime": round(max(0.0, kernel.clock.now() - kernel.started), 3),
+            "processes": {state.value: states.count(state) for state in State},
+            "agents": len(kernel.agents),
+            "messages": {"waiting": waiting, "claimed": claimed, "dead": dead},
+            "events": kernel.events.last,
+            "calls": kernel.gate.calls,
+            "refusals": kernel.refusals.count,
+            "commits": kernel.store.commits,
+            "timers": len(kernel.timers),
+            "mount": dict(self._of_mount()),
+        }
+
+
+class _Kernel(Collector):
+    """The figures as Prometheus collects them: read at the moment they are asked for."""
+
+    def __init__(self, figures: FigureRows) -> None:
+        self._figures = figures
+        self._watchdog = figures.kernel.watchdog
+
+    def collect(self) -> Iterator[Metric]:
+        figures = self._figures.read()
+        yield GaugeMetricFamily(
+            "agentfs_uptime_seconds", "since the daemon started", value=figures["uptime"]
+        )
+        for name, label in (("processes", "state"), ("messages", "folder")):
+            family = GaugeMetricFamily(f"agentfs_{name}", f"{name} by {label}", labels=[label])
+            for part, number in figures[name].items():
+                family.add_metric([part], number)
+            yield family
+        for name in ("agents", "timers"):
+            yield GaugeMetricFamily(f"agentfs_{name}", name, value=figures[name])
+        for name in ("events", "calls", "refusals", "commits"):
+            yield CounterMetricFamily(f"agentfs_{name}", name, value=figures[name])
+        for name, number in sorted(figures["mount"].items()):
+            kind = CounterMetricFamily if name in COUNTERS else GaugeMetricFamily
+            yield kind(f"agentfs_mount_{name}", f"{name} of the mount", value=number)
+        held = HistogramMetricFamily(
+            "agentfs_loop_held_seconds",
+            "how long requests and other steps held the event loop, at work or blocked",
+            labels=["step"],
+        )
+        for step, row in sorted(self._watchdog.rows.items()):
+            held.add_metric([step], list(row.buckets()), row.seconds)
+        yield held

@@ -1,0 +1,54 @@
+"""/agents/NAME/memory: the durable files of an agent, in a real directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from agentfs.base.within import is_directory
+from agentfs.process.events import AgentChanged
+from agentfs.providers.host import HostTree
+from agentfs.vfs.caller import Caller
+from agentfs.vfs.changes import Change, Modified
+from agentfs.vfs.declare import directory
+from agentfs.vfs.node import Directory
+from agentfs.vfs.on import on
+from agentfs.vfs.table import Entry, Rows
+
+if TYPE_CHECKING:
+    from agentfs.providers.agents import AgentDirectory
+
+__all__ = ["MemoryRows"]
+
+
+class MemoryRows(Rows):
+    """The memory of an agent."""
+
+    INTO = "/agents/NAME"
+    KEPT = True
+
+    def __init__(self, agent: AgentDirectory) -> None:
+        super().__init__(agent)
+        self._kernel = agent.kernel
+        self._folder = self._kernel.agents.memory_dir(agent.name)
+        counted = self._kernel.disk.memory(agent.name)
+        self._tree = HostTree(self._folder, self._may_use, agent.agents.devices, counted)
+
+    def _may_use(self, caller: Caller) -> None:
+        self.private_guard(caller)
+        self._kernel.capabilities.require(caller.principal, "memory")
+
+    def exists(self, entry: Entry) -> bool:
+        # A person may have removed it from the state directory.
+        return is_directory(os.fspath(self._folder))
+
+    @directory("memory", 0o700, private=True)
+    def memory(self) -> Directory:
+        """Its own durable files: a real directory. Needs the capability `memory`."""
+        return self._tree.root
+
+    @on(AgentChanged)
+    def _changes(self, event: AgentChanged) -> Iterator[Change]:
+        # Its files may have another owner now.
+        yield Modified(self._tree.root.key)

@@ -108,8 +108,9 @@ class Wakeups:
             await trio.lowlevel.wait_readable(descriptor)
             self._turn_ends = time.monotonic() + TURN_SECONDS
             ready = self._poller.poll(0)
-        if any(events & _GONE for _, events in ready):
-            self.disconnected.set()
+        for _, events in ready:
+            if events & _GONE:
+                self.disconnected.set()
         self._unexplained = True
 
 

@@ -29,13 +29,11 @@ class _Wait:
         self.work = work
 
 
-class _Ended:
-    """What a fiber says when its step raised: StopIteration at the end."""
+class _Ended(tuple[BaseException]):
+    """What a fiber says when its step raised: StopIteration at the end. A tuple, because making one
+    calls nothing of Python."""
 
-    __slots__ = ("failure",)
-
-    def __init__(self, failure: BaseException) -> None:
-        self.failure = failure
+    __slots__ = ()
 
 
 def in_fiber() -> bool:
@@ -68,7 +66,7 @@ def _taken(step: list[Any]) -> object:
     try:
         return call(given)
     except BaseException as failure:  # noqa: BLE001  # it is raised where the fiber is driven
-        return _Ended(failure)
+        return _Ended((failure,))
 
 
 _idle: list[greenlet] = []
@@ -113,10 +111,11 @@ def driven(
             said = fiber.switch(answer if type(said) is _Wait else [work.send, answer])
         paused()
     _idle.append(fiber)
-    failure = said.failure
+    failure = said[0]
     try:
         if isinstance(failure, StopIteration):
-            return cast("T", failure.value)
+            value: T = failure.value
+            return value
         raise failure
     finally:
         del said, failure  # a circle otherwise

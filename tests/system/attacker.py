@@ -372,7 +372,7 @@ def exchange(one, other):
 
 # -- others' processes ---------------------------------------------------------------------------
 
-THEM, MY = f"proc/{BOB}", "proc/self"
+THEM = f"proc/{BOB}"
 
 for command in ("KILL", "TERM", "STOP", "HUP", "kill-branch", f"reparent {ME}", "done 0", "running",
                 "idle"):  # fmt: skip

@@ -56,13 +56,6 @@ def watched(pid: int) -> Iterator[Callable[[], bool]]:
         os.close(pidfd)
 
 
-def end_by(tree: Tree, pid: int, go: Path) -> None:
-    """Let the program of a process end, which waits for `go`, and wait for that."""
-    with watched(int(tree.read(f"proc/{pid}/ospid"))) as ended:
-        go.touch()
-        assert ended()
-
-
 # -- how it ends -----------------------------------------------------------------------------------
 
 

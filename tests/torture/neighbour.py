@@ -120,7 +120,6 @@ class Neighbour:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._victim: Puppet | None = None
         self.report = Report()
 
     def run(self, seconds: float, *, idle: float | None = None, least: int = 20) -> Report:

@@ -1,4 +1,4 @@
-"""What the rules say of an action that nobody has tried yet, and why."""
+"""What the rules say about an action that nobody has tried yet, and why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agentfs.mail.threads import Threads
 from agentfs.model.process import Process
 from agentfs.process.agents import Agents
 from agentfs.process.table import ProcessTable
-from agentfs.rights.policy import Action, Policy, Target
+from agentfs.rights.policy import Action, ActionTarget, Policy
 from agentfs.shared.queues import Queue, Queues
 from agentfs.shared.topics import Topic, Topics
 
@@ -26,16 +26,17 @@ NEEDS = {
     Action.READ_FILE: "file_read",
     Action.WRITE_FILE: "file_write",
 }
-"""The capability that is asked for as well, where an action happens."""
+"""The capability that a call asks for besides the action."""
 
 BROADCAST = "/dev/broadcast"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`rule` is what decides, `text` what it says, `reason` why not. `approval`: whose, and within
-    how many seconds. `capability`: the one that is needed as well, and whether it is had.
-    `warning`: the rules that speak of no agent that there is."""
+    """`rule` names what decides, and `text` is what it says; `reason` is why not. `approval` is
+    whose agreement is needed, and within how many seconds. `capability` is the one that is needed
+    besides, and whether the agent has it. `warning` names the rules about agents that there are
+    not."""
 
     allowed: bool
     rule: str
@@ -46,7 +47,7 @@ class Answer:
     warning: str = ""
 
     def pairs(self) -> list[tuple[str, object]]:
-        """As a status file shows it; what there is nothing to say of is left out."""
+        """As a status file shows it, without what is empty."""
         given: list[tuple[str, object]] = [
             ("Allowed", self.allowed),
             ("Rule", self.rule),
@@ -60,7 +61,7 @@ class Answer:
 
 
 class Explanations:
-    """Asks the policy as the call itself would. Nothing is changed, nor refused to anybody."""
+    """Asks the policy as the call itself would. That changes nothing, and is no refusal."""
 
     def __init__(
         self,
@@ -79,8 +80,8 @@ class Explanations:
         self._topics = topics
 
     def explain(self, name: str, action: str, path: str) -> Answer:
-        """Whether agent `name` may do it to `path`. ESRCH if no process of it is alive, EINVAL for
-        an unknown action or what is no path."""
+        """Whether agent `name` may do it to `path`. Raises ESRCH if no process of the agent is
+        alive, EINVAL for an unknown action and for a path that is none."""
         self._agents.get(name)
         actor = self._table.by_name(name)
         if actor is None:
@@ -113,8 +114,8 @@ class Explanations:
             warning="; ".join(self._policy.acl.about_nobody(set(self._agents))),
         )
 
-    def _target(self, path: str) -> Target | None:
-        """Whom the path means, as the call would find it."""
+    def _target(self, path: str) -> ActionTarget | None:
+        """The agent or process that the path is about, as the call would find it."""
         match path.split("/")[1:]:
             case ["agents", name, *_]:
                 return self._table.by_name(name) or self._agents.find(name)
@@ -135,7 +136,7 @@ class Explanations:
         return f"{actor.role.value}: {action.value}: {said.value}"
 
     def _capability(self, actor: Process, action: Action, path: str) -> tuple[str, str]:
-        """The capability that is needed as well, with whether it is had; why not."""
+        """The capability that is needed besides, with yes or no; and why not."""
         name = "broadcast" if path == BROADCAST else NEEDS.get(action)
         if name is None:
             return "", ""

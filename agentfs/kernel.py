@@ -131,9 +131,7 @@ class Kernel:
 
     def _build_records(self, audit_key: Path) -> None:
         """What happens, what is kept of it, and the numbers that all go by."""
-        self.audit = Audit(
-            self.store, self.events, self.clock, self.timers, self.settings, audit_key
-        )
+        self.audit = Audit(self.ground, audit_key)
         self.models = Models(self.store, self.events)
 
     def _build_permissions(self) -> None:
@@ -399,8 +397,8 @@ class Kernel:
     def _build_boundary(self) -> None:
         """What the tree and the daemon ask of the kernel."""
         self.identity = Identity(self.table, self.programs, self.owner[0], self.events)
-        self.refusals = Refusals(self.gate, self.store, self.events, self.timers)
-        self.file_changes = FileChanges(self.gate, self.store, self.audit, self.clock, self.timers)
+        self.refusals = Refusals(self.ground, self.gate)
+        self.file_changes = FileChanges(self.ground, self.gate, self.audit)
         self.why = Why(self)
         self.history = History(self.store, self.table, self.events, self.clock)
         self.journal = Journal()

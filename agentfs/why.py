@@ -92,7 +92,7 @@ class Why(Part):
         self._changed: set[int] = set()
         self._timer: Timer | None = None
         kernel.waits.changed = self.look
-        kernel.refusals.on_repeat.append(self._repeated)
+        kernel.refusals.listen(self._repeated)
         kernel.events.listen(
             self._heard,
             *(StateChanged, ProcessChanged, ProcessExited, ProcessRestarted, ProcessSpawned),

@@ -1,9 +1,9 @@
 """The audit: who changed what, and who was refused, as a chain that cannot be edited unseen.
 
-One record for each committed transaction that emitted events, a refusal being such an event, in
-that same transaction: no change without its record, no record without its change. Each carries a
-hash over itself and the hash before; the newest hash is signed, in every transaction, with a key
-that is no part of the store. `agentfs.audit.verify` checks all that.
+Each committed transaction that emitted events has one record, which is written in that same
+transaction: no change without its record, and no record without its change. A refusal is such an
+event. Each record has a hash over itself and the hash before. The newest hash is signed, in every
+transaction, with a key that is no part of the store. `agentfs.audit.verify` checks all that.
 """
 
 from __future__ import annotations
@@ -25,46 +25,35 @@ from agentfs.audit.mirror import Mirror
 from agentfs.audit.pruning import Pruning
 from agentfs.audit.seal import GENESIS, Checkpoint, Seal, make_key
 from agentfs.audit.settings import AuditSettings
-from agentfs.audit.verify import Verdict, verify
-from agentfs.base.clock import Clock, Timers
+from agentfs.audit.verify import Verification, verify
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
 from agentfs.store.event import Event
-from agentfs.store.event_log import EventLog
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
 
 __all__ = ["Audit"]
 
 log = logging.getLogger(__name__)
 
 REFUSED = (CallRefused, RefusalsRepeated)
-# Lines that come to the file of checkpoints before it is looked through for old ones.
+# New lines of the mirror after which it is looked through for old ones.
 TIDY_EVERY = 1000
 
 
 class Audit(Part):
-    """Appends to the audit of `store`. `seq` is the number of its newest record.
+    """Appends to the audit. `seq` is the number of the newest record.
 
-    Raises KernelError where there is an audit already but not its key, at `key`; without an audit
-    a new key is made.
+    The key is at the path `key`. Without an audit a new key is made there; if there is an audit
+    and no key, KernelError is raised.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        events: EventLog,
-        clock: Clock,
-        timers: Timers,
-        settings: Settings,
-        key: Path,
-    ) -> None:
-        self._store = store
-        self._events = events
-        self._clock = clock
-        self._timers = timers
-        self._settings = settings
+    def __init__(self, ground: Ground, key: Path) -> None:
+        store = self._store = ground.store
+        self._events = ground.events
+        self._clock = ground.clock
+        self._timers = ground.timers
+        self._settings = ground.settings
         self.key = key
         self._tables = AuditTables(store)
         self._seal = self._open_key()
@@ -74,9 +63,7 @@ class Audit(Part):
         self._marked = max(marks, default=0)  # the record of the last checkpoint
         self._acting: Principal | None = None  # of the last record: the next one's, mostly
         self._actor = records.actor(None)
-        self.pruning = Pruning(
-            store, self._tables, self._seal, clock, timers, settings, lambda: self.seq
-        )
+        self.pruning = Pruning(ground, self._tables, self._seal, lambda: self.seq)
         self._stopped = False  # nobody but the operator changes anything
         self._noted: list[Event] = []  # of the transaction under way
         self._untold: list[str] = []  # checkpoints for the mirror
@@ -102,8 +89,8 @@ class Audit(Part):
         return Seal(self.key)
 
     def _resume(self) -> tuple[int, bytes]:
-        """Number and hash of the newest record. If somebody was at the tables since the last run,
-        what comes now follows nothing: the chain stays broken there, and `verify` says so."""
+        """Number and hash of the newest record. If somebody tampered with the tables since the last
+        run, the next record follows nothing: the chain stays broken there, and `verify` says so."""
         head, last = self._tables.head(), self._tables.last()
         told = self._mirrored()
         if not head and last is None and not told:
@@ -123,7 +110,7 @@ class Audit(Part):
         return max(seqs), secrets.token_bytes(len(GENESIS))
 
     def _mirrored(self) -> int:
-        """The number of the newest record that the mirror has a checkpoint of."""
+        """The newest record of which the mirror has a checkpoint."""
         for line in reversed(self._mirror.lines()):
             try:
                 return self._seal.read_checkpoint(line).seq
@@ -134,21 +121,22 @@ class Audit(Part):
     # -- records ---------------------------------------------------------------------------------
 
     def note(self, change: Event) -> None:
-        """Let the record of the transaction under way say this as well, which no event tells of."""
+        """Put a change that no event tells of into the record of the transaction under way."""
         if not self._noted:
             self._store.on_rollback(self._noted.clear)
             self._store.on_commit(self._noted.clear)
         self._noted.append(change)
 
     def _record(self) -> None:
-        """What the transaction about to be committed did. Fails it if it cannot be written."""
+        """Write the record of the transaction that is about to be committed. If that cannot be
+        done, the transaction fails."""
         changes: Sequence[Event] = self._events.pending
         if self._noted:
             changes = (*changes, *self._noted)
         if not changes:
             return
         if self.pruning.stops and all(isinstance(change, REFUSED) for change in changes):
-            return  # `/dev/events` and `kernel.log` have it
+            return  # refusals without room are in `/dev/events` and `kernel.log` alone
         before = self.seq, self._digest, self._marked
         seq = before[0] + 1
         if self._store.acting is not self._acting:
@@ -164,7 +152,7 @@ class Audit(Part):
             self._mark()
 
     def _watch_room(self) -> None:
-        """Tell when half of what may be kept is, and when that is an end."""
+        """Tell when the audit is half full, and look whether everybody has to stop."""
         limits, kept = self._settings.of(AuditSettings), self.pruning.kept
         if kept == (limits.max_records + 1) // 2:
             self._store.on_commit(lambda: self._tell_of(AuditHalfFull(kept, limits.max_records)))
@@ -172,7 +160,7 @@ class Audit(Part):
             self._store.on_commit(self._look)
 
     def _look(self) -> None:
-        """Whether everybody has to stop has perhaps changed."""
+        """Tell of it if everybody has to stop from now on."""
         self.pruning.recorded()
         before, self._stopped = self._stopped, self.pruning.stops
         if self._stopped and not before:
@@ -180,7 +168,7 @@ class Audit(Part):
             self._tell_of(AuditFull(self.pruning.kept, most))
 
     def _tell_of(self, event: Event) -> None:
-        """In a transaction of its own."""
+        """Emit `event` soon, in a transaction of its own."""
 
         def tell() -> None:
             try:
@@ -196,7 +184,7 @@ class Audit(Part):
     # -- checkpoints -----------------------------------------------------------------------------
 
     def checkpoint(self) -> None:
-        """Make a checkpoint of the newest record, if it has none; on a full disk there is none."""
+        """Make a checkpoint of the newest record, if it has none and the disk is not full."""
         if self._marked == self.seq:
             return
         before = self.seq, self._digest, self._marked
@@ -219,8 +207,8 @@ class Audit(Part):
         self._due.set()
 
     async def run(self) -> None:
-        """Mirror the checkpoints, until cancelled. What they are of survives a power cut by then:
-        the file is never ahead of the store."""
+        """Mirror the checkpoints, until cancelled. The store is synced first, so that the mirror is
+        never ahead of it after a power cut."""
         self._untold = self._missed() + self._untold
         while True:
             await self._due.wait()
@@ -243,8 +231,8 @@ class Audit(Part):
         return missed
 
     def mirror(self) -> None:
-        """Mirror what is to be mirrored, at once: the disk is waited for. Belongs behind a sync of
-        the store. What fails is tried again with the next checkpoint."""
+        """Mirror the new checkpoints now, and wait for the disk. The store has to be synced before.
+        A failure is made up for with the next checkpoint."""
         lines = list(self._untold)
         try:
             if lines:
@@ -258,7 +246,8 @@ class Audit(Part):
             log.warning("checkpoints of the audit are mirrored later: %s", failure)
 
     def _is_kept(self, line: bytes) -> bool:
-        """Whether it is of a record that is kept; what cannot be read stays for `verify`."""
+        """Whether it is of a record that is kept. A line that cannot be read stays, for
+        `verify`."""
         try:
             return self._seal.read_checkpoint(line).seq >= self.pruning.first
         except ValueError:
@@ -267,32 +256,32 @@ class Audit(Part):
     # -- pruning ---------------------------------------------------------------------------------
 
     def admit(self, principal: Principal) -> None:
-        """Before what `principal` did in the transaction under way is accepted: raise ENOSPC if its
-        record has no room, and the operator chose to stop then. What was promised before goes on.
-        For the gate."""
+        """Raise ENOSPC if the record of the transaction under way has no room and the operator
+        chose to stop then. What was promised before goes on."""
         if not self.pruning.stops or principal.is_operator or self._store.promised:
             return
         if not all(isinstance(change, REFUSED) for change in self._events.pending):
             self.pruning.require_room()
 
     def require_room(self, principal: Principal | None) -> None:
-        """The same of what gets its record later, or has none. None: somebody, not the operator."""
+        """The same for a change that has its record later, or has none."""
         if principal is None or not principal.is_operator:
             self.pruning.require_room()
 
     def complaint(self) -> str:
-        """What is wrong, for the maid; empty if nothing is."""
+        """Says that the audit is full and everybody has to stop, if that is so."""
         if not self.pruning.stops:
             return ""
         return "the audit is full, and all but the operator have to stop: see docs/audit.md"
 
     def tidy(self) -> int:
-        """Take away one batch of what is too old or too much, and go on soon if there may be more;
-        the number of records gone. The newest one stays. For the maid."""
+        """Take away one batch of records that are too old or too many, and go on soon if there may
+        be more. Returns how many went."""
         return self.pruning.sweep()
 
     def cut(self, principal: Principal, through: int) -> None:
-        """Forget the records up to number `through`, and record who had that done. EINVAL."""
+        """Forget the records up to number `through`, and record who had that done. Raises
+        EINVAL."""
         self.pruning.check_there(through)
         with self._store.transaction():
             self._store.acting = principal
@@ -303,13 +292,13 @@ class Audit(Part):
 
     @property
     def path(self) -> Path:
-        """The store's file, for whoever reads on a connection of its own."""
+        """The store's file. A reader opens a connection of its own."""
         return self._store.path
 
     def head(self) -> str:
         """Number, hash and signature of the newest record; empty if there is none."""
         return self._tables.head()
 
-    async def verify(self) -> Verdict:
-        """Check everything, in a thread; one caller at a time."""
+    async def verify(self) -> Verification:
+        """Check everything, in a thread and for one caller at a time."""
         return await trio.to_thread.run_sync(verify, self.path, self.key, limiter=self._verifying)

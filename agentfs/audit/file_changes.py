@@ -11,18 +11,15 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from agentfs.audit.audit import Audit
 from agentfs.audit.events import FilesChanged
-from agentfs.base.clock import Clock, Timers, rfc3339
+from agentfs.base.clock import rfc3339
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
+from agentfs.rights.gate import Gate
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.store import Store
-
-if TYPE_CHECKING:
-    from agentfs.audit.audit import Audit
-    from agentfs.rights.gate import Gate
 
 __all__ = ["FileChanges"]
 
@@ -81,14 +78,12 @@ class _Done:
 class FileChanges(Part):
     """Gathers changes, and writes their records a second later."""
 
-    def __init__(
-        self, gate: Gate, store: Store, audit: Audit, clock: Clock, timers: Timers
-    ) -> None:
+    def __init__(self, ground: Ground, gate: Gate, audit: Audit) -> None:
+        self._store = ground.store
+        self._clock = ground.clock
+        self._timers = ground.timers
         self._gate = gate
-        self._store = store
         self._audit = audit
-        self._clock = clock
-        self._timers = timers
         self._done: dict[Principal, _Done] = {}
         self._due = False
 

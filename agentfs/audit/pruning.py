@@ -20,10 +20,9 @@ from agentfs.audit.audit_table import AuditTables, Row
 from agentfs.audit.gaps import Gap, first_of, is_gap
 from agentfs.audit.seal import GENESIS, Checkpoint, Seal
 from agentfs.audit.settings import AuditSettings
-from agentfs.base.clock import Clock, Timer, Timers
+from agentfs.base.clock import Timer
 from agentfs.base.errors import KernelError
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
+from agentfs.store.ground import Ground
 
 __all__ = ["BATCH", "Pruning"]
 
@@ -67,21 +66,14 @@ class Pruning:
     number of the newest record."""
 
     def __init__(
-        self,
-        store: Store,
-        tables: AuditTables,
-        seal: Seal,
-        clock: Clock,
-        timers: Timers,
-        settings: Settings,
-        newest: Callable[[], int],
+        self, ground: Ground, tables: AuditTables, seal: Seal, newest: Callable[[], int]
     ) -> None:
-        self._store = store
+        self._store = ground.store
+        self._clock = ground.clock
+        self._timers = ground.timers
+        self._settings = ground.settings
         self._tables = tables
         self._seal = seal
-        self._clock = clock
-        self._timers = timers
-        self._settings = settings
         self._newest = newest
         self.first = self._oldest()
         self.dropped = tables.dropped()

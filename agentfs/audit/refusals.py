@@ -15,15 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentfs.audit.events import CallRefused, RefusalsRepeated
-from agentfs.base.clock import Timer, Timers, rfc3339
+from agentfs.base.clock import Timer, rfc3339
 from agentfs.base.errors import KernelError
 from agentfs.base.text import one_line
 from agentfs.model.principal import Kind, Principal
 from agentfs.process.events import ProcessReaped
 from agentfs.rights.gate import Gate
-from agentfs.store.event_log import EventLog, Record
+from agentfs.store.event_log import Record
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.store import Store
 
 __all__ = ["Refusals"]
 
@@ -71,19 +71,23 @@ class _Repeats:
 class Refusals(Part):
     """The last refusal of each process, for `/proc/PID/error`, and how many there were."""
 
-    def __init__(self, gate: Gate, store: Store, events: EventLog, timers: Timers) -> None:
+    def __init__(self, ground: Ground, gate: Gate) -> None:
+        self._store = ground.store
+        self._events = ground.events
+        self._timers = ground.timers
         self._gate = gate
-        self._store = store
-        self._events = events
-        self._timers = timers
         self._texts: dict[int, tuple[float, str]] = {}
         self._users: dict[int, tuple[float, str]] = {}  # by uid, who was refused last at the end
         self._repeats: dict[_Kind, _Repeats] = {}
         self._kinds: Counter[Principal] = Counter()  # of `_repeats`, by actor
         self.count = 0
-        self.on_repeat: list[Callable[[int, str, str, str], object]] = []
-        """Called with (pid, errno, reason, rule) of a refusal that no event tells of yet."""
-        events.listen(self._forget, ProcessReaped)
+        self._listeners: list[Callable[[int, str, str, str], object]] = []
+        ground.events.listen(self._forget, ProcessReaped)
+
+    def listen(self, listener: Callable[[int, str, str, str], object]) -> None:
+        """Call `listener(pid, errno, reason, rule)` for every refusal of a process that no event
+        tells of yet."""
+        self._listeners.append(listener)
 
     def record(self, principal: Principal, path: str, refusal: KernelError) -> None:
         """Keep why a call of `principal` on `path` failed. If it was refused, tell the event log;
@@ -117,8 +121,8 @@ class Refusals(Part):
         repeats.first = repeats.first if repeats.count else repeats.last
         repeats.count += 1
         if principal.pid is not None:
-            for call in self.on_repeat:
-                call(principal.pid, refusal.code, told[1], refusal.rule)
+            for listener in self._listeners:
+                listener(principal.pid, refusal.code, told[1], refusal.rule)
 
     def _told(self, kind: _Kind) -> bool:
         """Tell of a refusal. Returns whether that could be stored; if not, it is counted."""

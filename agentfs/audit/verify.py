@@ -19,14 +19,14 @@ from agentfs.audit.mirror import Mirror
 from agentfs.audit.seal import GENESIS, Checkpoint, Seal
 from agentfs.base.errors import KernelError
 
-__all__ = ["Verdict", "verify"]
+__all__ = ["Verification", "verify"]
 
 # Records between two pauses, which take about 0.3 ms; in a pause other threads have their turn.
 TURN, PAUSE = 200, 0.0001
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Verification:
     """`fault` is empty if the audit is sound; otherwise it says the first fault, and where it
     is."""
 
@@ -44,7 +44,7 @@ class _BadError(Exception):
     """The first fault."""
 
 
-def verify(store: Path, key: Path) -> Verdict:
+def verify(store: Path, key: Path) -> Verification:
     """Check the audit in the store at `store` with the key at `key`. That takes about 5 s for a
     million records. A store that cannot be read is a fault, too."""
     try:
@@ -53,9 +53,9 @@ def verify(store: Path, key: Path) -> Verdict:
             connection.execute("BEGIN")
             return _Audit(connection, key, lines).verify()
     except (_BadError, KernelError) as bad:
-        return Verdict(fault=str(bad.args[0]))
+        return Verification(fault=str(bad.args[0]))
     except (sqlite3.Error, OSError) as failure:
-        return Verdict(fault=f"the store cannot be read: {failure}")
+        return Verification(fault=f"the store cannot be read: {failure}")
 
 
 class _Audit:
@@ -69,9 +69,9 @@ class _Audit:
         self._checkpoints = tables.checkpoints(connection)
         self._records = 0
 
-    def verify(self) -> Verdict:
+    def verify(self) -> Verification:
         if not (self._head or self._count or self._checkpoints or self._lines):
-            return Verdict()
+            return Verification()
         if not self._key.exists():
             raise _BadError(
                 f"{self._count} records cannot be verified: their key is not at {self._key}"
@@ -83,7 +83,7 @@ class _Audit:
         seq, digest = self._walk(start, kept)
         self._check_head(seq, digest)
         self._check_mirror(start[0], seq)
-        return Verdict(self._records, f"{seq} {digest.hex()}" if seq else "")
+        return Verification(self._records, f"{seq} {digest.hex()}" if seq else "")
 
     def _read_checkpoints(self) -> dict[int, Checkpoint]:
         found = {}

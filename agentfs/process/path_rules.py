@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Kind, Principal
-from agentfs.rights.policy import PRIVATE, Action, Target
+from agentfs.rights.policy import PRIVATE, Action, ActionTarget
 
 if TYPE_CHECKING:
     from agentfs.rights.gate import Gate
@@ -28,7 +28,7 @@ class PathRules:
 
     # -- processes -------------------------------------------------------------------------------
 
-    def read_process(self, principal: Principal, target: Target, what: str) -> None:
+    def read_process(self, principal: Principal, target: ActionTarget, what: str) -> None:
         """Raise EACCES or EPERM unless `principal` may see `what` of a process or agent: `info`,
         `log`, or what is private unless a rule of /etc/acl.yaml says otherwise (`PRIVATE`). The
         operator always may."""

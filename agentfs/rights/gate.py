@@ -1,12 +1,17 @@
-"""The gate: the steps that every system call of the kernel walks, in one order, in one place.
+"""The gate: every system call enters it, and it ends the call's transaction.
 
-    identity     the principal, told by the operating system, acts for a living process
-    permission   the role, the rules and the capabilities allow the action (`Policy`)
-    limits       rate, budget, quota
-    transaction  the change, in memory and in the store, whole or not at all
-    events       what happened, after the commit
+The gate does what is the same for all calls. What differs, the call asks for itself, inside the
+block of `enter`:
 
-There is no checkpoint between the first check and the commit.
+    identity     the gate: the principal, told by the operating system, acts for a living process
+    permission   the call asks `policy` whether role, rules and capabilities allow it
+    limits       the call asks for what it makes, starts, sends or uses
+    transaction  the gate: the change is whole, in memory and in the store, or it is refused
+    record       the gate: the audit has room for it; then the call counts, by its kind
+    events       the store: what happened goes out after the commit
+
+As a rule a call looks up what it is about before it asks whether that is allowed, because the rules
+speak of it. There is no checkpoint of the event loop between the first check and the commit.
 """
 
 from __future__ import annotations
@@ -36,11 +41,11 @@ KINDS = (
     "llm_calls",
     "tool_calls",
 )
-"""The kinds of calls that can be limited by the minute; `calls` is all of the others together."""
+"""The kinds of calls that can be limited by the minute; `calls` is all others together."""
 
 
 class Gate:
-    """Opened once for every system call."""
+    """Entered once by every system call."""
 
     def __init__(
         self, ground: Ground, policy: Policy, find: Callable[[int], Process | None]
@@ -63,26 +68,26 @@ class Gate:
         return process
 
     def enter(self, principal: Principal, kind: str = "") -> AbstractContextManager[Process]:
-        """The identity of one system call, then its transaction. `kind`: one of `KINDS`, for a call
-        that counts; messages are counted where they are accepted.
-
-        The block gets the acting process: the call asks `policy` first what it needs, then the
-        limits. Everything inside the block is one atomic change; raising a KernelError in it
-        refuses the call.
+        """Begin a system call. The block gets the acting process, and everything inside it is one
+        atomic change; a KernelError raised in it refuses the call. `kind` is one of `KINDS`, for a
+        call that counts; messages are counted where they are accepted.
         """
         self.calls += 1
         return _Entered(self, self.actor(principal), principal, self._store.transaction(), kind)
 
     def admit(self, principal: Principal, actor: Process, kind: str) -> None:
-        """What `principal` did is about to be accepted: count it, and see to it that there is room
-        for its record. Last, because a call that is refused for another reason does not count."""
+        """Before what `principal` did is accepted: raise ENOSPC if its record has no room, and
+        count the call. This comes last, because a call that is refused for another reason does not
+        count.
+        """
         self._parts.tell(Part.admit, principal)
         if kind:
             self._parts.tell(Part.count_call, actor, kind)
 
     def require_room(self, principal: Principal | None) -> None:
-        """Raise ENOSPC if the system stops until the audit has room, and this call, which has no
-        record there or gets it later, is to stop with the rest. None: not the operator's."""
+        """Raise ENOSPC if the system stops until the audit has room. For a call that has no record
+        there, or gets it later, and is to stop with the rest. `principal` is None for anybody but
+        the operator."""
         self._parts.tell(Part.require_room, principal)
 
     def check_making(self, maker: str, kind: str, count: int) -> None:
@@ -99,14 +104,15 @@ class Gate:
         self._parts.tell(Part.count_message, sender, messages)
 
     def attribute(self, principal: Principal) -> None:
-        """The transaction under way is made for `principal`: the audit names it. The first one
-        named wins; where nobody is, it is the kernel's own work."""
+        """Have the audit name `principal` for the transaction under way. The first one that is
+        named stays; a transaction without one is the kernel's own work."""
         if self._store.acting is None:
             self._store.acting = principal
 
 
 class _Entered(AbstractContextManager[Process]):
-    """The block of `Gate.enter`. A class, as the store's is: it is on every call's way."""
+    """The block of `Gate.enter`. It is a class, as the store's is, because it is on every call's
+    way."""
 
     __slots__ = ("_actor", "_gate", "_kind", "_principal", "_transaction")
 

@@ -28,9 +28,9 @@ __all__ = [
     "PRIVATE",
     "STRANGERS",
     "Action",
+    "ActionTarget",
     "Decision",
     "Policy",
-    "Target",
     "across_users",
     "outermost",
 ]
@@ -50,7 +50,7 @@ PRIVATE = frozenset({"sent", "spec.yaml"})
 table says."""
 
 
-class Target(Protocol):
+class ActionTarget(Protocol):
     """The process that an action is done to, or an agent that has none."""
 
     @property
@@ -124,7 +124,7 @@ class Policy:
         actor: Process,
         action: Action,
         path: str = "",
-        target: Target | None = None,
+        target: ActionTarget | None = None,
         *,
         answers: Callable[[], bool] = _never,
     ) -> Decision:
@@ -163,7 +163,7 @@ class Policy:
         actor: Process,
         action: Action,
         path: str = "",
-        target: Target | None = None,
+        target: ActionTarget | None = None,
         *,
         what: bytes = b"",
         about: str = "",
@@ -179,7 +179,7 @@ class Policy:
         actor: Process,
         action: Action,
         path: str = "",
-        target: Target | None = None,
+        target: ActionTarget | None = None,
         *,
         answers: Callable[[], bool] = _never,
     ) -> Decision:
@@ -218,7 +218,7 @@ class Policy:
         if not any(approved(needed) for approved in self._parts.each(Part.is_approved)):
             raise needed
 
-    def _acquainted(self, actor: Process, target: Target) -> bool:
+    def _acquainted(self, actor: Process, target: ActionTarget) -> bool:
         """Whether mail passes between these agents of two users without a rule: one is the
         operator, or the other's parent, or both are within one group of /sys/cgroup."""
         if isinstance(target, Agent):
@@ -231,13 +231,13 @@ class Policy:
             return True
         return bool(actor.group) and outermost(actor.group) == outermost(target.group)
 
-    def same_user(self, actor: Process, target: Target) -> None:
+    def same_user(self, actor: Process, target: ActionTarget) -> None:
         """Raise EPERM unless both run as one user or `actor` is process 1."""
         no = self._across_users(actor, target)
         if no is not None:
             raise no.refusal()
 
-    def _across_users(self, actor: Process, target: Target) -> Decision | None:
+    def _across_users(self, actor: Process, target: ActionTarget) -> Decision | None:
         if actor.role is Role.KERNEL or actor.uid == target.uid:
             return None
         reason = f"{target.name} is another user's, {actor.name} runs as {actor.user}"
@@ -274,7 +274,7 @@ class Policy:
         self._capabilities.require(actor, capability)
 
 
-def _holds(said: Verdict, actor: Process, target: Target | None) -> bool:
+def _holds(said: Verdict, actor: Process, target: ActionTarget | None) -> bool:
     """Whether `target` is one of those for whom the table allows it."""
     if not isinstance(target, Process):
         return False
@@ -304,7 +304,7 @@ def outermost(group: str) -> str:
     return group.partition("/")[0]
 
 
-def _strangers(actor: Process, target: Target, path: str) -> Decision:
+def _strangers(actor: Process, target: ActionTarget, path: str) -> Decision:
     allow = f"{{effect: allow, agent: {actor.name}, action: send, path: {path}}}"
     reason = (
         f"{target.name} is another user's, {actor.name} runs as {actor.user}: they are neither"

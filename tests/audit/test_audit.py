@@ -165,7 +165,7 @@ def test_an_audit_that_is_half_full_says_so_once(system: System) -> None:
 def test_equal_refusals_are_one_record_and_then_a_summary(system: System) -> None:
     refusal = KernelError(13, "not yours", rule="owner")
     repeated: list[tuple[int, str, str, str]] = []
-    system.refusals.on_repeat.append(lambda *told: repeated.append(told))
+    system.refusals.listen(lambda *told: repeated.append(told))
     for _ in range(1000):
         system.refusals.record(ALICE, "/agents/bob/ctl", refusal)
         system.clock.advance(0.0005)

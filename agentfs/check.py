@@ -18,8 +18,8 @@ from agentfs.asks.check_asks import ask_faults
 from agentfs.audit.check_audit import audit_faults
 from agentfs.base.errors import KernelError
 from agentfs.mail.archive import FINISHED
-from agentfs.mail.broadcast import EVERYBODY
 from agentfs.mail.check_broadcasts import broadcast_faults
+from agentfs.mail.tally import EVERYBODY
 from agentfs.model.principal import INIT
 from agentfs.model.process import Agent, Process, Role
 from agentfs.process.check_capabilities import capability_faults

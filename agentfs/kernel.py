@@ -15,6 +15,7 @@ import trio
 
 import agentfs
 from agentfs.approvals.approvals import Approvals
+from agentfs.asks.asks import Asks
 from agentfs.asks.escalations import Escalations
 from agentfs.audit.audit import Audit
 from agentfs.audit.file_changes import FileChanges
@@ -279,17 +280,7 @@ class Kernel:
 
     def _build_mail(self) -> None:
         """Mailboxes and what is told by mail."""
-        self.mail = Mail(
-            self.gate,
-            self.table,
-            self.agents,
-            self.store,
-            self.events,
-            self.clock,
-            self.timers,
-            self.settings,
-            self.node,
-        )
+        self.mail = Mail(self.ground, self.gate, self.table, self.agents, self.node)
 
     def _build_limits(self) -> None:
         """What one process may use; tasks are its claimed messages."""
@@ -313,7 +304,7 @@ class Kernel:
             self.table,
             ceilings,
             self.events,
-            self.mail.tasks,
+            self.mail.delivery.tasks,
             spending,
             rates,
             self.programs,
@@ -324,11 +315,9 @@ class Kernel:
         self.notices = Notices(self.mail)
         self.approvals = Approvals(self.ground, self.gate, self.mail)
         self.waits = Waits(self.clock)
-        self.stalls = Stalls(self.mail, self.table, self.events, self.clock, self.settings)
-        self.asks = self.mail.asks
-        self.escalations = Escalations(
-            self.mail, self.gate, self.table, self.events, self.clock, self.settings
-        )
+        self.stalls = Stalls(self.ground, self.table, self.mail)
+        self.asks = Asks(self.ground, self.gate, self.mail)
+        self.escalations = Escalations(self.ground, self.gate, self.table, self.mail, self.asks)
 
     def _build_shared(self) -> None:
         """What agents share, and what they ask of the clock."""
@@ -342,7 +331,7 @@ class Kernel:
             self.clock,
             self.settings,
         )
-        self.held = HeldMail(self.mail, self.table, self.store, self.clock)
+        self.held = HeldMail(self.ground, self.table, self.mail)
         self.topics = Topics(
             self.gate,
             self.table,
@@ -422,7 +411,7 @@ class Kernel:
             self.consumption,
             self.log_keeper,
             self.approvals,
-            self.mail,
+            *self.mail.parts,
             self.stalls,
             self.asks,
             self.notices,

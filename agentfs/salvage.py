@@ -18,8 +18,8 @@ from typing import Any
 
 from agentfs.audit.audit_table import DROPPED, HEAD
 from agentfs.audit.check_audit import GAPS
-from agentfs.mail.broadcast import EVERYBODY
 from agentfs.mail.message import Message
+from agentfs.mail.tally import EVERYBODY
 from agentfs.model.names import INIT_NAME
 from agentfs.model.spec import NAME
 from agentfs.store.migrations import migrate

@@ -203,7 +203,7 @@ class Why(Part):
         return any(wait.kind == "mail" and wait.since >= refused.since for wait in waits)
 
     def _work(self, process: Process) -> Wait | None:
-        claims = self._kernel.mail.tasks.of(process.pid)
+        claims = self._kernel.mail.delivery.tasks.of(process.pid)
         if not claims:
             return None
         first = claims[0]

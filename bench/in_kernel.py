@@ -45,15 +45,15 @@ class Calls:
         self._kernel.mail.send(OPERATOR, OPERATOR.name, draft)
 
     async def receive(self) -> None:
-        message = self._kernel.mail.claim_next(OPERATOR, RECEIVER)
+        message = self._kernel.mail.receiving.claim_next(OPERATOR, RECEIVER)
         assert message is not None, "there are as many messages as were sent"
-        self._kernel.mail.received(message)
-        self._kernel.mail.acknowledge(OPERATOR, RECEIVER, "cur", message.file)
+        self._kernel.mail.receiving.received(message)
+        self._kernel.mail.delivery.acknowledge(OPERATOR, RECEIVER, "cur", message.file)
 
 
 async def _main() -> None:
     kernel = Kernel(Path(sys.argv[1]), str(Path(sys.argv[1]) / "mnt"))
-    kernel.mail.load()
+    kernel.load()
     kernel.supervisor.boot()
     calls = Calls(kernel)
     made: dict[str, Callable[[], Awaitable[None]]] = dict(

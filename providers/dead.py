@@ -52,7 +52,7 @@ class DeadDirectory(DirectoryOf):
             yield name, DeadFile(self.room, message.seq, name)
 
     def unlink(self, name: str, caller: Caller) -> None:
-        self.room.kernel.mail.acknowledge(caller.principal, self.room.name, "dead", name)
+        self.room.kernel.mail.delivery.acknowledge(caller.principal, self.room.name, "dead", name)
 
     def rename(
         self, name: str, target: Directory, new_name: str, flags: int, caller: Caller
@@ -61,7 +61,7 @@ class DeadDirectory(DirectoryOf):
             raise KernelError(errno.EPERM, f"a dead letter goes back to new/ of {self.room.name}")
         if flags & ~RENAME_NOREPLACE:
             raise KernelError(errno.EINVAL, "messages cannot be exchanged")
-        self.room.kernel.mail.revive(caller.principal, self.room.name, name, new_name)
+        self.room.kernel.mail.delivery.revive(caller.principal, self.room.name, name, new_name)
 
 
 class DeadFile(MailFile):

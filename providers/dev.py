@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from agentfs.mail.broadcast import EVERYBODY
 from agentfs.mail.message import Draft
 from agentfs.mail.settings import MessageSettings
+from agentfs.mail.tally import EVERYBODY
 from agentfs.providers.streams import EventStream, JournalStream
 from agentfs.providers.system_table import SystemTable
 from agentfs.vfs.caller import Caller

@@ -263,7 +263,7 @@ class Letter(Gathered):
             return
         self._opening = False
         if draft.reply_by is not None:
-            kernel.mail.asks.check_room(self._room.name)
+            kernel.asks.check_room(self._room.name)
 
     def truncate(self, size: int) -> None:
         super().truncate(size)

@@ -441,20 +441,22 @@ class MessagesDirectory(_Folder):
             super().unlink(name, caller)
             return
         self.room.private(caller)
-        self.room.kernel.mail.acknowledge(caller.principal, self.room.name, self.name, name)
+        delivery, agent = self.room.kernel.mail.delivery, self.room.name
+        delivery.acknowledge(caller.principal, agent, self.name, name)
 
     def _move(self, name: str, target: _Folder, new_name: str, caller: Caller) -> None:
         self.room.private(caller)
-        mail, agent, principal = self.room.kernel.mail, self.room.name, caller.principal
+        agent, principal = self.room.name, caller.principal
+        delivery = self.room.kernel.mail.delivery
         match self.name, target.name:
             case "new", "cur":
-                mail.claim(principal, agent, name, checked(new_name))
+                delivery.claim(principal, agent, name, checked(new_name))
             case "cur", "new":
-                mail.put_back(principal, agent, name, checked(new_name))
+                delivery.put_back(principal, agent, name, checked(new_name))
             case "cur", "cur":
-                mail.flag(principal, agent, name, checked(new_name))
+                delivery.flag(principal, agent, name, checked(new_name))
             case "new", "new" if _unique(name) == _unique(new_name):
-                mail.flag(principal, agent, name, checked(new_name), "new")
+                delivery.flag(principal, agent, name, checked(new_name), "new")
             case _:
                 raise KernelError(
                     errno.EPERM, f"a message cannot move from {self.name}/ to {target.name}/"

@@ -276,7 +276,7 @@ class QueuesDirectory(SystemTable):
 
     def waiting(self, queue: Queue) -> int:
         """How many messages wait in it. Changes nothing: expired ones go in their own time."""
-        return self.kernel.mail.peek_waiting(queue.mailbox)
+        return self.kernel.mail.boxes.box(queue.mailbox).waiting
 
     def find(self, name: str) -> Node | None:
         queue = self.kernel.queues.find(name)

@@ -45,7 +45,7 @@ class Recv(StreamHandle):
         super().__init__()
         kernel = room.kernel
         self._room = room
-        self._mail = kernel.mail
+        self._receiving = kernel.mail.receiving
         self._name = room.name
         self._principal = caller.principal
         self._reader = Reader(
@@ -111,8 +111,8 @@ class Recv(StreamHandle):
 
     def claim(self) -> bytes | None:
         """What the next reads give; None if no message waits."""
-        message = self._mail.claim_next(self._principal, self._name, self._reader)
-        return None if message is None else self._mail.received(message)
+        message = self._receiving.claim_next(self._principal, self._name, self._reader)
+        return None if message is None else self._receiving.received(message)
 
     def _next(self) -> bytes | None:
         try:
@@ -126,29 +126,29 @@ class Recv(StreamHandle):
     def try_write(self, data: bytes) -> int | None:
         outcome, _, reason = as_text(data).strip().partition(" ")
         reason = " ".join(reason.split())
-        self._mail.settle(self._principal, self._name, outcome, reason, self._reader)
+        self._receiving.settle(self._principal, self._name, outcome, reason, self._reader)
         self._base += len(data)  # the position in the file is further on: nothing of the message
         return len(data)
 
     def ready(self) -> bool:
         if self._unsubscribe is None:
-            self._unsubscribe = self._mail.on_waiting(self._name, self.wake)
+            self._unsubscribe = self._receiving.on_waiting(self._name, self.wake)
         if self._ends > self.patient:
             self._forget()
         try:
-            if self._content is not None or self._mail.poll(
+            if self._content is not None or self._receiving.poll(
                 self._principal, self._name, self._reader, self.wake
             ):
                 return True
             if self.patient and not self._reader.began:
                 # Opened for the next message: some shells poll, and read only when there is one.
-                self._mail.ask(self._principal, self._name, self._reader)
+                self._receiving.ask(self._principal, self._name, self._reader)
             return False
         except KernelError:
             return True  # a read would say what is wrong
 
     def _join(self) -> None:
-        self._mail.wait(self._principal, self._name, self._reader, self.wake)
+        self._receiving.wait(self._principal, self._name, self._reader, self.wake)
 
     def parked(self) -> None:
         self._parked += 1
@@ -158,30 +158,30 @@ class Recv(StreamHandle):
             self._waited = begin(self._principal.pid, "mail", f"of queue {queue}" if queue else "")
         self._join()
         if self._principal.is_agent:
-            self._mail.resting.begin(self._principal.name, self._reader)
+            self._receiving.idle.begin(self._principal.name, self._reader)
 
     def unparked(self) -> None:
         self._parked -= 1
         if not self._parked:
             self._waited()
-        self._mail.wait_no_more(self._name, self.wake)
+        self._receiving.wait_no_more(self._name, self.wake)
         if self._parked:
             self._join()
         else:
-            self._mail.resting.end(self._reader)
-        self._mail.hand_on(self._name)
+            self._receiving.idle.end(self._reader)
+        self._receiving.hand_on(self._name)
 
     @property
     def unflushed(self) -> bool:
         return self._reader.claimed and not self._reader.closed
 
     async def flush(self) -> None:
-        self._mail.leave(self._reader)
+        self._receiving.leave(self._reader)
 
     def release(self) -> None:
         if self._unsubscribe is not None:
             self._unsubscribe()
-            self._mail.wait_no_more(self._name, self.wake)
+            self._receiving.wait_no_more(self._name, self.wake)
 
 
 class RecvBatch(Recv):
@@ -198,11 +198,11 @@ class RecvBatch(Recv):
         self._size = self.USUAL
 
     def claim(self) -> bytes | None:
-        batch = self._mail.claim_batch(self._principal, self._name, self._size, self._reader)
+        batch = self._receiving.claim_batch(self._principal, self._name, self._size, self._reader)
         if not batch:
             return None
         return b"".join(
-            entry(message, self._mail.received(message, message.file)) for message in batch
+            entry(message, self._receiving.received(message, message.file)) for message in batch
         )
 
     def try_write(self, data: bytes) -> int | None:

@@ -91,6 +91,7 @@ class World:
             self.gate = kernel.gate
             self.agents = kernel.agents
             self.mail = kernel.mail
+            self.asks = kernel.asks
             kernel.load()
             kernel.supervisor.boot()
         self.events.listen(lambda record: self.seen.append(record.event))
@@ -155,6 +156,17 @@ class World:
             return OPERATOR
         return Principal(Kind.AGENT, process.pid, name, UID, GID)
 
+    # -- the maid --------------------------------------------------------------------------------
+
+    def release_stale(self) -> int:
+        """Return what nobody's end returns; how many messages."""
+        return self.mail.delivery.tidy() + self.mail.receiving.tidy()
+
+    def sweep(self) -> int:
+        """Drop what is kept no longer; how many messages."""
+        self.mail.loops.tidy()
+        return self.mail.boxes.retention.tidy()
+
     # -- mail ------------------------------------------------------------------------------------
 
     def send(self, sender: str, receiver: str, text: str = "hello", **more: object) -> Message:
@@ -168,7 +180,7 @@ class World:
     def recv(self, name: str) -> str | None:
         """One `cat recv`: the body, None where it would block."""
         principal = self.principal(name) if self.table.by_name(name) else OPERATOR
-        message = self.mail.claim_next(principal, name)
+        message = self.mail.receiving.claim_next(principal, name)
         return None if message is None else self.body(message)
 
     def body(self, message: Message) -> str:
@@ -203,11 +215,11 @@ class World:
                 }
                 for folder in ("new", "cur", "dead")
             }
-            | {"claims": sorted((str(pid), len(box.claims(pid))) for pid in box.claimants)}
-            for box in self.mail._boxes
+            | {"claims": sorted((str(pid), len(box.claims(pid))) for pid in box._claims)}
+            for box in self.mail.boxes
             if box.new or box.cur or box.dead
         } | {
-            "stamp": self.mail._boxes.stamp(),
+            "stamp": self.mail.boxes.stamp(),
             "sent": {
                 sender: [
                     (seq, m.folder) for seq, m in sorted(self.mail.archive.sent(sender).items())

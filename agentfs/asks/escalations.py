@@ -1,22 +1,22 @@
-"""Escalations: what a process puts before its parent, and before whom it goes without an answer.
+"""Escalations: a process puts something before its parent; without an answer it goes further up.
 
 An escalation is an ask that goes on: to the parent, and each time nobody replied in time to the
-next living ancestor, up to process 1. Whoever replies first has answered it. Acknowledging is no
-answer: a loop around `recv` does that with everything.
+next living ancestor, up to process 1. The first reply is the answer. Acknowledging is none: a loop
+around `recv` does that with everything.
 """
 
 from __future__ import annotations
 
 import enum
 import errno
-from typing import TYPE_CHECKING
 
 from agentfs.asks.ask import Ask
+from agentfs.asks.asks import Asks
 from agentfs.asks.events import Escalated
 from agentfs.asks.settings import EscalationSettings
-from agentfs.base.clock import Clock
 from agentfs.base.errors import KernelError
 from agentfs.mail.headers import mail_date
+from agentfs.mail.mail import Mail
 from agentfs.mail.message import Draft, Message, Priority
 from agentfs.mail.routing import relation
 from agentfs.model.names import INIT_NAME
@@ -25,11 +25,7 @@ from agentfs.model.process import Process
 from agentfs.process.table import ProcessTable
 from agentfs.rights.gate import Gate
 from agentfs.rights.policy import Action
-from agentfs.store.event_log import EventLog
-from agentfs.store.settings import Settings
-
-if TYPE_CHECKING:
-    from agentfs.mail.mail import Mail
+from agentfs.store.ground import Ground
 
 __all__ = ["Escalations", "Severity"]
 
@@ -57,30 +53,25 @@ _PRIORITIES = {
 
 
 class Escalations:
-    """The way up. What waits for an answer is among the asks of who escalated."""
+    """The way up. An escalation that waits for its answer is among the asks of its agent."""
 
     def __init__(
-        self,
-        mail: Mail,
-        gate: Gate,
-        table: ProcessTable,
-        events: EventLog,
-        clock: Clock,
-        settings: Settings,
+        self, ground: Ground, gate: Gate, table: ProcessTable, mail: Mail, asks: Asks
     ) -> None:
-        self._mail = mail
+        self._events = ground.events
+        self._clock = ground.clock
+        self._settings = ground.settings
         self._gate = gate
         self._table = table
-        self._events = events
-        self._clock = clock
-        self._settings = settings
-        mail.asks.onward = self._onward
+        self._mail = mail
+        self._asks = asks
+        asks.pass_on(self._onward)
 
     def escalate(self, principal: Principal, pid: int, severity: str, text: str) -> Ask:
         """Put `text` before the parent of process `pid`. ESRCH (it is not alive, or has no
         parent), EACCES (another's process, or the role), EINVAL, EMSGSIZE, EAGAIN (too many are
         open), ENOSPC (every inbox above it is full)."""
-        self._mail.asks.expire_due()
+        self._asks.expire_due()
         with self._gate.enter(principal) as actor:
             process = self._table.get(pid)
             if actor.pid not in (pid, INIT):
@@ -114,12 +105,11 @@ class Escalations:
     def _begin(self, process: Process, grade: Severity, text: str, above: str) -> Ask:
         wait = self._patience(grade, above)
         message = self._send(process.name, above, grade, text, wait)
-        asks = self._mail.asks
-        ask = asks.open(message, wait, severity=grade.value, pid=process.pid)
+        ask = self._asks.open(message, wait, severity=grade.value, pid=process.pid)
         self._tell(ask, above)
         if grade is Severity.CRITICAL and above != INIT_NAME and not self._mail.is_full(INIT_NAME):
             message = self._send(process.name, INIT_NAME, grade, text, wait, ask)
-            asks.put_to(ask, message, wait)
+            self._asks.put_to(ask, message, wait)
             self._tell(ask, INIT_NAME)
         return ask
 
@@ -134,9 +124,9 @@ class Escalations:
             return False
         grade = Severity(ask.severity)
         wait = self._patience(grade, above)
-        text = self._mail.asks.question(ask).partition(b"\n\n")[2].decode()
+        text = self._asks.question(ask).partition(b"\n\n")[2].decode()
         message = self._send(ask.asker, above, grade, text, wait, ask)
-        self._mail.asks.put_to(ask, message, wait)
+        self._asks.put_to(ask, message, wait)
         self._tell(ask, above)
         return True
 

@@ -8,7 +8,6 @@ when the last copy is finished its count is what is left.
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,64 +16,34 @@ from agentfs.mail.events import BroadcastSent
 from agentfs.mail.message import Draft, Message, Relation, compose
 from agentfs.mail.routing import relation
 from agentfs.mail.settings import MessageSettings
+from agentfs.mail.tally import EVERYBODY
 from agentfs.model.principal import Principal
 from agentfs.model.process import Process
 from agentfs.process.agents import Agents
 from agentfs.process.table import ProcessTable
 from agentfs.rights.gate import Gate
 from agentfs.rights.policy import STRANGERS, Action
-from agentfs.store.event_log import EventLog
-from agentfs.store.settings import Settings
+from agentfs.store.ground import Ground
 
 if TYPE_CHECKING:
     from agentfs.mail.mail import Mail
-    from agentfs.mail.mailboxes import Mailboxes
 
-__all__ = ["EVERYBODY", "OUTCOMES", "Broadcasts", "count", "still_waiting"]
-
-EVERYBODY = "*"
-"""Whom a broadcast is written to, and the mailbox in which it is kept."""
-
-OUTCOMES = ("done", "dead", "expired", "removed")
-"""What becomes of a copy; `removed`: its agent was, before it took it."""
-
-
-def still_waiting(tally: Mapping[str, int]) -> int:
-    """How many copies wait or are claimed."""
-    return tally["recipients"] - sum(tally.get(outcome, 0) for outcome in OUTCOMES)
-
-
-def count(boxes: Mailboxes, copy: Message, outcome: str, by: int = 1) -> None:
-    """One copy more (or, `by` -1, less) came to this end. Inside the transaction that ended it."""
-    logical = boxes.archive.find(copy.broadcast)
-    if logical is None or logical.tally is None:
-        return  # the sender's record of it is not kept any more
-    tally = logical.tally | {outcome: logical.tally.get(outcome, 0) + by}
-    boxes.tally(logical, tally, still_waiting(tally))
+__all__ = ["Broadcasts"]
 
 
 class Broadcasts:
     """The system call that sends one."""
 
     def __init__(
-        self,
-        mail: Mail,
-        boxes: Mailboxes,
-        gate: Gate,
-        table: ProcessTable,
-        agents: Agents,
-        events: EventLog,
-        settings: Settings,
-        node: str,
+        self, ground: Ground, gate: Gate, table: ProcessTable, agents: Agents, mail: Mail
     ) -> None:
-        self._mail = mail
-        self._boxes = boxes
+        self._events = ground.events
+        self._settings = ground.settings
         self._gate = gate
         self._table = table
         self._agents = agents
-        self._events = events
-        self._settings = settings
-        self._node = node
+        self._mail = mail
+        self._boxes = mail.boxes
 
     def send(self, principal: Principal, sender: str, draft: Draft) -> Message:
         """Let every other agent that there is now have a copy, all of them or none, but strangers
@@ -94,7 +63,7 @@ class Broadcasts:
             message = self._keep(
                 sender, Draft(EVERYBODY, draft.body, marks, draft.priority), receivers
             )
-            marks = [("Broadcast", f"<{message.id}@{self._node}>"), *marks]
+            marks = [("Broadcast", self._mail.threads.name(message.seq)), *marks]
             copy = replace(draft, headers=marks, in_reply_to="")
             source = self._table.by_name(sender)
             for name in receivers:
@@ -111,7 +80,7 @@ class Broadcasts:
     ) -> list[str]:
         """Whom it goes to."""
         what, about = draft.body, draft.about()
-        self._mail.owners[""].require(principal, sender)
+        self._mail.owners.agents.require(principal, sender)
         self._agents.get(sender)
         speaker = self._table.by_name(sender) or actor
         require = self._gate.policy.require
@@ -151,7 +120,7 @@ class Broadcasts:
             sender=sender,
             relation=Relation.OTHER,
             now=arrived,
-            node=self._node,
+            node=self._mail.node,
         )
         number = f"{seq:012d}"
         message = Message(

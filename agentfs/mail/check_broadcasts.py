@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TypeGuard
 
 from agentfs.mail.archive import FINISHED
-from agentfs.mail.broadcast import EVERYBODY, OUTCOMES, still_waiting
+from agentfs.mail.tally import EVERYBODY, OUTCOMES, still_waiting
 from agentfs.store.rows import read_record
 
 __all__ = ["broadcast_faults"]

@@ -1,10 +1,10 @@
 """What processes have claimed, in whatever mailbox: how many messages, until when, and who waits
 for a process to have one less.
 
-A claimed message is a task of its process. How many it may have and how long each may take is
-decided by who sets `patience` and asks `count`; here it is kept, and seen to in time. That is not
-the time on the wall: setting a clock takes nothing from anybody. It goes on while the daemon is
-away, for the programs do; not while the machine is.
+A claimed message is a task of its process. How many a process may have and how long each may take
+is for `tasks` to say; here they are kept, and ended in time. That is not the time on the wall: a
+clock that is set takes nothing from anybody. It goes on while the daemon is away, as the programs
+do, but not while the machine is off.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 
 from agentfs.base.alarm import Alarm
-from agentfs.base.clock import Clock, Timers
+from agentfs.base.due_heap import DueHeap
 from agentfs.base.errors import KernelError
-from agentfs.mail.mailbox import Queue
 from agentfs.mail.message import Message
-from agentfs.store.store import Store
+from agentfs.store.ground import Ground
 
 __all__ = ["Claims"]
 
@@ -33,22 +32,28 @@ BATCH, PAUSE = 200, 0.02
 
 
 class Claims:
-    """By process, and by the time at which they end. `patience(pid)` is how many seconds a claim
-    of a process may last (None: any number); `time_out(message)` ends one that has lasted so
-    long, inside a transaction."""
+    """By process, and by the time at which they end."""
 
-    def __init__(self, store: Store, clock: Clock, timers: Timers) -> None:
-        self._store = store
-        self._clock = clock
+    def __init__(self, ground: Ground) -> None:
+        self._store = ground.store
+        self._clock = clock = ground.clock
         self._by_pid: dict[int, dict[int, Message]] = {}
-        self._due: Queue[Message] = Queue()
+        self._due: DueHeap[Message] = DueHeap()
         self._deadlines: dict[int, tuple[int, float]] = {}  # message -> its number in _due, when
         self._number = itertools.count()
         self._waiting: dict[int, dict[Call, None]] = {}
         self._waits_for: dict[Call, int] = {}
-        self._alarm = Alarm(clock, timers, self._ring, clock.monotonic)
-        self.patience: Callable[[int], float | None] = lambda pid: None
-        self.time_out: Callable[[Message], object] = lambda message: None
+        self._alarm = Alarm(clock, ground.timers, self._ring, clock.monotonic)
+        self._patience: Callable[[int], float | None] = lambda pid: None
+        self._time_out: Callable[[Message], object] = lambda message: None
+
+    def end_by(
+        self, patience: Callable[[int], float | None], time_out: Callable[[Message], object]
+    ) -> None:
+        """A claim of process `pid` may last `patience(pid)` seconds from now on (None: any number);
+        one that has lasted so long ends by `time_out(message)`, inside a transaction."""
+        self._patience = patience
+        self._time_out = time_out
 
     def sizes(self) -> dict[str, int]:
         """How many entries each table has, for tests."""
@@ -85,13 +90,13 @@ class Claims:
     def clear(self) -> None:
         self._by_pid.clear()
         self._deadlines.clear()
-        self._due = Queue()
+        self._due = DueHeap()
 
     def add(self, message: Message) -> None:
         """A process has claimed `message`."""
         assert message.claimed_by is not None
         self._by_pid.setdefault(message.claimed_by, {})[message.seq] = message
-        self._set_deadline(message, self.patience(message.claimed_by))
+        self._set_deadline(message, self._patience(message.claimed_by))
 
     def remove(self, message: Message) -> None:
         """It has it no more."""
@@ -130,11 +135,11 @@ class Claims:
             call()
 
     def limits_changed(self, pids: Iterable[int] | None = None) -> None:
-        """`patience` says something else for these processes (None: for any), or they may have
-        more tasks than before."""
+        """The patience with these processes (None: with any) is another, or they may have more
+        tasks than before."""
         concerned = self.pids if pids is None else [pid for pid in pids if pid in self._by_pid]
         for pid in concerned:
-            patience = self.patience(pid)
+            patience = self._patience(pid)
             for message in self.of(pid):
                 self._drop_deadline(message)
                 self._set_deadline(message, patience)
@@ -171,7 +176,7 @@ class Claims:
         try:
             with self._store.transaction():
                 while message is not None and ended < BATCH:
-                    self.time_out(message)
+                    self._time_out(message)
                     message, ended = self._overdue(now), ended + 1
         except KernelError as failure:
             log.warning("tasks that took too long go on for now: %s", failure)

@@ -8,12 +8,8 @@ says so; after `max_delivery_attempts` it is a dead letter.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 
-from agentfs.base.clock import Clock, Timers
 from agentfs.base.errors import KernelError
-from agentfs.base.wait_list import Line
-from agentfs.mail.archive import Archive
 from agentfs.mail.events import (
     MessageClaimed,
     MessageDone,
@@ -21,25 +17,24 @@ from agentfs.mail.events import (
     MessageReturned,
     MessageRevived,
 )
+from agentfs.mail.loops import Loops
 from agentfs.mail.mailbox import FOLDERS, Mailbox
 from agentfs.mail.mailboxes import Mailboxes, expired
 from agentfs.mail.message import Message
-from agentfs.mail.owners import AgentMail, MailboxOwner
+from agentfs.mail.owners import Owners
 from agentfs.mail.readers import Reader
 from agentfs.mail.settings import MessageSettings
 from agentfs.mail.tasks import Tasks
+from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import INIT, Principal
 from agentfs.model.process import Process, State
-from agentfs.process.agents import Agents
 from agentfs.process.ceilings import Ceilings
 from agentfs.process.table import ProcessTable
 from agentfs.rights.gate import Gate
-from agentfs.store.event_log import EventLog
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
 
-__all__ = ["Delivery", "check_free"]
+__all__ = ["Delivery", "check_free", "is_over"]
 
 
 class Delivery(Part):
@@ -50,79 +45,24 @@ class Delivery(Part):
 
     def __init__(
         self,
+        ground: Ground,
         gate: Gate,
         table: ProcessTable,
-        agents: Agents,
-        store: Store,
-        events: EventLog,
-        clock: Clock,
-        timers: Timers,
-        settings: Settings,
+        boxes: Mailboxes,
+        owners: Owners,
+        loops: Loops,
     ) -> None:
+        self._store = ground.store
+        self._events = ground.events
+        self._clock = ground.clock
+        self._settings = ground.settings
         self._gate = gate
         self._table = table
-        self._agents = agents
-        self._store = store
-        self._events = events
-        self._clock = clock
-        self._settings = settings
-        self._boxes = Mailboxes(store, events, clock, timers, settings)
-        self.owners: dict[str, MailboxOwner] = {"": AgentMail(table, agents, settings)}
-        """Who stands behind a mailbox, by what its name begins with before a slash."""
-        ceilings = Ceilings(table, settings)
-        self._timers = timers
-        self.tasks = Tasks(self._boxes.claimed, table, ceilings, events, self._give_back)
-
-    def load(self) -> None:
-        """Read all mail from the store."""
-        self._boxes.load()
-
-    # -- looking ---------------------------------------------------------------------------------
-
-    def mailbox(self, name: str) -> Mailbox:
-        """The mailbox called `name`, without what has expired. ENOENT."""
-        self._boxes.expire_due()
-        self._owner(name).check_exists(name)
-        return self._boxes.box(name)
-
-    @property
-    def archive(self) -> Archive:
-        """All messages by number and by sender, finished ones too."""
-        return self._boxes.archive
-
-    def peek_waiting(self, name: str) -> int:
-        """How many messages wait in a mailbox; expired ones may still be among them."""
-        return self._boxes.box(name).waiting
-
-    def check_room(self, principal: Principal, name: str) -> None:
-        """Raise ENOSPC if no more messages may wait in a mailbox, EDQUOT if no more of
-        `principal` may."""
-        self._owner(name).check_room(self._boxes.box(name), principal)
-
-    def on_waiting(self, name: str, call: Callable[[], object]) -> Callable[[], None]:
-        """Call `call()` whenever mail comes to wait for `name`, or its mailbox is removed, until
-        the function that is returned is called."""
-        return self._boxes.waiters.listen(name, call)
-
-    def line(self, name: str) -> Line:
-        """Those who wait for mail of `name`, each for one message. Who joins it leaves it, and
-        then calls `hand_on`."""
-        return self._boxes.waiters.line(name)
-
-    def hand_on(self, name: str) -> None:
-        """Call the next in the line if mail waits."""
-        self._boxes.waiters.hand_on(name)
-
-    def content(self, message: Message) -> bytes:
-        """The whole text, with the headers that change. ENOENT if it is gone."""
-        try:
-            return message.head() + self._store.content(message.seq)
-        except KeyError:
-            raise KernelError(errno.ENOENT, f"message {message.id} is gone") from None
-
-    def size(self, message: Message) -> int:
-        """The length of `content`, in bytes."""
-        return len(message.head()) + message.size
+        self._boxes = boxes
+        self._owners = owners
+        self._loops = loops
+        ceilings = Ceilings(table, ground.settings)
+        self.tasks = Tasks(ground, boxes.claimed, table, ceilings, self._give_back)
 
     # -- claiming --------------------------------------------------------------------------------
 
@@ -131,25 +71,25 @@ class Delivery(Part):
         tasks as it may have)."""
         self._boxes.expire_due()
         with self._gate.enter(principal, "claims") as actor:
-            box = self._own(principal, name)
+            box = self.own(principal, name)
             message = _in(box, "new", file)
             if expired(message, self._clock.now()):
                 raise KernelError(errno.ENOENT, f"{file} has expired")
             check_free(box, "cur", renamed)
-            self.tasks.require(actor, self._claimant(box, actor))
-            self._claim(box, message, renamed, actor)
+            self.tasks.require(actor, self.claimant(box, actor))
+            self.hand_out(box, message, renamed, actor)
 
     def put_back(self, principal: Principal, name: str, file: str, renamed: str) -> None:
         """Let cur/`file` wait again, as new/`renamed`. It was not lost, so this is no further
         attempt. ENOENT, EEXIST, EINVAL."""
         self._boxes.expire_due()
         with self._gate.enter(principal):
-            box = self._own(principal, name)
+            box = self.own(principal, name)
             message = _in(box, "cur", file)
             check_free(box, "new", renamed)
             pid = message.claimed_by
-            self._wait_again(message, renamed)
-            self._rest(pid)
+            self.wait_again(message, renamed)
+            self.rest(pid)
 
     def flag(
         self, principal: Principal, name: str, file: str, renamed: str, folder: str = "cur"
@@ -158,7 +98,7 @@ class Delivery(Part):
         order of delivery, stays. ENOENT, EEXIST, EINVAL."""
         self._boxes.expire_due()
         with self._gate.enter(principal):
-            box = self._own(principal, name)
+            box = self.own(principal, name)
             message = _in(box, folder, file)
             if renamed == file:
                 return
@@ -172,51 +112,54 @@ class Delivery(Part):
                 claimed_since=message.claimed_since,
                 reader=message.reader,
                 through=message.through,
+                doubted=message.doubted,
             )
 
     def acknowledge(self, principal: Principal, name: str, folder: str, file: str) -> None:
         """It is done: remove `folder`/`file` for good. ENOENT."""
         self._boxes.expire_due()
         with self._gate.enter(principal):
-            box = self._own(principal, name)
+            box = self.own(principal, name)
             message = _in(box, folder, file)
             pid = message.claimed_by
             if message.through is not None:
                 message.through.settled = True
             self.done(message)
             if folder == "cur":
-                self._rest(pid)
+                self.rest(pid)
+            elif folder == "new" and principal.pid is not None:  # nobody had claimed it
+                self._loops.put_away(principal.pid, message)
 
     def revive(self, principal: Principal, name: str, file: str, renamed: str) -> None:
         """Put the dead letter dead/`file` back as new/`renamed`: the next attempt, and it has
-        `max_delivery_attempts` of them again. ENOENT, EEXIST, EINVAL, ENOSPC or EDQUOT (as
-        `check_room`), ETIMEDOUT (it has expired)."""
+        `max_delivery_attempts` of them again. ENOENT, EEXIST, EINVAL, ENOSPC (no more may wait),
+        EDQUOT (no more of `principal` may), ETIMEDOUT (it has expired)."""
         self._boxes.expire_due()
         with self._gate.enter(principal):
-            box = self._own(principal, name)
+            box = self.own(principal, name)
             message = _in(box, "dead", file)
             check_free(box, "new", renamed)
             if expired(message, self._clock.now()):
                 raise KernelError(errno.ETIMEDOUT, f"{file} has expired: nobody would get it")
-            self.check_room(principal, name)
+            self._owners.of(name).check_room(box, principal)
             died = message.attempt
             self._boxes.move(message, "new", renamed, attempt=died + 1, revived=died)
             self._events.emit(MessageRevived(name, message.id, renamed, file, message.attempt))
 
-    def _own(self, principal: Principal, name: str) -> Mailbox:
-        owner = self._owner(name)
+    # -- inside a transaction --------------------------------------------------------------------
+
+    def own(self, principal: Principal, name: str) -> Mailbox:
+        """The mailbox called `name`, from which `principal` may take. EACCES, ENOENT."""
+        owner = self._owners.of(name)
         owner.require(principal, name)
         owner.check_exists(name)
         return self._boxes.box(name)
 
-    def _owner(self, name: str) -> MailboxOwner:
-        return self.owners[name.partition("/")[0] if "/" in name else ""]
-
-    def _claimant(self, box: Mailbox, actor: Process) -> Process | None:
+    def claimant(self, box: Mailbox, actor: Process) -> Process | None:
         """The process that has what `actor` claims."""
-        return self._owner(box.name).claimant(box.name, actor)
+        return self._owners.of(box.name).claimant(box.name, actor)
 
-    def _claim(
+    def hand_out(
         self,
         box: Mailbox,
         message: Message,
@@ -225,7 +168,9 @@ class Delivery(Part):
         reader: int | None = None,
         through: Reader | None = None,
     ) -> None:
-        process = self._claimant(box, actor)
+        """Let `actor` have a message, as cur/`renamed`; `through` and `reader` say how it got it
+        (see `Message`)."""
+        process = self.claimant(box, actor)
         pid = None if process is None else process.pid
         file = message.file
         self._boxes.move(
@@ -243,13 +188,15 @@ class Delivery(Part):
         self._table.follow(pid, State.RUNNING)
 
     def done(self, message: Message, reason: str = "") -> None:
-        """Take `message` out of its mailbox: somebody acknowledged it, or who may had it dropped
-        for `reason`, which `sent` tells its sender. Inside a transaction."""
+        """Take `message` out of its mailbox: it was acknowledged, or it is dropped for `reason`,
+        which `sent` tells its sender."""
+        if message.claimed_by is not None:
+            self._loops.put_away(message.claimed_by, message)
         event = MessageDone(message.mailbox, message.id, message.folder, message.file)
         self._boxes.finish(message, "done", reason)
         self._events.emit(event)
 
-    def _rest(self, pid: int | None) -> None:
+    def rest(self, pid: int | None) -> None:
         """A claim of process `pid` has ended: without another it is idle. Process 1 always runs."""
         if pid is not None and pid != INIT and not self._boxes.busy(pid):
             self._table.follow(pid, State.IDLE)
@@ -260,57 +207,53 @@ class Delivery(Part):
         """The program of `process` has ended: the end of a loop with code 0 acknowledges what it
         got from `recv` last; everything else that it claimed is returned."""
         with self._store.transaction():
-            for message in self._boxes.claims(process.pid):
-                if code == 0 and message.reader == process.pid and not self._is_over(message):
+            for message in self._boxes.claimed.of(process.pid):
+                if code == 0 and message.reader == process.pid and not is_over(message):
                     self.done(message)
                 else:
-                    self._return(message, f"{process.name} ended with code {code}")
+                    self.fail(message, f"{process.name} ended with code {code}")
 
-    def release_stale(self) -> int:
-        """Return the claims of processes that are no more, and those that nobody's end will
-        return and that are older than `claim_timeout`; say how many."""
+    def tidy(self) -> int:
+        """Return the claims of processes that are no more, and those older than `claim_timeout`
+        that no end of a process will return; say how many."""
         oldest = self._clock.monotonic() - self._settings.of(MessageSettings).claim_timeout
         stale = [
             message
-            for pid in self._boxes.claimants
+            for pid in self._boxes.claimed.pids
             if not self._is_alive(pid)
-            for message in self._boxes.claims(pid)
+            for message in self._boxes.claimed.of(pid)
         ]
         stale += [
             message
             for box in self._boxes
             if box.cur
-            for pid in self._owner(box.name).never_end(box.name)
+            for pid in self._owners.of(box.name).never_end(box.name)
             for message in box.claims(pid)
             if message.claimed_since <= oldest
         ]
         if stale:
             with self._store.transaction():
                 for message in stale:
-                    self._return(message, "the claim was forgotten")
+                    self.fail(message, "the claim was forgotten")
         return len(stale)
-
-    def sweep(self) -> int:
-        """Drop a batch of finished messages and dead letters that are too old; say how many."""
-        return self._boxes.retention.sweep()
 
     def _is_alive(self, pid: int) -> bool:
         process = self._table.find(pid)
         return process is not None and process.state.alive
 
-    def _return(self, message: Message, reason: str) -> None:
-        """Nobody acknowledged it: the next attempt, or the end of it."""
+    def fail(self, message: Message, reason: str) -> None:
+        """It was not acknowledged: it waits for the next attempt, or was given up with the last."""
         box = self._boxes.box(message.mailbox)
         most = message.revived + self._settings.of(MessageSettings).max_delivery_attempts
         if message.attempt < most:
             name = box.free_name("new", message.named)
-            self._wait_again(message, name, attempt=message.attempt + 1)
+            self.wait_again(message, name, attempt=message.attempt + 1)
             return
         given_up = f"delivered {message.attempt} times, never acknowledged; last: {reason}"
         self.give_up(message, given_up)
 
     def give_up(self, message: Message, reason: str) -> None:
-        """Let it be a dead letter. Inside a transaction."""
+        """Let it be a dead letter."""
         folder, file = message.folder, message.file
         self._events.emit(MessageGivenUp(message.mailbox, message.id, folder, file, reason))
         self._boxes.move(message, "dead", message.id, reason=reason)
@@ -318,15 +261,10 @@ class Delivery(Part):
     def _give_back(self, message: Message, reason: str) -> None:
         """Its process took too long."""
         pid = message.claimed_by
-        self._return(message, reason)
-        self._rest(pid)
+        self.fail(message, reason)
+        self.rest(pid)
 
-    def _is_over(self, message: Message) -> bool:
-        """Whether `message` was claimed by what has ended and did not ask for it: see
-        `receiving`."""
-        return False
-
-    def _wait_again(self, message: Message, name: str, attempt: int = 0, revived: int = 0) -> None:
+    def wait_again(self, message: Message, name: str, attempt: int = 0, revived: int = 0) -> None:
         """Move it from cur/ to new/, if it has not expired meanwhile."""
         if expired(message, self._clock.now()):
             self._boxes.expire(message)
@@ -335,11 +273,6 @@ class Delivery(Part):
         self._boxes.move(message, "new", name, attempt=attempt, revived=revived)
         self._events.emit(MessageReturned(message.mailbox, message.id, name, file, message.attempt))
 
-    def agent_removed(self, name: str) -> None:
-        """The agent (or queue) is being removed: its mail goes with it. For `Agents.on_remove`."""
-        with self._store.transaction():
-            self._boxes.forget(name)
-
 
 def _in(box: Mailbox, folder: str, file: str) -> Message:
     """ENOENT if it is not there: somebody else was first."""
@@ -347,6 +280,19 @@ def _in(box: Mailbox, folder: str, file: str) -> Message:
     if message is None:
         raise KernelError(errno.ENOENT, f"{file} is not in {folder}/ of {box.name}")
     return message
+
+
+def is_over(message: Message) -> bool:
+    """Whether nobody asked for it: `find -exec cat` read it, which has ended, or an operator, who
+    has left. The operator may work for a queue as anybody may, and then asks for it by name; in an
+    agent's inbox it is a visitor."""
+    through = message.through
+    if through is None or message.folder != "cur":
+        return False
+    visits = message.reader == INIT and message.mailbox != INIT_NAME
+    if "/" in message.mailbox:
+        visits = visits and not through.was_asked
+    return through.is_over() or (visits and through.has_left())
 
 
 def check_free(box: Mailbox, folder: str, name: str) -> None:

@@ -15,14 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agentfs.base.clock import Clock
 from agentfs.base.errors import KernelError
 from agentfs.mail.mail import Mail
 from agentfs.mail.message import Draft, Relation
 from agentfs.mail.routing import relation
 from agentfs.process.table import ProcessTable
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.store import Store
 
 __all__ = ["KIND", "Held", "HeldMail"]
 
@@ -60,11 +59,11 @@ class _TakenBackError(Exception):
 class HeldMail(Part):
     """All of them, by a number of their own."""
 
-    def __init__(self, mail: Mail, table: ProcessTable, store: Store, clock: Clock) -> None:
-        self._mail = mail
+    def __init__(self, ground: Ground, table: ProcessTable, mail: Mail) -> None:
+        self._store = ground.store
+        self._clock = ground.clock
         self._table = table
-        self._store = store
-        self._clock = clock
+        self._mail = mail
         self._last = 0
 
     def take_up(self) -> None:

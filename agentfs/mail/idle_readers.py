@@ -13,7 +13,7 @@ from agentfs.base.clock import Timer, Timers
 from agentfs.base.errors import KernelError
 from agentfs.mail.readers import Reader
 
-__all__ = ["MOMENT", "Resting"]
+__all__ = ["MOMENT", "IdleReaders"]
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ MOMENT = 0.05
 """Seconds after which all that wait are told of at once."""
 
 
-class Resting:
+class IdleReaders:
     """Calls `idle(name, reader)` for each reader of the mailbox `name` that waits and goes on
     waiting."""
 

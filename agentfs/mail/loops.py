@@ -20,7 +20,6 @@ import errno
 from zlib import crc32
 
 from agentfs.base.buckets import TokenBuckets
-from agentfs.base.clock import Clock
 from agentfs.base.errors import KernelError
 from agentfs.mail.mailboxes import Mailboxes
 from agentfs.mail.message import Draft, Message
@@ -28,8 +27,8 @@ from agentfs.mail.settings import MessageSettings
 from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import INIT
 from agentfs.model.process import Process
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
+from agentfs.store.ground import Ground
+from agentfs.store.part import Part
 
 __all__ = ["Loops"]
 
@@ -41,15 +40,15 @@ COMPARED = 4096
 PATIENCE = 60.0
 
 
-class Loops:
+class Loops(Part):
     """Counts hops, and the answers of each agent to each other one."""
 
-    def __init__(self, boxes: Mailboxes, store: Store, clock: Clock, settings: Settings) -> None:
+    def __init__(self, ground: Ground, boxes: Mailboxes) -> None:
+        self._store = ground.store
+        self._clock = ground.clock
+        self._settings = ground.settings
         self._boxes = boxes
-        self._store = store
-        self._clock = clock
-        self._settings = settings
-        self._buckets = TokenBuckets(clock)
+        self._buckets = TokenBuckets(ground.clock)
         self._put_away: dict[int, Message] = {}  # what each process acknowledged last
 
     def origin(
@@ -72,11 +71,11 @@ class Loops:
         if pid != INIT:
             self._put_away[pid] = message
 
-    def forget(self, pid: int) -> None:
-        """The program of process `pid` has ended."""
-        self._put_away.pop(pid, None)
+    def program_ended(self, process: Process, code: int) -> None:
+        """Forget what it had."""
+        self._put_away.pop(process.pid, None)
 
-    def admit(self, actor: Process, receiver: str, count: int = 1) -> None:
+    def count_answer(self, actor: Process, receiver: str, count: int = 1) -> None:
         """Count an answer: a message to an agent (but process 1's) of which `actor` holds one.
         EAGAIN, and nothing is counted, if it has sent too many just now; with `count` 0 only
         ask."""
@@ -87,21 +86,18 @@ class Loops:
             return
         limits = self._settings.of(MessageSettings)
         pair = f"{actor.name} {receiver}"
-        if count:
-            wait = self._buckets.take(pair, 1, limits.answer_burst, limits.answers_per_minute)
-        else:
-            left = self._buckets.left(pair, limits.answer_burst, limits.answers_per_minute)
-            wait = (1 - left) * 60 / limits.answers_per_minute if left < 1 else 0.0
-        if wait:
+        burst, rate = limits.answer_burst, limits.answers_per_minute
+        left = self._buckets.left(pair, burst, rate)
+        if left < 1 - 1e-9:
+            wait = (1 - left) * 60 / rate
             raise KernelError(
                 errno.EAGAIN,
                 f"{actor.name} has answered {receiver} too often just now: is that a loop? The next"
-                f" answer may be sent in {wait:.1f} s ({limits.answer_burst} at once, then"
-                f" {limits.answers_per_minute} a minute)",
+                f" answer may be sent in {wait:.1f} s ({burst} at once, then {rate} a minute)",
                 rule="messages.answers_per_minute",
             )
         if count:
-            self._store.on_rollback(lambda: self._buckets.give_back(pair, 1))
+            self._store.on_commit(lambda: self._buckets.take(pair, 1, burst, rate))
 
     def count(
         self, draft: Draft, receiver: str, origin: Message | None, *, reply: bool

@@ -8,19 +8,23 @@ import errno
 import functools
 from collections.abc import Iterable
 
-from agentfs.asks.asks import Asks
-from agentfs.base.clock import Clock, Timers
 from agentfs.base.errors import KernelError
-from agentfs.mail.broadcast import EVERYBODY, Broadcasts
-from agentfs.mail.delivery import check_free
+from agentfs.mail.archive import Archive
+from agentfs.mail.broadcast import Broadcasts
+from agentfs.mail.delivery import Delivery, check_free
 from agentfs.mail.events import MessageArrived, MessageGivenUp, MessageLooped
 from agentfs.mail.loops import Loops
+from agentfs.mail.mailbox import Mailbox
+from agentfs.mail.mailboxes import Mailboxes
 from agentfs.mail.message import Draft, Message, Priority, Relation, compose
 from agentfs.mail.overheard import Copy, Overheard
+from agentfs.mail.owners import AgentMail, Owners
+from agentfs.mail.questions import NO_QUESTIONS, Questions
 from agentfs.mail.receiving import Receiving
 from agentfs.mail.routing import Route, effective, peers, route
 from agentfs.mail.sent import Sent
 from agentfs.mail.settings import MessageSettings
+from agentfs.mail.tally import EVERYBODY
 from agentfs.mail.threads import Threads
 from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import Principal
@@ -29,9 +33,8 @@ from agentfs.process.agents import Agents
 from agentfs.process.table import ProcessTable
 from agentfs.rights.gate import Gate
 from agentfs.rights.policy import Action
-from agentfs.store.event_log import EventLog
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
+from agentfs.store.ground import Ground
+from agentfs.store.part import Part
 
 __all__ = ["Mail"]
 
@@ -39,73 +42,76 @@ AUTOMATIC = [("Auto-Submitted", "auto-generated")]
 """What is marked so is answered by no program (RFC 3834)."""
 
 
-class Mail(Receiving):
-    """The system calls on messages: sending is here, the rest in `Receiving` and `Delivery`."""
+class Mail(Part):
+    """All mail. Sending is here; what was sent is claimed through `receiving`, or by the name of
+    its file through `delivery`."""
 
     def __init__(
-        self,
-        gate: Gate,
-        table: ProcessTable,
-        agents: Agents,
-        store: Store,
-        events: EventLog,
-        clock: Clock,
-        timers: Timers,
-        settings: Settings,
-        node: str,
+        self, ground: Ground, gate: Gate, table: ProcessTable, agents: Agents, node: str
     ) -> None:
-        super().__init__(gate, table, agents, store, events, clock, timers, settings)
-        self._node = node
-        self.threads = Threads(self._boxes, node)
-        self.loops = Loops(self._boxes, store, clock, settings)
-        self.sent = Sent(self, self._boxes, gate, events)
+        self._store = ground.store
+        self._events = ground.events
+        self._clock = ground.clock
+        self._settings = ground.settings
+        self._gate = gate
+        self._table = table
+        self._agents = agents
+        self.node = node
+        self.boxes = Mailboxes(ground)
+        self.owners = Owners(AgentMail(ground, table, agents))
+        self.threads = Threads(self.boxes, node)
+        self.loops = Loops(ground, self.boxes)
+        self.delivery = Delivery(ground, gate, table, self.boxes, self.owners, self.loops)
+        self.receiving = Receiving(ground, gate, table, self.boxes, self.owners, self.delivery)
         self.overheard = Overheard()
-        self.broadcasts = Broadcasts(self, self._boxes, gate, table, agents, events, settings, node)
-        self.asks = Asks(
-            self, self._boxes, self.threads, gate, store, events, clock, timers, settings
-        )
+        self.sent = Sent(ground, gate, self.boxes, self.owners)
+        self.broadcasts = Broadcasts(ground, gate, table, agents, self)
+        self._questions = NO_QUESTIONS
 
-    def load(self) -> None:
-        """Read all mail and all asks from the store."""
-        super().load()
-        self.asks.load()
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All that is told of what happens. The maid goes on with the next one if one fails."""
+        boxes = self.boxes
+        return boxes, self.delivery, self.receiving, self.loops, boxes.retention, self
+
+    def keep_questions(self, questions: Questions) -> None:
+        """Let `questions` know of each question and each answer from now on."""
+        self._questions = questions
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def mailbox(self, name: str) -> Mailbox:
+        """The mailbox called `name`, without what has expired. ENOENT."""
+        self.boxes.expire_due()
+        self.owners.of(name).check_exists(name)
+        return self.boxes.box(name)
+
+    @property
+    def archive(self) -> Archive:
+        """All messages by number and by sender, finished ones too."""
+        return self.boxes.archive
+
+    def content(self, message: Message) -> bytes:
+        """The whole text, with the headers that change. ENOENT if it is gone."""
+        return self.boxes.content(message)
+
+    def size(self, message: Message) -> int:
+        """The length of `content`, in bytes."""
+        return self.boxes.size(message)
+
+    # -- an agent is removed, or a queue ---------------------------------------------------------
 
     def agent_removed(self, name: str) -> None:
-        """The agent (or queue) is being removed: its mail and its asks go with it."""
+        self.remove(name)
+
+    def remove(self, name: str) -> None:
+        """The owner of mailbox `name` is being removed: its mail and its questions go with it."""
         with self._store.transaction():
-            self.asks.mailbox_removed(name)
-            super().agent_removed(name)
+            self._questions.mailbox_removed(name)
+            self.boxes.forget(name)
             self._store.on_commit(lambda: self.overheard.removed(name))
 
-    def done(self, message: Message, reason: str = "") -> None:
-        """Also remember that its process had it."""
-        if message.claimed_by is not None:
-            self.loops.put_away(message.claimed_by, message)
-        super().done(message, reason)
-
-    def acknowledge(self, principal: Principal, name: str, folder: str, file: str) -> None:
-        """Also of what nobody had claimed."""
-        message = self._boxes.box(name).new.get(file) if folder == "new" else None
-        super().acknowledge(principal, name, folder, file)
-        if message is not None and principal.pid is not None:
-            self.loops.put_away(principal.pid, message)
-
-    def program_ended(self, process: Process, code: int) -> None:
-        """Also forget what it had."""
-        super().program_ended(process, code)
-        self.loops.forget(process.pid)
-
-    def tidy(self) -> None:
-        """Both, though one fails."""
-        try:
-            self.release_stale()
-        finally:
-            self.sweep()
-
-    def sweep(self) -> int:
-        """Also what is kept of who answered whom."""
-        self.loops.tidy()
-        return super().sweep()
+    # -- sending ---------------------------------------------------------------------------------
 
     def peers(self, name: str, among: Iterable[str] | None = None) -> list[str]:
         """The agents (of all, or of those `among` which is asked) that `name` may write to now, in
@@ -119,10 +125,10 @@ class Mail(Receiving):
     def check(self, principal: Principal, sender: str, receiver: str, size: int = 0) -> None:
         """Raise what `send` of `size` bytes would: EACCES, ENOENT, EMSGSIZE, ENOSPC, EDQUOT,
         EAGAIN. Nobody is asked to approve what is not there yet."""
-        self._boxes.expire_due()
+        self.boxes.expire_due()
         actor = self._gate.actor(principal)
         self._admit(actor, principal, sender, receiver, size)
-        self.loops.admit(actor, receiver, 0)
+        self.loops.count_answer(actor, receiver, 0)
         self._gate.count_message(actor, 0)
 
     def send(self, principal: Principal, sender: str, draft: Draft) -> Message:
@@ -134,22 +140,22 @@ class Mail(Receiving):
         """
         if draft.to == EVERYBODY:
             return self.broadcasts.send(principal, sender, draft)
-        self._boxes.expire_due()
-        self.asks.expire_due(self.threads.number(draft.in_reply_to))
+        self.boxes.expire_due()
+        self._questions.expire_due(self.threads.number(draft.in_reply_to))
         with self._gate.enter(principal) as actor:
             size = max(draft.size, len(draft.body))
             found = self._admit(actor, principal, sender, draft.to, size, draft)
             if draft.expires is not None and draft.expires <= self._clock.now():
                 raise KernelError(errno.EINVAL, "the message has expired already")
             self._gate.count_message(actor)
-            self.loops.admit(actor, draft.to)
+            self.loops.count_answer(actor, draft.to)
             message = self.accept(
                 draft.to, sender, draft, found.relation, actor, overseer=found.overseer
             )
             if draft.claimed:
-                box = self._own(principal, draft.to)
+                box = self.delivery.own(principal, draft.to)
                 check_free(box, "cur", message.file)
-                self._claim(box, message, message.file, actor)
+                self.delivery.hand_out(box, message, message.file, actor)
             return message
 
     def _admit(
@@ -161,9 +167,9 @@ class Mail(Receiving):
         size: int,
         draft: Draft | None = None,
     ) -> Route:
-        """The order is that of design/kernel.md: receiver, role, route; then the limits. Whether
-        somebody approves `draft` is asked last, of what would go through otherwise."""
-        self.owners[""].require(principal, sender)
+        """In this order: the receiver, the role, the route, then the limits. Whether somebody
+        approves `draft` is asked last, of what would go through otherwise."""
+        self.owners.agents.require(principal, sender)
         self._agents.get(sender)
         if self._agents.find(receiver) is None:
             raise KernelError(errno.ENOENT, f"there is no agent {receiver!r} to write to")
@@ -186,6 +192,11 @@ class Mail(Receiving):
             approved(speaker, Action.SEND, inbox, decision, draft.body, draft.about())
         return found
 
+    def check_room(self, principal: Principal, name: str) -> None:
+        """Raise ENOSPC if no more messages may wait in a mailbox, EDQUOT if no more of
+        `principal` may."""
+        self.owners.of(name).check_room(self.boxes.box(name), principal)
+
     def check_size(self, size: int) -> None:
         """EMSGSIZE if a message may not have so many bytes."""
         most = self._settings.of(MessageSettings).max_size
@@ -198,7 +209,7 @@ class Mail(Receiving):
 
     def is_full(self, name: str) -> bool:
         """Whether so much waits in an inbox that nothing more is accepted."""
-        return self._boxes.box(name).waiting >= self._settings.of(MessageSettings).max_waiting
+        return self.boxes.box(name).waiting >= self._settings.of(MessageSettings).max_waiting
 
     def notify(
         self,
@@ -245,14 +256,14 @@ class Mail(Receiving):
         where that is to be read from the ask alone it is done at once, in no mailbox. What process
         `actor` sends may be one more turn of a loop: then it is a dead letter at once. What is
         delivered, agent `overseer` overhears."""
-        box = self._boxes.box(mailbox)
-        seq, arrived = self._boxes.stamp()
+        box = self.boxes.box(mailbox)
+        seq, arrived = self.boxes.stamp()
         if draft.filename:
             check_free(box, "new", draft.filename)
         file = draft.filename or box.free_name("new", f"{seq:012d}.{sender}")
         parent = self.threads.parent(sender, draft.in_reply_to) if draft.in_reply_to else None
         thread = self.threads.below(parent)
-        ask = None if draft.claimed else self.asks.awaiting(sender, mailbox, parent)
+        ask = None if draft.claimed else self._questions.awaiting(sender, mailbox, parent)
         origin = self.loops.origin(actor, mailbox, parent)
         hops, said = self.loops.count(draft, mailbox, origin, reply=parent is not None)
         links = self.threads.headers(thread)
@@ -264,7 +275,7 @@ class Mail(Receiving):
             sender=sender,
             relation=relation,
             now=self._clock.now(),
-            node=self._node,
+            node=self.node,
             links=links,
         )
         message = Message(
@@ -291,19 +302,19 @@ class Mail(Receiving):
             said=said,
         )
         if ask is not None and ask.apart and not draft.filename:
-            self._boxes.insert_done(message, content)
+            self.boxes.insert_done(message, content)
             self._events.emit(MessageArrived(f"asks/{mailbox}", message.id, sender, ask.key))
         else:
-            self._boxes.insert(message, content)
+            self.boxes.insert(message, content)
             self._events.emit(MessageArrived(mailbox, message.id, sender, file))
         if draft.reply_by is not None:
-            self.asks.open(message, draft.reply_by, apart=draft.answer_apart)
+            self._questions.open(message, draft.reply_by, apart=draft.answer_apart)
         if ask is not None:
-            self.asks.answered(ask, message, content)
+            self._questions.answered(ask.id, message, content)
         elif not draft.claimed and (reason := self.loops.ended(hops)):
             self._events.emit(MessageLooped(mailbox, message.id, sender, hops))
             self._events.emit(MessageGivenUp(mailbox, message.id, "new", file, reason))
-            self._boxes.move(message, "dead", message.id, reason=reason)
+            self.boxes.move(message, "dead", message.id, reason=reason)
         if overseer and message.folder != "dead":
             copy = Copy(seq, arrived, sender, mailbox, content)
             self._store.on_commit(lambda: self.overheard.of(overseer).add(copy))

@@ -2,69 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator
-from typing import Generic, TypeVar
-
+from agentfs.base.due_heap import DueHeap
 from agentfs.mail.message import Message
 from agentfs.mail.readers import Reader
 
-__all__ = ["Mailbox", "Queue"]
-
-Item = TypeVar("Item")
+__all__ = ["FOLDERS", "Mailbox"]
 
 FOLDERS = ("new", "cur", "dead")
-
-
-class Queue(Generic[Item]):
-    """Items by their key, least first, equal keys by their number.
-
-    A heap from which nothing is taken but the top: what was removed stays in it until it comes up
-    or until half of the heap is such dead wood. So adding, removing and looking cost O(log n), and
-    the heap has at most twice as many entries as there are items, and 64 more.
-    """
-
-    __slots__ = ("_heap", "_items")
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int]] = []
-        self._items: dict[int, Item] = {}
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __iter__(self) -> Iterator[Item]:
-        return iter(self._items.values())
-
-    @property
-    def entries(self) -> int:
-        """How many entries the heap has, dead wood included."""
-        return len(self._heap)
-
-    def add(self, key: float, number: int, item: Item) -> None:
-        """Put `item` in; `number` is its own. It keeps its key when it comes again."""
-        self._items[number] = item
-        heapq.heappush(self._heap, (key, number))
-        self._trim()
-
-    def discard(self, number: int) -> None:
-        self._items.pop(number, None)
-        self._trim()
-
-    def first(self) -> Item | None:
-        """The item with the least key, left in place; None if there is none."""
-        heap, items = self._heap, self._items
-        while heap:
-            item = items.get(heap[0][1])
-            if item is not None:
-                return item
-            heapq.heappop(heap)
-        return None
-
-    def _trim(self) -> None:
-        if len(self._heap) > 2 * len(self._items) + 64:
-            self._heap = list({entry for entry in self._heap if entry[1] in self._items})
-            heapq.heapify(self._heap)
 
 
 class Mailbox:
@@ -79,7 +23,7 @@ class Mailbox:
     __slots__ = (
         "_ageing",
         "_claims",
-        "_queue",
+        "_order",
         "_reading",
         "cur",
         "dead",
@@ -96,7 +40,7 @@ class Mailbox:
         self.senders: dict[str, int] = {}
         """How many of those that wait each has sent."""
         self._ageing = ageing
-        self._queue: Queue[Message] = Queue()
+        self._order: DueHeap[Message] = DueHeap()
         self._claims: dict[int | None, dict[int, Message]] = {}
         self._reading: dict[int | Reader, dict[int, Message]] = {}
 
@@ -114,16 +58,11 @@ class Mailbox:
 
     def first(self) -> Message | None:
         """The message to deliver next, left in place; None if none waits."""
-        return self._queue.first()
+        return self._order.first()
 
     def claims(self, pid: int | None) -> list[Message]:
         """What process `pid` has claimed (None: what was claimed for no process), oldest first."""
         return list(self._claims.get(pid, {}).values())
-
-    @property
-    def claimants(self) -> list[int | None]:
-        """The processes that have claimed something."""
-        return list(self._claims)
 
     def reading(self, reader: int | Reader) -> list[Message]:
         """What was claimed last through `recv` and is not acknowledged, one message or what is
@@ -135,7 +74,7 @@ class Mailbox:
         """Take `message` into the folder and under the name that it says."""
         if message.folder == "new":
             self.new[message.file] = message
-            self._queue.add(self._key(message), message.seq, message)
+            self._order.add(self._key(message), message.seq, message)
             self.senders[message.sender] = self.senders.get(message.sender, 0) + 1
         elif message.folder == "dead":
             self.dead[message.file] = message
@@ -150,7 +89,7 @@ class Mailbox:
         """Remove `message` from where it says it is."""
         if message.folder == "new":
             del self.new[message.file]
-            self._queue.discard(message.seq)
+            self._order.discard(message.seq)
             left = self.senders[message.sender] - 1
             if left:
                 self.senders[message.sender] = left
@@ -174,9 +113,9 @@ class Mailbox:
     def age_by(self, ageing: float) -> None:
         """Let messages age by `ageing` levels a second from now on, as if always so."""
         self._ageing = ageing
-        waiting, self._queue = self._queue, Queue()
+        waiting, self._order = self._order, DueHeap()
         for message in waiting:
-            self._queue.add(self._key(message), message.seq, message)
+            self._order.add(self._key(message), message.seq, message)
 
     def free_name(self, folder: str, wanted: str) -> str:
         """`wanted`, or a name like it that is not taken in `folder`."""

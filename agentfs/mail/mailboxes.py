@@ -1,74 +1,78 @@
 """All mailboxes: in memory and in the store at once, with expiry and wake-ups. No rule who may.
 
-`insert`, `move`, `finish`, `delete` and `forget` belong inside a transaction of the store and are
-undone with it.
+Changes belong inside a transaction of the store and are undone with it.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
 from agentfs.base.alarm import Alarm
-from agentfs.base.clock import Clock, Timers
+from agentfs.base.due_heap import DueHeap
 from agentfs.base.errors import KernelError
 from agentfs.machine.proc import boot_id
 from agentfs.mail.archive import FINISHED, Archive
-from agentfs.mail.broadcast import count
 from agentfs.mail.claims import Claims
 from agentfs.mail.events import BroadcastChanged, MessageExpired
-from agentfs.mail.mailbox import FOLDERS, Mailbox, Queue
+from agentfs.mail.mailbox import FOLDERS, Mailbox
 from agentfs.mail.message import Message
 from agentfs.mail.readers import Reader
 from agentfs.mail.retention import Retention
 from agentfs.mail.settings import MessageSettings
+from agentfs.mail.tally import still_waiting
 from agentfs.mail.waiters import Waiters
-from agentfs.store.event_log import EventLog, Record
+from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged
-from agentfs.store.settings import Settings
-from agentfs.store.store import SHORT_CONTENT, Store
+from agentfs.store.ground import Ground
+from agentfs.store.part import Part
+from agentfs.store.store import SHORT_CONTENT
 
 __all__ = ["Mailboxes", "expired"]
 
 log = logging.getLogger(__name__)
 
 
-class Mailboxes:
+class Mailboxes(Part):
     """From name (an agent's, or `queues/NAME`) to mailbox; one is made when it is first asked
     for. `archive` has every message, those that are finished too."""
 
-    def __init__(
-        self, store: Store, events: EventLog, clock: Clock, timers: Timers, settings: Settings
-    ) -> None:
-        self._store = store
-        self._events = events
-        self._clock = clock
-        self._settings = settings
+    def __init__(self, ground: Ground) -> None:
+        self._store = ground.store
+        self._events = ground.events
+        self._clock = ground.clock
+        self._settings = ground.settings
         self._boxes: dict[str, Mailbox] = {}
         self.archive = Archive()
-        self.retention = Retention(self, store, events, clock, timers, settings)
-        self.claimed = Claims(store, clock, timers)
-        self._expiring: Queue[Message] = Queue()
-        self._alarm = Alarm(clock, timers, self._fall_due)
+        self.retention = Retention(ground, self)
+        self.claimed = Claims(ground)
+        self._expiring: DueHeap[Message] = DueHeap()
+        self._alarm = Alarm(ground.clock, ground.timers, self._fall_due)
         self.waiters = Waiters(self._count_waiting)
         self._last_seq = 0
         self._last_arrival = 0.0
-        events.listen(self._heard, ConfigChanged)
+        ground.events.listen(self._heard, ConfigChanged)
 
     def load(self) -> None:
-        """Read everything from the store."""
+        """Read everything from the store.
+
+        Of what was claimed through `recv` nobody knows whether the answer reached the reader
+        before the daemon ended: it is in doubt, and its reader gets it again.
+        """
         self._boxes.clear()
         self.claimed.clear()
         self.archive = Archive()
-        self._expiring = Queue()
+        self._expiring = DueHeap()
         now, same_boot = self._clock.monotonic(), self._store.meta("boot_id") == boot_id()
         for seq, name, folder, file, record, size in self._store.messages():
             message = Message.from_record(seq, name, folder, file, record, size)
             self._last_arrival = max(self._last_arrival, message.arrived)
             if message.folder == "cur" and not (same_boot and message.claimed_since >= 0):
                 message.claimed_since = now  # it has all of its time again
+            message.doubted = message.folder == "cur" and message.through_recv
             self.archive.note(message)
             self._put(message)
         self._last_seq = self._store.last_message()
@@ -86,14 +90,16 @@ class Mailboxes:
             self._boxes[name] = box
         return box
 
-    def claims(self, pid: int) -> list[Message]:
-        """What process `pid` has claimed, in whatever mailbox, oldest first."""
-        return self.claimed.of(pid)
+    def content(self, message: Message) -> bytes:
+        """The whole text, with the headers that change. ENOENT if it is gone."""
+        try:
+            return message.head() + self._store.content(message.seq)
+        except KeyError:
+            raise KernelError(errno.ENOENT, f"message {message.id} is gone") from None
 
-    @property
-    def claimants(self) -> list[int]:
-        """The processes that have claimed something."""
-        return self.claimed.pids
+    def size(self, message: Message) -> int:
+        """The length of `content`, in bytes."""
+        return len(message.head()) + message.size
 
     def busy(self, pid: int) -> bool:
         """Whether process `pid` has claimed anything, be it through `recv` or by renaming."""
@@ -156,6 +162,7 @@ class Mailboxes:
         claimed_since: float = -1.0,
         reader: int | None = None,
         through: Reader | None = None,
+        doubted: bool = False,
         attempt: int = 0,
         revived: int = 0,
         reason: str = "",
@@ -164,7 +171,7 @@ class Mailboxes:
         """Put `message` elsewhere. Claims end with it unless they are said again; `attempt` and
         `revived` 0 and `claimant` "" leave them as they are."""
         if message.broadcast and "dead" in (folder, message.folder):
-            count(self, message, "dead", 1 if folder == "dead" else -1)
+            self._count_copy(message, "dead", 1 if folder == "dead" else -1)
         self._change(
             message,
             folder=folder,
@@ -175,6 +182,7 @@ class Mailboxes:
             claimed_since=claimed_since,
             reader=reader,
             through=through,
+            doubted=doubted,
             attempt=attempt or message.attempt,
             revived=revived or message.revived,
             reason=reason,
@@ -190,7 +198,7 @@ class Mailboxes:
         of a long content the headers only. One that has a reason, its own as a dead letter or
         this one, shows there as dead."""
         if message.broadcast and message.folder != "dead":
-            count(self, message, "removed" if reason else state)
+            self._count_copy(message, "removed" if reason else state)
         if message.unlisted:
             self.delete(message)
             return
@@ -209,6 +217,7 @@ class Mailboxes:
             claimed_since=-1.0,
             reader=None,
             through=None,
+            doubted=False,
             reason=reason or message.reason,
             finished=self._clock.now(),
             size=size,
@@ -217,8 +226,13 @@ class Mailboxes:
         self._store.finish_message(message.seq, state, message.record(), head)
         self.retention.bound_sent(message.sender)
 
-    def tally(self, logical: Message, tally: dict[str, int], waiting: int) -> None:
-        """Say what became of the copies of a broadcast, of which so many still wait."""
+    def _count_copy(self, copy: Message, outcome: str, by: int = 1) -> None:
+        """One copy of a broadcast more (or, `by` -1, less) came to this end."""
+        logical = self.archive.find(copy.broadcast)
+        if logical is None or logical.tally is None:
+            return  # the sender's record of it is not kept any more
+        tally = logical.tally | {outcome: logical.tally.get(outcome, 0) + by}
+        waiting = still_waiting(tally)
         self.mark(logical, tally=tally)
         event = BroadcastChanged(logical.sender, logical.id, waiting)
         if not waiting and logical.folder not in FINISHED:
@@ -274,9 +288,22 @@ class Mailboxes:
         self._store.on_rollback(undo)
         self._store.delete_message(message.seq, message.size)
 
+    def delete_finished(self, sender: str, messages: list[Message]) -> None:
+        """Drop these finished messages of `sender` for good."""
+        for message in messages:
+            self.archive.remove(message)
+
+        def undo() -> None:
+            for message in messages:
+                self.archive.note(message)
+            self.archive.order(sender)
+
+        self._store.on_rollback(undo)
+        self._store.delete_finished([message.seq for message in messages])
+
     def forget(self, name: str) -> None:
         """Drop the mailbox of `name` with all that is in it, and what its owner could see of the
-        messages it sent; who waits for mail is woken. Whoever sent what is in it keeps a record."""
+        messages it sent; readers that wait are woken. Senders keep a record of what is in it."""
         box = self.box(name)
         for message in list(self.archive.sent(name).values()):
             self.unlist(message)
@@ -291,8 +318,8 @@ class Mailboxes:
         self._store.on_commit(lambda: self.waiters.wake(name, everybody=True))
 
     def unlist(self, message: Message) -> None:
-        """Nobody is to see it in `sent` any more: its sender said so, or is no more, and whoever
-        takes the name over is another."""
+        """Nobody is to see it in `sent` any more: its sender said so, or was removed, and the next
+        one of that name is another."""
         if message.folder in FINISHED:
             self.delete(message)
             return
@@ -353,8 +380,8 @@ class Mailboxes:
 
     def expire_due(self) -> None:
         """Drop what waits and has expired, and end the claims that have lasted too long. Timers do
-        it when it is time; whoever is to see or count messages does it before, so that nobody
-        depends on when they run."""
+        it when it is time; calls that look at messages or count them do it before, so that nothing
+        depends on when a timer runs."""
         self.claimed.time_out_due()
         now = self._clock.now()
         message = self._expiring.first()
@@ -394,6 +421,7 @@ _STATE = (
     "claimed_since",
     "reader",
     "through",
+    "doubted",
     "attempt",
     "revived",
     "reason",

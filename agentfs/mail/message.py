@@ -240,6 +240,9 @@ class Message:
     `claimed_at` the wall-clock time of the claim, `claimed_since` when its time began to run
     (Clock.monotonic; -1: it does not), `claimant` the agent that claimed it last.
 
+    `doubted`: it was claimed through `recv`, and then the daemon ended: whether the reader got it,
+    nobody knows.
+
     Once it is finished its folder is done or expired, and it is in no mailbox: kept for `sent`,
     unless it is `unlisted` (a copy, a notice of the kernel). `finished` is when that was, and
     `dropped` the bytes that a long content had, of which only the headers are left.
@@ -286,6 +289,7 @@ class Message:
     hops: int = 0
     said: tuple[int, int] = (0, 0)
     through: Reader | None = None
+    doubted: bool = False
 
     @property
     def id(self) -> str:

@@ -29,7 +29,7 @@ KERNEL = Principal(Kind.OPERATOR, INIT, INIT_NAME, os.geteuid(), os.getegid())
 
 
 class Notices(Part):
-    """For the supervisor to call, inside the transaction of what it tells of."""
+    """Sends them, inside the transaction of what they tell of."""
 
     def __init__(self, mail: Mail) -> None:
         self._mail = mail
@@ -41,10 +41,10 @@ class Notices(Part):
         attempt = 1
         for old in self._find(process.name, "new"):
             if old.attempt > ATTEMPTS:
-                self._mail.give_up(old, f"{process.name} failed on it {ATTEMPTS} times")
+                self._mail.delivery.give_up(old, f"{process.name} failed on it {ATTEMPTS} times")
                 return
             attempt = max(attempt, old.attempt)
-            self._mail.acknowledge(KERNEL, process.name, "new", old.file)
+            self._mail.delivery.acknowledge(KERNEL, process.name, "new", old.file)
         number = process.restarts + 1
         self._tell(
             process.name,

@@ -1,4 +1,4 @@
-"""Who stands behind a mailbox: an agent here, a queue in `queues`."""
+"""The owner of a mailbox: an agent here; the queues are owners of theirs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from agentfs.model.principal import Principal
 from agentfs.model.process import Process
 from agentfs.process.agents import Agents
 from agentfs.process.table import ProcessTable
-from agentfs.store.settings import Settings
+from agentfs.store.ground import Ground
 
-__all__ = ["AgentMail", "MailboxOwner"]
+__all__ = ["AgentMail", "MailboxOwner", "Owners"]
 
 
 class MailboxOwner(Protocol):
@@ -42,10 +42,10 @@ class AgentMail:
     """The inboxes of agents. What is claimed belongs to the agent's living process, whoever
     claimed it for the agent."""
 
-    def __init__(self, table: ProcessTable, agents: Agents, settings: Settings) -> None:
+    def __init__(self, ground: Ground, table: ProcessTable, agents: Agents) -> None:
+        self._settings = ground.settings
         self._table = table
         self._agents = agents
-        self._settings = settings
 
     def check_exists(self, name: str) -> None:
         self._agents.get(name)
@@ -64,3 +64,21 @@ class AgentMail:
 
     def never_end(self, name: str) -> Iterable[int | None]:
         return (None,)
+
+
+class Owners:
+    """The owner of each mailbox, by its name: agents own those without a slash, and of the others
+    the part before the slash tells."""
+
+    def __init__(self, agents: AgentMail) -> None:
+        self.agents = agents
+        self._others: dict[str, MailboxOwner] = {}
+
+    def add(self, prefix: str, owner: MailboxOwner) -> None:
+        """`owner` owns the mailboxes whose names begin with `prefix` and a slash."""
+        self._others[prefix] = owner
+
+    def of(self, name: str) -> MailboxOwner:
+        """The owner of the mailbox called `name`."""
+        prefix, slash, _ = name.partition("/")
+        return self._others[prefix] if slash else self.agents

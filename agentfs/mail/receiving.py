@@ -6,59 +6,65 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable
-from functools import cached_property
 
 from agentfs.base.errors import KernelError
-from agentfs.mail.delivery import Delivery
-from agentfs.mail.idle_readers import Resting
+from agentfs.mail.delivery import Delivery, is_over
+from agentfs.mail.idle_readers import IdleReaders
 from agentfs.mail.mailbox import Mailbox
-from agentfs.mail.mailboxes import expired
+from agentfs.mail.mailboxes import Mailboxes, expired
 from agentfs.mail.message import Message
+from agentfs.mail.owners import Owners
 from agentfs.mail.readers import Reader
 from agentfs.mail.settings import MessageSettings
-from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import INIT, Principal
 from agentfs.model.process import Process, State
+from agentfs.process.table import ProcessTable
+from agentfs.rights.gate import Gate
+from agentfs.store.ground import Ground
+from agentfs.store.part import Part
 
 __all__ = ["Receiving"]
 
 
-class Receiving(Delivery):
+class Receiving(Part):
     """Delivery to readers (see `readers`), each of which acknowledges what it got itself."""
 
-    _doubted: set[int]
-
-    @cached_property
-    def resting(self) -> Resting:
+    def __init__(
+        self,
+        ground: Ground,
+        gate: Gate,
+        table: ProcessTable,
+        boxes: Mailboxes,
+        owners: Owners,
+        delivery: Delivery,
+    ) -> None:
+        self._store = ground.store
+        self._clock = ground.clock
+        self._settings = ground.settings
+        self._gate = gate
+        self._table = table
+        self._boxes = boxes
+        self._owners = owners
+        self._delivery = delivery
+        self.idle = IdleReaders(ground.timers, self.parked)
         """Readers of inboxes that wait in a read."""
-        return Resting(self._timers, self.parked)
-
-    def load(self) -> None:
-        """Read all mail from the store.
-
-        Of what was claimed through `recv` nobody knows whether the answer reached the reader
-        before the daemon ended; so its reader gets it again, and then acknowledges it.
-        """
-        super().load()
-        self._doubted = {
-            message.seq
-            for box in self._boxes
-            for message in box.cur.values()
-            if message.through_recv
-        }
 
     def waiting(self, name: str, reader: int | None = None) -> bool:
         """Whether a `claim_next` (of the principal of pid `reader`) would give a message now.
         ENOENT."""
-        box = self.mailbox(name)
+        self._boxes.expire_due()
+        self._owners.of(name).check_exists(name)
+        return self._waiting(self._boxes.box(name), reader)
+
+    def _waiting(self, box: Mailbox, reader: int | None) -> bool:
         return box.waiting > 0 or self._in_doubt(box, reader) is not None
 
     def received(self, message: Message, claimed_as: str = "") -> bytes:
         """The text of a message that was just claimed, and how many more wait; in a batch, its
         name in cur/, too."""
-        waiting = self.peek_waiting(message.mailbox)
+        waiting = self._boxes.box(message.mailbox).waiting
         head = f"Claimed-As: {claimed_as}\n" if claimed_as else ""
-        return f"{head}Messages-Waiting: {waiting}\n".encode() + self.content(message)
+        return f"{head}Messages-Waiting: {waiting}\n".encode() + self._boxes.content(message)
 
     def claim_next(
         self, principal: Principal, name: str, reader: Reader | None = None
@@ -68,7 +74,7 @@ class Receiving(Delivery):
         the tasks that it may have; it has asked for more all the same, so what it claimed before
         is acknowledged."""
         self._boxes.expire_due()
-        box = self._own(principal, name)
+        box = self._delivery.own(principal, name)
         self._begin(box, principal.pid, reader)
         doubted = self._in_doubt(box, principal.pid)
         first = doubted or box.first()
@@ -82,7 +88,7 @@ class Receiving(Delivery):
         with self._gate.enter(principal, "claims") as actor:
             self._end_before(box, actor, reader)
             if doubted is not None:
-                self._wait_again(
+                self._delivery.wait_again(
                     doubted, box.free_name("new", doubted.named), attempt=doubted.attempt + 1
                 )
             self._receive(box, first, actor, reader)
@@ -97,10 +103,10 @@ class Receiving(Delivery):
         have at once. Empty if no message waits, or none may be claimed; what it claimed before is
         acknowledged all the same."""
         self._boxes.expire_due()
-        box = self._own(principal, name)
+        box = self._delivery.own(principal, name)
         self._begin(box, principal.pid, reader)
         free = self._free(box, principal, reader, most)
-        if not self.waiting(name, principal.pid) or (free is not None and free < 1):
+        if not self._waiting(box, principal.pid) or (free is not None and free < 1):
             self._go_without(box, principal, reader)
             return []
         most = most if free is None else min(most, free)
@@ -108,12 +114,11 @@ class Receiving(Delivery):
         with self._gate.enter(principal, "claims") as actor:
             self._end_before(box, actor, reader)
             while (doubted := self._in_doubt(box, actor.pid)) is not None:
-                self._trust(doubted)
                 again = box.free_name("new", doubted.named)
-                self._wait_again(doubted, again, attempt=doubted.attempt + 1)
+                self._delivery.wait_again(doubted, again, attempt=doubted.attempt + 1)
             batch: list[Message] = []
             while len(batch) < most and (first := box.first()) is not None:
-                room -= self.size(first)
+                room -= self._boxes.size(first)
                 if (batch and room < 0) or expired(first, self._clock.now()):
                     break
                 self._receive(box, first, actor, reader)
@@ -150,13 +155,13 @@ class Receiving(Delivery):
         takes there it has to settle by a word, or it waits again."""
         if actor.pid != INIT:
             return False
-        claimant = self._claimant(box, actor)
+        claimant = self._delivery.claimant(box, actor)
         return claimant is not None and claimant.pid != INIT and claimant.ospid is not None
 
     def ask(self, principal: Principal, name: str, reader: Reader) -> None:
         """`reader` has just been opened and waits for its first message without reading, and there
         is none: that acknowledges what its loop had before, as a read that waits does."""
-        box = self._own(principal, name)
+        box = self._delivery.own(principal, name)
         self._begin(box, principal.pid, reader)
         if not self.waiting(name, principal.pid):
             self._go_without(box, principal, reader)
@@ -172,18 +177,18 @@ class Receiving(Delivery):
             self._end_before(box, actor, reader)
             if reader is None or not principal.is_agent:
                 for pid in pids:
-                    self._rest(pid)
+                    self._delivery.rest(pid)
         if reader is not None:
             reader.went_without = True
             if principal.is_agent:
-                self.resting.begin(principal.name, reader)
+                self.idle.begin(principal.name, reader)
 
     def _end_before(self, box: Mailbox, actor: Process, reader: Reader | None) -> None:
         for message in self._before(box, actor, reader):
-            if message.seq in self._doubted:  # and expired: nobody knows that anybody got it
+            if message.doubted:  # and expired: nobody knows that anybody got it
                 self._boxes.expire(message)
             else:
-                self.done(message)
+                self._delivery.done(message)
 
     # -- no more than a process may have ---------------------------------------------------------
 
@@ -195,14 +200,23 @@ class Receiving(Delivery):
         self.wait_no_more(name, call)
         held_up = self._held_up(self._boxes.box(name), principal, reader)
         if held_up is None:
-            self.line(name).join(call)
+            self._boxes.waiters.line(name).join(call)
         else:
             self._boxes.claimed.wait(held_up.pid, call)
             self.hand_on(name)
 
+    def on_waiting(self, name: str, call: Callable[[], object]) -> Callable[[], None]:
+        """Call `call()` whenever mail comes to wait for `name`, or its mailbox is removed, until
+        the function that is returned is called."""
+        return self._boxes.waiters.listen(name, call)
+
+    def hand_on(self, name: str) -> None:
+        """Call the next in the line if mail waits."""
+        self._boxes.waiters.hand_on(name)
+
     def wait_no_more(self, name: str, call: Callable[[], object]) -> None:
         """Take that back; then `hand_on`."""
-        self.line(name).leave(call)
+        self._boxes.waiters.line(name).leave(call)
         self._boxes.claimed.leave(call)
 
     def poll(
@@ -223,7 +237,7 @@ class Receiving(Delivery):
         free = self._free(box, principal, reader)
         if free is None or free > 0 or principal.pid is None:
             return None
-        return self._claimant(box, self._table.get(principal.pid))
+        return self._delivery.claimant(box, self._table.get(principal.pid))
 
     def _free(
         self, box: Mailbox, principal: Principal, reader: Reader | None, wanted: int = 1
@@ -231,10 +245,10 @@ class Receiving(Delivery):
         """How many messages `reader` may claim, of those `wanted`, with what that acknowledges out
         of the way; None: any number."""
         actor = None if principal.pid is None else self._table.find(principal.pid)
-        process = None if actor is None else self._claimant(box, actor)
+        process = None if actor is None else self._delivery.claimant(box, actor)
         if actor is None or process is None:
             return None
-        free = self.tasks.free(actor, process)
+        free = self._delivery.tasks.free(actor, process)
         if free is None or free >= wanted:
             return free
         doubted = [each for each in box.reading(actor.pid) if self._is_doubted(each)]
@@ -245,12 +259,11 @@ class Receiving(Delivery):
         self, box: Mailbox, message: Message, actor: Process, reader: Reader | None
     ) -> None:
         renamed = box.free_name("cur", f"{message.file}:2,")
-        self._claim(box, message, renamed, actor, reader=actor.pid, through=reader)
-        self._trust(message)
+        self._delivery.hand_out(box, message, renamed, actor, reader=actor.pid, through=reader)
         if reader is not None:
             reader.claimed = True
             reader.settled = reader.went_without = False
-            self.resting.end(reader)
+            self.idle.end(reader)
 
     def leave(self, reader: Reader) -> None:
         """The open file is closed. If its program goes on, or ends with code 0, what it got is
@@ -272,34 +285,25 @@ class Receiving(Delivery):
             with self._store.transaction():
                 for message, code in failed:
                     pid = message.claimed_by
-                    self._return(message, f"its reader ended with code {code}")
-                    self._rest(pid)
+                    self._delivery.fail(message, f"its reader ended with code {code}")
+                    self._delivery.rest(pid)
         return len(failed)
 
     def _return_over(self, messages: Iterable[Message]) -> int:
-        """Return those of `messages` that nobody asked for: `find -exec cat` read them, which has
-        ended, or an operator who has left. None of these was an attempt at the work, so it brings
-        no message nearer to its death; it is counted, because somebody may have seen it."""
-        over = [message for message in messages if self._is_over(message)]
+        """Return those of `messages` that nobody asked for (`is_over`). That was no attempt at the
+        work, so it brings no message nearer to its death; it is counted, because somebody may have
+        seen it."""
+        over = [message for message in messages if is_over(message)]
         if over:
             with self._store.transaction():
                 for message in over:
                     pid = message.claimed_by
                     again = self._boxes.box(message.mailbox).free_name("new", message.named)
-                    self._wait_again(message, again, message.attempt + 1, message.revived + 1)
-                    self._rest(pid)
+                    self._delivery.wait_again(
+                        message, again, message.attempt + 1, message.revived + 1
+                    )
+                    self._delivery.rest(pid)
         return len(over)
-
-    def _is_over(self, message: Message) -> bool:
-        """The operator may work for a queue as anybody may, and then asks for it by name; in an
-        agent's inbox it is a visitor."""
-        through = message.through
-        if through is None or message.folder != "cur":
-            return False
-        visits = message.reader == INIT and message.mailbox != INIT_NAME
-        if "/" in message.mailbox:
-            visits = visits and not through.was_asked
-        return through.is_over() or (visits and through.has_left())
 
     def settle(
         self,
@@ -314,7 +318,7 @@ class Receiving(Delivery):
         one: it waits again, or is given up for `reason`). ENOENT if there is nothing, EINVAL."""
         self._boxes.expire_due()
         with self._gate.enter(principal) as actor:
-            box = self._own(principal, name)
+            box = self._delivery.own(principal, name)
             held = self._unsettled(box, actor.pid, reader)
             if not held and outcome == "done" and reader is not None and reader.went_without:
                 return  # as it is already
@@ -326,15 +330,15 @@ class Receiving(Delivery):
                     message.through.settled = True
                 match outcome:
                     case "done":
-                        self.done(message)
+                        self._delivery.done(message)
                     case "back":
-                        self._wait_again(message, box.free_name("new", message.named))
+                        self._delivery.wait_again(message, box.free_name("new", message.named))
                     case "failed":
-                        self._return(message, reason or "its reader said so")
+                        self._delivery.fail(message, reason or "its reader said so")
                     case _:
                         raise KernelError(errno.EINVAL, f"done, back or failed, not {outcome!r}")
             for pid in pids:
-                self._rest(pid)
+                self._delivery.rest(pid)
 
     def _unsettled(self, box: Mailbox, pid: int, reader: Reader | None) -> list[Message]:
         if reader is None or reader.closed:
@@ -344,37 +348,31 @@ class Receiving(Delivery):
 
     def _in_doubt(self, box: Mailbox, reader: int | None) -> Message | None:
         """What that reader may have been given when the daemon ended, and may not have been."""
-        if not self._doubted or reader is None:
+        if reader is None:
             return None
         return next((each for each in box.reading(reader) if self._is_doubted(each)), None)
 
     def _is_doubted(self, message: Message) -> bool:
         """Whether its reader is to get it again. One that has expired meanwhile is over: the next
         claim ends it as any other."""
-        return message.seq in self._doubted and not expired(message, self._clock.now())
-
-    def _trust(self, message: Message) -> None:
-        """What is claimed from now on was handed out for certain."""
-        if message.seq in self._doubted:
-            self._doubted.discard(message.seq)
-            self._store.on_rollback(lambda: self._doubted.add(message.seq))
+        return message.doubted and not expired(message, self._clock.now())
 
     def parked(self, name: str, reader: Reader | None = None) -> None:
-        """The process of agent `name` waits in `recv` (see `resting`): it is idle, unless it holds
-        other claims than those that its next one acknowledges."""
+        """The process of agent `name` waits in `recv` (see `IdleReaders`): it is idle, unless it
+        holds other claims than those that its next one acknowledges."""
         process = self._table.by_name(name)
         if process is None or process.pid == INIT:
             return
         if not self._boxes.busy_beside(process.pid, reader):
             self._table.follow(process.pid, State.IDLE)
 
-    def release_stale(self) -> int:
-        """Also what was read by programs that have failed since, and by the way."""
+    def tidy(self) -> int:
+        """Return what was read by programs that have failed since, and what was read by the way;
+        say how many."""
         received = [
             message
             for box in self._boxes
             for message in box.cur.values()
             if message.through is not None and message.through.closed
         ]
-        released = super().release_stale() + self._return_failed(received)
-        return released + self._return_over(received)
+        return self._return_failed(received) + self._return_over(received)

@@ -11,14 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from agentfs.base.clock import Clock, Timer, Timers
+from agentfs.base.clock import Timer
 from agentfs.base.errors import KernelError
 from agentfs.mail.events import DeadLetterDropped, SentForgotten
 from agentfs.mail.message import Message
 from agentfs.mail.settings import MessageSettings
-from agentfs.store.event_log import EventLog
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
+from agentfs.store.ground import Ground
+from agentfs.store.part import Part
 
 if TYPE_CHECKING:
     from agentfs.mail.mailbox import Mailbox
@@ -35,24 +34,16 @@ BATCH, PAUSE = 200, 0.002
 TOGETHER = 100
 
 
-class Retention:
+class Retention(Part):
     """Sweeps what `boxes` keep. `bound_sent` and `bound_dead` belong inside a transaction."""
 
-    def __init__(
-        self,
-        boxes: Mailboxes,
-        store: Store,
-        events: EventLog,
-        clock: Clock,
-        timers: Timers,
-        settings: Settings,
-    ) -> None:
+    def __init__(self, ground: Ground, boxes: Mailboxes) -> None:
+        self._store = ground.store
+        self._events = ground.events
+        self._clock = ground.clock
+        self._timers = ground.timers
+        self._settings = ground.settings
         self._boxes = boxes
-        self._store = store
-        self._events = events
-        self._clock = clock
-        self._timers = timers
-        self._settings = settings
         self._next: Timer | None = None
 
     def bound_sent(self, sender: str) -> None:
@@ -72,17 +63,7 @@ class Retention:
 
     def forget(self, sender: str, messages: list[Message]) -> None:
         """Do not keep these finished messages of `sender` any longer."""
-        archive = self._boxes.archive
-        for message in messages:
-            archive.remove(message)
-
-        def undo() -> None:
-            for message in messages:
-                archive.note(message)
-            archive.order(sender)
-
-        self._store.on_rollback(undo)
-        self._store.delete_finished([message.seq for message in messages])
+        self._boxes.delete_finished(sender, messages)
         self._events.emit(SentForgotten(sender, tuple(message.id for message in messages)))
 
     def _drop(self, message: Message, reason: str) -> None:
@@ -90,9 +71,9 @@ class Retention:
         self._boxes.finish(message, "done")
         self._events.emit(event)
 
-    def sweep(self) -> int:
-        """Drop one batch of what is too old or too many, and go on soon if there may be more; the
-        number of messages dropped. For the maid."""
+    def tidy(self) -> int:
+        """Drop one batch of what is too old or too many, and go on soon if there may be more; how
+        many messages were dropped."""
         try:
             with self._store.transaction():
                 dropped = self._sweep_sent(BATCH)
@@ -101,7 +82,7 @@ class Retention:
             log.warning("old messages stay for now: %s", failure)
             return 0
         if dropped >= BATCH and (self._next is None or not self._next.active):
-            self._next = self._timers.call_later(PAUSE, self.sweep)
+            self._next = self._timers.call_later(PAUSE, self.tidy)
         return dropped
 
     def _sweep_sent(self, room: int) -> int:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from agentfs.base.clock import rfc3339
 from agentfs.base.errors import KernelError
 from agentfs.mail.archive import FINISHED
-from agentfs.mail.broadcast import OUTCOMES, still_waiting
 from agentfs.mail.events import SentForgotten
+from agentfs.mail.mailboxes import Mailboxes
 from agentfs.mail.message import Message
+from agentfs.mail.owners import Owners
+from agentfs.mail.tally import OUTCOMES, still_waiting
 from agentfs.model.principal import Principal
 from agentfs.rights.gate import Gate
-from agentfs.store.event_log import EventLog
-
-if TYPE_CHECKING:
-    from agentfs.mail.mail import Mail
-    from agentfs.mail.mailboxes import Mailboxes
+from agentfs.store.ground import Ground
 
 __all__ = ["Sent", "cover", "state"]
 
@@ -53,25 +50,25 @@ def cover(message: Message) -> bytes:
 class Sent:
     """The system calls on what an agent sent."""
 
-    def __init__(self, mail: Mail, boxes: Mailboxes, gate: Gate, events: EventLog) -> None:
-        self._mail = mail
-        self._boxes = boxes
+    def __init__(self, ground: Ground, gate: Gate, boxes: Mailboxes, owners: Owners) -> None:
+        self._events = ground.events
         self._gate = gate
-        self._events = events
+        self._boxes = boxes
+        self._owners = owners
 
     def content(self, message: Message) -> bytes:
         """What `sent/ID` reads as. ENOENT if it is not kept any more."""
-        return cover(message) + self._mail.content(message)
+        return cover(message) + self._boxes.content(message)
 
     def size(self, message: Message) -> int:
         """The length of `content`, in bytes."""
-        return len(cover(message)) + self._mail.size(message)
+        return len(cover(message)) + self._boxes.size(message)
 
     def forget(self, principal: Principal, sender: str, seq: int) -> None:
         """Drop the record of a message that came to its end. EACCES, ENOENT, EBUSY: it did not,
         and what was sent is not called back; or it may still be answered."""
         with self._gate.enter(principal):
-            self._mail.owners[""].require(principal, sender)
+            self._owners.agents.require(principal, sender)
             message = self._boxes.archive.sent(sender).get(seq)
             if message is None:
                 raise KernelError(errno.ENOENT, f"{sender} sent no message {seq:012d}")

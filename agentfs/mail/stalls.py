@@ -7,7 +7,6 @@ killed and started again.
 
 from __future__ import annotations
 
-from agentfs.base.clock import Clock
 from agentfs.mail.events import MessageArrived, MessageClaimed, MessageDone, MessageReturned
 from agentfs.mail.mail import Mail
 from agentfs.mail.settings import MessageSettings
@@ -22,35 +21,28 @@ from agentfs.process.events import (
     ProcessSpawned,
 )
 from agentfs.process.table import ProcessTable
-from agentfs.store.event_log import EventLog, Record
+from agentfs.store.event_log import Record
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.settings import Settings
 
 __all__ = ["Stalls"]
 
 
 class Stalls(Part):
-    """Notices them from the events about messages; `scan` with every round of the maid.
+    """Notices them from the events about messages, and tells of them with every round of the maid.
 
     A process that has no program cannot stall: a person reads its mail, or nobody yet.
     """
 
-    def __init__(
-        self,
-        mail: Mail,
-        table: ProcessTable,
-        events: EventLog,
-        clock: Clock,
-        settings: Settings,
-    ) -> None:
-        self._mail = mail
+    def __init__(self, ground: Ground, table: ProcessTable, mail: Mail) -> None:
+        self._events = ground.events
+        self._clock = ground.clock
+        self._settings = ground.settings
         self._table = table
-        self._events = events
-        self._clock = clock
-        self._settings = settings
+        self._mail = mail
         self._since: dict[str, float] = {}  # agent -> since when mail waits and nothing is done
         self._stalled: set[int] = set()
-        events.listen(
+        self._events.listen(
             self._heard,
             MessageArrived,
             MessageReturned,
@@ -91,7 +83,7 @@ class Stalls(Part):
         self._events.emit(AgentStalled(process.pid, process.name, waiting, int(seconds)))
 
     def program_ended(self, process: Process, code: int) -> None:
-        """Its program has ended, and what it had claimed waits again. For `Supervisor.on_end`."""
+        """Its program has ended, and what it had claimed waits again."""
         waiting = self._mail.mailbox(process.name).waiting
         if waiting:
             self._events.emit(ConsumerEnded(process.pid, process.name, code, waiting))
@@ -116,7 +108,7 @@ class Stalls(Part):
         if not again and name in self._since:
             return
         process = self._table.by_name(name)
-        if process is not None and _works(process) and self._mail.peek_waiting(name):
+        if process is not None and _works(process) and self._mail.boxes.box(name).waiting:
             self._since[name] = self._clock.monotonic()
         else:
             self._since.pop(name, None)

@@ -19,8 +19,9 @@ from agentfs.process.ceilings import Ceilings
 from agentfs.process.events import ProcessReparented
 from agentfs.process.table import ProcessTable
 from agentfs.quota.events import LimitChanged, TaskTimedOut
-from agentfs.store.event_log import EventLog, Record
+from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged
+from agentfs.store.ground import Ground
 
 __all__ = ["Tasks"]
 
@@ -30,20 +31,19 @@ class Tasks:
 
     def __init__(
         self,
+        ground: Ground,
         claims: Claims,
         table: ProcessTable,
         ceilings: Ceilings,
-        events: EventLog,
         give_back: Callable[[Message, str], object],
     ) -> None:
         self._claims = claims
         self._table = table
         self._ceilings = ceilings
-        self._events = events
+        self._events = ground.events
         self._give_back = give_back
-        claims.patience = self._patience
-        claims.time_out = self._time_out
-        events.listen(self._heard, LimitChanged, ProcessReparented, ConfigChanged)
+        claims.end_by(self._patience, self._time_out)
+        self._events.listen(self._heard, LimitChanged, ProcessReparented, ConfigChanged)
 
     def sizes(self) -> dict[str, int]:
         """How many entries each table has, for tests."""

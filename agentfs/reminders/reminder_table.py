@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from agentfs.base.clock import Clock, change_time
-from agentfs.mail.mailbox import Queue
+from agentfs.base.due_heap import DueHeap
 from agentfs.mail.message import number_of
 from agentfs.reminders.schedule import Schedule
 from agentfs.store.store import Store
@@ -82,7 +82,7 @@ class Calendar:
         self._store = store
         self._clock = clock
         self._by_agent: dict[str, dict[int, Reminder]] = {}
-        self._queue: Queue[Reminder] = Queue()
+        self._queue: DueHeap[Reminder] = DueHeap()
         self._places = itertools.count(1)
         self._last_seq = 0
         self._changed: dict[str, int] = {}
@@ -91,7 +91,7 @@ class Calendar:
     def read(self, last_seq: int) -> None:
         """Read everything from the store; none ever had a higher number than `last_seq`."""
         self._by_agent = {}
-        self._queue = Queue()
+        self._queue = DueHeap()
         for key, record in self._store.records(KIND):
             self._put(Reminder.from_record(int(key), record))
         self._last_seq = last_seq

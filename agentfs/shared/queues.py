@@ -90,7 +90,7 @@ class Queues(Registry[Queue]):
         for name, record in store.records(self.KIND):
             ownership = Ownership.from_record(record)
             self._by_name[name] = Queue(name, ownership, record["changed"], record["limit"])
-        mail.owners[PREFIX] = self
+        mail.owners.add(PREFIX, self)
         events.listen(
             self._heard, MessageClaimed, MessageDone, MessageExpired, QueueChanged, ConfigChanged
         )
@@ -137,7 +137,7 @@ class Queues(Registry[Queue]):
                     f" {held['dead']} are dead letters; `remove` in its ctl drops them",
                     rule="queue in use",
                 )
-            self._mail.agent_removed(queue.mailbox)
+            self._mail.remove(queue.mailbox)
             self._discard(queue)
             self._store.on_commit(lambda: self._end(queue))
             self._events.emit(QueueRemoved(name, principal.name, sum(held.values())))
@@ -150,7 +150,7 @@ class Queues(Registry[Queue]):
             queue.ownership.require_owner(principal, f"purge {queue}")
             found = list(self.box(queue).new.values())[:PURGE_BATCH]
             for message in found:
-                self._mail.done(message, f"{principal.name} purged {queue}")
+                self._mail.delivery.done(message, f"{principal.name} purged {queue}")
             if found:
                 self._events.emit(QueuePurged(name, principal.name, len(found)))
             return len(found)
@@ -188,7 +188,7 @@ class Queues(Registry[Queue]):
         for call in tuple(self._pollers.get(queue.name, ())):
             call()
         self.hand_on(queue)
-        self._mail.line(queue.mailbox).call_everybody()
+        self._mail.boxes.waiters.line(queue.mailbox).call_everybody()
 
     # -- sending ---------------------------------------------------------------------------------
 

@@ -35,12 +35,12 @@ def pair(world: World) -> World:
 
 
 def ask(world: World, text: str = "To: bob\n\nhow?", agent: str = "alice") -> Ask:
-    return world.mail.asks.ask(world.principal(agent), agent, text.encode())
+    return world.asks.ask(world.principal(agent), agent, text.encode())
 
 
 def by_header(world: World, deadline: str = "10m", receiver: str = "bob") -> Ask:
     message = world.send("alice", receiver, f"Reply-By: {deadline}\n\nhow?")
-    return world.mail.asks.get("alice", message.seq)
+    return world.asks.get("alice", message.seq)
 
 
 def reply(world: World, to: object, sender: str = "bob", receiver: str = "alice") -> Message:
@@ -48,7 +48,7 @@ def reply(world: World, to: object, sender: str = "bob", receiver: str = "alice"
 
 
 def again(world: World, one: Ask) -> Ask:
-    return world.mail.asks.get(one.asker, one.id)
+    return world.asks.get(one.asker, one.id)
 
 
 def remove(world: World, name: str) -> None:
@@ -97,7 +97,7 @@ def test_the_whole_life_of_a_question(pair: World, maybe: Callable[[World], None
     assert kinds(pair) == ["ask_opened"]
     maybe(pair)
     (question,) = pair.mail.mailbox("bob").new.values()
-    assert pair.mail.content(question) == pair.mail.asks.question(again(pair, one))
+    assert pair.mail.content(question) == pair.asks.question(again(pair, one))
     assert pair.header(question, "Reply-By")
     assert pair.recv("bob") == "how?"
     maybe(pair)
@@ -105,13 +105,13 @@ def test_the_whole_life_of_a_question(pair: World, maybe: Callable[[World], None
     maybe(pair)
     closed = again(pair, one)
     assert (closed.state, closed.answer) == (ANSWERED, answer.seq)
-    text = pair.mail.asks.answer(closed).decode()
+    text = pair.asks.answer(closed).decode()
     assert text.endswith("\n\nthus")
     assert f"In-Reply-To: <{question.id}@here>" in text.splitlines()
     assert "From: bob" in text.splitlines()
-    pair.mail.asks.cancel(pair.principal("alice"), "alice", one.id)
+    pair.asks.cancel(pair.principal("alice"), "alice", one.id)
     maybe(pair)
-    assert not pair.mail.asks.of("alice")
+    assert not pair.asks.of("alice")
     assert not list(pair.store.records("ask"))
     assert not list(pair.store.records("ask-text"))
 
@@ -133,10 +133,10 @@ def test_the_answer_to_a_question_by_header_is_in_the_inbox_and_in_the_ask(pair:
     one = by_header(pair)
     answer = reply(pair, one.id)
     assert pair.recv("alice") == "thus"
-    assert pair.mail.asks.answer(again(pair, one)) == pair.mail.content(answer)
+    assert pair.asks.answer(again(pair, one)) == pair.mail.content(answer)
     pair.send("bob", "alice", "next")
     assert pair.recv("alice") == "next"  # the answer is acknowledged, and stays with the ask
-    assert pair.mail.asks.answer(again(pair, one)).endswith(b"thus")
+    assert pair.asks.answer(again(pair, one)).endswith(b"thus")
 
 
 def test_a_long_question_and_a_long_answer_are_kept_whole(pair: World) -> None:
@@ -147,8 +147,8 @@ def test_a_long_question_and_a_long_answer_are_kept_whole(pair: World) -> None:
     pair.recv("bob")  # the question is acknowledged
     answer = pair.send("bob", "alice", f"In-Reply-To: {one.id}\n\n{body}")
     pair.restart()
-    assert pair.mail.asks.question(again(pair, one)).decode().endswith(f"\n\n{body}")
-    assert pair.mail.asks.answer(again(pair, one)).decode().endswith(f"\n\n{body}")
+    assert pair.asks.question(again(pair, one)).decode().endswith(f"\n\n{body}")
+    assert pair.asks.answer(again(pair, one)).decode().endswith(f"\n\n{body}")
     kept = pair.mail.archive.find(answer.seq)
     assert kept is not None
     assert kept.dropped > 500_000
@@ -157,8 +157,8 @@ def test_a_long_question_and_a_long_answer_are_kept_whole(pair: World) -> None:
 
 def test_bytes_that_are_no_text_come_back_as_they_were(pair: World) -> None:
     body = bytes(range(256))
-    one = pair.mail.asks.ask(pair.principal("alice"), "alice", b"To: bob\n\n" + body)
-    assert pair.mail.asks.question(one).endswith(b"\n\n" + body)
+    one = pair.asks.ask(pair.principal("alice"), "alice", b"To: bob\n\n" + body)
+    assert pair.asks.question(one).endswith(b"\n\n" + body)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_bad_question_is_refused_and_leaves_no_trace(pair: World, text: str, c
     assert refused.value.errno == code
     assert refused.value.reason
     assert pair.memory() == before
-    assert not pair.mail.asks.of("alice")
+    assert not pair.asks.of("alice")
     assert not list(pair.store.records("ask"))
 
 
@@ -198,9 +198,9 @@ def test_a_broadcast_is_no_question(world: World) -> None:
 
 def test_only_the_agent_itself_and_the_operator_ask_for_it(pair: World) -> None:
     with pytest.raises(KernelError) as refused:
-        pair.mail.asks.ask(pair.principal("bob"), "alice", b"To: bob\n\nhow?")
+        pair.asks.ask(pair.principal("bob"), "alice", b"To: bob\n\nhow?")
     assert refused.value.errno == errno.EACCES
-    assert pair.mail.asks.ask(OPERATOR, "alice", b"To: bob\n\nhow?").asker == "alice"
+    assert pair.asks.ask(OPERATOR, "alice", b"To: bob\n\nhow?").asker == "alice"
 
 
 def test_open_questions_are_bounded(pair: World) -> None:
@@ -229,7 +229,7 @@ def test_a_message_saved_into_cur_asks_nobody(pair: World) -> None:
     draft = Draft.parse(content, now=pair.clock.now(), to="bob", filename="x", claimed=True)
     saved = pair.mail.send(pair.principal("bob"), "bob", draft)
     assert pair.header(saved, "Reply-By") is not None
-    assert not pair.mail.asks.of("bob")
+    assert not pair.asks.of("bob")
     assert again(pair, one).state is EXPIRED
 
 
@@ -242,7 +242,7 @@ def test_i5_a_reply_made_the_standard_way_reaches_the_waiting_ask(pair: World) -
     (question,) = pair.mail.mailbox("bob").new.values()
     named = pair.header(question, "Message-ID")
     woken: list[bool] = []
-    pair.mail.asks.on_end(one, lambda: woken.append(True))
+    pair.asks.on_end(one, lambda: woken.append(True))
     reply(pair, named)
     assert woken == [True]
     assert again(pair, one).state is ANSWERED
@@ -279,8 +279,8 @@ def test_who_acknowledged_the_question_can_still_answer(pair: World) -> None:
         pair.send("alice", "bob", "Priority: low\n\nmore")
     while pair.recv("bob"):
         pair.clock.advance(2)
-    pair.mail.release_stale()
-    pair.mail.asks.tidy()
+    pair.release_stale()
+    pair.asks.tidy()
     pair.restart()
     reply(pair, one.id)
     assert again(pair, one).state is ANSWERED
@@ -300,7 +300,7 @@ def test_an_answer_can_ask_back(pair: World) -> None:
     back = pair.send("bob", "alice", text)
     assert again(pair, one).state is ANSWERED
     reply(pair, back.seq, sender="alice", receiver="bob")
-    assert pair.mail.asks.get("bob", back.seq).state is ANSWERED
+    assert pair.asks.get("bob", back.seq).state is ANSWERED
     assert pair.waiting("bob")[-1] == "thus"
 
 
@@ -309,8 +309,8 @@ def test_the_claimant_answers_a_question_that_went_to_a_queue(pair: World) -> No
     with pair.store.transaction():  # as a queue's owner accepts and hands out
         message = pair.mail.archive.find(one.id)
         assert message is not None
-        pair.mail.asks._change(one, questions={one.id: "queues/jobs"})
-        pair.mail._boxes._change(message, folder="done", file="", named="", claimant="carol")
+        pair.asks._table.change(one, questions={one.id: "queues/jobs"})
+        pair.mail.boxes._change(message, folder="done", file="", named="", claimant="carol")
         message.mailbox = "queues/jobs"
     reply(pair, one.id, sender="bob")
     assert one.state is OPEN
@@ -325,7 +325,7 @@ def test_the_claimant_answers_a_question_that_went_to_a_queue(pair: World) -> No
 def test_an_unanswered_question_expires_at_its_deadline(pair: World) -> None:
     one = ask(pair, "To: bob\nReply-By: 10s\n\nhow?")
     woken: list[bool] = []
-    pair.mail.asks.on_end(one, lambda: woken.append(True))
+    pair.asks.on_end(one, lambda: woken.append(True))
     pair.clock.advance(9.999)
     pair.timers.run_due()
     assert (one.state, woken) == (OPEN, [])
@@ -384,14 +384,14 @@ def test_a_reply_that_comes_too_late_is_delivered_without_its_link(
     if how == "expired":
         pair.clock.advance(10)
     else:
-        pair.mail.asks.cancel(pair.principal("alice"), "alice", one.id)
+        pair.asks.cancel(pair.principal("alice"), "alice", one.id)
     maybe(pair)
     reply(pair, one.id)
     assert inbox(pair, "alice") == [(None, None)]
     assert pair.waiting("alice") == ["thus"]
     pair.clock.advance(100_000)
-    pair.mail.asks.tidy()
-    assert not pair.mail.asks.of("alice")
+    pair.asks.tidy()
+    assert not pair.asks.of("alice")
     reply(pair, one.id)  # also when the ask is not kept any more
     assert inbox(pair, "alice") == [(None, None)] * 2
 
@@ -400,7 +400,7 @@ def test_a_question_that_expires_first_has_no_answer_any_more(pair: World) -> No
     message = pair.send("alice", "bob", "Reply-By: 1h\nExpires: 10s\n\nhow?")
     pair.clock.advance(10)
     pair.timers.run_due()
-    one = pair.mail.asks.get("alice", message.seq)
+    one = pair.asks.get("alice", message.seq)
     assert one.state is EXPIRED
     assert "before anybody took it" in one.reason
     assert inbox(pair, "alice") == [("ask-expired", f"<{one.key}@here>")]
@@ -414,7 +414,7 @@ def test_a_question_that_was_taken_can_be_answered_after_it_would_have_expired(
     pair.clock.advance(1000)
     pair.timers.run_due()
     reply(pair, message.seq)
-    assert pair.mail.asks.get("alice", message.seq).state is ANSWERED
+    assert pair.asks.get("alice", message.seq).state is ANSWERED
 
 
 # -- the other end fails ---------------------------------------------------------------------------
@@ -435,7 +435,7 @@ def test_a_question_that_became_a_dead_letter_is_not_waited_for(pair: World) -> 
 
 def test_a_dead_letter_whose_news_was_lost_in_a_crash_is_noticed_at_the_start(pair: World) -> None:
     one = by_header(pair)
-    pair.mail.asks._heard = lambda record: None  # type: ignore[method-assign]
+    pair.asks._heard = lambda record: None  # type: ignore[method-assign]
     pair.events._listeners.clear()  # the daemon dies between the two transactions
     pair.settings.replace("messages: {max_delivery_attempts: 1}")
     pair.recv("bob")
@@ -471,7 +471,7 @@ def test_removing_the_agent_that_was_asked_ends_the_wait(pair: World) -> None:
 def test_removing_the_agent_that_asks_removes_its_questions(pair: World) -> None:
     one = ask(pair)
     woken: list[bool] = []
-    pair.mail.asks.on_end(one, lambda: woken.append(True))
+    pair.asks.on_end(one, lambda: woken.append(True))
     remove(pair, "alice")
     assert woken == [True]
     assert not list(pair.store.records("ask"))
@@ -485,30 +485,30 @@ def test_h15_an_ask_is_cancelled_once_by_its_owner_and_by_nobody_else(pair: Worl
     one = ask(pair)
     for _ in range(2):
         with pytest.raises(KernelError) as refused:
-            pair.mail.asks.cancel(pair.principal("bob"), "alice", one.id)
+            pair.asks.cancel(pair.principal("bob"), "alice", one.id)
         assert refused.value.errno == errno.EACCES
-    assert list(pair.mail.asks.of("alice")) == [one.id]
+    assert list(pair.asks.of("alice")) == [one.id]
     woken: list[AskState] = []
-    pair.mail.asks.on_end(one, lambda: woken.append(one.state))
+    pair.asks.on_end(one, lambda: woken.append(one.state))
     kinds(pair)
-    pair.mail.asks.cancel(pair.principal("alice"), "alice", one.id)
+    pair.asks.cancel(pair.principal("alice"), "alice", one.id)
     assert set(woken) == {CANCELLED}
     assert why(one) == errno.ECANCELED
     assert kinds(pair) == ["ask_cancelled", "ask_dropped"]
     with pytest.raises(KernelError) as refused:
-        pair.mail.asks.cancel(pair.principal("alice"), "alice", one.id)
+        pair.asks.cancel(pair.principal("alice"), "alice", one.id)
     assert refused.value.errno == errno.ENOENT
     with pytest.raises(KernelError) as refused:  # also then it says no more than before
-        pair.mail.asks.cancel(pair.principal("bob"), "alice", one.id)
+        pair.asks.cancel(pair.principal("bob"), "alice", one.id)
     assert refused.value.errno == errno.EACCES
-    pair.mail.asks.cancel(OPERATOR, "alice", ask(pair).id)
+    pair.asks.cancel(OPERATOR, "alice", ask(pair).id)
 
 
 def test_cancelling_withdraws_a_question_that_waits_and_tells_the_other_side(
     pair: World, maybe: Callable[[World], None]
 ) -> None:
     one = ask(pair)
-    pair.mail.asks.cancel(pair.principal("alice"), "alice", one.id)
+    pair.asks.cancel(pair.principal("alice"), "alice", one.id)
     maybe(pair)
     assert inbox(pair, "bob") == [("ask-cancelled", f"<{one.key}@here>")]
     (notice,) = pair.mail.mailbox("bob").new.values()
@@ -521,7 +521,7 @@ def test_cancelling_withdraws_a_question_that_waits_and_tells_the_other_side(
 def test_cancelling_leaves_a_question_that_was_taken(pair: World) -> None:
     one = ask(pair)
     pair.recv("bob")
-    pair.mail.asks.cancel(pair.principal("alice"), "alice", one.id)
+    pair.asks.cancel(pair.principal("alice"), "alice", one.id)
     assert [each.seq for each in pair.mail.mailbox("bob").cur.values()] == [one.id]
     assert inbox(pair, "bob") == [("ask-cancelled", f"<{one.key}@here>")]
 
@@ -530,15 +530,15 @@ def test_dropping_a_closed_ask_tells_nobody(pair: World) -> None:
     one = ask(pair)
     reply(pair, one.id)
     before = pair.waiting("bob")
-    pair.mail.asks.cancel(pair.principal("alice"), "alice", one.id)
+    pair.asks.cancel(pair.principal("alice"), "alice", one.id)
     assert pair.waiting("bob") == before
-    assert not pair.mail.asks.of("alice")
+    assert not pair.asks.of("alice")
 
 
 def test_a_cancelled_question_in_the_same_tick_as_its_deadline_ends_once(pair: World) -> None:
     one = by_header(pair, "10s")
     pair.clock.advance(9.9)
-    pair.mail.asks.cancel(pair.principal("alice"), "alice", one.id)
+    pair.asks.cancel(pair.principal("alice"), "alice", one.id)
     pair.clock.advance(1)
     pair.timers.run_due()
     assert one.state is CANCELLED
@@ -552,10 +552,10 @@ def test_closed_asks_are_swept_after_their_retention(pair: World) -> None:
     one, two = ask(pair), ask(pair)
     reply(pair, one.id)
     pair.clock.advance(599)
-    assert pair.mail.asks.tidy() == 0
+    assert pair.asks.tidy() == 0
     pair.clock.advance(86_400 - 599)
-    assert pair.mail.asks.tidy() == 1
-    assert list(pair.mail.asks.of("alice")) == [two.id]  # it expired later
+    assert pair.asks.tidy() == 1
+    assert list(pair.asks.of("alice")) == [two.id]  # it expired later
 
 
 def test_closed_asks_are_bounded(pair: World) -> None:
@@ -564,7 +564,7 @@ def test_closed_asks_are_bounded(pair: World) -> None:
     for one in made:
         reply(pair, one.id)
     pair.restart()
-    assert list(pair.mail.asks.of("alice")) == [one.id for one in made[3:]]
+    assert list(pair.asks.of("alice")) == [one.id for one in made[3:]]
 
 
 @pytest.mark.parametrize("event", [AskAnswered, AskCancelled, AskExpired, AskFailed, AskOpened])
@@ -587,7 +587,7 @@ def test_what_fails_in_the_middle_never_happened(pair: World, event: type) -> No
                     reply(pair, one.id)
             case "AskCancelled":
                 with pytest.raises(KernelError):
-                    pair.mail.asks.cancel(OPERATOR, "alice", one.id)
+                    pair.asks.cancel(OPERATOR, "alice", one.id)
             case "AskOpened":
                 with pytest.raises(KernelError):
                     ask(pair)
@@ -597,14 +597,14 @@ def test_what_fails_in_the_middle_never_happened(pair: World, event: type) -> No
                 pair.clock.advance(-10)
             case "AskFailed":
                 with pytest.raises(KernelError), pair.store.transaction():
-                    pair.mail.asks.mailbox_removed("bob")
+                    pair.asks.mailbox_removed("bob")
     finally:
         pair.store.before_commit.remove(full)
     assert pair.memory() == before
     assert list(pair.store.records("ask")) == stored
-    assert list(pair.mail.asks._open["alice"]) == [one.id]
-    assert pair.mail.asks._questions == {one.id: one}
-    assert not pair.mail.asks._closed
+    assert list(pair.asks.open_asks["alice"]) == [one.id]
+    assert pair.asks._table.of_message == {one.id: one}
+    assert not pair.asks._table.closed
     reply(pair, one.id)
     assert one.state is ANSWERED
 
@@ -614,11 +614,11 @@ def test_after_many_questions_every_table_is_back_at_its_start_size(pair: World)
         one = ask(pair) if number % 2 else by_header(pair)
         if number % 3:
             reply(pair, one.id)
-        unsubscribe = pair.mail.asks.on_end(one, lambda: None)
-        pair.mail.asks.cancel(pair.principal("alice"), "alice", one.id)
+        unsubscribe = pair.asks.on_end(one, lambda: None)
+        pair.asks.cancel(pair.principal("alice"), "alice", one.id)
         unsubscribe()
-    asks = pair.mail.asks
-    for table in (asks._asks, asks._open, asks._closed, asks._questions, asks._watching):
+    asks = pair.asks._table
+    for table in (asks.by_number, asks.open, asks.closed, asks.of_message, pair.asks._watching):
         assert not table
     assert asks._due.entries <= 64
     assert AskDropped in map(type, pair.seen)
@@ -654,6 +654,6 @@ def test_many_that_are_due_at_once_end_in_batches_and_whoever_looks_sees_the_end
         pair.clock.advance(0.02)
     assert {one.state for one in made} == {EXPIRED}
     pair.clock.advance(86_400)
-    while pair.mail.asks.tidy():
+    while pair.asks.tidy():
         pass
-    assert not pair.mail.asks.of("alice")
+    assert not pair.asks.of("alice")

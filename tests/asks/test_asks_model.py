@@ -76,7 +76,7 @@ class AskMachine(RuleBasedStateMachine):
         text = f"Reply-By: {wait}s\n\nquestion {self.count}"
         if apart:
             alice = self.world.principal("alice")
-            seq = self.world.mail.asks.ask(alice, "alice", f"To: bob\n{text}".encode()).id
+            seq = self.world.asks.ask(alice, "alice", f"To: bob\n{text}".encode()).id
         else:
             seq = self.world.send("alice", "bob", text).seq
         self.asks.append(Expected(seq, self.world.clock.now() + wait, apart))
@@ -86,7 +86,7 @@ class AskMachine(RuleBasedStateMachine):
         def wake() -> None:
             each.woken = True
 
-        self.world.mail.asks.on_end(self.world.mail.asks.get("alice", each.seq), wake)
+        self.world.asks.on_end(self.world.asks.get("alice", each.seq), wake)
         each.watched = True
 
     @rule()
@@ -119,7 +119,7 @@ class AskMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         each = data.draw(st.sampled_from(self.those(kept=True)))
-        self.world.mail.asks.cancel(self.world.principal("alice"), "alice", each.seq)
+        self.world.asks.cancel(self.world.principal("alice"), "alice", each.seq)
         if each.state == "open":
             each.state = "cancelled"
         each.kept = False
@@ -152,8 +152,8 @@ class AskMachine(RuleBasedStateMachine):
             self.world.timers.run_due()
             assert all(each.woken for each in before if each.state != "open")
         if maid:
-            self.world.mail.asks.tidy()
-            kept = self.world.mail.asks.of("alice")
+            self.world.asks.tidy()
+            kept = self.world.asks.of("alice")
             for each in self.those(kept=True):
                 if each.state != "open" and each.seq not in kept:
                     each.kept = False
@@ -162,7 +162,7 @@ class AskMachine(RuleBasedStateMachine):
 
     @invariant()
     def asks_are_as_the_model_says(self) -> None:
-        asks = self.world.mail.asks
+        asks = self.world.asks
         found = asks.of("alice")
         assert set(found) == {each.seq for each in self.those(kept=True)}
         for each in self.those(kept=True):
@@ -177,7 +177,7 @@ class AskMachine(RuleBasedStateMachine):
 
     @invariant()
     def alice_finds_in_her_inbox_what_is_meant_for_it(self) -> None:
-        self.world.mail.asks.expire_due()  # as the alarm does in a moment
+        self.world.asks.expire_due()  # as the alarm does in a moment
         got = []
         for message in self.world.mail.mailbox("alice").new.values():
             kind = self.world.header(message, "Type")

@@ -55,7 +55,7 @@ class Line(World):
         return self.send(name, "job", text)
 
     def ask(self, number: int) -> Ask:
-        return self.mail.asks.get("job", number)
+        return self.asks.get("job", number)
 
 
 @pytest.fixture
@@ -115,10 +115,10 @@ def test_hivekernel_e1_the_parent_is_asked_first_and_the_severity_counts(line: L
             line.notice("dev").level
             == {"info": 3, "warning": 2, "error": 1, "critical": 0}[severity]
         )
-        line.mail.asks.cancel(OPERATOR, "job", one.id)
+        line.asks.cancel(OPERATOR, "job", one.id)
         for name in ("init", *LINE):
             for file in list(line.mail.mailbox(name).new):
-                line.mail.acknowledge(OPERATOR, name, "new", file)
+                line.mail.delivery.acknowledge(OPERATOR, name, "new", file)
 
 
 @pytest.mark.parametrize("who", ["dev", "lead"])
@@ -208,9 +208,9 @@ def test_at_the_top_it_ends_when_nobody_ever_answers(line: Line) -> None:
     one = line.escalate("error", who="boss")
     assert one.to == "init"
     line.later(DAY - 1)
-    assert line.mail.asks.get("boss", one.id).state is AskState.OPEN
+    assert line.asks.get("boss", one.id).state is AskState.OPEN
     line.later(1)
-    assert line.mail.asks.get("boss", one.id).state is AskState.EXPIRED
+    assert line.asks.get("boss", one.id).state is AskState.EXPIRED
     assert line.header(line.notice("boss"), "Type") == "ask-expired"
 
 
@@ -224,7 +224,7 @@ def test_nobody_is_told_that_news_had_no_answer(line: Line) -> None:
 def test_a_cancelled_escalation_goes_no_further_and_everybody_told_hears_of_it(line: Line) -> None:
     one = line.escalate()
     line.later(2 * MINUTE)
-    line.mail.asks.cancel(line.principal("job"), "job", one.id)
+    line.asks.cancel(line.principal("job"), "job", one.id)
     for name in ("dev", "lead"):
         assert line.header(line.notice(name), "Type") == "ask-cancelled"
     line.later(DAY)

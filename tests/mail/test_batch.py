@@ -17,7 +17,7 @@ def bob(world: World) -> Process:
 
 
 def batch(world: World, most: int) -> list[str]:
-    found = world.mail.claim_batch(world.principal("bob"), "bob", most)
+    found = world.mail.receiving.claim_batch(world.principal("bob"), "bob", most)
     return [world.body(message) for message in found]
 
 
@@ -51,7 +51,7 @@ def test_the_best_come_first(world: World, bob: Process) -> None:
 def test_one_of_a_batch_is_acknowledged_alone_by_its_file(world: World, bob: Process) -> None:
     first, second = fill(world, 2)
     batch(world, 2)
-    world.mail.acknowledge(OPERATOR, "bob", "cur", first.file)
+    world.mail.delivery.acknowledge(OPERATOR, "bob", "cur", first.file)
     assert (first.folder, second.folder) == ("done", "cur")
     world.end(bob, 1, restart=True)
     assert (second.folder, second.attempt) == ("new", 2)
@@ -95,7 +95,7 @@ def test_a_batch_that_was_under_way_when_the_daemon_was_killed_comes_again(
     fill(world, 3)
     batch(world, 2)
     world.restart()
-    found = world.mail.claim_batch(world.principal("bob"), "bob", 10)
+    found = world.mail.receiving.claim_batch(world.principal("bob"), "bob", 10)
     assert [(world.body(message), message.attempt) for message in found] == [
         ("0", 2),
         ("1", 2),
@@ -105,14 +105,14 @@ def test_a_batch_that_was_under_way_when_the_daemon_was_killed_comes_again(
 
 def test_every_message_says_how_many_more_wait(world: World, bob: Process) -> None:
     fill(world, 4)
-    first = world.mail.claim_next(world.principal("bob"), "bob")
+    first = world.mail.receiving.claim_next(world.principal("bob"), "bob")
     assert first is not None
-    text = world.mail.received(first)
+    text = world.mail.receiving.received(first)
     assert text.startswith(f"Messages-Waiting: 3\nMessage-ID: <{first.id}@here>\n".encode())
-    found = world.mail.claim_batch(world.principal("bob"), "bob", 2)
+    found = world.mail.receiving.claim_batch(world.principal("bob"), "bob", 2)
     for message in found:
         head = f"Claimed-As: {message.file}\nMessages-Waiting: 1\n"
-        assert world.mail.received(message, message.file).startswith(head.encode())
+        assert world.mail.receiving.received(message, message.file).startswith(head.encode())
     # What lies in the Maildir does not change under the programs that read it.
     assert b"Messages-Waiting" not in world.mail.content(first)
 
@@ -121,7 +121,7 @@ def test_others_may_not_claim_a_batch(world: World, bob: Process) -> None:
     world.process("carol")
     fill(world, 1)
     with pytest.raises(KernelError, match="the mail of bob is not for carol"):
-        world.mail.claim_batch(world.principal("carol"), "bob", 1)
+        world.mail.receiving.claim_batch(world.principal("carol"), "bob", 1)
 
 
 def test_an_entry_of_an_mbox_quotes_what_looks_like_a_separator(world: World, bob: Process) -> None:

@@ -116,7 +116,7 @@ def test_the_sender_sees_one_message_and_what_became_of_its_copies(
     says("queued", 1, 1, 0, 1, 1)
     world.clock.advance(20)
     [dead] = world.mail.mailbox("carol").dead
-    world.mail.revive(OPERATOR, "carol", dead, "again")
+    world.mail.delivery.revive(OPERATOR, "carol", dead, "again")
     says("queued", 1, 0, 0, 1, 2)
     world.recv("carol")
     carol = world.table.by_name("carol")
@@ -136,20 +136,20 @@ def test_a_dead_copy_that_is_put_back_opens_the_broadcast_again(
     message = broadcast(world, text="x" * 9000)
     for name in ("init", "carol", "ghost"):
         [file] = world.mail.mailbox(name).new
-        world.mail.acknowledge(OPERATOR, name, "new", file)
+        world.mail.delivery.acknowledge(OPERATOR, name, "new", file)
     world.recv("bob")
     world.end(crowd["bob"], 1, restart=True)
     said = cover(world, message)
     assert (said["State"], said["Done"], said["Dead"]) == ("done", "3", "1")
     [dead] = world.mail.mailbox("bob").dead
-    world.mail.revive(OPERATOR, "bob", dead, "again")
+    world.mail.delivery.revive(OPERATOR, "bob", dead, "again")
     said = cover(world, message)
     assert (said["State"], said["Waiting"]) == ("queued", "1")
     with pytest.raises(KernelError) as refused:
         world.mail.sent.forget(OPERATOR, "alice", message.seq)
     assert refused.value.errno == errno.EBUSY
     world.clock.advance(10 * 86_400)
-    assert world.mail.sweep() == 0
+    assert world.sweep() == 0
     world.restart()
     assert (world.recv("bob") or "").startswith("xxx")
     process = world.table.by_name("bob")
@@ -169,12 +169,12 @@ def test_the_record_may_be_gone_before_a_dead_copy_is_put_back(
     message = broadcast(world)
     for name in ("init", "carol", "ghost"):
         [file] = world.mail.mailbox(name).new
-        world.mail.acknowledge(OPERATOR, name, "new", file)
+        world.mail.delivery.acknowledge(OPERATOR, name, "new", file)
     world.recv("bob")
     world.end(crowd["bob"], 1, restart=True)
     world.mail.sent.forget(world.principal("alice"), "alice", message.seq)
     [dead] = world.mail.mailbox("bob").dead
-    world.mail.revive(OPERATOR, "bob", dead, "again")
+    world.mail.delivery.revive(OPERATOR, "bob", dead, "again")
     assert world.recv("bob") == "to all"
 
 
@@ -187,7 +187,7 @@ def test_a_sender_that_is_removed_leaves_copies_that_are_delivered(
     world.restart()
     for name in ("init", "alice", "bob", "carol"):
         [file] = world.mail.mailbox(name).new
-        world.mail.acknowledge(OPERATOR, name, "new", file)
+        world.mail.delivery.acknowledge(OPERATOR, name, "new", file)
     assert world.stored() == []
 
 
@@ -287,7 +287,7 @@ def test_it_is_no_question_and_forged_marks_are_dropped(
     assert world.header(copy, "Broadcast") == f"<{sent.id}@here>"
     assert "forged" not in world.mail.content(copy).partition(b"\n\n")[0].decode()
     assert world.body(copy).startswith("Subject: x\nBroadcast: <forged>\n"), "no header of ours"
-    world.mail.acknowledge(OPERATOR, "bob", "new", copy.file)
+    world.mail.delivery.acknowledge(OPERATOR, "bob", "new", copy.file)
     world.send("alice", "bob", "Broadcast: the party is at nine\n\nCome!")
     assert world.recv("bob") == "Broadcast: the party is at nine\n\nCome!"
 

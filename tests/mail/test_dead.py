@@ -40,7 +40,7 @@ def test_a_dead_letter_that_is_put_back_is_delivered_again_as_the_next_attempt(
 ) -> None:
     message = bury(world, bob)
     world.seen.clear()
-    world.mail.revive(world.principal("bob"), "bob", message.id, "again")
+    world.mail.delivery.revive(world.principal("bob"), "bob", message.id, "again")
     assert world.seen == [MessageRevived("bob", message.id, "again", message.id, 6)]
     assert (message.folder, message.file, message.reason) == ("new", "again", "")
     assert world.header(message, "Delivery-Attempt") == "6"
@@ -55,7 +55,7 @@ def test_a_dead_letter_that_is_put_back_is_delivered_again_as_the_next_attempt(
         assert process is not None
         world.end(process, 1, restart=True)
     assert (kept.folder, kept.attempt) == ("dead", 10)
-    world.mail.revive(OPERATOR, "bob", kept.id, "once-more")
+    world.mail.delivery.revive(OPERATOR, "bob", kept.id, "once-more")
     assert (kept.attempt, kept.revived) == (11, 10)
     assert world.recv("bob") == "poison"
 
@@ -69,7 +69,7 @@ def test_putting_back_is_refused_in_words(world: World, bob: Process) -> None:
     def refused(code: int, file: str, renamed: str, principal: object = OPERATOR) -> None:
         before = world.memory()
         with pytest.raises(KernelError) as caught:
-            world.mail.revive(principal, "bob", file, renamed)  # type: ignore[arg-type]
+            world.mail.delivery.revive(principal, "bob", file, renamed)  # type: ignore[arg-type]
         assert caught.value.errno == code
         assert caught.value.reason
         assert world.memory() == before
@@ -89,7 +89,7 @@ def test_putting_back_is_refused_in_words(world: World, bob: Process) -> None:
 def test_a_dead_letter_can_be_dropped(world: World, bob: Process) -> None:
     message = bury(world, bob)
     world.seen.clear()
-    world.mail.acknowledge(world.principal("bob"), "bob", "dead", message.id)
+    world.mail.delivery.acknowledge(world.principal("bob"), "bob", "dead", message.id)
     assert world.seen == [MessageDone("bob", message.id, "dead", message.id)]
     assert world.unfinished() == []
 
@@ -117,7 +117,7 @@ def test_a_lower_bound_on_dead_letters_holds_from_the_next_sweep_on(
     for _ in range(6):
         bury(world, bob)
     world.settings.replace("messages: {max_dead: 2}")
-    assert world.mail.sweep() == 4
+    assert world.sweep() == 4
     assert len(world.mail.mailbox("bob").dead) == 2
 
 
@@ -127,7 +127,7 @@ def test_dead_letters_go_with_an_event_when_they_are_too_old(world: World, bob: 
     young = bury(world, bob)
     world.clock.advance(29 * 86_400)
     world.seen.clear()
-    assert world.mail.sweep() == 1
+    assert world.sweep() == 1
     [event] = [event for event in world.seen if isinstance(event, DeadLetterDropped)]
     assert (event.agent, event.id) == ("bob", old.id)
     assert world.mail.mailbox("bob").dead == {young.id: young}
@@ -135,8 +135,8 @@ def test_dead_letters_go_with_an_event_when_they_are_too_old(world: World, bob: 
 
 def test_what_waits_or_is_claimed_is_never_swept(world: World, bob: Process) -> None:
     claimed = world.send("init", "bob")
-    world.mail.claim(OPERATOR, "bob", claimed.file, "held")
+    world.mail.delivery.claim(OPERATOR, "bob", claimed.file, "held")
     waiting = world.send("init", "bob")
     world.clock.advance(10 * 365 * 86_400)
-    assert world.mail.sweep() == 0
+    assert world.sweep() == 0
     assert (claimed.folder, waiting.folder) == ("cur", "new")

@@ -34,7 +34,7 @@ def answer(
     world: World, name: str, say: Callable[[str], str], to: str = "", headers: str = ""
 ) -> Message | None:
     """One turn of a loop that takes what waits and answers it; what it sent."""
-    message = world.mail.claim_next(world.principal(name), name)
+    message = world.mail.receiving.claim_next(world.principal(name), name)
     if message is None:
         return None
     text = say(world.body(message))
@@ -105,7 +105,7 @@ def test_what_is_automatic_counts_whatever_it_says_and_restarts_do_not_help(thre
         assert (sent.hops, sent.folder) == (turn + 1, "new" if turn < MOST else "dead")
         if turn % 30 == 0:
             for each in ("alice", "bob")[turn == 0 :]:
-                three.mail.settle(three.principal(each), each, "done")
+                three.mail.receiving.settle(three.principal(each), each, "done")
             three.restart()
             three.seen.clear()
 
@@ -156,8 +156,8 @@ def test_who_removes_a_message_before_it_answers_ends_too(three: World, folder: 
             break
         file = next(iter(box.new))
         if folder == "cur":
-            three.mail.claim(me, name, file, file)
-        three.mail.acknowledge(me, name, folder, file)
+            three.mail.delivery.claim(me, name, file, file)
+        three.mail.delivery.acknowledge(me, name, folder, file)
         three.send(name, other, "HELLO")
     assert turn == MOST + 2
     assert len(three.mail.loops._put_away) == 2
@@ -172,7 +172,7 @@ def test_people_are_no_loop(three: World) -> None:
     three.send("init", "bob", "hello")
     for _ in range(2 * MOST):
         answer(three, "bob", str.strip)
-        message = three.mail.claim_next(three.principal("init"), "init")
+        message = three.mail.receiving.claim_next(three.principal("init"), "init")
         assert message is not None
         assert three.send("init", "bob", "hello").hops == 0
 
@@ -183,8 +183,8 @@ def test_a_reply_counts_whatever_it_says_by_what_it_is_a_reply_to(three: World) 
     for turn in range(MOST + 1):
         name, other = ("bob", "alice") if turn % 2 == 0 else ("alice", "bob")
         me = three.principal(name)
-        three.mail.claim_next(me, name)
-        three.mail.settle(me, name, "done")
+        three.mail.receiving.claim_next(me, name)
+        three.mail.receiving.settle(me, name, "done")
         last = three.send(name, other, f"In-Reply-To: {last.id}\n\nsomething new: {turn}")
     assert (last.hops, last.folder) == (MOST + 1, "dead")
     assert [event.hops for event in three.seen if isinstance(event, MessageLooped)] == [MOST + 1]
@@ -200,12 +200,12 @@ def test_an_answer_that_is_waited_for_is_never_a_loop(three: World) -> None:
     three.settings.replace("messages: {max_hops: 1}\n")
     for number in range(5):
         question = three.send("alice", "bob", f"Reply-By: 10m\n\nwell, {number}?")
-        message = three.mail.claim_next(three.principal("bob"), "bob")
+        message = three.mail.receiving.claim_next(three.principal("bob"), "bob")
         assert message is not None
         mark = f"In-Reply-To: {question.id}\nAuto-Submitted: auto-replied\n"
         reply = three.send("bob", "alice", f"{mark}\nwell?")
         assert reply.folder == "new"
-        three.mail.claim_next(three.principal("alice"), "alice")
+        three.mail.receiving.claim_next(three.principal("alice"), "alice")
 
 
 def test_answers_have_a_rate_and_what_is_sent_unasked_has_none(three: World) -> None:
@@ -216,7 +216,7 @@ def test_answers_have_a_rate_and_what_is_sent_unasked_has_none(three: World) -> 
     for _ in range(5):
         answer(three, "bob", lambda text: "ok")
     three.mail.check(me, "bob", "carol")
-    three.mail.claim_next(me, "bob")
+    three.mail.receiving.claim_next(me, "bob")
     for call in (
         lambda: three.mail.check(me, "bob", "alice"),
         lambda: three.send("bob", "alice", "ok"),
@@ -232,7 +232,7 @@ def test_answers_have_a_rate_and_what_is_sent_unasked_has_none(three: World) -> 
     three.send("bob", "alice", "ok")
     assert len(three.mail.loops._buckets) == 1
     three.clock.advance(60)
-    three.mail.sweep()
+    three.sweep()
     assert len(three.mail.loops._buckets) == 0
 
 

@@ -50,17 +50,18 @@ def test_a_message_from_send_to_acknowledgement(world: World, alice: Process, bo
         "alice",
     )
     box = world.mail.mailbox("bob")
-    assert (box.new, box.waiting, world.mail.waiting("bob")) == ({message.file: message}, 1, True)
+    assert (box.new, box.waiting) == ({message.file: message}, 1)
+    assert world.mail.receiving.waiting("bob")
     assert world.header(message, "From") == "alice"
     assert world.header(message, "Relation") == "parent"
     assert world.header(message, "Message-ID") == f"<{message.id}@here>"
     me = world.principal("bob")
     name = message.file
-    world.mail.claim(me, "bob", name, f"{name}:2,")
+    world.mail.delivery.claim(me, "bob", name, f"{name}:2,")
     assert (box.new, list(box.cur), message.claimed_by) == ({}, [f"{name}:2,"], bob.pid)
-    world.mail.flag(me, "bob", f"{name}:2,", f"{name}:2,S")
+    world.mail.delivery.flag(me, "bob", f"{name}:2,", f"{name}:2,S")
     assert list(box.cur) == [f"{name}:2,S"]
-    world.mail.acknowledge(me, "bob", "cur", f"{name}:2,S")
+    world.mail.delivery.acknowledge(me, "bob", "cur", f"{name}:2,S")
     assert (box.cur, world.unfinished()) == ({}, [])
     assert world.kinds() == ["message_arrived", "message_claimed", "message_done"]
     assert (message.folder, message.claimant) == ("done", "bob")
@@ -97,11 +98,11 @@ def test_only_the_agent_and_the_operator_use_its_mail(world: World, bob: Process
         for call in (
             lambda who: world.mail.send(who, "bob", Draft("alice", b"")),
             lambda who: world.mail.check(who, "bob", "alice"),
-            lambda who: world.mail.claim(who, "bob", message.file, "x"),
-            lambda who: world.mail.claim_next(who, "bob"),
-            lambda who: world.mail.put_back(who, "bob", "x", "y"),
-            lambda who: world.mail.flag(who, "bob", "x", "y"),
-            lambda who: world.mail.acknowledge(who, "bob", "new", message.file),
+            lambda who: world.mail.delivery.claim(who, "bob", message.file, "x"),
+            lambda who: world.mail.receiving.claim_next(who, "bob"),
+            lambda who: world.mail.delivery.put_back(who, "bob", "x", "y"),
+            lambda who: world.mail.delivery.flag(who, "bob", "x", "y"),
+            lambda who: world.mail.delivery.acknowledge(who, "bob", "new", message.file),
         ):
             with pytest.raises(KernelError) as caught:
                 call(principal)
@@ -133,10 +134,10 @@ def test_a_file_name_that_is_none_is_refused(world: World, bob: Process, name: s
     message = world.send("alice", "bob")
     me = world.principal("bob")
     with pytest.raises(KernelError) as caught:
-        world.mail.claim(me, "bob", message.file, name)
+        world.mail.delivery.claim(me, "bob", message.file, name)
     assert caught.value.errno == errno.EINVAL
-    world.mail.claim(me, "bob", message.file, "ok")
-    for call in (world.mail.flag, world.mail.put_back):
+    world.mail.delivery.claim(me, "bob", message.file, "ok")
+    for call in (world.mail.delivery.flag, world.mail.delivery.put_back):
         with pytest.raises(KernelError) as caught:
             call(me, "bob", "ok", name)
         assert caught.value.errno == errno.EINVAL
@@ -330,11 +331,11 @@ def test_nobody_sees_an_expired_message_though_the_timer_is_late(
     configure(world, max_waiting=1)
     message = world.send("alice", "bob", "Expires: 10s\n\nsoon")
     world.clock.advance(10)
-    assert not world.mail.waiting("bob")
+    assert not world.mail.receiving.waiting("bob")
     assert world.mail.mailbox("bob").new == {}
     assert world.recv("bob") is None
     with pytest.raises(KernelError) as caught:
-        world.mail.claim(world.principal("bob"), "bob", message.file, "x")
+        world.mail.delivery.claim(world.principal("bob"), "bob", message.file, "x")
     assert caught.value.errno == errno.ENOENT
     world.send("alice", "bob", "there is room")
 
@@ -392,28 +393,28 @@ def test_a_full_store_keeps_the_expired_and_tries_again(world: World, bob: Proce
 def test_of_two_that_claim_one_gets_enoent(world: World, bob: Process) -> None:
     message = world.send("alice", "bob")
     file = message.file
-    world.mail.claim(world.principal("bob"), "bob", file, "mine")
+    world.mail.delivery.claim(world.principal("bob"), "bob", file, "mine")
     with pytest.raises(KernelError) as caught:
-        world.mail.claim(world.principal("bob"), "bob", file, "mine too")
+        world.mail.delivery.claim(world.principal("bob"), "bob", file, "mine too")
     assert caught.value.errno == errno.ENOENT
 
 
 def test_a_name_that_is_taken_is_not_overwritten(world: World, bob: Process) -> None:
     one, two, three = (world.send("alice", "bob", str(number)).file for number in (1, 2, 3))
     me = world.principal("bob")
-    world.mail.claim(me, "bob", one, "x")
+    world.mail.delivery.claim(me, "bob", one, "x")
     for call, file, renamed in (
-        (world.mail.claim, two, "x"),
-        (world.mail.put_back, "x", two),
+        (world.mail.delivery.claim, two, "x"),
+        (world.mail.delivery.put_back, "x", two),
     ):
         with pytest.raises(KernelError) as caught:
             call(me, "bob", file, renamed)
         assert caught.value.errno == errno.EEXIST
-    world.mail.claim(me, "bob", two, "y")
+    world.mail.delivery.claim(me, "bob", two, "y")
     with pytest.raises(KernelError) as caught:
-        world.mail.flag(me, "bob", "y", "x")
+        world.mail.delivery.flag(me, "bob", "y", "x")
     assert caught.value.errno == errno.EEXIST
-    world.mail.flag(me, "bob", "y", "y")
+    world.mail.delivery.flag(me, "bob", "y", "y")
     assert sorted(world.mail.mailbox("bob").cur) == ["x", "y"]
     assert list(world.mail.mailbox("bob").new) == [three]
 
@@ -421,7 +422,7 @@ def test_a_name_that_is_taken_is_not_overwritten(world: World, bob: Process) -> 
 @pytest.mark.parametrize("folder", ["tmp", "", "..", "new"])
 def test_what_is_not_there_is_enoent(world: World, bob: Process, folder: str) -> None:
     with pytest.raises(KernelError) as caught:
-        world.mail.acknowledge(world.principal("bob"), "bob", folder, "x")
+        world.mail.delivery.acknowledge(world.principal("bob"), "bob", folder, "x")
     assert caught.value.errno == errno.ENOENT
 
 
@@ -440,7 +441,7 @@ def test_recv_acknowledges_what_it_gave_before(world: World, bob: Process) -> No
 def test_recv_does_not_acknowledge_what_was_claimed_by_renaming(world: World, bob: Process) -> None:
     file = world.send("alice", "bob", "1").file
     world.send("alice", "bob", "2")
-    world.mail.claim(world.principal("bob"), "bob", file, "held")
+    world.mail.delivery.claim(world.principal("bob"), "bob", file, "held")
     assert world.recv("bob") == "2"
     world.send("alice", "bob", "3")
     assert world.recv("bob") == "3"
@@ -451,7 +452,7 @@ def test_the_operators_recv_does_not_acknowledge_the_agents(world: World, bob: P
     for number in (1, 2, 3):
         world.send("alice", "bob", str(number))
     assert world.recv("bob") == "1"
-    second = world.mail.claim_next(OPERATOR, "bob")
+    second = world.mail.receiving.claim_next(OPERATOR, "bob")
     assert second is not None
     assert (world.body(second), second.claimed_by) == ("2", bob.pid)
     assert world.recv("bob") == "3"
@@ -460,12 +461,12 @@ def test_the_operators_recv_does_not_acknowledge_the_agents(world: World, bob: P
 
 def test_a_claim_is_the_agents_living_process(world: World, bob: Process) -> None:
     world.send("alice", "bob")
-    world.mail.claim_next(OPERATOR, "bob")
+    world.mail.receiving.claim_next(OPERATOR, "bob")
     [event] = [event for event in world.seen if isinstance(event, MessageClaimed)]
     assert event.pid == bob.pid
     world.agent("later")
     world.send("alice", "later")
-    message = world.mail.claim_next(OPERATOR, "later")
+    message = world.mail.receiving.claim_next(OPERATOR, "later")
     assert message is not None
     assert message.claimed_by is None
 
@@ -482,7 +483,7 @@ def test_a_maildir_program_may_save_straight_into_cur(world: World, bob: Process
 
 def test_who_waits_is_woken_by_what_comes_and_comes_back(world: World, bob: Process) -> None:
     calls: list[int] = []
-    unsubscribe = world.mail.on_waiting(
+    unsubscribe = world.mail.receiving.on_waiting(
         "bob", lambda: calls.append(world.mail.mailbox("bob").waiting)
     )
     world.send("bob", "alice")
@@ -510,12 +511,12 @@ def states(world: World) -> list[str]:
 def test_a_process_runs_while_it_holds_a_message(world: World, bob: Process) -> None:
     me = world.principal("bob")
     one, two = world.send("alice", "bob").file, world.send("alice", "bob").file
-    world.mail.claim(me, "bob", one, "1")
+    world.mail.delivery.claim(me, "bob", one, "1")
     assert bob.state is State.RUNNING
-    world.mail.claim(me, "bob", two, "2")
-    world.mail.acknowledge(me, "bob", "cur", "1")
+    world.mail.delivery.claim(me, "bob", two, "2")
+    world.mail.delivery.acknowledge(me, "bob", "cur", "1")
     assert bob.state is State.RUNNING
-    world.mail.put_back(me, "bob", "2", two)
+    world.mail.delivery.put_back(me, "bob", "2", two)
     assert bob.state is State.IDLE
     assert states(world) == ["running", "idle"]
 
@@ -526,13 +527,13 @@ def test_a_process_that_waits_in_recv_is_idle(world: World, bob: Process) -> Non
     assert world.recv("bob") is not None
     assert world.recv("bob") is not None
     assert states(world) == ["running"], "not idle between two messages"
-    world.mail.parked("bob")
+    world.mail.receiving.parked("bob")
     assert bob.state is State.IDLE
     file = world.send("alice", "bob").file
-    world.mail.claim(world.principal("bob"), "bob", file, "held")
-    world.mail.parked("bob")
+    world.mail.delivery.claim(world.principal("bob"), "bob", file, "held")
+    world.mail.receiving.parked("bob")
     assert bob.state is State.RUNNING, "another of its workers has a message"
-    world.mail.parked("nobody")
+    world.mail.receiving.parked("nobody")
 
 
 @pytest.mark.parametrize("state", [State.BLOCKED, State.SLEEPING])
@@ -540,9 +541,9 @@ def test_a_message_does_not_undo_a_signal(world: World, bob: Process, state: Sta
     world.table.set_state(bob, state)
     world.send("alice", "bob")
     assert world.recv("bob") == "hello"
-    world.mail.parked("bob")
+    world.mail.receiving.parked("bob")
     [file] = world.mail.mailbox("bob").cur
-    world.mail.acknowledge(world.principal("bob"), "bob", "cur", file)
+    world.mail.delivery.acknowledge(world.principal("bob"), "bob", "cur", file)
     assert bob.state is state
 
 
@@ -550,8 +551,8 @@ def test_process_1_always_runs(world: World, bob: Process) -> None:
     world.send("alice", "init")
     assert world.recv("init") == "hello"
     [file] = world.mail.mailbox("init").cur
-    world.mail.acknowledge(OPERATOR, "init", "cur", file)
-    world.mail.parked("init")
+    world.mail.delivery.acknowledge(OPERATOR, "init", "cur", file)
+    world.mail.receiving.parked("init")
     init = world.table.find(1)
     assert init is not None
     assert init.state is State.RUNNING
@@ -565,7 +566,7 @@ def test_a_crash_brings_claims_back_and_says_so(world: World, bob: Process) -> N
     second = world.send("alice", "bob", "2")
     names = [first.file, second.file]
     assert world.recv("bob") == "1"
-    world.mail.claim(world.principal("bob"), "bob", second.file, "else:2,S")
+    world.mail.delivery.claim(world.principal("bob"), "bob", second.file, "else:2,S")
     world.end(bob, 137, restart=True)
     assert sorted(world.mail.mailbox("bob").new) == names
     assert (first.attempt, second.attempt) == (2, 2)
@@ -578,7 +579,7 @@ def test_a_clean_exit_acknowledges_the_last_of_recv_only(world: World, bob: Proc
     for number in (1, 2, 3):
         world.send("alice", "bob", str(number))
     third = max(world.mail.mailbox("bob").new)
-    world.mail.claim(world.principal("bob"), "bob", third, "held")
+    world.mail.delivery.claim(world.principal("bob"), "bob", third, "held")
     assert world.recv("bob") == "1"
     assert world.recv("bob") == "2"
     world.end(bob, 0)
@@ -597,7 +598,7 @@ def test_a_message_that_is_never_acknowledged_is_given_up(world: World, bob: Pro
     assert message.reason == "delivered 5 times, never acknowledged; last: bob ended with code 1"
     [event] = [event for event in world.seen if isinstance(event, MessageGivenUp)]
     assert (event.folder, event.file) == ("cur", f"{message.named}:2,")
-    world.mail.acknowledge(OPERATOR, "bob", "dead", message.file)
+    world.mail.delivery.acknowledge(OPERATOR, "bob", "dead", message.file)
     assert world.unfinished() == []
 
 
@@ -605,10 +606,10 @@ def test_to_put_back_is_no_further_attempt(world: World, bob: Process) -> None:
     message = world.send("alice", "bob")
     me = world.principal("bob")
     for _ in range(7):
-        world.mail.claim(me, "bob", message.file, "x")
-        world.mail.put_back(me, "bob", "x", "renamed")
-        world.mail.claim(me, "bob", "renamed", "y")
-        world.mail.put_back(me, "bob", "y", message.file)
+        world.mail.delivery.claim(me, "bob", message.file, "x")
+        world.mail.delivery.put_back(me, "bob", "x", "renamed")
+        world.mail.delivery.claim(me, "bob", "renamed", "y")
+        world.mail.delivery.put_back(me, "bob", "y", message.file)
     assert (message.attempt, message.named) == (1, message.file)
 
 
@@ -616,7 +617,7 @@ def test_a_returned_message_finds_another_name_if_its_own_is_taken(
     world: World, bob: Process
 ) -> None:
     world.send("bob", "bob", "1", filename="mine")
-    world.mail.claim(world.principal("bob"), "bob", "mine", "x")
+    world.mail.delivery.claim(world.principal("bob"), "bob", "mine", "x")
     world.send("bob", "bob", "2", filename="mine")
     world.end(bob, 1)
     assert sorted(world.mail.mailbox("bob").new) == ["mine", "mine_1"]
@@ -635,15 +636,15 @@ def test_the_maid_returns_forgotten_claims(world: World, bob: Process) -> None:
     world.agent("ghost")
     world.send("alice", "ghost", "nobody's")
     world.send("alice", "bob", "held for long")
-    world.mail.claim_next(OPERATOR, "ghost")
+    world.mail.receiving.claim_next(OPERATOR, "ghost")
     assert world.recv("bob") == "held for long"
-    assert world.mail.release_stale() == 0
+    assert world.release_stale() == 0
     world.clock.advance(world.settings.now.messages.claim_timeout)
-    assert world.mail.release_stale() == 1
+    assert world.release_stale() == 1
     assert world.waiting("ghost") == ["nobody's"]
     assert len(world.mail.mailbox("bob").cur) == 1, "its process lives: it takes the time it takes"
     world.table.set_state(bob, State.ZOMBIE)  # without the hook
-    assert world.mail.release_stale() == 1
+    assert world.release_stale() == 1
     assert world.waiting("bob") == ["held for long"]
 
 
@@ -654,13 +655,13 @@ def test_the_mail_of_a_removed_agent_goes_with_it(world: World, alice: Process) 
     world.agent("ghost")
     for _ in range(3):
         world.send("alice", "ghost", "Expires: 1h\n\n" + "x" * 10_000)
-    world.mail.claim_next(OPERATOR, "ghost")
+    world.mail.receiving.claim_next(OPERATOR, "ghost")
     woken: list[str] = []
-    world.mail.on_waiting("ghost", lambda: woken.append("ghost"))
+    world.mail.receiving.on_waiting("ghost", lambda: woken.append("ghost"))
     world.agents.remove(OPERATOR, "ghost")
     assert (world.unfinished(), woken) == ([], ["ghost"])
     with pytest.raises(KernelError) as caught:
-        world.mail.waiting("ghost")
+        world.mail.receiving.waiting("ghost")
     assert caught.value.errno == errno.ENOENT
     world.agent("ghost")
     assert world.mail.mailbox("ghost").new == {}
@@ -688,7 +689,7 @@ def test_a_restart_finds_everything_as_it_was(world: World, bob: Process) -> Non
         world.send("bob", "carol", f"Expires: 1h\nPriority: low\n\n{number}" + "x" * 5000 * number)
     _, second, *_ = sorted(world.mail.mailbox("carol").new)
     carol = world.principal("carol")
-    world.mail.claim(carol, "carol", second, "held:2,S")
+    world.mail.delivery.claim(carol, "carol", second, "held:2,S")
     assert world.recv("carol") is not None
     before = world.memory()
     world.restart()
@@ -709,7 +710,7 @@ def test_a_number_is_never_used_twice_even_if_all_messages_are_gone(
     for _ in range(3):
         message = world.send("alice", "bob")
         seqs.append(message.seq)
-        world.mail.acknowledge(world.principal("bob"), "bob", "new", message.file)
+        world.mail.delivery.acknowledge(world.principal("bob"), "bob", "new", message.file)
         world.restart()
     assert seqs == sorted(set(seqs))
 
@@ -736,7 +737,7 @@ def test_a_finished_message_is_kept_for_its_sender_and_comes_back_with_the_store
     world.clock.advance(2)
     world.timers.run_due()
     assert world.recv("bob") == "x" * 100_000
-    world.mail.acknowledge(world.principal("bob"), "bob", "cur", long.file)
+    world.mail.delivery.acknowledge(world.principal("bob"), "bob", "cur", long.file)
     for _ in range(2):
         sent = world.mail.archive.sent("alice")
         assert {seq: m.folder for seq, m in sent.items()} == {
@@ -764,7 +765,7 @@ def test_a_notice_is_in_nobodys_sent(world: World, alice: Process) -> None:
     assert world.header(notice, "Type") == "restart-notice"
     assert list(world.mail.archive.sent("one")) == [told.seq]
     assert list(world.mail.archive.sent("init")) == []
-    world.mail.acknowledge(world.principal("two"), "two", "new", notice.file)
+    world.mail.delivery.acknowledge(world.principal("two"), "two", "new", notice.file)
     assert world.mail.archive.find(notice.seq) is None
 
 
@@ -782,8 +783,8 @@ def test_who_takes_over_a_name_sees_nothing_of_what_was_sent_under_it(
     done = world.send("ghost", "alice", "done")
     waiting = world.send("ghost", "alice", "waiting")
     assert world.recv("alice") == "done"
-    world.mail.acknowledge(world.principal("alice"), "alice", "cur", done.file)
-    world.mail.agent_removed("ghost")
+    world.mail.delivery.acknowledge(world.principal("alice"), "alice", "cur", done.file)
+    world.mail.remove("ghost")
     for _ in range(2):
         assert dict(world.mail.archive.sent("ghost")) == {}
         assert world.mail.archive.find(done.seq) is None
@@ -798,9 +799,9 @@ def test_the_end_of_a_process_returns_what_it_claimed_in_whatever_mailbox(
 ) -> None:
     world.send("alice", "bob", "mine")
     assert world.recv("bob") == "mine"
-    assert [m.mailbox for m in world.mail._boxes.claims(bob.pid)] == ["bob"]
+    assert [m.mailbox for m in world.mail.boxes.claimed.of(bob.pid)] == ["bob"]
     world.end(bob, 1)
-    assert world.mail._boxes.claimants == []
+    assert world.mail.boxes.claimed.pids == []
     assert world.waiting("bob") == ["mine"]
 
 

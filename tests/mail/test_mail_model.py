@@ -137,7 +137,7 @@ class MailMachine(RuleBasedStateMachine):
     def recv_batch(self, name: str, most: int) -> None:
         doubts = self.doubts(name)
         principal = self.world.principal("bob") if name == "bob" else OPERATOR
-        got = self.world.mail.claim_batch(principal, name, most)
+        got = self.world.mail.receiving.claim_batch(principal, name, most)
         self.settled(name)
         if not doubts and not self.messages(name, "new"):
             assert got == []
@@ -155,7 +155,7 @@ class MailMachine(RuleBasedStateMachine):
     def claim(self, data: st.DataObject) -> None:
         name, message = self.pick(data, "new")
         file = self.file(name, "new", message.text)
-        self.world.mail.claim(OPERATOR, name, file, f"{file}:2,S")
+        self.world.mail.delivery.claim(OPERATOR, name, file, f"{file}:2,S")
         message.folder = "cur"
 
     @precondition(lambda self: any(self.messages(name, "cur") for name in AGENTS))
@@ -163,7 +163,7 @@ class MailMachine(RuleBasedStateMachine):
     def put_back(self, data: st.DataObject) -> None:
         name, message = self.pick(data, "cur")
         file = self.file(name, "cur", message.text)
-        self.world.mail.put_back(OPERATOR, name, file, file.partition(":")[0])
+        self.world.mail.delivery.put_back(OPERATOR, name, file, file.partition(":")[0])
         message.folder, message.through_recv, message.doubted = "new", False, False
         self.expire()
 
@@ -174,9 +174,9 @@ class MailMachine(RuleBasedStateMachine):
         file = self.file(name, "dead", message.text)
         if message.is_over(self.world.clock.now()):
             with pytest.raises(KernelError):
-                self.world.mail.revive(OPERATOR, name, file, file)
+                self.world.mail.delivery.revive(OPERATOR, name, file, file)
             return
-        self.world.mail.revive(OPERATOR, name, file, f"{file}.again")
+        self.world.mail.delivery.revive(OPERATOR, name, file, f"{file}.again")
         message.folder, message.revived = "new", message.attempt
         message.attempt += 1
 
@@ -186,7 +186,7 @@ class MailMachine(RuleBasedStateMachine):
         if any(self.messages(name, folder) for name in AGENTS):
             name, message = self.pick(data, folder)
             file = self.file(name, folder, message.text)
-            self.world.mail.acknowledge(OPERATOR, name, folder, file)
+            self.world.mail.delivery.acknowledge(OPERATOR, name, folder, file)
             self.model[name].remove(message)
 
     def pick(self, data: st.DataObject, folder: str) -> tuple[str, Expected]:

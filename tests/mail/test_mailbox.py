@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentfs.mail.mailbox import Mailbox, Queue
+from agentfs.base.due_heap import DueHeap
+from agentfs.mail.mailbox import Mailbox
 from agentfs.mail.message import Message, Relation
 
 T0 = 1_800_000_000.0
@@ -34,7 +35,7 @@ def filled(*messages: Message, ageing: float = AGEING) -> Mailbox:
 
 def test_a_mailbox_from_empty_to_empty() -> None:
     box = filled()
-    assert (box.waiting, box.first(), box.claimants) == (0, None, [])
+    assert (box.waiting, box.first(), box._claims) == (0, None, {})
     one = message(1, 2)
     box.put(one)
     assert (box.waiting, box.first(), box.new) == (1, one, {one.file: one})
@@ -42,9 +43,9 @@ def test_a_mailbox_from_empty_to_empty() -> None:
     one.folder, one.file, one.claimed_by, one.reader = "cur", "x:2,", 7, 7
     box.put(one)
     assert (box.waiting, box.first(), box.cur) == (0, None, {"x:2,": one})
-    assert (box.claims(7), box.claimants, box.reading(7)) == ([one], [7], [one])
+    assert (box.claims(7), list(box._claims), box.reading(7)) == ([one], [7], [one])
     box.take(one)
-    assert (box.cur, box.claimants, box.reading(7)) == ({}, [], [])
+    assert (box.cur, list(box._claims), box.reading(7)) == ({}, [], [])
     with pytest.raises(KeyError):
         box.folder("tmp")
 
@@ -109,7 +110,7 @@ def test_a_free_name_is_like_the_one_that_is_taken() -> None:
     )
 )
 def test_the_queue_is_a_sorted_list_that_stays_small(steps: list[tuple[str, int, float]]) -> None:
-    queue: Queue[int] = Queue()
+    queue: DueHeap[int] = DueHeap()
     keys: dict[int, float] = {}
     model: dict[int, float] = {}
     for what, number, key in steps:
@@ -127,7 +128,7 @@ def test_the_queue_is_a_sorted_list_that_stays_small(steps: list[tuple[str, int,
 
 
 def test_a_queue_that_is_emptied_from_the_back_shrinks() -> None:
-    queue: Queue[int] = Queue()
+    queue: DueHeap[int] = DueHeap()
     for number in range(10_000):
         queue.add(float(number), number, number)
     for number in range(9_999, 0, -1):

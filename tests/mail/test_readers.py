@@ -23,7 +23,7 @@ def bob(world: World) -> Process:
 
 
 def claim(world: World, reader: Reader | None) -> Message:
-    message = world.mail.claim_next(world.principal("bob"), "bob", reader)
+    message = world.mail.receiving.claim_next(world.principal("bob"), "bob", reader)
     assert message is not None
     return message
 
@@ -50,7 +50,7 @@ def test_what_a_closed_file_left_is_acknowledged_by_a_fresh_one_alone(
     first, kept, fresh = Reader("bob"), Reader("bob"), Reader("bob")
     claim(world, kept)
     claim(world, first)
-    world.mail.leave(first)
+    world.mail.receiving.leave(first)
     claim(world, kept)
     assert [m.folder for m in sent] == ["done", "cur", "cur", "new"]
     claim(world, fresh)
@@ -63,8 +63,8 @@ def test_a_file_that_was_closed_and_is_used_on_by_an_heir_goes_on(
     sent = send(world, 2)
     reader = Reader("bob")
     claim(world, reader)
-    world.mail.leave(reader)
-    world.mail.leave(reader)
+    world.mail.receiving.leave(reader)
+    world.mail.receiving.leave(reader)
     claim(world, reader)
     assert [m.folder for m in sent] == ["done", "cur"]
     assert world.mail.mailbox("bob").reading(reader) == [sent[1]]
@@ -75,7 +75,7 @@ def test_settling_is_about_what_the_file_itself_got(world: World, bob: Process) 
     one, two = Reader("bob"), Reader("bob")
     claim(world, one)
     claim(world, two)
-    world.mail.settle(world.principal("bob"), "bob", "done", reader=two)
+    world.mail.receiving.settle(world.principal("bob"), "bob", "done", reader=two)
     assert [m.folder for m in sent] == ["cur", "done"]
 
 
@@ -84,10 +84,10 @@ def test_idle_is_who_waits_and_holds_nothing_for_other_loops(world: World, bob: 
     one, two = Reader("bob"), Reader("bob")
     claim(world, one)
     claim(world, two)
-    world.mail.parked("bob", one)
+    world.mail.receiving.parked("bob", one)
     assert bob.state is State.RUNNING
-    world.mail.settle(world.principal("bob"), "bob", "done", reader=two)
-    world.mail.parked("bob", one)
+    world.mail.receiving.settle(world.principal("bob"), "bob", "done", reader=two)
+    world.mail.receiving.parked("bob", one)
     assert bob.state is State.IDLE
 
 
@@ -154,7 +154,7 @@ def test_a_loop_that_failed_after_it_closed_its_file_has_acknowledged_nothing(
     worker = program()
     mine = reader(worker)
     claim(world, mine)
-    world.mail.leave(mine)
+    world.mail.receiving.leave(mine)
     end(worker, code)
     again = claim(world, reader(program()))  # its first claim would have acknowledged it
     assert again is sent[0]
@@ -168,10 +168,10 @@ def test_the_maid_finds_what_a_failed_loop_left(
     worker = program()
     mine = reader(worker)
     claim(world, mine)
-    world.mail.leave(mine)
-    assert world.mail.release_stale() == 0
+    world.mail.receiving.leave(mine)
+    assert world.release_stale() == 0
     end(worker, 2)
-    assert world.mail.release_stale() == 1
+    assert world.release_stale() == 1
     assert (sent[0].folder, sent[0].attempt) == ("new", 2)
 
 
@@ -182,7 +182,7 @@ def test_what_a_cat_got_is_acknowledged_by_the_next_of_its_loop_and_not_by_anoth
     cat, elsewhere = program(), program()
     first = reader(cat)
     claim(world, first)
-    world.mail.leave(first)
+    world.mail.receiving.leave(first)
     other = reader(elsewhere)
     claim(world, other)
     assert sent[0].folder == "cur"  # the program that read it lives, and is not the other one

@@ -66,7 +66,7 @@ def test_it_says_that_a_message_expired_or_was_given_up(
     assert (said["State"], said["Attempt"], said["Claimed-By"]) == ("dead", "5", "bob")
     assert said["Reason"].startswith("delivered 5 times")
     # The receiver drops the dead letter: it was never done for all that.
-    world.mail.acknowledge(OPERATOR, "bob", "dead", poison.id)
+    world.mail.delivery.acknowledge(OPERATOR, "bob", "dead", poison.id)
     assert lines(world, poison) == said
     world.restart()
     kept = world.mail.archive.find(poison.seq)
@@ -118,7 +118,7 @@ def test_dropping_the_record_of_a_dead_letter_leaves_it_with_its_receiver(
     world.mail.sent.forget(world.principal("alice"), "alice", message.seq)
     assert not world.mail.archive.sent("alice")
     assert list(world.mail.mailbox("bob").dead) == [message.id]
-    world.mail.acknowledge(OPERATOR, "bob", "dead", message.id)
+    world.mail.delivery.acknowledge(OPERATOR, "bob", "dead", message.id)
     assert world.stored() == []
 
 
@@ -179,13 +179,13 @@ def test_finished_messages_go_when_they_are_too_old_and_nothing_else_does(
     exchange(world, 3)
     world.send("alice", "bob", "still waits")
     world.clock.advance(86_399)
-    assert world.mail.sweep() == 0
+    assert world.sweep() == 0
     exchange(world, 2)
     world.clock.advance(1)
-    assert world.mail.sweep() == 2  # the third was acknowledged with the fourth
-    assert world.mail.sweep() == 0
+    assert world.sweep() == 2  # the third was acknowledged with the fourth
+    assert world.sweep() == 0
     world.clock.advance(100 * 86_400)
-    assert world.mail.sweep() == 2
+    assert world.sweep() == 2
     left = {message.folder for message in world.mail.archive.sent("alice").values()}
     assert left == {"new", "cur"}
 
@@ -196,7 +196,7 @@ def test_a_long_sweep_goes_in_batches_and_goes_on_by_itself(
     exchange(world, 501)
     world.clock.advance(86_400)
     commits = world.store.commits
-    assert world.mail.sweep() == 200
+    assert world.sweep() == 200
     assert world.store.commits == commits + 1
     assert len(world.mail.archive.finished("alice")) == 300
     for left in (100, 0, 0):
@@ -209,14 +209,14 @@ def test_records_are_swept_in_the_order_they_were_finished_after_a_restart_too(
     world: World, alice: Process, bob: Process
 ) -> None:
     late = world.send("alice", "bob", "is claimed first and finished last")
-    world.mail.claim(OPERATOR, "bob", late.file, "held")
+    world.mail.delivery.claim(OPERATOR, "bob", late.file, "held")
     exchange(world, 3)
     world.clock.advance(10)
-    world.mail.acknowledge(OPERATOR, "bob", "cur", "held")
+    world.mail.delivery.acknowledge(OPERATOR, "bob", "cur", "held")
     world.restart()
     assert list(world.mail.archive.finished("alice"))[-1] == late.seq
     world.clock.advance(86_400 - 10)
-    world.mail.sweep()
+    world.sweep()
     assert list(world.mail.archive.finished("alice")) == [late.seq]
 
 
@@ -252,7 +252,7 @@ def test_after_10_000_messages_nothing_has_grown_beyond_its_bounds(
         with world.store.transaction():  # one commit a turn: it is the tables that are looked at
             for _ in range(size):
                 world.send("alice", "bob")
-            assert len(world.mail.claim_batch(principal, "bob", size)) == size
+            assert len(world.mail.receiving.claim_batch(principal, "bob", size)) == size
             world.end(bob, turn % 2, restart=True)  # acknowledged, or given up
         world.seen.clear()
     assert len(world.mail.archive.finished("alice")) <= 50

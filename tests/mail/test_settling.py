@@ -16,13 +16,13 @@ def bob(world: World) -> Process:
 
 
 def claimed(world: World) -> Message:
-    message = world.mail.claim_next(world.principal("bob"), "bob")
+    message = world.mail.receiving.claim_next(world.principal("bob"), "bob")
     assert message is not None
     return message
 
 
 def settle(world: World, outcome: str, reason: str = "") -> None:
-    world.mail.settle(world.principal("bob"), "bob", outcome, reason)
+    world.mail.receiving.settle(world.principal("bob"), "bob", outcome, reason)
 
 
 def test_done_acknowledges_without_asking_for_the_next(world: World, bob: Process) -> None:
@@ -66,7 +66,7 @@ def test_there_must_be_something_to_settle_and_the_word_be_known(
     assert sent.folder == "cur"
     world.process("eve")
     with pytest.raises(KernelError) as caught:
-        world.mail.settle(world.principal("eve"), "bob", "done")
+        world.mail.receiving.settle(world.principal("eve"), "bob", "done")
     assert caught.value.errno == errno.EACCES
 
 
@@ -78,7 +78,7 @@ def test_what_a_reader_may_not_have_got_before_a_crash_is_given_again(
     claimed(world)
     for attempt in (2, 3):
         world.restart()
-        assert world.mail.waiting("bob", bob.pid)
+        assert world.mail.receiving.waiting("bob", bob.pid)
         again = claimed(world)
         assert (again.id, again.attempt) == (sent.id, attempt)
         assert world.header(again, "Delivery-Attempt") == str(attempt)
@@ -94,10 +94,10 @@ def test_a_reader_is_woken_for_what_it_may_not_have_got_when_nothing_else_waits(
     world.send("init", "bob", "one")
     claimed(world)
     world.restart()
-    assert not world.mail.waiting("bob")
-    assert world.mail.waiting("bob", bob.pid)
+    assert not world.mail.receiving.waiting("bob")
+    assert world.mail.receiving.waiting("bob", bob.pid)
     assert world.recv("bob") == "one"
-    assert not world.mail.waiting("bob", bob.pid)
+    assert not world.mail.receiving.waiting("bob", bob.pid)
 
 
 def test_what_is_settled_after_a_crash_is_not_given_again(world: World, bob: Process) -> None:
@@ -119,7 +119,7 @@ def test_what_was_claimed_by_renaming_stays_claimed_after_a_crash(
     world: World, bob: Process
 ) -> None:
     sent = world.send("init", "bob", "one")
-    world.mail.claim(world.principal("bob"), "bob", sent.file, "renamed:2,S")
+    world.mail.delivery.claim(world.principal("bob"), "bob", sent.file, "renamed:2,S")
     world.restart()
     assert world.recv("bob") is None
     assert list(world.mail.mailbox("bob").cur) == ["renamed:2,S"]

@@ -74,9 +74,9 @@ def test_finishing_a_message_counts_as_well_as_claiming_one(
     world.send("init", "bob", "two")
     principal = world.principal("bob")
     (first, *_) = sorted(world.mail.mailbox("bob").new)
-    world.mail.claim(principal, "bob", first, first)
+    world.mail.delivery.claim(principal, "bob", first, first)
     world.clock.advance(AFTER - 1)
-    world.mail.acknowledge(principal, "bob", "cur", first)
+    world.mail.delivery.acknowledge(principal, "bob", "cur", first)
     later(world, stalls, AFTER - 1)
     assert told(world) == []
 

@@ -24,12 +24,12 @@ def claim(world: World, name: str, mailbox: str = "") -> Message:
     box = world.mail.mailbox(mailbox or name)
     file = min(box.new)
     message = box.new[file]
-    world.mail.claim(world.principal(name), box.name, file, f"{file}:2,")
+    world.mail.delivery.claim(world.principal(name), box.name, file, f"{file}:2,")
     return message
 
 
 def acknowledge(world: World, name: str, message: Message) -> None:
-    world.mail.acknowledge(world.principal(name), message.mailbox, "cur", message.file)
+    world.mail.delivery.acknowledge(world.principal(name), message.mailbox, "cur", message.file)
 
 
 def timed_out(world: World) -> list[TaskTimedOut]:
@@ -80,20 +80,20 @@ def test_recv_gives_nothing_while_the_process_has_all_its_tasks(world: World) ->
     tell(world, "alice", 3)
     alice = world.principal("alice")
     loops = [Reader("alice") for _ in range(3)]
-    claimed = [world.mail.claim_next(alice, "alice", loop) for loop in loops]
+    claimed = [world.mail.receiving.claim_next(alice, "alice", loop) for loop in loops]
     assert [message is None for message in claimed] == [False, False, True]
     woken: list[str] = []
 
     def wake() -> None:
         woken.append("third")
 
-    assert not world.mail.poll(alice, "alice", loops[2], wake)
-    world.mail.wait(alice, "alice", loops[2], wake)
+    assert not world.mail.receiving.poll(alice, "alice", loops[2], wake)
+    world.mail.receiving.wait(alice, "alice", loops[2], wake)
     tell(world, "alice", 1)
     assert woken == []  # more mail is no help
-    world.mail.settle(alice, "alice", "done", reader=loops[0])
+    world.mail.receiving.settle(alice, "alice", "done", reader=loops[0])
     assert woken == ["third"]
-    assert world.mail.claim_next(alice, "alice", loops[2]) is not None
+    assert world.mail.receiving.claim_next(alice, "alice", loops[2]) is not None
 
 
 def test_who_is_held_up_leaves_the_mail_to_the_next_in_the_line(world: World) -> None:
@@ -102,11 +102,11 @@ def test_who_is_held_up_leaves_the_mail_to_the_next_in_the_line(world: World) ->
     world.process("alice", max_concurrent_tasks=1)
     tell(world, "alice", 1)
     alice = world.principal("alice")
-    world.mail.claim_next(alice, "alice", Reader("alice"))
+    world.mail.receiving.claim_next(alice, "alice", Reader("alice"))
     calls: list[str] = []
     held_up, free = Reader("alice"), Reader("alice")
-    world.mail.wait(alice, "alice", held_up, lambda: calls.append("held up"))
-    world.mail.wait(OPERATOR, "alice", free, lambda: calls.append("free"))
+    world.mail.receiving.wait(alice, "alice", held_up, lambda: calls.append("held up"))
+    world.mail.receiving.wait(OPERATOR, "alice", free, lambda: calls.append("free"))
     tell(world, "alice", 1)
     assert calls == ["free"]
 
@@ -116,7 +116,7 @@ def test_a_batch_has_no_more_than_the_process_may_have(world: World) -> None:
     tell(world, "alice", 10)
     alice = world.principal("alice")
     claim(world, "alice")
-    sizes = [len(world.mail.claim_batch(alice, "alice", 10)) for _ in range(4)]
+    sizes = [len(world.mail.receiving.claim_batch(alice, "alice", 10)) for _ in range(4)]
     assert sizes == [3, 3, 3, 0]  # each batch acknowledges the one before it
     assert len(world.mail.mailbox("alice").cur) == 1  # an empty one acknowledges, too
 
@@ -125,9 +125,9 @@ def test_the_operator_may_claim_any_number(world: World) -> None:
     world.process("alice", max_concurrent_tasks=1)
     tell(world, "alice", 3)
     for file in sorted(world.mail.mailbox("alice").new):
-        world.mail.claim(OPERATOR, "alice", file, file)
+        world.mail.delivery.claim(OPERATOR, "alice", file, file)
     tell(world, "init", 50)
-    while world.mail.claim_next(OPERATOR, "init", Reader("init")) is not None:
+    while world.mail.receiving.claim_next(OPERATOR, "init", Reader("init")) is not None:
         pass
     assert world.mail.mailbox("init").waiting == 0
 
@@ -136,7 +136,7 @@ def test_agents_without_a_process_have_no_limit(world: World) -> None:
     world.agent("nobody")
     tell(world, "nobody", 20)
     for file in sorted(world.mail.mailbox("nobody").new):
-        world.mail.claim(OPERATOR, "nobody", file, file)
+        world.mail.delivery.claim(OPERATOR, "nobody", file, file)
 
 
 def test_the_least_of_ancestors_and_configuration_holds_for_tasks(world: World) -> None:
@@ -161,12 +161,12 @@ def test_more_tasks_wake_those_who_wait_for_one(world: World) -> None:
     claim(world, "alice")
     woken: list[int] = []
     reader, alice = Reader("alice"), world.principal("alice")
-    world.mail.wait(alice, "alice", reader, lambda: woken.append(1))
-    assert world.mail.tasks.sizes()["held up"] == 1
+    world.mail.receiving.wait(alice, "alice", reader, lambda: woken.append(1))
+    assert world.mail.delivery.tasks.sizes()["held up"] == 1
     world.settings.replace("limits: {max_concurrent_tasks: 2}")
     assert woken == [1]
-    assert world.mail.claim_next(alice, "alice", reader) is not None
-    assert world.mail.tasks.sizes()["held up"] == 0
+    assert world.mail.receiving.claim_next(alice, "alice", reader) is not None
+    assert world.mail.delivery.tasks.sizes()["held up"] == 0
 
 
 # -- how long --------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_a_task_that_takes_too_long_goes_back_and_cannot_be_acknowledged(world: 
     assert alice.state is State.IDLE
     assert timed_out(world) == [TaskTimedOut(alice.pid, "alice", "alice", message.id, 30)]
     with pytest.raises(KernelError) as refused:
-        world.mail.acknowledge(world.principal("alice"), "alice", "cur", file)
+        world.mail.delivery.acknowledge(world.principal("alice"), "alice", "cur", file)
     assert refused.value.errno == errno.ENOENT
 
 
@@ -195,14 +195,14 @@ def test_it_does_not_depend_on_when_the_timer_runs(world: World) -> None:
     tell(world, "alice", 3)
     messages = [claim(world, "alice") for _ in range(2)]
     alice = world.principal("alice")
-    read = world.mail.claim_next(alice, "alice")
+    read = world.mail.receiving.claim_next(alice, "alice")
     assert read is not None
     files = [message.file for message in messages]
     world.clock.advance(30)
     late = [
-        lambda: world.mail.acknowledge(alice, "alice", "cur", files[0]),
-        lambda: world.mail.put_back(alice, "alice", files[1], "back"),
-        lambda: world.mail.settle(alice, "alice", "done"),
+        lambda: world.mail.delivery.acknowledge(alice, "alice", "cur", files[0]),
+        lambda: world.mail.delivery.put_back(alice, "alice", files[1], "back"),
+        lambda: world.mail.receiving.settle(alice, "alice", "done"),
     ]
     for call in late:
         with pytest.raises(KernelError) as refused:
@@ -215,10 +215,10 @@ def test_what_was_read_through_recv_times_out_too_and_the_loop_goes_on(world: Wo
     world.process("alice", timeout_seconds=30)
     tell(world, "alice", 2)
     loop, alice = Reader("alice"), world.principal("alice")
-    first = world.mail.claim_next(alice, "alice", loop)
+    first = world.mail.receiving.claim_next(alice, "alice", loop)
     assert first is not None
     later(world, 31)
-    again = world.mail.claim_next(alice, "alice", loop)
+    again = world.mail.receiving.claim_next(alice, "alice", loop)
     assert again is first
     assert first.attempt == 2
     assert world.waiting("alice") == ["1"]
@@ -258,7 +258,7 @@ def test_one_alarm_is_enough_for_any_number_of_tasks(world: World) -> None:
     for _ in range(50):
         later(world, 1)
     assert len(timed_out(world)) == 50
-    assert world.mail.tasks.sizes() == {"claimants": 0, "deadlines": 0, "held up": 0}
+    assert world.mail.delivery.tasks.sizes() == {"claimants": 0, "deadlines": 0, "held up": 0}
 
 
 def test_a_changed_limit_holds_for_tasks_that_are_under_way(world: World) -> None:
@@ -295,12 +295,12 @@ def test_what_no_process_has_times_out_after_claim_timeout_only(world: World) ->
     for name in ("nobody", "init"):
         tell(world, name, 1)
         file = min(world.mail.mailbox(name).new)
-        world.mail.claim(OPERATOR, name, file, file)
+        world.mail.delivery.claim(OPERATOR, name, file, file)
     later(world, 60)
-    assert world.mail.release_stale() == 0
+    assert world.release_stale() == 0
     assert timed_out(world) == []
     later(world, 60)
-    assert world.mail.release_stale() == 1
+    assert world.release_stale() == 1
     assert world.waiting("nobody") == ["0"]
 
 
@@ -308,7 +308,7 @@ def test_a_claim_of_the_operator_for_an_agent_has_the_agents_time(world: World) 
     world.process("alice", timeout_seconds=10)
     tell(world, "alice", 1)
     file = min(world.mail.mailbox("alice").new)
-    world.mail.claim(OPERATOR, "alice", file, file)
+    world.mail.delivery.claim(OPERATOR, "alice", file, file)
     later(world, 10)
     assert world.waiting("alice") == ["0"]
 
@@ -325,7 +325,7 @@ def test_what_was_acknowledged_in_time_never_times_out(world: World) -> None:
     later(world, 100)
     assert timed_out(world) == []
     assert world.waiting("alice") == []
-    assert world.mail.tasks.sizes() == {"claimants": 0, "deadlines": 0, "held up": 0}
+    assert world.mail.delivery.tasks.sizes() == {"claimants": 0, "deadlines": 0, "held up": 0}
 
 
 def test_a_claim_that_was_rolled_back_has_no_deadline(world: World) -> None:
@@ -334,7 +334,7 @@ def test_a_claim_that_was_rolled_back_has_no_deadline(world: World) -> None:
     with pytest.raises(RuntimeError), world.store.transaction():
         claim(world, "alice")
         raise RuntimeError
-    assert world.mail.tasks.sizes() == {"claimants": 0, "deadlines": 0, "held up": 0}
+    assert world.mail.delivery.tasks.sizes() == {"claimants": 0, "deadlines": 0, "held up": 0}
     assert world.waiting("alice") == ["0"]
     later(world, 20)
     assert timed_out(world) == []
@@ -345,14 +345,14 @@ def test_a_step_of_the_clock_takes_no_task_from_anybody(world: World, step: floa
     """Nor does it count as an attempt; and a task that takes too long still ends in time."""
     alice = world.process("alice", timeout_seconds=300)
     tell(world, "alice", 2)
-    message = world.mail.claim_next(world.principal("alice"), "alice")
+    message = world.mail.receiving.claim_next(world.principal("alice"), "alice")
     assert message is not None
     world.clock.advance(100)
     world.clock.step(step)
     world.timers.run_due()
-    world.mail.release_stale()
+    world.release_stale()
     assert (message.folder, message.attempt) == ("cur", 1)
-    assert world.mail.tasks.oldest(alice.pid) == 100
+    assert world.mail.delivery.tasks.oldest(alice.pid) == 100
     world.clock.advance(201)
     world.timers.run_due()
     assert (message.folder, message.attempt) == ("new", 2)
@@ -363,13 +363,13 @@ def test_a_claim_of_nobody_is_returned_in_its_own_time_whatever_the_clock_says(
 ) -> None:
     world.agent("ghost")
     tell(world, "ghost", 1)
-    message = world.mail.claim_next(OPERATOR, "ghost")
+    message = world.mail.receiving.claim_next(OPERATOR, "ghost")
     assert message is not None
     for _ in range(5):
         world.clock.step(7200)
-        assert world.mail.release_stale() == 0
+        assert world.release_stale() == 0
     world.clock.advance(3601)
-    assert world.mail.release_stale() == 1
+    assert world.release_stale() == 1
     assert message.attempt == 2
 
 

@@ -100,7 +100,7 @@ def test_sender_receiver_and_claimant_may_refer_and_nobody_else(three: World) ->
     assert links(three, reply(three, "bob", "carol", name(message)))[0] == name(message)
     assert links(three, reply(three, "carol", "alice", name(message)))[0] is None
     # What matters in a queue: who claimed the message, though it is not in its mailbox.
-    three.mail._boxes._change(message, claimant="carol")
+    three.mail.boxes._change(message, claimant="carol")
     assert links(three, reply(three, "carol", "alice", name(message)))[0] == name(message)
 
 
@@ -112,7 +112,7 @@ def test_a_message_that_is_done_can_still_be_replied_to_until_it_is_not_kept(thr
     assert message.folder == "done"
     assert links(three, reply(three, "bob", "alice", message.seq))[0] == name(message)
     with three.store.transaction():
-        three.mail._boxes.delete(message)
+        three.mail.boxes.delete(message)
     assert links(three, reply(three, "bob", "alice", message.seq))[0] is None
 
 

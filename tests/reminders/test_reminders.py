@@ -102,7 +102,7 @@ class World(worlds.World):
         for name in agents:
             while body := self.recv(name):
                 found.append(body)
-                self.mail.settle(self.principal(name), name, "done", "")
+                self.mail.receiving.settle(self.principal(name), name, "done", "")
         return found
 
     def mails(self, agent: str) -> list[Message]:

@@ -48,23 +48,13 @@ class World(budget_world.World):
             self.events,
             self.clock,
         )
-        self.mail = Mail(
-            self.gate,
-            self.table,
-            self.agents,
-            self.store,
-            self.events,
-            self.clock,
-            self.timers,
-            self.settings,
-            "here",
-        )
+        self.mail = Mail(self.ground, self.gate, self.table, self.agents, "here")
         self.limits = ProcessLimits(
             self.gate,
             self.table,
             self.ceilings,
             self.events,
-            self.mail.tasks,
+            self.mail.delivery.tasks,
             self.spending,
             self.rates,
             self.programs,
@@ -88,14 +78,14 @@ class World(budget_world.World):
             self.clock,
             self.settings,
         )
-        self.ground.parts.add(self.spending, self.rates, self.mail, self.queues, self.topics)
-        self.mail.load()
+        self.ground.parts.add(self.spending, self.rates, *self.mail.parts, self.queues, self.topics)
+        self.mail.boxes.load()
 
     def sizes(self) -> dict[str, int]:
         return (
             super().sizes()
             | self.rates.sizes()
-            | self.mail.tasks.sizes()
+            | self.mail.delivery.tasks.sizes()
             | {"spent": len(self.spending), "timers": len(self.timers)}
         )
 
@@ -129,13 +119,13 @@ class World(budget_world.World):
         name = mailbox or process.name
         file = min(self.mail.mailbox(name).new)
         message = self.mail.mailbox(name).new[file]
-        self.mail.claim(as_agent(process), name, file, f"{file}:2,")
+        self.mail.delivery.claim(as_agent(process), name, file, f"{file}:2,")
         return message
 
     def acknowledge(self, process: Process, message: Message) -> None:
         """Delete it from cur/, under the name that it was claimed by."""
         file = f"{message.named}:2,"
-        self.mail.acknowledge(as_agent(process), message.mailbox, "cur", file)
+        self.mail.delivery.acknowledge(as_agent(process), message.mailbox, "cur", file)
 
     def waiting(self, name: str) -> int:
         return self.mail.mailbox(name).waiting

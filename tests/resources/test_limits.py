@@ -427,11 +427,14 @@ def test_claims_from_queues_count_for_who_took_them_and_time_out(world: World) -
     claimed = [world.claim(worker), world.claim(worker, "queues/work")]
     for mailbox in ("worker", "queues/work"):
         reader = Reader(mailbox)
-        assert world.mail.claim_next(as_agent(worker), mailbox, reader) is None
+        assert world.mail.receiving.claim_next(as_agent(worker), mailbox, reader) is None
     with refused(errno.EAGAIN, "max_concurrent_tasks"):
         world.claim(worker, "queues/work")
-    assert world.mail.claim_next(as_agent(other), "queues/work", Reader("queues/work")) is not None
-    world.mail.claim_next(OPERATOR, "queues/work", Reader("queues/work"))
+    assert (
+        world.mail.receiving.claim_next(as_agent(other), "queues/work", Reader("queues/work"))
+        is not None
+    )
+    world.mail.receiving.claim_next(OPERATOR, "queues/work", Reader("queues/work"))
     world.later(30)
     for message in claimed:
         with refused(errno.ENOENT):
@@ -452,18 +455,22 @@ def test_whoever_is_held_up_at_a_queue_does_not_keep_the_others_from_it(world: W
 
     def wait(process: Process) -> None:
         name = process.name
-        world.mail.wait(as_agent(process), "queues/work", readers[name], calls[name])
+        world.mail.receiving.wait(as_agent(process), "queues/work", readers[name], calls[name])
 
     wait(busy)  # first in the line, if it could take anything
     wait(free)
     world.queues.send(OPERATOR, queue, Draft("work", b"1"))
     assert woken == ["free"]
-    assert world.mail.claim_next(as_agent(free), "queues/work", readers["free"]) is not None
+    assert (
+        world.mail.receiving.claim_next(as_agent(free), "queues/work", readers["free"]) is not None
+    )
     world.queues.send(OPERATOR, queue, Draft("work", b"2"))
     world.acknowledge(busy, task)
     assert woken == ["free", "busy"]
-    assert world.mail.claim_next(as_agent(busy), "queues/work", readers["busy"]) is not None
-    assert world.mail.tasks.sizes()["held up"] == 0
+    assert (
+        world.mail.receiving.claim_next(as_agent(busy), "queues/work", readers["busy"]) is not None
+    )
+    assert world.mail.delivery.tasks.sizes()["held up"] == 0
 
 
 # -- the end ---------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class QueueWorld(World):
         return self.queues.send(self.principal(sender), queue, draft)
 
     def take(self, who: str, name: str = "jobs") -> Message | None:
-        return self.mail.claim_next(self.principal(who), f"queues/{name}")
+        return self.mail.receiving.claim_next(self.principal(who), f"queues/{name}")
 
     def configure(self, text: str) -> None:
         self.settings.replace(text)
@@ -76,7 +76,7 @@ def test_the_life_of_a_queue(world: QueueWorld, ann: Process, bob: Process) -> N
     assert taken is sent
     assert (sent.claimed_by, sent.claimant, bob.state) == (bob.pid, "bob", State.RUNNING)
     refuses(errno.ENOTEMPTY, world.queues.remove, world.principal("ann"), "jobs")
-    world.mail.settle(world.principal("bob"), JOBS, "done")
+    world.mail.receiving.settle(world.principal("bob"), JOBS, "done")
     assert world.mail.archive.sent("bob")[sent.seq].folder == "done"
     refuses(errno.EPERM, world.queues.remove, world.principal("bob"), "jobs")
     world.queues.remove(world.principal("ann"), "jobs")
@@ -185,9 +185,9 @@ def test_what_the_operator_claims_times_out(world: QueueWorld) -> None:
     sent = world.put("init")
     world.take("init")
     world.clock.advance(3599)
-    assert world.mail.release_stale() == 0
+    assert world.release_stale() == 0
     world.clock.advance(2)
-    assert world.mail.release_stale() == 1
+    assert world.release_stale() == 1
     assert (sent.folder, sent.attempt) == ("new", 2)
 
 
@@ -227,7 +227,7 @@ def test_who_is_no_agent_changes_nothing(world: QueueWorld, kind: Kind) -> None:
     nobody = Principal(kind, None, "nobody", UID, GID)
     refuses(errno.EACCES, world.queues.create, nobody, "mine", 0o777)
     refuses(errno.EACCES, world.queues.send, nobody, queue, Draft(JOBS, b""))
-    refuses(errno.EACCES, world.mail.claim_next, nobody, JOBS)
+    refuses(errno.EACCES, world.mail.receiving.claim_next, nobody, JOBS)
     refuses(errno.EACCES, world.queues.remove, nobody, "jobs")
 
 
@@ -287,10 +287,11 @@ def test_a_dead_letter_goes_back_if_the_queue_has_room_and_not_an_inbox(world: Q
     world.queues.set_limit(OPERATOR, "jobs", 2)
     world.put("init"), world.put("init")
     back = (OPERATOR, "queues/jobs", dead.id, "again")
-    assert "queue jobs is full: 2 messages" in refuses(errno.ENOSPC, world.mail.revive, *back)
+    words = refuses(errno.ENOSPC, world.mail.delivery.revive, *back)
+    assert "queue jobs is full: 2 messages" in words
     assert dead.folder == "dead"
     world.take("init")
-    world.mail.revive(*back)
+    world.mail.delivery.revive(*back)
     assert dead.folder == "new"
 
 
@@ -344,7 +345,7 @@ def test_removing_a_queue_wakes_whoever_waits(world: QueueWorld) -> None:
     called: list[str] = []
     for n in range(2):
         world.queues.line(queue).join(lambda n=n: called.append(f"sender {n}"))
-        world.mail.line(JOBS).join(lambda n=n: called.append(f"reader {n}"))
+        world.mail.boxes.waiters.line(JOBS).join(lambda n=n: called.append(f"reader {n}"))
     world.queues.remove(OPERATOR, "jobs")
     assert sorted(called) == ["reader 0", "reader 1", "sender 0", "sender 1"]
 
@@ -354,15 +355,15 @@ def test_a_message_wakes_one_reader_and_not_all(world: QueueWorld) -> None:
     called: list[int] = []
     calls = [lambda n=n: called.append(n) for n in range(200)]
     for call in calls:
-        world.mail.line(JOBS).join(call)
+        world.mail.boxes.waiters.line(JOBS).join(call)
     world.put("init")
     assert called == [0]
     world.put("init")
     assert called == [0, 1]
     assert world.take("init")  # somebody who did not stand in line
-    world.mail.line(JOBS).join(calls[0])  # came too late
-    world.mail.line(JOBS).leave(calls[1])  # is being killed
-    world.mail.hand_on(JOBS)
+    world.mail.boxes.waiters.line(JOBS).join(calls[0])  # came too late
+    world.mail.boxes.waiters.line(JOBS).leave(calls[1])  # is being killed
+    world.mail.receiving.hand_on(JOBS)
     assert called == [0, 1, 2]
 
 
@@ -426,7 +427,7 @@ def test_ten_thousand_queues_cost_a_message_in_one_of_them_nothing(world: QueueW
     statements: list[str] = []
     world.store._db.set_trace_callback(statements.append)
     touched: list[str] = []
-    for box in world.mail._boxes:
+    for box in world.mail.boxes:
         touched.append(box.name)
     world.put("init", name="q5000")
     assert world.take("init", "q5000") is not None

@@ -21,13 +21,13 @@ def path(tmp_path: Path) -> Path:
         world.process(name)
     alice = world.principal("alice")
     for _ in range(2):
-        world.mail.asks.ask(alice, "alice", b"To: bob\nReply-By: 1h\n\nhow?")
-    second = sorted(world.mail.asks.of("alice"))[1]
+        world.asks.ask(alice, "alice", b"To: bob\nReply-By: 1h\n\nhow?")
+    second = sorted(world.asks.of("alice"))[1]
     world.send("bob", "alice", f"In-Reply-To: {second}\n\nthus")
-    world.mail.asks.ask(alice, "alice", b"To: bob\nReply-By: 1m\n\nhow?")
+    world.asks.ask(alice, "alice", b"To: bob\nReply-By: 1m\n\nhow?")
     world.clock.advance(60)
     world.timers.run_due()
-    states = [ask.state.value for _, ask in sorted(world.mail.asks.of("alice").items())]
+    states = [ask.state.value for _, ask in sorted(world.asks.of("alice").items())]
     assert states == ["open", "answered", "expired"]
     world.close()
     return tmp_path / "store.db"

@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
     bob = world.table.by_name("bob")
     assert bob is not None
     world.end(bob, 1, restart=True)
-    world.mail.revive(world.principal("bob"), "bob", back.id, "again")
+    world.mail.delivery.revive(world.principal("bob"), "bob", back.id, "again")
     world.close()
     return tmp_path / "store.db"
 

@@ -6,11 +6,11 @@ import errno
 
 from agentfs.base.clock import ManualClock, Timers
 from agentfs.base.errors import KernelError
-from agentfs.mail.idle_readers import MOMENT, Resting
+from agentfs.mail.idle_readers import MOMENT, IdleReaders
 from agentfs.mail.readers import Reader
 
 
-def made() -> tuple[ManualClock, Timers, Resting, list[str]]:
+def made() -> tuple[ManualClock, Timers, IdleReaders, list[str]]:
     clock, idle = ManualClock(), list[str]()
 
     def tell(name: str, reader: Reader) -> None:
@@ -19,7 +19,7 @@ def made() -> tuple[ManualClock, Timers, Resting, list[str]]:
             raise KernelError(errno.ENOSPC, "there is no room")
 
     timers = Timers(clock)
-    return clock, timers, Resting(timers, tell), idle
+    return clock, timers, IdleReaders(timers, tell), idle
 
 
 def test_who_goes_on_waiting_is_told_of_once() -> None:

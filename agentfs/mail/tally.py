@@ -1,0 +1,20 @@
+"""What became of the copies of a broadcast, as it is counted in the one message that the sender
+sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["EVERYBODY", "OUTCOMES", "still_waiting"]
+
+EVERYBODY = "*"
+"""The receiver of a broadcast, and the mailbox in which it is kept."""
+
+OUTCOMES = ("done", "dead", "expired", "removed")
+"""How a copy ends; `removed`: its agent was, before it took the copy."""
+
+
+def still_waiting(tally: Mapping[str, int]) -> int:
+    """How many copies wait or are claimed."""
+    return tally["recipients"] - sum(tally.get(outcome, 0) for outcome in OUTCOMES)

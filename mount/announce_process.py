@@ -1,15 +1,15 @@
-"""The announcer's own process: makes on the mount the calls it is told to make.
+"""The announcer's own process: it makes on the mount the calls that it is told to make.
 
-Run as a script with a socket for its standard input, the number of a descriptor to map, and its
-parent's pid. Each packet is an operation, a path and a new path, separated by NUL. The map, of
+It is run as a script with a socket for its standard input, the number of a descriptor to map, and
+its parent's pid. Each packet is an operation, a path and a new path, separated by NUL. The map, of
 8-byte numbers, says how many calls were begun, how many are over, and then the errno of the last
-ones, 0 if it was made; so whoever tells need not wait. It is answered only if it asks: after
-`modify` and `write`, and by `ask`.
+ones, 0 for a call that was made. So the daemon need not wait for an answer. It gets one only where
+it asks for it: after `modify` and `write`, and by `ask`.
 
 The process ends when the other end of the socket is closed, before the next call once the map says
-so, and at once when its parent dies: what it was told ahead is about that one's mount, and a call
-by the same path could be a real one on the next. Standard library only, and nothing of ours: it
-starts in 15 ms.
+so, and at once when its parent dies. The calls that it was told ahead are about the mount of that
+parent, and on the next mount a call by the same path could be a real one. Standard library only,
+and nothing of ours: it starts in 15 ms.
 """
 
 import ctypes
@@ -67,9 +67,9 @@ def write(path: bytes, _: bytes) -> None:
     """IN_OPEN, IN_MODIFY; IN_CLOSE_WRITE by `close`.
 
     Opened before it is modified, because Linux asks for the attributes then, too. Closed by a call
-    of its own, because that may wait for a writer, for which nobody else is to wait. Of a FIFO,
-    whoever reads it would take the close for the end; it is looked at through O_PATH, so that it
-    cannot have become one by then. EACCES: not root, and nobody may write it.
+    of its own, because that may wait for a writer, for which nobody else is to wait. A reader of a
+    FIFO would take the close for the end. So the file is looked at through O_PATH: it cannot have
+    become a FIFO by the time it is opened. EACCES: not root, and nobody may write it.
     """
     found = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
@@ -93,8 +93,8 @@ def create(path: bytes, _: bytes) -> None:
 
 
 def hang_up(path: bytes, _: bytes) -> None:
-    """Be the other end of a FIFO for a moment: who waits for one in open(2) goes on, and finds that
-    it is gone again: end of file, or EPIPE."""
+    """Be the other end of a FIFO for a moment. A program that waits for one in open(2) goes on, and
+    finds that it is gone again: end of file, or EPIPE."""
     os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
 
 

@@ -2,18 +2,18 @@
 
 Linux reports to inotify only what happens through a system call on the mount. So a process of our
 own makes those calls on our own mount: mkdir, create and close, unlink, rename, utimensat. The
-operations recognise it by its pid and answer so that the call succeeds and only tells what already
-happened. Tried before built: notify_inval_entry and notify_delete give a directory's watcher
-nothing.
+operations recognise the process by its pid, and answer so that the call succeeds and only tells
+what happened already (see `announced`). Tried before built: notify_inval_entry and notify_delete
+give a directory's watcher nothing.
 
 The process is told several calls ahead, and says in a page of shared memory how far it is: waking
 the daemon for every answer, and the process for every call, took as long as the call itself. A
-modification is told alone, for the sake of caches: see `Announced.modified`.
+modification is told alone, for the sake of caches: see `Announced.setattr`.
 
-A process, not a thread: when the daemon is killed while a thread of it waits for its own mount,
-the thread cannot end before the mount answers, the mount's device is not closed before the thread
-ends, and so everybody who uses the mount hangs for good (seen, in the kill -9 test). Calls go by
-path, because a directory kept open would make `umount` answer EBUSY.
+It is a process and not a thread. If the daemon is killed while a thread of it waits for its own
+mount, the thread cannot end before the mount answers, and the mount's device is not closed before
+the thread ends: everybody who uses the mount hangs for good (seen, in the kill -9 test). Calls go
+by path, because a directory kept open would make `umount` answer EBUSY.
 """
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ UNREMARKABLE = frozenset({errno.ENOENT, errno.ENOTCONN, errno.ECONNABORTED})
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A change, and the paths below the mount of what it is about.
+    """A change, and the paths below the mount of the files that it is about.
 
-    `inode`: what was modified; or moved, which Linux knows by an old name until it is told.
-    `closes`: that the file was opened and modified was told already; it is to be closed.
+    inode: the file that was modified, or moved. Linux knows a moved file by its old name until it
+        is told.
+    closes: it was told already that the file was opened and modified. It is to be closed.
     """
 
     change: Change
@@ -80,8 +81,8 @@ class Announcement:
     @property
     def writes(self) -> bool:
         """Whether it is told as writing a file, and closing it, because somebody may wait for a
-        value to be whole. To open what is taken by that would be too much; of what is `apart`
-        nobody would see it."""
+        value to be whole. A file that is taken by opening it is not opened for that, and of a file
+        that is `apart` nobody would see it."""
         node = None if self.modified is None else self.modified.node
         return isinstance(node, File) and not node.takes and not node.apart
 
@@ -165,8 +166,8 @@ class Announcer:
 
     @property
     def busy(self) -> bool:
-        """Whether anything is still to be announced: also the close of what was just written, which
-        is queued when the process has said that it wrote."""
+        """Whether anything is still to be announced. The close of a file that was just written
+        counts: it is queued when the process has said that it wrote."""
         return self.waiting > 0 or self._alone
 
     @property
@@ -206,7 +207,7 @@ class Announcer:
         return talking
 
     def answer(self, *, last: bool = False) -> None:
-        """The process is about to be answered, whose call this ends if it is the `last`."""
+        """The process is about to be answered. The `last` answer ends its call."""
         self._talking = not last or len(self._told) > 1
 
     async def run(self) -> None:
@@ -223,7 +224,7 @@ class Announcer:
             self._take_back()
             self._settle()
 
-    # -- modifications: see `Announced.modified` ---------------------------------------------
+    # -- modifications: see `Announced.setattr` --------------------------------------------------
 
     def answered(self, inode: Inode) -> None:
         """The process is told the attributes of `inode`; until it says so, Linux may be about to
@@ -277,7 +278,7 @@ class Announcer:
             self._ended.append(process)
 
     def stop(self) -> None:
-        """Once the mount is gone, which ends a call that the process may be in: see it end."""
+        """See the process end. The mount must be gone: that ends a call in which it may be."""
         for process in self._ended:
             try:
                 process.wait(ENDING_SECONDS)
@@ -318,8 +319,9 @@ class Announcer:
             self.catch_up()
 
     async def _let_readers_finish(self, inode: Inode) -> None:
-        """Wait until whoever was just told of `inode` has taken that in: see `Announced.quiet`,
-        which holds back those who ask later. Not for ever, if it is asked for all the time."""
+        """Wait until the readers that were just told of `inode` have taken that in. Those that ask
+        later are held back by `Announced.quiet`. If it is asked for all the time, this does not
+        wait for ever."""
         for _ in range(READERS_MOST):
             wait = inode.asked + READER_SECONDS - time.monotonic()
             if wait <= 0:

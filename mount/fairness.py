@@ -1,10 +1,11 @@
-"""Whose request is next, when more have come than are answered at once.
+"""The order of requests, when more have come than are answered at once.
 
-Linux hands requests out in the order in which they came, and whoever makes many, or long ones, has
-all others wait behind them. So it is counted how long each principal's requests kept the event loop
-at work lately. One who had more than his part steps aside while there are others' requests: what is
-in the device is taken first, and of those that stepped aside the one goes next whose principal had
-the least. Nobody is counted as ahead who is alone, and the operator never steps aside.
+Linux hands requests out in the order in which they came. A principal that makes many, or long ones,
+would have all others wait behind them. So it is counted how long the requests of each principal
+kept the event loop at work lately. The requests of a principal that had more than its part step
+aside while there are others: those in the device are taken first, and of the requests that stepped
+aside the one goes next whose principal had the least. A principal that is alone is never ahead, and
+the operator never steps aside.
 
 A request that steps aside costs a turn of the event loop, 30 µs, and only its principal pays it.
 """
@@ -32,8 +33,8 @@ AHEAD = 0.002
 """Seconds that a principal may have more than an equal part."""
 
 BUSY = 0.2
-"""The part of a window from which on it is found out who asks also where nobody else wants to know
-it, which costs a new thread 50 µs."""
+"""The part of a window from which on the caller of each request is found out, also where nobody
+else wants to know it. That costs 50 µs for a new thread."""
 
 SAMPLE = 8
 """One of so many is asked while there seems to be only one principal: 2 µs for one request."""
@@ -42,17 +43,18 @@ MOST = 1000
 """Requests that have stepped aside: each is a task of pyfuse3's."""
 
 TURNS = 4
-"""Turns of the event loop at most, before the next one of those who stepped aside: in each, what is
-in the device is taken for a millisecond."""
+"""Turns of the event loop, at most, before the next of the requests that stepped aside. In each
+turn requests are taken from the device for a millisecond."""
 
 REMEMBERED = 8192
-"""Threads whose principal is remembered, for `MEMORY` seconds: that is no matter of permission."""
+"""Threads whose principal is remembered, for `MEMORY` seconds. No permission depends on it."""
 
 MEMORY = 5.0
 
 
 def key_of(principal: Principal) -> int:
-    """What is counted together: a process, all of a user's programs, all strangers."""
+    """One number for all that is counted together: a process, all programs of a user, all
+    strangers."""
     if principal.pid is not None:
         return principal.pid
     return -1 - principal.uid
@@ -82,8 +84,8 @@ class Fairness:
     # -- counting --------------------------------------------------------------------------------
 
     def charge(self, key: int | None, began: float, held: float) -> None:
-        """A piece of a request of `key` (None: whose is not known) was at work for `held` seconds
-        from `began` on."""
+        """A piece of a request was at work for `held` seconds from `began` on. `key`: whom it
+        counts for; None if that is not known."""
         if began >= self._ends:
             self._next_window(began)
         held += EACH
@@ -165,7 +167,8 @@ class Fairness:
         await trio.lowlevel.wait_task_rescheduled(give_up)
 
     async def run(self) -> None:
-        """Let one after the other go on, until cancelled; in between, what has come is taken."""
+        """Let one after the other go on, until cancelled. In between, the requests that have come
+        are taken."""
         while True:
             if not self._count:
                 self._some = trio.Event()

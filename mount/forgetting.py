@@ -1,9 +1,9 @@
 """Memory goes back to the machine when Linux has forgotten many nodes at once.
 
 Linux forgets when it needs memory, or when somebody dropped its caches. Python frees what the nodes
-had, but keeps it: a dict has the size of what was in it once, and a few thousand small tuples that
-the interpreter keeps for their next use are spread over all of the memory, and hold it (100,000
-files: 50 MB of 75, tried on 3.11). A full collection lets go of those.
+had, but keeps the memory: a dict has the size of what was in it once, and the interpreter keeps a
+few thousand small tuples for their next use. Those are spread over all of the memory, and hold it
+(100,000 files: 50 MB of 75, tried on 3.11). A full collection lets go of them.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class OpenFile:
-    """An open file: what was opened, by whom, and how; `charge` is for that, and `kept` for the
-    content that is kept as it was. `family`: who may have it, where that matters."""
+    """An open file: what was opened, by whom, and how. `charge` is for that, and `kept` for the
+    content that is kept as it was. `family`: the processes that may have it, where that matters."""
 
     inode: Inode
     handle: Handle
@@ -40,7 +40,7 @@ class OpenFile:
 
     @property
     def client(self) -> Client:
-        """Who may have to wait, for parking."""
+        """The caller that may have to wait, for parking."""
         return Client(self.caller.principal, self.caller.tid, self.inode.number, self.flags)
 
     @property
@@ -92,8 +92,8 @@ class OpenDirectory:
             self.entries += directory.listing(self.caller)
 
     def entry(self, number: int) -> tuple[str, Node | None] | None:
-        """The entry of a number, without a node where only a disk that is distant knows that; None
-        at the end. Raises ENOENT for one that is gone since."""
+        """The entry of a number; None at the end. It has no node where only a disk that is distant
+        knows that. Raises ENOENT if the entry is gone since."""
         if self.entries is None:
             self.rewind()
         assert self.entries is not None

@@ -1,4 +1,4 @@
-"""Who may still write through an open file, when one of its descriptors is closed.
+"""The processes that may still write through an open file, when one of its descriptors is closed.
 
 Linux tells us of every close(2) of a descriptor, and of the end of the open file only when it is
 too late to refuse anything. So at each close we look: does the process that opened the file, or one
@@ -27,7 +27,7 @@ from agentfs.mount import proc
 from agentfs.mount.calls import is_closing, may_be_closing
 from agentfs.mount.mounttable import Mounts
 
-__all__ = ["Ending", "Family", "Target", "ending"]
+__all__ = ["Ending", "Family", "Sought", "ending"]
 
 
 class Ending(enum.Enum):
@@ -39,7 +39,7 @@ class Ending(enum.Enum):
     UNSURE = "somebody may have it whom we cannot see"
 
 
-# How long is looked for who has a file: with 20,000 descriptors it takes 0.2 s.
+# How long it is looked who has a file: with 20,000 descriptors it takes 0.2 s.
 LOOK_SECONDS = 1.0
 # Descriptors that are looked at in the event loop, 5 µs each.
 AT_ONCE = 32
@@ -56,8 +56,8 @@ _KCMP = {"x86_64": 312, "aarch64": 272}.get(platform.machine(), 0)
 
 @dataclass(slots=True)
 class Family:
-    """The process whose thread opened a file, and those that may have inherited it from there: not
-    the `older`, the children that it had before."""
+    """The process whose thread opened a file, and those that may have inherited it from there. The
+    `older`, children that it had before, cannot."""
 
     members: set[int] = field(default_factory=set)
     older: set[int] = field(default_factory=set)
@@ -96,7 +96,7 @@ class Family:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Sought:
     """The inode of an open file: its number, and the mounts of its device. `opens`: how many open
     files it has that could be meant; `writing`: those that can write."""
 
@@ -106,32 +106,32 @@ class Target:
     writing: bool = True
 
 
-async def ending(family: Family, target: Target) -> Ending:
+async def ending(family: Family, sought: Sought) -> Ending:
     """What it means that a descriptor of an open file was closed, now.
 
     A process in execve(2) closes descriptors under a lock that some of the looks wait for (see
     `proc`). So those are not made in the event loop, and they are waited for a moment only: when we
     have answered, the lock is free.
     """
-    found = _at_once(family, target)
+    found = _at_once(family, sought)
     if found is not None:
         return found
     with trio.move_on_after(LOOK_SECONDS):
         return await trio.to_thread.run_sync(
-            _ending, family, target, abandon_on_cancel=True, limiter=proc.LOOKS
+            _ending, family, sought, abandon_on_cancel=True, limiter=proc.LOOKS
         )
     return Ending.UNSURE
 
 
-def _at_once(family: Family, target: Target) -> Ending | None:
+def _at_once(family: Family, sought: Sought) -> Ending | None:
     """The same without a thread, which takes longer than all the rest: where few descriptors are to
     be looked at, and nobody is ending; else None. Reads nothing that waits for the lock."""
     try:
         family.grow()
         few = sum(map(proc.descriptors, family.members)) <= AT_ONCE
-        if family.blind or not family.members or target.opens != 1 or not few:
+        if family.blind or not family.members or sought.opens != 1 or not few:
             return None
-        search = _Search(target)
+        search = _Search(sought)
         search.look(list(family.members))
         if search.found:
             return Ending.HELD
@@ -142,15 +142,15 @@ def _at_once(family: Family, target: Target) -> Ending | None:
     return Ending.LAST
 
 
-def _ending(family: Family, target: Target) -> Ending:
+def _ending(family: Family, sought: Sought) -> Ending:
     try:
         family.grow()
-        return _judge(family, target)
+        return _judge(family, sought)
     except OSError:
         return Ending.UNSURE  # we have no descriptor left to look with, for one
 
 
-def _judge(family: Family, target: Target) -> Ending:
+def _judge(family: Family, sought: Sought) -> Ending:
     if not family.members:
         return Ending.UNSURE
     unsure = family.blind
@@ -160,11 +160,11 @@ def _judge(family: Family, target: Target) -> Ending:
             unsure = True  # one of its own, and it hardly has two
             continue
         looked.append(pid)
-    search = _Search(target)
+    search = _Search(sought)
     search.look(looked)
     if search.found:
         # Of several open files of this inode (a second open of /dev/stdout) it may be another's.
-        return Ending.HELD if len(search.found) == target.opens else Ending.UNSURE
+        return Ending.HELD if len(search.found) == sought.opens else Ending.UNSURE
     if _was_killed(family.members):
         return Ending.KILLED
     return Ending.UNSURE if unsure or search.partly else Ending.LAST
@@ -174,21 +174,21 @@ def _judge(family: Family, target: Target) -> Ending:
 
 
 class _Search:
-    """A search for descriptors of `target`.
+    """A search for descriptors of `sought`.
 
     found: a descriptor, as (process, number), of each open file of the inode.
     partly: there may be more than can be seen.
     """
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        self._wanted = b"\nino:\t%d\n" % target.number
+    def __init__(self, sought: Sought) -> None:
+        self._sought = sought
+        self._wanted = b"\nino:\t%d\n" % sought.number
         self.found: list[tuple[int, int]] = []
         self.partly = False
 
     @property
     def _over(self) -> bool:
-        return len(self.found) >= self._target.opens
+        return len(self.found) >= self._sought.opens
 
     def look(self, pids: list[int]) -> None:
         """Look at processes until all open files are found."""
@@ -229,10 +229,10 @@ class _Search:
     def _see(self, pid: int, process: int, descriptor: int, info: bytes) -> None:
         """A descriptor of an inode of that number, on whatever device."""
         flags = int(proc.field(info, b"flags"), 8)
-        reading = flags & os.O_ACCMODE == os.O_RDONLY and self._target.writing
+        reading = flags & os.O_ACCMODE == os.O_RDONLY and self._sought.writing
         if reading or flags & os.O_PATH:
             return
-        ours = self._target.mounts.has(process, proc.field(info, b"mnt_id"))
+        ours = self._sought.mounts.has(process, proc.field(info, b"mnt_id"))
         if ours is None:
             self.partly = True  # of a mount in another name space than the process's
         elif ours and not any(_is_same(pid, descriptor, *other) for other in self.found):
@@ -259,7 +259,7 @@ _OF_SOCKETS = _of_sockets()
 
 
 @dataclass(slots=True)
-class _State:
+class _End:
     """What /proc/PID/stat says. `exiting`: it has not finished, but has no open files any more;
     `killed`: a signal ended it."""
 
@@ -267,7 +267,7 @@ class _State:
     killed: bool
 
     @classmethod
-    def of(cls, pid: int) -> _State | None:
+    def of(cls, pid: int) -> _End | None:
         """None if it is gone."""
         try:
             if not proc.is_ending(pid):
@@ -287,7 +287,7 @@ class _State:
 def _was_killed(pids: set[int]) -> bool:
     """Whether the close is that of a process which a signal has ended. If anybody else may be the
     one who closes, it is not: what was written is rather taken than lost."""
-    states = {pid: _State.of(pid) for pid in pids}
+    states = {pid: _End.of(pid) for pid in pids}
     ends = [state for state in states.values() if state is not None and state.exiting]
     if not any(state.killed for state in ends) or not all(state.killed for state in ends):
         return False

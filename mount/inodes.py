@@ -1,10 +1,10 @@
-"""The inode table: which nodes the Linux kernel knows, by number and by key.
+"""The inode table: the nodes that the Linux kernel knows, by number and by key.
 
-An inode lives from the first look-up to the last forget; its number is what `stat` shows as well,
-so it follows from the node and is the same when Linux has forgotten it and asks again. A file on
-the disk has its own, the others a hash of their key. Numbers stay below 2**53: a JavaScript program
-keeps them in a double. So a number can be guessed, and a file handle (open_by_handle_at(2)) is a
-number and a generation: generations are random.
+An inode lives from the first look-up to the last forget. `stat` shows its number, so the number
+follows from the node: it is the same when Linux has forgotten the inode and asks again. A file on
+the disk has the disk's number, all others have a hash of their key. Numbers stay below 2**53: a
+JavaScript program keeps them in a double. So a number can be guessed. A file handle, as
+open_by_handle_at(2) takes it, is a number and a generation: generations are random.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ REAL = 1 << 50
 HASHED = 1 << 51
 COUNTED = 1 << 52
 
-# After so many new inodes the garbage collector is told to leave what there is alone. Nodes have no
-# circles, so that none of them waits for it; and to go through those of a long listing took it
-# 60 ms and more (of 30,000), in which nobody was served.
+# After so many new inodes the garbage collector is told to leave all of them alone. Nodes have no
+# circles, so none of them waits for a collection. To go through the nodes of a long listing took it
+# 60 ms and more (30,000), in which nobody was served.
 NEW_MOST = 5_000
 
 
@@ -292,8 +292,8 @@ class Inodes:
         return self._new_number(node) if known is None else known.number
 
     def _new_number(self, node: Node) -> int:
-        """The number of a node that Linux does not know. Where it still knows another by it, which
-        is gone (or has the same hash, of 2**51), this one is another until it is forgotten."""
+        """The number of a node that Linux does not know. If Linux still knows another node by it,
+        which is gone (or has the same hash, of 2**51), the next free number is taken."""
         if node.apart:
             return next(self._counted)
         if node.serial is not None and node.serial < REAL:

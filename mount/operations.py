@@ -26,7 +26,7 @@ from agentfs.mount.coherence import by_client
 from agentfs.mount.fairness import Fairness
 from agentfs.mount.handler import handler
 from agentfs.mount.handles import Handles, OpenDirectory, OpenFile
-from agentfs.mount.holders import Ending, Family, Target, ending
+from agentfs.mount.holders import Ending, Family, Sought, ending
 from agentfs.mount.host import Host
 from agentfs.mount.inodes import Inode, Inodes
 from agentfs.mount.listing import Listing
@@ -531,9 +531,9 @@ class Operations(pyfuse3.Operations):
             return
         writing = opened.writes and handle.whole
         inode = opened.inode
-        target = Target(inode.number, self.mounts, inode.followed, writing)
+        sought = Sought(inode.number, self.mounts, inode.followed, writing)
         begun = inode.begun
-        found = await ending(family, target)
+        found = await ending(family, sought)
         if found is Ending.HELD and inode.begun != begun:
             found = Ending.UNSURE  # what was found may be an open file that began meanwhile
         match found:

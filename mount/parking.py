@@ -2,10 +2,10 @@
 signal, or the mount goes away.
 
 A FUSE call cannot be interrupted unless the daemon answers it: the caller hangs, even against
-SIGKILL. So whenever an interrupt arrives (see `wakeups`) the parked calls find out whom it was for:
-the thread that waits has a signal pending that it neither blocks nor ignores. That call answers
-EINTR. Which thread that is, is found out before it is parked (see `reading`); where it cannot be,
-the opener is taken for it, and whoever else holds the file is looked at as well.
+SIGKILL. So whenever an interrupt arrives (see `wakeups`), the parked calls find out whom it was
+for: the thread that waits has a signal pending that it neither blocks nor ignores. That call
+answers EINTR. The thread is found out before it is parked (see `reading`). Where it cannot be, the
+opener is taken for it, and all others that hold the file are looked at as well.
 """
 
 from __future__ import annotations
@@ -212,8 +212,9 @@ class Parking:
             self._look(tuple(self._parked))
 
     def _look(self, suspects: Iterable[Parked], with_heirs: Iterable[Parked] | None = None) -> None:
-        """`with_heirs`: those whose heirs are looked at as well, all of them by default: that
-        costs a look at every process of the machine."""
+        """Find those of `suspects` that were interrupted. `with_heirs`: the calls whose heirs are
+        looked at as well, all of them by default. That costs a look at every process of the
+        machine."""
         found = False
         others: list[Parked] = []
         orphaned: list[Parked] = []
@@ -235,8 +236,8 @@ class Parking:
             self._look_among_heirs(others, orphaned)
 
     def _look_among_heirs(self, parked: list[Parked], orphaned: list[Parked]) -> None:
-        """Processes that hold a file open which another one opened, and that could not be seen in
-        the call."""
+        """Look at the processes that hold a file open which another one opened, and that could not
+        be seen in the call."""
         inodes: dict[int, list[Parked]] = {}
         for unknown in parked:
             inodes.setdefault(unknown.inode, []).append(unknown)

@@ -41,7 +41,7 @@ class Asked:
         self.by: Caller | None = None
 
     def caller(self, ctx: RequestContext) -> Caller:
-        """Who makes it."""
+        """The caller that makes it."""
         host = self._requests.host
         principal = host.identify(ctx.pid, ctx.uid, ctx.gid)
         self.by = Caller(principal, ctx.uid, ctx.gid, ctx.pid, ctx.umask, host.charge)

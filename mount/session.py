@@ -31,11 +31,11 @@ __all__ = ["Mount", "serve"]
 
 log = logging.getLogger(__name__)
 
-# Requests that do not wait, or only for their turn, beside the parked reads; pyfuse3's own default
-# is 99 for all.
+# Tasks for requests that do not wait, or only for their turn, beside those for parked reads.
+# pyfuse3's own default is 99 for all.
 SPARE_TASKS = 200 + MOST
-# Tasks that wait for the next request. With fewer than come at once, pyfuse3 makes and ends a task
-# for every request: 40 µs each, measured.
+# Tasks that wait for the next request. If more requests come at once than there are, pyfuse3 makes
+# and ends a task for each of the others: 40 µs, measured.
 IDLE_TASKS = 8
 
 
@@ -43,7 +43,7 @@ IDLE_TASKS = 8
 LOOK_EVERY = 2.0
 
 NOWHERE = "/dev/null/nowhere"
-"""A path below which nothing can be, for what is done by path while the tree has none."""
+"""A path below which nothing can be, for calls by path while the tree has none."""
 
 
 class Mount:
@@ -178,8 +178,8 @@ async def _watch_mount_table(mount: Mount, gone: trio.Event) -> None:
 
 
 def _unmount(mount: Mount) -> None:
-    """Take the mount away where it is now. What lies over it is not ours to take away: then it
-    stays, dead, until somebody does that, and `agentfs umount` takes it."""
+    """Take the mount away where it is now. A mount that lies over it is not ours to take away: then
+    our mount stays, dead, until somebody does that, and `agentfs umount` takes it."""
     pyfuse3.close(unmount=mount.place == mount.mountpoint)
     if mount.place == mount.mountpoint:
         return

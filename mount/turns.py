@@ -1,4 +1,4 @@
-"""Whose turn it is to take a request from the device.
+"""The turns in which tasks take requests from the device.
 
 pyfuse3 has several tasks for that, one at a time under a lock, so that a request that has to wait
 holds nobody up. Most are answered at once; but with trio's own lock each one wakes the next task
@@ -51,7 +51,7 @@ class Turns:
             self.pass_on()
 
     def pass_on(self) -> None:
-        """Whoever had the turn last is busy: wake the next, if it is nobody's yet."""
+        """The task that had the turn last is busy: wake the next one, if nobody has the turn."""
         if not self._taken and self._waiting:
             self._taken = True
             trio.lowlevel.reschedule(self._waiting.popleft())

@@ -12,7 +12,7 @@ with one function and the lock (see `turns`) replaced. Without this every parked
 poll /proc ten times a second: 15 % of a core with 1,000 of them, measured, where this costs nothing
 while idle.
 
-The device reports POLLERR once the mount is gone, whoever unmounted it.
+The device reports POLLERR once somebody has unmounted the tree.
 
 A request that was in the device is gone again if its thread is killed before it is taken. The task
 that came to take it would then wait for the next one with the event loop standing still. So the
@@ -115,8 +115,8 @@ class Wakeups:
 
 
 class _Workers:
-    """The nursery of pyfuse3's tasks: one that found the request gone is begun anew. What it leaves
-    behind is a buffer of a megabyte, of which what was never written to takes no memory."""
+    """The nursery of pyfuse3's tasks. A task that found its request gone is begun anew. It leaves a
+    buffer of a megabyte behind, and the part of it that was never written to takes no memory."""
 
     def __init__(self) -> None:
         self._manager = trio.open_nursery()

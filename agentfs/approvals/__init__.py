@@ -1,1 +1,1 @@
-"""What waits until the operator allows it."""
+"""Approvals: calls that wait until the operator, or an agent, has agreed."""

@@ -1,4 +1,4 @@
-"""What is told of requests for approval."""
+"""The events of requests for approval."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ApprovalAsked(Event):
-    """A call of `agent` waits until `by` agrees, or until `deadline`. `sha256` is of what is asked
-    for; the same `id` again asks for something else instead."""
+    """A call of `agent` waits until `by` agrees, or until `deadline`. `sha256` is that of the
+    content. A second event with the same `id` says that it asks for something else instead."""
 
     id: str
     agent: str
@@ -28,7 +28,8 @@ class ApprovalAsked(Event):
 
 @dataclass(frozen=True, slots=True)
 class ApprovalDecided(Event):
-    """It is `state` now: approved, rejected, expired, withdrawn or used. `who` decided."""
+    """The request is `state` now: approved, rejected, expired, withdrawn or used. `who` has
+    decided."""
 
     id: str
     agent: str
@@ -38,7 +39,7 @@ class ApprovalDecided(Event):
 
 @dataclass(frozen=True, slots=True)
 class ApprovalDropped(Event):
-    """It is not kept any more."""
+    """The request is not kept any more."""
 
     id: str
     agent: str

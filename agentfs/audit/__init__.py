@@ -1,1 +1,1 @@
-"""What was done, by whom, in records that nobody can change unseen."""
+"""The audit: records of who did what, which nobody can change unseen."""

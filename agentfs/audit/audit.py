@@ -264,7 +264,8 @@ class Audit(Part):
             self.pruning.require_room()
 
     def require_room(self, principal: Principal | None) -> None:
-        """The same for a change that has its record later, or has none."""
+        """Raise ENOSPC under the same conditions, for a change that has its record later or has
+        none."""
         if principal is None or not principal.is_operator:
             self.pruning.require_room()
 

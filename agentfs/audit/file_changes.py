@@ -27,8 +27,8 @@ WAIT = 1.0
 """Seconds from the first change of an actor to its record."""
 
 MOST_PATHS, MOST_DIRECTORIES = 100, 30
-"""The paths that one record names, and the directories for which it counts the rest. What is beyond
-those too is counted for /shared as a whole. A record has about 10 KB at most, as a rule."""
+"""The paths that one record names, and the directories for which it counts the rest. Changes beyond
+those are counted for /shared as a whole. A record has about 10 KB at most, as a rule."""
 
 PAUSE = 0.002
 """Seconds between the records of two actors, in which others have their turn."""

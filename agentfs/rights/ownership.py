@@ -18,7 +18,7 @@ __all__ = ["Access", "Ownership"]
 
 
 class Access(enum.Enum):
-    """What somebody wants to do with it. The value is the word for it in a refusal."""
+    """A use of the object. The value is the word for it in a refusal."""
 
     READ = "read"
     """See its content, and leave it there: subscribe."""
@@ -85,7 +85,8 @@ class Ownership:
     # -- changing it -------------------------------------------------------------------------------
 
     def with_mode(self, principal: Principal, mode: int, what: str) -> Ownership:
-        """The same with another mode. Raises EPERM unless the owner agent or the operator asks."""
+        """This ownership with another mode. Raises EPERM unless the owner agent or the operator
+        asks."""
         self.require_owner(principal, f"change the mode of {what}")
         return replace(self, mode=mode & 0o777)
 

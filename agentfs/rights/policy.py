@@ -43,7 +43,7 @@ STRANGERS = "strangers"
 """The rule that keeps mail from another user's agent."""
 
 OF_ONESELF = frozenset({Action.KILL, Action.READ_PROCESS})
-"""What every process may do to itself, unless that is denied by name."""
+"""Every process may do these to itself, unless that is denied by name."""
 
 PRIVATE = frozenset({"sent", "spec.yaml"})
 """The files that `read_process` shows to others only where a rule says so, whatever the role's
@@ -183,7 +183,8 @@ class Policy:
         *,
         answers: Callable[[], bool] = _never,
     ) -> Decision:
-        """The same before there is a content that could be approved. `approved` has to follow."""
+        """As `require`, before there is a content that could be approved. `approved` has to
+        follow."""
         decision = self.decide(actor, action, path, target, answers=answers)
         if not decision.allowed:
             raise decision.refusal()

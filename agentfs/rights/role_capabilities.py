@@ -50,8 +50,8 @@ class RoleCapabilities:
         return self._tables[role]
 
     def effective(self, holder: CapabilityHolder) -> CapabilitySet:
-        """What `holder` may at this moment; process 1 everything. A microsecond: sets are kept by
-        what they are made of, so after a drop it is another set."""
+        """What `holder` may at this moment; process 1 may everything. It takes a microsecond,
+        because sets are kept by what they are made of; so after a drop it is another set."""
         made_of = (holder.role, holder.ceiling, holder.allowed, holder.denied)
         found = self._known.get(made_of)
         if found is None:
@@ -74,8 +74,8 @@ class RoleCapabilities:
 
     def require(self, holder: CapabilityHolder, name: str) -> None:
         """Raise EACCES unless `holder` has capability `name`, EPERM if it is denied; the reason
-        says who took it away. For a tool that does what a capability is for, that one is asked for.
-        EINVAL for a tool whose name cannot be one."""
+        says who took it away. A tool that does what a capability is for needs that capability.
+        Raises EINVAL for a tool whose name cannot be one."""
         tool = name.removeprefix("tool:") if name.startswith("tool:") else ""
         if tool:
             canonical_tool(tool)
@@ -106,7 +106,8 @@ class RoleCapabilities:
 
 
 def _table(names: Iterable[str]) -> CapabilitySet:
-    """Of a role's list: what is there, and what it takes away (`-host_read`)."""
+    """The set that a role's list means: what it gives, without what it takes away
+    (`-host_read`)."""
     words = list(names)
     taken = [word[1:] for word in words if word.startswith("-")]
     return CapabilitySet.of(word for word in words if not word.startswith("-")).without(taken)

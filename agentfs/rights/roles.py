@@ -22,7 +22,7 @@ FILE = "roles.yaml"
 
 
 class Action(enum.Enum):
-    """What rules are about. Each is asked with a path that says what it is done to."""
+    """An action that rules are about. A path says what it is done to."""
 
     __hash__ = object.__hash__  # members are one of a kind, and are looked up at every call
 

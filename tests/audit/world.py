@@ -71,7 +71,7 @@ class System:
 
 
 def edit(system: System, *statements: str | tuple[str, tuple[object, ...]]) -> None:
-    """What somebody does to the store who can write it."""
+    """Change the store, as somebody could who can write its file."""
     with closing(sqlite3.connect(system.path)) as connection, connection:
         for statement in statements:
             words = statement if isinstance(statement, tuple) else (statement, ())

@@ -70,7 +70,7 @@ class Audit(Part):
         self._told = TIDY_EVERY  # lines it got since it was tidied
         self._due = trio.Event()
         self._verifying = trio.CapacityLimiter(1)
-        store.before_commit.append(self._record)
+        store.prepare(self._record)
 
     # -- the start -------------------------------------------------------------------------------
 
@@ -285,7 +285,7 @@ class Audit(Part):
         EINVAL."""
         self.pruning.check_there(through)
         with self._store.transaction():
-            self._store.acting = principal
+            self._store.act_for(principal)
             self._events.emit(AuditCut(through))
         self.pruning.cut(through)
 

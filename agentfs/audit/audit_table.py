@@ -39,14 +39,13 @@ class AuditTables:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._write = store._write
 
     def head(self) -> str:
         return self._store.meta(HEAD)
 
     def last(self) -> Row | None:
         """The newest record."""
-        row = self._store._db.execute(
+        row = self._store.read(
             "SELECT seq, CAST(record AS BLOB), hash FROM audit ORDER BY seq DESC LIMIT 1"
         ).fetchone()
         return None if row is None else (row[0], row[1], row[2])
@@ -54,33 +53,33 @@ class AuditTables:
     def oldest(self, limit: int) -> list[Row]:
         """The oldest `limit` records."""
         query = "SELECT seq, CAST(record AS BLOB), hash FROM audit ORDER BY seq LIMIT ?"
-        return list(self._store._db.execute(query, (limit,)))
+        return list(self._store.read(query, (limit,)))
 
     def after(self, seq: int, limit: int) -> list[Row]:
         """The first `limit` records behind number `seq`."""
         query = (
             "SELECT seq, CAST(record AS BLOB), hash FROM audit WHERE seq > ? ORDER BY seq LIMIT ?"
         )
-        return list(self._store._db.execute(query, (seq, limit)))
+        return list(self._store.read(query, (seq, limit)))
 
     def append(self, seq: int, record: str, digest: bytes, head: str) -> None:
-        self._write("INSERT INTO audit VALUES (?, ?, ?)", (seq, record, digest))
+        self._store.write("INSERT INTO audit VALUES (?, ?, ?)", (seq, record, digest))
         self._store.set_meta(HEAD, head)
 
     def checkpoints(self) -> Iterator[tuple[int, str]]:
         """(number of the record, text) of each, by number."""
         query = "SELECT seq, CAST(record AS BLOB) FROM checkpoints ORDER BY seq"
-        for seq, text in self._store._db.execute(query):
+        for seq, text in self._store.read(query):
             yield seq, text.decode("utf-8", "replace")
 
     def put_checkpoint(self, seq: int, record: str) -> None:
-        self._write("INSERT OR REPLACE INTO checkpoints VALUES (?, ?)", (seq, record))
+        self._store.write("INSERT OR REPLACE INTO checkpoints VALUES (?, ?)", (seq, record))
 
     def replace(self, rows: Iterable[int], row: tuple[int, str, bytes]) -> None:
         """Put one record in the place of others."""
         for seq in rows:
-            self._write("DELETE FROM audit WHERE seq = ?", (seq,))
-        self._write("INSERT INTO audit VALUES (?, ?, ?)", row)
+            self._store.write("DELETE FROM audit WHERE seq = ?", (seq,))
+        self._store.write("INSERT INTO audit VALUES (?, ?, ?)", row)
 
     def dropped(self) -> int:
         """How many numbers between the oldest and the newest record have none."""
@@ -91,8 +90,8 @@ class AuditTables:
 
     def cut(self, seq: int, record: str) -> None:
         """Delete everything up to record `seq`; the checkpoint `record` stands for it."""
-        self._write("DELETE FROM audit WHERE seq <= ?", (seq,))
-        self._write("DELETE FROM checkpoints WHERE seq < ?", (seq,))
+        self._store.write("DELETE FROM audit WHERE seq <= ?", (seq,))
+        self._store.write("DELETE FROM checkpoints WHERE seq < ?", (seq,))
         self.put_checkpoint(seq, record)
 
 

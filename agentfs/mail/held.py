@@ -77,14 +77,14 @@ class HeldMail(Part):
         its number. Raises what `send()`, which sends it, would: that is tried and taken back."""
         acting = None
         with suppress(_TakenBackError), self._store.transaction():
-            self._store.promised = bool(number)
+            self._store.promise(bool(number))
             send()
             acting = self._store.acting
             raise _TakenBackError
         if not number:
             self._last = number = self._last + 1
         with self._store.transaction():
-            self._store.acting = acting  # whose room it takes
+            self._store.act_for(acting)  # whose room it takes
             self._store.put_record(KIND, _key(number), held.record())
         return number
 
@@ -92,7 +92,7 @@ class HeldMail(Part):
         """It was sent, or refused: in the same transaction, where it was promised."""
         if number:
             with self._store.transaction():
-                self._store.promised = True
+                self._store.promise()
                 self._store.delete_record(KIND, _key(number))
 
     def deliver(self, number: int, send: Callable[[], object]) -> None:
@@ -101,7 +101,7 @@ class HeldMail(Part):
         key = _key(number)
         try:
             with self._store.transaction():
-                self._store.promised = True
+                self._store.promise()
                 self._store.delete_record(KIND, key)
                 send()
         except KernelError as refusal:

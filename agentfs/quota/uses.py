@@ -98,7 +98,7 @@ class Uses:
     def keys(self) -> Iterator[tuple[str, str]]:
         """Every (view, key) that there are sums of, by name."""
         query = "SELECT view, key FROM usage WHERE span = 'total' ORDER BY view, key"
-        yield from self._store._db.execute(query)
+        yield from self._store.read(query)
 
     def sums(self, view: str, key: str, span: str = TOTAL) -> Sums:
         """The sums of one span; zeros if there is none."""
@@ -106,7 +106,7 @@ class Uses:
             "SELECT input, output, calls, tool_calls, cost, unpriced FROM usage"
             " WHERE view = ? AND key = ? AND span = ?"
         )
-        row = self._store._db.execute(query, (view, key, span)).fetchone()
+        row = self._store.read(query, (view, key, span)).fetchone()
         return Sums() if row is None else Sums(*row)
 
     def spans(self, view: str, key: str, length: int) -> Iterator[tuple[str, Sums]]:
@@ -115,17 +115,17 @@ class Uses:
             "SELECT span, input, output, calls, tool_calls, cost, unpriced FROM usage"
             " WHERE view = ? AND key = ? AND length(span) = ? ORDER BY span"
         )
-        for span, *row in self._store._db.execute(query, (view, key, length)):
+        for span, *row in self._store.read(query, (view, key, length)):
             yield span, Sums(*row)
 
     def add(self, row: UseRow) -> None:
         """Write one use, and add it to all its sums."""
-        self._store._write(
+        self._store.write(
             "INSERT INTO uses VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
         )
         sums = Sums.of(row.kind, row.input, row.output, row.cost, row.unpriced)
         keys = (row.agent, row.user, row.node, row.tier, "")
-        self._store._write(_ADD_ALL, (*keys, row.hour, *sums))
+        self._store.write(_ADD_ALL, (*keys, row.hour, *sums))
 
     def sweep(self, before: float, most: int) -> tuple[int, set[tuple[str, str]]]:
         """Delete the oldest rows from before `before`, at most `most`: their number, and each
@@ -134,7 +134,7 @@ class Uses:
             "SELECT seq, hour, agent, user, node, tier, kind, input, output, cost, unpriced"
             " FROM uses WHERE time < ? ORDER BY time LIMIT ?"
         )
-        rows = self._store._db.execute(query, (before, most)).fetchall()
+        rows = self._store.read(query, (before, most)).fetchall()
         if not rows:
             return 0, set()
         gone: dict[tuple[str, str, str], list[Sums]] = {}
@@ -146,12 +146,12 @@ class Uses:
         for where, uses in gone.items():
             sums = map(sum, zip(*uses, strict=True))
             if where[2] == SWEPT:
-                self._store._write(_ADD, (*where, *sums))
+                self._store.write(_ADD, (*where, *sums))
             else:
-                self._store._write(_ADD, (*where, *(-count for count in sums)))
-                self._store._write(_DROP_EMPTY, where)
+                self._store.write(_ADD, (*where, *(-count for count in sums)))
+                self._store.write(_DROP_EMPTY, where)
         query = "DELETE FROM uses WHERE seq IN (SELECT value FROM json_each(?))"
-        self._store._write(query, (json.dumps([row[0] for row in rows]),))
+        self._store.write(query, (json.dumps([row[0] for row in rows]),))
         return len(rows), {(view, key) for view, key, _ in gone}
 
     def is_swept(self, view: str, key: str) -> bool:
@@ -162,5 +162,5 @@ class Uses:
         """Add the sums of a key that has no row left to those of `NOBODY`, and drop the key."""
         for span in (TOTAL, SWEPT):
             sums = self.sums(view, key, span)
-            self._store._write(_ADD, (view, NOBODY, span, *sums))
-        self._store._write("DELETE FROM usage WHERE view = ? AND key = ?", (view, key))
+            self._store.write(_ADD, (view, NOBODY, span, *sums))
+        self._store.write("DELETE FROM usage WHERE view = ? AND key = ?", (view, key))

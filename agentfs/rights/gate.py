@@ -107,7 +107,7 @@ class Gate:
         """Have the audit name `principal` for the transaction under way. The first one that is
         named stays; a transaction without one is the kernel's own work."""
         if self._store.acting is None:
-            self._store.acting = principal
+            self._store.act_for(principal)
 
 
 class _Entered(AbstractContextManager[Process]):

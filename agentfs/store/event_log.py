@@ -76,7 +76,7 @@ class EventLog:
         """Of this run of the daemon: a watcher who sees another one missed a restart."""
         self.process_of: Callable[[str], int | None] = lambda agent: None
         self.agent_of: Callable[[int], str | None] = lambda pid: None
-        store.before_commit.append(self._number)
+        store.prepare(self._number)
 
     def now(self) -> float:
         """The wall-clock time that an event would get."""
@@ -111,7 +111,7 @@ class EventLog:
 
     def emit(self, event: Event) -> None:
         """Let `event` go out when the transaction around this call is committed."""
-        if not self._store.in_transaction:
+        if not self._store.take_part():
             with self._store.transaction():
                 self.emit(event)
             return

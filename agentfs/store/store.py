@@ -92,6 +92,10 @@ class Store:
     nothing was written and the `on_rollback` calls undo the change in memory, newest first.
     `on_commit` calls run after the commit; that is where events go out. `on_end` calls run after
     either.
+
+    An inner transaction that fails once it has changed something, fails the outermost one as well,
+    with the same exception, even if somebody caught it: it cannot commit its half. A savepoint
+    would let the outer one go on, and cost every inner one that writes two statements.
     """
 
     def __init__(self, path: Path) -> None:
@@ -110,8 +114,9 @@ class Store:
             self._db.close()
             raise
         self._transaction = _Transaction(self)
-        self._failure: sqlite3.Error | None = None
-        self._depth = 0
+        self._failure: BaseException | None = None  # the transaction under way cannot commit
+        self._depth = 0  # how many transactions are under way, each within another
+        self._changed = 0  # the innermost of them that has changed something
         self._undo: list[Callable[[], object]] = []
         self._commit: list[Callable[[], object]] = []
         self._end: list[Callable[[], object]] = []
@@ -123,8 +128,10 @@ class Store:
         self._ballast: Ballast | None = None
         self._room = 0  # bytes that may be written before the ballast is asked again
         self.before_commit: list[Callable[[], object]] = []
-        self.acting: Principal | None = None  # whom the transaction is for, see `Gate`
-        self.promised = False  # the transaction does what was accepted before
+        self.acting: Principal | None = None
+        """Whom the transaction under way is for."""
+        self.promised = False
+        """The transaction under way does what was accepted before."""
         self.commits = 0
 
     def close(self) -> None:
@@ -171,8 +178,8 @@ class Store:
             metas, self._metas = self._metas, {}
             rows = ", (?, ?)" * (len(metas) - 1)
             values = tuple(chain.from_iterable(metas.items()))
-            self._write(f"INSERT OR REPLACE INTO meta VALUES (?, ?){rows}", values)  # noqa: S608
-        if self._failure is not None:  # somebody inside caught it, but it cannot be undone in part
+            self.write(f"INSERT OR REPLACE INTO meta VALUES (?, ?){rows}", values)  # noqa: S608
+        if self._failure is not None:  # somebody caught it, but it cannot be undone in part
             raise self._failure
         if self._dirty:
             self._db.execute("COMMIT")
@@ -202,8 +209,29 @@ class Store:
     def in_transaction(self) -> bool:
         return self._depth > 0
 
+    def take_part(self) -> bool:
+        """What comes is a part of the transaction under way; False if there is none."""
+        self._changed = self._depth
+        return self._depth > 0
+
+    def act_for(self, principal: Principal | None) -> None:
+        """The transaction under way is for `principal`; None: the kernel's own work."""
+        self.acting = principal
+
+    def promise(self, promised: bool = True) -> None:
+        """The transaction under way does what was accepted before, whatever is full by now."""
+        self.promised = promised
+
+    def prepare(self, call: Callable[[], object]) -> None:
+        """Run `call()` at the end of every transaction, as its last part. What it raises fails the
+        transaction."""
+        self.before_commit.append(call)
+
     def on_rollback(self, call: Callable[[], object]) -> None:
         """Undo a change in memory with `call()` if the transaction fails."""
+        if not self._depth:
+            raise RuntimeError("an undo outside a transaction")
+        self._changed = self._depth
         self._undo.append(call)
 
     def on_commit(self, call: Callable[[], object]) -> None:
@@ -215,11 +243,19 @@ class Store:
         refused call, too. It may make a transaction of its own."""
         self._end.append(call)
 
-    def _write(self, sql: str, values: tuple[Any, ...]) -> None:
+    # -- statements, for rooms that have tables of their own -------------------------------------
+
+    def read(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        """The rows that a SELECT finds."""
+        return self._db.execute(sql, values)
+
+    def write(self, sql: str, values: tuple[Any, ...]) -> None:
+        """Run a statement as a part of the transaction under way."""
         if not self._depth:
             raise RuntimeError("a write outside a transaction")
         if self._failure is not None:
             raise self._failure
+        self._changed = self._depth
         try:
             self._claim(PAGES + sum(map(getsizeof, values)))
             if not self._dirty:
@@ -242,6 +278,7 @@ class Store:
         """All that a transaction sets is written in one statement, when it is committed."""
         if not self._depth:
             raise RuntimeError("a write outside a transaction")
+        self._changed = self._depth
         self._metas[key] = value
 
     # -- records: JSON by kind and key -----------------------------------------------------------
@@ -267,16 +304,16 @@ class Store:
     def put_record(self, kind: str, key: str, record: Mapping[str, Any]) -> None:
         own, text = _OWN.get(kind), _dump(record)
         if own is None:
-            self._write("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (kind, key, text))
+            self.write("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (kind, key, text))
         else:
-            self._write(own.put, (key, text))
+            self.write(own.put, (key, text))
 
     def delete_record(self, kind: str, key: str) -> None:
         own = _OWN.get(kind)
         if own is None:
-            self._write("DELETE FROM records WHERE kind = ? AND key = ?", (kind, key))
+            self.write("DELETE FROM records WHERE kind = ? AND key = ?", (kind, key))
         else:
-            self._write(own.delete, (key,))
+            self.write(own.delete, (key,))
 
     # -- agents and processes, in other words -----------------------------------------------------
 
@@ -315,13 +352,13 @@ class Store:
         return json.loads(row[0]), row[1]
 
     def put_publication(self, topic: str, seq: int, record: dict[str, Any], content: bytes) -> None:
-        self._write(
+        self.write(
             "INSERT INTO publications VALUES (?, ?, ?, ?)", (topic, seq, _dump(record), content)
         )
 
     def delete_publications(self, topic: str, through: int) -> None:
         """Delete those of `topic` up to number `through`."""
-        self._write("DELETE FROM publications WHERE topic = ? AND seq <= ?", (topic, through))
+        self.write("DELETE FROM publications WHERE topic = ? AND seq <= ?", (topic, through))
 
     # -- messages ------------------------------------------------------------------------------
 
@@ -354,12 +391,12 @@ class Store:
         content: bytes,
     ) -> None:
         short = len(content) <= SHORT_CONTENT
-        self._write(
+        self.write(
             "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)",
             (seq, mailbox, state, filename, _dump(record), content if short else b""),
         )
         if not short:
-            self._write("INSERT INTO long_contents VALUES (?, ?)", (seq, content))
+            self.write("INSERT INTO long_contents VALUES (?, ?)", (seq, content))
             return
         self._recent[seq] = content
         self.on_rollback(lambda: self._recent.pop(seq, None))
@@ -367,7 +404,7 @@ class Store:
             del self._recent[next(iter(self._recent))]
 
     def update_message(self, seq: int, state: str, filename: str, record: dict[str, Any]) -> None:
-        self._write(
+        self.write(
             "UPDATE messages SET state = ?, filename = ?, record = ? WHERE seq = ?",
             (state, filename, _dump(record), seq),
         )
@@ -380,24 +417,24 @@ class Store:
             self.update_message(seq, state, "", record)
             return
         self._recent.pop(seq, None)
-        self._write(
+        self.write(
             "UPDATE messages SET state = ?, filename = '', record = ?, content = ? WHERE seq = ?",
             (state, _dump(record), head, seq),
         )
-        self._write("DELETE FROM long_contents WHERE seq = ?", (seq,))
+        self.write("DELETE FROM long_contents WHERE seq = ?", (seq,))
 
     def delete_message(self, seq: int, size: int) -> None:
         """Delete a message; `size` is that of its content, in bytes."""
         self._recent.pop(seq, None)
-        self._write("DELETE FROM messages WHERE seq = ?", (seq,))
+        self.write("DELETE FROM messages WHERE seq = ?", (seq,))
         if size > SHORT_CONTENT:
-            self._write("DELETE FROM long_contents WHERE seq = ?", (seq,))
+            self.write("DELETE FROM long_contents WHERE seq = ?", (seq,))
 
     def delete_finished(self, seqs: list[int]) -> None:
         """Delete messages of which no long content is kept."""
         self._recent.clear()
         query = "DELETE FROM messages WHERE seq IN (SELECT value FROM json_each(?))"
-        self._write(query, (json.dumps(seqs),))
+        self.write(query, (json.dumps(seqs),))
 
     def content(self, seq: int) -> bytes:
         """The content of a message; KeyError if it is gone."""
@@ -480,6 +517,7 @@ class _Transaction(AbstractContextManager[None]):
         if store._depth == 0:
             store._dirty = False
             store._failure = None
+            store._changed = 0
             store.acting = None
             store.promised = False
         store._depth += 1
@@ -488,8 +526,13 @@ class _Transaction(AbstractContextManager[None]):
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: object
     ) -> None:
         store = self._store
-        if store._depth > 1:
-            store._depth -= 1
+        depth = store._depth
+        if depth > 1:
+            store._depth = depth - 1
+            if store._changed == depth:
+                store._changed = depth - 1
+                if failure is not None and store._failure is None:
+                    store._failure = failure
             return
         try:
             if failure is None:

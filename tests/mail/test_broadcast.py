@@ -224,7 +224,7 @@ def test_a_kill_at_any_statement_leaves_all_copies_or_none(
     world: World, crowd: dict[str, Process], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     left: list[Path] = []
-    write = world.store._write
+    write = world.store.write
 
     def killed_here(*arguments: object) -> None:
         write(*arguments)  # type: ignore[arg-type]
@@ -233,7 +233,7 @@ def test_a_kill_at_any_statement_leaves_all_copies_or_none(
         for name in ("store.db", "store.db-wal"):
             shutil.copy(world.state / name, left[-1] / name)
 
-    monkeypatch.setattr(world.store, "_write", killed_here)
+    monkeypatch.setattr(world.store, "write", killed_here)
     broadcast(world, text="x" * 100_000)
     assert len(left) > 10  # each copy has a row, and a long content
     monkeypatch.undo()

@@ -3,7 +3,8 @@
 import errno
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,61 @@ def test_a_transaction_that_writes_nothing_commits_nothing(store: Store) -> None
 def test_a_write_outside_a_transaction_is_a_mistake(store: Store) -> None:
     with pytest.raises(RuntimeError, match="outside"):
         store.set_meta("x", "1")
+    with pytest.raises(RuntimeError, match="outside"):
+        store.on_rollback(lambda: None)
+
+
+STEPS: dict[str, Callable[[Store, list[str]], object]] = {
+    "record": lambda store, _: store.put_record("kind", "x", {}),
+    "meta": lambda store, _: store.set_meta("x", "2"),
+    "memory": lambda store, undone: store.on_rollback(lambda: undone.append("inner")),
+    "event": lambda store, _: store.take_part(),
+}
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=list(STEPS))
+def test_an_inner_transaction_that_failed_and_was_caught_commits_no_half(
+    store: Store, step: Callable[[Store, list[str]], object]
+) -> None:
+    undone: list[str] = []
+    with pytest.raises(ZeroDivisionError), store.transaction():
+        store.on_rollback(lambda: undone.append("outer"))
+        store.set_meta("x", "1")
+        with suppress(ZeroDivisionError), store.transaction():
+            step(store, undone)
+            raise ZeroDivisionError
+        with store.transaction():  # another one changes nothing about that
+            pass
+    assert undone[-1] == "outer"
+    assert ("inner" in undone) == (step is STEPS["memory"])
+    assert (store.meta("x"), list(store.records("kind"))) == ("", [])
+    with store.transaction():
+        store.set_meta("x", "3")
+    assert store.meta("x") == "3"
+
+
+def test_an_inner_transaction_that_refused_before_it_changed_anything_does_no_harm(
+    store: Store,
+) -> None:
+    with store.transaction():
+        store.set_meta("x", "1")
+        with suppress(KernelError), store.transaction():
+            with store.transaction():
+                pass
+            raise KernelError(errno.EACCES, "no")
+        store.set_meta("y", "1")
+    assert (store.meta("x"), store.meta("y")) == ("1", "1")
+
+
+def test_after_a_caught_failure_nothing_more_is_written(store: Store) -> None:
+    refusal = KernelError(errno.EDQUOT, "no")
+    with pytest.raises(KernelError) as caught, store.transaction():
+        with suppress(KernelError), store.transaction():
+            store.put_record("kind", "x", {})
+            raise refusal
+        store.put_record("kind", "y", {})
+    assert caught.value is refusal
+    assert list(store.records("kind")) == []
 
 
 def test_before_commit_calls_are_part_of_it(store: Store) -> None:

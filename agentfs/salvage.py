@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from agentfs.audit.audit_table import DROPPED, HEAD
-from agentfs.audit.check_audit import GAPS
+from agentfs.audit.check import GAPS
 from agentfs.mail.message import Message
 from agentfs.mail.tally import EVERYBODY
 from agentfs.model.names import INIT_NAME

@@ -1,6 +1,7 @@
 """The consistency check: silent about what is sound, plain about what is not."""
 
 import os
+import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -8,10 +9,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import trio
 
 from agentfs.check import check
+from agentfs.kernel import Kernel
 from agentfs.store.migrations import LATEST
 from agentfs.store.store import Store
+from agentfs.tools.repair import trial
 from tests.world import OPERATOR, World
 
 
@@ -191,3 +195,48 @@ def test_a_store_that_cannot_be_opened_is_said_to_be_so(path: Path) -> None:
         path.chmod(stat.S_IWUSR)
     [fault] = check(path)
     assert "cannot be read" in fault
+
+
+KINDS = (
+    *("approval", "artifact", "ask", "branch", "budget", "call", "ended", "group", "group holds"),
+    *("held", "marks", "queue", "reminder", "reminder-count", "spent", "topic"),
+)
+NUMBERS = ("event_seq", "last_agent", "last_approval", "last_call", "last_pid", "audit_dropped")
+DOCUMENTS = ("config", "roles.yaml", "acl.yaml", "models.yaml")
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state directory of a system that was put down."""
+    state = tmp_path_factory.mktemp("fresh")
+
+    async def start() -> None:
+        kernel = Kernel(state, "/nowhere")
+        kernel.load()
+        kernel.store.close()
+
+    trio.run(start)
+    return state
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [("INSERT INTO records VALUES (?, ?, ?)", (kind, "1", "{}")) for kind in KINDS]
+    + [("INSERT INTO records VALUES (?, ?, ?)", (kind, "1", '{"owner": "init"}')) for kind in KINDS]
+    + [("INSERT INTO records VALUES (?, ?, ?)", (kind, "x", '{"x": 1}')) for kind in KINDS]
+    + [("INSERT INTO agents VALUES (?, ?)", ("x", '{"x": 1}'))]
+    + [("INSERT INTO processes VALUES (?, ?)", (9, '{"pid": 9}'))]
+    + [("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, "x")) for key in NUMBERS]
+    + [("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, "x: [")) for key in DOCUMENTS],
+    ids=lambda damage: "-".join(map(str, damage[1])),
+)
+def test_a_store_with_which_no_daemon_starts_is_not_sound(
+    fresh: Path, tmp_path: Path, damage: tuple[str, tuple[object, ...]]
+) -> None:
+    state = tmp_path / "state"
+    shutil.copytree(fresh, state)
+    assert check(state / "store.db") == []
+    with closing(sqlite3.connect(state / "store.db", isolation_level=None)) as database:
+        database.execute(*damage)
+    refused = trial(state / "store.db", state / "audit.key")
+    assert not refused or check(state / "store.db")

@@ -1,8 +1,7 @@
-"""The part of the consistency check that looks at reminders and their figures."""
+"""What must hold of the reminders in a store, and of their figures."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Container, Iterator
 from typing import Any
 
@@ -11,23 +10,23 @@ from agentfs.base.errors import KernelError
 from agentfs.mail.message import number_of
 from agentfs.reminders import counts, reminder_table
 from agentfs.reminders.schedule import parse
-from agentfs.store.rows import records
+from agentfs.store.opening import LAST_EVENT
+from agentfs.store.rows import UNREADABLE, Rows
 
-__all__ = ["reminder_faults"]
+__all__ = ["faults"]
 
 
-def reminder_faults(
-    connection: sqlite3.Connection, agents: Container[str], last: int | None
-) -> Iterator[str]:
-    """Every fault of them, in words. `last` is the number of the last event."""
-    for key, record in records(connection, reminder_table.KIND):
+def faults(rows: Rows) -> Iterator[str]:
+    """Every fault of them, in words."""
+    last = rows.number(LAST_EVENT)
+    for key, record in rows.records(reminder_table.KIND):
         if not number_of(key):
             yield f"reminder {key}: its key is no number"
         elif last is not None and number_of(key) > last:
             yield f"reminder {key}: the last event has number {last} only"
-        yield from (f"reminder {key}: {fault}" for fault in _reminder(record, agents))
-    for key, record in records(connection, counts.KIND):
-        yield from (f"figures {key} of reminders: {fault}" for fault in _row(record, agents))
+        yield from (f"reminder {key}: {fault}" for fault in _reminder(record, rows.agents))
+    for key, record in rows.records(counts.KIND):
+        yield from (f"figures {key} of reminders: {fault}" for fault in _row(record, rows.agents))
 
 
 def _reminder(record: dict[str, Any], agents: Container[str]) -> Iterator[str]:
@@ -47,7 +46,7 @@ def _reminder(record: dict[str, Any], agents: Container[str]) -> Iterator[str]:
         parse(line)[0].after(record["next"])
     except KernelError as bad:
         yield bad.reason
-    except (KeyError, TypeError, ValueError, OverflowError, OSError) as bad:
+    except (*UNREADABLE, OSError) as bad:
         yield f"its record cannot be read: {bad!r}"
 
 
@@ -57,5 +56,5 @@ def _row(record: dict[str, Any], agents: Container[str]) -> Iterator[str]:
             yield f"there is no agent {record['agent']}"
         if not 0 <= record["successes"] <= record["attempts"] or record["minute"] < 0:
             yield f"{record['successes']} of {record['attempts']} succeeded"
-    except (KeyError, TypeError) as bad:
+    except UNREADABLE as bad:
         yield f"the record cannot be read: {bad!r}"

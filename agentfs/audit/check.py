@@ -3,35 +3,35 @@ the kernel wrote them is told by `agentfs.audit.verify`."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from agentfs.audit.audit_table import HEAD
-from agentfs.store.rows import read_record
+from agentfs.audit.audit_table import DROPPED, HEAD
+from agentfs.store.rows import Rows, read_record
 
-__all__ = ["GAPS", "audit_faults"]
+__all__ = ["GAPS", "NUMBERS", "faults"]
+
+NUMBERS = (DROPPED,)
+"""Meta values that are numbers."""
 
 GAPS = 'SELECT seq, record FROM audit WHERE instr(record, \'"type":"refusals_dropped"\')'
 """The records that stand for dropped refusals: each for those from its `first` to its own
 number."""
 
 
-def audit_faults(connection: sqlite3.Connection, meta: Mapping[str, str]) -> Iterator[str]:
+def faults(rows: Rows) -> Iterator[str]:
     """Whether the records have numbers without a gap, and end where the head says."""
-    first, last, count = connection.execute(
-        "SELECT min(seq), max(seq), count(*) FROM audit"
-    ).fetchone()
+    first, last, count = next(rows.read("SELECT min(seq), max(seq), count(*) FROM audit"))
     dropped = 0
-    for seq, text in connection.execute(GAPS):
+    for seq, text in rows.read(GAPS):
         begins = read_record(text).get("changes", [{}])[0].get("first", seq)
         first, dropped = min(first, begins), dropped + seq - begins
-    head = meta.get(HEAD, "").split(" ")[0]
+    head = rows.meta.get(HEAD, "").split(" ")[0]
     if head != ("" if last is None else str(last)):
         yield f"audit: the head is record {head or 'none'}, and the last one is {last}"
     if count and last - first + 1 != count + dropped:
         yield f"audit: there are {count} records from {first} to {last}"
     cut = 0
-    for seq, text in connection.execute("SELECT seq, record FROM checkpoints ORDER BY seq"):
+    for seq, text in rows.read("SELECT seq, record FROM checkpoints ORDER BY seq"):
         record = read_record(text)
         if record.get("seq") != seq:
             yield f"audit: checkpoint {seq} is that of record {record.get('seq')}"

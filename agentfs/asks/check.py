@@ -1,33 +1,32 @@
-"""The part of the consistency check that looks at asks and at the threads of messages."""
+"""What must hold of the asks in a store, and of the threads of messages."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Container, Iterator
 from typing import Any
 
 from agentfs.asks.ask import Ask, AskState
 from agentfs.asks.ask_table import KIND, TEXTS
-from agentfs.store.rows import read_record, records
+from agentfs.store.rows import UNREADABLE, Rows, read_record
 
-__all__ = ["ask_faults"]
+__all__ = ["faults"]
 
 
-def ask_faults(connection: sqlite3.Connection, agents: Container[str]) -> Iterator[str]:
+def faults(rows: Rows) -> Iterator[str]:
     """Every fault of them, in words."""
     messages: dict[int, tuple[str, dict[str, Any]]] = {}
-    for seq, mailbox, text in connection.execute("SELECT seq, mailbox, record FROM messages"):
+    for seq, mailbox, text in rows.read("SELECT seq, mailbox, record FROM messages"):
         messages[seq] = mailbox, read_record(text)
-    texts = {key for key, _ in records(connection, TEXTS)}
+    texts = {key for key, _ in rows.records(TEXTS)}
     asked: dict[int, str] = {}
     expected: set[str] = set()
-    for key, record in records(connection, KIND):
+    for key, record in rows.records(KIND):
         try:
             ask = Ask.from_record(key, record)
-        except (KeyError, TypeError, ValueError, AttributeError) as bad:
+        except UNREADABLE as bad:
             yield f"ask {key}: its record cannot be read: {bad!r}"
             continue
-        yield from (f"ask {key}: {fault}" for fault in _ask(ask, key, agents, messages))
+        yield from (f"ask {key}: {fault}" for fault in _ask(ask, key, rows.agents, messages))
         expected.add(f"{key}.question")
         if ask.state is AskState.ANSWERED:
             expected.add(f"{key}.answer")

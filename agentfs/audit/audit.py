@@ -31,6 +31,7 @@ from agentfs.model.principal import Principal
 from agentfs.store.event import Event
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
+from agentfs.store.undo import keep_fields
 
 __all__ = ["Audit"]
 
@@ -65,7 +66,7 @@ class Audit(Part):
         self._actor = records.actor(None)
         self.pruning = Pruning(ground, self._tables, self._seal, lambda: self.seq)
         self._stopped = False  # nobody but the operator changes anything
-        self._noted: list[Event] = []  # of the transaction under way
+        self._noted: tuple[Event, ...] = ()  # of the transaction under way
         self._untold: list[str] = []  # checkpoints for the mirror
         self._told = TIDY_EVERY  # lines it got since it was tidied
         self._due = trio.Event()
@@ -122,10 +123,13 @@ class Audit(Part):
 
     def note(self, change: Event) -> None:
         """Put a change that no event tells of into the record of the transaction under way."""
+        keep_fields(self._store, self, "_noted")
         if not self._noted:
-            self._store.on_rollback(self._noted.clear)
-            self._store.on_commit(self._noted.clear)
-        self._noted.append(change)
+            self._store.on_commit(self._noted_is_recorded)
+        self._noted = (*self._noted, change)
+
+    def _noted_is_recorded(self) -> None:
+        self._noted = ()
 
     def _record(self) -> None:
         """Write the record of the transaction that is about to be committed. If that cannot be
@@ -137,15 +141,14 @@ class Audit(Part):
             return
         if self.pruning.stops and all(isinstance(change, REFUSED) for change in changes):
             return  # refusals without room are in `/dev/events` and `kernel.log` alone
-        before = self.seq, self._digest, self._marked
-        seq = before[0] + 1
+        seq = self.seq + 1
         if self._store.acting is not self._acting:
             self._acting = self._store.acting
             self._actor = records.actor(self._acting)
         text = records.record(seq, self._clock.now(), self._actor, changes)
-        digest = hashlib.sha256(before[1] + text.encode("ascii")).digest()
+        digest = hashlib.sha256(self._digest + text.encode("ascii")).digest()
         self._tables.append(seq, text, digest, self._seal.head(seq, digest))
-        self._store.on_rollback(lambda: self._back(before))
+        keep_fields(self._store, self, "seq", "_digest", "_marked")
         self.seq, self._digest = seq, digest
         self._watch_room()
         if seq - self._marked >= self._settings.of(AuditSettings).checkpoint_every:
@@ -178,19 +181,15 @@ class Audit(Part):
 
         self._timers.call_later(0, tell)
 
-    def _back(self, before: tuple[int, bytes, int]) -> None:
-        self.seq, self._digest, self._marked = before
-
     # -- checkpoints -----------------------------------------------------------------------------
 
     def checkpoint(self) -> None:
         """Make a checkpoint of the newest record, if it has none and the disk is not full."""
         if self._marked == self.seq:
             return
-        before = self.seq, self._digest, self._marked
         try:
             with self._store.transaction():
-                self._store.on_rollback(lambda: self._back(before))
+                keep_fields(self._store, self, "_marked")
                 self._mark()
         except KernelError as failure:
             log.warning("no checkpoint of the audit was made: %s", failure)

@@ -195,7 +195,7 @@ def test_a_disk_that_is_full_leaves_everything_as_it_is(
         raise sqlite3.OperationalError("database or disk is full")
 
     with monkeypatch.context() as broken:
-        broken.setattr(system.audit._tables, "_write", fail)
+        broken.setattr(system.store, "write", fail)
         assert system.audit.tidy() == 0
     assert system.audit.pruning.kept == kept
     sweep(system)

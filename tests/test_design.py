@@ -38,6 +38,7 @@ async def use() -> None:
     await tree.write("/dev/board/pin", "the build is green")
     assert type(world.seen[-1]).__name__ == "NotePinned"
     assert changed in tree.changes
+    assert '"note_pinned"' in await tree.text("/sys/audit/log")
     world.restart()
     tree = Tree(world.kernel)
     assert await tree.text("/dev/board/notes") == "1 init the build is green\\n"

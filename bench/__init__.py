@@ -1,1 +1,1 @@
-"""What AgentFS costs, beside what else one would use: `./run bench`."""
+"""The cost of AgentFS, beside its alternatives: `./run bench`."""

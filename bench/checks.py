@@ -1,5 +1,5 @@
-"""What the rules, limits, groups, budgets and shares cost a message: the same agent sends with all
-of them in force and with none, in turns."""
+"""The cost of rules, limits, groups, budgets and shares for a message: the same agent sends with
+all of them in force and with none, in turns."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ others do (`agentfs.quota.shares.FLOOR`): in an inbox that was empty no share is
 
 
 def measure(setting: Setting) -> Iterator[Row]:
-    """What one send takes with everything in force, and with nothing; and what it takes where the
+    """The time of one send with everything in force, and with nothing; and what it takes where the
     sender's share of each inbox is asked for, and where it is not."""
     rounds, sends, waiting = setting.size(15, 1), setting.size(300, 5), setting.size(6000, 600)
     with setting.tree() as tree:

@@ -26,7 +26,7 @@ LEAD = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the clients of one round did, each {kind of call: microseconds of each}."""
+    """The calls of the clients of one round, each {kind of call: microseconds of each}."""
 
     clients: list[dict[str, list[int]]]
     seconds: float

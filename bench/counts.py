@@ -1,4 +1,4 @@
-"""What does not depend on how busy the machine is: the daemon's work for a call, counted."""
+"""Figures that a busy machine does not change: the daemon's work for a call, counted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ATTACHING = 0.3
 
 
 def per_call(daemon: int, call: Callable[[], object], times: int) -> dict[str, float]:
-    """What `daemon` spends on one of `times` (at least BLOCKS) calls: processor time in µs, and
+    """The cost for `daemon` of one of `times` (at least BLOCKS) calls: processor time in µs, and
     instructions where the machine can count them."""
     best = float("inf")
     for _ in range(BLOCKS):

@@ -1,4 +1,4 @@
-"""What a file operation costs: beside tmpfs, Linux's /proc, a C libfuse and a pyfuse3 program.
+"""The cost of a file operation: beside tmpfs, Linux's /proc, a C libfuse and a pyfuse3 program.
 
 Where the scheduler puts client and daemon decides what a round trip costs, more than anything they
 do, so both layouts are measured: on cores of their own (`apart`: what a machine with work to do on
@@ -110,7 +110,7 @@ OPERATIONS = (
     Operation("stat", _stat, *STATUS, targets=((TMPFS, 2.0),)),
     Operation("pread", _pread, *STATUS, targets=((TMPFS, 2.0),)),
     Operation("open+read+close", _whole, *STATUS, targets=((C_FUSE, 0.8),)),
-    # What no cache can answer: each call comes to the daemon.
+    # No cache can answer these: each call comes to the daemon.
     Operation("stat of what is not there", _stat_missing, "proc/0", "none", "0", ((PYFUSE, 1.2),)),
     Operation("pread of a live file", _pread, "proc/uptime", "live", "uptime", ((PYFUSE, 1.2),)),
     Operation(

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in given.sides:
         if name not in SIDES:
             parser.error(f"there is no side {name!r}; there are {', '.join(SIDES)}")
-    signal.signal(signal.SIGTERM, _end)  # what is mounted is unmounted, whoever ends us
+    signal.signal(signal.SIGTERM, _end)  # so that the trees are unmounted
     rows: list[Row] = []
     with work_folder() as folder:
         machine = _machine(folder, quick=given.quick)
@@ -80,7 +80,7 @@ def _end(number: int, frame: object) -> None:
 
 
 def _machine(folder: Path, *, quick: bool) -> dict[str, object]:
-    """What the figures depend on, for whoever reads them later."""
+    """The machine and its software, on which the figures depend."""
     model = [
         line.split(":", 1)[1].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""What many processes cost: a table that grows, many programs, starts with a full store, waiting.
+"""The cost of many processes: a table that grows, many programs, starts with a full store, waiting.
 
 The growing tree is measured in turns with another one that keeps about 1,000 processes, so that
 their ratio holds on a busy machine.
@@ -72,7 +72,7 @@ def _table(setting: Setting) -> Iterator[Row]:
 
 
 def _listing(many: Population) -> Iterator[Row]:
-    """What each process takes in memory, before and after a listing has shown it to Linux."""
+    """The memory of each process, before and after a listing has shown it to Linux."""
     size = f"{len(many):,}"
     each = many.bytes_each() / 1024
     started = time.perf_counter()

@@ -41,7 +41,7 @@ CLI = [sys.executable, "-m", "agentfs.tools.cli"]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What every side is given."""
+    """The same for every side."""
 
     quick: bool
     """Tiny sizes: whether it runs at all, no figures to quote."""

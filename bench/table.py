@@ -30,18 +30,18 @@ class Row:
     `ratio` is ours divided by theirs, always: for a time the target is an upper bound (AT_MOST),
     for a rate a lower one (AT_LEAST). Without `theirs` the target, if any, bounds `ours` itself.
     `counts` are what does not depend on how busy the machine is: instructions, processor time of
-    the daemon a call, system calls, lost events. `note` is a sentence for whoever reads the row.
+    the daemon a call, system calls, lost events. `note` is a sentence for the reader of the row.
     """
 
     side: str
     """Which part of the benchmark: metadata, messages, scale, clients …"""
     what: str
-    """What was done: `stat`, `send+receive+acknowledge 8 to 8` …"""
+    """The work: `stat`, `send+receive+acknowledge 8 to 8` …"""
     ours: float
     unit: str
     """µs, ms, s, /s, bytes, MB, % …"""
     beside: str = ""
-    """What it is held against: `tmpfs`, `Redis Streams, everysec`, `1,000 processes` …"""
+    """The thing it is compared with: `tmpfs`, `Redis Streams, everysec`, `1,000 processes` …"""
     theirs: float | None = None
     target: float | None = None
     bound: str = AT_MOST
@@ -57,7 +57,7 @@ class Row:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the target is met; None without one. What is no number meets none."""
+        """Whether the target is met; None without one. A row without a number meets none."""
         if self.target is None:
             return None
         measured = self.ours if self.ratio is None else self.ratio
@@ -72,7 +72,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def heading(side: str) -> str:
-    """What comes above the rows of a side, for a terminal."""
+    """The lines above the rows of a side, for a terminal."""
     return f"{side:<44}{'agentfs':>15}   {'beside':<30}{'':>15}{'ratio':>9}  target"
 
 
@@ -105,7 +105,7 @@ def as_markdown(rows: Iterable[Row]) -> str:
 
 
 def write_json(file: Path, rows: Iterable[Row], machine: dict[str, object]) -> None:
-    """What was measured, and on what: {"machine": …, "rows": […]}; no number is null."""
+    """The measurements and the machine: {"machine": …, "rows": […]}; no number is null."""
     document = {
         "machine": machine,
         "rows": [

@@ -1,4 +1,4 @@
-"""What the alternatives need to run: an ext4 file system, Redis servers, an interpreter with their
+"""The needs of the alternatives: an ext4 file system, Redis servers, an interpreter with their
 libraries."""
 
 from __future__ import annotations

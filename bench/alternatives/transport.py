@@ -1,4 +1,4 @@
-"""What every way to pass messages is reduced to: who sends, who receives, and the loops of both.
+"""Every way to pass messages, reduced to a sender, a receiver, and the loops of both.
 
 Standard library only, as whatever a worker loads: it also runs in an environment of its own.
 """
@@ -34,7 +34,7 @@ class Sender(ABC):
 
     def pace(self, count: int, interval: float) -> tuple[list[int], list[int]]:
         """Send a message every `interval` seconds: when each was called, and when it returned (ns
-        of perf_counter, which all processes share). Who is late sends at once."""
+        of perf_counter, which all processes share). A sender that is late sends at once."""
         calls, returns = [], []
         due = time.perf_counter_ns()
         for _ in range(count):
@@ -59,7 +59,7 @@ class Receiver(ABC):
 
     @abstractmethod
     def acknowledge(self) -> None:
-        """What `receive` gave last was handled."""
+        """The last message from `receive` was handled."""
 
     def drain(self) -> int:
         """Receive and acknowledge until the message that ends it; how many came before it."""

@@ -10,7 +10,7 @@
 # This one, the foreman, looks at how many jobs wait. It starts a worker for every PIPELINE_JOBS of
 # them, by writing a spec to its own `spawn`. When none waits, it sends one worker home each turn:
 # not with a signal, which would come in the middle of a job, but with a job that says `retire`.
-# A worker that is killed is started again by the kernel, and its job comes to whoever is free.
+# A worker that is killed is started again by the kernel, and its job goes to a worker that is free.
 #
 # PIPELINE_JOBS   jobs that wait for each worker (20)     PIPELINE_MAX    most workers (5)
 # PIPELINE_TURN   seconds between two looks (1)           PIPELINE_PAUSE  seconds a job takes (0)

@@ -1,4 +1,4 @@
-"""Cuts a folder of text files into pieces, mails them to whoever says `ready`, adds up the answers.
+"""Cuts a folder of text files into pieces, mails them to its workers, and adds up the answers.
 
 Everything is a file: it reads `recv`, it writes to `outbox/NAME`, the table goes to `/shared`.
 A message can come more than once (a worker that died gets its piece again), so every piece has a
@@ -20,7 +20,7 @@ LONGEST = 64 * 1024  # bytes of one word that are sent; the rest of it counts fo
 
 
 def files() -> list[str]:
-    """What `cat FOLDER/*` prints, in its order: no hidden files, no folders, links followed."""
+    """The files of `cat FOLDER/*`, in its order: no hidden files, no folders, links followed."""
     names = sorted(name for name in os.listdir(os.fsencode(FOLDER)) if not name.startswith(b"."))
     paths = [os.fsdecode(os.path.join(os.fsencode(FOLDER), name)) for name in names]
     return [path for path in paths if os.path.isfile(path) and os.access(path, os.R_OK)]

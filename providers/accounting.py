@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 from agentfs.base.errors import KernelError
 from agentfs.providers.system_table import SystemTable
@@ -176,7 +176,7 @@ class AccountingDirectory(SystemTable):
         """Everything together."""
         return AccountDirectory(self, TOTAL, "")
 
-    def concerned(self, event: UseRecorded) -> Iterable[Hashable]:
+    def concerned(self, event: UseRecorded) -> Sequence[Hashable]:
         return [AccountDirectory.at(*account) for account in event.accounts]
 
     @on(AccountOpened)

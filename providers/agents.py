@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentfs.base.errors import KernelError
@@ -218,6 +218,7 @@ class AgentsDirectory(SystemTable):
     PATH = "/agents"
     WHAT = "The agents by name."
     EACH = AgentDirectory
+    named = staticmethod(AgentDirectory.at)
     key = ("agents",)
 
     def __init__(self, root: RootDirectory) -> None:
@@ -268,10 +269,7 @@ class AgentsDirectory(SystemTable):
     def each(self, key: Any) -> AgentDirectory:
         return AgentDirectory(self, AgentDirectory.name_at(key))
 
-    def named(self, name: str) -> Hashable:
-        return AgentDirectory.at(name)
-
-    def concerned(self, event: Event) -> Iterable[Hashable]:
+    def concerned(self, event: Event) -> Sequence[Hashable]:
         return (AgentDirectory.at(getattr(event, event.whose)),)
 
     @on(AgentDefined)

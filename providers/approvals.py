@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 
 from agentfs.approvals.approvals import Approvals
 from agentfs.approvals.events import ApprovalAsked, ApprovalDecided, ApprovalDropped
@@ -150,7 +150,7 @@ class ApprovalsDirectory(SystemTable):
         for request in self.kernel.approvals:
             yield request.name, ApprovalDirectory(self, request)
 
-    def concerned(self, event: ApprovalAsked | ApprovalDecided) -> Iterable[Hashable]:
+    def concerned(self, event: ApprovalAsked | ApprovalDecided) -> Sequence[Hashable]:
         request = self._request(event.id)
         return () if request is None else (ApprovalDirectory.at(request.id),)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentfs.asks.ask import Ask
@@ -184,7 +184,7 @@ class AsksDirectory(Table):
             raise self.missing(name)
         self.asks.cancel(caller.principal, self.name, ask.id)
 
-    def concerned(self, event: Any) -> Iterable[Hashable]:
+    def concerned(self, event: Any) -> Sequence[Hashable]:
         return (AskDirectory.at(int(event.id)),)
 
     @on(AskOpened)

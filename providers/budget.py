@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from agentfs.model.process import Tier
@@ -106,7 +106,7 @@ class BudgetDirectory(Table):
         self.process = process
         self.key = process.key_of("budget")
 
-    def concerned(self, event: BudgetChanged) -> Iterable[Hashable]:
+    def concerned(self, event: BudgetChanged) -> Sequence[Hashable]:
         return (TierDirectory.at(self.key, Tier(event.tier)),)
 
     def owner(self) -> Owner:

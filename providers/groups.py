@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 from agentfs.base.errors import KernelError
 from agentfs.model.process import Process
@@ -255,12 +255,11 @@ class CgroupDirectory(_GroupsDirectory):
     def changed(self) -> Time:
         return self.kernel.groups.groups.changed
 
-    def concerned(self, event: GroupLimitSet | GroupLimitHit) -> Iterator[Hashable]:
-        path = event.path
-        yield GroupDirectory.at(path)
-        while isinstance(event, GroupLimitHit) and "/" in path:
-            path = path.rpartition("/")[0]
-            yield GroupDirectory.at(path)
+    def concerned(self, event: GroupLimitSet | GroupLimitHit) -> Sequence[Hashable]:
+        paths = [event.path]
+        while isinstance(event, GroupLimitHit) and "/" in paths[-1]:
+            paths.append(paths[-1].rpartition("/")[0])
+        return [GroupDirectory.at(path) for path in paths]
 
     def _folder(self, path: str) -> Hashable:
         return GroupDirectory.at(path) if path else self.key

@@ -8,7 +8,7 @@ recv         see recv.py
 from __future__ import annotations
 
 import errno
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -323,7 +323,7 @@ class MailRows(Rows):
         await self._kernel.store.sync()
 
     @on(*MAIL)
-    def _changes(self, event: Event) -> Iterable[Change]:
+    def _changes(self, event: Event) -> Sequence[Change]:
         self.room.touch()
         return mail_changes(self.room, event) if self.room.seen else ()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import Any
 
 from agentfs.mail.events import (
     DeadLetterDropped,
@@ -22,28 +23,55 @@ from agentfs.vfs.changes import Change, Created, Moved, Removed
 __all__ = ["mail_changes"]
 
 
-def mail_changes(room: Mailroom, event: Event) -> Iterator[Change]:
+def mail_changes(room: Mailroom, event: Any) -> tuple[Change]:
     """Where the message came, went, or was moved to, in the folders of `room`."""
-    key = room.folder_key
-    match event:
-        case MessageArrived(id=number, file=file):
-            yield Created(key("new"), file, _message(room, number))
-        case MessageClaimed(id=number, file=file, renamed=renamed):
-            yield Moved(key("new"), file, key("cur"), renamed, _message(room, number))
-        case MessageReturned(id=number, file=file, renamed=renamed):
-            yield Moved(key("cur"), renamed, key("new"), file, _message(room, number))
-        case MessageDone(id=number, folder=folder, file=file):
-            yield Removed(key(folder), file, MessageFile.at(int(number)))
-        case MessageExpired(id=number, folder=folder, file=file):
-            yield Removed(key(folder), file, MessageFile.at(int(number)))
-        case MessageGivenUp(id=number, folder=folder, file=file):
-            letter = DeadFile(room, int(number), number, announcing=True)
-            yield Moved(key(folder), file, key("dead"), number, letter)
-        case MessageRevived(id=number, file=file, renamed=renamed):
-            yield Moved(key("dead"), renamed, key("new"), file, _message(room, number))
-        case DeadLetterDropped(id=number, file=file):
-            yield Removed(key("dead"), file, MessageFile.at(int(number)))
+    return (_CHANGES[type(event)](room, event),)
+
+
+def _arrived(room: Mailroom, event: MessageArrived) -> Change:
+    return Created(room.folder_key("new"), event.file, _message(room, event.id))
+
+
+def _claimed(room: Mailroom, event: MessageClaimed) -> Change:
+    new, cur = room.folder_key("new"), room.folder_key("cur")
+    return Moved(new, event.file, cur, event.renamed, _message(room, event.id))
+
+
+def _returned(room: Mailroom, event: MessageReturned) -> Change:
+    cur, new = room.folder_key("cur"), room.folder_key("new")
+    return Moved(cur, event.renamed, new, event.file, _message(room, event.id))
+
+
+def _ended(room: Mailroom, event: MessageDone | MessageExpired) -> Change:
+    return Removed(room.folder_key(event.folder), event.file, MessageFile.at(int(event.id)))
+
+
+def _given_up(room: Mailroom, event: MessageGivenUp) -> Change:
+    folder, dead = room.folder_key(event.folder), room.folder_key("dead")
+    letter = DeadFile(room, int(event.id), event.id, announcing=True)
+    return Moved(folder, event.file, dead, event.id, letter)
+
+
+def _revived(room: Mailroom, event: MessageRevived) -> Change:
+    dead, new = room.folder_key("dead"), room.folder_key("new")
+    return Moved(dead, event.renamed, new, event.file, _message(room, event.id))
+
+
+def _dropped(room: Mailroom, event: DeadLetterDropped) -> Change:
+    return Removed(room.folder_key("dead"), event.file, MessageFile.at(int(event.id)))
 
 
 def _message(room: Mailroom, number: str) -> MessageFile:
     return MessageFile(room, int(number), announcing=True)
+
+
+_CHANGES: dict[type[Event], Callable[[Mailroom, Any], Change]] = {
+    MessageArrived: _arrived,
+    MessageClaimed: _claimed,
+    MessageReturned: _returned,
+    MessageDone: _ended,
+    MessageExpired: _ended,
+    MessageGivenUp: _given_up,
+    MessageRevived: _revived,
+    DeadLetterDropped: _dropped,
+}

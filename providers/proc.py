@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 from agentfs.base.errors import KernelError
@@ -126,7 +126,7 @@ class ProcDirectory(SystemTable):
     def each(self, key: Any) -> ProcessDirectory:
         return ProcessDirectory(self, ProcessDirectory.pid_at(key))
 
-    def concerned(self, event: Any) -> Iterable[Hashable]:
+    def concerned(self, event: Any) -> Sequence[Hashable]:
         if isinstance(event, ConfigChanged):
             return [ProcessDirectory.at(process.pid) for process in self.kernel.table]
         if isinstance(event, MAIL):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import stat as st
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -78,6 +78,11 @@ class QueueDirectory(Table):
     def at(name: str) -> Hashable:
         """The key of the directory of a queue."""
         return (PREFIX, name)
+
+    @staticmethod
+    def name_at(key: tuple[str, str]) -> str:
+        """The queue whose directory has this key."""
+        return key[1]
 
     @property
     def room(self) -> QueueRoom:
@@ -246,6 +251,12 @@ class QueueDirectory(Table):
         while self.kernel.queues.purge(caller.principal, self._queue.name):
             await trio.lowlevel.checkpoint()  # others have their turn
 
+    @on(*MAIL)
+    def _changes(self, event: Any) -> Sequence[Change]:
+        room = self.room
+        room.touch()
+        return mail_changes(room, event)
+
 
 class QueuesDirectory(SystemTable):
     """/dev/queues: `mkdir` makes a queue, for everybody unless a mode or a tight umask
@@ -302,7 +313,10 @@ class QueuesDirectory(SystemTable):
         kind, _, name = mailbox.partition("/")
         return self._rooms.get(name) if kind == PREFIX else None
 
-    def concerned(self, event: Any) -> Iterable[Hashable]:
+    def each(self, key: Any) -> QueueDirectory:
+        return QueueDirectory(self, self._rooms[QueueDirectory.name_at(key)].queue)
+
+    def concerned(self, event: Any) -> Sequence[Hashable]:
         if isinstance(event, QueueChanged):
             return (QueueDirectory.at(event.name),)
         room = self._room_of(event.agent)
@@ -321,14 +335,6 @@ class QueuesDirectory(SystemTable):
     @on(QueueChanged)
     def _changed(self, event: QueueChanged) -> Iterator[Change]:
         yield Modified(QueueDirectory.at(event.name))
-
-    @on(*MAIL)
-    def _mail(self, event: Any) -> Iterable[Change]:
-        room = self._room_of(event.agent)
-        if room is None:
-            return ()
-        room.touch()
-        return mail_changes(room, event)
 
 
 # What Linux is told of the files, made from the queue's mode: it matters where agents are

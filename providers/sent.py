@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentfs.base.errors import KernelError
@@ -74,10 +74,11 @@ class SentDirectory(DirectoryOf):
     # -- what events change ----------------------------------------------------------------------
 
     @on(MessageArrived, BroadcastSent, whose="sender")
-    def _sent(self, event: MessageArrived | BroadcastSent) -> Iterator[Change]:
+    def _sent(self, event: MessageArrived | BroadcastSent) -> Sequence[Change]:
         seq = int(event.id)
-        if seq in self.room.kernel.mail.archive.sent(self.room.name):
-            yield Created(self.key, event.id, SentFile(self.room, seq, announcing=True))
+        if seq not in self.room.kernel.mail.archive.sent(self.room.name):
+            return ()
+        return (Created(self.key, event.id, SentFile(self.room, seq, announcing=True)),)
 
     @on(SentForgotten)
     def _forgotten(self, event: SentForgotten) -> Iterator[Change]:
@@ -86,8 +87,8 @@ class SentDirectory(DirectoryOf):
 
     @staticmethod
     @on(BroadcastChanged, *(kind for kind in MAIL if kind is not MessageArrived))
-    def _changed(event: Any) -> Iterator[Change]:
-        yield Modified(SentFile.at(int(event.id)))
+    def _changed(event: Any) -> Sequence[Change]:
+        return (Modified(SentFile.at(int(event.id))),)
 
     @on(AgentRemoved, every=True)
     def _agent_removed(self, event: AgentRemoved) -> Iterator[Change]:

@@ -1,151 +1,207 @@
-"""Which handlers an event has: found once, from the declarations of all providers."""
+"""What each kind of event changes in the tree: found once, from the declarations of all providers.
+
+Nobody is asked about an event that does not concern him, and what an event is about is found out
+once for all that is attached to it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from agentfs.store.event import Event
 from agentfs.vfs.changes import Change, Modified
 from agentfs.vfs.on import Cause, Handler, When, handlers, kind_of
-from agentfs.vfs.table import DirectoryOf, Rows, Table, key_in
+from agentfs.vfs.table import DirectoryOf, Rows, Table
 
 __all__ = ["EventIndex"]
 
 Told = Callable[[Any], Iterable[Change]]
-Keys = Callable[[Any], Iterable[Hashable]]
-Things = Callable[[Any], Iterable[Any]]
+"""Says what an event changes."""
+
+Step = Callable[..., Iterable[Change]]
+"""The same, given the event and the keys of the things that it is about."""
+
+Declared = list[tuple[str, When]]
+"""Entries by name, each with the events of a kind that change it."""
 
 
 class EventIndex:
-    """What each kind of event changes in the tree below `root`. Nobody is asked about an event that
-    does not concern him."""
+    """What each kind of event changes in the tree below `root`."""
 
     def __init__(self, root: Table) -> None:
-        self._told: dict[type[Event], list[Told]] = {}
+        self._told: defaultdict[type[Event], list[Told]] = defaultdict(list)
         self._directory(root)
 
-    def changes(self, event: Event) -> Iterator[Change]:
+    def changes(self, event: Event) -> list[Change]:
         """Which nodes an event changed."""
+        found: list[Change] = []
         for told in self._told.get(type(event), ()):
-            yield from told(event)
-
-    # -- from declarations to handlers -----------------------------------------------------------
+            found += told(event)
+        return found
 
     def _directory(self, directory: Table) -> None:
-        """A directory of which there is one."""
-        kind = type(directory)
-        self._methods(kind, _always(directory))
-        self._rows(kind, lambda event: (directory.key,))
-        if kind.EACH is not None:
-            self._each(directory, kind.EACH)
-        for part in kind.ATTACHED:
-            made = directory.attached(part)
-            if isinstance(made, Table):
-                self._directory(made)
+        """A directory of which there is one, and what is below it."""
+        self._methods(directory)
+        for event, rows in _declared(type(directory)).items():
+            self._told[event].append(partial(rows, keys=(directory.key,)))
+        if directory.EACH is not None:
+            self._each(directory, directory.EACH)
+        for kind in directory.ATTACHED:
+            attached = directory.attached(kind)
+            if isinstance(attached, Table):
+                self._directory(attached)
             else:
-                self._methods(part, _always(made))
+                self._methods(attached)
+
+    def _methods(self, thing: object) -> None:
+        for handler in handlers(type(thing)):
+            for cause in handler.causes:
+                self._told[kind_of(cause)].append(_only(cause, partial(handler.method, thing)))
 
     def _each(self, directory: Table, kind: type[Table]) -> None:
-        """The entries of a directory that come and go; those in them are told first."""
-        for part in kind.ATTACHED:
-            self._part(directory, kind, part)
-        self._rows(kind, directory.concerned)
-
-    def _part(self, directory: Table, kind: type[Table], part: type[Rows | DirectoryOf]) -> None:
-        """What is attached to each entry of a directory."""
-        if part.KEPT:
-            kept = directory.kept.of(part)
-
-            def concerned(event: Any) -> Iterator[Any]:
-                for key in directory.concerned(event):
-                    if key in kept:
-                        yield kept[key]
-
-            def of(handler: Handler) -> Things:
-                if handler.every:
-                    return lambda event: tuple(kept.values())
-                if handler.static:
-                    return lambda event: (None,) if kept else ()
-                if handler.whose:
-                    return lambda event: filter(
-                        None, (kept.get(directory.named(getattr(event, handler.whose))),)
-                    )
-                return concerned
-
-            self._methods(part, of)
-        else:
-
-            def concerned(event: Any) -> Iterator[Any]:
-                for key in directory.concerned(event):
-                    yield directory.each(key).attached(part)
-
-            self._methods(part, lambda handler: concerned)
-        if not issubclass(part, Table):
-            return  # its entries are those of what it is attached to
-        if part.KEPT:
-            self._rows(part, lambda event: [each.key for each in concerned(event)])
-        else:
-            name = part.name_in_tree()
-            self._rows(
-                part, lambda event: [key_in(key, name) for key in directory.concerned(event)]
-            )
-        if part.EACH is not None:
-
-            def below(event: Any) -> Iterator[Hashable]:
-                for each in concerned(event):
-                    yield from each.concerned(event)
-
-            self._rows(part.EACH, below)
-
-    def _methods(self, kind: type, of: Callable[[Handler], Things]) -> None:
+        """The things in a directory: what is attached to one is told before it."""
+        steps: defaultdict[type[Event], list[Step]] = defaultdict(list)
+        for attached in kind.ATTACHED:
+            self._attached(directory, attached, steps)
         for handler in handlers(kind):
-            for cause in handler.causes:
-                self._add(cause, _called(handler, of(handler)))
+            _add(steps, handler, directory.each)
+        for event, rows in _declared(kind).items():
+            steps[event].append(rows)
+        for event, each in steps.items():
+            self._told[event].append(partial(_about, directory.concerned, each))
 
-    def _rows(self, kind: type[Table], keys: Keys) -> None:
-        found: dict[type[Event], list[tuple[str, Cause]]] = {}
-        for name, entry in kind.TABLE.items():
-            for cause in entry.on:
-                found.setdefault(kind_of(cause), []).append((name, cause))
-        for event, rows in found.items():
-            self._add(event, _modified(rows, keys))
+    def _attached(
+        self,
+        directory: Table,
+        kind: type[Rows | DirectoryOf],
+        steps: defaultdict[type[Event], list[Step]],
+    ) -> None:
+        """What a provider attached to each thing in a directory."""
+        if kind.KEPT:
+            kept = directory.kept.of(kind)
+            find: Callable[[Hashable], Any] = kept.get
+        else:
+            kept = {}
 
-    def _add(self, cause: Cause, told: Told) -> None:
-        if isinstance(cause, When):
-            only = told
+            def find(key: Hashable) -> Any:
+                return directory.each(key).attached(kind)
 
-            def told(event: Any) -> Iterable[Change]:
-                return only(event) if cause.matches(event) else ()
+        for handler in handlers(kind):
+            if handler.static or handler.every or handler.whose:
+                for cause in handler.causes:
+                    told = _of_kept(handler, kept, directory.named)
+                    self._told[kind_of(cause)].append(_only(cause, told))
+            else:
+                _add(steps, handler, find)
+        if issubclass(kind, Table):
+            for event, rows in _declared(kind).items():
+                steps[event].append(partial(_rows_of, rows, find))
+            for event, rows in _declared(kind.EACH).items():
+                steps[event].append(partial(_rows_below, rows, find))
 
-        self._told.setdefault(kind_of(cause), []).append(told)
+
+def _declared(kind: type[Table] | None) -> dict[type[Event], Step]:
+    """What changes the entries of a directory."""
+    always: defaultdict[type[Event], list[str]] = defaultdict(list)
+    sometimes: defaultdict[type[Event], Declared] = defaultdict(list)
+    for name, entry in () if kind is None else kind.TABLE.items():
+        for cause in entry.on:
+            if isinstance(cause, When):
+                sometimes[cause.kind].append((name, cause))
+            else:
+                always[cause].append(name)
+    events = dict.fromkeys((*always, *sometimes))
+    return {event: partial(_rows, tuple(always[event]), sometimes[event]) for event in events}
 
 
-def _always(thing: object) -> Callable[[Handler], Things]:
-    return lambda handler: lambda event: (thing,)
-
-
-def _called(handler: Handler, things: Things) -> Told:
-    method, static = handler.method, handler.static
-
-    def told(event: Any) -> Iterator[Change]:
-        for thing in things(event):
-            yield from method(event) if static else method(thing, event)
-
+def _only(cause: Cause, told: Told) -> Told:
+    """`told`, of the events that `cause` says."""
+    if isinstance(cause, When):
+        matches = cause.matches
+        return lambda event: told(event) if matches(event) else ()
     return told
 
 
-def _modified(rows: list[tuple[str, Cause]], keys: Keys) -> Told:
-    """The entries of a table that an event changes, in each of the directories with these keys."""
-    always = [name for name, cause in rows if not isinstance(cause, When)]
-    sometimes = [(name, cause) for name, cause in rows if isinstance(cause, When)]
+def _add(
+    steps: defaultdict[type[Event], list[Step]],
+    handler: Handler,
+    find: Callable[[Hashable], Any],
+) -> None:
+    for cause in handler.causes:
+        matches = cause.matches if isinstance(cause, When) else None
+        steps[kind_of(cause)].append(partial(_call, handler.method, find, matches))
 
-    def told(event: Any) -> list[Change]:
-        names = always
-        if sometimes:
-            names = always + [name for name, cause in sometimes if cause.matches(event)]
-        return (
-            [Modified(key_in(key, name)) for key in keys(event) for name in names] if names else []
-        )
 
-    return told
+# -- what is called when an event comes ------------------------------------------------------------
+
+
+def _about(
+    concerned: Callable[[Any], Sequence[Hashable]], steps: list[Step], event: Event
+) -> Iterable[Change]:
+    keys = concerned(event)
+    found: list[Change] = []
+    if keys:
+        for step in steps:
+            found += step(event, keys)
+    return found
+
+
+def _call(
+    method: Callable[..., Iterable[Change]],
+    find: Callable[[Hashable], Any],
+    matches: Callable[[Event], bool] | None,
+    event: Event,
+    keys: Sequence[Hashable],
+) -> Iterable[Change]:
+    found: list[Change] = []
+    if matches is None or matches(event):
+        for key in keys:
+            thing = find(key)
+            if thing is not None:
+                found += method(thing, event)
+    return found
+
+
+def _of_kept(handler: Handler, kept: Any, named: Callable[[str], Hashable]) -> Told:
+    """A handler that says itself of which of the kept things it is called."""
+    method, whose = handler.method, handler.whose
+
+    def once(event: Any) -> Iterable[Change]:
+        return method(event) if kept else ()
+
+    def every(event: Any) -> Iterable[Change]:
+        return [change for thing in tuple(kept.values()) for change in method(thing, event)]
+
+    def one(event: Any) -> Iterable[Change]:
+        thing = kept.get(named(getattr(event, whose))) if kept else None
+        return () if thing is None else method(thing, event)
+
+    return once if handler.static else every if handler.every else one
+
+
+def _rows(
+    always: Sequence[str], sometimes: Declared, event: Event, keys: Iterable[Hashable]
+) -> list[Change]:
+    """Those of the entries that `event` changes, in the directories with these keys."""
+    names = always
+    if sometimes:
+        names = [*always, *(name for name, cause in sometimes if cause.matches(event))]
+    return [Modified((key, name)) for key in keys for name in names]  # what `key_in` gives
+
+
+def _rows_of(
+    rows: Step, find: Callable[[Hashable], Any], event: Event, keys: Sequence[Hashable]
+) -> Iterable[Change]:
+    """The same of what is attached to the things with these keys."""
+    return rows(event, [found.key for key in keys if (found := find(key)) is not None])
+
+
+def _rows_below(
+    rows: Step, find: Callable[[Hashable], Any], event: Event, keys: Sequence[Hashable]
+) -> list[Change]:
+    """The same of what is in that."""
+    attached = [found for key in keys if (found := find(key)) is not None]
+    return [change for each in attached for change in rows(event, each.concerned(event))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
@@ -206,7 +206,7 @@ class Table(_Declaring, DirectoryOf):
         made: Attached = kind.of(self)
         return made
 
-    def concerned(self, event: Any) -> Iterable[Hashable]:
+    def concerned(self, event: Any) -> Sequence[Hashable]:
         """The keys of those of `EACH` that an event is about."""
         return ()
 

@@ -6,25 +6,33 @@ that matters.
 
 from __future__ import annotations
 
+import ast
+import re
 import tempfile
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import pytest
 import trio
 
+import agentfs.providers
 from agentfs.base.content import Content
 from agentfs.base.errors import ApprovalError
 from agentfs.kernel import Kernel
 from agentfs.model.principal import INIT
 from agentfs.model.process import Tier
 from agentfs.process.ceilings import NAMES
+from agentfs.process.events import ShownStateChanged, WhyChanged
 from agentfs.providers.tree import build
 from agentfs.quota.meter import Use
 from agentfs.store.event import Event, vocabulary
 from agentfs.vfs.changes import Change, Created, HungUp, Modified, Moved, Removed
 from agentfs.vfs.node import Directory
+from agentfs.vfs.on import Cause, Handler, When, handlers
+from tests.providers.test_conformance import tables
 from tests.providers.test_shm import put
 from tests.providers.world import OPERATOR, UID, World
 
@@ -75,6 +83,9 @@ VARIANTS: dict[str, tuple[dict[str, object], ...]] = {
 }
 """What is said otherwise than in `Town.values`; each variant is a line of the page."""
 
+HINTS = (ShownStateChanged, WhyChanged)
+"""What shows in the tree and is no change of the system."""
+
 SHM: tuple[dict[str, object], ...] = (
     {"visibility": "private", "space": ("private", "alice")},
     {"visibility": "subtree", "space": ("subtree", "alice")},
@@ -100,6 +111,7 @@ class Town:
             "renamed": "renamed:2,",
             "child": world.pid("kid"),
             "accounts": (("agent", "alice"), ("total", "")),
+            "path": "/etc/acl.yaml",
             "view": "agent",
             "key": "alice",
             "visibility": "",
@@ -159,7 +171,12 @@ class Town:
             variants = VARIANTS.get(name, SHM if name.startswith("Artifact") else ({},))
             for variant in variants:
                 given = self.values | self.ids.get(kind.__module__, {}) | variant
-                yield kind(**{each.name: given.get(each.name, 0) for each in fields(kind)})
+                yield kind(
+                    **{
+                        each.name: given.get(each.name, "" if each.type == "str" else 0)
+                        for each in fields(kind)
+                    }
+                )
 
     def paths(self) -> dict[Hashable, str]:
         """Where the nodes are; seeing that is to look everywhere."""
@@ -238,6 +255,96 @@ def plain(lines: Iterable[str]) -> str:
 
 async def test_each_event_is_announced_where_it_was(world: World) -> None:
     assert plain(page(await Town.built(world))) == PAGE.read_text()
+
+
+Declared = tuple[str, Cause]
+
+
+def declared() -> set[Declared]:
+    """Every entry, as its path, with each cause that is declared for it."""
+    found: set[Declared] = set()
+    for table in tables():
+        for name, entry in table.TABLE.items():
+            found |= {(f"{table.PATH.rstrip('/')}/{name}", cause) for cause in entry.on}
+    return found
+
+
+def caused(cause: Cause, event: Event) -> bool:
+    return cause.matches(event) if isinstance(cause, When) else type(event) is cause
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether `path` is one of those that `pattern` stands for, with capitals for any name."""
+    return re.fullmatch(re.sub("[A-Z]{2,}(?=/)", "[^/]+", pattern), path) is not None
+
+
+async def lose_mail(world: World) -> None:
+    """Messages of alice go with the mailboxes in which they wait."""
+    queues, alice = world.kernel.queues, world.as_agent("alice")
+    world.directory("/agents").mkdir("dora", 0o755, OPERATOR)
+    await world.mail("alice", "dora")
+    world.directory("/agents").rmdir("dora", OPERATOR)
+    world.directory("/dev/queues").mkdir("more", 0o777, alice)
+    for lose in (queues.purge, partial(queues.remove, force=True)):
+        await world.write("/dev/queues/more/new/1.M1.host", "x", alice, create=True)
+        lose(alice.principal, "more")
+
+
+async def test_every_declared_change_comes_out(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each entry is announced for each event that is declared for it, and each method that is
+    declared for an event says something of it, when the kernel tells of the event."""
+    silent: set[tuple[str, Cause]] = set()
+
+    def watched(kind: type) -> Iterator[Handler]:
+        for handler in handlers(kind):
+            name = handler.method.__qualname__
+            silent.update((name, cause) for cause in handler.causes)
+
+            def method(*given: Any, handler: Handler = handler, name: str = name) -> list[Change]:
+                changes = list(handler.method(*given))
+                if changes:
+                    said = {(name, cause) for cause in handler.causes if caused(cause, given[-1])}
+                    silent.difference_update(said)
+                return changes
+
+            yield handler._replace(method=method)
+
+    town = await Town.built(world)
+    monkeypatch.setattr("agentfs.vfs.index.handlers", watched)
+    town.world = World(world.kernel)  # its tree is built of these
+    paths = town.paths()
+    left = declared()
+    assert len(left) > 100
+    assert len(silent) > 50
+    await lose_mail(town.world)
+    # What is removed last is there for the others.
+    for event in sorted(town.events(), key=lambda event: "Removed" in type(event).__name__):
+        town.world.changes.clear()
+        (world.kernel.events.hint if isinstance(event, HINTS) else world.kernel.events.emit)(event)
+        announced = {
+            _named(paths, change.key)
+            for change in town.world.changes
+            if isinstance(change, Modified)
+        }
+        left -= {
+            (path, cause)
+            for path, cause in left
+            if caused(cause, event) and any(matches(path, each) for each in announced)
+        }
+    assert not left
+    assert not silent
+
+
+def test_no_provider_makes_a_key_where_it_announces_a_change() -> None:
+    """The key is that of the node, or what its class says: else the two part one day."""
+    for file in Path(agentfs.providers.__path__[0]).glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            name = getattr(getattr(node, "func", None), "id", "")
+            if name in ("Modified", "Created", "Removed", "Moved", "HungUp"):
+                made = [each for each in node.args if isinstance(each, ast.Tuple)]  # type: ignore[attr-defined]
+                assert not made, f"{file.name}:{node.lineno}"  # type: ignore[attr-defined]
 
 
 async def _print() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import platform
@@ -45,17 +44,20 @@ from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
 from agentfs.process.waits import Waits
 from agentfs.quota.accounting import Accounting
-from agentfs.quota.alerts import Marks
+from agentfs.quota.alerts import Alerts
 from agentfs.quota.branches import Branches
 from agentfs.quota.budget import Budgets
-from agentfs.quota.budget_table import Entries
+from agentfs.quota.budget_table import BudgetTable
 from agentfs.quota.calls import Calls
 from agentfs.quota.disk_shares import DiskShares
+from agentfs.quota.enforcement import Enforcement
 from agentfs.quota.group_table import GroupTable
 from agentfs.quota.groups import Groups
 from agentfs.quota.limits import ProcessLimits
 from agentfs.quota.made import Made
+from agentfs.quota.meters import Meters
 from agentfs.quota.models import Models
+from agentfs.quota.open_calls import OpenCalls
 from agentfs.quota.rates import Rates
 from agentfs.quota.shares import Shares
 from agentfs.quota.spending import Spending
@@ -66,26 +68,23 @@ from agentfs.rights.gate import Gate
 from agentfs.rights.policy import Policy
 from agentfs.rights.roles import Roles
 from agentfs.sections import SECTIONS
+from agentfs.shared.artifact_table import ArtifactTable
 from agentfs.shared.artifacts import Artifacts
 from agentfs.shared.inheritance import Inheritance
 from agentfs.shared.queues import Queues
 from agentfs.shared.topics import Topics
-from agentfs.store.events import ConfigChanged, LoopHeld
+from agentfs.store.events import LoopHeld
 from agentfs.store.ground import Ground
 from agentfs.store.instance import Instance
 from agentfs.store.layout import STORE, lay_out
 from agentfs.store.live_document import LiveDocument
 from agentfs.store.opening import require_whole, taking_up
 from agentfs.store.part import Part
-from agentfs.vfs.settings import MountSettings
 from agentfs.why import Why
 
 __all__ = ["Kernel"]
 
 log = logging.getLogger(__name__)
-
-ONE_LETTER = 1024 * 1024
-"""Bytes that anybody may be writing, whatever others do: a message of the usual size."""
 
 
 class Kernel:
@@ -123,7 +122,6 @@ class Kernel:
             self._build_processes()
             self._build_resources()
             self._build_mail()
-            self._build_limits()
             self._build_notices()
             self._build_shared()
             self._divide()
@@ -133,7 +131,7 @@ class Kernel:
     def _build_records(self, audit_key: Path) -> None:
         """What happens, what is kept of it, and the numbers that all go by."""
         self.audit = Audit(self.ground, audit_key)
-        self.models = Models(self.store, self.events)
+        self.models = Models(self.ground)
 
     def _build_permissions(self) -> None:
         """Who calls, and what they may do."""
@@ -189,79 +187,28 @@ class Kernel:
 
     def _build_shares(self) -> None:
         """What all have together; what is not here is divided where it is."""
-        shares = self.shares = Shares(self.settings, self.events, self.clock, self.agents.find)
-        shares.pot(
-            "parked",
-            "waiting reads and writes",
-            lambda: self.settings.of(MountSettings).max_parked,
-            "mount.max_parked",
-            scarce=errno.EAGAIN,
-            excess=errno.EAGAIN,
-        )
-        shares.pot(
-            "unsent",
-            "bytes that are being written",
-            lambda: shares.terms().unsent,
-            "shares.unsent",
-            floor=ONE_LETTER,
-        )
-        shares.pot(
-            "contents",
-            "bytes that are kept for readers",
-            lambda: shares.terms().contents,
-            "shares.contents",
-            floor=ONE_LETTER,
-        )
-        shares.pot(
-            "handles",
-            "files and directories open",
-            lambda: shares.terms().handles,
-            "shares.handles",
-            scarce=errno.ENFILE,
-            excess=errno.EMFILE,
-        )
-        self.disk = DiskShares(self.state_dir, shares, self.agents, self.settings, self.clock)
-        self.made = Made(shares, self.settings, self.store, self.events, self.agents, self.timers)
+        ground, agents = self.ground, self.agents
+        self.shares = Shares(ground, agents)
+        self.disk = DiskShares(ground, self.shares, agents)
+        self.made = Made(ground, self.shares, agents)
 
     def _build_resources(self) -> None:
         """What work costs, and who may have how much of it."""
-        self.marks = Marks(self.store, self.events)
-        entries = Entries(self.store, self.events, self.clock)
-        self.budgets = Budgets(self.gate, self.table, entries, self.marks, self.settings)
-        self.events.listen(self.budgets.heard, ConfigChanged)
+        ground, gate, table = self.ground, self.gate, self.table
+        ceilings, open_calls = Ceilings(table, self.settings), OpenCalls(ground)
+        self.alerts = Alerts(ground)
+        self.budgets = Budgets(ground, gate, table, BudgetTable(ground), self.alerts, open_calls)
         self.processes.budgets = self.budgets
-        self.calls = Calls(
-            gate=self.gate,
-            table=self.table,
-            store=self.store,
-            events=self.events,
-            settings=self.settings,
-            models=self.models,
-            budgets=self.budgets,
-            marks=self.marks,
-            stop=lambda process: self.supervisor.signals.send(process, "TERM"),
-        )
-        self.groups = Groups(
-            self.gate,
-            self.table,
-            self.store,
-            self.events,
-            self.settings,
-            GroupTable(self.store, self.events, self.clock),
-        )
+        self.groups = Groups(ground, gate, table, GroupTable(ground), self.made)
         self.processes.groups = self.groups
-        self.calls.meters.insert(0, self.groups)
-        self.accounting = Accounting(
-            store=self.store,
-            events=self.events,
-            clock=self.clock,
-            timers=self.timers,
-            settings=self.settings,
-            models=self.models,
-            process=self.table.find,
-            agent=self.agents.find,
-        )
-        self.calls.on_use.append(self.accounting.record)
+        self.spending = Spending(ground, ceilings, self.alerts, open_calls)
+        self.branches = Branches(ground, table, self.spending)
+        self.rates = Rates(ground, table, ceilings, self.groups.groups)
+        self.accounting = Accounting(ground, self.models, table, self.agents)
+        meters = Meters(self.models, self.budgets, (self.spending, self.groups), self.accounting)
+        enforcement = Enforcement(ground, gate, table, self.alerts, self.supervisor.signals)
+        self.calls = Calls(ground, gate, table, meters, open_calls, enforcement)
+        self.limits = ProcessLimits(ground, gate, table, ceilings, self.programs)
         self.consumption = Consumption(
             self.table,
             self.programs,
@@ -282,34 +229,6 @@ class Kernel:
         """Mailboxes and what is told by mail."""
         self.mail = Mail(self.ground, self.gate, self.table, self.agents, self.node)
 
-    def _build_limits(self) -> None:
-        """What one process may use; tasks are its claimed messages."""
-        ceilings = Ceilings(self.table, self.settings)
-        spending = self.spending = Spending(ceilings, self.marks, self.store, self.clock)
-        spending.hold_again((call.pid, call.held_by(spending)) for call in self.calls)
-        self.calls.meters.insert(0, spending)
-        self.branches = Branches(self.store, self.table, spending)
-        rates = self.rates = Rates(
-            self.table,
-            ceilings,
-            self.settings,
-            self.store,
-            self.events,
-            self.clock,
-            self.groups.groups,
-        )
-        self.groups.rates = rates
-        self.limits = ProcessLimits(
-            self.gate,
-            self.table,
-            ceilings,
-            self.events,
-            self.mail.delivery.tasks,
-            spending,
-            rates,
-            self.programs,
-        )
-
     def _build_notices(self) -> None:
         """What is told by mail, and decided by those who are told."""
         self.notices = Notices(self.mail)
@@ -321,26 +240,10 @@ class Kernel:
 
     def _build_shared(self) -> None:
         """What agents share, and what they ask of the clock."""
-        self.queues = Queues(
-            self.gate,
-            self.table,
-            self.agents,
-            self.mail,
-            self.store,
-            self.events,
-            self.clock,
-            self.settings,
-        )
+        ground, gate, table, agents = self.ground, self.gate, self.table, self.agents
+        self.queues = Queues(ground, gate, table, agents, self.mail, self.made)
         self.held = HeldMail(self.ground, self.table, self.mail)
-        self.topics = Topics(
-            self.gate,
-            self.table,
-            self.agents,
-            self.store,
-            self.events,
-            self.clock,
-            self.settings,
-        )
+        self.topics = Topics(ground, gate, table, agents, self.made)
         self.explanations = Explanations(
             self.policy,
             self.table,
@@ -349,37 +252,14 @@ class Kernel:
             self.queues,
             self.topics,
         )
-        self.artifacts = Artifacts(
-            self.gate,
-            self.table,
-            self.store,
-            self.events,
-            self.clock,
-            self.settings,
-            self.state_dir,
-            self.disk,
-        )
-        self.inheritance = Inheritance(self.artifacts, self.table, self.agents, self.events)
-        self.reminders = Reminders(
-            self.gate,
-            self.agents,
-            self.mail,
-            self.store,
-            self.events,
-            self.clock,
-            self.settings,
-        )
+        artifacts = ArtifactTable(ground, table, self.disk)
+        self.artifacts = Artifacts(ground, gate, table, self.disk, artifacts)
+        self.inheritance = Inheritance(ground, artifacts, table, agents)
+        self.reminders = Reminders(ground, gate, agents, self.mail, self.made)
 
     def _divide(self) -> None:
-        """What is counted where it is made, or waits."""
+        """What is counted where it waits."""
         made, asks, approvals = self.made, self.asks, self.approvals
-        made.count("definitions", made.definitions())
-        for registry in (self.queues, self.topics):
-            owners = ((name, registry.get(name).ownership.owner) for name in registry)
-            made.count(f"{registry.KIND}s", owners)
-        made.count("groups", ((group.path, None) for group in self.groups.groups))
-        self.groups.on_created = made.note_group
-        made.count_in("reminders", lambda: self.reminders.by_agent, lambda: len(self.reminders))
         made.count_in("asks", lambda: asks.open_asks, lambda: asks.waiting)
         made.count_in("approvals", lambda: approvals.by_agent, lambda: approvals.open)
 
@@ -403,10 +283,12 @@ class Kernel:
             self.disk,
             self.calls,
             self.budgets,
+            self.alerts,
             self.groups,
             self.branches,  # while the figures of `spending` are still known
             self.spending,
             self.rates,
+            self.limits,
             self.accounting,
             self.consumption,
             self.log_keeper,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from agentfs.base.errors import KernelError
 from agentfs.providers.contents import Glance, Reading, Writing, discreet
 from agentfs.shared.artifact import Artifact, Space
-from agentfs.shared.draft import Draft
+from agentfs.shared.draft import ArtifactDraft
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.files import Owner
 from agentfs.vfs.node import Attributes, File, Handle, LookUpAgain, Stat, is_writing, regular
@@ -210,7 +210,7 @@ class DraftFile(_Entry):
     apart = True
 
     def __init__(
-        self, place: Place, name: str, artifact: Artifact | None, draft: Draft | None = None
+        self, place: Place, name: str, artifact: Artifact | None, draft: ArtifactDraft | None = None
     ) -> None:
         super().__init__(place, name, artifact)
         self.key = (place.key, name, id(self))
@@ -246,7 +246,8 @@ class DraftFile(_Entry):
             if is_writing(flags) or flags & os.O_TRUNC:
                 cut = bool(flags & os.O_TRUNC)
                 self._draft = self._begin(caller, None if cut else self._artifact)
-                self._draft.changed = cut or self._artifact is None
+                if cut or self._artifact is None:
+                    self._draft.change()
                 return Writing(artifacts, self._draft, flags)
             if self._draft is not None:
                 return Glance(self._draft)
@@ -256,7 +257,7 @@ class DraftFile(_Entry):
                 raise KernelError(errno.ENOENT, f"there is no artifact {self.name!r} here")
             return Reading(artifacts.open(caller.principal, self._artifact))
 
-    def _begin(self, caller: Caller, begin: Artifact | None) -> Draft:
+    def _begin(self, caller: Caller, begin: Artifact | None) -> ArtifactDraft:
         self.place.retries.arrived(caller)
         return self.place.artifacts.draft(caller.principal, self.place.space, self.name, begin)
 

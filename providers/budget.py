@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from agentfs.model.process import Tier
-from agentfs.quota.budget_table import Entry
+from agentfs.quota.budget_table import BudgetEntry
 from agentfs.quota.commands import run_budget_command, serve_call
 from agentfs.quota.events import BudgetChanged, ResourceRefused, ResourceWarning
 from agentfs.vfs.caller import Caller
@@ -39,12 +39,12 @@ class TierDirectory(Table):
         return (budget, tier.value)
 
     @property
-    def entry(self) -> Entry | None:
+    def entry(self) -> BudgetEntry | None:
         """The process's own."""
         return self.process.kernel.budgets.find(self.process.pid, self.tier)
 
     @property
-    def source(self) -> Entry | None:
+    def source(self) -> BudgetEntry | None:
         """The entry it draws on; none once it has ended."""
         process = self.process.process
         if not process.state.alive:
@@ -157,7 +157,7 @@ class BudgetDirectory(Table):
     def events(self) -> str:
         """`name N` a line: warned (that 80 % of a budget or limit are used), refused (uses of
         models and tools that were refused, or skipped, because there was nothing left)."""
-        counts = self.process.kernel.marks.of(self.process.pid)
+        counts = self.process.kernel.alerts.of(self.process.pid)
         return f"warned {counts.warned}\nrefused {counts.refused}\n"
 
 

@@ -12,7 +12,7 @@ import trio
 from agentfs.base.errors import ApprovalError, KernelError
 from agentfs.providers import disk
 from agentfs.providers.disk import reported
-from agentfs.shared.draft import Draft
+from agentfs.shared.draft import ArtifactDraft
 from agentfs.vfs.node import Handle
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Reading(Handle):
 class Glance(Handle):
     """What is written so far, for the agent that writes it."""
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: ArtifactDraft) -> None:
         self._draft = draft
 
     async def read(self, offset: int, size: int) -> bytes:
@@ -73,7 +73,7 @@ class Writing(Glance):
 
     followed = whole = True
 
-    def __init__(self, artifacts: Artifacts, draft: Draft, flags: int) -> None:
+    def __init__(self, artifacts: Artifacts, draft: ArtifactDraft, flags: int) -> None:
         super().__init__(draft)
         self._artifacts = artifacts
         self._append = bool(flags & os.O_APPEND)

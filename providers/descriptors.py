@@ -11,11 +11,20 @@ import resource
 from typing import ClassVar
 
 from agentfs.providers.devices import OWN, Device
-from agentfs.quota.shares import Charge, Shares
+from agentfs.quota.pots import PotKind
+from agentfs.quota.shares import Charge, Pot, Shares
 
 __all__ = ["Descriptor", "divide", "most"]
 
-RULE = "open files"
+DESCRIPTORS = PotKind(
+    "descriptors",
+    "files open",
+    "RLIMIT_NOFILE of the daemon",
+    scarce=errno.ENFILE,
+    excess=errno.EMFILE,
+    rule="open files",
+)
+
 CLIENTS = 0.75
 """The clients' share of RLIMIT_NOFILE; the rest is the daemon's own."""
 
@@ -51,12 +60,4 @@ def most() -> int:
 
 def divide(shares: Shares) -> None:
     """Let everybody have a share of them."""
-    shares.pot(
-        "descriptors",
-        "files open",
-        lambda: most() - Descriptor.ours,
-        "RLIMIT_NOFILE of the daemon",
-        scarce=errno.ENFILE,
-        excess=errno.EMFILE,
-        rule=RULE,
-    )
+    shares.put(Pot(DESCRIPTORS, lambda: most() - Descriptor.ours, shares.terms))

@@ -235,8 +235,8 @@ class GroupDirectory(_GroupsDirectory):
     @live("rate.current", example="messages 17")
     def rate_current(self) -> str:
         """How many calls of each kind that is limited were made within the last 60 s."""
-        group, rates = self.group, self.kernel.groups.rates
-        made = {kind: 0 if rates is None else rates.made(group, kind) for kind in group.rates}
+        group, rates = self.group, self.kernel.rates
+        made = {kind: rates.made(group, kind) for kind in group.rates}
         return "".join(f"{kind} {calls}\n" for kind, calls in sorted(made.items()))
 
     def _set(self, limit: str, text: str, caller: Caller) -> None:

@@ -66,11 +66,11 @@ class _KeyDirectory(Table):
         return caller.principal.pid is not None and caller.principal.name == self.space[1]
 
     def artifact(self, name: str) -> Artifact | None:
-        return self.artifacts.find(self.space, name)
+        return self.artifacts.table.find(self.space, name)
 
     def all(self) -> dict[str, Artifact]:
         """Every artifact in here by key."""
-        return self.artifacts.space(self.space)
+        return self.artifacts.table.space(self.space)
 
     def owned(self, artifact: Artifact | None) -> Owner:
         if artifact is None:
@@ -84,7 +84,7 @@ class _KeyDirectory(Table):
         artifact = self.artifact(name)
         if artifact is not None:
             return ArtifactFile(self, artifact)
-        draft = self.artifacts.drafted(self.space, name)
+        draft = self.artifacts.table.drafted(self.space, name)
         return None if draft is None else DraftFile(self, name, None, draft)
 
     def more(self) -> Iterator[tuple[str, Node]]:
@@ -101,7 +101,7 @@ class _KeyDirectory(Table):
         if artifact is not None and self.retries.expected(caller, name):
             return DraftFile(self, name, artifact)
         if artifact is None:
-            draft = self.artifacts.drafted(self.space, name)
+            draft = self.artifacts.table.drafted(self.space, name)
             if draft is not None and draft.principal.name != caller.principal.name:
                 raise self.missing(name)
         return self.lookup(name)
@@ -196,10 +196,10 @@ class SubtreeDirectory(_KeyDirectory):
         return self._agent.owner()
 
     def artifact(self, name: str) -> Artifact | None:
-        return self.artifacts.in_view(self._agent.name, name)
+        return self.artifacts.table.in_view(self._agent.name, name)
 
     def all(self) -> dict[str, Artifact]:
-        return self.artifacts.view(self._agent.name)
+        return self.artifacts.table.view(self._agent.name)
 
     def owned(self, artifact: Artifact | None) -> Owner:
         # Linux lets it write over what is not its own, which makes one of its own.
@@ -224,7 +224,7 @@ class SubtreeDirectory(_KeyDirectory):
 
     def _seen(self, event: ArtifactEvent) -> Iterator[Change]:
         """What it sees of a change of another's artifact."""
-        line = self.artifacts.line(self._agent.name)
+        line = self.artifacts.table.line(self._agent.name)
         if event.owner not in line:
             return
         nearer = line[: line.index(event.owner)]
@@ -234,7 +234,7 @@ class SubtreeDirectory(_KeyDirectory):
         if isinstance(event, ArtifactPassed):
             nearer = [name for name in nearer if name != event.before]
         for name in sorted(names):
-            if any(self.artifacts.find((self.space[0], up), name) for up in nearer):
+            if any(self.artifacts.table.find((self.space[0], up), name) for up in nearer):
                 continue
             now = self.artifact(name)
             if now is None:

@@ -61,7 +61,9 @@ class RemindersDirectory(Table):
 
     def owner(self) -> Owner:
         agent = self.agent.owner()
-        return Owner(agent.uid, agent.gid, max(agent.mtime, self.reminders.changed(self.name)))
+        return Owner(
+            agent.uid, agent.gid, max(agent.mtime, self.reminders.table.changed(self.name))
+        )
 
     def guard(self, caller: Caller) -> None:
         self.agent.private_guard(caller)
@@ -99,7 +101,7 @@ class RemindersDirectory(Table):
         is full, and is tried again)."""
         counts = self.reminders.counts(self.name)
         return fields(
-            ("Pending", self.reminders.pending(self.name)),
+            ("Pending", self.reminders.table.pending(self.name)),
             ("Delivered-24h", counts.delivered),
             ("Attempts", counts.attempts),
             ("Successes", counts.successes),
@@ -110,7 +112,7 @@ class RemindersDirectory(Table):
         """Left (how many can be set at this moment), Burst (at once), Per-Minute (that come back),
         Max-Pending, Max-Text (bytes). They are set in `/etc/agentfs.yaml`, section `reminders`."""
         limits = self.agent.kernel.settings.of(ReminderSettings)
-        room = max(0, limits.max_pending - self.reminders.pending(self.name))
+        room = max(0, limits.max_pending - self.reminders.table.pending(self.name))
         return fields(
             ("Left", min(self.reminders.left(self.name), room)),
             ("Burst", limits.burst),
@@ -120,11 +122,11 @@ class RemindersDirectory(Table):
         )
 
     def find(self, name: str) -> Node | None:
-        reminder = self.reminders.find(self.name, name)
+        reminder = self.reminders.table.find(self.name, name)
         return None if reminder is None else ReminderFile(self, reminder)
 
     def more(self) -> Iterator[tuple[str, Node]]:
-        for reminder in self.reminders.of(self.name):
+        for reminder in self.reminders.table.of(self.name):
             yield reminder.id, ReminderFile(self, reminder)
 
     def unlink(self, name: str, caller: Caller) -> None:
@@ -134,7 +136,7 @@ class RemindersDirectory(Table):
 
     @on(ReminderSet)
     def _set(self, event: ReminderSet) -> Iterator[Change]:
-        reminder = self.reminders.find(self.name, event.id)
+        reminder = self.reminders.table.find(self.name, event.id)
         if reminder is not None:
             yield Created(self.key, event.id, ReminderFile(self, reminder, announced=True))
 
@@ -166,7 +168,7 @@ class ReminderFile(Value):
 
     def _check(self) -> None:
         folder, reminder = self._folder, self._reminder
-        if folder.reminders.find(folder.name, reminder.id) is not reminder:
+        if folder.reminders.table.find(folder.name, reminder.id) is not reminder:
             raise KernelError(errno.ENOENT, f"the reminder {reminder.id} was cancelled, or fired")
 
     def _owner_now(self) -> Owner:

@@ -208,4 +208,4 @@ class TopicsDirectory(SystemTable):
 def tell_of_publications(kernel: Kernel, notify: Callable[[Change], object]) -> None:
     """Call `notify` with the change that each publication is to the file of its topic: it is no
     event of the kernel, which would fill the event log."""
-    kernel.topics.on_published.append(lambda name: notify(Modified(TopicFile.at(name))))
+    kernel.topics.listen(lambda name: notify(Modified(TopicFile.at(name))))

@@ -8,8 +8,9 @@ from agentfs.mail.settings import MessageSettings
 from agentfs.model.principal import Principal
 from agentfs.process.agents import Agents
 from agentfs.quota.listed import Listed
+from agentfs.quota.pots import FLOOR, PotKind
 from agentfs.quota.settings import ShareSettings
-from agentfs.quota.shares import FLOOR, Holder
+from agentfs.quota.shares import Holder
 from agentfs.store.settings import Settings
 
 __all__ = ["check_room"]
@@ -22,10 +23,10 @@ class _Inbox(Listed):
 
     def __init__(self, box: Mailbox, agents: Agents, settings: Settings) -> None:
         super().__init__(
-            "inbox",
-            f"messages that wait in the inbox of {box.name}",
+            PotKind(
+                "inbox", f"messages that wait in the inbox of {box.name}", "messages.max_waiting"
+            ),
             lambda: settings.of(MessageSettings).max_waiting,
-            "messages.max_waiting",
             lambda: settings.of(ShareSettings),
             lists=lambda: box.senders,
             total=lambda: box.waiting,
@@ -41,8 +42,8 @@ class _Inbox(Listed):
 
     def is_used_up(self, holder: Holder, left: int) -> ShareError:
         words = f"the inbox of {self._name} is full: {self.used} messages wait in it"
-        refusal = self.refusal(self.scarce, words, holder, 0)
-        refusal.rule = self.setting
+        refusal = self.refusal(self.kind.scarce, words, holder, 0)
+        refusal.rule = self.kind.setting
         return refusal
 
 

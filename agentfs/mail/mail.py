@@ -72,7 +72,15 @@ class Mail(Part):
     def parts(self) -> tuple[Part, ...]:
         """All that is told of what happens. The maid goes on with the next one if one fails."""
         boxes = self.boxes
-        return boxes, self.delivery, self.receiving, self.loops, boxes.retention, self
+        return (
+            boxes,
+            self.delivery,
+            self.delivery.tasks,
+            self.receiving,
+            self.loops,
+            boxes.retention,
+            self,
+        )
 
     def keep_questions(self, questions: Questions) -> None:
         """Let `questions` know of each question and each answer from now on."""

@@ -22,11 +22,12 @@ from agentfs.quota.events import LimitChanged, TaskTimedOut
 from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged
 from agentfs.store.ground import Ground
+from agentfs.store.part import Part
 
 __all__ = ["Tasks"]
 
 
-class Tasks:
+class Tasks(Part):
     """Asked before a claim. `give_back(message, reason)` returns one, inside a transaction."""
 
     def __init__(
@@ -66,6 +67,15 @@ class Tasks:
     def oldest(self, pid: int) -> float:
         """For how many seconds process `pid` has had the oldest of its tasks; 0 without one."""
         return self._claims.oldest(pid)
+
+    def usage(self, process: Process, limit: str) -> float | None:
+        """How many tasks it has, and for how many whole seconds the oldest of them."""
+        match limit:
+            case "max_concurrent_tasks":
+                return self.count(process.pid)
+            case "timeout_seconds":
+                return int(self.oldest(process.pid))
+        return None
 
     def free(self, actor: Process, process: Process | None) -> int | None:
         """How many more messages `actor` may claim for `process`. None: any number, so for the

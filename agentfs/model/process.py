@@ -46,12 +46,17 @@ class Tier(enum.Enum):
 
     @property
     def rank(self) -> int:
-        return list(Tier).index(self)
+        return _RANKS[self]
+
+    __hash__ = object.__hash__  # that of enums is in Python, and tiers are in keys of hot tables
 
     @property
     def model(self) -> str:
         """The model a process of this tier uses unless its spec names one."""
         return {"strategic": "opus", "tactical": "sonnet", "operational": "mini"}[self.value]
+
+
+_RANKS = {tier: rank for rank, tier in enumerate(Tier)}
 
 
 class Restart(enum.Enum):

@@ -1,14 +1,13 @@
 """The limits that hold for a process: the least of its own, its ancestors' and the configuration's.
 
 Where each is enforced: children at the spawn (`process.rules`), claimed messages and their time in
-`ipc.claims`, messages sent in `rates`, uses of models and tools in `spending`, memory and processor
-time of programs by the machine (`process.programs`).
+`mail.claims`, calls by the minute in `quota.rates`, uses of models and tools in `quota.spending`,
+memory and processor time of programs by the machine (`machine.programs`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from operator import itemgetter
+from collections.abc import Iterable
 
 from agentfs.model.principal import INIT
 from agentfs.model.process import Limits, Process
@@ -57,32 +56,35 @@ class Ceilings:
         limit = self.effective(process, name)
         return None if limit is None else int(limit)
 
-    def decisive(self, process: Process, name: str) -> tuple[int | float, str] | None:
-        """The least of the limits on `process`, and where it comes from: `own`, the name of an
-        ancestor, or the key of the configuration. Of equal ones its own, then the nearest."""
-        return min(self._all(process, name), key=_LIMIT, default=None)
+    def decisive(
+        self, process: Process, names: Iterable[str]
+    ) -> dict[str, tuple[int | float, str]]:
+        """By name the least of the limits on `process`, and where it comes from: `own`, the name of
+        an ancestor, or the key of the configuration. Of equal ones its own, then the nearest. What
+        has no limit is left out."""
+        found: dict[str, tuple[int | float, str]] = {}
+        if process.pid == INIT:
+            own = process.limits.max_children
+            if OWN_ONLY in names and own is not None:
+                found[OWN_ONLY] = own, "processes.max_children_of_init"
+            return found
+        holder: Process | None = process
+        while holder is not None and holder.pid != INIT:
+            for name in names:
+                limit = getattr(holder.limits, name)
+                if limit is None or (name == OWN_ONLY and holder is not process):
+                    continue
+                if name not in found or limit < found[name][0]:
+                    found[name] = limit, "own" if holder is process else holder.name
+            holder = self._table.find(holder.ppid)
+        general = self._settings.of(LimitSettings)
+        for name in names:
+            limit = getattr(general, name)
+            if limit is not None and (name not in found or limit < found[name][0]):
+                found[name] = limit, f"limits.{name}"
+        return found
 
     def general(self, name: str) -> int | float | None:
         """What the configuration says of every process."""
         limit: int | float | None = getattr(self._settings.of(LimitSettings), name)
         return limit
-
-    def _all(self, process: Process, name: str) -> Iterator[tuple[int | float, str]]:
-        own = getattr(process.limits, name)
-        if process.pid == INIT:
-            if name == OWN_ONLY and own is not None:
-                yield own, "processes.max_children_of_init"
-            return
-        if own is not None:
-            yield own, "own"
-        if name != OWN_ONLY:
-            for above in self._table.ancestors(process.pid):
-                limit = None if above.pid == INIT else getattr(above.limits, name)
-                if limit is not None:
-                    yield limit, above.name
-        general = self.general(name)
-        if general is not None:
-            yield general, f"limits.{name}"
-
-
-_LIMIT = itemgetter(0)

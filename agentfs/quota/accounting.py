@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from agentfs.base.clock import Clock, Timer, Timers, change_time
+from agentfs.base.clock import Timer, change_time
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
-from agentfs.model.process import Agent, Process
+from agentfs.model.process import Process
+from agentfs.process.agents import Agents
+from agentfs.process.table import ProcessTable
 from agentfs.quota.events import AccountClosed, AccountOpened, UseRecorded, UsesSwept
 from agentfs.quota.meter import MICROS, Use
 from agentfs.quota.models import Models
 from agentfs.quota.settings import AccountingSettings
 from agentfs.quota.uses import DAY, HOUR, NOBODY, TOTAL, VIEWS, Sums, UseRow, Uses
-from agentfs.store.event_log import EventLog
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
+from agentfs.store.undo import keep_item
 
 __all__ = ["TOTAL", "VIEWS", "Accounting", "dollars"]
 
@@ -48,7 +48,6 @@ def dollars(micros: int) -> str:
     return f"{whole}.{rest:06d}".rstrip("0").rstrip(".")
 
 
-@dataclass(eq=False, repr=False)
 class Accounting(Part):
     """`record` belongs into the transaction of the use; everything else is a call of its own.
 
@@ -56,20 +55,18 @@ class Accounting(Part):
     Whom and where a use is booked to is what the process was at that moment.
     """
 
-    store: Store
-    events: EventLog
-    clock: Clock
-    timers: Timers
-    settings: Settings
-    models: Models
-    process: Callable[[int], Process | None]
-    agent: Callable[[str], Agent | None]
-    _changed: dict[tuple[str, str], int] = field(default_factory=dict)
-    _next: Timer | None = None
-
-    def __post_init__(self) -> None:
-        self._uses = Uses(self.store)
-        began = int(self.clock.now() * 1e9)
+    def __init__(self, ground: Ground, models: Models, table: ProcessTable, agents: Agents) -> None:
+        self._store = ground.store
+        self._events = ground.events
+        self._clock = ground.clock
+        self._timers = ground.timers
+        self._settings = ground.settings
+        self._models = models
+        self._table = table
+        self._agents = agents
+        self._next: Timer | None = None
+        self._uses = Uses(ground.store)
+        began = int(ground.clock.now() * 1e9)
         self._changed = dict.fromkeys(self._uses.keys(), began)
         self._changed.setdefault((TOTAL, ""), began)
 
@@ -100,7 +97,7 @@ class Accounting(Part):
         user, the operator all."""
         if principal.is_operator:
             return
-        process = None if principal.pid is None else self.process(principal.pid)
+        process = None if principal.pid is None else self._table.find(principal.pid)
         if (
             process is not None
             and key
@@ -122,7 +119,7 @@ class Accounting(Part):
 
     def record(self, process: Process, use: Use) -> None:
         """Book a use that was made. Inside the transaction that settles it."""
-        now = self.clock.now()
+        now = self._clock.now()
         row = UseRow(
             time=now,
             hour=datetime.fromtimestamp(int(now), UTC).strftime("%Y-%m-%dT%H"),
@@ -136,7 +133,7 @@ class Accounting(Part):
             input=min(use.input, MOST_TOKENS),
             output=min(use.output, MOST_TOKENS),
             cost=min(use.cost, MOST_COST),
-            unpriced=use.kind == "llm" and self.models.find(use.name) is None,
+            unpriced=use.kind == "llm" and self._models.find(use.name) is None,
         )
         accounts = (
             ("agent", row.agent),
@@ -150,37 +147,37 @@ class Accounting(Part):
             if account not in self._changed:
                 self._open(account)
             self._touch(account)
-        self.events.emit(UseRecorded(row.pid, row.agent, row.kind, row.name, accounts))
+        self._events.emit(UseRecorded(row.pid, row.agent, row.kind, row.name, accounts))
 
     def _open(self, account: tuple[str, str]) -> None:
+        keep_item(self._store, self._changed, account)
         self._changed[account] = 0
-        self.store.on_rollback(lambda: self._changed.pop(account, None))
-        self.events.emit(AccountOpened(*account))
+        self._events.emit(AccountOpened(*account))
 
     def _touch(self, account: tuple[str, str]) -> None:
-        self._changed[account] = change_time(self.clock.now(), self._changed[account])
+        self._changed[account] = change_time(self._clock.now(), self._changed[account])
 
     # -- what goes -------------------------------------------------------------------------------
 
     def tidy(self) -> int:
         """Drop one batch of records from days that are over for longer than `accounting.retention`,
         and go on soon if there may be more; the number dropped. For the maid."""
-        oldest = self.clock.now() - self.settings.of(AccountingSettings).retention
+        oldest = self._clock.now() - self._settings.of(AccountingSettings).retention
         try:
-            with self.store.transaction():
+            with self._store.transaction():
                 count, accounts = self._uses.sweep(oldest - oldest % SECONDS_OF_A_DAY, BATCH)
                 for account in sorted(accounts):
                     self._touch(account)
                 if count:
-                    self.events.emit(UsesSwept(count, tuple(sorted(accounts))))
+                    self._events.emit(UsesSwept(count, tuple(sorted(accounts))))
                 for view, key in sorted(accounts):
-                    if view == "agent" and self.agent(key) is None:
+                    if view == "agent" and self._agents.find(key) is None:
                         self.agent_removed(key)
         except KernelError as failure:
             log.warning("old records of uses stay for now: %s", failure)
             return 0
         if count == BATCH and (self._next is None or not self._next.active):
-            self._next = self.timers.call_later(PAUSE, self.tidy)
+            self._next = self._timers.call_later(PAUSE, self.tidy)
         return count
 
     def agent_removed(self, name: str) -> None:
@@ -188,7 +185,7 @@ class Accounting(Part):
         account = ("agent", name)
         if account not in self._changed or not self._uses.is_swept(*account):
             return
-        changed = self._changed.pop(account)
-        self.store.on_rollback(lambda: self._changed.setdefault(account, changed))
+        keep_item(self._store, self._changed, account)
+        del self._changed[account]
         self._uses.fold(*account)
-        self.events.emit(AccountClosed(*account))
+        self._events.emit(AccountClosed(*account))

@@ -10,21 +10,21 @@ from agentfs.model.process import Process
 from agentfs.process.events import ResourceExceeded
 from agentfs.quota.events import ResourceRefused, ResourceWarning
 from agentfs.store.event import Event
-from agentfs.store.event_log import EventLog
+from agentfs.store.ground import Ground
+from agentfs.store.part import Part
 from agentfs.store.records import Records
-from agentfs.store.store import Store
 
-__all__ = ["KIND", "WARN", "Counts", "Marks"]
+__all__ = ["KIND", "WARN", "Alerted", "Alerts"]
 
 KIND = "marks"
 """The kind of their records; the key is the pid."""
 
 WARN = 0.8
-"""The part of a budget or limit from which on there is a warning (design/kernel.md)."""
+"""The part of a budget or limit from which on there is a warning."""
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class Alerted:
     """How many warnings a process had, how many of its uses were refused, and of which resources
     it has been warned and told that they are exceeded, and not been below `WARN` since."""
 
@@ -37,54 +37,60 @@ class Counts:
         return {slot: getattr(self, slot) for slot in self.__slots__}
 
 
-class Marks:
+NEVER = Alerted()
+
+
+class Alerts(Part):
     """Durable, so that `once` holds across a restart of the daemon; gone with the process."""
 
-    def __init__(self, store: Store, events: EventLog) -> None:
-        self._events = events
-        self._counts = Records(store, KIND, _read, Counts.record)
-        self._counts.load()
+    def __init__(self, ground: Ground) -> None:
+        self._events = ground.events
+        self._told = Records(ground.store, KIND, _read, Alerted.record)
+        self._told.load()
 
     def __len__(self) -> int:
-        return len(self._counts)
+        return len(self._told)
 
     def __iter__(self) -> Iterator[int]:
         """The pids of which something is known."""
-        return iter(tuple(self._counts))
+        return iter(tuple(self._told))
 
-    def of(self, pid: int) -> Counts:
+    def __contains__(self, pid: int) -> bool:
+        return pid in self._told
+
+    def of(self, pid: int) -> Alerted:
         """What process `pid` has been told."""
-        return self._counts.get(pid) or Counts()
+        return self._told.get(pid) or NEVER
 
     def used(self, process: Process, resource: str, used: float, limit: float | None) -> None:
         """`process` has used so much of `resource`: warn it, the first time that it is 80 %."""
-        counts = self.of(process.pid)
+        told = self.of(process.pid)
         if limit is None or used < WARN * limit:
-            if resource in counts.near or resource in counts.over:
-                near = tuple(each for each in counts.near if each != resource)
-                over = tuple(each for each in counts.over if each != resource)
-                self._counts.put(process.pid, replace(counts, near=near, over=over))
-        elif resource not in counts.near:
-            near = (*counts.near, resource)
-            self._counts.put(process.pid, replace(counts, warned=counts.warned + 1, near=near))
+            if resource in told.near or resource in told.over:
+                near = tuple(each for each in told.near if each != resource)
+                over = tuple(each for each in told.over if each != resource)
+                self._told.put(process.pid, replace(told, near=near, over=over))
+        elif resource not in told.near:
+            near = (*told.near, resource)
+            self._told.put(process.pid, replace(told, warned=told.warned + 1, near=near))
             self._emit(ResourceWarning, process, resource, used, limit)
 
     def exceeded(self, process: Process, resource: str, used: float, limit: float) -> None:
         """`process` has used, or asked for, more of `resource` than there is: say so once."""
-        counts = self.of(process.pid)
-        if resource not in counts.over:
-            self._counts.put(process.pid, replace(counts, over=(*counts.over, resource)))
+        told = self.of(process.pid)
+        if resource not in told.over:
+            self._told.put(process.pid, replace(told, over=(*told.over, resource)))
             self._emit(ResourceExceeded, process, resource, used, limit)
 
     def refused(self, process: Process, resource: str) -> None:
         """A use was refused to `process` because of `resource`: count it."""
-        counts = self.of(process.pid)
-        self._counts.put(process.pid, replace(counts, refused=counts.refused + 1))
+        told = self.of(process.pid)
+        self._told.put(process.pid, replace(told, refused=told.refused + 1))
         self._events.emit(ResourceRefused(process.pid, process.name, resource))
 
-    def forget(self, process: Process) -> None:
-        """It has ended for good."""
-        self._counts.drop(process.pid)
+    def process_ended(self, process: Process) -> None:
+        """What it was told is forgotten."""
+        self._told.drop(process.pid)
 
     def _emit(
         self,
@@ -97,6 +103,6 @@ class Marks:
         self._events.emit(kind(process.pid, process.name, resource, used, limit))
 
 
-def _read(pid: str, record: dict[str, Any]) -> tuple[int, Counts]:
+def _read(pid: str, record: dict[str, Any]) -> tuple[int, Alerted]:
     lists = {name: tuple(record[name]) for name in ("near", "over")}
-    return int(pid), Counts(**(record | lists))
+    return int(pid), Alerted(**(record | lists))

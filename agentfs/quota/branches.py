@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from agentfs.model.process import Process
 from agentfs.process.table import ProcessTable
 from agentfs.quota.spending import Spending
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.store import Store
+from agentfs.store.records import Records
 
 __all__ = ["KIND", "Branches", "Figures"]
 
@@ -44,11 +45,13 @@ NOTHING = Figures()
 class Branches(Part):
     """Loads itself from the store."""
 
-    def __init__(self, store: Store, table: ProcessTable, spending: Spending) -> None:
-        self._store = store
+    def __init__(self, ground: Ground, table: ProcessTable, spending: Spending) -> None:
         self._table = table
         self._spending = spending
-        self._ended = {int(pid): Figures(**record) for pid, record in store.records(KIND)}
+        self._ended = Records(
+            ground.store, KIND, lambda pid, record: (int(pid), Figures(**record)), asdict
+        )
+        self._ended.load()
 
     def __len__(self) -> int:
         return len(self._ended)
@@ -60,24 +63,8 @@ class Branches(Part):
         return own + self._ended.get(process.pid, NOTHING)
 
     def process_ended(self, process: Process) -> None:
-        """It has ended for good. For `Ends.on_finish`, while its own figures are still known."""
+        """Its parent takes over its figures, while they are still known."""
         figures, parent = self.of(process), self._table.find(process.ppid)
         if parent is not None and figures != NOTHING:
-            self._set(parent.pid, self._ended.get(parent.pid, NOTHING) + figures)
-        if process.pid in self._ended:
-            self._set(process.pid, NOTHING)
-
-    def _set(self, pid: int, figures: Figures) -> None:
-        before = self._ended.get(pid, NOTHING)
-        self._store.on_rollback(lambda: self._keep(pid, before))
-        self._keep(pid, figures)
-        if figures == NOTHING:
-            self._store.delete_record(KIND, str(pid))
-        else:
-            self._store.put_record(KIND, str(pid), asdict(figures))
-
-    def _keep(self, pid: int, figures: Figures) -> None:
-        if figures == NOTHING:
-            self._ended.pop(pid, None)
-        else:
-            self._ended[pid] = figures
+            self._ended.put(parent.pid, self._ended.get(parent.pid, NOTHING) + figures)
+        self._ended.drop(process.pid)

@@ -8,25 +8,23 @@ that ends has not used goes back to who granted it, and what it has used is that
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import INIT, Principal
 from agentfs.model.process import Process, Role, Tier
 from agentfs.process.rules import check_parent, own_alive
 from agentfs.process.table import ProcessTable
-from agentfs.quota.alerts import Marks
-from agentfs.quota.budget_table import Entries, Entry, Key
+from agentfs.quota.alerts import Alerts
+from agentfs.quota.budget_table import BudgetEntry, BudgetTable
 from agentfs.quota.meter import LimitError, Use
+from agentfs.quota.open_calls import OpenCalls
 from agentfs.quota.settings import BudgetSettings
+from agentfs.rights.gate import Gate
 from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.settings import Settings
-
-if TYPE_CHECKING:
-    from agentfs.rights.gate import Gate
 
 __all__ = ["Budgets"]
 
@@ -34,24 +32,30 @@ RULE = "budget"
 
 
 class Budgets(Part):
-    """The system calls on budgets, and the `Meter` of the tokens that models use.
+    """The system calls on budgets, and the `Meter` of the tokens that models use."""
 
-    `on_passed` calls get (source, tier) and the pid of the new source when an entry is gone on
-    which open calls draw.
-    """
+    stored_name = "Budgets"
 
     def __init__(
-        self, gate: Gate, table: ProcessTable, entries: Entries, marks: Marks, settings: Settings
+        self,
+        ground: Ground,
+        gate: Gate,
+        table: ProcessTable,
+        entries: BudgetTable,
+        alerts: Alerts,
+        open_calls: OpenCalls,
     ) -> None:
+        self._store = ground.store
+        self._settings = ground.settings
         self._gate = gate
         self._table = table
         self._entries = entries
-        self._marks = marks
-        self._settings = settings
-        self.on_passed: list[Callable[[Key, int], object]] = []
+        self._alerts = alerts
+        self._open_calls = open_calls
         for tier in Tier:
-            entries.get(INIT, tier).allocated = _of(settings.of(BudgetSettings), tier)
-        settings.require(BudgetSettings, self._check_pool)
+            entries.set_pool(tier, _of(self._settings.of(BudgetSettings), tier))
+        self._settings.require(BudgetSettings, self._check_pool)
+        ground.events.listen(self._heard, ConfigChanged)
 
     def _check_pool(self, numbers: BudgetSettings) -> None:
         """Raise EINVAL if the settings take back what is not there any more."""
@@ -68,9 +72,9 @@ class Budgets(Part):
         if faults:
             raise KernelError(errno.EINVAL, "; ".join(faults), rule=RULE)
 
-    def heard(self, record: Record) -> None:
-        """Follow the configuration. For `EventLog.listen`."""
-        if isinstance(record.event, ConfigChanged):
+    def _heard(self, record: Record) -> None:
+        """Follow the configuration."""
+        with self._store.transaction():
             for tier in Tier:
                 entry = self._entries.get(INIT, tier)
                 more = _of(self._settings.of(BudgetSettings), tier) - entry.allocated
@@ -79,11 +83,11 @@ class Budgets(Part):
 
     # -- look-ups ----------------------------------------------------------------------------------
 
-    def find(self, pid: int, tier: Tier) -> Entry | None:
+    def find(self, pid: int, tier: Tier) -> BudgetEntry | None:
         """The entry of a process's own."""
         return self._entries.find(pid, tier)
 
-    def source(self, process: Process, tier: Tier) -> Entry:
+    def source(self, process: Process, tier: Tier) -> BudgetEntry:
         """The entry that `process` draws on: its own, or that of the nearest one above it."""
         entry = self._entries.find(process.pid, tier)
         if entry is not None:
@@ -112,14 +116,13 @@ class Budgets(Part):
             self._grant(giver, process, tokens)
 
     def process_ended(self, process: Process) -> None:
-        """It ended for good, or never started: what it has goes back. For `Ends.on_finish`."""
+        """It ended for good, or never started: what it has goes back."""
         for tier in Tier:
             entry = self._entries.find(process.pid, tier)
             if entry is not None:
                 self._return(entry)
-        self._marks.forget(process)
 
-    def _return(self, entry: Entry) -> None:
+    def _return(self, entry: BudgetEntry) -> None:
         """Give an entry back to its grantor: what is unused, and what was used as its use."""
         above = self._entries.get(entry.grantor, entry.tier)
         for below in self._entries.granted_by(entry):
@@ -132,8 +135,7 @@ class Budgets(Part):
         )
         self._entries.remove(entry)
         if entry.held:
-            for call in self.on_passed:
-                call(entry.key, above.pid)
+            self._open_calls.pass_on(entry.key, above.pid)
         owner = self._table.find(above.pid)
         if owner is not None and entry.consumed:
             self._mark(owner, above)
@@ -224,7 +226,7 @@ class Budgets(Part):
                 rule="tier",
             )
 
-    def _check_grant(self, giver: Process, tier: Tier, tokens: int) -> Entry:
+    def _check_grant(self, giver: Process, tier: Tier, tokens: int) -> BudgetEntry:
         """The entry from which `giver` can hand on so many tokens. Raises EDQUOT."""
         entry = self._entries.find(giver.pid, tier)
         if entry is None:
@@ -242,11 +244,11 @@ class Budgets(Part):
             )
         return entry
 
-    def _grant(self, giver: Entry, process: Process, tokens: int) -> None:
+    def _grant(self, giver: BudgetEntry, process: Process, tokens: int) -> None:
         self._entries.change(giver, granted=tokens)
         entry = self._entries.find(process.pid, giver.tier)
         if entry is None:
-            self._entries.add(Entry(process.pid, giver.tier, giver.pid, allocated=tokens))
+            self._entries.add(BudgetEntry(process.pid, giver.tier, giver.pid, allocated=tokens))
         else:
             self._entries.change(entry, allocated=tokens)
 
@@ -293,21 +295,21 @@ class Budgets(Part):
             if owner is not None and owner is not process:
                 self._mark(owner, entry)
 
-    def drawn_on(self, process: Process, use: Use) -> Entry:
+    def drawn_on(self, process: Process, use: Use) -> BudgetEntry:
         """The entry that `use` draws on: the one it began with, or what stands for it now."""
         entry = self._entries.find(use.source, use.tier)
         return self.source(process, use.tier) if entry is None else entry
 
-    def _mark(self, process: Process, entry: Entry) -> None:
+    def _mark(self, process: Process, entry: BudgetEntry) -> None:
         resource, limit = _resource(entry), entry.allocated - entry.granted
-        self._marks.used(process, resource, entry.consumed, limit)
+        self._alerts.used(process, resource, entry.consumed, limit)
         if entry.remaining < 0:
-            self._marks.exceeded(process, resource, entry.consumed, limit)
+            self._alerts.exceeded(process, resource, entry.consumed, limit)
 
 
 def _of(numbers: BudgetSettings, tier: Tier) -> int:
     return int(getattr(numbers, tier.value))
 
 
-def _resource(entry: Entry) -> str:
+def _resource(entry: BudgetEntry) -> str:
     return f"budget {entry.tier.value}"

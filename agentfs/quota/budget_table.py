@@ -1,6 +1,6 @@
 """The table of budget entries: what each process was given of each tier, in memory and stored.
 
-What one entry gives and takes is another's gain and loss; who calls `Entries.change` sees to that.
+What one entry gives and takes is another's gain and loss; `Budgets` sees to that.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from agentfs.base.clock import Clock, change_time
+from agentfs.base.clock import change_time
 from agentfs.model.principal import INIT
 from agentfs.model.process import Tier
 from agentfs.quota.events import BudgetChanged
-from agentfs.store.event_log import EventLog
-from agentfs.store.store import Store
+from agentfs.store.ground import Ground
+from agentfs.store.records import Records
 
-__all__ = ["KIND", "Entries", "Entry", "Key"]
+__all__ = ["KIND", "BudgetEntry", "BudgetTable", "Key"]
 
 KIND = "budget"
 """The kind of the records; the key is PID/TIER."""
@@ -25,7 +25,7 @@ Key = tuple[int, Tier]
 
 
 @dataclass(slots=True)
-class Entry:
+class BudgetEntry:
     """The tokens of one tier that process `pid` may use or hand on.
 
     `grantor` is the pid whose entry they come from, 0 for process 1, whose are the configuration's.
@@ -55,117 +55,101 @@ class Entry:
     def remaining(self) -> int:
         """What is left. Below zero if a call took more than it had asked for, or if the
         configuration was lowered under what is handed out."""
-        return self.allocated - self.consumed - self.reserved
+        return self.allocated - self.consumed - self.granted - self.held
 
     def record(self) -> dict[str, Any]:
-        return {**{slot: getattr(self, slot) for slot in self.__slots__}, "tier": self.tier.value}
+        return {
+            "pid": self.pid,
+            "tier": self.tier.value,
+            "grantor": self.grantor,
+            "allocated": self.allocated,
+            "consumed": self.consumed,
+            "granted": self.granted,
+            "held": self.held,
+            "changed": self.changed,
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> BudgetEntry:
+        return cls(**(record | {"tier": Tier(record["tier"])}))
 
 
-class Entries:
-    """Loads itself from the store. Process 1 has an entry at every tier, always."""
+class BudgetTable:
+    """Loads itself from the store. Process 1 has an entry at every tier, always. Changes
+    belong inside a transaction."""
 
-    def __init__(self, store: Store, events: EventLog, clock: Clock) -> None:
-        self._store = store
-        self._events = events
-        self._clock = clock
-        self._entries: dict[Key, Entry] = {}
-        self._granted: dict[Key, dict[int, None]] = {}
-        for _, record in store.records(KIND):
-            self._index(Entry(**(record | {"tier": Tier(record["tier"])})))
+    def __init__(self, ground: Ground) -> None:
+        self._events = ground.events
+        self._clock = ground.clock
+        self._entries = Records(ground.store, KIND, _read, BudgetEntry.record, _name)
+        self._granted = self._entries.index(_grantor, "grantor")
+        self._entries.load()
         for tier in Tier:
             if (INIT, tier) not in self._entries:
-                self._index(Entry(INIT, tier, 0))
+                self._entries.place((INIT, tier), BudgetEntry(INIT, tier, 0))
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[BudgetEntry]:
         return iter(tuple(self._entries.values()))
 
-    def find(self, pid: int, tier: Tier) -> Entry | None:
+    def find(self, pid: int, tier: Tier) -> BudgetEntry | None:
         return self._entries.get((pid, tier))
 
-    def get(self, pid: int, tier: Tier) -> Entry:
+    def get(self, pid: int, tier: Tier) -> BudgetEntry:
         """One that there is for certain."""
         return self._entries[pid, tier]
 
-    def granted_by(self, entry: Entry) -> list[Entry]:
+    def granted_by(self, entry: BudgetEntry) -> list[BudgetEntry]:
         """The entries whose tokens come from `entry`."""
-        return [self._entries[pid, entry.tier] for pid in self._granted.get(entry.key, ())]
-
-    # -- changes: in a transaction, whose rollback undoes them ------------------------------------
-
-    def add(self, entry: Entry) -> None:
-        """Take up a new entry. What it was given is its grantor's to note."""
-        with self._store.transaction():
-            self._store.on_rollback(lambda: self._unindex(entry))
-            self._index(entry)
-            self._written(entry)
-
-    def remove(self, entry: Entry) -> None:
-        """Drop an entry."""
-        with self._store.transaction():
-            self._store.on_rollback(lambda: self._index(entry))
-            self._unindex(entry)
-            self._store.delete_record(KIND, _name(entry))
-            self._tell(entry, gone=True)
-
-    def change(self, entry: Entry, **more: int) -> None:
-        """Add so much to fields of `entry`, or take it away."""
-        with self._store.transaction():
-            self._store.on_rollback(lambda: _add(entry, more, -1))
-            _add(entry, more, 1)
-            self._written(entry)
-
-    def pass_on(self, entry: Entry, grantor: int) -> None:
-        """What was `entry`'s grantor's to take back is `grantor`'s from now on."""
-        before = entry.grantor
-        with self._store.transaction():
-            self._store.on_rollback(lambda: self._regrant(entry, before))
-            self._regrant(entry, grantor)
-            self._store.put_record(KIND, _name(entry), entry.record())
-
-    def _written(self, entry: Entry) -> None:
-        entry.changed = change_time(self._clock.now(), entry.changed)
-        self._store.put_record(KIND, _name(entry), entry.record())
-        self._tell(entry)
-
-    def _tell(self, entry: Entry, *, gone: bool = False) -> None:
-        figures = (0, 0, 0) if gone else (entry.allocated, entry.consumed, entry.reserved)
-        self._events.emit(BudgetChanged(entry.pid, entry.tier.value, *figures, gone))
-
-    # -- indexes -----------------------------------------------------------------------------------
-
-    def _index(self, entry: Entry) -> None:
-        self._entries[entry.key] = entry
-        if entry.grantor:
-            self._granted.setdefault((entry.grantor, entry.tier), {})[entry.pid] = None
-
-    def _unindex(self, entry: Entry) -> None:
-        del self._entries[entry.key]
-        self._ungrant(entry)
-
-    def _ungrant(self, entry: Entry) -> None:
-        key = entry.grantor, entry.tier
-        others = self._granted.get(key, {})
-        others.pop(entry.pid, None)
-        if not others:
-            self._granted.pop(key, None)
-
-    def _regrant(self, entry: Entry, grantor: int) -> None:
-        self._ungrant(entry)
-        entry.grantor = grantor
-        self._index(entry)
+        return list(self._granted.of(entry.key).values())
 
     def sizes(self) -> dict[str, int]:
         """How many entries each index has, for tests."""
         return {"budgets": len(self._entries), "grantors": len(self._granted)}
 
+    # -- changes -----------------------------------------------------------------------------------
 
-def _name(entry: Entry) -> str:
-    return f"{entry.pid}/{entry.tier.value}"
+    def set_pool(self, tier: Tier, tokens: int) -> None:
+        """At the start: process 1 has what the configuration says, which nobody is told."""
+        self._entries.set((INIT, tier), allocated=tokens)
+
+    def add(self, entry: BudgetEntry) -> None:
+        """Take up a new entry. What it was given is its grantor's to note."""
+        entry.changed = change_time(self._clock.now(), entry.changed)
+        self._entries.put(entry.key, entry)
+        self._tell(entry)
+
+    def remove(self, entry: BudgetEntry) -> None:
+        """Drop an entry."""
+        self._entries.drop(entry.key)
+        self._events.emit(BudgetChanged(entry.pid, entry.tier.value, 0, 0, 0, True))
+
+    def change(self, entry: BudgetEntry, **more: int) -> None:
+        """Add so much to fields of `entry`, or take it away."""
+        fields = {name: getattr(entry, name) + amount for name, amount in more.items()}
+        fields["changed"] = change_time(self._clock.now(), entry.changed)
+        self._entries.change(entry.key, **fields)
+        self._tell(entry)
+
+    def pass_on(self, entry: BudgetEntry, grantor: int) -> None:
+        """What was `entry`'s grantor's to take back is `grantor`'s from now on."""
+        self._entries.change(entry.key, grantor=grantor)
+
+    def _tell(self, entry: BudgetEntry) -> None:
+        figures = entry.allocated, entry.consumed, entry.reserved
+        self._events.emit(BudgetChanged(entry.pid, entry.tier.value, *figures))
 
 
-def _add(entry: Entry, more: dict[str, int], sign: int) -> None:
-    for field, amount in more.items():
-        setattr(entry, field, getattr(entry, field) + sign * amount)
+def _read(key: str, record: dict[str, Any]) -> tuple[Key, BudgetEntry]:
+    entry = BudgetEntry.from_record(record)
+    return entry.key, entry
+
+
+def _name(key: Key) -> str:
+    return f"{key[0]}/{key[1].value}"
+
+
+def _grantor(entry: BudgetEntry) -> Key | None:
+    return (entry.grantor, entry.tier) if entry.grantor else None

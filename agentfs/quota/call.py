@@ -18,7 +18,8 @@ KIND = "call"
 @dataclass(frozen=True, slots=True)
 class Call:
     """A call that was begun and not settled. `held` is what was set aside for it, of the budget;
-    `parts` has what other meters set aside, (tokens, cost) by their names, where it is not that."""
+    `parts` has what other meters set aside, (tokens, cost) by the stored name of each, where it is
+    not that."""
 
     id: int
     pid: int
@@ -27,7 +28,7 @@ class Call:
 
     def held_by(self, meter: Meter) -> Use:
         """What `meter` has set aside for it."""
-        part = self.parts.get(type(meter).__name__)
+        part = self.parts.get(meter.stored_name)
         return self.held if part is None else replace(self.held, output=part[0], cost=part[1])
 
     def record(self) -> dict[str, Any]:

@@ -14,32 +14,25 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
-from agentfs.model.process import OnLimit, Process, Role
+from agentfs.model.process import Process
 from agentfs.process.events import ProcessChanged
 from agentfs.process.rules import own_alive
 from agentfs.process.table import ProcessTable
-from agentfs.quota.alerts import Marks
-from agentfs.quota.budget import Budgets
-from agentfs.quota.budget_table import Key
-from agentfs.quota.call import KIND, Call
-from agentfs.quota.events import ResourceStopped
-from agentfs.quota.meter import Bounded, LimitError, Meter, Use
-from agentfs.quota.models import Models
+from agentfs.quota.call import Call
+from agentfs.quota.enforcement import Enforcement
+from agentfs.quota.meter import Use
+from agentfs.quota.meters import Meters
+from agentfs.quota.open_calls import OpenCalls
 from agentfs.quota.settings import BudgetSettings
 from agentfs.rights.gate import Gate
-from agentfs.store.event_log import EventLog
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
 
 __all__ = ["Calls"]
-
-LAST = "last_call"
-"""The meta value with the highest id that was given out."""
 
 
 class _Refusal(Exception):  # noqa: N818  # carries a meter's refusal out of its transaction
@@ -49,43 +42,37 @@ class _Refusal(Exception):  # noqa: N818  # carries a meter's refusal out of its
         self.why = why
 
 
-@dataclass(eq=False, repr=False)
 class Calls(Part):
-    """`meters` are asked in their order. `on_use` calls get (process, use) for every use that was
-    made, in its transaction. `stop` ends a process: TERM, then KILL. Every system call raises
-    ESRCH and EACCES unless the principal acts for the process or is the operator."""
+    """Every system call raises ESRCH and EACCES unless the principal acts for the process or is the
+    operator."""
 
-    gate: Gate
-    table: ProcessTable
-    store: Store
-    events: EventLog
-    settings: Settings
-    models: Models
-    budgets: Budgets
-    marks: Marks
-    stop: Callable[[Process], object]
-
-    def __post_init__(self) -> None:
-        self.meters: list[Meter] = [self.budgets]
-        self.on_use: list[Callable[[Process, Use], object]] = []
-        self._open: dict[int, dict[int, Call]] = {}  # by pid, by id
-        self._last = int(self.store.meta(LAST, "0"))
-        self.budgets.on_passed.append(self._passed)
-        for key, record in self.store.records(KIND):
-            self._index(Call.from_record(key, record))
+    def __init__(
+        self,
+        ground: Ground,
+        gate: Gate,
+        table: ProcessTable,
+        meters: Meters,
+        open_calls: OpenCalls,
+        enforcement: Enforcement,
+    ) -> None:
+        self.budgets = meters.budgets
+        self._store = ground.store
+        self._events = ground.events
+        self._settings = ground.settings
+        self._gate = gate
+        self._table = table
+        self._models = meters.models
+        self._meters = meters
+        self._open = open_calls
+        self._enforcement = enforcement
 
     def of(self, pid: int) -> list[Call]:
         """The open calls of a process, the oldest first."""
-        return list(self._open.get(pid, {}).values())
+        return self._open.of(pid)
 
     def __iter__(self) -> Iterator[Call]:
         """All that are open."""
-        return iter([call for calls in self._open.values() for call in calls.values()])
-
-    def sizes(self) -> dict[str, int]:
-        """How many entries each table has, for tests."""
-        calls = sum(len(calls) for calls in self._open.values())
-        return {"calls": calls, "callers": len(self._open), "marks": len(self.marks)}
+        return iter(self._open)
 
     # -- system calls ------------------------------------------------------------------------------
 
@@ -107,7 +94,7 @@ class Calls(Part):
         """Begin a call of a tool. As `llm`."""
 
         def use(process: Process) -> Use:
-            self.gate.policy.require_capability(process, f"tool:{name}")
+            self._gate.policy.require_capability(process, f"tool:{name}")
             return Use("tool", name, process.tier)
 
         return self._begin(principal, pid, use, "tool_calls")
@@ -119,8 +106,8 @@ class Calls(Part):
         says. More than that is counted in full. Raises ENOENT for a call that is not open, EINVAL
         for tokens of a tool, EMSGSIZE for more than was set aside and than one call can use: then
         the call stays open."""
-        with self.gate.enter(principal):
-            process = own_alive(self.table, principal, pid)
+        with self._gate.enter(principal):
+            process = own_alive(self._table, principal, pid)
             call = self._find(process, number)
             actual = call.held
             if tokens is not None:
@@ -128,14 +115,14 @@ class Calls(Part):
                     raise KernelError(errno.EINVAL, f"call {number} is of a tool: it has no tokens")
                 if sum(tokens) > call.held.tokens:
                     self._check_size(process, call.held, sum(tokens))
-                cost = self.models.cost(call.held.name, *tokens)
+                cost = self._models.cost(call.held.name, *tokens)
                 actual = replace(call.held, input=tokens[0], output=tokens[1], cost=cost)
             self._close(process, call, actual)
 
     def cancel(self, principal: Principal, pid: int, number: int) -> None:
         """The call was not made: it counts for nothing. Raises ENOENT."""
-        with self.gate.enter(principal):
-            process = own_alive(self.table, principal, pid)
+        with self._gate.enter(principal):
+            process = own_alive(self._table, principal, pid)
             self._close(process, self._find(process, number), None)
 
     def report(self, principal: Principal, pid: int, tokens: int, model: str = "") -> None:
@@ -145,35 +132,28 @@ class Calls(Part):
         `llm`."""
         refusal = None
         try:
-            with self.gate.enter(principal):
-                process = own_alive(self.table, principal, pid)
+            with self._gate.enter(principal):
+                process = own_alive(self._table, principal, pid)
                 use = self._use(process, model, tokens)
-                held = self._hold(process, use)
+                held = self._meters.hold(process, use, exact=True)
                 if isinstance(held, KernelError):  # would the least one get through?
-                    refusal, held = held, self._hold(process, self._at_most(use, 1))
+                    least = self._meters.at_most(use, 1)
+                    refusal, held = held, self._meters.hold(process, least, exact=True)
                     if isinstance(held, KernelError):
                         raise _Refusal(process, held)
                 self._check_size(process, use, tokens)
                 self._count(process, Call(0, pid, *held), use)
         except _Refusal as refused:
-            self._refuse(principal, refused)
+            self._enforcement.refuse(principal, refused.process, refused.why)
         if refusal is not None:
-            self._refuse(principal, _Refusal(process, refusal))
+            self._enforcement.refuse(principal, process, refusal)
 
     # -- ends --------------------------------------------------------------------------------------
 
     def program_ended(self, process: Process, code: int) -> None:
-        """Its program ended: nobody will settle what is open, which is charged as it was held. For
-        `Ends.on_end`."""
+        """Nobody will settle what is open, which is charged as it was held."""
         for call in self.of(process.pid):
             self._close(process, call, call.held)
-
-    def _passed(self, key: Key, source: int) -> None:
-        """What open calls drew on is another process's now."""
-        for calls in tuple(self._open.values()):
-            for call in tuple(calls.values()):
-                if (call.held.source, call.held.tier) == key:
-                    self._put(replace(call, held=replace(call.held, source=source)))
 
     # -- beginning ---------------------------------------------------------------------------------
 
@@ -186,22 +166,19 @@ class Calls(Part):
         exact: bool = True,
     ) -> int | str:
         try:
-            with self.gate.enter(principal, kind):
-                process = own_alive(self.table, principal, pid)
+            with self._gate.enter(principal, kind):
+                process = own_alive(self._table, principal, pid)
                 self._check_open(process)
-                held = self._hold(process, use(process), exact)
+                held = self._meters.hold(process, use(process), exact=exact)
                 if isinstance(held, KernelError):
                     raise _Refusal(process, held)
-                self._last += 1
-                self.store.set_meta(LAST, str(self._last))
-                self._put(Call(self._last, pid, *held))
-                return self._last
+                return self._open.add(pid, *held).id
         except _Refusal as refused:
-            return self._refuse(principal, refused)
+            return self._enforcement.refuse(principal, refused.process, refused.why)
 
     def _check_open(self, process: Process) -> None:
-        most = self.settings.of(BudgetSettings).max_open_calls
-        if len(self._open.get(process.pid, ())) >= most:
+        most = self._settings.of(BudgetSettings).max_open_calls
+        if self._open.count(process.pid) >= most:
             raise KernelError(
                 errno.EAGAIN,
                 f"{process.name} has {most} calls open: settle or cancel them",
@@ -210,9 +187,9 @@ class Calls(Part):
 
     def _use(self, process: Process, name: str, most: int | None) -> Use:
         """What a call of model `name` may use. Raises EACCES and EPERM."""
-        self.gate.policy.require_capability(process, "llm")
+        self._gate.policy.require_capability(process, "llm")
         name = name or process.model
-        model = self.models.find(name)
+        model = self._models.find(name)
         tier = process.tier if model is None else model.tier
         if tier.rank < process.tier.rank:
             raise KernelError(
@@ -221,17 +198,17 @@ class Calls(Part):
                 rule="tier",
             )
         source = self.budgets.source(process, tier)
-        use = Use("llm", name, tier, source=source.pid)
         if most is None:
             bounds = (None if model is None else model.context, process.limits.max_context_tokens)
             most = min((bound for bound in bounds if bound), default=max(1, source.remaining))
-        return self._at_most(use, most)
+        cost = 0 if model is None else model.most(most)
+        return Use("llm", name, tier, 0, most, cost, source.pid)
 
     def _check_size(self, process: Process, use: Use, tokens: int) -> None:
         """Raise EMSGSIZE if one call cannot have used so many tokens: more than the model's
         `context`, or, of a model without one, than all that the budget ever was. Others share the
         budgets, groups and sums in which such a figure would stand, and would pay for it."""
-        model = self.models.find(use.name)
+        model = self._models.find(use.name)
         if model is not None and model.context is not None:
             most, what = model.context, f"the context of {use.name}"
         else:
@@ -244,109 +221,24 @@ class Calls(Part):
                 rule="context",
             )
 
-    def _at_most(self, use: Use, tokens: int) -> Use:
-        """A use of so many tokens, at the price of the dearer ones."""
-        cost = max(self.models.cost(use.name, tokens, 0), self.models.cost(use.name, 0, tokens))
-        return replace(use, input=0, output=tokens, cost=cost)
-
-    def _hold(
-        self, process: Process, use: Use, exact: bool = True
-    ) -> tuple[Use, dict[str, tuple[int, int]]] | KernelError:
-        """Have every meter set `use` aside, or what it has left of it unless that is to be `exact`;
-        or none of them: then why not."""
-        holding: list[tuple[Meter, Use]] = []
-        for meter in self.meters:
-            part = use if exact else self._fitting(meter, process, use)
-            try:
-                meter.hold(process, part)
-            except KernelError as refusal:
-                for other, its in reversed(holding):
-                    other.settle(process, its, None)
-                return refusal
-            holding.append((meter, part))
-        held = next(part for meter, part in holding if meter is self.budgets)
-        parts = {
-            type(meter).__name__: (part.tokens, part.cost)
-            for meter, part in holding
-            if part != held
-        }
-        return held, parts
-
-    def _fitting(self, meter: Meter, process: Process, use: Use) -> Use:
-        """As much of `use` as `meter` lets through; one token if that is none."""
-        room = None
-        if isinstance(meter, Bounded):
-            room = meter.room(process, self._at_most(use, 1))
-        if room is None or room >= use.tokens:
-            return use
-        return self._at_most(use, max(1, room))
-
-    def _refuse(self, principal: Principal, refused: _Refusal) -> str:
-        """What follows, by the process's `on_limit`, in a transaction of its own: that of the call
-        was rolled back. Raises the refusal unless it wants to skip."""
-        process, why = refused.process, refused.why
-        resource = why.resource if isinstance(why, LimitError) else why.rule
-        with self.gate.enter(principal):
-            self.marks.refused(process, resource)
-            if isinstance(why, LimitError):
-                self.marks.exceeded(process, resource, why.used, why.limit)
-            if process.on_limit is OnLimit.STOP and process.role is not Role.KERNEL:
-                self._stop(process, resource)
-        if process.on_limit is OnLimit.SKIP:
-            return why.rule
-        raise why
-
-    def _stop(self, process: Process, resource: str) -> None:
-        if not process.stopping:  # another TERM would begin the grace period anew
-            self.table.update(process, reason=f"limit: {resource}")
-            self.events.emit(ResourceStopped(process.pid, process.name, resource))
-            self.stop(process)
-
     # -- settling ----------------------------------------------------------------------------------
 
     def _find(self, process: Process, number: int) -> Call:
-        call = self._open.get(process.pid, {}).get(number)
+        call = self._open.find(process.pid, number)
         if call is None:
             raise KernelError(errno.ENOENT, f"{process.name} has no open call {number}")
         return call
 
     def _close(self, process: Process, call: Call, actual: Use | None) -> None:
-        with self.store.transaction():
-            self._drop(call)
+        with self._store.transaction():
+            self._open.remove(call)
             if actual is None:
-                for meter in self.meters:
-                    meter.settle(process, call.held_by(meter), None)
+                self._meters.let_go(process, call)
             else:
                 self._count(process, call, actual)
 
     def _count(self, process: Process, call: Call, actual: Use) -> None:
-        for meter in self.meters:
-            meter.settle(process, call.held_by(meter), actual)
-        for told in self.on_use:
-            told(process, actual)
+        self._meters.count(process, call, actual)
         if actual.tokens:
-            self.table.update(process, tokens=process.tokens + actual.tokens)
-            self.events.emit(ProcessChanged(process.pid, process.name))
-
-    # -- the table of open calls -------------------------------------------------------------------
-
-    def _put(self, call: Call) -> None:
-        before = self._open.get(call.pid, {}).get(call.id)
-        undo = self._unindex if before is None else self._index
-        self.store.on_rollback(lambda: undo(before or call))
-        self._index(call)
-        self.store.put_record(KIND, str(call.id), call.record())
-
-    def _drop(self, call: Call) -> None:
-        self.store.on_rollback(lambda: self._index(call))
-        self._unindex(call)
-        self.store.delete_record(KIND, str(call.id))
-
-    def _index(self, call: Call) -> None:
-        self._open.setdefault(call.pid, {})[call.id] = call
-
-    def _unindex(self, call: Call) -> None:
-        calls = self._open[call.pid]
-        del calls[call.id]
-        if not calls:
-            del self._open[call.pid]
+            self._table.update(process, tokens=process.tokens + actual.tokens)
+            self._events.emit(ProcessChanged(process.pid, process.name))

@@ -9,7 +9,7 @@ from agentfs.model.principal import INIT
 from agentfs.model.process import Tier
 from agentfs.quota import alerts, branches, budget_table, group_table, models, spending
 from agentfs.quota import call as open_calls
-from agentfs.quota.budget_table import Entry, Key
+from agentfs.quota.budget_table import BudgetEntry, Key
 from agentfs.quota.call import Call
 from agentfs.store.rows import UNREADABLE, Record, Rows
 
@@ -47,10 +47,10 @@ def _budget_faults(rows: Rows) -> Iterator[str]:
     what the entries that have it from there, and the open calls that draw on it, say they have. So
     the sums over the whole tree agree."""
     last_call = rows.number("last_call")
-    found: dict[Key, Entry] = {(INIT, tier): Entry(INIT, tier, 0) for tier in Tier}
+    found: dict[Key, BudgetEntry] = {(INIT, tier): BudgetEntry(INIT, tier, 0) for tier in Tier}
     for key, record in rows.records(budget_table.KIND):
         try:
-            entry = Entry(**(record | {"tier": Tier(record["tier"])}))
+            entry = BudgetEntry.from_record(record)
             entry.remaining + entry.pid + entry.grantor  # numbers, all of them
         except UNREADABLE as bad:
             yield f"budget {key}: its record cannot be read: {bad!r}"
@@ -80,7 +80,7 @@ def _budget_faults(rows: Rows) -> Iterator[str]:
             yield f"marks {key}: there is no such living process"
 
 
-def _entry(entry: Entry, rows: Rows) -> Iterator[str]:
+def _entry(entry: BudgetEntry, rows: Rows) -> Iterator[str]:
     if not rows.lives(entry.pid):
         yield "its owner is no living process"
     if (entry.grantor == 0) != (entry.pid == INIT):
@@ -90,7 +90,7 @@ def _entry(entry: Entry, rows: Rows) -> Iterator[str]:
             yield f"{name} is {getattr(entry, name)}"
 
 
-def _sums(found: Mapping[Key, Entry], held: Mapping[Key, int]) -> Iterator[str]:
+def _sums(found: Mapping[Key, BudgetEntry], held: Mapping[Key, int]) -> Iterator[str]:
     granted: Counter[Key] = Counter()
     for entry in found.values():
         above = entry.grantor, entry.tier
@@ -112,7 +112,7 @@ def _sums(found: Mapping[Key, Entry], held: Mapping[Key, int]) -> Iterator[str]:
                 yield f"budget {_name(key)}: it says that {said} are {name}, and {is_so} are"
 
 
-def _circular(entry: Entry, found: Mapping[Key, Entry]) -> bool:
+def _circular(entry: BudgetEntry, found: Mapping[Key, BudgetEntry]) -> bool:
     seen = {entry.pid}
     above = found.get((entry.grantor, entry.tier))
     while above is not None and above.pid not in seen:

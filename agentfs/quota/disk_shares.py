@@ -16,15 +16,15 @@ from pathlib import Path
 
 import trio
 
-from agentfs.base.clock import Clock
 from agentfs.model.principal import Principal
 from agentfs.process.agents import Agents
 from agentfs.quota.file_bytes import OPERATOR, Bytes
+from agentfs.quota.pots import POTS
 from agentfs.quota.settings import ShareSettings
 from agentfs.quota.shares import Holder, Pot, Shares
 from agentfs.quota.survey import Survey
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.settings import Settings
 
 __all__ = ["DiskShares"]
 
@@ -35,9 +35,6 @@ KEPT = 64 * 1024 * 1024
 
 INODES_KEPT = 0.02
 """The part of the disk's inodes that they leave."""
-
-FLOOR = 1024 * 1024
-"""Bytes that everybody may hold, whatever others do."""
 
 STALE, MUCH = 0.5, 16 * 1024 * 1024
 """Seconds, and bytes taken, after which the disk is asked again."""
@@ -56,33 +53,32 @@ class DiskShares(Part):
     """The pots. `memory(name)` are the bytes of one agent's memory/, `shared` those of /shared.
     `rounds` counts the looks at everything."""
 
-    def __init__(
-        self, state: Path, shares: Shares, agents: Agents, settings: Settings, clock: Clock
-    ) -> None:
-        self._state = state
+    def __init__(self, ground: Ground, shares: Shares, agents: Agents) -> None:
+        self._state = ground.state_dir
+        self._settings = ground.settings
+        self._clock = ground.clock
         self._shares = shares
         self._agents = agents
-        self._settings = settings
-        self._clock = clock
         self._numbers: dict[str, str] = {}  # the agents' names by their marks
         self._last = 0  # the number of the latest agent when these were looked up
         self._looked, self._held, self._left = -STALE, 0, 0
         self._pots: list[Pot] = []
-        self._memory = self._pot("memory", "bytes of memory/")
-        self.artifacts = self._pot("artifacts", "bytes of artifacts")
-        self._shared = self._pot("shared", "bytes of /shared")
-        root = os.fspath(state / "shared")
+        self._memory = self._pot("memory")
+        self.artifacts = self._pot("artifacts")
+        self._shared = self._pot("shared")
+        root = os.fspath(self._state / "shared")
         self.shared = Bytes(root, self._shared, self._holder, self._mark)
         self._own: dict[str, dict[str, Bytes]] = {}  # by agent and directory
         self.rounds = 0
 
-    def _pot(self, name: str, unit: str) -> Pot:
+    def _pot(self, name: str) -> Pot:
         def size() -> int:
             most: int | None = getattr(self._settings.of(ShareSettings), name)
             disk = pot.used + self.left()
             return disk if most is None else min(most, disk)
 
-        pot = self._shares.pot(name, unit, size, f"shares.{name}", floor=FLOOR)
+        pot = Pot(POTS[name], size, self._shares.terms)
+        self._shares.put(pot)
         self._pots.append(pot)
         return pot
 
@@ -123,6 +119,7 @@ class DiskShares(Part):
         return here[root]
 
     def agent_removed(self, name: str) -> None:
+        """Its own directories go, and what it had in them with them."""
         for counted in self._own.pop(name, {}).values():
             counted.close()
 

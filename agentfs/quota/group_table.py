@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from agentfs.base.clock import Clock, change_time
+from agentfs.base.clock import change_time
 from agentfs.base.errors import KernelError
 from agentfs.quota.events import GroupCreated, GroupRemoved
 from agentfs.quota.settings import GroupSettings
-from agentfs.store.event_log import EventLog
-from agentfs.store.store import Store
+from agentfs.store.ground import Ground
+from agentfs.store.records import Records
 
 __all__ = ["FILES", "HOLDS", "KIND", "Group", "GroupTable", "Hold"]
 
@@ -86,48 +86,49 @@ class Group:
 class GroupTable:
     """All groups by path. Loads itself from the store; changes belong inside a transaction."""
 
-    def __init__(self, store: Store, events: EventLog, clock: Clock) -> None:
-        self._store = store
-        self._events = events
-        self._clock = clock
-        self._by_path: dict[str, Group] = {}
-        self._children: dict[str, dict[str, Group]] = {}
-        self._holds: dict[int, tuple[Hold, ...]] = {}
-        self.changed = int(clock.now() * 1e9)
-        for path, record in store.records(KIND):
-            self._put(Group(path, **record))
-        for pid, record in store.records(HOLDS):
-            self._holds[int(pid)] = tuple(Hold(*hold) for hold in record["holds"])
+    def __init__(self, ground: Ground) -> None:
+        self._events = ground.events
+        self._clock = ground.clock
+        self.changed = int(ground.clock.now() * 1e9)
+        self._groups = Records(
+            ground.store, KIND, lambda path, record: (path, Group(path, **record)), Group.record
+        )
+        self._below = self._groups.index(lambda group: group.parent, "path")
+        self._groups.follow(_entered, _left, ("path",))
+        self._groups.load()
+        self._holds = Records(ground.store, HOLDS, _read_holds, lambda holds: {"holds": holds})
+        self._holds.load()
 
     # -- look-ups --------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self._by_path)
+        return len(self._groups)
 
     def sizes(self) -> dict[str, int]:
         """How many entries each index has, for tests."""
         return {
-            "groups": len(self._by_path),
-            "parents": len(self._children),
+            "groups": len(self._groups),
+            "parents": len(self._below),
             "holds": len(self._holds),
         }
 
     def __iter__(self) -> Iterator[Group]:
-        return iter(tuple(self._by_path.values()))
+        return iter(tuple(self._groups.values()))
 
     def find(self, path: str) -> Group | None:
-        return self._by_path.get(path)
+        return self._groups.get(path)
 
     def get(self, path: str) -> Group:
         """Raises ENOENT."""
-        group = self._by_path.get(path)
+        group = self._groups.get(path)
         if group is None:
             raise KernelError(errno.ENOENT, f"there is no group {path!r}")
         return group
 
     def children(self, path: str) -> list[Group]:
         """The groups right below `path`, "" for the top ones, by name."""
-        return [group for _, group in sorted(self._children.get(path, {}).items())]
+        below = self._below.of(path)
+        return [below[each] for each in sorted(below)]
 
     def line(self, path: str) -> Iterator[Group]:
         """The group at `path` and those above it, from the innermost outwards; none for ""."""
@@ -144,9 +145,9 @@ class GroupTable:
             self.get(parent)
         _check_name(name)
         path = f"{parent}/{name}" if parent else name
-        if path in self._by_path:
+        if path in self._groups:
             raise KernelError(errno.EEXIST, f"there is a group {path} already")
-        if len(self._by_path) >= numbers.max_groups:
+        if len(self._groups) >= numbers.max_groups:
             raise KernelError(
                 errno.EAGAIN, f"there are {numbers.max_groups} groups", rule="groups.max_groups"
             )
@@ -157,9 +158,7 @@ class GroupTable:
                 rule="groups.max_depth",
             )
         group = Group(path, change_time(self._clock.now(), self.changed))
-        self._store.on_rollback(lambda: self._drop(group))
-        self._put(group)
-        self._save(group)
+        self._groups.put(path, group)
         self._touch_parent(group)
         self._events.emit(GroupCreated(path))
         return group
@@ -167,18 +166,16 @@ class GroupTable:
     def remove(self, group: Group) -> None:
         """Remove a group that has none below it (EBUSY). What calls still hold that were made in
         it is the parent's matter from now on, as with Linux."""
-        if self._children.get(group.path):
+        if self._below.of(group.path):
             raise KernelError(errno.EBUSY, f"group {group.path} has groups below it")
         for pid, holds in tuple(self._holds.items()):
             if any(hold.path == group.path for hold in holds):
-                moved = [
+                moved = (
                     hold._replace(path=group.parent) if hold.path == group.path else hold
                     for hold in holds
-                ]
-                self._set_holds(pid, moved)
-        self._store.on_rollback(lambda: self._put(group))
-        self._drop(group)
-        self._store.delete_record(KIND, group.path)
+                )
+                self._holds.put(pid, tuple(moved))
+        self._groups.drop(group.path)
         self._touch_parent(group)
         self._events.emit(GroupRemoved(group.path))
 
@@ -186,11 +183,8 @@ class GroupTable:
 
     def change(self, group: Group, **fields: Any) -> None:
         """Set fields of a group."""
-        before = {name: getattr(group, name) for name in fields}
-        self._store.on_rollback(lambda: _set(group, before))
-        _set(group, fields)
-        group.changed = change_time(self._clock.now(), group.changed)
-        self._save(group)
+        fields["changed"] = change_time(self._clock.now(), group.changed)
+        self._groups.change(group.path, **fields)
 
     def charge(self, path: str, tokens: int) -> None:
         """Count tokens in the group at `path` and in all above it."""
@@ -200,70 +194,46 @@ class GroupTable:
 
     def hold(self, pid: int, hold: Hold) -> None:
         """Count what a call of `pid` sets aside."""
-        self._set_holds(pid, [*self._holds.get(pid, ()), hold])
+        self._holds.put(pid, (*self._holds.get(pid, ()), hold))
         self.charge(hold.path, hold.tokens)
 
     def settle(self, pid: int, tokens: int, used: int) -> bool:
         """Count `used` instead of the `tokens` that a call of `pid` holds, where it holds them;
         whether there is such a hold."""
-        holds = list(self._holds.get(pid, ()))
+        holds = self._holds.get(pid, ())
         for number, hold in enumerate(holds):
             if hold.tokens == tokens:
-                del holds[number]
-                self._set_holds(pid, holds)
+                left = holds[:number] + holds[number + 1 :]
+                if left:
+                    self._holds.put(pid, left)
+                else:
+                    self._holds.drop(pid)
                 self.charge(hold.path, used - tokens)
                 return True
         return False
 
     def forget(self, pid: int) -> None:
         """Let everything that the calls of `pid` hold count as used."""
-        if pid in self._holds:
-            self._set_holds(pid, ())
-
-    def _set_holds(self, pid: int, holds: Iterable[Hold]) -> None:
-        before, now = self._holds.get(pid, ()), tuple(holds)
-        self._store.on_rollback(lambda: self._keep_holds(pid, before))
-        self._keep_holds(pid, now)
-        if now:
-            self._store.put_record(HOLDS, str(pid), {"holds": now})
-        else:
-            self._store.delete_record(HOLDS, str(pid))
-
-    def _keep_holds(self, pid: int, holds: tuple[Hold, ...]) -> None:
-        if holds:
-            self._holds[pid] = holds
-        else:
-            self._holds.pop(pid, None)
-
-    # -- indexes ---------------------------------------------------------------------------------
-
-    def _put(self, group: Group) -> None:
-        group.removed = False
-        self._by_path[group.path] = group
-        self._children.setdefault(group.parent, {})[group.name] = group
-
-    def _drop(self, group: Group) -> None:
-        group.removed = True
-        self._by_path.pop(group.path, None)
-        siblings = self._children.get(group.parent, {})
-        siblings.pop(group.name, None)
-        if not siblings:
-            self._children.pop(group.parent, None)
-
-    def _save(self, group: Group) -> None:
-        self._store.put_record(KIND, group.path, group.record())
+        self._holds.drop(pid)
 
     def _touch_parent(self, group: Group) -> None:
-        parent = self._by_path.get(group.parent)
+        parent = self._groups.get(group.parent)
         if parent is None:
             self.changed = change_time(self._clock.now(), self.changed)
         else:
             self.change(parent)
 
 
-def _set(group: Group, fields: dict[str, Any]) -> None:
-    for name, value in fields.items():
-        setattr(group, name, value)
+def _entered(path: str, group: Group) -> None:
+    group.removed = False
+
+
+def _left(path: str, group: Group) -> None:
+    group.removed = True
+
+
+def _read_holds(pid: str, record: dict[str, Any]) -> tuple[int, tuple[Hold, ...]]:
+    return int(pid), tuple(Hold(*hold) for hold in record["holds"])
 
 
 def _check_name(name: str) -> None:

@@ -2,15 +2,13 @@
 
 A group bounds the tokens that its processes use and how many there may be; so does every group
 above it. Who is in a group stands in its process's record and nowhere else, so no process can
-count twice. Here are the system calls and the `Meter`; the table of groups is `grouptable`.
+count twice. Here are the system calls and the `Meter`; the table of groups is `group_table`.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
@@ -19,36 +17,37 @@ from agentfs.process.events import ProcessChanged
 from agentfs.process.table import ProcessTable
 from agentfs.quota.events import GroupEntered, GroupLimitHit, GroupLimitSet
 from agentfs.quota.group_table import Group, GroupTable, Hold
+from agentfs.quota.made import GROUPS, Made
 from agentfs.quota.meter import LimitError, Use
 from agentfs.quota.settings import GroupSettings
 from agentfs.rights.gate import KINDS, Gate
 from agentfs.rights.policy import Action, outermost
-from agentfs.store.event_log import EventLog
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
-
-if TYPE_CHECKING:
-    from agentfs.quota.rates import Rates
 
 __all__ = ["Groups"]
 
 ROOT = "/sys/cgroup"
 
 
-@dataclass(eq=False, repr=False)
 class Groups(Part):
     """The system calls on groups, what a spawn asks them, and the `Meter` of their tokens."""
 
-    gate: Gate
-    table: ProcessTable
-    store: Store
-    events: EventLog
-    settings: Settings
-    groups: GroupTable
-    rates: Rates | None = None
-    on_created: Callable[[str, str], object] = lambda path, maker: None
-    _hits: dict[tuple[Group, str], str] = field(default_factory=dict)
+    stored_name = "Groups"
+
+    def __init__(
+        self, ground: Ground, gate: Gate, table: ProcessTable, groups: GroupTable, made: Made
+    ) -> None:
+        self._store = ground.store
+        self._events = ground.events
+        self._settings = ground.settings
+        self._gate = gate
+        self._table = table
+        self._made = made
+        self._hits: dict[tuple[Group, str], str] = {}
+        self.groups = groups
+        for group in groups:  # who has made them is not kept
+            made.note(GROUPS, group.path, None)
 
     # -- look-ups --------------------------------------------------------------------------------
 
@@ -57,11 +56,11 @@ class Groups(Part):
 
     def members(self, path: str) -> list[Process]:
         """The living processes of a group itself, by age; for "" those that are in none."""
-        return self.table.members(path)
+        return self._table.members(path)
 
     def count(self, group: Group) -> int:
         """How many living processes it and everything below it have."""
-        return self.table.count_members(group.path) + sum(
+        return self._table.count_members(group.path) + sum(
             self.count(child) for child in self.groups.children(group.path)
         )
 
@@ -70,38 +69,39 @@ class Groups(Part):
     def create(self, principal: Principal, parent: str, name: str) -> Group:
         """Make a group. Raises EINVAL (a name that no file can have), EEXIST, ENOENT, EACCES,
         EPERM, EAGAIN (`groups.max_groups`, `groups.max_depth`)."""
-        with self.gate.enter(principal) as actor:
+        with self._gate.enter(principal) as actor:
             self._require(actor, parent, f"make {name}")
-            self.gate.check_making(actor.name, "groups", 1)
-            made = self.groups.create(parent, name, self.settings.of(GroupSettings))
-            self.store.on_commit(lambda: self.on_created(made.path, actor.name))
-            return made
+            self._gate.check_making(actor.name, GROUPS, 1)
+            created = self.groups.create(parent, name, self._settings.of(GroupSettings))
+            self._made.add(GROUPS, created.path, actor.name)
+            return created
 
     def remove(self, principal: Principal, path: str) -> None:
         """Remove an empty group. Raises EBUSY while it has processes or groups."""
-        with self.gate.enter(principal) as actor:
+        with self._gate.enter(principal) as actor:
             group = self.groups.get(path)
             self._require(actor, group.parent, f"remove {group.name}")
-            if self.table.count_members(path):
+            if self._table.count_members(path):
                 raise KernelError(errno.EBUSY, f"group {path} has processes: move them first")
             self.groups.remove(group)
+            self._made.remove(GROUPS, path)
 
     def set_limit(self, principal: Principal, path: str, limit: str, value: int | None) -> None:
         """Set `tokens` or `pids` of a group. It may be less than is used: then nothing more is
         let through."""
-        with self.gate.enter(principal) as actor:
+        with self._gate.enter(principal) as actor:
             group = self.groups.get(path)
             self._require(actor, group.parent, f"{group.name}: {limit}.max {_told(value)}")
             if limit == "tokens":
                 self.groups.change(group, tokens_max=value)
             else:
                 self.groups.change(group, pids_max=value)
-            self.events.emit(GroupLimitSet(path, limit, value))
+            self._events.emit(GroupLimitSet(path, limit, value))
 
     def set_rate(self, principal: Principal, path: str, kind: str, value: int | None) -> None:
         """Set how many calls of a kind its processes may make within a minute. EINVAL for a kind
         that there is not."""
-        with self.gate.enter(principal) as actor:
+        with self._gate.enter(principal) as actor:
             group = self.groups.get(path)
             self._require(actor, group.parent, f"{group.name}: rate of {kind} {_told(value)}")
             if kind not in KINDS:
@@ -110,12 +110,12 @@ class Groups(Part):
                 )
             others = {each: most for each, most in group.rates.items() if each != kind}
             self.groups.change(group, rates=others if value is None else others | {kind: value})
-            self.events.emit(GroupLimitSet(path, "rate", value))
+            self._events.emit(GroupLimitSet(path, "rate", value))
 
     def move_branch(self, principal: Principal, pid: int, path: str) -> None:
         """Put a living process and all below it into a group, in one step: as `move` for each."""
-        with self.gate.enter(principal):
-            branch = [self.table.get(pid), *self.table.descendants(pid)]
+        with self._gate.enter(principal):
+            branch = [self._table.get(pid), *self._table.descendants(pid)]
             for process in branch:
                 if process is branch[0] or process.state.alive:
                     self.move(principal, process.pid, path)
@@ -125,15 +125,15 @@ class Groups(Part):
         it has used stays with the group it leaves, and so do calls that are open. As with Linux
         `pids.max` does not hold here: it bounds what is spawned. Raises ESRCH, ENOENT, EACCES,
         EPERM."""
-        with self.gate.enter(principal) as actor:
-            process = self.table.get(pid)
+        with self._gate.enter(principal) as actor:
+            process = self._table.get(pid)
             if process.role is Role.KERNEL:
                 raise KernelError(errno.EPERM, "process 1 is in no group", rule="init")
             if not process.state.alive:
                 raise KernelError(errno.ESRCH, f"process {pid} is {process.state.value}")
             if path:
                 self.groups.get(path)
-            policy = self.gate.policy
+            policy = self._gate.policy
             policy.require_capability(actor, "manage_tree")
             what = f"move to group {path or '/'}".encode()
             policy.require(actor, Action.MANAGE_TREE, f"/agents/{process.name}", process, what=what)
@@ -143,15 +143,15 @@ class Groups(Part):
             old = process.group
             if old == path:
                 return
-            self.table.update(process, group=path)
-            self.events.emit(GroupEntered(pid, process.name, old, path))
-            self.events.emit(ProcessChanged(pid, process.name))
+            self._table.update(process, group=path)
+            self._events.emit(GroupEntered(pid, process.name, old, path))
+            self._events.emit(ProcessChanged(pid, process.name))
 
     def _require(self, actor: Process, inside: str, what: str) -> None:
         """Raise unless `actor` may manage what is in the group `inside`, and do `what` there."""
-        self.gate.policy.require_capability(actor, "manage_tree")
+        self._gate.policy.require_capability(actor, "manage_tree")
         path = f"{ROOT}/{inside}" if inside else ROOT
-        self.gate.policy.require(
+        self._gate.policy.require(
             actor, Action.MANAGE_TREE, path, what=what.encode("utf-8", "surrogateescape")
         )
         self._contain(actor, inside)
@@ -184,7 +184,7 @@ class Groups(Part):
             )
 
     def _below(self, path: str) -> Iterator[Process]:
-        yield from self.table.members(path)
+        yield from self._table.members(path)
         for child in self.groups.children(path):
             yield from self._below(child.path)
 
@@ -198,10 +198,10 @@ class Groups(Part):
         if path != parent.group:
             if path:
                 self.groups.get(path)
-            self.gate.policy.require_capability(actor, "manage_tree")
+            self._gate.policy.require_capability(actor, "manage_tree")
             place = f"{ROOT}/{path}" if path else ROOT
             what = f"spawn a child of {parent.name} in it".encode()
-            self.gate.policy.require(actor, Action.MANAGE_TREE, place, what=what)
+            self._gate.policy.require(actor, Action.MANAGE_TREE, place, what=what)
             self._contain(actor, path)
             self._among_strangers(actor, parent.uid, path)
         for group in self.groups.line(path):
@@ -214,7 +214,7 @@ class Groups(Part):
                 )
 
     def process_ended(self, process: Process) -> None:
-        """It ended for good: what its open calls held counts as used. For `Ends.on_finish`."""
+        """It ended for good: what its open calls held counts as used."""
         self.groups.forget(process.pid)
 
     # -- the meter -------------------------------------------------------------------------------
@@ -264,12 +264,12 @@ class Groups(Part):
         """Count a refusal in `group` and all above it, as Linux does: after the transaction, which
         is rolled back."""
         if not self._hits:
-            self.store.on_end(self._count_hits)
+            self._store.on_end(self._count_hits)
         self._hits[group, limit] = process.name  # once, though a report may ask twice
 
     def _count_hits(self) -> None:
         hits, self._hits = self._hits, {}
-        with self.store.transaction():
+        with self._store.transaction():
             for (group, limit), name in hits.items():
                 if group.removed:
                     continue
@@ -278,7 +278,7 @@ class Groups(Part):
                         self.groups.change(each, tokens_hits=each.tokens_hits + 1)
                     else:
                         self.groups.change(each, pids_hits=each.pids_hits + 1)
-                self.events.emit(GroupLimitHit(group.path, limit, name))
+                self._events.emit(GroupLimitHit(group.path, limit, name))
 
 
 def _told(limit: int | None) -> str:

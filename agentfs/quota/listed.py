@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sized
-from typing import Any
 
 from agentfs.model.names import INIT_NAME
 from agentfs.model.process import Agent
+from agentfs.quota.pots import PotKind
+from agentfs.quota.settings import ShareSettings
 from agentfs.quota.shares import LARGEST, Holder, Pot
 
 __all__ = ["Listed"]
@@ -22,13 +23,14 @@ class Listed(Pot):
 
     def __init__(
         self,
-        *what: Any,
+        kind: PotKind,
+        size: Callable[[], int],
+        terms: Callable[[], ShareSettings],
         lists: Callable[[], Mapping[str, Sized | int]],
         total: Callable[[], int],
         find: Callable[[str], Agent | None],
-        **more: Any,
     ) -> None:
-        super().__init__(*what, **more)
+        super().__init__(kind, size, terms)
         self._lists = lists
         self._total = total
         self._find = find

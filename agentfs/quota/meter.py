@@ -41,6 +41,10 @@ class Meter(Protocol):
     All of it happens inside the transaction of the call; on a rollback a meter has forgotten it.
     """
 
+    @property
+    def stored_name(self) -> str:
+        """What stands in the records of open calls for it: never another one."""
+
     def hold(self, process: Process, use: Use) -> None:
         """Set `use` aside before the call. Raises EDQUOT, EAGAIN or EMSGSIZE if it would exceed
         the bound, and has changed nothing then: of N that are allowed exactly N get through."""

@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from agentfs.base.models import read_model
 from agentfs.model.process import Tier
 from agentfs.quota.meter import MICROS
-from agentfs.store.event_log import EventLog
+from agentfs.store.ground import Ground
 from agentfs.store.live_document import LiveDocument
-from agentfs.store.store import Store
 
 __all__ = ["FILE", "Model", "Models", "parse"]
 
@@ -37,7 +36,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$")]
 Price = Annotated[Decimal, Field(ge=0, le=1_000_000, decimal_places=6, allow_inf_nan=False)]
 
 
-class _Entry(BaseModel):
+class _ModelEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tier: Literal["strategic", "tactical", "operational"]
@@ -46,10 +45,10 @@ class _Entry(BaseModel):
     context: Annotated[int, Field(ge=1, le=10**12, strict=True)] | None = None
 
 
-class _Document(BaseModel):
+class _ModelsDocument(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    models: dict[Name, _Entry]
+    models: dict[Name, _ModelEntry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +68,16 @@ class Model:
         rounded up: a use of a model that has a price is never free."""
         return -(-(self.input * read + self.output * written) // MICROS)
 
+    def most(self, tokens: int) -> int:
+        """What so many tokens cost at most, of whichever kind they are."""
+        return -(-max(self.input, self.output) * tokens // MICROS)
+
 
 def parse(text: str) -> dict[str, Model]:
     """The models of a document, by name; an empty one is the default. Raises EINVAL that names
     every fault."""
-    document = read_model(text, _Document, "document") or read_model(DEFAULT, _Document, "document")
+    document = read_model(text, _ModelsDocument, "document")
+    document = document or read_model(DEFAULT, _ModelsDocument, "document")
     assert document is not None
     return {
         name: Model(
@@ -90,8 +94,8 @@ def parse(text: str) -> dict[str, Model]:
 class Models(LiveDocument[dict[str, Model]]):
     """What `/etc/models.yaml` says at the moment."""
 
-    def __init__(self, store: Store, events: EventLog) -> None:
-        super().__init__(FILE, store, events, parse, lambda: DEFAULT)
+    def __init__(self, ground: Ground) -> None:
+        super().__init__(FILE, ground.store, ground.events, parse, lambda: DEFAULT)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(tuple(self.now.values()))
@@ -105,3 +109,8 @@ class Models(LiveDocument[dict[str, Model]]):
         tokens; nothing if it is not listed."""
         model = self.now.get(name)
         return 0 if model is None else model.cost(read, written)
+
+    def most(self, name: str, tokens: int) -> int:
+        """What so many tokens of model `name` cost at most; nothing if it is not listed."""
+        model = self.now.get(name)
+        return 0 if model is None else model.most(tokens)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import errno
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
-from agentfs.base.clock import Clock
 from agentfs.base.errors import KernelError
 from agentfs.base.windows import MINUTE, Window
 from agentfs.model.process import Process
@@ -22,11 +21,11 @@ from agentfs.process.table import ProcessTable
 from agentfs.quota.events import GroupLimitSet, GroupRemoved, LimitChanged
 from agentfs.quota.group_table import Group, GroupTable
 from agentfs.rights.gate import ALL_CALLS, KINDS, MESSAGES
-from agentfs.store.event_log import EventLog, Record
+from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
+from agentfs.store.undo import add_to
 
 __all__ = ["KIND_OF", "Rates", "limit_name"]
 
@@ -47,20 +46,13 @@ class Rates(Part):
     group."""
 
     def __init__(
-        self,
-        table: ProcessTable,
-        ceilings: Ceilings,
-        settings: Settings,
-        store: Store,
-        events: EventLog,
-        clock: Clock,
-        groups: GroupTable | None = None,
+        self, ground: Ground, table: ProcessTable, ceilings: Ceilings, groups: GroupTable
     ) -> None:
+        self._store = ground.store
+        self._clock = ground.clock
+        self._settings = ground.settings
         self._table = table
         self._ceilings = ceilings
-        self._settings = settings
-        self._store = store
-        self._clock = clock
         self._groups = groups
         self._windows: dict[int | Group, dict[str, Window]] = {}
         self._limited: dict[str, set[int | Group]] = {kind: set() for kind in KINDS}
@@ -68,9 +60,9 @@ class Rates(Part):
         for process in table:
             self._look_at(process.pid)
         self._look_at(EVERYBODY)
-        for group in [] if groups is None else groups:
+        for group in groups:
             self._look_at_group(group)
-        events.listen(
+        ground.events.listen(
             self._heard,
             ProcessSpawned,
             LimitChanged,
@@ -88,15 +80,15 @@ class Rates(Part):
             "rate limits": sum(map(len, self._limited.values())),
         }
 
-    def sent(self, pid: int) -> int:
-        """How many messages process `pid` has sent within the last 60 s, since it has a limit."""
-        return self.made(pid, MESSAGES)
-
     def made(self, whose: int | Group, kind: str) -> int:
         """How many calls of a kind a process or group has made within the last 60 s, since there
         is a limit on them."""
         window = self._windows.get(whose, {}).get(kind)
         return 0 if window is None else window.sum(self._clock.monotonic())
+
+    def usage(self, process: Process, limit: str) -> float | None:
+        """How many calls of the kind that is limited it has made within the minute."""
+        return self.made(process.pid, KIND_OF[limit]) if limit in KIND_OF else None
 
     def count_message(self, sender: Process, messages: int = 1) -> None:
         """Count so many messages, inside the transaction that accepts them. EAGAIN if one more is
@@ -123,9 +115,7 @@ class Rates(Part):
                     rule=limit_name(name),
                 )
         for whose, name, _, _ in bounds if calls else ():
-            window = self._windows[whose][name]
-            window.add(now, calls)
-            self._store.on_rollback(_taking_back(window, calls))
+            add_to(self._store, self._windows[whose][name], now, calls)
 
     def _bounds(self, process: Process, kind: str) -> Iterator[tuple[int | Group, str, int, str]]:
         """What holds for calls of this kind: (whose window, kind, calls, words for a refusal)."""
@@ -137,7 +127,7 @@ class Rates(Part):
             yield process.pid, kind, limit, f"{process.name} may {verb}"
         else:
             self._windows.get(process.pid, {}).pop(kind, None)
-        for group in () if self._groups is None else self._groups.line(process.group):
+        for group in self._groups.line(process.group):
             most = group.rates.get(kind)
             if most is not None:
                 yield group, kind, most, f"group {group.path} may make"
@@ -190,7 +180,7 @@ class Rates(Part):
             case ConfigChanged():
                 self._look_at(EVERYBODY)
             case GroupLimitSet(path=path):
-                group = None if self._groups is None else self._groups.find(path)
+                group = self._groups.find(path)
                 if group is not None:
                     self._look_at_group(group)
             case GroupRemoved():
@@ -202,7 +192,3 @@ class Rates(Part):
 
 def _done(kind: str) -> str:
     return "sent" if kind == MESSAGES else "made"
-
-
-def _taking_back(window: Window, calls: int) -> Callable[[], object]:
-    return lambda: window.take_back(calls)

@@ -8,7 +8,7 @@ that is alone gets half, the second a third, as the first does when it gives bac
 and there is always something left for the next one. Where an agent, or a user, holds no more than
 the `floor`, its share is not asked for.
 
-    pot = shares.pot("parked_reads", "reads", size, "mount.max_parked", scarce=errno.EAGAIN)
+    pot = shares.pots["parked"]         # what there is stands in `pots.POTS`
     holder = shares.holder(caller.principal)
 
     charge = pot.take(holder)           # raises ShareError; as many as it says, else one
@@ -29,25 +29,21 @@ still take; the mount tells `refused` of refusals, for the event `share_refused`
 
 from __future__ import annotations
 
-import errno
 import heapq
+import sys
 from collections.abc import Callable
 
-from agentfs.base.clock import Clock
 from agentfs.base.errors import KernelError, ShareError
 from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import Principal
-from agentfs.model.process import Agent
+from agentfs.process.agents import Agents
 from agentfs.quota.events import ShareRefused
+from agentfs.quota.pots import POTS, PotKind
 from agentfs.quota.settings import ShareSettings
-from agentfs.store.event_log import EventLog
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.settings import Settings
 
-__all__ = ["FLOOR", "Charge", "Holder", "Pot", "Shares"]
-
-FLOOR = 16
-"""What everybody may hold of a pot whose things are counted one by one, whatever others hold."""
+__all__ = ["Charge", "Holder", "Pot", "Shares"]
 
 TELL_EVERY = 60.0
 """Seconds between two events that tell of one holder and one pot."""
@@ -60,7 +56,7 @@ LARGEST = 3
 
 
 class Holder:
-    """Whoever may hold something. `agent`, `operator`: what it is; else a user of the machine."""
+    """Somebody who may hold something: an `agent`, the `operator`, or a user of the machine."""
 
     __slots__ = ("agent", "name", "operator", "uid")
 
@@ -72,49 +68,15 @@ class Holder:
 
 
 class Pot:
-    """What there is `size()` of, and who holds how much of it.
+    """What there is `size()` of, and who holds how much of it. `terms()` are the shares."""
 
-    `unit` names the things, in the plural; `setting` is what the operator changes to have more of
-    them; `floor`: see above. The errno of a refusal is `scarce` if nothing is left, `excess` if it
-    is more than the share, and names `rule`.
-    """
-
-    __slots__ = (
-        "_held",
-        "_operators",
-        "_size",
-        "_terms",
-        "_used",
-        "_users",
-        "excess",
-        "floor",
-        "name",
-        "rule",
-        "scarce",
-        "setting",
-        "unit",
-    )
+    __slots__ = ("_held", "_operators", "_size", "_terms", "_used", "_users", "floor", "kind")
 
     def __init__(
-        self,
-        name: str,
-        unit: str,
-        size: Callable[[], int],
-        setting: str,
-        terms: Callable[[], ShareSettings],
-        *,
-        floor: int = FLOOR,
-        scarce: int = errno.ENOSPC,
-        excess: int = errno.EDQUOT,
-        rule: str = "",
+        self, kind: PotKind, size: Callable[[], int], terms: Callable[[], ShareSettings]
     ) -> None:
-        self.name = name
-        self.rule = rule or f"shares.{name}"
-        self.unit = unit
-        self.setting = setting
-        self.floor = floor
-        self.scarce = scarce
-        self.excess = excess
+        self.kind = kind
+        self.floor = kind.floor
         self._used = 0
         self._operators = 0
         self._size = size
@@ -230,37 +192,37 @@ class Pot:
 
     def is_used_up(self, holder: Holder, left: int) -> ShareError:
         """The refusal of more than is left."""
-        size, reserve = self.bounds()
+        (size, reserve), kind = self.bounds(), self.kind
         left = max(0, left)
         words = (
-            f"{left or 'none'} of {size if holder.operator else size - reserve:,} {self.unit} are"
+            f"{left or 'none'} of {size if holder.operator else size - reserve:,} {kind.unit} are"
             f" left{'' if holder.operator else ' to agents and users'}: /sys/shares says who has"
-            f" them; the operator can have more of them ({self.setting})"
+            f" them; the operator can have more of them ({kind.setting})"
         )
-        return self.refusal(self.scarce, words, holder, left)
+        return self.refusal(kind.scarce, words, holder, left)
 
     def is_enough(self, holder: Holder, held: int, left: int, *, user: bool = False) -> ShareError:
         """The refusal of what is more than a share."""
-        terms = self._terms()
+        terms, unit = self._terms(), self.kind.unit
         if user:
             setting, share = "shares.user", terms.user
-            who = f"all programs of user {holder.uid} together hold {held:,} {self.unit} and leave"
+            who = f"all programs of user {holder.uid} together hold {held:,} {unit} and leave"
         else:
             setting, share = "shares.agent", terms.agent
-            who = f"{holder.name} holds {held:,} {self.unit} and leaves"
+            who = f"{holder.name} holds {held:,} {unit} and leaves"
         words = (
             f"a share is used up ({setting} is {share:g}): give something back, or ask the operator"
-            f" for more ({self.setting}); {who} {left:,} to all others"
+            f" for more ({self.kind.setting}); {who} {left:,} to all others"
         )
-        return self.refusal(self.excess, words, holder, left)
+        return self.refusal(self.kind.excess, words, holder, left)
 
     def refusal(self, number: int, words: str, holder: Holder, left: int) -> ShareError:
         """The error itself."""
         return ShareError(
             number,
             words,
-            rule=self.rule,
-            pot=self.name,
+            rule=self.kind.rule or f"shares.{self.kind.name}",
+            pot=self.kind.name,
             held=self.held(holder),
             left=left,
         )
@@ -299,60 +261,39 @@ class Charge:
 class Shares(Part):
     """All pots by name, and who holds something of them."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        events: EventLog,
-        clock: Clock,
-        find: Callable[[str], Agent | None],
-    ) -> None:
-        self._settings = settings
-        self._find = find
-        self._events = events
-        self._clock = clock
-        self.pots: dict[str, Pot] = {}
+    def __init__(self, ground: Ground, agents: Agents) -> None:
+        self._settings = ground.settings
+        self._events = ground.events
+        self._clock = ground.clock
+        self._find = agents.find
         self.operator = Holder("operator", 0, operator=True)
         self.nobody = Holder("removed agents", NOBODYS)
         self._agents: dict[str, Holder] = {}
         self._users: dict[int, Holder] = {}
         self._told: dict[tuple[str, str], float] = {}
+        self.pots = {
+            kind.name: Pot(kind, self.configured(kind), self.terms) for kind in POTS.values()
+        }
 
     def terms(self) -> ShareSettings:
         """The shares, and the sizes that are nowhere else."""
         return self._settings.of(ShareSettings)
 
-    def pot(
-        self,
-        name: str,
-        unit: str,
-        size: Callable[[], int],
-        setting: str,
-        *,
-        floor: int = FLOOR,
-        scarce: int = errno.ENOSPC,
-        excess: int = errno.EDQUOT,
-        rule: str = "",
-    ) -> Pot:
-        """A new pot, which is shown from now on."""
-        made = self.pots[name] = Pot(
-            name,
-            unit,
-            size,
-            setting,
-            self.terms,
-            floor=floor,
-            scarce=scarce,
-            excess=excess,
-            rule=rule,
-        )
-        return made
+    def configured(self, kind: PotKind) -> Callable[[], int]:
+        """How much there is of it, as the configuration says; `max` is no bound."""
+        number = self._settings.number
+        return lambda: sys.maxsize if (size := number(kind.setting)) is None else size
+
+    def put(self, pot: Pot) -> None:
+        """Have this pot for its kind: it counts in another way, or there is no row for it."""
+        self.pots[pot.kind.name] = pot
 
     def charge(self, principal: Principal, pot: str) -> Charge:
         """For what `principal` will hold of a pot: of nothing yet."""
         return Charge(self.pots[pot], self.holder(principal), 0)
 
     def holder(self, principal: Principal) -> Holder:
-        """Whoever `principal` is."""
+        """The holder that `principal` is."""
         if principal.is_operator:
             return self.operator
         if principal.is_agent:
@@ -392,14 +333,15 @@ class Shares(Part):
             size, reserve = pot.bounds()
             largest = ", ".join(f"{holder.name} {held}" for holder, held in pot.largest()) or "-"
             figures = (str(each) for each in (size, reserve, pot.used, len(pot)))
-            rows.append((pot.name, *figures, pot.unit, largest))
+            rows.append((pot.kind.name, *figures, pot.kind.unit, largest))
         return _aligned(rows)
 
     def of(self, holder: Holder) -> str:
         """What `holder` holds of each pot, and how much more it may take, as a table."""
         rows: list[tuple[str, ...]] = [("POT", "HELD", "ROOM", "UNIT")]
         for pot in self.pots.values():
-            rows.append((pot.name, str(pot.held(holder)), str(pot.room(holder)), pot.unit))
+            figures = str(pot.held(holder)), str(pot.room(holder))
+            rows.append((pot.kind.name, *figures, pot.kind.unit))
         return _aligned(rows)
 
     def refused(self, principal: Principal, refusal: KernelError) -> None:

@@ -7,7 +7,6 @@ its children use does not count. `max_tokens_total` counts `Process.tokens`, whi
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,15 +14,33 @@ from agentfs.base.clock import Clock
 from agentfs.base.windows import HOUR, MINUTE, Window
 from agentfs.model.process import Process
 from agentfs.process.ceilings import Ceilings
-from agentfs.quota.alerts import Marks
+from agentfs.quota.alerts import Alerts
 from agentfs.quota.meter import MICROS, LimitError, Use
+from agentfs.quota.open_calls import OpenCalls
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.store import Store
+from agentfs.store.records import Records
+from agentfs.store.undo import add_to
 
 __all__ = ["KIND", "Spending", "Spent"]
 
 KIND = "spent"
 """The kind of the records; the key is the pid."""
+
+TOKENS_OF_A_CALL, TOKENS, TOKENS_OF_THE_HOUR = (
+    "max_context_tokens",
+    "max_tokens_total",
+    "max_tokens_per_hour",
+)
+LLM_CALLS, TOOL_CALLS, COST = "max_llm_calls", "max_tool_calls", "max_cost_usd"
+
+ASKED = {
+    "llm": (TOKENS_OF_A_CALL, TOKENS, TOKENS_OF_THE_HOUR, LLM_CALLS, COST),
+    "tool": (TOOL_CALLS, COST),
+}
+"""The limits that a use is up against, by its kind, in the order in which they are asked."""
+
+IN_TOKENS = frozenset({TOKENS_OF_A_CALL, TOKENS, TOKENS_OF_THE_HOUR})
 
 
 @dataclass(slots=True)
@@ -67,175 +84,183 @@ class Spent:
         return spent
 
 
-@dataclass(frozen=True, slots=True)
-class _Check:
-    """One limit at one call: `used` and what open calls hold is there already, `asked` is to come;
-    `unit` is what one of either is in the limit's own unit."""
-
-    name: str
-    used: float
-    asked: float
-    unit: float = 1
-    errno: int = errno.EDQUOT
+NOTHING = Spent()
+"""Of all that have used nothing; nobody changes it."""
 
 
 class Spending(Part):
-    """A `Meter`, and `Bounded`. Loads itself from the store; `take_up` what is open."""
+    """A `Meter`, and `Bounded`. Loads itself from the store: calls that were open when the daemon
+    ended hold what they held."""
 
-    def __init__(self, ceilings: Ceilings, marks: Marks, store: Store, clock: Clock) -> None:
-        self._ceilings = ceilings
-        self._marks = marks
-        self._store = store
+    stored_name = "Spending"
+
+    def __init__(
+        self, ground: Ground, ceilings: Ceilings, alerts: Alerts, open_calls: OpenCalls
+    ) -> None:
+        clock = ground.clock
+        self._store = ground.store
         self._clock = clock
-        self._spent = {
-            int(key): Spent.from_record(record, clock) for key, record in store.records(KIND)
-        }
+        self._ceilings = ceilings
+        self._alerts = alerts
+        self._spent = Records(
+            ground.store,
+            KIND,
+            lambda pid, record: (int(pid), Spent.from_record(record, clock)),
+            lambda spent: spent.record(clock),
+        )
+        self._spent.load()
+        for call in open_calls:
+            self._change_held(call.pid, call.held_by(self), 1)
 
     def __len__(self) -> int:
         return len(self._spent)
 
     def of(self, pid: int) -> Spent:
         """What process `pid` has used; to look at."""
-        return self._spent.get(pid) or Spent()
+        return self._spent.get(pid) or NOTHING
 
-    def tokens_of_the_hour(self, pid: int) -> int:
-        """The tokens of the last 3600 s, with those that open calls hold."""
-        spent = self.of(pid)
-        return spent.hour.sum(self._clock.monotonic()) + spent.held_tokens
-
-    def hold_again(self, held: Iterable[tuple[int, Use]]) -> None:
-        """Calls that were open when the daemon ended hold what they held: (pid, use) of each."""
-        for pid, use in held:
-            self._add_held(self._account(pid), use, 1)
+    def usage(self, process: Process, limit: str) -> float | None:
+        """What counts against one of the limits here, with what open calls hold; of
+        `max_context_tokens` the largest call so far."""
+        spent = self.of(process.pid)
+        if limit == TOKENS_OF_A_CALL:
+            return spent.largest
+        if limit == COST:
+            return (spent.cost + spent.held_cost) / MICROS
+        return self._used(process, spent, limit)
 
     # -- as a meter --------------------------------------------------------------------------------
 
     def hold(self, process: Process, use: Use) -> None:
         """Raises EDQUOT, and EMSGSIZE for more tokens than one call may have."""
-        for check in self._checks(process, use):
-            self._require(process, check)
-        self._change_held(process, use, 1)
+        names = ASKED[use.kind]
+        ceilings = self._ceilings.decisive(process, names)
+        if ceilings:
+            spent, tokens = self.of(process.pid), use.tokens
+            for name in names:
+                if name in ceilings:
+                    limit, source = ceilings[name]
+                    used = self._used(process, spent, name) or 0
+                    asked = _asked(use, name, tokens)
+                    if used + asked > (round(limit * MICROS) if name == COST else limit):
+                        raise _refusal(process, name, used, asked, limit, source)
+        self._change_held(process.pid, use, 1)
 
     def settle(self, process: Process, held: Use, actual: Use | None) -> None:
-        self._change_held(process, held, -1)
+        self._change_held(process.pid, held, -1)
         if actual is None:
             return
-        self._count(process, actual)
-        for check in self._checks(process, actual):
-            if check.name == "max_context_tokens":
+        self._count(process.pid, actual)
+        names = ASKED[actual.kind]
+        ceilings = self._ceilings.decisive(process, names)
+        if not ceilings and process.pid not in self._alerts:
+            return
+        spent = self.of(process.pid)
+        for name in names:
+            if name == TOKENS_OF_A_CALL:
                 continue
-            # The calls count the tokens of the process after their meters.
-            used = check.used + (actual.tokens if check.name == "max_tokens_total" else 0)
-            limit = self._ceilings.effective(process, check.name)
-            self._marks.used(process, check.name, used / check.unit, limit)
+            used = self._used(process, spent, name) or 0
+            if name == TOKENS:  # the calls count the tokens of the process after their meters
+                used += actual.tokens
+            limit = ceilings[name][0] if name in ceilings else None
+            self._alerts.used(process, name, used / _unit(name), limit)
 
     def room(self, process: Process, use: Use) -> int | None:
         """The most tokens that one more call may use; None: any number."""
-        rooms = []
-        for check in self._checks(process, use):
-            limit = self._ceilings.effective(process, check.name)
-            if limit is not None and check.name in _IN_TOKENS:
-                rooms.append(int(limit - check.used))
-            elif limit is not None and check.name == "max_cost_usd" and use.cost:
-                rooms.append(int((round(limit * MICROS) - check.used) // use.cost))
+        rooms, spent = [], self.of(process.pid)
+        for name, (limit, _) in self._ceilings.decisive(process, ASKED[use.kind]).items():
+            used = self._used(process, spent, name) or 0
+            if name in IN_TOKENS:
+                rooms.append(int(limit - used))
+            elif name == COST and use.cost:
+                rooms.append(int((round(limit * MICROS) - used) // use.cost))
         return max(0, min(rooms)) if rooms else None
 
-    def _checks(self, process: Process, use: Use) -> Iterator[_Check]:
-        """The limits that a use is up against, in the order in which they are asked."""
-        spent = self.of(process.pid)
-        if use.kind == "llm":
-            tokens = max(1, use.tokens)
-            held = spent.held_tokens
-            yield _Check("max_context_tokens", 0, use.tokens, errno=errno.EMSGSIZE)
-            yield _Check("max_tokens_total", process.tokens + held, tokens)
-            yield _Check("max_tokens_per_hour", self.tokens_of_the_hour(process.pid), tokens)
-            yield _Check("max_llm_calls", spent.llm_calls + spent.held_llm_calls, 1)
-        else:
-            yield _Check("max_tool_calls", spent.tool_calls + spent.held_tool_calls, 1)
-        yield _Check("max_cost_usd", spent.cost + spent.held_cost, use.cost, MICROS)
-
-    def _require(self, process: Process, check: _Check) -> None:
-        found = self._ceilings.decisive(process, check.name)
-        if found is None:
-            return
-        limit, source = found
-        if check.used + check.asked <= round(limit * check.unit):
-            return
-        used, asked = check.used / check.unit, check.asked / check.unit
-        of_whom = f"{process.name}'s" if source == "own" else f"that of {source}"
-        raise LimitError(
-            check.errno,
-            f"{check.name}, {of_whom}, is {limit:g}: {used:g} are used or set aside, {asked:g} more"
-            " were asked for",
-            rule=check.name,
-            resource=check.name,
-            used=used,
-            limit=limit,
-        )
+    def _used(self, process: Process, spent: Spent, name: str) -> int | None:
+        """What counts against a limit already, with what open calls hold: tokens, calls, or
+        millionths of a dollar. None: no limit that is counted here."""
+        match name:
+            case "max_context_tokens":
+                return 0
+            case "max_tokens_total":
+                return process.tokens + spent.held_tokens
+            case "max_tokens_per_hour":
+                return spent.hour.sum(self._clock.monotonic()) + spent.held_tokens
+            case "max_llm_calls":
+                return spent.llm_calls + spent.held_llm_calls
+            case "max_tool_calls":
+                return spent.tool_calls + spent.held_tool_calls
+            case "max_cost_usd":
+                return spent.cost + spent.held_cost
+        return None
 
     # -- counting ----------------------------------------------------------------------------------
 
     def _account(self, pid: int) -> Spent:
         spent = self._spent.get(pid)
         if spent is None:
-            spent = self._spent[pid] = Spent()
-            if self._store.in_transaction:
-                self._store.on_rollback(lambda: self._spent.pop(pid, None))
+            spent = Spent()
+            self._spent.place(pid, spent)
         return spent
 
-    def _change_held(self, process: Process, use: Use, sign: int) -> None:
-        spent = self._account(process.pid)
-        self._store.on_rollback(lambda: self._add_held(spent, use, -sign))
-        self._add_held(spent, use, sign)
-
-    @staticmethod
-    def _add_held(spent: Spent, use: Use, sign: int) -> None:
-        spent.held_cost += sign * use.cost
+    def _change_held(self, pid: int, use: Use, sign: int) -> None:
+        """What open calls hold stands in their own records, and in none here."""
+        spent = self._account(pid)
+        cost = spent.held_cost + sign * use.cost
         if use.kind == "llm":
-            spent.held_tokens += sign * use.tokens
-            spent.held_llm_calls += sign
+            self._spent.set(
+                pid,
+                held_cost=cost,
+                held_tokens=spent.held_tokens + sign * use.tokens,
+                held_llm_calls=spent.held_llm_calls + sign,
+            )
         else:
-            spent.held_tool_calls += sign
+            self._spent.set(pid, held_cost=cost, held_tool_calls=spent.held_tool_calls + sign)
 
-    def _count(self, process: Process, use: Use) -> None:
-        spent, now = self._account(process.pid), self._clock.monotonic()
-        largest = spent.largest
-
-        def undo() -> None:
-            self._add(spent, use, -1)
-            spent.largest = largest
-            if use.tokens:
-                spent.hour.take_back(use.tokens)
-                spent.minutes.take_back(use.tokens)
-
-        self._store.on_rollback(undo)
-        self._add(spent, use, 1)
-        spent.largest = max(largest, use.tokens)
-        if use.tokens:
-            spent.hour.add(now, use.tokens)
-            spent.minutes.add(now, use.tokens)
-        self._store.put_record(KIND, str(process.pid), spent.record(self._clock))
-
-    @staticmethod
-    def _add(spent: Spent, use: Use, sign: int) -> None:
-        spent.cost += sign * use.cost
+    def _count(self, pid: int, use: Use) -> None:
+        spent, now, tokens = self._account(pid), self._clock.monotonic(), use.tokens
+        if tokens:
+            add_to(self._store, spent.hour, now, tokens)
+            add_to(self._store, spent.minutes, now, tokens)
+        cost, largest = spent.cost + use.cost, max(spent.largest, tokens)
         if use.kind == "llm":
-            spent.llm_calls += sign
+            self._spent.change(pid, cost=cost, largest=largest, llm_calls=spent.llm_calls + 1)
         else:
-            spent.tool_calls += sign
+            self._spent.change(pid, cost=cost, largest=largest, tool_calls=spent.tool_calls + 1)
 
     def process_ended(self, process: Process) -> None:
-        """It has ended for good: what it used is known to the accounting alone. For
-        `Ends.on_finish`, after the calls have charged what was open."""
-        spent = self._spent.pop(process.pid, None)
-        if spent is None:
-            return
-
-        def undo() -> None:
-            self._spent[process.pid] = spent
-
-        self._store.on_rollback(undo)
-        self._store.delete_record(KIND, str(process.pid))
+        """What it used is known to the accounting alone. Its open calls have been charged."""
+        self._spent.drop(process.pid)
 
 
-_IN_TOKENS = frozenset({"max_context_tokens", "max_tokens_total", "max_tokens_per_hour"})
+def _unit(name: str) -> int:
+    """What one of the limit's own unit is in what is counted: costs are in millionths."""
+    return MICROS if name == COST else 1
+
+
+def _asked(use: Use, name: str, tokens: int) -> int:
+    """What a use of so many tokens adds to what counts against a limit."""
+    match name:
+        case "max_context_tokens":
+            return tokens
+        case "max_tokens_total" | "max_tokens_per_hour":
+            return max(1, tokens)
+        case "max_cost_usd":
+            return use.cost
+        case _:
+            return 1
+
+
+def _refusal(
+    process: Process, name: str, used: int, asked: int, limit: float, source: str
+) -> LimitError:
+    of_whom, unit = f"{process.name}'s" if source == "own" else f"that of {source}", _unit(name)
+    return LimitError(
+        errno.EMSGSIZE if name == TOKENS_OF_A_CALL else errno.EDQUOT,
+        f"{name}, {of_whom}, is {limit:g}: {used / unit:g} are used or set aside,"
+        f" {asked / unit:g} more were asked for",
+        rule=name,
+        resource=name,
+        used=used / unit,
+        limit=limit,
+    )

@@ -6,11 +6,13 @@ for everything before: so what is kept is bounded, and every figure is a sum ove
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from agentfs.store.records import Records
 from agentfs.store.store import Store
+from agentfs.store.undo import keep_member
 
-__all__ = ["KIND", "Counts", "Tally"]
+__all__ = ["KIND", "Delivered", "DeliveryCounts"]
 
 KIND = "reminder-count"
 """The rows in the store: agent, minute (since 1970), attempts, successes; key `AGENT/MINUTE`."""
@@ -19,7 +21,11 @@ MINUTES = 24 * 60
 BEFORE = 0  # the minute of what is older
 
 
-class Counts(NamedTuple):
+Key = tuple[str, int]
+"""Agent and minute."""
+
+
+class Delivered(NamedTuple):
     """`delivered` in the last 24 hours, by the minute; the others since the agent exists."""
 
     delivered: int
@@ -27,47 +33,46 @@ class Counts(NamedTuple):
     successes: int
 
 
-class Tally:
+class _Row(NamedTuple):
+    agent: str
+    minute: int
+    attempts: int
+    successes: int
+
+
+class DeliveryCounts:
     """Changes belong inside a transaction of the store and are undone with it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._rows: dict[str, dict[int, tuple[int, int]]] = {}  # minute -> attempts, successes
-        self._unwritten: set[tuple[str, int]] = set()
+        self._rows = Records(store, KIND, _read, _Row._asdict, _name)
+        self._by_agent = self._rows.index(lambda row: row.agent)
+        self._unwritten: set[Key] = set()
 
     def load(self) -> None:
         """Read everything from the store."""
-        self._rows = {}
-        for _, row in self._store.records(KIND):
-            rows = self._rows.setdefault(row["agent"], {})
-            rows[row["minute"]] = (row["attempts"], row["successes"])
+        self._rows.load()
 
-    def of(self, agent: str) -> Counts:
-        rows = self._rows.get(agent, {})
-        attempts, successes = (sum(row[index] for row in rows.values()) for index in (0, 1))
-        return Counts(successes - rows.get(BEFORE, (0, 0))[1], attempts, successes)
+    def of(self, agent: str) -> Delivered:
+        rows = self._by_agent.of(agent).values()
+        attempts = sum(row.attempts for row in rows)
+        successes = sum(row.successes for row in rows)
+        before = self._rows.get((agent, BEFORE))
+        return Delivered(successes - (before.successes if before else 0), attempts, successes)
 
     def count(self, agent: str, now: float, *, delivered: bool) -> None:
         """An attempt was made. `write` stores it."""
-        rows, minute = self._rows.setdefault(agent, {}), int(now // 60)
-        before = rows.get(minute)
-
-        def undo() -> None:
-            self._unwritten.clear()
-            if before is None:
-                del rows[minute]
-            else:
-                rows[minute] = before
-
-        attempts, successes = before or (0, 0)
-        rows[minute] = (attempts + 1, successes + delivered)
-        self._unwritten.add((agent, minute))
-        self._store.on_rollback(undo)
+        key = agent, int(now // 60)
+        row = self._rows.get(key) or _Row(*key, 0, 0)
+        keep_member(self._store, self._unwritten, key)
+        self._unwritten.add(key)
+        more = row._replace(attempts=row.attempts + 1, successes=row.successes + delivered)
+        self._rows.place(key, more)
 
     def write(self) -> None:
         """Store what was counted in this transaction."""
-        for agent, minute in self._unwritten:
-            self._put(agent, minute)
+        for key in self._unwritten:
+            self._rows.save(key)
         self._unwritten.clear()
 
     def age(self, now: float) -> list[str]:
@@ -75,45 +80,38 @@ class Tally:
         whose figures that changes."""
         last = int(now // 60)
         changed = []
-        for agent, rows in self._rows.items():
+        for agent, rows in tuple(self._by_agent.items()):
             old = []
-            for minute in rows:
-                if last - MINUTES < minute <= last:
+            for row in rows.values():
+                if last - MINUTES < row.minute <= last:
                     break
-                if minute != BEFORE:
-                    old.append(minute)
+                if row.minute != BEFORE:
+                    old.append(row)
             if old:
                 self._fold(agent, old)
                 changed.append(agent)
         return changed
 
-    def _fold(self, agent: str, old: list[int]) -> None:
-        rows = self._rows[agent]
-        before = dict(rows)
-        self._store.on_rollback(lambda: self._rows.__setitem__(agent, before))
-        attempts, successes = rows.get(BEFORE, (0, 0))
-        for minute in old:
-            tried, succeeded = rows.pop(minute)
-            attempts += tried
-            successes += succeeded
-            self._store.delete_record(KIND, _key(agent, minute))
-        rows[BEFORE] = (attempts, successes)
-        self._put(agent, BEFORE)
+    def _fold(self, agent: str, old: list[_Row]) -> None:
+        key = agent, BEFORE
+        before = self._rows.get(key) or _Row(*key, 0, 0)
+        for row in old:
+            self._rows.drop((agent, row.minute))
+        attempts = before.attempts + sum(row.attempts for row in old)
+        successes = before.successes + sum(row.successes for row in old)
+        self._rows.put(key, _Row(agent, BEFORE, attempts, successes))
 
     def forget(self, agent: str) -> None:
         """The agent is no more."""
-        rows = self._rows.pop(agent, None)
-        if rows is None:
-            return
-        self._store.on_rollback(lambda: self._rows.__setitem__(agent, rows))
-        for minute in rows:
-            self._store.delete_record(KIND, _key(agent, minute))
-
-    def _put(self, agent: str, minute: int) -> None:
-        attempts, successes = self._rows[agent][minute]
-        row = {"agent": agent, "minute": minute, "attempts": attempts, "successes": successes}
-        self._store.put_record(KIND, _key(agent, minute), row)
+        for key in tuple(self._by_agent.of(agent)):
+            self._rows.drop(key)
 
 
-def _key(agent: str, minute: int) -> str:
+def _read(name: str, record: dict[str, Any]) -> tuple[Key, _Row]:
+    row = _Row(**record)
+    return (row.agent, row.minute), row
+
+
+def _name(key: Key) -> str:
+    agent, minute = key
     return f"{agent}/{minute:010d}"

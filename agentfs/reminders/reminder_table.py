@@ -1,7 +1,7 @@
-"""The calendar: every reminder in memory and in the store at once, the first that is due first.
+"""The table of reminders, in memory and in the store at once, the first that is due first.
 
-No rule who may. `_insert`, `_remove`, `_move`, `_reschedule` and `_repeat` belong inside a
-transaction of the store and are undone with it.
+It has no rule who may do what. Changes belong inside a transaction of the store, and are undone
+with it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from typing import Any
 
 import trio
 
-from agentfs.base.clock import Clock, change_time
+from agentfs.base.clock import change_time
 from agentfs.base.due_heap import DueHeap
 from agentfs.mail.message import number_of
 from agentfs.reminders.schedule import Schedule
-from agentfs.store.store import Store
+from agentfs.store.ground import Ground
+from agentfs.store.records import Records
+from agentfs.store.undo import keep_fields
 
-__all__ = ["KIND", "Calendar", "Reminder"]
+__all__ = ["KIND", "Reminder", "ReminderTable"]
 
 KIND = "reminder"
 """The records in the store, by id."""
@@ -46,7 +48,7 @@ class Reminder:
     @property
     def id(self) -> str:
         """Unique in the system, sorts by when it was set."""
-        return f"{self.seq:012d}"
+        return _name(self.seq)
 
     def record(self) -> dict[str, Any]:
         return {
@@ -75,25 +77,30 @@ class Reminder:
         )
 
 
-class Calendar:
-    """The reminders of all agents."""
+class ReminderTable:
+    """The reminders of all agents that are still to fire."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
-        self._store = store
-        self._clock = clock
-        self._by_agent: dict[str, dict[int, Reminder]] = {}
+    def __init__(self, ground: Ground) -> None:
+        self._store = ground.store
+        self._clock = ground.clock
+        self._reminders = Records(
+            ground.store,
+            KIND,
+            lambda name, record: (int(name), Reminder.from_record(int(name), record)),
+            Reminder.record,
+            _name,
+        )
+        self._by_agent = self._reminders.index(lambda reminder: reminder.agent, "agent")
+        self._reminders.follow(self._entered, self._left, ("due",))
         self._queue: DueHeap[Reminder] = DueHeap()
         self._places = itertools.count(1)
         self._last_seq = 0
         self._changed: dict[str, int] = {}
-        self._sooner = trio.Event()  # there is one that is due before all others
+        self._sooner = trio.Event()
 
-    def read(self, last_seq: int) -> None:
+    def load(self, last_seq: int) -> None:
         """Read everything from the store; none ever had a higher number than `last_seq`."""
-        self._by_agent = {}
-        self._queue = DueHeap()
-        for key, record in self._store.records(KIND):
-            self._put(Reminder.from_record(int(key), record))
+        self._reminders.load()
         self._last_seq = last_seq
 
     def __len__(self) -> int:
@@ -101,20 +108,20 @@ class Calendar:
 
     def of(self, agent: str) -> list[Reminder]:
         """Those of `agent`, in the order they were set."""
-        mine = self._by_agent.get(agent, {})
+        mine = self._by_agent.of(agent)
         return [mine[seq] for seq in sorted(mine)]
 
     def find(self, agent: str, name: str) -> Reminder | None:
         """The one with the id `name`; None if `agent` has no such reminder."""
-        return self._by_agent.get(agent, {}).get(number_of(name))
+        return self._by_agent.of(agent).get(number_of(name))
 
     def every(self) -> list[Reminder]:
         """All of them, in no order."""
-        return [each for mine in self._by_agent.values() for each in mine.values()]
+        return list(self._reminders.values())
 
     def pending(self, agent: str) -> int:
         """How many of `agent` are still to fire."""
-        return len(self._by_agent.get(agent, ()))
+        return len(self._by_agent.of(agent))
 
     @property
     def by_agent(self) -> Mapping[str, Mapping[int, Reminder]]:
@@ -125,89 +132,76 @@ class Calendar:
         """When its reminders or their figures changed last in this run, in ns; 0 if never."""
         return self._changed.get(agent, 0)
 
+    # -- what is due -------------------------------------------------------------------------------
+
+    def first(self) -> Reminder | None:
+        """The one that is due before all others."""
+        return self._queue.first()
+
+    def watch(self) -> trio.Event:
+        """What is set as soon as another one is due before all others."""
+        self._sooner = trio.Event()
+        return self._sooner
+
     # -- changes -----------------------------------------------------------------------------------
 
-    def _insert(
-        self, agent: str, schedule: Schedule, text: str, now: float, first: float
-    ) -> Reminder:
-        last = self._last_seq
-        reminder = Reminder(last + 1, agent, schedule, text, now, first, first)
-
-        def undo() -> None:
-            self._take(reminder)
-            self._last_seq = last
-
-        self._last_seq = reminder.seq
-        self._put(reminder)
-        self._store.on_rollback(undo)
-        self._store.put_record(KIND, reminder.id, reminder.record())
-        self._touch(agent, reminder)
+    def add(self, agent: str, schedule: Schedule, text: str, now: float, first: float) -> Reminder:
+        """A new one, set `now` for the time `first`."""
+        keep_fields(self._store, self, "_last_seq")
+        self._last_seq += 1
+        reminder = Reminder(self._last_seq, agent, schedule, text, now, first, first)
+        self._reminders.put(reminder.seq, reminder)
+        self.touch(agent, reminder)
         return reminder
 
-    def _remove(self, reminder: Reminder) -> None:
-        self._take(reminder)
-        self._store.on_rollback(lambda: self._put(reminder))
-        self._store.delete_record(KIND, reminder.id)
-        self._touch(reminder.agent)
+    def remove(self, reminder: Reminder) -> None:
+        """It will not fire any more."""
+        self._reminders.drop(reminder.seq)
+        self.touch(reminder.agent)
 
-    def _move(self, reminder: Reminder, due: float) -> None:
+    def move(self, reminder: Reminder, due: float) -> None:
         """Have it delivered at `due`."""
-        before = reminder.due
+        self._reminders.set(reminder.seq, due=due)
 
-        def undo() -> None:
-            self._take(reminder)
-            reminder.due = before
-            self._put(reminder)
-
-        self._take(reminder)
-        reminder.due = due
-        self._put(reminder)
-        self._store.on_rollback(undo)
-
-    def _reschedule(self, reminder: Reminder, next_time: float, due: float, now: float) -> None:
+    def reschedule(self, reminder: Reminder, next_time: float, due: float, now: float) -> None:
         """It is for another time, as the clock was wrong; so it was not set after `now` either."""
-        before = reminder.next, reminder.set_at
+        set_at = min(reminder.set_at, now)
+        self._reminders.change(reminder.seq, next=next_time, set_at=set_at, due=due)
+        self.touch(reminder.agent, reminder)
 
-        def undo() -> None:
-            reminder.next, reminder.set_at = before
-
-        reminder.next, reminder.set_at = next_time, min(reminder.set_at, now)
-        self._store.on_rollback(undo)
-        self._move(reminder, due)
-        self._store.put_record(KIND, reminder.id, reminder.record())
-        self._touch(reminder.agent, reminder)
-
-    def _repeat(self, reminder: Reminder, next_time: float, message: int) -> None:
+    def repeat(self, reminder: Reminder, next_time: float, message: int) -> None:
         """It has fired, and will again."""
-        before = reminder.next, reminder.message
+        self._reminders.change(
+            reminder.seq,
+            next=next_time,
+            message=message,
+            fired=reminder.fired + 1,
+            due=next_time,
+        )
+        self.touch(reminder.agent, reminder)
 
-        def undo() -> None:
-            reminder.next, reminder.message = before
-            reminder.fired -= 1
+    def touch(self, agent: str, reminder: Reminder | None = None) -> None:
+        """Something about an agent's reminders has changed, and about this one."""
+        moment = change_time(self._clock.now(), self.changed(agent))
+        self._changed[agent] = moment
+        if reminder is not None:
+            reminder.changed = moment
 
-        reminder.next, reminder.message = next_time, message
-        reminder.fired += 1
-        self._store.on_rollback(undo)
-        self._move(reminder, next_time)
-        self._store.put_record(KIND, reminder.id, reminder.record())
-        self._touch(reminder.agent, reminder)
+    def forget(self, agent: str) -> None:
+        """The agent is being removed: its reminders go with it."""
+        for reminder in self.of(agent):
+            self.remove(reminder)
+        self._changed.pop(agent, None)
 
-    def _put(self, reminder: Reminder) -> None:
-        self._by_agent.setdefault(reminder.agent, {})[reminder.seq] = reminder
+    def _entered(self, seq: int, reminder: Reminder) -> None:
         reminder.place = next(self._places)
         self._queue.add(reminder.due, reminder.place, reminder)
         if self._queue.first() is reminder:
             self._sooner.set()
 
-    def _take(self, reminder: Reminder) -> None:
-        mine = self._by_agent[reminder.agent]
-        del mine[reminder.seq]
-        if not mine:
-            del self._by_agent[reminder.agent]
+    def _left(self, seq: int, reminder: Reminder) -> None:
         self._queue.discard(reminder.place)
 
-    def _touch(self, agent: str, reminder: Reminder | None = None) -> None:
-        moment = change_time(self._clock.now(), self.changed(agent))
-        self._changed[agent] = moment
-        if reminder is not None:
-            reminder.changed = moment
+
+def _name(seq: int) -> str:
+    return f"{seq:012d}"

@@ -14,13 +14,14 @@ import logging
 import trio
 
 from agentfs.base.buckets import TokenBuckets
-from agentfs.base.clock import Clock, rfc3339
+from agentfs.base.clock import rfc3339
 from agentfs.base.errors import KernelError
 from agentfs.mail.mail import Mail
 from agentfs.mail.message import Priority
 from agentfs.model.principal import Principal
 from agentfs.process.agents import Agents
-from agentfs.reminders.counts import Counts, Tally
+from agentfs.quota.made import Made
+from agentfs.reminders.counts import Delivered, DeliveryCounts
 from agentfs.reminders.events import (
     ReminderCancelled,
     ReminderDelayed,
@@ -29,14 +30,12 @@ from agentfs.reminders.events import (
     ReminderSet,
     ReminderTallyChanged,
 )
-from agentfs.reminders.reminder_table import Calendar, Reminder
+from agentfs.reminders.reminder_table import Reminder, ReminderTable
 from agentfs.reminders.schedule import parse
 from agentfs.reminders.settings import ReminderSettings
 from agentfs.rights.gate import Gate
-from agentfs.store.event_log import EventLog
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
 
 __all__ = ["Reminder", "Reminders"]
 
@@ -54,40 +53,35 @@ STEP = 1.0
 LATE = 60.0
 
 
-class Reminders(Calendar, Part):
-    """The reminders of all agents. `run` delivers them; `run_due` is one turn of it."""
+class Reminders(Part):
+    """The system calls on reminders, and their delivery: `run`, and `run_due`, which is one turn of
+    it. What there is stands in `table`."""
 
-    def __init__(
-        self,
-        gate: Gate,
-        agents: Agents,
-        mail: Mail,
-        store: Store,
-        events: EventLog,
-        clock: Clock,
-        settings: Settings,
-    ) -> None:
-        super().__init__(store, clock)
+    def __init__(self, ground: Ground, gate: Gate, agents: Agents, mail: Mail, made: Made) -> None:
+        self._store = ground.store
+        self._events = ground.events
+        self._clock = ground.clock
+        self._settings = ground.settings
         self._gate = gate
         self._agents = agents
         self._mail = mail
-        self._events = events
-        self._settings = settings
-        self._buckets = TokenBuckets(clock)
-        self._tally = Tally(store)
-        self._seen = clock.now()  # what the wall clock said last
+        self._buckets = TokenBuckets(ground.clock)
+        self._counts = DeliveryCounts(ground.store)
+        self._seen = ground.clock.now()  # what the wall clock said last
         self._doubtful: list[Reminder] = []  # it was set back, and they are not looked at yet
+        self.table = table = ReminderTable(ground)
+        made.count_in("reminders", lambda: table.by_agent, lambda: len(table))
 
     def load(self) -> None:
         """Read everything from the store."""
         # Each reminder has an event when it is set, so none has a higher number than the last one.
-        self.read(self._events.last)
-        self._tally.load()
-        self._doubtful = self.every()  # it may have been set back while there was no daemon
+        self.table.load(self._events.last)
+        self._counts.load()
+        self._doubtful = self.table.every()  # the clock may have been set back meanwhile
 
-    def counts(self, agent: str) -> Counts:
+    def counts(self, agent: str) -> Delivered:
         """How many deliveries were tried, and how many succeeded."""
-        return self._tally.of(agent)
+        return self._counts.of(agent)
 
     def left(self, agent: str) -> int:
         """How many it can set at this moment, as far as the rate goes."""
@@ -115,7 +109,7 @@ class Reminders(Calendar, Part):
             self._gate.check_making(actor.name, "reminders", len(wanted))
             self._limit(agent, [text for _, text in wanted])
             made = [
-                self._insert(agent, schedule, text, now, first)
+                self.table.add(agent, schedule, text, now, first)
                 for (schedule, text), first in zip(wanted, firsts, strict=True)
             ]
             for reminder in made:
@@ -126,10 +120,10 @@ class Reminders(Calendar, Part):
         """It will not fire any more, even if it is due. EACCES, and ENOENT if it is gone."""
         with self._gate.enter(principal):
             self._require(principal, agent)
-            reminder = self.find(agent, name)
+            reminder = self.table.find(agent, name)
             if reminder is None:
                 raise KernelError(errno.ENOENT, f"{agent} has no reminder {name!r}")
-            self._remove(reminder)
+            self.table.remove(reminder)
             self._events.emit(ReminderCancelled(agent, reminder.id))
 
     @staticmethod
@@ -150,7 +144,7 @@ class Reminders(Calendar, Part):
                     f"the text has {len(text.encode())} bytes, {limits.max_text} are allowed",
                     rule="reminders.max_text",
                 )
-        pending = self.pending(agent)
+        pending = self.table.pending(agent)
         if pending + count > limits.max_pending:
             raise KernelError(
                 errno.EDQUOT,
@@ -180,7 +174,7 @@ class Reminders(Calendar, Part):
         """Deliver what falls due, until cancelled. Others get as much of the loop as it takes."""
         failing = False
         while True:
-            self._sooner = trio.Event()
+            sooner = self.table.watch()
             began = self._clock.monotonic()
             try:
                 wait = self.run_due()
@@ -189,20 +183,20 @@ class Reminders(Calendar, Part):
                 if not failing:
                     log.warning("reminders that are due have to wait: %s", full)
                 failing, wait = True, RETRY
-                self._sooner = trio.Event()  # putting back what was due is nothing new
+                sooner = self.table.watch()  # putting back what was due is nothing new
             except Exception:
                 log.exception("reminders that are due have to wait")
                 wait = RETRY
-                self._sooner = trio.Event()
+                sooner = self.table.watch()
             with trio.move_on_after(max(wait, self._clock.monotonic() - began)):
-                await self._sooner.wait()
+                await sooner.wait()
 
     def run_due(self) -> float:
         """Deliver what is due, a batch at most; the seconds until it is to be called again (inf:
         nothing is pending)."""
         now = self._clock.now()
         if now < self._seen - STEP:
-            self._doubtful = self.every()
+            self._doubtful = self.table.every()
         self._seen = now
         if self._doubtful:
             self._correct(now)
@@ -213,10 +207,10 @@ class Reminders(Calendar, Part):
                     if reminder is None:
                         break
                     self._deliver(reminder, now)
-                self._tally.write()
+                self._counts.write()
         if self._doubtful:
             return PAUSE
-        first = self._queue.first()
+        first = self.table.first()
         if first is None:
             return float("inf")
         return min(max(first.due - self._clock.now(), PAUSE), LONGEST_WAIT)
@@ -226,7 +220,7 @@ class Reminders(Calendar, Part):
         batch = self._doubtful[-BATCH:]
         with self._store.transaction():
             for reminder in batch:
-                if self.find(reminder.agent, reminder.id) is not reminder:
+                if self.table.find(reminder.agent, reminder.id) is not reminder:
                     continue  # it was cancelled, or has fired
                 schedule, again = reminder.schedule, now + self._settings.of(ReminderSettings).retry
                 following = schedule.corrected(reminder.next, now)
@@ -234,21 +228,23 @@ class Reminders(Calendar, Part):
                     again = schedule.corrected(reminder.due, now)
                 due = max(following, min(reminder.due, again))
                 if following != reminder.next:
-                    self._reschedule(reminder, following, due, now)
+                    self.table.reschedule(reminder, following, due, now)
                     self._events.emit(ReminderRescheduled(reminder.agent, reminder.id, following))
                 elif due != reminder.due:
-                    self._move(reminder, due)
+                    self.table.move(reminder, due)
         del self._doubtful[-BATCH:]
 
     def _first_due(self, now: float) -> Reminder | None:
-        first = self._queue.first()
+        first = self.table.first()
         return None if first is None or first.due > now else first
 
     def _deliver(self, reminder: Reminder, now: float) -> None:
         agent = reminder.agent
         following = reminder.schedule.after(now)
         if following is not None and self._is_unread(reminder):
-            self._move(reminder, following)  # else who does not read finds the inbox full of it
+            self.table.move(
+                reminder, following
+            )  # else who does not read finds the inbox full of it
             return
         headers = [
             ("Type", "reminder"),
@@ -264,18 +260,18 @@ class Reminders(Calendar, Part):
             sender=agent,
             priority=Priority.NORMAL,
         )
-        self._tally.count(agent, now, delivered=message is not None)
+        self._counts.count(agent, now, delivered=message is not None)
         if message is None:
             again = now + self._settings.of(ReminderSettings).retry
-            self._move(reminder, again)
-            self._touch(agent)
+            self.table.move(reminder, again)
+            self.table.touch(agent)
             reason = f"the inbox of {agent} is full"
             self._events.emit(ReminderDelayed(agent, reminder.id, reason, again))
             return
         if following is None:
-            self._remove(reminder)
+            self.table.remove(reminder)
         else:
-            self._repeat(reminder, following, message.seq)
+            self.table.repeat(reminder, following, message.seq)
         self._events.emit(ReminderFired(agent, reminder.id, message.id, following))
 
     def _is_unread(self, reminder: Reminder) -> bool:
@@ -290,14 +286,12 @@ class Reminders(Calendar, Part):
         limits = self._settings.of(ReminderSettings)
         self._buckets.drop_full(limits.burst, limits.per_minute)
         with self._store.transaction():
-            for agent in self._tally.age(self._clock.now()):
-                self._touch(agent)
+            for agent in self._counts.age(self._clock.now()):
+                self.table.touch(agent)
                 self._events.emit(ReminderTallyChanged(agent))
 
-    def agent_removed(self, agent: str) -> None:
-        """The agent is being removed: its reminders go with it. For `Agents.on_remove`."""
+    def agent_removed(self, name: str) -> None:
+        """Its reminders go with it."""
         with self._store.transaction():
-            for reminder in self.of(agent):
-                self._remove(reminder)
-            self._tally.forget(agent)
-        self._changed.pop(agent, None)
+            self.table.forget(name)
+            self._counts.forget(name)

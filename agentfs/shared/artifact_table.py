@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +9,11 @@ from agentfs.process.table import ProcessTable
 from agentfs.quota.disk_shares import DiskShares
 from agentfs.quota.shares import Charge
 from agentfs.shared.artifact import LEAST, Artifact, Space, Visibility
-from agentfs.shared.draft import Draft
-from agentfs.store.store import Store
+from agentfs.shared.draft import ArtifactDraft
+from agentfs.store.ground import Ground
+from agentfs.store.records import Records
 
-__all__ = ["FOLDER", "KIND", "Shelf"]
+__all__ = ["FOLDER", "KIND", "ArtifactTable"]
 
 KIND = "artifact"
 """Of its record in the store."""
@@ -22,31 +22,34 @@ FOLDER = "artifacts"
 """Of the contents, in the state directory."""
 
 
-class Shelf:
-    """Loads itself from the store, and sweeps its folder. What it has is changed by `Artifacts`."""
+class ArtifactTable:
+    """Loads itself from the store, and sweeps its folder. Changes of artifacts belong inside a
+    transaction; drafts are in memory only."""
 
-    def __init__(
-        self, store: Store, table: ProcessTable, state_dir: Path, disk: DiskShares
-    ) -> None:
-        self._store = store
+    def __init__(self, ground: Ground, table: ProcessTable, disk: DiskShares) -> None:
         self._table = table
         self._disk = disk
-        self.folder = state_dir / FOLDER
+        self.folder = ground.state_dir / FOLDER
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._spaces: dict[Space, dict[str, Artifact]] = {}
-        self._owned: Counter[str] = Counter()
+        self._by_key: dict[Space, dict[str, Artifact]] = {}
         self._charges: dict[int, Charge] = {}
-        self._drafts: dict[tuple[Space, str], list[Draft]] = {}
-        self._serial = 0
-        for _, record in store.records(KIND):
-            artifact = Artifact.from_record(record)
-            self._put(artifact)
-            self._serial = max(self._serial, artifact.serial)
+        self._drafts: dict[tuple[Space, str], list[ArtifactDraft]] = {}
+        self._artifacts = Records(
+            ground.store,
+            KIND,
+            lambda name, record: (int(name), Artifact.from_record(record)),
+            Artifact.record,
+            _file_name,
+        )
+        self._by_owner = self._artifacts.index(lambda artifact: artifact.owner)
+        self._artifacts.follow(self._entered, self._left)
+        self._artifacts.load()
+        self._serial = max(self._artifacts, default=0)
         self._sweep()
 
     def _sweep(self) -> None:
         """Remove what a daemon left that was killed while somebody wrote."""
-        known = {self.path(artifact.serial).name for artifact in self}
+        known = {self.path(serial).name for serial in self._artifacts}
         for file in self.folder.iterdir():
             if file.name not in known:
                 file.unlink()
@@ -54,28 +57,31 @@ class Shelf:
     # -- look-ups --------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Artifact]:
-        for space in self._spaces.values():
-            yield from space.values()
+        return iter(self._artifacts.values())
 
     def __len__(self) -> int:
-        return sum(map(len, self._spaces.values()))
+        return len(self._artifacts)
 
     def path(self, serial: int) -> Path:
         """The file of a version."""
-        return self.folder / f"{serial:012d}"
+        return self.folder / _file_name(serial)
 
     def find(self, space: Space, key: str) -> Artifact | None:
-        return self._spaces.get(space, {}).get(key)
+        return self._by_key.get(space, {}).get(key)
 
     def space(self, space: Space) -> dict[str, Artifact]:
         """The artifacts of a space by key, sorted."""
-        return dict(sorted(self._spaces.get(space, {}).items()))
+        return dict(sorted(self._by_key.get(space, {}).items()))
 
     def owned(self, owner: str) -> list[Artifact]:
         """Everything that belongs to an agent."""
-        return [artifact for artifact in self if artifact.owner == owner]
+        return list(self._by_owner.of(owner).values())
 
-    def drafted(self, space: Space, key: str) -> Draft | None:
+    def count(self, owner: str) -> int:
+        """How many artifacts an agent has."""
+        return len(self._by_owner.of(owner))
+
+    def drafted(self, space: Space, key: str) -> ArtifactDraft | None:
         """What somebody writes under a key that is not taken yet; the newest."""
         if self.find(space, key) is not None:
             return None
@@ -101,49 +107,63 @@ class Shelf:
         """All of them by key, sorted."""
         found: dict[str, Artifact] = {}
         for owner in reversed(self.line(name)):
-            found |= self._spaces.get((Visibility.SUBTREE.value, owner), {})
+            found |= self._by_key.get((Visibility.SUBTREE.value, owner), {})
         return dict(sorted(found.items()))
 
-    # -- the tables ------------------------------------------------------------------------------
+    # -- changes ---------------------------------------------------------------------------------
 
-    def move(self, old: Artifact, new: Artifact) -> None:
-        """Have `new` in the place of `old`: the same content with another record."""
-        self._forget(old)
-        self._remember(new)
+    def next_serial(self) -> int:
+        """A number that no version has had."""
+        self._serial += 1
+        return self._serial
 
-    def _remember(self, artifact: Artifact) -> None:
-        self._store.on_rollback(lambda: self._take(artifact))
-        self._put(artifact)
-        self._store.put_record(KIND, f"{artifact.serial:012d}", artifact.record())
+    def put(self, artifact: Artifact) -> None:
+        """A version, or the same content with another record."""
+        self._artifacts.put(artifact.serial, artifact)
 
-    def _forget(self, artifact: Artifact) -> None:
-        self._store.on_rollback(lambda: self._put(artifact))
-        self._take(artifact)
-        self._store.delete_record(KIND, f"{artifact.serial:012d}")
+    def drop(self, artifact: Artifact) -> None:
+        """A version is no more. Its file is the caller's to remove."""
+        self._artifacts.drop(artifact.serial)
 
-    def _put(self, artifact: Artifact) -> None:
-        self._spaces.setdefault(artifact.space, {})[artifact.key] = artifact
-        self._owned[artifact.owner] += 1
+    def _entered(self, serial: int, artifact: Artifact) -> None:
+        self._by_key.setdefault(artifact.space, {})[artifact.key] = artifact
         holder = self._disk.owner(artifact.owner, artifact.uid)
         size = max(artifact.size, LEAST)
-        self._charges[artifact.serial] = Charge(self._disk.artifacts, holder, size)
+        self._charges[serial] = Charge(self._disk.artifacts, holder, size)
 
-    def _take(self, artifact: Artifact) -> None:
-        space = self._spaces[artifact.space]
+    def _left(self, serial: int, artifact: Artifact) -> None:
+        space = self._by_key[artifact.space]
         del space[artifact.key]
         if not space:
-            del self._spaces[artifact.space]
-        self._owned[artifact.owner] -= 1
-        if not self._owned[artifact.owner]:
-            del self._owned[artifact.owner]
-        self._charges.pop(artifact.serial).release()
+            del self._by_key[artifact.space]
+        self._charges.pop(serial).release()
 
-    def _drop_drafts(self, space: Space, key: str) -> None:
+    # -- drafts ----------------------------------------------------------------------------------
+
+    def add_draft(self, draft: ArtifactDraft) -> None:
+        """Somebody begins to write."""
+        self._drafts.setdefault((draft.space, draft.key), []).append(draft)
+
+    def remove_draft(self, draft: ArtifactDraft) -> None:
+        """Nobody writes it any more; it may be gone already."""
+        drafts = self._drafts.get((draft.space, draft.key), [])
+        if draft in drafts:
+            drafts.remove(draft)
+            if not drafts:
+                del self._drafts[draft.space, draft.key]
+
+    def drop_drafts(self, space: Space, key: str) -> None:
+        """Nothing will come of what is written under a key."""
         for draft in self._drafts.pop((space, key), ()):
-            draft.dropped = True
+            draft.drop()
 
-    def _move_drafts(self, space: Space, key: str, new: str) -> None:
+    def move_drafts(self, space: Space, key: str, new: str) -> None:
+        """What is written under a key is for another one."""
         for draft in self._drafts.get((space, key), ()):
-            draft.key = new
+            draft.rename(new)
         if (space, key) in self._drafts:
             self._drafts[space, new] = self._drafts.pop((space, key))
+
+
+def _file_name(serial: int) -> str:
+    return f"{serial:012d}"

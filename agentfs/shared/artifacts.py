@@ -15,7 +15,6 @@ from pathlib import Path
 
 import trio
 
-from agentfs.base.clock import Clock
 from agentfs.base.content import Content
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Kind, Principal
@@ -25,38 +24,36 @@ from agentfs.quota.shares import Charge
 from agentfs.rights.gate import Gate
 from agentfs.rights.policy import Action
 from agentfs.shared.artifact import Artifact, Space, Visibility, check_key, check_type
-from agentfs.shared.artifact_table import Shelf
-from agentfs.shared.draft import Draft
+from agentfs.shared.artifact_table import ArtifactTable
+from agentfs.shared.draft import ArtifactDraft
 from agentfs.shared.events import ArtifactChanged, ArtifactRemoved, ArtifactRenamed, ArtifactStored
 from agentfs.shared.settings import ArtifactSettings
-from agentfs.store.event_log import EventLog
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
+from agentfs.store.ground import Ground
 
 __all__ = ["Artifacts", "told"]
 
 RENAME_NOREPLACE = 1
 
 
-class Artifacts(Shelf):
-    """The system calls."""
+class Artifacts:
+    """The system calls. What there is stands in `table`."""
 
     def __init__(
         self,
+        ground: Ground,
         gate: Gate,
-        table: ProcessTable,
-        store: Store,
-        events: EventLog,
-        clock: Clock,
-        settings: Settings,
-        state_dir: Path,
+        processes: ProcessTable,
         disk: DiskShares,
+        table: ArtifactTable,
     ) -> None:
-        super().__init__(store, table, state_dir, disk)
+        self._store = ground.store
+        self._events = ground.events
+        self._clock = ground.clock
+        self._settings = ground.settings
         self._gate = gate
-        self._events = events
-        self._clock = clock
-        self._settings = settings
+        self._processes = processes
+        self._disk = disk
+        self.table = table
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -68,7 +65,7 @@ class Artifacts(Shelf):
             case Visibility.SUBTREE:
                 if principal.pid is None:
                     return False
-                above = self._table.ancestors(principal.pid)
+                above = self._processes.ancestors(principal.pid)
                 return principal.name == artifact.owner or any(
                     up.name == artifact.owner for up in above
                 )
@@ -92,7 +89,7 @@ class Artifacts(Shelf):
     def _open(self, artifact: Artifact) -> int:
         try:
             flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # nobody's lease is waited for
-            return os.open(self.path(artifact.serial), flags)
+            return os.open(self.table.path(artifact.serial), flags)
         except FileNotFoundError:
             raise _missing(artifact.key) from None
         except OSError as failure:
@@ -113,7 +110,7 @@ class Artifacts(Shelf):
         decision = self._gate.policy.permit(actor, Action.WRITE_ARTIFACT, path)
         self._gate.policy.require_capability(actor, "datastore.write")
         self._own_space(principal, space)
-        existing = self.find(space, key)
+        existing = self.table.find(space, key)
         if existing is not None and not principal.acts_for(existing.owner):
             raise KernelError(
                 errno.EACCES,
@@ -136,7 +133,7 @@ class Artifacts(Shelf):
 
     def draft(
         self, principal: Principal, space: Space, key: str, begin: Artifact | None = None
-    ) -> Draft:
+    ) -> ArtifactDraft:
         """Begin to write `key`, with the content of `begin` or with none.
 
         Raises what `check_write` does, EINVAL for a wrong key, ENOSPC for one too many. Its bytes
@@ -150,34 +147,33 @@ class Artifacts(Shelf):
         most = self._settings.of(ArtifactSettings).max_size
         owner = principal.name if old is None else old.owner
         charge = Charge(self._disk.artifacts, self._disk.owner(owner, principal.uid), 0)
-        draft = Draft(self.folder, principal, Visibility(space[0]), space, key, most, charge)
+        draft = ArtifactDraft(self.table.folder, principal, space, key, most, charge)
         if begin is not None:
             draft.begin_with(self._open(begin))
-        self._drafts.setdefault((space, key), []).append(draft)
+        self.table.add_draft(draft)
         return draft
 
     def _check_count(self, owner: str) -> None:
         most = self._settings.of(ArtifactSettings).max_artifacts
-        if self._owned[owner] >= most:
+        if self.table.count(owner) >= most:
             raise KernelError(
                 errno.ENOSPC,
                 f"{owner} has {most} artifacts already",
                 rule="artifacts.max_artifacts",
             )
 
-    def allot(self, draft: Draft) -> None:
+    def allot(self, draft: ArtifactDraft) -> None:
         """Let the draft have a file of its own, if it has none."""
         if not draft.serial:
-            self._serial += 1
-            draft.allot(self._serial)
+            draft.allot(self.table.next_serial())
 
-    def to_examine(self, draft: Draft) -> bool:
+    def to_examine(self, draft: ArtifactDraft) -> bool:
         """Whether somebody has to approve it first, for whom it was not examined yet."""
         actor, path = self._gate.actor(draft.principal), shm_path(draft.space, draft.key)
         decision = self._gate.policy.decide(actor, Action.WRITE_ARTIFACT, path)
         return decision.approval is not None and draft.content is None
 
-    def commit(self, draft: Draft, what: bytes = b"") -> Artifact | None:
+    def commit(self, draft: ArtifactDraft, what: bytes = b"") -> Artifact | None:
         """Make what was written the content of its key, at once and whole; None if nothing is to
         be. Raises what `check_write` does, or what a write failed with; the old content stays.
         `what` is approved of one that was not examined."""
@@ -202,23 +198,19 @@ class Artifacts(Shelf):
                 size=draft.size,
                 stored=self._clock.now(),
             )
-            path = self.path(artifact.serial)
+            path = self.table.path(artifact.serial)
             draft.path.rename(path)
             self._store.on_rollback(lambda: path.rename(draft.path))
             if old is not None:
                 self._discard(old)
-            self._remember(artifact)
+            self.table.put(artifact)
             self._store.on_commit(lambda: draft.committed(artifact))
             self._events.emit(ArtifactStored(*told(artifact)))
         return artifact
 
-    def finish(self, draft: Draft) -> None:
+    def finish(self, draft: ArtifactDraft) -> None:
         """Nobody writes it any more; what was not committed is gone."""
-        drafts = self._drafts.get((draft.space, draft.key), [])
-        if draft in drafts:
-            drafts.remove(draft)
-            if not drafts:
-                del self._drafts[draft.space, draft.key]
+        self.table.remove_draft(draft)
         draft.discard()
 
     def remove(self, principal: Principal, space: Space, key: str) -> None:
@@ -228,13 +220,13 @@ class Artifacts(Shelf):
             if old is not None:
                 self._discard(old)
                 self._events.emit(ArtifactRemoved(*told(old)))
-            elif self.drafted(space, key) is None:
+            elif self.table.drafted(space, key) is None:
                 raise _missing(key)
-            self._store.on_commit(lambda: self._drop_drafts(space, key))
+            self._store.on_commit(lambda: self.table.drop_drafts(space, key))
 
     def _discard(self, old: Artifact) -> None:
-        self._forget(old)
-        self._store.on_commit(lambda: self.path(old.serial).unlink(missing_ok=True))
+        self.table.drop(old)
+        self._store.on_commit(lambda: self.table.path(old.serial).unlink(missing_ok=True))
 
     def rename(
         self, principal: Principal, space: Space, key: str, new: str, flags: int = 0
@@ -248,7 +240,7 @@ class Artifacts(Shelf):
                 self._replaceable(principal, space, key, f"rename to {new}".encode()),
                 self._replaceable(principal, space, new, f"rename from {key}".encode()),
             )
-            if old is None and self.drafted(space, key) is None:
+            if old is None and self.table.drafted(space, key) is None:
                 raise _missing(key)
             check_key(new)
             if target is not None and flags & RENAME_NOREPLACE:
@@ -261,10 +253,10 @@ class Artifacts(Shelf):
                     self._events.emit(ArtifactRemoved(*told(target)))
             if old is not None:
                 renamed = replace(old, key=new)
-                self.move(old, renamed)
+                self.table.put(renamed)
                 self._events.emit(ArtifactRenamed(*told(renamed), key))
-            self._store.on_commit(lambda: self._drop_drafts(space, new))
-            self._store.on_commit(lambda: self._move_drafts(space, key, new))
+            self._store.on_commit(lambda: self.table.drop_drafts(space, new))
+            self._store.on_commit(lambda: self.table.move_drafts(space, key, new))
 
     def set_type(self, principal: Principal, space: Space, key: str, content_type: str) -> None:
         """Say what its content is; empty: guess it. EINVAL; ENOENT; EACCES as `check_write`."""
@@ -272,19 +264,19 @@ class Artifacts(Shelf):
             if content_type:
                 check_type(content_type)
             old = self._replaceable(principal, space, key, f"type {content_type}".encode())
-            draft = self.drafted(space, key)
+            draft = self.table.drafted(space, key)
             if old is not None:
                 changed = replace(old, type=content_type)
-                self.move(old, changed)
+                self.table.put(changed)
                 self._events.emit(ArtifactChanged(*told(changed)))
             elif draft is not None:
-                draft.type = content_type
+                draft.set_type(content_type)
             else:
                 raise _missing(key)
 
     async def sync(self) -> None:
         """Make the names of all contents, and every record, survive a power cut."""
-        await trio.to_thread.run_sync(_sync_folder, self.folder)
+        await trio.to_thread.run_sync(_sync_folder, self.table.folder)
         await self._store.sync()
 
 

@@ -17,7 +17,7 @@ from agentfs.model.principal import Principal
 from agentfs.quota.shares import Charge
 from agentfs.shared.artifact import LEAST, Artifact, Space, Visibility
 
-__all__ = ["UNFINISHED", "Draft"]
+__all__ = ["UNFINISHED", "ArtifactDraft"]
 
 UNFINISHED = ".new"
 """How the file name of a draft ends."""
@@ -25,7 +25,7 @@ UNFINISHED = ".new"
 OWN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
-class Draft:
+class ArtifactDraft:
     """Only `Artifacts` makes one; every write is checked against `max_size`, and what it has is
     held by the holder of `charge`, besides what the version before holds.
 
@@ -38,7 +38,6 @@ class Draft:
         self,
         folder: Path,
         principal: Principal,
-        visibility: Visibility,
         space: Space,
         key: str,
         max_size: int,
@@ -46,7 +45,7 @@ class Draft:
     ) -> None:
         self.folder = folder
         self.principal = principal
-        self.visibility = visibility
+        self.visibility = Visibility(space[0])
         self.space = space
         self.key = key
         self.max_size = max_size
@@ -72,8 +71,23 @@ class Draft:
 
     def allot(self, serial: int) -> None:
         """Give it the number of its file, before the first write."""
-        if not self.serial:
-            self.serial = serial
+        self.serial = serial
+
+    def change(self) -> None:
+        """There is something to commit, even if nothing is written."""
+        self.changed = True
+
+    def drop(self) -> None:
+        """Its name was removed or given to something else."""
+        self.dropped = True
+
+    def rename(self, key: str) -> None:
+        """It is for another key."""
+        self.key = key
+
+    def set_type(self, content_type: str) -> None:
+        """What its content will be."""
+        self.type = content_type
 
     @property
     def separate(self) -> bool:

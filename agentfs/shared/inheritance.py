@@ -10,9 +10,10 @@ from agentfs.model.process import Process
 from agentfs.process.agents import Agents
 from agentfs.process.table import ProcessTable
 from agentfs.shared.artifact import MAX_KEY, Artifact, Visibility, space_of
-from agentfs.shared.artifacts import Artifacts, told
+from agentfs.shared.artifact_table import ArtifactTable
+from agentfs.shared.artifacts import told
 from agentfs.shared.events import ArtifactPassed
-from agentfs.store.event_log import EventLog
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
 
 __all__ = ["Inheritance"]
@@ -22,21 +23,21 @@ class Inheritance(Part):
     """Hands artifacts on; the limit on their number does not hold here, or some would be lost."""
 
     def __init__(
-        self, artifacts: Artifacts, table: ProcessTable, agents: Agents, events: EventLog
+        self, ground: Ground, artifacts: ArtifactTable, table: ProcessTable, agents: Agents
     ) -> None:
+        self._events = ground.events
         self._artifacts = artifacts
         self._table = table
         self._agents = agents
-        self._events = events
 
     def agent_removed(self, name: str) -> None:
         """Everything goes to the parent of its last process, or else to who defined it, or else to
-        init. For `Agents.on_remove`."""
+        init."""
         self._pass(self._artifacts.owned(name), name, self._heir(name))
 
     def process_ended(self, process: Process) -> None:
-        """It ended for good and its children have another parent now: what it let its subtree see
-        is that parent's, or else nobody could read it any more. For `Ends.on_finish`."""
+        """Its children have another parent now: what it let its subtree see is that parent's, or
+        else nobody could read it any more."""
         subtree = self._artifacts.space((Visibility.SUBTREE.value, process.name)).values()
         if subtree:
             above = (up.name for up in self._table.ancestors(process.pid) if up.state.alive)
@@ -60,7 +61,7 @@ class Inheritance(Part):
             if space != artifact.space:
                 key = self._free(space, key, name)
             passed = replace(artifact, owner=heir, uid=to.uid, gid=to.gid, key=key)
-            self._artifacts.move(artifact, passed)
+            self._artifacts.put(passed)
             self._events.emit(ArtifactPassed(*told(passed), name, artifact.key, artifact.space))
 
     def _free(self, space: tuple[str, str], key: str, name: str) -> str:

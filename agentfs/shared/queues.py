@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from agentfs.base.clock import Clock
 from agentfs.base.errors import KernelError
 from agentfs.base.wait_list import Line
 from agentfs.mail.events import MessageClaimed, MessageDone, MessageExpired
@@ -22,16 +21,15 @@ from agentfs.model.principal import INIT, Principal
 from agentfs.model.process import Process
 from agentfs.process.agents import Agents
 from agentfs.process.table import ProcessTable
+from agentfs.quota.made import Made
 from agentfs.rights.gate import Gate
 from agentfs.rights.ownership import Access, Ownership
 from agentfs.shared.events import QueueChanged, QueueCreated, QueuePurged, QueueRemoved
 from agentfs.shared.registry import Registry
 from agentfs.shared.settings import QueueSettings
-from agentfs.store.event import Event
-from agentfs.store.event_log import EventLog, Record
+from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
+from agentfs.store.ground import Ground
 
 __all__ = ["PREFIX", "Queue", "Queues"]
 
@@ -63,6 +61,10 @@ class Queue:
         """What the store keeps of it, beside its messages."""
         return self.ownership.record() | {"changed": self.changed, "limit": self.limit}
 
+    @classmethod
+    def read(cls, name: str, record: dict[str, Any]) -> Queue:
+        return cls(name, Ownership.from_record(record), record["changed"], record["limit"])
+
 
 class Queues(Registry[Queue]):
     """All queues by name, the system calls on them, and what delivery asks about their mailboxes.
@@ -70,28 +72,23 @@ class Queues(Registry[Queue]):
 
     KIND = "queue"
     FOLDER = "/dev/queues"
+    CHANGED = QueueChanged
 
     def __init__(
         self,
+        ground: Ground,
         gate: Gate,
         table: ProcessTable,
         agents: Agents,
         mail: Mail,
-        store: Store,
-        events: EventLog,
-        clock: Clock,
-        settings: Settings,
+        made: Made,
     ) -> None:
-        super().__init__(gate, table, agents, store, events, clock)
+        super().__init__(ground, gate, table, agents, made, Queue.read)
         self._mail = mail
-        self._settings = settings
         self._lines: dict[str, Line] = {}
         self._pollers: dict[str, dict[Callable[[], object], None]] = {}
-        for name, record in store.records(self.KIND):
-            ownership = Ownership.from_record(record)
-            self._by_name[name] = Queue(name, ownership, record["changed"], record["limit"])
         mail.owners.add(PREFIX, self)
-        events.listen(
+        self._events.listen(
             self._heard, MessageClaimed, MessageDone, MessageExpired, QueueChanged, ConfigChanged
         )
 
@@ -169,9 +166,6 @@ class Queues(Registry[Queue]):
                     rule="queues.max_limit",
                 )
             self._update(queue, limit=limit)
-
-    def _changed(self, name: str) -> Event:
-        return QueueChanged(name)
 
     def close(self, principal: Principal, name: str, *, closed: bool = True) -> None:
         """Let nobody send to a queue or take from it any more (ESTALE), because it is about to be

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from agentfs.base.clock import Clock, change_time
+from agentfs.base.clock import change_time
 from agentfs.base.errors import KernelError
 from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import Principal
 from agentfs.model.process import Process
 from agentfs.process.agents import Agents
 from agentfs.process.table import ProcessTable
+from agentfs.quota.made import Made
 from agentfs.rights.gate import Gate
 from agentfs.rights.ownership import Access, Ownership
 from agentfs.rights.policy import Action
-from agentfs.store.event import Event
-from agentfs.store.event_log import EventLog
+from agentfs.shared.events import QueueChanged, TopicChanged
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.store import Store
+from agentfs.store.records import Records
 
 __all__ = ["Registry"]
 
@@ -52,24 +53,34 @@ class Registry(Part, Generic[Thing]):
     """What they are called, in words and in the store."""
     FOLDER: ClassVar[str]
     """Where they are in the tree."""
+    CHANGED: ClassVar[type[QueueChanged] | type[TopicChanged]]
+    """The event that says that one of this name has changed."""
 
     def __init__(
         self,
+        ground: Ground,
         gate: Gate,
         table: ProcessTable,
         agents: Agents,
-        store: Store,
-        events: EventLog,
-        clock: Clock,
+        made: Made,
+        read: Callable[[str, dict[str, Any]], Thing],
     ) -> None:
+        self._store = ground.store
+        self._events = ground.events
+        self._clock = ground.clock
+        self._settings = ground.settings
         self._gate = gate
         self._table = table
         self._agents = agents
-        self._store = store
-        self._events = events
-        self._clock = clock
-        self._by_name: dict[str, Thing] = {}
-        self.changed = int(clock.now() * 1e9)
+        self._made = made
+        self._pot = f"{self.KIND}s"
+        self._by_name = Records[str, Thing](
+            ground.store, self.KIND, lambda name, record: (name, read(name, record)), _record
+        )
+        self._by_name.load()
+        for name, thing in self._by_name.items():
+            made.note(self._pot, name, thing.ownership.owner)
+        self.changed = int(ground.clock.now() * 1e9)
 
     def find(self, name: str) -> Thing | None:
         return self._by_name.get(name)
@@ -96,10 +107,6 @@ class Registry(Part, Generic[Thing]):
 
     # -- for the kinds, inside a transaction -----------------------------------------------------
 
-    def _changed(self, name: str) -> Event:
-        """The event that says that one has changed."""
-        raise NotImplementedError
-
     def _check_new(
         self, principal: Principal, actor: Process, name: str, mode: int, most: int
     ) -> Ownership:
@@ -120,10 +127,10 @@ class Registry(Part, Generic[Thing]):
         if len(self._by_name) >= most:
             raise KernelError(
                 errno.ENOSPC,
-                f"there are {most} {self.KIND}s already",
-                rule=f"{self.KIND}s.max_{self.KIND}s",
+                f"there are {most} {self._pot} already",
+                rule=f"{self._pot}.max_{self._pot}",
             )
-        self._gate.check_making(actor.name, f"{self.KIND}s", 1)
+        self._gate.check_making(actor.name, self._pot, 1)
         return ownership
 
     def _admit(
@@ -146,36 +153,31 @@ class Registry(Part, Generic[Thing]):
         thing.ownership.require(principal, Access.SEND, str(thing))
 
     def _add(self, thing: Thing) -> None:
-        self._store.on_rollback(lambda: self._by_name.pop(thing.name))
-        self._by_name[thing.name] = thing
+        self._by_name.put(thing.name, thing)
+        self._made.add(self._pot, thing.name, thing.ownership.owner)
         self._touch()
-        self._store.put_record(self.KIND, thing.name, thing.record())
 
     def _discard(self, thing: Thing) -> None:
-        self._store.on_rollback(lambda: self._by_name.__setitem__(thing.name, thing))
-        del self._by_name[thing.name]
+        self._by_name.drop(thing.name)
+        self._made.remove(self._pot, thing.name)
         self._touch()
-        self._store.delete_record(self.KIND, thing.name)
 
     def _update(self, thing: Thing, **fields: Any) -> None:
         fields["changed"] = change_time(self._clock.now(), thing.changed)
-        before = {field: getattr(thing, field) for field in fields}
-        self._store.on_rollback(lambda: self._set(thing, before))
-        self._set(thing, fields)
-        self._store.put_record(self.KIND, thing.name, thing.record())
-        self._events.emit(self._changed(thing.name))
-
-    @staticmethod
-    def _set(thing: Thing, fields: dict[str, Any]) -> None:
-        for field, new in fields.items():
-            setattr(thing, field, new)
+        self._by_name.change(thing.name, **fields)
+        self._events.emit(self.CHANGED(thing.name))
 
     def _touch(self) -> None:
         self.changed = change_time(self._clock.now(), self.changed)
 
     def agent_removed(self, name: str) -> None:
+        """What it owned is init's."""
         init = self._agents.get(INIT_NAME)
         for thing in self._by_name.values():
             if thing.ownership.owner == name:
                 owned = replace(thing.ownership, owner=INIT_NAME, uid=init.uid, gid=init.gid)
                 self._update(thing, ownership=owned)
+
+
+def _record(thing: Shared) -> dict[str, Any]:
+    return thing.record()

@@ -13,20 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentfs.base.clock import Clock, change_time
+from agentfs.base.clock import change_time
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
 from agentfs.process.agents import Agents
 from agentfs.process.table import ProcessTable
+from agentfs.quota.made import Made
 from agentfs.rights.gate import Gate
 from agentfs.rights.ownership import Access, Ownership
 from agentfs.shared.events import TopicChanged, TopicCreated, TopicRemoved
 from agentfs.shared.registry import Registry
 from agentfs.shared.settings import TopicSettings
-from agentfs.store.event import Event
-from agentfs.store.event_log import EventLog
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
+from agentfs.store.ground import Ground
+from agentfs.store.undo import keep_fields
 
 __all__ = ["Publication", "Topic", "Topics"]
 
@@ -66,6 +65,10 @@ class Topic:
         """What the store keeps of it, beside its records."""
         return self.ownership.record() | {"changed": self.changed}
 
+    @classmethod
+    def read(cls, name: str, record: dict[str, Any]) -> Topic:
+        return cls(name, Ownership.from_record(record), record["changed"])
+
     def wake(self) -> None:
         """Tell its readers, and nobody else, that there is something to see."""
         for reader in tuple(self.readers):
@@ -73,32 +76,20 @@ class Topic:
 
 
 class Topics(Registry[Topic]):
-    """All topics by name, and the system calls on them. Loads itself from the store.
-
-    `on_published` calls get the name of a topic after each publication in it.
-    """
+    """All topics by name, and the system calls on them. Loads itself from the store."""
 
     KIND = "topic"
     FOLDER = "/dev/topics"
+    CHANGED = TopicChanged
 
     def __init__(
-        self,
-        gate: Gate,
-        table: ProcessTable,
-        agents: Agents,
-        store: Store,
-        events: EventLog,
-        clock: Clock,
-        settings: Settings,
+        self, ground: Ground, gate: Gate, table: ProcessTable, agents: Agents, made: Made
     ) -> None:
-        super().__init__(gate, table, agents, store, events, clock)
-        self._settings = settings
-        self.on_published: list[Callable[[str], object]] = []
-        self._load()
+        super().__init__(ground, gate, table, agents, made, Topic.read)
+        self._listeners: list[Callable[[str], object]] = []
+        self._load_publications()
 
-    def _load(self) -> None:
-        for name, record in self._store.records(self.KIND):
-            self._by_name[name] = Topic(name, Ownership.from_record(record), record["changed"])
+    def _load_publications(self) -> None:
         for name, seq, record, size in self._store.publications():
             topic = self._by_name[name]
             if not topic.sizes:
@@ -137,10 +128,11 @@ class Topics(Registry[Topic]):
         topic.first = topic.last + 1
         topic.wake()
 
-    def _changed(self, name: str) -> Event:
-        return TopicChanged(name)
-
     # -- publishing and reading ------------------------------------------------------------------
+
+    def listen(self, listener: Callable[[str], object]) -> None:
+        """Call `listener(name)` after each publication in a topic, from now on."""
+        self._listeners.append(listener)
 
     def check_publish(self, principal: Principal, topic: Topic) -> None:
         """Raise what `publish` would of this principal: EACCES, ESTALE."""
@@ -152,7 +144,7 @@ class Topics(Registry[Topic]):
         """Publish a record; its number. EACCES, ESTALE, EINVAL (empty), EMSGSIZE, ENOSPC (the audit
         is full, and the operator chose to stop then).
 
-        It is no event of the kernel, but `on_published` is called. What is kept beyond the bounds
+        It is no event of the kernel: see `listen`. What is kept beyond the bounds
         of the topic falls out, the oldest first.
         """
         with self._gate.enter(principal) as actor:
@@ -174,8 +166,8 @@ class Topics(Registry[Topic]):
 
     def _append(self, topic: Topic, sender: str, data: bytes) -> None:
         now = self._clock.now()
-        before = topic.first, topic.last, topic.sizes[:], topic.bytes, topic.changed
-        self._store.on_rollback(lambda: self._restore(topic, *before))
+        keep_fields(self._store, topic, "first", "last", "sizes", "bytes", "changed")
+        topic.sizes = topic.sizes[:]
         topic.last += 1
         topic.sizes.append(len(data))
         topic.bytes += len(data)
@@ -196,16 +188,9 @@ class Topics(Registry[Topic]):
             del topic.sizes[:over]
             self._store.delete_publications(topic.name, topic.first - 1)
 
-    @staticmethod
-    def _restore(
-        topic: Topic, first: int, last: int, sizes: array[int], size: int, changed: int
-    ) -> None:
-        topic.first, topic.last, topic.sizes = first, last, sizes
-        topic.bytes, topic.changed = size, changed
-
     def _published(self, topic: Topic) -> None:
         topic.wake()
-        for call in self.on_published:
+        for call in self._listeners:
             call(topic.name)
 
     def check_subscribe(self, principal: Principal, topic: Topic) -> None:

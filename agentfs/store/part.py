@@ -62,6 +62,13 @@ class Part:
     def agent_removed(self, name: str) -> None:
         """The agent is about to be removed. It is still there."""
 
+    # -- what is used ----------------------------------------------------------------------------
+
+    def usage(self, process: Process, limit: str) -> float | None:
+        """What counts against this limit of `process` now, in the limit's unit. None: it is counted
+        elsewhere."""
+        return None
+
     # -- what may be refused ---------------------------------------------------------------------
 
     def admit(self, principal: Principal) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import MutableMapping, MutableSet
 from typing import TypeVar
 
+from agentfs.base.windows import Window
 from agentfs.store.store import Store
 
-__all__ = ["keep_fields", "keep_item", "keep_member"]
+__all__ = ["add_to", "keep_fields", "keep_item", "keep_member"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -40,3 +41,9 @@ def keep_member(store: Store, members: MutableSet[V], member: V) -> None:
     """`member` is about to come or to go."""
     undo = members.add if member in members else members.discard
     store.on_rollback(lambda: undo(member))
+
+
+def add_to(store: Store, window: Window, now: float, amount: int) -> None:
+    """Count `amount` in `window`, which the transaction takes back if it fails."""
+    window.add(now, amount)
+    store.on_rollback(lambda: window.take_back(amount))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentfs.model.principal import Principal
+from agentfs.quota.pots import PotKind
 from agentfs.quota.settings import ShareSettings
 from agentfs.quota.shares import Charge, Holder, Pot
 
@@ -15,7 +16,7 @@ __all__ = ["Caller"]
 LITTLE = 4096
 """Bytes that are kept for whoever has a file open, which count as its being open."""
 
-_BOUNDLESS = Pot("unsent", "bytes", lambda: sys.maxsize, "nothing", ShareSettings)
+_BOUNDLESS = Pot(PotKind("unsent", "bytes", "nothing"), lambda: sys.maxsize, ShareSettings)
 _KERNEL = Holder("kernel", 0, operator=True)
 
 

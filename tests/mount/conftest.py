@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from agentfs.base.errors import KernelError
 from agentfs.base.watchdog import Watchdog
 from agentfs.model.principal import Kind, Principal
 from agentfs.mount.session import Mount, serve
+from agentfs.quota.pots import POTS
 from agentfs.quota.settings import ShareSettings
 from agentfs.quota.shares import Charge, Holder, Pot
 from agentfs.store.event_log import EventLog
@@ -199,12 +199,10 @@ class Operator:
         self._folder = folder
         self._holder = Holder("operator", 0, operator=True)
         self._pots = {
-            "parked": Pot(
-                "parked", "", lambda: tree.most_waiting, "", ShareSettings, scarce=errno.EAGAIN
-            ),
-            "unsent": Pot("unsent", "", lambda: 1 << 30, "", ShareSettings),
-            "contents": Pot("contents", "", lambda: 1 << 30, "", ShareSettings),
-            "handles": Pot("handles", "", lambda: 1 << 16, "", ShareSettings),
+            "parked": Pot(POTS["parked"], lambda: tree.most_waiting, ShareSettings),
+            "unsent": Pot(POTS["unsent"], lambda: 1 << 30, ShareSettings),
+            "contents": Pot(POTS["contents"], lambda: 1 << 30, ShareSettings),
+            "handles": Pot(POTS["handles"], lambda: 1 << 16, ShareSettings),
         }
 
     def identify(self, tid: int, uid: int, gid: int) -> Principal:

@@ -14,11 +14,14 @@ from agentfs.model.process import Limits, Role, State, Tier
 from agentfs.model.spec import ProcessSpec
 from agentfs.process import rules
 from agentfs.process.ceilings import Ceilings
-from agentfs.quota.alerts import Marks
+from agentfs.quota.alerts import Alerts
 from agentfs.quota.budget import Budgets
-from agentfs.quota.budget_table import Entries
+from agentfs.quota.budget_table import BudgetTable
 from agentfs.quota.group_table import GroupTable
 from agentfs.quota.groups import Groups
+from agentfs.quota.made import Made
+from agentfs.quota.open_calls import OpenCalls
+from agentfs.quota.shares import Shares
 from agentfs.rights.policy import Policy
 from tests.process.world import OPERATOR, System, as_agent
 
@@ -215,17 +218,11 @@ async def test_the_first_rule_that_says_no_decides(system: System) -> None:
         "budget": {"tactical": 1},
     }
     denied = ["spawn_children", "tool:shell"]
-    entries = Entries(system.store, system.events, system.clock)
-    marks = Marks(system.store, system.events)
-    budgets = Budgets(system.gate, system.table, entries, marks, system.settings)
-    groups = Groups(
-        system.gate,
-        system.table,
-        system.store,
-        system.events,
-        system.settings,
-        GroupTable(system.store, system.events, system.clock),
-    )
+    ground, gate, table = system.ground, system.gate, system.table
+    entries, open_calls = BudgetTable(ground), OpenCalls(ground)
+    budgets = Budgets(ground, gate, table, entries, Alerts(ground), open_calls)
+    made = Made(ground, Shares(ground, system.agents), system.agents)
+    groups = Groups(ground, gate, table, GroupTable(ground), made)
     groups.create(OPERATOR, "", "full")
     groups.set_limit(OPERATOR, "full", "pids", 0)
     system.table.update(parent, group="full")

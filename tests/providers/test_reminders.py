@@ -104,7 +104,7 @@ async def test_nothing_else_can_be_done_in_there(world: World) -> None:
 
 async def test_echo_sets_one_too(world: World) -> None:
     await world.write(f"{FOLDER}/new", "in 10m one\nin 20m two\n", world.as_agent("alice"))
-    assert [reminder.text for reminder in reminders(world).of("alice")] == ["one", "two"]
+    assert [reminder.text for reminder in reminders(world).table.of("alice")] == ["one", "two"]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ async def test_echo_sets_one_too(world: World) -> None:
 async def test_a_refused_request_sets_nothing(world: World, request_: bytes, code: str) -> None:
     with refused(code):
         await world.write(f"{FOLDER}/new", request_, world.as_agent("alice"))
-    assert reminders(world).of("alice") == []
+    assert reminders(world).table.of("alice") == []
 
 
 async def test_h8_the_limits_can_be_read_and_set(world: World) -> None:
@@ -130,7 +130,7 @@ async def test_h8_the_limits_can_be_read_and_set(world: World) -> None:
     assert (await world.text(f"{FOLDER}/limits")).startswith("Left:\t0\nBurst:\t3\n")
     with refused("EDQUOT"):
         await remind(world, "in 10m z")
-    for reminder in reminders(world).of("alice"):
+    for reminder in reminders(world).table.of("alice"):
         world.unlink(f"{FOLDER}/{reminder.id}")
     assert (await world.text(f"{FOLDER}/limits")).startswith("Left:\t1\n")
     await remind(world, "in 10m z")
@@ -161,7 +161,7 @@ async def test_what_changes_is_announced_where_somebody_looked(world: World) -> 
     assert (created.directory, created.name, created.node.key) == (KEY, name, (KEY, name))
     assert changed == STAT
     before = stat(world, name), stat(world, "stat")
-    reminder = reminders(world).find("alice", name)
+    reminder = reminders(world).table.find("alice", name)
     assert reminder is not None
     with world.kernel.store.transaction():
         reminders(world)._deliver(reminder, reminder.next)
@@ -172,7 +172,7 @@ async def test_what_changes_is_announced_where_somebody_looked(world: World) -> 
     world.unlink(f"{FOLDER}/{name}")
     assert announced(world) == [Removed(KEY, name, (KEY, name)), STAT]
     assert created.node.stat().size > 0, "who hears of it late still learns what came"
-    (last,) = reminders(world).of("alice")
+    (last,) = reminders(world).table.of("alice")
     with world.kernel.store.transaction():
         reminders(world)._deliver(last, last.next)
     assert announced(world) == [Removed(KEY, last.id, (KEY, last.id)), STAT]

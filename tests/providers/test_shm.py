@@ -105,7 +105,7 @@ async def test_the_life_of_an_artifact(world: World) -> None:
         assert reach(world, f"{visibility}/new", alice).key == second.key
         directory.unlink("new", alice)
         assert ls(world, f"{visibility}/", alice) == []
-    assert list(world.kernel.artifacts.folder.iterdir()) == []
+    assert list(world.kernel.artifacts.table.folder.iterdir()) == []
 
 
 async def test_a_version_is_not_written_through_its_own_inode(world: World) -> None:

@@ -17,7 +17,7 @@ from agentfs.base.clock import rfc3339
 from agentfs.base.errors import KernelError
 from agentfs.check import check
 from agentfs.mail.message import Message
-from agentfs.reminders.counts import Counts
+from agentfs.reminders.counts import Delivered
 from agentfs.reminders.events import (
     ReminderCancelled,
     ReminderDelayed,
@@ -75,12 +75,12 @@ class World(worlds.World):
         assert stored == sorted(
             (reminder.id, reminder.record())
             for name in self.agents
-            for reminder in self.reminders.of(name)
+            for reminder in self.reminders.table.of(name)
         )
-        assert len(stored) == len(self.reminders)
+        assert len(stored) == len(self.reminders.table)
         return stored
 
-    def recount(self, agent: str) -> Counts:
+    def recount(self, agent: str) -> Delivered:
         """The figures by SQL over what the store keeps."""
         after = int(self.clock.now() // 60) - 24 * 60
         query = """
@@ -94,7 +94,7 @@ class World(worlds.World):
             WHERE agent = ?
         """
         with closing(sqlite3.connect(self.state / "store.db")) as connection:
-            return Counts(*connection.execute(query, (after, agent)).fetchone())
+            return Delivered(*connection.execute(query, (after, agent)).fetchone())
 
     def read(self, *agents: str) -> list[str]:
         """Receive and acknowledge everything that waits: the bodies."""
@@ -132,8 +132,8 @@ def test_a_reminder_from_setting_to_delivery(world: World) -> None:
     (name,) = world.remind("alice", "in 10m call bob")
     set_at = world.clock.now()
     assert world.happened() == [ReminderSet("alice", name, set_at + 600)]
-    assert (len(name), world.reminders.pending("alice")) == (12, 1)
-    assert world.reminders.find("alice", name) is world.reminders.of("alice")[0]
+    assert (len(name), world.reminders.table.pending("alice")) == (12, 1)
+    assert world.reminders.table.find("alice", name) is world.reminders.table.of("alice")[0]
     assert world.reminders.run_due() == LONGEST_WAIT
     world.clock.advance(599)
     assert world.reminders.run_due() == pytest.approx(1)
@@ -148,7 +148,7 @@ def test_a_reminder_from_setting_to_delivery(world: World) -> None:
     assert world.header(message, "Scheduled") == rfc3339(set_at + 600)
     assert world.header(message, "Missed") is None
     assert world.header(message, "Priority") == "normal"
-    assert (world.kept(), world.reminders.find("alice", name)) == ([], None)
+    assert (world.kept(), world.reminders.table.find("alice", name)) == ([], None)
     assert world.mail.archive.sent("alice") == {}
 
 
@@ -162,8 +162,12 @@ def test_ids_sort_by_when_they_were_set_and_are_never_used_again(world: World) -
 
 def test_several_lines_are_several_reminders_all_or_none(world: World) -> None:
     names = world.remind("alice", "in 1h one\n\nin 2h two\ncron 0 9 * * 1 three\n")
-    assert [reminder.text for reminder in world.reminders.of("alice")] == ["one", "two", "three"]
-    assert [reminder.id for reminder in world.reminders.of("alice")] == names
+    assert [reminder.text for reminder in world.reminders.table.of("alice")] == [
+        "one",
+        "two",
+        "three",
+    ]
+    assert [reminder.id for reminder in world.reminders.table.of("alice")] == names
     for wrong in (
         "in 1h one\nin two",
         "in 1h x\ncron 0 0 30 2 * y",
@@ -196,7 +200,7 @@ def test_removing_an_agent_removes_its_reminders(world: World) -> None:
     world.clock.advance(60)
     world.deliver()
     world.agents.remove(OPERATOR, "ghost")
-    assert world.reminders.of("ghost") == []
+    assert world.reminders.table.of("ghost") == []
     assert world.kept() == []
     assert {row["agent"] for _, row in world.store.records("reminder-count")} == {"alice"}
     world.clock.advance(DAY)
@@ -228,7 +232,7 @@ def test_k1_cron_fires_again_and_again_and_never_twice_for_one_time(world: World
         times += [world.header(message, "Scheduled") for message in world.mails("alice")]
         world.read("alice")
     assert times == [f"2027-01-15T08:{minute}:00.000Z" for minute in (10, 20, 30, 40)]
-    (reminder,) = world.reminders.of("alice")
+    (reminder,) = world.reminders.table.of("alice")
     assert (reminder.id, reminder.fired) == (name, 4)
     assert rfc3339(reminder.next) == "2027-01-15T08:50:00.000Z"
 
@@ -243,7 +247,7 @@ def test_k1_what_was_missed_in_a_downtime_fires_once_and_then_at_its_next_time(
     assert sorted(world.waiting("alice")) == ["daily\n", "once\n", "point\n"]
     missed = {world.body(mail): world.header(mail, "Missed") for mail in world.mails("alice")}
     assert missed == {"daily\n": "3", "once\n": "1", "point\n": "1"}
-    (reminder,) = world.reminders.of("alice")
+    (reminder,) = world.reminders.table.of("alice")
     assert rfc3339(reminder.next) == "2027-01-18T09:00:00.000Z"
     world.restart()
     assert world.deliver() == 0
@@ -365,7 +369,7 @@ def test_h8_only_so_many_may_be_pending(world: World) -> None:
     world.remind("alice", "in 1h x")
     world.clock.advance(3600)
     world.deliver()
-    assert world.reminders.pending("alice") == 1
+    assert world.reminders.table.pending("alice") == 1
 
 
 def test_h8_the_limits_can_be_set_and_hold_at_once(world: World) -> None:
@@ -477,11 +481,11 @@ def test_what_was_found_while_the_clock_was_a_year_ahead_is_found_again(
     world.remind("alice", "in 10m set ahead\ncron 30 * * * * set ahead, too")
     set_back(world, restart)
     now = world.clock.now()
-    for reminder in world.reminders.of("alice"):
+    for reminder in world.reminders.table.of("alice"):
         limit = {"cron": DAY, "in": 600, "at": 10 * YEAR}[reminder.schedule.kind]
         assert now < reminder.next == reminder.due <= now + limit
     assert world.kept(), "and so it is in the store"
-    assert world.reminders.find("alice", kept[0]).next > now + 3 * YEAR
+    assert world.reminders.table.find("alice", kept[0]).next > now + 3 * YEAR
     world.clock.advance(3600)
     world.deliver()
     wanted = ["fired ahead\n", "set ahead\n", "set ahead, too\n"]
@@ -508,7 +512,7 @@ def test_what_waits_for_room_in_an_inbox_is_tried_again_after_a_step_back(world:
     world.remind("alice", "in 1m x")
     world.clock.advance(60)
     world.deliver()
-    (waits,) = world.reminders.of("alice")
+    (waits,) = world.reminders.table.of("alice")
     set_back(world, restart=False)
     assert waits.due <= world.clock.now() + 60
 
@@ -538,12 +542,12 @@ async def test_h10_10_000_due_at_once_take_fewer_than_200_transactions_and_hold_
     for name in names:
         world.reminders.set(OPERATOR, name, "in 1m x\n" * 1000)
     world.clock.advance(60)
-    before, left = world.store.commits, [len(world.reminders)]
+    before, left = world.store.commits, [len(world.reminders.table)]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(world.reminders.run)
         while left[-1]:
             world.send("bob", "alice", "something else")
-            left.append(len(world.reminders))
+            left.append(len(world.reminders.table))
             await trio.sleep(PAUSE / 4)
         nursery.cancel_scope.cancel()
     sent = len(left) - 1
@@ -562,16 +566,16 @@ def test_h10_the_heap_stays_as_large_as_what_is_pending(world: World) -> None:
         world.clock.advance(60)
         world.deliver()
         assert len(world.read("alice")) == 50
-    assert world.reminders._queue.entries <= 2 * 50 + 64
+    assert world.reminders.table._queue.entries <= 2 * 50 + 64
 
 
 def test_one_that_comes_sooner_wakes_the_scheduler(world: World) -> None:
     world.remind("alice", "in 1h x")
-    world.reminders._sooner = trio.Event()
+    sooner = world.reminders.table.watch()
     world.remind("alice", "in 2h y")
-    assert not world.reminders._sooner.is_set()
+    assert not sooner.is_set()
     world.remind("alice", "in 1m z")
-    assert world.reminders._sooner.is_set()
+    assert sooner.is_set()
 
 
 # -- H9: the scheduler is a task -----------------------------------------------------------------
@@ -591,11 +595,11 @@ async def test_h9_the_scheduler_ends_with_its_nursery_and_leaves_no_timer(world:
     assert turns >= 4  # it let others run between its batches
     waiting = {timer._call.__self__ for *_, timer in world.timers._heap if timer.active}
     assert waiting <= {world.kernel.why}
-    delivered, pending = world.mail.mailbox("alice").waiting, len(world.reminders)
+    delivered, pending = world.mail.mailbox("alice").waiting, len(world.reminders.table)
     assert delivered + pending == 5000
     assert pending > 0
     world.restart()
-    assert len(world.reminders) == pending
+    assert len(world.reminders.table) == pending
     world.deliver()
     assert world.mail.mailbox("alice").waiting == 5000
 
@@ -659,7 +663,7 @@ def test_a_delivery_and_its_removal_are_one_transaction(world: World) -> None:
         world.reminders.run_due()
         world.restart()
         waiting = world.mail.mailbox("alice").waiting
-        assert waiting + len(world.reminders) == 250
+        assert waiting + len(world.reminders.table) == 250
         assert waiting > total
         total = waiting
     seen = {world.header(message, "Reminder") for message in world.mails("alice")}
@@ -683,7 +687,7 @@ def test_a_rolled_back_call_leaves_nothing(world: World) -> None:
         assert caught.value.errno == errno.EIO
         after = world.kept(), world.reminders.counts("alice"), world.reminders.left("alice")
         assert after == before
-    assert world.reminders.find("alice", name) is not None
+    assert world.reminders.table.find("alice", name) is not None
 
 
 # -- H11: figures --------------------------------------------------------------------------------
@@ -726,11 +730,11 @@ def test_h11_what_falls_out_of_the_day_is_told(world: World) -> None:
     world.deliver()
     world.reminders.tidy()
     world.happened()
-    before = world.reminders.changed("alice")
+    before = world.reminders.table.changed("alice")
     world.clock.advance(DAY)
     world.reminders.tidy()
     assert world.happened() == [ReminderTallyChanged("alice")]
-    assert world.reminders.changed("alice") > before
+    assert world.reminders.table.changed("alice") > before
     assert world.reminders.counts("alice") == (0, 1, 1) == world.recount("alice")
     world.reminders.tidy()
     assert world.happened() == []

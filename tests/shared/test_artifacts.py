@@ -55,7 +55,7 @@ class Shared(World):
         self, who: Principal | str, space: Space, key: str, content: bytes, *, append: bool = False
     ) -> Artifact:
         principal = self.principal(who) if isinstance(who, str) else who
-        begin = self.artifacts.find(space, key) if append else None
+        begin = self.artifacts.table.find(space, key) if append else None
         draft = self.artifacts.draft(principal, space, key, begin)
         try:
             draft.changed = True
@@ -69,7 +69,7 @@ class Shared(World):
 
     def read(self, who: Principal | str, space: Space, key: str) -> bytes:
         principal = self.principal(who) if isinstance(who, str) else who
-        artifact = self.artifacts.find(space, key)
+        artifact = self.artifacts.table.find(space, key)
         if artifact is None:
             raise KernelError(errno.ENOENT, key)
         descriptor = self.artifacts.open(principal, artifact)
@@ -77,7 +77,7 @@ class Shared(World):
             return file.read()
 
     def files(self) -> list[str]:
-        return sorted(os.listdir(self.artifacts.folder))
+        return sorted(os.listdir(self.artifacts.table.folder))
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_shared_memory_subtree_visibility(world: Shared) -> None:
 def test_shared_memory_list(world: Shared) -> None:
     for key in ("report-1", "report-2", "other"):
         world.store_("alice", GLOBAL, key, b"")
-    assert [key for key in world.artifacts.space(GLOBAL) if key.startswith("report")] == [
+    assert [key for key in world.artifacts.table.space(GLOBAL) if key.startswith("report")] == [
         "report-1",
         "report-2",
     ]
@@ -151,7 +151,7 @@ def test_shared_memory_delete(world: Shared) -> None:
 def test_shared_memory_kernel_can_delete(world: Shared) -> None:
     world.store_("alice", GLOBAL, "plan", b"1")
     world.artifacts.remove(OPERATOR, GLOBAL, "plan")
-    assert world.artifacts.find(GLOBAL, "plan") is None
+    assert world.artifacts.table.find(GLOBAL, "plan") is None
 
 
 def test_shared_memory_requires_key(world: Shared) -> None:
@@ -184,7 +184,7 @@ def test_fault_any_writer_may_replace_any_key(world: Shared) -> None:
             world.store_("bob", space, "plan", b"planted")
     world.store_(OPERATOR, GLOBAL, "plan", b"init's")
     assert world.read("alice", GLOBAL, "plan") == b"init's"
-    assert world.artifacts.space(GLOBAL)["plan"].owner == "alice"
+    assert world.artifacts.table.space(GLOBAL)["plan"].owner == "alice"
 
 
 def test_fault_existence_leaks(world: Shared) -> None:
@@ -204,7 +204,7 @@ def test_fault_existence_leaks(world: Shared) -> None:
     ):
         world.store_(who, space, "secret", b"%d" % number)
     assert world.read("alice", private("alice"), "secret") == b"1"
-    assert world.artifacts.in_view("lead", "secret") is None
+    assert world.artifacts.table.in_view("lead", "secret") is None
     # What everybody reads in the event log names no key but global ones.
     lines = [record.line() for record in world.events.since(1)]
     stored = [line for line in lines if b'"artifact_stored"' in line]
@@ -252,7 +252,7 @@ def test_a_reader_has_the_old_one_whole(world: Shared) -> None:
 def test_nothing_is_seen_before_it_is_committed(world: Shared) -> None:
     alice = world.principal("alice")
     world.store_("alice", GLOBAL, "plan", b"old")
-    draft = world.artifacts.draft(alice, GLOBAL, "plan", world.artifacts.find(GLOBAL, "plan"))
+    draft = world.artifacts.draft(alice, GLOBAL, "plan", world.artifacts.table.find(GLOBAL, "plan"))
     world.artifacts.allot(draft)
     draft.write(3, b" and new")
     assert world.read("bob", GLOBAL, "plan") == b"old"
@@ -288,7 +288,7 @@ def test_what_is_removed_while_it_is_written_does_not_come_back(world: Shared) -
     world.artifacts.remove(alice, GLOBAL, "plan")
     assert world.artifacts.commit(draft) is None
     world.artifacts.finish(draft)
-    assert world.artifacts.find(GLOBAL, "plan") is None
+    assert world.artifacts.table.find(GLOBAL, "plan") is None
     assert world.files() == []
 
 
@@ -308,7 +308,7 @@ def test_renaming_replaces_at_once_and_writers_follow(world: Shared) -> None:
     world.artifacts.commit(draft)
     world.artifacts.finish(draft)
     assert world.read("bob", GLOBAL, "plan") == b"new"
-    assert list(world.artifacts.space(GLOBAL)) == ["plan"]
+    assert list(world.artifacts.table.space(GLOBAL)) == ["plan"]
     assert len(world.files()) == 1
 
 
@@ -316,7 +316,7 @@ def test_the_content_type_is_guessed_until_it_is_set(world: Shared) -> None:
     alice = world.principal("alice")
 
     def type_of(key: str) -> str:
-        return world.artifacts.space(GLOBAL)[key].content_type
+        return world.artifacts.table.space(GLOBAL)[key].content_type
 
     for key in ("a.json", "b.html", "c", "d.tar.gz"):
         world.store_("alice", GLOBAL, key, b"")
@@ -347,7 +347,7 @@ def test_of_equal_keys_the_nearest_is_seen(world: Shared) -> None:
         world.store_(who, subtree(who), "plan", who.encode())
     world.store_("lead", subtree("lead"), "more", b"")
     found = {
-        name: {key: artifact.owner for key, artifact in world.artifacts.view(name).items()}
+        name: {key: artifact.owner for key, artifact in world.artifacts.table.view(name).items()}
         for name in ("kid", "alice", "bob", "lead", "init")
     }
     assert found == {
@@ -357,7 +357,7 @@ def test_of_equal_keys_the_nearest_is_seen(world: Shared) -> None:
         "lead": {"plan": "lead", "more": "lead"},
         "init": {},
     }
-    seen = world.artifacts.in_view("kid", "plan")
+    seen = world.artifacts.table.in_view("kid", "plan")
     assert seen is not None
     assert seen.owner == "alice"
 
@@ -369,7 +369,7 @@ def test_who_leaves_a_subtree_sees_it_no_more(world: Shared) -> None:
     world.table.move(kid, 1)
     with refused("ENOENT"):
         world.read("kid", subtree("alice"), "plan")
-    assert world.artifacts.view("kid") == {}
+    assert world.artifacts.table.view("kid") == {}
 
 
 # -- life ------------------------------------------------------------------------------------------
@@ -377,8 +377,8 @@ def test_who_leaves_a_subtree_sees_it_no_more(world: Shared) -> None:
 
 def everything(world: Shared) -> dict[tuple[Space, str], tuple[str, bytes]]:
     return {
-        (a.space, a.key): (a.owner, world.artifacts.path(a.serial).read_bytes())
-        for a in world.artifacts
+        (a.space, a.key): (a.owner, world.artifacts.table.path(a.serial).read_bytes())
+        for a in world.artifacts.table
     }
 
 
@@ -431,7 +431,7 @@ def test_without_a_parent_it_is_who_defined_the_agent_and_else_init(world: Share
         world.table.remove(process.pid)
         world.agents.set_pid(name, None)
         world.agents.remove(OPERATOR, name)
-    assert {key: a.owner for key, a in world.artifacts.space(GLOBAL).items()} == {
+    assert {key: a.owner for key, a in world.artifacts.table.space(GLOBAL).items()} == {
         "one": "lead",
         "two": "init",
     }
@@ -486,7 +486,7 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 @ROOT_ONLY
 def test_a_full_disk_is_enospc_and_leaves_the_old(world: Shared) -> None:
-    with small_disk(world.artifacts.folder):
+    with small_disk(world.artifacts.table.folder):
         world.store_("alice", GLOBAL, "plan", b"x" * 600_000)
         for append in (False, True):
             with refused("ENOSPC"):
@@ -567,8 +567,8 @@ def test_a_crash_at_any_line_leaves_the_old_or_the_new(world: Shared, tmp_path: 
         for left in crashes(world.state, folder, act):
             again = Shared(left)
             found = {
-                key: again.artifacts.path(a.serial).read_bytes()
-                for key, a in again.artifacts.space(GLOBAL).items()
+                key: again.artifacts.table.path(a.serial).read_bytes()
+                for key, a in again.artifacts.table.space(GLOBAL).items()
             }
             assert found in (before, after)
             assert len(again.files()) == len(found)
@@ -587,7 +587,7 @@ def test_what_was_not_closed_leaves_nothing(world: Shared) -> None:
     assert world.files() == ["000000000001.new"]
     world.restart()
     assert world.files() == []
-    assert len(world.artifacts) == 0
+    assert len(world.artifacts.table) == 0
     draft.discard()
 
 
@@ -615,16 +615,16 @@ def test_a_refused_store_leaves_memory_as_it_was(world: Shared) -> None:
 
 def test_the_check_finds_what_is_wrong_with_contents(world: Shared) -> None:
     made = world.store_("alice", GLOBAL, "plan", b"old")
-    database, path = world.state / "store.db", world.artifacts.path(made.serial)
+    database, path = world.state / "store.db", world.artifacts.table.path(made.serial)
     assert check(database) == []
     path.write_bytes(b"longer")
     assert "has 6 bytes, not 3" in " ".join(check(database))
     path.unlink()
     assert "its content is gone" in " ".join(check(database))
     path.write_bytes(b"old")
-    (world.artifacts.folder / "000000000099").write_bytes(b"")
+    (world.artifacts.table.folder / "000000000099").write_bytes(b"")
     assert "is no artifact's content" in " ".join(check(database))
-    (world.artifacts.folder / "000000000099").unlink()
+    (world.artifacts.table.folder / "000000000099").unlink()
     record = made.record()
     for change in (
         {"owner": "nobody"},

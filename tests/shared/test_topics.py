@@ -72,7 +72,7 @@ def test_the_life_of_a_topic(world: TopicWorld, refused: Refused) -> None:
     assert len(world.topics) == 1
     woken: list[str] = []
     topic.readers.add(lambda: woken.append("reader"))
-    world.topics.on_published.append(woken.append)
+    world.topics.listen(woken.append)
     world.clock.advance(5)
     assert world.topics.publish(world.principal("alice"), topic, b"hello") == 1
     assert woken == ["reader", "news"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentfs.check import check
-from tests.resources.budget_world import World
+from tests.quota.budget_world import World
 
 
 @pytest.fixture

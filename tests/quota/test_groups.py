@@ -27,7 +27,7 @@ from agentfs.quota.events import (
 from agentfs.quota.group_table import FILES
 from agentfs.quota.meter import Use
 from tests.process.world import OPERATOR, as_agent
-from tests.resources.books_world import POOL, Books
+from tests.quota.books_world import POOL, Books
 
 
 @pytest.fixture
@@ -103,7 +103,8 @@ def test_there_are_so_many_groups_and_so_deep_as_the_configuration_says(world: B
     assert refused(world.group, "a/b/c").rule == "groups.max_depth"
     world.group("b")
     refusal = refused(world.group, "c")
-    assert (refusal.code, refusal.rule) == ("EAGAIN", "groups.max_groups")
+    assert (refusal.code, refusal.rule) == ("EAGAIN", "shares.groups")
+    assert "groups.max_groups" in refusal.reason
 
 
 # -- moving --------------------------------------------------------------------------------------

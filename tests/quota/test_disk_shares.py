@@ -14,7 +14,8 @@ from agentfs.model.principal import Kind, Principal
 from agentfs.quota import survey
 from agentfs.quota.disk_shares import ROUND, DiskShares
 from agentfs.quota.file_bytes import LEAST, MARK, Bytes, Part, taken
-from agentfs.quota.settings import ShareSettings as Terms
+from agentfs.quota.pots import POTS
+from agentfs.quota.settings import ShareSettings
 from agentfs.quota.shares import Holder, Pot, Shares
 from agentfs.quota.survey import Survey
 from tests.process.world import OPERATOR, eventually, running
@@ -29,7 +30,7 @@ class Place:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.pot = Pot("shared", "bytes", lambda: 1 << 40, "shares.shared", Terms)
+        self.pot = Pot(POTS["shared"], lambda: 1 << 40, ShareSettings)
         self._holders: dict[str, Holder] = {}
         self.bytes = Bytes(str(root), self.pot, self.holder, lambda principal: principal.name)
 
@@ -156,8 +157,8 @@ async def test_everything_is_looked_at_each_minute(
     """By the path on the disk, say, a program of another user writes into its own memory/."""
     (tmp_path / "state/shared").mkdir(parents=True)
     async with running(tmp_path / "state", clock=TrioClock()) as system:
-        shares = Shares(system.settings, system.events, system.clock, system.agents.find)
-        disk = DiskShares(system.state_dir, shares, system.agents, system.settings, system.clock)
+        shares = Shares(system.ground, system.agents)
+        disk = DiskShares(system.ground, shares, system.agents)
         system.ground.parts.add(shares, disk)
         system.agents.define(OPERATOR, "bob", os.getuid(), os.getgid())
         path = system.agents.memory_dir("bob") / "big"

@@ -19,9 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import INIT
 from agentfs.model.process import Process, Tier
-from agentfs.quota.budget_table import Entry
+from agentfs.quota.budget_table import BudgetEntry
 from tests.process.world import OPERATOR, as_agent
-from tests.resources.budget_world import TIERS, World
+from tests.quota.budget_world import TIERS, World
 
 POOL = {"strategic": 300, "tactical": 600, "operational": 900}
 MODELS = {"opus": Tier.STRATEGIC, "sonnet": Tier.TACTICAL, "mini": Tier.OPERATIONAL}
@@ -58,7 +58,7 @@ class BudgetMachine(RuleBasedStateMachine):
         self.everything_adds_up()
         for tier, used in self.used.items():
             assert self.world.figures(INIT, tier.value)[1:3] == (used, 0)
-        warned = len(set(self.world.marks) - {INIT})
+        warned = len(set(self.world.alerts) - {INIT})
         assert self.world.sizes() | {"marks": warned} == self.world.base
 
     def living(self) -> list[Process]:
@@ -169,7 +169,7 @@ class BudgetMachine(RuleBasedStateMachine):
         self.tokens[process.pid] += took
         self.over[call.held.tier] += min(took, most) - min(took, held)
 
-    def beyond(self, model: str, tokens: int, entry: Entry) -> bool:
+    def beyond(self, model: str, tokens: int, entry: BudgetEntry) -> bool:
         """Whether one call cannot have used so many."""
         found = self.world.models.find(model)
         size = None if found is None else found.context

@@ -10,9 +10,10 @@ import pytest
 
 from agentfs.base.errors import KernelError
 from agentfs.mail.message import Draft
+from agentfs.mail.settings import MessageSettings
 from agentfs.model.process import Process
 from tests.process.world import OPERATOR, as_agent
-from tests.resources.limits_world import World
+from tests.quota.limits_world import World
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_everything_that_is_sent_counts_and_a_broadcast_as_one(world: World) -> 
 def test_refused_calls_are_not_counted(world: World) -> None:
     process = sender(world, 2)
     for bad in ("nobody", "init"):
-        size = world.settings.now.messages.max_size + 1
+        size = world.settings.of(MessageSettings).max_size + 1
         with pytest.raises(KernelError):
             world.send(process, bad, "x" * size)
     with pytest.raises(KernelError), world.store.transaction():

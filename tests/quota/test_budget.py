@@ -14,7 +14,7 @@ from agentfs.model.principal import INIT
 from agentfs.model.process import Process, State, Tier
 from agentfs.quota.events import BudgetChanged
 from tests.process.world import OPERATOR, as_agent
-from tests.resources.budget_world import World
+from tests.quota.budget_world import World
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_budgets_and_open_calls_are_the_same_after_kill_9(world: World) -> None:
         assert found.tokens == 850
         again.settle(found, number, 0, 40)
         assert again.llm(found, 10) > number
-        assert again.marks.of(worker.pid).warned == 1
+        assert again.alerts.of(worker.pid).warned == 1
     finally:
         world.store, world.state_dir = again.store, again.state_dir
 

@@ -16,7 +16,7 @@ from agentfs.quota.accounting import dollars
 from agentfs.quota.events import AccountClosed, AccountOpened, UseRecorded, UsesSwept
 from agentfs.quota.meter import Use
 from tests.process.world import OPERATOR, as_agent
-from tests.resources.books_world import POOL, Books
+from tests.quota.books_world import POOL, Books
 
 DAY = 86_400.0
 

@@ -18,7 +18,7 @@ from agentfs.quota.commands import run_budget_command, serve_call
 from agentfs.quota.events import ResourceRefused, ResourceStopped, ResourceWarning
 from agentfs.quota.meter import Use
 from tests.process.world import OPERATOR, as_agent
-from tests.resources.budget_world import World
+from tests.quota.budget_world import World
 
 NOBODY = Principal(Kind.STRANGER, None, "a stranger", 1, 1)
 
@@ -55,6 +55,7 @@ class Counting:
 
     most: int
     left: int | None = None
+    stored_name = "Counting"
     held: list[Use] = field(default_factory=list)
     done: list[Use] = field(default_factory=list)
 
@@ -73,22 +74,20 @@ class Counting:
 
 
 def test_a_call_from_its_beginning_to_its_end(world: World) -> None:
-    made, uses = lead(world), []
-    world.calls.on_use.append(lambda process, use: uses.append((process.pid, use)))
+    made, uses = lead(world), world.uses()
     number = ask(world, made, "llm sonnet 400")
     assert number.isdecimal()
     assert world.figures(made) == (5000, 0, 400, 4600)
     assert ask(world, made, f"settle {number} 100 50") == "settled"
     assert world.figures(made) == (5000, 150, 0, 4850)
     assert made.tokens == 150
-    assert uses == [(made.pid, Use("llm", "sonnet", made.tier, 100, 50, 1050, made.pid))]
+    assert uses == [Use("llm", "sonnet", made.tier, 100, 50, 1050, made.pid)]
     assert ProcessChanged(made.pid, "lead") in world.heard
     assert refused(ask, world, made, f"settle {number}").errno == errno.ENOENT
 
 
 def test_a_call_that_was_not_made_counts_for_nothing(world: World) -> None:
-    made, uses = lead(world), []
-    world.calls.on_use.append(lambda process, use: uses.append(use))
+    made, uses = lead(world), world.uses()
     number = ask(world, made, "llm 400")
     assert ask(world, made, f"cancel {number}") == "cancelled"
     assert world.figures(made) == (5000, 0, 0, 5000)
@@ -122,7 +121,7 @@ def test_a_call_without_a_maximum_sets_aside_what_the_model_takes_or_what_is_lef
 def test_a_meter_that_has_little_left_does_not_make_others_set_aside_less(world: World) -> None:
     """Or many of its like could together use far more than the budget that they share."""
     made, nearly = lead(world), Counting(9, left=5)
-    world.calls.meters.insert(0, nearly)
+    world.ask_first(nearly)
     number = world.llm(made, None)
     assert nearly.held[0].tokens == 5
     assert world.entry(made).held == 5000
@@ -131,7 +130,7 @@ def test_a_meter_that_has_little_left_does_not_make_others_set_aside_less(world:
         (call,) = again.calls.of(made.pid)
         assert (call.id, call.held.tokens, call.held_by(nearly)) == (number, 5000, nearly.held[0])
     finally:
-        world.store, world.state_dir = again.store, again.state_dir
+        again.close()
 
 
 @pytest.mark.parametrize("most", [0, 1, 7])
@@ -188,13 +187,15 @@ def test_more_than_one_call_can_use_is_refused_and_counts_for_nobody(
 
 
 def test_many_small_calls_that_turn_out_large_overdraw_what_they_share_once(world: World) -> None:
-    made, uses = lead(world, 1000), []
-    world.calls.on_use.append(lambda process, use: uses.append(use.tokens))
+    made, uses = lead(world, 1000), world.uses()
     numbers = [world.llm(made, "sonnet", 1) for _ in range(20)]
     for number in numbers:
         world.settle(made, number, 150_000, 0)
     assert world.figures(made) == (1000, 150_019, 0, -149_019)
-    assert (uses, made.tokens) == ([150_000] * 20, 20 * 150_000)  # its own account has it all
+    assert ([use.tokens for use in uses], made.tokens) == (
+        [150_000] * 20,
+        20 * 150_000,
+    )  # its own account has it all
 
 
 def test_the_operator_puts_a_budget_back(world: World) -> None:
@@ -256,7 +257,7 @@ def test_a_model_above_ones_tier_is_refused(world: World) -> None:
 
 def test_meters_are_asked_in_order_and_hold_all_or_none(world: World) -> None:
     made, counting = lead(world, 1000), Counting(2)
-    world.calls.meters.insert(0, counting)
+    world.ask_first(counting)
     number = world.llm(made, 600)
     assert refused(world.llm, made, 600).rule == "budget"
     assert len(counting.held) == 1  # what it had held for the second was let go
@@ -280,8 +281,7 @@ def test_no_process_can_have_more_calls_open_than_the_configuration_says(world: 
 
 
 def test_a_report_is_a_call_that_was_made_already(world: World) -> None:
-    made, uses = lead(world), []
-    world.calls.on_use.append(lambda process, use: uses.append(use))
+    made, uses = lead(world), world.uses()
     control(world, made, "report 300")
     control(world, made, "report 30 mini")
     assert world.figures(made) == (5000, 300, 0, 4700)
@@ -299,7 +299,7 @@ def test_a_report_of_more_than_there_is_is_counted_once_and_then_no_more(world: 
     assert refused(control, world, made, "report 300").errno == errno.EDQUOT
     assert world.figures(made) == (100, 300, 0, -200)
     assert made.tokens == 300
-    assert world.marks.of(made.pid).refused == 2
+    assert world.alerts.of(made.pid).refused == 2
     assert len(world.of(ResourceExceeded)) == 1
 
 
@@ -321,7 +321,7 @@ def test_there_is_one_warning_at_80_percent_and_one_when_it_is_over(world: World
         ResourceExceeded(made.pid, "lead", "budget tactical", 90, 100)
     ]
     assert len(world.of(ResourceRefused)) == 3
-    counts = world.marks.of(made.pid)
+    counts = world.alerts.of(made.pid)
     assert (counts.warned, counts.refused) == (1, 3)
 
 
@@ -356,7 +356,7 @@ def test_on_limit_skip_is_an_answer_and_no_error(world: World) -> None:
     control(world, made, "report 11")
     assert ask(world, made, "llm 1") == "skipped budget"
     assert world.figures(made) == (10, 11, 0, -1)
-    assert world.marks.of(made.pid).refused == 3
+    assert world.alerts.of(made.pid).refused == 3
 
 
 def test_on_limit_stop_ends_the_process_for_good_and_says_why(world: World) -> None:
@@ -399,6 +399,6 @@ def test_a_call_that_is_refused_is_counted_even_though_nothing_else_is_changed(
     assert [entry.record() for entry in world.entries] == before
     again = world.restarted()
     try:
-        assert again.marks.of(made.pid).refused == 1
+        assert again.alerts.of(made.pid).refused == 1
     finally:
-        world.store, world.state_dir = again.store, again.state_dir
+        again.close()

@@ -20,7 +20,7 @@ from agentfs.base.errors import KernelError
 from agentfs.model.principal import INIT
 from agentfs.model.process import Process
 from tests.process.world import OPERATOR
-from tests.resources.books_world import POOL, Books
+from tests.quota.books_world import POOL, Books
 
 NAMES = ("a", "b")
 PATHS = ("", "a", "b", "a/a", "a/b", "a/a/b")

@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -17,19 +18,20 @@ from agentfs.base.errors import ShareError
 from agentfs.model.principal import Kind, Principal
 from agentfs.model.process import Agent
 from agentfs.quota.events import ShareRefused
-from agentfs.quota.settings import ShareSettings as Terms
+from agentfs.quota.pots import PotKind
+from agentfs.quota.settings import ShareSettings
 from agentfs.quota.shares import Charge, Holder, Pot, Shares
 from agentfs.sections import SECTIONS
 from agentfs.store.event import Event
-from agentfs.store.event_log import EventLog
+from agentfs.store.ground import Ground
 from agentfs.store.settings import Settings
-from agentfs.store.store import Store
 
 OPERATOR = Holder("operator", 0, operator=True)
 
 
-def pot(size: int = 1000, terms: Terms | None = None, **more: int) -> Pot:
-    return Pot("things", "things", lambda: size, "some.setting", lambda: terms or Terms(), **more)
+def pot(size: int = 1000, terms: ShareSettings | None = None, **more: int) -> Pot:
+    kind = PotKind("things", "things", "some.setting", **more)
+    return Pot(kind, lambda: size, lambda: terms or ShareSettings())
 
 
 def agent(name: str, uid: int = 1000) -> Holder:
@@ -122,7 +124,7 @@ def test_the_errno_says_whether_it_is_the_share_or_all() -> None:
 
 
 def test_with_a_share_of_one_and_no_reserve_the_first_takes_all() -> None:
-    things = pot(terms=Terms(agent=1, user=1, reserve=0))
+    things = pot(terms=ShareSettings(agent=1, user=1, reserve=0))
     assert fill(things, agent("alice")) == 1000
 
 
@@ -130,7 +132,7 @@ def test_with_a_share_of_one_and_no_reserve_the_first_takes_all() -> None:
     size=st.integers(0, 3000),
     floor=st.integers(0, 40),
     terms=st.builds(
-        Terms,
+        ShareSettings,
         agent=st.sampled_from([0.1, 0.5, 0.9, 1.0]),
         user=st.sampled_from([0.5, 0.75, 1.0]),
         reserve=st.sampled_from([0.0, 0.1, 0.5]),
@@ -138,7 +140,7 @@ def test_with_a_share_of_one_and_no_reserve_the_first_takes_all() -> None:
     takes=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 700)), max_size=30),
 )
 def test_what_is_said_to_be_room_is_what_may_be_taken(
-    size: int, floor: int, terms: Terms, takes: list[tuple[int, int]]
+    size: int, floor: int, terms: ShareSettings, takes: list[tuple[int, int]]
 ) -> None:
     things = pot(size, terms, floor=floor)
     holders = [OPERATOR, Holder("user 7", 7), *(agent(f"a{n}", 7 + n // 2) for n in range(4))]
@@ -211,14 +213,20 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def world(tmp_path: Path, clock: ManualClock) -> Iterator[tuple[Shares, list[Event], Settings]]:
-    store = Store(tmp_path / "store.db")
-    events = EventLog(store, clock)
+    ground = Ground.open(tmp_path, SECTIONS, clock)
     told: list[Event] = []
-    events.listen(lambda record: told.append(record.event), ShareRefused)
-    settings = Settings(store, events, SECTIONS)
+    ground.events.listen(lambda record: told.append(record.event), ShareRefused)
     agents = {name: Agent(name, 1000, 1000, "init") for name in ("alice", "bob")}
-    yield Shares(settings, events, clock, agents.get), told, settings
-    store.close()
+    shares = Shares(ground, SimpleNamespace(find=agents.get))  # type: ignore[arg-type]
+    yield shares, told, ground.settings
+    ground.store.close()
+
+
+def put(shares: Shares, size: int, unit: str = "things") -> Pot:
+    """One more pot, which is shown last."""
+    things = Pot(PotKind("things", unit, "some.setting"), lambda: size, shares.terms)
+    shares.put(things)
+    return things
 
 
 def principal(kind: Kind, name: str, uid: int = 1000, pid: int | None = 7) -> Principal:
@@ -245,26 +253,26 @@ def test_the_table_says_who_holds_most_and_each_what_it_may_have(
     world: tuple[Shares, list[Event], Settings],
 ) -> None:
     shares, _, settings = world
-    things = shares.pot("things", "big things", lambda: 1000, "some.setting")
+    things = put(shares, 1000, "big things")
     alice, bob = shares.agent("alice"), shares.agent("bob")
     things.add(alice, 20)
     things.add(bob, 30)
     things.add(shares.operator, 1)
-    head, row = (line.split() for line in shares.table().splitlines())
+    head, *_, row = (line.split() for line in shares.table().splitlines())
     assert head == ["POT", "SIZE", "RESERVED", "USED", "HOLDERS", "UNIT", "LARGEST"]
     assert row == ["things", "1000", "100", "51", "3", "big", "things"] + [
         *("bob", "30,", "alice", "20,", "operator", "1")
     ]
-    assert shares.of(alice).splitlines()[1].split() == ["things", "20", "415", "big", "things"]
+    assert shares.of(alice).splitlines()[-1].split() == ["things", "20", "415", "big", "things"]
     settings.replace("shares: {agent: 0.1, reserve: 0.5}")
-    assert shares.of(alice).splitlines()[1].split() == ["things", "20", "27", "big", "things"]
+    assert shares.of(alice).splitlines()[-1].split() == ["things", "20", "27", "big", "things"]
 
 
 def test_a_refusal_is_told_once_a_minute_for_each_who_is_refused(
     world: tuple[Shares, list[Event], Settings], clock: ManualClock
 ) -> None:
     shares, told, _ = world
-    things = shares.pot("things", "things", lambda: 100, "some.setting")
+    things = put(shares, 100)
     alice = principal(Kind.AGENT, "alice", pid=7)
 
     def refuse(who: Principal) -> None:

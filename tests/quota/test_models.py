@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,26 +11,27 @@ from agentfs.base.clock import ManualClock
 from agentfs.base.errors import KernelError
 from agentfs.model.process import Tier
 from agentfs.quota.models import Models
+from agentfs.sections import SECTIONS
 from agentfs.store.event import Event
-from agentfs.store.event_log import EventLog
 from agentfs.store.events import ConfigChanged
-from agentfs.store.store import Store
+from agentfs.store.ground import Ground
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store.db")
+def ground(tmp_path: Path) -> Iterator[Ground]:
+    ground = Ground.open(tmp_path, SECTIONS, ManualClock())
+    yield ground
+    ground.store.close()
 
 
-def models_of(store: Store) -> tuple[Models, list[Event]]:
-    events = EventLog(store, ManualClock())
+def models_of(ground: Ground) -> tuple[Models, list[Event]]:
     heard: list[Event] = []
-    events.listen(lambda record: heard.append(record.event))
-    return Models(store, events), heard
+    ground.events.listen(lambda record: heard.append(record.event))
+    return Models(ground), heard
 
 
-def test_there_are_prices_to_begin_with(store: Store) -> None:
-    models, _ = models_of(store)
+def test_there_are_prices_to_begin_with(ground: Ground) -> None:
+    models, _ = models_of(ground)
     assert [(model.name, model.tier) for model in models] == [
         ("opus", Tier.STRATEGIC),
         ("sonnet", Tier.TACTICAL),
@@ -37,43 +39,38 @@ def test_there_are_prices_to_begin_with(store: Store) -> None:
     ]
     assert models.cost("sonnet", 1_000_000, 0) == 3_000_000  # micro-dollars
     assert models.cost("sonnet", 1000, 200) == 6000
-    store.close()
 
 
-def test_a_cost_is_rounded_up_so_that_nothing_with_a_price_is_free(store: Store) -> None:
-    models, _ = models_of(store)
+def test_a_cost_is_rounded_up_so_that_nothing_with_a_price_is_free(ground: Ground) -> None:
+    models, _ = models_of(ground)
     assert models.cost("mini", 1, 0) == 1  # a quarter of a millionth of a dollar
     assert models.cost("mini", 8, 0) == 2
     assert models.cost("mini", 0, 0) == 0
-    store.close()
 
 
-def test_a_model_that_is_not_listed_costs_nothing(store: Store) -> None:
-    models, _ = models_of(store)
+def test_a_model_that_is_not_listed_costs_nothing(ground: Ground) -> None:
+    models, _ = models_of(ground)
     assert models.find("home-made") is None
     assert models.cost("home-made", 10**6, 10**6) == 0
-    store.close()
 
 
-def test_a_written_list_is_in_effect_at_once_and_after_a_restart(store: Store) -> None:
-    models, heard = models_of(store)
+def test_a_written_list_is_in_effect_at_once_and_after_a_restart(ground: Ground) -> None:
+    models, heard = models_of(ground)
     models.replace("models: {local/llama-3:8b: {tier: tactical}, big: {tier: strategic, input: 2}}")
-    for each in (models, models_of(store)[0]):
+    for each in (models, models_of(ground)[0]):
         assert {model.name for model in each} == {"local/llama-3:8b", "big"}
         assert each.cost("big", 500, 10**6) == 1000
         assert each.find("opus") is None
     assert heard == [ConfigChanged("/etc/models.yaml")]
-    store.close()
 
 
-def test_an_empty_document_is_the_default_also_after_a_restart(store: Store) -> None:
-    models, _ = models_of(store)
+def test_an_empty_document_is_the_default_also_after_a_restart(ground: Ground) -> None:
+    models, _ = models_of(ground)
     models.replace("models: {}")
     assert list(models) == []
     models.replace("# nothing\n")
-    for each in (models, models_of(store)[0]):
+    for each in (models, models_of(ground)[0]):
         assert each.find("opus") is not None
-    store.close()
 
 
 @pytest.mark.parametrize(
@@ -91,8 +88,8 @@ def test_an_empty_document_is_the_default_also_after_a_restart(store: Store) -> 
         ("models: [", "not YAML"),
     ],
 )
-def test_a_wrong_list_is_refused_and_changes_nothing(store: Store, text: str, fault: str) -> None:
-    models, heard = models_of(store)
+def test_a_wrong_list_is_refused_and_changes_nothing(ground: Ground, text: str, fault: str) -> None:
+    models, heard = models_of(ground)
     before = models.text
     with pytest.raises(KernelError) as caught:
         models.replace(text)
@@ -101,4 +98,3 @@ def test_a_wrong_list_is_refused_and_changes_nothing(store: Store, text: str, fa
     assert models.text == before
     assert models.find("opus") is not None
     assert heard == []
-    store.close()

@@ -1,51 +1,21 @@
-"""The world of budgets with groups and accounting."""
+"""The world of budgets, with short words for groups and accounting."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
 from agentfs.model.process import Process, Tier
-from agentfs.quota.accounting import Accounting
-from agentfs.quota.group_table import Group, GroupTable
-from agentfs.quota.groups import Groups
+from agentfs.quota.group_table import Group
 from agentfs.quota.meter import Use
 from agentfs.quota.uses import VIEWS, Sums
 from tests.process.world import OPERATOR
-from tests.resources.budget_world import World
+from tests.quota.budget_world import World
 
 POOL = {"strategic": 10**9, "tactical": 10**9, "operational": 10**9}
 
 
 class Books(World):
     """One system whose budgets do not matter."""
-
-    def wire_resources(self) -> None:
-        super().wire_resources()
-        self.groups = Groups(
-            self.gate,
-            self.table,
-            self.store,
-            self.events,
-            self.settings,
-            GroupTable(self.store, self.events, self.clock),
-        )
-        self.processes.groups = self.groups
-        self.calls.meters.insert(0, self.groups)
-        self.accounting = Accounting(
-            store=self.store,
-            events=self.events,
-            clock=self.clock,
-            timers=self.timers,
-            settings=self.settings,
-            models=self.models,
-            process=self.table.find,
-            agent=self.agents.find,
-        )
-        self.calls.on_use.append(self.accounting.record)
-        self.ground.parts.add(self.groups, self.accounting)
-
-    def sizes(self) -> dict[str, int]:
-        return super().sizes() | self.groups.groups.sizes()
 
     # -- accounting ------------------------------------------------------------------------------
 

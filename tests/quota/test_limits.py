@@ -21,7 +21,7 @@ from agentfs.quota.events import LimitChanged, ResourceWarning, TaskTimedOut
 from agentfs.quota.meter import LimitError
 from agentfs.store.part import Part
 from tests.process.world import OPERATOR, as_agent
-from tests.resources.limits_world import World
+from tests.quota.limits_world import World
 
 
 @pytest.fixture
@@ -131,7 +131,10 @@ def test_l_5_the_least_of_configuration_ancestors_and_own_holds(world: World) ->
     top = world.child("top", role="lead", limits={"max_llm_calls": 8})
     middle = world.child("middle", top, role="lead")
     low = world.child("low", middle, limits={"max_llm_calls": 20})
-    decisive = world.ceilings.decisive
+
+    def decisive(process: Process, name: str) -> tuple[int | float, str] | None:
+        return world.ceilings.decisive(process, (name,)).get(name)
+
     assert decisive(low, "max_llm_calls") == (8, "top")
     world.limit(middle, "max_llm_calls", 5)
     assert decisive(low, "max_llm_calls") == (5, "middle")

@@ -1,0 +1,77 @@
+"""All that counts the uses of models and tools, asked and told together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agentfs.base.errors import KernelError
+from agentfs.model.process import Process
+from agentfs.quota.accounting import Accounting
+from agentfs.quota.budget import Budgets
+from agentfs.quota.call import Call
+from agentfs.quota.meter import Bounded, Meter, Use
+from agentfs.quota.models import Models
+
+__all__ = ["Held", "Meters"]
+
+Held = tuple[Use, dict[str, tuple[int, int]]]
+"""What was set aside for a call: of the budget, and by other meters where that is not the same."""
+
+
+class Meters:
+    """`others` are asked in their order, then the budget; the books are told of every use that was
+    made. All of it happens inside the transaction of the call."""
+
+    def __init__(
+        self, models: Models, budgets: Budgets, others: Sequence[Meter], books: Accounting
+    ) -> None:
+        self.models = models
+        self.budgets = budgets
+        self._meters = (*others, budgets)
+        self._books = books
+
+    def at_most(self, use: Use, tokens: int) -> Use:
+        """A use of so many tokens, at the price of the dearer ones."""
+        cost = self.models.most(use.name, tokens)
+        return Use(use.kind, use.name, use.tier, 0, tokens, cost, use.source)
+
+    def hold(self, process: Process, use: Use, *, exact: bool) -> Held | KernelError:
+        """Have every meter set `use` aside, or what it has left of it unless that is to be `exact`;
+        or none of them: then why not."""
+        holding: list[tuple[Meter, Use]] = []
+        for meter in self._meters:
+            part = use if exact else self._fitting(meter, process, use)
+            try:
+                meter.hold(process, part)
+            except KernelError as refusal:
+                for other, its in reversed(holding):
+                    other.settle(process, its, None)
+                return refusal
+            holding.append((meter, part))
+        if exact:
+            return use, {}
+        held = holding[-1][1]
+        parts = {
+            meter.stored_name: (part.tokens, part.cost) for meter, part in holding if part != held
+        }
+        return held, parts
+
+    def _fitting(self, meter: Meter, process: Process, use: Use) -> Use:
+        """As much of `use` as `meter` lets through; one token if that is none."""
+        room = None
+        if isinstance(meter, Bounded):
+            room = meter.room(process, self.at_most(use, 1))
+        if room is None or room >= use.tokens:
+            return use
+        return self.at_most(use, max(1, room))
+
+    def let_go(self, process: Process, call: Call) -> None:
+        """The call was not made."""
+        for meter in self._meters:
+            meter.settle(process, call.held_by(meter), None)
+
+    def count(self, process: Process, call: Call, actual: Use) -> None:
+        """The call was made: count `actual` instead of what was set aside for it."""
+        for meter in self._meters:
+            meter.settle(process, call.held_by(meter), actual)
+        self._books.record(process, actual)

@@ -1,0 +1,67 @@
+"""The pots there are: what all have together. One row for each, in the order in which they are
+shown."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+__all__ = ["FLOOR", "POTS", "PotKind"]
+
+FLOOR = 16
+"""What everybody may hold of a pot whose things are counted one by one, whatever others hold."""
+
+MEBIBYTE = 1024 * 1024
+"""The same of bytes: a message of the usual size, or a few files."""
+
+
+@dataclass(frozen=True, slots=True)
+class PotKind:
+    """What is divided. `unit` names the things, in the plural; `setting` is what the operator
+    changes to have more of them, and says how many there are where nothing else does; `floor` is
+    what everybody may hold, whatever others hold. The errno of a refusal is `scarce` if nothing is
+    left, `excess` if it is more than the share; `rule` is what it names, `shares.NAME` if empty."""
+
+    name: str
+    unit: str
+    setting: str
+    floor: int = FLOOR
+    scarce: int = errno.ENOSPC
+    excess: int = errno.EDQUOT
+    rule: str = ""
+
+
+def _again(name: str, unit: str, setting: str) -> PotKind:
+    """Of things that are soon given back."""
+    return PotKind(name, unit, setting, scarce=errno.EAGAIN, excess=errno.EAGAIN)
+
+
+def _bytes(name: str, unit: str) -> PotKind:
+    return PotKind(name, unit, f"shares.{name}", MEBIBYTE)
+
+
+_KINDS = (
+    _again("parked", "waiting reads and writes", "mount.max_parked"),
+    _bytes("unsent", "bytes that are being written"),
+    _bytes("contents", "bytes that are kept for readers"),
+    PotKind(
+        "handles",
+        "files and directories open",
+        "shares.handles",
+        scarce=errno.ENFILE,
+        excess=errno.EMFILE,
+    ),
+    _bytes("memory", "bytes of memory/"),
+    _bytes("artifacts", "bytes of artifacts"),
+    _bytes("shared", "bytes of /shared"),
+    _again("launches", "programs started within a minute", "shares.launches"),
+    PotKind("definitions", "definitions", "shares.definitions"),
+    PotKind("queues", "queues", "queues.max_queues"),
+    PotKind("topics", "topics", "topics.max_topics"),
+    _again("groups", "groups", "groups.max_groups"),
+    PotKind("reminders", "reminders", "shares.reminders"),
+    _again("asks", "questions that wait for an answer", "shares.asks"),
+    _again("approvals", "requests that wait for approval", "shares.approvals"),
+)
+
+POTS = {kind.name: kind for kind in _KINDS}

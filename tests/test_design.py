@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -15,6 +16,7 @@ ROOMS = ("agentfs", "mount", "providers", "tools")
 
 USE = """
 import sys
+import tomllib
 from pathlib import Path
 
 import trio
@@ -80,6 +82,20 @@ def add(scratch: Path) -> tuple[set[str], set[str]]:
         (scratch / path).write_text(text)
         longer.add(path)
     return new, longer
+
+
+def test_the_page_has_every_room_from_the_top() -> None:
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        (floors,) = (
+            contract["layers"]
+            for contract in tomllib.load(file)["tool"]["importlinter"]["contracts"]
+            if contract["type"] == "layers"
+        )
+    table = PAGE.partition("| from the top | |\n|---|---|\n")[2].partition("\n\n")[0]
+    shown = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in table.splitlines()]
+    assert [room for line in shown for room in line] == [
+        room for floor in floors for room in floor.split(" | ")
+    ]
 
 
 def test_a_capability_is_a_folder_a_provider_and_a_few_lines(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from agentfs.vfs.declare import control, directory, transaction, value
 from agentfs.vfs.files import Owner
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Directory, Node
+from agentfs.vfs.table import AddedRows, Table
 from agentfs.vfs.table import Entry as Declared
-from agentfs.vfs.table import Rows, Table
 
 if TYPE_CHECKING:
     from agentfs.providers.process import ProcessDirectory
@@ -161,7 +161,7 @@ class BudgetDirectory(Table):
         return f"warned {counts.warned}\nrefused {counts.refused}\n"
 
 
-class CallRows(Rows):
+class CallRows(AddedRows):
     """How a process says what it is about to use of models and tools."""
 
     INTO = "/proc/PID"

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from agentfs.model.process import State
 from agentfs.vfs.declare import live
-from agentfs.vfs.table import Rows
+from agentfs.vfs.table import AddedRows
 
 if TYPE_CHECKING:
     from agentfs.providers.sys import SysDirectory
@@ -41,7 +41,7 @@ COUNTERS = frozenset(
 """Those of the mount's figures that only grow."""
 
 
-class FigureRows(Rows):
+class FigureRows(AddedRows):
     """The figures of the whole system, in two formats."""
 
     INTO = "/sys"

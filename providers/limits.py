@@ -19,7 +19,7 @@ from agentfs.vfs.files import Owner, Value
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Node
 from agentfs.vfs.on import Cause, When
-from agentfs.vfs.table import Rows, Table
+from agentfs.vfs.table import AddedRows, Table
 
 if TYPE_CHECKING:
     from agentfs.providers.process import ProcessDirectory
@@ -238,7 +238,7 @@ class UsageDirectory(_OfProcess):
     )
 
 
-class BranchRows(Rows):
+class BranchRows(AddedRows):
     """What a process and all below it use."""
 
     INTO = "/proc/PID"

@@ -19,7 +19,7 @@ from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Modified
 from agentfs.vfs.declare import file
 from agentfs.vfs.node import File, Handle, Node, Stat, is_writing
-from agentfs.vfs.table import Rows, key_in
+from agentfs.vfs.table import AddedRows, key_in
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
@@ -67,7 +67,7 @@ class LogFile(File):
         return LogHandle(self._path(), caller.descriptor())
 
 
-class LogRows(Rows):
+class LogRows(AddedRows):
     """The entry of an agent that shows it."""
 
     INTO = "/agents/NAME"

@@ -38,7 +38,7 @@ from agentfs.vfs.node import (
     regular,
 )
 from agentfs.vfs.on import on
-from agentfs.vfs.table import DirectoryOf, Rows, Table
+from agentfs.vfs.table import AddedRows, DirectoryOf, Table
 
 if TYPE_CHECKING:
     from agentfs.providers.agents import AgentDirectory
@@ -307,7 +307,7 @@ class Letter(Gathered):
         super().release()
 
 
-class MailRows(Rows):
+class MailRows(AddedRows):
     """The mail of an agent."""
 
     INTO = "/agents/NAME"
@@ -409,7 +409,7 @@ class MailRows(Rows):
         return RecvBatch(self.room, caller)
 
 
-class DeadRows(Rows):
+class DeadRows(AddedRows):
     """The dead letters of an agent."""
 
     INTO = "/agents/NAME"

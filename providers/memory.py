@@ -14,7 +14,7 @@ from agentfs.vfs.changes import Change, Modified
 from agentfs.vfs.declare import directory
 from agentfs.vfs.node import Directory
 from agentfs.vfs.on import on
-from agentfs.vfs.table import Entry, Rows
+from agentfs.vfs.table import AddedRows, Entry
 
 if TYPE_CHECKING:
     from agentfs.providers.agents import AgentDirectory
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["MemoryRows"]
 
 
-class MemoryRows(Rows):
+class MemoryRows(AddedRows):
     """The memory of an agent."""
 
     INTO = "/agents/NAME"

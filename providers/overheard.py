@@ -10,7 +10,7 @@ from agentfs.providers.streams import RecordStream, lost, published
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import stream
 from agentfs.vfs.node import StreamHandle
-from agentfs.vfs.table import Rows
+from agentfs.vfs.table import AddedRows
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
@@ -60,7 +60,7 @@ class OverheardStream(RecordStream):
         self._copies.readers.discard(self.wake)
 
 
-class OverheardRows(Rows):
+class OverheardRows(AddedRows):
     """The entry of an agent that gives them."""
 
     INTO = "/agents/NAME"

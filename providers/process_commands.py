@@ -9,7 +9,7 @@ from agentfs.model.spec import parse_spec
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import control, transaction
 from agentfs.vfs.handles import as_text
-from agentfs.vfs.table import Rows
+from agentfs.vfs.table import AddedRows
 
 if TYPE_CHECKING:
     from agentfs.providers.process import ProcessDirectory
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["CommandRows"]
 
 
-class CommandRows(Rows):
+class CommandRows(AddedRows):
     """Commands to a process, and what it asks for itself."""
 
     INTO = "/proc/PID"

@@ -18,7 +18,7 @@ from agentfs.vfs.declare import (
 )
 from agentfs.vfs.files import Live
 from agentfs.vfs.node import Node
-from agentfs.vfs.table import Entry, Rows
+from agentfs.vfs.table import AddedRows, Entry
 
 if TYPE_CHECKING:
     from agentfs.providers.process import ProcessDirectory
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ProgramRows"]
 
 
-class ProgramRows(Rows):
+class ProgramRows(AddedRows):
     """The files of Linux's /proc that a process has here, too."""
 
     INTO = "/proc/PID"

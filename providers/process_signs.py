@@ -12,7 +12,7 @@ from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import control, live, message, stream
 from agentfs.vfs.handles import MAX_CONTROL
 from agentfs.vfs.node import StreamHandle
-from agentfs.vfs.table import Rows
+from agentfs.vfs.table import AddedRows
 
 if TYPE_CHECKING:
     from agentfs.providers.process import ProcessDirectory
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["SignRows"]
 
 
-class SignRows(Rows):
+class SignRows(AddedRows):
     """How a process shows that it lives, and hears what it is told."""
 
     INTO = "/proc/PID"

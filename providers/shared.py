@@ -13,7 +13,7 @@ from agentfs.rights.policy import Action
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import directory
 from agentfs.vfs.node import Directory
-from agentfs.vfs.table import Rows
+from agentfs.vfs.table import AddedRows
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
@@ -65,7 +65,7 @@ class SharedTree(HostTree):
         self._kernel.capabilities.require(caller.principal, capability)
 
 
-class SharedRows(Rows):
+class SharedRows(AddedRows):
     """The entry of /shared."""
 
     INTO = "/"

@@ -14,7 +14,7 @@ from typing import Any
 from agentfs.store.event import Event
 from agentfs.vfs.changes import Change, Modified
 from agentfs.vfs.on import Cause, Handler, When, handlers, kind_of
-from agentfs.vfs.table import DirectoryOf, Rows, Table
+from agentfs.vfs.table import AddedRows, DirectoryOf, Table
 
 __all__ = ["EventIndex"]
 
@@ -25,7 +25,7 @@ Step = Callable[..., Iterable[Change]]
 """The same, given the event and the keys of the things that it is about."""
 
 Declared = list[tuple[str, When]]
-"""Entries by name, each with the events of a kind that change it."""
+"""AddedRows by name, each with the events of a kind that change it."""
 
 
 class EventIndex:
@@ -76,7 +76,7 @@ class EventIndex:
     def _attached(
         self,
         directory: Table,
-        kind: type[Rows | DirectoryOf],
+        kind: type[AddedRows | DirectoryOf],
         steps: defaultdict[type[Event], list[Step]],
     ) -> None:
         """What a provider attached to each thing in a directory."""

@@ -16,12 +16,12 @@ from agentfs.vfs.on import Cause
 
 __all__ = [
     "ATTRIBUTE",
+    "AddedRows",
     "Attachable",
     "Attached",
     "DirectoryOf",
     "Entry",
     "Kept",
-    "Rows",
     "Table",
     "attach",
     "key_in",
@@ -51,7 +51,7 @@ class Entry:
     errors: tuple[tuple[str, str], ...]
     build: Callable[[Any, Hashable, Entry], Node]
     known_as: str = ""
-    rows: type[Rows] | None = None
+    rows: type[AddedRows] | None = None
 
     @property
     def word(self) -> str:
@@ -156,8 +156,8 @@ class _Declaring:
         cls.TABLE = table
 
 
-class Rows(_Declaring, Attachable):
-    """Entries that one provider adds to the directory `INTO` of another: they have its owner, and
+class AddedRows(_Declaring, Attachable):
+    """AddedRows that one provider adds to the directory `INTO` of another: they have its owner, and
     who may use it may use them."""
 
     INTO: ClassVar[str]
@@ -194,7 +194,7 @@ class Table(_Declaring, DirectoryOf):
     """
 
     EACH: ClassVar[type[Table] | None] = None
-    ATTACHED: ClassVar[tuple[type[Rows | DirectoryOf], ...]] = ()
+    ATTACHED: ClassVar[tuple[type[AddedRows | DirectoryOf], ...]] = ()
     kept: Kept
 
     def node(self, entry: Entry) -> Node:
@@ -281,11 +281,11 @@ class Kept:
             kept.pop(key, None)
 
 
-def attach(root: type[Table], *kinds: type[Rows | DirectoryOf]) -> None:
+def attach(root: type[Table], *kinds: type[AddedRows | DirectoryOf]) -> None:
     """Put each into the directory that its path says, behind what is there already."""
     places: dict[str, type[Table]] = {"": root}
     for kind in kinds:
-        if issubclass(kind, Rows):
+        if issubclass(kind, AddedRows):
             above = kind.INTO.rstrip("/")
             added = {entry.name: _entry_in(kind, entry) for entry in kind.TABLE.values()}
         else:
@@ -315,7 +315,7 @@ def _entry_of(kind: type[DirectoryOf]) -> Entry:
     )
 
 
-def _entry_in(kind: type[Rows], entry: Entry) -> Entry:
+def _entry_in(kind: type[AddedRows], entry: Entry) -> Entry:
     """The entry that `kind` adds, built by it."""
     build = entry.build
     return replace(

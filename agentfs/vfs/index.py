@@ -25,7 +25,7 @@ Step = Callable[..., Iterable[Change]]
 """The same, given the event and the keys of the things that it is about."""
 
 Declared = list[tuple[str, When]]
-"""AddedRows by name, each with the events of a kind that change it."""
+"""Entries by name, each with the events of a kind that change it."""
 
 
 class EventIndex:

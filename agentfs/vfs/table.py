@@ -157,7 +157,7 @@ class _Declaring:
 
 
 class AddedRows(_Declaring, Attachable):
-    """AddedRows that one provider adds to the directory `INTO` of another: they have its owner, and
+    """Entries that one provider adds to the directory `INTO` of another: they have its owner, and
     who may use it may use them."""
 
     INTO: ClassVar[str]

@@ -13,7 +13,6 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -21,7 +20,7 @@ import trio
 from agentfs.audit import records
 from agentfs.audit.audit_table import AuditTables
 from agentfs.audit.events import AuditCut, AuditFull, AuditHalfFull, CallRefused, RefusalsRepeated
-from agentfs.audit.mirror import Mirror
+from agentfs.audit.mirror import Mirror, Mirroring
 from agentfs.audit.pruning import Pruning
 from agentfs.audit.seal import GENESIS, Checkpoint, Seal, make_key
 from agentfs.audit.settings import AuditSettings
@@ -38,8 +37,6 @@ __all__ = ["Audit"]
 log = logging.getLogger(__name__)
 
 REFUSED = (CallRefused, RefusalsRepeated)
-# New lines of the mirror after which it is looked through for old ones.
-TIDY_EVERY = 1000
 
 
 class Audit(Part):
@@ -58,7 +55,9 @@ class Audit(Part):
         self.key = key
         self._tables = AuditTables(store)
         self._seal = self._open_key()
-        self._mirror = Mirror(key)
+        self._mirroring = Mirroring(
+            ground, self._tables, self._seal, Mirror(key), lambda: self.pruning.first
+        )
         self.seq, self._digest = self._resume()
         marks = [seq for seq, _ in self._tables.checkpoints() if seq <= self.seq]
         self._marked = max(marks, default=0)  # the record of the last checkpoint
@@ -67,9 +66,6 @@ class Audit(Part):
         self.pruning = Pruning(ground, self._tables, self._seal, lambda: self.seq)
         self._stopped = False  # nobody but the operator changes anything
         self._noted: tuple[Event, ...] = ()  # of the transaction under way
-        self._untold: list[str] = []  # checkpoints for the mirror
-        self._told = TIDY_EVERY  # lines it got since it was tidied
-        self._due = trio.Event()
         self._verifying = trio.CapacityLimiter(1)
         store.prepare(self._record)
 
@@ -93,31 +89,21 @@ class Audit(Part):
         """Number and hash of the newest record. If somebody tampered with the tables since the last
         run, the next record follows nothing: the chain stays broken there, and `verify` says so."""
         head, last = self._tables.head(), self._tables.last()
-        told = self._mirrored()
-        if not head and last is None and not told:
-            if not self._mirror.lines():
-                beginning = Checkpoint(0, GENESIS, 0, records.stamp(self._clock.now()))
-                self._mirror.append([self._seal.checkpoint(beginning)])
+        mirrored = self._mirroring.newest()
+        if not head and last is None and not mirrored:
+            beginning = Checkpoint(0, GENESIS, 0, records.stamp(self._clock.now()))
+            self._mirroring.begin(self._seal.checkpoint(beginning))
             return 0, GENESIS
-        seqs = [told, 0 if last is None else last[0]]
+        seqs = [mirrored, 0 if last is None else last[0]]
         try:
             seq, digest = self._seal.read_head(head.encode())
             seqs.append(seq)
-            if last is not None and (last[0], last[2]) == (seq, digest) and told <= seq:
+            if last is not None and (last[0], last[2]) == (seq, digest) and mirrored <= seq:
                 return seq, digest
         except (ValueError, IndexError) as bad:
             log.error("the head of the audit: %s", bad)
         log.error("the audit was tampered with, or put back to an older one: see /sys/audit/verify")
         return max(seqs), secrets.token_bytes(len(GENESIS))
-
-    def _mirrored(self) -> int:
-        """The newest record of which the mirror has a checkpoint."""
-        for line in reversed(self._mirror.lines()):
-            try:
-                return self._seal.read_checkpoint(line).seq
-            except ValueError as bad:
-                log.error("a checkpoint in %s: %s", self._mirror.path, bad)
-        return 0
 
     # -- records ---------------------------------------------------------------------------------
 
@@ -198,59 +184,16 @@ class Audit(Part):
         time = records.stamp(self._clock.now())
         text = self._seal.checkpoint(Checkpoint(self.seq, self._digest, self.pruning.kept, time))
         self._tables.put_checkpoint(self.seq, text)
-        self._store.on_commit(lambda: self._tell(text))
+        self._store.on_commit(lambda: self._mirroring.add(text))
         self._marked = self.seq
 
-    def _tell(self, text: str) -> None:
-        self._untold.append(text)
-        self._due.set()
-
     async def run(self) -> None:
-        """Mirror the checkpoints, until cancelled. The store is synced first, so that the mirror is
-        never ahead of it after a power cut."""
-        self._untold = self._missed() + self._untold
-        while True:
-            await self._due.wait()
-            self._due = trio.Event()
-            try:
-                await self._store.sync()
-            except OSError as failure:
-                log.warning("the store cannot be synced: %s", failure)
-            else:
-                await trio.to_thread.run_sync(self.mirror)
-
-    def _missed(self) -> list[str]:
-        """The checkpoints that the last run made and had no time to mirror."""
-        told, missed = self._mirrored(), []
-        for _, text in self._tables.checkpoints():
-            with suppress(ValueError):  # `verify` says that it is none
-                read = self._seal.read_checkpoint(text.encode())
-                if told < read.seq and not read.cut and text not in self._untold:
-                    missed.append(text)
-        return missed
+        await self._mirroring.run()
 
     def mirror(self) -> None:
-        """Mirror the new checkpoints now, and wait for the disk. The store has to be synced before.
-        A failure is made up for with the next checkpoint."""
-        lines = list(self._untold)
-        try:
-            if lines:
-                self._mirror.append(lines)
-                del self._untold[: len(lines)]
-                self._told += len(lines)
-            if self._told >= TIDY_EVERY:
-                self._mirror.keep(self._is_kept)
-                self._told = 0
-        except KernelError as failure:
-            log.warning("checkpoints of the audit are mirrored later: %s", failure)
-
-    def _is_kept(self, line: bytes) -> bool:
-        """Whether it is of a record that is kept. A line that cannot be read stays, for
-        `verify`."""
-        try:
-            return self._seal.read_checkpoint(line).seq >= self.pruning.first
-        except ValueError:
-            return True
+        """Mirror the new checkpoints now, and wait for the disk. The store has to be synced
+        before."""
+        self._mirroring.write()
 
     # -- pruning ---------------------------------------------------------------------------------
 

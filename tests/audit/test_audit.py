@@ -595,7 +595,7 @@ def test_what_a_killed_system_left_verifies_at_every_moment(system: System, tmp_
         left = tmp_path / f"left{number}"
         shutil.copytree(system.path.parent, left)
         again = System(left)
-        assert again.audit._missed() == again.audit._missed()
+        assert again.audit._mirroring.missed() == again.audit._mirroring.missed()
         again.define("on")
         again.close()
         assert again.verdict().startswith(f"ok {number + 3} records")

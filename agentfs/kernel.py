@@ -124,7 +124,6 @@ class Kernel:
             self._build_mail()
             self._build_notices()
             self._build_shared()
-            self._divide()
             self._build_boundary()
             self._tell()
 
@@ -232,10 +231,10 @@ class Kernel:
     def _build_notices(self) -> None:
         """What is told by mail, and decided by those who are told."""
         self.notices = Notices(self.mail)
-        self.approvals = Approvals(self.ground, self.gate, self.mail)
+        self.approvals = Approvals(self.ground, self.gate, self.mail, self.made)
         self.waits = Waits(self.clock)
         self.stalls = Stalls(self.ground, self.table, self.mail)
-        self.asks = Asks(self.ground, self.gate, self.mail)
+        self.asks = Asks(self.ground, self.gate, self.mail, self.made)
         self.escalations = Escalations(self.ground, self.gate, self.table, self.mail, self.asks)
 
     def _build_shared(self) -> None:
@@ -256,12 +255,6 @@ class Kernel:
         self.artifacts = Artifacts(ground, gate, table, self.disk, artifacts)
         self.inheritance = Inheritance(ground, artifacts, table, agents)
         self.reminders = Reminders(ground, gate, agents, self.mail, self.made)
-
-    def _divide(self) -> None:
-        """What is counted where it waits."""
-        made, asks, approvals = self.made, self.asks, self.approvals
-        made.count_in("asks", lambda: asks.open_asks, lambda: asks.waiting)
-        made.count_in("approvals", lambda: approvals.by_agent, lambda: approvals.open)
 
     def _build_boundary(self) -> None:
         """What the tree and the daemon ask of the kernel."""

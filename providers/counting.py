@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
 from agentfs.providers.disk import attributes, own_path
-from agentfs.quota.file_bytes import Bytes, Part, taken
+from agentfs.quota.file_bytes import Bytes, Makers, taken
 
 if TYPE_CHECKING:
     from agentfs.providers.hostnode import HostNode
@@ -69,21 +69,21 @@ def _bytes(node: HostNode) -> Bytes | None:
     return node.tree.bytes if node.device.own else None
 
 
-def part_of(node: HostNode) -> Part:
+def part_of(node: HostNode) -> Makers:
     """Whose its bytes are."""
     if node.part is None:
         counted = node.tree.bytes
         assert counted is not None
         if not counted.marks:
-            node.part = Part("")
+            node.part = Makers("")
         elif not _keeps_marks(node.mode):
-            node.part = Part(f"u{node.uid}")
+            node.part = Makers(f"u{node.uid}")
         else:
             try:
                 pinned = node.pinned()
-                node.part = Part.read(own_path(pinned.number), node.uid)
+                node.part = Makers.read(own_path(pinned.number), node.uid)
             except (KernelError, OSError):
-                return Part(f"u{node.uid}")  # for now
+                return Makers(f"u{node.uid}")  # for now
     return node.part
 
 
@@ -98,7 +98,7 @@ class Mark:
         self._bytes = _bytes(directory)
         self._mode = mode
         self._principal = principal
-        self.part: Part | None = None
+        self.part: Makers | None = None
 
     def __call__(self, made: str | int) -> None:
         counted = self._bytes
@@ -106,18 +106,18 @@ class Mark:
             return
         counted.check(self._principal)
         if not counted.marks:
-            self.part = Part("")
+            self.part = Makers("")
             return
-        self.part = Part(counted.mark(self._principal))
+        self.part = Makers(counted.mark(self._principal))
         if _keeps_marks(self._mode):
             self.part.write(made, follow=isinstance(made, int))
 
 
-def made(node: HostNode, part: Part | None) -> None:
+def made(node: HostNode, part: Makers | None) -> None:
     """It is there."""
     counted = _bytes(node)
     if counted is not None and part is not None:
-        node.part = part if _keeps_marks(node.mode) or not counted.marks else Part(f"u{node.uid}")
+        node.part = part if _keeps_marks(node.mode) or not counted.marks else Makers(f"u{node.uid}")
         counted.made(node.part, node.taken)
 
 

@@ -15,7 +15,7 @@ from agentfs.providers import counting, disk
 from agentfs.providers.descriptors import Descriptor, most
 from agentfs.providers.devices import OWN, Device, Mounted
 from agentfs.providers.disk import own_path, reported
-from agentfs.quota.file_bytes import MARK, Part, taken
+from agentfs.quota.file_bytes import MARK, Makers, taken
 from agentfs.quota.shares import Charge
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.node import (
@@ -88,7 +88,7 @@ class HostNode(Node):
         self.kept: Descriptor | None = None
         self.removed = False  # the last name is gone
         self.taken = taken(found)
-        self.part: Part | None = None
+        self.part: Makers | None = None
         self.uid = found.st_uid
         self._fresh: tuple[int, os.stat_result] | None = None
 

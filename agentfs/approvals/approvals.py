@@ -25,6 +25,7 @@ from agentfs.base.text import one_line
 from agentfs.mail.mail import Mail
 from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import Principal
+from agentfs.quota.made import Made
 from agentfs.rights.gate import Gate
 from agentfs.store.event_log import Record
 from agentfs.store.ground import Ground
@@ -43,7 +44,7 @@ SWEPT_AT_ONCE = 200
 class Approvals(Part):
     """All requests. The one who decides is told of a request by mail."""
 
-    def __init__(self, ground: Ground, gate: Gate, mail: Mail) -> None:
+    def __init__(self, ground: Ground, gate: Gate, mail: Mail, made: Made) -> None:
         self._store = ground.store
         self._events = ground.events
         self._clock = ground.clock
@@ -60,6 +61,7 @@ class Approvals(Part):
             lambda request: request.agent if request.state.open else None, "state"
         )
         """The open requests of each agent."""
+        made.count_in("approvals", lambda: self.by_agent, lambda: self.open)
         self._used: set[Key] = set()  # by the transaction under way
         self._wakers: dict[int, set[Callable[[], object]]] = {}
         self._alarm = Alarm(ground.clock, ground.timers, self._expire_due)

@@ -31,6 +31,7 @@ from agentfs.mail.mail import Mail
 from agentfs.mail.message import Draft, Message
 from agentfs.mail.settings import MessageSettings
 from agentfs.model.principal import Principal
+from agentfs.quota.made import Made
 from agentfs.rights.gate import Gate
 from agentfs.store.event_log import Record
 from agentfs.store.ground import Ground
@@ -47,7 +48,7 @@ BATCH, PAUSE = 200, 0.02
 class Asks(Part):
     """The life of an ask. Its records are in `AskTable`."""
 
-    def __init__(self, ground: Ground, gate: Gate, mail: Mail) -> None:
+    def __init__(self, ground: Ground, gate: Gate, mail: Mail, made: Made) -> None:
         self._store = ground.store
         self._events = ground.events
         self._clock = ground.clock
@@ -56,6 +57,7 @@ class Asks(Part):
         self._mail = mail
         self._boxes = mail.boxes
         self._table = AskTable(ground)
+        made.count_in("asks", lambda: self.open_asks, lambda: self.waiting)
         self._alarm = Alarm(ground.clock, ground.timers, self._fall_due)
         self._watching: dict[int, list[Callable[[], object]]] = {}
         self._onward: Callable[[Ask], bool] = lambda ask: False

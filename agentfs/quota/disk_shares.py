@@ -182,6 +182,6 @@ class DiskShares(Part):
             log.warning("nobody knows how much is in %s: %s", counted.root, failure.strerror)
             return
         except trio.Cancelled:
-            survey.stopped = True
+            survey.stop()
             raise
         counted.correct(survey.found.items(), before, whole=survey.whole)

@@ -25,7 +25,7 @@ from contextlib import suppress
 from agentfs.model.principal import Principal
 from agentfs.quota.shares import Holder, Pot
 
-__all__ = ["LEAST", "MARK", "OPERATOR", "Bytes", "Part", "taken"]
+__all__ = ["LEAST", "MARK", "OPERATOR", "Bytes", "Makers", "taken"]
 
 LEAST = 4096
 """Bytes: what most file systems need for a directory, and about that for a name and an inode."""
@@ -43,7 +43,7 @@ def taken(found: os.stat_result) -> int:
     return max(LEAST, found.st_blocks * 512) if st.S_ISREG(found.st_mode) else LEAST
 
 
-class Part:
+class Makers:
     """Whose the bytes of one file are: its maker's, less what `others` have added. `changed`: its
     mark on the disk is not up to date."""
 
@@ -55,7 +55,7 @@ class Part:
         self.changed = False
 
     @classmethod
-    def read(cls, path: str | int, uid: int, *, follow: bool = True) -> Part:
+    def read(cls, path: str | int, uid: int, *, follow: bool = True) -> Makers:
         """By the mark of a file on the disk, which belongs to `uid`."""
         with suppress(ValueError):
             try:
@@ -137,28 +137,30 @@ class Bytes:
         if not principal.is_operator:
             self._pot.check(self._holder(self.mark(principal)), amount)
 
-    def changed(self, part: Part, principal: Principal, change: int, *, named: bool = True) -> None:
+    def changed(
+        self, part: Makers, principal: Principal, change: int, *, named: bool = True
+    ) -> None:
         """A file grew, or shrank, by `change`; it has a name, or is only open any more."""
         for whose, number in part.change(self.mark(principal), change):
             self._add(self._named if named else self._nameless, whose, number)
 
-    def made(self, part: Part, total: int) -> None:
+    def made(self, part: Makers, total: int) -> None:
         """There is something new."""
         self._add(self._named, part.maker, total)
 
-    def removed(self, part: Part, total: int, *, is_open: bool) -> None:
+    def removed(self, part: Makers, total: int, *, is_open: bool) -> None:
         """The last name of something is gone."""
         for mark, number in part.split(total):
             self._add(self._named, mark, -number)
             if is_open:
                 self._add(self._nameless, mark, number)
 
-    def opened(self, part: Part, total: int) -> None:
+    def opened(self, part: Makers, total: int) -> None:
         """What has no name is open again."""
         for mark, number in part.split(total):
             self._add(self._nameless, mark, number)
 
-    def closed(self, part: Part, total: int) -> None:
+    def closed(self, part: Makers, total: int) -> None:
         """What has no name is open no more."""
         for mark, number in part.split(total):
             self._add(self._nameless, mark, -number)

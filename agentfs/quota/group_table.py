@@ -14,7 +14,7 @@ from agentfs.quota.settings import GroupSettings
 from agentfs.store.ground import Ground
 from agentfs.store.records import Records
 
-__all__ = ["FILES", "HOLDS", "KIND", "Group", "GroupTable", "Hold"]
+__all__ = ["FILES", "HOLDS", "KIND", "Group", "GroupHold", "GroupTable"]
 
 KIND, HOLDS = "group", "group holds"
 """The kinds of record: by path, and by the pid of the process that holds."""
@@ -40,7 +40,7 @@ MAX_NAME = 255
 """Bytes, as NAME_MAX of Linux."""
 
 
-class Hold(NamedTuple):
+class GroupHold(NamedTuple):
     """What an open call has set aside in the group at `path`, where it was made."""
 
     path: str
@@ -192,7 +192,7 @@ class GroupTable:
             for group in self.line(path):
                 self.change(group, tokens=group.tokens + tokens)
 
-    def hold(self, pid: int, hold: Hold) -> None:
+    def hold(self, pid: int, hold: GroupHold) -> None:
         """Count what a call of `pid` sets aside."""
         self._holds.put(pid, (*self._holds.get(pid, ()), hold))
         self.charge(hold.path, hold.tokens)
@@ -232,8 +232,8 @@ def _left(path: str, group: Group) -> None:
     group.removed = True
 
 
-def _read_holds(pid: str, record: dict[str, Any]) -> tuple[int, tuple[Hold, ...]]:
-    return int(pid), tuple(Hold(*hold) for hold in record["holds"])
+def _read_holds(pid: str, record: dict[str, Any]) -> tuple[int, tuple[GroupHold, ...]]:
+    return int(pid), tuple(GroupHold(*hold) for hold in record["holds"])
 
 
 def _check_name(name: str) -> None:

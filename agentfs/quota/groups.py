@@ -16,7 +16,7 @@ from agentfs.model.process import Process, Role
 from agentfs.process.events import ProcessChanged
 from agentfs.process.table import ProcessTable
 from agentfs.quota.events import GroupEntered, GroupLimitHit, GroupLimitSet
-from agentfs.quota.group_table import Group, GroupTable, Hold
+from agentfs.quota.group_table import Group, GroupHold, GroupTable
 from agentfs.quota.made import GROUPS, Made
 from agentfs.quota.meter import LimitError, Use
 from agentfs.quota.settings import GroupSettings
@@ -248,7 +248,7 @@ class Groups(Part):
                 limit=group.tokens_max,
             )
         if process.group:
-            self.groups.hold(process.pid, Hold(process.group, use.tokens))
+            self.groups.hold(process.pid, GroupHold(process.group, use.tokens))
 
     def settle(self, process: Process, held: Use, actual: Use | None) -> None:
         """Count what was used where it was held; where nothing was, in the group of now."""

@@ -10,7 +10,7 @@ import stat as st
 import time
 
 from agentfs.base.within import open_within
-from agentfs.quota.file_bytes import Part, taken
+from agentfs.quota.file_bytes import Makers, taken
 
 __all__ = ["Survey"]
 
@@ -27,8 +27,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CL
 
 
 class Survey:
-    """One walk. `found`: bytes by mark, the root itself left out; `whole`: it saw everything.
-    `stopped` is set from elsewhere to end it."""
+    """One walk. `found`: bytes by mark, the root itself left out; `whole`: it saw everything."""
 
     def __init__(self, root: str, *, marks: bool) -> None:
         self._root = root
@@ -37,7 +36,11 @@ class Survey:
         self._step = 0
         self.found: dict[str, int] = {}
         self.whole = True
-        self.stopped = False
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Have the walk end soon. For another thread than the one that walks."""
+        self._stopped = True
 
     def run(self) -> None:
         """Look at everything. Neither a link nor a rename under its feet leads it astray."""
@@ -65,7 +68,7 @@ class Survey:
                 self._step += 1
                 if self._step % STEP == 0:
                     time.sleep(PAUSE)
-                if self.stopped:
+                if self._stopped:
                     self.whole = False
                     return
                 found = _attributes(folder, entry.name)
@@ -99,9 +102,9 @@ class Survey:
         if not self._marks:
             self.found[""] = self.found.get("", 0) + total
             return
-        part = Part(f"u{found.st_uid}")
+        part = Makers(f"u{found.st_uid}")
         if st.S_ISREG(found.st_mode) or st.S_ISDIR(found.st_mode):
-            part = Part.read(f"/proc/self/fd/{folder}/{name}", found.st_uid, follow=False)
+            part = Makers.read(f"/proc/self/fd/{folder}/{name}", found.st_uid, follow=False)
         for mark, number in part.split(total):
             self.found[mark] = self.found.get(mark, 0) + number
 

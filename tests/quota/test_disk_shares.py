@@ -13,7 +13,7 @@ from agentfs.base.clock import TrioClock
 from agentfs.model.principal import Kind, Principal
 from agentfs.quota import survey
 from agentfs.quota.disk_shares import ROUND, DiskShares
-from agentfs.quota.file_bytes import LEAST, MARK, Bytes, Part, taken
+from agentfs.quota.file_bytes import LEAST, MARK, Bytes, Makers, taken
 from agentfs.quota.pots import POTS
 from agentfs.quota.settings import ShareSettings
 from agentfs.quota.shares import Holder, Pot, Shares
@@ -60,25 +60,25 @@ def place(tmp_path: Path) -> Place:
 def put(path: Path, kibibytes: int, maker: str = "1", others: dict[str, int] | None = None) -> int:
     """A file; the bytes it counts with."""
     path.write_bytes(os.urandom(kibibytes * KIB))
-    Part(maker, others).write(str(path))
+    Makers(maker, others).write(str(path))
     return taken(path.stat())
 
 
 def test_a_part_is_kept_on_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"")
-    assert Part.read(str(path), 4321).maker == "u4321"
-    assert Part.read(str(path), os.geteuid()).maker == "o", "the operator has put it there"
-    Part("7", {"8": 4096}).write(str(path))
-    found = Part.read(str(path), 0)
+    assert Makers.read(str(path), 4321).maker == "u4321"
+    assert Makers.read(str(path), os.geteuid()).maker == "o", "the operator has put it there"
+    Makers("7", {"8": 4096}).write(str(path))
+    found = Makers.read(str(path), 0)
     assert (found.maker, found.others, found.changed) == ("7", {"8": 4096}, False)
     os.setxattr(path, MARK, b"nonsense 8:x")
-    assert Part.read(str(path), 4321).maker == "u4321"
-    assert dict(Part("1", {"2": 30, "3": 50}).split(60)) == {"2": 30, "3": 30, "1": 0}
+    assert Makers.read(str(path), 4321).maker == "u4321"
+    assert dict(Makers("1", {"2": 30, "3": 50}).split(60)) == {"2": 30, "3": 30, "1": 0}
 
 
 def test_what_came_last_goes_first(place: Place) -> None:
-    part = Part("1")
+    part = Makers("1")
     place.bytes.made(part, LEAST)
     place.bytes.changed(part, ALICE, 100)
     place.bytes.changed(part, BOB, 50)
@@ -107,7 +107,7 @@ def test_a_look_finds_everything_once(place: Place, tmp_path: Path) -> None:
 
 def test_a_look_puts_right_what_is_too_much_and_too_little(place: Place) -> None:
     put(place.root / "one", 8)
-    place.bytes.made(Part("2"), 1000)  # which is gone since
+    place.bytes.made(Makers("2"), 1000)  # which is gone since
     place.correct()
     assert place.held("1", "2") == [8 * KIB, 0]
 
@@ -116,11 +116,11 @@ def test_what_changes_during_a_look_is_left_to_the_next(place: Place) -> None:
     put(place.root / "one", 8)
     place.correct()
     before, seen = place.bytes.now(), place.look()
-    place.bytes.removed(Part("1"), 8 * KIB, is_open=False)  # after it was seen
+    place.bytes.removed(Makers("1"), 8 * KIB, is_open=False)  # after it was seen
     place.bytes.correct(seen.found.items(), before, whole=True)
     assert place.held("1") == [0]
     before, seen = place.bytes.now(), place.look()
-    place.bytes.made(Part("1"), 4 * KIB)  # the half of what is there, seen or not
+    place.bytes.made(Makers("1"), 4 * KIB)  # the half of what is there, seen or not
     place.bytes.correct(seen.found.items(), before, whole=True)
     assert place.held("1") == [8 * KIB]
     place.correct()
@@ -132,7 +132,7 @@ def test_a_look_at_a_part_takes_nothing_away(place: Place, monkeypatch: pytest.M
     (place.root / "a/b/c").mkdir(parents=True)
     put(place.root / "a/b/c/hidden", 8)
     put(place.root / "a/seen", 8, "2")
-    place.bytes.made(Part("1"), 9000)
+    place.bytes.made(Makers("1"), 9000)
     place.correct()
     assert not place.look().whole
     assert place.held("1", "2") == [9000, 8 * KIB]
@@ -142,12 +142,12 @@ def test_a_look_at_a_part_takes_nothing_away(place: Place, monkeypatch: pytest.M
 
 
 def test_a_folder_that_is_gone_says_nothing(place: Place) -> None:
-    place.bytes.made(Part("1"), 9000)
+    place.bytes.made(Makers("1"), 9000)
     place.root.rmdir()
     place.correct()
     assert place.held("1") == [9000]
     place.bytes.close()
-    place.bytes.made(Part("1"), 9000)
+    place.bytes.made(Makers("1"), 9000)
     assert place.held("1") == [0], "nothing counts any more"
 
 

@@ -24,7 +24,7 @@ from agentfs.sections import SECTIONS
 from agentfs.shared import check as shared
 from agentfs.store.migrations import LATEST
 from agentfs.store.opening import LAST_EVENT
-from agentfs.store.rows import UNREADABLE, Rows
+from agentfs.store.rows import UNREADABLE, StoreRows
 from agentfs.store.settings import configuration
 
 __all__ = ["check"]
@@ -66,7 +66,7 @@ def _faults(connection: sqlite3.Connection, path: Path) -> Iterator[str]:
     if schema != LATEST:
         yield f"the schema is number {schema}, this release has {LATEST}"
         return
-    rows = Rows(connection, path)
+    rows = StoreRows(connection, path)
     yield from _meta_faults(rows)
     for room in ROOMS:
         try:
@@ -75,7 +75,7 @@ def _faults(connection: sqlite3.Connection, path: Path) -> Iterator[str]:
             yield f"{room.__name__.split('.')[1]}: a record cannot be read: {bad!r}"
 
 
-def _meta_faults(rows: Rows) -> Iterator[str]:
+def _meta_faults(rows: StoreRows) -> Iterator[str]:
     for key in NUMBERS:
         if rows.number(key) is None:
             yield f"meta: {key} is {rows.meta[key]!r}, no number"

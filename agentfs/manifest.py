@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from agentfs.base.yaml_document import Document, DocumentError, Pair, near
+from agentfs.base.yaml_document import DocumentError, Pair, YamlDocument, near
 from agentfs.base.yaml_text import line_of
 from agentfs.model.names import misshapen, reserved
 from agentfs.model.process import Limits, Restart, Role, Tier
@@ -85,7 +85,7 @@ def parse(text: str, file: str, folder: str) -> System:
 
     Raises DocumentError.
     """
-    with Document(text, file, MOST_VALUES) as document:
+    with YamlDocument(text, file, MOST_VALUES) as document:
         return _Reader(document, folder).system()
 
 
@@ -129,7 +129,7 @@ def _tier_of(entry: _Entry) -> Tier:
 class _Reader:
     """One manifest on its way through the checks."""
 
-    def __init__(self, document: Document, folder: str) -> None:
+    def __init__(self, document: YamlDocument, folder: str) -> None:
         self._document = document
         self._fault = document.fault
         self._folder = folder

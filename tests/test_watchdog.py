@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from agentfs.base.watchdog import BOUNDS, Hold, Watchdog
+from agentfs.base.watchdog import BOUNDS, LoopHold, Watchdog
 
 
 def work(seconds: float) -> None:
@@ -19,7 +19,7 @@ def work(seconds: float) -> None:
 
 
 @pytest.fixture
-def told() -> list[Hold]:
+def told() -> list[LoopHold]:
     return []
 
 
@@ -34,7 +34,7 @@ async def hold(dog: Watchdog, *steps: object) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_step_at_work_and_a_step_that_is_blocked_are_told(told: list[Hold]) -> None:
+async def test_a_step_at_work_and_a_step_that_is_blocked_are_told(told: list[LoopHold]) -> None:
     async def busy() -> None:
         work(0.08)
 
@@ -52,7 +52,7 @@ async def test_a_step_at_work_and_a_step_that_is_blocked_are_told(told: list[Hol
         assert sum(dog.rows[one.kind].counts[BOUNDS.index(0.05) + 1 :]) == 1
 
 
-async def test_of_many_holds_the_longest_is_told_and_how_many(told: list[Hold]) -> None:
+async def test_of_many_holds_the_longest_is_told_and_how_many(told: list[LoopHold]) -> None:
     async def short() -> None:
         work(0.06)
 
@@ -65,7 +65,7 @@ async def test_of_many_holds_the_longest_is_told_and_how_many(told: list[Hold]) 
     assert any("long" in one.kind for one in told)
 
 
-async def test_what_gives_up_its_turn_holds_nothing(told: list[Hold]) -> None:
+async def test_what_gives_up_its_turn_holds_nothing(told: list[LoopHold]) -> None:
     async def patient() -> None:
         for _ in range(20):
             work(0.005)
@@ -76,7 +76,7 @@ async def test_what_gives_up_its_turn_holds_nothing(told: list[Hold]) -> None:
     assert told == []
 
 
-async def test_a_request_is_counted_for_itself_and_not_for_its_step(told: list[Hold]) -> None:
+async def test_a_request_is_counted_for_itself_and_not_for_its_step(told: list[LoopHold]) -> None:
     dog = Watchdog(told.append)
 
     async def serve() -> None:
@@ -92,7 +92,7 @@ async def test_a_request_is_counted_for_itself_and_not_for_its_step(told: list[H
 
 
 async def test_the_time_in_which_others_have_the_processor_is_not_counted(
-    told: list[Hold], monkeypatch: pytest.MonkeyPatch
+    told: list[LoopHold], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dog = Watchdog(told.append)
     delay = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agentfs.approvals.request import KIND, ApprovalRequest
-from agentfs.store.rows import UNREADABLE, Rows
+from agentfs.store.rows import UNREADABLE, StoreRows
 
 __all__ = ["NUMBERS", "faults"]
 
@@ -13,7 +13,7 @@ NUMBERS = ("last_approval",)
 """Meta values that are numbers."""
 
 
-def faults(rows: Rows) -> Iterator[str]:
+def faults(rows: StoreRows) -> Iterator[str]:
     """Every fault of them, in words."""
     last = rows.number("last_approval")
     for key, record in rows.records(KIND):

@@ -7,12 +7,12 @@ from typing import Any
 
 from agentfs.asks.ask import Ask, AskState
 from agentfs.asks.ask_table import KIND, TEXTS
-from agentfs.store.rows import UNREADABLE, Rows, read_record
+from agentfs.store.rows import UNREADABLE, StoreRows, read_record
 
 __all__ = ["faults"]
 
 
-def faults(rows: Rows) -> Iterator[str]:
+def faults(rows: StoreRows) -> Iterator[str]:
     """Every fault of them, in words."""
     messages: dict[int, tuple[str, dict[str, Any]]] = {}
     for seq, mailbox, text in rows.read("SELECT seq, mailbox, record FROM messages"):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agentfs.audit.audit_table import DROPPED, HEAD
-from agentfs.store.rows import Rows, read_record
+from agentfs.store.rows import StoreRows, read_record
 
 __all__ = ["GAPS", "NUMBERS", "faults"]
 
@@ -18,7 +18,7 @@ GAPS = 'SELECT seq, record FROM audit WHERE instr(record, \'"type":"refusals_dro
 number."""
 
 
-def faults(rows: Rows) -> Iterator[str]:
+def faults(rows: StoreRows) -> Iterator[str]:
     """Whether the records have numbers without a gap, and end where the head says."""
     first, last, count = next(rows.read("SELECT min(seq), max(seq), count(*) FROM audit"))
     dropped = 0

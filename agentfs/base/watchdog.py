@@ -20,7 +20,7 @@ from itertools import accumulate
 
 import trio
 
-__all__ = ["BOUNDS", "NOTICED", "Hold", "Row", "Watchdog"]
+__all__ = ["BOUNDS", "NOTICED", "LoopHold", "Row", "Watchdog"]
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class LoopHold:
     """Something held the loop for `seconds`, and was at work for `busy` of them; the rest it was
     blocked in a call. `others` have been as well since the last one that was told of."""
 
@@ -72,12 +72,12 @@ class Watchdog(trio.abc.Instrument):
     `tell(hold)` is called for the longest hold of every five seconds, in a task of its own.
     """
 
-    def __init__(self, tell: Callable[[Hold], object] = lambda hold: None) -> None:
+    def __init__(self, tell: Callable[[LoopHold], object] = lambda hold: None) -> None:
         self.rows: dict[str, Row] = {}
         self.tell = tell
-        self.longest: Hold | None = None
+        self.longest: LoopHold | None = None
         """Of all since the start."""
-        self._news: Hold | None = None
+        self._news: LoopHold | None = None
         self._others = 0
         self._found = trio.Event()
         self._began = 0.0
@@ -130,7 +130,7 @@ class Watchdog(trio.abc.Instrument):
             held = min(held, self._busy - busy)
         held = max(0.0, held - (self._delay - delay))
         if held >= NOTICED:
-            hold = Hold(kind, str(work), held, min(held, self._busy - busy))
+            hold = LoopHold(kind, str(work), held, min(held, self._busy - busy))
             if self.longest is None or held > self.longest.seconds:
                 self.longest = hold
             if self._news is None or held > self._news.seconds:
@@ -173,6 +173,6 @@ class Watchdog(trio.abc.Instrument):
         self._found = trio.Event()
         self._news, self._others = None, 0
         if news is not None:
-            hold = Hold(news.kind, news.work, news.seconds, news.busy, others)
+            hold = LoopHold(news.kind, news.work, news.seconds, news.busy, others)
             log.warning("%s", hold)
             self.tell(hold)

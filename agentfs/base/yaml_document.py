@@ -15,7 +15,7 @@ import yaml
 
 from agentfs.base.yaml_text import MOST_VALUES, YamlError, compose, construct, line_of
 
-__all__ = ["Document", "DocumentError", "Pair", "near"]
+__all__ = ["DocumentError", "Pair", "YamlDocument", "near"]
 
 Pair = tuple[yaml.Node, yaml.Node]
 """A key of a map and its value."""
@@ -36,7 +36,7 @@ def near(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {by_lower[found[0]]}?)" if found else ""
 
 
-class Document:
+class YamlDocument:
     """One document: its nodes, and the faults found so far.
 
     A context manager: what goes wrong inside it in reading YAML leaves it as DocumentError.
@@ -48,7 +48,7 @@ class Document:
         self._most = most
         self._faults: list[tuple[int, str]] = []
 
-    def __enter__(self) -> Document:
+    def __enter__(self) -> YamlDocument:
         return self
 
     def __exit__(self, kind: object, bad: BaseException | None, trace: object) -> None:

@@ -9,12 +9,12 @@ from typing import TypeGuard
 from agentfs.mail.archive import FINISHED
 from agentfs.mail.held import KIND, Held
 from agentfs.mail.tally import EVERYBODY, OUTCOMES, still_waiting
-from agentfs.store.rows import UNREADABLE, Record, Rows, parse_record, read_record
+from agentfs.store.rows import UNREADABLE, Record, StoreRows, parse_record, read_record
 
 __all__ = ["faults"]
 
 
-def faults(rows: Rows) -> Iterator[str]:
+def faults(rows: StoreRows) -> Iterator[str]:
     """Every fault of them, in words."""
     yield from _message_faults(rows)
     yield from _broadcast_faults(rows)
@@ -26,7 +26,7 @@ def faults(rows: Rows) -> Iterator[str]:
             yield f"message {key}, which is still being written: {bad!r}"
 
 
-def _message_faults(rows: Rows) -> Iterator[str]:
+def _message_faults(rows: StoreRows) -> Iterator[str]:
     last = rows.number("event_seq")  # see `Store.last_message`
     taken: Counter[tuple[str, str, str]] = Counter()
     query = (
@@ -66,7 +66,7 @@ def _message_faults(rows: Rows) -> Iterator[str]:
 
 
 def _record_faults(
-    rows: Rows, seq: int, mailbox: str, state: str, record: Record, start: bytes
+    rows: StoreRows, seq: int, mailbox: str, state: str, record: Record, start: bytes
 ) -> Iterator[str]:
     sender, pid = record.get("sender"), record.get("claimed_by")
     if not start.startswith(f"Message-ID: <{seq:012d}@".encode()):
@@ -91,7 +91,7 @@ def _record_faults(
         yield f"process {pid}, which has claimed it, is none of {mailbox}"
 
 
-def _broadcast_faults(rows: Rows) -> Iterator[str]:
+def _broadcast_faults(rows: StoreRows) -> Iterator[str]:
     """Whether the copies of a broadcast are as many as it counts."""
     copies: Counter[int] = Counter()
     logical: dict[int, tuple[str, dict[str, int]]] = {}

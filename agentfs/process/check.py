@@ -10,7 +10,7 @@ from agentfs.model.capability import PLAIN, canonical
 from agentfs.model.principal import INIT
 from agentfs.model.process import Process, Role
 from agentfs.process.history import KIND
-from agentfs.store.rows import Rows
+from agentfs.store.rows import StoreRows
 
 __all__ = ["NUMBERS", "faults"]
 
@@ -20,7 +20,7 @@ NUMBERS = ("last_pid", "last_agent")
 ROLES = {role.value for role in Role if role is not Role.KERNEL}
 
 
-def faults(rows: Rows) -> Iterator[str]:
+def faults(rows: StoreRows) -> Iterator[str]:
     """Every fault of them, in words."""
     yield from rows.faults
     yield from _process_faults(rows)
@@ -31,7 +31,7 @@ def faults(rows: Rows) -> Iterator[str]:
             yield f"the end of process {key}: it does not say when"
 
 
-def _process_faults(rows: Rows) -> Iterator[str]:
+def _process_faults(rows: StoreRows) -> Iterator[str]:
     last = rows.number("last_pid")
     if rows.processes and last is not None and max(rows.processes) > last:
         yield f"meta: last_pid is {last}, but there is a process {max(rows.processes)}"
@@ -51,7 +51,7 @@ def _process_faults(rows: Rows) -> Iterator[str]:
     )
 
 
-def _line_faults(rows: Rows, process: Process) -> Iterator[str]:
+def _line_faults(rows: StoreRows, process: Process) -> Iterator[str]:
     """Whether the line of parents ends at process 1."""
     seen = {process.pid}
     current = process
@@ -71,7 +71,7 @@ def _line_faults(rows: Rows, process: Process) -> Iterator[str]:
         yield f"process {process.pid} lives and its parent {parent.pid} does not"
 
 
-def _agent_faults(rows: Rows) -> Iterator[str]:
+def _agent_faults(rows: StoreRows) -> Iterator[str]:
     numbers = Counter(agent.id for agent in rows.agents.values() if agent.id)
     yield from (
         f"{times} agents have number {each}" for each, times in numbers.items() if times > 1
@@ -87,7 +87,7 @@ def _agent_faults(rows: Rows) -> Iterator[str]:
             yield f"agent {name}: there is no process {agent.pid} of it"
 
 
-def _capability_faults(rows: Rows) -> Iterator[str]:
+def _capability_faults(rows: StoreRows) -> Iterator[str]:
     """Whether what each process may, and what bounds it, is said in names that there are."""
     for process in rows.processes.values():
         what = f"process {process.pid}"

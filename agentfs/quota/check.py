@@ -11,7 +11,7 @@ from agentfs.quota import alerts, branches, budget_table, group_table, models, s
 from agentfs.quota import call as open_calls
 from agentfs.quota.budget_table import BudgetEntry, Key
 from agentfs.quota.call import Call
-from agentfs.store.rows import UNREADABLE, Record, Rows
+from agentfs.store.rows import UNREADABLE, Record, StoreRows
 
 __all__ = ["DOCUMENTS", "NUMBERS", "faults"]
 
@@ -31,7 +31,7 @@ Where = tuple[str, str, str]
 ZEROS: Numbers = (0,) * len(SUMS)
 
 
-def faults(rows: Rows) -> Iterator[str]:
+def faults(rows: StoreRows) -> Iterator[str]:
     """Every fault of them, in words."""
     yield from _budget_faults(rows)
     yield from _group_faults(rows)
@@ -42,7 +42,7 @@ def faults(rows: Rows) -> Iterator[str]:
 # -- budgets and open calls ------------------------------------------------------------------------
 
 
-def _budget_faults(rows: Rows) -> Iterator[str]:
+def _budget_faults(rows: StoreRows) -> Iterator[str]:
     """Whether every token is accounted for: what an entry says it has given away and set aside is
     what the entries that have it from there, and the open calls that draw on it, say they have. So
     the sums over the whole tree agree."""
@@ -80,7 +80,7 @@ def _budget_faults(rows: Rows) -> Iterator[str]:
             yield f"marks {key}: there is no such living process"
 
 
-def _entry(entry: BudgetEntry, rows: Rows) -> Iterator[str]:
+def _entry(entry: BudgetEntry, rows: StoreRows) -> Iterator[str]:
     if not rows.lives(entry.pid):
         yield "its owner is no living process"
     if (entry.grantor == 0) != (entry.pid == INIT):
@@ -128,7 +128,7 @@ def _name(key: Key) -> str:
 # -- groups ----------------------------------------------------------------------------------------
 
 
-def _group_faults(rows: Rows) -> Iterator[str]:
+def _group_faults(rows: StoreRows) -> Iterator[str]:
     """Whether groups are within groups, processes in groups that there are, and what a group has
     used at least what those below it have, and what open calls hold in it."""
     groups: dict[str, Record] = {}
@@ -169,7 +169,7 @@ def _is_count(number: object) -> bool:
 # -- limits ----------------------------------------------------------------------------------------
 
 
-def _limit_faults(rows: Rows) -> Iterator[str]:
+def _limit_faults(rows: StoreRows) -> Iterator[str]:
     """Whether limits are numbers, and what processes have used of them, too."""
     for pid, process in rows.processes.items():
         for name in process.limits.__slots__:
@@ -201,7 +201,7 @@ def _limit_faults(rows: Rows) -> Iterator[str]:
 # -- accounting ------------------------------------------------------------------------------------
 
 
-def _usage_faults(rows: Rows) -> Iterator[str]:
+def _usage_faults(rows: StoreRows) -> Iterator[str]:
     """Every sum that is not what the records and those that were swept add up to, and every two
     views that do not agree."""
     query = "SELECT view, key, span, input, output, calls, tool_calls, cost, unpriced FROM usage"
@@ -238,7 +238,7 @@ def _views_that_differ(found: dict[Where, Numbers]) -> Iterator[str]:
                 yield f"usage by {view}, {span}: {_figures(own)}, and in all {_figures(total)}"
 
 
-def _recount(rows: Rows) -> dict[Where, Numbers]:
+def _recount(rows: StoreRows) -> dict[Where, Numbers]:
     """The sums of the records that are kept."""
     sums: dict[Where, Numbers] = {}
     query = (

@@ -11,12 +11,12 @@ from agentfs.mail.message import number_of
 from agentfs.reminders import counts, reminder_table
 from agentfs.reminders.schedule import parse
 from agentfs.store.opening import LAST_EVENT
-from agentfs.store.rows import UNREADABLE, Rows
+from agentfs.store.rows import UNREADABLE, StoreRows
 
 __all__ = ["faults"]
 
 
-def faults(rows: Rows) -> Iterator[str]:
+def faults(rows: StoreRows) -> Iterator[str]:
     """Every fault of them, in words."""
     last = rows.number(LAST_EVENT)
     for key, record in rows.records(reminder_table.KIND):

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import yaml
 
-from agentfs.base.yaml_document import Document, Pair, near
+from agentfs.base.yaml_document import Pair, YamlDocument, near
 from agentfs.model.process import Process, Role
 from agentfs.model.spec import seconds
 from agentfs.rights.patterns import (
@@ -186,7 +186,7 @@ class _Reader:
 
     KEYS = ("effect", "user", "role", "agent", "action", "path", "approval")
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: YamlDocument) -> None:
         self._document = document
 
     def rules(self) -> list[Rule]:

@@ -11,7 +11,7 @@ from functools import cached_property
 import yaml
 
 from agentfs.base.errors import KernelError
-from agentfs.base.yaml_document import Document, Pair
+from agentfs.base.yaml_document import Pair, YamlDocument
 from agentfs.model.capability import DEFAULTS, IMPLIED, canonical
 from agentfs.model.process import Role, Tier
 from agentfs.store.live_document import checked
@@ -156,7 +156,7 @@ HEAD = """\
 class _Reader:
     """Reads the roles of one document, and notes its faults."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: YamlDocument) -> None:
         self._document = document
 
     def roles(self) -> Roles:

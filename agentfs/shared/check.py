@@ -13,19 +13,19 @@ from agentfs.base.errors import KernelError
 from agentfs.shared.artifact import Artifact, check_key, check_type
 from agentfs.shared.artifact_table import FOLDER, KIND
 from agentfs.shared.draft import UNFINISHED
-from agentfs.store.rows import UNREADABLE, Record, Rows, read_record
+from agentfs.store.rows import UNREADABLE, Record, StoreRows, read_record
 
 __all__ = ["content_faults", "faults"]
 
 
-def faults(rows: Rows) -> Iterator[str]:
+def faults(rows: StoreRows) -> Iterator[str]:
     """Every fault of the records, in words."""
     yield from _queue_faults(rows)
     yield from _topic_faults(rows)
     yield from _artifact_faults(rows)
 
 
-def _queue_faults(rows: Rows) -> Iterator[str]:
+def _queue_faults(rows: StoreRows) -> Iterator[str]:
     """Whether each queue has an owner, and each message in one its queue."""
     queues = set()
     for name, record in rows.records("queue"):
@@ -51,7 +51,7 @@ def _lacking(what: str, record: Record, *names: str) -> Iterator[str]:
         yield f"{what}: its record does not say {', '.join(missing)}"
 
 
-def _topic_faults(rows: Rows) -> Iterator[str]:
+def _topic_faults(rows: StoreRows) -> Iterator[str]:
     """Whether each topic has an owner, and what it keeps is in numbers without a gap."""
     topics = set()
     for name, record in rows.records("topic"):
@@ -73,7 +73,7 @@ def _topic_faults(rows: Rows) -> Iterator[str]:
         last[name] = seq
 
 
-def _artifact_faults(rows: Rows) -> Iterator[str]:
+def _artifact_faults(rows: StoreRows) -> Iterator[str]:
     """Whether each artifact has an owner, and a key that it may have and nobody else."""
     taken: dict[tuple[object, str], str] = {}
     for key, record in rows.records(KIND):
@@ -108,7 +108,7 @@ def content_faults(store: Path) -> list[str]:
 
 def _compare(store: Path) -> set[str]:
     with closing(sqlite3.connect(f"{store.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-        found = list(Rows(connection, store).records(KIND))
+        found = list(StoreRows(connection, store).records(KIND))
     faults = set()
     named = set()
     folder = store.parent / FOLDER

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from agentfs.base.watchdog import Hold
+from agentfs.base.watchdog import LoopHold
 from agentfs.store.event import Event
 
 __all__ = [
@@ -58,7 +58,7 @@ class LoopHeld(Event):
     others: int
 
     @classmethod
-    def of(cls, hold: Hold) -> LoopHeld:
+    def of(cls, hold: LoopHold) -> LoopHeld:
         """What the watchdog has seen."""
         seconds, busy = round(hold.seconds, 4), round(hold.busy, 4)
         return cls(hold.kind, hold.work, seconds, busy, hold.others)

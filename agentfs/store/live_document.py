@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from agentfs.base.errors import KernelError
-from agentfs.base.yaml_document import Document, DocumentError
+from agentfs.base.yaml_document import DocumentError, YamlDocument
 from agentfs.store.event_log import EventLog
 from agentfs.store.events import ConfigChanged, DocumentRefused
 from agentfs.store.part import Part
@@ -105,11 +105,11 @@ class LiveDocument(Part, Generic[T]):
         self._in_use(now)
 
 
-def checked(text: str, file: str, read: Callable[[Document], T]) -> T:
+def checked(text: str, file: str, read: Callable[[YamlDocument], T]) -> T:
     """What `read` makes of a YAML document. Raises EINVAL with every fault that was found, each as
     `file:line: what was expected`."""
     try:
-        with Document(text, file) as document:
+        with YamlDocument(text, file) as document:
             found = read(document)
             if not document.sound:
                 raise document.refusal()

@@ -2,7 +2,7 @@
 
 SQLite checks the pages that it uses when it uses them, and takes what is left of a log that was cut
 for all that there ever was. So the pages are looked through here, and the log has to reach as far
-as the mark beside it says (`Mark`).
+as the mark beside it says (`StoreMark`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agentfs.machine.proc import boot_id
 from agentfs.store.layout import StateError
 from agentfs.store.migrations import LATEST
 
-__all__ = ["LAST_EVENT", "Mark", "is_full", "look_through", "require_whole", "taking_up"]
+__all__ = ["LAST_EVENT", "StoreMark", "is_full", "look_through", "require_whole", "taking_up"]
 
 # Seconds that looking through the pages may take. 1.7 GB a second were measured where they are in
 # memory: a start with 100,000 messages (144 MB) takes 0.09 s longer. `agentfs doctor` has no limit.
@@ -39,7 +39,7 @@ UNREADABLE = (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError,
 """What reading a record raises that is not what it should be."""
 
 
-class Mark:
+class StoreMark:
     """STORE.mark, beside a store: the number of the last event that was committed, and in which
     life of the machine. Written behind every commit, and never synced: after kill -9 it is behind
     the store by one commit at most; after a power cut either may have got further.
@@ -78,7 +78,7 @@ def require_whole(store: Path) -> str:
     returns what should be told, or nothing."""
     state = store.parent
     try:
-        known, same_boot = Mark(store).read()
+        known, same_boot = StoreMark(store).read()
         if not store.exists() or store.stat().st_size == 0:
             _require_new(store, known)
             return ""

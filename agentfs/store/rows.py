@@ -10,7 +10,7 @@ from typing import Any
 
 from agentfs.model.process import Agent, Process
 
-__all__ = ["UNREADABLE", "Record", "Rows", "parse_record", "read_record"]
+__all__ = ["UNREADABLE", "Record", "StoreRows", "parse_record", "read_record"]
 
 Record = dict[str, Any]
 
@@ -18,7 +18,7 @@ UNREADABLE = (TypeError, LookupError, ValueError, AttributeError, ArithmeticErro
 """What it raises to make something of a record that is not what it should be."""
 
 
-class Rows:
+class StoreRows:
     """One snapshot of the store at `path`. Of agents and processes `faults` says what cannot be
     read; every other record is looked at by the room that it is of."""
 

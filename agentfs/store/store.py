@@ -27,7 +27,7 @@ from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
 from agentfs.store.ballast import Ballast
 from agentfs.store.migrations import migrate
-from agentfs.store.opening import LAST_EVENT, Mark, is_full
+from agentfs.store.opening import LAST_EVENT, StoreMark, is_full
 from agentfs.store.reserve import let_go
 from agentfs.store.shrinking import Shrinking, make_shrinkable
 
@@ -123,7 +123,7 @@ class Store:
         self._dirty = False
         self._recent: dict[int, bytes] = {}  # the newest short contents, by message
         self._metas: dict[str, str] = {}  # what the transaction set, written with its commit
-        self._mark = Mark(path)
+        self._mark = StoreMark(path)
         self._shrinking = Shrinking(self._db)
         self._ballast: Ballast | None = None
         self._room = 0  # bytes that may be written before the ballast is asked again

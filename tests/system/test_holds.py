@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentfs.base.watchdog import Hold
+from agentfs.base.watchdog import LoopHold
 from tests.tree import Tree
 
 pytestmark = pytest.mark.mount
@@ -63,9 +63,9 @@ def test_every_tree_of_the_tests_is_asked_for_it_at_its_end(tmp_path: Path) -> N
     tree = Tree(tmp_path / "tree")
     tree.state.mkdir()
     (tree.state / "kernel.log").write_text(
-        f"{Hold('lookup', 'lookup by 7', 0.9, 0.02)}\n"  # the disk was busy
-        f"{Hold('readdir', 'readdir by 8', 0.13, 0.12, 3)}\n"
-        f"{Hold('write', 'write by 9', 5.5, 0.01)}\n"
+        f"{LoopHold('lookup', 'lookup by 7', 0.9, 0.02)}\n"  # the disk was busy
+        f"{LoopHold('readdir', 'readdir by 8', 0.13, 0.12, 3)}\n"
+        f"{LoopHold('write', 'write by 9', 5.5, 0.01)}\n"
     )
     with pytest.raises(AssertionError) as told:
         tree.clean_up()

@@ -7,9 +7,10 @@ records says each room, in its module `check`.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from agentfs.approvals import check as approvals
 from agentfs.asks import check as asks
@@ -18,14 +19,16 @@ from agentfs.base.errors import KernelError
 from agentfs.mail import check as mail
 from agentfs.process import check as process
 from agentfs.quota import check as quota
+from agentfs.quota import models
 from agentfs.reminders import check as reminders
-from agentfs.rights import check as rights
+from agentfs.rights import acl, roles
 from agentfs.sections import SECTIONS
 from agentfs.shared import check as shared
+from agentfs.store.live_document import Form
 from agentfs.store.migrations import LATEST
 from agentfs.store.opening import LAST_EVENT
 from agentfs.store.rows import UNREADABLE, StoreRows
-from agentfs.store.settings import configuration
+from agentfs.store.settings import configuration_form
 
 __all__ = ["check"]
 
@@ -34,12 +37,12 @@ ROOMS = (process, mail, asks, reminders, shared, quota, audit, approvals)
 NUMBERS = (LAST_EVENT, *process.NUMBERS, *quota.NUMBERS, *audit.NUMBERS, *approvals.NUMBERS)
 """Meta values that are numbers."""
 
-DOCUMENTS: dict[str, Callable[[str], object]] = {
-    "config": configuration(*SECTIONS).parse,
-    **rights.DOCUMENTS,
-    **quota.DOCUMENTS,
+DOCUMENTS: dict[str, Form[Any]] = {
+    "the configuration": configuration_form(SECTIONS),
+    "/etc/roles.yaml": roles.FORM,
+    "/etc/acl.yaml": acl.FORM,
+    "/etc/models.yaml": models.FORM,
 }
-"""The documents of /etc by the key of their text."""
 
 
 def check(path: Path) -> list[str]:
@@ -79,9 +82,8 @@ def _meta_faults(rows: StoreRows) -> Iterator[str]:
     for key in NUMBERS:
         if rows.number(key) is None:
             yield f"meta: {key} is {rows.meta[key]!r}, no number"
-    for key, parse in DOCUMENTS.items():
-        what = "the configuration" if key == "config" else f"/etc/{key}"
+    for document, form in DOCUMENTS.items():
         try:
-            parse(rows.meta.get(key, ""))
+            form.parse(rows.meta.get(form.key, ""))
         except KernelError as bad:
-            yield f"meta: {what} is wrong: {bad.reason}"
+            yield f"meta: {document} is wrong: {bad.reason}"

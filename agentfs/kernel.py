@@ -63,10 +63,8 @@ from agentfs.quota.shares import Shares
 from agentfs.quota.spending import Spending
 from agentfs.reminders.reminders import Reminders
 from agentfs.rights import acl, roles
-from agentfs.rights.acl import Acl
 from agentfs.rights.gate import Gate
 from agentfs.rights.policy import Policy
-from agentfs.rights.roles import Roles
 from agentfs.sections import SECTIONS
 from agentfs.shared.artifact_table import ArtifactTable
 from agentfs.shared.artifacts import Artifacts
@@ -138,17 +136,8 @@ class Kernel:
         self.events.process_of = self.table.pid_of
         self.events.agent_of = self.table.name_of
         self.policy = Policy(self.table.find, self.ground.parts)
-        self.roles = LiveDocument(
-            roles.FILE,
-            self.store,
-            self.events,
-            Roles.parse,
-            lambda: Roles().text,
-            self.policy.use_roles,
-        )
-        self.acl = LiveDocument(
-            acl.FILE, self.store, self.events, Acl.parse, lambda: acl.DEFAULT, self.policy.use_acl
-        )
+        self.roles = LiveDocument(self.store, self.events, roles.FORM, self.policy.use_roles)
+        self.acl = LiveDocument(self.store, self.events, acl.FORM, self.policy.use_acl)
         self.gate = Gate(self.ground, self.policy, self.table.find)
         self.rules = PathRules(self.gate)
         self.capabilities = Capabilities(self.gate, self.table, self.events)

@@ -7,19 +7,16 @@ from collections.abc import Iterator, Mapping
 
 from agentfs.model.principal import INIT
 from agentfs.model.process import Tier
-from agentfs.quota import alerts, branches, budget_table, group_table, models, spending
+from agentfs.quota import alerts, branches, budget_table, group_table, spending
 from agentfs.quota import call as open_calls
 from agentfs.quota.budget_table import BudgetEntry, Key
 from agentfs.quota.call import Call
 from agentfs.store.rows import UNREADABLE, Record, StoreRows
 
-__all__ = ["DOCUMENTS", "NUMBERS", "faults"]
+__all__ = ["NUMBERS", "faults"]
 
 NUMBERS = ("last_call",)
 """Meta values that are numbers."""
-
-DOCUMENTS = {models.FILE: models.parse}
-"""Documents of /etc, by the key of their text."""
 
 GROUP_COUNTS = ("changed", "tokens", "tokens_hits", "pids_hits")
 SPENT_COUNTS = ("llm_calls", "tool_calls", "cost", "largest")

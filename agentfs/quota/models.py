@@ -13,9 +13,9 @@ from agentfs.base.models import read_model
 from agentfs.model.process import Tier
 from agentfs.quota.meter import MICROS
 from agentfs.store.ground import Ground
-from agentfs.store.live_document import LiveDocument
+from agentfs.store.live_document import Form, LiveDocument
 
-__all__ = ["FILE", "Model", "Models", "parse"]
+__all__ = ["FILE", "FORM", "Model", "Models", "parse"]
 
 FILE = "models.yaml"
 """The document's name in /etc."""
@@ -91,11 +91,14 @@ def parse(text: str) -> dict[str, Model]:
     }
 
 
+FORM = Form(FILE, parse, lambda: DEFAULT)
+
+
 class Models(LiveDocument[dict[str, Model]]):
     """What `/etc/models.yaml` says at the moment."""
 
     def __init__(self, ground: Ground) -> None:
-        super().__init__(FILE, ground.store, ground.events, parse, lambda: DEFAULT)
+        super().__init__(ground.store, ground.events, FORM)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(tuple(self.now.values()))

@@ -20,9 +20,9 @@ from agentfs.rights.patterns import (
     weight,
 )
 from agentfs.rights.roles import Action
-from agentfs.store.live_document import checked
+from agentfs.store.live_document import Form, checked
 
-__all__ = ["DEFAULT", "FILE", "Acl", "Approval", "Rule"]
+__all__ = ["DEFAULT", "FILE", "FORM", "Acl", "Approval", "Rule"]
 
 FILE = "acl.yaml"
 
@@ -176,6 +176,10 @@ class Acl:
         self, action: Action, role: Role, user: str, agent: str
     ) -> tuple[_Compiled, ...]:
         return tuple(each for each in self._by_action[action] if each.concerns(role, user, agent))
+
+
+FORM = Form(FILE, Acl.parse, lambda: DEFAULT)
+"""Of `/etc/acl.yaml`."""
 
 
 # -- reading the document --------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from agentfs.base.errors import KernelError
 from agentfs.base.yaml_document import Pair, YamlDocument
 from agentfs.model.capability import DEFAULTS, IMPLIED, canonical
 from agentfs.model.process import Role, Tier
-from agentfs.store.live_document import checked
+from agentfs.store.live_document import Form, checked
 
-__all__ = ["FILE", "Action", "RoleEntry", "Roles", "Verdict"]
+__all__ = ["FILE", "FORM", "Action", "RoleEntry", "Roles", "Verdict"]
 
 FILE = "roles.yaml"
 
@@ -145,6 +145,9 @@ class Roles:
             )
         )
 
+
+FORM = Form(FILE, Roles.parse, lambda: Roles().text)
+"""Of `/etc/roles.yaml`."""
 
 HEAD = """\
 # What each role may do. A valid write takes effect at once; what is left out has its default.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from agentfs.base.errors import KernelError
@@ -14,50 +15,62 @@ from agentfs.store.events import ConfigChanged, DocumentRefused
 from agentfs.store.part import Part
 from agentfs.store.store import Store
 
-__all__ = ["LiveDocument", "checked"]
+__all__ = ["Form", "LiveDocument", "checked"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-class LiveDocument(Part, Generic[T]):
-    """`/etc/NAME`. `parse` makes of a text what it says, or raises EINVAL that names every fault.
+@dataclass(frozen=True, slots=True)
+class Form(Generic[T]):
+    """How a document is read. `parse` makes of a text what it says, or raises EINVAL that names
+    every fault. `default()` is its text until somebody writes another. `kept_as` is its key in the
+    store: its name, if it is left out."""
 
-    `default` is its text until somebody writes another, and if the stored one cannot be read (by
-    another release, say): that must not keep the system from starting. `use(now)` is called with
-    what is in effect: at once, and with each change, before anybody is told of it. `kept_as` is its
-    key in the store; NAME if it is left out.
+    name: str
+    parse: Callable[[str], T]
+    default: Callable[[], str]
+    kept_as: str = ""
+
+    @property
+    def key(self) -> str:
+        """What the store calls its text."""
+        return self.kept_as or self.name
+
+
+class LiveDocument(Part, Generic[T]):
+    """A document of a form: its `text`, and what that says, `now`.
+
+    If the stored text cannot be read (by another release, say), the default is in effect: that must
+    not keep the system from starting. `use(now)` is called with what is in effect: at once, and
+    with each change, before anybody is told of it.
     """
 
     def __init__(
         self,
-        name: str,
         store: Store,
         events: EventLog,
-        parse: Callable[[str], T],
-        default: Callable[[], str],
+        form: Form[T],
         use: Callable[[T], object] = lambda now: None,
-        *,
-        kept_as: str = "",
     ) -> None:
-        self.name = name
-        self.path = f"/etc/{name}"
+        self.name = form.name
+        self.path = f"/etc/{form.name}"
         self._store = store
         self._events = events
-        self._parse = parse
+        self._parse = form.parse
         self._in_use = use
-        self._key = kept_as or name
+        self._key = form.key
         self._checks: list[Callable[[T], object]] = []
         self._refusal = ""  # why the text in the store is not in effect
-        text = store.meta(self._key) or default()
+        text = store.meta(self._key) or form.default()
         try:
-            now = parse(text)
+            now = form.parse(text)
         except KernelError as bad:
             log.error("%s is refused, its default is in effect: %s", self.path, bad.reason)
             self._refusal = bad.reason
-            text = default()
-            now = parse(text)
+            text = form.default()
+            now = form.parse(text)
         self._use(text, now)
 
     @property

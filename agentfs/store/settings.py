@@ -17,10 +17,18 @@ from agentfs.base.models import read_model
 from agentfs.model.spec import seconds
 from agentfs.store.defaults import with_defaults, without_defaults
 from agentfs.store.event_log import EventLog
-from agentfs.store.live_document import LiveDocument
+from agentfs.store.live_document import Form, LiveDocument
 from agentfs.store.store import Store
 
-__all__ = ["Config", "Count", "Duration", "Section", "Settings", "configuration"]
+__all__ = [
+    "Config",
+    "Count",
+    "Duration",
+    "Section",
+    "Settings",
+    "configuration",
+    "configuration_form",
+]
 
 Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -68,20 +76,18 @@ def configuration(*sections: type[Section]) -> type[Config]:
     return made
 
 
+def configuration_form(sections: tuple[type[Section], ...]) -> Form[Config]:
+    """How `/etc/agentfs.yaml` with these sections is read."""
+    config = configuration(*sections)
+    return Form("agentfs.yaml", config.parse, lambda: config().text(), kept_as="config")
+
+
 class Settings(LiveDocument[Config]):
     """The configuration in effect, and its text as it was written; `shown` has the rest, too."""
 
     def __init__(self, store: Store, events: EventLog, sections: tuple[type[Section], ...]) -> None:
         self._shown: tuple[str | None, str] = (None, "")  # a text, and how that is shown
-        config = configuration(*sections)
-        super().__init__(
-            "agentfs.yaml",
-            store,
-            events,
-            config.parse,
-            lambda: config().text(),
-            kept_as="config",
-        )
+        super().__init__(store, events, configuration_form(sections))
 
     def of(self, section: type[S]) -> S:
         """What one section says at the moment."""

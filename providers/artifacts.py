@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from agentfs.base.errors import KernelError
-from agentfs.providers.contents import Glance, Reading, Writing, discreet
+from agentfs.providers.artifact_handles import Glance, Reading, Writing, discreet
 from agentfs.shared.artifact import Artifact, Space
 from agentfs.shared.draft import ArtifactDraft
 from agentfs.vfs.caller import Caller
@@ -28,7 +28,7 @@ from agentfs.vfs.node import Attributes, File, Handle, LookUpAgain, Stat, is_wri
 if TYPE_CHECKING:
     from agentfs.shared.artifacts import Artifacts
 
-__all__ = ["ArtifactFile", "DraftFile", "Place", "Retries"]
+__all__ = ["ArtifactDraftFile", "ArtifactFile", "Place", "Retries"]
 
 ATTRIBUTES = ("user.mime_type", "user.owner", "user.visibility")
 
@@ -203,7 +203,7 @@ class ArtifactFile(_Entry):
             raise self.place.retries.send(caller, self.name)
 
 
-class DraftFile(_Entry):
+class ArtifactDraftFile(_Entry):
     """What one caller has of a key: to write it, at first the version before, and then what is
     written; to read it, whatever it has at the open."""
 

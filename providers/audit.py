@@ -69,7 +69,7 @@ class AuditDirectory(SystemTable):
         stranger, kernel), `name`, `pid`, `uid` and `gid`; `changes` are the events of one
         transaction, as /dev/events has them, and a refusal is one of type `call_refused`. `hash` is
         SHA-256 over the hash before and the rest of the line as canonical JSON."""
-        return LogFile(self, (self.key, "log"))
+        return AuditLogFile(self, (self.key, "log"))
 
     @live("head", 0o400, example="Seq:\t4711\nHash:\t9f86d081884c…\nSignature:\t2c26b46b68ff…\n")
     def head(self) -> str:
@@ -118,7 +118,7 @@ class AuditDirectory(SystemTable):
         self.kernel.audit.cut(caller.principal, int(words[1][:19]))
 
 
-class LogFile(File):
+class AuditLogFile(File):
     """/sys/audit/log. Its size is 0, as in Linux's /proc: it grows while it is read."""
 
     timeout = 0.0
@@ -137,10 +137,10 @@ class LogFile(File):
     def open(self, flags: int, caller: Caller) -> Handle:
         if is_writing(flags):
             raise KernelError(errno.EACCES, "the audit is written by the kernel only")
-        return LogHandle(self._directory.kernel)
+        return AuditLogHandle(self._directory.kernel)
 
 
-class LogHandle(Handle):
+class AuditLogHandle(Handle):
     """What was there when it was opened, fetched page by page in a thread."""
 
     seekable = False

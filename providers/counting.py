@@ -15,7 +15,7 @@ from agentfs.quota.file_bytes import Bytes, Makers, taken
 if TYPE_CHECKING:
     from agentfs.providers.hostnode import HostNode
 
-__all__ = ["Mark", "closed", "growing", "made", "opened", "part_of", "removed", "settle"]
+__all__ = ["Marking", "closed", "growing", "made", "opened", "part_of", "removed", "settle"]
 
 
 class growing:  # noqa: N801  # used as a statement, as contextlib's are
@@ -58,10 +58,9 @@ def settle(node: HostNode, descriptor: int, principal: Principal) -> None:
     counted = _bytes(node)
     if counted is None:
         return
-    now = taken(attributes(descriptor))
-    if now != node.taken:
-        change, node.taken = now - node.taken, now
-        counted.changed(part_of(node), principal, change, named=not node.removed)
+    more = node.counts(taken(attributes(descriptor)))
+    if more:
+        counted.changed(part_of(node), principal, more, named=not node.removed)
 
 
 def _bytes(node: HostNode) -> Bytes | None:
@@ -87,7 +86,7 @@ def part_of(node: HostNode) -> Makers:
     return node.part
 
 
-class Mark:
+class Marking:
     """Call it with the path of what `principal` has just made in a directory, which may be a link,
     or with its descriptor. Raises ShareError if that is one more than it may have. `part`: whose
     it is."""

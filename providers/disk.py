@@ -69,7 +69,6 @@ __all__ = [
     "resize",
     "scan",
     "setxattr",
-    "statvfs",
     "target",
     "tells_writes_apart",
     "truncate",
@@ -194,11 +193,6 @@ def open_root(path: str, beyond: bool) -> int:
 def attributes(descriptor: int) -> os.stat_result:
     """fstat(2). Raises OSError."""
     return os.fstat(descriptor)
-
-
-def statvfs(descriptor: int) -> os.statvfs_result:
-    """fstatvfs(2). Raises OSError."""
-    return os.fstatvfs(descriptor)
 
 
 def target(descriptor: int) -> str:

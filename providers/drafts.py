@@ -17,7 +17,7 @@ from agentfs.vfs.written import Written
 if TYPE_CHECKING:
     from agentfs.providers.maildir import Mailroom
 
-__all__ = ["DeliveringHandle", "Delivery", "DraftFile", "DraftHandle", "MemoryFile", "MemoryHandle"]
+__all__ = ["Arriving", "DeliveringHandle", "DraftFile", "DraftHandle", "MemoryFile", "MemoryHandle"]
 
 _numbers = itertools.count(1)
 
@@ -160,7 +160,7 @@ class DraftHandle(MemoryHandle):
         await file.room.kernel.store.sync()
 
 
-class Delivery(Protocol):
+class Arriving(Protocol):
     """What becomes of a draft that was made where messages arrive."""
 
     def deliver(self) -> None:
@@ -178,7 +178,7 @@ class DeliveringHandle(DraftHandle):
 
     followed = whole = True
 
-    def __init__(self, file: DraftFile, delivery: Delivery) -> None:
+    def __init__(self, file: DraftFile, delivery: Arriving) -> None:
         super().__init__(file)
         self._delivery = delivery
         self._sent = False

@@ -76,7 +76,8 @@ class HostTree:
         # the old file.
         self._nodes: WeakValueDictionary[tuple[int, int, int], HostNode] = WeakValueDictionary()
         self._generations: dict[tuple[int, int], int] = {}
-        self.version = 0  # moves with every change made through this tree
+        self.version = 0
+        """Moves with every change that is made through this tree."""
         with reported(self.path):
             found, device, beyond = self._look()
         self.number = found.st_dev
@@ -89,6 +90,10 @@ class HostTree:
         parent, name = os.path.split(self.path)
         above = Descriptor(disk.open_root(parent, beyond=True))
         return self.look(above, name, OWN, lambda: self.path)
+
+    def stale(self) -> None:
+        """What was read of a file before is not so any more."""
+        self.version += 1
 
     def look(
         self, directory: Descriptor, name: str, device: Device, path: Callable[[], str]
@@ -308,7 +313,7 @@ class HostDirectory(HostNode, Directory):
     def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
         (path,) = self.tree.changing(caller, made=[self.entry(name)])
         charge = caller.descriptor()
-        mark = counting.Mark(self, st.S_IFREG, caller.principal)
+        mark = counting.Marking(self, st.S_IFREG, caller.principal)
         wanted = flags & OPEN_FLAGS | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL
         with reported(f"creating {name}"):
             here = self.descriptor()
@@ -335,7 +340,7 @@ class HostDirectory(HostNode, Directory):
         """The caller gets it, or there is nothing new."""
         (path,) = self.tree.changing(caller, made=[self.entry(name)])
         self.tree.may_make()
-        mark = counting.Mark(self, mode if target is None else st.S_IFLNK, caller.principal)
+        mark = counting.Marking(self, mode if target is None else st.S_IFLNK, caller.principal)
         with reported(f"making {name}"):
             here = self.descriptor()
             found = self.device.call(disk.make, here.number, name, mode, caller, mark, target)

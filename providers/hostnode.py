@@ -99,6 +99,11 @@ class HostNode(Node):
         if not self.handles:  # else what was counted of it
             self.taken = taken(found)
 
+    def counts(self, now: int) -> int:
+        """It counts with so many bytes `now`; how many more these are than before."""
+        more, self.taken = now - self.taken, now
+        return more
+
     def found_on(self, device: Device, beyond: bool) -> None:
         """It was found on this disk."""
         self.device, self.beyond, self.distant = device, beyond, not device.own
@@ -214,12 +219,6 @@ class HostNode(Node):
         """EFBIG for a size that no file of the tree may have."""
         if size > self.tree.most_bytes:
             raise KernelError(errno.EFBIG, f"at most {self.tree.most_bytes} bytes")
-
-    def statvfs(self) -> os.statvfs_result:
-        """The space of the file system it is on."""
-        with reported("reading the file system's size"):
-            pinned = self.pinned()
-            return self.device.call(disk.statvfs, pinned.number)
 
     def getxattr(self, name: str) -> bytes:
         if name == KIND:
@@ -355,7 +354,7 @@ class HostHandle(Handle):
 
     async def write(self, offset: int, data: bytes) -> int:
         opened = self.descriptor
-        self._file.tree.version += 1
+        self._file.tree.stale()
         self._file.bounded(offset + len(data))
         end = offset + len(data)
         with reported("writing"), self._growing(end, len(data)):
@@ -369,14 +368,14 @@ class HostHandle(Handle):
     def empty(self) -> None:
         """What O_TRUNC does, also to who only reads."""
         opened = self.descriptor
-        self._file.tree.version += 1
+        self._file.tree.stale()
         with reported("truncating"), self._growing():
             self._file.device.call(disk.truncate, own_path(opened.number), 0)
 
     def truncate(self, size: int) -> None:
         """ftruncate(2)."""
         opened = self.descriptor
-        self._file.tree.version += 1
+        self._file.tree.stale()
         self._file.bounded(size)
         with reported("truncating"), self._growing():
             self._file.device.call(disk.resize, opened.number, size)

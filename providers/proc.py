@@ -12,10 +12,10 @@ from agentfs.model.process import State
 from agentfs.process.events import ProcessReaped, ProcessSpawned
 from agentfs.providers.caps import RoleChanges
 from agentfs.providers.children import pid_of
-from agentfs.providers.load import LoadAverage
+from agentfs.providers.loadavg import LoadAverage
 from agentfs.providers.maildir import MAIL
 from agentfs.providers.process import ProcessDirectory
-from agentfs.providers.streams import Signals
+from agentfs.providers.streams import SignalLines
 from agentfs.providers.system_table import SystemTable
 from agentfs.store.events import ConfigChanged
 from agentfs.vfs.caller import Caller
@@ -37,7 +37,7 @@ class ProcDirectory(SystemTable):
 
     def __init__(self, above: SystemTable) -> None:
         super().__init__(above)
-        self.signals = Signals(self.kernel)
+        self.signals = SignalLines(self.kernel)
         self._load = LoadAverage(self.kernel)
         self.roles = RoleChanges(self.kernel)
 

@@ -33,8 +33,8 @@ from agentfs.providers.queue_folders import (
     QueueTmpDirectory,
     each,
 )
+from agentfs.providers.queue_send import SendFile
 from agentfs.providers.recv import Recv, RecvBatch
-from agentfs.providers.sending import SendFile
 from agentfs.providers.system_table import SystemTable
 from agentfs.rights.ownership import Access
 from agentfs.shared.events import QueueChanged, QueueCreated, QueueRemoved

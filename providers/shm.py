@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from agentfs.base.errors import KernelError
-from agentfs.providers.keys import (
+from agentfs.providers.shm_folders import (
     ARTIFACTS,
     GlobalDirectory,
     PrivateDirectory,

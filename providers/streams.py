@@ -29,8 +29,8 @@ __all__ = [
     "EventStream",
     "JournalStream",
     "RecordStream",
+    "SignalLines",
     "SignalStream",
-    "Signals",
     "WaitStream",
     "lost",
     "published",
@@ -202,7 +202,7 @@ class JournalStream(RecordStream):
         self._unlisten()
 
 
-class Signals:
+class SignalLines:
     """The signals and notices of each process, from its start on, the newest 100 of each."""
 
     KEPT = 100
@@ -253,7 +253,7 @@ class Signals:
 class SignalStream(RecordStream):
     """`/proc/PID/signals`: ends when the process is reaped."""
 
-    def __init__(self, signals: Signals, pid: int) -> None:
+    def __init__(self, signals: SignalLines, pid: int) -> None:
         super().__init__()
         self._signals = signals
         self._pid = pid

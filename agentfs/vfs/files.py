@@ -17,7 +17,7 @@ from agentfs.vfs.handles import (
     Late,
     Lines,
     Rendered,
-    Request,
+    RequestHandle,
     Snapshot,
     Whole,
 )
@@ -233,7 +233,7 @@ class Transaction(_DeclaredFile):
         self._limit = limit
 
     def open(self, flags: int, caller: Caller) -> Handle:
-        return Request(lambda data: self._serve(data, caller), self._limit())
+        return RequestHandle(lambda data: self._serve(data, caller), self._limit())
 
 
 class Stream(_DeclaredFile):

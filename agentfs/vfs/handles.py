@@ -22,7 +22,7 @@ __all__ = [
     "Late",
     "Lines",
     "Rendered",
-    "Request",
+    "RequestHandle",
     "Snapshot",
     "Whole",
     "as_text",
@@ -150,7 +150,7 @@ class Whole(Handle):
         return len(data)
 
 
-class Request(Handle):
+class RequestHandle(Handle):
     """A request of at most `limit` bytes written, its reply read, on one handle."""
 
     def __init__(

@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from agentfs.model.process import State
-from agentfs.providers.streams import Signals
+from agentfs.providers.streams import SignalLines
 from agentfs.vfs.changes import Created, Modified, Removed
 from tests.providers.world import OPERATOR, STRANGER, World, refused
 
@@ -196,12 +196,12 @@ async def test_signals_are_kept_from_the_start_on_and_bounded(world: World) -> N
     stream = world.stream(f"/proc/{pid}/signals")
     assert stream.try_read(2) == b"HU"
     assert stream.try_read(100) == b"P\n"
-    for _ in range(Signals.KEPT + 5):
+    for _ in range(SignalLines.KEPT + 5):
         await world.write(f"/proc/{pid}/ctl", "HUP\n")
     content = b""
     while chunk := stream.try_read(4096):
         content += chunk
-    assert content == b"LOST 5\n" + b"HUP\n" * Signals.KEPT
+    assert content == b"LOST 5\n" + b"HUP\n" * SignalLines.KEPT
     stream.release()
     with refused("EACCES"):
         world.open(f"/proc/{pid}/signals", caller=world.as_agent("bob"))

@@ -9,7 +9,7 @@ import stat as st
 import pytest
 
 from agentfs.mail.message import Draft
-from agentfs.providers.sending import Sending
+from agentfs.providers.queue_send import Sending
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Created, Modified, Moved, Removed
 from agentfs.vfs.node import Attributes, Directory, StreamHandle

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from agentfs.base.errors import KernelError
-from agentfs.providers.artifacts import DraftFile
+from agentfs.providers.artifacts import ArtifactDraftFile
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Created, Moved, Removed
 from agentfs.vfs.node import Attributes, Directory, File, Handle, LookUpAgain, Node
@@ -119,13 +119,13 @@ async def test_a_version_is_not_written_through_its_own_inode(world: World) -> N
             node.open(flags, alice)
         assert again.value.errno == 116  # ESTALE: Linux looks the name up once more
         writers = reach(world, "private/k", alice)
-        assert isinstance(writers, DraftFile)
+        assert isinstance(writers, ArtifactDraftFile)
         assert writers.apart
         # Twice, if Linux wants, and only for this thread.
-        assert isinstance(reach(world, "private/k", alice), DraftFile)
-        assert not isinstance(reach(world, "private/k", replace(alice, tid=1)), DraftFile)
+        assert isinstance(reach(world, "private/k", alice), ArtifactDraftFile)
+        assert not isinstance(reach(world, "private/k", replace(alice, tid=1)), ArtifactDraftFile)
         handle = writers.open(flags, alice)
-        assert not isinstance(reach(world, "private/k", alice), DraftFile)
+        assert not isinstance(reach(world, "private/k", alice), ArtifactDraftFile)
         handle.release()
     with pytest.raises(LookUpAgain):
         node.chattr(alice, Attributes(size=1))
@@ -144,7 +144,7 @@ async def test_a_version_that_is_replaced_between_look_up_and_open_is_no_missing
     with pytest.raises(LookUpAgain):
         node.open(os.O_RDONLY, bob)
     second = reach(world, "global/k", bob)
-    assert isinstance(second, DraftFile)
+    assert isinstance(second, ArtifactDraftFile)
     await put(world, "global/k", b"newest", alice)  # the second attempt never comes too late
     handle = second.open(os.O_RDONLY, bob)
     assert await handle.read(0, 10) == b"newest"

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Kind
-from agentfs.providers.artifacts import ArtifactFile, DraftFile, Retries
-from agentfs.providers.contents import discreet
+from agentfs.providers.artifact_handles import discreet
+from agentfs.providers.artifacts import ArtifactDraftFile, ArtifactFile, Retries
 from agentfs.providers.system_table import SystemTable
 from agentfs.shared.artifact import Artifact, Space, Visibility, check_key
 from agentfs.shared.events import (
@@ -85,7 +85,7 @@ class _KeyDirectory(Table):
         if artifact is not None:
             return ArtifactFile(self, artifact)
         draft = self.artifacts.table.drafted(self.space, name)
-        return None if draft is None else DraftFile(self, name, None, draft)
+        return None if draft is None else ArtifactDraftFile(self, name, None, draft)
 
     def more(self) -> Iterator[tuple[str, Node]]:
         for name, artifact in self.all().items():
@@ -99,7 +99,7 @@ class _KeyDirectory(Table):
             raise self.missing(name)
         artifact = self.artifact(name)
         if artifact is not None and self.retries.expected(caller, name):
-            return DraftFile(self, name, artifact)
+            return ArtifactDraftFile(self, name, artifact)
         if artifact is None:
             draft = self.artifacts.table.drafted(self.space, name)
             if draft is not None and draft.principal.name != caller.principal.name:
@@ -114,7 +114,7 @@ class _KeyDirectory(Table):
             if existing is not None and flags & os.O_EXCL:
                 raise KernelError(errno.EEXIST, f"there is {name!r} already")
             check_key(name)
-            node = DraftFile(self, name, existing)
+            node = ArtifactDraftFile(self, name, existing)
             return node, node.open(flags, caller)
 
     def _own(self, name: str) -> None:

@@ -12,6 +12,7 @@ from agentfs.approvals.events import ApprovalAsked, ApprovalDecided
 from agentfs.approvals.request import ApprovalRequest, ApprovalState
 from agentfs.base.errors import ApprovalError, KernelError
 from agentfs.mail.message import Draft
+from agentfs.model.process import State
 from agentfs.rights.acl import Acl
 from tests.world import OPERATOR, World
 
@@ -165,3 +166,34 @@ def test_requests_and_decisions_survive_the_daemon(office: Office) -> None:
     assert found.record() == request.record()
     office.write()
     assert found.state is ApprovalState.USED
+
+
+def test_a_call_that_asks_twice_uses_one_approval_and_none_if_it_fails(office: Office) -> None:
+    request = office.asked()
+    with pytest.raises(ApprovalError) as needed:
+        office.write()
+    office.approvals.decide(OPERATOR, request.id, approve=True)
+    with pytest.raises(ValueError), office.store.transaction():
+        assert office.approvals.is_approved(needed.value)
+        raise ValueError
+    assert request.state is ApprovalState.APPROVED
+    with office.store.transaction():
+        assert office.approvals.is_approved(needed.value)
+        assert office.approvals.is_approved(needed.value)
+    assert request.state is ApprovalState.USED
+    assert not office.approvals.is_approved(needed.value)
+
+
+def test_what_a_removed_agent_asked_for_is_void_and_what_it_was_to_decide_is_the_operators(
+    office: Office,
+) -> None:
+    asked, decided = office.asked(), office.asked("boss")
+    for name in ("alice", "boss"):
+        office.kernel.supervisor.finish(office.table.by_name(name), 0, State.ZOMBIE)
+    office.agents.remove(OPERATOR, "boss")
+    assert (asked.state, asked.by) == (ApprovalState.PENDING, "operator")
+    assert decided.state is ApprovalState.WITHDRAWN
+    assert office.told("init") == [asked.name]
+    office.agents.remove(OPERATOR, "alice")
+    assert asked.state is ApprovalState.WITHDRAWN
+    assert office.approvals.open == 0

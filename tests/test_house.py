@@ -108,7 +108,11 @@ def from_outside() -> Iterator[str]:
                 found = changed(node)
                 if found is None or (isinstance(found.value, ast.Name) and found.value.id in own):
                     continue
-                if homes[found.attr] and not homes[found.attr] & {file, "everywhere"}:
+                others = homes[found.attr] - {file}
+                if not others or "everywhere" in others:
+                    continue
+                # One of the module's own, if it has such an attribute and is no collaborator.
+                if file not in homes[found.attr] or isinstance(found.value, ast.Attribute):
                     yield f"{file}:{node.lineno}: {ast.unparse(found)}"
 
 
@@ -178,11 +182,11 @@ def elsewhere() -> Iterator[str]:
     ("rule", "most"),
     [
         (from_outside, 20),
-        (many_arguments, 7),
+        (many_arguments, 6),
         (upcalls, 11),
-        (kernel_lines, 261),
+        (kernel_lines, 246),
         (undoing, 11),
-        (two_meanings, 12),
+        (two_meanings, 8),
         (elsewhere, 4),
     ],
 )

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from agentfs.vfs.changes import Created, Modified, Removed
-from agentfs.vfs.handles import Request
+from agentfs.vfs.handles import RequestHandle
 from agentfs.vfs.node import StreamHandle
 from agentfs.vfs.table import Table
 from tests.providers.world import OPERATOR, STRANGER, World, refused
@@ -17,7 +17,7 @@ ASKS = "/agents/alice/asks"
 
 async def transact(world: World, path: str, request: str, name: str) -> str:
     handle = world.open(path, os.O_RDWR, world.as_agent(name))
-    assert isinstance(handle, Request)
+    assert isinstance(handle, RequestHandle)
     await handle.write(0, request.encode())
     reply = (await handle.read(0, 4096)).decode()
     assert await handle.read(0, 4096) == b""

@@ -246,9 +246,10 @@ HOST = (
 )
 """Providers of real files: whatever they ask the disk goes through `disk` and `devices`."""
 
-NO_FILE = frozenset(
-    {"fsencode", "fsdecode", "fspath", "geteuid", "getegid", "close", "stat_result"}
-)
+NO_FILE = frozenset({"fsencode", "fsdecode", "fspath", "geteuid", "getegid", "close"}) | {
+    "stat_result",
+    "statvfs_result",
+}
 """What they may call of `os`: nothing that leads to a disk. (`close` only hands it on.)"""
 
 OTHERS = {

@@ -239,10 +239,10 @@ class Asks(Part):
         self._table.change(ask, questions=questions, to=to, deadline=deadline)
         self._alarm.set(deadline)
 
-    def awaiting(self, sender: str, mailbox: str, parent: Message | None) -> Ask | None:
+    def awaiting(self, sender: str, mailbox: str, parent: Message) -> Ask | None:
         """The open ask that a reply of `sender` to `parent`, sent to `mailbox`, answers."""
-        ask = None if parent is None else self._table.of_message.get(parent.seq)
-        if parent is None or ask is None or ask.asker != mailbox:
+        ask = self._table.of_message.get(parent.seq)
+        if ask is None or ask.asker != mailbox:
             return None
         asked = parent.claimant if "/" in parent.mailbox else parent.mailbox
         return ask if sender == asked else None
@@ -268,6 +268,8 @@ class Asks(Part):
         """Close a batch of what nobody answered in time, the ask of message `question` first; say
         how many. The alarm does it when it is time; calls that look at an ask do it before, so that
         nothing depends on when the alarm rings."""
+        if not self._table.open:
+            return 0
         now, ended = self._clock.now(), 0
         ask = self._table.due()
         if ask is None or ask.deadline > now or self._store.in_transaction:

@@ -19,17 +19,18 @@ class DueHeap(Generic[Item]):
     the heap has at most twice as many entries as there are items, and 64 more.
     """
 
-    __slots__ = ("_heap", "_items")
+    __slots__ = ("_heap", "items")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int]] = []
-        self._items: dict[int, Item] = {}
+        self.items: dict[int, Item] = {}
+        """By their number. To look at; where nothing is due, that is all that looking costs."""
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     def __iter__(self) -> Iterator[Item]:
-        return iter(self._items.values())
+        return iter(self.items.values())
 
     @property
     def entries(self) -> int:
@@ -38,17 +39,19 @@ class DueHeap(Generic[Item]):
 
     def add(self, key: float, number: int, item: Item) -> None:
         """Put `item` in; `number` is its own. It keeps its key when it comes again."""
-        self._items[number] = item
+        self.items[number] = item
         heapq.heappush(self._heap, (key, number))
-        self._trim()
+        if len(self._heap) > 2 * len(self.items) + 64:
+            self._trim()
 
     def discard(self, number: int) -> None:
-        self._items.pop(number, None)
-        self._trim()
+        self.items.pop(number, None)
+        if len(self._heap) > 2 * len(self.items) + 64:
+            self._trim()
 
     def first(self) -> Item | None:
         """The item with the least key, left in place; None if there is none."""
-        heap, items = self._heap, self._items
+        heap, items = self._heap, self.items
         while heap:
             item = items.get(heap[0][1])
             if item is not None:
@@ -57,6 +60,5 @@ class DueHeap(Generic[Item]):
         return None
 
     def _trim(self) -> None:
-        if len(self._heap) > 2 * len(self._items) + 64:
-            self._heap = list({entry for entry in self._heap if entry[1] in self._items})
-            heapq.heapify(self._heap)
+        self._heap = list({entry for entry in self._heap if entry[1] in self.items})
+        heapq.heapify(self._heap)

@@ -55,7 +55,7 @@ class Archive:
         self._sent.setdefault(message.sender, {})[message.seq] = message
         if message.folder in FINISHED and not message.awaited:
             self._finished.setdefault(message.sender, {})[message.seq] = message
-        else:
+        elif message.seq in self._finished.get(message.sender, _NONE):
             self._drop(self._finished, message)
 
     def remove(self, message: Message) -> None:

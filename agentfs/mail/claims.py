@@ -37,7 +37,8 @@ class Claims:
     def __init__(self, ground: Ground) -> None:
         self._store = ground.store
         self._clock = clock = ground.clock
-        self._by_pid: dict[int, dict[int, Message]] = {}
+        self.by_pid: dict[int, dict[int, Message]] = {}
+        """What each process has claimed, by number, oldest first. To look at."""
         self._due: DueHeap[Message] = DueHeap()
         self._deadlines: dict[int, tuple[int, float]] = {}  # message -> its number in _due, when
         self._number = itertools.count()
@@ -58,7 +59,7 @@ class Claims:
     def sizes(self) -> dict[str, int]:
         """How many entries each table has, for tests."""
         return {
-            "claimants": len(self._by_pid),
+            "claimants": len(self.by_pid),
             "deadlines": len(self._deadlines),
             "held up": len(self._waits_for),
         }
@@ -68,44 +69,44 @@ class Claims:
     @property
     def pids(self) -> list[int]:
         """The processes that have claimed something."""
-        return list(self._by_pid)
+        return list(self.by_pid)
 
     def of(self, pid: int) -> list[Message]:
         """What process `pid` has claimed, oldest first."""
-        return list(self._by_pid.get(pid, {}).values())
+        return list(self.by_pid.get(pid, {}).values())
 
     def newest(self, pid: int, most: int) -> list[Message]:
         """What process `pid` has claimed last, the newest first, `most` messages at most."""
-        return list(islice(reversed(self._by_pid.get(pid, {}).values()), most))
+        return list(islice(reversed(self.by_pid.get(pid, {}).values()), most))
 
     def count(self, pid: int) -> int:
         """How many messages process `pid` has claimed."""
-        return len(self._by_pid.get(pid, ()))
+        return len(self.by_pid.get(pid, ()))
 
     def oldest(self, pid: int) -> float:
         """For how many seconds process `pid` has had what it claimed first; 0 without a claim."""
-        since = [message.claimed_since for message in self._by_pid.get(pid, {}).values()]
+        since = [message.claimed_since for message in self.by_pid.get(pid, {}).values()]
         return self._clock.monotonic() - min(since) if since else 0.0
 
     def clear(self) -> None:
-        self._by_pid.clear()
+        self.by_pid.clear()
         self._deadlines.clear()
         self._due = DueHeap()
 
     def add(self, message: Message) -> None:
         """A process has claimed `message`."""
         assert message.claimed_by is not None
-        self._by_pid.setdefault(message.claimed_by, {})[message.seq] = message
+        self.by_pid.setdefault(message.claimed_by, {})[message.seq] = message
         self._set_deadline(message, self._patience(message.claimed_by))
 
     def remove(self, message: Message) -> None:
         """It has it no more."""
         pid = message.claimed_by
         assert pid is not None
-        claims = self._by_pid[pid]
+        claims = self.by_pid[pid]
         del claims[message.seq]
         if not claims:
-            del self._by_pid[pid]
+            del self.by_pid[pid]
         self._drop_deadline(message)
         if pid in self._waiting and self._store.in_transaction:
             self._store.on_commit(lambda: self.wake(pid))
@@ -137,7 +138,7 @@ class Claims:
     def limits_changed(self, pids: Iterable[int] | None = None) -> None:
         """The patience with these processes (None: with any) is another, or they may have more
         tasks than before."""
-        concerned = self.pids if pids is None else [pid for pid in pids if pid in self._by_pid]
+        concerned = self.pids if pids is None else [pid for pid in pids if pid in self.by_pid]
         for pid in concerned:
             patience = self._patience(pid)
             for message in self.of(pid):
@@ -169,6 +170,8 @@ class Claims:
     def time_out_due(self) -> int:
         """End a batch of the claims that have lasted too long; how many. The alarm does it when it
         is time; whoever looks does it before, so that nobody depends on when the alarm rings."""
+        if not self._due.items:
+            return 0
         now, ended = self._clock.monotonic(), 0
         message = self._overdue(now)
         if message is None or self._store.in_transaction:

@@ -50,7 +50,7 @@ class _Inbox(Listed):
 def check_room(box: Mailbox, principal: Principal, agents: Agents, settings: Settings) -> None:
     """Raise ShareError, EDQUOT or ENOSPC, if one more message of `principal` may not wait in the
     inbox `box`. If it is full, the operator has as many as its reserve all the same."""
-    waiting, most = box.waiting, settings.of(MessageSettings).max_waiting
+    waiting, most = len(box.new), settings.of(MessageSettings).max_waiting
     if waiting < most and waiting < FLOOR:
         return
     agent = agents.find(principal.name)

@@ -61,9 +61,9 @@ class Loops(Part):
             return None
         if parent is not None:
             return parent
-        held = self._boxes.claimed.newest(actor.pid, NEWEST)
-        if not held:
+        if actor.pid not in self._boxes.claimed.by_pid:
             return self._put_away.get(actor.pid)
+        held = self._boxes.claimed.newest(actor.pid, NEWEST)
         return next((each for each in held if each.sender == receiver), held[0])
 
     def put_away(self, pid: int, message: Message) -> None:
@@ -80,6 +80,8 @@ class Loops(Part):
         EAGAIN, and nothing is counted, if it has sent too many just now; with `count` 0 only
         ask."""
         if INIT_NAME in (actor.name, receiver):
+            return
+        if actor.pid not in self._boxes.claimed.by_pid:
             return
         held = self._boxes.claimed.newest(actor.pid, NEWEST)
         if not any(each.sender == receiver for each in held):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import functools
 from collections.abc import Iterable
+from functools import partial
 
 from agentfs.base.errors import KernelError
 from agentfs.mail.archive import Archive
@@ -21,7 +22,7 @@ from agentfs.mail.overheard import Copy, Overheard
 from agentfs.mail.owners import AgentMail, Owners
 from agentfs.mail.questions import NO_QUESTIONS, Questions
 from agentfs.mail.receiving import Receiving
-from agentfs.mail.routing import Route, effective, peers, route
+from agentfs.mail.routing import effective, overseer_of, peers, relation
 from agentfs.mail.sent import Sent
 from agentfs.mail.settings import MessageSettings
 from agentfs.mail.tally import EVERYBODY
@@ -149,17 +150,16 @@ class Mail(Part):
         if draft.to == EVERYBODY:
             return self.broadcasts.send(principal, sender, draft)
         self.boxes.expire_due()
-        self._questions.expire_due(self.threads.number(draft.in_reply_to))
+        replied = draft.in_reply_to
+        self._questions.expire_due(self.threads.number(replied) if replied else 0)
         with self._gate.enter(principal) as actor:
             size = max(draft.size, len(draft.body))
-            found = self._admit(actor, principal, sender, draft.to, size, draft)
+            found, overseer = self._admit(actor, principal, sender, draft.to, size, draft)
             if draft.expires is not None and draft.expires <= self._clock.now():
                 raise KernelError(errno.EINVAL, "the message has expired already")
             self._gate.count_message(actor)
             self.loops.count_answer(actor, draft.to)
-            message = self.accept(
-                draft.to, sender, draft, found.relation, actor, overseer=found.overseer
-            )
+            message = self.accept(draft.to, sender, draft, found, actor, overseer=overseer)
             if draft.claimed:
                 box = self.delivery.own(principal, draft.to)
                 check_free(box, "cur", message.file)
@@ -174,16 +174,18 @@ class Mail(Part):
         receiver: str,
         size: int,
         draft: Draft | None = None,
-    ) -> Route:
-        """In this order: the receiver, the role, the route, then the limits. Whether somebody
-        approves `draft` is asked last, of what would go through otherwise."""
+    ) -> tuple[Relation, str]:
+        """What the sender is to the receiver, and the agent that overhears it ("": nobody).
+
+        In this order: the receiver, the role, the route, then the limits. Whether somebody approves
+        `draft` is asked last, of what would go through otherwise."""
         self.owners.agents.require(principal, sender)
         self._agents.get(sender)
         if self._agents.find(receiver) is None:
             raise KernelError(errno.ENOENT, f"there is no agent {receiver!r} to write to")
         # Where nobody is at work for the sender, the operator speaks for it.
-        speaker = self._table.by_name(sender) or actor
-        hearer = self._table.by_name(receiver) or self._agents.find(receiver)
+        source, target = self._table.by_name(sender), self._table.by_name(receiver)
+        speaker, hearer = source or actor, target or self._agents.find(receiver)
         inbox = f"/agents/{receiver}/inbox"
         decision = self._gate.policy.permit(
             speaker,
@@ -192,13 +194,13 @@ class Mail(Part):
             hearer,
             answers=lambda: self.threads.wrote(receiver, sender),
         )
-        found = route(self._table, sender, receiver)
         self.check_size(size)
-        self.check_room(principal, receiver)
+        self.owners.agents.check_room(self.boxes.box(receiver), principal)
         if draft is not None and decision.approval is not None:
             approved = self._gate.policy.approved
             approved(speaker, Action.SEND, inbox, decision, draft.body, draft.about())
-        return found
+        found = relation(source, target)
+        return found, overseer_of(self._table, source, found)
 
     def check_room(self, principal: Principal, name: str) -> None:
         """Raise ENOSPC if no more messages may wait in a mailbox, EDQUOT if no more of
@@ -268,13 +270,17 @@ class Mail(Part):
         seq, arrived = self.boxes.stamp()
         if draft.filename:
             check_free(box, "new", draft.filename)
-        file = draft.filename or box.free_name("new", f"{seq:012d}.{sender}")
+        file = draft.filename or f"{seq:012d}.{sender}"
+        if file in box.new:
+            file = box.free_name("new", file)
         parent = self.threads.parent(sender, draft.in_reply_to) if draft.in_reply_to else None
-        thread = self.threads.below(parent)
-        ask = None if draft.claimed else self._questions.awaiting(sender, mailbox, parent)
+        thread = self.threads.below(parent) if parent else ()
+        ask = None
+        if parent is not None and not draft.claimed:
+            ask = self._questions.awaiting(sender, mailbox, parent)
         origin = self.loops.origin(actor, mailbox, parent)
         hops, said = self.loops.count(draft, mailbox, origin, reply=parent is not None)
-        links = self.threads.headers(thread)
+        links = self.threads.headers(thread) if thread else []
         if hops > 1:  # a plain reply need not say so
             links.append(("Hops", str(hops)))
         content = compose(
@@ -319,11 +325,11 @@ class Mail(Part):
             self._questions.open(message, draft.reply_by, apart=draft.answer_apart)
         if ask is not None:
             self._questions.answered(ask.id, message, content)
-        elif not draft.claimed and (reason := self.loops.ended(hops)):
+        elif hops and not draft.claimed and (reason := self.loops.ended(hops)):
             self._events.emit(MessageLooped(mailbox, message.id, sender, hops))
             self._events.emit(MessageGivenUp(mailbox, message.id, "new", file, reason))
             self.boxes.move(message, "dead", message.id, reason=reason)
         if overseer and message.folder != "dead":
             copy = Copy(seq, arrived, sender, mailbox, content)
-            self._store.on_commit(lambda: self.overheard.of(overseer).add(copy))
+            self._store.on_commit(partial(self.overheard.add, overseer, copy))
         return message

@@ -329,7 +329,8 @@ class Mailboxes(Part):
     def _put(self, message: Message) -> None:
         if message.folder in FINISHED:
             return
-        self.box(message.mailbox).put(message)
+        box = self._boxes.get(message.mailbox) or self.box(message.mailbox)
+        box.put(message)
         if message.claimed_by is not None and message.folder == "cur":
             self.claimed.add(message)
         if message.folder != "new":
@@ -337,7 +338,7 @@ class Mailboxes(Part):
         if message.expires is not None:
             self._expiring.add(message.expires, message.seq, message)
             self._alarm.set(message.expires)
-        if self._store.in_transaction and message.mailbox in self.waiters:
+        if message.mailbox in self.waiters and self._store.in_transaction:
             name = message.mailbox
             self._store.on_commit(lambda: self.waiters.wake(name))
 
@@ -383,6 +384,8 @@ class Mailboxes(Part):
         it when it is time; calls that look at messages or count them do it before, so that nothing
         depends on when a timer runs."""
         self.claimed.time_out_due()
+        if not self._expiring.items:
+            return
         now = self._clock.now()
         message = self._expiring.first()
         if message is None or not expired(message, now) or self._store.in_transaction:

@@ -31,7 +31,16 @@ from agentfs.mail.headers import (
 if TYPE_CHECKING:
     from agentfs.mail.readers import Reader
 
-__all__ = ["Draft", "Message", "Priority", "Relation", "check_opening", "compose", "number_of"]
+__all__ = [
+    "FLOORS",
+    "Draft",
+    "Message",
+    "Priority",
+    "Relation",
+    "check_opening",
+    "compose",
+    "number_of",
+]
 
 
 class Priority(enum.IntEnum):
@@ -44,8 +53,7 @@ class Priority(enum.IntEnum):
 
 
 class Relation(enum.Enum):
-    """What the sender is to the receiver. Where the sender says no priority, it is at least
-    `floor`."""
+    """What the sender is to the receiver."""
 
     SYSTEM = "system"
     PARENT = "parent"
@@ -53,18 +61,15 @@ class Relation(enum.Enum):
     CHILD = "child"
     OTHER = "other"
 
-    @property
-    def floor(self) -> int:
-        return _FLOORS[self]
 
-
-_FLOORS = {
+FLOORS = {
     Relation.SYSTEM: 0,
     Relation.PARENT: 1,
     Relation.SIBLING: 2,
     Relation.CHILD: 3,
     Relation.OTHER: 3,
 }
+"""The least level of a message whose sender said no priority."""
 
 _RELATIONS = {relation.value: relation for relation in Relation}
 """What Relation(value) finds, in a fifth of the time: every start reads them all."""

@@ -54,7 +54,8 @@ class Copies:
         self.bytes += len(copy.content)
         while len(self.kept) > KEPT or (self.bytes > KEPT_BYTES and len(self.kept) > 1):
             self.bytes -= len(self.kept.popleft().content)
-        self.wake()
+        if self.readers:
+            self.wake()
 
     def end(self) -> None:
         """Nothing is kept any more, and nothing comes."""
@@ -81,6 +82,11 @@ class Overheard:
         if found is None:
             found = self._by_name[parent] = Copies()
         return found
+
+    def add(self, parent: str, copy: Copy) -> None:
+        """Keep one more of an agent that exists."""
+        copies = self._by_name.get(parent) or self.of(parent)
+        copies.add(copy)
 
     def removed(self, name: str) -> None:
         """The agent is no more."""

@@ -29,7 +29,7 @@ class Questions(Protocol):
     def expire_due(self, question: int = 0) -> object:
         """Close what nobody answered in time, the one that message `question` put at least."""
 
-    def awaiting(self, sender: str, mailbox: str, parent: Message | None) -> Question | None:
+    def awaiting(self, sender: str, mailbox: str, parent: Message) -> Question | None:
         """The open question that a reply of `sender` to `parent`, sent to `mailbox`, answers."""
 
     def open(self, message: Message, deadline: float, *, apart: bool) -> object:
@@ -48,7 +48,7 @@ class _NoQuestions:
 
     def expire_due(self, question: int = 0) -> None: ...
 
-    def awaiting(self, sender: str, mailbox: str, parent: Message | None) -> None: ...
+    def awaiting(self, sender: str, mailbox: str, parent: Message) -> None: ...
 
     def open(self, message: Message, deadline: float, *, apart: bool) -> None: ...
 

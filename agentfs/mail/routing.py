@@ -1,29 +1,19 @@
-"""What a message becomes on its way: the routing table of design/kernel.md.
-
-Asked in this order: the receiver exists, the sender may send to it, the route.
+"""What a message becomes on its way: what its sender is to its receiver, how urgent that makes it,
+and who overhears it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
-from agentfs.mail.message import Priority, Relation
+from agentfs.mail.message import FLOORS, Priority, Relation
 from agentfs.model.principal import INIT
 from agentfs.model.process import Process
 from agentfs.process.agents import Agents
 from agentfs.process.table import ProcessTable
 from agentfs.rights.policy import Action, Policy
 
-__all__ = ["Route", "effective", "peers", "relation", "route"]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A way that is open. `overseer` is the agent that overhears what goes this way; "": nobody."""
-
-    relation: Relation
-    overseer: str = ""
+__all__ = ["effective", "overseer_of", "peers", "relation"]
 
 
 def effective(priority: Priority, relation: Relation, *, on_purpose: bool = False) -> int:
@@ -31,7 +21,7 @@ def effective(priority: Priority, relation: Relation, *, on_purpose: bool = Fals
     said on purpose that it is not urgent, normal or low."""
     if on_purpose and priority >= Priority.NORMAL:
         return int(priority)
-    return min(int(priority), relation.floor)
+    return min(int(priority), FLOORS[relation])
 
 
 def relation(sender: Process | None, receiver: Process | None) -> Relation:
@@ -51,14 +41,12 @@ def relation(sender: Process | None, receiver: Process | None) -> Relation:
     return Relation.OTHER
 
 
-def route(table: ProcessTable, sender: str, receiver: str) -> Route:
-    """The way from agent `sender`, who may send to it, to agent `receiver`."""
-    source, target = table.by_name(sender), table.by_name(receiver)
-    found = relation(source, target)
-    if source is None or found is not Relation.SIBLING:
-        return Route(found)
-    overseer = table.find(source.ppid)
-    return Route(found, "" if overseer is None else overseer.name)
+def overseer_of(table: ProcessTable, sender: Process | None, relation: Relation) -> str:
+    """The agent that overhears what `sender` sends to somebody who is that to it; "": nobody."""
+    if sender is None or relation is not Relation.SIBLING:
+        return ""
+    parent = table.find(sender.ppid)
+    return "" if parent is None else parent.name
 
 
 def peers(

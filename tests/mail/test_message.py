@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import agentfs
 from agentfs.base.errors import KernelError
 from agentfs.mail.headers import KERNEL_TYPES, KERNELS_OWN, MAX_BLOCK
-from agentfs.mail.message import Draft, Message, Priority, Relation, check_opening, compose
+from agentfs.mail.message import FLOORS, Draft, Message, Priority, Relation, check_opening, compose
 
 NOW = 1_800_000_000.0
 
@@ -456,4 +456,4 @@ def test_only_a_second_attempt_says_so() -> None:
     [("system", 0), ("parent", 1), ("sibling", 2), ("child", 3), ("other", 3)],
 )
 def test_each_relation_has_its_floor(relation: str, floor: int) -> None:
-    assert Relation(relation).floor == floor
+    assert FLOORS[Relation(relation)] == floor

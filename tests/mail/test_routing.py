@@ -5,8 +5,8 @@ import errno
 import pytest
 
 from agentfs.base.errors import KernelError
-from agentfs.mail.message import Priority, Relation
-from agentfs.mail.routing import effective, relation, route
+from agentfs.mail.message import FLOORS, Priority, Relation
+from agentfs.mail.routing import effective, overseer_of, relation
 from agentfs.model.process import Role, State
 from tests.world import OPERATOR, World
 
@@ -56,8 +56,9 @@ def family(world: World) -> World:
 def test_the_routing_table(
     family: World, sender: str, receiver: str, expected: str, overseer: str
 ) -> None:
-    found = route(family.table, sender, receiver)
-    assert (found.relation.value, found.overseer) == (expected, overseer)
+    source, target = map(family.table.by_name, (sender, receiver))
+    found = relation(source, target)
+    assert (found.value, overseer_of(family.table, source, found)) == (expected, overseer)
 
 
 @pytest.mark.parametrize("receiver", ["boss", "leaf", "right", "nephew", "init", "nobody", "other"])
@@ -109,8 +110,10 @@ def test_an_ended_process_is_no_relative(family: World) -> None:
     assert nephew is not None
     family.end(nephew, 0)
     family.end(right, 0)
-    assert relation(family.table.by_name("left"), None) is Relation.OTHER
-    assert route(family.table, "left", "right").overseer == ""
+    left = family.table.by_name("left")
+    found = relation(left, family.table.by_name("right"))
+    assert found is Relation.OTHER
+    assert overseer_of(family.table, left, found) == ""
 
 
 @pytest.mark.parametrize("explicit", list(Priority))
@@ -118,7 +121,7 @@ def test_an_ended_process_is_no_relative(family: World) -> None:
 def test_the_relation_can_only_raise_the_priority_unless_it_was_said_not_to_be_urgent(
     explicit: Priority, found: Relation
 ) -> None:
-    assert effective(explicit, found) == min(explicit, found.floor)
+    assert effective(explicit, found) == min(explicit, FLOORS[found])
     assert effective(explicit, found) <= explicit
     said = effective(explicit, found, on_purpose=True)
-    assert said == (explicit if explicit >= Priority.NORMAL else min(explicit, found.floor))
+    assert said == (explicit if explicit >= Priority.NORMAL else min(explicit, FLOORS[found]))

@@ -15,8 +15,8 @@ RETRY, SHORTEST_WAIT = 1.0, 0.001
 
 
 class Alarm:
-    """Calls `due()` when it is time, and again whenever that says when (None: not any more). `now`
-    says what the time is: that on the wall, unless it is given."""
+    """Calls `due()` when it is time. `due()` returns when it wants to be called again, or None.
+    `now` reads the time: the wall clock, if it is left out."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Alarm:
         self._timer: Timer | None = None
 
     def set(self, when: float | None) -> None:
-        """Call `due()` at that time, or before, where it is set already."""
+        """Call `due()` at that time; if it is set to an earlier one, that stays."""
         if when is None:
             return
         if self._timer is not None and self._timer.active:

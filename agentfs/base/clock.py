@@ -61,7 +61,7 @@ class TrioClock:
 
 
 class ManualClock:
-    """A clock that stands still until somebody moves it. For tests of code that does not wait."""
+    """A clock that stands still until a test moves it, for code that does not wait."""
 
     def __init__(self, epoch: float = 1_800_000_000.0) -> None:
         self._wall = epoch

@@ -1,4 +1,4 @@
-"""What somebody is asked to approve: its beginning to read, its size and its hash."""
+"""A content that is to be approved: its beginning to read, its size and its hash."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PART = 1 << 20
 
 
 def hashed(what: bytes, about: str) -> str:
-    """The SHA-256 of a content, in hex. What else a call says is hashed with it if there is any: as
-    it is shown, an empty line between."""
+    """The SHA-256 of a content, in hex. If a call says something besides (`about`), that is hashed
+    with it: as it is shown, with an empty line between."""
     return hashlib.sha256(_head(about) + what).hexdigest()
 
 
@@ -26,8 +26,8 @@ def _head(about: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """`shown` is the beginning, `size` the bytes of all of it, `about` what the call says beside
-    it, `sha256` of both."""
+    """`shown` is the beginning, `size` the number of all bytes. `about` is what the call says
+    besides, and `sha256` is of both."""
 
     shown: bytes
     size: int
@@ -40,8 +40,8 @@ class Content:
 
     @classmethod
     def of_file(cls, descriptor: int | None, about: str = "") -> Content:
-        """That of an open file, None for an empty one. 1 ms a MiB where the processor has no
-        instruction for it: for a thread. Raises OSError."""
+        """The content of an open file; None stands for an empty one. It belongs into a thread: a
+        MiB takes 1 ms where the processor has no instruction for hashing. Raises OSError."""
         if descriptor is None:
             return cls.of(b"", about)
         digest, size, shown = hashlib.sha256(_head(about)), 0, b""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno as _errno
 import os
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from agentfs.base.content import Content
+from agentfs.base.content import Content
 
 __all__ = ["ApprovalError", "KernelError", "ShareError"]
 
@@ -32,8 +30,8 @@ FILE_WORK = frozenset(
         _errno.ENOTSUP,
     }
 )
-"""What any disk says of a path or a file, whoever asks. `mv`, `cp`, `git` and `rm -r` live with
-these all day: an answer, and no decision about somebody."""
+"""What any disk says of a path or a file to anybody. `mv`, `cp`, `git` and `rm -r` live with these
+all day: each is an answer, and no decision about the caller."""
 
 
 class KernelError(Exception):
@@ -54,8 +52,8 @@ class KernelError(Exception):
 
     @property
     def is_refusal(self) -> bool:
-        """Whether somebody was kept from something, which is for the audit: a rule decided, or the
-        errno is none of `FILE_WORK`."""
+        """Whether the caller was kept from something, which the audit records: a rule decided, or
+        the errno is none of `FILE_WORK`."""
         return bool(self.rule) or self.errno not in FILE_WORK
 
     @property
@@ -69,14 +67,14 @@ class KernelError(Exception):
 
     @classmethod
     def from_os(cls, error: OSError, doing: str) -> KernelError:
-        """The same failure as an operating-system call of ours met, said in our words."""
+        """The failure of one of our own calls to Linux; `doing` says what it was for."""
         number = error.errno or _errno.EIO
         return cls(number, f"{doing}: {os.strerror(number)}")
 
 
 class ShareError(KernelError):
-    """The caller would have more of `pot` than its share: it holds `held`, and `left` of it are for
-    whoever comes next."""
+    """The caller would have more of `pot` than its share: it holds `held`, and `left` are kept for
+    others."""
 
     def __init__(
         self, errno: int, reason: str, *, rule: str, pot: str, held: int, left: int
@@ -88,9 +86,9 @@ class ShareError(KernelError):
 
 
 class ApprovalError(KernelError):
-    """The call may be made, but only once `by` agrees: whoever makes it can ask for that, wait, and
-    make it again. Seen by a caller that does not wait it is EAGAIN. `timeout` in seconds. `content`
-    is what is to be approved."""
+    """The call may be made, but only once `by` agrees. The caller can ask for that, wait, and make
+    it again; a caller that does not wait sees EAGAIN. `timeout` is in seconds, `content` is what
+    `by` agrees to."""
 
     def __init__(
         self,

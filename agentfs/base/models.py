@@ -17,7 +17,7 @@ __all__ = ["read_model"]
 M = TypeVar("M", bound=BaseModel)
 
 MOST_FAULTS = 20
-"""That are told at once: enough for whoever mends them."""
+"""Faults that are told at once: enough to begin with."""
 
 
 EXPECTED = {
@@ -26,15 +26,14 @@ EXPECTED = {
     "string_type": "text was expected; put it in quotes",
     "extra_forbidden": "there is no such key",
 }
-"""What pydantic calls a fault, where plainer words say more."""
+"""Plainer words for some of pydantic's faults."""
 
 
 def read_model(text: str, model: type[M], whole: str, most: int = MOST_VALUES) -> M | None:
     """What the document `text`, a YAML text of at most `most` values, says; None if it is empty.
 
-    Raises EINVAL: `line N: WHERE: what was expected` for each fault; keys that are there twice come
-    first, alone. `whole` is what the document
-    itself is called there.
+    Raises EINVAL: `line N: WHERE: what was expected` for each fault, where `whole` stands for the
+    document itself. If keys are there twice, they are the only faults that are told.
     """
     try:
         node = compose(text, most)
@@ -64,7 +63,7 @@ def _told(faults: list[str]) -> str:
 
 
 def _twice(node: yaml.Node) -> list[str]:
-    """Which of two values was meant, nobody knows."""
+    """Keys that are there twice: nobody knows which of the two values was meant."""
     return [
         f"line {line}: `{key:.60}` is there twice, first in line {first}"
         for line, key, first in sorted(duplicates(node))
@@ -72,8 +71,8 @@ def _twice(node: yaml.Node) -> list[str]:
 
 
 def _line(node: yaml.Node, path: Sequence[int | str]) -> int:
-    """The line of what `path` leads to from `node`, or of the nearest above it. Merged keys are
-    part of a map since it was constructed."""
+    """The line of the node at `path` below `node`, or of the nearest one above it. Since the map
+    was constructed, merged keys are a part of it."""
     line = line_of(node)
     for step in path:
         if isinstance(node, yaml.MappingNode):

@@ -1,4 +1,4 @@
-"""Names and texts that somebody else chose, made fit for one line that a person reads."""
+"""Names and texts of others, made fit for one line that a person reads."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ __all__ = ["one_line"]
 
 
 def one_line(text: str) -> str:
-    """`text` with the bytes of what cannot be printed in octal, as Linux has them in /proc/mounts:
-    line ends, which would begin a line of their own, and what is no UTF-8 (surrogates)."""
+    """`text` with everything in octal that cannot be printed, as Linux does it in /proc/mounts:
+    line ends, which would begin a line of their own, and bytes that are no UTF-8 (surrogates)."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else _octal(each) for each in text)

@@ -1,54 +1,54 @@
-"""A line of those who wait for something that comes in pieces, each for one of them.
+"""Callers that wait for something that comes in pieces, each piece for one of them.
 
-Waking everybody for each piece would cost as much as there are who wait.
+Waking all of them for each piece would cost the more, the more there are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["Line"]
+__all__ = ["WaitList"]
 
 Call = Callable[[], object]
 
 
-class Line:
-    """First come, first called. Who is called has left the line; until it says what came of it, by
-    `join` or `leave`, one piece counts as its own."""
+class WaitList:
+    """First come, first called. A call that was made is not in the list any more; but until it is
+    back, by `join`, or has gone, by `leave`, one piece counts as its own."""
 
-    __slots__ = ("_called", "_standing")
+    __slots__ = ("_called", "_waiting")
 
     def __init__(self) -> None:
-        self._standing: dict[Call, None] = {}
+        self._waiting: dict[Call, None] = {}
         self._called: dict[Call, None] = {}
 
     def __len__(self) -> int:
-        """How many stand in it, without those that were called."""
-        return len(self._standing)
+        """How many wait, without those that were called."""
+        return len(self._waiting)
 
     @property
     def idle(self) -> bool:
-        """Whether there is nobody, called or not."""
-        return not (self._standing or self._called)
+        """Whether there is no call, made or waiting."""
+        return not (self._waiting or self._called)
 
     def join(self, call: Call) -> None:
-        """Stand in it, at the end unless one stands in it already."""
+        """Wait, at the end of the list; if `call` waits already, it keeps its place."""
         self._called.pop(call, None)
-        self._standing[call] = None
+        self._waiting[call] = None
 
     def leave(self, call: Call) -> None:
-        """Stand in it no more."""
+        """Wait no more."""
         self._called.pop(call, None)
-        self._standing.pop(call, None)
+        self._waiting.pop(call, None)
 
     def call(self, pieces: int) -> None:
-        """There are so many: call as many as can have one."""
-        while self._standing and len(self._called) < pieces:
-            first = next(iter(self._standing))
-            del self._standing[first]
+        """There are so many pieces: make a call for each that is not somebody's already."""
+        while self._waiting and len(self._called) < pieces:
+            first = next(iter(self._waiting))
+            del self._waiting[first]
             self._called[first] = None
             first()
 
     def call_everybody(self) -> None:
-        """There is something that concerns all."""
-        self.call(len(self._standing) + len(self._called))
+        """Make every call: something concerns all of them."""
+        self.call(len(self._waiting) + len(self._called))

@@ -1,10 +1,10 @@
 """How long each request, and each other step of the event loop, holds the loop: measured always.
 
-Whoever works without giving up its turn holds up everybody. What counts is the time at work and the
-time blocked in a call, not the time in which the loop's thread was ready and the machine gave the
-processor to others: Linux counts that one for each thread (`schedstat`, the second number). Reading
-it takes 2 µs, so it is read every few ms, and again when something took long. Those few ms are how
-much too short a hold may be said to be; it is never said to be longer than it was.
+A step that does not give up its turn holds up everybody. Two times count: the time at work, and the
+time blocked in a call. The time in which the loop's thread was ready, and the machine gave the
+processor to others, does not count: Linux adds it up for each thread (`schedstat`, the second
+number). Reading it takes 2 µs, so it is read every few ms, and again when something took long. By
+those few ms a hold may be said to be too short; it is never said to be longer than it was.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["BOUNDS", "NOTICED", "LoopHold", "Row", "Watchdog"]
 log = logging.getLogger(__name__)
 
 BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
-"""Seconds: the histogram's upper bounds. 0.02 is what we promise, above 0.05 it is told."""
+"""Seconds: the histogram's upper bounds. We promise 0.02, and tell what is above 0.05."""
 
 NOTICED = 0.05
 """Seconds from which on a hold is an event and a line in the log."""
@@ -52,8 +52,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class LoopHold:
-    """Something held the loop for `seconds`, and was at work for `busy` of them; the rest it was
-    blocked in a call. `others` have been as well since the last one that was told of."""
+    """A step held the loop for `seconds`, at work for `busy` of them and else blocked in a call.
+    `others` have held it as well since the last one that was told of."""
 
     kind: str
     work: str
@@ -123,7 +123,7 @@ class Watchdog(trio.abc.Instrument):
         row.seconds += held
 
     def _hold(self, kind: str, work: object, held: float) -> float:
-        """How long it held the loop, when the machine's part is taken off."""
+        """How long it held the loop, without the machine's part."""
         delay, busy = self._delay, self._busy
         self._look(time.monotonic())
         if self._schedstat is None:  # this Linux does not count it: what was blocked is not told

@@ -1,5 +1,5 @@
-"""Opening by name without leaving the mount: what lies behind a mount point is another disk, and
-one that hangs makes everybody wait who asks it anything."""
+"""Opening by name without leaving the mount. Behind a mount point lies another disk, and if that
+hangs, every call that asks it anything hangs as well."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ _syscall.restype = ctypes.c_long
 _SIZE = ctypes.sizeof(_How)
 
 _hows: dict[int, tuple[int, _How]] = {}
-"""By flags, of which there are a few: where one is in memory, and what keeps it there."""
+"""One `_How` for each set of flags, of which there are a few: its address, and the object, which
+keeps it there."""
 
 
 def open_within(directory: int, name: str, flags: int) -> int:
-    """`directory`/`name`, opened by openat2(2): EXDEV for a mount point, whose file system is not
-    asked. Close-on-exec. The name is one component. Raises OSError.
+    """Open `directory`/`name` with openat2(2), close-on-exec. The name is one component. Raises
+    OSError: EXDEV for a mount point, whose file system is not asked.
 
-    Where the machine has no openat2(2) (a sandbox that knows no Linux since 5.6), as openat(2).
+    Where there is no openat2(2) (in a sandbox that knows no Linux since 5.6), openat(2) does it.
     """
     flags |= os.O_CLOEXEC
     how = _hows.get(flags)
@@ -71,7 +72,7 @@ def _open(path: str, flags: int) -> int:
 
 
 def is_directory(path: str) -> bool:
-    """Whether there is one, or something is mounted there, which is not asked."""
+    """Whether a directory is there, or something is mounted there, which is not asked."""
     try:
         os.close(_open(path, os.O_DIRECTORY))
     except OSError as failure:
@@ -80,7 +81,8 @@ def is_directory(path: str) -> bool:
 
 
 def give(path: str, uid: int, gid: int) -> None:
-    """chown(2); of what is mounted there in a thread, which nobody waits for. Raises OSError."""
+    """chown(2). If something is mounted there, a thread does it, and nobody waits for that. Raises
+    OSError."""
     try:
         found = _open(path, 0)
     except OSError as failure:

@@ -39,7 +39,7 @@ def near(name: str, known: Iterable[str]) -> str:
 class YamlDocument:
     """One document: its nodes, and the faults found so far.
 
-    A context manager: what goes wrong inside it in reading YAML leaves it as DocumentError.
+    A context manager: text inside it that is not YAML raises DocumentError.
     """
 
     def __init__(self, text: str, file: str, most: int = MOST_VALUES) -> None:
@@ -104,8 +104,8 @@ class YamlDocument:
         return merged | own
 
     def text(self, node: yaml.Node, what: str) -> str | None:
-        """The text of a scalar, whatever YAML would make of it; None, and a fault, if it is none
-        or empty."""
+        """The text of a scalar, even if YAML would read a number or a date. Anything else, or an
+        empty text, is a fault, and gives None."""
         said = isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:null"
         if said and node.value:
             return str(node.value)
@@ -115,7 +115,7 @@ class YamlDocument:
     def required(
         self, node: yaml.Node, keys: dict[str, Pair], key: str, what: str
     ) -> yaml.Node | None:
-        """The value of a key that must be there; None, and a fault, if it is not."""
+        """The value of a key that must be there. If it is not, that is a fault, and gives None."""
         if key in keys:
             return keys[key][1]
         if isinstance(node, yaml.MappingNode):

@@ -1,7 +1,7 @@
 """How YAML (and JSON, which is YAML) is read, everywhere: by libyaml, within bounds of time.
 
-What is counted are the values of a document with all that its aliases and merge keys repeat, so
-that a few hundred bytes cannot stand for a billion values. 5,000 of them take 10 ms.
+The values of a document are counted, with all that its aliases and merge keys repeat: a few hundred
+bytes cannot stand for a billion values. 5,000 of them take 10 ms.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from agentfs.base.errors import KernelError
 __all__ = ["MOST_VALUES", "YamlError", "compose", "construct", "duplicates", "line_of", "read_yaml"]
 
 MOST_VALUES = 5000
-"""Values (maps, lists, keys, texts) that a document has at most, repetitions counted: a thousand
+"""Values (maps, lists, keys, texts) that a document has at most, repetitions included. A thousand
 variables of an environment are 2000."""
 
 MAX_NESTING = 50
 """How deep maps and lists may be nested: each level takes some of the interpreter's stack."""
 
 MAX_DIGITS = 100
-"""Characters of a number or a date; a longer text is a text. Python takes time with the square."""
+"""Characters of a number or a date; a longer one is taken for a text. Python's time for a number
+grows with the square of its length."""
 
 MAX_INTEGER = 2**63
-"""What SQLite and Linux take as a number."""
+"""The bound of a number for SQLite and Linux."""
 
 MAX_DIRECTIVES = 10
 """Lines `%TAG` and `%YAML`: libyaml compares each with all."""
@@ -57,7 +58,7 @@ def line_of(node: yaml.Node) -> int:
 
 
 class _Resolver(Resolver):
-    """Knows no number of more than `MAX_DIGITS`."""
+    """Knows no number of more than `MAX_DIGITS` digits."""
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         if kind is yaml.ScalarNode and len(value) > MAX_DIGITS and implicit[0]:
@@ -161,8 +162,8 @@ def construct(node: yaml.Node) -> Any:
 
 
 def duplicates(node: yaml.Node) -> Iterator[tuple[int, str, int]]:
-    """Keys that a map has twice: the line, the key, the line of the first; merge keys (`<<`) are
-    none. To be asked before `construct`, which puts what is merged into the map that merges it."""
+    """Keys that a map has twice: the line, the key, the line of the first. Merge keys (`<<`) may be
+    there twice. Ask before `construct`, which puts the merged keys into the map."""
     waiting, seen = [node], {id(node)}
     while waiting:
         here = waiting.pop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agentfs.base.wait_list import Line
+from agentfs.base.wait_list import WaitList
 
 __all__ = ["Waiters"]
 
@@ -18,7 +18,7 @@ class Waiters:
     def __init__(self, waiting: Callable[[str], int]) -> None:
         self._count = waiting
         self._listeners: dict[str, list[Call]] = {}
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, WaitList] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._listeners or name in self._lines
@@ -37,10 +37,10 @@ class Waiters:
 
         return unsubscribe
 
-    def line(self, name: str) -> Line:
+    def line(self, name: str) -> WaitList:
         """Those who wait for mail of `name`, each for one message. Who joins it leaves it, and
         then calls `hand_on`."""
-        return self._lines.setdefault(name, Line())
+        return self._lines.setdefault(name, WaitList())
 
     def hand_on(self, name: str) -> None:
         """Call the next in the line if more mail waits than those who were called can take."""

@@ -1,8 +1,8 @@
 """Capabilities as values: their names, sets of them, and what such sets have in common.
 
-A set is what several lists allow at once, minus what is denied. Lists of tools stay apart, because
-what `tool:web_*` and `tool:*_get` have in common is a list of globs that grows with every wildcard;
-whether a tool is in all of them is asked of each.
+A set has what several lists allow at once, without what is denied. Lists of tools stay apart: what
+`tool:web_*` and `tool:*_get` have in common is a list of globs that grows with every wildcard, so
+each list is asked whether a tool is in it.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ VOCABULARY = {
     "tool:GLOB": "call the tools of these names; * stands for any text",
     "secret": "have and read the environment of its definition",
 }
-"""Every name there is, and what it lets a process do. `*` alone is all of them."""
+"""Every name, and what it lets a process do. `*` alone is all of them."""
 
 IMPLIED = frozenset({"host_read"})
-"""What is had without being named, unless it is denied by name: lists that were written before
-there was one would close programs off from what they read."""
+"""Capabilities that a process has without their being named, unless they are denied by name. Lists
+that are older than such a capability would otherwise close programs off from what they read."""
 
 PLAIN = tuple(name for name in VOCABULARY if name != "tool:GLOB" and name not in IMPLIED)
 ALIASES = {"spawner": "spawn_children"}
 
 TOOL = re.compile(r"[A-Za-z0-9._/:-]{1,64}")
 GLOB = re.compile(r"[A-Za-z0-9._/:*-]{1,64}")
-MAX_WILDCARDS = 4  # in one glob: more are no names, and what two have in common grows with each
+MAX_WILDCARDS = 4  # in one glob: what two have in common grows with each of them
 
 NEEDS = {
     "shell_exec": "shell_exec",
@@ -69,8 +69,8 @@ NEEDS = {
     "file_write": "file_write",
     "write_file": "file_write",
 }
-"""Tools that do what a capability of its own is for: that one lets them be called, `tool:` does
-not (reference: HiveKernel's tool validation)."""
+"""Tools that do what a capability of its own is for. That one lets them be called, and `tool:` does
+not, as in HiveKernel's tool validation."""
 
 _ALL_ROLES = ("llm", "memory", "tool:*", "datastore.read")
 _WORKING = ("spawn_children", "kill_processes", "shell_exec", "network_access")
@@ -95,9 +95,9 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
     "worker": (*_WORKING, *_FILES, "escalate", *_ALL_ROLES, *_KEPT),
     "task": ("file_read", "escalate", *_ALL_ROLES),
 }
-"""What each role has at most, unless /etc/roles.yaml says otherwise: HiveKernel's table, with the
-names of workflows in it, and with commands for every role but architect and task, because programs
-here are people's and shell scripts too."""
+"""What each role has at most, unless /etc/roles.yaml says otherwise. It is HiveKernel's table, with
+the names of workflows in it, and with commands for every role but architect and task, because here
+programs are shell scripts and people's programs, too."""
 
 
 def canonical(given: str) -> str:
@@ -137,8 +137,8 @@ def _tools(names: Iterable[str]) -> list[str]:
 class CapabilitySet:
     """What a process may. Made with `of`; compared by what it was made of.
 
-    `names`: the plain ones. `tools`: lists of globs, of each of which one has to match. `denied`:
-    what is in it all the same is not.
+    `names` are the plain ones. `tools` are lists of globs: a tool has to match one of each list.
+    `denied` is taken away from both.
     """
 
     names: frozenset[str]
@@ -165,7 +165,7 @@ class CapabilitySet:
         ).without(denied)
 
     def __and__(self, other: CapabilitySet) -> CapabilitySet:
-        """What both allow; what either denies is denied."""
+        """What both allow, and neither denies."""
         lists = list(dict.fromkeys(self.tools + other.tools))
         tools = tuple(
             each
@@ -175,12 +175,12 @@ class CapabilitySet:
         return CapabilitySet(self.names & other.names, tools, self.denied | other.denied)
 
     def without(self, denied: Iterable[str]) -> CapabilitySet:
-        """The same but for these. Raises EINVAL for unknown ones."""
+        """The same without these. Raises EINVAL for unknown ones."""
         names = frozenset(canonical(name) for name in denied)
         return CapabilitySet(self.names, self.tools, self.denied | names)
 
     def allows(self, name: str) -> bool:
-        """Whether capability `name`, for a tool that of one tool, is in it."""
+        """Whether capability `name` is in it; `tool:NAME` asks for one tool."""
         if self.denies(name):
             return False
         tool = _tool(name)
@@ -207,10 +207,10 @@ class CapabilitySet:
 
     @cached_property
     def lines(self) -> tuple[str, ...]:
-        """What it allows as a person reads it, in as few lines as will do: plain names, `-NAME` for
-        what is had without being named and is denied, then `tool:GLOB`, and `-tool:GLOB` for those
-        among them that are denied. Lists that have too much in common to be written out follow as
-        `& tool:GLOB …`: a tool has to be in each."""
+        """What it allows, in as few lines as a person needs: plain names; `-NAME` for what is
+        denied of `IMPLIED`; `tool:GLOB`; and `-tool:GLOB` for tools among them that are denied.
+        Lists that have too much in common to be written out follow as `& tool:GLOB …`: a tool has
+        to be in each."""
         if "*" in self.denied:
             return ()
         lines = [name for name in PLAIN if name in self.names and name not in self.denied]
@@ -230,10 +230,10 @@ class CapabilitySet:
 
 
 MOST_EFFORT = 20_000
-"""Steps of a microsecond or so: what a look at `effective` may cost the rest of the system."""
+"""Steps of about a microsecond: a look at `effective` may cost the rest of the system so much."""
 
 MOST_LINES = 32
-"""Tool globs that are written out at most."""
+"""How many tool globs are written out at most."""
 
 
 def _common(some: Iterable[str], others: Iterable[str], effort: Effort) -> list[str]:
@@ -254,7 +254,7 @@ def _touch(one: str, two: str, effort: Effort) -> bool:
 
 
 def _implies(strict: tuple[str, ...], loose: tuple[str, ...]) -> bool:
-    """Whether whatever the list `strict` allows is allowed by `loose` too."""
+    """Whether the list `loose` allows everything that `strict` allows."""
     return all(any(covers(wide, glob) for wide in loose) for glob in strict)
 
 
@@ -267,15 +267,16 @@ EVERYTHING = CapabilitySet.of(["*"])
 NOTHING = CapabilitySet.of([])
 
 KEPT = 1024
-"""Ceilings that are remembered, to be shared by the next process that has the same."""
+"""Ceilings that are kept, for the next process that has the same one."""
 
 
 @dataclass(frozen=True)
 class Ceiling:
     """What the parent of a process had when the process was spawned; nothing widens it later.
 
-    `roles`: those of all its ancestors then, so that a role's table, as it is now, bounds whatever
-    came from a process of that role. `grant`: what the ancestors had declared and denied.
+    `roles` are those of all its ancestors then. So the table of a role, as it is now, bounds
+    everything that came from a process of that role. `grant` is what the ancestors had declared and
+    denied.
     """
 
     roles: tuple[str, ...]
@@ -289,7 +290,8 @@ class Ceiling:
         return self._hash
 
     def record(self) -> dict[str, Any]:
-        """As JSON. What nobody narrowed is left out: it is written with every change of a state."""
+        """As JSON. What nobody narrowed is left out, because it is written with every change of a
+        state."""
         record: dict[str, Any] = {"roles": list(self.roles)}
         grant = self.grant
         if grant.names != EVERYTHING.names:
@@ -302,7 +304,7 @@ class Ceiling:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Ceiling:
-        """What `record` gave."""
+        """The ceiling that gave this record."""
         names, tools = record.get("names"), record.get("tools")
         return _read(
             tuple(record["roles"]),
@@ -319,7 +321,7 @@ def _read(
     tools: tuple[tuple[str, ...], ...] | None,
     denied: tuple[str, ...],
 ) -> Ceiling:
-    """The same one for all that say the same."""
+    """One ceiling for all records that say the same."""
     grant = CapabilitySet(
         EVERYTHING.names if names is None else frozenset(names),
         EVERYTHING.tools if tools is None else tools,

@@ -7,13 +7,12 @@ from collections.abc import Iterable
 
 __all__ = ["Effort", "TooMuchError", "covers", "matches", "meet", "reduced"]
 
-# A string that no name has: a wildcard that stands for it can stand for everything.
+# No name has this character: a wildcard that can stand for it can stand for everything.
 ANYTHING = "\0"
 
 
 def matches(glob: str, name: str) -> bool:
-    """Whether `name`, the whole of it, is one of those that `glob` means. Never slow: no wildcard
-    is tried twice."""
+    """Whether the whole of `name` matches `glob`. It is never slow: no wildcard is tried twice."""
     head, *parts = glob.split("*")
     if not parts:
         return glob == name
@@ -43,7 +42,7 @@ def reduced(globs: Iterable[str]) -> list[str]:
 
 
 class TooMuchError(Exception):
-    """What two globs have in common takes more globs, or more work, than it is worth."""
+    """What two globs have in common would take too many globs, or too much work."""
 
 
 class Effort:
@@ -59,7 +58,7 @@ class Effort:
 
 
 def meet(one: str, two: str, effort: Effort) -> list[str]:
-    """The fewest globs that mean together exactly what both mean; [] if that is nothing.
+    """The fewest globs for the names that match both; [] if there are none.
 
     Their number grows with every wildcard. Raises TooMuchError.
     """
@@ -74,8 +73,8 @@ def meet(one: str, two: str, effort: Effort) -> list[str]:
 
 
 class _Meeting:
-    """What two globs have in common, worked out from their ends: at each step the rest of one and
-    the rest of the other."""
+    """Works out what two globs have in common, at each step for the rest of one and the rest of the
+    other."""
 
     def __init__(self, one: str, two: str, effort: Effort) -> None:
         self._one = re.sub(r"\*+", "*", one)
@@ -84,7 +83,7 @@ class _Meeting:
         self._known: dict[tuple[int, int], frozenset[str]] = {}
 
     def of(self, i: int, j: int) -> frozenset[str]:
-        """Of the rest of the first from `i` on and that of the second from `j` on."""
+        """What the first has from `i` on in common with the second from `j` on."""
         found = self._known.get((i, j))
         if found is None:
             found = self._known[i, j] = frozenset(self._work_out(i, j))

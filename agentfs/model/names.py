@@ -1,6 +1,4 @@
-"""What agents may be called: never what another party of the system is called, nor anything that a
-person would take for it.
-"""
+"""Names of agents: none is the name of another party of the system, or looks like one."""
 
 from __future__ import annotations
 
@@ -23,7 +21,8 @@ __all__ = [
 INIT_NAME = "init"
 
 RESERVED = ("operator", "kernel", "user", "nobody", "all", INIT_NAME, "self")
-"""Those who decide, whom a file or a record names, or who mean something else in a path."""
+"""Parties that decide something, that files and records name, or that mean something else in a
+path."""
 
 NUMBERED = re.compile(r"[A-Za-z][0-9]+")
 
@@ -33,9 +32,9 @@ _LOOKS = str.maketrans({"0": "o", "1": "l", "i": "l", ".": None, "-": None, "_":
 
 
 def alike(name: str) -> str:
-    """The same text for names that look the same: case, `0` and `o`, `1`, `i` and `l`, `rn` and
-    `m`, `vv` and `w`, and dots and dashes make no difference. A letter with a number behind it
-    (`a11`, of those that a program counts) looks like nothing else."""
+    """The same text for names that look the same. Case makes no difference, nor do `0` and `o`,
+    `1`, `i` and `l`, `rn` and `m`, `vv` and `w`, dots and dashes. A letter with a number behind it,
+    as programs count (`a11`), looks like nothing else."""
     if NUMBERED.fullmatch(name):
         return name.lower()
     return name.lower().translate(_LOOKS).replace("rn", "m").replace("vv", "w")
@@ -50,7 +49,7 @@ def reserved(name: str) -> str:
 
 
 def misshapen(name: str) -> str:
-    """Why a text of the letters of names is none, in words; empty if it is one."""
+    """Why a text is no name although all its letters may be in one; empty if it is a name."""
     if not name[:1].isalnum():
         return "a name begins with a letter or a digit"
     return "a number is no name: pids are numbers" if NUMBER.fullmatch(name) else ""

@@ -1,4 +1,4 @@
-"""Whom a caller acts for. The answer comes from the operating system, never from the caller."""
+"""The party that a caller acts for. Linux says which it is, never the caller."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 __all__ = ["INIT", "Kind", "Principal"]
 
 INIT = 1
-"""The pid of process 1, `init`, for whom the operator acts."""
+"""The pid of process 1, `init`. The operator acts for it."""
 
 
 class Kind(enum.Enum):
-    """What sort of caller it is."""
+    """The sort of a caller."""
 
     AGENT = "agent"  # a program of an agent
     OPERATOR = "operator"  # the mount's owner or root, outside of every agent

@@ -38,7 +38,7 @@ class Role(enum.Enum):
 
 
 class Tier(enum.Enum):
-    """How much thinking a process may buy; `rank` 0 is the most."""
+    """How expensive the models of a process may be; `rank` 0 is the most."""
 
     STRATEGIC = "strategic"
     TACTICAL = "tactical"
@@ -87,7 +87,7 @@ class OnLimit(enum.Enum):
 
 
 class State(enum.Enum):
-    """What a process does."""
+    """What a process is doing."""
 
     IDLE = "idle"
     RUNNING = "running"
@@ -108,8 +108,8 @@ LEGAL: dict[State, frozenset[State]] = {
     State.ZOMBIE: frozenset(),
     State.DEAD: frozenset(),
 }
-"""The transition matrix: from each state, the states that may follow. An ended process only goes
-away, when it is waited for or reaped."""
+"""For each state, those that may follow. None follows the end of a process: it goes away when it is
+waited for, or reaped."""
 
 
 def check_transition(old: State, new: State) -> None:
@@ -122,7 +122,7 @@ def check_transition(old: State, new: State) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most a process may use; None is no limit. Defaults: design/kernel.md, Processes.
+    """The most that a process may use; None is no limit.
 
     `timeout_seconds` is for one task (a claimed message), `max_context_tokens` for one call of a
     model; `max_memory_mb` (MiB), `max_cpu_seconds` and `max_pids` (processes and threads of the
@@ -152,12 +152,12 @@ class Limits:
 
     @classmethod
     def none_but(cls, **limits: int | None) -> Limits:
-        """These alone, and no others."""
+        """These limits alone."""
         none: dict[str, Any] = dict.fromkeys(cls.__slots__)
         return cls(**none | limits)
 
     def record(self) -> dict[str, Any]:
-        """As JSON. What has its default is left out."""
+        """As JSON, without those that have their defaults."""
         record: dict[str, Any] = {}
         for slot in self.__slots__:
             most = getattr(self, slot)
@@ -174,13 +174,13 @@ DEFAULT_LIMITS = Limits()
 class Agent:
     """An agent: a durable name with a definition, a mailbox and files of its own.
 
-    `id` is its number, which no other agent gets, not the next one of its name either. `creator` is
-    the name of the agent whose process defined it ("init" for the operator), and `creator_id` its
-    number (0: not known): only that agent, and no later one that is called so, and the operator may
-    put a program to work under the name. `spec` is the text of
-    its definition, `prompt` what that says of its work. `pid` is its newest process, None when none
-    was started or all are reaped. `exit_code` and `result` are what the last one that ended left:
-    its code, and the last words that it or its program said.
+    `id` is its number; no other agent gets it, not even the next one of its name. `creator` is the
+    name of the agent whose process defined it ("init" for the operator), and `creator_id` the
+    number of that one (0: not known). Only the operator and that creator, not a later agent of its
+    name, may put a program to work under the name. `spec` is the text of its definition, `prompt`
+    what that says of its work. `pid` is its newest process; None if none was started, or all are
+    reaped. `exit_code` and `result` are of the last one that ended: its code, and the last words
+    that it or its program said.
     """
 
     name: str
@@ -238,7 +238,7 @@ class Process:
     denied: tuple[str, ...] = ()  # capabilities denied to it and everything below it
     ceiling: Ceiling | None = None  # what its parent had at the spawn; None: everything
     group: str = ""  # the path of its group below /sys/cgroup; "": in none
-    groups: tuple[str, ...] = ()  # what it belongs to, for whoever looks: they grant nothing
+    groups: tuple[str, ...] = ()  # what it belongs to: they are read, and grant nothing
     metadata: dict[str, str] = field(default_factory=dict)
     confined: tuple[str, ...] = ()  # what its program is really kept from, of network, write, …
     reads: tuple[str, ...] = ()  # what its program may read of a machine that is closed to it
@@ -246,9 +246,9 @@ class Process:
     changed: int = 0  # ns, for st_mtime
 
     def record(self) -> dict[str, Any]:
-        """As JSON. It is written with every change and read with every start, so what has its
-        default is left out. That makes the defaults, those of `Limits` too, part of the format: a
-        migration has to go with a new one."""
+        """As JSON. It is written with every change and read with every start, so fields that have
+        their defaults are left out. That makes the defaults, those of `Limits` too, a part of the
+        format: a new one needs a migration."""
         record = {
             "pid": self.pid,
             "ppid": self.ppid,
@@ -271,8 +271,8 @@ class Process:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Process:
-        """What `record` gave, also that of the first release, which left nothing out.
-        AttributeError for a field that there is not."""
+        """The process that gave this record; that of the first release leaves nothing out. Raises
+        AttributeError for an unknown field."""
         process = cls(
             pid=record["pid"],
             ppid=record["ppid"],

@@ -26,14 +26,14 @@ __all__ = [
 ]
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-"""What an agent may be called (design/kernel.md)."""
+"""The letters of an agent's name, and how many it has."""
 
 MAX_METADATA = 4096
 """Bytes of `metadata` as JSON: it is part of the record of a process, which is written with every
 change of state."""
 
 MAX_NAMES = 64
-"""How many tools and capabilities a definition may list: more are meant by a glob."""
+"""How many tools and capabilities a definition may list; a glob stands for any number."""
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -153,15 +153,15 @@ def _short(metadata: dict[str, str]) -> dict[str, str]:
 class ProcessSpec(BaseModel):
     """What `/proc/PID/spawn` and `/agents/NAME/spec.yaml` take.
 
-    `tools`: those that it is to call; refused if it may not. `caps`: the capabilities it is to
-    have of its parent's; left out: all of them, `[]`: none. `deny`: those that it and everything
-    below it never has. `read`: files and folders of the machine that it may read where it is
-    denied `host_read`. `budget`: tokens by tier, reserved
-    from the parent; where a tier is left out it draws on what its parent draws on. `group`: a
-    group of /sys/cgroup (`team/a`), instead of its parent's; "" is none. `restart_notice`:
-    whether it is told by mail that its program was started again. `prompt`: what it is to
-    do, in words, for its program to read. `groups`: names of what it belongs to, and `metadata`:
-    anything else by name; both are for whoever looks, and grant nothing.
+    `tools`: those that it is to call; the spawn is refused if it may not. `caps`: the capabilities
+    that it has of its parent's; all of them if it is left out, none for `[]`. `deny`: those that it
+    and everything below it never has. `read`: files and folders of the machine that it may read
+    although it is denied `host_read`. `budget`: tokens by tier, reserved from the parent's; for a
+    tier that is left out it draws on what its parent draws on. `group`: a group of /sys/cgroup
+    (`team/a`) instead of its parent's; "" is none. `restart_notice`: whether it is told by mail
+    that its program was started again. `prompt`: its work in words, for its program to read.
+    `groups`: names of what it belongs to, and `metadata`: anything else by name; both are there to
+    be read, and grant nothing.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -194,7 +194,7 @@ class ProcessSpec(BaseModel):
     metadata: Annotated[dict[str, str], AfterValidator(_short)] = {}
 
     def told(self) -> bytes:
-        """What it says, as JSON, for whoever approves it."""
+        """What it says, as JSON, for the one who approves it."""
         return json.dumps(self.model_dump(exclude_unset=True), indent=1).encode()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentfs.base.errors import KernelError
-from agentfs.base.wait_list import Line
+from agentfs.base.wait_list import WaitList
 from agentfs.mail.events import MessageClaimed, MessageDone, MessageExpired
 from agentfs.mail.mail import Mail
 from agentfs.mail.mailbox import Mailbox
@@ -85,7 +85,7 @@ class Queues(Registry[Queue]):
     ) -> None:
         super().__init__(ground, gate, table, agents, made, Queue.read)
         self._mail = mail
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, WaitList] = {}
         self._pollers: dict[str, dict[Callable[[], object], None]] = {}
         mail.owners.add(PREFIX, self)
         self._events.listen(
@@ -219,10 +219,10 @@ class Queues(Registry[Queue]):
 
     # -- who waits for room ----------------------------------------------------------------------
 
-    def line(self, queue: Queue) -> Line:
+    def line(self, queue: Queue) -> WaitList:
         """Those who wait for room, each for that of one message. Who joins it leaves it, and then
         calls `hand_on`."""
-        return self._lines.setdefault(queue.name, Line())
+        return self._lines.setdefault(queue.name, WaitList())
 
     def hand_on(self, queue: Queue) -> None:
         """Call the next in the line if there is more room than those who were called can take."""

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from agentfs.base.clock import Clock, rfc3339
 from agentfs.store.event import Event
 from agentfs.store.store import LAST_EVENT, Store
+from agentfs.store.undo import keep_fields
 
 __all__ = ["EventLog", "Record"]
 
@@ -116,8 +117,9 @@ class EventLog:
                 self.emit(event)
             return
         if not self._pending:
-            self._store.on_rollback(self._pending.clear)
+            keep_fields(self._store, self, "_pending")
             self._store.on_commit(self._publish)
+            self._pending = []
         self._pending.append(event)
 
     def hint(self, event: Event) -> None:

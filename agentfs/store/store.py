@@ -399,7 +399,7 @@ class Store:
             self.write("INSERT INTO long_contents VALUES (?, ?)", (seq, content))
             return
         self._recent[seq] = content
-        self.on_rollback(lambda: self._recent.pop(seq, None))
+        self._undo.append(lambda: self._recent.pop(seq, None))
         if len(self._recent) > RECENT:
             del self._recent[next(iter(self._recent))]
 

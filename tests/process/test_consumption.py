@@ -18,7 +18,6 @@ from tests.process.world import (
     PYTHON,
     System,
     as_agent,
-    consumption_of,
     eventually,
     running,
 )
@@ -37,7 +36,7 @@ SPIN = "while :; do :; done"
 
 @pytest.fixture
 def consumption(system: System) -> Consumption:
-    return consumption_of(system)
+    return system.kernel.consumption
 
 
 @pytest.fixture(params=["cgroup", "ancestry"])

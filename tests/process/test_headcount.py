@@ -15,7 +15,8 @@ from agentfs.machine.cgroups import MOST_PIDS, ControlGroups
 from agentfs.machine.rlimits import Bounds, below
 from agentfs.model.process import Process, State
 from agentfs.process.events import ResourceExceeded
-from tests.process.world import PYTHON, System, consumption_of, eventually, running
+from agentfs.process.headcount import HeadCount
+from tests.process.world import PYTHON, System, eventually, running
 from tests.tree import BOMB
 
 FORKS = "i=0; while [ $i -lt 12 ]; do (:) || echo refused; i=$((i+1)); done; echo through"
@@ -59,7 +60,6 @@ async def refused(system: System, process: Process, at_least: int = 1) -> None:
 async def test_the_group_lets_no_more_be_than_the_limit_and_the_neighbour_forks_on(
     grouped: System,
 ) -> None:
-    consumption = consumption_of(grouped)
     bomb = await grouped.spawn("bomb", exec=[PYTHON, "-c", BOMB], limits={"max_pids": 9})
     await refused(grouped, bomb)
     assert grouped.programs.tasks(bomb) <= 9
@@ -67,7 +67,7 @@ async def test_the_group_lets_no_more_be_than_the_limit_and_the_neighbour_forks_
     await grouped.until(lambda: not neighbour.state.alive)
     assert neighbour.output == "through\n"
     for _ in range(2):
-        consumption.tidy()
+        grouped.kernel.consumption.tidy()
     assert grouped.of(ResourceExceeded) == [ResourceExceeded(bomb.pid, "bomb", "max_pids", 9, 9)]
     assert bomb.state.alive, "its forks fail, as with every such limit of Linux"
     assert [process.limits.max_pids for process in (bomb, neighbour)] == [9, 1024]
@@ -116,7 +116,6 @@ async def test_a_thread_counts_as_a_process_does(grouped: System) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="who is not root is stopped before")
 async def test_without_a_controller_who_has_more_than_it_may_is_ended(plain: System) -> None:
-    consumption_of(plain)
     bomb = await plain.spawn(
         "bomb", exec=[interpreter(), "-c", BOMB], limits={"max_pids": 20}, restart="always"
     )
@@ -132,9 +131,10 @@ async def test_without_a_controller_who_has_more_than_it_may_is_ended(plain: Sys
 
 
 async def test_without_a_controller_the_machine_bounds_the_programs_of_an_ordinary_user(
-    plain: System,
+    plain: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By RLIMIT_NPROC, as nobody watches here."""
+    """By RLIMIT_NPROC, as nobody counts here."""
+    monkeypatch.setattr(HeadCount, "begin", lambda self: None)
     user = "nobody" if os.geteuid() == 0 else None
     bomb = await plain.spawn(
         "bomb", exec=[interpreter(), "-c", BOMB], limits={"max_pids": 9}, user=user, restart="never"
@@ -147,7 +147,6 @@ async def test_without_a_controller_the_machine_bounds_the_programs_of_an_ordina
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="this bound is not for root; see system/test_user.py")
 async def test_the_bound_of_a_user_moves_with_what_else_the_user_has(plain: System) -> None:
-    consumption = consumption_of(plain)
     bob = await plain.shell("bob", "sleep 1000 & wait", limits={"max_pids": 30})
     await eventually(lambda: plain.programs.tasks(bob) == 2)
 
@@ -158,7 +157,7 @@ async def test_the_bound_of_a_user_moves_with_what_else_the_user_has(plain: Syst
     many = "i=0; while [ $i -lt 24 ]; do sleep 1000 & i=$((i+1)); done; wait"
     alice = await plain.shell("alice", many)
     await eventually(lambda: plain.programs.tasks(alice) == 25)
-    consumption.tidy()
+    plain.kernel.consumption.tidy()
     (second,) = bounds()
     assert second > first, "others of the user may have ended meanwhile, but not so many"
     plain.programs.limits_of = lambda process: Bounds(pids=5)

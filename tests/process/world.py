@@ -1,4 +1,4 @@
-"""A system without mail, mount and providers: tables, programs, supervisor and system calls."""
+"""The real kernel with its processes and programs; its tree is mounted nowhere."""
 
 from __future__ import annotations
 
@@ -15,25 +15,15 @@ from typing import Any
 import trio
 
 from agentfs.base.clock import Clock, SystemClock
-from agentfs.machine.programs import Programs
+from agentfs.kernel import Kernel
 from agentfs.model.principal import Kind, Principal
 from agentfs.model.process import Process, State
 from agentfs.model.spec import ProcessSpec
-from agentfs.process.agents import Agents
-from agentfs.process.calls import Processes
-from agentfs.process.consumption import Consumption
-from agentfs.process.supervisor import Supervisor
-from agentfs.process.table import ProcessTable
-from agentfs.rights.gate import Gate
-from agentfs.rights.policy import Policy
-from agentfs.sections import SECTIONS
 from agentfs.store.event import Event
 from agentfs.store.event_log import Record
-from agentfs.store.ground import Ground
 from agentfs.store.part import Part
 
 OPERATOR = Principal(Kind.OPERATOR, 1, "init", os.getuid(), os.getgid())
-INSTANCE = f"test-{os.getpid()}"
 
 # Time that a real program may take here for what takes milliseconds; a test that needs it fails.
 PATIENCE = 20.0
@@ -55,35 +45,27 @@ class Ends(Part):
 
 
 class System:
-    """The parts, wired as the kernel wires them."""
+    """The real kernel, and short words for what tests of processes do and look at. It is not loaded
+    and runs nothing until somebody has it do so."""
 
     def __init__(self, state_dir: Path, clock: Clock, *, groups: bool = True) -> None:
-        state_dir.mkdir(exist_ok=True)
+        kernel = self.kernel = Kernel(state_dir, "/nowhere", clock)
+        self.ground = kernel.ground
         self.state_dir = state_dir
         self.clock = clock
-        self.ground = Ground.open(state_dir, SECTIONS, clock)
-        self.store, self.events = self.ground.store, self.ground.events
-        self.settings, self.timers = self.ground.settings, self.ground.timers
-        self.table = ProcessTable(self.store, self.events, clock)
-        self.policy = Policy(self.table.find)
-        self.gate = Gate(self.ground, self.policy, self.table.find)
-        self.agents = Agents(self.ground, self.gate, self.table)
-        self.programs = Programs("/nowhere", INSTANCE)
+        self.store = kernel.store
+        self.events = kernel.events
+        self.settings = kernel.settings
+        self.timers = kernel.timers
+        self.table = kernel.table
+        self.policy = kernel.policy
+        self.gate = kernel.gate
+        self.agents = kernel.agents
+        self.programs = kernel.programs
+        self.supervisor = kernel.supervisor
+        self.processes = kernel.processes
         if not groups:
             self.programs.groups._base = ""
-        self.supervisor = Supervisor(self.ground, self.table, self.agents, self.programs)
-        self.processes = Processes(
-            self.gate,
-            self.table,
-            self.agents,
-            self.programs,
-            self.supervisor,
-            self.settings,
-            self.store,
-            self.events,
-            clock,
-            self.timers,
-        )
         self.ends: list[tuple[int, int]] = []
         self.ground.parts.add(Ends(self.ends))
         self.heard: list[Event] = []
@@ -198,25 +180,15 @@ class fail_after_real:  # noqa: N801 - as trio.fail_after
             raise AssertionError(f"it did not happen within {self._seconds:g} s")
 
 
-def consumption_of(system: System) -> Consumption:
-    """What looks after the limits of its programs."""
-    return Consumption(
-        system.table,
-        system.programs,
-        system.supervisor.signals,
-        system.store,
-        system.events,
-        system.timers,
-    )
-
-
 @asynccontextmanager
 async def running(
     state_dir: Path, *, clock: Clock | None = None, keep: bool = False, groups: bool = True
 ) -> AsyncIterator[System]:
-    """A running system. `keep`: at the end it vanishes as with kill -9, and programs go on."""
+    """A running system: what looks after programs does. `keep`: at the end it vanishes as with
+    kill -9, and programs go on."""
     system = System(state_dir, clock or SystemClock(), groups=groups)
     try:
+        system.kernel.load()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(system.timers.run)
             await nursery.start(system.supervisor.run)

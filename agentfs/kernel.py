@@ -23,10 +23,10 @@ from agentfs.base.clock import Clock
 from agentfs.base.journal import Journal
 from agentfs.base.watchdog import Watchdog
 from agentfs.explain import Explanations
-from agentfs.machine.confine import Confinement
 from agentfs.machine.lineage import Lineages
 from agentfs.machine.programs import Programs
 from agentfs.machine.reapers import FOLDER, Reapers
+from agentfs.mail.events import MessageClaimed
 from agentfs.mail.held import HeldMail
 from agentfs.mail.mail import Mail
 from agentfs.mail.notices import Notices
@@ -36,13 +36,14 @@ from agentfs.process.calls import Processes
 from agentfs.process.capabilities import Capabilities
 from agentfs.process.ceilings import Ceilings
 from agentfs.process.consumption import Consumption
+from agentfs.process.grants import ProgramGrants
 from agentfs.process.history import History
 from agentfs.process.identity import Identity
 from agentfs.process.logkeeper import LogKeeper
+from agentfs.process.maid import Maid
 from agentfs.process.path_rules import PathRules
 from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
-from agentfs.process.waits import Waits
 from agentfs.quota.accounting import Accounting
 from agentfs.quota.alerts import Alerts
 from agentfs.quota.branches import Branches
@@ -132,7 +133,7 @@ class Kernel:
 
     def _build_permissions(self) -> None:
         """Who calls, and what they may do."""
-        self.table = ProcessTable(self.store, self.events, self.clock)
+        self.table = ProcessTable(self.ground)
         self.events.process_of = self.table.pid_of
         self.events.agent_of = self.table.name_of
         self.policy = Policy(self.table.find, self.ground.parts)
@@ -140,7 +141,7 @@ class Kernel:
         self.acl = LiveDocument(self.store, self.events, acl.FORM, self.policy.use_acl)
         self.gate = Gate(self.ground, self.policy, self.table.find)
         self.rules = PathRules(self.gate)
-        self.capabilities = Capabilities(self.gate, self.table, self.events)
+        self.capabilities = Capabilities(self.ground, self.gate, self.table)
 
     def _build_processes(self) -> None:
         """Agents, and the programs that work for them."""
@@ -149,28 +150,15 @@ class Kernel:
         self.instance = Instance(self.ground, self.mountpoint)
         self.lineages = Lineages(lambda ospid: self.table.by_ospid(ospid) is not None)
         reapers = Reapers(self.state_dir / FOLDER)
-        self.programs = Programs(self.mountpoint, self.instance.name, reapers)
-        self.programs.confinement_of = lambda process: Confinement.of(
-            self.policy.capabilities(process).allows
+        self.ceilings = Ceilings(self.table, self.settings)
+        self.grants = ProgramGrants(self.policy, self.ceilings)
+        self.programs = Programs(self.mountpoint, self.instance.name, self.grants, reapers)
+        self.supervisor = Supervisor(
+            self.ground, self.table, self.agents, self.programs, works=(MessageClaimed,)
         )
-        self.programs.has_memory = lambda process: self.policy.capabilities(process).allows(
-            "memory"
-        )
-        self.programs.has_secret = lambda process: self.policy.capabilities(process).allows(
-            "secret"
-        )
-        self.supervisor = Supervisor(self.ground, self.table, self.agents, self.programs)
+        self.maid = Maid(self.ground, self.table, self.agents, self.programs, self.supervisor)
         self.processes = Processes(
-            self.gate,
-            self.table,
-            self.agents,
-            self.programs,
-            self.supervisor,
-            self.settings,
-            self.store,
-            self.events,
-            self.clock,
-            self.timers,
+            self.ground, self.gate, self.table, self.agents, self.programs, self.supervisor
         )
 
     def _build_shares(self) -> None:
@@ -183,12 +171,10 @@ class Kernel:
     def _build_resources(self) -> None:
         """What work costs, and who may have how much of it."""
         ground, gate, table = self.ground, self.gate, self.table
-        ceilings, open_calls = Ceilings(table, self.settings), OpenCalls(ground)
+        ceilings, open_calls = self.ceilings, OpenCalls(ground)
         self.alerts = Alerts(ground)
         self.budgets = Budgets(ground, gate, table, BudgetTable(ground), self.alerts, open_calls)
-        self.processes.budgets = self.budgets
         self.groups = Groups(ground, gate, table, GroupTable(ground), self.made)
-        self.processes.groups = self.groups
         self.spending = Spending(ground, ceilings, self.alerts, open_calls)
         self.branches = Branches(ground, table, self.spending)
         self.rates = Rates(ground, table, ceilings, self.groups.groups)
@@ -198,20 +184,9 @@ class Kernel:
         self.calls = Calls(ground, gate, table, meters, open_calls, enforcement)
         self.limits = ProcessLimits(ground, gate, table, ceilings, self.programs)
         self.consumption = Consumption(
-            self.table,
-            self.programs,
-            self.supervisor.signals,
-            self.store,
-            self.events,
-            self.timers,
+            self.ground, self.table, self.programs, self.supervisor.signals
         )
-        self.log_keeper = LogKeeper(
-            self.state_dir / "logs",
-            self.settings,
-            self.table,
-            self.programs,
-            self.consumption.end,
-        )
+        self.log_keeper = LogKeeper(self.ground, self.table, self.programs, self.consumption.end)
 
     def _build_mail(self) -> None:
         """Mailboxes and what is told by mail."""
@@ -221,7 +196,6 @@ class Kernel:
         """What is told by mail, and decided by those who are told."""
         self.notices = Notices(self.mail)
         self.approvals = Approvals(self.ground, self.gate, self.mail, self.made)
-        self.waits = Waits(self.clock)
         self.stalls = Stalls(self.ground, self.table, self.mail)
         self.asks = Asks(self.ground, self.gate, self.mail, self.made)
         self.escalations = Escalations(self.ground, self.gate, self.table, self.mail, self.asks)
@@ -247,11 +221,14 @@ class Kernel:
 
     def _build_boundary(self) -> None:
         """What the tree and the daemon ask of the kernel."""
-        self.identity = Identity(self.table, self.programs, self.owner[0], self.events)
+        self.identity = Identity(self.ground, self.table, self.programs, self.owner[0])
         self.refusals = Refusals(self.ground, self.gate)
         self.file_changes = FileChanges(self.ground, self.gate, self.audit)
-        self.why = Why(self)
-        self.history = History(self.store, self.table, self.events, self.clock)
+        self.why = Why(
+            self.ground, self.table, self.supervisor, self.mail, self.stalls, self.approvals
+        )
+        self.waits = self.why.waits
+        self.history = History(self.ground, self.table)
         self.journal = Journal()
 
     def _tell(self) -> None:
@@ -260,6 +237,7 @@ class Kernel:
             self.instance,
             self.agents,
             *self.documents,
+            self.maid,
             self.made,
             self.shares,
             self.disk,
@@ -310,14 +288,12 @@ class Kernel:
 
     def hold_programs(self) -> None:
         """Start nothing again until `tree_is_up`: programs need the tree."""
-        self.supervisor.tree_is_up = trio.Event()
+        self.supervisor.hold_programs()
 
     def tree_is_up(self) -> None:
         """The tree can be used: programs that were put down with the last daemon start now, in
         it."""
-        self.programs.in_tree = True
-        self.supervisor.tree_is_up.set()
-        self.programs.release_adopted()
+        self.supervisor.tree_is_up()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

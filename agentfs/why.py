@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from agentfs.approvals.approvals import Approvals
 from agentfs.approvals.events import ApprovalAsked, ApprovalDecided
 from agentfs.approvals.request import ApprovalState
 from agentfs.audit.events import CallRefused
 from agentfs.base.clock import Timer, rfc3339
 from agentfs.base.text import one_line
-from agentfs.machine.logs import tail
 from agentfs.mail.events import (
     MessageArrived,
     MessageClaimed,
@@ -23,6 +22,8 @@ from agentfs.mail.events import (
     MessageGivenUp,
     MessageReturned,
 )
+from agentfs.mail.mail import Mail
+from agentfs.mail.stalls import Stalls
 from agentfs.model.principal import INIT
 from agentfs.model.process import Process, State
 from agentfs.process.events import (
@@ -38,13 +39,13 @@ from agentfs.process.events import (
     WhyChanged,
 )
 from agentfs.process.settings import ProcessSettings
-from agentfs.process.waits import Wait
+from agentfs.process.supervisor import Supervisor
+from agentfs.process.table import ProcessTable
+from agentfs.process.waits import Wait, Waits
 from agentfs.quota.events import BudgetChanged, LimitChanged, TaskTimedOut, UseRecorded
 from agentfs.store.event_log import Record
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-
-if TYPE_CHECKING:
-    from agentfs.kernel import Kernel
 
 __all__ = ["MOMENT", "PEOPLE", "Why"]
 
@@ -80,8 +81,26 @@ class _Refusals:
 class Why(Part):
     """Of every process. `of(process)` is cheap: a read of a file, not of the store."""
 
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
+    def __init__(
+        self,
+        ground: Ground,
+        table: ProcessTable,
+        supervisor: Supervisor,
+        mail: Mail,
+        stalls: Stalls,
+        approvals: Approvals,
+    ) -> None:
+        self._store = ground.store
+        self._events = ground.events
+        self._clock = ground.clock
+        self._timers = ground.timers
+        self._settings = ground.settings
+        self._table = table
+        self._supervisor = supervisor
+        self._mail = mail
+        self._stalls = stalls
+        self._approvals = approvals
+        self.waits = Waits(ground, self.look)
         self._refused: dict[int, _Refusals] = {}
         self._timed_out: dict[int, tuple[float, str]] = {}
         self._stopped: dict[int, tuple[float, str]] = {}
@@ -91,9 +110,7 @@ class Why(Part):
         self._shown: dict[int, str] = {}  # the word in the place of that of the table
         self._changed: set[int] = set()
         self._timer: Timer | None = None
-        kernel.waits.changed = self.look
-        kernel.refusals.listen(self._repeated)
-        kernel.events.listen(
+        ground.events.listen(
             self._heard,
             *(StateChanged, ProcessChanged, ProcessExited, ProcessRestarted, ProcessSpawned),
             *(ProcessReaped, MessageArrived, MessageClaimed, MessageDone, MessageReturned),
@@ -163,25 +180,25 @@ class Why(Part):
         if process.state is not State.BLOCKED or not process.exec or process.ospid is not None:
             return None
         since, code, line = self._ended.get(process.pid, (process.changed / 1e9, 0, ""))
-        restarts = self._kernel.supervisor.restarts
+        restarts = self._supervisor.restarts
         due = restarts.due(process.pid)
         end = _ending(code, line) if process.pid in self._ended else ""
         if due is None:
-            parent = self._kernel.table.name_of(process.ppid)
+            parent = self._table.name_of(process.ppid)
             return Wait("restart", since, f"when {parent} is ready{': ' if end else ''}{end}")
-        most = self._kernel.settings.of(ProcessSettings).restart_attempts
+        most = self._settings.of(ProcessSettings).restart_attempts
         attempt = f"{restarts.attempts(process.pid)}/{most} at {rfc3339(due)}"
         return Wait("restart", since, f"{attempt}: {end}" if end else attempt)
 
     def _approval(self, process: Process) -> Wait | None:
-        for request in self._kernel.approvals.waiting(process.name):
+        for request in self._approvals.waiting(process.name):
             if request.state is ApprovalState.PENDING:
                 detail = f"{request.name} by {request.by} until {rfc3339(request.deadline)}"
                 return Wait("approval", request.asked, f"{detail}: {request.action} {request.path}")
         return None
 
     def _parked(self, process: Process, order: dict[str, int]) -> Wait | None:
-        waits = [wait for wait in self._kernel.waits.of(process.pid) if wait.kind in order]
+        waits = [wait for wait in self.waits.of(process.pid) if wait.kind in order]
         return min(waits, key=lambda wait: order[wait.kind], default=None)
 
     def _waits_first(self, process: Process) -> Wait | None:
@@ -199,11 +216,11 @@ class Why(Part):
 
     def _waits_since(self, pid: int, refused: _Refusals) -> bool:
         """Whether it waits for mail since it was refused: then it has let that be."""
-        waits = self._kernel.waits.of(pid)
+        waits = self.waits.of(pid)
         return any(wait.kind == "mail" and wait.since >= refused.since for wait in waits)
 
     def _work(self, process: Process) -> Wait | None:
-        claims = self._kernel.mail.delivery.tasks.of(process.pid)
+        claims = self._mail.delivery.tasks.of(process.pid)
         if not claims:
             return None
         first = claims[0]
@@ -216,24 +233,22 @@ class Why(Part):
 
     def _hung(self, process: Process) -> Wait | None:
         found = self._timed_out.get(process.pid)
-        if found is None or self._kernel.waits.of(process.pid):
+        if found is None or self.waits.of(process.pid):
             return None
         return Wait("hung", *found)
 
     def _silence(self, process: Process) -> Wait | None:
-        if not self._kernel.stalls.is_stalled(process.pid):
+        if not self._stalls.is_stalled(process.pid):
             return None
-        count = self._kernel.mail.mailbox(process.name).waiting
+        count = self._mail.mailbox(process.name).waiting
         since = self._silent.get(process.pid, process.changed / 1e9)
         return Wait("silent", since, f"{count} waiting for it")
 
     # -- what happens ------------------------------------------------------------------------------
 
     def program_ended(self, process: Process, code: int) -> None:
-        program = self._kernel.programs.find(process.ospid)
-        path = self._kernel.agents.log_path(process.name)
-        line = tail(path, 0 if program is None else program.offset) if process.exec else ""
-        self._ended[process.pid] = (self._kernel.clock.now(), code, line)
+        line = self._supervisor.output(process)
+        self._ended[process.pid] = (self._clock.now(), code, line)
 
     def _heard(self, record: Record) -> None:
         event, pid = record.event, record.pid
@@ -249,7 +264,7 @@ class Why(Part):
             case AgentStalled(seconds=seconds):
                 self._silent[event.pid] = record.time - seconds
             case StateChanged(new="sleeping"):
-                acting = self._kernel.store.acting
+                acting = self._store.acting
                 self._stopped[event.pid] = (record.time, "" if acting is None else acting.name)
             case _ if isinstance(event, _GOES_ON) and pid is not None:
                 self._refused.pop(pid, None)
@@ -258,7 +273,7 @@ class Why(Part):
         if pid is not None:
             self.look(pid)
 
-    def _repeated(self, pid: int, code: str, reason: str, rule: str) -> None:
+    def refusal_repeated(self, pid: int, code: str, reason: str, rule: str) -> None:
         self._count_refusal(pid, code, reason, rule)
         self.look(pid)
 
@@ -269,7 +284,7 @@ class Why(Part):
         kind = "budget" if rule == "budget" else kind
         found = self._refused.get(pid)
         if found is None or (found.kind, found.rule) != (kind, rule):
-            found = self._refused[pid] = _Refusals(kind, rule, self._kernel.clock.now())
+            found = self._refused[pid] = _Refusals(kind, rule, self._clock.now())
         found.count += 1
         found.reason = one_line(reason)[:LONGEST]
 
@@ -286,23 +301,23 @@ class Why(Part):
         """Something about process `pid` changed: see in a moment what it waits for now."""
         self._changed.add(pid)
         if self._timer is None or not self._timer.active:
-            self._timer = self._kernel.timers.call_later(MOMENT, self._tell)
+            self._timer = self._timers.call_later(MOMENT, self._tell)
 
     def _tell(self) -> None:
         changed, self._changed = self._changed, set()
         for pid in changed:
-            process = self._kernel.table.find(pid)
+            process = self._table.find(pid)
             if process is None:
                 continue
             text = self.of(process)
             if self._told.get(pid) != text:
                 self._told[pid] = text
-                self._kernel.events.hint(WhyChanged(pid, process.name))
+                self._events.hint(WhyChanged(pid, process.name))
             word = self.state(process)
             shown = word if word != process.state.value else ""
             if self._shown.get(pid, "") != shown:
                 self._shown[pid] = shown
-                self._kernel.events.hint(ShownStateChanged(pid, process.name))
+                self._events.hint(ShownStateChanged(pid, process.name))
 
 
 def _ending(code: int | None, output: str) -> str:

@@ -227,7 +227,7 @@ class AgentsDirectory(SystemTable):
         self.kept = Kept()
         self.desks: dict[str, Desk] = {}
         self.kernel.events.listen(self._heard, AgentRemoved)
-        self.kernel.agents.on_withdrawn.append(self._forget)
+        self.kernel.agents.on_withdrawn(self._forget)
 
     def desk(self, agent: AgentDirectory) -> Desk:
         """What lies beside the definition of an agent."""
@@ -286,7 +286,7 @@ class AgentsDirectory(SystemTable):
 def tell_of_withdrawals(kernel: Kernel, notify: Callable[[Change], object]) -> None:
     """Call `notify` for each agent that has never been after all: a program that was to start has
     looked it up."""
-    kernel.agents.on_withdrawn.append(lambda name: notify(_gone(name)))
+    kernel.agents.on_withdrawn(lambda name: notify(_gone(name)))
 
 
 def _gone(name: str) -> Removed:

@@ -121,7 +121,7 @@ class ProcessDirectory(Table):
         process = self.process
         if self.os_pid() is None:
             return ""
-        return described(self.kernel.programs.confinement_of(process), process.confined)
+        return described(self.kernel.grants.confinement(process), process.confined)
 
     def _messages(self) -> int:
         if self.kernel.agents.find(self.process.name) is None:

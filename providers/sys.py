@@ -44,7 +44,7 @@ class SysDirectory(SystemTable):
     def health(self) -> str:
         """The maid's last report, `Key:\\tvalue` a line: whether all is well, when it looked, and
         what it found and put right."""
-        return fields(*self.kernel.supervisor.maid.report.items())
+        return fields(*self.kernel.maid.report.items())
 
     @live("shares", example="parked  4000  400  12  3  waiting reads and writes  bob 10, alice 2")
     def shares(self) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentfs.audit.events import CallRefused, RefusalsRepeated
@@ -72,6 +71,7 @@ class Refusals(Part):
     """The last refusal of each process, for `/proc/PID/error`, and how many there were."""
 
     def __init__(self, ground: Ground, gate: Gate) -> None:
+        self._parts = ground.parts
         self._store = ground.store
         self._events = ground.events
         self._timers = ground.timers
@@ -81,13 +81,7 @@ class Refusals(Part):
         self._repeats: dict[_Kind, _Repeats] = {}
         self._kinds: Counter[Principal] = Counter()  # of `_repeats`, by actor
         self.count = 0
-        self._listeners: list[Callable[[int, str, str, str], object]] = []
         ground.events.listen(self._forget, ProcessReaped)
-
-    def listen(self, listener: Callable[[int, str, str, str], object]) -> None:
-        """Call `listener(pid, errno, reason, rule)` for every refusal of a process that no event
-        tells of yet."""
-        self._listeners.append(listener)
 
     def record(self, principal: Principal, path: str, refusal: KernelError) -> None:
         """Keep why a call of `principal` on `path` failed. If it was refused, tell the event log;
@@ -121,8 +115,9 @@ class Refusals(Part):
         repeats.first = repeats.first if repeats.count else repeats.last
         repeats.count += 1
         if principal.pid is not None:
-            for listener in self._listeners:
-                listener(principal.pid, refusal.code, told[1], refusal.rule)
+            self._parts.tell(
+                Part.refusal_repeated, principal.pid, refusal.code, told[1], refusal.rule
+            )
 
     def _told(self, kind: _Kind) -> bool:
         """Tell of a refusal. Returns whether that could be stored; if not, it is counted."""

@@ -21,6 +21,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentfs.base.errors import KernelError
@@ -32,7 +33,7 @@ from agentfs.machine.rlimits import Limit, lay_on
 from agentfs.machine.unstarted import why_not
 from agentfs.model.process import Process
 
-__all__ = ["NICE", "Launch", "become_subreaper"]
+__all__ = ["NICE", "Launch", "Terms", "become_subreaper"]
 
 INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR")
 """What a program gets of the daemon's environment, and every LC_*."""
@@ -47,35 +48,35 @@ NICE = os.getpriority(os.PRIO_PROCESS, 0)
 """What the daemon was started with, and programs are."""
 
 
-class Launch:
-    """A program that is being started for `process`. Without a `home` it begins in `/`;
-    `disk`: where on the disk that is. `env`: what it gets of its definition's. `forks`: more
-    limits, which take a moment to find."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """Where a program begins, and what it may do. Without a `home` it begins in `/`; `disk` says
+    where on the disk the home is. `env`: what it gets of its definition's. `forks` finds more
+    limits, which takes a moment."""
 
-    def __init__(
-        self,
-        process: Process,
-        mountpoint: str,
-        log_path: Path,
-        home: Path | None,
-        disk: Path | None = None,
-        *,
-        held: Confinement = FREE,
-        limits: Iterable[Limit] = (),
-        forks: Callable[[], Iterable[Limit]] = tuple,
-        env: Mapping[str, str],
-    ) -> None:
+    home: Path | None = None
+    disk: Path | None = None
+    held: Confinement = FREE
+    limits: tuple[Limit, ...] = ()
+    forks: Callable[[], Iterable[Limit]] = tuple
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class Launch:
+    """A program that is being started for `process`."""
+
+    def __init__(self, process: Process, mountpoint: str, log_path: Path, terms: Terms) -> None:
         self.pid = process.pid
         self._process = process
-        self._env = env
+        self._env = terms.env
         self._mountpoint = mountpoint
         self._log_path = log_path
         self._cwd = process.cwd
-        self._home = home
-        self._disk = disk
-        self._held = held
-        self._limits = tuple(limits)
-        self._forks = forks
+        self._home = terms.home
+        self._disk = terms.disk
+        self._held = terms.held
+        self._limits = terms.limits
+        self._forks = terms.forks
         self._shared = mmap.mmap(-1, mmap.PAGESIZE)
         self.thread = -1  # the id of the thread that does it
         self._lock = threading.Lock()

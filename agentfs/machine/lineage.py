@@ -32,7 +32,7 @@ WALKERS = frozenset({"fd", "fdfind", "find", "parallel", "xargs"})
 """They start programs on names that they found: nobody asked for what these read."""
 
 
-class Program:
+class Generation:
     """One program that the machine runs or ran, by pid and start time. `named`: the file that was
     opened is on its command line."""
 
@@ -46,7 +46,7 @@ class Program:
         self.pidfd: int | None = None
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Program):
+        if not isinstance(other, Generation):
             return NotImplemented
         return (self.ospid, self.start) == (other.ospid, other.start)
 
@@ -86,7 +86,7 @@ class Lineage:
     what was opened."""
 
     def __init__(self, tid: int, is_root: Callable[[int], bool], file: str = "") -> None:
-        self._programs: list[Program] = []
+        self._programs: list[Generation] = []
         self._line = b""
         ospid = thread_group(tid)
         while ospid > 1 and len(self._programs) < MAX_GENERATIONS:
@@ -97,7 +97,7 @@ class Lineage:
             root = is_root(ospid)
             self._line = self._line if self._programs else line
             named = not root and bool(file) and os.fsencode(file) in line
-            self._programs.append(Program(ospid, found.start, found.name, named))
+            self._programs.append(Generation(ospid, found.start, found.name, named))
             if root:
                 break
             ospid = found.ppid
@@ -166,18 +166,18 @@ class Lineage:
         parent = next(above, reader)
         return reader.fate() is not None and parent.fate() is not None
 
-    def _loop(self) -> Program | None:
+    def _loop(self) -> Generation | None:
         """The first that still lives."""
         return next((each for each in self._programs if each.fate() is None), None)
 
-    def _below(self, loop: Program) -> list[Program]:
+    def _below(self, loop: Generation) -> list[Generation]:
         """Those that the loop started to read for it. A program that only forked, as a shell does
         for `$( )`, is one with its parent."""
         line = self._programs[: self._programs.index(loop) + 1]
         return [each for each, above in itertools.pairwise(line) if each.name != above.name]
 
 
-def _was_asked(programs: list[Program]) -> bool:
+def _was_asked(programs: list[Generation]) -> bool:
     """Whether the loop read itself, or told what it started which file to read."""
     return not programs or programs[-1].named
 

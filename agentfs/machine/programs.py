@@ -22,8 +22,10 @@ from agentfs.base.errors import KernelError
 from agentfs.machine import orphans
 from agentfs.machine.census import Census
 from agentfs.machine.cgroups import ControlGroups
-from agentfs.machine.confine import FREE, Confinement, mechanisms
-from agentfs.machine.launch import Launch, become_subreaper
+from agentfs.machine.confine import mechanisms
+from agentfs.machine.grants import Grants
+from agentfs.machine.kin import Kin
+from agentfs.machine.launch import Launch, Terms, become_subreaper
 from agentfs.machine.measures import Measures
 from agentfs.machine.proc import (
     UNTOLD,
@@ -97,25 +99,23 @@ class Program:
     stilled: dict[int, None] = field(default_factory=dict)
 
 
-class Programs(Measures):
+class Programs:
     """All programs that are watched, by OS pid.
 
     `launching` counts the starts under way; `launch_of` tells whose a child is that has not
-    executed anything yet. `confinement_of` says what a process's program may do, `mechanisms` what
-    of that this machine can see to, `has_memory` whether it may use its memory, `has_secret`
-    whether it is handed the `env` of its definition. `in_tree`: the tree is mounted, and a memory
-    is entered by its path there. `reapers` are those of earlier daemons.
+    executed anything yet. `mechanisms` says what of a confinement this machine can see to,
+    `measures` what programs use, `groups` and `kin` whose each is. `reapers` are those of earlier
+    daemons.
     """
 
-    def __init__(self, mountpoint: str, instance_id: str, reapers: Reapers | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self, mountpoint: str, instance_id: str, grants: Grants, reapers: Reapers | None = None
+    ) -> None:
         self._mountpoint = str(mountpoint)
+        self._grants = grants
         self.reapers = Reapers() if reapers is None else reapers
         self.mechanisms = mechanisms()
-        self.confinement_of: Callable[[Process], Confinement] = lambda process: FREE
-        self.has_memory: Callable[[Process], bool] = lambda process: True
-        self.has_secret: Callable[[Process], bool] = lambda process: True
-        self.in_tree = False
+        self._in_tree = False
         self._watched: dict[int, Program] = {}
         self._launches: set[Launch] = set()
         self._early: dict[int, bool] = {}  # children, not watched yet, that stopped or went on
@@ -125,7 +125,13 @@ class Programs(Measures):
         self._limiter = trio.CapacityLimiter(LAUNCHES_AT_ONCE)
         self._slots = Slots(self._limiter, LAUNCHES_OF_ONE)
         self.groups = ControlGroups(instance_id)
+        self.kin = Kin()
+        self.measures = Measures(self.groups, self.kin, grants)
         become_subreaper()
+
+    def enter_tree(self) -> None:
+        """The tree is mounted: from now on a memory is entered by its path there."""
+        self._in_tree = True
 
     def moved(self, mountpoint: str) -> None:
         """Programs that start from now on find the tree at another path."""
@@ -214,29 +220,25 @@ class Programs(Measures):
         `LAUNCH_SECONDS`. Not cancelled once the thread has it.
         """
         self._require_descriptors(process.name)
-        held = self.mechanisms.holds(self.confinement_of(process))
-        limits = self.limits_at_start(process)
+        held = self.mechanisms.holds(self._grants.confinement(process))
         disk = home
-        if self.in_tree:
+        if self._in_tree:
             home = Path(self._mountpoint, "agents", process.name, "memory")
-        place = home if self.has_memory(process) else None
-        env = process.env if self.has_secret(process) else {}
+        env = process.env if self._grants.may_have_secrets(process) else {}
         if process.env and not env:
             names = ", ".join(sorted(process.env))
             text = "process %d, %s, is not handed %s: it has no capability `secret`"
             log.warning(text, process.pid, process.name, names)
-        launch = Launch(
-            process,
-            self._mountpoint,
-            log_path,
-            place,
-            disk,
+        terms = Terms(
+            home=home if self._grants.may_use_memory(process) else None,
+            disk=disk,
             held=held,
-            limits=limits,
-            forks=self.forks_at_start(process),
+            limits=tuple(self.measures.limits_at_start(process)),
+            forks=self.measures.forks_at_start(process),
             env=env,
         )
-        group = (lambda: self.open_group(process)) if self.groups.available else None
+        launch = Launch(process, self._mountpoint, log_path, terms)
+        group = (lambda: self.measures.open_group(process)) if self.groups.available else None
         self._launches.add(launch)
         self.generation += 1
         try:

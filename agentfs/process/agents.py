@@ -38,11 +38,7 @@ LAST_ID = "last_agent"
 
 
 class Agents(Part):
-    """All agents by name. Loads itself from the store.
-
-    `on_withdrawn` calls get the name of an agent whose first program could not be started: it has
-    looked its memory up in the tree, though nobody was told of the agent.
-    """
+    """All agents by name. Loads itself from the store."""
 
     def __init__(self, ground: Ground, gate: Gate, table: ProcessTable) -> None:
         store = self._store = ground.store
@@ -55,7 +51,7 @@ class Agents(Part):
         self._logs = ground.state_dir / "logs"
         self._trash = ground.state_dir / "trash"
         self._number = itertools.count()
-        self.on_withdrawn: list[Callable[[str], object]] = []
+        self._withdrawn: list[Callable[[str], object]] = []
         for folder in (self._homes, self._logs, self._trash):
             folder.mkdir(parents=True, exist_ok=True)
         self._by_name: dict[str, Agent] = {}
@@ -88,6 +84,11 @@ class Agents(Part):
         number = self.last_id + 1
         self._store.set_meta(LAST_ID, str(number))
         return number
+
+    def on_withdrawn(self, call: Callable[[str], object]) -> None:
+        """Call `call` with the name of each agent whose first program could not be started: it has
+        looked its memory up in the tree, though nobody was told of the agent."""
+        self._withdrawn.append(call)
 
     # -- look-ups --------------------------------------------------------------------------------
 
@@ -254,7 +255,7 @@ class Agents(Part):
         if before is None:
             with self._store.transaction():
                 self._drop(name)
-                for call in self.on_withdrawn:
+                for call in self._withdrawn:
                     self._store.on_commit(functools.partial(call, name))
             return
         agent = self._by_name[name]

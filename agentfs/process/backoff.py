@@ -6,10 +6,10 @@ import random
 from collections import deque
 from collections.abc import Callable
 
-from agentfs.base.clock import Clock, Timer, Timers
+from agentfs.base.clock import Timer
 from agentfs.model.process import Process, Restart
 from agentfs.process.settings import ProcessSettings
-from agentfs.store.settings import Settings
+from agentfs.store.ground import Ground
 
 __all__ = ["Restarts"]
 
@@ -24,10 +24,10 @@ class Restarts:
     Attempts are not stored: a daemon that starts again gives everybody a fresh count.
     """
 
-    def __init__(self, timers: Timers, clock: Clock, settings: Settings) -> None:
-        self._timers = timers
-        self._clock = clock
-        self._settings = settings
+    def __init__(self, ground: Ground) -> None:
+        self._timers = ground.timers
+        self._clock = ground.clock
+        self._settings = ground.settings
         self._attempts: dict[int, deque[float]] = {}
         self._waiting: dict[int, Timer] = {}
         self.jitter: Callable[[], float] = random.random

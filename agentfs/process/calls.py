@@ -4,38 +4,65 @@ from __future__ import annotations
 
 import errno
 import logging
-from typing import TYPE_CHECKING
+import os
 
 import yaml
 
 from agentfs.base.errors import KernelError
+from agentfs.machine.proc import read_stat
+from agentfs.machine.programs import Programs
 from agentfs.model.principal import Principal
-from agentfs.model.process import Agent, Limits, OnLimit, Process, Restart, Role
+from agentfs.model.process import Agent, Limits, OnLimit, Process, Restart, Role, State
 from agentfs.model.spec import ProcessSpec, parse_spec
 from agentfs.process import commands, rules
+from agentfs.process.agents import Agents
 from agentfs.process.capabilities import ceiling_below
 from agentfs.process.ceilings import Ceilings
-from agentfs.process.events import ProcessSpawned
-from agentfs.process.recovery import begin_spawn, end_spawn, withdraw
-from agentfs.process.self_calls import OwnCalls, refuse_init
+from agentfs.process.events import ProcessChanged, ProcessSpawned
+from agentfs.process.recovery import begin_spawn, end_spawn
+from agentfs.process.supervisor import Supervisor
+from agentfs.process.table import ProcessTable
+from agentfs.rights.gate import Gate
 from agentfs.rights.policy import Action
+from agentfs.store.ground import Ground
 from agentfs.store.later import when_there_is_room
-
-if TYPE_CHECKING:
-    from agentfs.quota.budget import Budgets
-    from agentfs.quota.groups import Groups
+from agentfs.store.part import Part
 
 __all__ = ["Processes"]
 
 log = logging.getLogger(__name__)
 
 
-class Processes(OwnCalls):
-    """Every call names its principal first. They are no checkpoints, but those that start a
-    program: these wait for its exec. What a process says of itself is in `OwnCalls`."""
+def _refuse_init(process: Process) -> None:
+    """Raise EPERM for process 1."""
+    if process.role is Role.KERNEL:
+        raise KernelError(errno.EPERM, "process 1 is the kernel itself", rule="init")
 
-    budgets: Budgets | None = None
-    groups: Groups | None = None
+
+class Processes:
+    """Every call names its principal first. They are no checkpoints, but those that start a
+    program: these wait for its exec."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        gate: Gate,
+        table: ProcessTable,
+        agents: Agents,
+        programs: Programs,
+        supervisor: Supervisor,
+    ) -> None:
+        self._parts = ground.parts
+        self._store = ground.store
+        self._events = ground.events
+        self._clock = ground.clock
+        self._timers = ground.timers
+        self._gate = gate
+        self._table = table
+        self._agents = agents
+        self._programs = programs
+        self._supervisor = supervisor
+        self._ceilings = Ceilings(table, ground.settings)
 
     # -- spawn -----------------------------------------------------------------------------------
 
@@ -49,19 +76,18 @@ class Processes(OwnCalls):
             parent = rules.own(self._table, principal, parent_pid)
             if self._supervisor.closing:
                 raise KernelError(errno.EAGAIN, "the system is being shut down")
-            policy = self._gate.policy
-            asked = rules.Request(
-                actor,
-                parent,
-                spec,
-                self._table,
-                self._agents,
-                policy,
-                Ceilings(self._table, self._settings),
-                self.budgets,
-                self.groups,
+            rules.check(
+                rules.SpawnRequest(
+                    actor,
+                    parent,
+                    spec,
+                    self._table,
+                    self._agents,
+                    self._gate.policy,
+                    self._ceilings,
+                    self._parts,
+                )
             )
-            rules.check(asked)
             if spec.exec:
                 self._gate.check_launch(actor.name)
             process = self._make(actor, parent, spec)
@@ -69,8 +95,7 @@ class Processes(OwnCalls):
                 process.name, process.uid, process.gid, actor.name, _text(spec), spec.prompt
             )
             self._table.add(process)
-            if self.budgets is not None:
-                self.budgets.spawned(process, spec.budget.items())
+            self._parts.tell(Part.spawned, process, spec)
             self._agents.set_pid(process.name, process.pid)
             if not process.exec:
                 self._announce(process, before)
@@ -100,12 +125,12 @@ class Processes(OwnCalls):
             if self._table.find(process.pid) is process:
                 with self._store.transaction():
                     self._gate.attribute(principal)
-                    withdraw(self._supervisor, process)
+                    self._supervisor.withdraw(process)
                     self._agents.restore(process.name, before)
                     end_spawn(self._store, process)
 
         words = f"process {process.pid} was not started, and is taken back"
-        when_there_is_room(self._supervisor.timers, take_back, words)
+        when_there_is_room(self._timers, take_back, words)
 
     def _make(self, actor: Process, parent: Process, spec: ProcessSpec) -> Process:
         account = rules.account_of(spec, parent)
@@ -184,7 +209,7 @@ class Processes(OwnCalls):
             )
             if not running.exec:
                 raise KernelError(errno.EINVAL, f"{agent_name} has no program to start again")
-            if running.pid in self._supervisor.signals.starting:
+            if self._supervisor.signals.is_starting(running.pid):
                 raise KernelError(errno.EAGAIN, f"{agent_name} is just being started")
             self._gate.check_launch(actor.name)
             self._redefine(actor, running)
@@ -282,7 +307,7 @@ class Processes(OwnCalls):
             )
 
     def _may_signal(self, actor: Process, process: Process, how: str) -> None:
-        refuse_init(process)
+        _refuse_init(process)
         path = f"/agents/{process.name}"
         self._gate.policy.require(actor, Action.KILL, path, process, what=how.encode())
         if actor.pid != process.pid:
@@ -300,7 +325,7 @@ class Processes(OwnCalls):
             path, what = f"/agents/{process.name}", f"reparent to {parent.name}".encode()
             self._gate.policy.require(actor, Action.MANAGE_TREE, path, process, what=what)
             self._gate.policy.require_capability(actor, "manage_tree")
-            refuse_init(process)
+            _refuse_init(process)
             rules.check_parent(process)
             rules.check_parent(parent)
             self._gate.policy.same_user(actor, parent)
@@ -312,9 +337,130 @@ class Processes(OwnCalls):
                 return
             self._gate.policy.require(parent, Action.SPAWN, path, what=what)
             rules.check_tier(process.tier, parent)
-            rules.check_children(parent, self._table, Ceilings(self._table, self._settings))
+            rules.check_children(parent, self._table, self._ceilings)
             self._table.move(process, new_ppid)
             self._supervisor.signals.notice(process, "HUP")
+
+    # -- what a process says of itself -----------------------------------------------------------
+
+    def declare(self, principal: Principal, pid: int, state: State) -> None:
+        """Say that it is idle, or running. Raises EPERM for any other state, and where the
+        transition is illegal; a grace period and a stopped program end by CONT only."""
+        with self._gate.enter(principal):
+            process = rules.own_alive(self._table, principal, pid)
+            has_program = process.exec or process.ospid is not None
+            held = process.stopping or (
+                has_program and process.state in (State.BLOCKED, State.SLEEPING)
+            )
+            if held or state not in (State.IDLE, State.RUNNING):
+                raise KernelError(
+                    errno.EPERM,
+                    f"{process.name} is {process.state.value} and cannot declare {state.value}",
+                    rule="states",
+                )
+            self._table.set_state(process, state)
+
+    def done(self, principal: Principal, pid: int, code: int, text: str = "") -> None:
+        """End for good with this exit code and these last words, whatever the restart policy. A
+        program that still runs has the grace period to end. Raises EINVAL for a code not in
+        0..255."""
+        if not 0 <= code <= 255:
+            raise KernelError(errno.EINVAL, f"an exit code is 0 to 255, not {code}")
+        with self._gate.enter(principal):
+            process = rules.own_alive(self._table, principal, pid)
+            _refuse_init(process)
+            program = self._programs.find(process.ospid)
+            self._supervisor.finish(process, code, State.ZOMBIE, text)
+            if program is not None and program.attached:
+                self._store.on_commit(lambda: self._programs.detach(program))
+            elif program is not None:
+                self._supervisor.signals.end_program(program)
+
+    def heartbeat(self, principal: Principal, pid: int) -> None:
+        """It is well. Changes nothing that is stored."""
+        self._gate.actor(principal)
+        self._supervisor.heartbeats.beat(rules.own_alive(self._table, principal, pid))
+
+    def ready(self, principal: Principal, pid: int) -> None:
+        """Its children may have work: they need not wait any longer to be started again."""
+        self._gate.actor(principal)
+        self._supervisor.readiness.ready(rules.own_alive(self._table, principal, pid), "ready")
+
+    def receives(self, principal: Principal, name: str) -> None:
+        """`principal` opened the mailbox of agent `name` to take from it: if it is the agent's own
+        process, that is ready."""
+        process = self._table.by_name(name)
+        if process is not None and process.pid == principal.pid:
+            self._supervisor.readiness.ready(process, "recv")
+
+    def attach(self, principal: Principal, pid: int, ospid: int) -> None:
+        """Make a program that was started elsewhere that of process `pid`.
+
+        Raises ESRCH (no such program), EBUSY (the process has a program, or the program a
+        process), EPERM (another user's program, the daemon itself), EAGAIN (it is in execve).
+        """
+        with self._gate.enter(principal):
+            process = rules.own_alive(self._table, principal, pid)
+            _refuse_init(process)
+            if process.exec or process.ospid is not None:
+                raise KernelError(errno.EBUSY, f"{process.name} has a program of its own")
+            self._check_attachable(principal, process, ospid)
+            program = self._programs.attach(pid, ospid)
+            self._store.on_rollback(lambda: self._programs.detach(program))
+            self._table.update(
+                process,
+                ospid=program.ospid,
+                os_start=program.os_start,
+                attached=True,
+                confined=(),
+            )
+            self._events.emit(ProcessChanged(process.pid, process.name))
+        self._supervisor.watch(program)
+
+    def _check_attachable(self, principal: Principal, process: Process, ospid: int) -> None:
+        stat = read_stat(ospid) if ospid > 0 else None
+        try:
+            owner = os.stat(f"/proc/{ospid}").st_uid if stat is not None else None
+        except FileNotFoundError:
+            owner = None
+        if stat is None or owner is None or stat.ended:
+            raise KernelError(errno.ESRCH, f"there is no program {ospid}")
+        if self._is_an_agents(ospid):
+            raise KernelError(errno.EBUSY, f"program {ospid} is an agent's already")
+        if ospid in (1, os.getpid()):
+            raise KernelError(errno.EPERM, f"program {ospid} is nobody's to attach")
+        if owner != process.uid or principal.uid not in (0, owner):
+            raise KernelError(
+                errno.EPERM,
+                f"program {ospid} runs as user {owner}: {process.name} is user {process.uid}'s, and"
+                f" you are user {principal.uid}",
+                rule="same user",
+            )
+
+    def _is_an_agents(self, ospid: int) -> bool:
+        """Whether a program of an agent is this one or started it."""
+        if self._programs.pid_of_thread(ospid) is not None:
+            return True
+        while ospid > 1:
+            if self._programs.find(ospid) is not None:
+                return True
+            stat = read_stat(ospid)
+            ospid = 0 if stat is None else stat.ppid
+        return False
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def collect(self, principal: Principal, pid: int) -> int | None:
+        """The exit code of a process that has ended, None while it lives. Who acts for its parent
+        reaps it so. Raises ESRCH."""
+        process = self._table.get(pid)
+        if process.state.alive:
+            return None
+        code = process.exit_code
+        if principal.pid == process.ppid and principal.pid is not None:
+            with self._gate.enter(principal):
+                self._supervisor.reap(process)
+        return code
 
     # -- control files ---------------------------------------------------------------------------
 

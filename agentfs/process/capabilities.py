@@ -17,7 +17,7 @@ from agentfs.process.events import CapabilityDropped
 from agentfs.process.table import ProcessTable
 from agentfs.rights.gate import Gate
 from agentfs.rights.role_capabilities import CapabilityHolder
-from agentfs.store.event_log import EventLog
+from agentfs.store.ground import Ground
 
 __all__ = ["Capabilities", "Child", "ceiling_below"]
 
@@ -58,10 +58,10 @@ def _below(
 class Capabilities:
     """What processes may, and the system call with which one gives up what it has."""
 
-    def __init__(self, gate: Gate, table: ProcessTable, events: EventLog) -> None:
+    def __init__(self, ground: Ground, gate: Gate, table: ProcessTable) -> None:
         self._gate = gate
         self._table = table
-        self._events = events
+        self._events = ground.events
 
     def of(self, process: Process) -> CapabilitySet:
         """What `process` may at this moment. Its program is confined by this when it starts. A

@@ -13,7 +13,7 @@ import errno
 import logging
 import os
 
-from agentfs.base.clock import Timer, Timers
+from agentfs.base.clock import Timer
 from agentfs.base.errors import KernelError
 from agentfs.machine.programs import Programs
 from agentfs.model.process import Process
@@ -21,9 +21,9 @@ from agentfs.process.events import ProcessRestarted, ProcessSpawned, ResourceExc
 from agentfs.process.headcount import HeadCount
 from agentfs.process.signals import Signals
 from agentfs.process.table import ProcessTable
-from agentfs.store.event_log import EventLog, Record
+from agentfs.store.event_log import Record
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.store import Store
 
 __all__ = ["Consumption"]
 
@@ -37,25 +37,19 @@ class Consumption(Part):
     """Follows every process that has a limit and a program."""
 
     def __init__(
-        self,
-        table: ProcessTable,
-        programs: Programs,
-        signals: Signals,
-        store: Store,
-        events: EventLog,
-        timers: Timers,
+        self, ground: Ground, table: ProcessTable, programs: Programs, signals: Signals
     ) -> None:
         self._table = table
         self._programs = programs
         self._signals = signals
-        self._store = store
-        self._events = events
-        self._timers = timers
+        self._store = ground.store
+        self._events = ground.events
+        self._timers = ground.timers
         self._next: dict[int, Timer] = {}
         self._processors = os.cpu_count() or 1
-        programs.on_limits.append(self.check)
-        events.listen(self._heard, ProcessSpawned, ProcessRestarted)
-        self._heads = HeadCount(table, programs, events, timers, self.end)
+        programs.measures.listen(self.check)
+        ground.events.listen(self._heard, ProcessSpawned, ProcessRestarted)
+        self._heads = HeadCount(ground, table, programs, self.end)
 
     def __len__(self) -> int:
         return len(self._next)
@@ -75,10 +69,10 @@ class Consumption(Part):
         if not process.state.alive or process.stopping or process.ospid in (None, os.getpid()):
             return
         self._heads.begin()
-        memory, seconds, _ = self._programs.limits_of(process)
+        memory, seconds, _ = self._programs.measures.limits_of(process)
         if memory is None and seconds is None:
             return
-        used = self._programs.usage(process)
+        used = self._programs.measures.usage(process)
         if seconds is not None and used.cpu_seconds >= seconds:
             self.end(process, "max_cpu_seconds", used.cpu_seconds, seconds, "TERM")
         elif memory is not None and used.memory_mb > memory:

@@ -14,15 +14,14 @@ import resource
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from agentfs.base.clock import Timers
 from agentfs.machine.census import Census, forks_for
-from agentfs.machine.measures import Measures
 from agentfs.machine.proc import read_file
+from agentfs.machine.programs import Programs
 from agentfs.machine.rlimits import Limit, lay_on
 from agentfs.model.process import Process
 from agentfs.process.events import ResourceExceeded
 from agentfs.process.table import ProcessTable
-from agentfs.store.event_log import EventLog
+from agentfs.store.ground import Ground
 
 __all__ = ["HeadCount"]
 
@@ -41,25 +40,18 @@ class HeadCount:
     """Follows `max_pids` of every process with a program: with a pids controller it tells when the
     machine refused a fork, without one it counts itself."""
 
-    def __init__(
-        self,
-        table: ProcessTable,
-        programs: Measures,
-        events: EventLog,
-        timers: Timers,
-        end: End,
-    ) -> None:
+    def __init__(self, ground: Ground, table: ProcessTable, programs: Programs, end: End) -> None:
         self._table = table
         self._programs = programs
-        self._events = events
-        self._timers = timers
+        self._events = ground.events
+        self._timers = ground.timers
         self._end = end
         self._tasks = 0  # of the machine, when it was looked through
         self._running = False
         self._refused: dict[int, int] = {}  # forks that were refused, by process, at the last look
         self._told: set[int] = set()  # of whom it was told, and who goes on
         self._due = False
-        programs.on_limits.append(self._limits_changed)
+        programs.measures.listen(self._limits_changed)
 
     def begin(self) -> None:
         """There is a program: look every second whether there are many more."""
@@ -111,11 +103,11 @@ class HeadCount:
         census, groups = Census(), self._programs.groups
         for process in followed:
             assert process.ospid is not None
-            most, uid = self._programs.limits_of(process).pids, process.uid
+            most, uid = self._programs.measures.limits_of(process).pids, process.uid
             if groups.available:
                 ours = groups.members(process.pid)
             else:
-                ours = self._programs.with_orphans(process, census.below(process.ospid))
+                ours = self._programs.measures.with_orphans(process, census.below(process.ospid))
             used = census.tasks(ours)
             if most is not None and used > most:
                 self._end(process, "max_pids", used, most, "KILL")
@@ -131,7 +123,7 @@ class HeadCount:
             refused[process.pid] = now = self._programs.groups.refused_forks(process.pid)
             if now > self._refused.get(process.pid, 0):
                 told.add(process.pid)
-                most = self._programs.limits_of(process).pids
+                most = self._programs.measures.limits_of(process).pids
                 if process.pid not in self._told and most is not None:
                     self._events.emit(
                         ResourceExceeded(process.pid, process.name, "max_pids", most, most)

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agentfs.base.clock import Clock, Timer, Timers
+from agentfs.base.clock import Timer
 from agentfs.model.process import Process, State
 from agentfs.process.settings import ProcessSettings
-from agentfs.store.settings import Settings
+from agentfs.store.ground import Ground
 
 __all__ = ["Heartbeats"]
 
@@ -41,16 +41,10 @@ class Heartbeats:
     """One timer a process that declared an interval. `hung(process, seconds)` is called when its
     patience is over: so long it was silent."""
 
-    def __init__(
-        self,
-        timers: Timers,
-        clock: Clock,
-        settings: Settings,
-        hung: Callable[[Process, float], object],
-    ) -> None:
-        self._timers = timers
-        self._clock = clock
-        self._settings = settings
+    def __init__(self, ground: Ground, hung: Callable[[Process, float], object]) -> None:
+        self._timers = ground.timers
+        self._clock = ground.clock
+        self._settings = ground.settings
         self._hung = hung
         self._watches: dict[int, _Watch] = {}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from agentfs.base.clock import Clock, rfc3339
+from agentfs.base.clock import rfc3339
 from agentfs.process.events import ProcessExited
 from agentfs.process.table import ProcessTable
-from agentfs.store.event_log import EventLog, Record
+from agentfs.store.event_log import Record
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.store import Store
 
 __all__ = ["KEPT", "MOST", "History"]
 
@@ -25,13 +25,13 @@ MOST = 1000
 class History(Part):
     """The newest ends. Written when a process has ended, dropped by the maid or for newer ones."""
 
-    def __init__(self, store: Store, table: ProcessTable, events: EventLog, clock: Clock) -> None:
-        self._store = store
+    def __init__(self, ground: Ground, table: ProcessTable) -> None:
+        self._store = ground.store
         self._table = table
-        self._clock = clock
-        kept = [(int(key), record) for key, record in store.records(KIND)]
+        self._clock = ground.clock
+        kept = [(int(key), record) for key, record in self._store.records(KIND)]
         self._ends: dict[int, dict[str, Any]] = dict(sorted(kept))
-        events.listen(self._heard, ProcessExited)
+        ground.events.listen(self._heard, ProcessExited)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Those that are not too old, by pid."""

@@ -20,7 +20,7 @@ from agentfs.machine.programs import Programs
 from agentfs.model.principal import INIT, Kind, Principal
 from agentfs.process.events import GroupRefused
 from agentfs.process.table import ProcessTable
-from agentfs.store.event_log import EventLog
+from agentfs.store.ground import Ground
 
 __all__ = ["Identity"]
 
@@ -40,12 +40,10 @@ MAX_GENERATIONS = 256
 class Identity:
     """Resolves a thread id to a principal."""
 
-    def __init__(
-        self, table: ProcessTable, programs: Programs, owner: int, events: EventLog
-    ) -> None:
+    def __init__(self, ground: Ground, table: ProcessTable, programs: Programs, owner: int) -> None:
         self._table = table
         self._programs = programs
-        self._events = events
+        self._events = ground.events
         self._owners = {owner, 0}
         self._daemon = os.getpid()
         # By thread id; with what tells the thread from a later one that was given its id.

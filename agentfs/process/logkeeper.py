@@ -22,7 +22,6 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import trio
 from inotify_simple import INotify, flags
@@ -35,8 +34,8 @@ from agentfs.machine.writers import writers
 from agentfs.model.process import Process, State
 from agentfs.process.settings import ProcessSettings
 from agentfs.process.table import ProcessTable
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.settings import Settings
 
 __all__ = ["LogKeeper"]
 
@@ -90,14 +89,13 @@ class LogKeeper(Part):
 
     def __init__(
         self,
-        folder: Path,
-        settings: Settings,
+        ground: Ground,
         table: ProcessTable,
         programs: Programs,
         end: Callable[[Process, str, float, float], object],
     ) -> None:
-        self._folder = folder
-        self._settings = settings
+        self._folder = ground.state_dir / "logs"
+        self._settings = ground.settings
         self._table = table
         self._programs = programs
         self._end = end

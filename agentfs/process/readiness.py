@@ -12,15 +12,15 @@ import logging
 
 import trio
 
-from agentfs.base.clock import Timer, Timers
-from agentfs.mail.events import MessageClaimed
+from agentfs.base.clock import Timer
 from agentfs.model.process import Process, State
 from agentfs.process.events import ProcessExited, ProcessReady, ProcessReparented, StateChanged
 from agentfs.process.settings import ProcessSettings
 from agentfs.process.table import ProcessTable
-from agentfs.store.event_log import EventLog, Record
+from agentfs.store.event import Event
+from agentfs.store.event_log import Record
+from agentfs.store.ground import Ground
 from agentfs.store.later import when_there_is_room
-from agentfs.store.settings import Settings
 
 __all__ = ["Readiness"]
 
@@ -30,17 +30,18 @@ log = logging.getLogger(__name__)
 class Readiness:
     """Which processes are not ready, and who waits for them. Nothing of it is stored."""
 
-    def __init__(
-        self, table: ProcessTable, events: EventLog, timers: Timers, settings: Settings
-    ) -> None:
+    def __init__(self, ground: Ground, table: ProcessTable, works: tuple[type[Event], ...]) -> None:
+        """Events of the kinds `works` say of their process, `pid`, that it is at work."""
+        self._events = ground.events
+        self._timers = ground.timers
+        self._settings = ground.settings
         self._table = table
-        self._events = events
-        self._timers = timers
-        self._settings = settings
+        self._works = works
         self._unready: dict[int, Timer | None] = {}  # the timer runs from its program's start
         self._changed: dict[int, trio.Event] = {}
         self._held: set[int] = set()
-        events.listen(self._heard, MessageClaimed, ProcessExited, StateChanged, ProcessReparented)
+        kinds = (ProcessExited, StateChanged, ProcessReparented, *works)
+        ground.events.listen(self._heard, *kinds)
 
     def sizes(self) -> dict[str, int]:
         """How many entries each table has, for tests."""
@@ -95,17 +96,21 @@ class Readiness:
         self._wake(pid)
 
     def _heard(self, record: Record) -> None:
-        match record.event:
-            case MessageClaimed(pid=int(pid)) if pid in self._unready:
-                process = self._table.find(pid)
-                if process is not None:
-                    self.ready(process, "claim")
+        event = record.event
+        if isinstance(event, self._works):
+            self._works_now(getattr(event, "pid", None))
+        match event:
             case ProcessExited(pid=pid):
                 self._forget(pid)
             case StateChanged(pid=pid, new=State.SLEEPING.value):
                 self._wake(pid)
             case ProcessReparented(old=pid):
                 self._wake(pid)
+
+    def _works_now(self, pid: int | None) -> None:
+        process = None if pid not in self._unready else self._table.find(pid)
+        if process is not None:
+            self.ready(process, "claim")
 
     # -- who waits -------------------------------------------------------------------------------
 

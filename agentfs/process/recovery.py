@@ -1,4 +1,4 @@
-"""The daemon's start and end, as processes see them: what is taken up again, what is put down."""
+"""The start of the daemon, as processes see it: what an earlier one left is taken up again."""
 
 from __future__ import annotations
 
@@ -8,73 +8,73 @@ import platform
 import pwd
 from typing import TYPE_CHECKING
 
-import trio
-
 from agentfs.machine.proc import boot_id, read_stat
-from agentfs.machine.programs import Program
+from agentfs.machine.programs import Program, Programs
 from agentfs.model.names import INIT_NAME, reserved
 from agentfs.model.principal import INIT
 from agentfs.model.process import Agent, Limits, Process, Restart, Role, State, Tier
+from agentfs.process.agents import Agents
 from agentfs.process.events import AgentRefused
-from agentfs.process.restarting import STARTED_AGAIN
 from agentfs.process.settings import ProcessSettings
-from agentfs.store.part import Part
+from agentfs.process.table import ProcessTable
+from agentfs.store.ground import Ground
 from agentfs.store.store import Store
 
 if TYPE_CHECKING:
     from agentfs.process.supervisor import Supervisor
 
-__all__ = ["Recovery", "not_started", "shut_down"]
+__all__ = ["STARTED_AGAIN", "Recovery", "begin_spawn", "end_spawn", "not_started"]
 
 log = logging.getLogger(__name__)
 
 SPAWNING = "spawning"
 """The kind of the records of spawns that are under way, by pid."""
 
-# How long programs may take to die of SIGKILL: one that waits for a dead disk takes for ever.
-KILL_SECONDS = 5.0
+STARTED_AGAIN = "the daemon was started again"
+"""Why programs are started again after its start."""
 
 
 class Recovery:
-    """Takes up what an earlier daemon left."""
+    """Takes up what an earlier daemon left, for `supervisor`."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        table: ProcessTable,
+        agents: Agents,
+        programs: Programs,
+        supervisor: Supervisor,
+    ) -> None:
         self._supervisor = supervisor
-        self._booted = False
+        self._programs = programs
+        self._table = table
+        self._agents = agents
+        self._store = ground.store
+        self._events = ground.events
+        self._clock = ground.clock
+        self._settings = ground.settings
 
-    def boot(self) -> None:
+    def take_up(self) -> None:
         """Make process 1; adopt programs that still run, judge those that ended meanwhile, start
-        those that were to be started again; keep everything else. Once."""
-        if self._booted:
-            return
-        self._booted = True
-        supervisor = self._supervisor
-        supervisor.booting = True
-        try:
-            with supervisor.store.transaction():
-                same_boot = supervisor.store.meta("boot_id") == boot_id()
-                supervisor.store.set_meta("boot_id", boot_id())
-                self._make_init()
-                self._refuse_names()
-                for process in supervisor.table:
-                    if process.pid != INIT:
-                        self._take_up(process, same_boot=same_boot)
-            supervisor.programs.reapers.forget_ended()
-        finally:
-            supervisor.booting = False
-        self._end_unknown_programs()
-        if supervisor.tree_is_up.is_set():
-            supervisor.programs.release_adopted()
+        those that were to be started again; keep everything else."""
+        with self._store.transaction():
+            same_boot = self._store.meta("boot_id") == boot_id()
+            self._store.set_meta("boot_id", boot_id())
+            self._make_init()
+            self._refuse_names()
+            for process in self._table:
+                if process.pid != INIT:
+                    self._take_up(process, same_boot=same_boot)
+        self._programs.reapers.forget_ended()
 
     def _make_init(self) -> None:
         """Process 1 is the daemon itself."""
-        supervisor = self._supervisor
-        most = supervisor.settings.of(ProcessSettings).max_children_of_init
+        most = self._settings.of(ProcessSettings).max_children_of_init
         uid, gid = os.geteuid(), os.getegid()
         own = read_stat(os.getpid())
-        init = supervisor.table.find(INIT)
+        init = self._table.find(INIT)
         if init is None:
-            pid = supervisor.table.next_pid()
+            pid = self._table.next_pid()
             assert pid == INIT, f"the store has given out pids up to {pid} but has no process 1"
             init = Process(
                 pid=INIT,
@@ -88,58 +88,56 @@ class Recovery:
                 user=_user_name(uid),
                 node=platform.node() or "localhost",
                 restart=Restart.ALWAYS,
-                started=supervisor.clock.now(),
+                started=self._clock.now(),
                 state=State.RUNNING,
             )
-            supervisor.agents.ensure(INIT_NAME, uid, gid, INIT_NAME, "")
-            supervisor.table.add(init)
-            supervisor.agents.set_pid(INIT_NAME, INIT)
-        supervisor.table.update(
+            self._agents.ensure(INIT_NAME, uid, gid, INIT_NAME, "")
+            self._table.add(init)
+            self._agents.set_pid(INIT_NAME, INIT)
+        self._table.update(
             init,
             limits=Limits.none_but(max_children=most),
-            started=supervisor.clock.now(),
+            started=self._clock.now(),
             ospid=os.getpid(),
             os_start=own.start if own is not None else 0,
         )
 
     def _refuse_names(self) -> None:
         """Say which agents an earlier release let have a name that stands for somebody else."""
-        supervisor = self._supervisor
-        for name in supervisor.agents:
+        for name in self._agents:
             if name != INIT_NAME and reserved(name):
                 reason = not_started(name)
                 log.error("%s: %s", name, reason)
-                supervisor.events.emit(AgentRefused(name, reason))
+                self._events.emit(AgentRefused(name, reason))
 
     def _refuse(self, process: Process, program: Program | None) -> None:
         """End a process that an earlier release let have such a name."""
-        supervisor, reason = self._supervisor, not_started(process.name)
-        end_spawn(supervisor.store, process)
+        reason = not_started(process.name)
+        end_spawn(self._store, process)
         if program is None:
-            supervisor.finish(process, 127, State.ZOMBIE, reason)
+            self._supervisor.finish(process, 127, State.ZOMBIE, reason)
             return
-        supervisor.table.update(process, stopping=True, reason=reason)
-        supervisor.programs.kill(program)
-        supervisor.watch(program)
+        self._table.update(process, stopping=True, reason=reason)
+        self._programs.kill(program)
+        self._supervisor.watch(program)
 
     def _take_up(self, process: Process, *, same_boot: bool) -> None:
-        supervisor = self._supervisor
         if not process.state.alive:
-            supervisor.ended_at[process.pid] = supervisor.clock.monotonic()
+            self._supervisor.note_ended(process)
         elif reserved(process.name):
             adopted = process.ospid is not None and same_boot
-            self._refuse(process, supervisor.programs.adopt(process) if adopted else None)
+            self._refuse(process, self._programs.adopt(process) if adopted else None)
         elif process.ospid is not None:
-            program = supervisor.programs.adopt(process) if same_boot else None
+            program = self._programs.adopt(process) if same_boot else None
             if program is None:
-                code = supervisor.programs.code_of(process) if same_boot else None
-                supervisor.ended(process, code)
+                code = self._programs.code_of(process) if same_boot else None
+                self._supervisor.ended(process, code)
                 return
             log.info("process %d, %s, still runs", process.pid, process.name)
             self._resume(process)
             if {"write", "read"}.intersection(process.confined) and not process.stopping:
                 self._renew(process, program)
-            supervisor.watch(program)
+            self._supervisor.watch(program)
         elif process.exec:
             self._take_up_without_program(process)
         else:
@@ -149,20 +147,28 @@ class Recovery:
         """A program that may write to the tree, or read it, and nothing else may not do so in the
         new tree: the machine knows only the one of the daemon that started it. It ends as with a
         clean end of the daemon, and is started again by its policy."""
-        supervisor = self._supervisor
-        if supervisor.restarts.wanted(process, 1):
-            supervisor.renew(process, f"{STARTED_AGAIN}, its program could write to the old tree")
+        if self._supervisor.restarts.wanted(process, 1):
+            self._supervisor.renew(
+                process, f"{STARTED_AGAIN}, its program could write to the old tree"
+            )
         else:
-            supervisor.signals.end_program(program)
+            self._supervisor.signals.end_program(program)
 
     def _take_up_without_program(self, process: Process) -> None:
-        supervisor = self._supervisor
         if process.state is State.BLOCKED:  # in a back-off, or put down with the daemon
-            supervisor.start_again(process, STARTED_AGAIN)
+            self._supervisor.start_again(process, STARTED_AGAIN)
         elif process.state is not State.SLEEPING:  # a spawn that never returned
             log.warning("process %d, %s, was not started in time", process.pid, process.name)
-            withdraw(supervisor, process)
-            take_back_agent(supervisor, process)
+            self._supervisor.withdraw(process)
+            self._take_back_agent(process)
+
+    def _take_back_agent(self, process: Process) -> None:
+        """Make the agent what it was before a spawn that the last daemon had begun."""
+        record = self._store.record(SPAWNING, str(process.pid))
+        if record is not None:
+            before = record["before"]
+            self._agents.restore(process.name, None if before is None else Agent(**before))
+            end_spawn(self._store, process)
 
     def _resume(self, process: Process) -> None:
         """What ran for it runs again: its grace period from the start, its heartbeat."""
@@ -170,13 +176,13 @@ class Recovery:
             self._supervisor.signals.begin_grace(process)
         self._supervisor.heartbeats.begin(process)
 
-    def _end_unknown_programs(self) -> None:
+    def end_unknown_programs(self) -> None:
         """What runs in a control group of ours, or below an earlier reaper, but for no process:
         started and not recorded."""
-        programs, table = self._supervisor.programs, self._supervisor.table
+        programs = self._programs
 
         def has_program(pid: int) -> bool:
-            process = table.find(pid)
+            process = self._table.find(pid)
             return process is not None and programs.find(process.ospid) is not None
 
         programs.end_unclaimed(has_program)
@@ -200,69 +206,6 @@ def begin_spawn(store: Store, process: Process, before: Agent | None) -> None:
 def end_spawn(store: Store, process: Process) -> None:
     """Its program runs, or it was taken back."""
     store.delete_record(SPAWNING, str(process.pid))
-
-
-def take_back_agent(supervisor: Supervisor, process: Process) -> None:
-    """Make the agent what it was before a spawn that the last daemon had begun."""
-    record = supervisor.store.record(SPAWNING, str(process.pid))
-    if record is not None:
-        before = record["before"]
-        supervisor.agents.restore(process.name, None if before is None else Agent(**before))
-        end_spawn(supervisor.store, process)
-
-
-def withdraw(supervisor: Supervisor, process: Process) -> None:
-    """Take a process back that could not be started, without a trace."""
-    with supervisor.store.transaction():
-        supervisor.parts.tell(Part.program_ended, process, 127)
-        for child in supervisor.table.children(process.pid):
-            supervisor.adopt(child)
-        supervisor.parts.tell(Part.process_ended, process)
-        supervisor.table.remove(process.pid)
-        if (agent := supervisor.agents.find(process.name)) and agent.pid == process.pid:
-            supervisor.agents.set_pid(process.name, None)
-    supervisor.ended_at.pop(process.pid, None)
-    supervisor.readiness.withdrawn(process.pid)
-
-
-async def shut_down(supervisor: Supervisor, grace: float | None) -> None:
-    """End the programs that we started; what was attached goes on. Each level of the tree has its
-    share of the grace period."""
-    supervisor.closing = True
-    if grace is None:
-        grace = supervisor.settings.of(ProcessSettings).grace_period
-    deadline = trio.current_time() + grace
-    with trio.move_on_at(deadline):
-        while supervisor.programs.launching:
-            await supervisor.programs.wait_launched()
-    levels = _levels(supervisor)
-    for number, level in enumerate(levels):
-        for program in level:
-            supervisor.told_to_end.add(program)
-            supervisor.programs.terminate(program)
-        left = max(0.0, deadline - trio.current_time())
-        await _all_ended(supervisor, level, left / (len(levels) - number))
-    rest = [program for level in levels for program in level]
-    for program in rest:
-        supervisor.programs.kill(program)
-    await _all_ended(supervisor, rest, KILL_SECONDS)
-    supervisor.programs.close()
-
-
-def _levels(supervisor: Supervisor) -> list[list[Program]]:
-    """Our programs by their processes' depth in the tree, the deepest first."""
-    levels: dict[int, list[Program]] = {}
-    for program in supervisor.programs:
-        if not program.attached:
-            depth = sum(1 for _ in supervisor.table.ancestors(program.pid))
-            levels.setdefault(depth, []).append(program)
-    return [levels[depth] for depth in sorted(levels, reverse=True)]
-
-
-async def _all_ended(supervisor: Supervisor, some: list[Program], seconds: float) -> None:
-    with trio.move_on_after(seconds):
-        while any(supervisor.programs.find(program.ospid) is program for program in some):
-            await supervisor.wait_program_ended()
 
 
 def _user_name(uid: int) -> str:

@@ -1,6 +1,7 @@
-"""Whether a process may be spawned: the questions of design/kernel.md, in their order.
+"""Whether a process may be spawned.
 
-Each rule is silent or raises; the first that raises decides, and nothing has been changed yet.
+Each rule is silent or raises. The first of `RULES` that raises decides, and nothing has changed by
+then.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import os
 import pwd
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from agentfs.base.errors import KernelError
 from agentfs.machine.readable import covers, named_files
@@ -23,15 +23,12 @@ from agentfs.process.capabilities import Child, ceiling_below
 from agentfs.process.ceilings import Ceilings
 from agentfs.process.table import ProcessTable
 from agentfs.rights.policy import Action, Policy
-
-if TYPE_CHECKING:
-    from agentfs.quota.budget import Budgets
-    from agentfs.quota.groups import Groups
+from agentfs.store.part import Part, Parts
 
 __all__ = [
     "RULES",
     "Account",
-    "Request",
+    "SpawnRequest",
     "account_of",
     "check",
     "check_parent",
@@ -42,7 +39,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class SpawnRequest:
     """`actor` asks that `parent` gets a child as `spec` says. They differ if the operator asks."""
 
     actor: Process
@@ -52,8 +49,7 @@ class Request:
     agents: Agents
     policy: Policy
     ceilings: Ceilings
-    budgets: Budgets | None = None
-    groups: Groups | None = None
+    parts: Parts
 
     @property
     def role(self) -> Role:
@@ -106,21 +102,21 @@ def account_of(spec: ProcessSpec, parent: Process) -> Account:
 # -- the rules, in the order of the list ---------------------------------------------------------
 
 
-def _role_may_spawn(asked: Request) -> None:
+def _role_may_spawn(asked: SpawnRequest) -> None:
     path = f"/agents/{asked.spec.name}"
     asked.policy.require(asked.parent, Action.SPAWN, path, what=asked.spec.told())
 
 
-def _role_can_be_had(asked: Request) -> None:
+def _role_can_be_had(asked: SpawnRequest) -> None:
     if asked.role is Role.KERNEL:
         raise KernelError(errno.EPERM, "role kernel is process 1's only", rule="role")
 
 
-def _capability(asked: Request) -> None:
+def _capability(asked: SpawnRequest) -> None:
     asked.policy.require_capability(asked.parent, "spawn_children")
 
 
-def _user(asked: Request) -> None:
+def _user(asked: SpawnRequest) -> None:
     spec, parent = asked.spec, asked.parent
     if spec.user is None or spec.user == parent.user:
         return
@@ -140,17 +136,16 @@ def _user(asked: Request) -> None:
         )
 
 
-def _tools(asked: Request) -> None:
+def _tools(asked: SpawnRequest) -> None:
     for tool in asked.spec.tools:
         asked.policy.require_capability(asked.child, f"tool:{tool}")
 
 
-def _group_limit(asked: Request) -> None:
-    if asked.groups is not None:
-        asked.groups.check_spawn(asked.actor, asked.parent, asked.spec.group)
+def _group_limit(asked: SpawnRequest) -> None:
+    asked.parts.tell(Part.check_group, asked.actor, asked.parent, asked.spec)
 
 
-def _parent_alive(asked: Request) -> None:
+def _parent_alive(asked: SpawnRequest) -> None:
     check_parent(asked.parent)
 
 
@@ -181,7 +176,7 @@ def own_alive(table: ProcessTable, principal: Principal, pid: int) -> Process:
     return process
 
 
-def _tier(asked: Request) -> None:
+def _tier(asked: SpawnRequest) -> None:
     check_tier(asked.tier, asked.parent)
 
 
@@ -196,7 +191,7 @@ def check_tier(tier: Tier, parent: Process) -> None:
         )
 
 
-def _max_children(asked: Request) -> None:
+def _max_children(asked: SpawnRequest) -> None:
     check_children(asked.parent, asked.table, asked.ceilings)
 
 
@@ -211,7 +206,7 @@ def check_children(parent: Process, table: ProcessTable, ceilings: Ceilings) -> 
         )
 
 
-def _role_tier(asked: Request) -> None:
+def _role_tier(asked: SpawnRequest) -> None:
     if asked.tier not in asked.policy.roles[asked.role].tiers:
         raise KernelError(
             errno.EPERM,
@@ -220,7 +215,7 @@ def _role_tier(asked: Request) -> None:
         )
 
 
-def _name(asked: Request) -> None:
+def _name(asked: SpawnRequest) -> None:
     name = asked.spec.name
     if not name:
         raise KernelError(errno.EINVAL, "name: an agent needs a name", rule="name")
@@ -244,7 +239,7 @@ def _name(asked: Request) -> None:
     )
 
 
-def _program(asked: Request) -> None:
+def _program(asked: SpawnRequest) -> None:
     """What no operating system could start: refused here, where nothing has to be taken back."""
     spec = asked.spec
     if spec.exec and not spec.exec[0]:
@@ -262,7 +257,7 @@ def _program(asked: Request) -> None:
             raise KernelError(errno.EINVAL, f"env: {name!r} cannot name a variable", rule="program")
 
 
-def _own_program(asked: Request) -> None:
+def _own_program(asked: SpawnRequest) -> None:
     check_own_program(asked.policy, asked.actor, asked.spec.exec)
 
 
@@ -273,7 +268,7 @@ def check_own_program(policy: Policy, actor: Process, command: Sequence[str]) ->
         policy.require_capability(actor, "shell_exec")
 
 
-def _reads(asked: Request) -> None:
+def _reads(asked: SpawnRequest) -> None:
     readable_by(asked.policy, asked.actor, asked.spec)
 
 
@@ -308,12 +303,11 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _budget(asked: Request) -> None:
-    if asked.budgets is not None:
-        asked.budgets.check_spawn(asked.parent, asked.tier, asked.spec.budget.items())
+def _budget(asked: SpawnRequest) -> None:
+    asked.parts.tell(Part.check_grant, asked.parent, asked.tier, asked.spec)
 
 
-RULES: tuple[Callable[[Request], None], ...] = (
+RULES: tuple[Callable[[SpawnRequest], None], ...] = (
     _role_may_spawn,
     _role_can_be_had,
     _capability,
@@ -332,7 +326,7 @@ RULES: tuple[Callable[[Request], None], ...] = (
 )
 
 
-def check(asked: Request) -> None:
+def check(asked: SpawnRequest) -> None:
     """Ask every question. Raises what the first one raises that is answered with no."""
     for rule in RULES:
         rule(asked)

@@ -11,7 +11,7 @@ import logging
 import signal
 from collections.abc import Callable
 
-from agentfs.base.clock import Timer, Timers
+from agentfs.base.clock import Timer
 from agentfs.base.errors import KernelError
 from agentfs.machine.programs import Program, Programs
 from agentfs.model.process import Process, State
@@ -19,10 +19,8 @@ from agentfs.process.backoff import Restarts
 from agentfs.process.events import SignalSent
 from agentfs.process.settings import ProcessSettings
 from agentfs.process.table import ProcessTable
-from agentfs.store.event_log import EventLog
+from agentfs.store.ground import Ground
 from agentfs.store.later import when_there_is_room
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
 
 __all__ = ["SIGNALS", "Signals"]
 
@@ -42,35 +40,31 @@ SIGNALS = tuple(_SENT)
 class Signals:
     """Delivers them. `finish` ends a process for good, `start_again` starts its program.
 
-    `starting` holds the processes whose program is being started this moment, each with the fatal
-    signal that it gets when it is there; `owed` those that got a signal while the store had no room
-    to say so, each with the last one.
+    `owed` holds the processes that got a signal while the store had no room to say so, each with
+    the last one.
     """
 
     def __init__(
         self,
+        ground: Ground,
         table: ProcessTable,
         programs: Programs,
-        store: Store,
-        events: EventLog,
-        timers: Timers,
-        settings: Settings,
         restarts: Restarts,
         finish: Callable[[Process, int, State], object],
         start_again: Callable[[Process], object],
     ) -> None:
+        self._store = ground.store
+        self._events = ground.events
+        self._timers = ground.timers
+        self._settings = ground.settings
         self._table = table
         self._programs = programs
-        self._store = store
-        self._events = events
-        self._timers = timers
-        self._settings = settings
         self._restarts = restarts
         self._finish = finish
         self._start_again = start_again
         self._graces: dict[int, Timer] = {}
         self._endings: dict[int, Timer] = {}
-        self.starting: dict[int, str] = {}
+        self._starting: dict[int, str] = {}  # with the fatal signal that the program gets
         self.owed: dict[int, str] = {}
 
     def sizes(self) -> dict[str, int]:
@@ -78,9 +72,21 @@ class Signals:
         return {
             "graces": len(self._graces),
             "endings": len(self._endings),
-            "starting": len(self.starting),
+            "starting": len(self._starting),
             "owed": len(self.owed),
         }
+
+    def begin_start(self, process: Process) -> None:
+        """The program of `process` is being started: a fatal signal waits until it is there."""
+        self._starting[process.pid] = ""
+
+    def end_start(self, process: Process) -> str:
+        """It is there, or could not be started. The fatal signal that came meanwhile, if any."""
+        return self._starting.pop(process.pid)
+
+    def is_starting(self, pid: int) -> bool:
+        """Whether the program of process `pid` is being started this moment."""
+        return pid in self._starting
 
     def notice(self, process: Process, text: str) -> None:
         """Put a line into the `signals` stream of a process."""
@@ -95,11 +101,11 @@ class Signals:
             raise KernelError(
                 errno.EPERM, f"process {process.pid} is {process.state.value}", rule="states"
             )
-        if process.pid in self.starting:
+        if process.pid in self._starting:
             if name not in ("TERM", "KILL"):
                 raise KernelError(errno.EAGAIN, f"{process.name} is just being started")
-            if self.starting[process.pid] != "KILL":
-                self.starting[process.pid] = name
+            if self._starting[process.pid] != "KILL":
+                self._starting[process.pid] = name
             return
         program = self._programs.find(process.ospid)  # before the record of its end has none
         with self._store.transaction():

@@ -2,6 +2,8 @@
 
 program ends -> claims back, leftovers killed -> started again by its policy, after a back-off
                                               -> or ended for good: children adopted, parent told
+
+A program is started again once the tree is up and its process's parent is ready.
 """
 
 from __future__ import annotations
@@ -15,50 +17,104 @@ from types import FrameType
 
 import trio
 
-from agentfs.machine.programs import Program
+from agentfs.base.errors import KernelError
+from agentfs.machine.logs import tail
+from agentfs.machine.programs import Program, Programs
 from agentfs.model.principal import INIT
 from agentfs.model.process import Process, State
-from agentfs.process.ending import UNKNOWN
-from agentfs.process.events import ProcessChanged
-from agentfs.process.maid import Maid
-from agentfs.process.recovery import Recovery, shut_down
-from agentfs.process.restarting import Again
+from agentfs.process.agents import Agents
+from agentfs.process.backoff import Restarts
+from agentfs.process.events import (
+    AgentChanged,
+    HeartbeatMissed,
+    ProcessChanged,
+    ProcessExited,
+    ProcessReaped,
+    ProcessRestarted,
+)
+from agentfs.process.heartbeats import Heartbeats
+from agentfs.process.readiness import Readiness
+from agentfs.process.recovery import STARTED_AGAIN, Recovery
 from agentfs.process.settings import ProcessSettings
+from agentfs.process.signals import Signals
+from agentfs.process.table import ProcessTable
+from agentfs.store.event import Event
 from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged
+from agentfs.store.ground import Ground
 from agentfs.store.later import when_there_is_room
+from agentfs.store.part import Part
 
 __all__ = ["UNKNOWN", "Supervisor"]
 
 log = logging.getLogger(__name__)
+
+UNKNOWN = -1
+"""The exit code of a program of whose end nobody could learn: no program can return it."""
+
+# How long programs may take to die of SIGKILL: one that waits for a dead disk takes for ever.
+KILL_SECONDS = 5.0
 
 
 def _ignored(signum: int, frame: FrameType | None) -> None:
     """What SIGCHLD does while nobody follows children: nothing, as by default."""
 
 
-class Supervisor(Again):
-    """Owns the tasks that watch programs. What follows from their ends is in `Again`, what an end
-    for good takes down in `Ends`."""
+class Supervisor:
+    """Owns the tasks that watch programs, and decides what follows from their ends.
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.maid = Maid(self)
-        self.recovery = Recovery(self)
+    `closing`: the daemon ends. What else concerns a process while it lives is in a part of its own:
+    `signals`, `restarts` (when, and how often), `heartbeats` and `readiness`.
+    """
+
+    def __init__(
+        self,
+        ground: Ground,
+        table: ProcessTable,
+        agents: Agents,
+        programs: Programs,
+        works: tuple[type[Event], ...] = (),
+    ) -> None:
+        """Events of the kinds `works` say of their process, `pid`, that it is at work."""
+        self._parts = ground.parts
+        self._store = ground.store
+        self._events = ground.events
+        self._timers = ground.timers
+        self._clock = ground.clock
+        self._settings = ground.settings
+        self._table = table
+        self._agents = agents
+        self._programs = programs
+        self.restarts = Restarts(ground)
+        self.heartbeats = Heartbeats(ground, self._hung)
+        self.signals = Signals(
+            ground, table, programs, self.restarts, self.finish, self.start_again
+        )
+        self.readiness = Readiness(ground, table, works)
+        self.closing = False
+        self._recovery = Recovery(ground, table, agents, programs, self)
+        self._booted = self._booting = False
+        self._nursery: trio.Nursery | None = None
+        self._tree_is_up = trio.Event()
+        self._tree_is_up.set()
         self._unwatched: list[Program] = []
         self._program_ended = trio.Event()
-        self.events.listen(self._follow_settings, ConfigChanged)
+        self._told_to_end: set[Program] = set()  # as the daemon ends
+        self._hanging: dict[Program, str] = {}  # those that are being killed, and why
+        self._renewed: dict[int, str] = {}  # why each is to be started again
+        self._ended_at: dict[int, float] = {}  # monotonic, of those that wait to be reaped
+        ground.events.listen(self._follow_settings, ConfigChanged)
 
     def sizes(self) -> dict[str, int]:
         """How many entries each of our tables has, for tests and /sys/stats."""
         return {
-            **self.table.sizes(),
+            **self._table.sizes(),
             **self.signals.sizes(),
             **self.restarts.sizes(),
             **self.readiness.sizes(),
             "heartbeats": len(self.heartbeats),
-            "watched": len(self.programs),
-            "ended": len(self.ended_at),
+            "watched": len(self._programs),
+            "ended": len(self._ended_at),
             "renewed": len(self._renewed),
         }
 
@@ -66,7 +122,16 @@ class Supervisor(Again):
 
     def boot(self) -> None:
         """Take up what an earlier daemon left; again is nothing. `run` does it if nobody has."""
-        self.recovery.boot()
+        if self._booted:
+            return
+        self._booted = self._booting = True
+        try:
+            self._recovery.take_up()
+        finally:
+            self._booting = False
+        self._recovery.end_unknown_programs()
+        if self._tree_is_up.is_set():
+            self._programs.release_adopted()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch programs until cancelled; they go on running."""
@@ -74,11 +139,10 @@ class Supervisor(Again):
             self._nursery = nursery
             try:
                 self.boot()
-                if not self.programs.groups.available:
-                    await nursery.start(self.programs.kin.follow, self.programs.remember)
+                if not self._programs.groups.available:
+                    await nursery.start(self._programs.kin.follow, self._programs.remember)
                 while self._unwatched:
                     nursery.start_soon(self._watch, self._unwatched.pop())
-                nursery.start_soon(self.maid.run)
                 if threading.current_thread() is threading.main_thread():
                     nursery.start_soon(self._follow_children)
                 task_status.started()
@@ -86,10 +150,53 @@ class Supervisor(Again):
             finally:
                 self._nursery = None
 
+    def hold_programs(self) -> None:
+        """Start nothing again until `tree_is_up`: programs need the tree."""
+        self._tree_is_up = trio.Event()
+
+    def tree_is_up(self) -> None:
+        """Programs that were put down with the last daemon may start now, in the tree."""
+        self._programs.enter_tree()
+        self._tree_is_up.set()
+        self._programs.release_adopted()
+
     async def shutdown(self, grace: float | None = None) -> None:
         """End every program we started, children before their parents: TERM, then KILL `grace`
-        seconds later. The next boot starts again what its policy wants running."""
-        await shut_down(self, grace)
+        seconds later. What was attached goes on. Each level of the tree has its share of the grace
+        period. The next boot starts again what its policy wants running."""
+        self.closing = True
+        if grace is None:
+            grace = self._settings.of(ProcessSettings).grace_period
+        deadline = trio.current_time() + grace
+        with trio.move_on_at(deadline):
+            while self._programs.launching:
+                await self._programs.wait_launched()
+        levels = self._levels()
+        for number, level in enumerate(levels):
+            for program in level:
+                self._told_to_end.add(program)
+                self._programs.terminate(program)
+            left = max(0.0, deadline - trio.current_time())
+            await self._all_ended(level, left / (len(levels) - number))
+        rest = [program for level in levels for program in level]
+        for program in rest:
+            self._programs.kill(program)
+        await self._all_ended(rest, KILL_SECONDS)
+        self._programs.close()
+
+    def _levels(self) -> list[list[Program]]:
+        """Our programs by their processes' depth in the tree, the deepest first."""
+        levels: dict[int, list[Program]] = {}
+        for program in self._programs:
+            if not program.attached:
+                depth = sum(1 for _ in self._table.ancestors(program.pid))
+                levels.setdefault(depth, []).append(program)
+        return [levels[depth] for depth in sorted(levels, reverse=True)]
+
+    async def _all_ended(self, some: list[Program], seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            while any(self._programs.find(program.ospid) is program for program in some):
+                await self.wait_program_ended()
 
     async def _follow_children(self) -> None:
         """Reap orphans; see programs stop and go on, whoever made them."""
@@ -99,31 +206,31 @@ class Supervisor(Again):
         with trio.open_signal_receiver(signal.SIGCHLD) as received:
             async for _ in received:
                 try:
-                    self.programs.reap_orphans()
+                    self._programs.reap_orphans()
                     self._follow_stops()
                 except Exception:
                     log.exception("what children of ours did was not taken note of")
 
     def _follow_stops(self) -> None:
-        for program, stopped in self.programs.stops():
+        for program, stopped in self._programs.stops():
             self._saw(program, stopped=stopped)
 
     def _saw(self, program: Program, *, stopped: bool) -> None:
         process = self._process_of(program)
-        if process is None or program.held or self.programs.stopped(program) is not stopped:
+        if process is None or program.held or self._programs.stopped(program) is not stopped:
             return
         if stopped and process.state in (State.IDLE, State.RUNNING):
-            self.table.set_state(process, State.SLEEPING)
+            self._table.set_state(process, State.SLEEPING)
         elif not stopped and process.state is State.SLEEPING:
-            self.table.set_state(process, State.RUNNING)
+            self._table.set_state(process, State.RUNNING)
 
     def _follow_settings(self, record: Record) -> None:
         if isinstance(record.event, ConfigChanged):
-            init = self.table.find(INIT)
-            most = self.settings.of(ProcessSettings).max_children_of_init
+            init = self._table.find(INIT)
+            most = self._settings.of(ProcessSettings).max_children_of_init
             if init is not None and init.limits.max_children != most:
-                self.table.update(init, limits=replace(init.limits, max_children=most))
-                self.events.emit(ProcessChanged(init.pid, init.name))
+                self._table.update(init, limits=replace(init.limits, max_children=most))
+                self._events.emit(ProcessChanged(init.pid, init.name))
 
     # -- starting --------------------------------------------------------------------------------
 
@@ -132,23 +239,23 @@ class Supervisor(Again):
 
         Raises KernelError with the errno of what failed; then nothing runs.
         """
-        self.agents.prepare(process.name)
-        self.signals.starting[process.pid] = ""
+        self._agents.prepare(process.name)
+        self.signals.begin_start(process)
         self.readiness.starting(process)
         try:
-            program = await self.programs.start(
-                process, self.agents.log_path(process.name), self.agents.memory_dir(process.name)
+            program = await self._programs.start(
+                process, self._agents.log_path(process.name), self._agents.memory_dir(process.name)
             )
         except BaseException:
-            if self.signals.starting.pop(process.pid):
-                self.table.update(process, stopping=True)
+            if self.signals.end_start(process):
+                self._table.update(process, stopping=True)
             raise
-        fatal = self.signals.starting.pop(process.pid)
+        fatal = self.signals.end_start(process)
         self.watch(program)
         try:
-            with self.store.transaction():
+            with self._store.transaction():
                 if process.state.alive:
-                    self.table.update(
+                    self._table.update(
                         process,
                         ospid=program.ospid,
                         os_start=program.os_start,
@@ -156,10 +263,10 @@ class Supervisor(Again):
                     )
                 started()
         except BaseException:
-            self.programs.kill(program)
+            self._programs.kill(program)
             raise
         if not process.state.alive:
-            self.programs.kill(program)
+            self._programs.kill(program)
             return
         self.heartbeats.begin(process)
         if fatal:
@@ -175,7 +282,7 @@ class Supervisor(Again):
 
     async def _watch(self, program: Program) -> None:
         try:
-            code = await self.programs.wait(program)
+            code = await self._programs.wait(program)
             self.signals.program_ended(program)
 
             def note() -> None:
@@ -183,12 +290,12 @@ class Supervisor(Again):
                 if process is not None:
                     self.ended(process, code, program)
 
-            when_there_is_room(self.timers, note, f"the program of process {program.pid} ended")
+            when_there_is_room(self._timers, note, f"the program of process {program.pid} ended")
         except Exception:
             log.exception("the end of a program of process %d: the maid has to", program.pid)
         finally:
-            self.told_to_end.discard(program)
-            self.hanging.pop(program, None)
+            self._told_to_end.discard(program)
+            self._hanging.pop(program, None)
             self._program_ended.set()
             self._program_ended = trio.Event()
 
@@ -198,7 +305,300 @@ class Supervisor(Again):
 
     def _process_of(self, program: Program) -> Process | None:
         """The living process whose program this is, now."""
-        process = self.table.find(program.pid)
+        process = self._table.find(program.pid)
         if process is None or not process.state.alive or process.ospid != program.ospid:
             return None
         return process
+
+    # -- starting again ----------------------------------------------------------------------------
+
+    def start_again(self, process: Process, reason: str = "continued") -> None:
+        """Start the program of a process that has none for now."""
+        self.readiness.lost_program(process)
+        if self._nursery is None:
+            self._schedule(process, 0.0, reason)
+        else:
+            self._nursery.start_soon(self._start_again, process, reason)
+
+    async def _start_again(self, process: Process, reason: str) -> None:
+        await self._tree_is_up.wait()
+        if not await self.readiness.parent_is_ready(process):
+            return
+        held = self._table.find(process.pid) is process and process.state is State.BLOCKED
+        starting = self.signals.is_starting(process.pid)
+        if self.closing or not held or starting or process.ospid is not None:
+            return
+
+        def started() -> None:
+            if process.state.alive:
+                restarts = process.restarts + 1
+                self._table.set_state(process, State.RUNNING, restarts=restarts)
+                event = ProcessRestarted(process.pid, process.name, restarts, reason)
+                self._events.emit(event)
+
+        try:
+            with self._store.transaction():
+                self._parts.tell(Part.program_restarts, process, reason)
+            await self.launch(process, started)
+        except KernelError as failure:
+            log.warning("process %d, %s: %s", process.pid, process.name, failure)
+            if self._table.find(process.pid) is process and process.state.alive:
+                self._ended_before_it_began(process, failure)
+        except Exception:
+            log.exception("process %d, %s, was not started again", process.pid, process.name)
+
+    def _ended_before_it_began(self, process: Process, failure: KernelError) -> None:
+        try:
+            self.ended(process, 127, why=failure.reason)  # as a shell says "cannot execute"
+        except Exception:
+            log.exception("process %d, %s: the maid has to", process.pid, process.name)
+
+    def renew(self, process: Process, reason: str = "asked to") -> None:
+        """Have its program end and started again at once, with the same pid."""
+        program = self._programs.find(process.ospid)
+        if program is None:
+            self.restarts.cancel(process.pid)
+            if process.state is not State.BLOCKED:
+                self._table.set_state(process, State.BLOCKED)
+            self._store.on_commit(lambda: self.start_again(process, reason))
+            return
+        self._renewed[process.pid] = reason
+        if process.state is not State.BLOCKED:
+            self._table.set_state(process, State.BLOCKED)
+        self.signals.end_program(program)
+
+    # -- the end of a program ----------------------------------------------------------------------
+
+    def ended(
+        self, process: Process, code: int | None, program: Program | None = None, why: str = ""
+    ) -> None:
+        """Its program has ended by itself, with `code` if that is known. What then happens is
+        decided here and nowhere else."""
+        known = UNKNOWN if code is None else code
+        told = self.closing and program in self._told_to_end  # it did not end on its own
+        again = self.restarts.wanted(process, 1 if told or self._booting else code)
+        with self._store.transaction():
+            if self.signals.is_told_to_end(process):
+                killed = self.signals.settle(process) == "KILL"
+                end = State.DEAD if killed else State.ZOMBIE
+                self.finish(process, known, end, why, program)
+            elif process.pid in self._renewed:
+                reason = self._renewed[process.pid]
+                self._hold(process, code)
+                self._schedule(process, 0.0, reason)
+            elif not again:
+                self.finish(process, known, State.ZOMBIE, why, program)
+            elif self.closing:
+                self._hold(process, code)
+            else:
+                self._again(process, code, why, program)
+
+    def _again(self, process: Process, code: int | None, why: str, program: Program | None) -> None:
+        """It failed, or is to run always: try again a little later, or give up."""
+        known = UNKNOWN if code is None else code
+        numbers = self._settings.of(ProcessSettings)
+        delay = self.restarts.next_delay(process)
+        if delay is not None:
+            self._hold(process, code)
+            ending = "with an unknown code" if code is None else f"with code {code}"
+            hung = "" if program is None else self._hanging.get(program, "")
+            reason = why or hung or f"it ended {ending}"
+            if self._booting:
+                reason = f"{STARTED_AGAIN}, and its program had ended meanwhile"
+                reason += "" if code is None else f" {ending}"
+            attempt = self.restarts.attempts(process.pid)
+            self._schedule(
+                process, delay, f"{reason}; attempt {attempt} of {numbers.restart_attempts}"
+            )
+            return
+        text = (
+            f"gave up after {numbers.restart_attempts} restarts within"
+            f" {numbers.restart_window:g} s, the last exit code was {known}"
+        )
+        log.error("process %d, %s: %s", process.pid, process.name, text)
+        parent = self._table.find(process.ppid)
+        self.finish(process, known, State.DEAD, why, program)
+        if parent is not None:
+            self.signals.notice(parent, f"ESCALATE {process.pid} {process.name} {text}")
+            self._parts.tell(Part.process_given_up, process, parent, text)
+
+    def _hold(self, process: Process, code: int | None) -> None:
+        """It has no program until it is started again."""
+        self.tell_end(process, UNKNOWN if code is None else code)
+        self._renewed.pop(process.pid, None)
+        self.heartbeats.stop(process.pid)
+        self.readiness.lost_program(process)
+        if process.state is State.BLOCKED:
+            self._table.update(process, ospid=None, os_start=0)
+            self._events.emit(ProcessChanged(process.pid, process.name))
+        else:
+            self._table.set_state(process, State.BLOCKED, ospid=None, os_start=0)
+
+    def _schedule(self, process: Process, delay: float, reason: str) -> None:
+        self.restarts.schedule(process, delay, lambda: self.start_again(process, reason))
+
+    # -- the end of a process ----------------------------------------------------------------------
+
+    def finish(
+        self,
+        process: Process,
+        code: int,
+        state: State,
+        output: str = "",
+        program: Program | None = None,
+    ) -> None:
+        """End a process for good: everything that it had goes back, here and nowhere else."""
+        program = program or self._programs.find(process.ospid)
+        output = output or self.output(process, program)
+        reason = process.reason if process.stopping else ""
+        if program is not None:
+            reason = reason or self._hanging.get(program, "")
+        if reason:
+            output = f"{output}{reason}\n"
+        with self._store.transaction():
+            self.tell_end(process, code)
+            for child in self._table.children(process.pid):
+                self.adopt(child)
+            self._parts.tell(Part.process_ended, process)
+            self._table.set_state(
+                process,
+                state,
+                exit_code=code,
+                output=output,
+                ended=self._clock.now(),
+                ospid=None,
+                os_start=0,
+            )
+            self._events.emit(ProcessExited(process.pid, process.name, code))
+            self._agents.ended(process.name, code, output)
+            self._events.emit(AgentChanged(process.name))
+            parent = self._table.find(process.ppid)
+            if parent is not None:
+                self.signals.notice(parent, f"CHLD {process.pid} {code}")
+            self._store.on_commit(lambda: self._forget(process))
+
+    def tell_end(self, process: Process, code: int) -> None:
+        """Its program has ended with `code`. Of one that ended while there was no daemon, 0 says
+        nothing: so ends a loop that reads from the tree when there is no tree."""
+        known = UNKNOWN if self._booting and code == 0 else code
+        self._parts.tell(Part.program_ended, process, known)
+
+    def output(self, process: Process, program: Program | None = None) -> str:
+        """The last that the present program of `process` has written; "" if it is to run none.
+        `program` is that one, where the record does not say so any more."""
+        if not process.exec:
+            return ""
+        program = program or self._programs.find(process.ospid)
+        return tail(self._agents.log_path(process.name), 0 if program is None else program.offset)
+
+    def note_ended(self, process: Process) -> None:
+        """It has ended, and waits to be reaped from now on."""
+        self._ended_at[process.pid] = self._clock.monotonic()
+
+    def _forget(self, process: Process) -> None:
+        self.signals.forget(process)
+        self.restarts.forget(process.pid)
+        self.heartbeats.stop(process.pid)
+        self._renewed.pop(process.pid, None)
+        self.note_ended(process)
+
+    def adopt(self, child: Process) -> None:
+        """Give a child whose parent ends to the nearest living ancestor."""
+        ended = child.ppid
+        above = (up.pid for up in self._table.ancestors(ended) if up.state.alive)
+        self._table.move(child, next(above, INIT))
+
+    def reap(self, process: Process) -> None:
+        """Drop an ended process: somebody waited for it, or nobody did for too long."""
+        with self._store.transaction():
+            self._table.remove(process.pid)
+            self._table.children_changed(process.ppid, process.pid, added=False)
+            self._events.emit(ProcessReaped(process.pid, process.name, process.ppid))
+            agent = self._agents.find(process.name)
+            if agent is not None and agent.pid == process.pid:
+                self._agents.set_pid(process.name, None)
+                self._events.emit(AgentChanged(process.name))
+            self._store.on_commit(lambda: self._ended_at.pop(process.pid, None))
+
+    def withdraw(self, process: Process) -> None:
+        """Take a process back that could not be started, without a trace."""
+        with self._store.transaction():
+            self._parts.tell(Part.program_ended, process, 127)
+            for child in self._table.children(process.pid):
+                self.adopt(child)
+            self._parts.tell(Part.process_ended, process)
+            self._table.remove(process.pid)
+            agent = self._agents.find(process.name)
+            if agent is not None and agent.pid == process.pid:
+                self._agents.set_pid(process.name, None)
+        self._ended_at.pop(process.pid, None)
+        self.readiness.withdrawn(process.pid)
+
+    def _hung(self, process: Process, seconds: float) -> None:
+        """It missed its heartbeats: its program is killed, and the end handled as a failure. Its
+        parent is told."""
+        text = f"it missed its heartbeats: none for {seconds:.3g} s"
+        with self._store.transaction():
+            self._events.emit(HeartbeatMissed(process.pid, process.name, round(seconds, 3)))
+            parent = self._table.find(process.ppid)
+            if parent is not None:
+                self.signals.notice(parent, f"HUNG {process.pid} {process.name} {text}")
+        program = self._programs.find(process.ospid)
+        if program is not None:
+            self._hanging[program] = text
+            self._programs.kill(program)
+        elif process.state.alive and not process.exec:
+            self.finish(process, 128 + signal.SIGKILL, State.DEAD, text)
+
+    # -- what was not seen to in time --------------------------------------------------------------
+
+    def reap_overdue(self) -> int:
+        """Drop the ended processes that nobody waited for; how many."""
+        patience = self._settings.of(ProcessSettings).zombie_timeout
+        now = self._clock.monotonic()
+        overdue = [pid for pid, at in self._ended_at.items() if now - at >= patience]
+        for pid in overdue:
+            process = self._table.find(pid)
+            if process is None:
+                self._ended_at.pop(pid, None)
+            else:
+                self.reap(process)
+        return len(overdue)
+
+    def take_up_lost(self) -> int:
+        """See to what went wrong unseen: programs that ended, and programs that nobody starts
+        again; how many."""
+        lost = self._lost()
+        for process in lost:
+            self.ended(process, None)
+        stranded = self._stranded()
+        for process in stranded:
+            self.start_again(process, "found without a program")
+        return len(lost) + len(stranded)
+
+    def _lost(self) -> list[Process]:
+        """The living processes whose program is gone without our having seen it end."""
+        return [
+            process
+            for process in self._table
+            if process.ospid is not None
+            and process.pid != INIT
+            and self._programs.find(process.ospid) is None
+            and not self.signals.is_starting(process.pid)
+        ]
+
+    def _stranded(self) -> list[Process]:
+        """Those that have no program and nothing under way that starts one."""
+        if self.closing or not self._tree_is_up.is_set():
+            return []
+        return [
+            process
+            for process in self._table
+            if process.exec
+            and process.ospid is None
+            and process.state is State.BLOCKED
+            and not self.signals.is_starting(process.pid)
+            and process.pid not in self.signals.owed
+            and not self.restarts.pending(process.pid)
+            and not self.readiness.holds(process.pid)
+        ]

@@ -10,13 +10,12 @@ import errno
 from collections.abc import Iterator
 from typing import Any
 
-from agentfs.base.clock import Clock, change_time
+from agentfs.base.clock import change_time
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import INIT
 from agentfs.model.process import Process, Role, State, check_transition
 from agentfs.process.events import ChildrenChanged, ProcessReparented, StateChanged
-from agentfs.store.event_log import EventLog
-from agentfs.store.store import Store
+from agentfs.store.ground import Ground
 
 __all__ = ["ProcessTable"]
 
@@ -27,10 +26,10 @@ INDEXED = frozenset({"ppid", "name", "state", "ospid", "group"})
 class ProcessTable:
     """Loads itself from the store. Look-ups are O(1), children O(children)."""
 
-    def __init__(self, store: Store, events: EventLog, clock: Clock) -> None:
-        self._store = store
-        self._events = events
-        self._clock = clock
+    def __init__(self, ground: Ground) -> None:
+        self._store = ground.store
+        self._events = ground.events
+        self._clock = ground.clock
         self._by_pid: dict[int, Process] = {}
         self._children: dict[int, dict[int, None]] = {}
         self._live_children: dict[int, int] = {}

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
-from agentfs.base.clock import Clock
+from agentfs.store.ground import Ground
 
 __all__ = ["Wait", "Waits"]
 
@@ -22,11 +22,11 @@ class Wait(NamedTuple):
 class Waits:
     """Those of the moment. `changed(pid)` is called with each that begins or ends."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, ground: Ground, changed: Callable[[int], object]) -> None:
+        self._clock = ground.clock
+        self._changed = changed
         self._numbers = itertools.count()
         self._by_pid: dict[int, dict[int, Wait]] = {}
-        self.changed: Callable[[int], object] = lambda pid: None
 
     def sizes(self) -> dict[str, int]:
         """How many entries each table has, for tests."""
@@ -38,7 +38,7 @@ class Waits:
             return lambda: None
         number = next(self._numbers)
         self._by_pid.setdefault(pid, {})[number] = Wait(kind, self._clock.now(), detail)
-        self.changed(pid)
+        self._changed(pid)
 
         def end() -> None:
             mine = self._by_pid.get(pid)
@@ -46,7 +46,7 @@ class Waits:
                 return
             if not mine:
                 del self._by_pid[pid]
-            self.changed(pid)
+            self._changed(pid)
 
         return end
 

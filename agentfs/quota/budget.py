@@ -8,11 +8,11 @@ that ends has not used goes back to who granted it, and what it has used is that
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
 
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import INIT, Principal
 from agentfs.model.process import Process, Role, Tier
+from agentfs.model.spec import ProcessSpec
 from agentfs.process.rules import check_parent, own_alive
 from agentfs.process.table import ProcessTable
 from agentfs.quota.alerts import Alerts
@@ -101,17 +101,17 @@ class Budgets(Part):
 
     # -- spawn and end -----------------------------------------------------------------------------
 
-    def check_spawn(self, parent: Process, tier: Tier, wanted: Iterable[tuple[str, int]]) -> None:
-        """Raise unless `parent` can give a child of this tier what is `wanted`, as (tier, tokens):
+    def check_grant(self, parent: Process, tier: Tier, spec: ProcessSpec) -> None:
+        """Raise unless `parent` can give a child of this tier the budget that `spec` asks for:
         EPERM for a tier above the child's, EDQUOT if it has no entry of its own there, or not
         enough left."""
-        for name, tokens in wanted:
+        for name, tokens in spec.budget.items():
             self._check_tier(Tier(name), tier, "the child")
             self._check_grant(parent, Tier(name), tokens)
 
-    def spawned(self, process: Process, wanted: Iterable[tuple[str, int]]) -> None:
-        """Give a new process what `check_spawn` found to be there. In the spawn's transaction."""
-        for name, tokens in wanted:
+    def spawned(self, process: Process, spec: ProcessSpec) -> None:
+        """Give it what `check_grant` found to be there."""
+        for name, tokens in spec.budget.items():
             giver = self._entries.get(process.ppid, Tier(name))
             self._grant(giver, process, tokens)
 

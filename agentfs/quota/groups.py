@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
 from agentfs.model.process import Process, Role
+from agentfs.model.spec import ProcessSpec
 from agentfs.process.events import ProcessChanged
 from agentfs.process.table import ProcessTable
 from agentfs.quota.events import GroupEntered, GroupLimitHit, GroupLimitSet
@@ -190,11 +191,10 @@ class Groups(Part):
 
     # -- spawn and end ---------------------------------------------------------------------------
 
-    def check_spawn(self, actor: Process, parent: Process, wanted: str | None) -> None:
-        """Whether a child of `parent` may be in its parent's group, or in the one `wanted`. Raises
-        ENOENT, EACCES, EPERM, and EAGAIN if it, or one above it, has all the processes that it may
-        have."""
-        path = parent.group if wanted is None else wanted
+    def check_group(self, actor: Process, parent: Process, spec: ProcessSpec) -> None:
+        """Whether a child of `parent` may be in its parent's group, or in the one that `spec`
+        names. EAGAIN if that, or one above it, has all the processes that it may have."""
+        path = parent.group if spec.group is None else spec.group
         if path != parent.group:
             if path:
                 self.groups.get(path)

@@ -13,11 +13,11 @@ from typing import Any
 
 from agentfs.base.errors import KernelError
 from agentfs.machine.programs import Programs
-from agentfs.machine.rlimits import Bounds
 from agentfs.model.principal import INIT, Principal
 from agentfs.model.process import Process
 from agentfs.process.ceilings import NAMES, Ceilings
 from agentfs.process.events import ProcessReparented
+from agentfs.process.grants import OF_PROGRAMS
 from agentfs.process.table import ProcessTable
 from agentfs.quota.events import LimitChanged
 from agentfs.rights.gate import Gate
@@ -34,7 +34,6 @@ NONE = "max"
 """How no limit is written."""
 
 _WHOLE, _DOLLARS = re.compile(r"[0-9]{1,18}"), re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
-_OF_PROGRAMS = ("max_memory_mb", "max_cpu_seconds", "max_pids")
 
 
 def shown(number: float | None) -> str:
@@ -72,7 +71,6 @@ class ProcessLimits(Part):
         self._table = table
         self._ceilings = ceilings
         self._programs = programs
-        programs.limits_of = self._of_programs
         self._general = self._generally()
         self._events.listen(self._heard, LimitChanged, ProcessReparented, ConfigChanged)
 
@@ -138,11 +136,11 @@ class ProcessLimits(Part):
             case "max_children":
                 return self._table.count_live_children(process.pid)
             case "max_memory_mb":
-                return round(self._programs.usage(process).memory_mb, 2)
+                return round(self._programs.measures.usage(process).memory_mb, 2)
             case "max_cpu_seconds":
-                return round(self._programs.usage(process).cpu_seconds, 2)
+                return round(self._programs.measures.usage(process).cpu_seconds, 2)
             case "max_pids":
-                return self._programs.tasks(process)
+                return self._programs.measures.tasks(process)
         return None
 
     def status(self, process: Process) -> str:
@@ -155,16 +153,13 @@ class ProcessLimits(Part):
 
     # -- programs ----------------------------------------------------------------------------------
 
-    def _of_programs(self, process: Process) -> Bounds:
-        return Bounds(*(self._ceilings.whole(process, name) for name in _OF_PROGRAMS))
-
     def _generally(self) -> tuple[int | float | None, ...]:
         """What the configuration says of programs."""
-        return tuple(self._ceilings.general(name) for name in _OF_PROGRAMS)
+        return tuple(self._ceilings.general(name) for name in OF_PROGRAMS)
 
     def _heard(self, record: Record) -> None:
         match record.event:
-            case LimitChanged(pid=pid, limit=name) if name in _OF_PROGRAMS:
+            case LimitChanged(pid=pid, limit=name) if name in OF_PROGRAMS:
                 self._apply(pid)
             case ProcessReparented(pid=pid):
                 self._apply(pid)
@@ -179,6 +174,7 @@ class ProcessLimits(Part):
             if each.ospid is None or each.pid == INIT or not each.state.alive:
                 continue
             try:
-                self._programs.apply_limits(each, self._of_programs(each))
+                measures = self._programs.measures
+                measures.apply_limits(each, measures.limits_of(each))
             except (KernelError, OSError) as refused:  # it holds from the next start on
                 log.warning("process %d, %s: %s", each.pid, each.name, refused)

@@ -7,7 +7,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from agentfs.base.errors import ApprovalError
 from agentfs.model.principal import Principal
-from agentfs.model.process import Process
+from agentfs.model.process import Process, Tier
+from agentfs.model.spec import ProcessSpec
 
 __all__ = ["Part", "Parts"]
 
@@ -62,6 +63,9 @@ class Part:
     def agent_removed(self, name: str) -> None:
         """The agent is about to be removed. It is still there."""
 
+    def refusal_repeated(self, pid: int, code: str, reason: str, rule: str) -> None:
+        """A call of process `pid` was refused as one before it: no event tells of it yet."""
+
     # -- what is used ----------------------------------------------------------------------------
 
     def usage(self, process: Process, limit: str) -> float | None:
@@ -70,6 +74,16 @@ class Part:
         return None
 
     # -- what may be refused ---------------------------------------------------------------------
+
+    def check_group(self, actor: Process, parent: Process, spec: ProcessSpec) -> None:
+        """`actor` asks for a child of `parent` in a group, `spec.group` or its parent's. Raises
+        ENOENT, EACCES, EPERM, and EAGAIN if the group is full."""
+
+    def check_grant(self, parent: Process, tier: Tier, spec: ProcessSpec) -> None:
+        """`parent` is to give a child of this tier the budget of `spec`. Raises EPERM, EDQUOT."""
+
+    def spawned(self, process: Process, spec: ProcessSpec) -> None:
+        """`process` was made as `spec` says, and its program is not started yet."""
 
     def admit(self, principal: Principal) -> None:
         """A system call of `principal` is about to be accepted, inside its transaction. Raises

@@ -27,6 +27,7 @@ from agentfs.shared.events import ArtifactStored
 from agentfs.store.event import Event, vocabulary
 from agentfs.store.event_log import Record
 from agentfs.store.layout import StateError
+from agentfs.store.part import Part
 from agentfs.store.store import Store
 from tests.audit.world import ALICE, BOB, STRANGER, System, edit
 
@@ -165,7 +166,12 @@ def test_an_audit_that_is_half_full_says_so_once(system: System) -> None:
 def test_equal_refusals_are_one_record_and_then_a_summary(system: System) -> None:
     refusal = KernelError(13, "not yours", rule="owner")
     repeated: list[tuple[int, str, str, str]] = []
-    system.refusals.listen(lambda *told: repeated.append(told))
+
+    class Repeats(Part):
+        def refusal_repeated(self, pid: int, code: str, reason: str, rule: str) -> None:
+            repeated.append((pid, code, reason, rule))
+
+    system.kernel.ground.parts.add(Repeats())
     for _ in range(1000):
         system.refusals.record(ALICE, "/agents/bob/ctl", refusal)
         system.clock.advance(0.0005)

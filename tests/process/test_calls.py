@@ -236,7 +236,7 @@ async def test_what_waits_to_be_started_again_is_told_not_to_without_room(
         commands(timed, process, name)
         await jump(mock_clock, 100.0)
         with contextlib.suppress(KernelError):  # where she cannot say how she found things
-            timed.supervisor.maid.scan()
+            timed.maid.scan()
         assert process.ospid is None
     await jump(mock_clock, 1.1)
     assert process.ospid is None

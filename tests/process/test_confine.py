@@ -120,7 +120,7 @@ async def tried(
     system: System, script: str, held: Confinement, given: object = None, **spec: Any
 ) -> dict[str, str]:
     """Run `script` in an agent's program confined as `held`; what it noted in `found`."""
-    system.programs.confinement_of = lambda process: held
+    system.grants.confinement = lambda process: held
     end = "\nprint('FOUND', json.dumps(found), flush=True)"
     command = [PYTHON, "-c", PRELUDE + script + end, json.dumps(given)]
     process = await system.spawn("bob", exec=command, restart="never", **spec)
@@ -444,7 +444,7 @@ attempt('memory', lambda: open('file', 'w').close())
 
 @pytest.mark.parametrize("line", ["#!/bin/sh", "#!/usr/bin/env sh", "#!/usr/bin/env -S sh -e"])
 async def test_a_script_is_a_program_of_its_own(system: System, tmp_path: Path, line: str) -> None:
-    system.programs.confinement_of = lambda process: NO_EXEC
+    system.grants.confinement = lambda process: NO_EXEC
     script = tmp_path / "script"
     script.write_text(f'{line}\necho "$0 $1"; /bin/true || echo no\n')
     script.chmod(0o755)
@@ -490,7 +490,7 @@ def test_env_is_asked_for_nothing_but_a_program(tmp_path: Path) -> None:
 async def test_what_cannot_be_executed_is_refused_as_ever(
     system: System, command: list[str], expected: int, descriptors: Callable[[], int]
 ) -> None:
-    system.programs.confinement_of = lambda process: NOTHING
+    system.grants.confinement = lambda process: NOTHING
     before = descriptors()
     with pytest.raises(KernelError) as refused:
         await system.spawn("bob", exec=command)
@@ -691,7 +691,7 @@ def test_a_machine_without_scopes_says_that_signals_are_advisory() -> None:
 
 @ROOT_ONLY
 async def test_programs_of_another_user_are_confined_alike(system: System, tmp_path: Path) -> None:
-    system.programs.confinement_of = lambda process: NOTHING
+    system.grants.confinement = lambda process: NOTHING
     system.state_dir.chmod(0o755)
     script = (
         "(echo x > /tmp/agentfs-confined) 2>/dev/null || echo read-only; /bin/true || echo alone;"
@@ -724,7 +724,7 @@ async def test_a_machine_that_cannot_do_it_says_so_and_runs_the_program_all_the_
     system: System, tmp_path: Path
 ) -> None:
     system.programs.mechanisms = Mechanisms(landlock=0, seccomp=True, listener=False)
-    system.programs.confinement_of = lambda process: NOTHING
+    system.grants.confinement = lambda process: NOTHING
     process = await system.shell("bob", f"echo x > {tmp_path}/file", restart="never")
     assert process.confined == ()
     assert described(NOTHING, process.confined) == "advisory: network write exec"
@@ -752,7 +752,7 @@ async def test_what_holds_is_kept_with_the_process_and_a_record_of_before_says_n
     system: System,
 ) -> None:
     have = {"shell_exec", "network_access", "host_read"}
-    system.programs.confinement_of = lambda process: Confinement.of(have.__contains__)
+    system.grants.confinement = lambda process: Confinement.of(have.__contains__)
     record = (await system.shell("bob", "exec sleep 1000")).record()
     assert Process.from_record(record).confined == ("write",)
     del record["confined"]
@@ -767,7 +767,7 @@ def answering() -> int:
 async def test_nothing_is_left_of_twenty_launches(
     system: System, descriptors: Callable[[], int]
 ) -> None:
-    system.programs.confinement_of = lambda process: NOTHING
+    system.grants.confinement = lambda process: NOTHING
     first = await system.shell("first", ":", restart="never")
     await system.until(lambda: not first.state.alive)
     before = descriptors()
@@ -779,7 +779,7 @@ async def test_nothing_is_left_of_twenty_launches(
 
 
 async def test_one_that_is_killed_while_it_starts_leaves_nothing(system: System) -> None:
-    system.programs.confinement_of = lambda process: NO_EXEC
+    system.grants.confinement = lambda process: NO_EXEC
     process = await system.shell("bob", "while :; do :; done", restart="never")
     ospid = process.ospid
     assert ospid is not None

@@ -71,8 +71,8 @@ async def test_programs_that_together_hold_too_much_memory_are_killed(
     system.programs.groups.has_memory = False  # which would not let it come that far
     script = f'for n in 1 2 3; do {PYTHON} -c "{HOLD.format(30)}" & done; wait'
     process = await system.shell("bob", script, limits={"max_memory_mb": 64}, restart="always")
-    await eventually(lambda: system.programs.usage(process).memory_mb > 64)
-    members = system.programs.members(process)
+    await eventually(lambda: system.programs.measures.usage(process).memory_mb > 64)
+    members = system.programs.measures.members(process)
     assert len(members) >= 3
     await system.until(lambda: not process.state.alive)
     assert process.state is State.DEAD, "for good, whatever its policy"
@@ -117,11 +117,11 @@ async def test_what_has_no_limit_is_not_looked_at(system: System, consumption: C
     free = await system.shell("bob", SPIN)
     consumption.tidy()
     assert len(consumption) == 0
-    system.programs.limits_of = lambda process: Bounds(cpu_seconds=1000)
+    system.grants.bounds = lambda process: Bounds(cpu_seconds=1000)
     consumption.tidy()
     assert len(consumption) == 1
-    system.programs.limits_of = lambda process: Bounds()
-    system.programs.apply_limits(free, Bounds())
+    system.grants.bounds = lambda process: Bounds()
+    system.programs.measures.apply_limits(free, Bounds())
     assert len(consumption) == 0
     assert free.state.alive
 
@@ -131,14 +131,14 @@ async def test_a_limit_that_is_lowered_holds_for_programs_at_work(
 ) -> None:
     process = await either.shell("bob", "sleep 1000 & setsid sleep 1001 & echo ready; wait")
     await either.said("bob", "ready")
-    await eventually(lambda: len(either.programs.members(process)) == 3)
-    either.programs.apply_limits(process, Bounds(32, 50))
-    for ospid in either.programs.members(process):
+    await eventually(lambda: len(either.programs.measures.members(process)) == 3)
+    either.programs.measures.apply_limits(process, Bounds(32, 50))
+    for ospid in either.programs.measures.members(process):
         data = resource.prlimit(ospid, resource.RLIMIT_DATA)[0]
         assert data == 32 * MIB or either.programs.groups.has_memory
         assert resource.prlimit(ospid, resource.RLIMIT_CPU) == (50 + CPU_BELT, 50 + CPU_BELT)
-    raised = either.programs.apply_limits(process, Bounds())
-    for ospid in either.programs.members(process):
+    raised = either.programs.measures.apply_limits(process, Bounds())
+    for ospid in either.programs.measures.members(process):
         for number, soft, hard in limits_for(None, None):
             assert (resource.prlimit(ospid, number) == (soft, hard)) is raised
 
@@ -147,11 +147,11 @@ async def test_usage_is_that_of_all_its_programs(either: System) -> None:
     children = f'{PYTHON} -c "{HOLD.format(20)}" & {PYTHON} -c "{HOLD.format(20)}" & wait'
     process = await either.shell("bob", f"{PYTHON} -c '{USE}'; {children}")
     await eventually(lambda: either.agents.log_path("bob").read_text().count("holds") == 2)
-    used = either.programs.usage(process)
+    used = either.programs.measures.usage(process)
     assert 40 < used.memory_mb < 80
     assert 0.1 < used.cpu_seconds < 5, "that of a child that has ended included"
     idle = await either.spawn("idle")
-    assert either.programs.usage(idle) == usage_of([])
+    assert either.programs.measures.usage(idle) == usage_of([])
 
 
 async def test_an_attached_program_is_measured_and_limited_but_not_confined(
@@ -161,9 +161,9 @@ async def test_an_attached_program_is_measured_and_limited_but_not_confined(
         try:
             process = await either.spawn("bob")
             either.processes.attach(as_agent(process), process.pid, program.pid)
-            assert either.programs.members(process) == below(program.pid) == [program.pid]
-            assert 0 <= either.programs.usage(process).memory_mb < 10
-            either.programs.apply_limits(process, Bounds(32))
+            assert either.programs.measures.members(process) == below(program.pid) == [program.pid]
+            assert 0 <= either.programs.measures.usage(process).memory_mb < 10
+            either.programs.measures.apply_limits(process, Bounds(32))
             assert resource.prlimit(program.pid, resource.RLIMIT_DATA)[0] == 32 * MIB
             assert process.confined == ()
         finally:

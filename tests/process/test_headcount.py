@@ -62,7 +62,7 @@ async def test_the_group_lets_no_more_be_than_the_limit_and_the_neighbour_forks_
 ) -> None:
     bomb = await grouped.spawn("bomb", exec=[PYTHON, "-c", BOMB], limits={"max_pids": 9})
     await refused(grouped, bomb)
-    assert grouped.programs.tasks(bomb) <= 9
+    assert grouped.programs.measures.tasks(bomb) <= 9
     neighbour = await grouped.shell("neighbour", FORKS, restart="never")
     await grouped.until(lambda: not neighbour.state.alive)
     assert neighbour.output == "through\n"
@@ -94,7 +94,7 @@ async def test_a_changed_limit_holds_at_once_for_the_group_that_is_at_work(
     said = ["forked"]
     for pids, word in ((1, "refused"), (2, "forked"), (0, "refused"), (None, "forked")):
         await eventually(lambda: grouped.agents.log_path("bob").read_text().split() == said)
-        grouped.programs.apply_limits(process, Bounds(pids=pids))
+        grouped.programs.measures.apply_limits(process, Bounds(pids=pids))
         (memory / "gate").write_text("on")
         said.append(word)
     await eventually(lambda: grouped.agents.log_path("bob").read_text().split() == said)
@@ -111,7 +111,7 @@ async def test_a_thread_counts_as_a_process_does(grouped: System) -> None:
     )
     process = await grouped.spawn("bob", exec=[PYTHON, "-c", script], limits={"max_pids": 6})
     await grouped.said("bob", "refused at 5")
-    assert grouped.programs.tasks(process) == tasks_of([process.ospid or 0]) == 6
+    assert grouped.programs.measures.tasks(process) == tasks_of([process.ospid or 0]) == 6
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="who is not root is stopped before")
@@ -142,26 +142,26 @@ async def test_without_a_controller_the_machine_bounds_the_programs_of_an_ordina
     await plain.said("bomb", "refused")
     assert bomb.ospid is not None
     assert bound(bomb.ospid) >= 9
-    assert plain.programs.tasks(bomb) <= 40, "not 64"
+    assert plain.programs.measures.tasks(bomb) <= 40, "not 64"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="this bound is not for root; see system/test_user.py")
 async def test_the_bound_of_a_user_moves_with_what_else_the_user_has(plain: System) -> None:
     bob = await plain.shell("bob", "sleep 1000 & wait", limits={"max_pids": 30})
-    await eventually(lambda: plain.programs.tasks(bob) == 2)
+    await eventually(lambda: plain.programs.measures.tasks(bob) == 2)
 
     def bounds() -> set[int]:
-        return set(map(bound, plain.programs.members(bob)))
+        return set(map(bound, plain.programs.measures.members(bob)))
 
     (first,) = bounds()
     many = "i=0; while [ $i -lt 24 ]; do sleep 1000 & i=$((i+1)); done; wait"
     alice = await plain.shell("alice", many)
-    await eventually(lambda: plain.programs.tasks(alice) == 25)
+    await eventually(lambda: plain.programs.measures.tasks(alice) == 25)
     plain.kernel.consumption.tidy()
     (second,) = bounds()
     assert second > first, "others of the user may have ended meanwhile, but not so many"
-    plain.programs.limits_of = lambda process: Bounds(pids=5)
-    plain.programs.apply_limits(bob, Bounds(pids=5))
+    plain.grants.bounds = lambda process: Bounds(pids=5)
+    plain.programs.measures.apply_limits(bob, Bounds(pids=5))
     await eventually(lambda: max(bounds()) < second)
 
 

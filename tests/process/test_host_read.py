@@ -142,7 +142,7 @@ async def test_it_runs_all_the_same(system: System, tmp_path: Path) -> None:
 async def test_a_shell_script_runs_with_its_interpreter_and_reads_no_other_file_of_its_folder(
     system: System, tmp_path: Path
 ) -> None:
-    system.programs.confinement_of = lambda process: NOTHING
+    system.grants.confinement = lambda process: NOTHING
     (tmp_path / "other").write_text("secret")
     script = tmp_path / "script"
     script.write_text(f"#!/usr/bin/env sh\nread x < {tmp_path}/other || echo alone\necho $0\n")
@@ -158,7 +158,7 @@ async def test_a_shell_script_runs_with_its_interpreter_and_reads_no_other_file_
 async def test_a_script_among_its_arguments_is_its_own_a_folder_is_not(
     system: System, tmp_path: Path
 ) -> None:
-    system.programs.confinement_of = lambda process: NO_READ
+    system.grants.confinement = lambda process: NO_READ
     script = tmp_path / "script.py"
     script.write_text(
         "import os, sys\n"
@@ -174,7 +174,7 @@ async def test_no_script_that_it_can_write_opens_a_file_to_it(
     system: System, tmp_path: Path
 ) -> None:
     """What interprets a script is read with it; but not by the word of who is kept from reading."""
-    system.programs.confinement_of = lambda process: NO_READ
+    system.grants.confinement = lambda process: NO_READ
     secret = tmp_path / "secret"
     secret.write_text("word\n")
     secret.chmod(0o755)
@@ -223,7 +223,7 @@ def program(tmp_path: Path) -> Path:
 async def test_a_program_in_c_runs_from_where_it_lies(
     system: System, program: Path, tmp_path: Path
 ) -> None:
-    system.programs.confinement_of = lambda process: NO_READ
+    system.grants.confinement = lambda process: NO_READ
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret/file").write_text("x")
     command = [str(program), f"{tmp_path}/secret/../secret/./file"]
@@ -239,7 +239,7 @@ async def test_an_environment_of_python_is_read_whole(system: System, tmp_path: 
     venv.create(tmp_path / "env", symlinks=True)
     (packages,) = (tmp_path / "env/lib").glob("python*/site-packages")
     (packages / "ours.py").write_text("word = 'imported'\n")
-    system.programs.confinement_of = lambda process: NO_READ
+    system.grants.confinement = lambda process: NO_READ
     command = [str(tmp_path / "env/bin/python"), "-c", "import ours; print(ours.word)"]
     process = await system.spawn("bob", exec=command, restart="never")
     await system.until(lambda: not process.state.alive)
@@ -247,7 +247,7 @@ async def test_an_environment_of_python_is_read_whole(system: System, tmp_path: 
 
 
 async def test_who_may_not_read_cannot_have_a_child_read(system: System, tmp_path: Path) -> None:
-    system.programs.confinement_of = lambda process: Confinement.of(
+    system.grants.confinement = lambda process: Confinement.of(
         system.policy.capabilities(process).allows
     )
     secret, given = tmp_path / "secret", tmp_path / "given"

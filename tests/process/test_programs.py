@@ -18,7 +18,7 @@ import trio.testing
 from agentfs.base.errors import KernelError
 from agentfs.machine import proc, programs
 from agentfs.machine.cgroups import ControlGroups
-from agentfs.machine.launch import Launch
+from agentfs.machine.launch import Launch, Terms
 from agentfs.machine.logs import TAIL, rotate, tail
 from agentfs.machine.proc import read_stat
 from agentfs.model.process import State
@@ -102,7 +102,7 @@ async def test_a_program_that_is_long_in_execve_can_be_told_to_stop_and_is_found
     assert system.programs.alive(process)
     system.processes.signal(OPERATOR, process.pid, "STOP")
     await eventually(lambda: system.programs.stopped(program))
-    later = programs.Programs("/nowhere", "later")
+    later = programs.Programs("/nowhere", "later", system.grants)
     later.groups._base = ""
     with monkeypatch.context() as patch:
         patch.setattr(proc, "is_in_execve", lambda ospid: True)
@@ -240,7 +240,7 @@ async def test_the_maid_rotates_the_log_of_a_program_that_runs(system: System) -
     system.configure(log_size=4096)
     await system.shell("bob", "yes | head -c 10000; echo full; exec sleep 1000")
     await system.said("bob", "full")
-    await system.supervisor.maid.clean_disk()
+    await system.maid.clean_disk()
     log = system.agents.log_path("bob")
     assert log.read_bytes() == b""
     assert log.with_name("bob.log.1").stat().st_size == 10_005
@@ -354,7 +354,7 @@ async def test_what_a_launch_starts_after_it_was_abandoned_is_ended(
     system: System, tmp_path: Path
 ) -> None:
     process = replace(await system.spawn("bob"), exec=("sleep", "1000"))
-    launch = Launch(process, str(tmp_path), tmp_path / "log", None, env={})
+    launch = Launch(process, str(tmp_path), tmp_path / "log", Terms())
     launch.abandon()
     with pytest.raises(KernelError) as caught:
         launch.run(None)

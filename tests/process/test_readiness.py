@@ -252,8 +252,8 @@ async def test_the_maid_leaves_those_that_wait_alone(tmp_path: Path, mock_clock:
     async with started_again(tmp_path / "state", tree) as system:
         await system.until(lambda: works(system, "lead"))
         await trio.testing.wait_all_tasks_blocked()
-        system.supervisor.maid.scan()
-        assert system.supervisor.maid.report["Ok"] is True
+        system.maid.scan()
+        assert system.maid.report["Ok"] is True
         opens_recv(system)
         await system.until(lambda: works(system, "worker"))
         assert named(system, "worker").restarts == 1

@@ -14,14 +14,6 @@ from agentfs.model.process import Limits, Role, State, Tier
 from agentfs.model.spec import ProcessSpec
 from agentfs.process import rules
 from agentfs.process.ceilings import Ceilings
-from agentfs.quota.alerts import Alerts
-from agentfs.quota.budget import Budgets
-from agentfs.quota.budget_table import BudgetTable
-from agentfs.quota.group_table import GroupTable
-from agentfs.quota.groups import Groups
-from agentfs.quota.made import Made
-from agentfs.quota.open_calls import OpenCalls
-from agentfs.quota.shares import Shares
 from agentfs.rights.policy import Policy
 from tests.process.world import OPERATOR, System, as_agent
 
@@ -218,11 +210,7 @@ async def test_the_first_rule_that_says_no_decides(system: System) -> None:
         "budget": {"tactical": 1},
     }
     denied = ["spawn_children", "tool:shell"]
-    ground, gate, table = system.ground, system.gate, system.table
-    entries, open_calls = BudgetTable(ground), OpenCalls(ground)
-    budgets = Budgets(ground, gate, table, entries, Alerts(ground), open_calls)
-    made = Made(ground, Shares(ground, system.agents), system.agents)
-    groups = Groups(ground, gate, table, GroupTable(ground), made)
+    groups = system.kernel.groups
     groups.create(OPERATOR, "", "full")
     groups.set_limit(OPERATOR, "full", "pids", 0)
     system.table.update(parent, group="full")
@@ -231,7 +219,7 @@ async def test_the_first_rule_that_says_no_decides(system: System) -> None:
         policy = Denying(*denied)
         spec = ProcessSpec(**wrong)
         ceilings = Ceilings(system.table, system.settings)
-        asked = rules.Request(
+        asked = rules.SpawnRequest(
             actor,
             parent,
             spec,
@@ -239,8 +227,7 @@ async def test_the_first_rule_that_says_no_decides(system: System) -> None:
             system.agents,
             policy,
             ceilings,
-            budgets=budgets,
-            groups=groups,
+            system.ground.parts,
         )
         try:
             rules.check(asked)

@@ -19,7 +19,7 @@ import pytest
 import trio
 import trio.testing
 
-from agentfs.base.clock import ManualClock, Timers, TrioClock
+from agentfs.base.clock import ManualClock, TrioClock
 from agentfs.model.process import Process, State
 from agentfs.process.backoff import Restarts
 from agentfs.process.events import (
@@ -34,11 +34,9 @@ from agentfs.process.events import (
 )
 from agentfs.process.supervisor import UNKNOWN
 from agentfs.sections import SECTIONS
-from agentfs.store.event_log import EventLog
 from agentfs.store.events import HealthChecked
+from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.settings import Settings
-from agentfs.store.store import Store
 from tests.process.world import (
     ENDED,
     OPERATOR,
@@ -115,15 +113,15 @@ async def test_an_ended_process_is_reaped_after_the_zombie_timeout(
     assert timed.table.find(two.pid) is None
     assert {event.pid for event in timed.of(ProcessReaped)} == {one.pid, two.pid}
     assert timed.agents.get("one").pid is None
-    assert timed.supervisor.maid.report["Reaped"] == 2
+    assert timed.maid.report["Reaped"] == 2
 
 
 async def next_round(system: System, mock_clock: Any, seconds: float) -> None:
     """Let time go by, and the maid do what is due."""
     await trio.testing.wait_all_tasks_blocked()
-    rounds = system.supervisor.maid.rounds
+    rounds = system.maid.rounds
     mock_clock.jump(seconds)
-    await system.until(lambda: system.supervisor.maid.rounds > rounds)
+    await system.until(lambda: system.maid.rounds > rounds)
 
 
 # -- restarts --------------------------------------------------------------------------------------
@@ -202,18 +200,16 @@ async def release(system: System) -> None:
 
 
 async def test_a_delay_has_a_maximum_and_jitter_only_adds_to_it(tmp_path: Path) -> None:
-    clock = ManualClock()
-    store = Store(tmp_path / "store.db")
-    settings = Settings(store, EventLog(store, clock), SECTIONS)
-    settings.replace("processes: {restart_attempts: 20, restart_window: 1h}")
-    restarts = Restarts(Timers(clock), clock, settings)
+    ground = Ground.open(tmp_path, SECTIONS, ManualClock())
+    ground.settings.replace("processes: {restart_attempts: 20, restart_window: 1h}")
+    restarts = Restarts(ground)
     process = cast("Process", SimpleNamespace(pid=7))
     delays = [restarts.next_delay(process) or 0 for _ in range(10)]
     for delay, least in zip(delays, (1, 2, 4, 8, 16, 32, 60, 60, 60, 60), strict=True):
         assert least <= delay <= least * 1.1
     restarts.jitter = lambda: 1.0
     assert restarts.next_delay(process) == pytest.approx(66.0)
-    store.close()
+    ground.store.close()
 
 
 @pytest.mark.parametrize(
@@ -392,7 +388,7 @@ async def test_the_maid_reports_and_calls_what_others_hang_on_her(
     timed.ground.parts.add(Task(lambda: called.append("mail")))
     await timed.spawn("bob")
     await next_round(timed, mock_clock, 15.0)
-    maid = timed.supervisor.maid
+    maid = timed.maid
     assert called == ["mail"]
     assert timed.of(HealthChecked) == [HealthChecked(True)]
     assert list(maid.report)[:2] == ["Ok", "Checked"]
@@ -415,10 +411,10 @@ async def test_the_maid_notices_a_program_whose_end_was_missed(system: System) -
     system.table.update(process, ospid=2**22 - 1, os_start=1)  # as if its watch had failed
     child = await system.spawn("child", process.pid)
     system.table.update(child, ppid=999)  # as if its adoption had
-    system.supervisor.maid.scan()
+    system.maid.scan()
     assert (process.state, process.exit_code) == (State.ZOMBIE, UNKNOWN)
     assert child.ppid == 1
-    assert system.supervisor.maid.report["Ok"] is False
+    assert system.maid.report["Ok"] is False
 
 
 async def test_an_end_that_cannot_be_stored_is_taken_up_by_the_maid(
@@ -434,7 +430,7 @@ async def test_an_end_that_cannot_be_stored_is_taken_up_by_the_maid(
         os.kill(process.ospid or 0, signal.SIGKILL)
         await system.all_reaped()
     assert process.state.alive
-    system.supervisor.maid.scan()
+    system.maid.scan()
     assert process.state is State.ZOMBIE
 
 
@@ -444,7 +440,7 @@ async def test_the_maid_starts_again_what_was_to_be_and_was_forgotten(
     process = await timed.shell("bob", "[ -e up ] && exec sleep 1000; touch up; exit 1")
     await settle(timed, process, 0)
     timed.supervisor.restarts.cancel(process.pid)  # as if its start had met a fault of ours
-    timed.supervisor.maid.scan()
+    timed.maid.scan()
     await timed.until(lambda: process.state is State.RUNNING)
 
 
@@ -659,7 +655,7 @@ async def test_after_1000_spawns_and_exits_everything_is_back_at_its_start_size(
     await over(system, warm)
     system.processes.collect(OPERATOR, warm.pid)
     await system.all_reaped()
-    system.supervisor.maid.scan()
+    system.maid.scan()
 
     def sizes() -> dict[str, int]:
         gc.collect()  # what earlier tests left open until then would be counted only the first time

@@ -15,21 +15,21 @@ from agentfs.base.errors import KernelError
 from agentfs.model.process import Limits, Process, Restart, Role, State, Tier, check_transition
 from agentfs.process.events import ChildrenChanged, ProcessReparented, StateChanged
 from agentfs.process.table import ProcessTable
+from agentfs.sections import SECTIONS
 from agentfs.store.event import Event
-from agentfs.store.event_log import EventLog
-from agentfs.store.store import Store
+from agentfs.store.ground import Ground
 
 
 class Table:
     """A table with its store, events and clock."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, state: Path) -> None:
         self.clock = ManualClock()
-        self.store = Store(path)
-        self.events = EventLog(self.store, self.clock)
+        self.ground = Ground.open(state, SECTIONS, self.clock)
+        self.store, self.events = self.ground.store, self.ground.events
         self.heard: list[Event] = []
         self.events.listen(lambda record: self.heard.append(record.event))
-        self.table = ProcessTable(self.store, self.events, self.clock)
+        self.table = ProcessTable(self.ground)
 
     def add(self, ppid: int = 0, name: str = "", state: State = State.IDLE) -> Process:
         pid = self.table.next_pid()
@@ -54,7 +54,7 @@ class Table:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Table:
-    return Table(tmp_path / "store.db")
+    return Table(tmp_path)
 
 
 def test_the_whole_life_of_a_process_in_the_table(made: Table, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_the_table_is_the_same_after_it_was_read_again(made: Table, tmp_path: Pa
     made.table.update(made.table.get(4), ospid=9, exec=("sleep", "1"), env={"A": "ä"})
     made.store.close()
 
-    again = Table(tmp_path / "store.db")
+    again = Table(tmp_path)
     assert list(again.table) == list(made.table)
     assert again.table.sizes() == made.table.sizes()
     assert again.table.next_pid() == 5
@@ -214,7 +214,7 @@ def test_pids_only_grow_across_a_restart_even_if_the_newest_is_gone(
     made.add()
     made.table.remove(made.add().pid)
     made.store.close()
-    assert Table(tmp_path / "store.db").table.next_pid() == 3
+    assert Table(tmp_path).table.next_pid() == 3
 
 
 def test_a_change_that_is_rolled_back_never_happened(made: Table) -> None:

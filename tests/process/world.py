@@ -63,6 +63,8 @@ class System:
         self.agents = kernel.agents
         self.programs = kernel.programs
         self.supervisor = kernel.supervisor
+        self.maid = kernel.maid
+        self.grants = kernel.grants
         self.processes = kernel.processes
         if not groups:
             self.programs.groups._base = ""
@@ -192,6 +194,7 @@ async def running(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(system.timers.run)
             await nursery.start(system.supervisor.run)
+            nursery.start_soon(system.maid.run)
             try:
                 yield system
             finally:

@@ -136,7 +136,7 @@ async def test_the_maid_sweeps_and_the_account_of_who_is_gone_goes(tmp_path: Pat
         world.directory("/agents").rmdir("alice", OPERATOR)
         assert await world.text(f"{BASE}/agent/alice/tokens") == "10\n"
         clock.advance(92 * 86_400)
-        kernel.supervisor.maid.scan()
+        kernel.maid.scan()
         assert world.list(f"{BASE}/agent") == []
         assert Removed in {type(change) for change in world.changes}
         with refused("ESTALE"):

@@ -88,7 +88,7 @@ async def test_records_name_who_acted(world: World) -> None:
     assert int(await handle.read(0, 100)) > 0
     await world.write("/etc/agentfs.yaml", "processes: {max_children_of_init: 50}\n")
     await world.mail("bob", "alice")
-    world.kernel.supervisor.maid.scan()
+    world.kernel.maid.scan()
     child = world.pid("child")
     await eventually(lambda: not world.kernel.table.get(child).state.alive)
     records = await log(world)

@@ -26,7 +26,7 @@ from agentfs.model.capability import (
 )
 from agentfs.model.process import Process, Role
 from agentfs.model.spec import ProcessSpec, parse_spec
-from agentfs.process.capabilities import MAX_DENIED, Capabilities, Child, ceiling_below
+from agentfs.process.capabilities import MAX_DENIED, Child, ceiling_below
 from agentfs.process.events import CapabilityDropped
 from agentfs.rights.policy import Policy
 from agentfs.rights.role_capabilities import MAX_KNOWN, RoleCapabilities
@@ -361,7 +361,7 @@ async def test_what_is_dropped_is_gone_at_once_for_good_and_for_new_children(
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path / "state", keep=True) as system:
-        drop = Capabilities(system.gate, system.table, system.events).drop
+        drop = system.kernel.capabilities.drop
         alice = await system.spawn("alice", caps=["spawner", "llm", "tool:*", "memory"])
         before = await system.spawn("before", alice.pid)
         drop(as_agent(alice), alice.pid, "llm")
@@ -392,7 +392,7 @@ def lines(system: System, process: Process) -> tuple[str, ...]:
 
 
 async def test_who_may_drop(system: System) -> None:
-    drop = Capabilities(system.gate, system.table, system.events).drop
+    drop = system.kernel.capabilities.drop
     alice, bob = await system.spawn("alice"), await system.spawn("bob")
     for who, pid, name, code in (
         (as_agent(bob), alice.pid, "llm", errno.EACCES),

@@ -9,7 +9,6 @@ import itertools
 import logging
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,8 @@ from agentfs.rights.gate import Gate
 from agentfs.rights.policy import Action, across_users
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
+from agentfs.store.records import Records
+from agentfs.store.store import Store
 
 __all__ = ["Agents"]
 
@@ -37,11 +38,27 @@ LAST_ID = "last_agent"
 """The meta value with the highest number that an agent has had."""
 
 
+class _Agents(Records[str, Agent]):
+    """All by name. The store has a place of their own for them."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store, "agent", lambda name, record: (name, Agent(**record)), Agent.record)
+
+    def _save(self, key: str, item: Agent) -> None:
+        self._store.put_agent(key, item.record())
+
+    def _erase(self, key: str) -> None:
+        self._store.delete_agent(key)
+
+    def _stored(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        return ((record["name"], record) for record in self._store.agents())
+
+
 class Agents(Part):
     """All agents by name. Loads itself from the store."""
 
     def __init__(self, ground: Ground, gate: Gate, table: ProcessTable) -> None:
-        store = self._store = ground.store
+        self._store = ground.store
         self._parts = ground.parts
         self._events = ground.events
         self._clock = ground.clock
@@ -54,10 +71,9 @@ class Agents(Part):
         self._withdrawn: list[Callable[[str], object]] = []
         for folder in (self._homes, self._logs, self._trash):
             folder.mkdir(parents=True, exist_ok=True)
-        self._by_name: dict[str, Agent] = {}
-        self._in_lower = Counter[str]()
-        for record in store.agents():
-            self._put(Agent(**record))
+        self._by_name = _Agents(self._store)
+        self._in_lower = self._by_name.index(lambda agent: agent.name.lower(), "name")
+        self._by_name.load()
         self._number_old()
 
     def _number_old(self) -> None:
@@ -67,11 +83,11 @@ class Agents(Part):
         if old:
             with self._store.transaction():
                 for agent in old:
-                    agent.id = self._next_id()
+                    self._by_name.change(agent.name, id=self._next_id())
                 for agent in old:
                     creator = self._by_name.get(agent.creator)
-                    agent.creator_id = creator.id if creator is not None else 0
-                    self._store.put_agent(agent.name, agent.record())
+                    creator_id = creator.id if creator is not None else 0
+                    self._by_name.change(agent.name, creator_id=creator_id)
 
     def take_up(self) -> None:
         """Agents of several users: say what that means."""
@@ -282,22 +298,14 @@ class Agents(Part):
 
     def update(self, agent: Agent, **fields: Any) -> None:
         """Set fields of a record, and store it."""
-        before = {field: getattr(agent, field) for field in fields}
-        with self._store.transaction():
-            self._store.on_rollback(lambda: self._set(agent, before))
-            self._set(agent, fields)
-            self._store.put_agent(agent.name, agent.record())
+        changed = change_time(self._clock.now(), agent.changed)
+        self._by_name.change(agent.name, changed=changed, **fields)
 
     def ended(self, name: str, code: int, result: str) -> None:
         """Keep what its process left that has ended for good."""
         agent = self._by_name.get(name)
         if agent is not None:
             self.update(agent, exit_code=code, result=result)
-
-    def _set(self, agent: Agent, fields: dict[str, Any]) -> None:
-        for field, new in fields.items():
-            setattr(agent, field, new)
-        agent.changed = change_time(self._clock.now(), agent.changed)
 
     # -- records and files together --------------------------------------------------------------
 
@@ -312,35 +320,15 @@ class Agents(Part):
             agent.id = self._next_id()
             maker = agent if creator == name else self._by_name.get(creator)
             agent.creator_id = maker.id if maker is not None else 0
-            self._store.on_rollback(lambda: self._undo_create(name))
-            self._put(agent)
-            self._store.put_agent(name, agent.record())
+            self._store.on_rollback(lambda: self._discard_files(name))
+            self._by_name.put(name, agent)
             self._make_files(name, uid, gid)
         return agent
 
-    def _put(self, agent: Agent) -> None:
-        if agent.name not in self._by_name:
-            self._in_lower[agent.name.lower()] += 1
-        self._by_name[agent.name] = agent
-
-    def _take(self, name: str) -> None:
-        del self._by_name[name]
-        self._in_lower[name.lower()] -= 1
-        if not self._in_lower[name.lower()]:
-            del self._in_lower[name.lower()]
-
-    def _undo_create(self, name: str) -> None:
-        if name in self._by_name:
-            self._take(name)
-        self._discard_files(name)
-
     def _drop(self, name: str) -> None:
-        agent = self._by_name[name]
         with self._store.transaction():
-            self._store.on_rollback(lambda: self._put(agent))
             self._parts.tell(Part.agent_removed, name)
-            self._take(name)
-            self._store.delete_agent(name)
+            self._by_name.drop(name)
             self._store.on_commit(lambda: self._discard_files(name))
 
     def _make_files(self, name: str, uid: int, gid: int) -> None:

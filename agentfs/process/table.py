@@ -16,11 +16,33 @@ from agentfs.model.principal import INIT
 from agentfs.model.process import Process, Role, State, check_transition
 from agentfs.process.events import ChildrenChanged, ProcessReparented, StateChanged
 from agentfs.store.ground import Ground
+from agentfs.store.records import Records
+from agentfs.store.store import Store
 
 __all__ = ["ProcessTable"]
 
 WORKING = frozenset({State.IDLE, State.RUNNING})
 INDEXED = frozenset({"ppid", "name", "state", "ospid", "group"})
+
+
+class _Processes(Records[int, Process]):
+    """All by pid. The store has a place of their own for them."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store, "process", _read, Process.record)
+
+    def _save(self, key: int, item: Process) -> None:
+        self._store.put_process(key, item.record())
+
+    def _erase(self, key: int) -> None:
+        self._store.delete_process(key)
+
+    def _stored(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        return ((str(record["pid"]), record) for record in self._store.processes())
+
+
+def _read(name: str, record: dict[str, Any]) -> tuple[int, Process]:
+    return int(name), Process.from_record(record)
 
 
 class ProcessTable:
@@ -30,28 +52,15 @@ class ProcessTable:
         self._store = ground.store
         self._events = ground.events
         self._clock = ground.clock
-        self._by_pid: dict[int, Process] = {}
+        self._by_pid = _Processes(ground.store)
+        self._by_pid.follow(self._index, self._unindex, INDEXED)
         self._children: dict[int, dict[int, None]] = {}
         self._live_children: dict[int, int] = {}
         self._alive: dict[str, int] = {}
         self._programs: dict[int, int] = {}
         self._members: dict[str, dict[int, None]] = {}
-        self._last = 0
-        self.load()
-
-    def load(self) -> None:
-        """Read the table as the store has it."""
-        self._by_pid.clear()
-        self._children.clear()
-        self._live_children.clear()
-        self._alive.clear()
-        self._programs.clear()
-        self._members.clear()
-        for record in self._store.processes():
-            process = Process.from_record(record)
-            self._by_pid[process.pid] = process
-            self._index(process)
-        self._last = int(self._store.meta("last_pid", "0"))
+        self._by_pid.load()
+        self._last = int(ground.store.meta("last_pid", "0"))
 
     # -- look-ups --------------------------------------------------------------------------------
 
@@ -161,34 +170,18 @@ class ProcessTable:
 
     def add(self, process: Process) -> None:
         """Take up a new process. Emits nothing: it may still fail to start."""
-        with self._store.transaction():
-            self._store.on_rollback(lambda: self._forget(process))
-            self._by_pid[process.pid] = process
-            self._index(process)
-            self._touch(process)
-            self.save(process)
+        self._touch(process)
+        self._by_pid.put(process.pid, process)
 
     def remove(self, pid: int) -> None:
         """Drop a process. Raises ESRCH."""
-        process = self.get(pid)
-        with self._store.transaction():
-            self._store.on_rollback(lambda: self._restore(process))
-            self._forget(process)
-            self._store.delete_process(pid)
+        self.get(pid)
+        self._by_pid.drop(pid)
 
     def update(self, process: Process, **fields: Any) -> None:
         """Set `fields` of `process`."""
-        before = {name: getattr(process, name) for name in fields}
-        with self._store.transaction():
-            self._store.on_rollback(lambda: self._set(process, before))
-            self._set(process, fields)
-            self._touch(process)
-            self.save(process)
-
-    def save(self, process: Process) -> None:
-        """Write it through to the store."""
-        with self._store.transaction():
-            self._store.put_process(process.pid, process.record())
+        changed = change_time(self._clock.now(), process.changed)
+        self._by_pid.change(process.pid, changed=changed, **fields)
 
     def set_state(
         self, process: Process, new: State, *, force: bool = False, **fields: Any
@@ -234,17 +227,8 @@ class ProcessTable:
         """Move `changed` strictly forward: the page cache goes by it."""
         process.changed = change_time(self._clock.now(), process.changed)
 
-    def _set(self, process: Process, fields: dict[str, Any]) -> None:
-        indexed = not INDEXED.isdisjoint(fields) and process.pid in self._by_pid
-        if indexed:
-            self._unindex(process)
-        for name, new in fields.items():
-            setattr(process, name, new)
-        if indexed:
-            self._index(process)
-
-    def _index(self, process: Process) -> None:
-        pid, parent = process.pid, process.ppid
+    def _index(self, pid: int, process: Process) -> None:
+        parent = process.ppid
         self._children.setdefault(parent, {})[pid] = None
         if process.state.alive:
             self._alive[process.name] = pid
@@ -253,28 +237,20 @@ class ProcessTable:
             if process.ospid is not None and process.role is not Role.KERNEL:
                 self._programs[process.ospid] = pid
 
-    def _unindex(self, process: Process) -> None:
+    def _unindex(self, pid: int, process: Process) -> None:
         siblings = self._children.get(process.ppid, {})
-        siblings.pop(process.pid, None)
+        siblings.pop(pid, None)
         if not siblings:
             self._children.pop(process.ppid, None)
         if process.state.alive:
             self._live_children[process.ppid] -= 1
             if not self._live_children[process.ppid]:
                 del self._live_children[process.ppid]
-        if self._alive.get(process.name) == process.pid:
+        if self._alive.get(process.name) == pid:
             del self._alive[process.name]
         members = self._members.get(process.group, {})
-        members.pop(process.pid, None)
+        members.pop(pid, None)
         if not members:
             self._members.pop(process.group, None)
-        if process.ospid is not None and self._programs.get(process.ospid) == process.pid:
+        if process.ospid is not None and self._programs.get(process.ospid) == pid:
             del self._programs[process.ospid]
-
-    def _forget(self, process: Process) -> None:
-        self._unindex(process)
-        self._by_pid.pop(process.pid, None)
-
-    def _restore(self, process: Process) -> None:
-        self._by_pid[process.pid] = process
-        self._index(process)

@@ -86,8 +86,8 @@ class ControlGroups:
     def open(self, pid: int) -> list[int]:
         """Make the groups of a process and open their cgroup.procs for writing; raises OSError.
 
-        Who writes `0` to the descriptors enters the groups with the opener's permission (Linux
-        5.16), so a child can after it has become another user.
+        A child that writes `0` to the descriptors enters the groups with the opener's permission
+        (Linux 5.16), even when it has become another user.
         """
         self._stale.discard(pid)
         opened: list[int] = []
@@ -126,13 +126,13 @@ class ControlGroups:
             return None
 
     def limit_memory(self, pid: int, mebibytes: int | None) -> None:
-        """What all in the group may have together. Only where `has_memory`. Raises OSError."""
+        """Limit what all in the group have together. Only where `has_memory`. Raises OSError."""
         text = b"max" if mebibytes is None else b"%d" % (mebibytes * 1024 * 1024)
         _write(f"{self.path(pid)}/memory.max", text)
 
     def limit_pids(self, pid: int, most: int | None) -> None:
-        """How many processes and threads all in the group may be together. Only where `has_pids`.
-        Raises OSError."""
+        """Limit how many processes and threads the group has. Only where `has_pids`. Raises
+        OSError."""
         text = b"max" if most is None else b"%d" % min(most, MOST_PIDS)
         _write(f"{self._pids}/p{pid}/pids.max", text)
 

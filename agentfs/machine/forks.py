@@ -1,7 +1,6 @@
-"""The forks of the machine, as Linux tells of them (its proc connector): who was made by whom, in
-their order, before either goes on. For everybody since Linux 6.6, for root before; not inside a
-container with processes or users of its own.
-"""
+"""The forks of the machine, as Linux tells of them (its proc connector): which process made which,
+in their order, before either goes on. For everybody since Linux 6.6, for root before; not inside a
+container with processes or users of its own."""
 
 from __future__ import annotations
 

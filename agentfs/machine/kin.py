@@ -90,7 +90,7 @@ class Kin:
             forks.close()
 
     def begin(self, root: int) -> None:
-        """`root` is the first of a line. Whoever had its number is forgotten."""
+        """`root` is the first of a line. An earlier line of that number is forgotten."""
         self.catch_up()
         known = self._known.get(root, (0, 0))[1] == root and not self._is_anothers(root)
         if not (known and self.is_told):
@@ -152,8 +152,9 @@ class Kin:
         return True
 
     def _doubt(self) -> None:
-        """Forks were lost: the number of whoever is gone may be another's, whose children were then
-        those of the one who had it. Who lives stays, and who is gone is soon forgotten."""
+        """Forks were lost. The number of a process that is gone may be another's by now, and that
+        one's children were taken for the first one's. Those that live stay, and those that are
+        gone are soon forgotten."""
         for ospid, when in self._fresh.items():
             if ospid in self._known and not began_by(ospid, when):
                 self._known[ospid] = GONE, self._known[ospid][1]
@@ -181,7 +182,7 @@ class Kin:
             if root in self._ended:
                 self._doomed.append(child)
         else:
-            self._known.pop(child, None)  # whoever had its number is gone
+            self._known.pop(child, None)  # the one that had its number is gone
 
     def _begin(self, root: int) -> None:
         for ospid in [each for each, (_, its) in self._known.items() if its == root]:
@@ -190,7 +191,7 @@ class Kin:
         self._add(root, root)
 
     def _add(self, ospid: int, root: int) -> None:
-        """One that is gone already counts, too: what it forked is told next."""
+        """A process that is gone already counts too: Linux tells next what it forked."""
         self._known.pop(ospid, None)
         try:
             self._known[ospid] = parent_of(ospid)[1], root

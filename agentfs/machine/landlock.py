@@ -50,8 +50,8 @@ def _call(number: int, *arguments: object) -> int:
 
 
 def abi() -> int:
-    """The version of Landlock that we may use here; 0 for none: the machine lacks it, or whoever
-    started us (a container) does not let us."""
+    """The version of Landlock that we may use here; 0 for none: the machine lacks it, or the one
+    that started us (a container) does not let us."""
     try:
         version = ctypes.c_uint(CREATE_RULESET_VERSION)
         return _call(CREATE_RULESET, None, ctypes.c_size_t(0), version)
@@ -69,9 +69,9 @@ def ruleset(
 
     `writable`: (descriptor, rights) of what may be changed still, None if everything may;
     `readable`: the same of what may be read, and where files are moved between folders. `tcp`:
-    whether TCP ports can be used. Whoever enters it, whatever it allows, can no more trace or look
-    into processes that have not entered it; nor (version 6) signal them, or connect to a socket
-    without a path that they made.
+    whether TCP ports can be used. A program that enters it, whatever it allows, can no more trace
+    or look into processes that have not entered it; nor (version 6) signal them, or connect to a
+    socket without a path that they made.
     """
     version = abi()
     known = (1 << (13 if version < 2 else 14 if version < 3 else 15 if version < 5 else 16)) - 1

@@ -45,7 +45,7 @@ ENTER_GROUP, ENTER_FOLDER, ENTER_CELL = 1, 2, 3
 PR_SET_CHILD_SUBREAPER = 36
 
 NICE = os.getpriority(os.PRIO_PROCESS, 0)
-"""What the daemon was started with, and programs are."""
+"""The niceness that the daemon was started with: programs have the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +211,7 @@ class Launch:
 
     def _on_disk(self, file: str) -> str:
         """Where a thread of ours may look at a file: not below our own mount, for the same reason.
-        What is there in a memory is on the disk too; what else is there is not looked at."""
+        A file of the memory is on the disk too; no other file of the tree is looked at."""
         file = os.path.normpath(file)
         if self._in_tree and self._disk is not None and file.startswith(f"{self._home}/"):
             return os.path.join(self._disk, os.path.relpath(file, str(self._home)))
@@ -322,7 +322,7 @@ def let_go_of_our_mount() -> None:
     """Close the device of our mount, in the child, before it touches anything on it.
 
     A child that waits for the mount and holds its device would keep the mount from being cut off
-    when the daemon is killed in that moment, and everybody who uses it would hang for good.
+    when the daemon is killed in that moment, and all its users would hang for good.
     """
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):

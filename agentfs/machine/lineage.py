@@ -33,8 +33,8 @@ WALKERS = frozenset({"fd", "fdfind", "find", "parallel", "xargs"})
 
 
 class Generation:
-    """One program that the machine runs or ran, by pid and start time. `named`: the file that was
-    opened is on its command line."""
+    """One program of a line, by pid and start time. `named`: the file that was opened is on its
+    command line."""
 
     __slots__ = ("name", "named", "ospid", "pidfd", "start")
 
@@ -66,7 +66,7 @@ class Generation:
     def fate(self) -> int | None:
         """None while it runs; its exit code, or 128 + signal. 0 if the machine does not say."""
         if self.pidfd is not None and not _has_ended(self.pidfd) and _command_line(self.ospid):
-            return None  # it has its memory, which who exits gives back first
+            return None  # it has its memory, which an exit gives back first
         found = read_stat(self.ospid)
         if found is not None and found.began(self.start) and not found.ended:
             if not found.exiting:
@@ -109,8 +109,8 @@ class Lineage:
 
     def goes_on(self) -> bool:
         """Whether it is still what another look would find: it was watched, all that are watched
-        run, so none has another parent, and the nearest has executed nothing since. What those
-        above it execute meanwhile tells nothing of why it reads."""
+        run, so none has another parent, and the nearest has executed nothing since. The others
+        may have: that tells nothing of why it reads."""
         watched = self._programs[:-1]
         return (
             bool(watched)

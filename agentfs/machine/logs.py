@@ -1,8 +1,8 @@
 """The logs of programs: plain files that they append to. Reading the end, and rotation.
 
 A program keeps its descriptor, which appends, so the file stays and is emptied. Nothing stands
-between a program and its log: it never waits for the daemon, and goes on when that is gone. So what
-bounds a log is how soon somebody looks (`agentfs.process.logkeeper`).
+between a program and its log: it never waits for the daemon, and goes on when that is gone. So a
+log is as short as somebody looks often (`agentfs.process.logkeeper`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ note an end or take a message without room."""
 
 
 def _at_once(path: str, flags: int) -> int:
-    """open(2) that raises EAGAIN where who has a lease on the file would be waited for."""
+    """open(2) that raises EAGAIN where it would wait for another program's lease on the file."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -73,7 +73,8 @@ def rotate(path: Path, limit: int) -> bool:
     it: up to four times the limit, or `LEAST` where there is no room, and a line says what was
     dropped.
 
-    What the program writes between the last look at the size and that is lost. For a thread.
+    Output that the program writes between the last look at the size and the end of this is lost.
+    For a thread.
     """
     try:
         with open(path, "rb+", opener=_at_once) as file:

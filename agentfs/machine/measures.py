@@ -108,8 +108,8 @@ class Measures:
     def apply_limits(self, process: Process, may: Bounds) -> bool:
         """Have these limits hold for the programs at work for `process`. Raises OSError.
 
-        False if some keep the lower limits that they had until they are started again: only who
-        has CAP_SYS_RESOURCE may raise those of a program at work.
+        False if some keep the lower limits that they had until they are started again: only a
+        daemon with CAP_SYS_RESOURCE may raise those of a program at work.
         """
         in_group = self._groups.has_memory and not process.attached
         if in_group:

@@ -2,8 +2,8 @@
 
 A process that is in execve(2) closes its close-on-exec files under a lock (`exec_update_lock`), and
 a file of our tree among them is closed only when we have answered. Linux 6.18 takes that lock for
-/proc/PID/stat, as it always did for `syscall`, `environ` and the like: who asks for one of them in
-the event loop then waits for ever, and everybody else with it (tried; see
+/proc/PID/stat, as it always did for `syscall`, `environ` and the like. An event loop that asks for
+one of them then waits for ever, and everybody else with it (tried; see
 tests/process/test_execve.py). /proc/PID/status and `cmdline` and pidfds take no lock.
 """
 
@@ -72,7 +72,8 @@ UNTOLD = -1
 PAUSE = 0.0002
 
 TICKS = os.sysconf("SC_CLK_TCK")
-"""So many a second: what Linux counts the start of processes and their processor time in."""
+"""The clock ticks of a second: Linux counts the start of processes and their processor time in
+them."""
 
 ENOUGH = 4096
 """The bytes that nearly every file of a process fits into."""
@@ -120,8 +121,8 @@ def read_file(path: str) -> bytes:
 def read_stat(ospid: int, patience: float = 0.0, *, settled: bool = False) -> Stat | None:
     """None if there is no such process. The name in the line may hold spaces and parentheses.
 
-    Of a process in execve only what /proc/PID/status says is told: `start` is UNTOLD then. Give it
-    up to `patience` seconds to be through. `settled`: it was just seen to be in none.
+    A process in execve has up to `patience` seconds to be through. If it is not, the answer is what
+    /proc/PID/status says, and its `start` is UNTOLD. `settled`: it was just seen not to be there.
     """
     while not settled and is_in_execve(ospid):
         if patience <= 0:
@@ -148,7 +149,8 @@ def read_stat(ospid: int, patience: float = 0.0, *, settled: bool = False) -> St
 
 def is_in_execve(ospid: int) -> bool:
     """Whether a process may be at the point of execve where it holds the lock: its new memory has
-    no command line yet. A thread of the kernel, and who has ended, has no memory at all. 5 µs."""
+    no command line yet. A thread of Linux, or a process that has ended, has no memory at all.
+    5 µs."""
     try:
         if read_file(f"/proc/{ospid}/cmdline"):
             return False
@@ -160,8 +162,8 @@ def is_in_execve(ospid: int) -> bool:
 def is_stopped(ospid: int) -> bool:
     """Whether it stands still until it is told to go on, or is about to: a STOP waits for it.
 
-    One that waits in vfork(2) until its child executes something stops after that: never, where
-    the child was stopped too, as it is by a STOP for their group. dash starts commands so.
+    A process that waits in vfork(2) stops when its child has executed something. It never does if
+    the child was stopped too, as by a STOP for their group. dash starts commands that way.
     """
     try:
         lines = read_file(f"/proc/{ospid}/status").splitlines()
@@ -220,8 +222,8 @@ def parent_of(ospid: int) -> tuple[int, int]:
 
 
 def began_by(ospid: int, when: int) -> bool:
-    """Whether it is there and began no later than `when`, in ns of CLOCK_MONOTONIC: whoever got its
-    number after that is another. Who is in execve may have."""
+    """Whether it is there and began no later than `when`, in ns of CLOCK_MONOTONIC: a process that
+    got its number after that is another. One that is in execve is taken for the first."""
     stat = read_stat(ospid)
     if stat is None:
         return False

@@ -1,6 +1,6 @@
 """Programs: the processes of the operating system that do the work of ours.
 
-Starts, signals, watches and reaps them. What an end means is the supervisor's matter.
+Starts, signals, watches and reaps them. The supervisor decides what follows from an end.
 """
 
 from __future__ import annotations
@@ -194,8 +194,8 @@ class Programs:
             return None
 
     def _require_descriptors(self, name: str) -> None:
-        """Raise EMFILE if one more program would take those that we need: without any nobody can be
-        told who he is, and no program be ended."""
+        """Raise EMFILE if one more program would take those that we need: without any no caller can
+        be told, and no program be ended."""
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         try:
             lowest = os.dup(0)  # that is free: all below are taken
@@ -260,8 +260,8 @@ class Programs:
     async def _run(
         self, launch: Launch, group: Callable[[], list[int]] | None, process: Process
     ) -> tuple[int, int]:
-        """`launch.run` in a thread, within its time. What it starts after that, it ends itself; it
-        counts as one of `LAUNCHES_AT_ONCE` as long as it hangs."""
+        """`launch.run` in a thread, within its time. A launch that comes through later ends its
+        program itself; as long as it hangs it counts as one of `LAUNCHES_AT_ONCE`."""
         loop = trio.lowlevel.current_trio_token()
 
         def begun() -> None:
@@ -438,7 +438,7 @@ class Programs:
         return is_stopped(program.ospid)
 
     def signal(self, program: Program, signum: int) -> None:
-        """Send a signal to the whole process group. One that has ended is no fault.
+        """Send a signal to the whole process group. A program that has ended is no fault.
 
         An attached program that does not lead a group gets it alone: the others are not ours.
         """
@@ -454,7 +454,7 @@ class Programs:
                 signal.pidfd_send_signal(program.pidfd, signum)
 
     def hold(self, program: Program) -> bool:
-        """Have it and all that it started stand still until `release`, whoever stopped some of it
+        """Have it and all that it started stand still until `release`, even what was stopped
         already. Without control groups what forks meanwhile may get away: call it again. False if
         it is not ours to hold."""
         if program.attached or self._watched.get(program.ospid) is not program:
@@ -586,8 +586,8 @@ class Programs:
             orphans.reap_all(self._watched) if all_of_them else orphans.reap(self._watched)
 
     def stops(self) -> list[tuple[Program, bool]]:
-        """Which of our children were stopped (True) or went on since the last call. What one does
-        while it is being launched is told once it is known whose it is."""
+        """Which of our children were stopped (True) or went on since the last call. The stop of a
+        child that is being launched is told as soon as it is known whose the child is."""
         early, self._early = self._early, {}
         found: list[tuple[Program, bool]] = []
         for ospid, stopped in early.items():

@@ -56,8 +56,8 @@ def named_files(command: Sequence[str], folder: str) -> tuple[str, ...]:
 
 def of_program(file: str, path: str, is_outside: Callable[[str], bool]) -> Iterator[str]:
     """What it takes to execute `file`, looked up in `path`: the file, what interprets it, and the
-    libraries beside both. Not what a script says that is not `is_outside`: who runs wrote that. For
-    a thread: it looks at the disk."""
+    libraries beside both. Not the interpreter of a script that is not `is_outside`: the agent wrote
+    that script. For a thread: it looks at the disk."""
     for _ in range(INTERPRETERS + 1):
         found = file if "/" in file else shutil.which(file, path=path)
         if found is None or not is_outside(found):

@@ -16,7 +16,7 @@ from contextlib import suppress
 __all__ = ["main"]
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM)
-"""What asks for the end: of the daemon, and the reaper's follows from that."""
+"""These ask for the end of the daemon, and the reaper's follows from that."""
 
 AGAIN = 1.0
 """Seconds until the next try where the disk is full. Linux keeps the code as long as that."""
@@ -55,7 +55,7 @@ def _follow(daemon: int) -> int:
         number = signal.sigwait({signal.SIGCHLD, signal.SIGUSR1, *FORWARDED})
         if number in FORWARDED:
             os.kill(daemon, number)
-        elif number == signal.SIGUSR1:  # who is in front of us was killed
+        elif number == signal.SIGUSR1:  # the process in front of us was killed
             os.kill(daemon, signal.SIGKILL)
 
 

@@ -59,7 +59,7 @@ def go_behind_reaper(state: Path, front: int = -1) -> Reaper:
     code = 1
     try:
         null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in range(3):  # who reads what we say would wait for the reaper, too
+        for descriptor in range(3):  # a reader of what we say would wait for the reaper, too
             os.dup2(null, descriptor)
         if front >= 0:
             os.set_inheritable(front, True)
@@ -117,8 +117,8 @@ class Reapers:
             self._files.append(path)
 
     def __contains__(self, one: tuple[int, int]) -> bool:
-        """Whether (pid, mark) is a reaper. What descends from it and from no program of an agent's
-        was left behind by one."""
+        """Whether (pid, mark) is a reaper. A process that descends from one, and from no program of
+        an agent, was left behind by an agent."""
         return one in self._alive
 
     def has(self, ospid: int) -> bool:

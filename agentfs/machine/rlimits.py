@@ -30,8 +30,8 @@ CPU_BELT = 1
 the daemon asks it to end at the limit itself, but may not be there."""
 
 OPEN_FILES: Limit = (resource.RLIMIT_NOFILE, *resource.getrlimit(resource.RLIMIT_NOFILE))
-"""What the daemon was started with, and programs get: it raises its own later, but a program that
-closes every number that it might have open would take minutes, and one that uses select(2) would
+"""Programs get what the daemon was started with. It raises its own later, but a program that closes
+every number that it might have open would take minutes, and one that uses select(2) would
 meet numbers that this cannot take. Looked up as this module is imported, before anybody raises it.
 """
 

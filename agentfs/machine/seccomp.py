@@ -3,7 +3,7 @@
 libseccomp writes the filter (through `pyseccomp`, which is a thin binding without a compiled part);
 what the forked child does is one system call, and nothing of the library's.
 
-Starting programs is refused with the help of a listener: the filter asks whoever listens about
+Starting programs is refused with the help of a listener: the filter asks its listener about
 every execve. The thread that starts the program lets exactly one pass, its own, and then stops
 listening; from then on the kernel answers ENOSYS, to the program and to all that descends from it.
 There is no list of allowed files that `ld.so PROGRAM`, a memfd or a hard link could get around.

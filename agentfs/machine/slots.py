@@ -1,4 +1,4 @@
-"""Who may start a program now: so many at once in all, and fewer for each one who asks for them."""
+"""How many programs are started at once: so many in all, and fewer for each parent."""
 
 from __future__ import annotations
 

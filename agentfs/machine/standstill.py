@@ -1,5 +1,5 @@
-"""Room on a full disk while a daemon starts: logs are cut, and who writes into the state stands
-still.
+"""Room on a full disk while a daemon starts: logs are cut, and programs that write into the state
+stand still.
 
 Programs outlive a daemon that is killed, and one that writes without end takes whatever becomes
 free within a millisecond. So the writers are stopped first, then their logs are cut, and they go on

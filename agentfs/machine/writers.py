@@ -1,5 +1,5 @@
-"""Which programs have files open for writing. Reads links of /proc/PID/fd, which waits for who is
-in execve: not for the event loop."""
+"""Which programs have files open for writing. Reads links of /proc/PID/fd, which waits for a
+process in execve: not for the event loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["writers"]
 
 def writers(is_meant: Callable[[str], bool]) -> list[int]:
     """The OS pids of those that have a file open for writing whose path `is_meant`, ours excepted.
-    Those of others that we may not look into are left out. 20 µs a process and 3 a descriptor."""
+    Programs that we may not look into are left out. 20 µs a process and 3 a descriptor."""
     return [ospid for ospid in all_pids() if ospid != os.getpid() and _writes(ospid, is_meant)]
 
 

@@ -77,8 +77,8 @@ class Agents(Part):
         self._number_old()
 
     def _number_old(self) -> None:
-        """Number the agents of an earlier release. Whoever has the name of a creator by now is
-        taken for that; a creator that is gone was nobody who comes back."""
+        """Number the agents of an earlier release. An agent that has the name of a
+        creator by now is taken for it; a creator that is gone does not come back."""
         old = [agent for agent in self._by_name.values() if not agent.id]
         if old:
             with self._store.transaction():
@@ -183,7 +183,7 @@ class Agents(Part):
         self._gate.check_making(actor.name, "definitions", 1)
 
     def require_definer(self, principal: Principal, name: str) -> None:
-        """Raise what `redefine` raises for whoever may not do that."""
+        """Raise what `redefine` raises unless `principal` may do that."""
         agent = self.get(name)
         if not principal.is_operator:
             self._check_definer(principal.name if principal.is_agent else "", agent)
@@ -267,7 +267,7 @@ class Agents(Part):
             self._make_files(name, agent.uid, agent.gid)
 
     def restore(self, name: str, before: Agent | None) -> None:
-        """Take back an `ensure`. What was new has never been, which is no event."""
+        """Take back an `ensure`. An agent that was new has never been, which is no event."""
         if before is None:
             with self._store.transaction():
                 self._drop(name)

@@ -1,4 +1,4 @@
-"""The system calls on processes: who may, then what, then one transaction."""
+"""The system calls on processes: each asks for the right, then does its work in one transaction."""
 
 from __future__ import annotations
 
@@ -244,8 +244,8 @@ class Processes:
     def _readable(
         self, actor: Process, process: Process, spec: ProcessSpec
     ) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-        """What its program may read now: what both who starts it and who wrote the definition may
-        hand on. Where that one is gone, no more than it had."""
+        """What its program may read now: all that both may hand on, the process that starts it and
+        the one that wrote the definition. Where the writer is gone, no more than it had."""
         policy, writer = (
             self._gate.policy,
             self._table.by_name(self._agents.get(process.name).creator),
@@ -274,7 +274,7 @@ class Processes:
 
     def kill_branch(self, principal: Principal, pid: int) -> list[int]:
         """KILL everything below `pid` and then itself, the deepest first; the pids in that order.
-        Who may kill a process may kill what it started."""
+        The right to kill a process is that to kill all that it started."""
         killed: list[Process] = []
         try:
             with self._gate.enter(principal, "signals") as actor:
@@ -315,7 +315,7 @@ class Processes:
 
     def reparent(self, principal: Principal, pid: int, new_ppid: int) -> None:
         """Give a process another parent, and tell it with a line HUP in its `signals`: its program
-        gets no signal, which would end whoever does not catch it.
+        gets no signal, which would end a program that does not catch it.
 
         Raises ESRCH, ELOOP for a cycle, EPERM for a tier above the parent's or another user's,
         EAGAIN at the child limit, EACCES if the parent's role has no children.
@@ -451,8 +451,8 @@ class Processes:
     # -- the end ---------------------------------------------------------------------------------
 
     def collect(self, principal: Principal, pid: int) -> int | None:
-        """The exit code of a process that has ended, None while it lives. Who acts for its parent
-        reaps it so. Raises ESRCH."""
+        """The exit code of a process that has ended, None while it lives. A call of its parent
+        reaps it as well. Raises ESRCH."""
         process = self._table.get(pid)
         if process.state.alive:
             return None

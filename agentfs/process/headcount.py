@@ -1,11 +1,10 @@
 """How many processes and threads programs have, where no control group counts and bounds them.
 
-RLIMIT_NPROC, the bound of each program then, is compared with *all* that the user has, whoever
-started it, and does not bind root. So it is laid above what the others of the user have, moved with
-that, and what a process has by itself is counted, too: who has more than it may is ended. The
+RLIMIT_NPROC, the bound of each program then, is compared with *all* that the user has, started by
+anybody, and does not bind root. So it is laid above what the others of the user have, moved with
+that, and what a process has by itself is counted, too: one that has more than it may is ended. The
 machine is looked through (20 µs a process) only when it has `STEP` tasks more than the last time;
-that it has is one line of /proc, read every second.
-"""
+that it has is one line of /proc, read every second."""
 
 from __future__ import annotations
 
@@ -49,7 +48,7 @@ class HeadCount:
         self._tasks = 0  # of the machine, when it was looked through
         self._running = False
         self._refused: dict[int, int] = {}  # forks that were refused, by process, at the last look
-        self._told: set[int] = set()  # of whom it was told, and who goes on
+        self._told: set[int] = set()  # those that were told of, and go on
         self._due = False
         programs.measures.listen(self._limits_changed)
 
@@ -94,7 +93,8 @@ class HeadCount:
         ]
 
     def count(self) -> None:
-        """Look the machine through: end who has more than it may, and leave all others room."""
+        """Look the machine through: end those that have more than they may, leave all others
+        room."""
         self._due = False
         followed = self._followed()
         if not followed:

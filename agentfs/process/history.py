@@ -1,4 +1,4 @@
-"""Processes that have ended, for a week after: who, with which code, and the last line it wrote."""
+"""The processes that have ended within a week: the code of each, and the last line it wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who a thread acts for, found out from the machine and never from what it says.
+"""Finds out for whom a thread acts: from the machine, and never from what the thread says.
 
 An agent's programs carry its process with them: in their control group, where the daemon can make
 groups, and in their ancestry, with the daemon as sub-reaper, and a reaper above it that outlives it
@@ -137,7 +137,7 @@ class Identity:
 def _ancestors(tid: int) -> Iterator[tuple[int, int]]:
     """(pid, mark) of the thread's process, its parent, and so on to init: see `parent_of`.
 
-    A thread that is gone meanwhile yields the daemon: whoever cannot be told is a stranger.
+    A thread that is gone meanwhile yields the daemon: a thread that cannot be told is a stranger.
     """
     pid = thread_group(tid)
     for _ in range(MAX_GENERATIONS):

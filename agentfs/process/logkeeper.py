@@ -1,5 +1,5 @@
-"""Keeps the logs of programs short while they are written; slows down who writes too fast, and ends
-who cannot be slowed down.
+"""Keeps the logs of programs short while they are written; slows down a program that writes too
+fast, and ends one that cannot be slowed down.
 
 A look costs the size of one file. There is one when inotify says that something was written, at
 most every `PAUSE`, and one every `POLL` at the logs of all programs: of a write of a gigabyte
@@ -10,8 +10,8 @@ second at most.
 
 A log that grows by `ESCAPED` while its program is held is written by one that does not stand still:
 it is in a write of a gigabyte, which only a KILL breaks off, or it belongs to somebody else, who
-got the descriptor. The first is ended for good. Of the others whoever has the file open for writing
-is stopped too, and ended if it goes on all the same.
+got the descriptor. The first is ended for good. Of the others, those that have the file open for
+writing are stopped too, and ended if they go on all the same.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class LogKeeper(Part):
         return max(POLL, POLL_EACH * len(self._programs))
 
     def _due(self) -> set[str]:
-        """What nobody tells us of."""
+        """The logs that are due for a look although nothing tells of them."""
         if trio.current_time() < self._polled + self._interval():
             return set()
         self._polled = trio.current_time()
@@ -210,7 +210,7 @@ class LogKeeper(Part):
         )
         hot.cut_from, hot.size = None, 0
 
-    # -- who writes too fast ----------------------------------------------------------------------
+    # -- writing too fast -------------------------------------------------------------------------
 
     def _hold(self, name: str, hot: _Hot) -> None:
         """Have its program stand still, and what that has forked since, if it is one of ours."""
@@ -231,8 +231,8 @@ class LogKeeper(Part):
             self._programs.release(hot.program, stay=stay)
 
     async def _catch(self, name: str, hot: _Hot) -> None:
-        """It grows though its program stands still: stop whoever else writes it. If nobody does, or
-        that does not help, end them."""
+        """It grows though its program stands still: stop the others that write it. If there are
+        none, or that does not help, end them."""
         self._hold(name, hot)
         own = set[int]() if hot.program is None else self._programs.standing(hot.program)
         path = os.path.realpath(self._folder / name)

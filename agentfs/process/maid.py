@@ -80,7 +80,7 @@ class Maid(Part):
             self._changed.set()
 
     def scan(self) -> None:
-        """One round. Everything but what takes time."""
+        """One round: everything that takes no time."""
         report: dict[str, Any] = {"Ok": True, "Checked": rfc3339(self._clock.now())}
         report["Reaped"] = self._supervisor.reap_overdue()
         report["Orphans"] = self._adopt_orphans()

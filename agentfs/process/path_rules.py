@@ -1,5 +1,5 @@
-"""The rules on what is read and written without a system call of the kernel: the files of /shared,
-and what the tree shows of a process."""
+"""The rules for reading and writing without a system call of the kernel: the files of /shared, and
+what the tree shows of a process."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ FILES = (Action.READ_FILE, Action.WRITE_FILE)
 
 
 class PathRules:
-    """Asked by principal. Users of the machine who act for no process have what the file modes
-    give, and see what runs as they do; strangers, who got away from an agent, nothing."""
+    """Each asks of a principal. Users of the machine that act for no process have what the file
+    modes give, and see what runs as they do. Strangers, which got away from an agent, have
+    nothing."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate

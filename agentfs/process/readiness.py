@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Readiness:
-    """Which processes are not ready, and who waits for them. Nothing of it is stored."""
+    """The processes that are not ready, and those that wait for them. Nothing of it is stored."""
 
     def __init__(self, ground: Ground, table: ProcessTable, works: tuple[type[Event], ...]) -> None:
         """Events of the kinds `works` say of their process, `pid`, that it is at work."""
@@ -112,11 +112,11 @@ class Readiness:
         if process is not None:
             self.ready(process, "claim")
 
-    # -- who waits -------------------------------------------------------------------------------
+    # -- waiting ---------------------------------------------------------------------------------
 
     async def parent_is_ready(self, process: Process) -> bool:
-        """Wait until its parent, whoever that is by then, is ready. False at once if another call
-        waits for the same already."""
+        """Wait until its parent is ready, or the one that it has by then. False at once if another
+        call waits for the same already."""
         if process.pid in self._held:
             return False
         parent = self._unready_parent(process)

@@ -171,14 +171,14 @@ class Recovery:
             end_spawn(self._store, process)
 
     def _resume(self, process: Process) -> None:
-        """What ran for it runs again: its grace period from the start, its heartbeat."""
+        """Its grace period runs again, from the start, and so does its heartbeat."""
         if process.stopping:
             self._supervisor.signals.begin_grace(process)
         self._supervisor.heartbeats.begin(process)
 
     def end_unknown_programs(self) -> None:
-        """What runs in a control group of ours, or below an earlier reaper, but for no process:
-        started and not recorded."""
+        """End programs that run in a control group of ours, or below an earlier reaper, but for no
+        process: they were started and not recorded."""
         programs = self._programs
 
         def has_program(pid: int) -> bool:

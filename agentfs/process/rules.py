@@ -70,7 +70,7 @@ class SpawnRequest:
 
 def tier_of(spec: ProcessSpec, parent: Process, policy: Policy) -> Tier:
     """The tier of a child: the one asked for, else operational, or the lowest that its role can be
-    of: whoever is to buy more thinking is given it by name."""
+    of: a spec that wants more thinking has to name its tier."""
     if spec.tier is not None:
         return Tier(spec.tier)
     possible = policy.roles[Role(spec.role)].tiers
@@ -240,7 +240,7 @@ def _name(asked: SpawnRequest) -> None:
 
 
 def _program(asked: SpawnRequest) -> None:
-    """What no operating system could start: refused here, where nothing has to be taken back."""
+    """Refuse what no operating system could start: here nothing has to be taken back."""
     spec = asked.spec
     if spec.exec and not spec.exec[0]:
         raise KernelError(errno.EINVAL, "exec: the name of the program is empty", rule="program")
@@ -276,13 +276,13 @@ def readable_by(
     policy: Policy, actor: Process, spec: ProcessSpec
 ) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     """What the program of a definition that `actor` makes may read: `Process.reads` and
-    `own_files`. Who may not read the machine itself hands on what it was given, and nothing more.
-    Raises EPERM."""
+    `own_files`. An actor that may not read the machine itself hands on what it was given, and
+    nothing more. Raises EPERM."""
     reads = tuple(dict.fromkeys(spec.read))
     if policy.capabilities(actor).allows("host_read"):
         return reads, None
     ours = actor.own_files
-    if ours is None:  # it is started with files that who may read them chose
+    if ours is None:  # somebody who may read these files chose them
         ours = named_files(actor.exec, actor.cwd)
     for path in reads:
         if not covers(path, actor.reads):

@@ -120,9 +120,9 @@ class Signals:
         grace: float | None = None,
         attribute: Callable[[], object] = lambda: None,
     ) -> None:
-        """What `send` refused with ENOSPC: the program gets its signal at once, and that is noted
-        as soon as there is room, which its end may make; `attribute` is called in the transaction.
-        Raises ENOSPC for what would start a program."""
+        """Do what `send` refused with ENOSPC: the program gets its signal at once, and that is
+        noted as soon as there is room, which its end may make; `attribute` is called in the
+        transaction. Raises ENOSPC for what would start a program."""
         if name == "CONT" and _unstarted(process):
             raise KernelError(errno.ENOSPC, f"{process.name} cannot be started: the disk is full")
         self.owed[process.pid] = name
@@ -190,7 +190,7 @@ class Signals:
     def _act(
         self, process: Process, program: Program | None, name: str, grace: float | None
     ) -> None:
-        """What becomes of its program, and of our timers."""
+        """Do to its program, and to our timers, what the signal asks for."""
         if program is not None:
             if name == "KILL":
                 self._programs.kill(program)

@@ -199,9 +199,9 @@ class Supervisor:
                 await self.wait_program_ended()
 
     async def _follow_children(self) -> None:
-        """Reap orphans; see programs stop and go on, whoever made them."""
-        # What trio puts back when it lets go. A signal that is taken in another thread just as
-        # the default is put back makes CPython complain of one "ignored due to race condition".
+        """Reap orphans; see programs stop and go on, whatever made them."""
+        # trio puts this back when it lets go. If it put back the default just as another thread
+        # takes a signal, CPython would complain of one "ignored due to race condition".
         signal.signal(signal.SIGCHLD, _ignored)
         with trio.open_signal_receiver(signal.SIGCHLD) as received:
             async for _ in received:

@@ -1,7 +1,7 @@
 """The process table: every process of the system, found by pid, name, program and parent.
 
 In memory, written through to the store in the same transaction. Fields of a process change here and
-nowhere else; what a change means is its caller's matter.
+nowhere else; the caller knows what a change means.
 """
 
 from __future__ import annotations

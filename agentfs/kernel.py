@@ -134,8 +134,6 @@ class Kernel:
     def _build_permissions(self) -> None:
         """Who calls, and what they may do."""
         self.table = ProcessTable(self.ground)
-        self.events.process_of = self.table.pid_of
-        self.events.agent_of = self.table.name_of
         self.policy = Policy(self.table.find, self.ground.parts)
         self.roles = LiveDocument(self.store, self.events, roles.FORM, self.policy.use_roles)
         self.acl = LiveDocument(self.store, self.events, acl.FORM, self.policy.use_acl)

@@ -202,8 +202,7 @@ ABOUT_NOBODY = {
 def test_every_event_names_agent_and_pid_under_the_same_keys(
     log: EventLog, kind: type[Event]
 ) -> None:
-    log.process_of = {"bob": 7}.get
-    log.agent_of = {7: "bob"}.get
+    log.complete_with({"bob": 7}.get, {7: "bob"}.get)
     heard = listen(log)
     told = {each.name: 7 if each.name == "pid" else "bob" for each in fields(kind)}
     log.emit(kind(**told))

@@ -22,7 +22,7 @@ from pathlib import Path
 __all__ = [
     "TICKS",
     "UNTOLD",
-    "Stat",
+    "ProcStat",
     "all_pids",
     "began_by",
     "boot_id",
@@ -82,7 +82,7 @@ PF_EXITING = 0x4  # linux/sched.h: it is closing its files, or has done so
 
 
 @dataclass(frozen=True, slots=True)
-class Stat:
+class ProcStat:
     """A line of /proc/PID/stat. `name` is the file that was executed last, 15 bytes of it at most;
     `start` in clock ticks since boot; `status` as wait(2) gives it."""
 
@@ -118,7 +118,7 @@ def read_file(path: str) -> bytes:
         os.close(descriptor)
 
 
-def read_stat(ospid: int, patience: float = 0.0, *, settled: bool = False) -> Stat | None:
+def read_stat(ospid: int, patience: float = 0.0, *, settled: bool = False) -> ProcStat | None:
     """None if there is no such process. The name in the line may hold spaces and parentheses.
 
     A process in execve has up to `patience` seconds to be through. If it is not, the answer is what
@@ -135,7 +135,7 @@ def read_stat(ospid: int, patience: float = 0.0, *, settled: bool = False) -> St
         return None
     fields = tail.split()
     state, ppid, group, session = fields[:4]
-    return Stat(
+    return ProcStat(
         name=os.fsdecode(head.partition(b"(")[2]),
         state=state.decode(),
         ppid=int(ppid),
@@ -176,13 +176,13 @@ def is_stopped(ospid: int) -> bool:
     return bool(waiting >> (signal.SIGSTOP - 1) & 1)
 
 
-def _in_execve(ospid: int) -> Stat | None:
+def _in_execve(ospid: int) -> ProcStat | None:
     try:
         lines = read_file(f"/proc/{ospid}/status").splitlines()
     except OSError:
         return None
     said = {key: value.strip() for key, _, value in (line.partition(b":") for line in lines)}
-    return Stat(
+    return ProcStat(
         name=os.fsdecode(said[b"Name"]),
         state=os.fsdecode(said[b"State"][:1]),
         ppid=int(said[b"PPid"]),

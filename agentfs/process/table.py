@@ -61,6 +61,7 @@ class ProcessTable:
         self._members: dict[str, dict[int, None]] = {}
         self._by_pid.load()
         self._last = int(ground.store.meta("last_pid", "0"))
+        ground.events.complete_with(self.pid_of, self.name_of)
 
     # -- look-ups --------------------------------------------------------------------------------
 

@@ -58,7 +58,6 @@ class Record(NamedTuple):
 class EventLog:
     """Numbers events without gaps, keeps the newest `capacity`, and tells the listeners.
 
-    `process_of` and `agent_of` find out of an event what it does not say itself.
     The last number is stored with each commit, so numbers go on rising after a restart; what was
     emitted before is not kept across one.
     """
@@ -75,9 +74,17 @@ class EventLog:
         self.last = int(store.meta(LAST_EVENT, "0"))
         self.boot = secrets.token_hex(8)
         """Of this run of the daemon: a watcher who sees another one missed a restart."""
-        self.process_of: Callable[[str], int | None] = lambda agent: None
-        self.agent_of: Callable[[int], str | None] = lambda pid: None
+        self._process_of: Callable[[str], int | None] = lambda agent: None
+        self._agent_of: Callable[[int], str | None] = lambda pid: None
         store.prepare(self._number)
+
+    def complete_with(
+        self, process_of: Callable[[str], int | None], agent_of: Callable[[int], str | None]
+    ) -> None:
+        """From now on these say what an event does not say itself: the process of its agent, or the
+        agent of its process."""
+        self._process_of = process_of
+        self._agent_of = agent_of
 
     def now(self) -> float:
         """The wall-clock time that an event would get."""
@@ -168,9 +175,9 @@ class EventLog:
         agent: str | None = getattr(event, event.whose, None) if event.whose else None
         pid: int | None = getattr(event, "pid", None)
         if agent is None and pid is not None:
-            agent = self.agent_of(pid)
+            agent = self._agent_of(pid)
         elif pid is None and agent is not None:
-            pid = self.process_of(agent)
+            pid = self._process_of(agent)
         return agent, pid
 
     @property

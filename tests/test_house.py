@@ -181,13 +181,13 @@ def elsewhere() -> Iterator[str]:
 @pytest.mark.parametrize(
     ("rule", "most"),
     [
-        (from_outside, 20),
-        (many_arguments, 6),
-        (upcalls, 11),
-        (kernel_lines, 246),
-        (undoing, 11),
-        (two_meanings, 8),
-        (elsewhere, 4),
+        (from_outside, 0),
+        (many_arguments, 3),
+        (upcalls, 9),
+        (kernel_lines, 219),
+        (undoing, 10),
+        (two_meanings, 0),
+        (elsewhere, 2),
     ],
 )
 def test_the_house_keeps_its_rules(rule, most: int) -> None:

@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 # of them others have their turn for longer than that.
 BATCH, PAUSE = 100, 0.01
 
-# What one use counts for at most, in tokens and in millionths of a dollar (a billion dollars). Who
-# says more is wrong or means harm, and sums beyond 2^63 would be sums no more.
+# The most that one use counts for, in tokens and in millionths of a dollar (a billion dollars). A
+# larger figure is wrong or meant to harm, and sums beyond 2^63 would be no sums.
 MOST_TOKENS, MOST_COST = 10**12, 10**15
 
 SECONDS_OF_A_DAY = 86_400
@@ -49,10 +49,10 @@ def dollars(micros: int) -> str:
 
 
 class Accounting(Part):
-    """`record` belongs into the transaction of the use; everything else is a call of its own.
+    """`record` belongs inside the transaction of the use; everything else is a call of its own.
 
     An account is a (view, key): an agent, a user, a node, a tier, and (total, "") of everything.
-    Whom and where a use is booked to is what the process was at that moment.
+    A use is booked to the agent, user, node and tier that the process has at that moment.
     """
 
     def __init__(self, ground: Ground, models: Models, table: ProcessTable, agents: Agents) -> None:
@@ -161,7 +161,7 @@ class Accounting(Part):
 
     def tidy(self) -> int:
         """Drop one batch of records from days that are over for longer than `accounting.retention`,
-        and go on soon if there may be more; the number dropped. For the maid."""
+        and go on soon if there may be more. Returns the number dropped."""
         oldest = self._clock.now() - self._settings.of(AccountingSettings).retention
         try:
             with self._store.transaction():

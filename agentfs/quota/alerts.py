@@ -1,4 +1,4 @@
-"""What a process was told about its budgets and limits: warned once, told once that it is over."""
+"""Warnings about budgets and limits: a process is warned once, and told once that it is over."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ WARN = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Alerted:
-    """How many warnings a process had, how many of its uses were refused, and of which resources
-    it has been warned and told that they are exceeded, and not been below `WARN` since."""
+    """How many warnings a process had, and how many of its uses were refused. `near` are the
+    resources of which it was warned, `over` those that it was told are exceeded, until it is below
+    `WARN`."""
 
     warned: int = 0
     refused: int = 0
@@ -59,7 +60,7 @@ class Alerts(Part):
         return pid in self._told
 
     def of(self, pid: int) -> Alerted:
-        """What process `pid` has been told."""
+        """The warnings of process `pid`."""
         return self._told.get(pid) or NEVER
 
     def used(self, process: Process, resource: str, used: float, limit: float | None) -> None:
@@ -89,7 +90,7 @@ class Alerts(Part):
         self._events.emit(ResourceRefused(process.pid, process.name, resource))
 
     def process_ended(self, process: Process) -> None:
-        """What it was told is forgotten."""
+        """Its warnings are forgotten."""
         self._told.drop(process.pid)
 
     def _emit(

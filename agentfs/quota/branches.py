@@ -1,7 +1,7 @@
 """What a branch of the tree has used: a process, all below it, and those below it that have ended.
 
-What a process used is known while it lives. When it ends for good, its parent takes over the
-figures of it and of all that ended below it before, so that no use is lost or counted twice.
+The figures of a process are known while it lives. When it ends for good, its parent takes them
+over, with those of all that ended below it before, so that no use is lost or counted twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KIND = "branch"
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Sums; `cost` in millionths of a dollar. What open calls hold is not in them."""
+    """Sums without what open calls hold; `cost` in millionths of a dollar."""
 
     tokens: int = 0
     llm_calls: int = 0

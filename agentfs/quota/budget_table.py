@@ -1,6 +1,6 @@
 """The table of budget entries: what each process was given of each tier, in memory and stored.
 
-What one entry gives and takes is another's gain and loss; `Budgets` sees to that.
+Tokens that one entry loses, another one gains; `Budgets` sees to that.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class BudgetEntry:
 
     @property
     def reserved(self) -> int:
-        """What is spoken for: handed on, or set aside by open calls."""
+        """The tokens that are handed on, or set aside by open calls."""
         return self.granted + self.held
 
     @property
     def remaining(self) -> int:
-        """What is left. Below zero if a call took more than it had asked for, or if the
+        """The tokens that are left. Below zero if a call took more than it had asked for, or if the
         configuration was lowered under what is handed out."""
         return self.allocated - self.consumed - self.granted - self.held
 
@@ -116,7 +116,7 @@ class BudgetTable:
         self._entries.set((INIT, tier), allocated=tokens)
 
     def add(self, entry: BudgetEntry) -> None:
-        """Take up a new entry. What it was given is its grantor's to note."""
+        """Take up a new entry. That its grantor has given so much away is another change."""
         entry.changed = change_time(self._clock.now(), entry.changed)
         self._entries.put(entry.key, entry)
         self._tell(entry)
@@ -134,7 +134,7 @@ class BudgetTable:
         self._tell(entry)
 
     def pass_on(self, entry: BudgetEntry, grantor: int) -> None:
-        """What was `entry`'s grantor's to take back is `grantor`'s from now on."""
+        """The tokens of `entry` come from the entry of `grantor` from now on."""
         self._entries.change(entry.key, grantor=grantor)
 
     def _tell(self, entry: BudgetEntry) -> None:

@@ -5,9 +5,9 @@ settle -> every meter counts what it did use
 
 A call that names no maximum has as much set aside as it could use: what the model takes in one call
 (`context` in /etc/models.yaml) or the process may put into one (`max_context_tokens`); where a
-meter has less left than that, all that it has left. So of many callers at once as many get through
-as there are tokens for, and only a call that had all that was left of a budget set aside, which is
-one at a time, can use more than there is.
+meter has less left than that, all that it has left. So of many callers at once, as many get through
+as there are tokens for. Only a call that had all that was left of a budget set aside can use more
+than there is, and there is one such call at a time.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The bytes on the disk: what agents keep in memory/, in /shared and as artifacts, as pots.
 
-There is as much of each as the disk has left, and what is held already; less, where `shares` of
-/etc/agentfs.yaml says so. The last `KEPT` of the disk are for the store, for logs and for the
-operator, to whom no pot says no: for it there is what the disk has.
+Each has what the disk has left and what is held already; less, where `shares` of /etc/agentfs.yaml
+says so. The last `KEPT` bytes of the disk are for the store, for logs and for the operator, whom no
+pot refuses: the operator may have all that the disk has.
 
-Changes through the tree are counted as they are made. What programs write by a path on the disk is
-found by `run`, which looks at everything every minute, in a thread (`agentfs.quota.survey`).
+Changes through the tree are counted as they are made. `run` finds the bytes that programs write by
+a path on the disk: every minute it looks at everything, in a thread (`quota.survey`).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class DiskShares(Part):
         return self._of(name, self._agents.memory_dir(name))
 
     def beside_mail(self, name: str) -> Bytes:
-        """What its mail programs keep in its inbox: it is of the same pot."""
+        """The files that mail programs keep in its inbox: they are in the same pot."""
         return self._of(name, self._agents.beside_mail(name))
 
     def _of(self, name: str, place: Path) -> Bytes:
@@ -124,7 +124,7 @@ class DiskShares(Part):
             counted.close()
 
     def owner(self, name: str, uid: int) -> Holder:
-        """Who holds an artifact of this owner."""
+        """The holder of an artifact that belongs to this owner."""
         if self._agents.find(name) is not None:
             return self._shares.agent(name)
         return self._shares.user(uid)
@@ -144,8 +144,8 @@ class DiskShares(Part):
         return self._shares.nobody if name is None else self._shares.agent(name)
 
     def _numbered(self, mark: str) -> str | None:
-        """The agent with this number; None if it was removed. Files outlive many agents: those that
-        are gone are not looked for again."""
+        """The agent with this number; None if it was removed. Files outlive many agents: an agent
+        that is gone is not looked for again."""
         name = self._numbers.get(mark)
         if name is not None:
             agent = self._agents.find(name)

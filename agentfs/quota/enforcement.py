@@ -1,4 +1,4 @@
-"""What follows from the refusal of a use, as the process wants it: `on_limit` of its definition."""
+"""The refusal of a use, and its consequences by `on_limit` of the process's definition."""
 
 from __future__ import annotations
 

@@ -1,17 +1,18 @@
-"""Whose the bytes of real files are: those of one directory and all below it, in a pot of
-`agentfs.quota.shares`.
+"""The bytes of the files in one directory and below it, by their owners, in a pot of
+`quota.shares`.
 
-A file counts with what it takes on the disk, anything else, and a file with less, with `LEAST`. It
-counts as long as it has a name or is open. Whoever changes files says so at each change, and
-`correct` puts right what nobody said: what was written by the path on the disk.
+A file counts with the bytes that it takes on the disk, and with `LEAST` at least; everything else
+counts with `LEAST`. It counts as long as it has a name or is open. Changes through the tree are
+told as they are made; `correct` finds what was written by the path on the disk, of which nobody
+tells.
 
-In memory/ all bytes are the agent's. In /shared those of a file are its maker's, whose mark is an
-attribute of the file, and of what others add each has its own: an agent that lets others write to
-its file pays nothing for it, nor do they for what was there. `MARK` holds
-`MAKER [OTHER:BYTES ...]`, each the number of an agent, which is never used again, `u` and a uid, or
-`o` for the operator. What can have no mark (links, pipes, all where the disk keeps no attributes)
-is the user's whom it belongs to, and so is what has none but could, if that is not the daemon's
-user: then the operator has put it there.
+In memory/ all bytes are the agent's. In /shared the bytes of a file are its maker's, whose mark is
+an attribute of the file; the bytes that others add are theirs. So an agent that lets others write
+to its file pays nothing for that, and they pay nothing for what was there. `MARK` holds
+`MAKER [OTHER:BYTES ...]`: each is the number of an agent, which is never used again, `u` and a uid,
+or `o` for the operator. Links, pipes, and everything on a disk without attributes have no mark:
+they are their user's. A file that could have a mark and has none is its user's as well; if that is
+the daemon's user, the operator has put it there.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ MARK = "user.agentfs.held"
 OPERATOR = "o"
 
 MOST_OTHERS = 32
-"""How many are told apart in one file; beyond that it is all its maker's."""
+"""How many of them are told apart in one file; the bytes of further ones are its maker's."""
 
 
 def taken(found: os.stat_result) -> int:
@@ -44,8 +45,8 @@ def taken(found: os.stat_result) -> int:
 
 
 class Makers:
-    """Whose the bytes of one file are: its maker's, less what `others` have added. `changed`: its
-    mark on the disk is not up to date."""
+    """The owners of the bytes of one file: its maker, and `others` with the bytes that they have
+    added. `changed`: its mark on the disk is not up to date."""
 
     __slots__ = ("changed", "maker", "others")
 
@@ -56,7 +57,7 @@ class Makers:
 
     @classmethod
     def read(cls, path: str | int, uid: int, *, follow: bool = True) -> Makers:
-        """By the mark of a file on the disk, which belongs to `uid`."""
+        """The owners that the mark of a file on the disk names; the file belongs to `uid`."""
         with suppress(ValueError):
             try:
                 said = os.getxattr(path, MARK, follow_symlinks=follow)
@@ -79,7 +80,7 @@ class Makers:
         self.changed = False
 
     def split(self, total: int) -> Iterator[tuple[str, int]]:
-        """Of `total` bytes of the file: whose how many are."""
+        """How many of the file's `total` bytes belong to each owner: (mark, bytes)."""
         for mark, number in self.others.items():
             number = min(number, total)
             total -= number
@@ -87,8 +88,8 @@ class Makers:
         yield self.maker, total
 
     def change(self, mark: str, change: int) -> Iterator[tuple[str, int]]:
-        """`mark` made the file grow, or shrink, by `change` bytes: whose bytes are more or fewer.
-        What came last goes first."""
+        """`mark` made the file grow, or shrink, by `change` bytes: (mark, change) of each owner
+        that this concerns. The bytes that came last go first."""
         if change > 0:
             if mark != self.maker and (mark in self.others or len(self.others) < MOST_OTHERS):
                 self.others[mark] = self.others.get(mark, 0) + change
@@ -109,8 +110,9 @@ class Makers:
 
 
 class Bytes:
-    """Those of one directory, `root`. `mark` tells who a principal is, `holder` whom a mark means.
-    `marks`: files are marked with who made them; else everything is `holder("")`'s."""
+    """The bytes below one directory, `root`. `mark` gives the mark of a principal, `holder` the
+    holder that a mark stands for. `marks`: files are marked with their makers; else everything
+    belongs to `holder("")`."""
 
     def __init__(
         self,
@@ -140,12 +142,12 @@ class Bytes:
     def changed(
         self, part: Makers, principal: Principal, change: int, *, named: bool = True
     ) -> None:
-        """A file grew, or shrank, by `change`; it has a name, or is only open any more."""
+        """A file grew or shrank by `change` bytes. `named`: it has a name; else it is only open."""
         for whose, number in part.change(self.mark(principal), change):
             self._add(self._named if named else self._nameless, whose, number)
 
     def made(self, part: Makers, total: int) -> None:
-        """There is something new."""
+        """Something was made."""
         self._add(self._named, part.maker, total)
 
     def removed(self, part: Makers, total: int, *, is_open: bool) -> None:
@@ -156,12 +158,12 @@ class Bytes:
                 self._add(self._nameless, mark, number)
 
     def opened(self, part: Makers, total: int) -> None:
-        """What has no name is open again."""
+        """A file without a name is open again."""
         for mark, number in part.split(total):
             self._add(self._nameless, mark, number)
 
     def closed(self, part: Makers, total: int) -> None:
-        """What has no name is open no more."""
+        """A file without a name is open no more."""
         for mark, number in part.split(total):
             self._add(self._nameless, mark, -number)
 
@@ -186,7 +188,7 @@ class Bytes:
     # -- what was found on the disk ----------------------------------------------------------------
 
     def now(self) -> dict[Holder, tuple[int, int]]:
-        """What has a name, before somebody goes and looks; and how much has changed so far."""
+        """For `correct`, before the walk: the bytes that have a name, and how many have changed."""
         holders = {*self._named, *self._changes}
         return {each: (self._named.get(each, 0), self._changes.get(each, 0)) for each in holders}
 
@@ -197,9 +199,9 @@ class Bytes:
         *,
         whole: bool,
     ) -> None:
-        """Somebody looked at everything, or at a part of it only, and found so many bytes of each
-        mark. What changed meanwhile may or may not have been seen, so as much of the difference is
-        left to the next look."""
+        """A walk over everything (`whole`), or over a part, has found so many bytes of each mark.
+        It may or may not have seen the changes that were made meanwhile, so as much of the
+        difference is left to the next walk."""
         if self._closed:
             return
         seen: dict[Holder, int] = {}

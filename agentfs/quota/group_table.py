@@ -1,4 +1,4 @@
-"""The table of groups: what each may have and has used, in memory and written through."""
+"""The table of groups: the limits of each and what it has used, in memory and stored."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MAX_NAME = 255
 
 
 class GroupHold(NamedTuple):
-    """What an open call has set aside in the group at `path`, where it was made."""
+    """The tokens that an open call has set aside in the group at `path`, in which it began."""
 
     path: str
     tokens: int
@@ -164,8 +164,8 @@ class GroupTable:
         return group
 
     def remove(self, group: Group) -> None:
-        """Remove a group that has none below it (EBUSY). What calls still hold that were made in
-        it is the parent's matter from now on, as with Linux."""
+        """Remove a group that has none below it (EBUSY). The tokens that open calls hold in it
+        count in its parent from now on, as with Linux."""
         if self._below.of(group.path):
             raise KernelError(errno.EBUSY, f"group {group.path} has groups below it")
         for pid, holds in tuple(self._holds.items()):
@@ -198,8 +198,8 @@ class GroupTable:
         self.charge(hold.path, hold.tokens)
 
     def settle(self, pid: int, tokens: int, used: int) -> bool:
-        """Count `used` instead of the `tokens` that a call of `pid` holds, where it holds them;
-        whether there is such a hold."""
+        """Count `used` instead of the `tokens` that a call of `pid` holds, in the group where it
+        holds them. Returns whether there is such a hold."""
         holds = self._holds.get(pid, ())
         for number, hold in enumerate(holds):
             if hold.tokens == tokens:
@@ -213,7 +213,7 @@ class GroupTable:
         return False
 
     def forget(self, pid: int) -> None:
-        """Let everything that the calls of `pid` hold count as used."""
+        """Everything that the calls of `pid` hold counts as used."""
         self._holds.drop(pid)
 
     def _touch_parent(self, group: Group) -> None:

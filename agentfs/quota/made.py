@@ -1,9 +1,10 @@
-"""What agents have made, and for whom it counts: definitions, queues, topics, groups.
+"""The things that agents have made, and for whom they count: definitions, queues, topics, groups.
 
-A thing counts for the agent that made it, and once that is removed for whom that one counted: so
-nobody gets more room by making things through children that it then removes. After a restart of the
-daemon what removed agents have left counts for nobody, but for queues and topics, which are the
-operator's then. Reminders, questions and requests for an approval go with their agent.
+A thing counts for the agent that made it. Once that agent is removed, it counts for the one for
+whom the agent's definition counted: so nobody gets more room by making things through children that
+it then removes. After a restart of the daemon, things that removed agents have left count for
+nobody, but queues and topics for the operator, who has them then. Reminders, questions and requests
+for an approval go with their agent.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from agentfs.store.part import Part
 __all__ = ["DEFINITIONS", "GROUPS", "Made"]
 
 DEFINITIONS, GROUPS, LAUNCHES = "definitions", "groups", "launches"
-"""Pots. Others are called by whoever counts what is in them."""
+"""Names of pots that other modules need."""
 
 
 class Made(Part):
@@ -91,7 +92,7 @@ class Made(Part):
                 self._drop(DEFINITIONS, name)
 
     def agent_removed(self, name: str) -> None:
-        """What it has made counts for whom its definition counted."""
+        """The things that it has made count for the holder for whom its definition counted."""
         holder = self._shares.agent(name)
         its_own = self._charges.get(DEFINITIONS, {}).get(name)
         heir = self._shares.operator if its_own is None else its_own.holder

@@ -1,4 +1,4 @@
-"""One use of a model or a tool, and what everything that counts uses can do."""
+"""One use of a model or a tool, and the interface of everything that counts uses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MICROS = 1_000_000
 class Use:
     """One call of a model (`kind` "llm", `name` the model) or of a tool (`kind` "tool").
 
-    `input` and `output` are tokens; before the call, what is asked for at most. `cost` is in
+    `input` and `output` are tokens; before the call, the most that it asks for. `cost` is in
     millionths of a dollar. `source` is the pid of the process whose budget it draws on; 0: none.
     """
 
@@ -43,7 +43,7 @@ class Meter(Protocol):
 
     @property
     def stored_name(self) -> str:
-        """What stands in the records of open calls for it: never another one."""
+        """Its name in the records of open calls, which never changes."""
 
     def hold(self, process: Process, use: Use) -> None:
         """Set `use` aside before the call. Raises EDQUOT, EAGAIN or EMSGSIZE if it would exceed
@@ -63,7 +63,7 @@ class Bounded(Meter, Protocol):
 
 
 class LimitError(KernelError):
-    """What a meter raises: of `resource`, `limit` is allowed and `used` is used or set aside."""
+    """A meter refuses: of `resource`, `limit` is allowed, and `used` is used or set aside."""
 
     def __init__(
         self, errno: int, reason: str, *, rule: str, resource: str, used: float, limit: float

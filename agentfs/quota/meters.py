@@ -1,4 +1,4 @@
-"""All that counts the uses of models and tools, asked and told together."""
+"""Everything that counts uses of models and tools, asked and told together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agentfs.quota.models import Models
 __all__ = ["Held", "Meters"]
 
 Held = tuple[Use, dict[str, tuple[int, int]]]
-"""What was set aside for a call: of the budget, and by other meters where that is not the same."""
+"""The use that a budget set aside for a call, and by name what other meters did, if it differs."""
 
 
 class Meters:

@@ -64,12 +64,12 @@ class Model:
     context: int | None
 
     def cost(self, read: int, written: int) -> int:
-        """What it costs to let it read and write so many tokens, in millionths of a dollar,
-        rounded up: a use of a model that has a price is never free."""
+        """The price of reading and writing so many tokens, in millionths of a dollar, rounded up: a
+        use of a model that has a price is never free."""
         return -(-(self.input * read + self.output * written) // MICROS)
 
     def most(self, tokens: int) -> int:
-        """What so many tokens cost at most, of whichever kind they are."""
+        """The most that so many tokens can cost, read or written."""
         return -(-max(self.input, self.output) * tokens // MICROS)
 
 
@@ -108,8 +108,8 @@ class Models(LiveDocument[dict[str, Model]]):
         return self.now.get(name)
 
     def cost(self, name: str, read: int, written: int) -> int:
-        """What it costs, in millionths of a dollar, that model `name` reads and writes so many
-        tokens; nothing if it is not listed."""
+        """The price of so many tokens that model `name` reads and writes, in millionths of a
+        dollar; nothing if it is not listed."""
         model = self.now.get(name)
         return 0 if model is None else model.cost(read, written)
 

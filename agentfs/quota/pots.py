@@ -9,7 +9,7 @@ from dataclasses import dataclass
 __all__ = ["FLOOR", "POTS", "PotKind"]
 
 FLOOR = 16
-"""What everybody may hold of a pot whose things are counted one by one, whatever others hold."""
+"""Things that everybody may hold of a pot, whatever others hold, if they are counted one by one."""
 
 MEBIBYTE = 1024 * 1024
 """The same of bytes: a message of the usual size, or a few files."""
@@ -17,10 +17,10 @@ MEBIBYTE = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class PotKind:
-    """What is divided. `unit` names the things, in the plural; `setting` is what the operator
-    changes to have more of them, and says how many there are where nothing else does; `floor` is
-    what everybody may hold, whatever others hold. The errno of a refusal is `scarce` if nothing is
-    left, `excess` if it is more than the share; `rule` is what it names, `shares.NAME` if empty."""
+    """One pot. `unit` names its things, in the plural. `setting` is the number that the operator
+    changes to have more of them; it says how many there are where nothing else does. `floor` is how
+    many everybody may hold, whatever others hold. The errno of a refusal is `scarce` if nothing is
+    left, `excess` if it is more than the share; the refusal names `rule`, or `shares.NAME`."""
 
     name: str
     unit: str
@@ -32,7 +32,7 @@ class PotKind:
 
 
 def _again(name: str, unit: str, setting: str) -> PotKind:
-    """Of things that are soon given back."""
+    """A pot of things that are soon given back."""
     return PotKind(name, unit, setting, scarce=errno.EAGAIN, excess=errno.EAGAIN)
 
 

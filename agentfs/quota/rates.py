@@ -1,8 +1,7 @@
-"""How many calls of each kind each process, and each group, has made within the last minute, where
-it may not make any number.
+"""Limits on calls by the minute: how many of each kind each process and each group has made.
 
-Counted where no limit is set it would cost every call something, and nobody would ask: so a window
-begins when there is a limit, and while nobody has one of a kind the gate does not even ask.
+Counting costs every call something. So a window begins when there is a limit, and calls of a kind
+on which nobody has a limit are not counted.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ EVERYBODY = 0
 
 
 def limit_name(kind: str) -> str:
-    """What the limit on calls of a kind is called."""
+    """The name of the limit on calls of a kind."""
     return f"{kind}_per_minute"
 
 
@@ -87,7 +86,7 @@ class Rates(Part):
         return 0 if window is None else window.sum(self._clock.monotonic())
 
     def usage(self, process: Process, limit: str) -> float | None:
-        """How many calls of the kind that is limited it has made within the minute."""
+        """The calls that it has made within the minute, of the kind that the limit is on."""
         return self.made(process.pid, KIND_OF[limit]) if limit in KIND_OF else None
 
     def count_message(self, sender: Process, messages: int = 1) -> None:
@@ -118,7 +117,7 @@ class Rates(Part):
             add_to(self._store, self._windows[whose][name], now, calls)
 
     def _bounds(self, process: Process, kind: str) -> Iterator[tuple[int | Group, str, int, str]]:
-        """What holds for calls of this kind: (whose window, kind, calls, words for a refusal)."""
+        """The bounds on calls of this kind: (whose window, kind, calls, words for a refusal)."""
         if not self._limited[kind]:
             return
         limit = self._ceilings.whole(process, limit_name(kind))

@@ -15,7 +15,7 @@ the `floor`, its share is not asked for.
     charge.resize(4096)                 # holds so many from now on; raises ShareError
     charge.release()                    # holds none; the end of the object does the same
 
-What is counted elsewhere (in a table, which knows when something goes) needs no object for each:
+A thing that a table counts, which knows when it goes, needs no object:
 
     pot.check(holder, amount)           # raises ShareError, changes nothing
     pot.add(holder, amount)             # holds so many more, unasked: also when the store is read
@@ -68,7 +68,7 @@ class Holder:
 
 
 class Pot:
-    """What there is `size()` of, and who holds how much of it. `terms()` are the shares."""
+    """There is `size()` of it; the pot knows how much each holds. `terms()` are the shares."""
 
     __slots__ = ("_held", "_operators", "_size", "_terms", "_used", "_users", "floor", "kind")
 
@@ -136,12 +136,12 @@ class Pot:
 
     @property
     def used(self) -> int:
-        """What all hold together."""
+        """The amount that all hold together."""
         return self._used
 
     @property
     def operators(self) -> int:
-        """What the operator holds."""
+        """The amount that the operator holds."""
         return self._operators
 
     def bounds(self) -> tuple[int, int]:
@@ -158,11 +158,11 @@ class Pot:
         return size - max(reserve, self.operators) - (self.used - self.operators)
 
     def held(self, holder: Holder) -> int:
-        """What `holder` holds."""
+        """The amount that `holder` holds."""
         return self._held.get(holder, 0)
 
     def held_by_user(self, uid: int) -> int:
-        """What all programs of a user hold together."""
+        """The amount that all programs of a user hold together."""
         return self._users.get(uid, 0)
 
     def room(self, holder: Holder) -> int:
@@ -229,7 +229,7 @@ class Pot:
 
 
 class Charge:
-    """What one holder holds of a pot, for one purpose. The end of the object releases it."""
+    """An amount of a pot that one holder has, for one purpose. The end of the object frees it."""
 
     __slots__ = ("amount", "holder", "pot")
 
@@ -293,7 +293,7 @@ class Shares(Part):
         return Charge(self.pots[pot], self.holder(principal), 0)
 
     def holder(self, principal: Principal) -> Holder:
-        """The holder that `principal` is."""
+        """The holder that stands for `principal`."""
         if principal.is_operator:
             return self.operator
         if principal.is_agent:
@@ -319,7 +319,7 @@ class Shares(Part):
         return found
 
     def agent_removed(self, name: str) -> None:
-        """What it holds is its own until that is given back; the next one of its name has none."""
+        """It holds what it held until that is given back; the next one of its name has nothing."""
         self._agents.pop(name, None)
 
     # -- what is told of them --------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""What each process has used of models and tools, against its limits.
+"""Limits on the use of models and tools: what each process has used.
 
-Asked before a call and told after it, as a budget is; but a limit belongs to one process, and what
-its children use does not count. `max_tokens_total` counts `Process.tokens`, which the calls keep.
+It is asked before a call and told after it, as a budget is; but a limit belongs to one process, and
+the uses of its children do not count. `max_tokens_total` bounds `Process.tokens`, which the calls
+keep.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ IN_TOKENS = frozenset({TOKENS_OF_A_CALL, TOKENS, TOKENS_OF_THE_HOUR})
 
 @dataclass(slots=True)
 class Spent:
-    """What one process has used, `cost` in millionths of a dollar, `largest` the tokens of its
-    largest call. `hour` has the tokens of the last hour, and `minutes` the same by the minute: what
-    is kept of it across a restart of the daemon, where they count up to a minute too long."""
+    """The uses of one process: `cost` in millionths of a dollar, `largest` the tokens of its
+    largest call. `hour` has the tokens of the last hour. `minutes` has them by the minute, as they
+    are stored: after a restart of the daemon they count up to a minute too long."""
 
     llm_calls: int = 0
     tool_calls: int = 0
@@ -85,7 +86,7 @@ class Spent:
 
 
 NOTHING = Spent()
-"""Of all that have used nothing; nobody changes it."""
+"""For every process that has used nothing; nobody changes it."""
 
 
 class Spending(Part):
@@ -116,11 +117,11 @@ class Spending(Part):
         return len(self._spent)
 
     def of(self, pid: int) -> Spent:
-        """What process `pid` has used; to look at."""
+        """The uses of process `pid`; to look at."""
         return self._spent.get(pid) or NOTHING
 
     def usage(self, process: Process, limit: str) -> float | None:
-        """What counts against one of the limits here, with what open calls hold; of
+        """The amount that counts against one of the limits here, with what open calls hold; of
         `max_context_tokens` the largest call so far."""
         spent = self.of(process.pid)
         if limit == TOKENS_OF_A_CALL:
@@ -177,8 +178,8 @@ class Spending(Part):
         return max(0, min(rooms)) if rooms else None
 
     def _used(self, process: Process, spent: Spent, name: str) -> int | None:
-        """What counts against a limit already, with what open calls hold: tokens, calls, or
-        millionths of a dollar. None: no limit that is counted here."""
+        """The amount that counts against a limit already, with what open calls hold: tokens, calls,
+        or millionths of a dollar. None: the limit is not counted here."""
         match name:
             case "max_context_tokens":
                 return 0
@@ -204,7 +205,7 @@ class Spending(Part):
         return spent
 
     def _change_held(self, pid: int, use: Use, sign: int) -> None:
-        """What open calls hold stands in their own records, and in none here."""
+        """The records of open calls say what they hold; it is in no record here."""
         spent = self._account(pid)
         cost = spent.held_cost + sign * use.cost
         if use.kind == "llm":
@@ -229,17 +230,17 @@ class Spending(Part):
             self._spent.change(pid, cost=cost, largest=largest, tool_calls=spent.tool_calls + 1)
 
     def process_ended(self, process: Process) -> None:
-        """What it used is known to the accounting alone. Its open calls have been charged."""
+        """Its uses are forgotten here; its open calls have been charged."""
         self._spent.drop(process.pid)
 
 
 def _unit(name: str) -> int:
-    """What one of the limit's own unit is in what is counted: costs are in millionths."""
+    """How much is counted for one of the limit's own unit: costs are counted in millionths."""
     return MICROS if name == COST else 1
 
 
 def _asked(use: Use, name: str, tokens: int) -> int:
-    """What a use of so many tokens adds to what counts against a limit."""
+    """The amount that a use of so many tokens adds to what counts against a limit."""
     match name:
         case "max_context_tokens":
             return tokens

@@ -1,5 +1,5 @@
-"""How much there is below a directory, by who made it: a walk over real files, for a thread. What
-is mounted there is on another disk, which may hang: it is left out.
+"""A walk over the real files below a directory: how many bytes each maker has there. For a thread.
+Other disks that are mounted there may hang: they are left out.
 """
 
 from __future__ import annotations

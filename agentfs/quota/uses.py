@@ -1,8 +1,8 @@
 """The books: one row for each use of a model or a tool, and their sums, always in step.
 
-A sum of a span of time (`2026-11-21`, `2026-11-21T09`) is that of the rows that are kept; `total`
-is that of all there ever were; `swept` that of those that are not kept any more. What writes a row
-or deletes one changes the sums in the same transaction, so that every view agrees at every moment.
+The sum of a span of time (`2026-11-21`, `2026-11-21T09`) is that of the rows that are kept; `total`
+is that of all rows that there ever were, `swept` that of the rows that are not kept any more. A row
+and the sums that it is in change in one transaction, so that every view agrees at every moment.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agentfs.store.store import Store
 __all__ = ["DAY", "HOUR", "NOBODY", "TOTAL", "VIEWS", "Sums", "UseRow", "Uses"]
 
 VIEWS = ("agent", "user", "node", "tier")
-"""What uses are summed by."""
+"""The views by which uses are summed."""
 
 TOTAL = "total"
 """The view of everything together, whose one key is empty, and the span of all time."""
@@ -60,7 +60,7 @@ class Sums(NamedTuple):
 
     @classmethod
     def of(cls, kind: str, read: int, written: int, cost: int, unpriced: int) -> Sums:
-        """Those of one use."""
+        """The sums of one use alone."""
         model = int(kind == "llm")
         return cls(read, written, model, 1 - model, cost, int(unpriced))
 

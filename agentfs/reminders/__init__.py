@@ -1,1 +1,1 @@
-"""What agents ask of the clock."""
+"""Reminders: messages that agents ask for at a time."""

@@ -139,7 +139,7 @@ class ReminderTable:
         return self._queue.first()
 
     def watch(self) -> trio.Event:
-        """What is set as soon as another one is due before all others."""
+        """An event that is set as soon as another reminder is due before all others."""
         self._sooner = trio.Event()
         return self._sooner
 

@@ -1,9 +1,9 @@
-"""Reminders: what an agent asked to be told at a time. They are delivered into its own inbox.
+"""Reminders: messages that an agent asks for at a time. They are delivered into its own inbox.
 
-A reminder is in the store before the call that set it returns. Its delivery and its removal (or, by
-cron, its next time) are one transaction, so it is delivered exactly once whenever the daemon is
-killed. What was missed while nothing ran, while the inbox was full, or while the last one of the
-same reminder was still waiting in it, is delivered once.
+A reminder is in the store before the call that sets it returns. Its delivery and its removal (or,
+by cron, its next time) are one transaction, so it is delivered exactly once whenever the daemon is
+killed. Times that were missed while nothing ran, while the inbox was full, or while the last
+message of the reminder was still waiting in it, are made up for by one message.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ LATE = 60.0
 
 class Reminders(Part):
     """The system calls on reminders, and their delivery: `run`, and `run_due`, which is one turn of
-    it. What there is stands in `table`."""
+    it. `table` has the reminders."""
 
     def __init__(self, ground: Ground, gate: Gate, agents: Agents, mail: Mail, made: Made) -> None:
         self._store = ground.store

@@ -30,7 +30,7 @@ CORRECTION = 3 * 3600.0
 LONGEST = 256
 
 FIELD = re.compile(r"(?:[0-9*,/-]|[A-Z]{3})+", re.IGNORECASE | re.ASCII)
-"""What a cron field of the standard is made of. The library knows L and # beyond it; with them an
+"""A cron field of the standard. The library knows L and # beyond it; with them an
 expression can be written that never comes true, and 35 ms are spent on finding that out."""
 
 USAGE = 'in 10m TEXT, at 2026-12-01T09:00Z TEXT, or cron "0 9 * * 1" TEXT'

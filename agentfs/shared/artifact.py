@@ -1,4 +1,4 @@
-"""What an artifact is: a key, whose it is, who sees it, and what is known of its content."""
+"""An artifact: its key, its owner, who may read it, and what is known of its content."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *;[ -~]*)?")
 DEFAULT_TYPE = "application/octet-stream"
 
 Space = tuple[str, str]
-"""Where a key means one artifact: (visibility, whose it is). What one may not read is in another
-space than what one may, so that keys neither collide with it nor tell of it."""
+"""Within a space a key means one artifact: (visibility, whose it is). Artifacts that an agent may
+not read are in other spaces than those that it may: so keys do not collide, nor tell of them."""
 
 
 class Visibility(enum.Enum):
@@ -43,9 +43,9 @@ class Visibility(enum.Enum):
     PRIVATE = "private"
     """The agent that owns it, and nobody else; not the operator either."""
     SUBTREE = "subtree"
-    """The agent that owns it and whoever descends from its process at the moment."""
+    """The agent that owns it, and every process that descends from its process at the moment."""
     USER = "user"
-    """Whoever runs as the same user."""
+    """Everybody who runs as the same user."""
     GLOBAL = "global"
     """Everybody."""
 

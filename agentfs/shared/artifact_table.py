@@ -82,7 +82,7 @@ class ArtifactTable:
         return len(self._by_owner.of(owner))
 
     def drafted(self, space: Space, key: str) -> ArtifactDraft | None:
-        """What somebody writes under a key that is not taken yet; the newest."""
+        """The newest draft for a key under which there is no artifact yet."""
         if self.find(space, key) is not None:
             return None
         drafts = self._drafts.get((space, key))
@@ -153,12 +153,12 @@ class ArtifactTable:
                 del self._drafts[draft.space, draft.key]
 
     def drop_drafts(self, space: Space, key: str) -> None:
-        """Nothing will come of what is written under a key."""
+        """Nothing will come of the drafts for a key."""
         for draft in self._drafts.pop((space, key), ()):
             draft.drop()
 
     def move_drafts(self, space: Space, key: str, new: str) -> None:
-        """What is written under a key is for another one."""
+        """The drafts for a key are for another one."""
         for draft in self._drafts.get((space, key), ()):
             draft.rename(new)
         if (space, key) in self._drafts:

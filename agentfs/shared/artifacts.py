@@ -1,9 +1,9 @@
 """Shared memory: who may see and change which artifacts, and the system calls on them.
 
 The content of every version is a file of its own, `artifacts/SERIAL` in the state directory. It is
-written beside the others and never changed after its record is committed: whoever has a version
-open goes on reading it whole. A file that no record names is what a killed daemon left; the next
-one removes it. In memory an artifact is its record.
+written beside the others and never changed after its record is committed: a reader that has a
+version open goes on reading it whole. A file that no record names was left by a killed daemon; the
+next daemon removes it. In memory an artifact is its record.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RENAME_NOREPLACE = 1
 
 
 class Artifacts:
-    """The system calls. What there is stands in `table`."""
+    """The system calls. `table` has the artifacts."""
 
     def __init__(
         self,
@@ -98,9 +98,9 @@ class Artifacts:
     # -- writing ---------------------------------------------------------------------------------
 
     def check_write(self, principal: Principal, space: Space, key: str) -> Artifact | None:
-        """What would be replaced. EACCES for a role that stores none, without the capability
-        `datastore.write`, and for another's space or key. Nobody is asked to approve what is not
-        there yet."""
+        """The artifact that would be replaced. EACCES for a role that stores none, without the
+        capability `datastore.write`, and for another's space or key. Nobody is asked to approve
+        what is not there yet."""
         return self._replaceable(principal, space, key)
 
     def _replaceable(
@@ -137,7 +137,7 @@ class Artifacts:
         """Begin to write `key`, with the content of `begin` or with none.
 
         Raises what `check_write` does, EINVAL for a wrong key, ENOSPC for one too many. Its bytes
-        are the owner's, whoever writes; the operator is not refused. Whoever makes one hands it to
+        are the owner's, also if the operator writes, who is not refused. The caller hands it to
         `finish` in the end.
         """
         old = self.check_write(principal, space, key)
@@ -287,7 +287,7 @@ def told(artifact: Artifact) -> tuple[str, str, str, Space, str]:
 
 
 def shm_path(space: Space, key: str) -> str:
-    """What a rule calls it."""
+    """Its path, as rules name it."""
     return f"/dev/shm/{space[0]}/{key}"  # noqa: S108  # of the tree, not of the machine
 
 

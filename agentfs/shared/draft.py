@@ -86,7 +86,7 @@ class ArtifactDraft:
         self.key = key
 
     def set_type(self, content_type: str) -> None:
-        """What its content will be."""
+        """Its content has this type."""
         self.type = content_type
 
     @property
@@ -102,7 +102,7 @@ class ArtifactDraft:
 
     @property
     def descriptor(self) -> int | None:
-        """What to read from; None if it is empty."""
+        """A descriptor to read it from; None if it is empty."""
         return self._base if self._own is None else self._own
 
     def hold(self, size: int) -> None:
@@ -174,13 +174,13 @@ class ArtifactDraft:
 
     @property
     def content(self) -> Content | None:
-        """What somebody who is to approve it is shown; None until it was examined as it is."""
+        """The content as the one who approves it sees it; None until it was examined as it is."""
         if self._examined is None or self._examined[0] != self._changes:
             return None
         return self._examined[1]
 
     def examination(self) -> Callable[[], None]:
-        """What finds out `content`: for a thread, 1 ms a MiB. It raises what the disk says."""
+        """A call that finds out `content`, for a thread: 1 ms a MiB. Raises what the disk says."""
         changes, about = self._changes, f"Type: {self.type}\n" if self.type else ""
         descriptor = None if self.descriptor is None else os.dup(self.descriptor)
 

@@ -1,4 +1,4 @@
-"""Who has an artifact when its owner is gone: the agent above it."""
+"""Artifacts whose owner is gone belong to the agent above it."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Inheritance(Part):
         self._pass(self._artifacts.owned(name), name, self._heir(name))
 
     def process_ended(self, process: Process) -> None:
-        """Its children have another parent now: what it let its subtree see is that parent's, or
-        else nobody could read it any more."""
+        """Its children have another parent now. That parent gets the artifacts that the subtree may
+        read: else nobody could read them any more."""
         subtree = self._artifacts.space((Visibility.SUBTREE.value, process.name)).values()
         if subtree:
             above = (up.name for up in self._table.ancestors(process.pid) if up.state.alive)

@@ -58,7 +58,7 @@ class Queue:
         return f"{PREFIX}/{self.name}"
 
     def record(self) -> dict[str, Any]:
-        """What the store keeps of it, beside its messages."""
+        """Its record in the store, beside its messages."""
         return self.ownership.record() | {"changed": self.changed, "limit": self.limit}
 
     @classmethod
@@ -220,8 +220,8 @@ class Queues(Registry[Queue]):
     # -- who waits for room ----------------------------------------------------------------------
 
     def line(self, queue: Queue) -> WaitList:
-        """Those who wait for room, each for that of one message. Who joins it leaves it, and then
-        calls `hand_on`."""
+        """Those who wait for room, each for the room of one message. A waiter that joins the list
+        must leave it, and then call `hand_on`."""
         return self._lines.setdefault(queue.name, WaitList())
 
     def hand_on(self, queue: Queue) -> None:

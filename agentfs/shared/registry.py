@@ -1,4 +1,4 @@
-"""What queues and topics have in common: things by name that one agent owns and others use."""
+"""Things by name that one agent owns and others use: the common half of queues and topics."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Shared(Protocol):
     removed: bool
 
     def record(self) -> dict[str, Any]:
-        """What the store keeps of it."""
+        """Its record in the store."""
 
 
 Thing = TypeVar("Thing", bound=Shared)
@@ -50,7 +50,7 @@ class Registry(Part, Generic[Thing]):
     not the next agent of that name. `changed` (ns) is when one came or went last."""
 
     KIND: ClassVar[str]
-    """What they are called, in words and in the store."""
+    """Their name, in words and in the store."""
     FOLDER: ClassVar[str]
     """Where they are in the tree."""
     CHANGED: ClassVar[type[QueueChanged] | type[TopicChanged]]
@@ -110,8 +110,8 @@ class Registry(Part, Generic[Thing]):
     def _check_new(
         self, principal: Principal, actor: Process, name: str, mode: int, most: int
     ) -> Ownership:
-        """Whose a new one is. EINVAL, EEXIST, EACCES, ENOSPC (there are `most` already), EDQUOT
-        (the share of its maker)."""
+        """The ownership of a new one. EINVAL, EEXIST, EACCES, ENOSPC (there are `most` already),
+        EDQUOT (the share of its maker)."""
         path, what = f"{self.FOLDER}/{name}", f"make a {self.KIND}".encode()
         self._gate.policy.require(actor, Action.SEND, path, what=what)
         if not NAME.fullmatch(name) or name in (".", ".."):
@@ -171,7 +171,7 @@ class Registry(Part, Generic[Thing]):
         self.changed = change_time(self._clock.now(), self.changed)
 
     def agent_removed(self, name: str) -> None:
-        """What it owned is init's."""
+        """The things that it owned are init's."""
         init = self._agents.get(INIT_NAME)
         for thing in self._by_name.values():
             if thing.ownership.owner == name:

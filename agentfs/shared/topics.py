@@ -1,8 +1,8 @@
-"""Topics: who subscribes gets every record that is published from then on, or from a number on.
+"""Topics: a subscriber gets every record that is published from then on, or from a number on.
 
-What was published is in the store before the call returns, and is kept there, the newest of each
-topic, within bounds: a reader is no more than a number, so a slow one costs nothing and delays
-nobody. In memory a topic is its owner, its numbers, and the sizes of its records.
+A record is in the store before the call that publishes it returns. The newest records of each topic
+are kept there, within bounds. A reader is no more than a number, so a slow one costs nothing and
+delays nobody. In memory a topic is its owner, its numbers, and the sizes of its records.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Topic:
         return f"topic {self.name}"
 
     def record(self) -> dict[str, Any]:
-        """What the store keeps of it, beside its records."""
+        """Its record in the store, beside what was published."""
         return self.ownership.record() | {"changed": self.changed}
 
     @classmethod
@@ -144,8 +144,8 @@ class Topics(Registry[Topic]):
         """Publish a record; its number. EACCES, ESTALE, EINVAL (empty), EMSGSIZE, ENOSPC (the audit
         is full, and the operator chose to stop then).
 
-        It is no event of the kernel: see `listen`. What is kept beyond the bounds
-        of the topic falls out, the oldest first.
+        It is no event of the kernel: see `listen`. Records beyond the bounds of the topic are
+        dropped, the oldest first.
         """
         with self._gate.enter(principal) as actor:
             self._admit(principal, actor, topic, data)

@@ -19,7 +19,7 @@ def _untold() -> None:
 def _run(words: list[str], **how: Any) -> int:
     cgroups._hierarchies = lambda: iter(())
     if "UNTOLD" in os.environ:
-        kin.Forks = _untold  # type: ignore[assignment,misc]
+        kin.Forks = _untold  # type: ignore[assignment,attr-defined,misc]
     return daemon.main(words, **how)
 
 

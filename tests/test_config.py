@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from agentfs.base.clock import ManualClock
 from agentfs.base.errors import KernelError
+from agentfs.mail.settings import MessageSettings
+from agentfs.process.settings import LimitSettings, ProcessSettings
 from agentfs.sections import SECTIONS
 from agentfs.store.defaults import with_defaults, without_defaults
 from agentfs.store.event_log import EventLog
@@ -50,8 +52,9 @@ def test_numbers_and_durations_are_read() -> None:
     config = Config.parse(
         "messages: {max_waiting: 5, claim_timeout: 2h}\nprocesses:\n  log_size: 4096"
     )
-    assert (config.messages.max_waiting, config.messages.claim_timeout) == (5, 7200.0)
-    assert config.processes.log_size == 4096
+    messages = config.of(MessageSettings)
+    assert (messages.max_waiting, messages.claim_timeout) == (5, 7200.0)
+    assert config.of(ProcessSettings).log_size == 4096
 
 
 @pytest.mark.parametrize(
@@ -114,10 +117,10 @@ def test_a_valid_write_is_in_effect_at_once_and_after_a_restart(store: Store) ->
     settings = Settings(store, events, SECTIONS)
     assert settings.text == Config().text()
     seen: list[int] = []
-    events.listen(lambda record: seen.append(settings.now.messages.max_waiting))
+    events.listen(lambda record: seen.append(settings.of(MessageSettings).max_waiting))
     text = "messages: {max_waiting: 5}  # few\n"
     settings.replace(text)
-    assert (settings.text, settings.now.messages.max_waiting) == (text, 5)
+    assert (settings.text, settings.of(MessageSettings).max_waiting) == (text, 5)
     assert seen == [5], "who is told of the change sees it"
     [record] = events.since(1)
     assert record.event == ConfigChanged("/etc/agentfs.yaml")
@@ -191,5 +194,5 @@ def test_what_is_shown_may_be_uncommented() -> None:
     said = Config.parse(plain)
     assert said == Config.parse("messages: {max_waiting: 5}")
     assert said.model_fields_set == set(Config.model_fields)
-    assert said.limits.model_fields_set == set(said.limits.model_dump())
+    assert said.of(LimitSettings).model_fields_set == set(LimitSettings.model_fields)
     assert without_defaults(plain) == plain  # it is the person's now

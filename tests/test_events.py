@@ -4,6 +4,7 @@ import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -198,7 +199,7 @@ ABOUT_NOBODY = {
 }
 
 
-@pytest.mark.parametrize("kind", sorted(every_kind(), key=lambda kind: kind.type))
+@pytest.mark.parametrize("kind", sorted(every_kind(), key=attrgetter("type")))
 def test_every_event_names_agent_and_pid_under_the_same_keys(
     log: EventLog, kind: type[Event]
 ) -> None:

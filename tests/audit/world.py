@@ -6,6 +6,7 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from agentfs.audit.settings import AuditSettings
 from agentfs.audit.verify import verify
@@ -52,7 +53,7 @@ class System:
                 with self.gate.enter(by):
                     self.events.emit(AgentDefined(name))
 
-    def records(self) -> list[dict[str, object]]:
+    def records(self) -> list[dict[str, Any]]:
         with closing(sqlite3.connect(self.path)) as connection:
             rows = connection.execute("SELECT record FROM audit ORDER BY seq").fetchall()
         return [json.loads(row[0]) for row in rows]

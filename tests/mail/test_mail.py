@@ -6,9 +6,10 @@ import random
 import pytest
 
 from agentfs.base.errors import KernelError
-from agentfs.mail.events import MessageClaimed, MessageGivenUp
+from agentfs.mail.events import MessageClaimed, MessageExpired, MessageGivenUp
 from agentfs.mail.message import Draft, Priority
 from agentfs.mail.overheard import KEPT, KEPT_BYTES
+from agentfs.mail.settings import MessageSettings
 from agentfs.model.principal import Kind, Principal
 from agentfs.model.process import Process, Role, State
 from agentfs.process.events import StateChanged
@@ -119,7 +120,7 @@ def test_an_agent_whose_process_ended_may_do_nothing(world: World, bob: Process)
 
 
 def test_the_default_limits_are_those_of_the_design(world: World) -> None:
-    limits = world.settings.now.messages
+    limits = world.settings.of(MessageSettings)
     assert (limits.max_size, limits.max_waiting, limits.max_delivery_attempts) == (
         1024 * 1024,
         10_000,
@@ -639,7 +640,7 @@ def test_the_maid_returns_forgotten_claims(world: World, bob: Process) -> None:
     world.mail.receiving.claim_next(OPERATOR, "ghost")
     assert world.recv("bob") == "held for long"
     assert world.release_stale() == 0
-    world.clock.advance(world.settings.now.messages.claim_timeout)
+    world.clock.advance(world.settings.of(MessageSettings).claim_timeout)
     assert world.release_stale() == 1
     assert world.waiting("ghost") == ["nobody's"]
     assert len(world.mail.mailbox("bob").cur) == 1, "its process lives: it takes the time it takes"
@@ -816,4 +817,4 @@ def test_what_expired_while_it_was_in_doubt_is_over_with_the_next_message(world:
     assert world.recv("ghost") == "next"
     box = world.mail.mailbox("ghost")
     assert [world.body(message) for message in box.cur.values()] == ["next"]
-    assert [event.id for event in world.seen if event.type == "message_expired"] == [first.id]
+    assert [event.id for event in world.seen if isinstance(event, MessageExpired)] == [first.id]

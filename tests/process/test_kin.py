@@ -16,7 +16,7 @@ import trio
 from agentfs.machine import kin as module
 from agentfs.machine.forks import Forks, LostForksError
 from agentfs.machine.kin import Kin
-from agentfs.machine.proc import parent_of
+from agentfs.machine.proc import UNTOLD, parent_of
 from tests.tree import eventually
 
 Fork = tuple[int, int, int]
@@ -260,7 +260,7 @@ async def test_one_that_is_in_execve_is_known_all_the_same(
 ) -> None:
     """Before Linux 6.13 it has no mark for that moment."""
     kin = Kin()
-    monkeypatch.setattr(module, "parent_of", lambda ospid: (1, module.UNTOLD))
+    monkeypatch.setattr(module, "parent_of", lambda ospid: (1, UNTOLD))
     kin.saw(child, [child])
     assert kin.of(child) == [child]
     monkeypatch.undo()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from agentfs.mail.settings import MessageSettings
 from agentfs.providers.etc import EtcDirectory
 from agentfs.store.defaults import without_defaults
 from agentfs.vfs.changes import Modified
@@ -15,7 +16,7 @@ NEW = "messages:\n  max_waiting: 7\n"
 
 
 def limit(world: World) -> int:
-    return world.kernel.settings.now.messages.max_waiting
+    return world.kernel.settings.of(MessageSettings).max_waiting
 
 
 def scratch(world: World) -> list[str]:

@@ -7,6 +7,7 @@ import stat as st
 
 import pytest
 
+from agentfs.mail.settings import MessageSettings
 from agentfs.providers.mail import OutboxDirectory
 from agentfs.providers.maildir import MAX_DRAFTS
 from agentfs.vfs.changes import Created, Moved, Removed
@@ -198,7 +199,7 @@ async def test_saving_into_cur_is_for_the_owner_and_claims(world: World) -> None
 
 async def test_drafts_are_bounded_in_number_and_size(world: World) -> None:
     alice = world.as_agent("alice")
-    limit = world.kernel.settings.now.messages.max_size
+    limit = world.kernel.settings.of(MessageSettings).max_size
     for number in range(MAX_DRAFTS):
         handle = world.create(f"{TMP}/{number}", alice)
         handle.release()
@@ -265,7 +266,7 @@ async def test_outbox_lists_who_may_be_written_to_and_sends_one_message(world: W
 async def test_what_is_too_large_or_malformed_is_refused_and_nothing_is_sent(
     world: World,
 ) -> None:
-    limit = world.kernel.settings.now.messages.max_size
+    limit = world.kernel.settings.of(MessageSettings).max_size
     handle = world.open("/agents/alice/outbox/bob", os.O_WRONLY, world.as_agent("alice"))
     await handle.write(0, b"what fits")
     with refused("EMSGSIZE"):

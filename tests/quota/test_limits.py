@@ -17,6 +17,7 @@ from agentfs.mail.readers import Reader
 from agentfs.model.process import Process
 from agentfs.process.ceilings import NAMES
 from agentfs.process.events import ResourceExceeded
+from agentfs.process.settings import ProcessSettings
 from agentfs.quota.events import LimitChanged, ResourceWarning, TaskTimedOut
 from agentfs.quota.meter import LimitError
 from agentfs.store.part import Part
@@ -333,7 +334,7 @@ def test_l_4_what_follows_is_on_limit(world: World, on_limit: str, lives: bool) 
     process = world.child("a", limits={"max_llm_calls": 0}, on_limit=on_limit)
     with refused(errno.EDQUOT, "max_llm_calls"):
         world.llm(process, 10)
-    world.later(world.settings.now.processes.grace_period)
+    world.later(world.settings.of(ProcessSettings).grace_period)
     assert process.state.alive is lives
 
 

@@ -24,6 +24,7 @@ from agentfs.check import check
 from agentfs.model.principal import Kind, Principal
 from agentfs.model.process import Role
 from agentfs.shared.artifact import Artifact, Space
+from agentfs.shared.settings import ArtifactSettings
 from tests.providers.world import refused
 from tests.world import GID, OPERATOR, UID, World
 
@@ -460,7 +461,7 @@ def test_more_than_the_largest_size_is_refused_and_leaves_the_old(world: Shared)
 
 
 def test_64_mib_are_accepted_without_a_word_in_the_configuration(world: Shared) -> None:
-    assert world.settings.now.artifacts.max_size >= 64 * 1024 * 1024
+    assert world.settings.of(ArtifactSettings).max_size >= 64 * 1024 * 1024
 
 
 def test_one_artifact_too_many_is_refused(world: Shared) -> None:

@@ -17,7 +17,7 @@ from agentfs.store.events import ConfigChanged
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Modified
 from agentfs.vfs.declare import control, directory, value
-from agentfs.vfs.files import Owner, Value
+from agentfs.vfs.files import Basics, Owner, Value
 from agentfs.vfs.node import Directory, Node
 from agentfs.vfs.on import When, on
 from agentfs.vfs.table import DirectoryOf, Table
@@ -160,7 +160,7 @@ class _Profiles(DirectoryOf):
         def render() -> bytes:
             return _lines(policy.role_capabilities(role).lines).encode()
 
-        return Value((self.key, role.value), 0o444, self.owner, None, render)
+        return Value(Basics(self.key_of(role.value), 0o444, self.owner), render)
 
     def lookup(self, name: str) -> Node:
         if name not in [role.value for role in Role]:

@@ -16,7 +16,7 @@ from agentfs.store.events import ConfigChanged, DocumentRefused
 from agentfs.store.live_document import LiveDocument
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import file
-from agentfs.vfs.files import Document
+from agentfs.vfs.files import Basics, Document
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Node, Time
 from agentfs.vfs.on import When
@@ -114,10 +114,12 @@ class EtcDirectory(Replacing, SystemTable):
             self._write(document, content, caller)
 
         return Document(
-            self.key_of(document.name),
-            0o644,
-            lambda: self.owned(self._time(document.path)),
-            self.guard,
+            Basics(
+                self.key_of(document.name),
+                0o644,
+                lambda: self.owned(self._time(document.path)),
+                self.guard,
+            ),
             lambda: document.shown.encode(),
             write,
             self.kernel.store.sync,

@@ -13,7 +13,7 @@ from agentfs.quota.group_table import Group
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Removed
 from agentfs.vfs.declare import file, live, value
-from agentfs.vfs.files import Live
+from agentfs.vfs.files import Basics, Live
 from agentfs.vfs.handles import MAX_CONTROL, Whole, as_text
 from agentfs.vfs.node import Handle, Node, Time, is_writing
 from agentfs.vfs.on import When, on
@@ -34,9 +34,8 @@ class Members(Live):
     """Which processes are in a group; a pid that is written is moved there."""
 
     def __init__(self, folder: _GroupsDirectory) -> None:
-        super().__init__(
-            (folder.key, "cgroup.procs"), 0o666, folder.owner, folder.guard, folder.list_members
-        )
+        key = folder.key_of("cgroup.procs")
+        super().__init__(Basics(key, 0o666, folder.owner, folder.guard), folder.list_members)
         self._move = folder.move
 
     def open(self, flags: int, caller: Caller) -> Handle:

@@ -15,7 +15,7 @@ from agentfs.quota.events import LimitChanged
 from agentfs.quota.limits import shown
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import file, live
-from agentfs.vfs.files import Owner, Value
+from agentfs.vfs.files import Basics, Owner, Value
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Node
 from agentfs.vfs.on import Cause, When
@@ -58,8 +58,8 @@ def _limit(name: str, example: str, doc: str, *also: Cause) -> Callable[..., Any
             text = as_text(data).strip()
             process.kernel.limits.set(caller.principal, process.pid, name, text)
 
-        key, guard = directory.key_of(name), directory.guard
-        return Value(key, 0o644, directory.owner, guard, render, apply)
+        basics = Basics(directory.key_of(name), 0o644, directory.owner, directory.guard)
+        return Value(basics, render, apply)
 
     node.__doc__ = doc
     causes = (When(LimitChanged, limit=name), *also)

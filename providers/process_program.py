@@ -16,7 +16,7 @@ from agentfs.vfs.declare import (
     live,
     value,
 )
-from agentfs.vfs.files import Live
+from agentfs.vfs.files import Basics, Live
 from agentfs.vfs.node import Node
 from agentfs.vfs.table import AddedRows, Entry
 
@@ -58,7 +58,7 @@ class ProgramRows(AddedRows):
         """The environment its program was started with: `NAME=text`, each ended by a NUL; empty
         without a program."""
         key = self._process.key_of("environ")
-        return Live(key, 0o400, self.owner, self._secret_guard, late=self._environ)
+        return Live(Basics(key, 0o400, self.owner, self._secret_guard), late=self._environ)
 
     def _secret_guard(self, caller: Caller) -> None:
         self.private_guard(caller)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 from agentfs.base.errors import KernelError
 from agentfs.providers.queue_folders import QueueRoom
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.files import Stream
+from agentfs.vfs.files import Basics, Stream
 from agentfs.vfs.handles import WHOLE_WRITE
 from agentfs.vfs.node import Handle, StreamHandle, is_writing
 
@@ -24,7 +24,7 @@ class SendFile(Stream):
 
     def __init__(self, room: QueueRoom, key: Hashable, mode: int) -> None:
         super().__init__(
-            key, mode, room.owner, None, lambda caller: Sending(room, caller), apart=True
+            Basics(key, mode, room.owner), lambda caller: Sending(room, caller), apart=True
         )
         self._room = room
 

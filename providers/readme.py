@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Kind
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.files import Live, Owned
+from agentfs.vfs.files import Basics, Live, Owner
 from agentfs.vfs.handles import Snapshot
 from agentfs.vfs.node import Handle, is_writing
 
@@ -52,8 +53,8 @@ to everybody. The agent that started you, or the operator, can start you again.
 class Readme(Live):
     """Says to each reader who that is, so it is rendered at the open and never cached."""
 
-    def __init__(self, kernel: Kernel, owner: Owned) -> None:
-        super().__init__(("readme",), 0o444, owner, None)
+    def __init__(self, kernel: Kernel, owner: Callable[[], Owner]) -> None:
+        super().__init__(Basics(("readme",), 0o444, owner))
         self._kernel = kernel
 
     def open(self, flags: int, caller: Caller) -> Handle:

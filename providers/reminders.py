@@ -21,7 +21,7 @@ from agentfs.reminders.settings import ReminderSettings
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.declare import live, transaction, value
-from agentfs.vfs.files import Owner, Value, fields
+from agentfs.vfs.files import Basics, Owner, Value, fields
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Handle, Node
 from agentfs.vfs.on import When, on
@@ -159,9 +159,8 @@ class ReminderFile(Value):
     def __init__(
         self, folder: RemindersDirectory, reminder: Reminder, *, announced: bool = False
     ) -> None:
-        super().__init__(
-            folder.key_of(reminder.id), 0o400, self._owner_now, folder.private_guard, self._text
-        )
+        key = folder.key_of(reminder.id)
+        super().__init__(Basics(key, 0o400, self._owner_now, folder.private_guard), self._text)
         self._folder = folder
         self._reminder = reminder
         self._kept = self._owner_now() if announced else None

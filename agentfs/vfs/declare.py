@@ -16,7 +16,7 @@ from inspect import iscoroutinefunction
 from typing import Any
 
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.files import Control, Document, Live, Owner, Stream, Transaction, Value
+from agentfs.vfs.files import Basics, Control, Document, Live, Owner, Stream, Transaction, Value
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Link, Node, Stat
 from agentfs.vfs.on import Cause
@@ -111,7 +111,7 @@ def value(
                 await setter(as_text(data).strip(), caller)
 
         guard = getattr(table, check) if check else _guard(table, entry)
-        return Value(key, mode, table.owner, guard, _render(table, method), apply)
+        return Value(Basics(key, mode, table.owner, guard), _render(table, method), apply)
 
     return _declare(
         "Value", name, mode, build, on=on, private=private, example=example, errors=errors
@@ -125,10 +125,10 @@ def live(
     bytes."""
 
     def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
-        guard = _guard(table, entry)
+        basics = Basics(key, mode, table.owner, _guard(table, entry))
         if iscoroutinefunction(method):
-            return Live(key, mode, table.owner, guard, late=lambda: method(table))
-        return Live(key, mode, table.owner, guard, _render(table, method))
+            return Live(basics, late=lambda: method(table))
+        return Live(basics, _render(table, method))
 
     return _declare("Live", name, mode, build, private=private, example=example)
 
@@ -152,10 +152,9 @@ def document(
 
     def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
         return Document(
-            key,
-            mode,
-            table.owner,
-            getattr(table, guard) if guard else _guard(table, entry),
+            Basics(
+                key, mode, table.owner, getattr(table, guard) if guard else _guard(table, entry)
+            ),
             _render(table, method),
             getattr(table, write),
             getattr(table, sync) if sync else None,
@@ -181,7 +180,7 @@ def control(
         async def run(command: str, caller: Caller) -> None:
             await method(table, command, caller)
 
-        return Control(key, mode, table.owner, _guard(table, entry), run=run)
+        return Control(Basics(key, mode, table.owner, _guard(table, entry)), run=run)
 
     return _declare("Control", name, mode, build, private=private, example=example, errors=errors)
 
@@ -204,10 +203,7 @@ def message(
             await method(table, content, caller)
 
         return Control(
-            key,
-            mode,
-            table.owner,
-            _guard(table, entry),
+            Basics(key, mode, table.owner, _guard(table, entry)),
             whole=take,
             limit=getattr(table, limit),
             sync=getattr(table, sync) if sync else None,
@@ -233,10 +229,10 @@ def transaction(
             reply = await method(table, request, caller)
             return reply if isinstance(reply, bytes) else str(reply).encode()
 
-        guard = _guard(table, entry)
+        basics = Basics(key, mode, table.owner, _guard(table, entry))
         if limit:
-            return Transaction(key, mode, table.owner, guard, serve, getattr(table, limit))
-        return Transaction(key, mode, table.owner, guard, serve)
+            return Transaction(basics, serve, getattr(table, limit))
+        return Transaction(basics, serve)
 
     return _declare(
         "Transaction", name, mode, build, private=private, example=example, errors=errors
@@ -262,10 +258,7 @@ def stream(
 
     def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
         made = Stream(
-            key,
-            mode,
-            table.owner,
-            _guard(table, entry),
+            Basics(key, mode, table.owner, _guard(table, entry)),
             lambda caller: method(table, caller),
             apart=apart,
             commands=commands,

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import replace
+from typing import NamedTuple
 
 from agentfs.base.errors import KernelError
 from agentfs.base.text import one_line
@@ -24,6 +25,7 @@ from agentfs.vfs.handles import (
 from agentfs.vfs.node import Attributes, File, Handle, Stat, StreamHandle, Time, is_writing, regular
 
 __all__ = [
+    "Basics",
     "Control",
     "Document",
     "Live",
@@ -35,7 +37,6 @@ __all__ = [
 ]
 
 Guard = Callable[[Caller], None]
-Owned = Callable[[], "Owner"]
 
 
 class Owner:
@@ -62,18 +63,25 @@ MOMENT = 1.0
 """Seconds for which what was rendered for a look-up is what the open after it finds."""
 
 
-class _DeclaredFile(File):
-    """What all kinds have in common: key, mode, owner and a guard."""
+class Basics(NamedTuple):
+    """What all kinds have in common. `owner` is asked each time, because the mount keeps a node for
+    as long as its inode lives; `guard` is asked whenever it is used."""
 
-    def __init__(self, key: Hashable, mode: int, owner: Owned, guard: Guard | None) -> None:
-        self.key = key
-        self.mode = mode
-        self._owned = owner
-        self._guard = guard
+    key: Hashable
+    mode: int
+    owner: Callable[[], Owner]
+    guard: Guard | None = None
+
+
+class _DeclaredFile(File):
+    """A file that a provider declares."""
+
+    def __init__(self, basics: Basics) -> None:
+        self.key, self.mode, self._owned, self._guard = basics
 
     @property
     def owner(self) -> Owner:
-        """Asked anew each time: the mount keeps a node for as long as its inode lives."""
+        """Whose it is now."""
         return self._owned()
 
     def content(self) -> bytes | None:
@@ -104,14 +112,11 @@ class Value(_DeclaredFile):
 
     def __init__(
         self,
-        key: Hashable,
-        mode: int,
-        owner: Owned,
-        guard: Guard | None,
+        basics: Basics,
         render: Callable[[], bytes],
         apply: Callable[[bytes, Caller], Awaitable[None]] | None = None,
     ) -> None:
-        super().__init__(key, mode, owner, guard)
+        super().__init__(basics)
         self._render = render
         self._apply = apply
 
@@ -140,14 +145,11 @@ class Live(_DeclaredFile):
 
     def __init__(
         self,
-        key: Hashable,
-        mode: int,
-        owner: Owned,
-        guard: Guard | None,
+        basics: Basics,
         render: Callable[[], bytes] | None = None,
         late: Callable[[], Awaitable[bytes]] | None = None,
     ) -> None:
-        super().__init__(key, mode, owner, guard)
+        super().__init__(basics)
         self._render = render
         self._late = late
         self._rendered: tuple[bytes, float] = (b"", 0.0)
@@ -183,16 +185,13 @@ class Control(_DeclaredFile):
 
     def __init__(
         self,
-        key: Hashable,
-        mode: int,
-        owner: Owned,
-        guard: Guard | None,
+        basics: Basics,
         run: Callable[[str, Caller], Awaitable[None]] | None = None,
         whole: Callable[[bytes, Caller], Awaitable[None]] | None = None,
         limit: Callable[[], int] = lambda: MAX_CONTROL,
         sync: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        super().__init__(key, mode, owner, guard)
+        super().__init__(basics)
         self._run = run
         self._whole = whole
         self._limit = limit
@@ -221,14 +220,11 @@ class Transaction(_DeclaredFile):
 
     def __init__(
         self,
-        key: Hashable,
-        mode: int,
-        owner: Owned,
-        guard: Guard | None,
+        basics: Basics,
         serve: Callable[[bytes, Caller], Awaitable[bytes]],
         limit: Callable[[], int] = lambda: MAX_CONTROL,
     ) -> None:
-        super().__init__(key, mode, owner, guard)
+        super().__init__(basics)
         self._serve = serve
         self._limit = limit
 
@@ -245,16 +241,13 @@ class Stream(_DeclaredFile):
 
     def __init__(
         self,
-        key: Hashable,
-        mode: int,
-        owner: Owned,
-        guard: Guard | None,
+        basics: Basics,
         open_stream: Callable[[Caller], StreamHandle],
         *,
         apart: bool = False,
         commands: bool = False,
     ) -> None:
-        super().__init__(key, mode, owner, guard)
+        super().__init__(basics)
         self._open = open_stream
         self._commands = commands
         if apart:
@@ -283,16 +276,13 @@ class Document(_DeclaredFile):
 
     def __init__(
         self,
-        key: Hashable,
-        mode: int,
-        owner: Owned,
-        guard: Guard | None,
+        basics: Basics,
         render: Callable[[], bytes],
         apply: Callable[[bytes, Caller], Awaitable[None]],
         sync: Callable[[], Awaitable[None]] | None = None,
         check: Guard | None = None,
     ) -> None:
-        super().__init__(key, mode, owner, guard)
+        super().__init__(basics)
         self._render = render
         self._apply = apply
         self._sync = sync

@@ -23,7 +23,7 @@ from agentfs.store.store import Store
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change
 from agentfs.vfs.declare import control, document, stream, value
-from agentfs.vfs.files import Owner, Value
+from agentfs.vfs.files import Basics, Owner, Value
 from agentfs.vfs.namespace import Namespace
 from agentfs.vfs.node import Node, StreamHandle
 from agentfs.vfs.table import DirectoryOf, Table
@@ -108,7 +108,7 @@ class Letters(DirectoryOf):
 
     def letter(self, who: str) -> Node:
         """The same file, whatever name it has."""
-        return Value(("letter", who), 0o600, self.owner, None, lambda: f"from {who}\n".encode())
+        return Value(Basics(("letter", who), 0o600, self.owner), lambda: f"from {who}\n".encode())
 
 
 class SmallTree(Table):
@@ -180,7 +180,7 @@ class SmallTree(Table):
         raise KernelError(1, f"no {command}")
 
     def item(self, name: str) -> Node:
-        return Value(("item", name), 0o600, self.owner, None, lambda: f"{name}\n".encode())
+        return Value(Basics(("item", name), 0o600, self.owner), lambda: f"{name}\n".encode())
 
     def find(self, name: str) -> Node | None:
         if name.startswith("letters"):

@@ -172,7 +172,7 @@ def _identity() -> Finding:
     groups = ControlGroups(f"doctor-{secrets.token_hex(4)}")
     if groups.available:
         groups.close()
-        return Finding("ok", "identity", "by control group: no program can leave its agent's")
+        return Finding("ok", "identity", "by control group: no program can leave that of its agent")
     return Finding(
         "note",
         "identity",
@@ -239,7 +239,7 @@ def _confinement() -> Iterator[Finding]:
     by = {
         "network": "seccomp refuses sockets that are not local, Landlock TCP",
         "write": "Landlock, and seccomp for owners, modes, times and attributes",
-        "exec": "seccomp lets one exec pass",
+        "exec": "seccomp lets one exec pass, that of the program itself",
         "read": "Landlock: its program, libraries, the tree and what its definition names (read)",
     }
     here = mechanisms()
@@ -257,7 +257,7 @@ def _confinement() -> Iterator[Finding]:
             "note", "confined signals", f"{words} abstract sockets; needs {here.lacks_signals}"
         )
     else:
-        words = "Landlock's scopes: a confined program signals and connects to its own only"
+        words = "Landlock: a confined program signals and connects to its own programs only"
         yield Finding("ok", "confined signals", words)
 
 

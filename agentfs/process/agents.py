@@ -28,7 +28,7 @@ from agentfs.rights.policy import Action, across_users
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
 from agentfs.store.records import Records
-from agentfs.store.store import Store
+from agentfs.store.store import AGENTS
 
 __all__ = ["Agents"]
 
@@ -36,22 +36,6 @@ log = logging.getLogger(__name__)
 
 LAST_ID = "last_agent"
 """The meta value with the highest number that an agent has had."""
-
-
-class _Agents(Records[str, Agent]):
-    """All by name. The store has a place of their own for them."""
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(store, "agent", lambda name, record: (name, Agent(**record)), Agent.record)
-
-    def _save(self, key: str, item: Agent) -> None:
-        self._store.put_agent(key, item.record())
-
-    def _erase(self, key: str) -> None:
-        self._store.delete_agent(key)
-
-    def _stored(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        return ((record["name"], record) for record in self._store.agents())
 
 
 class Agents(Part):
@@ -71,7 +55,9 @@ class Agents(Part):
         self._withdrawn: list[Callable[[str], object]] = []
         for folder in (self._homes, self._logs, self._trash):
             folder.mkdir(parents=True, exist_ok=True)
-        self._by_name = _Agents(self._store)
+        self._by_name: Records[str, Agent] = Records(
+            self._store, AGENTS, lambda name, record: (name, Agent(**record)), Agent.record
+        )
         self._in_lower = self._by_name.index(lambda agent: agent.name.lower(), "name")
         self._by_name.load()
         self._number_old()

@@ -17,32 +17,12 @@ from agentfs.model.process import Process, Role, State, check_transition
 from agentfs.process.events import ChildrenChanged, ProcessReparented, StateChanged
 from agentfs.store.ground import Ground
 from agentfs.store.records import Records
-from agentfs.store.store import Store
+from agentfs.store.store import PROCESSES
 
 __all__ = ["ProcessTable"]
 
 WORKING = frozenset({State.IDLE, State.RUNNING})
 INDEXED = frozenset({"ppid", "name", "state", "ospid", "group"})
-
-
-class _Processes(Records[int, Process]):
-    """All by pid. The store has a place of their own for them."""
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(store, "process", _read, Process.record)
-
-    def _save(self, key: int, item: Process) -> None:
-        self._store.put_process(key, item.record())
-
-    def _erase(self, key: int) -> None:
-        self._store.delete_process(key)
-
-    def _stored(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        return ((str(record["pid"]), record) for record in self._store.processes())
-
-
-def _read(name: str, record: dict[str, Any]) -> tuple[int, Process]:
-    return int(name), Process.from_record(record)
 
 
 class ProcessTable:
@@ -52,7 +32,7 @@ class ProcessTable:
         self._store = ground.store
         self._events = ground.events
         self._clock = ground.clock
-        self._by_pid = _Processes(ground.store)
+        self._by_pid = Records(ground.store, PROCESSES, _read, Process.record)
         self._by_pid.follow(self._index, self._unindex, INDEXED)
         self._children: dict[int, dict[int, None]] = {}
         self._live_children: dict[int, int] = {}
@@ -255,3 +235,7 @@ class ProcessTable:
             self._members.pop(process.group, None)
         if process.ospid is not None and self._programs.get(process.ospid) == pid:
             del self._programs[process.ospid]
+
+
+def _read(pid: str, record: dict[str, Any]) -> tuple[int, Process]:
+    return int(pid), Process.from_record(record)

@@ -76,7 +76,7 @@ class Records(Mapping[K, T]):
         """Read everything from the store, instead of what is in memory."""
         for key in tuple(self._items):
             self._exchange(key, None)
-        for name, record in self._stored():
+        for name, record in self._store.records(self._kind):
             key, item = self._read(name, record)
             self._exchange(key, item)
 
@@ -152,7 +152,7 @@ class Records(Mapping[K, T]):
         if item is not None:
             with self._store.transaction():
                 self._place(key, None)
-                self._erase(key)
+                self._store.delete_record(self._kind, self._name(key))
         return item
 
     def change(self, key: K, **fields: Any) -> None:
@@ -183,12 +183,6 @@ class Records(Mapping[K, T]):
 
     def _save(self, key: K, item: T) -> None:
         self._store.put_record(self._kind, self._name(key), self._write(item))
-
-    def _erase(self, key: K) -> None:
-        self._store.delete_record(self._kind, self._name(key))
-
-    def _stored(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        return self._store.records(self._kind)
 
     def _place(self, key: K, item: T | None) -> None:
         before = self._items.get(key)

@@ -315,26 +315,6 @@ class Store:
         else:
             self.write(own.delete, (key,))
 
-    # -- agents and processes, in other words -----------------------------------------------------
-
-    def agents(self) -> Iterator[dict[str, Any]]:
-        return (record for _, record in self.records(AGENTS))
-
-    def put_agent(self, name: str, record: dict[str, Any]) -> None:
-        self.put_record(AGENTS, name, record)
-
-    def delete_agent(self, name: str) -> None:
-        self.delete_record(AGENTS, name)
-
-    def processes(self) -> Iterator[dict[str, Any]]:
-        return (record for _, record in self.records(PROCESSES))
-
-    def put_process(self, pid: int, record: dict[str, Any]) -> None:
-        self.put_record(PROCESSES, str(pid), record)
-
-    def delete_process(self, pid: int) -> None:
-        self.delete_record(PROCESSES, str(pid))
-
     # -- publications: what topics keep ----------------------------------------------------------
 
     def publications(self) -> Iterator[tuple[str, int, dict[str, Any], int]]:

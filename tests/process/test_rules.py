@@ -15,6 +15,7 @@ from agentfs.model.spec import ProcessSpec
 from agentfs.process import rules
 from agentfs.process.ceilings import Ceilings
 from agentfs.rights.policy import Policy
+from agentfs.store.store import AGENTS, PROCESSES
 from tests.process.world import OPERATOR, System, as_agent
 
 OTHER = "daemon" if pwd.getpwuid(os.geteuid()).pw_name == "nobody" else "nobody"
@@ -26,8 +27,8 @@ def everything(system: System) -> list[Any]:
     return [
         [p.record() | {"changed": 0} for p in system.table],
         [system.agents.get(name).record() | {"changed": 0} for name in system.agents],
-        [record | {"changed": 0} for record in system.store.processes()],
-        [record | {"changed": 0} for record in system.store.agents()],
+        [record | {"changed": 0} for _, record in system.store.records(PROCESSES)],
+        [record | {"changed": 0} for _, record in system.store.records(AGENTS)],
         sorted(os.listdir(system.state_dir / "agents")),
         sorted(os.listdir(system.state_dir / "logs")),
         system.programs.groups.pids() if system.programs.groups.available else [],

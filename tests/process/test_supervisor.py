@@ -37,6 +37,7 @@ from agentfs.sections import SECTIONS
 from agentfs.store.events import HealthChecked
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
+from agentfs.store.store import PROCESSES
 from tests.process.world import (
     ENDED,
     OPERATOR,
@@ -422,11 +423,11 @@ async def test_an_end_that_cannot_be_stored_is_taken_up_by_the_maid(
 ) -> None:
     process = await system.shell("bob", "exec sleep 1000", restart="never")
 
-    def full(pid: int, record: dict[str, Any]) -> None:
+    def full(*_: object) -> None:
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(system.store, "put_process", full)
+        patched.setattr(system.store, "put_record", full)
         os.kill(process.ospid or 0, signal.SIGKILL)
         await system.all_reaped()
     assert process.state.alive
@@ -668,7 +669,7 @@ async def test_after_1000_spawns_and_exits_everything_is_back_at_its_start_size(
             **system.supervisor.sizes(),
             "descriptors": descriptors(),
             "groups": len(system.programs.groups.pids()) if system.programs.groups.available else 0,
-            "stored": len(list(system.store.processes())),
+            "stored": len(list(system.store.records(PROCESSES))),
         }
 
     await no_timers()

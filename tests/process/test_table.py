@@ -18,6 +18,7 @@ from agentfs.process.table import ProcessTable
 from agentfs.sections import SECTIONS
 from agentfs.store.event import Event
 from agentfs.store.ground import Ground
+from agentfs.store.store import PROCESSES
 
 
 class Table:
@@ -238,7 +239,7 @@ def test_a_change_that_is_rolled_back_never_happened(made: Table) -> None:
     assert made.table.sizes() == sizes
     assert made.table.children(root.pid) == [child]
     assert made.heard == []
-    assert [record | {"changed": 0} for record in made.store.processes()] == [
+    assert [record | {"changed": 0} for _, record in made.store.records(PROCESSES)] == [
         record | {"changed": 0} for record in before
     ]
 
@@ -311,7 +312,7 @@ def test_a_hundred_thousand_processes_cost_at_most_5_kb_each(made: Table) -> Non
     try:
         with made.store.transaction():
             # the store's own side is the disk's: what is asked for here is the table
-            made.store.put_process = lambda pid, record: None  # type: ignore[method-assign]
+            made.store.put_record = lambda *_: None  # type: ignore[method-assign]
             for _ in range(count):
                 made.add(root.pid)
         used, _ = tracemalloc.get_traced_memory()

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from agentfs.base.errors import KernelError
-from agentfs.store.store import RECENT, SHORT_CONTENT, Store
+from agentfs.store.store import AGENTS, PROCESSES, RECENT, SHORT_CONTENT, Store
 
 
 @pytest.fixture
@@ -33,21 +33,21 @@ def test_a_store_from_empty_to_reopened(tmp_path: Path) -> None:
     with store.transaction():
         assert store.in_transaction
         store.set_meta("x", "ü")
-        store.put_agent("bob", {"name": "bob"})
-        store.put_process(1, {"pid": 1})
-        store.put_process(2, {"pid": 2})
-        store.delete_process(2)
+        store.put_record(AGENTS, "bob", {"name": "bob"})
+        store.put_record(PROCESSES, "1", {"pid": 1})
+        store.put_record(PROCESSES, "2", {"pid": 2})
+        store.delete_record(PROCESSES, "2")
     put(store, 1)
     assert store.commits == 2
     store.close()
     again = Store(tmp_path / "store.db")
     assert again.meta("x") == "ü"
-    assert list(again.agents()) == [{"name": "bob"}]
-    assert list(again.processes()) == [{"pid": 1}]
+    assert list(again.records(AGENTS)) == [("bob", {"name": "bob"})]
+    assert list(again.records(PROCESSES)) == [("1", {"pid": 1})]
     assert list(again.messages()) == [(1, "bob", "new", "1.alice", {"sender": "alice"}, 4)]
     with again.transaction():
-        again.delete_agent("bob")
-    assert list(again.agents()) == []
+        again.delete_record(AGENTS, "bob")
+    assert list(again.records(AGENTS)) == []
     again.close()
 
 

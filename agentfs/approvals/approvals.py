@@ -30,8 +30,7 @@ from agentfs.rights.gate import Gate
 from agentfs.store.event_log import Record
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.records import Records
-from agentfs.store.undo import keep_member
+from agentfs.store.records import Records, keep_member
 
 __all__ = ["Approvals"]
 

@@ -30,7 +30,7 @@ from agentfs.model.principal import Principal
 from agentfs.store.event import Event
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.undo import keep_fields
+from agentfs.store.records import keep_fields
 
 __all__ = ["Audit"]
 

@@ -25,7 +25,7 @@ from agentfs.quota.settings import AccountingSettings
 from agentfs.quota.uses import DAY, HOUR, NOBODY, TOTAL, VIEWS, Sums, UseRow, Uses
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.undo import keep_item
+from agentfs.store.records import keep_item
 
 __all__ = ["TOTAL", "VIEWS", "Accounting", "dollars"]
 

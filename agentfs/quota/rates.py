@@ -24,7 +24,7 @@ from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.undo import add_to
+from agentfs.store.records import add_to
 
 __all__ = ["KIND_OF", "Rates", "limit_name"]
 

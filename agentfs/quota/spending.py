@@ -20,8 +20,7 @@ from agentfs.quota.meter import MICROS, LimitError, Use
 from agentfs.quota.open_calls import OpenCalls
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.records import Records
-from agentfs.store.undo import add_to
+from agentfs.store.records import Records, add_to
 
 __all__ = ["KIND", "Spending", "Spent"]
 

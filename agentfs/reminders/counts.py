@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from agentfs.store.records import Records
+from agentfs.store.records import Records, keep_member
 from agentfs.store.store import Store
-from agentfs.store.undo import keep_member
 
 __all__ = ["KIND", "Delivered", "DeliveryCounts"]
 

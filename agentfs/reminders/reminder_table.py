@@ -18,8 +18,7 @@ from agentfs.base.due_heap import DueHeap
 from agentfs.mail.message import number_of
 from agentfs.reminders.schedule import Schedule
 from agentfs.store.ground import Ground
-from agentfs.store.records import Records
-from agentfs.store.undo import keep_fields
+from agentfs.store.records import Records, keep_fields
 
 __all__ = ["KIND", "Reminder", "ReminderTable"]
 

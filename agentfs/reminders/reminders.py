@@ -36,6 +36,7 @@ from agentfs.reminders.settings import ReminderSettings
 from agentfs.rights.gate import Gate
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
+from agentfs.store.records import take_from
 
 __all__ = ["Reminder", "Reminders"]
 
@@ -158,7 +159,7 @@ class Reminders(Part):
                 f"{count} reminders in one write, at most {limits.burst} can be set at once",
                 rule="reminders.burst",
             )
-        wait = self._buckets.take(agent, count, limits.burst, limits.per_minute)
+        wait = take_from(self._store, self._buckets, agent, count, limits.burst, limits.per_minute)
         if wait:
             raise KernelError(
                 errno.EAGAIN,
@@ -166,7 +167,6 @@ class Reminders(Part):
                 f" ({limits.burst} at once, then {limits.per_minute} a minute)",
                 rule="reminders.per_minute",
             )
-        self._store.on_rollback(lambda: self._buckets.give_back(agent, count))
 
     # -- delivery ----------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from agentfs.shared.events import TopicChanged, TopicCreated, TopicRemoved
 from agentfs.shared.registry import Registry
 from agentfs.shared.settings import TopicSettings
 from agentfs.store.ground import Ground
-from agentfs.store.undo import keep_fields
+from agentfs.store.records import keep_fields
 
 __all__ = ["Publication", "Topic", "Topics"]
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from agentfs.base.clock import Clock, rfc3339
 from agentfs.store.event import Event
+from agentfs.store.records import keep_fields
 from agentfs.store.store import LAST_EVENT, Store
-from agentfs.store.undo import keep_fields
 
 __all__ = ["EventLog", "Record"]
 

@@ -1,14 +1,26 @@
-"""Tables: the records of one kind, in memory by key and in the store at once."""
+"""Tables: the records of one kind, in memory by key and in the store at once; and other values in
+memory that are put back if the transaction under way fails."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping, ValuesView
+from collections.abc import (
+    Callable,
+    Collection,
+    ItemsView,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    MutableSet,
+    ValuesView,
+)
 from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
+from agentfs.base.buckets import TokenBuckets
+from agentfs.base.windows import Window
 from agentfs.store.store import Store
 
-__all__ = ["Index", "Records"]
+__all__ = ["Index", "Records", "add_to", "keep_fields", "keep_item", "keep_member", "take_from"]
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -218,3 +230,48 @@ class Records(Mapping[K, T]):
             setattr(item, field, value)
         for follower in concerned:
             follower.entered(key, item)
+
+
+# -- values beside tables: each is called before, or instead of, the change ----------------------
+
+
+def keep_fields(store: Store, thing: object, *fields: str) -> None:
+    """These fields of `thing` are about to change."""
+    before = [(field, getattr(thing, field)) for field in fields]
+
+    def undo() -> None:
+        for field, value in before:
+            setattr(thing, field, value)
+
+    store.on_rollback(undo)
+
+
+def keep_item(store: Store, table: MutableMapping[K, T], key: K) -> None:
+    """`table[key]` is about to change, to come or to go."""
+    if key in table:
+        before = table[key]
+        store.on_rollback(lambda: table.__setitem__(key, before))
+    else:
+        store.on_rollback(lambda: table.pop(key, None))
+
+
+def keep_member(store: Store, members: MutableSet[T], member: T) -> None:
+    """`member` is about to come or to go."""
+    undo = members.add if member in members else members.discard
+    store.on_rollback(lambda: undo(member))
+
+
+def add_to(store: Store, window: Window, now: float, amount: int) -> None:
+    """Count `amount` in `window`, which the transaction takes back if it fails."""
+    window.add(now, amount)
+    store.on_rollback(lambda: window.take_back(amount))
+
+
+def take_from(
+    store: Store, buckets: TokenBuckets, name: str, count: int, burst: int, per_minute: int
+) -> float:
+    """Take `count` tokens, as `TokenBuckets.take`; the transaction gives them back if it fails."""
+    wait = buckets.take(name, count, burst, per_minute)
+    if not wait:
+        store.on_rollback(lambda: buckets.give_back(name, count))
+    return wait

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agentfs.base.buckets import TokenBuckets
+from agentfs.base.clock import ManualClock
 from agentfs.base.errors import KernelError
-from agentfs.store.records import Index, Records
+from agentfs.base.windows import MINUTE, Window
+from agentfs.store.records import (
+    Index,
+    Records,
+    add_to,
+    keep_fields,
+    keep_item,
+    keep_member,
+    take_from,
+)
 from agentfs.store.store import AGENTS, PROCESSES, Store
-from agentfs.store.undo import keep_fields, keep_item, keep_member
 
 Key = tuple[int, str]
 
@@ -261,3 +272,16 @@ def test_values_beside_tables_are_put_back(store: Store) -> None:
     assert (thing.owner, thing.used) == ("alice", 0)
     assert table == {"old": 1, "gone": 2}
     assert members == {"old"}
+
+
+def test_what_a_transaction_counts_or_takes_goes_with_it(store: Store) -> None:
+    clock = ManualClock()
+    window, buckets = Window(MINUTE), TokenBuckets(clock)
+    for fails in (True, False):
+        with suppress(ZeroDivisionError), store.transaction():
+            add_to(store, window, clock.monotonic(), 3)
+            assert take_from(store, buckets, "alice", 2, 5, 60) == 0
+            assert take_from(store, buckets, "alice", 4, 5, 60) == pytest.approx(1)
+            assert 1 / (not fails) == 1
+        assert window.sum(clock.monotonic()) == (0 if fails else 3)
+        assert buckets.left("alice", 5, 60) == (5 if fails else 3)

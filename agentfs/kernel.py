@@ -8,7 +8,6 @@ import platform
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import trio
 
@@ -89,8 +88,9 @@ log = logging.getLogger(__name__)
 class Kernel:
     """One system: its state under `state_dir`, its tree at `mountpoint`.
 
-    Must be made inside a trio loop. Everything is a plain attribute; what may be changed is
-    changed through the system calls of `processes`, `agents`, `mail` and `settings`.
+    Must be made inside a trio loop. Services are made from the ground up, and the order in which
+    they are added to the parts is the order in which they are told of everything. They are plain
+    attributes; nothing is changed but through their system calls.
     """
 
     def __init__(
@@ -101,197 +101,119 @@ class Kernel:
         audit_key: Path | None = None,
     ) -> None:
         lay_out(state_dir)
-        lost = require_whole(state_dir / STORE)
-        if lost:
+        if lost := require_whole(state_dir / STORE):
             log.error("%s", lost)
-        self.state_dir = state_dir
-        self.mountpoint = mountpoint
+        self.state_dir, self.mountpoint = state_dir, mountpoint
         self.version = agentfs.__version__
         self.node = platform.node() or "localhost"
         self.owner = (os.geteuid(), os.getegid())
+        self.journal = Journal()
         self.watchdog = Watchdog(lambda hold: self.events.emit(LoopHeld.of(hold)))
         with taking_up(state_dir / STORE):
-            self.ground = Ground.open(state_dir, SECTIONS, clock)
-            self.store, self.events = self.ground.store, self.ground.events
-            self.clock, self.timers = self.ground.clock, self.ground.timers
-            self.settings = self.ground.settings
+            ground = self.ground = Ground.open(state_dir, SECTIONS, clock)
+            self.store, self.events, self.settings = ground.store, ground.events, ground.settings
+            self.clock, self.timers = ground.clock, ground.timers
             self.started = self.clock.now()
-            self._build_records(audit_key or state_dir / "audit.key")
-            self._build_permissions()
-            self._build_processes()
-            self._build_resources()
-            self._build_mail()
-            self._build_notices()
-            self._build_shared()
-            self._build_boundary()
-            self._tell()
+            self._build_rights(ground, audit_key or state_dir / "audit.key")
+            self._build_processes(ground)
+            self._build_quota(ground)
+            self._build_mail(ground)
+            self._build_boundary(ground)
 
-    def _build_records(self, audit_key: Path) -> None:
-        """What happens, what is kept of it, and the numbers that all go by."""
-        self.audit = Audit(self.ground, audit_key)
-        self.models = Models(self.ground)
-
-    def _build_permissions(self) -> None:
-        """Who calls, and what they may do."""
-        self.table = ProcessTable(self.ground)
-        self.policy = Policy(self.table.find, self.ground.parts)
+    def _build_rights(self, ground: Ground, audit_key: Path) -> None:
+        """Who calls, what they may do, and the record of what they did."""
+        add = ground.parts.add
+        self.audit = add(Audit(ground, audit_key))
+        self.instance = add(Instance(ground, self.mountpoint))
+        self.table = ProcessTable(ground)
+        self.policy = Policy(self.table.find, ground.parts)
         self.roles = LiveDocument(self.store, self.events, roles.FORM, self.policy.use_roles)
         self.acl = LiveDocument(self.store, self.events, acl.FORM, self.policy.use_acl)
-        self.gate = Gate(self.ground, self.policy, self.table.find)
+        self.models = Models(ground)
+        self.documents = (self.settings, self.roles, self.acl, self.models)
+        add(*self.documents)
+        self.gate = Gate(ground, self.policy, self.table.find)
         self.rules = PathRules(self.gate)
-        self.capabilities = Capabilities(self.ground, self.gate, self.table)
+        self.capabilities = Capabilities(ground, self.gate, self.table)
 
-    def _build_processes(self) -> None:
-        """Agents, and the programs that work for them."""
-        self.agents = Agents(self.ground, self.gate, self.table)
-        self._build_shares()
-        self.instance = Instance(self.ground, self.mountpoint)
-        self.lineages = Lineages(lambda ospid: self.table.by_ospid(ospid) is not None)
-        reapers = Reapers(self.state_dir / FOLDER)
-        self.ceilings = Ceilings(self.table, self.settings)
-        self.grants = ProgramGrants(self.policy, self.ceilings)
-        self.programs = Programs(self.mountpoint, self.instance.name, self.grants, reapers)
-        self.supervisor = Supervisor(
-            self.ground, self.table, self.agents, self.programs, works=(MessageClaimed,)
-        )
-        self.maid = Maid(self.ground, self.table, self.agents, self.programs, self.supervisor)
-        self.processes = Processes(
-            self.ground, self.gate, self.table, self.agents, self.programs, self.supervisor
-        )
-
-    def _build_shares(self) -> None:
-        """What all have together; what is not here is divided where it is."""
-        ground, agents = self.ground, self.agents
+    def _build_processes(self, ground: Ground) -> None:
+        """Agents, the programs that work for them, and what all have together."""
+        add, gate, table = ground.parts.add, self.gate, self.table
+        agents = self.agents = add(Agents(ground, gate, table))
         self.shares = Shares(ground, agents)
         self.disk = DiskShares(ground, self.shares, agents)
-        self.made = Made(ground, self.shares, agents)
+        self.made = add(Made(ground, self.shares, agents), self.shares, self.disk)
+        self.lineages = Lineages(lambda ospid: table.by_ospid(ospid) is not None)
+        self.ceilings = Ceilings(table, self.settings)
+        self.grants = ProgramGrants(self.policy, self.ceilings)
+        reapers = Reapers(self.state_dir / FOLDER)
+        programs = Programs(self.mountpoint, self.instance.name, self.grants, reapers)
+        self.programs = programs
+        self.supervisor = Supervisor(ground, table, agents, programs, works=(MessageClaimed,))
+        self.maid = add(Maid(ground, table, agents, programs, self.supervisor))
+        self.processes = Processes(ground, gate, table, agents, programs, self.supervisor)
+        self.consumption = add(Consumption(ground, table, programs, self.supervisor.signals))
+        add(LogKeeper(ground, table, programs, self.consumption.end))
+        self.history = add(History(ground, table))
 
-    def _build_resources(self) -> None:
+    def _build_quota(self, ground: Ground) -> None:
         """What work costs, and who may have how much of it."""
-        ground, gate, table = self.ground, self.gate, self.table
-        ceilings, open_calls = self.ceilings, OpenCalls(ground)
-        self.alerts = Alerts(ground)
-        self.budgets = Budgets(ground, gate, table, BudgetTable(ground), self.alerts, open_calls)
-        self.groups = Groups(ground, gate, table, GroupTable(ground), self.made)
-        self.spending = Spending(ground, ceilings, self.alerts, open_calls)
-        self.branches = Branches(ground, table, self.spending)
-        self.rates = Rates(ground, table, ceilings, self.groups.groups)
-        self.accounting = Accounting(ground, self.models, table, self.agents)
+        add, gate, table, ceilings = ground.parts.add, self.gate, self.table, self.ceilings
+        open_calls = OpenCalls(ground)
+        alerts = self.alerts = Alerts(ground)
+        self.budgets = add(Budgets(ground, gate, table, BudgetTable(ground), alerts, open_calls))
+        add(alerts)
+        self.groups = add(Groups(ground, gate, table, GroupTable(ground), self.made))
+        self.spending = Spending(ground, ceilings, alerts, open_calls)
+        self.branches = add(Branches(ground, table, self.spending))
+        add(self.spending)  # `branches` asks for its figures when a process has ended
+        self.rates = add(Rates(ground, table, ceilings, self.groups.groups))
+        self.limits = add(ProcessLimits(ground, gate, table, ceilings, self.programs))
+        self.accounting = add(Accounting(ground, self.models, table, self.agents))
         meters = Meters(self.models, self.budgets, (self.spending, self.groups), self.accounting)
-        enforcement = Enforcement(ground, gate, table, self.alerts, self.supervisor.signals)
-        self.calls = Calls(ground, gate, table, meters, open_calls, enforcement)
-        self.limits = ProcessLimits(ground, gate, table, ceilings, self.programs)
-        self.consumption = Consumption(
-            self.ground, self.table, self.programs, self.supervisor.signals
-        )
-        self.log_keeper = LogKeeper(self.ground, self.table, self.programs, self.consumption.end)
+        enforcement = Enforcement(ground, gate, table, alerts, self.supervisor.signals)
+        self.calls = add(Calls(ground, gate, table, meters, open_calls, enforcement))
 
-    def _build_mail(self) -> None:
-        """Mailboxes and what is told by mail."""
-        self.mail = Mail(self.ground, self.gate, self.table, self.agents, self.node)
-
-    def _build_notices(self) -> None:
-        """What is told by mail, and decided by those who are told."""
-        self.notices = Notices(self.mail)
-        self.approvals = Approvals(self.ground, self.gate, self.mail, self.made)
-        self.stalls = Stalls(self.ground, self.table, self.mail)
-        self.asks = Asks(self.ground, self.gate, self.mail, self.made)
-        self.escalations = Escalations(self.ground, self.gate, self.table, self.mail, self.asks)
-
-    def _build_shared(self) -> None:
-        """What agents share, and what they ask of the clock."""
-        ground, gate, table, agents = self.ground, self.gate, self.table, self.agents
-        self.queues = Queues(ground, gate, table, agents, self.mail, self.made)
-        self.held = HeldMail(self.ground, self.table, self.mail)
-        self.topics = Topics(ground, gate, table, agents, self.made)
-        self.explanations = Explanations(
-            self.policy,
-            self.table,
-            self.agents,
-            self.mail.threads,
-            self.queues,
-            self.topics,
-        )
+    def _build_mail(self, ground: Ground) -> None:
+        """Mail, what is told and decided by mail, and what agents share."""
+        add, gate, table, agents = ground.parts.add, self.gate, self.table, self.agents
+        self.mail = Mail(ground, gate, table, agents, self.node)
+        self.approvals = add(Approvals(ground, gate, self.mail, self.made))
+        add(*self.mail.parts)
+        self.stalls = add(Stalls(ground, table, self.mail))
+        self.asks = add(Asks(ground, gate, self.mail, self.made))
+        add(Notices(self.mail))
+        self.held = add(HeldMail(ground, table, self.mail))
+        self.escalations = Escalations(ground, gate, table, self.mail, self.asks)
+        self.queues = add(Queues(ground, gate, table, agents, self.mail, self.made))
+        self.topics = add(Topics(ground, gate, table, agents, self.made))
         artifacts = ArtifactTable(ground, table, self.disk)
         self.artifacts = Artifacts(ground, gate, table, self.disk, artifacts)
-        self.inheritance = Inheritance(ground, artifacts, table, agents)
-        self.reminders = Reminders(ground, gate, agents, self.mail, self.made)
+        add(Inheritance(ground, artifacts, table, agents))
+        self.reminders = add(Reminders(ground, gate, agents, self.mail, self.made))
 
-    def _build_boundary(self) -> None:
+    def _build_boundary(self, ground: Ground) -> None:
         """What the tree and the daemon ask of the kernel."""
-        self.identity = Identity(self.ground, self.table, self.programs, self.owner[0])
-        self.refusals = Refusals(self.ground, self.gate)
-        self.file_changes = FileChanges(self.ground, self.gate, self.audit)
-        self.why = Why(
-            self.ground, self.table, self.supervisor, self.mail, self.stalls, self.approvals
-        )
+        add, table, mail = ground.parts.add, self.table, self.mail
+        self.identity = Identity(ground, table, self.programs, self.owner[0])
+        self.refusals = add(Refusals(ground, self.gate))
+        self.file_changes = add(FileChanges(ground, self.gate, self.audit))
+        self.why = add(Why(ground, table, self.supervisor, mail, self.stalls, self.approvals))
         self.waits = self.why.waits
-        self.history = History(self.ground, self.table)
-        self.journal = Journal()
-
-    def _tell(self) -> None:
-        """The order in which services are told of everything."""
-        self.ground.parts.add(
-            self.instance,
-            self.agents,
-            *self.documents,
-            self.maid,
-            self.made,
-            self.shares,
-            self.disk,
-            self.calls,
-            self.budgets,
-            self.alerts,
-            self.groups,
-            self.branches,  # while the figures of `spending` are still known
-            self.spending,
-            self.rates,
-            self.limits,
-            self.accounting,
-            self.consumption,
-            self.log_keeper,
-            self.approvals,
-            *self.mail.parts,
-            self.stalls,
-            self.asks,
-            self.notices,
-            self.held,
-            self.queues,
-            self.topics,
-            self.inheritance,
-            self.reminders,
-            self.audit,
-            self.history,
-            self.why,
-            self.refusals,
-            self.file_changes,
+        self.explanations = Explanations(
+            self.policy, table, self.agents, mail.threads, self.queues, self.topics
         )
 
     def load(self) -> None:
-        """Read from the store what was not read while everything was built. Nothing is written
-        before everything is read."""
+        """Read the rest from the store. Nothing is written before everything is read."""
         with taking_up(self.store.path):
             self.ground.parts.tell(Part.load)
             self.ground.parts.tell(Part.take_up)
-
-    @property
-    def documents(self) -> tuple[LiveDocument[Any], ...]:
-        """Those of /etc."""
-        return self.settings, self.roles, self.acl, self.models
 
     def moved(self, mountpoint: str) -> None:
         """The tree is mounted at another path now."""
         self.mountpoint = mountpoint
         self.programs.moved(mountpoint)
-
-    def hold_programs(self) -> None:
-        """Start nothing again until `tree_is_up`: programs need the tree."""
-        self.supervisor.hold_programs()
-
-    def tree_is_up(self) -> None:
-        """The tree can be used: programs that were put down with the last daemon start now, in
-        it."""
-        self.supervisor.tree_is_up()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

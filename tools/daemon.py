@@ -210,13 +210,13 @@ async def _run(
     gc.disable()
     kernel = make()
     mountpoint, state = kernel.mountpoint, kernel.state_dir
-    kernel.hold_programs()
+    kernel.supervisor.hold_programs()
     namespace = build(kernel, lambda: mount.statistics())
     mount = Mount(namespace, Bridge(kernel), mountpoint, kernel.watchdog)
 
     def ready() -> None:
         log.info("mounted at %s, state in %s", mountpoint, state)
-        kernel.tree_is_up()
+        kernel.supervisor.tree_is_up()
         let_go()
         keep_out_of_collections()
         starter.tell("ok")

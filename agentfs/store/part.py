@@ -14,6 +14,7 @@ __all__ = ["Part", "Parts"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+A = TypeVar("A", bound="Part")
 
 
 class Part:
@@ -122,10 +123,11 @@ class Parts:
     def __iter__(self) -> Iterator[Part]:
         return iter(self._parts)
 
-    def add(self, *parts: Part) -> None:
-        """These come after those that are there."""
-        self._parts.extend(parts)
+    def add(self, part: A, *more: Part) -> A:
+        """These come after those that are there. Returns the first of them."""
+        self._parts += (part, *more)
         self._concerned.clear()
+        return part
 
     def each(self, hook: Callable[Concatenate[Part, P], R]) -> tuple[Callable[P, R], ...]:
         """`hook`, a method of `Part`, of every part that overrides it."""

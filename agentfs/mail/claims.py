@@ -170,11 +170,11 @@ class Claims:
     def time_out_due(self) -> int:
         """End a batch of the claims that have lasted too long; how many. The alarm does it when it
         is time; whoever looks does it before, so that nobody depends on when the alarm rings."""
-        if not self._due.items:
+        message = self._due.first() if self._due.items else None
+        if message is None:
             return 0
         now, ended = self._clock.monotonic(), 0
-        message = self._overdue(now)
-        if message is None or self._store.in_transaction:
+        if self._deadlines[message.seq][1] > now or self._store.in_transaction:
             return 0
         try:
             with self._store.transaction():

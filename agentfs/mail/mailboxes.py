@@ -54,6 +54,8 @@ class Mailboxes(Part):
         self.waiters = Waiters(self._count_waiting)
         self._last_seq = 0
         self._last_arrival = 0.0
+        self.doubts = False
+        """Whether any message may be in doubt (see `load`)."""
         ground.events.listen(self._heard, ConfigChanged)
 
     def load(self) -> None:
@@ -66,6 +68,7 @@ class Mailboxes(Part):
         self.claimed.clear()
         self.archive = Archive()
         self._expiring = DueHeap()
+        self.doubts = False
         now, same_boot = self._clock.monotonic(), self._store.meta("boot_id") == boot_id()
         for seq, name, folder, file, record, size in self._store.messages():
             message = Message.from_record(seq, name, folder, file, record, size)
@@ -73,6 +76,7 @@ class Mailboxes(Part):
             if message.folder == "cur" and not (same_boot and message.claimed_since >= 0):
                 message.claimed_since = now  # it has all of its time again
             message.doubted = message.folder == "cur" and message.through_recv
+            self.doubts = self.doubts or message.doubted
             self.archive.note(message)
             self._put(message)
         self._last_seq = self._store.last_message()

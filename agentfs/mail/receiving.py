@@ -148,6 +148,8 @@ class Receiving(Part):
             held = box.reading(reader)
             if not held and not reader.claimed:
                 held = [each for each in box.reading(actor.pid) if reader.continues(each.through)]
+        if not self._boxes.doubts:
+            return held
         return [message for message in held if not self._is_doubted(message)]
 
     def _is_onlooker(self, box: Mailbox, actor: Process) -> bool:
@@ -258,7 +260,9 @@ class Receiving(Part):
     def _receive(
         self, box: Mailbox, message: Message, actor: Process, reader: Reader | None
     ) -> None:
-        renamed = box.free_name("cur", f"{message.file}:2,")
+        renamed = f"{message.file}:2,"
+        if renamed in box.cur:
+            renamed = box.free_name("cur", renamed)
         self._delivery.hand_out(box, message, renamed, actor, reader=actor.pid, through=reader)
         if reader is not None:
             reader.claimed = True
@@ -348,7 +352,7 @@ class Receiving(Part):
 
     def _in_doubt(self, box: Mailbox, reader: int | None) -> Message | None:
         """What that reader may have been given when the daemon ended, and may not have been."""
-        if reader is None:
+        if reader is None or not self._boxes.doubts:
             return None
         return next((each for each in box.reading(reader) if self._is_doubted(each)), None)
 

@@ -3,18 +3,9 @@ memory that are put back if the transaction under way fails."""
 
 from __future__ import annotations
 
-from collections.abc import (
-    Callable,
-    Collection,
-    ItemsView,
-    Iterator,
-    Mapping,
-    MutableMapping,
-    MutableSet,
-    ValuesView,
-)
+from collections.abc import Callable, Collection, Mapping, MutableMapping, MutableSet
 from types import MappingProxyType
-from typing import Any, Generic, NamedTuple, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from agentfs.base.buckets import TokenBuckets
 from agentfs.base.windows import Window
@@ -25,7 +16,6 @@ __all__ = ["Index", "Records", "add_to", "keep_fields", "keep_item", "keep_membe
 K = TypeVar("K")
 T = TypeVar("T")
 G = TypeVar("G")
-D = TypeVar("D")
 
 EMPTY: Mapping[Any, Any] = MappingProxyType({})
 
@@ -56,9 +46,10 @@ class _Follower(NamedTuple):
     fields: frozenset[str]
 
 
-class Records(Mapping[K, T]):
-    """All items of a kind by key. Every change is part of the transaction under way, or is one of
-    its own; where that fails, the change is undone in memory as well, newest first.
+class Records(dict[K, T], Generic[K, T]):
+    """All items of a kind by key, to look at as at any dict; the methods here change it, and those
+    of a dict do not. Every change is part of the transaction under way, or is one of its own; where
+    that fails, the change is undone in memory as well, newest first.
 
     `read(key, record)` makes key and item of a record, and `write(item)` a record of an item, whose
     key is `name(key)` in the store. Nothing is read before `load`.
@@ -76,48 +67,21 @@ class Records(Mapping[K, T]):
         write: Callable[[T], Mapping[str, Any]],
         name: Callable[[K], str] = str,
     ) -> None:
+        super().__init__()
         self._store = store
         self._kind = kind
         self._read = read
         self._write = write
         self._name = name
-        self._items: dict[K, T] = {}
         self._followers: list[_Follower] = []
 
     def load(self) -> None:
         """Read everything from the store, instead of what is in memory."""
-        for key in tuple(self._items):
+        for key in tuple(self):
             self._exchange(key, None)
         for name, record in self._store.records(self._kind):
             key, item = self._read(name, record)
             self._exchange(key, item)
-
-    # -- as a mapping ----------------------------------------------------------------------------
-
-    def __getitem__(self, key: K) -> T:
-        return self._items[key]
-
-    def __iter__(self) -> Iterator[K]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._items
-
-    @overload
-    def get(self, key: K, default: None = None, /) -> T | None: ...
-    @overload
-    def get(self, key: K, default: T | D, /) -> T | D: ...
-    def get(self, key: K, default: T | D | None = None, /) -> T | D | None:
-        return self._items.get(key, default)
-
-    def values(self) -> ValuesView[T]:
-        return self._items.values()
-
-    def items(self) -> ItemsView[K, T]:
-        return self._items.items()
 
     # -- indexes ---------------------------------------------------------------------------------
 
@@ -160,7 +124,7 @@ class Records(Mapping[K, T]):
 
     def drop(self, key: K) -> T | None:
         """Have nothing at `key` any more; returns what was there."""
-        item = self._items.get(key)
+        item = self.get(key)
         if item is not None:
             with self._store.transaction():
                 self._place(key, None)
@@ -169,7 +133,7 @@ class Records(Mapping[K, T]):
 
     def change(self, key: K, **fields: Any) -> None:
         """Set fields of the item at `key`."""
-        item = self._items[key]
+        item = self[key]
         with self._store.transaction():
             self._set(key, item, fields)
             self._save(key, item)
@@ -184,12 +148,12 @@ class Records(Mapping[K, T]):
     def set(self, key: K, **fields: Any) -> None:
         """As `change`, in memory alone."""
         with self._store.transaction():
-            self._set(key, self._items[key], fields)
+            self._set(key, self[key], fields)
 
     def save(self, key: K) -> None:
         """Store the item at `key` as it is."""
         with self._store.transaction():
-            self._save(key, self._items[key])
+            self._save(key, self[key])
 
     # -- their parts -----------------------------------------------------------------------------
 
@@ -197,19 +161,19 @@ class Records(Mapping[K, T]):
         self._store.put_record(self._kind, self._name(key), self._write(item))
 
     def _place(self, key: K, item: T | None) -> None:
-        before = self._items.get(key)
+        before = self.get(key)
         self._store.on_rollback(lambda: self._exchange(key, before))
         self._exchange(key, item)
 
     def _exchange(self, key: K, item: T | None) -> None:
-        before = self._items.get(key)
+        before = self.get(key)
         if before is not None:
             for follower in self._followers:
                 follower.left(key, before)
         if item is None:
-            self._items.pop(key, None)
+            super().pop(key, None)
             return
-        self._items[key] = item
+        super().__setitem__(key, item)
         for follower in self._followers:
             follower.entered(key, item)
 

@@ -15,7 +15,7 @@ message comes again with Delivery-Attempt raised, and after the last attempt it 
 What was returned and could not be sent is kept, and the next attempt sends it without calling the
 handler again. Automatic mail (reminders, notices, broadcasts, what another handler returned) is
 handled too, but what the handler returns is no answer to it: two programs that answer each other
-never end. Who means to answer it calls `reply`.
+never end. Call `reply` if you mean to answer it.
 
 One handler runs at a time, and the heartbeat comes from the loop between them, so that a handler
 which hangs is noticed. Every other method may be called from any thread.
@@ -449,7 +449,8 @@ class Agent:
     # -- files -----------------------------------------------------------------------------------
 
     def _call(self, path: str, data: bytes, *, reply: bool = False, flags: int = 0) -> str:
-        """Write, and read the reply. What did not reach the daemon (ENOTCONN) is written again."""
+        """Write, and read the reply. It is written again if it did not reach the daemon
+        (ENOTCONN)."""
         while True:
             file = self._open(path, (os.O_RDWR if reply else os.O_WRONLY) | flags)
             done = 0
@@ -466,8 +467,8 @@ class Agent:
                 return answer
 
     def _tell(self, path: str, data: bytes) -> None:
-        """Write to a file that stays open: one message is one write, and one call. What did not
-        reach the daemon (ENOTCONN), or what is not there any more (ESTALE), is written again."""
+        """Write to a file that stays open: one message is one write, and one call. It is
+        written again if it did not reach the daemon (ENOTCONN) or the file is gone (ESTALE)."""
         key = os.getpid(), path  # whoever opened it is who writes, and a fork is another
         while True:
             file = self._kept.get(key, -1)

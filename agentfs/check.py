@@ -1,7 +1,7 @@
 """The consistency check of a store: what must hold in it whenever no transaction is under way.
 
-Read only; works beside a running daemon and on what a killed one left. What must hold of its own
-records says each room, in its module `check`.
+Read only; works beside a running daemon and on what a killed one left. Each room says in
+its module `check` what must hold of its own records.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Manifests: `kind: System` documents, checked whole before anything starts.
 
-Every fault of a document is reported at once, each as `file:line: what was expected`. What a
-process may say is `ProcessSpec`; here is only what a manifest adds: names, parents, replicas.
+Every fault of a document is reported at once, each as `file:line: what was expected`. `ProcessSpec`
+has what a process may say; here is only what a manifest adds: names, parents, replicas.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An ask: a question that waits for its answer, as it is kept. What happens to it is in `asks`."""
+"""An ask: a question that waits for its answer, as it is kept. Its life is in `asks`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Asks: questions that wait for their answer, with a deadline. Who may reply to what is `threads`'.
+"""Asks: questions that wait for their answer, with a deadline. `threads` says who may
+reply to what.
 
 A question is a message like any other, with `Reply-By`; its receiver answers it by a reply. The
 first reply is the answer. It is kept with the ask, and where the asker has said that it reads it

@@ -199,7 +199,7 @@ class Audit(Part):
 
     def admit(self, principal: Principal) -> None:
         """Raise ENOSPC if the record of the transaction under way has no room and the operator
-        chose to stop then. What was promised before goes on."""
+        chose to stop then. Promises of before are kept."""
         if not self.pruning.stops or principal.is_operator or self._store.promised:
             return
         if not all(isinstance(change, REFUSED) for change in self._events.pending):

@@ -1,7 +1,8 @@
 """The header block of a message as a sender writes it: finding it, reading it, refusing tricks.
 
 RFC 5322: lines `Name: text`, continued by lines that begin with a blank, ended by an empty line.
-Lines end in LF or CR LF. What is refused here cannot be smuggled past the kernel's own headers.
+Lines end in LF or CR LF. A header that is refused here cannot be smuggled past the kernel's
+own.
 
 Where a text may be all body, as in `outbox/PEER`, it has headers only if it opens with one of OURS
 in our form; see `read_opening`. A text that merely looks like mail, or has a colon in its first

@@ -1,4 +1,4 @@
-"""Mail: messages are accepted here. What was accepted is in the store before the call returns, and
+"""Mail: messages are accepted here. An accepted one is in the store before the call returns, and
 stays there until somebody acknowledges it, it expires, or its agent is removed.
 """
 
@@ -263,9 +263,9 @@ class Mail(Part):
     ) -> Message:
         """Put a message into a mailbox, inside a transaction, after every check but that of its
         file name (EEXIST, EINVAL). A question opens an ask (EAGAIN), and a reply may answer one:
-        where that is to be read from the ask alone it is done at once, in no mailbox. What process
-        `actor` sends may be one more turn of a loop: then it is a dead letter at once. What is
-        delivered, agent `overseer` overhears."""
+        where that is to be read from the ask alone it is done at once, in no mailbox. If it is one
+        more turn of a loop of process `actor`, it is a dead letter at once. Agent `overseer`
+        overhears it when it is delivered."""
         box = self.boxes.box(mailbox)
         seq, arrived = self.boxes.stamp()
         if draft.filename:

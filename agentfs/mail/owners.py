@@ -39,8 +39,8 @@ class MailboxOwner(Protocol):
 
 
 class AgentMail:
-    """The inboxes of agents. What is claimed belongs to the agent's living process, whoever
-    claimed it for the agent."""
+    """The inboxes of agents. A claimed message belongs to the agent's living process, also if
+    somebody else claimed it for the agent."""
 
     def __init__(self, ground: Ground, table: ProcessTable, agents: Agents) -> None:
         self._settings = ground.settings

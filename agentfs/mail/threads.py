@@ -2,7 +2,7 @@
 
 A reference is valid if the message is kept, was not in vain (it expired, or it was a question that
 nobody answered in time) and concerns the replier: it lies, or lay, in its mailbox, the replier
-claimed it, or sent it. Whatever else `In-Reply-To` says is dropped without a word, so that nobody
+claimed it, or sent it. Any other `In-Reply-To` is dropped without a word, so that nobody
 learns from it which messages there are.
 """
 

@@ -38,8 +38,8 @@ class Waiters:
         return unsubscribe
 
     def line(self, name: str) -> WaitList:
-        """Those who wait for mail of `name`, each for one message. Who joins it leaves it, and
-        then calls `hand_on`."""
+        """Those who wait for mail of `name`, each for one message. One that joins them leaves them,
+        and then calls `hand_on`."""
         return self._lines.setdefault(name, WaitList())
 
     def hand_on(self, name: str) -> None:

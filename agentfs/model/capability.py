@@ -290,7 +290,7 @@ class Ceiling:
         return self._hash
 
     def record(self) -> dict[str, Any]:
-        """As JSON. What nobody narrowed is left out, because it is written with every change of a
+        """As JSON. Without what nobody narrowed: it is written with every change of a
         state."""
         record: dict[str, Any] = {"roles": list(self.roles)}
         grant = self.grant

@@ -1,4 +1,4 @@
-"""Agents: the durable names, their definitions and their files. What runs is the table's."""
+"""Agents: the durable names, their definitions and their files. The table has their processes."""
 
 from __future__ import annotations
 

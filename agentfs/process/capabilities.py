@@ -71,7 +71,8 @@ class Capabilities:
 
     def require(self, principal: Principal, name: str) -> None:
         """Raise EACCES unless the process that `principal` acts for has capability `name`, EPERM
-        if it is denied to it. Whoever acts for no process has what the file modes give."""
+        if it is denied to it. A caller that acts for no process has what the
+        file modes give."""
         if principal.is_agent:
             self._gate.policy.require_capability(self._gate.actor(principal), name)
 

@@ -49,8 +49,8 @@ class Identity:
         # By thread id; with what tells the thread from a later one that was given its id.
         self._recent: dict[int, tuple[float, int, Found]] = {}
         # (pid, mark) of programs that are no agent's and do not descend from the daemon. They
-        # never will: a program that loses its parent gets one of its ancestors. What is attached
-        # counts as a program that came.
+        # never will: a program that loses its parent gets one of its ancestors. A program that
+        # is attached counts as one that came.
         self._outside: set[tuple[int, int]] = set()
         self._as_of = -1
         self._told: set[tuple[int, int]] = set()  # (whose, in whose group) that were told of

@@ -63,7 +63,7 @@ def _ignored(signum: int, frame: FrameType | None) -> None:
 class Supervisor:
     """Owns the tasks that watch programs, and decides what follows from their ends.
 
-    `closing`: the daemon ends. What else concerns a process while it lives is in a part of its own:
+    `closing`: the daemon ends. Other things of a living process are in parts of their own:
     `signals`, `restarts` (when, and how often), `heartbeats` and `readiness`.
     """
 
@@ -162,7 +162,7 @@ class Supervisor:
 
     async def shutdown(self, grace: float | None = None) -> None:
         """End every program we started, children before their parents: TERM, then KILL `grace`
-        seconds later. What was attached goes on. Each level of the tree has its share of the grace
+        seconds later. Attached programs go on. Each level of the tree has its share of the grace
         period. The next boot starts again what its policy wants running."""
         self.closing = True
         if grace is None:
@@ -372,8 +372,8 @@ class Supervisor:
     def ended(
         self, process: Process, code: int | None, program: Program | None = None, why: str = ""
     ) -> None:
-        """Its program has ended by itself, with `code` if that is known. What then happens is
-        decided here and nowhere else."""
+        """Its program has ended by itself, with `code` if that is known. What happens then
+        is decided here and nowhere else."""
         known = UNKNOWN if code is None else code
         told = self.closing and program in self._told_to_end  # it did not end on its own
         again = self.restarts.wanted(process, 1 if told or self._booting else code)

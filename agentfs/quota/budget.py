@@ -1,8 +1,8 @@
 """Budgets: tokens by tier that are handed down the tree of processes, and what is left of them.
 
-An entry says what a process was given; it can use that, or hand it on. Who has none at a tier draws
-on the nearest ancestor that has one, its *source*. Tokens are never made or lost: what a process
-that ends has not used goes back to who granted it, and what it has used is that one's use.
+An entry says what a process was given; it can use that, or hand it on. A process without one at a
+tier draws on the nearest ancestor that has one, its *source*. Tokens are never made or lost: when a
+process ends, its unused tokens go back to its grantor, and its used ones are the grantor's use.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Groups of processes, as Linux's control groups: nested, each process in exactly one or in none.
 
 A group bounds the tokens that its processes use and how many there may be; so does every group
-above it. Who is in a group stands in its process's record and nowhere else, so no process can
-count twice. Here are the system calls and the `Meter`; the table of groups is `group_table`.
+above it. The record of a process says its group, and nothing else does, so no process can count
+twice. Here are the system calls and the `Meter`; the table of groups is `group_table`.
 """
 
 from __future__ import annotations

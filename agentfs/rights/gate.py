@@ -1,6 +1,6 @@
 """The gate: every system call enters it, and it ends the call's transaction.
 
-The gate does what is the same for all calls. What differs, the call asks for itself, inside the
+The gate does what is the same for all calls. The call itself asks for what differs, inside the
 block of `enter`:
 
     identity     the gate: the principal, told by the operating system, acts for a living process

@@ -1,5 +1,5 @@
 """What a document leaves out, shown in it as comments: each name with its default, marked, in the
-section where it belongs. What somebody wrote stays byte for byte."""
+section where it belongs. A person's own lines stay byte for byte."""
 
 from __future__ import annotations
 

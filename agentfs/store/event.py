@@ -14,8 +14,8 @@ class Event:
     """Base of all events. `type` is its name on the wire, made from the class name.
 
     On the wire every event has `agent`, whom it concerns, and `pid`, that agent's process, or null.
-    `whose` is the field that names the agent; "": the event is about nobody. What an event does not
-    say of the two the log finds out when it goes out.
+    `whose` is the field that names the agent; "": the event is about nobody. If an
+    event does not say one of the two, the log finds it out when the event goes out.
     """
 
     type: ClassVar[str] = "event"

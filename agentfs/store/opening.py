@@ -59,8 +59,8 @@ class StoreMark:
             return 0, False
 
     def write(self, number: str) -> None:
-        """Say that event `number` was committed. What the disk says against it is no matter: then
-        the mark stays behind."""
+        """Say that event `number` was committed. If the disk refuses it, the mark stays
+        behind, which does no harm."""
         with suppress(OSError):
             if self._descriptor < 0:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC

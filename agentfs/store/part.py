@@ -144,6 +144,6 @@ class Parts:
     def tell(
         self, hook: Callable[Concatenate[Part, P], object], *args: P.args, **kwargs: P.kwargs
     ) -> None:
-        """Call `hook` of every part that overrides it, in order. What one raises ends it."""
+        """Call `hook` of every part that overrides it, in order. An exception ends it."""
         for call in self.each(hook):
             call(*args, **kwargs)

@@ -37,7 +37,7 @@ S = TypeVar("S", bound="Section")
 
 
 class Section(BaseModel):
-    """One section of the configuration, called `NAME` there. What is left out has its default."""
+    """One section of the configuration, called `NAME` there. A missing key has its default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -37,7 +37,7 @@ is half as much next."""
 SLOW = 0.008
 
 PAUSE = 0.01
-"""Seconds between two steps. Whoever calls meanwhile waits for one at most."""
+"""Seconds between two steps. A call that comes meanwhile waits for one at most."""
 
 STEPS = 250
 """Between two checkpoints: 32 MiB, which add 5 MiB to the log."""

@@ -223,7 +223,7 @@ class Store:
         self.promised = promised
 
     def prepare(self, call: Callable[[], object]) -> None:
-        """Run `call()` at the end of every transaction, as its last part. What it raises fails the
+        """Run `call()` at the end of every transaction, as its last part. An exception fails the
         transaction."""
         self.before_commit.append(call)
 

@@ -280,7 +280,7 @@ class Gathered(Handle):
 
 
 class Edited(Gathered):
-    """A file's new content, applied when it is closed. What `apply` raises is the error of
+    """A file's new content, applied when it is closed. An error of `apply` is that of
     close(2), and the old content stays."""
 
     def __init__(

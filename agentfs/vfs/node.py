@@ -202,7 +202,7 @@ class File(Node):
 
 
 class Directory(Node):
-    """A directory. Whatever is not overridden is refused with EPERM.
+    """A directory. A call that a subclass does not override is refused with EPERM.
 
     `gated`: who looks an entry up is asked for, every time, and has to be admitted: what keeps
     others out of entries that Linux opens by itself. It costs finding out who calls, and such

@@ -8,7 +8,7 @@ __all__ = ["Written"]
 
 
 class Written(bytearray):
-    """They count for whoever writes them, until they are dropped. What would be too much raises
+    """They count for whoever writes them, until they are dropped. More than the share raises
     ShareError, and changes nothing."""
 
     def __init__(self, charge: Charge, content: bytes = b"") -> None:

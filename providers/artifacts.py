@@ -113,12 +113,6 @@ class _Entry(File):
     def chattr(self, caller: Caller, wanted: Attributes) -> None:
         with discreet():
             super().chattr(caller, replace(wanted, size=None))
-        if wanted.size is not None:
-            self.resize(wanted.size, caller)
-
-    def resize(self, size: int, caller: Caller) -> None:
-        """truncate(2)."""
-        raise NotImplementedError
 
     def getxattr(self, name: str) -> bytes:
         if name not in ATTRIBUTES:
@@ -197,10 +191,12 @@ class ArtifactFile(_Entry):
                 # Replaced since it was looked up: the new one is no less there.
                 raise self.place.retries.send(caller, self.name) from None
 
-    def resize(self, size: int, caller: Caller) -> None:
-        with discreet():
-            self.place.artifacts.check_write(caller.principal, self.place.space, self.name)
-            raise self.place.retries.send(caller, self.name)
+    def chattr(self, caller: Caller, wanted: Attributes) -> None:
+        super().chattr(caller, wanted)
+        if wanted.size is not None:
+            with discreet():
+                self.place.artifacts.check_write(caller.principal, self.place.space, self.name)
+                raise self.place.retries.send(caller, self.name)
 
 
 class ArtifactDraftFile(_Entry):
@@ -224,11 +220,11 @@ class ArtifactDraftFile(_Entry):
 
     def chattr(self, caller: Caller, wanted: Attributes) -> None:
         # `cp -p`, `mv` and `install` give what they write the mode and the owner of another file.
-        if self._draft is not None:
-            wanted = Attributes(size=wanted.size)
-        super().chattr(caller, wanted)
+        super().chattr(caller, wanted if self._draft is None else Attributes())
+        if wanted.size is not None:
+            self._resize(wanted.size, caller)
 
-    def resize(self, size: int, caller: Caller) -> None:
+    def _resize(self, size: int, caller: Caller) -> None:
         with discreet():
             draft = self._begin(caller, self._artifact)
             try:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from agentfs.base.clock import Clock
 from agentfs.base.errors import ApprovalError, KernelError
 from agentfs.model.principal import Kind
 from agentfs.vfs.caller import Caller
@@ -25,8 +26,14 @@ _numbers = itertools.count(1)
 class MemoryFile(File):
     """A regular file whose bytes are here and nowhere else."""
 
-    def __init__(self, kind: str, mode: int, caller: Caller, now: Time) -> None:
+    def __init__(
+        self, kind: str, mode: int, caller: Caller, clock: Clock, limit: Callable[[], int]
+    ) -> None:
         self.key = (kind, next(_numbers))
+        self.limit = limit
+        """How many bytes it may have."""
+        self._clock = clock
+        now = self.now()
         self.content = Written(caller.memory())
         self.mode = mode & 0o777
         self.uid = caller.uid
@@ -37,15 +44,11 @@ class MemoryFile(File):
         self.opened = 0  # open handles
         self._dropped = False
 
-    def limit(self) -> int:
-        """Bytes that it may have."""
-        raise NotImplementedError
-
     def too_large(self) -> KernelError:
         return KernelError(errno.EFBIG, f"at most {self.limit()} bytes")
 
     def now(self) -> Time:
-        raise NotImplementedError
+        return int(self._clock.now() * 1e9)
 
     def stat(self) -> Stat:
         mode, size = regular(self.mode), len(self.content)
@@ -127,12 +130,9 @@ class DraftFile(MemoryFile):
     """A message that somebody writes the Maildir way. Only whoever began it may use it."""
 
     def __init__(self, room: Mailroom, mode: int, caller: Caller) -> None:
+        super().__init__("draft", mode, caller, room.kernel.clock, room.limit)
         self.room = room
-        super().__init__("draft", mode, caller, self.now())
         self.writer = writer_of(caller)
-
-    def limit(self) -> int:
-        return self.room.limit()
 
     def too_large(self) -> KernelError:
         return KernelError(
@@ -140,9 +140,6 @@ class DraftFile(MemoryFile):
             f"a message has at most {self.limit()} bytes",
             rule="messages.max_size",
         )
-
-    def now(self) -> Time:
-        return int(self.room.kernel.clock.now() * 1e9)
 
     def enter(self, caller: Caller) -> None:
         if not caller.principal.is_operator and writer_of(caller) != self.writer:

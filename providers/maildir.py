@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
@@ -216,7 +217,7 @@ def _unique(name: str) -> str:
     return re.split("[,:]", name, maxsplit=1)[0]
 
 
-class MailFile(File):
+class MailFile(File, ABC):
     """A message as a file, found by its number. `announcing`: it may be gone when its watchers hear
     of it; then it is empty."""
 
@@ -231,16 +232,16 @@ class MailFile(File):
         """The key of the file of a message."""
         return ("msg", seq)
 
+    @abstractmethod
     def message(self) -> Message:
         """ENOENT if it is not here any more."""
-        raise NotImplementedError
 
     def mode(self) -> int:
         return 0o400
 
+    @abstractmethod
     def shown(self, message: Message) -> tuple[int, float, bytes | None]:
         """How many bytes it reads as, its time (wall clock, seconds), and what may be cached."""
-        raise NotImplementedError
 
     def stat(self) -> Stat:
         owner = self._room.owner()
@@ -298,7 +299,7 @@ class MessageHandle(Handle):
         return self._content[offset : offset + size]
 
 
-class _Folder(DirectoryOf):
+class _Folder(DirectoryOf, ABC):
     """What new/, cur/ and tmp/ share: anybody may get as far as delivering, the owner lists."""
 
     mode = 0o700
@@ -347,8 +348,9 @@ class _Folder(DirectoryOf):
             raise KernelError(errno.EINVAL, "messages cannot be exchanged")
         self._move(name, target, new_name, caller)
 
+    @abstractmethod
     def _move(self, name: str, target: _Folder, new_name: str, caller: Caller) -> None:
-        raise NotImplementedError
+        """Move the file `name` to another folder of the mailbox, or give it another name."""
 
 
 class _Arrival:

@@ -10,6 +10,7 @@ are taken from files on their way, and those of a document are fixed.
 from __future__ import annotations
 
 import errno
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 from agentfs.base.clock import Clock, change_time
@@ -37,15 +38,9 @@ class Scratch(MemoryFile):
     """A file that a program keeps beside a document; gone when the daemon ends."""
 
     def __init__(self, desk: Desk, mode: int, caller: Caller) -> None:
+        super().__init__("scratch", mode & ~caller.umask, caller, desk.clock, lambda: MAX_DOCUMENT)
         self._desk = desk
         self._xattrs: dict[str, bytes] = {}
-        super().__init__("scratch", mode & ~caller.umask, caller, self.now())
-
-    def limit(self) -> int:
-        return MAX_DOCUMENT
-
-    def now(self) -> Time:
-        return int(self._desk.clock.now() * 1e9)
 
     def enter(self, caller: Caller) -> None:
         self._desk.require_writer(caller)
@@ -110,23 +105,24 @@ class Desk:
         self.changed = change_time(self.clock.now(), self.changed)
 
 
-class Replacing(Table):
+class Replacing(Table, ABC):
     """A directory whose documents named `REPLACED` can be replaced."""
 
     REPLACED: frozenset[str] = frozenset()
 
     @property
+    @abstractmethod
     def desk(self) -> Desk:
-        raise NotImplementedError
+        """What lies beside its documents."""
 
     @property
     def used_desk(self) -> Desk | None:
         """The desk if anything was ever put there."""
         return self.desk
 
+    @abstractmethod
     def replace(self, name: str, content: bytes, caller: Caller) -> None:
         """Put `content` in the place of the document `name`. Raises EINVAL, EACCES."""
-        raise NotImplementedError
 
     def dropped(self, name: str) -> None:
         """The file `name` beside the documents is there no more."""

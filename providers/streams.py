@@ -10,6 +10,7 @@ import base64
 import errno
 import json
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
@@ -45,7 +46,7 @@ STEP_RECORDS = 100
 """How long one read makes records; then it gives what it has, and the next goes on."""
 
 
-class RecordStream(StreamHandle):
+class RecordStream(StreamHandle, ABC):
     """Hands out whole records as bytes, as many as fit; one that does not fit comes in pieces.
 
     Programs that took more than they wanted go back to where they stopped (`head -n1`, `read` of a
@@ -71,9 +72,9 @@ class RecordStream(StreamHandle):
         """With `first`, and what comes after it; nothing of what was given comes again."""
         self._rest, self._given = first, b""
 
+    @abstractmethod
     def next_record(self) -> bytes | None:
         """The next record, in the order they came; None if there is none yet."""
-        raise NotImplementedError
 
     def ended(self) -> bool:
         """Whether no record will come any more."""

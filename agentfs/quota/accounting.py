@@ -146,7 +146,7 @@ class Accounting(Part):
         for account in accounts:
             if account not in self._changed:
                 self._open(account)
-            self._touch(account)
+            self._touch(account, now)
         self._events.emit(UseRecorded(row.pid, row.agent, row.kind, row.name, accounts))
 
     def _open(self, account: tuple[str, str]) -> None:
@@ -154,20 +154,21 @@ class Accounting(Part):
         self._changed[account] = 0
         self._events.emit(AccountOpened(*account))
 
-    def _touch(self, account: tuple[str, str]) -> None:
-        self._changed[account] = change_time(self._clock.now(), self._changed[account])
+    def _touch(self, account: tuple[str, str], now: float) -> None:
+        self._changed[account] = change_time(now, self._changed[account])
 
     # -- what goes -------------------------------------------------------------------------------
 
     def tidy(self) -> int:
         """Drop one batch of records from days that are over for longer than `accounting.retention`,
         and go on soon if there may be more. Returns the number dropped."""
-        oldest = self._clock.now() - self._settings.of(AccountingSettings).retention
+        now = self._clock.now()
+        oldest = now - self._settings.of(AccountingSettings).retention
         try:
             with self._store.transaction():
                 count, accounts = self._uses.sweep(oldest - oldest % SECONDS_OF_A_DAY, BATCH)
                 for account in sorted(accounts):
-                    self._touch(account)
+                    self._touch(account, now)
                 if count:
                     self._events.emit(UsesSwept(count, tuple(sorted(accounts))))
                 for view, key in sorted(accounts):

@@ -65,7 +65,7 @@ class Alerts(Part):
 
     def used(self, process: Process, resource: str, used: float, limit: float | None) -> None:
         """`process` has used so much of `resource`: warn it, the first time that it is 80 %."""
-        told = self.of(process.pid)
+        told = self._told.get(process.pid) or NEVER
         if limit is None or used < WARN * limit:
             if resource in told.near or resource in told.over:
                 near = tuple(each for each in told.near if each != resource)

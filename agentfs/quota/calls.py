@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
@@ -87,7 +88,7 @@ class Calls(Part):
         """
         exact = most is not None
         return self._begin(
-            principal, pid, lambda process: self._use(process, model, most), "llm_calls", exact
+            principal, pid, partial(self._use, name=model, most=most), "llm_calls", exact
         )
 
     def tool(self, principal: Principal, pid: int, name: str) -> int | str:

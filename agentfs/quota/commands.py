@@ -111,20 +111,23 @@ def _tier(text: str) -> Tier:
 
 def serve_call(calls: Calls, who: Principal, pid: int, line: str) -> str:
     """The reply to a request on /proc/PID/call. Raises EINVAL, and what its verb raises."""
-    return _run(CALL_VERBS, line, lambda call, given: call(calls, who, pid, given)) + "\n"
+    return _run(CALL_VERBS, calls, who, pid, line) + "\n"
 
 
 def run_budget_command(calls: Calls, who: Principal, pid: int, line: str) -> None:
     """One line of /proc/PID/budget/ctl. Raises EINVAL, and what its verb raises."""
-    _run(BUDGET_VERBS, line, lambda call, given: call(calls, who, pid, given))
+    _run(BUDGET_VERBS, calls, who, pid, line)
 
 
-Call = TypeVar("Call")
-
-
-def _run(verbs: Mapping[str, Verb[Call]], line: str, run: Callable[[Call, list[str]], T]) -> T:
+def _run(
+    verbs: Mapping[str, Verb[Callable[[Calls, Principal, int, list[str]], T]]],
+    calls: Calls,
+    who: Principal,
+    pid: int,
+    line: str,
+) -> T:
     verb, given = parse(verbs, line)
     try:
-        return run(verb.call, given)
+        return verb.call(calls, who, pid, given)
     except ValueError as bad:
         raise KernelError(errno.EINVAL, f"usage: {verb.usage}: {bad}") from None

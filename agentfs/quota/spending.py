@@ -20,7 +20,7 @@ from agentfs.quota.meter import MICROS, LimitError, Use
 from agentfs.quota.open_calls import OpenCalls
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.records import Records, add_to
+from agentfs.store.records import Records, add_to, keep_fields
 
 __all__ = ["KIND", "Spending", "Spent"]
 
@@ -39,6 +39,8 @@ ASKED = {
     "tool": (TOOL_CALLS, COST),
 }
 """The limits that a use is up against, by its kind, in the order in which they are asked."""
+
+HELD = ("held_tokens", "held_llm_calls", "held_tool_calls", "held_cost")
 
 IN_TOKENS = frozenset({TOKENS_OF_A_CALL, TOKENS, TOKENS_OF_THE_HOUR})
 
@@ -109,8 +111,9 @@ class Spending(Part):
             lambda spent: spent.record(clock),
         )
         self._spent.load()
-        for call in open_calls:
-            self._change_held(call.pid, call.held_by(self), 1)
+        with ground.store.transaction():
+            for call in open_calls:
+                self._change_held(call.pid, call.held_by(self), 1)
 
     def __len__(self) -> int:
         return len(self._spent)
@@ -136,21 +139,21 @@ class Spending(Part):
         names = ASKED[use.kind]
         ceilings = self._ceilings.decisive(process, names)
         if ceilings:
-            spent, tokens = self.of(process.pid), use.tokens
+            spent, asked = self.of(process.pid), _asked(use)
             for name in names:
                 if name in ceilings:
                     limit, source = ceilings[name]
-                    used = self._used(process, spent, name) or 0
-                    asked = _asked(use, name, tokens)
-                    if used + asked > (round(limit * MICROS) if name == COST else limit):
-                        raise _refusal(process, name, used, asked, limit, source)
+                    used, more = self._used(process, spent, name) or 0, asked[name]
+                    if used + more > (round(limit * MICROS) if name == COST else limit):
+                        raise _refusal(process, name, used, more, limit, source)
         self._change_held(process.pid, use, 1)
 
     def settle(self, process: Process, held: Use, actual: Use | None) -> None:
         self._change_held(process.pid, held, -1)
         if actual is None:
             return
-        self._count(process.pid, actual)
+        tokens = actual.tokens
+        self._count(process.pid, actual, tokens)
         names = ASKED[actual.kind]
         ceilings = self._ceilings.decisive(process, names)
         if not ceilings and process.pid not in self._alerts:
@@ -161,9 +164,9 @@ class Spending(Part):
                 continue
             used = self._used(process, spent, name) or 0
             if name == TOKENS:  # the calls count the tokens of the process after their meters
-                used += actual.tokens
+                used += tokens
             limit = ceilings[name][0] if name in ceilings else None
-            self._alerts.used(process, name, used / _unit(name), limit)
+            self._alerts.used(process, name, used / (MICROS if name == COST else 1), limit)
 
     def room(self, process: Process, use: Use) -> int | None:
         """The most tokens that one more call may use; None: any number."""
@@ -206,19 +209,16 @@ class Spending(Part):
     def _change_held(self, pid: int, use: Use, sign: int) -> None:
         """The records of open calls say what they hold; it is in no record here."""
         spent = self._account(pid)
-        cost = spent.held_cost + sign * use.cost
+        keep_fields(self._store, spent, *HELD)
+        spent.held_cost += sign * use.cost
         if use.kind == "llm":
-            self._spent.set(
-                pid,
-                held_cost=cost,
-                held_tokens=spent.held_tokens + sign * use.tokens,
-                held_llm_calls=spent.held_llm_calls + sign,
-            )
+            spent.held_tokens += sign * use.tokens
+            spent.held_llm_calls += sign
         else:
-            self._spent.set(pid, held_cost=cost, held_tool_calls=spent.held_tool_calls + sign)
+            spent.held_tool_calls += sign
 
-    def _count(self, pid: int, use: Use) -> None:
-        spent, now, tokens = self._account(pid), self._clock.monotonic(), use.tokens
+    def _count(self, pid: int, use: Use, tokens: int) -> None:
+        spent, now = self._account(pid), self._clock.monotonic()
         if tokens:
             add_to(self._store, spent.hour, now, tokens)
             add_to(self._store, spent.minutes, now, tokens)
@@ -233,28 +233,24 @@ class Spending(Part):
         self._spent.drop(process.pid)
 
 
-def _unit(name: str) -> int:
-    """How much is counted for one of the limit's own unit: costs are counted in millionths."""
-    return MICROS if name == COST else 1
-
-
-def _asked(use: Use, name: str, tokens: int) -> int:
-    """The amount that a use of so many tokens adds to what counts against a limit."""
-    match name:
-        case "max_context_tokens":
-            return tokens
-        case "max_tokens_total" | "max_tokens_per_hour":
-            return max(1, tokens)
-        case "max_cost_usd":
-            return use.cost
-        case _:
-            return 1
+def _asked(use: Use) -> dict[str, int]:
+    """The amounts that a use adds to what counts against each limit."""
+    tokens = use.tokens
+    return {
+        TOKENS_OF_A_CALL: tokens,
+        TOKENS: max(1, tokens),
+        TOKENS_OF_THE_HOUR: max(1, tokens),
+        LLM_CALLS: 1,
+        TOOL_CALLS: 1,
+        COST: use.cost,
+    }
 
 
 def _refusal(
     process: Process, name: str, used: int, asked: int, limit: float, source: str
 ) -> LimitError:
-    of_whom, unit = f"{process.name}'s" if source == "own" else f"that of {source}", _unit(name)
+    of_whom = f"{process.name}'s" if source == "own" else f"that of {source}"
+    unit = MICROS if name == COST else 1
     return LimitError(
         errno.EMSGSIZE if name == TOKENS_OF_A_CALL else errno.EDQUOT,
         f"{name}, {of_whom}, is {limit:g}: {used / unit:g} are used or set aside,"

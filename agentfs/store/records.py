@@ -183,7 +183,7 @@ class Records(dict[K, T], Generic[K, T]):
         self._assign(key, item, fields)
 
     def _assign(self, key: K, item: T, fields: dict[str, Any]) -> None:
-        concerned = [
+        concerned: Collection[_Follower] = self._followers and [
             follower
             for follower in self._followers
             if not follower.fields or not follower.fields.isdisjoint(fields)

@@ -6,7 +6,6 @@ what the rest of the kernel knows; what only an event tells is kept here.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 from agentfs.approvals.approvals import Approvals
@@ -48,8 +47,6 @@ from agentfs.store.ground import Ground
 from agentfs.store.part import Part
 
 __all__ = ["MOMENT", "PEOPLE", "Why"]
-
-log = logging.getLogger(__name__)
 
 MOMENT = 0.1
 """Seconds after which what changed is announced, all of it at once: mail under load changes why a

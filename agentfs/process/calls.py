@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 
 import yaml
@@ -29,8 +28,6 @@ from agentfs.store.later import when_there_is_room
 from agentfs.store.part import Part
 
 __all__ = ["Processes"]
-
-log = logging.getLogger(__name__)
 
 
 def _refuse_init(process: Process) -> None:

@@ -30,7 +30,7 @@ LOW_MEMORY = 0.05
 
 
 class Maid(Part):
-    """`report` is what the last round found; `text` the same as lines for /sys/health."""
+    """`report` says what the last round found, for /sys/health; `rounds` counts them."""
 
     def __init__(
         self,

@@ -7,7 +7,6 @@ where the store has no room for the record, which is made later.
 from __future__ import annotations
 
 import errno
-import logging
 import signal
 from collections.abc import Callable
 
@@ -23,8 +22,6 @@ from agentfs.store.ground import Ground
 from agentfs.store.later import when_there_is_room
 
 __all__ = ["SIGNALS", "Signals"]
-
-log = logging.getLogger(__name__)
 
 _SENT: dict[str, tuple[int, ...]] = {
     "TERM": (signal.SIGTERM, signal.SIGCONT),  # a stopped one cannot end itself

@@ -70,7 +70,7 @@ class AgentDirectory(Replacing):
         return key[1]
 
     def attached(self, kind: type[Attached]) -> Attached:
-        return self.agents.kept.part(self, kind) if kind.KEPT else super().attached(kind)
+        return self.agents.kept.made(self, kind) if kind.KEPT else super().attached(kind)
 
     @property
     def agent(self) -> Agent:

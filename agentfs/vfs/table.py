@@ -37,8 +37,8 @@ class Entry:
 
     `on`: the events that change it. `private`: only the agent that owns the directory, and the
     operator, open it. `errors` maps an errno name to when it is given. `known_as`: what its
-    attribute `user.agentfs.kind` says, where that is more than the kind. `rows`: who declares it,
-    if that is not the directory itself.
+    attribute `user.agentfs.kind` says, where that is more than the kind. `rows`: those who added
+    it to the directory, if they say whether it exists and is listed.
     """
 
     kind: str
@@ -60,23 +60,19 @@ class Entry:
 
 
 def key_in(directory: Hashable, name: str) -> Hashable:
-    """The key of an entry of the directory with that key."""
+    """The key of an entry of the directory with that key: what `DirectoryOf.key_of` gives."""
     return (directory, name)
 
 
 class Attachable:
-    """What a provider attaches to a directory of another: entries, or a directory of its own.
+    """What a provider attaches to a directory of another: entries, or a directory of its own. It is
+    made with the directory that it is attached to.
 
     `KEPT`: where there is one for each of many things (an agent), it is made when somebody looks
     there first, and kept as long as that thing is there. Of what was never made nobody is told.
     """
 
     KEPT: ClassVar[bool] = False
-
-    @classmethod
-    def of(cls, directory: Any) -> Any:
-        """The one that is attached to `directory`."""
-        return cls(directory)  # type: ignore[call-arg]  # it is what they are made with
 
 
 class DirectoryOf(Directory, Attachable):
@@ -100,7 +96,7 @@ class DirectoryOf(Directory, Attachable):
 
     def key_of(self, name: str) -> Hashable:
         """The key of an entry."""
-        return key_in(self.key, name)
+        return (self.key, name)
 
     def owner(self) -> Owner:
         """Who owns the entries, and when they changed last."""
@@ -199,12 +195,11 @@ class Table(_Declaring, DirectoryOf):
 
     def node(self, entry: Entry) -> Node:
         """The node of a declared entry."""
-        return entry.build(self, self.key_of(entry.name), entry)
+        return entry.build(self, (self.key, entry.name), entry)
 
     def attached(self, kind: type[Attached]) -> Attached:
         """What a provider attached to this directory."""
-        made: Attached = kind.of(self)
-        return made
+        return kind(self)  # type: ignore[call-arg]
 
     def concerned(self, event: Any) -> Sequence[Hashable]:
         """The keys of those of `EACH` that an event is about."""
@@ -267,12 +262,12 @@ class Kept:
         """All of one kind."""
         return self._of.setdefault(kind, {})
 
-    def part(self, thing: Table, kind: type[Attached]) -> Attached:
-        """That of one thing."""
+    def made(self, thing: Table, kind: type[Attached]) -> Attached:
+        """That of one thing, made if it is not there yet."""
         kept = self._of.setdefault(kind, {})
         found: Attached | None = kept.get(thing.key)
         if found is None:
-            found = kept[thing.key] = kind.of(thing)
+            found = kept[thing.key] = kind(thing)  # type: ignore[call-arg]
         return found
 
     def forget(self, key: Hashable) -> None:
@@ -296,6 +291,7 @@ def attach(root: type[Table], *kinds: type[AddedRows | DirectoryOf]) -> None:
                 if kind.EACH is not None:
                     places[kind.EACH.PATH] = kind.EACH
         into = places[above]
+        assert not into.TABLE.keys() & added.keys(), f"{kind.__name__} adds what is there"
         into.TABLE = into.TABLE | added
         into.ATTACHED += (kind,)
 
@@ -318,8 +314,9 @@ def _entry_of(kind: type[DirectoryOf]) -> Entry:
 def _entry_in(kind: type[AddedRows], entry: Entry) -> Entry:
     """The entry that `kind` adds, built by it."""
     build = entry.build
+    asked = kind.exists is not AddedRows.exists or kind.listed is not AddedRows.listed
     return replace(
         entry,
-        rows=kind,
+        rows=kind if asked else None,
         build=lambda table, key, entry: build(table.attached(kind), key, entry),
     )

@@ -60,9 +60,11 @@ assert "/dev/board" in page()
 """
 
 
-def add(scratch: Path) -> tuple[set[str], set[str]]:
-    """Add the capability; the files that are new, and those that have more lines now."""
-    new, longer = set(), set()
+def add(scratch: Path) -> tuple[set[str], dict[str, int]]:
+    """Add the capability; the files that are new, and how many lines beside imports those have more
+    that are not."""
+    new: set[str] = set()
+    longer: dict[str, int] = {}
     for path, text in re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.S):
         file = scratch / path
         assert not file.exists()
@@ -75,12 +77,12 @@ def add(scratch: Path) -> tuple[set[str], set[str]]:
         place = ""
         for line in hunks.splitlines():
             if line.startswith("+"):
+                longer[path] = longer.get(path, 0) + (not line.startswith("+from "))
                 text = text.replace(place, f"{place}{line[1:]}\n")
             else:
                 place = f"{line[1:]}\n"
                 assert text.count(place) == 1, f"{path}: {place}"
         (scratch / path).write_text(text)
-        longer.add(path)
     return new, longer
 
 
@@ -107,7 +109,7 @@ def test_a_capability_is_a_folder_a_provider_and_a_few_lines(tmp_path: Path) -> 
     shutil.copy(ROOT / "pyproject.toml", scratch)
     new, longer = add(scratch)
     assert {path.rpartition("/")[0] for path in new} == {"agentfs/board", "providers"}
-    assert longer == {"agentfs/kernel.py", "providers/tree.py", "pyproject.toml"}
+    assert longer == {"agentfs/kernel.py": 1, "providers/tree.py": 1, "pyproject.toml": 1}
 
     env = os.environ | {"PYTHONPATH": f"{scratch}{os.pathsep}{ROOT}"}
     words = [sys.executable, "-P", "-c", USE, str(scratch), str(tmp_path / "state")]

@@ -17,7 +17,7 @@ class AskState(enum.Enum):
 
     OPEN = "open"
     ANSWERED = "answered"
-    CANCELLED = "cancelled"  # by who asked; it is not kept any longer
+    CANCELLED = "cancelled"  # by its asker; it is not kept any longer
     EXPIRED = "expired"  # nobody answered in time
     FAILED = "failed"  # nobody can answer any more
 
@@ -27,8 +27,8 @@ class Ask:
     """A question of agent `asker`. `id` is the number of its first message.
 
     `questions` has, for each message that put it to somebody, the mailbox that it went to; `to`
-    names them for people. `apart`: the answer is read from the ask alone, and nobody is told of
-    the end of it. `severity` and `pid` say that it is an escalation, and of which process. Times
+    names them for people. `apart`: the answer is read from the ask alone, and nobody is told how
+    it ends. `severity` and `pid` say that it is an escalation, and of which process. Times
     are wall clock, in seconds, 0 for never; `changed` is for st_mtime, in ns.
     """
 
@@ -70,7 +70,7 @@ class Ask:
                 )
 
     def record(self) -> dict[str, Any]:
-        """What the store keeps."""
+        """The record in the store."""
         return {
             "asker": self.asker,
             "asked": self.asked,

@@ -1,5 +1,4 @@
-"""Asks: questions that wait for their answer, with a deadline. `threads` says who may
-reply to what.
+"""Asks: questions that wait for their answer, with a deadline. `threads` says who may reply.
 
 A question is a message like any other, with `Reply-By`; its receiver answers it by a reply. The
 first reply is the answer. It is kept with the ask, and where the asker has said that it reads it
@@ -73,8 +72,8 @@ class Asks(Part):
             self._alarm.set(first.deadline)
 
     def take_up(self) -> None:
-        """What became of a question is told after its transaction: the daemon may have died
-        between."""
+        """End the asks whose questions were lost: mail tells of that after its transaction, and the
+        daemon may have died between."""
         with self._store.transaction():
             for seq, ask in tuple(self._table.of_message.items()):
                 message = self._boxes.archive.find(seq)
@@ -95,11 +94,11 @@ class Asks(Part):
 
     @property
     def open_asks(self) -> Mapping[str, Mapping[int, Ask]]:
-        """Those that are open, by who asked."""
+        """Those that are open, by their asker."""
         return self._table.open
 
     def of(self, agent: str) -> Mapping[int, Ask]:
-        """What `agent` has asked, by number, the open ones last."""
+        """The asks of `agent`, by number, the open ones last."""
         self.expire_due()
         return {**self._table.closed.of(agent), **self._table.open.of(agent)}
 

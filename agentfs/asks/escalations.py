@@ -40,7 +40,7 @@ class Severity(enum.Enum):
 
     @property
     def priority(self) -> Priority:
-        """What the message that says so has."""
+        """That of the message that says so."""
         return _PRIORITIES[self]
 
 

@@ -1,4 +1,4 @@
-"""What is told of questions and escalations."""
+"""The events of questions and escalations."""
 
 from __future__ import annotations
 

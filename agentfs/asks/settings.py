@@ -10,8 +10,8 @@ __all__ = ["EscalationSettings"]
 
 
 class EscalationSettings(Section):
-    """How long each one who is told may take to answer before it goes to the next one up: a
-    warning, an error; `last_timeout` for who is the last (process 1, and the parent for info)."""
+    """How long each agent that is told may take to answer before it goes to the next one up: a
+    warning, an error; `last_timeout` is for the last (process 1, and the parent for info)."""
 
     NAME: ClassVar = "escalation"
 

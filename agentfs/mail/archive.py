@@ -33,7 +33,7 @@ class Archive:
         return self._all.get(seq)
 
     def sent(self, sender: str) -> Mapping[int, Message]:
-        """What `sender` can see of its messages, by number."""
+        """The messages of `sender` that it can see, by number."""
         return self._sent.get(sender, _NONE)
 
     def finished(self, sender: str) -> Mapping[int, Message]:

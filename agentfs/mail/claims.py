@@ -1,5 +1,5 @@
-"""What processes have claimed, in whatever mailbox: how many messages, until when, and who waits
-for a process to have one less.
+"""The claims of processes, in whatever mailbox: how many messages, until when, and the calls to
+make when a process has one less.
 
 A claimed message is a task of its process. How many a process may have and how long each may take
 is for `tasks` to say; here they are kept, and ended in time. That is not the time on the wall: a
@@ -38,7 +38,7 @@ class Claims:
         self._store = ground.store
         self._clock = clock = ground.clock
         self.by_pid: dict[int, dict[int, Message]] = {}
-        """What each process has claimed, by number, oldest first. To look at."""
+        """The messages that each process has claimed, by number, oldest first. To look at."""
         self._due: DueHeap[Message] = DueHeap()
         self._deadlines: dict[int, tuple[int, float]] = {}  # message -> its number in _due, when
         self._number = itertools.count()
@@ -64,7 +64,7 @@ class Claims:
             "held up": len(self._waits_for),
         }
 
-    # -- what is claimed -------------------------------------------------------------------------
+    # -- claims ------------------------------------------------------------------------------------
 
     @property
     def pids(self) -> list[int]:
@@ -72,11 +72,12 @@ class Claims:
         return list(self.by_pid)
 
     def of(self, pid: int) -> list[Message]:
-        """What process `pid` has claimed, oldest first."""
+        """The messages that process `pid` has claimed, oldest first."""
         return list(self.by_pid.get(pid, {}).values())
 
     def newest(self, pid: int, most: int) -> list[Message]:
-        """What process `pid` has claimed last, the newest first, `most` messages at most."""
+        """The messages that process `pid` has claimed last, newest first, `most` of them at
+        most."""
         return list(islice(reversed(self.by_pid.get(pid, {}).values()), most))
 
     def count(self, pid: int) -> int:
@@ -111,7 +112,7 @@ class Claims:
         if pid in self._waiting and self._store.in_transaction:
             self._store.on_commit(lambda: self.wake(pid))
 
-    # -- who waits -------------------------------------------------------------------------------
+    # -- waiting for an end ------------------------------------------------------------------------
 
     def wait(self, pid: int, call: Call) -> None:
         """Call `call()` once, when process `pid` has claimed less than now, or may claim more."""
@@ -128,7 +129,7 @@ class Claims:
                 del self._waiting[pid]
 
     def wake(self, pid: int) -> None:
-        """Call those who wait for process `pid`."""
+        """Make the calls that wait for process `pid`."""
         calls = tuple(self._waiting.get(pid, ()))
         for call in calls:
             self.leave(call)
@@ -148,7 +149,7 @@ class Claims:
             self.wake(pid)
         self.time_out_due()
 
-    # -- how long it takes -----------------------------------------------------------------------
+    # -- how long it takes -------------------------------------------------------------------------
 
     def _set_deadline(self, message: Message, patience: float | None) -> None:
         if patience is None:
@@ -169,7 +170,7 @@ class Claims:
 
     def time_out_due(self) -> int:
         """End a batch of the claims that have lasted too long; how many. The alarm does it when it
-        is time; whoever looks does it before, so that nobody depends on when the alarm rings."""
+        is time; calls that look do it before, so that nothing depends on when the alarm rings."""
         message = self._due.first() if self._due.items else None
         if message is None:
             return 0

@@ -283,9 +283,9 @@ def _in(box: Mailbox, folder: str, file: str) -> Message:
 
 
 def is_over(message: Message) -> bool:
-    """Whether nobody asked for it: `find -exec cat` read it, which has ended, or an operator, who
-    has left. The operator may work for a queue as anybody may, and then asks for it by name; in an
-    agent's inbox it is a visitor."""
+    """Whether nobody asked for it: `find -exec cat` read it, which has ended, or an operator read
+    it and has left. The operator may work for a queue as anybody may, and then asks for it by name;
+    in an agent's inbox it is a visitor."""
     through = message.through
     if through is None or message.folder != "cur":
         return False

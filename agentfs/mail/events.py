@@ -1,4 +1,4 @@
-"""What is told of messages."""
+"""The events of messages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class DeadLetterDropped(Event):
 
 @dataclass(frozen=True, slots=True)
 class SentForgotten(Event):
-    """What became of these messages of agent `sender` is not kept any more."""
+    """The records of these messages in `sent` of agent `sender` are not kept any more."""
 
     whose: ClassVar[str] = "sender"
 
@@ -137,7 +137,7 @@ class MessageGivenUp(Event):
 
 @dataclass(frozen=True, slots=True)
 class MessageLooped(Event):
-    """Message `id` of `sender` to `agent` came after so many hops (see `ipc.loops`) that it is a
+    """Message `id` of `sender` to `agent` came after so many hops (see `loops`) that it is a
     dead letter, and not delivered."""
 
     agent: str

@@ -76,7 +76,7 @@ OURS = frozenset(
 """Headers that say something to the kernel or to every reader, and that a sender may set."""
 
 AS_RECEIVED = frozenset({"claimed-as", "messages-waiting", "delivery-attempt", "message-id"})
-"""What a message begins with as `recv` gives it."""
+"""The header that a message begins with as `recv` gives it."""
 
 KERNEL_TYPES = frozenset(
     {
@@ -91,7 +91,7 @@ KERNEL_TYPES = frozenset(
         "undeliverable",
     }
 )
-"""What only the kernel writes as the Type of a message."""
+"""Types of a message that only the kernel writes."""
 
 WELL_KNOWN = (KERNELS_OWN | OURS | {"reply-to", "mime-version", "cc", "bcc", "user-agent"}) - {
     "broadcast"
@@ -204,7 +204,7 @@ def is_kernel_type(text: str) -> bool:
 
 
 def _plain(content: bytes) -> bytes | None:
-    """What follows a leading empty line, if there is one."""
+    """The text behind a leading empty line, if there is one."""
     for empty in (b"\n", b"\r\n"):
         if content.startswith(empty):
             return content[len(empty) :]

@@ -17,7 +17,7 @@ __all__ = ["check_room"]
 
 
 class _Inbox(Listed):
-    """What waits in one inbox at the moment, by sender. Made to ask one question."""
+    """The messages that wait in one inbox at the moment, by sender. Made to ask one question."""
 
     __slots__ = ("_name",)
 

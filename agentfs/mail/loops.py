@@ -1,9 +1,9 @@
 """Loops: answers to answers without end, which two programs make that answer whatever comes.
 
 Mail knows two cures. RFC 3834: what a program sends by itself says so (`Auto-Submitted`), and no
-program answers that by itself. RFC 5321, 6.3: who carries it on counts the hops. Here the first is
-for programs to obey, and the kernel marks what it sends itself. The second is the kernel's, for
-programs that know nothing of the first, a loop in shell say.
+program answers that by itself. RFC 5321, 6.3: each that carries it on counts the hops. Here the
+first is for programs to obey, and the kernel marks what it sends itself. The second is the
+kernel's, for programs that know nothing of the first, a loop in shell say.
 
 A hop is a message that is sent while another one is held (or was put away just before), and that
 says that it is a reply (`In-Reply-To`), or that it is automatic, or that answers the sender of the
@@ -54,9 +54,9 @@ class Loops(Part):
     def origin(
         self, actor: Process | None, receiver: str, parent: Message | None
     ) -> Message | None:
-        """What a message of process `actor` to `receiver` comes of: what it is a reply to, or the
-        newest message it holds of that agent, or of any, or what it has put away. None for process
-        1, which is people."""
+        """The message that one of process `actor` to `receiver` comes of: the one it is a reply to,
+        or the newest that it holds of that agent, or of any, or the one it has put away. None for
+        process 1, which is people."""
         if actor is None or actor.pid == INIT:
             return None
         if parent is not None:
@@ -105,7 +105,7 @@ class Loops(Part):
         self, draft: Draft, receiver: str, origin: Message | None, *, reply: bool
     ) -> tuple[int, tuple[int, int]]:
         """How many hops a message to `receiver` has behind it that comes of `origin` (and says so:
-        `reply`), and what is said in it and was said in `origin`."""
+        `reply`), and digests of its body and of that of `origin`."""
         said = digest(draft.body)
         if origin is None:
             return 0, (said, 0)

@@ -40,7 +40,7 @@ from agentfs.store.part import Part
 __all__ = ["Mail"]
 
 AUTOMATIC = [("Auto-Submitted", "auto-generated")]
-"""What is marked so is answered by no program (RFC 3834)."""
+"""No program answers a message that is marked so (RFC 3834)."""
 
 
 class Mail(Part):
@@ -175,7 +175,7 @@ class Mail(Part):
         size: int,
         draft: Draft | None = None,
     ) -> tuple[Relation, str]:
-        """What the sender is to the receiver, and the agent that overhears it ("": nobody).
+        """The relation of the sender to the receiver, and the agent that overhears it ("": nobody).
 
         In this order: the receiver, the role, the route, then the limits. Whether somebody approves
         `draft` is asked last, of what would go through otherwise."""

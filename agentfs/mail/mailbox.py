@@ -61,12 +61,12 @@ class Mailbox:
         return self._order.first()
 
     def claims(self, pid: int | None) -> list[Message]:
-        """What process `pid` has claimed (None: what was claimed for no process), oldest first."""
+        """The claims of process `pid` (None: those for no process), oldest first."""
         return list(self._claims.get(pid, {}).values())
 
     def reading(self, reader: int | Reader) -> list[Message]:
-        """What was claimed last through `recv` and is not acknowledged, one message or what is
-        left of a batch: through an open file, or, by the principal's pid, through files that are
+        """The messages that were claimed last through `recv` and are not acknowledged, one or the
+        rest of a batch: through an open file, or, by the principal's pid, through files that are
         closed."""
         return list(self._reading.get(reader, {}).values())
 

@@ -1,4 +1,5 @@
-"""All mailboxes: in memory and in the store at once, with expiry and wake-ups. No rule who may.
+"""All mailboxes: in memory and in the store at once, with expiry and wake-ups. Permission is for
+the callers to ask.
 
 Changes belong inside a transaction of the store and are undone with it.
 """
@@ -438,7 +439,7 @@ _STATE = (
     "dropped",
     "unlisted",
 )
-"""What `_change` may set."""
+"""The slots that `_change` may set."""
 _state = attrgetter(*_STATE)
 
 

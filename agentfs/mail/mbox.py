@@ -10,9 +10,9 @@ from agentfs.mail.message import Message
 __all__ = ["entry"]
 
 # Where a reader would see a line begin that it takes for the beginning of the next message, or for
-# one that was quoted. Lines end in LF; but who opens the file as text, in Python or elsewhere, is
-# also shown one after any other line end there is (CR VT FF FS GS RS NEL LS PS). Those are rare,
-# and looking back for them takes eight times as long.
+# one that was quoted. Lines end in LF; but a program that opens the file as text, in Python or
+# elsewhere, also sees one after any other line end there is (CR VT FF FS GS RS NEL LS PS). Those
+# are rare, and looking back for them takes eight times as long.
 _LINE = re.compile(rb"^(?=>*From )", re.MULTILINE)
 _OTHER = re.compile(rb"(?:[\r\x0b\x0c\x1c\x1d\x1e]|\xc2\x85|\xe2\x80[\xa8\xa9])>*From ")
 _ANY_LINE = re.compile(

@@ -53,7 +53,7 @@ class Priority(enum.IntEnum):
 
 
 class Relation(enum.Enum):
-    """What the sender is to the receiver."""
+    """The sender's relation to the receiver."""
 
     SYSTEM = "system"
     PARENT = "parent"
@@ -72,13 +72,13 @@ FLOORS = {
 """The least level of a message whose sender said no priority."""
 
 _RELATIONS = {relation.value: relation for relation in Relation}
-"""What Relation(value) finds, in a fifth of the time: every start reads them all."""
+"""A look-up takes a fifth of the time of Relation(value), and every start makes many."""
 
 
 @dataclass(slots=True)
 class Draft:
-    """What a sender handed in. `headers` are kept as given, in order, without those that the
-    kernel writes (its own, `To`, `Priority`).
+    """A message as a sender handed it in. `headers` are kept as given, in order, without those that
+    the kernel writes (its own, `To`, `Priority`).
 
     `priority` is what the sender said if `on_purpose`; else the relation may raise it.
 
@@ -150,7 +150,7 @@ class Draft:
         return draft
 
     def about(self) -> str:
-        """What it says beside its body, for whoever approves it: `Name: text` a line. Times are
+        """The headers that matter to somebody who approves it, a line each: `Name: text`. Times are
         left out: a duration is another time with each try."""
         raised = self.priority is not Priority.NORMAL
         said = [("Priority", self.priority.name.lower())] if raised else []
@@ -202,7 +202,7 @@ class Draft:
 
 
 AUTOMATIC = ("auto-generated", "auto-replied", "auto-notified")
-"""What `Auto-Submitted` says of a message that nobody sent on purpose."""
+"""The words of `Auto-Submitted` for a message that nobody sent on purpose."""
 
 _AUTO_SUBMITTED = re.compile(rf"({'|'.join(('no', *AUTOMATIC))})(?![^\s;(])", re.IGNORECASE)
 
@@ -307,7 +307,8 @@ class Message:
         return self.reader is not None
 
     def record(self) -> dict[str, Any]:
-        """What the store keeps beside the columns it has of its own. Defaults are left out."""
+        """The record in the store, beside the columns that it has of its own. Defaults are left
+        out."""
         record: dict[str, Any] = {
             "sender": self.sender,
             "relation": self.relation.value,
@@ -329,7 +330,7 @@ class Message:
     def from_record(
         cls, seq: int, mailbox: str, folder: str, file: str, record: dict[str, Any], size: int
     ) -> Message:
-        """What `record` gave, of the message that is there in the store."""
+        """The message of a `record`, and of the place where the store has it."""
         read = record.copy()
         read["relation"] = _RELATIONS[read["relation"]]
         if "named" not in read:

@@ -1,4 +1,5 @@
-"""What siblings say to each other, for their parent to look at: copies that are no mail.
+"""Overheard: copies of what siblings say to each other, for their parent to look at. They are no
+mail.
 
 They are beside every mailbox and its bounds, in memory only, the newest of each parent. A reader is
 no more than a place among them, so one that is slow, or that there is not, delays nobody.

@@ -19,7 +19,7 @@ __all__ = ["AgentMail", "MailboxOwner", "Owners"]
 
 
 class MailboxOwner(Protocol):
-    """What delivery asks about one kind of mailbox. `name` is that of the mailbox."""
+    """Answers questions about one kind of mailbox. `name` is that of the mailbox."""
 
     def check_exists(self, name: str) -> None:
         """ENOENT if there is none."""

@@ -1,4 +1,4 @@
-"""What mail tells the room that keeps questions: a message opens one, and another answers it."""
+"""Mail tells the room that keeps questions: a message opens one, and another answers it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers: who got a message through `recv`, and so by whose next read it is acknowledged.
+"""Readers of `recv`: a message is acknowledged by the next read of the reader that got it.
 
 Several loops may read for one agent, and each acknowledges its own message alone. An open file is a
 reader of its own. Once it is closed (`cat` opens one for each message), what it got belongs to the
@@ -64,7 +64,7 @@ class Reader:
         return self._origin is not None and self._origin.is_over()
 
     def has_left(self) -> bool:
-        """Whether who read here has ended, and the program for which it did."""
+        """Whether the program that read here has ended, and the one for which it did."""
         return self._origin is not None and self._origin.has_left()
 
     @property

@@ -134,12 +134,12 @@ class Receiving(Part):
             reader.begin()
             self._return_failed(box.reading(pid))
             self._return_over(box.reading(pid))
-        elif reader.closed:  # by who opened it, but not by an heir
+        elif reader.closed:  # by the program that opened it, but not by an heir
             self._boxes.close(reader, closed=False)
 
     def _before(self, box: Mailbox, actor: Process, reader: Reader | None) -> list[Message]:
-        """What asking for the next one by `reader` acknowledges: what it got last, or if it got
-        nothing yet, what a file of the same loop got that is closed."""
+        """The messages that `reader` acknowledges when it asks for the next one: those it got last,
+        or if it got nothing yet, those that a closed file of the same loop got."""
         if self._is_onlooker(box, actor):
             return []
         if reader is None:
@@ -153,8 +153,8 @@ class Receiving(Part):
         return [message for message in held if not self._is_doubted(message)]
 
     def _is_onlooker(self, box: Mailbox, actor: Process) -> bool:
-        """Whether `actor` is the operator, who looks at mail that a program is to work on: what it
-        takes there it has to settle by a word, or it waits again."""
+        """Whether `actor` is the operator, and looks at mail that a program is to work on: a
+        message that it takes there waits again, unless it is settled by a word."""
         if actor.pid != INIT:
             return False
         claimant = self._delivery.claimant(box, actor)
@@ -351,7 +351,8 @@ class Receiving(Part):
         return found or [each for each in box.reading(pid) if reader.follows(each.through)]
 
     def _in_doubt(self, box: Mailbox, reader: int | None) -> Message | None:
-        """What that reader may have been given when the daemon ended, and may not have been."""
+        """The message that the daemon may have given to that reader when it ended, or may not
+        have."""
         if reader is None or not self._boxes.doubts:
             return None
         return next((each for each in box.reading(reader) if self._is_doubted(each)), None)

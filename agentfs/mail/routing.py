@@ -1,5 +1,5 @@
-"""What a message becomes on its way: what its sender is to its receiver, how urgent that makes it,
-and who overhears it.
+"""The way of a message: the relation of its sender to its receiver, how urgent that makes it, and
+the agent that overhears it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def effective(priority: Priority, relation: Relation, *, on_purpose: bool = Fals
 
 
 def relation(sender: Process | None, receiver: Process | None) -> Relation:
-    """What `sender` is to `receiver`; None is an agent without a living process."""
+    """The relation of `sender` to `receiver`; None is an agent without a living process."""
     if sender is None or sender is receiver:
         return Relation.OTHER
     if sender.pid == INIT:
@@ -42,7 +42,7 @@ def relation(sender: Process | None, receiver: Process | None) -> Relation:
 
 
 def overseer_of(table: ProcessTable, sender: Process | None, relation: Relation) -> str:
-    """The agent that overhears what `sender` sends to somebody who is that to it; "": nobody."""
+    """The agent that overhears what `sender` sends to a receiver of that relation; "": nobody."""
     if sender is None or relation is not Relation.SIBLING:
         return ""
     parent = table.find(sender.ppid)
@@ -57,8 +57,8 @@ def peers(
     among: Iterable[str],
     wrote: Callable[[str], bool],
 ) -> list[str]:
-    """Those of `among` to which agent `name` may send, in their order; `wrote` says who wrote to
-    it before, and is asked about other users' only."""
+    """Those of `among` to which agent `name` may send, in their order; `wrote` says
+    whether one wrote to it before, and is asked about agents of other users only."""
     process = table.by_name(name)
     if process is None:
         return list(among)

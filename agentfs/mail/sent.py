@@ -1,4 +1,4 @@
-"""What a sender is told of a message that it sent: where it is now, and what became of it."""
+"""Sent: a sender sees where a message is now, and what became of it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Sent:
         self._owners = owners
 
     def content(self, message: Message) -> bytes:
-        """What `sent/ID` reads as. ENOENT if it is not kept any more."""
+        """The text of `sent/ID`. ENOENT if it is not kept any more."""
         return cover(message) + self._boxes.content(message)
 
     def size(self, message: Message) -> int:

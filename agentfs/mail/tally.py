@@ -1,6 +1,5 @@
-"""What became of the copies of a broadcast, as it is counted in the one message that the sender
-sees.
-"""
+"""The tally of a broadcast: the ends of its copies, counted in the one message that the sender
+sees."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Threads:
 
     def wrote(self, writer: str, reader: str) -> bool:
         """Whether a message from `writer` to `reader`, or that `reader` took, is kept: so long may
-        `reader` answer, whoever both are."""
+        `reader` answer, whatever both are."""
         sent = self._boxes.archive.sent(writer).values()
         return any(reader in (m.mailbox, m.claimant) for m in sent) or writer in self.writers(
             reader

@@ -1,4 +1,4 @@
-"""Who waits for mail, by the name of the mailbox."""
+"""The calls to make when mail comes, by the name of the mailbox."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Call = Callable[[], object]
 
 
 class Waiters:
-    """Those who want to know of every message, and the lines of those who want one each.
+    """Calls for every message, and lines of calls that want one message each.
     `waiting(name)` says how many messages wait in a mailbox."""
 
     def __init__(self, waiting: Callable[[str], int]) -> None:
@@ -43,7 +43,7 @@ class Waiters:
         return self._lines.setdefault(name, WaitList())
 
     def hand_on(self, name: str) -> None:
-        """Call the next in the line if more mail waits than those who were called can take."""
+        """Make the next call of the line if more mail waits than those that were made can take."""
         line = self._lines.get(name)
         if line is None:
             return

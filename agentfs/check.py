@@ -1,7 +1,7 @@
 """The consistency check of a store: what must hold in it whenever no transaction is under way.
 
-Read only; works beside a running daemon and on what a killed one left. Each room says in
-its module `check` what must hold of its own records.
+It only reads, and works beside a running daemon or on the store that a killed one has left. Each
+room has a module `check`, which finds the faults of the room's own records.
 """
 
 from __future__ import annotations

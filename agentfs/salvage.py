@@ -1,7 +1,6 @@
-"""What can be saved of a store that is damaged: row by row into a new one, the mail first.
+"""Saves the rows of a damaged store into a new one, one by one, the mail first.
 
-The damaged store is only read. Where a page cannot be read, reading goes on behind the rows that
-were on it.
+The damaged store is only read. If a page cannot be read, reading goes on behind its rows.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ ORDER = (
 LAST = 2**63 - 1
 
 MOST_BYTES = 1 << 40
-"""What the length of a store is at most; more is garbage."""
+"""The greatest length of a store; a greater number is garbage."""
 
 Row = tuple[Any, ...]
 
@@ -66,9 +65,9 @@ class Saved:
 
 
 def mend_first_page(store: Path) -> None:
-    """Give a store whose first page is lost that of a new store: what the tables are called and
-    where they begin is the same in every store that was made in one way. There are three (see
-    `shrinking`); the one with which most can be saved is taken."""
+    """Give a store that has lost its first page that of a new store. The names of the tables and
+    their first pages are the same in all stores that were made in the same way. There are three
+    ways (see `shrinking`): the one that saves most rows is taken."""
     store.touch()
     found = {fresh: _saved_with(store, *fresh) for fresh in _first_pages()}
     _put_first_page(store, *max(found, key=lambda fresh: found[fresh]))
@@ -100,7 +99,7 @@ def _put_first_page(store: Path, page: bytes, least: int) -> None:
     """`least`: how many pages the store has at least."""
     with open(store, "r+b") as file:
         size = max(file.seek(0, 2) // 4096, least)
-        # The list of free pages is empty: whatever is on it is taken for used.
+        # The list of free pages is empty: all pages are taken for used.
         head = page[:28] + size.to_bytes(4, "big") + bytes(8) + page[40:]
         file.seek(0)
         file.write(head)
@@ -158,7 +157,8 @@ class _Table:
         return Saved(self._name, count, self._whole)
 
     def _sound(self, row: Row) -> bool:
-        """Whether a record is one. That of the audit is kept as it is: its hash says the rest."""
+        """Whether its record is JSON. Records of the audit are kept as they are: their hashes say
+        the rest."""
         if "record" not in self._columns or self._name in ("audit", "checkpoints"):
             return True
         try:
@@ -228,8 +228,8 @@ class _Table:
 
 
 def add_lost_agents(store: Path, folder: Path) -> list[str]:
-    """Make an agent anew, as one of the operator's, for each that has no definition any more but
-    files in `folder`, which the maid would take away, or mail. The names."""
+    """Make agents anew that have no definition any more, but mail, or files in `folder`, which the
+    maid would take away. They are the operator's. Returns their names."""
     with closing(sqlite3.connect(store, isolation_level=None)) as database:
         known = {name for (name,) in database.execute("SELECT name FROM agents")}
         owners = {
@@ -250,8 +250,8 @@ def add_lost_agents(store: Path, folder: Path) -> list[str]:
 
 
 def give_up_processes(store: Path) -> None:
-    """Make what was saved consistent at the cost of what was under way: no process is left, what
-    was claimed waits again, and of the audit what does not hold together goes."""
+    """Make the saved rows consistent, at the cost of everything that was under way: no process is
+    left, claimed messages wait again, and an audit that does not hold together goes."""
     with closing(sqlite3.connect(store, isolation_level=None)) as database:
         database.execute("BEGIN")
         _mend_messages(database)

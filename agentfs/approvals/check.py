@@ -1,4 +1,4 @@
-"""What must hold of the requests for approval in a store."""
+"""Faults of the requests for approval in a store."""
 
 from __future__ import annotations
 

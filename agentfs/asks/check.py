@@ -1,4 +1,4 @@
-"""What must hold of the asks in a store, and of the threads of messages."""
+"""Faults of the asks in a store, and of the threads of messages."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _links(seq: int, record: dict[str, Any], asked: Container[int]) -> Iterator[
     thread = record.get("thread", [])
     if thread != sorted(set(thread)) or (thread and not 0 < thread[-1] < seq):
         yield f"it cannot follow the messages {thread}"
-    # Who asked may have been removed; then it is nobody's.
+    # The asker may have been removed; then the message is unlisted.
     theirs = record.get("awaited") and not record.get("unlisted")
     if theirs and (record.get("lapsed") or seq not in asked):
         yield "no ask waits for a reply to it"

@@ -1,5 +1,5 @@
-"""What must hold of the tables of the audit, as far as that can be told without the key. Whether
-the kernel wrote them is told by `agentfs.audit.verify`."""
+"""Faults of the tables of the audit, as far as they can be told without the key. Whether the kernel
+wrote them is told by `agentfs.audit.verify`."""
 
 from __future__ import annotations
 

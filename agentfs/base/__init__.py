@@ -1,1 +1,1 @@
-"""What every room may use and that knows none of them: errors, clocks, text, YAML."""
+"""Tools for every room, which know none of them: errors, clocks, text, YAML."""

@@ -37,7 +37,7 @@ class TokenBuckets:
         return 0.0
 
     def give_back(self, name: str, count: int) -> None:
-        """What was taken was not used."""
+        """Put back tokens that were taken and not used."""
         tokens, since = self._levels[name]
         self._levels[name] = (tokens + count, since)
 

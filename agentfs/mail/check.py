@@ -1,4 +1,4 @@
-"""What must hold of the messages in a store, and of broadcasts: their copies and their counts."""
+"""Faults of the messages in a store, and of broadcasts: their copies and their counts."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What things are: processes and their definitions, names, principals, capabilities."""
+"""Things and their values: processes and their definitions, names, principals, capabilities."""

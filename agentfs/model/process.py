@@ -1,4 +1,4 @@
-"""What a process and an agent are: roles, tiers, states, and the records of both."""
+"""Processes and agents as values: roles, tiers, states, and the records of both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class Role(enum.Enum):
-    """What a process is for. `kernel` is process 1 only."""
+    """The purpose of a process. `kernel` is process 1 only."""
 
     KERNEL = "kernel"
     DAEMON = "daemon"
@@ -76,7 +76,7 @@ class Restart(enum.Enum):
 
 
 class OnLimit(enum.Enum):
-    """What follows when a call would exceed a limit or budget."""
+    """The consequence for a call that would exceed a limit or budget."""
 
     RAISE = "raise"
     """The call is refused with EDQUOT, nothing else."""
@@ -87,7 +87,7 @@ class OnLimit(enum.Enum):
 
 
 class State(enum.Enum):
-    """What a process is doing."""
+    """The state of a process."""
 
     IDLE = "idle"
     RUNNING = "running"

@@ -1,4 +1,4 @@
-"""What must hold of the processes and agents in a store."""
+"""Faults of the processes and agents in a store."""
 
 from __future__ import annotations
 

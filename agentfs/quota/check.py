@@ -1,4 +1,4 @@
-"""What must hold of budgets, open calls, groups, limits and the accounting in a store."""
+"""Faults of budgets, open calls, groups, limits and the accounting in a store."""
 
 from __future__ import annotations
 

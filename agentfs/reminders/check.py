@@ -1,4 +1,4 @@
-"""What must hold of the reminders in a store, and of their figures."""
+"""Faults of the reminders in a store, and of their figures."""
 
 from __future__ import annotations
 

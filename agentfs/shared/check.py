@@ -1,5 +1,5 @@
-"""What must hold of queues, topics and artifacts in a store, and of the files beside it that have
-the contents of artifacts."""
+"""Faults of queues, topics and artifacts in a store, and of the files beside it that have the
+contents of artifacts."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What survives: the SQLite store, its migrations, the events, the documents of `/etc`."""
+"""What survives a restart: the SQLite store, its tables, the events, the documents of `/etc`."""

@@ -1,10 +1,10 @@
-"""Room in the log of the store that agents cannot use up: what the operator does is stored also
-where the disk is full.
+"""Room in the log of the store that agents cannot use up: the operator can change things on a full
+disk, too.
 
-SQLite stores a transaction by appending to its log (STORE-wal). Blocks of the disk are set aside
-for the log beyond its end with fallocate(2), which nobody else can take, not even who writes to the
-disk without us; and before a transaction of an agent would use the last of them, and no more can be
-had, it is refused. How far the log is in use says its index (STORE-shm, whose format is a part of
+SQLite stores a transaction by appending to its log (STORE-wal). We set blocks of the disk aside for
+the log, beyond its end, with fallocate(2): nobody else can take them, not even a program that knows
+nothing of us. A transaction of an agent that would use the last of them is refused, if no more can
+be had. The index of the log says how far it is in use (STORE-shm, whose format is a part of
 SQLite's: sqlite.org/walformat.html).
 """
 
@@ -52,7 +52,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Ballast:
-    """Of an open store. Close it after the store: closing the index lets SQLite's locks go."""
+    """The room of an open store. Close it after the store: closing the index lets SQLite's locks
+    go."""
 
     def __init__(self, store: Path, page_size: int) -> None:
         self._log = os.open(f"{store}-wal", os.O_RDWR | os.O_CLOEXEC)
@@ -64,8 +65,8 @@ class Ballast:
         """No more can be had, so that agents were refused, or would be."""
 
     def room(self, size: int, acting: Principal | None) -> int:
-        """How many bytes agents may write now. Raises sqlite3.OperationalError if less
-        than `size` is left to whom the transaction is for; None is the kernel itself."""
+        """How many bytes agents may write now. Raises sqlite3.OperationalError if less than `size`
+        is left to `acting`, for whom the transaction is; None is the kernel itself."""
         if not self._able:
             return STEP
         used = self._used()
@@ -90,7 +91,7 @@ class Ballast:
         os.close(self._index)
 
     def _used(self) -> int:
-        """How far the log is in use. All of it is free once the database has it all."""
+        """How far the log is in use. Once the database has all of it, all of it is free."""
         head = os.pread(self._index, 100, 0)
         if len(head) < 100:
             return 0
@@ -117,7 +118,7 @@ class Ballast:
 
 
 def _allocate(descriptor: int, offset: int, size: int) -> int:
-    """Have blocks for a part of a file, whose length stays. Returns 0, or an errno."""
+    """Set blocks aside for a part of a file, whose length stays. Returns 0, or an errno."""
     while _libc.fallocate(descriptor, _KEEP_SIZE, ctypes.c_long(offset), ctypes.c_long(size)):
         number = ctypes.get_errno()
         if number != errno.EINTR:  # which tmpfs answers when a signal comes

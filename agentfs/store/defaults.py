@@ -1,5 +1,5 @@
-"""What a document leaves out, shown in it as comments: each name with its default, marked, in the
-section where it belongs. A person's own lines stay byte for byte."""
+"""Settings that a document leaves out, shown in it as comments: each name with its default, marked,
+in the section where it belongs. The text that somebody wrote stays byte for byte."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def without_defaults(text: str) -> str:
 
 
 def with_defaults(text: str, given: BaseModel) -> str:
-    """`text`, a document of sections that says `given`, and what it leaves out as comments.
+    """`text`, a document of sections that says `given`, with what it leaves out as comments.
 
-    A section in block style gets its own below its last line; of any other (`{…}`, an alias) the
-    rest is shown as `section.name`. Sections that are not there come last.
+    A section in block style gets them below its last line. For any other (`{…}`, an alias) they are
+    shown as `section.name`, below all. So are sections that are not there.
     """
     root = compose(text)
     added = _Added(text, root)
@@ -62,7 +62,7 @@ class _Added:
         self._last: list[str] = []
 
     def add(self, section: str, missing: list[str], *, there: bool) -> None:
-        """What is missing in `section`, which is `there` or not."""
+        """Add what is missing in `section`, which is `there` or not."""
         root = self._root
         block = root is None or (isinstance(root, yaml.MappingNode) and not root.flow_style)
         if there or not block:
@@ -76,8 +76,8 @@ class _Added:
             self._last += [f"{pad}#   {each}{MARK}" for each in missing]
 
     def _place(self, section: str) -> tuple[int | None, int | None]:
-        """The last line of a section (from 0), and how far it is indented if it is in block style;
-        None where that cannot be said."""
+        """The last line of a section (from 0), and its indentation if it is in block style; None
+        where there is none."""
         root = self._root
         if not isinstance(root, yaml.MappingNode) or root.flow_style:
             return None, None

@@ -1,4 +1,4 @@
-"""What all events have in common."""
+"""The base of all events."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["Event", "vocabulary"]
 class Event:
     """Base of all events. `type` is its name on the wire, made from the class name.
 
-    On the wire every event has `agent`, whom it concerns, and `pid`, that agent's process, or null.
-    `whose` is the field that names the agent; "": the event is about nobody. If an
-    event does not say one of the two, the log finds it out when the event goes out.
+    On the wire every event has the `agent` that it concerns, and `pid`, that agent's process, or
+    null. `whose` is the field that names the agent; "": the event concerns none. If an event says
+    only one of the two, the log finds out the other when it goes out.
     """
 
     type: ClassVar[str] = "event"

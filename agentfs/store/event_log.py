@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Record(NamedTuple):
-    """An event with its number and time, as the log keeps it; `agent` and `pid` are whom it
+    """An event with its number and time, as the log keeps it; `agent` and `pid` are those that it
     concerns."""
 
     seq: int
@@ -73,7 +73,7 @@ class EventLog:
         self._concerned: dict[type[Event], tuple[Callable[[Record], object], ...]] = {}
         self.last = int(store.meta(LAST_EVENT, "0"))
         self.boot = secrets.token_hex(8)
-        """Of this run of the daemon: a watcher who sees another one missed a restart."""
+        """The name of this run of the daemon: a watcher that sees another has missed a restart."""
         self._process_of: Callable[[str], int | None] = lambda agent: None
         self._agent_of: Callable[[int], str | None] = lambda pid: None
         store.prepare(self._number)
@@ -101,7 +101,7 @@ class EventLog:
         self._concerned.clear()
 
     def _listeners_of(self, kind: type[Event]) -> tuple[Callable[[Record], object], ...]:
-        """Those that `kind` concerns, in the order in which they began to listen."""
+        """The listeners that `kind` concerns, in the order in which they began to listen."""
         found = self._concerned.get(kind)
         if found is None:
             found = tuple(
@@ -130,8 +130,9 @@ class EventLog:
         self._pending.append(event)
 
     def hint(self, event: Event) -> None:
-        """Tell the listeners of what shows in the tree and is no change of the system: it has no
-        number, is not kept, and is in no audit. It goes out once the transaction is committed."""
+        """Tell the listeners of something that shows in the tree and is no change of the system. It
+        has no number, is not kept, and is in no audit. It goes out once the transaction is
+        committed."""
         if self._store.in_transaction:
             self._store.on_commit(lambda: self._hint(event))
         else:
@@ -167,7 +168,7 @@ class EventLog:
         for listener in self._listeners_of(type(record.event)):
             try:
                 listener(record)
-            except Exception:  # it has happened: this is no fault of who did it
+            except Exception:  # the event has happened: its author must not be told otherwise
                 log.exception("a listener failed on event %s", record)
 
     def _whom(self, event: Event) -> tuple[str | None, int | None]:

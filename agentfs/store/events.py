@@ -1,4 +1,4 @@
-"""What is told of the system itself."""
+"""Events of the system itself."""
 
 from __future__ import annotations
 

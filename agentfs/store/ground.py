@@ -1,4 +1,4 @@
-"""What every service of the kernel stands on."""
+"""The ground that every service of the kernel stands on."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["Ground"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ground:
-    """The first argument of every service: where the state is kept, what happened, what time it is,
-    how the system is configured, and who is told of what."""
+    """The first argument of every service: the place of the state, the store, the events, the time,
+    the configuration, and the parts, which are told what happens."""
 
     state_dir: Path
     store: Store

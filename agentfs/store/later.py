@@ -1,4 +1,4 @@
-"""What has been done already, and is recorded as soon as the store has room for it."""
+"""Changes that have happened already: they are recorded as soon as the store has room for them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ AGAIN = 1.0
 
 
 def when_there_is_room(timers: Timers, record: Callable[[], object], what: str) -> None:
-    """Call `record()` now, and again every second while it raises ENOSPC; `what` is for the log.
-    Everything else that it raises is raised, and ends the trying."""
+    """Call `record()` now, and again every second as long as it raises ENOSPC; `what` is for the
+    log. Any other exception passes on, and ends the trying."""
     if not _tried(timers, record):
         log.error("%s: the store has no room to say so yet", what)
 

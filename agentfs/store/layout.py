@@ -1,5 +1,5 @@
-"""The state directory: what lies in it, and what must be so before anybody writes there. Standard
-library only: the command line asks this before it starts a daemon.
+"""The state directory: what lies in it, and what must hold before anything is written there. It
+uses the standard library only, because the command line asks it before it starts a daemon.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FILES = (
     "audit.key",
     "audit.key.checkpoints",
 )
-"""What is no directory where it exists."""
+"""Plain files, if they exist."""
 
 
 class StateError(Exception):

@@ -35,7 +35,7 @@ class Form(Generic[T]):
 
     @property
     def key(self) -> str:
-        """What the store calls its text."""
+        """The key of its text in the store."""
         return self.kept_as or self.name
 
 
@@ -75,7 +75,7 @@ class LiveDocument(Part, Generic[T]):
 
     @property
     def shown(self) -> str:
-        """What its file reads as."""
+        """The content of its file."""
         return self.text
 
     @property
@@ -98,8 +98,8 @@ class LiveDocument(Part, Generic[T]):
             self._store.set_meta(f"{self._key}.refused", "")
 
     def add_check(self, check: Callable[[T], object]) -> None:
-        """Have `check` look at what is about to be put in effect. It raises EINVAL if the rest of
-        the system does not allow that."""
+        """Have `check` look at everything that is about to be put in effect. It raises EINVAL if
+        the rest of the system does not allow that."""
         self._checks.append(check)
 
     def replace(self, text: str) -> None:

@@ -50,7 +50,7 @@ def _is_dying(owner: str) -> bool:
 def only_daemon(state: Path) -> Iterator[None]:
     """Hold the lock of the state directory. Raises StateError if another process has it.
 
-    One that was killed has it until its last thread is gone: that is waited for.
+    A process that was killed has it until its last thread is gone; we wait for that.
     """
     descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

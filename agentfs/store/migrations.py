@@ -95,13 +95,13 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE INDEX usage_keys ON usage (view, key) WHERE span = 'total';
     """,
-    # 4: the record of a process leaves out what has its default. This release reads both kinds; a
-    # release before it, which would not, refuses the store.
+    # 4: the record of a process leaves out fields that have their defaults. This release reads both
+    # kinds; an earlier one reads only the older kind, and so refuses the store.
     "",
     # 5: records of agents have their prompt and last result, those of processes groups, metadata
     # and more limits, those of messages the hops behind them and since when they are claimed. The
     # first start gives agents a number of their own and that of their creator. This release reads
-    # both kinds; one before it would not.
+    # both kinds; an earlier one does not.
     "",
 )
 

@@ -1,8 +1,8 @@
-"""Whether a store is whole, asked before it is opened for writing: nothing is made worse.
+"""Whether a store is whole, asked before it is opened for writing, so that nothing gets worse.
 
-SQLite checks the pages that it uses when it uses them, and takes what is left of a log that was cut
-for all that there ever was. So the pages are looked through here, and the log has to reach as far
-as the mark beside it says (`StoreMark`).
+SQLite checks a page only when it uses it, and if a log was cut, takes the rest for all that there
+was. So all pages are looked through here, and the log has to reach as far as the mark beside it
+says (`StoreMark`).
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ LAST_EVENT = "event_seq"
 
 
 UNREADABLE = (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError, AssertionError)
-"""What reading a record raises that is not what it should be."""
+"""Exceptions of reading a record that is not what it should be."""
 
 
 class StoreMark:
     """STORE.mark, beside a store: the number of the last event that was committed, and in which
-    life of the machine. Written behind every commit, and never synced: after kill -9 it is behind
-    the store by one commit at most; after a power cut either may have got further.
+    life of the machine. It is written behind every commit, and never synced. After kill -9 it is
+    behind the store by one commit at most; after a power cut either may have got further.
     """
 
     def __init__(self, store: Path) -> None:
@@ -59,8 +59,8 @@ class StoreMark:
             return 0, False
 
     def write(self, number: str) -> None:
-        """Say that event `number` was committed. If the disk refuses it, the mark stays
-        behind, which does no harm."""
+        """Say that event `number` was committed. If the disk refuses, the mark stays behind, which
+        does no harm."""
         with suppress(OSError):
             if self._descriptor < 0:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
@@ -74,8 +74,8 @@ class StoreMark:
 
 
 def require_whole(store: Path) -> str:
-    """Raise StateError unless the store can be used as it is, or there is none and never was. It
-    returns what should be told, or nothing."""
+    """Raise StateError unless the store can be used as it is, or there never was one. Returns a
+    warning, or nothing."""
     state = store.parent
     try:
         known, same_boot = StoreMark(store).read()
@@ -97,7 +97,7 @@ def require_whole(store: Path) -> str:
 
 
 def _require_new(store: Path, known: int) -> None:
-    """Without a store there must be no trace of one."""
+    """Raise StateError if there is a trace of a store that is gone."""
     state = store.parent
     log = store.with_name(f"{store.name}-wal")
     traces = [str(log)] if log.exists() and log.stat().st_size else []
@@ -113,7 +113,7 @@ def _require_new(store: Path, known: int) -> None:
 
 def look_through(store: Path, patience: float | None = None) -> int | str:
     """The number of the last event, or what is wrong, in words. Reads every page, for at most
-    `patience` seconds. Raises sqlite3.Error for what cannot be read at all."""
+    `patience` seconds. Raises sqlite3.Error if nothing can be read."""
     with open(store, "rb") as file:
         if file.read(16) != b"SQLite format 3\0":
             return "it is no database, or its first page was overwritten"
@@ -147,19 +147,12 @@ def look_through(store: Path, patience: float | None = None) -> int | str:
 
 @contextmanager
 def taking_up(store: Path) -> Iterator[None]:
-    """What goes wrong inside it is the store's fault: StateError says where, in one line."""
+    """A failure inside it is the store's fault: StateError says where, in one line."""
     try:
         yield
     except KernelError as bad:
         raise StateError(f"{store.parent}: {bad.reason}") from bad
-    except (
-        sqlite3.Error,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-    ) as bad:
+    except UNREADABLE as bad:
         at = traceback.extract_tb(bad.__traceback__)[-1]
         said = f"{type(bad).__name__}: {bad}, {os.path.basename(at.filename)}:{at.lineno}"
         raise StateError(
@@ -168,7 +161,7 @@ def taking_up(store: Path) -> Iterator[None]:
 
 
 def is_full(failure: BaseException | None) -> bool:
-    """Whether something failed, at the bottom, because the disk is full."""
+    """Whether a full disk is the first cause of `failure`."""
     if isinstance(failure, BaseExceptionGroup):
         return any(is_full(each) for each in failure.exceptions)
     if failure is None:

@@ -1,4 +1,4 @@
-"""What one service of the kernel is to the others: a part, which is told what happens."""
+"""A part: a service of the kernel that is told what happens in the others."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A file that holds some room on the disk of the state directory, so that on a full disk a daemon
-can start, and what is in the tree be read and removed; and so that the log of the store, which has
-room of its own (`ballast`), can be folded into a database that has none."""
+"""A file that holds some room on the disk of the state directory. With it a daemon can start on a
+full disk, and people can read and remove what is in the tree. And the log of the store, which has
+room of its own (`ballast`), can be folded into the database, which has none."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ SIZE = 4 * 1024 * 1024
 """Bytes. A start writes some kilobytes for each process that was at work, and 150 in all."""
 
 ROUND = 5.0
-"""Seconds between two looks whether there is room for it again."""
+"""Seconds between two looks for room, if the file had to go."""
 
 
 def give_way(state: Path) -> None:
-    """Let go of the room if there is little else. Raises no OSError: a start may do without."""
+    """Give the room away if there is little else. Raises nothing: a start may do without."""
     with suppress(OSError):
         if _free(state) < SIZE:
             let_go(state)
 
 
 def let_go(state: Path) -> None:
-    """Give the room away. No reserve is no fault."""
+    """Give the room away, if there is any."""
     with suppress(OSError):
         (state / RESERVE).unlink()
 
 
 async def keep_reserve(state: Path) -> None:
-    """Hold the room, from when the disk has twice as much."""
+    """Hold the room, as soon as the disk has twice as much."""
     while True:
         await trio.to_thread.run_sync(_hold, state)
         await trio.sleep(ROUND)

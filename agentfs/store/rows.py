@@ -15,7 +15,7 @@ __all__ = ["UNREADABLE", "Record", "StoreRows", "parse_record", "read_record"]
 Record = dict[str, Any]
 
 UNREADABLE = (TypeError, LookupError, ValueError, AttributeError, ArithmeticError)
-"""What it raises to make something of a record that is not what it should be."""
+"""Exceptions of reading a record that is not what it should be."""
 
 
 class StoreRows:

@@ -1,8 +1,8 @@
-"""What was deleted is given back to the disk, in steps that hold nobody up.
+"""Free pages of the database are given back to the disk, in steps that hold nobody up.
 
-SQLite keeps the pages of what was deleted for what comes. Those that nobody needed for a minute are
-taken from the end of the database (`PRAGMA incremental_vacuum`), all but some; the file becomes
-shorter with the next checkpoint.
+SQLite keeps the pages of deleted rows for later ones. All but some of those that were free for a
+minute are taken from the end of the database (`PRAGMA incremental_vacuum`). The next checkpoint
+makes the file shorter.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ __all__ = ["KEPT", "LOOKS", "Shrinking", "make_shrinkable"]
 log = logging.getLogger(__name__)
 
 KEPT = 512
-"""Free pages that stay (2 MiB): what comes next finds room in them also on a full disk."""
+"""Free pages that stay (2 MiB): the next rows find room in them even on a full disk."""
 
 LEAST = 256
-"""Pages that are worth the work: 1 MiB."""
+"""The fewest pages that are worth the work: 1 MiB."""
 
 LOOKS = 12
-"""Looks, five seconds apart, in which all of them were free: a load that comes in waves keeps its
+"""Pages have to be free in so many looks, five seconds apart: a load that comes in waves keeps its
 pages."""
 
 STEP = 32
-"""Pages at once: 1 to 3 ms measured, beside other work. Of a step that took longer than SLOW there
-is half as much next."""
+"""Pages at once: 1 to 3 ms measured, beside other work. After a step that took longer than SLOW the
+next one is half as long."""
 
 SLOW = 0.008
 
 PAUSE = 0.01
-"""Seconds between two steps. A call that comes meanwhile waits for one at most."""
+"""Seconds between two steps. A call that comes meanwhile waits for one step at most."""
 
 STEPS = 250
 """Between two checkpoints: 32 MiB, which add 5 MiB to the log."""
@@ -47,9 +47,9 @@ CHEAP = 64 << 20
 
 
 def make_shrinkable(database: sqlite3.Connection, path: Path) -> None:
-    """A store that an earlier release made knows no place of its pages, and has to be written anew
-    once. That is done where it takes a second, or where less than half is in use, if the disk has
-    room; else the next start asks again."""
+    """Write a store anew, once, if an earlier release has made it: SQLite does not know there where
+    its pages are. That is done if it takes a second, or if less than half is in use, and if the
+    disk has room. Otherwise the next start asks again."""
     (mode,) = database.execute("PRAGMA auto_vacuum").fetchone()
     if mode == 2:
         return
@@ -69,7 +69,7 @@ def make_shrinkable(database: sqlite3.Connection, path: Path) -> None:
 
 
 class Shrinking:
-    """Of an open store, whose event loop calls `run` from time to time."""
+    """Shrinks an open store. Its event loop calls `run` from time to time."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
@@ -77,8 +77,8 @@ class Shrinking:
         self._step = STEP
 
     async def run(self) -> int:
-        """Look how many pages are free, and give back what nobody needed for LOOKS looks, or a part
-        of it; how many steps there were. Raises sqlite3.Error if the disk does not take one."""
+        """Look how many pages are free, and give back those that were free in LOOKS looks, or a
+        part of them; returns the number of steps. Raises sqlite3.Error if the disk refuses one."""
         self._free.append(self._count())
         spare = min(self._free) - KEPT if len(self._free) == LOOKS else 0
         steps = 0

@@ -1,9 +1,9 @@
-"""The store: what the kernel's tables are written through to.
+"""The store: the kernel's tables are written through to it.
 
-SQLite in WAL mode with synchronous=NORMAL, committed in the event loop: measured at 15 µs a commit,
-where a hop to a thread costs 100 µs. A commit survives kill -9 at once and a power cut after the
-next checkpoint or `sync`. The checkpoint, the only part that waits for the disk, has its own
-connection in a thread.
+It is SQLite in WAL mode with synchronous=NORMAL. Commits are made in the event loop: one takes
+15 µs, measured, and a hop to a thread 100 µs. A commit survives kill -9 at once, and a power cut
+after the next checkpoint or `sync`. The checkpoint, the only part that waits for the disk, has its
+own connection in a thread.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ AGENTS, PROCESSES = "agents", "processes"
 
 
 class _Statements(NamedTuple):
-    """What reads, puts and deletes the records of a kind."""
+    """SQL that reads, puts and deletes the records of a kind."""
 
     read: str
     put: str
@@ -129,7 +129,7 @@ class Store:
         self._room = 0  # bytes that may be written before the ballast is asked again
         self.before_commit: list[Callable[[], object]] = []
         self.acting: Principal | None = None
-        """Whom the transaction under way is for."""
+        """The party for which the transaction under way is made; None: the kernel itself."""
         self.promised = False
         """The transaction under way does what was accepted before."""
         self.commits = 0
@@ -148,14 +148,14 @@ class Store:
     # -- a full disk ---------------------------------------------------------------------------
 
     def keep_ballast(self) -> None:
-        """From now on agents leave room for what the operator does, see `Ballast`."""
+        """From now on agents leave room for the operator, see `Ballast`."""
         (page_size,) = self._db.execute("PRAGMA page_size").fetchone()
         self._ballast = Ballast(self.path, page_size)
         self._ballast.begin()
 
     @property
     def is_full(self) -> bool:
-        """Whether there is room only for what the operator does, and some of the kernel's work."""
+        """Whether there is room only for the operator, and for some of the kernel's work."""
         return self._ballast is not None and self._ballast.full
 
     def _claim(self, size: int) -> None:
@@ -210,7 +210,8 @@ class Store:
         return self._depth > 0
 
     def take_part(self) -> bool:
-        """What comes is a part of the transaction under way; False if there is none."""
+        """The caller is about to change something, as a part of the transaction under way; False
+        if there is none."""
         self._changed = self._depth
         return self._depth > 0
 
@@ -239,8 +240,8 @@ class Store:
         self._commit.append(call)
 
     def on_end(self, call: Callable[[], object]) -> None:
-        """Run `call()` once the transaction is committed or rolled back: for what is true of a
-        refused call, too. It may make a transaction of its own."""
+        """Run `call()` once the transaction is committed or rolled back: for something that holds
+        of a refused call, too. It may make a transaction of its own."""
         self._end.append(call)
 
     # -- statements, for rooms that have tables of their own -------------------------------------
@@ -343,10 +344,10 @@ class Store:
     # -- messages ------------------------------------------------------------------------------
 
     def last_message(self) -> int:
-        """A sequence number that no message ever had a higher one than; 0 if there was none.
+        """A number that is at least that of the last message; 0 if there was none.
 
-        Each message that is put has an event, so the number of the last event is one: a counter
-        of their own would cost every message another page in the log.
+        Each message that is put has an event, so the number of the last event will do. A counter of
+        their own would cost every message another page in the log.
         """
         (highest,) = self._db.execute("SELECT max(seq) FROM messages").fetchone()
         return max(highest or 0, int(self.meta(LAST_EVENT, "0")))
@@ -446,9 +447,8 @@ class Store:
             await self.shrink()
 
     async def shrink(self) -> None:
-        """Give back to the disk what was deleted and is not needed, in small steps; the next
-        checkpoint makes the file shorter. Not on a full disk, where it would take room in the log.
-        """
+        """Give free pages back to the disk, in small steps; the next checkpoint makes the file
+        shorter. Nothing is done on a full disk: it would take room in the log."""
         if self.is_full:
             return
         try:
@@ -460,8 +460,8 @@ class Store:
         self.commits += bool(steps)
 
     async def checkpoint(self) -> None:
-        """Fold the log into the database, in a thread; if it has become long, what was written
-        meanwhile as well, here, which is little, and begin it anew."""
+        """Fold the log into the database, in a thread. If the log has become long, fold the rest as
+        well, here, and begin it anew: little was written meanwhile."""
         pages = await trio.to_thread.run_sync(_checkpoint, self.path)
         if pages >= MOST_PAGES:
             try:
@@ -476,7 +476,7 @@ _read = json.JSONDecoder().raw_decode
 
 
 def _dump(record: Mapping[str, Any]) -> str:
-    """As JSON. Names of files may be no UTF-8; then all that is not ASCII is escaped."""
+    """As JSON. If the name of a file is no UTF-8, everything that is not ASCII is escaped."""
     try:
         return to_json(record).decode()
     except PydanticSerializationError:
@@ -484,8 +484,8 @@ def _dump(record: Mapping[str, Any]) -> str:
 
 
 class _Transaction(AbstractContextManager[None]):
-    """The store's `with` block: the outermost commits or rolls back. A class, because it is on
-    every system call's way and a generator takes three times as long."""
+    """The store's `with` block: the outermost commits or rolls back. It is a class because every
+    system call comes by, and a generator takes three times as long."""
 
     __slots__ = ("_store",)
 
@@ -543,7 +543,7 @@ def _call_all(calls: list[Callable[[], object]], after: str) -> None:
     for call in calls:
         try:
             call()
-        except Exception:  # it is decided: whoever made the change must not be told otherwise
+        except Exception:  # it is decided: the author of the change must not be told otherwise
             log.exception("a call after a %s failed", after)
 
 
@@ -558,8 +558,8 @@ def _sync_file(path: Path) -> None:
 
 
 def _checkpoint(path: Path) -> int:
-    """The number of pages in the log. If it has become long, what was written during the first
-    round follows in a second one, so that little is left for the event loop. Where the database
+    """Fold the log; returns the number of its pages. If it has become long, a second round folds
+    what was written during the first, so that little is left for the event loop. If the database
     finds no room to grow, it gets that of the reserve: once it has all, the whole log is free."""
     try:
         with closing(sqlite3.connect(path, timeout=1.0)) as connection:

@@ -156,7 +156,7 @@ class ControlGroups:
         _write(f"{self.path(pid)}/cgroup.freeze", b"1" if frozen else b"0")
 
     def kill(self, pid: int) -> None:
-        """SIGKILL everything in the group, forks under way included. No group is no fault."""
+        """SIGKILL everything in the group, forks under way included, if there is one."""
         with suppress(FileNotFoundError):
             try:
                 _write(f"{self.path(pid)}/cgroup.kill", b"1")

@@ -103,7 +103,7 @@ def rotate(path: Path, limit: int) -> bool:
 
 
 def _old(path: Path, like: int) -> int:
-    """A descriptor of an empty NAME.log.1, that belongs to whom the log belongs."""
+    """A descriptor of an empty NAME.log.1, with the owner of the log."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     old = os.open(path.with_name(path.name + ".1"), flags, 0o640)
     if os.geteuid() == 0:

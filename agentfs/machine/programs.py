@@ -434,11 +434,11 @@ class Programs:
         return stat is not None and stat.began(process.os_start) and not stat.ended
 
     def stopped(self, program: Program) -> bool:
-        """Whether it was stopped, by whomever."""
+        """Whether it was stopped, by anybody."""
         return is_stopped(program.ospid)
 
     def signal(self, program: Program, signum: int) -> None:
-        """Send a signal to the whole process group. A program that has ended is no fault.
+        """Send a signal to the whole process group of a program, unless that has ended.
 
         An attached program that does not lead a group gets it alone: the others are not ours.
         """

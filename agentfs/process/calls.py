@@ -37,8 +37,8 @@ def _refuse_init(process: Process) -> None:
 
 
 class Processes:
-    """Every call names its principal first. They are no checkpoints, but those that start a
-    program: these wait for its exec."""
+    """Every call takes its principal first. None waits, except those that start a program: they
+    wait for its exec."""
 
     def __init__(
         self,

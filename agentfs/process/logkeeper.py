@@ -65,7 +65,7 @@ CUTS_AT_ONCE = 8
 """Threads that empty logs. Linux has them wait for a write that is under way."""
 
 AGAIN = 15.0
-"""Seconds until it is tried again where there was no inotify to be had."""
+"""Seconds until the next try where there was no inotify."""
 
 
 class _Hot:

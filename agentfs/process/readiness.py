@@ -78,7 +78,7 @@ class Readiness:
             )
 
     def ready(self, process: Process, how: str) -> None:
-        """It can have children at work. Again is nothing."""
+        """Its children may work now. A second call does nothing."""
         if process.pid in self._unready:
             self._forget(process.pid)
             event = ProcessReady(process.pid, process.name, how)

@@ -50,14 +50,14 @@ __all__ = ["UNKNOWN", "Supervisor"]
 log = logging.getLogger(__name__)
 
 UNKNOWN = -1
-"""The exit code of a program of whose end nobody could learn: no program can return it."""
+"""The exit code of a program whose end nobody saw: no program can return it."""
 
 # How long programs may take to die of SIGKILL: one that waits for a dead disk takes for ever.
 KILL_SECONDS = 5.0
 
 
 def _ignored(signum: int, frame: FrameType | None) -> None:
-    """What SIGCHLD does while nobody follows children: nothing, as by default."""
+    """SIGCHLD does nothing while nobody follows children, as by default."""
 
 
 class Supervisor:
@@ -73,7 +73,7 @@ class Supervisor:
         table: ProcessTable,
         agents: Agents,
         programs: Programs,
-        works: tuple[type[Event], ...] = (),
+        works: tuple[type[Event], ...],
     ) -> None:
         """Events of the kinds `works` say of their process, `pid`, that it is at work."""
         self._parts = ground.parts
@@ -121,7 +121,7 @@ class Supervisor:
     # -- life ------------------------------------------------------------------------------------
 
     def boot(self) -> None:
-        """Take up what an earlier daemon left; again is nothing. `run` does it if nobody has."""
+        """Take up what an earlier daemon left. `run` does so unless it was done before."""
         if self._booted:
             return
         self._booted = self._booting = True
@@ -372,8 +372,8 @@ class Supervisor:
     def ended(
         self, process: Process, code: int | None, program: Program | None = None, why: str = ""
     ) -> None:
-        """Its program has ended by itself, with `code` if that is known. What happens then
-        is decided here and nowhere else."""
+        """Decide what follows from the end of its program, which came by itself; `code` is None
+        where it is not known."""
         known = UNKNOWN if code is None else code
         told = self.closing and program in self._told_to_end  # it did not end on its own
         again = self.restarts.wanted(process, 1 if told or self._booting else code)
@@ -478,8 +478,8 @@ class Supervisor:
             self._store.on_commit(lambda: self._forget(process))
 
     def tell_end(self, process: Process, code: int) -> None:
-        """Its program has ended with `code`. Of one that ended while there was no daemon, 0 says
-        nothing: so ends a loop that reads from the tree when there is no tree."""
+        """Tell the parts that its program has ended with `code`. If that happened while there was
+        no daemon, 0 says nothing: a loop that reads from the tree ends so when there is no tree."""
         known = UNKNOWN if self._booting and code == 0 else code
         self._parts.tell(Part.program_ended, process, known)
 
@@ -535,8 +535,8 @@ class Supervisor:
         self.readiness.withdrawn(process.pid)
 
     def _hung(self, process: Process, seconds: float) -> None:
-        """It missed its heartbeats: its program is killed, and the end handled as a failure. Its
-        parent is told."""
+        """It missed its heartbeats: kill its program, which counts as a failure, and tell its
+        parent."""
         text = f"it missed its heartbeats: none for {seconds:.3g} s"
         with self._store.transaction():
             self._events.emit(HeartbeatMissed(process.pid, process.name, round(seconds, 3)))
@@ -566,8 +566,7 @@ class Supervisor:
         return len(overdue)
 
     def take_up_lost(self) -> int:
-        """See to what went wrong unseen: programs that ended, and programs that nobody starts
-        again; how many."""
+        """See to programs whose end was missed, and to those that nobody starts again; how many."""
         lost = self._lost()
         for process in lost:
             self.ended(process, None)

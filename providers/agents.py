@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentDirectory", "AgentsDirectory", "tell_of_withdrawals"]
 
-# What can change which process is at work for an agent, and what that does.
+# These can change which process is at work for an agent, and what it does.
 AT_WORK = (ProcessSpawned, ProcessExited, ProcessReaped, ProcessRestarted, AgentChanged)
 
 
@@ -230,7 +230,7 @@ class AgentsDirectory(SystemTable):
         self.kernel.agents.on_withdrawn(self._forget)
 
     def desk(self, agent: AgentDirectory) -> Desk:
-        """What lies beside the definition of an agent."""
+        """The files beside the definition of an agent."""
         found = self.desks.get(agent.name)
         if found is None:
             found = Desk(self.kernel.clock, agent.may_define, MAX_SCRATCH)

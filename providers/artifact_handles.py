@@ -55,7 +55,7 @@ class Reading(Handle):
 
 
 class Glance(Handle):
-    """What is written so far, for the agent that writes it."""
+    """All that is written so far, for the agent that writes it."""
 
     def __init__(self, draft: ArtifactDraft) -> None:
         self._draft = draft

@@ -1,11 +1,11 @@
 """Artifacts as files: a version to read, or the next one to write.
 
-A version never changes, so each is an inode of its own: Linux may keep its pages, and whoever maps
-it has it whole whatever becomes of the key. The next version is written through an inode that only
-its writer knows. Whoever opens a version for writing is sent to look the name up again (ESTALE,
-which Linux answers itself with a second attempt) and finds that inode then: were it the reader's,
-O_TRUNC would cut the pages that readers have mapped. And so is a reader who finds the version gone
-that he was told of a moment ago.
+A version never changes, so each is an inode of its own: Linux may keep its pages, and a program
+that maps it has it whole whatever becomes of the key. The next version is written through an inode
+that only its writer knows. A program that opens a version for writing is sent to look the name up
+again (ESTALE, which Linux answers itself with a second attempt) and finds that inode then: were it
+the reader's, O_TRUNC would cut the pages that readers have mapped. A reader is sent back in the
+same way if the version is gone that it was told of a moment ago.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ class Place(Protocol):
     def artifacts(self) -> Artifacts: ...
     @property
     def space(self) -> Space:
-        """What is made here is in."""
+        """The space of what is made here."""
 
     def open_to(self, caller: Caller) -> bool:
         """Whether anything in here exists for `caller`."""
 
     def artifact(self, name: str) -> Artifact | None:
-        """What is found as `name`."""
+        """The artifact that is found as `name`."""
 
     def owned(self, artifact: Artifact | None) -> Owner:
-        """Who owns its file, and when it was stored; of what is not stored yet, now."""
+        """The owner of its file, and when it was stored: now, if it is not stored yet."""
 
 
 class Retries:
-    """Who was just sent to look a name up again, by thread."""
+    """Callers that were just sent to look a name up again, by thread."""
 
     def __init__(self) -> None:
         self._sent: dict[int, tuple[str, float]] = {}
@@ -81,7 +81,7 @@ class Retries:
 
 
 class _Entry(File):
-    """What both kinds have in common. Their entries are asked for every time."""
+    """Both kinds have this in common. Their entries are asked for every time."""
 
     timeout = 0.0
 
@@ -200,8 +200,8 @@ class ArtifactFile(_Entry):
 
 
 class ArtifactDraftFile(_Entry):
-    """What one caller has of a key: to write it, at first the version before, and then what is
-    written; to read it, whatever it has at the open."""
+    """A key for one caller. To a writer it is the version before at first, and then what is
+    written; to a reader the content that the key has at the open."""
 
     apart = True
 

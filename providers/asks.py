@@ -112,7 +112,7 @@ class AskDirectory(Table):
         )
 
     def unlink(self, name: str, caller: Caller) -> None:
-        """What `rm -r` does before `rmdir`: the files go with the directory."""
+        """`rm -r` does this before `rmdir`: the files go with the directory."""
         if name not in self.TABLE:
             raise self.missing(name)
 

@@ -141,7 +141,7 @@ class AuditLogFile(File):
 
 
 class AuditLogHandle(Handle):
-    """What was there when it was opened, fetched page by page in a thread."""
+    """The records that were there when it was opened, fetched page by page in a thread."""
 
     seekable = False
 

@@ -1,5 +1,6 @@
-"""Real files that are counted: each change says whose bytes it added, or asks whether it may. What
-is on another disk than the store's, which the operator mounted, is left out: it takes none of that.
+"""Real files that are counted: each change says whose bytes it added, or asks whether it may.
+Files on another disk than the store's, which the operator mounted, are left out: they take none of
+its room.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ class Device:
         *args: Any,
         late: Callable[[Any], object] | None = None,
     ) -> T:
-        """What `work(*args)` gives. `late(result)`, in its thread, takes back what was done after
-        nobody waited for it any more. Raises OSError; elsewhere ETIMEDOUT, EAGAIN."""
+        """Give what `work(*args)` does. `late(result)`, in its thread, takes back what was done
+        after nobody waited for it any more. Raises OSError; elsewhere ETIMEDOUT, EAGAIN."""
         return work(*args)
 
     async def syncing(self, descriptor: int) -> None:
@@ -128,7 +128,7 @@ class _Call:
 
 
 class Mounted(Device):
-    """What is mounted at `place`: calls are made in threads, while others are served."""
+    """A file system mounted at `place`: calls are made in threads, while others are served."""
 
     own = False
 
@@ -230,7 +230,8 @@ def _close_all(closing: SimpleQueue[int]) -> None:
 
 
 class Devices:
-    """What is mounted where, as far as anybody has been there. `timeout()` in seconds."""
+    """The file systems mounted below ours, as far as anybody has been there. `timeout()` in
+    seconds."""
 
     def __init__(self, timeout: Callable[[], float] = lambda: TIMEOUT) -> None:
         self.timeout = timeout
@@ -239,7 +240,7 @@ class Devices:
         self._mounted: dict[str, Mounted] = {}
 
     def beyond(self, place: str) -> Mounted:
-        """What is mounted at this path of the machine."""
+        """The file system mounted at this path of the machine."""
         found = self._mounted.get(place)
         if found is None or found.is_replaced():
             found = self._mounted[place] = Mounted(self, place)

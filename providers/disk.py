@@ -1,17 +1,17 @@
 """System calls on real files, all that there are for /shared and memory/: errors in our words, no
 path that a link could bend, and none that waits for anybody.
 
-What is on the store's own disk is asked in the event loop, what lies beyond a mount point in a
-thread with a deadline (see `devices`). So a call in the loop must not cross a mount point, nor wait
-for another program:
+The store's own disk is asked in the event loop, everything beyond a mount point in a thread with a
+deadline (see `devices`). So a call in the loop must not cross a mount point, nor wait for another
+program:
 
 | call | it would wait for | so |
 |---|---|---|
 | look, open_at, open_directory | a disk mounted there | openat2(2), RESOLVE_NO_XDEV: EXDEV |
 | look_beyond, open_at beyond | that disk | only ever called in a thread |
-| open_at, reopen | who has a lease on the file | O_NONBLOCK: EAGAIN |
+| open_at, reopen | the holder of a lease on the file | O_NONBLOCK: EAGAIN |
 | open_at | the other end of a FIFO in its place | O_NONBLOCK, and closed: it is another file |
-| truncate | who has a lease on the file | ftruncate(2) of what was opened with O_NONBLOCK |
+| truncate | the holder of a lease on the file | ftruncate(2) of what was opened with O_NONBLOCK |
 | create, make, link | a disk mounted there | O_EXCL and its kind: EEXIST |
 | remove, rename | a disk mounted there | EBUSY |
 | read_at | the disk | RWF_NOWAIT, else in a thread |
@@ -247,7 +247,7 @@ def count_below(path: str) -> int:
 
 
 Made = tuple[int, os.stat_result]
-"""What was made, open, and its attributes."""
+"""Something that was made, open, and its attributes."""
 
 
 def create(
@@ -390,8 +390,8 @@ def change(path: str | int, wanted: Attributes) -> None:
 
 
 def drop_set_id(descriptor: int) -> None:
-    """What Linux does when another than root writes to a file: it is a program of others no more.
-    The group's bit counts where the group may execute. Raises OSError."""
+    """Do what Linux does when another than root writes to a file: it is a program of others no
+    more. The group's bit counts where the group may execute. Raises OSError."""
     mode = os.fstat(descriptor).st_mode
     if mode & (st.S_ISUID | st.S_ISGID):
         group = st.S_ISGID if mode & st.S_IXGRP else 0

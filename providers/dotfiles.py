@@ -1,4 +1,4 @@
-"""What mail programs keep in a Maildir beside the mail: files and folders whose names begin with a
+"""Mail programs keep these in a Maildir beside the mail: files and folders whose names begin with a
 full stop (mbsync's `.uidvalidity` and `.isyncuidmap.db`, notmuch's `.notmuch/`).
 
 They are real files below the state directory, private to the agent, and nothing here reads them.

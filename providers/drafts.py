@@ -158,7 +158,7 @@ class DraftHandle(MemoryHandle):
 
 
 class Arriving(Protocol):
-    """What becomes of a draft that was made where messages arrive."""
+    """The fate of a draft that was made where messages arrive."""
 
     def deliver(self) -> None:
         """Send it."""

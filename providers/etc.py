@@ -27,7 +27,7 @@ __all__ = ["EtcDirectory"]
 MAX_SCRATCH = 64
 
 REFUSED = ".refused"
-"""What ends the name of a text that was in effect until this release refused it."""
+"""The end of the name of a text that was in effect until this release refused it."""
 
 Method = Callable[[Any], Any]
 

@@ -49,7 +49,7 @@ class Members(Live):
 
 
 class _GroupsDirectory(SystemTable):
-    """What the root and every group have: processes, and groups."""
+    """The root and every group have these: processes, and groups."""
 
     mode = 0o777
     path = ""

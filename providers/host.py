@@ -2,8 +2,8 @@
 
 A node is identified by device and inode number. It knows the names under which it was found, each
 as (directory node, name), and its place is worked out through them whenever it is needed: renaming
-a directory needs no look at what is below it. What was found is compared with what was meant each
-time, so that a name that somebody else took over is noticed. Links are shown, never followed.
+a directory needs no look at what is below it. A look-up compares each time what it found with what
+was meant, so that a name that somebody else took over is noticed. Links are shown, never followed.
 
 Linux finds changes here by itself, because all of them are calls on the mount.
 """
@@ -92,14 +92,14 @@ class HostTree:
         return self.look(above, name, OWN, lambda: self.path)
 
     def stale(self) -> None:
-        """What was read of a file before is not so any more."""
+        """All that was read of a file before may be otherwise now."""
         self.version += 1
 
     def look(
         self, directory: Descriptor, name: str, device: Device, path: Callable[[], str]
     ) -> tuple[os.stat_result, Device, bool]:
-        """What is called `name`, and is at `path()`, in a directory on `device`: its attributes,
-        where it is, and whether it is mounted there."""
+        """Look up `name`, which is at `path()`, in a directory on `device`: its attributes, where
+        it is, and whether it is mounted there."""
         try:
             return device.call(disk.look, directory.number, name), device, False
         except OSError as failure:

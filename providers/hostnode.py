@@ -43,7 +43,7 @@ __all__ = [
     "HostNode",
 ]
 
-# What of open(2)'s flags is done by the daemon's own descriptor. O_APPEND is not: Linux says where
+# These of open(2)'s flags go to the daemon's own descriptor. O_APPEND does not: Linux says where
 # the end is, and a page written back by mmap must not land there.
 OPEN_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC
 
@@ -113,8 +113,8 @@ class HostNode(Node):
         rules are asked about these, so who has none is refused: ESTALE.
 
         Of a hard link under two names both are asked, if both were looked up while Linux knew the
-        file; to look for the others would be a search of the whole disk. Who made the second name
-        may read and write the file, and could have copied it as well.
+        file; to look for the others would be a search of the whole disk. The maker of the second
+        name may read and write the file, and could have copied it as well.
         """
         return [parent.entry(name) for parent, name in self.names] or self._formerly()
 
@@ -261,7 +261,7 @@ class HostNode(Node):
 
 
 def _changed(wanted: Attributes) -> Iterator[str]:
-    """What a change of attributes is called; that of times alone is nothing."""
+    """The words for a change of attributes; that of times alone is nothing."""
     if wanted.size is not None:
         yield "written"
     if wanted.mode is not None:
@@ -324,10 +324,10 @@ class HostFile(HostNode, File):
 class HostHandle(Handle):
     """An open real file. It goes on working when the file is renamed or removed.
 
-    What is opened for writing alone is not written through the page cache: for each write of that
-    kind Linux asks for the attribute security.capability, and copies the data once more. Nobody can
-    map such a file. Other readers see the change by its time. What Linux does not do then is to
-    take the set-user-id and set-group-id bits off a file that another than root writes.
+    A file that is opened for writing alone is not written through the page cache: for each write of
+    that kind Linux asks for the attribute security.capability, and copies the data once more.
+    Nobody can map such a file. Other readers see the change by its time. Linux then does not take
+    the set-user-id and set-group-id bits off a file that another than root writes.
     """
 
     def __init__(self, file: HostFile, descriptor: Descriptor, flags: int, caller: Caller) -> None:
@@ -366,7 +366,7 @@ class HostHandle(Handle):
         return counting.growing(self._file, self.descriptor.number, self._principal, end, amount)
 
     def empty(self) -> None:
-        """What O_TRUNC does, also to who only reads."""
+        """Do what O_TRUNC does, also to a file that is only read."""
         opened = self.descriptor
         self._file.tree.stale()
         with reported("truncating"), self._growing():

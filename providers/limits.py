@@ -35,7 +35,7 @@ ERRORS = {
 
 
 class _OfProcess(Table):
-    """What both directories are made of."""
+    """Both directories are made of this."""
 
     def __init__(self, process: ProcessDirectory) -> None:
         self.process = process
@@ -239,7 +239,7 @@ class UsageDirectory(_OfProcess):
 
 
 class BranchRows(AddedRows):
-    """What a process and all below it use."""
+    """The figures of a process and all below it."""
 
     INTO = "/proc/PID"
 

@@ -47,7 +47,7 @@ __all__ = ["DeadRows", "InboxDirectory", "MailRows", "OutboxDirectory", "room_of
 
 
 def room_of(agent: AgentDirectory) -> Mailroom:
-    """What the files of an agent's mail share."""
+    """The room that the files of an agent's mail share."""
     return agent.attached(MailRows).room
 
 
@@ -196,8 +196,8 @@ class OutboxFile(File):
     kind = "control"
     renewed = True
 
-    # Who may be written to changes with every spawn and exit; asking again is cheaper than
-    # announcing it to everybody.
+    # The agents that may be written to change with every spawn and exit; asking again is cheaper
+    # than announcing it to everybody.
     timeout = 0.0
 
     def __init__(self, outbox: OutboxDirectory, peer: str) -> None:
@@ -226,8 +226,8 @@ class OutboxFile(File):
 class Letter(Gathered):
     """A message that is being written: sent by the close that ends it.
 
-    What can be refused is refused while it is written: a shell looks at what write(2) returned and
-    not at what close(2) did."""
+    All that can be refused is refused while it is written: a shell looks at what write(2) returned
+    and not at what close(2) did."""
 
     def __init__(self, room: Mailroom, peer: str, caller: Caller) -> None:
         super().__init__(caller.memory())

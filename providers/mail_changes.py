@@ -1,4 +1,4 @@
-"""What an event about a message changes in the mailbox that it names."""
+"""The change that an event about a message is to the mailbox that it names."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ STALE_DRAFT = 36 * 3600.0
 
 
 class Mailroom:
-    """What the files of one agent's mail share: whose it is, and what is being written. `seen`:
+    """The files of one mailbox share this: whose it is, and what is being written. `seen`:
     somebody looked for one of the folders; else no change in them needs to be told."""
 
     def __init__(self, kernel: Kernel, name: str, key: Hashable) -> None:
@@ -100,8 +100,8 @@ class Mailroom:
         return found if found is not None and found.folder in ("new", "cur") else None
 
     def beside(self, *, make: bool = False) -> DotFiles | None:
-        """What mail programs keep beside the mail; None if they never did, unless it is to be
-        made."""
+        """The files that mail programs keep beside the mail; None if they never did, unless they
+        are to be made."""
         if self._beside is None:
             place = self.kernel.agents.beside_mail(self.name)
             if make:
@@ -180,7 +180,7 @@ class Mailroom:
         return self.kernel.mail.send(caller.principal, caller.principal.name, mail)
 
     def read(self, content: bytes, folder: str, name: str) -> Draft:
-        """What was written as `folder`/`name`, as a message. EINVAL."""
+        """Read what was written as `folder`/`name` as a message. EINVAL."""
         return Draft.parse(
             content,
             now=self.kernel.clock.now(),
@@ -213,7 +213,7 @@ def sendable(name: str) -> str:
 
 
 def _unique(name: str) -> str:
-    """What a file name in a Maildir begins with, without fields (`,U=7`) and flags (`:2,S`)."""
+    """The beginning of a file name in a Maildir, without fields (`,U=7`) and flags (`:2,S`)."""
     return re.split("[,:]", name, maxsplit=1)[0]
 
 
@@ -300,7 +300,7 @@ class MessageHandle(Handle):
 
 
 class _Folder(DirectoryOf, ABC):
-    """What new/, cur/ and tmp/ share: anybody may get as far as delivering, the owner lists."""
+    """new/, cur/ and tmp/ have this in common: anybody may get in to deliver, the owner lists."""
 
     mode = 0o700
     name = ""

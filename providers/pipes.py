@@ -4,8 +4,8 @@ Linux opens a FIFO without asking us, and the mode cannot keep others out: paren
 different users, and all may be one. So the gate is the look-up: entries are kept for no time, and
 each open by path asks for the name first, which only the process and its present parent are given.
 
-The gate is for paths. Who has it open may hand the descriptor on, and keeps it when the process
-gets another parent; and a program that may trace another one (of the same user, as a rule) finds
+The gate is for paths. A program that has it open may hand the descriptor on, and keeps it when the
+process gets another parent; and one that may trace another one (of the same user, as a rule) finds
 its descriptors in Linux's /proc/OSPID/fd. Agents that do not trust each other need different users.
 """
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProcessDirectory"]
 
-# What shows in `status` and `info`.
+# These show in `status` and `info`.
 SHOWN = (
     StateChanged,
     ShownStateChanged,

@@ -1,4 +1,4 @@
-"""What is asked of a process in `/proc/PID`: commands, a child, an escalation."""
+"""Requests to a process in `/proc/PID`: commands, a child, an escalation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `/proc/PID` says of the program of a process, in Linux's own formats."""
+"""The program of a process in `/proc/PID`, in Linux's own formats."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What passes between a process, its program and its parent in `/proc/PID`: signs of life, signals,
-its end, and why a call of it was refused."""
+"""Signs between a process, its program and its parent in `/proc/PID`: of life, signals, its end,
+and why a call of it was refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the files of one queue share, and its folders: those of an inbox, for all who may."""
+"""The folders of a queue: those of an inbox, for all who may."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
 
 
 class QueueRoom(Mailroom):
-    """What the files of one queue share."""
+    """The files of one queue share this."""
 
     def __init__(self, kernel: Kernel, queue: Queue, key: Hashable) -> None:
         self.queue = queue
@@ -79,8 +79,8 @@ class QueueRoom(Mailroom):
         return self.parse(content, filename=sendable(name))
 
     def parse(self, content: bytes, filename: str = "") -> Draft:
-        """What was written as a message. The path alone says whom it is for, as in a Maildir: a
-        message that came with another `To` can be put into the next queue as it is."""
+        """Read what was written as a message. The path alone says whom it is for, as in a Maildir:
+        a message that came with another `To` can be put into the next queue as it is."""
         now = self.kernel.clock.now()
         return Draft.parse(content, now=now, to=self.name, filename=filename, forwarded=True)
 

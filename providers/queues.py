@@ -277,7 +277,7 @@ class QueuesDirectory(SystemTable):
         return self.kernel.queues.changed
 
     def room(self, queue: Queue) -> QueueRoom:
-        """What the files of one queue share."""
+        """The room that the files of one queue share."""
         found = self._rooms.get(queue.name)
         if found is None or found.queue is not queue:
             found = QueueRoom(self.kernel, queue, QueueDirectory.at(queue.name))
@@ -337,8 +337,8 @@ class QueuesDirectory(SystemTable):
         yield Modified(QueueDirectory.at(event.name))
 
 
-# What Linux is told of the files, made from the queue's mode: it matters where agents are
-# different users. Who owns the queue may do with `ctl` what the mode does not say.
+# Linux is told these modes of the files, made from the queue's mode: that matters where agents are
+# different users. The owner of the queue may do with `ctl` what the mode does not say.
 _MODES: dict[str, Callable[[int], int]] = {
     "send": lambda mode: mode & 0o222,
     "recv": lambda mode: each(mode, 0o4, 0o6),

@@ -21,20 +21,21 @@ __all__ = ["Recv", "RecvBatch"]
 
 class Recv(StreamHandle):
     """An open `recv`: a file with one message, whole, and then its end, which stays: many programs
-    read on after it, and are not asking for another message by that. Who wants one opens the file
-    again; or rewinds it, says what became of the last one (by a word, or by deleting it), or polls;
-    or is another process that shares the descriptor (`exec 3<recv; while m=$(cat <&3)`). Some
-    shells poll before every read, so the end is told once more before a poll counts. Who opened it
-    with O_NONBLOCK wants to know whether there is more, and is told of each end once.
+    read on after it, and are not asking for another message by that. A reader that wants one
+    opens the file again; or rewinds it, says what became of the last one (by a word, or by deleting
+    it), or polls; or is another process that shares the descriptor (`exec 3<recv; while
+    m=$(cat <&3)`). Some shells poll before every read, so the end is told once more before a poll
+    counts. A reader that opened it with O_NONBLOCK wants to know whether there is more, and is told
+    of each end once.
 
     In packet mode each read is a message, and there is no end of file between two, unless one fills
     a read to the last byte: a read that is shorter than was asked for has the message's end.
 
-    Nothing is claimed before somebody reads. What is written says what became of the message that
-    was read last, if one does not simply ask for the next.
+    Nothing is claimed before somebody reads. A word that is written says what became of the message
+    that was read last, if one does not simply ask for the next.
 
     Of those that wait in a read, the one that has waited longest is woken for each message, and
-    hands on if it does not take it. Who polls is woken always.
+    hands on if it does not take it. A reader that polls is woken always.
     """
 
     followed = True
@@ -110,7 +111,7 @@ class Recv(StreamHandle):
         self._content, self._ends, self._whole = None, 0, False
 
     def claim(self) -> bytes | None:
-        """What the next reads give; None if no message waits."""
+        """The bytes that the next reads give; None if no message waits."""
         message = self._receiving.claim_next(self._principal, self._name, self._reader)
         return None if message is None else self._receiving.received(message)
 

@@ -1,6 +1,6 @@
 """Directories with documents that programs replace, and room for the files that they put beside.
 
-`sed -i`, rsync and whoever else is careful write a new file and rename it onto the old one: its
+`sed -i`, rsync and every other careful program write a new file and rename it onto the old one: its
 content is applied then, and what is not valid is refused by rename(2). `cp --remove-destination`,
 install and git remove the old one first, `cp --backup` and vim rename it away: it is in force all
 the same until its successor is whole, and it is back if none comes. Modes, owners and attributes
@@ -68,7 +68,7 @@ class Scratch(MemoryFile):
 
 
 class Desk:
-    """What lies beside the documents of one directory, and which of them are away.
+    """The files beside the documents of one directory, and which of these are away.
 
     `require_writer` raises EACCES for whoever may not write the documents. `most` files.
     """
@@ -113,7 +113,7 @@ class Replacing(Table, ABC):
     @property
     @abstractmethod
     def desk(self) -> Desk:
-        """What lies beside its documents."""
+        """The files beside its documents."""
 
     @property
     def used_desk(self) -> Desk | None:

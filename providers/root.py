@@ -19,7 +19,7 @@ __all__ = ["RootDirectory", "Served"]
 
 
 class Served(NamedTuple):
-    """What the tree shows."""
+    """The tree shows this."""
 
     kernel: Kernel
     figures: MountFigures

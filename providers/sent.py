@@ -1,4 +1,4 @@
-"""What an agent sent, as files: each message with its state in front, until it is swept."""
+"""Sent messages as files: each with its state in front, until it is swept."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class SentDirectory(DirectoryOf):
         return self._dropped(f"{PREFIX}/{event.name}")
 
     def _dropped(self, mailbox: str) -> Iterator[Change]:
-        """What waited in a mailbox whose messages were dropped at once."""
+        """The messages that waited in a mailbox whose content was dropped at once."""
         for message in self.room.kernel.mail.archive.sent(self.room.name).values():
             if message.mailbox == mailbox and message.reason:
                 yield Modified(SentFile.at(message.seq))

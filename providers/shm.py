@@ -93,7 +93,7 @@ class UsersDirectory(SystemTable):
         return ((str(caller.uid), self.of_user(caller.uid)),)
 
     def changes(self, event: ArtifactEvent) -> Iterator[Change]:
-        """What an event changes in here."""
+        """The changes in here that an event means."""
         for user in self._users.values():
             yield from user.changes(event)
 

@@ -1,8 +1,8 @@
 """Directories of artifacts: of one agent, of one user, of everybody, and the view of a subtree.
 
-What a directory has depends on who asks, and Linux keeps what it was told for everybody. So each is
-at a place of its own, its entries are kept for no time, and they are looked up by whoever they are
-for: for anybody else they do not exist.
+The content of a directory depends on who asks, and Linux keeps what it was told for everybody. So
+each is at a place of its own, its entries are kept for no time, and they are looked up by whoever
+they are for: for anybody else they do not exist.
 """
 
 # ruff: noqa: S108  # paths of the tree, not of the machine
@@ -142,7 +142,7 @@ class _KeyDirectory(Table):
             self.artifacts.rename(caller.principal, self.space, name, new_name, flags)
 
     def changes(self, event: ArtifactEvent) -> Iterator[Change]:
-        """What an event changes in here."""
+        """The changes in here that an event means."""
         if isinstance(event, ArtifactPassed) and event.old_space == event.space:
             return
         if isinstance(event, ArtifactPassed) and event.old_space == self.space:
@@ -223,7 +223,7 @@ class SubtreeDirectory(_KeyDirectory):
         return change
 
     def _seen(self, event: ArtifactEvent) -> Iterator[Change]:
-        """What it sees of a change of another's artifact."""
+        """The part that it sees of a change of another's artifact."""
         line = self.artifacts.table.line(self._agent.name)
         if event.owner not in line:
             return

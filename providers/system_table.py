@@ -15,14 +15,14 @@ __all__ = ["HasKernel", "SystemTable"]
 
 
 class HasKernel(Protocol):
-    """What such a directory is made with: as a rule the directory above."""
+    """Such a directory is made with this: as a rule the directory above."""
 
     @property
     def kernel(self) -> Kernel: ...
 
 
 class SystemTable(Table):
-    """A directory of the operator. What is attached to it is made once."""
+    """A directory of the operator. Everything attached to it is made once."""
 
     def __init__(self, above: HasKernel) -> None:
         self.kernel = above.kernel

@@ -1,4 +1,4 @@
-"""/dev/topics: a file for each topic. What is written to it is published, reading it subscribes."""
+"""/dev/topics: a file for each topic. Writing to it publishes, reading it subscribes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class TopicFile(File):
         return self.handle(flags, principal)
 
     def handle(self, flags: int, principal: Principal) -> Handle:
-        """What open(2) with these flags gives, to whom it may be given."""
+        """Open it with these flags, for a caller that may have that."""
         if flags & os.O_ACCMODE == os.O_WRONLY:
             return Publisher(self._kernel, self._topic, principal)
         return Subscription(self._kernel, self._topic, principal)
@@ -86,7 +86,7 @@ class Publisher(Handle):
 
 
 class Subscription(RecordStream):
-    """What was published after it was opened, or after the number of a command `since SEQ`.
+    """The records published after it was opened, or after the number of a command `since SEQ`.
 
     A topic that is removed ends it, after a record of how many were not read.
     """

@@ -1,4 +1,4 @@
-"""Who makes a system call on the tree."""
+"""The process behind a system call on the tree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agentfs.quota.shares import Charge, Holder, Pot
 __all__ = ["Caller"]
 
 LITTLE = 4096
-"""Bytes that are kept for whoever has a file open, which count as its being open."""
+"""So many bytes may be kept for an open file, and count as its being open."""
 
 _BOUNDLESS = Pot(PotKind("unsent", "bytes", "nothing"), lambda: sys.maxsize, ShareSettings)
 _KERNEL = Holder("kernel", 0, operator=True)

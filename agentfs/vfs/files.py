@@ -40,7 +40,7 @@ Guard = Callable[[Caller], None]
 
 
 class Owner:
-    """Who owns a node and when it changed last: (uid, gid, mtime in ns)."""
+    """The owner of a node and its last change: (uid, gid, mtime in ns)."""
 
     __slots__ = ("gid", "mtime", "uid")
 
@@ -64,7 +64,7 @@ MOMENT = 1.0
 
 
 class Basics(NamedTuple):
-    """What all kinds have in common. `owner` is asked each time, because the mount keeps a node for
+    """Every kind has these. `owner` is asked each time, because the mount keeps a node for
     as long as its inode lives; `guard` is asked whenever it is used."""
 
     key: Hashable
@@ -85,7 +85,7 @@ class _DeclaredFile(File):
         return self._owned()
 
     def content(self) -> bytes | None:
-        """What it reads as; None if that is nothing to cache."""
+        """The content; None if it is nothing to cache."""
         return None
 
     def stat(self) -> Stat:
@@ -178,7 +178,8 @@ class Live(_DeclaredFile):
 class Control(_DeclaredFile):
     """Write-only commands. `whole`: one write is one request (a message, say), not lines.
 
-    Who may read it all the same (root) finds it empty, so that `tar` and `grep -r` end in peace.
+    A caller that may read it all the same (root) finds it empty, so that `tar` and `grep -r` end in
+    peace.
     """
 
     kind = "control"
@@ -292,8 +293,8 @@ class Document(_DeclaredFile):
         return self._render()
 
     def chattr(self, caller: Caller, wanted: Attributes) -> None:
-        """Whoever may write it may say what mode and owner the next one shall have, as install(1)
-        and `rsync -a` do; it stays as it is."""
+        """A caller that may write it may say what mode and owner the next one shall have, as
+        install(1) and `rsync -a` do; it stays as it is."""
         if self._check is None:
             super().chattr(caller, wanted)
         else:

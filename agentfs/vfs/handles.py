@@ -44,7 +44,7 @@ MAX_DOCUMENT = 1024 * 1024
 
 
 def as_text(data: bytes) -> str:
-    """What was written, as text. Raises EINVAL if it is not UTF-8."""
+    """Written bytes as text. Raises EINVAL if it is not UTF-8."""
     try:
         return data.decode()
     except UnicodeDecodeError as bad:
@@ -174,11 +174,11 @@ class RequestHandle(Handle):
 
 
 class Gathered(Handle):
-    """What is written, in memory, until the close that ends it; `take` it then. It counts for
-    `charge`.
+    """Keeps in memory all that is written, until the close that ends it and calls `take`. The
+    bytes count for `charge`.
 
-    What was refused, by `write` or by `take`, is refused at every write and close from then on,
-    until the writer begins anew (truncates it): else half of it would be taken for the whole.
+    After a refusal, by `write` or by `take`, every write and close is refused until the writer
+    begins anew (truncates it): else half of it would be taken for the whole.
     """
 
     followed = whole = True

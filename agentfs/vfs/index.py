@@ -1,4 +1,4 @@
-"""What each kind of event changes in the tree: found once, from the declarations of all providers.
+"""The changes that each kind of event means: found once, from the declarations of all providers.
 
 Nobody is asked about an event that does not concern him, and what an event is about is found out
 once for all that is attached to it.
@@ -29,7 +29,7 @@ Declared = list[tuple[str, When]]
 
 
 class EventIndex:
-    """What each kind of event changes in the tree below `root`."""
+    """The changes that each kind of event means in the tree below `root`."""
 
     def __init__(self, root: Table) -> None:
         self._told: defaultdict[type[Event], list[Told]] = defaultdict(list)
@@ -62,7 +62,7 @@ class EventIndex:
                 self._told[kind_of(cause)].append(_only(cause, partial(handler.method, thing)))
 
     def _each(self, directory: Table, kind: type[Table]) -> None:
-        """The things in a directory: what is attached to one is told before it."""
+        """The things in a directory. All that is attached to a thing is told before it."""
         steps: defaultdict[type[Event], list[Step]] = defaultdict(list)
         for attached in kind.ATTACHED:
             self._attached(directory, attached, steps)
@@ -79,7 +79,7 @@ class EventIndex:
         kind: type[AddedRows | DirectoryOf],
         steps: defaultdict[type[Event], list[Step]],
     ) -> None:
-        """What a provider attached to each thing in a directory."""
+        """A provider attached this to each thing in a directory."""
         if kind.KEPT:
             kept = directory.kept.of(kind)
             find: Callable[[Hashable], Any] = kept.get
@@ -104,7 +104,7 @@ class EventIndex:
 
 
 def _declared(kind: type[Table] | None) -> dict[type[Event], Step]:
-    """What changes the entries of a directory."""
+    """The entries of a directory that events change, by the kind of event."""
     always: defaultdict[type[Event], list[str]] = defaultdict(list)
     sometimes: defaultdict[type[Event], Declared] = defaultdict(list)
     for name, entry in () if kind is None else kind.TABLE.items():

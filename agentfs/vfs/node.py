@@ -47,7 +47,7 @@ Time = int
 
 @dataclass(slots=True)
 class Stat:
-    """What stat(2) says of a node. `mode` has the file type; sizes in bytes, times in ns."""
+    """The answer of stat(2) for a node. `mode` has the file type; sizes in bytes, times in ns."""
 
     mode: int
     uid: int
@@ -73,8 +73,9 @@ class LookUpAgain(OSError):  # noqa: N818  # no error: what Linux is asked to do
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What chmod, chown, truncate and utime want; None leaves it as it is. `mode` are permission
-    bits, `size` is in bytes, `times` are those of the last access and the last change."""
+    """The wishes of chmod, chown, truncate and utime; None leaves it as it is. `mode` are
+    permission bits, `size` is in bytes, `times` are those of the last access and the last
+    change."""
 
     mode: int | None = None
     uid: int | None = None
@@ -248,7 +249,8 @@ class Directory(Node):
         """Ask whether `caller` may look `name` up. Asked where the class is `gated` only."""
 
     def reach(self, name: str, caller: Caller) -> Node:
-        """What `caller`, who was admitted, finds as `name`. Asked where the class is `gated`."""
+        """The node that `caller`, who was admitted, finds as `name`. Asked where the class is
+        `gated`."""
         return self.lookup(name)
 
     def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
@@ -297,8 +299,8 @@ class Handle:
     followed: ClassVar[bool] = False
     """It matters who has the file open: `flush` is for the close that ends it."""
     whole: ClassVar[bool] = False
-    """What is written is one thing: taken, or refused, by the close that ends it, and dropped if
-    there was none."""
+    """All that is written is one thing: taken, or refused, by the close that ends it, and dropped
+    if there was none."""
 
     @property
     def kept(self) -> int:
@@ -398,7 +400,7 @@ class StreamHandle(Handle):
 
 
 class Awaited(StreamHandle):
-    """What a call waits for before it is made again: it is readable then, and at its end. Reading
+    """A call waits for this before it is made again: it is readable then, and at its end. Reading
     raises why the call may not be made."""
 
     def give_up(self) -> None:

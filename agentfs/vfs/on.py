@@ -1,4 +1,4 @@
-"""What an event changes: a provider says it beside the entry or the method, and nowhere else.
+"""`on`: a provider says beside the entry, or the method, which events change it, and nowhere else.
 
 @value("state", on=(StateChanged, ProcessExited))
 def state(self) -> str: ...

@@ -55,7 +55,7 @@ class Entry:
 
     @property
     def word(self) -> str:
-        """What `user.agentfs.kind` says."""
+        """The value of `user.agentfs.kind`."""
         return self.known_as or self.kind.lower()
 
 
@@ -65,18 +65,18 @@ def key_in(directory: Hashable, name: str) -> Hashable:
 
 
 class Attachable:
-    """What a provider attaches to a directory of another: entries, or a directory of its own. It is
+    """A provider attaches this to a directory of another: entries, or a directory of its own. It is
     made with the directory that it is attached to.
 
     `KEPT`: where there is one for each of many things (an agent), it is made when somebody looks
-    there first, and kept as long as that thing is there. Of what was never made nobody is told.
+    there first, and kept as long as that thing is there. Nobody is told of one that was never made.
     """
 
     KEPT: ClassVar[bool] = False
 
 
 class DirectoryOf(Directory, Attachable):
-    """What declared directories share: a key, a mode, an owner and a guard.
+    """Declared directories share a key, a mode, an owner and a guard.
 
     `PATH` is where it is; a part in capitals stands for many names. If it is attached, `WHAT`,
     `PRIVATE` and `ON` are those of its entry in the directory above.
@@ -99,7 +99,7 @@ class DirectoryOf(Directory, Attachable):
         return (self.key, name)
 
     def owner(self) -> Owner:
-        """Who owns the entries, and when they changed last."""
+        """The owner of the entries, and when they changed last."""
         raise NotImplementedError
 
     def guard(self, caller: Caller) -> None:
@@ -198,7 +198,7 @@ class Table(_Declaring, DirectoryOf):
         return entry.build(self, (self.key, entry.name), entry)
 
     def attached(self, kind: type[Attached]) -> Attached:
-        """What a provider attached to this directory."""
+        """That which a provider attached to this directory."""
         return kind(self)  # type: ignore[call-arg]
 
     def concerned(self, event: Any) -> Sequence[Hashable]:
@@ -253,7 +253,7 @@ class Table(_Declaring, DirectoryOf):
 
 
 class Kept:
-    """What is kept of the things in a directory, by the key of the thing."""
+    """Parts that are kept of the things in a directory, by the key of the thing."""
 
     def __init__(self) -> None:
         self._of: dict[type, dict[Hashable, Any]] = {}

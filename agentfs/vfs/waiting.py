@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class _Wait:
-    """What a fiber says that waits for `work()`."""
+    """A fiber that waits for `work()` says this."""
 
     __slots__ = ("work",)
 
@@ -42,7 +42,7 @@ def in_fiber() -> bool:
 
 
 def wait(work: Callable[[], Awaitable[T]]) -> T:
-    """What `await work()` gives, or raises, while others are served. In a fiber only."""
+    """Give, or raise, what `await work()` does, while others are served. In a fiber only."""
     home = getcurrent().parent
     if home is None:
         raise RuntimeError("nobody drives this: it cannot wait")
@@ -59,8 +59,8 @@ def _serve() -> None:
 
 
 def _taken(step: list[Any]) -> object:
-    """What a step, (what to call, with what), gave. The list is emptied: between two requests a
-    fiber holds nothing of either."""
+    """Take a step, (what to call, with what), and give its result. The list is emptied: between two
+    requests a fiber holds nothing of either."""
     call, given = step
     step.clear()
     try:

@@ -81,10 +81,10 @@ VARIANTS: dict[str, tuple[dict[str, object], ...]] = {
         "DeadLetterDropped",
     )
 }
-"""What is said otherwise than in `Town.values`; each variant is a line of the page."""
+"""Fields that are otherwise than in `Town.values`; each variant is an entry of the page."""
 
 HINTS = (ShownStateChanged, WhyChanged)
-"""What shows in the tree and is no change of the system."""
+"""These show in the tree and are no change of the system."""
 
 SHM: tuple[dict[str, object], ...] = (
     {"visibility": "private", "space": ("private", "alice")},
@@ -219,7 +219,7 @@ def shown(paths: dict[Hashable, str], change: Change) -> str:
 
 
 def said(event: Event) -> str:
-    """What distinguishes one event from the others of its kind."""
+    """The event, with the fields that distinguish it from the others of its kind."""
     variants = VARIANTS.get(type(event).__name__, ())
     names = {name for variant in variants for name in variant}
     if type(event).__name__.startswith("Artifact"):
@@ -229,7 +229,7 @@ def said(event: Event) -> str:
 
 
 def page(town: Town) -> Iterator[str]:
-    """What is announced in a tree where nobody ever looked, and in one that was read whole."""
+    """The changes in a tree where nobody ever looked, and in one that was read whole."""
     unseen = build(town.world.kernel)
     of_unseen = {said(event): list(unseen.changes(event)) for event in town.events()}
     paths = town.paths()
@@ -319,7 +319,7 @@ async def test_every_declared_change_comes_out(
     assert len(left) > 100
     assert len(silent) > 50
     await lose_mail(town.world)
-    # What is removed last is there for the others.
+    # The removals come last, so that everything is there for the others.
     for event in sorted(town.events(), key=lambda event: "Removed" in type(event).__name__):
         town.world.changes.clear()
         (world.kernel.events.hint if isinstance(event, HINTS) else world.kernel.events.emit)(event)

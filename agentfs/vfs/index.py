@@ -24,6 +24,9 @@ Told = Callable[[Any], Iterable[Change]]
 Step = Callable[..., Iterable[Change]]
 """The same, given the event and the keys of the things that it is about."""
 
+Steps = defaultdict[type[Event], list[Step]]
+"""The steps for each kind of event, in order."""
+
 Declared = list[tuple[str, When]]
 """Entries by name, each with the events of a kind that change it."""
 
@@ -63,7 +66,7 @@ class EventIndex:
 
     def _each(self, directory: Table, kind: type[Table]) -> None:
         """The things in a directory. All that is attached to a thing is told before it."""
-        steps: defaultdict[type[Event], list[Step]] = defaultdict(list)
+        steps: Steps = defaultdict(list)
         for attached in kind.ATTACHED:
             self._attached(directory, attached, steps)
         for handler in handlers(kind):
@@ -74,10 +77,7 @@ class EventIndex:
             self._told[event].append(partial(_about, directory.concerned, each))
 
     def _attached(
-        self,
-        directory: Table,
-        kind: type[AddedRows | DirectoryOf],
-        steps: defaultdict[type[Event], list[Step]],
+        self, directory: Table, kind: type[AddedRows | DirectoryOf], steps: Steps
     ) -> None:
         """A provider attached this to each thing in a directory."""
         if kind.KEPT:
@@ -125,11 +125,9 @@ def _only(cause: Cause, told: Told) -> Told:
     return told
 
 
-def _add(
-    steps: defaultdict[type[Event], list[Step]],
-    handler: Handler,
-    find: Callable[[Hashable], Any],
-) -> None:
+def _add(steps: Steps, handler: Handler, find: Callable[[Hashable], Any]) -> None:
+    """A handler that is called of the things that an event is about; `find` gives one by its key,
+    or None."""
     for cause in handler.causes:
         matches = cause.matches if isinstance(cause, When) else None
         steps[kind_of(cause)].append(partial(_call, handler.method, find, matches))
@@ -141,6 +139,7 @@ def _add(
 def _about(
     concerned: Callable[[Any], Sequence[Hashable]], steps: list[Step], event: Event
 ) -> Iterable[Change]:
+    """All steps, of the things that `event` is about."""
     keys = concerned(event)
     found: list[Change] = []
     if keys:
@@ -156,6 +155,7 @@ def _call(
     event: Event,
     keys: Sequence[Hashable],
 ) -> Iterable[Change]:
+    """A method, of each of these things that is found."""
     found: list[Change] = []
     if matches is None or matches(event):
         for key in keys:

@@ -58,7 +58,7 @@ class Budgets(Part):
         ground.events.listen(self._heard, ConfigChanged)
 
     def _check_pool(self, numbers: BudgetSettings) -> None:
-        """Raise EINVAL if the settings take back what is not there any more."""
+        """Raise EINVAL if the settings take back tokens that are not there any more."""
         faults = []
         for tier in Tier:
             entry, wanted = self._entries.get(INIT, tier), _of(numbers, tier)
@@ -116,14 +116,14 @@ class Budgets(Part):
             self._grant(giver, process, tokens)
 
     def process_ended(self, process: Process) -> None:
-        """It ended for good, or never started: what it has goes back."""
+        """Its tokens go back. A process whose program could not be started has ended, too."""
         for tier in Tier:
             entry = self._entries.find(process.pid, tier)
             if entry is not None:
                 self._return(entry)
 
     def _return(self, entry: BudgetEntry) -> None:
-        """Give an entry back to its grantor: what is unused, and what was used as its use."""
+        """Give an entry back to its grantor: unused tokens, and used ones as the grantor's use."""
         above = self._entries.get(entry.grantor, entry.tier)
         for below in self._entries.granted_by(entry):
             self._entries.pass_on(below, above.pid)
@@ -172,8 +172,9 @@ class Budgets(Part):
             self._grant(self._check_grant(giver, tier, tokens), process, tokens)
 
     def release(self, principal: Principal, pid: int, tier: Tier | None = None) -> None:
-        """Give what `pid` has left of `tier` (all of them by default) back to who granted it. For
-        the process itself, who granted it, and the operator. Raises ESRCH, EACCES, EPERM."""
+        """Give the tokens that `pid` has left of `tier` (of all tiers by default) back to its
+        grantor. For the process itself, the grantor, and the operator. Raises ESRCH, EACCES,
+        EPERM."""
         with self._gate.enter(principal):
             process = self._table.get(pid)
             if process.role is Role.KERNEL:
@@ -255,7 +256,7 @@ class Budgets(Part):
     # -- the meter ---------------------------------------------------------------------------------
 
     def room(self, process: Process, use: Use) -> int | None:
-        """What is left for one more call."""
+        """The tokens that are left for one more call."""
         return self.drawn_on(process, use).remaining if use.kind == "llm" else None
 
     def hold(self, process: Process, use: Use) -> None:
@@ -278,10 +279,10 @@ class Budgets(Part):
         self._entries.change(entry, held=use.tokens)
 
     def settle(self, process: Process, held: Use, actual: Use | None) -> None:
-        """Count what was used instead of what was set aside, in full, also if it is more. Of a
-        budget that is overdrawn already no more than was set aside: else many small calls that turn
-        out large would sink it for all who share it. Their excess counts against the limits and in
-        the account of who made them."""
+        """Count the tokens that were used instead of those that were set aside, in full, also if
+        they are more. Of a budget that is overdrawn already, count no more than was set aside: else
+        many small calls that turn out large would sink it for all that share it. Their excess
+        counts against the limits and in the account of the process that made them."""
         if held.kind != "llm":
             return
         entry = self.drawn_on(process, held)
@@ -296,7 +297,7 @@ class Budgets(Part):
                 self._mark(owner, entry)
 
     def drawn_on(self, process: Process, use: Use) -> BudgetEntry:
-        """The entry that `use` draws on: the one it began with, or what stands for it now."""
+        """The entry that `use` draws on: the one it began with, or the one in its place now."""
         entry = self._entries.find(use.source, use.tier)
         return self.source(process, use.tier) if entry is None else entry
 

@@ -32,7 +32,7 @@ ROOT = "/sys/cgroup"
 
 
 class Groups(Part):
-    """The system calls on groups, what a spawn asks them, and the `Meter` of their tokens."""
+    """The system calls on groups, the check of a spawn, and the `Meter` of their tokens."""
 
     stored_name = "Groups"
 
@@ -122,10 +122,9 @@ class Groups(Part):
                     self.move(principal, process.pid, path)
 
     def move(self, principal: Principal, pid: int, path: str) -> None:
-        """Put a living process into a group, "" for none; its children stay where they are. What
-        it has used stays with the group it leaves, and so do calls that are open. As with Linux
-        `pids.max` does not hold here: it bounds what is spawned. Raises ESRCH, ENOENT, EACCES,
-        EPERM."""
+        """Put a living process into a group, "" for none; its children stay where they are. The
+        group that it leaves keeps its uses and its open calls. As with Linux, `pids.max` does not
+        hold here: it bounds spawns. Raises ESRCH, ENOENT, EACCES, EPERM."""
         with self._gate.enter(principal) as actor:
             process = self._table.get(pid)
             if process.role is Role.KERNEL:
@@ -170,8 +169,8 @@ class Groups(Part):
             )
 
     def _among_strangers(self, actor: Process, uid: int, path: str) -> None:
-        """Raise EPERM if a process of user `uid` would be put among those of other users by who is
-        not in that group already: who is in a group with them may write to them."""
+        """Raise EPERM if an actor that is not in a group puts a process of user `uid` there among
+        those of other users: processes of one group may write to each other."""
         top = outermost(path)
         if actor.role is Role.KERNEL or not top or outermost(actor.group) == top:
             return
@@ -214,7 +213,7 @@ class Groups(Part):
                 )
 
     def process_ended(self, process: Process) -> None:
-        """It ended for good: what its open calls held counts as used."""
+        """Everything that its open calls held counts as used."""
         self.groups.forget(process.pid)
 
     # -- the meter -------------------------------------------------------------------------------
@@ -251,7 +250,7 @@ class Groups(Part):
             self.groups.hold(process.pid, GroupHold(process.group, use.tokens))
 
     def settle(self, process: Process, held: Use, actual: Use | None) -> None:
-        """Count what was used where it was held; where nothing was, in the group of now."""
+        """Count the use where it was held; if nothing was held, in the group of now."""
         if held.kind != "llm":
             return
         used = 0 if actual is None else actual.tokens

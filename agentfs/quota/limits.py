@@ -1,6 +1,6 @@
 """The limits of processes as they are read and set, and what each process uses of them.
 
-What enforces them is elsewhere: see `process.ceilings`.
+Other modules enforce them: see `process.ceilings`.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ class ProcessLimits(Part):
     # -- what is used ------------------------------------------------------------------------------
 
     def used(self, process: Process, name: str) -> int | float:
-        """What counts against the limit `name` of `process` now, in the limit's unit: with what
-        open calls hold. Each part tells of the limits whose uses it counts."""
+        """The amount that counts against the limit `name` of `process` now, in the limit's unit,
+        with what open calls hold. Each part tells of the limits whose uses it counts."""
         for usage in self._parts.each(Part.usage):
             used = usage(process, name)
             if used is not None:
@@ -131,7 +131,7 @@ class ProcessLimits(Part):
         raise KeyError(name)
 
     def usage(self, process: Process, limit: str) -> float | None:
-        """Of limits on what the machine, or the table of processes, counts."""
+        """The amounts that the machine counts, or the table of processes."""
         match limit:
             case "max_children":
                 return self._table.count_live_children(process.pid)
@@ -154,7 +154,7 @@ class ProcessLimits(Part):
     # -- programs ----------------------------------------------------------------------------------
 
     def _generally(self) -> tuple[int | float | None, ...]:
-        """What the configuration says of programs."""
+        """The limits on programs that the configuration has for every process."""
         return tuple(self._ceilings.general(name) for name in OF_PROGRAMS)
 
     def _heard(self, record: Record) -> None:
@@ -168,7 +168,7 @@ class ProcessLimits(Part):
                 self._apply(INIT)
 
     def _apply(self, pid: int) -> None:
-        """Have what holds now hold for the programs of `pid` and of everything below it."""
+        """Put the limits of now in effect for the programs of `pid` and of everything below it."""
         process = self._table.find(pid)
         for each in [] if process is None else [process, *self._table.descendants(pid)]:
             if each.ospid is None or each.pid == INIT or not each.state.alive:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, MutableMapping, MutableSet
 from types import MappingProxyType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from agentfs.base.buckets import TokenBuckets
 from agentfs.base.windows import Window
@@ -47,9 +47,9 @@ class _Follower(NamedTuple):
 
 
 class Records(dict[K, T], Generic[K, T]):
-    """All items of a kind by key, to look at as at any dict; the methods here change it, and those
-    of a dict do not. Every change is part of the transaction under way, or is one of its own; where
-    that fails, the change is undone in memory as well, newest first.
+    """All items of a kind by key: a dict that only the methods here change. Every change is part of
+    the transaction under way, or is one of its own; where that fails, the change is undone in
+    memory as well, newest first.
 
     `read(key, record)` makes key and item of a record, and `write(item)` a record of an item, whose
     key is `name(key)` in the store. Nothing is read before `load`.
@@ -82,6 +82,12 @@ class Records(dict[K, T], Generic[K, T]):
         for name, record in self._store.records(self._kind):
             key, item = self._read(name, record)
             self._exchange(key, item)
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("a table of records is changed by put, drop and change")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
 
     # -- indexes ---------------------------------------------------------------------------------
 
@@ -183,17 +189,15 @@ class Records(dict[K, T], Generic[K, T]):
         self._assign(key, item, fields)
 
     def _assign(self, key: K, item: T, fields: dict[str, Any]) -> None:
-        concerned: Collection[_Follower] = self._followers and [
-            follower
-            for follower in self._followers
-            if not follower.fields or not follower.fields.isdisjoint(fields)
-        ]
-        for follower in concerned:
-            follower.left(key, item)
+        concerned: list[Callable[[K, T], object]] = []
+        for entered, left, depends in self._followers:
+            if not depends or not depends.isdisjoint(fields):
+                left(key, item)
+                concerned.append(entered)
         for field, value in fields.items():
             setattr(item, field, value)
-        for follower in concerned:
-            follower.entered(key, item)
+        for entered in concerned:
+            entered(key, item)
 
 
 # -- values beside tables: each is called before, or instead of, the change ----------------------

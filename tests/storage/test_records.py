@@ -224,6 +224,27 @@ def test_what_is_placed_or_set_is_stored_by_save(table: Table) -> None:
     table.check()
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda records: records.update({}),
+        lambda records: records.pop((1, "a")),
+        lambda records: records.clear(),
+        lambda records: records.setdefault((1, "a"), None),
+        lambda records: records.__setitem__((2, "a"), None),
+        lambda records: records.__delitem__((1, "a")),
+        lambda records: records.popitem(),
+        lambda records: records.__ior__({}),
+    ],
+)
+def test_nothing_changes_a_table_behind_its_back(table: Table, step: Any) -> None:
+    table.put(1, "alice")
+    before = table.seen()
+    with pytest.raises(TypeError, match="put, drop and change"):
+        step(table.records)
+    assert table.seen() == before
+
+
 def test_load_begins_anew(table: Table) -> None:
     table.put(1, "alice")
     table.records.place((2, "a"), Thing(2, "a", "bob"))

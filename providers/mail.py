@@ -273,7 +273,8 @@ class Letter(Gathered):
         kernel, held = self._room.kernel, self._held
         try:
             with kernel.store.transaction():
-                kernel.held.discard(held)
+                if held:
+                    kernel.held.discard(held)
                 if content:
                     self._send(content)
                     self._sent = True

@@ -13,7 +13,7 @@ from agentfs.quota.settings import ShareSettings
 from agentfs.quota.shares import Holder
 from agentfs.store.settings import Settings
 
-__all__ = ["check_room"]
+__all__ = ["FLOOR", "check_share"]
 
 
 class _Inbox(Listed):
@@ -47,12 +47,10 @@ class _Inbox(Listed):
         return refusal
 
 
-def check_room(box: Mailbox, principal: Principal, agents: Agents, settings: Settings) -> None:
+def check_share(box: Mailbox, principal: Principal, agents: Agents, settings: Settings) -> None:
     """Raise ShareError, EDQUOT or ENOSPC, if one more message of `principal` may not wait in the
-    inbox `box`. If it is full, the operator has as many as its reserve all the same."""
-    waiting, most = len(box.new), settings.of(MessageSettings).max_waiting
-    if waiting < most and waiting < FLOOR:
-        return
+    inbox `box`. If it is full, the operator has as many as its reserve all the same. Of fewer
+    messages than `FLOOR` each may have all that there is room for."""
     agent = agents.find(principal.name)
     uid = principal.uid if agent is None else agent.uid
     operator = principal.is_operator

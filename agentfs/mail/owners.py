@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from agentfs.base.errors import KernelError
-from agentfs.mail.inboxes import check_room
+from agentfs.mail.inboxes import FLOOR, check_share
 from agentfs.mail.mailbox import Mailbox
+from agentfs.mail.settings import MessageSettings
 from agentfs.model.principal import Principal
 from agentfs.model.process import Process
 from agentfs.process.agents import Agents
@@ -57,7 +58,9 @@ class AgentMail:
             )
 
     def check_room(self, box: Mailbox, principal: Principal) -> None:
-        check_room(box, principal, self._agents, self._settings)
+        waiting = len(box.new)
+        if waiting >= FLOOR or waiting >= self._settings.of(MessageSettings).max_waiting:
+            check_share(box, principal, self._agents, self._settings)
 
     def claimant(self, name: str, actor: Process) -> Process | None:
         return self._table.by_name(name)

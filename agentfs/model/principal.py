@@ -41,4 +41,5 @@ class Principal:
 
     def acts_for(self, name: str) -> bool:
         """Whether it may use what is private to agent `name`: it is that agent, or the operator."""
-        return self.is_operator or (self.is_agent and self.name == name)
+        kind = self.kind  # asked for every message: properties would cost two calls
+        return kind is Kind.OPERATOR or (kind is Kind.AGENT and self.name == name)

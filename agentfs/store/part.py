@@ -145,5 +145,5 @@ class Parts:
         self, hook: Callable[Concatenate[Part, P], object], *args: P.args, **kwargs: P.kwargs
     ) -> None:
         """Call `hook` of every part that overrides it, in order. An exception ends it."""
-        for call in self.each(hook):
+        for call in self._concerned.get(hook.__name__) or self.each(hook):
             call(*args, **kwargs)

@@ -4,6 +4,7 @@ memory that are put back if the transaction under way fails."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, MutableMapping, MutableSet
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
@@ -205,10 +206,10 @@ class Records(dict[K, T], Generic[K, T]):
 
 def keep_fields(store: Store, thing: object, *fields: str) -> None:
     """These fields of `thing` are about to change."""
-    before = [(field, getattr(thing, field)) for field in fields]
+    before = [*map(partial(getattr, thing), fields)]
 
     def undo() -> None:
-        for field, value in before:
+        for field, value in zip(fields, before, strict=True):
             setattr(thing, field, value)
 
     store.on_rollback(undo)

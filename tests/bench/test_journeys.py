@@ -7,7 +7,7 @@ import pytest
 
 from bench.journeys import JOURNEYS, take
 
-MOST = {"message": 170, "check_of_a_budget": 245}
+MOST = {"message": 158, "check_of_a_budget": 222}
 
 
 @pytest.mark.parametrize("journey", JOURNEYS, ids=lambda journey: journey.__name__)

@@ -133,6 +133,20 @@ def test_a_meter_that_has_little_left_does_not_make_others_set_aside_less(world:
         again.close()
 
 
+def test_open_calls_name_their_meters_as_every_release_has(world: World) -> None:
+    """Or a call that was begun under an earlier release would hold another amount."""
+    made = lead(world, 5000, limits={"max_tokens_total": 700})
+    world.groups.create(OPERATOR, "", "team")
+    world.groups.set_limit(OPERATOR, "team", "tokens", 600)
+    world.groups.move(OPERATOR, made.pid, "team")
+    world.llm(made, None)
+    ((_, record),) = world.store.records("call")
+    assert (record["output"], record["parts"]) == (
+        5000,
+        {"Spending": [700, 10_500], "Groups": [600, 9000]},
+    )
+
+
 @pytest.mark.parametrize("most", [0, 1, 7])
 def test_of_50_callers_exactly_as_many_get_through_as_there_are_tokens_for(
     world: World, most: int

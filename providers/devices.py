@@ -2,9 +2,9 @@
 good.
 
 The store's own disk answers in the event loop: each system call is a commit to it there, and when
-it hangs nothing goes on anyhow. Whatever is mounted somewhere below /shared or memory/ (or there
-itself) is another disk, which may hang by itself: calls on what is beyond a mount point are made in
-threads, a few for each mount, and whoever asked gets ETIMEDOUT when there is no answer in time.
+it hangs nothing goes on anyhow. A mount below /shared or memory/ (or there itself) is another disk,
+which may hang by itself: calls beyond a mount point are made in threads, a few for each mount, and
+the caller gets ETIMEDOUT when there is no answer in time.
 The thread of such a call cannot be ended: it stays until the disk answers, or its mount is
 aborted. When all threads of a mount are stuck, it is not asked any more until one comes back.
 """

@@ -26,8 +26,8 @@ def _boundless(principal: Principal, pot: str) -> Charge:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The process behind one request: its credentials, its thread, and whom it acts for. What it
-    has the daemon hold counts for what `charge` gives for that pot; who does not come from outside
+    """The process behind one request: its credentials, its thread, and whom it acts for.
+    `charge` counts what the daemon holds for it, by pot. A caller that does not come from outside
     has no bound."""
 
     principal: Principal

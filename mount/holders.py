@@ -128,7 +128,7 @@ def _at_once(family: Family, sought: Sought) -> Ending | None:
     be looked at, and nobody is ending; else None. Reads nothing that waits for the lock."""
     try:
         family.grow()
-        few = sum(map(proc.descriptors, family.members)) <= AT_ONCE
+        few = sum(map(proc.how_many_descriptors, family.members)) <= AT_ONCE
         if family.blind or not family.members or sought.opens != 1 or not few:
             return None
         search = _Search(sought)
@@ -156,7 +156,7 @@ def _judge(family: Family, sought: Sought) -> Ending:
     unsure = family.blind
     looked: list[int] = []
     for pid in family.members:
-        if proc.descriptors(pid) > MANY and is_closing(pid):
+        if proc.how_many_descriptors(pid) > MANY and is_closing(pid):
             unsure = True  # one of its own, and it hardly has two
             continue
         looked.append(pid)

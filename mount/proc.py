@@ -26,6 +26,8 @@ __all__ = [
     "deliverable",
     "descriptors",
     "field",
+    "flags_of",
+    "how_many_descriptors",
     "is_ending",
     "process_and_parent",
     "process_of",
@@ -143,7 +145,23 @@ def command_line(pid: int) -> bytes:
     return b""
 
 
-def descriptors(pid: int) -> int:
+def descriptors(pid: int) -> list[int]:
+    """The descriptors of a process. Raises OSError if it is gone, or if we may not look."""
+    return [int(name) for name in os.listdir(f"/proc/{pid}/fdinfo")]
+
+
+def flags_of(pid: int, descriptor: int, inode: int) -> int | None:
+    """The flags of a descriptor, if it is one of a file with this inode number."""
+    if descriptor >= 1 << 20:  # a pointer, or a negative number
+        return None
+    with suppress(OSError):
+        said = begins_with(f"/proc/{pid}/fdinfo/{descriptor}")
+        if b"\nino:\t%d\n" % inode in said:
+            return int(field(said, b"flags"), 8)
+    return None
+
+
+def how_many_descriptors(pid: int) -> int:
     """How many descriptors a process has; 0 if it is gone, or Linux does not say so (6.2)."""
     try:
         return os.stat(f"/proc/{pid}/fd").st_size

@@ -101,8 +101,8 @@ def _alone(tid: int, inode: int) -> tuple[int, int] | None:
     there are none, or several with different flags."""
     found: set[int] = set()
     with suppress(OSError):
-        for name in os.listdir(f"/proc/{tid}/fdinfo"):
-            flags = _flags_of(tid, int(name), inode)
+        for descriptor in proc.descriptors(tid):
+            flags = proc.flags_of(tid, descriptor, inode)
             found |= set() if flags is None else {flags & os.O_NONBLOCK}
     return (tid, found.pop()) if len(found) == 1 else None
 
@@ -111,22 +111,16 @@ def holding(pid: int, inodes: Collection[int]) -> set[int]:
     """Which of these inodes a process has open."""
     found: set[int] = set()
     with suppress(OSError):
-        for name in os.listdir(f"/proc/{pid}/fdinfo"):
-            found |= {inode for inode in inodes if _is_file(pid, int(name), inode)}
+        for descriptor in proc.descriptors(pid):
+            found |= {each for each in inodes if proc.flags_of(pid, descriptor, each) is not None}
     return found
 
 
 def _youngest(opener: int, inode: int) -> Hashable:
     """Where Linux shows the calls of descendants only (Yama), and the operator's programs are none:
-    whom the opener started last of those that hold the file, or else the opener."""
-    heirs = (pid for pid in _descendants(thread_group(opener)) if _holds(pid, inode))
+    of the processes that hold the file, the one that the opener started last; else the opener."""
+    heirs = (pid for pid in _descendants(thread_group(opener)) if holding(pid, (inode,)))
     return max(((_start(pid), pid) for pid in heirs), default=opener)
-
-
-def _holds(pid: int, inode: int) -> bool:
-    with suppress(OSError):
-        return any(_is_file(pid, int(name), inode) for name in os.listdir(f"/proc/{pid}/fdinfo"))
-    return False
 
 
 def _is_reading(tid: int, inode: int) -> bool:
@@ -148,23 +142,9 @@ def _flags(tid: int, call: list[bytes], inode: int) -> int | None:
     """If a thread's call is one on a descriptor of that file, the flags of that: read(2) has it as
     its first argument, sendfile(2) as its second."""
     for word in call[1:3]:
-        found = _flags_of(tid, int(word, 16), inode)
+        found = proc.flags_of(tid, int(word, 16), inode)
         if found is not None:
             return found
-    return None
-
-
-def _is_file(tid: int, descriptor: int, inode: int) -> bool:
-    return _flags_of(tid, descriptor, inode) is not None
-
-
-def _flags_of(tid: int, descriptor: int, inode: int) -> int | None:
-    if descriptor >= 1 << 20:  # a pointer, or a negative number
-        return None
-    with suppress(OSError):
-        said = proc.begins_with(f"/proc/{tid}/fdinfo/{descriptor}")
-        if b"\nino:\t%d\n" % inode in said:
-            return int(proc.field(said, b"flags"), 8)
     return None
 
 

@@ -25,8 +25,11 @@ OF_DIRECTORIES = frozenset({"readdir", "releasedir", "fsyncdir"})
 
 
 class Asked:
-    """One request. `key`: whom it counts for, where that is known already. `by`: its caller, where
-    it was asked for."""
+    """One request.
+
+    key: the principal that it counts for (see `fairness`), where that is known already.
+    by: its caller, where that was asked for.
+    """
 
     __slots__ = ("_args", "_opened", "_requests", "by", "key", "name")
 
@@ -77,8 +80,11 @@ class Asked:
 
 
 class Requests:
-    """`at_work`: the request that is served now; none is while it waits. `faults` counts those that
-    failed by a fault of ours (EIO)."""
+    """All requests.
+
+    at_work: the one of which a piece runs now. While it waits, others take its place.
+    faults: the number of those that failed by a fault of ours (EIO).
+    """
 
     def __init__(
         self,
@@ -100,7 +106,8 @@ class Requests:
         self._began = 0.0
 
     def whose(self, name: str, args: tuple[object, ...]) -> int | None:
-        """Whom a request counts for (see `fairness`); None for one that is to go on at once."""
+        """The principal that a request counts for (see `fairness`); None for a request that is to
+        go on at once."""
         try:
             if name in OF_FILES:
                 return key_of(self.handles.file(args[0]).caller.principal)  # type: ignore[arg-type]

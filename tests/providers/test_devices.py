@@ -258,7 +258,6 @@ OTHERS = {
     "holders.py": "/proc",
     "mounttable.py": "/proc",
     "proc.py": "/proc",
-    "reading.py": "/proc",
     "wakeups.py": "/dev/fuse",
     "session.py": "/proc",
 }

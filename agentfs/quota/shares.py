@@ -1,14 +1,14 @@
-"""Shares: what all have together, divided so that no agent and no user can use it up for others.
+"""Shares: things that all have together, divided so that no agent and no user can use them up.
 
-A `Pot` is a number of things (reads that wait, bytes, definitions) that the system has `size` of. A
-part of it, `shares.reserve`, is the operator's. Of the rest an agent may hold as much as it leaves
-to others, where its share, `shares.agent`, is 1/2: with share s, s/(1-s) times what is left. All
-agents of one user, and that user's other programs, together have the share `shares.user`. So one
-that is alone gets half, the second a third, as the first does when it gives back what it has more,
-and there is always something left for the next one. Where an agent, or a user, holds no more than
-the `floor`, its share is not asked for.
+A `Pot` is a number of things: reads that wait, bytes, definitions. The system has `size` of them. A
+part of that, `shares.reserve`, is the operator's. Of the rest, an agent may hold as much as it
+leaves to others, if its share, `shares.agent`, is 1/2; with share s, s/(1-s) times what is left.
+All agents of one user and that user's other programs together have the share `shares.user`. So an
+agent that is alone gets half. A second one gets a third, and so does the first one when it gives
+back the rest: something is always left for the next one. No share is asked for while an agent, or a
+user, holds no more than the `floor`.
 
-    pot = shares.pots["parked"]         # what there is stands in `pots.POTS`
+    pot = shares.pots["parked"]         # `pots.POTS` has a row for each
     holder = shares.holder(caller.principal)
 
     charge = pot.take(holder)           # raises ShareError; as many as it says, else one
@@ -22,9 +22,9 @@ A thing that a table counts, which knows when it goes, needs no object:
     pot.give(holder, amount)            # holds so many fewer
 
 A `Holder` is an agent (that very one, and no later one of its name), a user of the machine, or the
-operator, for whom the kernel acts, too. Everything here is a few look-ups in dictionaries: it is on
-the way of every message. `/sys/shares` shows all pots, `/proc/PID/limits/shares` what a process may
-still take; the mount tells `refused` of refusals, for the event `share_refused`.
+operator, for whom the kernel acts, too. Everything here is a few look-ups in dictionaries, as it is
+on the way of every message. `/sys/shares` shows all pots, `/proc/PID/limits/shares` how much a
+process may still take. The mount tells `refused` of refusals, for the event `share_refused`.
 """
 
 from __future__ import annotations

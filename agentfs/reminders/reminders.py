@@ -42,7 +42,7 @@ __all__ = ["Reminder", "Reminders"]
 
 log = logging.getLogger(__name__)
 
-# Deliveries in one transaction. Each takes 0.1 ms or 0.2, and whoever sends meanwhile waits for a
+# Deliveries in one transaction. Each takes 0.1 ms or 0.2, and a sender meanwhile waits for a
 # batch; 10,000 that are due at once are to take fewer than 200 transactions.
 BATCH = 52
 # Seconds. Between two batches everybody else has a turn; the wall clock can be stepped, so look

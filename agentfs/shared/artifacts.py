@@ -1,4 +1,4 @@
-"""Shared memory: who may see and change which artifacts, and the system calls on them.
+"""Shared memory: the system calls on artifacts, and the rules for those who read and change them.
 
 The content of every version is a file of its own, `artifacts/SERIAL` in the state directory. It is
 written beside the others and never changed after its record is committed: a reader that has a
@@ -75,7 +75,7 @@ class Artifacts:
                 return True
 
     def open(self, principal: Principal, artifact: Artifact) -> int:
-        """A descriptor of its content, the caller's to close. ENOENT for who may not read it,
+        """A descriptor of its content, the caller's to close. ENOENT if it may not be read,
         EACCES for a role that reads none, or without the capability `datastore.read`."""
         if not self.may_read(principal, artifact):
             raise _missing(artifact.key)

@@ -206,7 +206,7 @@ class ArtifactDraft:
         return self._failure is not None
 
     def give_up(self) -> None:
-        """It was refused, and whoever closed it knows: nothing comes of it any more."""
+        """It was refused, and the one who closed it knows: nothing comes of it any more."""
         self.discard()
         self.dropped, self._failure = True, None
 

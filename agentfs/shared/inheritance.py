@@ -31,8 +31,8 @@ class Inheritance(Part):
         self._agents = agents
 
     def agent_removed(self, name: str) -> None:
-        """Everything goes to the parent of its last process, or else to who defined it, or else to
-        init."""
+        """Everything goes to the parent of its last process, or else to the agent that
+        defined it, or else to init."""
         self._pass(self._artifacts.owned(name), name, self._heir(name))
 
     def process_ended(self, process: Process) -> None:

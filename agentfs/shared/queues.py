@@ -1,7 +1,7 @@
-"""Queues: mailboxes that agents share. Each message goes to one of those who take from it.
+"""Queues: mailboxes that agents share. Each message goes to one of the agents that take from them.
 
-Claims, acknowledgement, return and dead letters are those of `delivery`; here is who a queue
-belongs to, how much may wait in it, and who waits for room.
+Claims, acknowledgement, return and dead letters are those of `mail.delivery`. Here are the owner of
+a queue, the bound on the messages that wait in it, and the wait for room.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class Queues(Registry[Queue]):
             if draft.expires is not None and draft.expires <= self._clock.now():
                 raise KernelError(errno.EINVAL, "the message has expired already")
             self._gate.count_message(actor)
-            # What the sender is to the owner means nothing to whoever takes it: all are alike.
+            # What the sender is to the owner means nothing to those that take it: all are alike.
             return self._mail.accept(queue.mailbox, principal.name, draft, Relation.OTHER, actor)
 
     def full(self, queue: Queue) -> KernelError:

@@ -193,6 +193,6 @@ class CallRows(AddedRows):
         without a maximum as much is set aside as the model takes in one call, or as is left), of a
         tool `tool NAME`; read an id back, or `skipped RULE` where `on_limit: skip` applies. After
         it, `settle ID [INPUT OUTPUT]` (tokens; without them what was set aside is charged), or
-        `cancel ID` if it was not made. What is open when the program ends is charged."""
+        `cancel ID` if it was not made. A call that is open when the program ends is charged."""
         process = self._process.process
         return serve_call(self._kernel.calls, caller.principal, process.pid, as_text(request))

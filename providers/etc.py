@@ -48,9 +48,9 @@ def live_document(name: str, example: str) -> Callable[[Method], Method]:
 
 
 class EtcDirectory(Replacing, SystemTable):
-    """/etc: documents. Programs may put files of their own beside them; they are not kept. What was
-    in effect until this release refused it is there as NAME.refused until it is removed, and the
-    document has its default."""
+    """/etc: documents. Programs may put files of their own beside them; they are not kept. A
+    text that was in effect until this release refused it is there as NAME.refused until it is
+    removed, and the document has its default."""
 
     PATH = "/etc"
     WHAT = "The configuration."
@@ -136,15 +136,15 @@ class EtcDirectory(Replacing, SystemTable):
     )
     def config(self) -> Node:
         """The configuration (YAML), every number with its default. A valid write takes effect when
-        the file is closed. What is left out has its default, and is shown as a comment that ends in
-        `# default`."""
+        the file is closed. A number that is left out has its default, and is shown as a comment
+        that ends in `# default`."""
         return self.document(self.kernel.settings)
 
     @live_document("roles.yaml", "roles:\n  worker:\n    actions: {spawn: '-', kill: deny}\n")
     def roles(self) -> Node:
         """What each role may do (`allow`, `deny`, `-`: only if a rule of acl.yaml allows it), the
         capabilities that it has at most and the tiers it can be of; and the model of each tier. A
-        valid write takes effect when the file is closed. What is left out has its default."""
+        valid write takes effect when the file is closed. Everything left out has its default."""
         return self.document(self.kernel.roles)
 
     @live_document("acl.yaml", "rules:\n- {effect: deny, role: worker, path: /agents/boss/**}\n")

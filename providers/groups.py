@@ -107,8 +107,8 @@ class _GroupsDirectory(SystemTable):
 
 
 class GroupDirectory(_GroupsDirectory):
-    """/sys/cgroup/NAME: a group of processes. What it bounds, it bounds for itself and all groups
-    below it together. A child is in its parent's group; `group:` in its definition names another
+    """/sys/cgroup/NAME: a group of processes. Its limits are for itself and all groups below it
+    together. A child is in its parent's group; `group:` in its definition names another
     one. An empty one is removed with `rmdir`."""
 
     PATH = "/sys/cgroup/NAME"

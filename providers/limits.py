@@ -166,7 +166,7 @@ class LimitsDirectory(_OfProcess):
     def shares(self) -> str:
         """What all have together, a pot a line below a headline: how much of it this process holds
         (HELD), and how much more it may take now (ROOM), of what (UNIT). Shared with its agent's
-        earlier processes. Who holds most: /sys/shares."""
+        earlier processes. /sys/shares says who holds most."""
         shares = self.process.kernel.shares
         return shares.of(shares.agent(self.process.process.name))
 

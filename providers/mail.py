@@ -140,8 +140,8 @@ class OutboxDirectory(DirectoryOf):
     """/agents/NAME/outbox: a file for each agent that NAME may write to at the moment.
 
     With more than `MANY` agents, others than NAME (the operator's `find`) are listed only NAME's
-    parent and children: all of them together would be the square of the agents. Whoever may be
-    written to is found by name."""
+    parent and children: all of them together would be the square of the agents. Every agent
+    that may be written to is found by name."""
 
     MANY = 100
 
@@ -336,7 +336,7 @@ class MailRows(AddedRows):
     @directory("outbox", 0o700, private=True)
     def outbox(self) -> Directory:
         """A file for each agent that it may write to at the moment; with more than 100 agents,
-        others than itself are listed only its parent and its children. What is written to one
+        others than itself are listed only its parent and its children. All that is written to one
         between open and close is one message: a body, unless it opens with headers of ours and a
         blank line (messages.md says which)."""
         return OutboxDirectory(self.room, self.directory.key_of("outbox"))
@@ -382,10 +382,10 @@ class MailRows(AddedRows):
         """The next message: blocks until there is one, claims the best (priority with ageing),
         gives it whole, then end of file, which stays. For the next one it is opened again, or
         rewound. Asking for the next acknowledges the one before it that the same loop got here,
-        also if nothing waits. Whoever does not want the next yet writes what became of the last:
-        `done`, `back` (it waits again; this was no attempt), or `failed REASON` (the next attempt,
-        or a dead letter). Opened with O_DIRECT (packet mode, as of a pipe) each read is a message,
-        and there is no end of file after one that is shorter than the read."""
+        also if nothing waits. A reader that does not want the next yet writes what became of the
+        last: `done`, `back` (it waits again; this was no attempt), or `failed REASON` (the next
+        attempt, or a dead letter). Opened with O_DIRECT (packet mode, as of a pipe) each read is a
+        message, and there is no end of file after one that is shorter than the read."""
         self._kernel.processes.receives(caller.principal, self._name)
         return Recv(self.room, caller)
 

@@ -240,7 +240,7 @@ class ProcessDirectory(Table):
         (although mail waits), `mail`, `topic`, `overheard`, `end` (of which process), `stopped` (by
         whom), `restart` (which attempt of how many, when, the last exit code and line of output),
         `ending`, `ended` (exit code, last line), `program` (it runs, and waits for nothing here) or
-        `none` (it has no program). What changes is announced within 200 ms."""
+        `none` (it has no program). A change is announced within 200 ms."""
         return self.kernel.why.of(self.process)
 
     @value("role", example="worker")

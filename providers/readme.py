@@ -38,9 +38,9 @@ Why a call was refused: cat proc/self/error. Whether AGENT may do something: age
     Kind.USER: """\
 You are nobody in this tree: user {uid} of the machine neither mounted it nor runs an agent of it.
 You may read what the modes (ls -l) let everybody read; you have no mail and no proc/self.
-Whoever mounted it can make an agent for you, as root: agentfs spawn -n NAME --user YOU -- PROGRAM
+Its operator can make an agent for you, as root: agentfs spawn -n NAME --user YOU -- PROGRAM
 Why a call was refused: "Permission denied" for what `ls -l PATH` does not give to everybody is
-Linux's answer, without more words. What the tree itself refused to user {uid} last:
+Linux's answer, without more words. The tree's own last refusal to user {uid}:
 {refused}""",
     Kind.STRANGER: """\
 You are nobody in this tree: your program was started by the tree's daemon, but it is no longer any

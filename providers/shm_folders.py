@@ -181,10 +181,10 @@ class PrivateDirectory(_KeyDirectory):
 
 class SubtreeDirectory(_KeyDirectory):
     """/agents/NAME/shm/subtree: what this agent lets its descendants see, and what those above it
-    let it see; of equal keys the nearest one's. What it creates is its own, and may have the key of
-    one from above. It replaces, removes and renames its own ones only (**EACCES**). For everybody
-    else the directory is empty: each agent has a view of its own. When the agent's process ends for
-    good, what it stored here is its parent's."""
+    let it see; of equal keys the nearest one's. All that it creates is its own, and may have the
+    key of one from above. It replaces, removes and renames its own ones only (**EACCES**). For
+    everybody else the directory is empty: each agent has a view of its own. When the agent's
+    process ends for good, all that it stored here is its parent's."""
 
     PATH = "/agents/NAME/shm/subtree"
 

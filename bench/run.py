@@ -1,4 +1,4 @@
-"""`./run bench [SIDE…]`: what AgentFS costs, beside what else one could use.
+"""`./run bench [SIDE…]`: the cost of AgentFS, beside its alternatives.
 
 Everything is measured side by side, in turns and in one run, so that the ratios hold on a busy
 machine. Prints a table; exit code 1 if a figure misses its target.
@@ -23,7 +23,7 @@ __all__ = ["SIDES", "main"]
 SIDES = {
     "metadata": "stat, pread, open+read+close, readdir: tmpfs, /proc, C libfuse, pyfuse3",
     "messages": "send, receive, acknowledge, wake, inotify: Maildir, SQLite queue, Redis Streams",
-    "checks": "what rules, limits, groups and budgets cost a message",
+    "checks": "the cost of rules, limits, groups and budgets for a message",
     "scale": "100 to 100,000 processes, 1 to 1,000 programs, start-up, restart after kill -9",
     "clients": "1 to 64 clients with a mix of calls: throughput, fairness, p99",
     "files": "ordinary work in /shared: passthrough_hp, bindfs, tmpfs, the disk",

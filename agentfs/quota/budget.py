@@ -263,20 +263,21 @@ class Budgets(Part):
         """Set the tokens of `use` aside. Raises EDQUOT if they are not there."""
         if use.kind != "llm":
             return
-        entry = self.drawn_on(process, use)
-        if use.tokens > entry.remaining or entry.remaining <= 0:
+        entry, tokens = self.drawn_on(process, use), use.tokens
+        left = entry.remaining
+        if tokens > left or left <= 0:
             owner = self._table.find(entry.pid)
             raise LimitError(
                 errno.EDQUOT,
-                f"{process.name} asked for {use.tokens} tokens of {use.name}, and of the"
+                f"{process.name} asked for {tokens} tokens of {use.name}, and of the"
                 f" {entry.tier.value} budget of {process.name if owner is None else owner.name}"
-                f" {max(0, entry.remaining)} are left",
+                f" {max(0, left)} are left",
                 rule=RULE,
                 resource=_resource(entry),
                 used=entry.consumed,
                 limit=entry.allocated - entry.granted,
             )
-        self._entries.change(entry, held=use.tokens)
+        self._entries.change(entry, held=tokens)
 
     def settle(self, process: Process, held: Use, actual: Use | None) -> None:
         """Count the tokens that were used instead of those that were set aside, in full, also if
@@ -285,11 +286,11 @@ class Budgets(Part):
         counts against the limits and in the account of the process that made them."""
         if held.kind != "llm":
             return
-        entry = self.drawn_on(process, held)
+        entry, aside = self.drawn_on(process, held), held.tokens
         used = 0 if actual is None else actual.tokens
         if entry.remaining < 0:
-            used = min(used, held.tokens)
-        self._entries.change(entry, held=-held.tokens, consumed=used)
+            used = min(used, aside)
+        self._entries.change(entry, held=-aside, consumed=used)
         if used:
             self._mark(process, entry)
             owner = self._table.find(entry.pid)

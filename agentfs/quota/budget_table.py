@@ -128,9 +128,10 @@ class BudgetTable:
 
     def change(self, entry: BudgetEntry, **more: int) -> None:
         """Add so much to fields of `entry`, or take it away."""
-        fields = {name: getattr(entry, name) + amount for name, amount in more.items()}
-        fields["changed"] = change_time(self._clock.now(), entry.changed)
-        self._entries.change(entry.key, **fields)
+        for name in more:
+            more[name] += getattr(entry, name)
+        changed = change_time(self._clock.now(), entry.changed)
+        self._entries.change((entry.pid, entry.tier), changed=changed, **more)
         self._tell(entry)
 
     def pass_on(self, entry: BudgetEntry, grantor: int) -> None:

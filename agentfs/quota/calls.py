@@ -240,6 +240,7 @@ class Calls(Part):
 
     def _count(self, process: Process, call: Call, actual: Use) -> None:
         self._meters.count(process, call, actual)
-        if actual.tokens:
-            self._table.update(process, tokens=process.tokens + actual.tokens)
+        tokens = actual.tokens
+        if tokens:
+            self._table.update(process, tokens=process.tokens + tokens)
             self._events.emit(ProcessChanged(process.pid, process.name))

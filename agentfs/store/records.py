@@ -70,6 +70,7 @@ class Records(dict[K, T], Generic[K, T]):
     ) -> None:
         super().__init__()
         self._store = store
+        self._transaction = store.transaction()  # it is always the same
         self._kind = kind
         self._read = read
         self._write = write
@@ -125,7 +126,7 @@ class Records(dict[K, T], Generic[K, T]):
 
     def put(self, key: K, item: T) -> None:
         """Have `item` at `key`, in the place of what is there."""
-        with self._store.transaction():
+        with self._transaction:
             self._place(key, item)
             self._save(key, item)
 
@@ -133,7 +134,7 @@ class Records(dict[K, T], Generic[K, T]):
         """Have nothing at `key` any more; returns what was there."""
         item = self.get(key)
         if item is not None:
-            with self._store.transaction():
+            with self._transaction:
                 self._place(key, None)
                 self._store.delete_record(self._kind, self._name(key))
         return item
@@ -141,7 +142,7 @@ class Records(dict[K, T], Generic[K, T]):
     def change(self, key: K, **fields: Any) -> None:
         """Set fields of the item at `key`."""
         item = self[key]
-        with self._store.transaction():
+        with self._transaction:
             self._set(key, item, fields)
             self._save(key, item)
 
@@ -149,17 +150,17 @@ class Records(dict[K, T], Generic[K, T]):
 
     def place(self, key: K, item: T) -> None:
         """As `put`, in memory alone."""
-        with self._store.transaction():
+        with self._transaction:
             self._place(key, item)
 
     def set(self, key: K, **fields: Any) -> None:
         """As `change`, in memory alone."""
-        with self._store.transaction():
+        with self._transaction:
             self._set(key, self[key], fields)
 
     def save(self, key: K) -> None:
         """Store the item at `key` as it is."""
-        with self._store.transaction():
+        with self._transaction:
             self._save(key, self[key])
 
     # -- their parts -----------------------------------------------------------------------------

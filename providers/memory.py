@@ -31,9 +31,9 @@ class MemoryRows(AddedRows):
     def __init__(self, agent: AgentDirectory) -> None:
         super().__init__(agent)
         self._kernel = agent.kernel
+        self._agent = agent
         self._folder = self._kernel.agents.memory_dir(agent.name)
-        counted = self._kernel.disk.memory(agent.name)
-        self._tree = HostTree(self._folder, self._may_use, agent.agents.devices, counted)
+        self._tree: HostTree | None = None
 
     def _may_use(self, caller: Caller) -> None:
         self.private_guard(caller)
@@ -46,9 +46,14 @@ class MemoryRows(AddedRows):
     @directory("memory", 0o700, private=True)
     def memory(self) -> Directory:
         """Its own durable files: a real directory. Needs the capability `memory`."""
+        if self._tree is None:
+            devices = self._agent.agents.devices
+            counted = self._kernel.disk.memory(self._agent.name)
+            self._tree = HostTree(self._folder, self._may_use, devices, counted)
         return self._tree.root
 
     @on(AgentChanged)
     def _changes(self, event: AgentChanged) -> Iterator[Change]:
         # Its files may have another owner now.
-        yield Modified(self._tree.root.key)
+        if self._tree is not None:
+            yield Modified(self._tree.root.key)

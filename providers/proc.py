@@ -129,8 +129,8 @@ class ProcDirectory(SystemTable):
     def concerned(self, event: Any) -> Sequence[Hashable]:
         if isinstance(event, ConfigChanged):
             return [ProcessDirectory.at(process.pid) for process in self.kernel.table]
-        if isinstance(event, MAIL):
-            process = self.kernel.table.by_name(event.agent)
+        if isinstance(event, MAIL) or not hasattr(event, "pid"):
+            process = self.kernel.table.by_name(getattr(event, event.whose))
             return () if process is None else (ProcessDirectory.at(process.pid),)
         return (ProcessDirectory.at(event.pid),)
 

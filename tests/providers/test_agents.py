@@ -161,3 +161,14 @@ async def test_the_log_follows_what_the_programs_write(world: World) -> None:
     handle.release()
     with refused("EACCES"):
         world.open("/agents/alice/log", os.O_WRONLY)
+
+
+async def test_a_memory_that_a_person_removed_is_not_there(world: World) -> None:
+    memory = world.kernel.agents.memory_dir("alice")
+    memory.rename(memory.with_name("elsewhere"))
+    assert "memory" not in world.list("/agents/alice")
+    with refused("ENOENT"):
+        world.find("/agents/alice/memory")
+    memory.with_name("elsewhere").rename(memory)
+    assert "memory" in world.list("/agents/alice")
+    assert world.list("/agents/alice/memory") == []

@@ -6,7 +6,7 @@ import enum
 import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import yaml
 
@@ -146,7 +146,7 @@ class Roles:
         )
 
 
-FORM = Form(FILE, Roles.parse, lambda: Roles().text)
+FORM = Form(FILE, Roles.parse, cache(lambda: Roles().text))
 """Of `/etc/roles.yaml`."""
 
 HEAD = """\

@@ -76,10 +76,11 @@ def configuration(*sections: type[Section]) -> type[Config]:
     return made
 
 
+@cache
 def configuration_form(sections: tuple[type[Section], ...]) -> Form[Config]:
     """How `/etc/agentfs.yaml` with these sections is read."""
     config = configuration(*sections)
-    return Form("agentfs.yaml", config.parse, lambda: config().text(), kept_as="config")
+    return Form("agentfs.yaml", config.parse, cache(lambda: config().text()), kept_as="config")
 
 
 class Settings(LiveDocument[Config]):

@@ -63,6 +63,18 @@ _KIND = KIND.encode()
 _READABLE = select.POLLIN | select.POLLRDNORM
 _WRITABLE = select.POLLOUT | select.POLLWRNORM
 
+_OF_DISK = (
+    "f_bsize",
+    "f_frsize",
+    "f_blocks",
+    "f_bfree",
+    "f_bavail",
+    "f_files",
+    "f_ffree",
+    "f_favail",
+    "f_namemax",
+)
+
 # Refusals that tell nothing new, unless they name a rule (EAGAIN is a rate limit, too): nothing to
 # read yet, a signal, the end of the mount.
 _QUIET = frozenset({errno.EAGAIN, errno.EINTR, errno.ENODEV, errno.ENODATA})
@@ -609,9 +621,8 @@ class Operations(pyfuse3.Operations):
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         disk = self.host.disk()
         data = pyfuse3.StatvfsData()
-        for name in ("bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail"):
-            setattr(data, f"f_{name}", getattr(disk, f"f_{name}"))
-        data.f_namemax = disk.f_namemax
+        for name in _OF_DISK:
+            setattr(data, name, getattr(disk, name))
         room = self.host.room(self.requests.at_work.caller(ctx).principal)
         if room is not None:
             data.f_bavail = min(disk.f_bavail, room // disk.f_frsize)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from sys import intern
 from typing import Annotated, ClassVar, TypeVar
 
 import yaml
@@ -98,7 +99,9 @@ class Settings(LiveDocument[Config]):
     def number(self, path: str) -> int:
         """The number that is called so, as `queues.max_queues`."""
         section, name = path.split(".")
-        found: int = getattr(getattr(self.now, section), name)
+        # Interned: Python's cache of attributes keeps a name of its own for each look-up otherwise,
+        # up to 4,096, and each keeps the memory around it from the machine.
+        found: int = getattr(getattr(self.now, intern(section)), intern(name))
         return found
 
     def require(self, section: type[S], check: Callable[[S], object]) -> None:

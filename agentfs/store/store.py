@@ -93,9 +93,9 @@ class Store:
     `on_commit` calls run after the commit; that is where events go out. `on_end` calls run after
     either.
 
-    An inner transaction that fails once it has changed something, fails the outermost one as well,
-    with the same exception, even if somebody caught it: it cannot commit its half. A savepoint
-    would let the outer one go on, and cost every inner one that writes two statements.
+    An inner transaction that fails after it has changed something cannot commit its half: the
+    outermost one fails as well, with the same exception, even if somebody caught that. A savepoint
+    would let the outer one go on, and would cost two statements for each inner one that writes.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,10 +1,7 @@
-"""The order of delivery, and the heap behind it."""
+"""The order of delivery."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from agentfs.base.due_heap import DueHeap
 from agentfs.mail.mailbox import Mailbox
 from agentfs.mail.message import Message, Relation
 
@@ -99,39 +96,3 @@ def test_a_free_name_is_like_the_one_that_is_taken() -> None:
     for name in ("x:2,S", "x_1:2,S"):
         box.cur[name] = message(2, 2)
     assert box.free_name("cur", "x:2,S") == "x_2:2,S"
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from("adp"), st.integers(0, 40), st.sampled_from([0.0, 1.0, 2.0, 30.0])
-        ),
-        max_size=400,
-    )
-)
-def test_the_queue_is_a_sorted_list_that_stays_small(steps: list[tuple[str, int, float]]) -> None:
-    queue: DueHeap[int] = DueHeap()
-    keys: dict[int, float] = {}
-    model: dict[int, float] = {}
-    for what, number, key in steps:
-        if what == "a" and number not in model:
-            model[number] = keys.setdefault(number, key)
-            queue.add(model[number], number, number)
-        elif what == "d":
-            model.pop(number, None)
-            queue.discard(number)
-        expected = min(model, key=lambda each: (model[each], each), default=None)
-        assert queue.first() == expected
-        assert len(queue) == len(model)
-        assert sorted(queue) == sorted(model)
-        assert queue.entries <= 2 * len(model) + 65
-
-
-def test_a_queue_that_is_emptied_from_the_back_shrinks() -> None:
-    queue: DueHeap[int] = DueHeap()
-    for number in range(10_000):
-        queue.add(float(number), number, number)
-    for number in range(9_999, 0, -1):
-        queue.discard(number)
-    assert queue.entries <= 67
-    assert queue.first() == 0

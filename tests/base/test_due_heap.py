@@ -1,0 +1,42 @@
+"""The heap is a sorted list from which anything can be taken, and stays small."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentfs.base.due_heap import DueHeap
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("adp"), st.integers(0, 40), st.sampled_from([0.0, 1.0, 2.0, 30.0])
+        ),
+        max_size=400,
+    )
+)
+def test_the_heap_is_a_sorted_list_that_stays_small(steps: list[tuple[str, int, float]]) -> None:
+    heap: DueHeap[int] = DueHeap()
+    keys: dict[int, float] = {}
+    model: dict[int, float] = {}
+    for what, number, key in steps:
+        if what == "a" and number not in model:
+            model[number] = keys.setdefault(number, key)
+            heap.add(model[number], number, number)
+        elif what == "d":
+            model.pop(number, None)
+            heap.discard(number)
+        expected = min(model, key=lambda each: (model[each], each), default=None)
+        assert heap.first() == expected
+        assert len(heap) == len(model)
+        assert sorted(heap) == sorted(model)
+        assert heap.entries <= 2 * len(model) + 65
+
+
+def test_a_heap_that_is_emptied_from_the_back_shrinks() -> None:
+    heap: DueHeap[int] = DueHeap()
+    for number in range(10_000):
+        heap.add(float(number), number, number)
+    for number in range(9_999, 0, -1):
+        heap.discard(number)
+    assert heap.entries <= 67
+    assert heap.first() == 0

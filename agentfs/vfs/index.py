@@ -91,6 +91,7 @@ class EventIndex:
 
         for handler in handlers(kind):
             if handler.static or handler.every or handler.whose:
+                assert kind.KEPT, f"{kind.__name__} keeps none of which this could be called"
                 for cause in handler.causes:
                     told = _of_kept(handler, kept, directory.named)
                     self._told[kind_of(cause)].append(_only(cause, told))

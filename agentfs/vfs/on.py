@@ -1,11 +1,13 @@
 """`on`: a provider says beside the entry, or the method, which events change it, and nowhere else.
 
-@value("state", on=(StateChanged, ProcessExited))
-def state(self) -> str: ...
+    @value("state", on=(StateChanged, ProcessExited))
+    def state(self) -> str: ...
 
-@on(TopicCreated)
-def created(self, event: TopicCreated) -> Iterator[Change]:
-    yield Created(self.key, event.name, ...)
+    @on(TopicCreated)
+    def created(self, event: TopicCreated) -> Iterator[Change]:
+        yield Created(self.key, event.name, ...)
+
+`index` finds the handlers of each kind of event once, when a tree is built.
 """
 
 from __future__ import annotations

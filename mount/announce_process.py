@@ -49,7 +49,7 @@ ONLY_MTIME = (Timespec * 2)(Timespec(0, UTIME_OMIT), Timespec(0, UTIME_NOW))
 
 
 opened: list[int] = []
-"""What `write` opened and `close` closes."""
+"""The files that `write` opened and `close` closes."""
 
 
 def modify(path: bytes, _: bytes) -> None:
@@ -82,7 +82,7 @@ def write(path: bytes, _: bytes) -> None:
 
 
 def close(_: bytes, __: bytes) -> None:
-    """IN_CLOSE_WRITE, for what was written."""
+    """IN_CLOSE_WRITE, for a file that was written."""
     while opened:
         os.close(opened.pop())
 

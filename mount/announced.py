@@ -86,7 +86,7 @@ class Announced:
         return entry
 
     def getattr(self, inode: Inode) -> EntryAttributes:
-        """What the process is told of an inode."""
+        """The attributes that the process is told of an inode."""
         self._announcer.answer()
         return self._attributes(inode)
 

@@ -116,8 +116,8 @@ class Announcer:
     tid: the process's id, by which the operations recognise it.
     modifying: the inode whose modification is announced, if any.
     began_at: the count of its changes when that began.
-    contested: what was just announced changed again. The request that changed it must wait for
-        `settled`.
+    contested: the file that was just announced changed again. The request that changed it must wait
+        for `settled`.
     done, failed, lost: announcements that were made; that were not, because their path was gone
         again; that found the queue full.
     """
@@ -172,7 +172,7 @@ class Announcer:
 
     @property
     def current(self) -> Announcement | None:
-        """What is announced at the moment; a modification as soon as the process is told, because
+        """The announcement under way. A modification is as soon as the process is told, because
         from then on nobody else may be told of that inode."""
         self.catch_up()
         begun: int = self._progress[BEGUN]
@@ -389,7 +389,7 @@ class Announcer:
             log.info("%s could not be announced: %s", announcement.path, os.strerror(number))
 
     def _take_back(self) -> None:
-        """What a process that ended had not begun is for the next one."""
+        """The calls that a process had not begun when it ended are for the next one."""
         self.catch_up()
         if self._told and self._progress[BEGUN] > self._over:
             self._told.popleft()

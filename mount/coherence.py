@@ -1,4 +1,4 @@
-"""What a change in the kernel does to caches and watchers.
+"""The way of a change in the kernel to caches and watchers.
 
 The Linux kernel keeps entries and attributes for an hour; so, before the reply to the call that
 caused a change, the changed inodes are invalidated (attributes only: 2 µs, waits for no lock). On
@@ -27,8 +27,8 @@ _ours: ContextVar[frozenset[Hashable]] = ContextVar("announced by the client's o
 
 
 class by_client:  # noqa: N801  # read as words: `with by_client(…)`
-    """What is changed in this block by these names, (directory key, name), or keys, is reported
-    to inotify by the client's own system call: do not announce it again.
+    """A change in this block of one of these names, (directory key, name), or keys, is reported to
+    inotify by the client's own system call: do not announce it again.
 
     A class, because every write and close comes here, and a generator takes twice the calls.
     """

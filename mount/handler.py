@@ -33,7 +33,7 @@ def _is_number(answer: object) -> bool:
     return isinstance(answer, int) and 0 <= answer < 1 << 31
 
 
-# What comes from a node as it is; all else is made of it inside the handlers.
+# Answers that come from a node as they are. All others are made inside the handlers.
 _SENDABLE: dict[str, Callable[[object], bool]] = {
     "read": _is_data,
     "write": _is_number,
@@ -41,12 +41,12 @@ _SENDABLE: dict[str, Callable[[object], bool]] = {
     "getxattr": lambda answer: isinstance(answer, bytes),
 }
 
-# What Linux asks when nobody waits for it: the next call of a program would seem to be one of many.
+# Requests for whose answer nobody waits: the next call of a program would seem to be one of many.
 UNAWAITED = frozenset({"release", "releasedir"})
 
 
 class HasHandlers(Protocol):
-    """What the handlers are methods of."""
+    """The object whose methods the handlers are."""
 
     requests: Requests
     wakeups: Wakeups

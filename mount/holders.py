@@ -8,8 +8,8 @@ in every name space. A descriptor that is being closed is out of its table by th
 that exits has no table any more; both wait for our answer, so nobody we look for gets away (tried;
 see tests/system/test_one_open.py).
 
-What cannot be seen is a descriptor on its way through a socket, or in a process that is no relative
-or that we may not look into: `UNSURE`.
+A descriptor cannot be seen on its way through a socket, in a process that is no relative, or in one
+that we may not look into: `UNSURE`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Ending", "Family", "Sought", "ending"]
 
 
 class Ending(enum.Enum):
-    """What the close of a descriptor means for an open file."""
+    """The meaning of the close of a descriptor for an open file."""
 
     HELD = "somebody has another descriptor"
     KILLED = "a signal ended the last one who had it"
@@ -107,7 +107,7 @@ class Sought:
 
 
 async def ending(family: Family, sought: Sought) -> Ending:
-    """What it means that a descriptor of an open file was closed, now.
+    """The meaning of the close, now, of a descriptor of an open file.
 
     A process in execve(2) closes descriptors under a lock that some of the looks wait for (see
     `proc`). So those are not made in the event loop, and they are waited for a moment only: when we
@@ -278,15 +278,15 @@ class _End:
         flags, threads, status = int(fields[6]), int(fields[17]), int(fields[49])
         over = fields[0] in (b"Z", b"X") and threads <= 1
         exiting = bool(flags & PF_EXITING) and not over
-        # The status is that of the whole process; to who may not look it is 0. The flag is there
+        # The status is that of the whole process; it is 0 if we may not look. The flag is there
         # for all to see, but a thread has it too when another one ends the process.
         alone = status == 0 and threads <= 1 and bool(flags & PF_SIGNALED)
         return cls(exiting, bool(status & 0x7F) or alone)
 
 
 def _was_killed(pids: set[int]) -> bool:
-    """Whether the close is that of a process which a signal has ended. If anybody else may be the
-    one who closes, it is not: what was written is rather taken than lost."""
+    """Whether the close is that of a process which a signal has ended. It is not if any other may
+    be the one that closes: a message is rather taken than lost."""
     states = {pid: _End.of(pid) for pid in pids}
     ends = [state for state in states.values() if state is not None and state.exiting]
     if not any(state.killed for state in ends) or not all(state.killed for state in ends):

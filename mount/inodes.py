@@ -337,7 +337,7 @@ class Inodes:
             del self._by_key[inode.key]
 
     def rebind(self, inode: Inode, node: Node, parent: Inode, name: str) -> None:
-        """What the Linux kernel knows as `inode` is `node` from now on (after a rename onto it)."""
+        """The inode that Linux knows is `node` from now on (after a rename onto it)."""
         if self._by_key.get(inode.key) is inode:
             del self._by_key[inode.key]
         old = self._by_key.get(node.key)

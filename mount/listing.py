@@ -1,4 +1,4 @@
-"""What readdir(3) gets: the entries of an open directory, as many as one answer takes."""
+"""Answers to readdir(3): entries of an open directory, as many as one answer takes."""
 
 from __future__ import annotations
 

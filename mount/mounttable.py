@@ -13,7 +13,7 @@ MOST = 1024
 
 
 def device_of(mountpoint: str, table: io.FileIO) -> str | None:
-    """`major:minor` of what is mounted at a path, from the mount table; None if nothing is. The
+    """`major:minor` of the device mounted at a path, from the mount table; None if none is. The
     table stays open: for a look at it the daemon must not need a descriptor."""
     escaped = (
         os.fsencode(mountpoint)

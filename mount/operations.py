@@ -81,7 +81,7 @@ _QUIET = frozenset({errno.EAGAIN, errno.EINTR, errno.ENODEV, errno.ENODATA})
 
 
 class Operations(pyfuse3.Operations):
-    """What pyfuse3 calls for each request; `session` serves it.
+    """The handlers that pyfuse3 calls, one for each kind of request.
 
     `mounts` has to be told when the tree is mounted.
     """
@@ -173,7 +173,7 @@ class Operations(pyfuse3.Operations):
             raise self._refused(caller, where, refusal)
 
     def _reached(self, directory: Inode, name: str, ctx: RequestContext) -> Node:
-        """What the caller finds as `name`, where the look-up is what keeps others out."""
+        """The node that the caller finds as `name`, where the look-up keeps others out."""
         caller = self.requests.at_work.caller(ctx)
         where = directory.directory()
         try:
@@ -507,7 +507,8 @@ class Operations(pyfuse3.Operations):
                 return await self.parking.read(opened.handle, size, opened.client)
             told = opened.inode.told
             if told is not None and not opened.handle.direct and not opened.inode.gone:
-                # What changed since the size was told would come out cut, or padded with zeros.
+                # A newer content than the one whose size was told would come out cut, or padded
+                # with zeros.
                 return told[off : off + size]
             return await opened.handle.read(off, size)
         except KernelError as refusal:
@@ -684,7 +685,7 @@ def _taking_elsewhere(node: Node, caller: Caller) -> Iterator[None]:
 
 
 def _nothing(timeout: float) -> EntryAttributes:
-    """What tells Linux that there is nothing, for so many seconds."""
+    """The answer that tells Linux, for so many seconds, that there is nothing."""
     entry = EntryAttributes()
     entry.st_ino = pyfuse3.InodeT(0)
     entry.entry_timeout = timeout

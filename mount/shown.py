@@ -78,5 +78,5 @@ class Shown(Fifo):
 
 
 def shown(file: Node, inodes: Inodes) -> Shown:
-    """A file that `takes`, as those who only look see it."""
+    """A file that `takes`, as programs see it that only look."""
     return Shown(file, inodes.known(file.key), inodes.number(file))

@@ -17,7 +17,7 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """What pyfuse3 has for its lock.
+    """The lock that pyfuse3 gets.
 
     A task that it ends never has the turn: it ends one that has just answered if more than
     `min_tasks` others stand in line here, and more never do, because it looks before each joins.

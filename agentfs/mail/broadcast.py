@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import errno
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from agentfs.base.errors import KernelError
 from agentfs.mail.events import BroadcastSent
+from agentfs.mail.mailboxes import Mailboxes
 from agentfs.mail.message import Draft, Message, Relation, compose
+from agentfs.mail.owners import Owners
 from agentfs.mail.routing import relation
 from agentfs.mail.settings import MessageSettings
 from agentfs.mail.tally import EVERYBODY
+from agentfs.mail.threads import Threads
 from agentfs.model.principal import Principal
 from agentfs.model.process import Process
 from agentfs.process.agents import Agents
@@ -25,17 +28,39 @@ from agentfs.rights.gate import Gate
 from agentfs.rights.policy import STRANGERS, Action
 from agentfs.store.ground import Ground
 
-if TYPE_CHECKING:
-    from agentfs.mail.mail import Mail
-
 __all__ = ["Broadcasts"]
+
+
+class Acceptance(Protocol):
+    """Where each copy is accepted: `Mail`, of which no more is used."""
+
+    node: str
+    boxes: Mailboxes
+    owners: Owners
+    threads: Threads
+
+    def check_size(self, size: int) -> None: ...
+
+    def check_room(self, principal: Principal, name: str) -> None: ...
+
+    def accept(
+        self,
+        mailbox: str,
+        sender: str,
+        draft: Draft,
+        relation: Relation,
+        actor: Process | None = ...,
+        *,
+        unlisted: bool = ...,
+        broadcast: int = ...,
+    ) -> Message: ...
 
 
 class Broadcasts:
     """The system call that sends one."""
 
     def __init__(
-        self, ground: Ground, gate: Gate, table: ProcessTable, agents: Agents, mail: Mail
+        self, ground: Ground, gate: Gate, table: ProcessTable, agents: Agents, mail: Acceptance
     ) -> None:
         self._events = ground.events
         self._settings = ground.settings

@@ -9,19 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from agentfs.base.clock import Timer
 from agentfs.base.errors import KernelError
+from agentfs.mail.archive import Archive
 from agentfs.mail.events import DeadLetterDropped, SentForgotten
+from agentfs.mail.mailbox import Mailbox
 from agentfs.mail.message import Message
 from agentfs.mail.settings import MessageSettings
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-
-if TYPE_CHECKING:
-    from agentfs.mail.mailbox import Mailbox
-    from agentfs.mail.mailboxes import Mailboxes
 
 __all__ = ["Retention"]
 
@@ -34,10 +32,22 @@ BATCH, PAUSE = 200, 0.002
 TOGETHER = 100
 
 
+class KeptMail(Protocol):
+    """All mailboxes, and the messages that are finished: `Mailboxes`, of which no more is used."""
+
+    archive: Archive
+
+    def __iter__(self) -> Iterator[Mailbox]: ...
+
+    def finish(self, message: Message, state: str) -> None: ...
+
+    def delete_finished(self, sender: str, messages: list[Message]) -> None: ...
+
+
 class Retention(Part):
     """Sweeps what `boxes` keep. `bound_sent` and `bound_dead` belong inside a transaction."""
 
-    def __init__(self, ground: Ground, boxes: Mailboxes) -> None:
+    def __init__(self, ground: Ground, boxes: KeptMail) -> None:
         self._store = ground.store
         self._events = ground.events
         self._clock = ground.clock

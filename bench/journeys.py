@@ -8,6 +8,7 @@ listener, of a check from its write. The mount's own way to the file and back is
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -59,11 +60,14 @@ def travel(step: Callable[[], object]) -> Journey:
     or built for the first time."""
     step()
     journey = Journey()
+    gc.collect()
+    gc.disable()  # garbage of others is none of its calls
     sys.setprofile(journey.watch)
     try:
         step()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return journey
 
 

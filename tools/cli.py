@@ -32,8 +32,8 @@ __all__ = ["main"]
 def commands() -> None:
     """An operating system for AI agents whose whole interface is a file system.
 
-    Each command works on the tree that $AGENTFS names. Without that it works on the only tree that
-    is mounted.
+    Each command works on the tree that $AGENTFS names. Without that it works on the tree that you
+    are in, or on the only one that is mounted.
     """
 
 

@@ -55,14 +55,24 @@ def encoded(text: str) -> bytes:
         raise ToolError(f"half a surrogate pair cannot be sent: {half}") from None
 
 
+def _around(found: list[str]) -> list[str]:
+    """Those of the trees `found` that the working directory is in, the innermost first."""
+    try:
+        here = os.getcwd() + "/"
+    except OSError:  # it was removed
+        return []
+    return sorted((path for path in found if here.startswith(path + "/")), key=len, reverse=True)
+
+
 def find() -> str:
-    """The tree to work on: $AGENTFS, else the only one that is mounted. Raises TreeError."""
+    """The tree to work on: $AGENTFS, else the one that the working directory is in, else the only
+    one that is mounted. Raises TreeError."""
     named = os.environ.get("AGENTFS")
     if named:
         return named
     found = list(dict.fromkeys(mounts()))
     if len(found) > 1:
-        found = [path for path in found if condition(path) == "live"]
+        found = _around(found)[:1] or [path for path in found if condition(path) == "live"]
     if len(found) == 1:
         return found[0]
     if not found:
@@ -73,8 +83,9 @@ def find() -> str:
 
 
 def shell_root() -> str:
-    """How a shell line names the tree: `$AGENTFS`, or the only mount if that is not set."""
+    """How a shell line names the tree: `$AGENTFS`, or where it is if that is not set."""
     found = [] if os.environ.get("AGENTFS") else mounts()
+    found = _around(found)[:1] or found
     return shlex.quote(found[0]) if len(found) == 1 else "$AGENTFS"
 
 

@@ -14,7 +14,7 @@ import pytest
 from agentfs.tools import cli
 from agentfs.tools.mounting import state_dir
 from agentfs.tools.mounts import mounts
-from agentfs.tools.tree import Tree, TreeError
+from agentfs.tools.tree import Tree, TreeError, shell_root
 from agentfs.tools.tree_commands import followed
 
 STATUS = (
@@ -252,6 +252,26 @@ def test_without_a_tree_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
     assert Tree().root == "/tmp"
     monkeypatch.setattr("agentfs.tools.tree.mounts", lambda: ["/tmp", "/usr"])
     with pytest.raises(Exception, match="several trees are mounted; set AGENTFS to one of /tmp, /"):
+        Tree()
+
+
+def test_of_several_trees_it_takes_the_one_that_it_is_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trees = [tmp_path / "a", tmp_path / "ab", tmp_path / "a/inner"]
+    for path in trees:
+        (path / "agents").mkdir(parents=True)
+    monkeypatch.delenv("AGENTFS", raising=False)
+    monkeypatch.setattr("agentfs.tools.tree.mounts", lambda: [str(path) for path in trees])
+    for path in trees:
+        for here in (path, path / "agents"):
+            monkeypatch.chdir(here)
+            assert (Tree().root, shell_root()) == (str(path), str(path))
+    monkeypatch.setenv("AGENTFS", str(trees[0]))
+    assert Tree().root == str(trees[0])
+    monkeypatch.delenv("AGENTFS")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Exception, match="several trees are mounted"):
         Tree()
 
 

@@ -4,7 +4,7 @@ A program that is in execve(2) closes files under a lock, and each of them that 
 only when we have answered. Linux waits for that lock where it is asked for the call that a thread
 is in (`system_call`), for /proc/PID/stat, and by kcmp(2). The event loop may ask that of one thread
 only: the one whose request it is about to answer, which stands in another call. Of all others it is
-asked in threads, for a moment (`LOOKS`, and `promptly`). All the rest is told at once.
+asked in threads, for a moment (`LOOKS`, and `machine/promptly.py`). All the rest is told at once.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from functools import partial
 import trio
 
 from agentfs.machine.proc import all_pids, is_in_execve, read_stat, thread_group
+from agentfs.machine.promptly import promptly
 from agentfs.mount import proc
-from agentfs.mount.promptly import promptly
 
 __all__ = ["holding", "reading", "waiting"]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from agentfs.machine.proc import is_in_execve
+from agentfs.machine.promptly import promptly
 from agentfs.process.events import ProcessChanged, ProcessExited, ProcessRestarted
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import (
@@ -93,11 +95,10 @@ class ProgramRows(AddedRows):
     def _place(self) -> str:
         process, ospid = self._process.process, self._process.os_pid()
         if ospid is not None and process.state.alive:
-            try:
-                if not is_in_execve(ospid):
-                    return os.readlink(f"/proc/{ospid}/cwd")
-            except OSError:
-                pass  # it just ended, or is another user's
+            if not is_in_execve(ospid):
+                place = promptly(partial(os.readlink, f"/proc/{ospid}/cwd"))
+                if place is not None:  # it did not just end, and is not another user's
+                    return place
             if process.cwd:
                 return process.cwd
         return f"../../agents/{process.name}/memory"

@@ -27,7 +27,7 @@ from pathlib import Path
 from agentfs.base.errors import KernelError
 from agentfs.machine.confine import FREE, Cell, Confinement
 from agentfs.machine.own_program import own_program
-from agentfs.machine.proc import read_stat
+from agentfs.machine.proc import own_stat
 from agentfs.machine.readable import SYSTEM, named_files, of_program
 from agentfs.machine.rlimits import Limit, lay_on
 from agentfs.machine.unstarted import why_not
@@ -262,8 +262,8 @@ class Launch:
             SHARED.pack_into(shared, 0, os.getpid(), 0, 0)
             if shared[ABANDONED]:
                 os._exit(127)
-            stat = read_stat(os.getpid(), settled=True)
-            BEGAN.pack_into(shared, SHARED.size, 0 if stat is None else stat.start)
+            with suppress(OSError):
+                BEGAN.pack_into(shared, SHARED.size, own_stat().start)
             try:
                 for entry in entries:
                     os.write(entry, b"0")

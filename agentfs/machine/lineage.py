@@ -65,8 +65,11 @@ class Generation:
 
     def fate(self) -> int | None:
         """None while it runs; its exit code, or 128 + signal. 0 if the machine does not say."""
-        if self.pidfd is not None and not _has_ended(self.pidfd) and _command_line(self.ospid):
-            return None  # it has its memory, which an exit gives back first
+        if self.pidfd is not None:
+            if _has_ended(self.pidfd):
+                return lost_exit_code(self.pidfd, self.ospid, self.start) or 0
+            if _command_line(self.ospid):
+                return None  # it has its memory, which an exit gives back first
         found = read_stat(self.ospid)
         if found is not None and found.began(self.start) and not found.ended:
             if not found.exiting:

@@ -10,8 +10,10 @@ import os
 import signal
 from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
+from functools import partial
 
-from agentfs.machine.proc import all_pids, is_in_execve, read_stat
+from agentfs.machine.proc import all_pids, is_in_execve, read_file, read_status
+from agentfs.machine.promptly import promptly
 
 __all__ = ["go_on", "kill", "reap", "reap_all", "stop", "strays", "unclaimed"]
 
@@ -31,13 +33,13 @@ def reap_all(watched: Container[int]) -> None:
     """Reap those that have ended. Looks at every process of the machine, 10 µs each."""
     us = os.getpid()
     for ospid in all_pids():
-        stat = read_stat(ospid)
+        stat = read_status(ospid)
         if stat is not None and stat.ppid == us and stat.ended:
             _reap(ospid, watched)
 
 
 def _reap(ospid: int, watched: Container[int]) -> bool:
-    stat = read_stat(ospid)
+    stat = read_status(ospid)
     if ospid in watched or stat is None or stat.session == os.getsid(0):
         return False
     with suppress(ChildProcessError):
@@ -66,7 +68,7 @@ def strays(
     children: dict[int, list[int]] = {}
     found: list[int] = []
     for ospid in all_pids():
-        stat = read_stat(ospid)
+        stat = read_status(ospid)
         if stat is None or ospid in watched or stat.session == ours:
             continue
         children.setdefault(stat.ppid, []).append(ospid)
@@ -92,7 +94,7 @@ def stop(ospids: Iterable[int]) -> list[int]:
     """SIGSTOP to those that run; which they were."""
     stopped: list[int] = []
     for ospid in ospids:
-        stat = read_stat(ospid)
+        stat = read_status(ospid)
         if stat is not None and stat.state not in "TtZX":
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(ospid, signal.SIGSTOP)
@@ -114,7 +116,7 @@ def unclaimed(
     process of ours, and none of such a process: `claims` says whether there is one."""
     found = []
     for ospid in all_pids():
-        stat = read_stat(ospid)
+        stat = read_status(ospid)
         if stat is not None and stat.ppid in reapers and ospid not in watched:
             pid = _says_it_is(ospid, mountpoint)
             if pid is not None and not claims(pid):
@@ -126,8 +128,9 @@ def _says_it_is(ospid: int, mountpoint: str) -> int | None:
     """The process of which an orphan is, by its environment."""
     if is_in_execve(ospid):
         return None
-    with suppress(OSError, ValueError), open(f"/proc/{ospid}/environ", "rb") as file:
-        said = dict(line.partition(b"=")[::2] for line in file.read().split(b"\0"))
+    lines = promptly(partial(read_file, f"/proc/{ospid}/environ"))
+    with suppress(ValueError):
+        said = dict(line.partition(b"=")[::2] for line in (lines or b"").split(b"\0"))
         if said.get(b"AGENTFS") == os.fsencode(mountpoint):
             return int(said.get(b"AGENT_PID", b""))
     return None

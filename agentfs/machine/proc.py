@@ -5,6 +5,9 @@ a file of our tree among them is closed only when we have answered. Linux 6.18 t
 /proc/PID/stat, as it always did for `syscall`, `environ` and the like. An event loop that asks for
 one of them then waits for ever, and everybody else with it (tried; see
 tests/process/test_execve.py). /proc/PID/status and `cmdline` and pidfds take no lock.
+
+So `read_status` is for all that need neither the start time nor the exit code. A process may enter
+execve right after it was asked whether it `is_in_execve`: `read_stat` takes its look `promptly`.
 """
 
 from __future__ import annotations
@@ -17,7 +20,10 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from agentfs.machine.promptly import promptly
 
 __all__ = [
     "TICKS",
@@ -33,9 +39,11 @@ __all__ = [
     "is_stopped",
     "lost_exit_code",
     "mark_of",
+    "own_stat",
     "parent_of",
     "read_file",
     "read_stat",
+    "read_status",
     "thread_group",
     "thread_mark",
 ]
@@ -121,18 +129,50 @@ def read_file(path: str) -> bytes:
 def read_stat(ospid: int, patience: float = 0.0, *, settled: bool = False) -> ProcStat | None:
     """None if there is no such process. The name in the line may hold spaces and parentheses.
 
-    A process in execve has up to `patience` seconds to be through. If it is not, the answer is what
-    /proc/PID/status says, and its `start` is UNTOLD. `settled`: it was just seen not to be there.
+    A process in execve has up to `patience` seconds to be through. If it is not, the answer is that
+    of `read_status`. `settled`: it was just seen not to be there.
     """
     while not settled and is_in_execve(ospid):
         if patience <= 0:
-            return _in_execve(ospid)
+            return read_status(ospid)
         time.sleep(PAUSE)
         patience -= PAUSE
+    line = promptly(partial(read_file, f"/proc/{ospid}/stat"))
+    return read_status(ospid) if line is None else _parsed(line)
+
+
+def read_status(ospid: int) -> ProcStat | None:
+    """What can be told of a process without waiting for anything; None if there is no such process.
+    Its `start` is UNTOLD, and so are `exiting` and `status`."""
     try:
-        head, _, tail = read_file(f"/proc/{ospid}/stat").rpartition(b")")
-    except OSError:  # ENOENT, or ESRCH if it went away between the two calls
+        said = b"\n" + read_file(f"/proc/{ospid}/status")
+    except OSError:
         return None
+    return ProcStat(
+        name=os.fsdecode(_line(said, b"Name")),
+        state=os.fsdecode(_line(said, b"State")[:1]),
+        ppid=int(_line(said, b"PPid")),
+        group=int(_line(said, b"NSpgid").split()[0]),
+        session=int(_line(said, b"NSsid").split()[0]),
+        exiting=False,
+        start=UNTOLD,
+        status=0,
+    )
+
+
+def _line(said: bytes, key: bytes) -> bytes:
+    """A line of /proc/PID/status. The name in it has no line feeds: Linux escapes them."""
+    return said.partition(b"\n" + key + b":\t")[2].partition(b"\n")[0]
+
+
+def own_stat() -> ProcStat:
+    """Of the process that asks: it is not in execve."""
+    return _parsed(read_file("/proc/self/stat"))
+
+
+def _parsed(line: bytes) -> ProcStat:
+    """A line of /proc/PID/stat."""
+    head, _, tail = line.rpartition(b")")
     fields = tail.split()
     state, ppid, group, session = fields[:4]
     return ProcStat(
@@ -174,24 +214,6 @@ def is_stopped(ospid: int) -> bool:
         return said[b"State"][:1] == b"T"
     waiting = int(said[b"SigPnd"], 16) | int(said[b"ShdPnd"], 16)
     return bool(waiting >> (signal.SIGSTOP - 1) & 1)
-
-
-def _in_execve(ospid: int) -> ProcStat | None:
-    try:
-        lines = read_file(f"/proc/{ospid}/status").splitlines()
-    except OSError:
-        return None
-    said = {key: value.strip() for key, _, value in (line.partition(b":") for line in lines)}
-    return ProcStat(
-        name=os.fsdecode(said[b"Name"]),
-        state=os.fsdecode(said[b"State"][:1]),
-        ppid=int(said[b"PPid"]),
-        group=int(said[b"NSpgid"].split()[0]),
-        session=int(said[b"NSsid"].split()[0]),
-        exiting=False,
-        start=UNTOLD,
-        status=0,
-    )
 
 
 def mark_of(pidfd: int) -> int:

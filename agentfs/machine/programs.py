@@ -35,6 +35,7 @@ from agentfs.machine.proc import (
     lost_exit_code,
     mark_of,
     read_stat,
+    read_status,
 )
 from agentfs.machine.reapers import Reapers
 from agentfs.machine.rlimits import below
@@ -621,5 +622,5 @@ class Programs:
 
 
 def _group_of(ospid: int) -> int:
-    stat = read_stat(ospid)
+    stat = read_status(ospid)
     return 0 if stat is None else stat.group

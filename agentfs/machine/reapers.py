@@ -19,7 +19,7 @@ import trio
 
 from agentfs.machine import reaper
 from agentfs.machine.launch import become_subreaper
-from agentfs.machine.proc import boot_id, mark_of, read_stat
+from agentfs.machine.proc import boot_id, mark_of, own_stat, read_stat
 
 __all__ = ["FOLDER", "Reaper", "Reapers", "go_behind_reaper", "stand_by"]
 
@@ -46,9 +46,7 @@ def go_behind_reaper(state: Path, front: int = -1) -> Reaper:
     """Fork: go on as the child, and have the parent become the reaper. For a process with one
     thread. `front` gets the child's pid and exit code, see `reaper.main`."""
     become_subreaper()
-    own = read_stat(os.getpid())
-    assert own is not None
-    parent = Reaper(os.getpid(), own.start)
+    parent = Reaper(os.getpid(), own_stat().start)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     child = os.fork()
     if child == 0:

@@ -6,9 +6,11 @@ import resource
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
-from agentfs.machine.proc import TICKS, all_pids, descended, is_in_execve, read_stat
+from agentfs.machine.proc import TICKS, all_pids, descended, is_in_execve, read_file, read_status
+from agentfs.machine.promptly import promptly
 
 __all__ = [
     "CPU_BELT",
@@ -87,8 +89,9 @@ def usage_of(ospids: Iterable[int]) -> Usage:
     for ospid in ospids:
         if is_in_execve(ospid):
             continue
-        with suppress(OSError), open(f"/proc/{ospid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        line = promptly(partial(read_file, f"/proc/{ospid}/stat"))
+        if line is not None:
+            fields = line.rpartition(b")")[2].split()
             ticks += sum(map(int, fields[11:15]))  # utime stime cutime cstime
         with suppress(OSError), open(f"/proc/{ospid}/statm", "rb") as file:
             resident, shared = map(int, file.read().split()[1:3])
@@ -101,7 +104,7 @@ def below(ospid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     found = [ospid]
     for other in all_pids():
-        stat = read_stat(other)
+        stat = read_status(other)
         if stat is None or other == ospid:
             continue
         children.setdefault(stat.ppid, []).append(other)

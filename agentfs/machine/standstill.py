@@ -16,7 +16,7 @@ from pathlib import Path
 
 from agentfs.machine.logs import LEAST, is_low, rotate
 from agentfs.machine.orphans import go_on, stop
-from agentfs.machine.proc import read_stat
+from agentfs.machine.proc import read_status
 from agentfs.machine.writers import writers
 
 __all__ = ["room"]
@@ -72,7 +72,7 @@ def _wait_stopped(ospids: list[int]) -> None:
     """A signal only asks: a write of a megabyte that is under way is done to its end."""
     end = time.monotonic() + PATIENCE
     for ospid in ospids:
-        while (stat := read_stat(ospid)) is not None and stat.state not in "TtZX":
+        while (stat := read_status(ospid)) is not None and stat.state not in "TtZX":
             if time.monotonic() > end:
                 log.warning("program %d writes on: it does not stop", ospid)
                 break

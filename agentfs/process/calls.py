@@ -8,7 +8,7 @@ import os
 import yaml
 
 from agentfs.base.errors import KernelError
-from agentfs.machine.proc import read_stat
+from agentfs.machine.proc import read_status
 from agentfs.machine.programs import Programs
 from agentfs.model.principal import Principal
 from agentfs.model.process import Agent, Limits, OnLimit, Process, Restart, Role, State
@@ -415,7 +415,7 @@ class Processes:
         self._supervisor.watch(program)
 
     def _check_attachable(self, principal: Principal, process: Process, ospid: int) -> None:
-        stat = read_stat(ospid) if ospid > 0 else None
+        stat = read_status(ospid) if ospid > 0 else None
         try:
             owner = os.stat(f"/proc/{ospid}").st_uid if stat is not None else None
         except FileNotFoundError:
@@ -441,7 +441,7 @@ class Processes:
         while ospid > 1:
             if self._programs.find(ospid) is not None:
                 return True
-            stat = read_stat(ospid)
+            stat = read_status(ospid)
             ospid = 0 if stat is None else stat.ppid
         return False
 

@@ -8,7 +8,7 @@ import platform
 import pwd
 from typing import TYPE_CHECKING
 
-from agentfs.machine.proc import boot_id, read_stat
+from agentfs.machine.proc import boot_id, own_stat
 from agentfs.machine.programs import Program, Programs
 from agentfs.model.names import INIT_NAME, reserved
 from agentfs.model.principal import INIT
@@ -71,7 +71,6 @@ class Recovery:
         """Process 1 is the daemon itself."""
         most = self._settings.of(ProcessSettings).max_children_of_init
         uid, gid = os.geteuid(), os.getegid()
-        own = read_stat(os.getpid())
         init = self._table.find(INIT)
         if init is None:
             pid = self._table.next_pid()
@@ -99,7 +98,7 @@ class Recovery:
             limits=Limits.none_but(max_children=most),
             started=self._clock.now(),
             ospid=os.getpid(),
-            os_start=own.start if own is not None else 0,
+            os_start=own_stat().start,
         )
 
     def _refuse_names(self) -> None:

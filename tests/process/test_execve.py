@@ -151,3 +151,25 @@ def eventually_hung(tree: Tree, pid: int) -> int:
 def test_so_it_is_with_one_that_was_killed_in_it(hung: int) -> None:
     os.kill(hung, signal.SIGKILL)
     assert in_time(lambda: read_stat(hung)) is not None
+
+
+LATE = """
+import os, sys
+from agentfs.machine import orphans, proc, rlimits
+for module in (orphans, proc, rlimits):
+    module.is_in_execve = lambda ospid: False
+hung = int(sys.argv[1])
+stat = proc.read_stat(hung)
+print(stat.ppid, stat.start, proc.code_of_zombie(hung, 1), proc.began_by(hung, 0))
+print(rlimits.usage_of([hung]).cpu_seconds, orphans._says_it_is(hung, "/"))
+"""
+"""Looks at a process that enters execve right after it was asked whether it is there."""
+
+
+def test_it_may_enter_execve_right_before_the_look(hung: int) -> None:
+    look = subprocess.Popen([sys.executable, "-c", LATE, str(hung)], stdout=subprocess.PIPE)
+    try:
+        said, _ = look.communicate(timeout=60)
+    finally:
+        look.kill()
+    assert said.decode() == f"{os.getpid()} {UNTOLD} None True\n0.0 None\n"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 __all__ = ["PATIENCE_SECONDS", "promptly"]
@@ -18,7 +19,7 @@ __all__ = ["PATIENCE_SECONDS", "promptly"]
 PATIENCE_SECONDS = 0.2
 """How long the loop waits. The longest of the looks takes 0.1 s, with 1,000 descendants."""
 
-MOST = 8
+MOST = 64
 """Threads that hang. With so many no look is taken any more, until one of them has ended."""
 
 T = TypeVar("T")
@@ -61,7 +62,11 @@ _hanging: list[_Looker] = []
 
 def promptly(look: Callable[[], T]) -> T | None:
     """What `look()` gives; None if it takes too long, or raises OSError. 40 µs more than the look
-    itself. For one thread only: that of the event loop."""
+    itself. A thread other than that of the event loop takes the look by itself, and may hang."""
+    if threading.current_thread() is not threading.main_thread():
+        with suppress(OSError):
+            return look()
+        return None
     _hanging[:] = [looker for looker in _hanging if looker.is_there]
     if len(_hanging) >= MOST:
         return None

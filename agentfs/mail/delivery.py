@@ -8,6 +8,7 @@ says so; after `max_delivery_attempts` it is a dead letter.
 from __future__ import annotations
 
 import errno
+from functools import partial
 
 from agentfs.base.errors import KernelError
 from agentfs.mail.events import (
@@ -128,7 +129,7 @@ class Delivery(Part):
             if folder == "cur":
                 self.rest(pid)
             elif folder == "new" and principal.pid is not None:  # nobody had claimed it
-                self._loops.put_away(principal.pid, message)
+                self._store.on_commit(partial(self._loops.put_away, principal.pid, message))
 
     def revive(self, principal: Principal, name: str, file: str, renamed: str) -> None:
         """Put the dead letter dead/`file` back as new/`renamed`: the next attempt, and it has

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -240,3 +241,20 @@ def test_what_the_kernel_sends_says_that_it_is_automatic(three: World) -> None:
     notice = three.mail.notify("bob", b"look", [("Type", "notice")])
     assert notice is not None
     assert three.header(notice, "Auto-Submitted") == "auto-generated"
+
+
+def test_a_message_that_could_not_be_acknowledged_is_not_put_away(three: World) -> None:
+    message, full = three.send("bob", "alice"), True
+
+    def commit() -> None:
+        if full:
+            raise KernelError(errno.ENOSPC, "the disk is full")
+
+    three.store.prepare(commit)
+    remove = partial(three.mail.delivery.acknowledge, three.principal("alice"), "alice", "new")
+    with pytest.raises(KernelError, match="full"):
+        remove(message.file)
+    assert not three.mail.loops._put_away
+    full = False
+    remove(message.file)
+    assert list(three.mail.loops._put_away.values()) == [message]

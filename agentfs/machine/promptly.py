@@ -41,11 +41,11 @@ class _Looker:
     def look(self, look: Callable[[], object]) -> object:
         """What `look()` gives. Raises queue.Empty if it takes too long; it is the last one then."""
         self._looks.put(look)
-        try:
-            return self._said.get(timeout=PATIENCE_SECONDS)
-        except queue.Empty:
-            self._looks.put(None)
-            raise
+        for _ in range(2):  # one may pass while the machine is paused, and we are with it
+            with suppress(queue.Empty):
+                return self._said.get(timeout=PATIENCE_SECONDS / 2)
+        self._looks.put(None)
+        raise queue.Empty
 
     def _run(self) -> None:
         while (look := self._looks.get()) is not None:

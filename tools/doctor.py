@@ -44,7 +44,12 @@ class Finding:
 def run(state: str | None, audit_key: str | None = None) -> int:
     """Print the report; 1 if something that is needed is missing, or the store has faults."""
     findings = list(examine())
-    if state is not None:
+    if state is not None and not Path(state).is_dir():
+        words = (
+            "there is no such directory; `agentfs state` lists the state directories of this user"
+        )
+        findings.append(Finding("missing", state, words))
+    elif state is not None:
         findings += _store(Path(state), audit_key)
         findings += _names(Path(state))
         findings += _same_user(Path(state))

@@ -355,6 +355,9 @@ def test_doctor_reports_on_this_machine(tmp_path: Path) -> None:
     for what in ("network", "write", "exec"):
         assert f" confined {what} " in report
     assert "missing" in run("doctor", "--state", str(tmp_path), code=1).stdout
+    nowhere = run("doctor", "--state", str(tmp_path / "nowhere"), code=1).stdout
+    assert "there is no such directory" in nowhere
+    assert "--repair" not in nowhere
 
 
 def test_a_tree_error_keeps_its_errno(tree: Path) -> None:

@@ -19,10 +19,11 @@ class DueHeap(Generic[Item]):
     the heap has at most twice as many entries as there are items, and 64 more.
     """
 
-    __slots__ = ("_heap", "items")
+    __slots__ = ("_heap", "_keys", "items")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int]] = []
+        self._keys: dict[int, float] = {}  # of the items: an entry with another is dead wood
         self.items: dict[int, Item] = {}
         """By their number. To look at; where nothing is due, that is all that looking costs."""
 
@@ -38,14 +39,16 @@ class DueHeap(Generic[Item]):
         return len(self._heap)
 
     def add(self, key: float, number: int, item: Item) -> None:
-        """Put `item` in; `number` is its own. It keeps its key when it comes again."""
+        """Put `item` in; `number` is its own while it is there."""
         self.items[number] = item
+        self._keys[number] = key
         heapq.heappush(self._heap, (key, number))
         if len(self._heap) > 2 * len(self.items) + 64:
             self._trim()
 
     def discard(self, number: int) -> None:
         self.items.pop(number, None)
+        self._keys.pop(number, None)
         if len(self._heap) > 2 * len(self.items) + 64:
             self._trim()
 
@@ -53,12 +56,12 @@ class DueHeap(Generic[Item]):
         """The item with the least key, left in place; None if there is none."""
         heap, items = self._heap, self.items
         while heap:
-            item = items.get(heap[0][1])
-            if item is not None:
-                return item
+            key, number = heap[0]
+            if self._keys.get(number) == key:
+                return items[number]
             heapq.heappop(heap)
         return None
 
     def _trim(self) -> None:
-        self._heap = list({entry for entry in self._heap if entry[1] in self.items})
+        self._heap = [(key, number) for number, key in self._keys.items()]
         heapq.heapify(self._heap)

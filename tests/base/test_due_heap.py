@@ -1,6 +1,6 @@
 """The heap is a sorted list from which anything can be taken, and stays small."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentfs.base.due_heap import DueHeap
@@ -14,14 +14,16 @@ from agentfs.base.due_heap import DueHeap
         max_size=400,
     )
 )
+@example(
+    [("a", 0, 0.0), ("a", 1, 1.0), ("d", 1, 0.0), ("a", 1, 30.0), ("a", 2, 2.0), ("d", 0, 0.0)]
+)
 def test_the_heap_is_a_sorted_list_that_stays_small(steps: list[tuple[str, int, float]]) -> None:
     heap: DueHeap[int] = DueHeap()
-    keys: dict[int, float] = {}
     model: dict[int, float] = {}
     for what, number, key in steps:
         if what == "a" and number not in model:
-            model[number] = keys.setdefault(number, key)
-            heap.add(model[number], number, number)
+            model[number] = key  # also another one than it had before
+            heap.add(key, number, number)
         elif what == "d":
             model.pop(number, None)
             heap.discard(number)

@@ -66,7 +66,7 @@ def image(kernel: Kernel, *, due: bool = True) -> Image:
             case Index():
                 found[path] = {group: sorted(thing[group]) for group in thing}
             case DueHeap():
-                keys = {number: key for key, number in sorted(thing._heap, reverse=True) if due}
+                keys = thing._keys if due else {}
                 found[path] = sorted(
                     (keys.get(number, 0.0), item.id) for number, item in thing.items.items()
                 )

@@ -125,7 +125,9 @@ class Audit(Part):
             changes = (*changes, *self._noted)
         if not changes:
             return
-        if self.pruning.stops and all(isinstance(change, REFUSED) for change in changes):
+        limits = self._settings.of(AuditSettings)
+        stops = limits.when_full == "stop" and self.pruning.stops
+        if stops and all(isinstance(change, REFUSED) for change in changes):
             return  # refusals without room are in `/dev/events` and `kernel.log` alone
         seq = self.seq + 1
         if self._store.acting is not self._acting:
@@ -136,13 +138,13 @@ class Audit(Part):
         self._tables.append(seq, text, digest, self._seal.head(seq, digest))
         keep_fields(self._store, self, "seq", "_digest", "_marked")
         self.seq, self._digest = seq, digest
-        self._watch_room()
-        if seq - self._marked >= self._settings.of(AuditSettings).checkpoint_every:
+        self._watch_room(limits)
+        if seq - self._marked >= limits.checkpoint_every:
             self._mark()
 
-    def _watch_room(self) -> None:
+    def _watch_room(self, limits: AuditSettings) -> None:
         """Tell when the audit is half full, and look whether everybody has to stop."""
-        limits, kept = self._settings.of(AuditSettings), self.pruning.kept
+        kept = self.pruning.kept
         if kept == (limits.max_records + 1) // 2:
             self._store.on_commit(lambda: self._tell_of(AuditHalfFull(kept, limits.max_records)))
         if limits.when_full == "stop" or self._stopped:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
 
 from agentfs.model.process import Tier
+from agentfs.providers.process import ProcessDirectory, ProcessRows
 from agentfs.quota.budget_table import BudgetEntry
 from agentfs.quota.commands import run_budget_command, serve_call
 from agentfs.quota.events import BudgetChanged, ResourceRefused, ResourceWarning
@@ -14,11 +14,8 @@ from agentfs.vfs.declare import control, directory, transaction, value
 from agentfs.vfs.files import Owner
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Directory, Node
-from agentfs.vfs.table import AddedRows, Table
 from agentfs.vfs.table import Entry as Declared
-
-if TYPE_CHECKING:
-    from agentfs.providers.process import ProcessDirectory
+from agentfs.vfs.table import Table
 
 __all__ = ["BudgetDirectory", "CallRows"]
 
@@ -161,16 +158,8 @@ class BudgetDirectory(Table):
         return f"warned {counts.warned}\nrefused {counts.refused}\n"
 
 
-class CallRows(AddedRows):
+class CallRows(ProcessRows):
     """How a process says what it is about to use of models and tools."""
-
-    INTO = "/proc/PID"
-
-    def __init__(self, directory: ProcessDirectory) -> None:
-        super().__init__(directory)
-        self._process = directory
-        self._kernel = directory.kernel
-        self._pid = directory.pid
 
     @transaction(
         "call",

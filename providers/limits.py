@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
 from agentfs.model.principal import INIT
 from agentfs.process.events import ProcessChanged
+from agentfs.providers.process import ProcessDirectory, ProcessRows
 from agentfs.quota.accounting import dollars
 from agentfs.quota.branches import Figures
 from agentfs.quota.events import LimitChanged
@@ -19,10 +20,7 @@ from agentfs.vfs.files import Basics, Owner, Value
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Node
 from agentfs.vfs.on import Cause, When
-from agentfs.vfs.table import AddedRows, Table
-
-if TYPE_CHECKING:
-    from agentfs.providers.process import ProcessDirectory
+from agentfs.vfs.table import Table
 
 __all__ = ["BranchRows", "LimitsDirectory", "UsageDirectory"]
 
@@ -238,16 +236,8 @@ class UsageDirectory(_OfProcess):
     )
 
 
-class BranchRows(AddedRows):
+class BranchRows(ProcessRows):
     """The figures of a process and all below it."""
-
-    INTO = "/proc/PID"
-
-    def __init__(self, directory: ProcessDirectory) -> None:
-        super().__init__(directory)
-        self._process = directory
-        self._kernel = directory.kernel
-        self._pid = directory.pid
 
     @live("branch", example="processes 4\ntokens 41200\nllm_calls 17\n…\n")
     async def branch(self) -> bytes:

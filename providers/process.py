@@ -34,12 +34,12 @@ from agentfs.vfs.declare import (
     value,
 )
 from agentfs.vfs.files import Owner, fields
-from agentfs.vfs.table import Entry, Table
+from agentfs.vfs.table import AddedRows, Entry, Table
 
 if TYPE_CHECKING:
     from agentfs.providers.proc import ProcDirectory
 
-__all__ = ["ProcessDirectory"]
+__all__ = ["ProcessDirectory", "ProcessRows"]
 
 # These show in `status` and `info`.
 SHOWN = (
@@ -284,3 +284,15 @@ class ProcessDirectory(Table):
         """Its parent; process 1 has none. Found and not listed, so that what follows links (`zip
         -r`, `find -L`) comes to an end."""
         return f"../{self.process.ppid}"
+
+
+class ProcessRows(AddedRows):
+    """Entries that another provider adds to each process."""
+
+    INTO = "/proc/PID"
+
+    def __init__(self, directory: ProcessDirectory) -> None:
+        super().__init__(directory)
+        self._process = directory
+        self._kernel = directory.kernel
+        self._pid = directory.pid

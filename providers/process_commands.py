@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from agentfs.mail.settings import MessageSettings
 from agentfs.model.spec import parse_spec
+from agentfs.providers.process import ProcessRows
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import control, transaction
 from agentfs.vfs.handles import as_text
-from agentfs.vfs.table import AddedRows
-
-if TYPE_CHECKING:
-    from agentfs.providers.process import ProcessDirectory
 
 __all__ = ["CommandRows"]
 
 
-class CommandRows(AddedRows):
+class CommandRows(ProcessRows):
     """Commands to a process, and what it asks for itself."""
-
-    INTO = "/proc/PID"
-
-    def __init__(self, directory: ProcessDirectory) -> None:
-        super().__init__(directory)
-        self._process = directory
-        self._kernel = directory.kernel
-        self._pid = directory.pid
 
     @control(
         "ctl",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING
 
 import trio
 
 from agentfs.machine.proc import is_in_execve
 from agentfs.machine.promptly import promptly
 from agentfs.process.events import ProcessChanged, ProcessExited, ProcessRestarted
+from agentfs.providers.process import ProcessRows
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import (
     file,
@@ -20,23 +20,13 @@ from agentfs.vfs.declare import (
 )
 from agentfs.vfs.files import Basics, Live
 from agentfs.vfs.node import Node
-from agentfs.vfs.table import AddedRows, Entry
-
-if TYPE_CHECKING:
-    from agentfs.providers.process import ProcessDirectory
+from agentfs.vfs.table import Entry
 
 __all__ = ["ProgramRows"]
 
 
-class ProgramRows(AddedRows):
+class ProgramRows(ProcessRows):
     """The files of Linux's /proc that a process has here, too."""
-
-    INTO = "/proc/PID"
-
-    def __init__(self, directory: ProcessDirectory) -> None:
-        super().__init__(directory)
-        self._process = directory
-        self._kernel = directory.kernel
 
     def listed(self, entry: Entry) -> bool:
         return entry.name != "cwd" or self._works_here()

@@ -4,32 +4,20 @@ and why a call of it was refused."""
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from agentfs.base.errors import KernelError
+from agentfs.providers.process import ProcessRows
 from agentfs.providers.streams import SignalStream, WaitStream
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import control, live, message, stream
 from agentfs.vfs.handles import MAX_CONTROL
 from agentfs.vfs.node import StreamHandle
-from agentfs.vfs.table import AddedRows
-
-if TYPE_CHECKING:
-    from agentfs.providers.process import ProcessDirectory
 
 __all__ = ["SignRows"]
 
 
-class SignRows(AddedRows):
+class SignRows(ProcessRows):
     """How a process shows that it lives, and hears what it is told."""
-
-    INTO = "/proc/PID"
-
-    def __init__(self, directory: ProcessDirectory) -> None:
-        super().__init__(directory)
-        self._process = directory
-        self._kernel = directory.kernel
-        self._pid = directory.pid
 
     @stream("wait", 0o400, example="0", errors={"ESTALE": "it is gone and no code was kept"})
     def wait(self, caller: Caller) -> StreamHandle:

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 import trio
 
-from agentfs.machine.proc import read_file, thread_group
+from agentfs.machine.proc import field, read_file, thread_group
 
 __all__ = [
     "LOOKS",
@@ -63,11 +63,6 @@ def begins_with(path: str, directory: int | None = None) -> bytes:
         os.close(descriptor)
 
 
-def field(text: bytes, key: bytes) -> bytes:
-    """What a line `key:\tvalue` says."""
-    return text.partition(key + b":")[2].partition(b"\n")[0].strip()
-
-
 # -- threads ---------------------------------------------------------------------------------------
 
 
@@ -94,7 +89,7 @@ def process_and_parent(tid: int) -> tuple[int, int]:
     """The process of a thread, and the parent of that; zeros if it is gone."""
     with suppress(OSError):
         status = read_file(f"/proc/{tid}/status")
-        return int(field(status, b"\nTgid") or 0), int(field(status, b"\nPPid") or 0)
+        return int(field(status, b"Tgid") or 0), int(field(status, b"PPid") or 0)
     return 0, 0
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "code_of_zombie",
     "descended",
     "exit_code",
+    "field",
     "is_in_execve",
     "is_stopped",
     "lost_exit_code",
@@ -149,19 +150,20 @@ def read_status(ospid: int) -> ProcStat | None:
     except OSError:
         return None
     return ProcStat(
-        name=os.fsdecode(_line(said, b"Name")),
-        state=os.fsdecode(_line(said, b"State")[:1]),
-        ppid=int(_line(said, b"PPid")),
-        group=int(_line(said, b"NSpgid").split()[0]),
-        session=int(_line(said, b"NSsid").split()[0]),
+        name=os.fsdecode(field(said, b"Name")),
+        state=os.fsdecode(field(said, b"State")[:1]),
+        ppid=int(field(said, b"PPid")),
+        group=int(field(said, b"NSpgid").split()[0]),
+        session=int(field(said, b"NSsid").split()[0]),
         exiting=False,
         start=UNTOLD,
         status=0,
     )
 
 
-def _line(said: bytes, key: bytes) -> bytes:
-    """A line of /proc/PID/status. The name in it has no line feeds: Linux escapes them."""
+def field(said: bytes, key: bytes) -> bytes:
+    """What a line `key:\tvalue` says, that is not the first, of /proc/PID/status or of a file in
+    `fdinfo`. The name in `status` has no line feeds: Linux escapes them."""
     return said.partition(b"\n" + key + b":\t")[2].partition(b"\n")[0]
 
 
@@ -206,13 +208,13 @@ def is_stopped(ospid: int) -> bool:
     the child was stopped too, as by a STOP for their group. dash starts commands that way.
     """
     try:
-        lines = read_file(f"/proc/{ospid}/status").splitlines()
+        said = read_file(f"/proc/{ospid}/status")
     except OSError:
         return False
-    said = {key: value.strip() for key, _, value in (line.partition(b":") for line in lines)}
-    if said[b"State"][:1] in b"TZX":
-        return said[b"State"][:1] == b"T"
-    waiting = int(said[b"SigPnd"], 16) | int(said[b"ShdPnd"], 16)
+    state = field(said, b"State")[:1]
+    if state in b"TZX":
+        return state == b"T"
+    waiting = int(field(said, b"SigPnd"), 16) | int(field(said, b"ShdPnd"), 16)
     return bool(waiting >> (signal.SIGSTOP - 1) & 1)
 
 
@@ -256,8 +258,7 @@ def began_by(ospid: int, when: int) -> bool:
 def thread_group(tid: int) -> int:
     """The process that a thread belongs to; 0, which is none, if it is gone."""
     with suppress(OSError):
-        said = read_file(f"/proc/{tid}/status")
-        return int(said.partition(b"\nTgid:")[2].partition(b"\n")[0])
+        return int(field(read_file(f"/proc/{tid}/status"), b"Tgid"))
     return 0
 
 

@@ -152,8 +152,7 @@ class Spending(Part):
         self._change_held(process.pid, held, -1)
         if actual is None:
             return
-        tokens = actual.tokens
-        self._count(process.pid, actual, tokens)
+        self._count(process.pid, actual)
         names = ASKED[actual.kind]
         ceilings = self._ceilings.decisive(process, names)
         if not ceilings and process.pid not in self._alerts:
@@ -164,7 +163,7 @@ class Spending(Part):
                 continue
             used = self._used(process, spent, name) or 0
             if name == TOKENS:  # the calls count the tokens of the process after their meters
-                used += tokens
+                used += actual.tokens
             limit = ceilings[name][0] if name in ceilings else None
             self._alerts.used(process, name, used / (MICROS if name == COST else 1), limit)
 
@@ -217,8 +216,8 @@ class Spending(Part):
         else:
             spent.held_tool_calls += sign
 
-    def _count(self, pid: int, use: Use, tokens: int) -> None:
-        spent, now = self._account(pid), self._clock.monotonic()
+    def _count(self, pid: int, use: Use) -> None:
+        spent, now, tokens = self._account(pid), self._clock.monotonic(), use.tokens
         if tokens:
             add_to(self._store, spent.hour, now, tokens)
             add_to(self._store, spent.minutes, now, tokens)

@@ -2,10 +2,8 @@
 
 import importlib
 import json
-from collections.abc import Iterator
 from dataclasses import fields
 from operator import attrgetter
-from pathlib import Path
 
 import pytest
 
@@ -16,13 +14,6 @@ from agentfs.process.events import AgentDefined, AgentRemoved
 from agentfs.store.event import Event, vocabulary
 from agentfs.store.event_log import EventLog, Record
 from agentfs.store.store import Store
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "store.db")
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """The configuration: whole or not at all."""
 
 import errno
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -20,13 +18,6 @@ from agentfs.store.settings import Settings, configuration
 from agentfs.store.store import Store
 
 Config = configuration(*SECTIONS)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "store.db")
-    yield store
-    store.close()
 
 
 def refused(text: str) -> str:

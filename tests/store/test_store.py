@@ -3,7 +3,7 @@
 import errno
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,13 +12,6 @@ import trio
 
 from agentfs.base.errors import KernelError
 from agentfs.store.store import AGENTS, PROCESSES, RECENT, SHORT_CONTENT, Store
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "store.db")
-    yield store
-    store.close()
 
 
 def put(store: Store, seq: int, content: bytes = b"text", mailbox: str = "bob") -> None:

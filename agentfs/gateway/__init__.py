@@ -1,0 +1,1 @@
+"""The gateway: a process of its own that takes the calls of models, and alone has the keys."""

@@ -29,10 +29,11 @@ from agentfs.store.migrations import LATEST
 from agentfs.store.opening import LAST_EVENT
 from agentfs.store.rows import UNREADABLE, StoreRows
 from agentfs.store.settings import configuration_form
+from agentfs.turns import check as turns
 
 __all__ = ["check"]
 
-ROOMS = (process, mail, asks, reminders, shared, quota, audit, approvals)
+ROOMS = (process, mail, asks, reminders, turns, shared, quota, audit, approvals)
 
 NUMBERS = (LAST_EVENT, *process.NUMBERS, *quota.NUMBERS, *audit.NUMBERS, *approvals.NUMBERS)
 """Meta values that are numbers."""

@@ -78,6 +78,7 @@ from agentfs.store.layout import STORE, lay_out
 from agentfs.store.live_document import LiveDocument
 from agentfs.store.opening import require_whole, taking_up
 from agentfs.store.part import Part
+from agentfs.turns.turns import TurnLog
 from agentfs.why import Why
 
 __all__ = ["Kernel"]
@@ -103,8 +104,7 @@ class Kernel:
         lay_out(state_dir)
         if lost := require_whole(state_dir / STORE):
             log.error("%s", lost)
-        self.state_dir, self.mountpoint = state_dir, mountpoint
-        self.version = agentfs.__version__
+        self.state_dir, self.mountpoint, self.version = state_dir, mountpoint, agentfs.__version__
         self.node = platform.node() or "localhost"
         self.owner = (os.geteuid(), os.getegid())
         self.journal = Journal()
@@ -191,6 +191,7 @@ class Kernel:
         self.artifacts = Artifacts(ground, gate, table, self.disk, artifacts)
         add(Inheritance(ground, artifacts, table, agents))
         self.reminders = add(Reminders(ground, gate, agents, self.mail, self.made))
+        self.turns = add(TurnLog(ground, gate, table, self.mail, self.accounting))
 
     def _build_boundary(self, ground: Ground) -> None:
         """What the tree and the daemon ask of the kernel."""

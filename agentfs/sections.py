@@ -16,6 +16,7 @@ from agentfs.quota.settings import (
 from agentfs.reminders.settings import ReminderSettings
 from agentfs.shared.settings import ArtifactSettings, QueueSettings, TopicSettings
 from agentfs.store.settings import Section
+from agentfs.turns.settings import TurnSettings
 from agentfs.vfs.settings import MountSettings
 
 __all__ = ["SECTIONS"]
@@ -28,6 +29,7 @@ SECTIONS: tuple[type[Section], ...] = (
     TopicSettings,
     ArtifactSettings,
     ReminderSettings,
+    TurnSettings,
     LimitSettings,
     BudgetSettings,
     AccountingSettings,

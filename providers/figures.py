@@ -1,4 +1,4 @@
-"""/sys/stats and /sys/metrics: the figures of the whole system."""
+"""/sys/stats/system and /sys/metrics: the figures of the whole system."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from agentfs.model.process import State
+from agentfs.providers.system_table import SystemTable
 from agentfs.vfs.declare import live
 from agentfs.vfs.table import AddedRows
 
 if TYPE_CHECKING:
     from agentfs.providers.sys import SysDirectory
 
-__all__ = ["FigureRows", "MountFigures"]
+__all__ = ["FigureRows", "MountFigures", "StatsDirectory"]
 
 MountFigures = Callable[[], Mapping[str, int]]
 """Gives the statistics of the mount that serves the tree."""
@@ -41,29 +42,47 @@ COUNTERS = frozenset(
 """Those of the mount's figures that only grow."""
 
 
+class StatsDirectory(SystemTable):
+    """/sys/stats: figures of the system, and of each agent."""
+
+    PATH = "/sys/stats"
+    WHAT = "Figures of the system, and of each agent."
+    key = ("stats",)
+
+    def __init__(self, above: SysDirectory) -> None:
+        super().__init__(above)
+        self._figures = SystemFigures(above)
+
+    @live("system", example='{"processes": {"idle": 10, …}, "agents": 12, …}')
+    def system(self) -> str:
+        """The system's figures as one JSON object: processes by state, agents, messages waiting and
+        claimed, events, system calls, refusals and commits since the start, and the mount's own."""
+        return json.dumps(self._figures.read())
+
+
 class FigureRows(AddedRows):
-    """The figures of the whole system, in two formats."""
+    """The same figures for who collects them."""
 
     INTO = "/sys"
 
     def __init__(self, directory: SysDirectory) -> None:
         super().__init__(directory)
-        self.kernel = directory.kernel
-        self._of_mount = directory.figures
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Kernel(self))
-
-    @live("stats", example='{"processes": {"idle": 10, …}, "agents": 12, …}')
-    def stats(self) -> str:
-        """The system's figures as one JSON object: processes by state, agents, messages waiting and
-        claimed, events, system calls, refusals and commits since the start, and the mount's own."""
-        return json.dumps(self.read())
+        self._registry.register(_Kernel(SystemFigures(directory)))
 
     @live("metrics", example='agentfs_processes{state="idle"} 10.0\n…')
     def metrics(self) -> bytes:
-        """The same in Prometheus text format, and how long each kind of request, and each other
-        step of the event loop, held it: `agentfs_loop_held_seconds`."""
+        """The figures of `stats/system` in Prometheus text format, and how long each kind of
+        request, and each other step of the event loop, held it: `agentfs_loop_held_seconds`."""
         return generate_latest(self._registry)
+
+
+class SystemFigures:
+    """The figures of the whole system."""
+
+    def __init__(self, directory: SysDirectory) -> None:
+        self.kernel = directory.kernel
+        self._of_mount = directory.figures
 
     def read(self) -> dict[str, Any]:
         """All figures of this moment."""
@@ -92,7 +111,7 @@ class FigureRows(AddedRows):
 class _Kernel(Collector):
     """The figures as Prometheus collects them: read at the moment they are asked for."""
 
-    def __init__(self, figures: FigureRows) -> None:
+    def __init__(self, figures: SystemFigures) -> None:
         self._figures = figures
         self._watchdog = figures.kernel.watchdog
 

@@ -15,7 +15,7 @@ from agentfs.providers.children import ChildrenDirectory
 from agentfs.providers.descriptors import divide
 from agentfs.providers.dev import DevDirectory
 from agentfs.providers.etc import EtcDirectory
-from agentfs.providers.figures import FigureRows, MountFigures
+from agentfs.providers.figures import FigureRows, MountFigures, StatsDirectory
 from agentfs.providers.groups import CgroupDirectory
 from agentfs.providers.limits import BranchRows, LimitsDirectory, UsageDirectory
 from agentfs.providers.log import LogRows
@@ -35,6 +35,7 @@ from agentfs.providers.shared import SharedRows
 from agentfs.providers.shm import AgentShmDirectory, DevShmDirectory
 from agentfs.providers.sys import SysDirectory
 from agentfs.providers.topics import TopicsDirectory
+from agentfs.providers.turns import AgentStatsDirectory, TurnRows
 from agentfs.vfs.index import EventIndex
 from agentfs.vfs.namespace import Namespace
 from agentfs.vfs.table import attach
@@ -68,6 +69,7 @@ attach(
     BudgetDirectory,
     CallRows,
     SignRows,
+    TurnRows,
     DevDirectory,
     QueuesDirectory,
     TopicsDirectory,
@@ -79,6 +81,8 @@ attach(
     SysCapsDirectory,
     AccountingDirectory,
     CgroupDirectory,
+    StatsDirectory,
+    AgentStatsDirectory,
     FigureRows,
     SharedRows,
 )

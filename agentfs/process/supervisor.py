@@ -106,7 +106,7 @@ class Supervisor:
         ground.events.listen(self._follow_settings, ConfigChanged)
 
     def sizes(self) -> dict[str, int]:
-        """How many entries each of our tables has, for tests and /sys/stats."""
+        """How many entries each of our tables has, for tests and /sys/stats/system."""
         return {
             **self._table.sizes(),
             **self.signals.sizes(),

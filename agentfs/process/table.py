@@ -85,7 +85,7 @@ class ProcessTable:
         return len(self._by_pid)
 
     def sizes(self) -> dict[str, int]:
-        """How many entries each index has, for tests and /sys/stats."""
+        """How many entries each index has, for tests and /sys/stats/system."""
         return {
             "processes": len(self._by_pid),
             "parents": len(self._children),

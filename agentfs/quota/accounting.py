@@ -56,6 +56,7 @@ class Accounting(Part):
     """
 
     def __init__(self, ground: Ground, models: Models, table: ProcessTable, agents: Agents) -> None:
+        self._parts = ground.parts
         self._store = ground.store
         self._events = ground.events
         self._clock = ground.clock
@@ -148,6 +149,7 @@ class Accounting(Part):
                 self._open(account)
             self._touch(account, now)
         self._events.emit(UseRecorded(row.pid, row.agent, row.kind, row.name, accounts))
+        self._parts.tell(Part.use_recorded, process, row.kind, row.name)
 
     def _open(self, account: tuple[str, str]) -> None:
         keep_item(self._store, self._changed, account)

@@ -102,7 +102,25 @@ MIGRATIONS: tuple[str, ...] = (
     # and more limits, those of messages the hops behind them and since when they are claimed. The
     # first start gives agents a number of their own and that of their creator. This release reads
     # both kinds; an earlier one does not.
-    "",
+    """
+    CREATE TABLE turn_days (                         -- the turns that ended on a day, by agent
+        agent   TEXT NOT NULL,
+        day     TEXT NOT NULL,                       -- 2026-11-21
+        turns   INTEGER NOT NULL,
+        failed  INTEGER NOT NULL,
+        seconds REAL NOT NULL,
+        PRIMARY KEY (agent, day)
+    ) WITHOUT ROWID;
+    CREATE INDEX turn_days_by_day ON turn_days (day);
+    CREATE TABLE tool_days (                         -- calls of tools, by agent and day
+        agent TEXT NOT NULL,
+        day   TEXT NOT NULL,
+        tool  TEXT NOT NULL,
+        calls INTEGER NOT NULL,
+        PRIMARY KEY (agent, day, tool)
+    ) WITHOUT ROWID;
+    CREATE INDEX tool_days_by_day ON tool_days (day);
+    """,
 )
 
 LATEST = len(MIGRATIONS)

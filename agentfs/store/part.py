@@ -74,6 +74,10 @@ class Part:
         elsewhere."""
         return None
 
+    def use_recorded(self, process: Process, kind: str, name: str) -> None:
+        """A use of a model (`kind` "llm") or a tool by `process` is booked, inside the transaction
+        that settles it."""
+
     # -- what may be refused ---------------------------------------------------------------------
 
     def check_group(self, actor: Process, parent: Process, spec: ProcessSpec) -> None:

@@ -109,7 +109,9 @@ NAMESPACE = """
 /sys/can 0666
 /sys/boot_id 0444
 /sys/health 0444
-/sys/stats 0444
+/sys/stats/ 0755
+/sys/stats/system 0444
+/sys/stats/agents/ 0755
 /sys/metrics 0444
 /sys/accounting/ 0755
 /sys/accounting/agent/ 0755

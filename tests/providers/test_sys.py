@@ -18,7 +18,7 @@ async def test_version_and_health(world: World) -> None:
 
 async def test_stats_count_what_is_there(world: World) -> None:
     await world.mail("alice", "bob")
-    stats = json.loads(await world.text("/sys/stats"))
+    stats = json.loads(await world.text("/sys/stats/system"))
     assert stats["processes"]["idle"] == 3
     assert stats["agents"] == 4
     assert stats["messages"]["waiting"] == 1

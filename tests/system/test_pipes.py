@@ -276,7 +276,7 @@ def test_who_waits_for_the_other_end_sees_the_end_of_it(
         waits = os.open(tree / f"proc/{pid}/wait", os.O_RDONLY)
         thread = threading.Thread(target=os.read, args=(waits, 10))
         thread.start()
-        eventually(lambda: json.loads(tree.read("sys/stats"))["mount"]["parked"] == 1)
+        eventually(lambda: json.loads(tree.read("sys/stats/system"))["mount"]["parked"] == 1)
     tree.write(f"proc/{pid}/ctl", "KILL\n")
     for program in waiting:
         assert program.wait(10) == 0

@@ -289,6 +289,6 @@ def _cycle(root: Path) -> Iterator[Path]:
     """Files of the tree, again and again."""
     names = [name for name in os.listdir(root / "proc") if name.isdigit()]
     files = [root / f"proc/{name}/{part}" for name in names for part in ("status", "state", "info")]
-    files += [root / path for path in ("etc/agentfs.yaml", "sys/health", "sys/stats")]
+    files += [root / path for path in ("etc/agentfs.yaml", "sys/health", "sys/stats/system")]
     while True:
         yield from files

@@ -138,7 +138,7 @@ class Town:
         return [record for record in records if record["type"] not in others]
 
     def last(self) -> int:
-        return int(json.loads(self.tree.read("sys/stats"))["events"])
+        return int(json.loads(self.tree.read("sys/stats/system"))["events"])
 
     def count(self, folder: str) -> dict[str, int]:
         """How many are in this folder of each agent."""
@@ -170,7 +170,7 @@ class Town:
 
     def figures(self) -> dict[str, int]:
         """Whatever could grow."""
-        stats = json.loads(self.tree.read("sys/stats"))
+        stats = json.loads(self.tree.read("sys/stats/system"))
         status = Path(f"/proc/{self.tree.daemon}/status").read_text()
         fields = dict(re.findall(r"^(\w+):\s+(\d+)", status, re.MULTILINE))
         return {

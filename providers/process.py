@@ -134,8 +134,9 @@ class ProcessDirectory(Table):
         of its definition), Node, OSPid (empty without a program), Started (RFC 3339), Restarts,
         Children (ended ones that were not collected included), Messages (that wait), Stalled (yes:
         mail waits, and it has taken and finished none for `messages.stall_after`), Tokens (used),
-        Confined (what the machine keeps its program from, of `network`, `write`, `exec` and `read`;
-        after `advisory:` what it is to be kept from but is not; `no`; empty without a program)."""
+        Confined (what the machine keeps its program from, of `network`, or `models`: all of the
+        network but these, `write`, `exec` and `read`; after `advisory:` what it is to be kept from
+        but is not; `no`; empty without a program)."""
         process, ospid = self.process, self.os_pid()
         return fields(
             ("Name", process.name),

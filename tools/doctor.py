@@ -256,6 +256,7 @@ def _confinement() -> Iterator[Finding]:
         else:
             words = f"{by[name]}; programs that are attached are not confined"
             yield Finding("ok", f"confined {name}", words)
+    yield _models_alone()
     if here.lacks_signals:
         words = "advisory: a confined program can signal others of its user, and connect to their"
         yield Finding(
@@ -264,6 +265,17 @@ def _confinement() -> Iterator[Finding]:
     else:
         words = "Landlock: a confined program signals and connects to its own programs only"
         yield Finding("ok", "confined signals", words)
+
+
+def _models_alone() -> Finding:
+    """Whether programs without a network can have the models; see `agentfs.machine.network`."""
+    from agentfs.machine import network
+
+    if network.made_by_us() or network.made_by_children():
+        words = f"a network of its own, with the gateway at {network.HOST}:{network.PORT}"
+        return Finding("ok", "models without a network", words)
+    words = "no network at all for programs without network_access, not even the models; needs"
+    return Finding("note", "models without a network", f"{words} {network.NEEDED}")
 
 
 def _limits() -> Iterator[Finding]:

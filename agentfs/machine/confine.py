@@ -1,9 +1,10 @@
 """Confinement: what the programs of a process are kept from, by the machine and not by their word.
 
-A process without `network_access` has no network, one without `file_write` a read-only view of the
-host, one without `shell_exec` executes nothing but its own program, one without `host_read` reads
-nothing of the host but what it needs to run. `Confinement` says what is to hold, `mechanisms` what
-this machine has, `Cell` is made before the fork and entered in the child.
+A process without `network_access` has no network, or, with `llm`, one of its own with nothing in it
+but the gateway of models (`agentfs.machine.network`); one without `file_write` has a read-only view
+of the host, one without `shell_exec` executes nothing but its own program, one without `host_read`
+reads nothing of the host but what it needs to run. `Confinement` says what is to hold, `mechanisms`
+what this machine has, `Cell` is made before the fork and entered in the child.
 
 What cannot be kept from a program: asking somebody who is not confined, through a UNIX socket or
 with files that others execute.
@@ -18,7 +19,7 @@ import stat
 import struct
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentfs.machine import landlock, seccomp
 
@@ -63,17 +64,22 @@ class Confinement:
     write: bool = True
     execute: bool = True
     read: bool = True
+    models: bool = False
+    """Instead of the network it has one of its own, in which there is the gateway of models."""
 
     @classmethod
     def of(cls, allows: Callable[[str], bool]) -> Confinement:
         """For a process whose capabilities `allows` knows by name."""
-        return cls(*(allows(capability) for capability in CAPABILITIES.values()))
+        held = cls(*(allows(capability) for capability in CAPABILITIES.values()))
+        return replace(held, models=not held.network and allows("llm"))
 
     @property
     def kept_from(self) -> tuple[str, ...]:
-        """What it is to be kept from, of `network`, `write`, `exec` and `read`."""
+        """What it is to be kept from, of `network`, `write`, `exec` and `read`; `models` is the
+        network but for the models."""
         allowed = (self.network, self.write, self.execute, self.read)
-        return tuple(name for name, may in zip(CAPABILITIES, allowed, strict=True) if not may)
+        names = ("models" if self.models else "network", *tuple(CAPABILITIES)[1:])
+        return tuple(name for name, may in zip(names, allowed, strict=True) if not may)
 
 
 FREE = Confinement()
@@ -90,8 +96,8 @@ class Mechanisms:
     listener: bool
 
     def lacks(self, name: str) -> str:
-        """What keeps this machine from holding a program from `network`, `write`, `exec` or `read`,
-        in words; empty if nothing does."""
+        """What keeps this machine from holding a program from `network` (or `models`), `write`,
+        `exec` or `read`, in words; empty if nothing does."""
         if not self.seccomp:
             return "libseccomp (apt-get install libseccomp2) and a Linux with seccomp"
         least, linux = (3, "6.2") if name == "write" else (1, "5.13")
@@ -109,8 +115,12 @@ class Mechanisms:
     def holds(self, wanted: Confinement) -> Confinement:
         """The part of `wanted` that this machine can hold."""
         held = {name for name in wanted.kept_from if not self.lacks(name)}
-        return Confinement.of(
-            lambda capability: all(CAPABILITIES[name] != capability for name in held)
+        return Confinement(
+            network=held.isdisjoint(("network", "models")),
+            write="write" not in held,
+            execute="exec" not in held,
+            read="read" not in held,
+            models="models" in held,
         )
 
 
@@ -123,9 +133,15 @@ def mechanisms() -> Mechanisms:
 def described(wanted: Confinement, held: Iterable[str], here: Mechanisms | None = None) -> str:
     """What a program that is to be confined as `wanted` really is, `held` being what the machine,
     `here`, keeps it from: `network write; advisory: exec`; `no` if nothing is wanted or held.
-    `advisory: signals` where a confined one can send them to others of its user."""
+    `advisory: signals` where a confined one can send them to others of its user. One that was to
+    have the models alone, `models`, and has no network at all is `network`."""
     really = tuple(held)
-    missing = [name for name in wanted.kept_from if name not in really]
+    known = {"network" if name == "models" else name for name in really}
+    missing = [
+        name
+        for name in ("network" if name == "models" else name for name in wanted.kept_from)
+        if name not in known
+    ]
     if really and (here or mechanisms()).lacks_signals:
         missing.append("signals")
     parts = [" ".join(really)] if really else []
@@ -152,7 +168,9 @@ class Cell:
         self._one = None if held.execute else seccomp.OneExec()
         try:
             self._ruleset = _ruleset(held, folders, files, readable)
-            filter_ = seccomp.program(network=held.network, write=held.write, execute=held.execute)
+            filter_ = seccomp.program(
+                network=held.network, models=held.models, write=held.write, execute=held.execute
+            )
             kept = _kept(held, folders)
             self._steps = (
                 lambda: _drop_privileges(kept),
@@ -209,7 +227,7 @@ def _ruleset(
             looked_at = all_of(folders, landlock.LOOK | landlock.REFER)
             looked_at += all_of((*files, *devices), landlock.LOOK)
             looked_at += all_of(readable, landlock.LOOK, OSError)
-        return landlock.ruleset(changed, looked_at, tcp=held.network)
+        return landlock.ruleset(changed, looked_at, tcp=held.network or held.models)
     finally:
         for descriptor in opened:
             os.close(descriptor)

@@ -20,6 +20,9 @@ class Grants(Protocol):
     def may_use_memory(self, process: Process) -> bool:
         """Whether they may use the agent's memory."""
 
+    def may_use_models(self, process: Process) -> bool:
+        """Whether they may call models."""
+
     def may_have_secrets(self, process: Process) -> bool:
         """Whether they are handed the `env` of the definition."""
 

@@ -11,20 +11,23 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import mmap
 import os
 import pwd
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agentfs.base.errors import KernelError
+from agentfs.machine import network
 from agentfs.machine.confine import FREE, Cell, Confinement
 from agentfs.machine.own_program import own_program
 from agentfs.machine.proc import own_stat
@@ -35,13 +38,20 @@ from agentfs.model.process import Process
 
 __all__ = ["NICE", "Launch", "Terms", "become_subreaper"]
 
+log = logging.getLogger(__name__)
+
 INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR")
 """What a program gets of the daemon's environment, and every LC_*."""
 
 SHARED = struct.Struct("=qqq")  # the child's pid, the step that failed, its errno
 BEGAN = struct.Struct("=q")  # after these: the child's start time
 ABANDONED = SHARED.size + BEGAN.size  # where it says, in a byte, that nobody wants the child
-ENTER_GROUP, ENTER_FOLDER, ENTER_CELL = 1, 2, 3
+ENTER_GROUP, ENTER_FOLDER, ENTER_CELL, ENTER_NETWORK = 1, 2, 3, 4
+STEPS = {
+    ENTER_GROUP: "its control group",
+    ENTER_NETWORK: "a network of its own",
+    ENTER_CELL: "its limits",
+}
 PR_SET_CHILD_SUBREAPER = 36
 
 NICE = os.getpriority(os.PRIO_PROCESS, 0)
@@ -63,7 +73,8 @@ class Terms:
 
 
 class Launch:
-    """A program that is being started for `process`."""
+    """A program that is being started for `process`. Once it runs, `held` says to what it is
+    confined, and `listener` is the socket in its own network, if it has one: close that."""
 
     def __init__(self, process: Process, mountpoint: str, log_path: Path, terms: Terms) -> None:
         self.pid = process.pid
@@ -74,7 +85,8 @@ class Launch:
         self._cwd = process.cwd
         self._home = terms.home
         self._disk = terms.disk
-        self._held = terms.held
+        self.held = terms.held
+        self.listener: socket.socket | None = None
         self._limits = terms.limits
         self._forks = terms.forks
         self._shared = mmap.mmap(-1, mmap.PAGESIZE)
@@ -140,12 +152,12 @@ class Launch:
             entries = [] if group is None else group()
             descriptors += entries
             offset = os.fstat(written).st_size
-            cell = self._cell(home)
-            try:
-                return self._fork(written, home, entries, cell), offset
-            finally:
+            self._without_models_where_there_is_no_network()
+            with ExitStack() as made:
+                cell = self._cell(home)
                 if cell is not None:
-                    cell.close()
+                    made.enter_context(closing(cell))
+                return self._fork_in_network(written, home, entries, cell), offset
         except OSError as failure:
             number = failure.errno or errno.EIO
             words = why_not(
@@ -167,15 +179,41 @@ class Launch:
             for descriptor in descriptors:
                 os.close(descriptor)
 
+    def _without_models_where_there_is_no_network(self) -> None:
+        if self.held.models and not (network.made_by_us() or self._can_make_it()):
+            text = "process %d, %s, has no network at all, not even the models: this needs %s"
+            log.warning(text, self.pid, self._process.name, network.NEEDED)
+            self.held = replace(self.held, models=False)
+
+    def _can_make_it(self) -> bool:
+        """Whether its child can make its network. Linux lets no process that changed its user write
+        to its own /proc, and the maps of user name spaces are there."""
+        return self._process.uid == os.geteuid() and network.made_by_children()
+
+    def _fork_in_network(
+        self, written: int, home: int, entries: list[int], cell: Cell | None
+    ) -> int:
+        if not self.held.models:
+            return self._fork(written, home, entries, cell)
+        if network.made_by_us():
+            with network.inside() as listener:
+                child = self._fork(written, home, entries, cell)
+            self.listener = listener
+            return child
+        with closing(network.Handover()) as handover:
+            child = self._fork(written, home, entries, cell, handover.enter)
+            self.listener = handover.take()
+        return child
+
     def _cell(self, home: int) -> Cell | None:
         """What it is confined to; None if to nothing."""
-        if self._held == FREE:
+        if self.held == FREE:
             return None
         folders: list[str | int] = [self._mountpoint]
         if self._home is not None and not self._in_tree:
             folders.append(home)
-        readable = [] if self._held.read else self._readable()
-        return Cell(self._held, folders, [str(self._log_path)], readable)
+        readable = [] if self.held.read else self._readable()
+        return Cell(self.held, folders, [str(self._log_path)], readable)
 
     def _readable(self) -> list[str]:
         """What a program that may not read the machine reads of it all the same."""
@@ -204,7 +242,7 @@ class Launch:
     def _command(self, env: dict[str, str]) -> tuple[str | None, Sequence[str]]:
         """(file to execute, arguments); None for the file that the first argument names."""
         command = self._process.exec
-        if self._held.execute:
+        if self.held.execute:
             return None, command
         folder = os.path.join(self._home or "/", self._cwd)
         return own_program(command, folder, env["PATH"], self._on_disk)
@@ -217,7 +255,14 @@ class Launch:
             return os.path.join(self._disk, os.path.relpath(file, str(self._home)))
         return "" if file.startswith(f"{self._mountpoint}/") else file
 
-    def _fork(self, written: int, home: int, entries: list[int], cell: Cell | None) -> int:
+    def _fork(
+        self,
+        written: int,
+        home: int,
+        entries: list[int],
+        cell: Cell | None,
+        enter_network: Callable[[], object] | None = None,
+    ) -> int:
         process = self._process
         other = os.geteuid() == 0 and process.uid != os.geteuid()
         env = self._environment()
@@ -233,7 +278,7 @@ class Launch:
             user=process.uid if other else None,
             group=process.gid if other else None,
             extra_groups=_groups(process) if other else None,
-            preexec_fn=self._child(home, entries, cell),
+            preexec_fn=self._child(home, entries, enter_network, cell),
         )
         child.returncode = 0  # its end is watched for elsewhere: Popen must not wait for it
         if self._is_abandoned(child.pid):
@@ -243,13 +288,19 @@ class Launch:
             with suppress(ChildProcessError):
                 os.waitpid(child.pid, 0)
             folder = self._cwd or str(self._home or "/")
-            where = {ENTER_GROUP: "its control group", ENTER_CELL: "its limits"}.get(step, folder)
+            where = STEPS.get(step, folder)
             raise KernelError(
                 int(number), f"{process.name} cannot enter {where}: {os.strerror(number)}"
             )
         return child.pid
 
-    def _child(self, home: int, entries: list[int], cell: Cell | None) -> Callable[[], None]:
+    def _child(
+        self,
+        home: int,
+        entries: list[int],
+        enter_network: Callable[[], object] | None,
+        cell: Cell | None,
+    ) -> Callable[[], None]:
         """What the child does before exec: little, and without taking a lock."""
         shared, cwd, limits = self._shared, self._cwd, (*self._limits, *self._forks())
         below = os.path.relpath(str(self._home), self._mountpoint) if self._in_tree else ""
@@ -273,6 +324,9 @@ class Launch:
                     os.chdir(below)
                 if cwd:
                     os.chdir(cwd)
+                step = ENTER_NETWORK
+                if enter_network is not None:
+                    enter_network()
                 step = ENTER_CELL
                 if cell is not None:
                     cell.enter()
@@ -296,10 +350,10 @@ class Launch:
                 account = pwd.getpwuid(process.uid)
                 env |= {"HOME": account.pw_dir, "USER": account.pw_name}
                 env |= {"LOGNAME": account.pw_name, "SHELL": account.pw_shell or "/bin/sh"}
-        if self._home is not None and not (self._held.write and self._held.read):
+        if self._home is not None and not (self.held.write and self.held.read):
             # Where it may write and read, by a path that another user's program can go too.
             env["TMPDIR"] = os.path.join(self._mountpoint, "agents", process.name, "memory")
-            if not self._held.read:
+            if not self.held.read:
                 env["HOME"] = env["TMPDIR"]
         return (
             env

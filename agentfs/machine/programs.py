@@ -19,13 +19,14 @@ from typing import cast
 import trio
 
 from agentfs.base.errors import KernelError
-from agentfs.machine import orphans
+from agentfs.machine import network, orphans
 from agentfs.machine.census import Census
 from agentfs.machine.cgroups import ControlGroups
-from agentfs.machine.confine import mechanisms
+from agentfs.machine.confine import Confinement, mechanisms
 from agentfs.machine.grants import Grants
 from agentfs.machine.kin import Kin
 from agentfs.machine.launch import Launch, Terms, become_subreaper
+from agentfs.machine.listeners import Listeners
 from agentfs.machine.measures import Measures
 from agentfs.machine.proc import (
     UNTOLD,
@@ -105,8 +106,8 @@ class Programs:
 
     `launching` counts the starts under way; `launch_of` tells whose a child is that has not
     executed anything yet. `mechanisms` says what of a confinement this machine can see to,
-    `measures` what programs use, `groups` and `kin` whose each is. `reapers` are those of earlier
-    daemons.
+    `measures` what programs use, `groups` and `kin` whose each is. `listeners` has the sockets of
+    those whose network is their own. `reapers` are those of earlier daemons.
     """
 
     def __init__(
@@ -127,6 +128,8 @@ class Programs:
         self._slots = Slots(self._limiter, LAUNCHES_OF_ONE)
         self.groups = ControlGroups(instance_id)
         self.kin = Kin()
+        self.listeners = Listeners()
+        self._models_port = network.PORT
         self.measures = Measures(self.groups, self.kin, grants)
         become_subreaper()
 
@@ -137,6 +140,11 @@ class Programs:
     def moved(self, mountpoint: str) -> None:
         """Programs that start from now on find the tree at another path."""
         self._mountpoint = mountpoint
+
+    def set_models_port(self, port: int) -> None:
+        """Programs that start from now on, and have the network, find the gateway of models at this
+        port of the loopback."""
+        self._models_port = port
 
     @property
     def mode(self) -> str:
@@ -225,18 +233,13 @@ class Programs:
         disk = home
         if self._in_tree:
             home = Path(self._mountpoint, "agents", process.name, "memory")
-        env = process.env if self._grants.may_have_secrets(process) else {}
-        if process.env and not env:
-            names = ", ".join(sorted(process.env))
-            text = "process %d, %s, is not handed %s: it has no capability `secret`"
-            log.warning(text, process.pid, process.name, names)
         terms = Terms(
             home=home if self._grants.may_use_memory(process) else None,
             disk=disk,
             held=held,
             limits=tuple(self.measures.limits_at_start(process)),
             forks=self.measures.forks_at_start(process),
-            env=env,
+            env=self._variables(process, held),
         )
         launch = Launch(process, self._mountpoint, log_path, terms)
         group = (lambda: self.measures.open_group(process)) if self.groups.available else None
@@ -249,14 +252,29 @@ class Programs:
                 if group is not None:
                     self.groups.remove(process.pid)
                 raise
+            if launch.listener is not None:
+                self.listeners.began(process.pid, launch.listener)
             program = self._watch(process, ospid, launch.began, offset)
-            program.confined = held.kept_from
+            program.confined = launch.held.kept_from
             return program
         finally:
             self._launches.discard(launch)
             self._launched.set()
             self._launched = trio.Event()
             self.reap_orphans()
+
+    def _variables(self, process: Process, held: Confinement) -> dict[str, str]:
+        """Those of its definition that its program is handed, and where the models are."""
+        models: dict[str, str] = {}
+        if self._grants.may_use_models(process):
+            models = network.variables(network.PORT if held.models else self._models_port)
+        if self._grants.may_have_secrets(process):
+            return models | process.env
+        if process.env:
+            names = ", ".join(sorted(process.env))
+            text = "process %d, %s, is not handed %s: it has no capability `secret`"
+            log.warning(text, process.pid, process.name, names)
+        return models
 
     async def _run(
         self, launch: Launch, group: Callable[[], list[int]] | None, process: Process
@@ -292,6 +310,7 @@ class Programs:
         try:
             pidfd = os.pidfd_open(ospid)
         except OSError as failure:
+            self.listeners.ended(process.pid)
             os.killpg(ospid, signal.SIGKILL)
             os.waitpid(ospid, 0)
             raise KernelError.from_os(failure, f"cannot watch {process.name}") from failure
@@ -331,6 +350,8 @@ class Programs:
         self._watched[program.ospid] = program
         if not process.attached:
             self._adopted.append((program, process))
+            if "models" in process.confined:
+                self.listeners.lost(process, program.pidfd)
         self.generation += 1
         return program
 
@@ -414,6 +435,7 @@ class Programs:
             self.generation += 1
             trio.lowlevel.notify_closing(program.pidfd)
             os.close(program.pidfd)
+            self.listeners.ended(program.pid)
         if self.groups.available:
             self.groups.remove(program.pid)
 
@@ -616,7 +638,8 @@ class Programs:
             self.groups.tidy()
 
     def close(self) -> None:
-        """Remove what is left of the control groups."""
+        """Remove what is left of the control groups, and the listeners."""
+        self.listeners.close()
         if self.groups.available:
             self.groups.close()
 

@@ -21,7 +21,7 @@ import socket
 import struct
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 
 try:
@@ -76,6 +76,9 @@ FAST_OPEN = ("sendto:3", "sendmsg:2", "sendmmsg:3")
 """What connects a TCP socket without being a connect, which Landlock sees; where its flags are."""
 TCP_FASTOPEN, TCP_FASTOPEN_CONNECT = 23, 30
 
+SOCK_TYPE_MASK = 0xF
+"""The kind of a socket, without the flags that are given with it."""
+
 FILE_IOCTLS = (0x58, 0x66, 0x76, 0x94)
 """The types (X, f, v, btrfs) of the ioctls that change flags, versions and subvolumes through a
 descriptor that was opened for reading."""
@@ -126,8 +129,8 @@ def _has_action(action: int) -> bool:
 
 
 @functools.cache
-def program(*, network: bool, write: bool, execute: bool) -> bytes:
-    """The filter for programs that may do what is True.
+def program(*, network: bool, models: bool = False, write: bool, execute: bool) -> bytes:
+    """The filter for programs that may do what is True. `models`: the network is one of its own.
 
     Calls of another architecture (32-bit programs, x32 numbers) end the program: what they ask for
     cannot be looked at in the same way.
@@ -136,17 +139,10 @@ def program(*, network: bool, write: bool, execute: bool) -> bytes:
     made = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     made.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
     _keep_to_itself(made, refuse)
-    if not network:
-        for call, which in _parsed(FAST_OPEN):
-            flag = pyseccomp.Arg(which, pyseccomp.MASKED_EQ, MSG_FASTOPEN, MSG_FASTOPEN)
-            made.add_rule(refuse, call, flag)
-        for option in (TCP_FASTOPEN, TCP_FASTOPEN_CONNECT):
-            made.add_rule(refuse, "setsockopt", _int(1, socket.IPPROTO_TCP), _int(2, option))
-        other = pyseccomp.Arg(0, pyseccomp.NE, socket.AF_UNIX)
-        made.add_rule(refuse, "socket", other)
-        made.add_rule(refuse, "socketpair", other)
-        if _number("socketcall") >= 0:
-            made.add_rule(refuse, "socketcall")
+    if models:
+        _local_and_internet(made, refuse)
+    elif not network:
+        _local_only(made, refuse)
     if not write:
         for number in filter(lambda number: number >= 0, map(_number, METADATA)):
             made.add_rule(refuse, number)
@@ -159,6 +155,47 @@ def program(*, network: bool, write: bool, execute: bool) -> bytes:
         made.export_bpf(file)
         file.seek(0)
         return file.read()
+
+
+def _local_only(made: pyseccomp.SyscallFilter, refuse: int) -> None:
+    """No sockets but local ones."""
+    for call, which in _parsed(FAST_OPEN):
+        flag = pyseccomp.Arg(which, pyseccomp.MASKED_EQ, MSG_FASTOPEN, MSG_FASTOPEN)
+        made.add_rule(refuse, call, flag)
+    for option in (TCP_FASTOPEN, TCP_FASTOPEN_CONNECT):
+        made.add_rule(refuse, "setsockopt", _int(1, socket.IPPROTO_TCP), _int(2, option))
+    other = pyseccomp.Arg(0, pyseccomp.NE, socket.AF_UNIX)
+    made.add_rule(refuse, "socket", other)
+    made.add_rule(refuse, "socketpair", other)
+    _without_socketcall(made, refuse)
+
+
+def _local_and_internet(made: pyseccomp.SyscallFilter, refuse: int) -> None:
+    """No sockets but local ones, and TCP and UDP. A rule has one condition an argument: what is not
+    in a list takes a rule for each number, and one for all beyond."""
+    families = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
+    protocols = (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP)
+    for condition in _none_of(0, families):
+        made.add_rule(refuse, "socket", condition)
+    kinds = set(range(SOCK_TYPE_MASK + 1)).difference((socket.SOCK_STREAM, socket.SOCK_DGRAM))
+    others = [pyseccomp.Arg(1, pyseccomp.MASKED_EQ, SOCK_TYPE_MASK, kind) for kind in kinds]
+    for family in families[1:]:
+        for condition in (*others, *_none_of(2, protocols)):
+            made.add_rule(refuse, "socket", pyseccomp.Arg(0, pyseccomp.EQ, family), condition)
+    made.add_rule(refuse, "socketpair", pyseccomp.Arg(0, pyseccomp.NE, socket.AF_UNIX))
+    _without_socketcall(made, refuse)
+
+
+def _none_of(which: int, values: Collection[int]) -> Iterator[pyseccomp.Arg]:
+    for other in set(range(max(values))).difference(values):
+        yield pyseccomp.Arg(which, pyseccomp.EQ, other)
+    yield pyseccomp.Arg(which, pyseccomp.GT, max(values))
+
+
+def _without_socketcall(made: pyseccomp.SyscallFilter, refuse: int) -> None:
+    """What it asks for lies in memory, where a filter cannot look."""
+    if _number("socketcall") >= 0:
+        made.add_rule(refuse, "socketcall")
 
 
 def _keep_to_itself(made: pyseccomp.SyscallFilter, refuse: int) -> None:

@@ -40,7 +40,7 @@ def _process_faults(rows: StoreRows) -> Iterator[str]:
             yield f"process {pid}: its record says pid {process.pid}"
         if process.state.alive and process.name not in rows.agents:
             yield f"process {pid}: there is no agent {process.name}"
-        if not {"network", "write", "exec", "read"}.issuperset(process.confined):
+        if not {"network", "models", "write", "exec", "read"}.issuperset(process.confined):
             yield f"process {pid}: it is said to be confined from {process.confined}"
         if (process.role is Role.KERNEL) != (pid == INIT):
             yield f"process {pid} has role {process.role.value}"

@@ -27,6 +27,9 @@ class ProgramGrants:
     def may_use_memory(self, process: Process) -> bool:
         return self._policy.capabilities(process).allows("memory")
 
+    def may_use_models(self, process: Process) -> bool:
+        return self._policy.capabilities(process).allows("llm")
+
     def may_have_secrets(self, process: Process) -> bool:
         return self._policy.capabilities(process).allows("secret")
 

@@ -145,6 +145,7 @@ class Supervisor:
                     nursery.start_soon(self._watch, self._unwatched.pop())
                 if threading.current_thread() is threading.main_thread():
                     nursery.start_soon(self._follow_children)
+                nursery.start_soon(self._programs.listeners.find_lost)
                 task_status.started()
                 await trio.sleep_forever()
             finally:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import agentfs.agent
+from agentfs.machine import network
 from agentfs.machine.confine import Confinement, mechanisms
 from tests.puppet import Puppet
 from tests.tree import Tree, eventually, until
@@ -44,6 +45,9 @@ def refusal(puppet: Puppet, expression: str) -> str:
     return ""
 
 
+OF_THE_NETWORK = "models" if network.made_by_us() or network.made_by_children() else "network"
+"""What a program without `network_access` but with `llm` is kept from here."""
+
 CAPABILITIES = ["network_access", "file_write", "shell_exec"]
 
 
@@ -56,7 +60,7 @@ def test_capabilities_confine_the_program_and_status_says_so(tree: Tree, tmp_pat
     words = {"network_access": "network", "file_write": "write", "shell_exec": "exec"}
     refused = {"network_access": "EPERM", "file_write": "EACCES", "shell_exec": "ENOSYS"}
     for denied in CAPABILITIES:
-        with closing(Puppet(tree, f"no-{denied}", deny=[denied])) as puppet:
+        with closing(Puppet(tree, f"no-{denied}", deny=[denied, "llm"])) as puppet:
             assert confined(tree, puppet.pid) == words[denied]
             for capability, attempt in attempts.items():
                 expected = refused[capability] if capability == denied else ""
@@ -89,7 +93,7 @@ agent.run()
     )
     script.chmod(0o755)
     pid = tree.spawn("bob", exec=[str(script)], role="task", tier="tactical")
-    assert confined(tree, pid) == "network write exec", "as the table says of a task"
+    assert confined(tree, pid) == f"{OF_THE_NETWORK} write exec", "as the table says of a task"
     tree.write("agents/init/outbox/bob", "hello")
     assert tree.read("agents/init/recv").strip().endswith("HELLO")
     assert tree.read("agents/bob/memory/note") == "kept"
@@ -130,7 +134,7 @@ def test_who_is_denied_the_machine_sees_the_tree_alone(tree: Tree, tmp_path: Pat
 def test_a_role_denies_the_machine_with_a_minus(tree: Tree) -> None:
     tree.write("etc/roles.yaml", "roles: {worker: {capabilities: [llm, shell_exec, -host_read]}}")
     with closing(Puppet(tree, "bob", role="worker", caps=["*"])) as bob:
-        assert confined(tree, bob.pid) == "network write read"
+        assert confined(tree, bob.pid) == f"{OF_THE_NETWORK} write read"
         assert tree.read("sys/caps/profiles/worker") == "shell_exec\nllm\n-host_read\n"
         assert refusal(bob, "os.listdir('/root')") == "EACCES"
     with pytest.raises(OSError, match="Invalid argument"):
@@ -204,7 +208,7 @@ def test_after_a_crash_a_program_that_may_only_write_to_the_tree_gets_the_new_on
     gone = ("", before["again"].strip())
     eventually(lambda: tree.read(f"proc/{pids['again']}/ospid").strip() not in gone)
     assert tree.read(f"proc/{pids['goes-on']}/ospid") == before["goes-on"]
-    assert confined(tree, pids["goes-on"]) == "network"
+    assert confined(tree, pids["goes-on"]) == OF_THE_NETWORK
     assert confined(tree, pids["again"]) == "write"
     for name in ("again", "goes-on"):
         (tree / f"agents/{name}/memory/go").touch()

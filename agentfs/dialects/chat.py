@@ -8,24 +8,19 @@ from typing import Any
 
 from agentfs.dialects.dialect import Dialect, Request
 from agentfs.dialects.progress import Progress
+from agentfs.dialects.sse import event
 from agentfs.dialects.usage import Usage, count
 
-__all__ = ["CHAT", "openai_error", "sse"]
+__all__ = ["CHAT", "openai_error", "openai_usage"]
 
 DONE = b"data: [DONE]\n\n"
-
-
-def sse(value: Mapping[str, Any], name: str = "") -> bytes:
-    """An event."""
-    head = f"event: {name}\n" if name else ""
-    return f"{head}data: {json.dumps(value, separators=(',', ':'))}\n\n".encode()
 
 
 def openai_error(words: str, kind: str, code: str | None = None) -> dict[str, Any]:
     return {"error": {"message": words, "type": kind, "param": None, "code": code}}
 
 
-def usage_of(usage: object) -> Usage | None:
+def openai_usage(usage: object) -> Usage | None:
     """`usage` of a chunk, a completion or a list of embeddings."""
     if not isinstance(usage, dict):
         return None
@@ -61,7 +56,7 @@ class _Reader:
                 if key in data
             }
         choices = data.get("choices")
-        progress.counted(usage_of(data.get("usage")))
+        progress.counted(openai_usage(data.get("usage")))
         if not isinstance(choices, list) or not choices:
             return self._request.wants_usage or data.get("usage") is None
         for choice in choices:
@@ -85,7 +80,10 @@ class _Reader:
         if finish := choice.get("finish_reason"):
             self._over[index] = True
             if index == 0:
-                progress.finish = str(finish)
+                progress.ended(finish)
+
+    def done(self, progress: Progress) -> bool:
+        return bool(self._begun)
 
     def complete(self, progress: Progress) -> bytes | None:
         return DONE if all(self._over.values()) else None
@@ -104,21 +102,21 @@ class _Reader:
         ]
         # The SDK takes all answers that the first chunk has, and of later ones one at a time.
         chunks = [[choice] for choice in rest] if self._begun else [rest]
-        events = [sse({**head, "choices": chunk}) for chunk in chunks if chunk]
+        events = [event({**head, "choices": chunk}) for chunk in chunks if chunk]
         if self._request.wants_usage:
             said = {
                 "prompt_tokens": usage.prompt,
                 "completion_tokens": usage.output,
                 "total_tokens": usage.prompt + usage.output,
             }
-            events.append(sse({**head, "choices": [], "usage": said}))
+            events.append(event({**head, "choices": [], "usage": said}))
         return b"".join([*events, DONE])
 
     def _delta(self, index: int) -> dict[str, Any]:
         return {} if index in self._begun else {"role": "assistant", "content": ""}
 
     def fail(self, words: str, progress: Progress) -> bytes:
-        return sse(openai_error(words, "server_error", progress.error_type or "upstream_error"))
+        return event(openai_error(words, "server_error", progress.error_type or "upstream_error"))
 
 
 def _called(call: object, progress: Progress) -> None:
@@ -159,7 +157,7 @@ CHAT = Dialect(
     name="chat",
     path="/v1/chat/completions",
     maximum="max_tokens",
-    usage=lambda reply: usage_of(reply.get("usage")),
+    usage=lambda reply: openai_usage(reply.get("usage")),
     text=_text,
     finish=lambda reply: str(_choice(reply).get("finish_reason") or ""),
     ask=_ask,

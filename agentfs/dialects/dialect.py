@@ -31,7 +31,14 @@ MOST_ANSWERS = 128  # OpenAI's own maximum of `n`
 ENDLESS = 10**9
 """Tokens. A larger maximum means the same."""
 
-METERED = (*MAXIMA, *COUNTS, "model", "stream", "stream_options", "background", "thinking")
+UNCOUNTED = {
+    "background": "nobody would count its tokens",
+    "previous_response_id": "its tokens are not known; send the conversation as input",
+    "conversation": "its tokens are not known; send the conversation as input",
+}
+"""Fields of the responses with which tokens are used that no request shows, and why not."""
+
+METERED = (*MAXIMA, *COUNTS, *UNCOUNTED, "model", "stream", "stream_options", "thinking")
 
 REASONING = re.compile(r"(?:.*/)?(?:o\d|gpt-(?:[5-9]|\d\d)|codex|computer-use)", re.IGNORECASE)
 """OpenAI's models that reason in hidden tokens, and take `max_completion_tokens` only."""
@@ -158,8 +165,9 @@ def _parse(dialect: Dialect, raw: bytes) -> Request:
     model = members.get("model")
     if not isinstance(model, str) or not 0 < len(model) <= 256:
         raise BadRequest('"model" has to be the name of a model')
-    if members.get("background"):
-        raise BadRequest('"background" is not possible here: nobody could count its tokens')
+    for name, instead in UNCOUNTED.items():
+        if members.get(name):
+            raise BadRequest(f'"{name}" is not possible here: {instead}')
     stream = _flag(members, "stream")
     options = members.get("stream_options")
     if options is not None and not isinstance(options, dict):

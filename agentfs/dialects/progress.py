@@ -10,6 +10,10 @@ from agentfs.dialects.usage import Usage, output_tokens
 __all__ = ["Progress", "Reader"]
 
 
+FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length"}
+"""Anthropic's words for what OpenAI calls otherwise."""
+
+
 @dataclass(slots=True)
 class Progress:
     """What the events of a stream said until now."""
@@ -42,6 +46,11 @@ class Progress:
         if usage is not None:
             self.usage = usage if self.usage is None else self.usage.later(usage)
 
+    def ended(self, finish: object) -> None:
+        """The answer is over; the first word for it counts."""
+        if not self.finish and isinstance(finish, str):
+            self.finish = FINISH.get(finish, finish)
+
     def failed(self, error: object) -> None:
         """The provider's error object, or its words."""
         if isinstance(error, dict):
@@ -59,6 +68,9 @@ class Reader(Protocol):
 
     def see(self, name: str, data: Any, progress: Progress) -> bool:
         """An event of the provider's; the client gets it if this is true."""
+
+    def done(self, progress: Progress) -> bool:
+        """[DONE] has come: whether the answer may be over."""
 
     def complete(self, progress: Progress) -> bytes | None:
         """The provider ended here: what its answer lacks; None if it was not over."""

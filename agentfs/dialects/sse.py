@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
-__all__ = ["MAX_EVENT", "Events", "data_of", "event_of"]
+__all__ = ["MAX_EVENT", "Events", "event", "read_event"]
 
 MAX_EVENT = 8 * 1024 * 1024
 """Bytes. The longest that providers send is the last one of a response, with all of it again."""
@@ -14,6 +17,12 @@ _END = re.compile(rb"(?:\r\n|\n|\r(?=[^\n])){2}")
 
 _LINE = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
+
+
+def event(value: Mapping[str, Any], name: str = "") -> bytes:
+    """An event with JSON."""
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {json.dumps(value, separators=(',', ':'))}\n\n".encode()
 
 
 class Events:
@@ -56,27 +65,22 @@ class Events:
         return rest
 
 
-def data_of(event: bytes) -> bytes | None:
-    """The data of an event; None for one that has none, such as a comment."""
-    # Nearly all are one line "data: {…}" and an empty one.
-    if event.startswith(b"data: ") and event.endswith(b"\n\n"):
-        data = event[6:-2]
-        if b"\n" not in data and b"\r" not in data:
-            return data
-    pieces = _values(event, b"data")
-    return b"\n".join(pieces) if pieces else None
+_COMMON = re.compile(rb"(?:event: ([^\r\n]*)\n)?data: ([^\r\n]*)\n\n")
+"""What nearly all events are."""
 
 
-def event_of(event: bytes) -> str:
-    """The name of an event, or ""."""
-    names = _values(event, b"event")
-    return names[-1].decode("utf-8", "replace") if names else ""
-
-
-def _values(event: bytes, field: bytes) -> list[bytes]:
-    values = []
-    for line in _LINE.split(event.removeprefix(_BOM)):
-        name, _, value = line.partition(b":")
-        if name == field:
-            values.append(value.removeprefix(b" "))
-    return values
+def read_event(raw: bytes) -> tuple[str, bytes | None]:
+    """The name of an event, or "", and its data; None if it has none, as a comment."""
+    if found := _COMMON.fullmatch(raw):
+        return (found[1] or b"").decode("utf-8", "replace"), found[2]
+    name, data = "", []
+    for line in _LINE.split(raw.removeprefix(_BOM)):
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            data.append(value)
+        elif field == b"event":
+            name = value.decode("utf-8", "replace")
+        elif field == b"error":  # llama.cpp before 2025
+            return "error", value
+    return name, b"\n".join(data) if data else None

@@ -8,7 +8,7 @@ from collections import deque
 
 from agentfs.dialects.dialect import Request
 from agentfs.dialects.progress import Progress
-from agentfs.dialects.sse import MAX_EVENT, Events, data_of, event_of
+from agentfs.dialects.sse import MAX_EVENT, Events, read_event
 from agentfs.dialects.usage import FIRST, Usage
 
 __all__ = ["Stream"]
@@ -31,7 +31,6 @@ class Stream:
         self._input = request.estimate(FIRST) if input_tokens is None else input_tokens
         self._events = Events()
         self._waiting: deque[bytes] = deque()
-        self._begun = False  # the provider has sent a part of an answer
         self._over = False  # cut or failed: nothing more is relayed
 
     @property
@@ -106,7 +105,7 @@ class Stream:
         self._stop()
         comment = ": " + " ".join(reason.split()) + "\n\n" if reason else ""
         tail = self._reader.cut(self.estimated, self._progress)
-        self._progress.finish = "length"
+        self._progress.ended("length")
         return comment.encode("utf-8", "replace") + tail
 
     def fail(self, words: str) -> bytes:
@@ -129,24 +128,27 @@ class Stream:
 
     def _see(self, event: bytes) -> bool:
         """Whether the client gets the event."""
-        data = data_of(event)
+        name, data = read_event(event)
         if data is None:
             return True  # a comment, or an event without data
-        if self.finished and data.strip() != b"[DONE]":
-            return True
         if data.startswith(b"[DONE]"):
-            if not self._begun:
+            if not self.finished and not self._reader.done(self._progress):
                 self._broken(ENDED_EARLY)
-            self._progress.finished = self._begun
-            return self._begun
+                return False
+            self._progress.finished = True
+            return True
+        if self.finished:
+            return True
         try:
             value = json.loads(data)
         except (ValueError, RecursionError):
-            shown = data[:80].decode("utf-8", "replace")
-            self._broken(f"the provider sent an event that is not JSON: {shown}")
+            if name == "error":
+                self._broken(data.decode("utf-8", "replace"))
+            else:
+                shown = data[:80].decode("utf-8", "replace")
+                self._broken(f"the provider sent an event that is not JSON: {shown}")
             return False
-        self._begun = True
-        relayed = self._reader.see(event_of(event), value, self._progress)
+        relayed = self._reader.see(name, value, self._progress)
         if self._progress.error:
             self._stop()
         return relayed and not self._over

@@ -16,10 +16,10 @@ from agentfs.approvals import check as approvals
 from agentfs.asks import check as asks
 from agentfs.audit import check as audit
 from agentfs.base.errors import KernelError
+from agentfs.catalog import document as catalog
 from agentfs.mail import check as mail
 from agentfs.process import check as process
 from agentfs.quota import check as quota
-from agentfs.quota import models
 from agentfs.reminders import check as reminders
 from agentfs.rights import acl, roles
 from agentfs.sections import SECTIONS
@@ -42,7 +42,7 @@ DOCUMENTS: dict[str, Form[Any]] = {
     "the configuration": configuration_form(SECTIONS),
     "/etc/roles.yaml": roles.FORM,
     "/etc/acl.yaml": acl.FORM,
-    "/etc/models.yaml": models.FORM,
+    "/etc/models.yaml": catalog.FORM,
 }
 
 

@@ -21,6 +21,7 @@ from agentfs.audit.refusals import Refusals
 from agentfs.base.clock import Clock
 from agentfs.base.journal import Journal
 from agentfs.base.watchdog import Watchdog
+from agentfs.catalog.catalog import Catalog
 from agentfs.explain import Explanations
 from agentfs.machine.lineage import Lineages
 from agentfs.machine.programs import Programs
@@ -56,7 +57,6 @@ from agentfs.quota.groups import Groups
 from agentfs.quota.limits import ProcessLimits
 from agentfs.quota.made import Made
 from agentfs.quota.meters import Meters
-from agentfs.quota.models import Models
 from agentfs.quota.open_calls import OpenCalls
 from agentfs.quota.rates import Rates
 from agentfs.quota.shares import Shares
@@ -129,8 +129,8 @@ class Kernel:
         self.policy = Policy(self.table.find, ground.parts)
         self.roles = LiveDocument(self.store, self.events, roles.FORM, self.policy.use_roles)
         self.acl = LiveDocument(self.store, self.events, acl.FORM, self.policy.use_acl)
-        self.models = Models(ground)
-        self.documents = (self.settings, self.roles, self.acl, self.models)
+        self.catalog = Catalog(ground)
+        self.documents = (self.settings, self.roles, self.acl, self.catalog)
         add(*self.documents)
         self.gate = Gate(ground, self.policy, self.table.find)
         self.rules = PathRules(self.gate)
@@ -169,8 +169,8 @@ class Kernel:
         add(self.spending)  # `branches` asks for its figures when a process has ended
         self.rates = add(Rates(ground, table, ceilings, self.groups.groups))
         self.limits = add(ProcessLimits(ground, gate, table, ceilings, self.programs))
-        self.accounting = add(Accounting(ground, self.models, table, self.agents))
-        meters = Meters(self.models, self.budgets, (self.spending, self.groups), self.accounting)
+        self.accounting = add(Accounting(ground, self.catalog, table, self.agents))
+        meters = Meters(self.catalog, self.budgets, (self.spending, self.groups), self.accounting)
         enforcement = Enforcement(ground, gate, table, alerts, self.supervisor.signals)
         self.calls = add(Calls(ground, gate, table, meters, open_calls, enforcement))
 

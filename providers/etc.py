@@ -159,9 +159,12 @@ class EtcDirectory(Replacing, SystemTable):
         "models:\n  opus: {tier: strategic, input: 15, output: 75, context: 200000}\n",
     )
     def models(self) -> Node:
-        """The models and what they cost (YAML): for each its tier, US dollars a million tokens of
-        input and of output (0 if left out), and its context, in tokens."""
-        return self.document(self.kernel.models)
+        """The models and where they come from (YAML). `providers`: for each its `url` (or `run`,
+        `replay`, `scripted`), the dialects that it `speaks`, its `key`, and limits of its own.
+        `models`: for each its tier and provider, US dollars a million tokens of input, output,
+        cache_read and cache_write (input and output are 0 if left out, the others as input), its
+        context and max_output in tokens, other names for it (`match`), and its fallbacks."""
+        return self.document(self.kernel.catalog)
 
     def replace(self, name: str, content: bytes, caller: Caller) -> None:
         self._write(self._documents[name], content, caller)

@@ -39,15 +39,19 @@ class KernelError(Exception):
 
     `errno` is what the caller's system call returns. `reason` is a sentence that a person can act
     on ("bob may only write to its parent alice"); it is what `/proc/self/error` shows. `rule`
-    names the rule that decided, where there is one ("routing", "max_children"). `discreet`: path
-    and reason have a name in them that is the caller's own business; nobody else is told.
+    names the rule that decided, where there is one ("routing", "max_children"). `retry_after`: the
+    same call may succeed in so many seconds; None: nobody knows when. `discreet`: path and reason
+    have a name in them that is the caller's own business; nobody else is told.
     """
 
-    def __init__(self, errno: int, reason: str, *, rule: str = "") -> None:
+    def __init__(
+        self, errno: int, reason: str, *, rule: str = "", retry_after: float | None = None
+    ) -> None:
         super().__init__(reason)
         self.errno = errno
         self.reason = reason
         self.rule = rule
+        self.retry_after = retry_after
         self.discreet = False
 
     @property

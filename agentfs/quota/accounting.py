@@ -14,13 +14,14 @@ from datetime import UTC, datetime
 
 from agentfs.base.clock import Timer, change_time
 from agentfs.base.errors import KernelError
+from agentfs.catalog.catalog import Catalog
+from agentfs.catalog.entries import MICROS
 from agentfs.model.principal import Principal
 from agentfs.model.process import Process
 from agentfs.process.agents import Agents
 from agentfs.process.table import ProcessTable
 from agentfs.quota.events import AccountClosed, AccountOpened, UseRecorded, UsesSwept
-from agentfs.quota.meter import MICROS, Use
-from agentfs.quota.models import Models
+from agentfs.quota.meter import Use
 from agentfs.quota.settings import AccountingSettings
 from agentfs.quota.uses import DAY, HOUR, NOBODY, TOTAL, VIEWS, Sums, UseRow, Uses
 from agentfs.store.ground import Ground
@@ -55,14 +56,16 @@ class Accounting(Part):
     A use is booked to the agent, user, node and tier that the process has at that moment.
     """
 
-    def __init__(self, ground: Ground, models: Models, table: ProcessTable, agents: Agents) -> None:
+    def __init__(
+        self, ground: Ground, catalog: Catalog, table: ProcessTable, agents: Agents
+    ) -> None:
         self._parts = ground.parts
         self._store = ground.store
         self._events = ground.events
         self._clock = ground.clock
         self._timers = ground.timers
         self._settings = ground.settings
-        self._models = models
+        self._catalog = catalog
         self._table = table
         self._agents = agents
         self._next: Timer | None = None
@@ -134,7 +137,11 @@ class Accounting(Part):
             input=min(use.input, MOST_TOKENS),
             output=min(use.output, MOST_TOKENS),
             cost=min(use.cost, MOST_COST),
-            unpriced=use.kind == "llm" and self._models.find(use.name) is None,
+            unpriced=use.kind == "llm" and self._catalog.find(use.name) is None,
+            cache_read=min(use.cache_read, MOST_TOKENS),
+            cache_write=min(use.cache_write, MOST_TOKENS),
+            estimated=use.estimated,
+            provider=use.provider,
         )
         accounts = (
             ("agent", row.agent),

@@ -17,7 +17,7 @@ from agentfs.process.rules import check_parent, own_alive
 from agentfs.process.table import ProcessTable
 from agentfs.quota.alerts import Alerts
 from agentfs.quota.budget_table import BudgetEntry, BudgetTable
-from agentfs.quota.meter import LimitError, Use
+from agentfs.quota.meter import LimitError, Room, Use
 from agentfs.quota.open_calls import OpenCalls
 from agentfs.quota.settings import BudgetSettings
 from agentfs.rights.gate import Gate
@@ -255,9 +255,9 @@ class Budgets(Part):
 
     # -- the meter ---------------------------------------------------------------------------------
 
-    def room(self, process: Process, use: Use) -> int | None:
-        """The tokens that are left for one more call."""
-        return self.drawn_on(process, use).remaining if use.kind == "llm" else None
+    def room(self, process: Process, use: Use, held: int = 0) -> Room:
+        """The tokens that are left."""
+        return Room(self.drawn_on(process, use).remaining if use.kind == "llm" else None)
 
     def hold(self, process: Process, use: Use) -> None:
         """Set the tokens of `use` aside. Raises EDQUOT if they are not there."""
@@ -278,6 +278,10 @@ class Budgets(Part):
                 limit=entry.allocated - entry.granted,
             )
         self._entries.change(entry, held=tokens)
+
+    def grow(self, process: Process, held: Use, more: Use) -> None:
+        """The same of more for a call that is open."""
+        self.hold(process, more)
 
     def settle(self, process: Process, held: Use, actual: Use | None) -> None:
         """Count the tokens that were used instead of those that were set aside, in full, also if

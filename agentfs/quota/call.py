@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 from agentfs.model.process import Tier
 from agentfs.quota.meter import Meter, Use
+from agentfs.quota.relay import Relay
 
 __all__ = ["KIND", "Call"]
 
 KIND = "call"
 """The kind of the records; the key is the id."""
 
+_BESIDE = frozenset({"pid", "started", "parts", "relay"})
+"""The fields of a record that say nothing of what is held."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """A call that was begun and not settled. `held` is what was set aside for it, of the budget;
     `parts` has what other meters set aside, (tokens, cost) by the stored name of each, where it is
-    not that."""
+    not that. `started` in seconds since 1970. `relay`: the gateway makes it, and has come so far.
+    """
 
     id: int
     pid: int
     held: Use
     parts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    started: float = 0.0
+    relay: Relay | None = None
+
+    @property
+    def owner(self) -> Literal["process", "gateway"]:
+        """Who settles it."""
+        return "process" if self.relay is None else "gateway"
 
     def held_by(self, meter: Meter) -> Use:
         """What `meter` has set aside for it."""
@@ -33,11 +45,23 @@ class Call:
 
     def record(self) -> dict[str, Any]:
         held = {slot: getattr(self.held, slot) for slot in Use.__slots__}
-        parts = {"parts": dict(self.parts)} if self.parts else {}
-        return {"pid": self.pid, **held, "tier": self.held.tier.value} | parts
+        record = {"pid": self.pid, "started": self.started, **held, "tier": self.held.tier.value}
+        if self.parts:
+            record["parts"] = dict(self.parts)
+        if self.relay is not None:
+            record["relay"] = asdict(self.relay)
+        return record
 
     @classmethod
     def from_record(cls, key: str, record: dict[str, Any]) -> Call:
-        given = {name: value for name, value in record.items() if name not in ("pid", "parts")}
+        held = {name: value for name, value in record.items() if name not in _BESIDE}
         parts = {name: (part[0], part[1]) for name, part in record.get("parts", {}).items()}
-        return cls(int(key), record["pid"], Use(**(given | {"tier": Tier(record["tier"])})), parts)
+        relay = record.get("relay")
+        return cls(
+            int(key),
+            record["pid"],
+            Use(**(held | {"tier": Tier(record["tier"])})),
+            parts,
+            record.get("started", 0.0),
+            None if relay is None else Relay(**relay),
+        )

@@ -14,33 +14,27 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
 from agentfs.model.process import Process
-from agentfs.process.events import ProcessChanged
 from agentfs.process.rules import own_alive
 from agentfs.process.table import ProcessTable
 from agentfs.quota.call import Call
-from agentfs.quota.enforcement import Enforcement
+from agentfs.quota.enforcement import Enforcement, Refusal, check_model
+from agentfs.quota.events import CallCancelled
 from agentfs.quota.meter import Use
 from agentfs.quota.meters import Meters
 from agentfs.quota.open_calls import OpenCalls
-from agentfs.quota.settings import BudgetSettings
+from agentfs.quota.relay import Used
+from agentfs.quota.relayed import Relayed
+from agentfs.quota.settling import Settling
 from agentfs.rights.gate import Gate
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
 
 __all__ = ["Calls"]
-
-
-class _Refusal(Exception):  # noqa: N818  # carries a meter's refusal out of its transaction
-    def __init__(self, process: Process, why: KernelError) -> None:
-        super().__init__(why)
-        self.process = process
-        self.why = why
 
 
 class Calls(Part):
@@ -57,15 +51,15 @@ class Calls(Part):
         enforcement: Enforcement,
     ) -> None:
         self.budgets = meters.budgets
-        self._store = ground.store
         self._events = ground.events
-        self._settings = ground.settings
         self._gate = gate
         self._table = table
-        self._models = meters.models
+        self._catalog = meters.catalog
         self._meters = meters
         self._open = open_calls
         self._enforcement = enforcement
+        self._settling = Settling(ground, table, meters, open_calls)
+        self.relayed = Relayed(ground, gate, table, meters, open_calls, enforcement)
 
     def of(self, pid: int) -> list[Call]:
         """The open calls of a process, the oldest first."""
@@ -116,15 +110,25 @@ class Calls(Part):
                     raise KernelError(errno.EINVAL, f"call {number} is of a tool: it has no tokens")
                 if sum(tokens) > call.held.tokens:
                     self._check_size(process, call.held, sum(tokens))
-                cost = self._models.cost(call.held.name, *tokens)
-                actual = replace(call.held, input=tokens[0], output=tokens[1], cost=cost)
-            self._close(process, call, actual)
+                actual = self._settling.priced(call, Used(*tokens))
+            self._settling.close(process, call, actual)
 
     def cancel(self, principal: Principal, pid: int, number: int) -> None:
         """The call was not made: it counts for nothing. Raises ENOENT."""
         with self._gate.enter(principal):
             process = own_alive(self._table, principal, pid)
-            self._close(process, self._find(process, number), None)
+            self._settling.close(process, self._find(process, number), None)
+
+    def end(self, principal: Principal, pid: int, number: int) -> None:
+        """End a call, whoever makes it: one of the process's own as `cancel` does; one of the
+        gateway's is stopped at the provider, and what has come by then counts. Raises ENOENT."""
+        with self._gate.enter(principal):
+            process = own_alive(self._table, principal, pid)
+            call = self._get(process, number)
+            if call.relay is None:
+                self._settling.close(process, call, None)
+            else:
+                self._events.emit(CallCancelled(pid, process.name, number))
 
     def report(self, principal: Principal, pid: int, tokens: int, model: str = "") -> None:
         """Tell of a call that was made already, without having asked; priced as output. If it is
@@ -141,10 +145,10 @@ class Calls(Part):
                     least = self._meters.at_most(use, 1)
                     refusal, held = held, self._meters.hold(process, least, exact=True)
                     if isinstance(held, KernelError):
-                        raise _Refusal(process, held)
+                        raise Refusal(process, held)
                 self._check_size(process, use, tokens)
-                self._count(process, Call(0, pid, *held), use)
-        except _Refusal as refused:
+                self._settling.count(process, Call(0, pid, *held), use)
+        except Refusal as refused:
             self._enforcement.refuse(principal, refused.process, refused.why)
         if refusal is not None:
             self._enforcement.refuse(principal, process, refusal)
@@ -152,9 +156,14 @@ class Calls(Part):
     # -- ends --------------------------------------------------------------------------------------
 
     def program_ended(self, process: Process, code: int) -> None:
-        """Nobody will settle what is open, which is charged as it was held."""
+        """Nobody will settle what is open, which is charged as it was held; of the gateway's calls
+        what has come."""
         for call in self.of(process.pid):
-            self._close(process, call, call.held)
+            self._settling.close(process, call, self._settling.so_far(call))
+
+    def take_up(self) -> None:
+        """The gateway of the run before is gone, and with it its calls."""
+        self.relayed.charge_lost()
 
     # -- beginning ---------------------------------------------------------------------------------
 
@@ -169,35 +178,21 @@ class Calls(Part):
         try:
             with self._gate.enter(principal, kind):
                 process = own_alive(self._table, principal, pid)
-                self._check_open(process)
+                self._open.check_more(process)
                 held = self._meters.hold(process, use(process), exact=exact)
                 if isinstance(held, KernelError):
-                    raise _Refusal(process, held)
-                return self._open.add(pid, *held).id
-        except _Refusal as refused:
+                    raise Refusal(process, held)
+                return self._open.add(process, *held).id
+        except Refusal as refused:
             return self._enforcement.refuse(principal, refused.process, refused.why)
-
-    def _check_open(self, process: Process) -> None:
-        most = self._settings.of(BudgetSettings).max_open_calls
-        if self._open.count(process.pid) >= most:
-            raise KernelError(
-                errno.EAGAIN,
-                f"{process.name} has {most} calls open: settle or cancel them",
-                rule="max_open_calls",
-            )
 
     def _use(self, process: Process, name: str, most: int | None) -> Use:
         """What a call of model `name` may use. Raises EACCES and EPERM."""
         self._gate.policy.require_capability(process, "llm")
         name = name or process.model
-        model = self._models.find(name)
-        tier = process.tier if model is None else model.tier
-        if tier.rank < process.tier.rank:
-            raise KernelError(
-                errno.EPERM,
-                f"{name} is a {tier.value} model, and {process.name} is {process.tier.value}",
-                rule="tier",
-            )
+        model = self._catalog.find(name)
+        name, tier = (name, process.tier) if model is None else (model.name, model.tier)
+        check_model(process, name, tier)
         source = self.budgets.source(process, tier)
         if most is None:
             bounds = (None if model is None else model.context, process.limits.max_context_tokens)
@@ -209,7 +204,7 @@ class Calls(Part):
         """Raise EMSGSIZE if one call cannot have used so many tokens: more than the model's
         `context`, or, of a model without one, than all that the budget ever was. Others share the
         budgets, groups and sums in which such a figure would stand, and would pay for it."""
-        model = self._models.find(use.name)
+        model = self._catalog.find(use.name)
         if model is not None and model.context is not None:
             most, what = model.context, f"the context of {use.name}"
         else:
@@ -224,23 +219,20 @@ class Calls(Part):
 
     # -- settling ----------------------------------------------------------------------------------
 
-    def _find(self, process: Process, number: int) -> Call:
+    def _get(self, process: Process, number: int) -> Call:
         call = self._open.find(process.pid, number)
         if call is None:
             raise KernelError(errno.ENOENT, f"{process.name} has no open call {number}")
         return call
 
-    def _close(self, process: Process, call: Call, actual: Use | None) -> None:
-        with self._store.transaction():
-            self._open.remove(call)
-            if actual is None:
-                self._meters.let_go(process, call)
-            else:
-                self._count(process, call, actual)
-
-    def _count(self, process: Process, call: Call, actual: Use) -> None:
-        self._meters.count(process, call, actual)
-        tokens = actual.tokens
-        if tokens:
-            self._table.update(process, tokens=process.tokens + tokens)
-            self._events.emit(ProcessChanged(process.pid, process.name))
+    def _find(self, process: Process, number: int) -> Call:
+        """One that the process settles. Raises EPERM for one of the gateway's."""
+        call = self._get(process, number)
+        if call.relay is not None:
+            raise KernelError(
+                errno.EPERM,
+                f"the gateway makes call {number}, and settles it: write cancel to"
+                f" /proc/{process.pid}/calls/{number}/ctl to end it",
+                rule="gateway",
+            )
+        return call

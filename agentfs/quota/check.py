@@ -11,6 +11,7 @@ from agentfs.quota import alerts, branches, budget_table, group_table, spending
 from agentfs.quota import call as open_calls
 from agentfs.quota.budget_table import BudgetEntry, Key
 from agentfs.quota.call import Call
+from agentfs.quota.uses import Sums
 from agentfs.store.rows import UNREADABLE, Record, StoreRows
 
 __all__ = ["NUMBERS", "faults"]
@@ -21,7 +22,7 @@ NUMBERS = ("last_call",)
 GROUP_COUNTS = ("changed", "tokens", "tokens_hits", "pids_hits")
 SPENT_COUNTS = ("llm_calls", "tool_calls", "cost", "largest")
 VIEWS = ("agent", "user", "node", "tier", "total")
-SUMS = ("input", "output", "calls", "tool_calls", "cost", "unpriced")
+SUMS = Sums._fields
 
 Numbers = tuple[int, ...]
 Where = tuple[str, str, str]
@@ -201,7 +202,7 @@ def _limit_faults(rows: StoreRows) -> Iterator[str]:
 def _usage_faults(rows: StoreRows) -> Iterator[str]:
     """Every sum that is not what the records and those that were swept add up to, and every two
     views that do not agree."""
-    query = "SELECT view, key, span, input, output, calls, tool_calls, cost, unpriced FROM usage"
+    query = f"SELECT view, key, span, {', '.join(SUMS)} FROM usage"  # noqa: S608  # columns
     found: dict[Where, Numbers] = {
         (view, key, span): tuple(numbers) for view, key, span, *numbers in rows.read(query)
     }
@@ -241,11 +242,12 @@ def _recount(rows: StoreRows) -> dict[Where, Numbers]:
     query = (
         "SELECT agent, user, node, tier, '',"
         " strftime('%Y-%m-%dT%H', CAST(time AS INTEGER), 'unixepoch'), sum(input), sum(output),"
-        " sum(kind = 'llm'), sum(kind = 'tool'), sum(cost), sum(unpriced)"
+        " sum(kind = 'llm'), sum(kind = 'tool'), sum(cost), sum(unpriced), sum(cache_read),"
+        " sum(cache_write), sum(estimated)"
         " FROM uses GROUP BY 1, 2, 3, 4, 6"
     )
-    for *keys, hour, read, written, calls, tools, cost, unpriced in rows.read(query):
-        numbers = (read, written, calls, tools, cost, unpriced)
+    for row in rows.read(query):
+        keys, hour, numbers = row[: len(VIEWS)], row[len(VIEWS)], row[len(VIEWS) + 1 :]
         for view, key in zip(VIEWS, keys, strict=True):
             for span in (hour, hour[:10], "total"):
                 _add(sums, (view, key, span), numbers)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
-from agentfs.model.process import OnLimit, Process, Role
+from agentfs.model.process import OnLimit, Process, Role, Tier
 from agentfs.process.signals import Signals
 from agentfs.process.table import ProcessTable
 from agentfs.quota.alerts import Alerts
@@ -13,7 +15,26 @@ from agentfs.quota.meter import LimitError
 from agentfs.rights.gate import Gate
 from agentfs.store.ground import Ground
 
-__all__ = ["Enforcement"]
+__all__ = ["Enforcement", "Refusal", "check_model"]
+
+
+def check_model(process: Process, name: str, tier: Tier) -> None:
+    """Raise EPERM if a model of `tier` is above what `process` may use."""
+    if tier.rank < process.tier.rank:
+        raise KernelError(
+            errno.EPERM,
+            f"{name} is a {tier.value} model, and {process.name} is {process.tier.value}",
+            rule="tier",
+        )
+
+
+class Refusal(Exception):  # noqa: N818  # carries a meter's refusal out of its transaction
+    """`why` a meter has refused a use to `process`."""
+
+    def __init__(self, process: Process, why: KernelError) -> None:
+        super().__init__(why)
+        self.process = process
+        self.why = why
 
 
 class Enforcement:

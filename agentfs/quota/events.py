@@ -11,6 +11,9 @@ __all__ = [
     "AccountClosed",
     "AccountOpened",
     "BudgetChanged",
+    "CallBegun",
+    "CallCancelled",
+    "CallEnded",
     "GroupCreated",
     "GroupEntered",
     "GroupLimitHit",
@@ -40,6 +43,35 @@ class UseRecorded(Event):
     kind: str
     used: str
     accounts: tuple[tuple[str, str], ...] = field(metadata=_UNTOLD)
+
+
+@dataclass(frozen=True, slots=True)
+class CallBegun(Event):
+    """Process `pid` has one more call of a model or a tool open."""
+
+    pid: int
+    agent: str
+    call: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded(Event):
+    """It is open no more. `error`: why it failed, in the words of who answers for the model; empty
+    if it did not."""
+
+    pid: int
+    agent: str
+    call: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CallCancelled(Event):
+    """A call that the gateway makes is to be ended."""
+
+    pid: int
+    agent: str
+    call: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,9 +197,29 @@ class GroupTable:
         self._holds.put(pid, (*self._holds.get(pid, ()), hold))
         self.charge(hold.path, hold.tokens)
 
+    def held_in(self, pid: int, tokens: int) -> str | None:
+        """The path of the group where a call of `pid` holds so many tokens; None if none does."""
+        found = (hold.path for hold in self._holds.get(pid, ()) if hold.tokens == tokens)
+        return next(found, None)
+
+    def grow(self, pid: int, tokens: int, more: int) -> None:
+        """A call of `pid` that holds so many `tokens` holds so many `more`."""
+        path = self._take(pid, tokens)
+        if path is not None:
+            self._holds.put(pid, (*self._holds.get(pid, ()), GroupHold(path, tokens + more)))
+            self.charge(path, more)
+
     def settle(self, pid: int, tokens: int, used: int) -> bool:
         """Count `used` instead of the `tokens` that a call of `pid` holds, in the group where it
         holds them. Returns whether there is such a hold."""
+        path = self._take(pid, tokens)
+        if path is None:
+            return False
+        self.charge(path, used - tokens)
+        return True
+
+    def _take(self, pid: int, tokens: int) -> str | None:
+        """Take away a hold of so many tokens; returns where it was."""
         holds = self._holds.get(pid, ())
         for number, hold in enumerate(holds):
             if hold.tokens == tokens:
@@ -208,9 +228,8 @@ class GroupTable:
                     self._holds.put(pid, left)
                 else:
                     self._holds.drop(pid)
-                self.charge(hold.path, used - tokens)
-                return True
-        return False
+                return hold.path
+        return None
 
     def forget(self, pid: int) -> None:
         """Everything that the calls of `pid` hold counts as used."""

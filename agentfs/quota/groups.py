@@ -19,7 +19,7 @@ from agentfs.process.table import ProcessTable
 from agentfs.quota.events import GroupEntered, GroupLimitHit, GroupLimitSet
 from agentfs.quota.group_table import Group, GroupHold, GroupTable
 from agentfs.quota.made import GROUPS, Made
-from agentfs.quota.meter import LimitError, Use
+from agentfs.quota.meter import LimitError, Room, Use
 from agentfs.quota.settings import GroupSettings
 from agentfs.rights.gate import KINDS, Gate
 from agentfs.rights.policy import Action, outermost
@@ -218,36 +218,49 @@ class Groups(Part):
 
     # -- the meter -------------------------------------------------------------------------------
 
-    def room(self, process: Process, use: Use) -> int | None:
-        """How many tokens its groups would let through; None: any number."""
+    def room(self, process: Process, use: Use, held: int = 0) -> Room:
+        """The tokens that its groups, or those where the call has `held` set aside, let through."""
+        if use.kind != "llm":
+            return Room()
+        path = self.groups.held_in(process.pid, held) if held else process.group
         rooms = [
             max(0, group.tokens_max - group.tokens)
-            for group in self.groups.line(process.group)
+            for group in self.groups.line(path or "")
             if group.tokens_max is not None
         ]
-        return min(rooms) if rooms and use.kind == "llm" else None
+        return Room(min(rooms, default=None))
 
     def hold(self, process: Process, use: Use) -> None:
         """Count the tokens of `use` in its group and all above. Raises EDQUOT if one of them has
         no room for them; a call of a model needs room for one token at least."""
         if use.kind != "llm":
             return
-        for group in self.groups.line(process.group):
-            if group.tokens_max is None or group.tokens + max(1, use.tokens) <= group.tokens_max:
+        self._check(process, process.group, use.tokens)
+        if process.group:
+            self.groups.hold(process.pid, GroupHold(process.group, use.tokens))
+
+    def grow(self, process: Process, held: Use, more: Use) -> None:
+        """Count more in the group where the call began; nothing if it was in none."""
+        path = self.groups.held_in(process.pid, held.tokens)
+        if path is not None:
+            self._check(process, path, more.tokens)
+            self.groups.grow(process.pid, held.tokens, more.tokens)
+
+    def _check(self, process: Process, path: str, tokens: int) -> None:
+        for group in self.groups.line(path):
+            if group.tokens_max is None or group.tokens + max(1, tokens) <= group.tokens_max:
                 continue
             self._hit(group, "tokens", process)
             rule = f"group {group.path}: tokens.max"
             raise LimitError(
                 errno.EDQUOT,
                 f"group {group.path} has used {group.tokens} of its {group.tokens_max} tokens:"
-                f" there is no room for {use.tokens} more",
+                f" there is no room for {tokens} more",
                 rule=rule,
                 resource=rule,
                 used=group.tokens,
                 limit=group.tokens_max,
             )
-        if process.group:
-            self.groups.hold(process.pid, GroupHold(process.group, use.tokens))
 
     def settle(self, process: Process, held: Use, actual: Use | None) -> None:
         """Count the use where it was held; if nothing was held, in the group of now."""

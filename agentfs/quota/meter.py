@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from agentfs.base.errors import KernelError
 from agentfs.model.process import Process, Tier
 
-__all__ = ["MICROS", "Bounded", "LimitError", "Meter", "Use"]
-
-MICROS = 1_000_000
-"""Costs are kept in millionths of a dollar: sums of whole numbers agree, whatever their order."""
+__all__ = ["Bounded", "LimitError", "Meter", "Room", "Use"]
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
     """One call of a model (`kind` "llm", `name` the model) or of a tool (`kind` "tool").
 
-    `input` and `output` are tokens; before the call, the most that it asks for. `cost` is in
-    millionths of a dollar. `source` is the pid of the process whose budget it draws on; 0: none.
+    `input` and `output` are tokens; before the call, the most that it asks for. `cache_read` and
+    `cache_write` are tokens that were read, too, and are not in `input`: from what the provider had
+    kept, and into that. `cost` is in millionths of a dollar. `source` is the pid of the process
+    whose budget it draws on; 0: none. `estimated`: nobody said what was used. `provider` has
+    answered, if the gateway made the call.
     """
 
     kind: str
@@ -29,10 +29,30 @@ class Use:
     output: int = 0
     cost: int = 0
     source: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    estimated: bool = False
+    provider: str = ""
 
     @property
     def tokens(self) -> int:
-        return self.input + self.output
+        """All that were read or written: each of them counts."""
+        return self.input + self.output + self.cache_read + self.cache_write
+
+
+class Room(NamedTuple):
+    """What is left for one more use: tokens, and millionths of a dollar. None: any number."""
+
+    tokens: int | None = None
+    cost: int | None = None
+
+    def least(self, other: Room) -> Room:
+        """What is left by both."""
+        return Room(_least(self.tokens, other.tokens), _least(self.cost, other.cost))
+
+
+def _least(one: int | None, two: int | None) -> int | None:
+    return two if one is None else one if two is None else min(one, two)
 
 
 class Meter(Protocol):
@@ -49,6 +69,10 @@ class Meter(Protocol):
         """Set `use` aside before the call. Raises EDQUOT, EAGAIN or EMSGSIZE if it would exceed
         the bound, and has changed nothing then: of N that are allowed exactly N get through."""
 
+    def grow(self, process: Process, held: Use, more: Use) -> None:
+        """Set the tokens and the cost of `more` aside, too, for a call that has `held` set aside.
+        Raises as `hold` does."""
+
     def settle(self, process: Process, held: Use, actual: Use | None) -> None:
         """The call was made: count `actual` instead of what was held; None: it was not made."""
 
@@ -57,9 +81,9 @@ class Meter(Protocol):
 class Bounded(Meter, Protocol):
     """A meter that bounds tokens and can say by how many: for calls that name no maximum."""
 
-    def room(self, process: Process, use: Use) -> int | None:
-        """The most tokens that `hold` would let through now for one more call such as `use`, which
-        asks for one token; None: any number."""
+    def room(self, process: Process, use: Use, held: int = 0) -> Room:
+        """The most that `hold` would let through now for one more call such as `use`; or `grow`,
+        for a call that has so many tokens set aside."""
 
 
 class LimitError(KernelError):

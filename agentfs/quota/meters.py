@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentfs.base.errors import KernelError
+from agentfs.catalog.catalog import Catalog
 from agentfs.model.process import Process
 from agentfs.quota.accounting import Accounting
 from agentfs.quota.budget import Budgets
 from agentfs.quota.call import Call
-from agentfs.quota.meter import Bounded, Meter, Use
-from agentfs.quota.models import Models
+from agentfs.quota.meter import Bounded, Meter, Room, Use
 
 __all__ = ["Held", "Meters"]
 
@@ -23,16 +23,16 @@ class Meters:
     made. All of it happens inside the transaction of the call."""
 
     def __init__(
-        self, models: Models, budgets: Budgets, others: Sequence[Meter], books: Accounting
+        self, catalog: Catalog, budgets: Budgets, others: Sequence[Meter], books: Accounting
     ) -> None:
-        self.models = models
+        self.catalog = catalog
         self.budgets = budgets
         self._meters = (*others, budgets)
         self._books = books
 
     def at_most(self, use: Use, tokens: int) -> Use:
         """A use of so many tokens, at the price of the dearer ones."""
-        cost = self.models.most(use.name, tokens)
+        cost = self.catalog.most(use.name, tokens)
         return Use(use.kind, use.name, use.tier, 0, tokens, cost, use.source)
 
     def hold(self, process: Process, use: Use, *, exact: bool) -> Held | KernelError:
@@ -58,12 +58,30 @@ class Meters:
 
     def _fitting(self, meter: Meter, process: Process, use: Use) -> Use:
         """As much of `use` as `meter` lets through; one token if that is none."""
-        room = None
-        if isinstance(meter, Bounded):
-            room = meter.room(process, self.at_most(use, 1))
-        if room is None or room >= use.tokens:
+        if not isinstance(meter, Bounded):
             return use
-        return self.at_most(use, max(1, room))
+        one = self.at_most(use, 1)
+        room = meter.room(process, one)
+        if room.cost is not None and one.cost:
+            room = room.least(Room(tokens=room.cost // one.cost))
+        if room.tokens is None or room.tokens >= use.tokens:
+            return use
+        return self.at_most(use, max(1, room.tokens))
+
+    def room(self, process: Process, use: Use, held: int = 0) -> Room:
+        """What all of them have left for one more call such as `use`, or for one that has so many
+        tokens set aside."""
+        room = Room()
+        for meter in self._meters:
+            if isinstance(meter, Bounded):
+                room = room.least(meter.room(process, use, held))
+        return room
+
+    def grow(self, process: Process, held: Use, more: Use) -> None:
+        """Have every meter set `more` aside for a call that holds the same with all. Raises the
+        refusal of one of them: then the transaction has failed."""
+        for meter in self._meters:
+            meter.grow(process, held, more)
 
     def let_go(self, process: Process, call: Call) -> None:
         """The call was not made."""

@@ -106,12 +106,14 @@ class Rates(Part):
         for whose, name, limit, words in bounds:
             window = self._windows.setdefault(whose, {}).setdefault(name, Window(MINUTE))
             if window.sum(now) + max(1, calls) > limit:
-                wait = f"; the next one may be {_done(kind)} in {window.wait(now):.3g} s"
+                seconds = window.wait(now)
+                wait = f"; the next one may be {_done(kind)} in {seconds:.3g} s"
                 what = "calls" if name == ALL_CALLS else name.replace("_", " ")
                 raise KernelError(
                     errno.EAGAIN,
                     f"{words} {limit} {what} a minute{wait if limit else ''}",
                     rule=limit_name(name),
+                    retry_after=seconds if limit else None,
                 )
         for whose, name, _, _ in bounds if calls else ():
             add_to(self._store, self._windows[whose][name], now, calls)

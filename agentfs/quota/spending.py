@@ -8,15 +8,17 @@ keep.
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from agentfs.base.clock import Clock
 from agentfs.base.windows import HOUR, MINUTE, Window
+from agentfs.catalog.entries import MICROS
 from agentfs.model.process import Process
 from agentfs.process.ceilings import Ceilings
 from agentfs.quota.alerts import Alerts
-from agentfs.quota.meter import MICROS, LimitError, Use
+from agentfs.quota.meter import LimitError, Room, Use
 from agentfs.quota.open_calls import OpenCalls
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
@@ -39,6 +41,9 @@ ASKED = {
     "tool": (TOOL_CALLS, COST),
 }
 """The limits that a use is up against, by its kind, in the order in which they are asked."""
+
+GROWING = (TOKENS_OF_A_CALL, TOKENS, TOKENS_OF_THE_HOUR, COST)
+"""Those that a call is up against which is open already."""
 
 HELD = ("held_tokens", "held_llm_calls", "held_tool_calls", "held_cost")
 
@@ -136,17 +141,29 @@ class Spending(Part):
 
     def hold(self, process: Process, use: Use) -> None:
         """Raises EDQUOT, and EMSGSIZE for more tokens than one call may have."""
-        names = ASKED[use.kind]
-        ceilings = self._ceilings.decisive(process, names)
-        if ceilings:
-            spent, asked = self.of(process.pid), _asked(use)
-            for name in names:
-                if name in ceilings:
-                    limit, source = ceilings[name]
-                    used, more = self._used(process, spent, name) or 0, asked[name]
-                    if used + more > (round(limit * MICROS) if name == COST else limit):
-                        raise _refusal(process, name, used, more, limit, source)
+        self._check(process, ASKED[use.kind], _asked(use))
         self._change_held(process.pid, use, 1)
+
+    def grow(self, process: Process, held: Use, more: Use) -> None:
+        """Raises EDQUOT and EMSGSIZE, as `hold`; it is no further call."""
+        asked = _asked(more) | {TOKENS_OF_A_CALL: held.tokens + more.tokens}
+        self._check(process, GROWING, asked)
+        spent = self._account(process.pid)
+        keep_fields(self._store, spent, *HELD)
+        spent.held_tokens += more.tokens
+        spent.held_cost += more.cost
+
+    def _check(self, process: Process, names: Sequence[str], asked: Mapping[str, int]) -> None:
+        ceilings = self._ceilings.decisive(process, names)
+        if not ceilings:
+            return
+        spent = self.of(process.pid)
+        for name in names:
+            if name in ceilings:
+                limit, source = ceilings[name]
+                used, more = self._used(process, spent, name) or 0, asked[name]
+                if used + more > (round(limit * MICROS) if name == COST else limit):
+                    raise _refusal(process, name, used, more, limit, source)
 
     def settle(self, process: Process, held: Use, actual: Use | None) -> None:
         self._change_held(process.pid, held, -1)
@@ -167,16 +184,18 @@ class Spending(Part):
             limit = ceilings[name][0] if name in ceilings else None
             self._alerts.used(process, name, used / (MICROS if name == COST else 1), limit)
 
-    def room(self, process: Process, use: Use) -> int | None:
-        """The most tokens that one more call may use; None: any number."""
-        rooms, spent = [], self.of(process.pid)
+    def room(self, process: Process, use: Use, held: int = 0) -> Room:
+        """The most that one more call may use, or one that has so many tokens set aside."""
+        room, spent = Room(), self.of(process.pid)
         for name, (limit, _) in self._ceilings.decisive(process, ASKED[use.kind]).items():
             used = self._used(process, spent, name) or 0
+            if name == TOKENS_OF_A_CALL:
+                used = held
             if name in IN_TOKENS:
-                rooms.append(int(limit - used))
-            elif name == COST and use.cost:
-                rooms.append(int((round(limit * MICROS) - used) // use.cost))
-        return max(0, min(rooms)) if rooms else None
+                room = room.least(Room(tokens=max(0, int(limit - used))))
+            elif name == COST:
+                room = room.least(Room(cost=max(0, round(limit * MICROS) - used)))
+        return room
 
     def _used(self, process: Process, spent: Spent, name: str) -> int | None:
         """The amount that counts against a limit already, with what open calls hold: tokens, calls,

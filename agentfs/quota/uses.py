@@ -45,11 +45,16 @@ class UseRow(NamedTuple):
     output: int
     cost: int
     unpriced: bool
+    cache_read: int
+    cache_write: int
+    estimated: bool
+    provider: str
 
 
 class Sums(NamedTuple):
-    """Sums of uses: tokens, calls of models and of tools, millionths of a dollar, and how many of
-    the calls were of a model that had no price."""
+    """Sums of uses: tokens, calls of models and of tools, millionths of a dollar; how many of the
+    calls were of a model that had no price; tokens that were read from what a provider kept, and
+    into that; and of how many calls nobody said what they used."""
 
     input: int = 0
     output: int = 0
@@ -57,33 +62,58 @@ class Sums(NamedTuple):
     tool_calls: int = 0
     cost: int = 0
     unpriced: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    estimated: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """All that models read and wrote."""
+        return self.input + self.output + self.cache_read + self.cache_write
 
     @classmethod
-    def of(cls, kind: str, read: int, written: int, cost: int, unpriced: int) -> Sums:
-        """The sums of one use alone."""
+    def of(cls, kind: str, *figures: int) -> Sums:
+        """The sums of one use alone: `figures` are those of `FIGURES`."""
+        read, written, *rest = map(int, figures)
         model = int(kind == "llm")
-        return cls(read, written, model, 1 - model, cost, int(unpriced))
+        return cls._make((read, written, model, 1 - model, *rest))
 
 
-_ADD = """
-    INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (view, key, span) DO UPDATE SET
-        input = input + excluded.input, output = output + excluded.output,
-        calls = calls + excluded.calls, tool_calls = tool_calls + excluded.tool_calls,
-        cost = cost + excluded.cost, unpriced = unpriced + excluded.unpriced
-"""
+FIGURES = tuple(name for name in Sums._fields if name not in ("calls", "tool_calls"))
+"""The columns of a use that are summed."""
+
+
+_COLUMNS = ", ".join(Sums._fields)
+_ADDED = "ON CONFLICT (view, key, span) DO UPDATE SET " + ", ".join(
+    f"{name} = {name} + excluded.{name}" for name in Sums._fields
+)
+_ADD = f"""
+    INSERT INTO usage (view, key, span, {_COLUMNS})
+    VALUES (?, ?, ?{", ?" * len(Sums._fields)}) {_ADDED}
+"""  # noqa: S608  # the names of columns
 # All sums that one use is in.
-_ADD_ALL = """
-    INSERT INTO usage
-    SELECT views.column1, views.column2, spans.column1, ?7, ?8, ?9, ?10, ?11, ?12
+_ADD_ALL = f"""
+    INSERT INTO usage (view, key, span, {_COLUMNS})
+    SELECT views.column1, views.column2, spans.column1,
+           {", ".join(f"?{number}" for number in range(7, 7 + len(Sums._fields)))}
     FROM (VALUES ('agent', ?1), ('user', ?2), ('node', ?3), ('tier', ?4), ('total', ?5)) AS views,
          (VALUES ('total'), (substr(?6, 1, 10)), (?6)) AS spans
     WHERE true
-    ON CONFLICT (view, key, span) DO UPDATE SET
-        input = input + excluded.input, output = output + excluded.output,
-        calls = calls + excluded.calls, tool_calls = tool_calls + excluded.tool_calls,
-        cost = cost + excluded.cost, unpriced = unpriced + excluded.unpriced
-"""
+    {_ADDED}
+"""  # noqa: S608  # the names of columns
+_INSERT = f"""
+    INSERT INTO uses ({", ".join(UseRow._fields)}) VALUES (?{", ?" * (len(UseRow._fields) - 1)})
+"""  # noqa: S608  # the names of columns
+_SELECT = f"""
+    SELECT {_COLUMNS} FROM usage WHERE view = ? AND key = ? AND span = ?
+"""  # noqa: S608  # the names of columns
+_SPANS = f"""
+    SELECT span, {_COLUMNS} FROM usage WHERE view = ? AND key = ? AND length(span) = ? ORDER BY span
+"""  # noqa: S608  # the names of columns
+_OLDEST = f"""
+    SELECT seq, hour, agent, user, node, tier, kind, {", ".join(FIGURES)}
+    FROM uses WHERE time < ? ORDER BY time LIMIT ?
+"""  # noqa: S608  # the names of columns
 _DROP_EMPTY = """
     DELETE FROM usage WHERE view = ? AND key = ? AND span = ? AND calls = 0 AND tool_calls = 0
 """
@@ -102,44 +132,30 @@ class Uses:
 
     def sums(self, view: str, key: str, span: str = TOTAL) -> Sums:
         """The sums of one span; zeros if there is none."""
-        query = (
-            "SELECT input, output, calls, tool_calls, cost, unpriced FROM usage"
-            " WHERE view = ? AND key = ? AND span = ?"
-        )
-        row = self._store.read(query, (view, key, span)).fetchone()
+        row = self._store.read(_SELECT, (view, key, span)).fetchone()
         return Sums() if row is None else Sums(*row)
 
     def spans(self, view: str, key: str, length: int) -> Iterator[tuple[str, Sums]]:
         """The hours or the days that there are sums of, the oldest first."""
-        query = (
-            "SELECT span, input, output, calls, tool_calls, cost, unpriced FROM usage"
-            " WHERE view = ? AND key = ? AND length(span) = ? ORDER BY span"
-        )
-        for span, *row in self._store.read(query, (view, key, length)):
+        for span, *row in self._store.read(_SPANS, (view, key, length)):
             yield span, Sums(*row)
 
     def add(self, row: UseRow) -> None:
         """Write one use, and add it to all its sums."""
-        self._store.write(
-            "INSERT INTO uses VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
-        )
-        sums = Sums.of(row.kind, row.input, row.output, row.cost, row.unpriced)
+        self._store.write(_INSERT, row)
+        sums = Sums.of(row.kind, *(getattr(row, name) for name in FIGURES))
         keys = (row.agent, row.user, row.node, row.tier, "")
         self._store.write(_ADD_ALL, (*keys, row.hour, *sums))
 
     def sweep(self, before: float, most: int) -> tuple[int, set[tuple[str, str]]]:
         """Delete the oldest rows from before `before`, at most `most`: their number, and each
         (view, key) that they were of."""
-        query = (
-            "SELECT seq, hour, agent, user, node, tier, kind, input, output, cost, unpriced"
-            " FROM uses WHERE time < ? ORDER BY time LIMIT ?"
-        )
-        rows = self._store.read(query, (before, most)).fetchall()
+        rows = self._store.read(_OLDEST, (before, most)).fetchall()
         if not rows:
             return 0, set()
         gone: dict[tuple[str, str, str], list[Sums]] = {}
-        for _, hour, *keys, kind, read, written, cost, unpriced in rows:
-            one = Sums.of(kind, read, written, cost, unpriced)
+        for _, hour, agent, user, node, tier, kind, *figures in rows:
+            one, keys = Sums.of(kind, *figures), (agent, user, node, tier)
             for view, key in zip((*VIEWS, TOTAL), (*keys, ""), strict=True):
                 for span in (hour, hour[:DAY], SWEPT):
                     gone.setdefault((view, key, span), []).append(one)

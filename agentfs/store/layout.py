@@ -8,11 +8,17 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["FILES", "FOLDERS", "STORE", "StateError", "lay_out"]
+__all__ = ["FILES", "FOLDERS", "SECRETS", "STORE", "TAPES", "StateError", "lay_out"]
 
 STORE = "store.db"
 
-FOLDERS = ("shared", "shared/docs", "agents", "logs", "reapers")
+SECRETS = "secrets"
+"""The folder of the keys that the system keeps for others, a file each."""
+
+TAPES = "tapes"
+"""The folder of recorded and of written answers of models."""
+
+FOLDERS = ("shared", "shared/docs", "agents", "logs", "reapers", SECRETS, TAPES)
 FILES = (
     "kernel.log",
     "lock",

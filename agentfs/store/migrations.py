@@ -101,7 +101,8 @@ MIGRATIONS: tuple[str, ...] = (
     # 5: records of agents have their prompt and last result, those of processes groups, metadata
     # and more limits, those of messages the hops behind them and since when they are claimed. The
     # first start gives agents a number of their own and that of their creator. This release reads
-    # both kinds; an earlier one does not.
+    # both kinds; an earlier one does not. A use has the tokens of the provider's cache apart, and
+    # whether it is an estimate.
     """
     CREATE TABLE turn_days (                         -- the turns that ended on a day, by agent
         agent   TEXT NOT NULL,
@@ -120,6 +121,13 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (agent, day, tool)
     ) WITHOUT ROWID;
     CREATE INDEX tool_days_by_day ON tool_days (day);
+    ALTER TABLE uses ADD COLUMN cache_read INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE uses ADD COLUMN cache_write INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE uses ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0;  -- 1: nobody said what it was
+    ALTER TABLE uses ADD COLUMN provider TEXT NOT NULL DEFAULT '';     -- '': the process made it
+    ALTER TABLE usage ADD COLUMN cache_read INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE usage ADD COLUMN cache_write INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE usage ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0;
     """,
 )
 

@@ -10,8 +10,8 @@ import pytest
 
 from agentfs.base.errors import KernelError
 from agentfs.base.yaml_text import MAX_DIRECTIVES, MAX_NESTING, MOST_VALUES, read_yaml
+from agentfs.catalog.document import parse as parse_models
 from agentfs.model.spec import parse_spec
-from agentfs.quota.models import parse as parse_models
 from agentfs.rights.acl import Acl
 from agentfs.rights.roles import Roles
 from agentfs.sections import SECTIONS

@@ -21,7 +21,7 @@ def use(world: World, name: str, read: int, written: int, model: str = "sonnet")
     """A use that was made."""
     kernel = world.kernel
     process = kernel.table.get(world.pid(name))
-    cost = kernel.models.cost(model, read, written)
+    cost = kernel.catalog.cost(model, read, written)
     with kernel.store.transaction():
         kernel.accounting.record(
             process, Use("llm", model, Tier.TACTICAL, input=read, output=written, cost=cost)

@@ -64,7 +64,7 @@ async def test_usage_counts_what_a_process_does(world: World) -> None:
     number = world.kernel.calls.llm(dora.principal, pid, "sonnet", 1000)
     world.kernel.calls.settle(dora.principal, pid, int(number), (1000, 0))
     used = {name: (await world.text(f"/proc/{pid}/usage/{name}")).strip() for name in NAMES}
-    cost = world.kernel.models.cost("sonnet", 1000, 0)
+    cost = world.kernel.catalog.cost("sonnet", 1000, 0)
     assert used == {
         "max_children": "1",
         "max_concurrent_tasks": "1",

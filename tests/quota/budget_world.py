@@ -40,6 +40,9 @@ class Noting:
     def hold(self, process: Process, use: Use) -> None:
         pass
 
+    def grow(self, process: Process, held: Use, more: Use) -> None:
+        pass
+
     def settle(self, process: Process, held: Use, actual: Use | None) -> None:
         if actual is not None:
             self.uses.append(actual)
@@ -74,7 +77,7 @@ class World:
         self.programs = kernel.programs
         self.supervisor = kernel.supervisor
         self.processes = kernel.processes
-        self.models = kernel.models
+        self.models = kernel.catalog
         self.alerts = kernel.alerts
         self.budgets = kernel.budgets
         self.entries = kernel.budgets._entries

@@ -15,6 +15,7 @@ from agentfs.model.process import Process, Tier
 from agentfs.quota.accounting import dollars
 from agentfs.quota.events import AccountClosed, AccountOpened, UseRecorded, UsesSwept
 from agentfs.quota.meter import Use
+from agentfs.quota.uses import Sums
 from tests.process.world import OPERATOR, as_agent
 from tests.quota.books_world import POOL, Books
 
@@ -52,7 +53,7 @@ def test_one_use_is_one_record_and_in_every_view(world: Books) -> None:
         ("tier", "tactical"),
         ("total", ""),
     ):
-        assert world.accounting.sums(view, key) == (1000, 200, 1, 0, 6000, 0)
+        assert world.accounting.sums(view, key) == Sums(1000, 200, 1, 0, 6000)
         assert list(world.accounting.hours(view, key)) == [
             (world.hour(), world.accounting.sums(view, key))
         ]
@@ -94,13 +95,13 @@ def test_tools_are_counted_apart_and_have_no_price(world: Books) -> None:
     number = world.calls.tool(as_agent(alice), alice.pid, "grep")
     assert isinstance(number, int)
     world.settle(alice, number)
-    assert world.accounting.sums("agent", "alice") == (0, 0, 0, 1, 0, 0)
+    assert world.accounting.sums("agent", "alice") == Sums(tool_calls=1)
 
 
 def test_a_model_without_a_price_is_marked_and_of_the_tier_of_its_process(world: Books) -> None:
     alice = world.child("alice", tier="operational")
     world.use(alice, 500, "home-made")
-    assert world.accounting.sums("tier", "operational") == (0, 500, 1, 0, 0, 1)
+    assert world.accounting.sums("tier", "operational") == Sums(0, 500, 1, unpriced=1)
 
 
 def test_prices_are_those_of_the_moment(world: Books) -> None:
@@ -337,15 +338,15 @@ def test_accountant_total_usage(world: Books) -> None:
         ),
         ("DELETE FROM usage WHERE view = 'node' AND length(span) = 13", "usage by node"),
         (
-            "INSERT INTO usage VALUES ('agent', 'eve', 'total', 5, 0, 1, 0, 0, 0)",
+            "INSERT INTO usage VALUES ('agent', 'eve', 'total', 5, 0, 1, 0, 0, 0, 0, 0, 0)",
             "agent eve, total",
         ),
         (
-            "INSERT INTO usage VALUES ('agent', 'eve', 'swept', 5, 0, 1, 0, 0, 0)",
+            "INSERT INTO usage VALUES ('agent', 'eve', 'swept', 5, 0, 1, 0, 0, 0, 0, 0, 0)",
             "agent eve, total",
         ),
         (
-            "INSERT INTO usage VALUES ('tier', 'x', '2026-01-01', 0, 0, 0, 0, 0, 0)",
+            "INSERT INTO usage VALUES ('tier', 'x', '2026-01-01', 0, 0, 0, 0, 0, 0, 0, 0, 0)",
             "no record of it",
         ),
     ],

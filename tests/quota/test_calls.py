@@ -16,7 +16,7 @@ from agentfs.model.process import Process, State
 from agentfs.process.events import ProcessChanged, ResourceExceeded
 from agentfs.quota.commands import run_budget_command, serve_call
 from agentfs.quota.events import ResourceRefused, ResourceStopped, ResourceWarning
-from agentfs.quota.meter import Use
+from agentfs.quota.meter import Room, Use
 from tests.process.world import OPERATOR, as_agent
 from tests.quota.budget_world import World
 
@@ -64,8 +64,11 @@ class Counting:
             raise KernelError(errno.EAGAIN, "that is enough", rule="counting")
         self.held.append(use)
 
-    def room(self, process: Process, use: Use) -> int | None:
-        return self.left
+    def grow(self, process: Process, held: Use, more: Use) -> None:
+        pass
+
+    def room(self, process: Process, use: Use, held: int = 0) -> Room:
+        return Room(self.left)
 
     def settle(self, process: Process, held: Use, actual: Use | None) -> None:
         self.held.remove(held)
@@ -228,8 +231,8 @@ def test_the_operator_puts_a_budget_back(world: World) -> None:
 
 def test_what_is_malformed_changes_nothing(world: World) -> None:
     made = lead(world)
-    before, events = world.figures(made), len(world.heard)
     number = ask(world, made, "tool search")
+    before, events = world.figures(made), len(world.heard)
     for line in (
         "", "llm a b c", "llm a -1", "llm sonnet 0", "llm 0", "llm ../x", "tool", "tool a b",
         "settle", "settle x", f"settle {number} 5", f"settle {number} 5 5", "cancel", "cancel 1 2",

@@ -447,7 +447,7 @@ def test_cgroup_manager_remove_process(team: Books) -> None:
 
 def test_cgroup_manager_consume_tokens(team: Books) -> None:
     spend(team, named(team, "one"), 5000)
-    assert team.groups.room(named(team, "two"), USE) == 5000
+    assert team.groups.room(named(team, "two"), USE).tokens == 5000
 
 
 def test_cgroup_manager_consume_tokens_exceeds_limit(team: Books) -> None:
@@ -487,11 +487,11 @@ def test_cgroup_manager_get_group_usage(team: Books) -> None:
 def test_cgroup_remaining(team: Books) -> None:
     one = named(team, "one")
     spend(team, one, 7000)
-    assert team.groups.room(one, USE) == 3000
+    assert team.groups.room(one, USE).tokens == 3000
     team.groups.set_limit(OPERATOR, "team", "tokens", 100)
-    assert team.groups.room(one, USE) == 0
+    assert team.groups.room(one, USE).tokens == 0
     team.groups.set_limit(OPERATOR, "team", "tokens", None)
-    assert team.groups.room(one, USE) is None
+    assert team.groups.room(one, USE).tokens is None
 
 
 def test_cgroup_usage_percent(team: Books) -> None:

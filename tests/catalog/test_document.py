@@ -9,8 +9,8 @@ import pytest
 
 from agentfs.base.clock import ManualClock
 from agentfs.base.errors import KernelError
+from agentfs.catalog.catalog import Catalog
 from agentfs.model.process import Tier
-from agentfs.quota.models import Models
 from agentfs.sections import SECTIONS
 from agentfs.store.event import Event
 from agentfs.store.events import ConfigChanged
@@ -24,10 +24,10 @@ def ground(tmp_path: Path) -> Iterator[Ground]:
     ground.store.close()
 
 
-def models_of(ground: Ground) -> tuple[Models, list[Event]]:
+def models_of(ground: Ground) -> tuple[Catalog, list[Event]]:
     heard: list[Event] = []
     ground.events.listen(lambda record: heard.append(record.event))
-    return Models(ground), heard
+    return Catalog(ground), heard
 
 
 def test_there_are_prices_to_begin_with(ground: Ground) -> None:
@@ -36,6 +36,7 @@ def test_there_are_prices_to_begin_with(ground: Ground) -> None:
         ("opus", Tier.STRATEGIC),
         ("sonnet", Tier.TACTICAL),
         ("mini", Tier.OPERATIONAL),
+        ("smollm2", Tier.OPERATIONAL),
     ]
     assert models.cost("sonnet", 1_000_000, 0) == 3_000_000  # micro-dollars
     assert models.cost("sonnet", 1000, 200) == 6000

@@ -1,0 +1,1 @@
+"""The models that agents may use, where they come from, and the keys for that."""

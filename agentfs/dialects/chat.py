@@ -41,6 +41,7 @@ class _Reader:
         self._head: dict[str, Any] = {}  # what every chunk says of itself
         self._over: dict[int, bool] = dict.fromkeys(range(request.n), False)
         self._begun: set[int] = set()
+        self._said_usage = False
 
     def see(self, name: str, data: Any, progress: Progress) -> bool:
         if not isinstance(data, dict):
@@ -58,7 +59,8 @@ class _Reader:
         choices = data.get("choices")
         progress.counted(openai_usage(data.get("usage")))
         if not isinstance(choices, list) or not choices:
-            return self._request.wants_usage or data.get("usage") is None
+            self._said_usage = data.get("usage") is not None
+            return self._request.wants_usage or not self._said_usage
         for choice in choices:
             if isinstance(choice, dict):
                 self._choice(choice, progress)
@@ -103,7 +105,7 @@ class _Reader:
         # The SDK takes all answers that the first chunk has, and of later ones one at a time.
         chunks = [[choice] for choice in rest] if self._begun else [rest]
         events = [event({**head, "choices": chunk}) for chunk in chunks if chunk]
-        if self._request.wants_usage:
+        if self._request.wants_usage and not self._said_usage:
             said = {
                 "prompt_tokens": usage.prompt,
                 "completion_tokens": usage.output,

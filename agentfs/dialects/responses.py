@@ -60,10 +60,10 @@ class _Reader:
         if not isinstance(data, dict):
             progress.failed("the provider sent an event that is no object")
             return False
-        kind = data.get("type") or name
+        kind = str(data.get("type") or name)
         number = data.get("sequence_number")
         self._number = number if isinstance(number, int) else self._number + 1
-        if isinstance(kind, str) and (place := DELTAS.get(kind)):
+        if place := DELTAS.get(kind):
             self._delta(place, data)
             progress.wrote(data.get("delta"), shown=kind == "response.output_text.delta")
         elif kind == "error" or data.get("error"):
@@ -75,7 +75,7 @@ class _Reader:
             self._item(kind, data, progress)
         return True
 
-    def _lifecycle(self, kind: object, response: Item, progress: Progress) -> bool:
+    def _lifecycle(self, kind: str, response: Item, progress: Progress) -> bool:
         progress.counted(responses_usage(response.get("usage")))
         if kind in LIFE:
             self._response = response
@@ -87,7 +87,7 @@ class _Reader:
             return False
         return True
 
-    def _item(self, kind: object, data: Item, progress: Progress) -> None:
+    def _item(self, kind: str, data: Item, progress: Progress) -> None:
         index = data["output_index"]
         if kind == "response.output_item.added" and isinstance(data.get("item"), dict):
             self._items[index] = data["item"]

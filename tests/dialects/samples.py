@@ -1,4 +1,4 @@
-"""Streams as the providers send them, with every kind of content; and the server that sends them."""
+"""Streams as the providers send them, with every kind of content; and a server that sends them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agentfs.dialects.table import DIALECTS
 
 __all__ = ["SAMPLES", "Served", "request", "serve"]
 
-ASKED = {
+ASKED: dict[str, dict] = {
     "chat": {"messages": [{"role": "user", "content": "weather?"}], "n": 2},
     "messages": {"messages": [{"role": "user", "content": "weather?"}], "max_tokens": 64_000},
     "responses": {"input": "weather?"},
@@ -272,7 +272,8 @@ def serve() -> Iterator[Served]:
             self.end_headers()
             self.wfile.write(served.body)
 
-        do_GET = do_POST
+        def do_GET(self) -> None:
+            self.do_POST()
 
         def log_message(self, *args) -> None:
             pass

@@ -22,6 +22,7 @@ from agentfs.base.clock import Clock
 from agentfs.base.journal import Journal
 from agentfs.base.watchdog import Watchdog
 from agentfs.catalog.catalog import Catalog
+from agentfs.catalog.secrets import Secrets
 from agentfs.explain import Explanations
 from agentfs.machine.lineage import Lineages
 from agentfs.machine.programs import Programs
@@ -129,10 +130,10 @@ class Kernel:
         self.policy = Policy(self.table.find, ground.parts)
         self.roles = LiveDocument(self.store, self.events, roles.FORM, self.policy.use_roles)
         self.acl = LiveDocument(self.store, self.events, acl.FORM, self.policy.use_acl)
-        self.catalog = Catalog(ground)
+        self.gate = Gate(ground, self.policy, self.table.find)
+        self.catalog = Catalog(ground, Secrets(ground, self.gate))
         self.documents = (self.settings, self.roles, self.acl, self.catalog)
         add(*self.documents)
-        self.gate = Gate(ground, self.policy, self.table.find)
         self.rules = PathRules(self.gate)
         self.capabilities = Capabilities(ground, self.gate, self.table)
 

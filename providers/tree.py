@@ -30,6 +30,7 @@ from agentfs.providers.process_signs import SignRows
 from agentfs.providers.queues import QueuesDirectory
 from agentfs.providers.reminders import RemindersDirectory
 from agentfs.providers.root import RootDirectory, Served
+from agentfs.providers.secrets import SecretsDirectory
 from agentfs.providers.sent import SentDirectory
 from agentfs.providers.shared import SharedRows
 from agentfs.providers.shm import AgentShmDirectory, DevShmDirectory
@@ -76,6 +77,7 @@ attach(
     DevShmDirectory,
     ApprovalsDirectory,
     EtcDirectory,
+    SecretsDirectory,
     SysDirectory,
     AuditDirectory,
     SysCapsDirectory,

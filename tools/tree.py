@@ -214,10 +214,25 @@ class Tree:
         except OSError as failed:
             raise self.failure(name, failed) from None
 
-    def write(self, name: str, content: bytes) -> None:
-        """Write between one open and one close, as `echo … > name` does."""
+    def attribute(self, name: str, attribute: str) -> str:
+        """An extended attribute of a file."""
         try:
-            descriptor = os.open(self.path(name), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+            return os.getxattr(self.path(name), attribute).decode("utf-8", "replace")
+        except OSError as failed:
+            raise self.failure(name, failed) from None
+
+    def changed(self, name: str) -> float:
+        """When a file changed last, seconds since 1970."""
+        try:
+            return os.stat(self.path(name)).st_mtime
+        except OSError as failed:
+            raise self.failure(name, failed) from None
+
+    def write(self, name: str, content: bytes, flags: int = 0) -> None:
+        """Write between one open and one close, as `echo … > name` does; with O_CREAT also what is
+        not there yet."""
+        try:
+            descriptor = os.open(self.path(name), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | flags)
             try:
                 while content:
                     content = content[os.write(descriptor, content) :]

@@ -33,8 +33,8 @@ SHIPPED = Path(__file__).parents[1] / "gateway" / "tapes"
 class Catalog(LiveDocument[Entries]):
     """What `/etc/models.yaml` says at the moment, and the secrets that it names."""
 
-    def __init__(self, ground: Ground) -> None:
-        self.secrets = Secrets(ground)
+    def __init__(self, ground: Ground, secrets: Secrets) -> None:
+        self.secrets = secrets
         self._tapes = ground.state_dir / TAPES
         super().__init__(ground.store, ground.events, FORM)
 

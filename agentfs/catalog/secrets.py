@@ -11,14 +11,16 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import trio
 
+from agentfs.base.clock import change_time
 from agentfs.base.errors import KernelError
 from agentfs.catalog.document import SECRET_NAME
 from agentfs.catalog.events import SecretRemoved, SecretSet
+from agentfs.model.principal import Principal
+from agentfs.rights.gate import Gate
 from agentfs.store.ground import Ground
 from agentfs.store.layout import SECRETS
 
@@ -38,22 +40,21 @@ MAKING = "."
 
 
 class Secrets:
-    """All of them by name. Writing is for callers that have made sure who asks."""
+    """All of them by name."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, gate: Gate) -> None:
+        self._gate = gate
         self._store = ground.store
         self._events = ground.events
         self._clock = ground.clock
         self._folder = ground.state_dir / SECRETS
         self._lock = trio.Lock()
         self._changed: dict[str, int] = {}
-        with suppress(FileNotFoundError):
-            self._take_up()
-
-    def _take_up(self) -> None:
+        self.folder_changed = 0
+        """When one came or went last, in ns since 1970; 0: not since the daemon started."""
         for path in self._folder.iterdir():
             if path.name.startswith(MAKING):
-                path.unlink()  # a daemon that was killed was writing it
+                path.unlink()  # the daemon was killed while it wrote it
             elif SECRET_NAME.fullmatch(path.name):
                 self._changed[path.name] = path.stat().st_mtime_ns
 
@@ -88,49 +89,74 @@ class Secrets:
             words = f"the secret {name} cannot be read from {self._folder / name}"
             raise KernelError(getattr(failure, "errno", None) or errno.EIO, words) from None
 
-    async def set(self, name: str, content: bytes) -> None:
+    async def set(self, principal: Principal, name: str, content: bytes) -> None:
         """Have `content`, without the white space around it, as secret `name`; durable once this
-        returns. Raises EINVAL, EFBIG, ENOSPC (there are `MOST`), and what the disk says. No error
-        quotes the content."""
-        text = _checked(name, content)
+        returns. Raises EACCES unless the operator asks, EINVAL, EFBIG, ENOSPC (there are `MOST`),
+        and what the disk says. No error quotes the content."""
+        self.require_operator(principal)
+        self.check_name(name)
+        text = _checked(content)
         async with self._lock:
             new = name not in self._changed
             if new and len(self._changed) >= MOST:
                 raise KernelError(errno.ENOSPC, f"there are {MOST} secrets: remove one first")
-            await self._on_disk(_write, name, text)
-            with self._store.transaction():
-                self._events.emit(SecretSet(name, new))
-                self._store.on_commit(lambda: self._note(name))
+            making = self._folder / f"{MAKING}{name}"
+            try:
+                await trio.to_thread.run_sync(_write, making, text)
+                with self._gate.enter(principal):
+                    self._events.emit(SecretSet(name, new))
+                    self._store.on_commit(lambda: self._note(name, new))
+                    making.rename(self._folder / name)
+                await trio.to_thread.run_sync(_sync, self._folder)
+            except OSError as failure:
+                raise KernelError.from_os(failure, f"the secret {name} cannot be stored") from None
 
-    async def remove(self, name: str) -> None:
-        """Have no secret `name` any more. Raises ENOENT."""
-        async with self._lock:
-            if name not in self._changed:
-                raise KernelError(errno.ENOENT, f"there is no secret {name}")
-            await self._on_disk(_remove, name, "")
-            with self._store.transaction():
-                self._events.emit(SecretRemoved(name))
-                self._store.on_commit(lambda: self._changed.pop(name))
+    def remove(self, principal: Principal, name: str) -> None:
+        """Have no secret `name` any more. Raises EACCES unless the operator asks, ENOENT, and what
+        the disk says."""
+        self.require_operator(principal)
+        if name not in self._changed:
+            raise KernelError(errno.ENOENT, f"there is no secret {name}")
+        with self._gate.enter(principal):
+            self._events.emit(SecretRemoved(name))
+            self._store.on_commit(lambda: self._forget(name))
+            try:
+                (self._folder / name).unlink(missing_ok=True)
+            except OSError as failure:
+                raise KernelError.from_os(failure, f"the secret {name} stays") from None
 
-    def _note(self, name: str) -> None:
-        now = int(self._clock.now() * 1e9)
-        self._changed[name] = max(now, self._changed.get(name, 0) + 1)
+    def check_name(self, name: str) -> None:
+        """Raise EINVAL for a name that no secret can have."""
+        if not SECRET_NAME.fullmatch(name):
+            raise KernelError(
+                errno.EINVAL,
+                f"{name[:130]!r} is no name of a secret: letters, digits, `.`, `_` and `-` were"
+                " expected, a letter or a digit first",
+            )
 
-    async def _on_disk(self, work: object, name: str, text: str) -> None:
-        """Do it in a thread: the disk is waited for, by this call and by no other."""
-        try:
-            await trio.to_thread.run_sync(work, self._folder, name, text)  # type: ignore[arg-type]
-        except OSError as failure:
-            raise KernelError.from_os(failure, f"the secret {name} cannot be stored") from None
+    def require_operator(self, principal: Principal) -> None:
+        """Raise EACCES for everybody else: no agent sets a secret, or learns which there are."""
+        if not principal.is_operator:
+            raise KernelError(
+                errno.EACCES,
+                f"only the operator has to do with secrets, and you are {principal.name}",
+                rule="operator",
+            )
+
+    def _note(self, name: str, new: bool) -> None:
+        self._changed[name] = change_time(self._clock.now(), self._changed.get(name, 0))
+        if new:
+            self._touch()
+
+    def _forget(self, name: str) -> None:
+        del self._changed[name]
+        self._touch()
+
+    def _touch(self) -> None:
+        self.folder_changed = change_time(self._clock.now(), self.folder_changed)
 
 
-def _checked(name: str, content: bytes) -> str:
-    if not SECRET_NAME.fullmatch(name):
-        raise KernelError(
-            errno.EINVAL,
-            f"{name[:130]!r} is no name of a secret: letters, digits, `.`, `_` and `-` were"
-            " expected, a letter or a digit first",
-        )
+def _checked(content: bytes) -> str:
     if len(content) > LARGEST:
         raise KernelError(errno.EFBIG, f"a secret has {LARGEST} bytes at most")
     try:
@@ -142,22 +168,14 @@ def _checked(name: str, content: bytes) -> str:
     return text
 
 
-def _write(folder: Path, name: str, text: str) -> None:
-    folder.mkdir(mode=0o700, exist_ok=True)
-    making = folder / f"{MAKING}{name}"
+def _write(path: Path, text: str) -> None:
+    """Write a file, which nobody but its owner may read at any moment, to the disk."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(making, flags, 0o600), "w") as file:
+    with open(os.open(path, flags, 0o600), "w") as file:
         os.fchmod(file.fileno(), 0o600)
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    making.rename(folder / name)
-    _sync(folder)
-
-
-def _remove(folder: Path, name: str, text: str) -> None:
-    (folder / name).unlink(missing_ok=True)
-    _sync(folder)
 
 
 def _sync(folder: Path) -> None:

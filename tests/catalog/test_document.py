@@ -15,11 +15,14 @@ from agentfs.sections import SECTIONS
 from agentfs.store.event import Event
 from agentfs.store.events import ConfigChanged
 from agentfs.store.ground import Ground
+from agentfs.store.layout import lay_out
+from tests.catalog.world import catalog_of
 
 
 @pytest.fixture
 def ground(tmp_path: Path) -> Iterator[Ground]:
     ground = Ground.open(tmp_path, SECTIONS, ManualClock())
+    lay_out(tmp_path)
     yield ground
     ground.store.close()
 
@@ -27,7 +30,7 @@ def ground(tmp_path: Path) -> Iterator[Ground]:
 def models_of(ground: Ground) -> tuple[Catalog, list[Event]]:
     heard: list[Event] = []
     ground.events.listen(lambda record: heard.append(record.event))
-    return Catalog(ground), heard
+    return catalog_of(ground), heard
 
 
 def test_there_are_prices_to_begin_with(ground: Ground) -> None:

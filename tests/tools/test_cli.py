@@ -107,8 +107,10 @@ def test_every_command_on_files_says_so_and_how(tree: Path) -> None:
         assert command is not None
         if name in ("mount", "up", "doctor", "state"):
             continue
-        assert "only reads and writes files of the tree" in run(name, "--help").stdout
-        assert how(name).count("\n") == 1
+        inner = list(command.commands) if isinstance(command, click.Group) else []
+        for words in [[name, each] for each in inner] or [[name]]:
+            assert "only reads and writes files of the tree" in run(*words, "--help").stdout
+            assert run(*words, "--how").stdout.count("\n") == 1
 
 
 def test_ps_shows_every_process_and_its_shell_line_shows_the_same(tree: Path) -> None:

@@ -51,9 +51,7 @@ def test_any_bytes_can_be_recorded(chunks) -> None:
 def test_budget_model_and_order_of_names_do_not_matter() -> None:
     record = Record.of(asked("hello", max_tokens=5, temperature=0), 200, [], [])
     tape = Tape([record])
-    other = (
-        b'{"temperature":0.0,"messages":[{"content":"hello","role":"user"}],"model":"n","n":null}'
-    )
+    other = b'{"temperature":0,"messages":[{"content":"hello","role":"user"}],"model":"n","n":null}'
     found = tape.find(DIALECTS["chat"].parse(other))
     assert found is record
 

@@ -38,6 +38,9 @@ them do not carry it, and Linux gives links and FIFOs no such attributes: their 
 | Control | empty | each line is a command, run in order; of files that send, each write or each \
 open is a message |
 | Transaction | the reply, after a write on the same handle | the request |
+| Exchange | the answer to the request, as it comes, then the end of the file; waits for it, as a \
+stream does | the request, in any number of pieces; after an answer the next one. It is opened for \
+both |
 | Stream | the next record; waits for it (O_NONBLOCK: EAGAIN; poll works) | where the mode has it: \
 commands, or records, which may wait for room |
 | Mailbox | takes the next message; waits for it, as a stream does | what became of it |
@@ -45,9 +48,9 @@ commands, or records, which may wait for room |
 | Directory, Link, Fifo | as everywhere; a Fifo is Linux's own | |
 | Plain | a real file of /shared or a memory | as everywhere |
 
-Whoever only looks (`ls`, `stat`, a listing) is shown a *Stream* or a *Mailbox* as a named pipe, of
-which every program knows that reading it takes something, or waits. So `grep -r`, `rg`,
-`find -type f`, `tar`, `rsync`, `zip`, `cp -r`, `git add` and backups pass it by; opening it
+Whoever only looks (`ls`, `stat`, a listing) is shown an *Exchange*, a *Stream* or a *Mailbox* as a
+named pipe, of which every program knows that reading it takes something, or waits. So `grep -r`,
+`rg`, `find -type f`, `tar`, `rsync`, `zip`, `cp -r`, `git add` and backups pass it by; opening it
 (`cat recv`, `read x < recv`, `open("recv")`) opens a regular file.
 """
 

@@ -16,7 +16,17 @@ from inspect import iscoroutinefunction
 from typing import Any
 
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.files import Basics, Control, Document, Live, Owner, Stream, Transaction, Value
+from agentfs.vfs.files import (
+    Basics,
+    Control,
+    Document,
+    Exchange,
+    Live,
+    Owner,
+    Stream,
+    Transaction,
+    Value,
+)
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Link, Node, Stat
 from agentfs.vfs.on import Cause
@@ -26,6 +36,7 @@ __all__ = [
     "control",
     "directory",
     "document",
+    "exchange",
     "fifo",
     "file",
     "link",
@@ -237,6 +248,23 @@ def transaction(
     return _declare(
         "Transaction", name, mode, build, private=private, example=example, errors=errors
     )
+
+
+def exchange(
+    name: str,
+    mode: int = 0o600,
+    *,
+    private: bool = False,
+    example: str = "",
+    errors: dict[str, str] | None = None,
+) -> Callable[[Method], Method]:
+    """The method is `(caller) -> Answerer`, called at open."""
+
+    def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
+        basics = Basics(key, mode, table.owner, _guard(table, entry))
+        return Exchange(basics, lambda caller: method(table, caller))
+
+    return _declare("Exchange", name, mode, build, private=private, example=example, errors=errors)
 
 
 def stream(

@@ -1,4 +1,5 @@
-"""The kinds of file a provider declares: Value, Document, Live, Control, Transaction, Stream."""
+"""The kinds of file a provider declares: Value, Document, Live, Control, Transaction, Stream,
+Exchange."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from agentfs.base.errors import KernelError
 from agentfs.base.text import one_line
 from agentfs.vfs.caller import Caller
+from agentfs.vfs.exchange import Answerer, ExchangeHandle
 from agentfs.vfs.handles import (
     MAX_CONTROL,
     Edited,
@@ -28,6 +30,7 @@ __all__ = [
     "Basics",
     "Control",
     "Document",
+    "Exchange",
     "Live",
     "Owner",
     "Stream",
@@ -263,6 +266,30 @@ class Stream(_DeclaredFile):
             )
         handle = self._open(caller)
         handle.packets = bool(flags & os.O_DIRECT)
+        handle.patient = not flags & os.O_NONBLOCK
+        return handle
+
+
+class Exchange(_DeclaredFile):
+    """Write a request, read its answer on the same handle as it comes; and so on. It is opened for
+    both: nobody could read the answer of a request that was written to it alone."""
+
+    kind = "exchange"
+    takes = fresh = True
+
+    def __init__(self, basics: Basics, answerer: Callable[[Caller], Answerer]) -> None:
+        super().__init__(basics)
+        self._answerer = answerer
+
+    def open(self, flags: int, caller: Caller) -> Handle:
+        if flags & os.O_ACCMODE != os.O_RDWR:
+            raise KernelError(
+                errno.EACCES,
+                "open it for both: the answer is read where the request was written (exec 3<>FILE;"
+                " echo REQUEST >&3; cat <&3)",
+                rule="open for both",
+            )
+        handle = ExchangeHandle(self._answerer(caller), caller.memory())
         handle.patient = not flags & os.O_NONBLOCK
         return handle
 

@@ -22,7 +22,8 @@ from agentfs.store.event_log import EventLog
 from agentfs.store.store import Store
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change
-from agentfs.vfs.declare import control, document, stream, value
+from agentfs.vfs.declare import control, document, exchange, stream, value
+from agentfs.vfs.exchange import Answerer, Reply
 from agentfs.vfs.files import Basics, Owner, Value
 from agentfs.vfs.namespace import Namespace
 from agentfs.vfs.node import Node, StreamHandle
@@ -84,6 +85,41 @@ class Bounded(StreamHandle):
         self._tree.writers.discard(self)
 
 
+class Asked(Answerer):
+    """The test answers what is asked."""
+
+    def __init__(self, tree: SmallTree) -> None:
+        self._tree = tree
+        self.requests: list[bytes] = []
+        self.replies: list[Reply] = []
+        self.cancelled = 0
+        self.waiting = 0
+        self.closed = False
+
+    def limit(self) -> int:
+        return 1000
+
+    def ask(self, request: bytes, reply: Reply) -> None:
+        self.requests.append(request)
+        if self._tree.refusal is not None:
+            raise self._tree.refusal
+        self.replies.append(reply)
+        reply.on_cancel(self._stopped)
+
+    def _stopped(self) -> None:
+        self.cancelled += 1
+
+    def waits(self) -> Callable[[], object]:
+        self.waiting += 1
+        return self._waited
+
+    def _waited(self) -> None:
+        self.waiting -= 1
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class Letters(DirectoryOf):
     """A directory whose entries come and go all the time."""
 
@@ -112,8 +148,8 @@ class Letters(DirectoryOf):
 
 
 class SmallTree(Table):
-    """number, faulty, text, events, room, items that come and go, and below `letters-…`, which are
-    not listed, what comes and goes all the time."""
+    """number, faulty, text, events, room, oracle, items that come and go, and below `letters-…`,
+    which are not listed, what comes and goes all the time."""
 
     key = ("small",)
 
@@ -129,6 +165,8 @@ class SmallTree(Table):
         self.most_waiting = 100
         self.taken: list[bytes] = []
         self.refusals: list[tuple[str, KernelError]] = []
+        self.asked: list[Asked] = []
+        self.refusal: KernelError | None = None
 
     def owner(self) -> Owner:
         return Owner(os.geteuid(), os.getegid(), 1)
@@ -168,6 +206,12 @@ class SmallTree(Table):
     def room(self, caller: Caller) -> StreamHandle:
         """Takes what is written while there are slots."""
         return Bounded(self)
+
+    @exchange("oracle", 0o666)
+    def oracle(self, caller: Caller) -> Answerer:
+        """The test answers."""
+        self.asked.append(Asked(self))
+        return self.asked[-1]
 
     def make_room(self, slots: int) -> None:
         self.slots += slots

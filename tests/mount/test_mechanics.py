@@ -94,7 +94,8 @@ async def test_an_announced_entry_is_created_and_closed_for_a_watcher(small: Mou
     await small.changed(Removed(small.tree.key, "one", ("item", "one")))
     await small.announced()
     assert seen(watcher) == [("DELETE", "one")]
-    assert await small.do(os.listdir, small.path) == ["number", "text", "events", "room", "ctl"]
+    names = ["number", "text", "events", "room", "oracle", "ctl"]
+    assert await small.do(os.listdir, small.path) == names
     watcher.close()
 
 

@@ -12,7 +12,7 @@ import pytest
 from agentfs.base.errors import KernelError
 from agentfs.providers.replacing import Replacing
 from agentfs.tools.reference import HEAD
-from agentfs.vfs.files import Control, Document, Live, Stream, Transaction, Value
+from agentfs.vfs.files import Control, Document, Exchange, Live, Stream, Transaction, Value
 from agentfs.vfs.node import Attributes, Directory, Fifo, File, Link, Node
 from agentfs.vfs.table import DirectoryOf, Entry, Table
 from tests.providers.world import OPERATOR, STRANGER, World, refused
@@ -23,6 +23,7 @@ KINDS: dict[str, type[Node]] = {
     "Document": Document,
     "Control": Control,
     "Transaction": Transaction,
+    "Exchange": Exchange,
     "Stream": Stream,
     "Link": Link,
     "Directory": Directory,

@@ -32,6 +32,8 @@ from agentfs.mail.held import HeldMail
 from agentfs.mail.mail import Mail
 from agentfs.mail.notices import Notices
 from agentfs.mail.stalls import Stalls
+from agentfs.models.answers import Answers
+from agentfs.models.gateway import Gateway
 from agentfs.process.agents import Agents
 from agentfs.process.calls import Processes
 from agentfs.process.capabilities import Capabilities
@@ -106,8 +108,7 @@ class Kernel:
         if lost := require_whole(state_dir / STORE):
             log.error("%s", lost)
         self.state_dir, self.mountpoint, self.version = state_dir, mountpoint, agentfs.__version__
-        self.node = platform.node() or "localhost"
-        self.owner = (os.geteuid(), os.getegid())
+        self.node, self.owner = platform.node() or "localhost", (os.geteuid(), os.getegid())
         self.journal = Journal()
         self.watchdog = Watchdog(lambda hold: self.events.emit(LoopHeld.of(hold)))
         with taking_up(state_dir / STORE):
@@ -197,7 +198,9 @@ class Kernel:
     def _build_boundary(self, ground: Ground) -> None:
         """What the tree and the daemon ask of the kernel."""
         add, table, mail = ground.parts.add, self.table, self.mail
-        self.identity = Identity(ground, table, self.programs, self.owner[0])
+        identity = self.identity = Identity(ground, table, self.programs, self.owner[0])
+        answers = Answers(table, identity, self.programs, self.calls.relayed)
+        self.gateway = add(Gateway(ground, self.instance, self.programs, self.catalog, answers))
         self.refusals = add(Refusals(ground, self.gate))
         self.file_changes = add(FileChanges(ground, self.gate, self.audit))
         self.why = add(Why(ground, table, self.supervisor, mail, self.stalls, self.approvals))

@@ -16,6 +16,7 @@ from agentfs.providers.descriptors import divide
 from agentfs.providers.dev import DevDirectory
 from agentfs.providers.etc import EtcDirectory
 from agentfs.providers.figures import FigureRows, MountFigures, StatsDirectory
+from agentfs.providers.gateway import GatewayFacts, GatewayLink
 from agentfs.providers.groups import CgroupDirectory
 from agentfs.providers.limits import BranchRows, LimitsDirectory, UsageDirectory
 from agentfs.providers.log import LogRows
@@ -72,6 +73,7 @@ attach(
     SignRows,
     TurnRows,
     DevDirectory,
+    GatewayLink,
     QueuesDirectory,
     TopicsDirectory,
     DevShmDirectory,
@@ -86,6 +88,7 @@ attach(
     StatsDirectory,
     AgentStatsDirectory,
     FigureRows,
+    GatewayFacts,
     SharedRows,
 )
 

@@ -32,6 +32,8 @@ class ControlGroups:
 
     def __init__(self, instance_id: str) -> None:
         self._stale: set[int] = set()
+        # The process of each group by the group's id; None: those of an earlier daemon are unread.
+        self._ids: dict[int, int] | None = None
         self._base = ""  # the directory of our groups; "" if we cannot have any
         self._origin = ""  # the directory of the group the daemon is in
         self.has_memory = False  # whether they can limit memory
@@ -94,6 +96,8 @@ class ControlGroups:
         try:
             for path in self._paths(pid):
                 opened.append(_open_group(path))
+            if self._ids is not None:
+                self._ids[self._id(pid)] = pid
         except OSError:
             _close(opened)
             raise
@@ -107,6 +111,16 @@ class ControlGroups:
         group = _unified(text)
         match = None if group is None else self._ours.search(group)
         return None if match is None else int(match[1])
+
+    def pid_of_id(self, group: int) -> int | None:
+        """The process whose group has this id, which Linux gives to sockets and pidfds: the inode
+        number of its directory. None if it is not one of ours, or was made in one of ours."""
+        if self._ids is None:
+            self._ids = {self._id(pid): pid for pid in self.pids()}
+        return self._ids.get(group)
+
+    def _id(self, pid: int) -> int:
+        return os.stat(self.path(pid)).st_ino
 
     def members(self, pid: int) -> list[int]:
         """The OS pids in the group of a process, empty if there is none."""
@@ -188,6 +202,20 @@ class ControlGroups:
         if place != self.path(pid):
             self._move(pid, ospid, 2)
 
+    def house(self, name: str, ospid: int) -> None:
+        """Have a helper of the daemon in a group of its own, which is no process's. Raises
+        OSError."""
+        with suppress(FileExistsError):
+            os.mkdir(f"{self._base}/{name}")
+        _write(f"{self._base}/{name}/cgroup.procs", b"%d" % ospid)
+
+    def clear(self, name: str) -> None:
+        """SIGKILL everything in the group of a helper, and remove it as soon as it is empty."""
+        with suppress(OSError):
+            _write(f"{self._base}/{name}/cgroup.kill", b"1")
+        with suppress(OSError):
+            os.rmdir(f"{self._base}/{name}")
+
     def _move(self, pid: int, ospid: int, groups: int) -> None:
         opened = self.open(pid)
         try:
@@ -209,6 +237,9 @@ class ControlGroups:
     def remove(self, pid: int) -> bool:
         """Remove the group of a process; if something still dies in it, `tidy` tries again."""
         try:
+            if self._ids is not None:
+                with suppress(FileNotFoundError):
+                    self._ids.pop(self._id(pid), None)
             for path in self._paths(pid):
                 with suppress(FileNotFoundError):
                     _remove_tree(path)

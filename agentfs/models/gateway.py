@@ -1,0 +1,321 @@
+"""The gateway as the kernel has it: started when somebody asks at a door, supervised, told who may
+do what.
+
+It is a process of its own (`agentfs.gateway`), because relaying fifty streams would take a quarter
+of the loop, and because the keys of providers are to be nowhere else. All that it has is told it on
+its channel. If it dies, what it had under way is settled as it had come, and the next who asks has
+another one started.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import select
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+
+import trio
+
+from agentfs.base.clock import rfc3339
+from agentfs.base.errors import KernelError
+from agentfs.catalog.catalog import Catalog
+from agentfs.catalog.events import SecretRemoved, SecretSet
+from agentfs.machine.network import PORT
+from agentfs.machine.programs import Programs
+from agentfs.model.process import Process
+from agentfs.models.answers import Answers
+from agentfs.models.channel import ChannelError, Packet
+from agentfs.models.doors import Doors
+from agentfs.models.events import GatewayEnded, GatewayStarted
+from agentfs.models.worker import END_SECONDS, Worker
+from agentfs.quota.events import CallCancelled
+from agentfs.store.event_log import Record
+from agentfs.store.events import ConfigChanged
+from agentfs.store.ground import Ground
+from agentfs.store.instance import Instance
+from agentfs.store.layout import TAPES
+from agentfs.store.part import Part
+
+__all__ = ["Gateway"]
+
+log = logging.getLogger("agentfs.gateway")
+
+PORT_META = "gateway_port"
+"""The meta value with the port of the last run: programs that outlive the daemon know that one."""
+
+READY_SECONDS = 60.0
+"""For its start: 0.4 s as a rule."""
+
+BACKOFF_SECONDS = 0.25
+BACKOFF_MOST_SECONDS = 30.0
+SOON_SECONDS = 1.0
+STEADY_SECONDS = 60.0
+"""One that ran for so long before it ended starts again at once."""
+
+
+class Gateway(Part):
+    """Starts the gateway when it is needed, and answers it until it ends.
+
+    state: asleep (nobody has asked yet), starting, running, ended (the next one waits a moment).
+    ospid: of the process; None while there is none.
+    restarts: how often it was started again since the daemon was.
+    trouble: why it ended last, or could not be started; empty if all was well.
+    """
+
+    def __init__(
+        self,
+        ground: Ground,
+        instance: Instance,
+        programs: Programs,
+        catalog: Catalog,
+        answers: Answers,
+    ) -> None:
+        self._store, self._events, self._clock = ground.store, ground.events, ground.clock
+        self._tapes = ground.state_dir / TAPES
+        self._doors = Doors(instance.name)
+        self._programs = programs
+        self._catalog = catalog
+        self._answers = answers
+        self._worker: Worker | None = None
+        self._wanted = trio.Event()
+        self._handed: list[tuple[Packet, socket.socket]] = []  # for the next one to be started
+        self._failures = 0  # in a row
+        self._next_start = -math.inf  # by trio's clock
+        self._since = 0.0
+        self._runs = 0
+        self.state = "asleep"
+        self.trouble = ""
+        ground.events.listen(self._on_change, ConfigChanged, SecretSet, SecretRemoved)
+        ground.events.listen(self._on_cancelled, CallCancelled)
+
+    # -- what the tree shows ---------------------------------------------------------------------
+
+    @property
+    def ospid(self) -> int | None:
+        return None if self._worker is None else self._worker.ospid
+
+    @property
+    def restarts(self) -> int:
+        return max(0, self._runs - 1)
+
+    @property
+    def socket_path(self) -> str:
+        """The unix socket; empty if there is none."""
+        return self._doors.path
+
+    def facts(self) -> dict[str, object]:
+        """What operators want to know."""
+        return {
+            "State": self.state,
+            "Ospid": self.ospid or "-",
+            "Since": rfc3339(self._since) if self._since else "-",
+            "Address": self._doors.url or "-",
+            "Socket": self._doors.path or "-",
+            "Calls": self._answers.in_flight,
+            "Restarts": self.restarts,
+            "Trouble": self.trouble or "-",
+        }
+
+    def complaint(self) -> str:
+        if self._failures < 3:
+            return ""
+        return f"the gateway has ended {self._failures} times in a row: {self.trouble}"
+
+    # -- what the kernel asks of it --------------------------------------------------------------
+
+    def connect(self, pid: int, via: str = "dev") -> socket.socket:
+        """A connection to the gateway in the name of process `pid`, for HTTP: a stream socket that
+        does not block, and is the caller's. The gateway is started if there is none. If it cannot
+        be, or dies, the stream is at its end, or reset, and `trouble` says why. Raises ENODEV if
+        the next start is more than `SOON_SECONDS` away; EMFILE."""
+        if self._next_start - trio.current_time() > SOON_SECONDS:
+            raise KernelError(errno.ENODEV, f"there is no gateway of models: {self.trouble}")
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as failure:
+            raise KernelError.from_os(failure, "the gateway cannot be connected to") from failure
+        ours.setblocking(False)
+        packet: Packet = {"do": "connection", "pid": pid, "via": via}
+        if self._worker is not None:
+            self._worker.channel.send(packet, [theirs], give=True)
+        else:
+            self._handed.append((packet, theirs))
+            self._wanted.set()
+        return ours
+
+    def program_ended(self, process: Process, code: int) -> None:
+        """Its calls are settled by then."""
+        self._store.on_commit(lambda: self._tell({"do": "end", "pid": process.pid}))
+
+    def _on_change(self, record: Record) -> None:
+        """A model, a provider or a key is another one."""
+        event = record.event
+        ours = not isinstance(event, ConfigChanged) or event.path == self._catalog.path
+        if ours and self._worker is not None:
+            self._configure(self._worker)
+
+    def _on_cancelled(self, record: Record) -> None:
+        """A call that it makes is to be ended; it settles that."""
+        if isinstance(record.event, CallCancelled):
+            self._tell({"do": "cancel", "call": record.event.call})
+
+    def _tell(self, packet: Packet) -> None:
+        if self._worker is not None:
+            self._worker.channel.send(packet)
+
+    # -- its life --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        self._open_doors()
+        try:
+            while True:
+                await self._needed()
+                began = trio.current_time()
+                try:
+                    await self._one_run()
+                except OSError as failure:
+                    self.state, self.trouble = "ended", f"it cannot be started: {failure}"
+                    log.error("the gateway: %s", self.trouble)
+                if trio.current_time() - began > STEADY_SECONDS:
+                    self._failures = 0
+                wait = min(BACKOFF_SECONDS * 2.0 ** min(self._failures, 16), BACKOFF_MOST_SECONDS)
+                self._failures += 1
+                self._next_start = trio.current_time() + wait
+                await trio.sleep(wait)
+        finally:
+            self._refuse_handed()
+            self._doors.close()
+
+    def _open_doors(self) -> None:
+        before = int(self._store.meta(PORT_META, str(PORT)))
+        self._doors.open(before)
+        port = self._doors.port
+        if port:
+            self._programs.set_models_port(port)
+        if port not in (0, before):
+            with self._store.transaction():
+                self._store.set_meta(PORT_META, str(port))
+
+    async def _needed(self) -> None:
+        """Wait until somebody asks at a door, or the kernel has a connection for it."""
+        while True:
+            with select.epoll() as doors:
+                for door in self._all_doors():
+                    doors.register(door, select.EPOLLIN)
+                waits = (
+                    partial(trio.lowlevel.wait_readable, doors.fileno()),
+                    self._wanted.wait,
+                    self._programs.listeners.changed,
+                )
+                which = await _first_of(*waits)
+            if which != 2:
+                self._wanted = trio.Event()
+                return
+
+    async def _one_run(self) -> None:
+        """Start it, and answer it until it has ended. Raises OSError if it cannot be started."""
+        groups = self._programs.groups
+        try:
+            worker = Worker.start(self._tapes, self._doors.instance, groups)
+        except OSError:
+            self._refuse_handed()
+            raise
+        self._began(worker)
+        wanted, reason = True, ""
+        try:
+            await self._attend(worker)
+            wanted = False
+        except* (OSError, ChannelError) as failures:
+            wanted, reason = False, str(failures.exceptions[0])
+        finally:
+            self._worker = None
+            how = await worker.stop(groups)
+            self._answers.end()
+            if not wanted:
+                self._ended(worker, f"{reason}, {how}" if reason else how)
+
+    def _began(self, worker: Worker) -> None:
+        self._worker, self.state, self._since = worker, "starting", self._clock.now()
+        self._runs += 1
+        with self._store.transaction():
+            self._events.emit(GatewayStarted(worker.ospid))
+        self._configure(worker)
+        for what, door in self._doors:
+            worker.channel.send({"do": "serve", "what": what}, [door])
+        handed, self._handed = self._handed, []
+        for packet, given in handed:
+            worker.channel.send(packet, [given], give=True)
+
+    async def _attend(self, worker: Worker) -> None:
+        async with trio.open_nursery() as nursery:
+            self._answers.begin(worker.channel, nursery)
+            nursery.start_soon(worker.hear)
+            nursery.start_soon(self._talk, worker)
+            nursery.start_soon(self._await_ready)
+            nursery.start_soon(self._give_listeners, worker)
+            await worker.ended()
+            nursery.cancel_scope.cancel()
+
+    async def _talk(self, worker: Worker) -> None:
+        await worker.channel.run(self._answers.take)
+        with trio.move_on_after(END_SECONDS):  # it is about to end, as a rule, and says how
+            await trio.sleep_forever()
+        raise ChannelError("it has closed its channel")
+
+    async def _await_ready(self) -> None:
+        with trio.move_on_after(READY_SECONDS):
+            await self._answers.ready.wait()
+            self.state = "running"
+            return
+        raise ChannelError(f"it was not ready within {READY_SECONDS:g} s")
+
+    def _ended(self, worker: Worker, reason: str) -> None:
+        """Say how it ended, which it was not told to."""
+        self.state, self.trouble = "ended", reason
+        log.error("the gateway has ended: %s", reason)
+        with self._store.transaction():
+            self._events.emit(GatewayEnded(worker.ospid, reason))
+
+    def _configure(self, worker: Worker) -> None:
+        """Tell it everything: the keys are in there."""
+        worker.channel.send(self._catalog.wire() | {"tapes": "."})
+
+    async def _give_listeners(self, worker: Worker) -> None:
+        """Hand on the listeners of programs that have a network of their own, as they come. What
+        went with its program it is told of by `end`."""
+        given: dict[int, socket.socket] = {}
+        listeners = self._programs.listeners
+        while True:
+            for pid, listener in listeners.items():
+                if given.get(pid) is not listener:
+                    worker.channel.send({"do": "listen", "pid": pid}, [listener])
+            given = dict(listeners.items())
+            await listeners.changed()
+
+    def _all_doors(self) -> Iterator[socket.socket]:
+        yield from (door for _, door in self._doors)
+        yield from self._programs.listeners.values()
+
+    def _refuse_handed(self) -> None:
+        handed, self._handed = self._handed, []
+        for _, given in handed:
+            given.close()
+
+
+async def _first_of(*waits: Callable[[], Awaitable[object]]) -> int:
+    """Wait until one of these is over; which."""
+    over = -1
+    async with trio.open_nursery() as nursery:
+
+        async def wait(which: int) -> None:
+            nonlocal over
+            await waits[which]()
+            over = which
+            nursery.cancel_scope.cancel()
+
+        for which in range(len(waits)):
+            nursery.start_soon(wait, which)
+    return over

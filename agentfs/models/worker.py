@@ -1,0 +1,195 @@
+"""The gateway's process, as its parent sees it: started, watched, ended.
+
+It shares the session of the daemon, so that it is never taken for what an agent has left behind,
+and leads a process group of its own, which is ended with it: a model that runs on this machine is
+in there. Where the daemon is root it becomes a user that nobody else is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pwd
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+import trio
+
+import agentfs
+from agentfs.machine.cgroups import ControlGroups
+from agentfs.models.channel import Channel
+
+__all__ = ["COMMAND", "END_SECONDS", "Worker"]
+
+log = logging.getLogger("agentfs.gateway")
+
+COMMAND = (sys.executable, "-P", "-m", "agentfs.gateway")
+
+GROUP = "gateway"
+"""Of its control group, beside those of processes."""
+
+INHERITED = frozenset(
+    {
+        "LANG",
+        "LANGUAGE",
+        "LD_LIBRARY_PATH",
+        "PATH",
+        "PYTHONPATH",
+        "SSL_CERT_DIR",
+        "SSL_CERT_FILE",
+        "TZ",
+    }
+)
+"""Of our environment; it is told everything else."""
+
+END_SECONDS = 2.0
+"""For ending by itself, once the channel is closed."""
+
+LINE_MOST = 2000
+"""Bytes of what it says on standard error, a line."""
+
+# systemd's list of users (UIDS-GIDS) has nobody in here.
+USERS = range(60_578, 61_184)
+
+
+class Worker:
+    """One run of it. `last_words` is the last line that it said on standard error."""
+
+    def __init__(self, process: subprocess.Popen[bytes], ours: socket.socket, said: int) -> None:
+        self.ospid = process.pid
+        self.channel = Channel(ours)
+        self.last_words = ""
+        self._process = process
+        self._pidfd = os.pidfd_open(process.pid)
+        self._said = said
+
+    @classmethod
+    def start(cls, tapes: Path, instance: str, groups: ControlGroups) -> Worker:
+        """Start it in the folder of `tapes`, which it may write. 1 ms, by vfork. Raises OSError."""
+        uid = _user(instance)
+        if uid >= 0:
+            try:
+                _give(tapes, uid)
+            except OSError as failure:
+                log.warning("it runs as root: %s: %s", tapes, failure.strerror)
+                uid = -1
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        said, written = os.pipe()
+        os.set_blocking(said, False)
+        try:
+            process = subprocess.Popen(
+                [*COMMAND, *map(str, (theirs.fileno(), os.getpid(), uid, uid))],
+                stdin=subprocess.DEVNULL,
+                stdout=written,
+                stderr=written,
+                pass_fds=[theirs.fileno()],
+                cwd=tapes,
+                env={name: text for name, text in os.environ.items() if name in INHERITED},
+                process_group=0,
+            )
+        except BaseException:
+            ours.close()
+            os.close(said)
+            raise
+        finally:
+            theirs.close()
+            os.close(written)
+        if groups.available:
+            with suppress(OSError):
+                groups.house(GROUP, process.pid)
+        return cls(process, ours, said)
+
+    async def ended(self) -> None:
+        """Wait until the process has."""
+        await trio.lowlevel.wait_readable(self._pidfd)
+
+    async def hear(self) -> None:
+        """Log what it says, until cancelled: it has no other place for what goes wrong there."""
+        rest = b""
+        while True:
+            await trio.lowlevel.wait_readable(self._said)
+            more = os.read(self._said, 65_536)
+            *lines, rest = (rest + more).split(b"\n")
+            if len(rest) > LINE_MOST or not more:
+                lines, rest = [*lines, rest], b""
+            for line in filter(None, lines):
+                self.last_words = line[:LINE_MOST].decode("utf-8", "backslashreplace")
+                log.warning("%s", self.last_words)
+            if not more:
+                return
+
+    async def stop(self, groups: ControlGroups) -> str:
+        """Have it end, by itself for a moment, then for good, and everything that it started. How
+        it ended."""
+        self.channel.close()
+        with trio.CancelScope(shield=True):
+            with trio.move_on_after(END_SECONDS):
+                await self.ended()
+                await self._hear_out()
+            with suppress(ProcessLookupError):
+                os.killpg(self.ospid, signal.SIGKILL)
+            if groups.available:
+                groups.clear(GROUP)
+            await self.ended()
+            while not self._reap():  # noqa: ASYNC110  # what it started is ours now, and was killed
+                await trio.sleep(0.01)
+        os.close(self._pidfd)
+        trio.lowlevel.notify_closing(self._said)
+        os.close(self._said)
+        if groups.available:
+            groups.clear(GROUP)
+        code = self._process.returncode
+        words = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return f"{words}: {self.last_words}" if self.last_words and code else words
+
+    async def _hear_out(self) -> None:
+        with trio.move_on_after(0.1):
+            await self.hear()
+
+    def _reap(self) -> bool:
+        """Wait for what has ended in its process group; whether that was all."""
+        self._process.poll()  # it takes its code, which is ours to tell
+        while True:
+            try:
+                found = os.waitid(os.P_PGID, self.ospid, os.WEXITED | os.WNOHANG)
+            except ChildProcessError:
+                return True
+            if found is None:
+                return False
+
+
+def _user(instance: str) -> int:
+    """Whom it is to become: a user that has no account, another one for each system as far as
+    there are enough; -1: nobody else. Where our code or the interpreter is in a folder that others
+    may not enter, it could not import what it needs."""
+    if os.geteuid() != 0 or not all(
+        map(_is_open, (sys.prefix, agentfs.__path__[0], trio.__path__[0]))
+    ):
+        return -1
+    first = zlib.crc32(instance.encode()) % len(USERS)
+    users: tuple[int, ...] = (*USERS[first:], *USERS[:first])
+    for uid in users:
+        try:
+            pwd.getpwuid(uid)
+        except KeyError:
+            return uid
+    return -1
+
+
+def _is_open(path: str) -> bool:
+    """Whether everybody may get to a folder and list it."""
+    real = Path(path).resolve()
+    return all(os.stat(one).st_mode & stat.S_IXOTH for one in (real, *real.parents))
+
+
+def _give(tapes: Path, uid: int) -> None:
+    """Have the folder of tapes, and those in it, belong to `uid`. Raises OSError."""
+    for path in (tapes, *tapes.iterdir()):
+        if path.lstat().st_uid != uid:
+            os.chown(path, uid, uid, follow_symlinks=False)

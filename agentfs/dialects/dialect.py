@@ -179,7 +179,7 @@ def _parse(dialect: Dialect, raw: bytes) -> Request:
     least = 0 if dialect.name == "messages" else 1  # a 0 of Anthropic's fills a cache
     asked = [number for name in MAXIMA if (number := _number(members, name, least)) is not None]
     output = min(max(asked) * n, ENDLESS) if asked else None
-    media = weigh(raw, members)
+    media = weigh(members)
     return Request(
         dialect=dialect,
         model=model,

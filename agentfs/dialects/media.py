@@ -19,9 +19,7 @@ AUDIO_BYTES = 1_000
 KINDS = {"image_url", "input_image", "image", "computer_screenshot"}
 FILES = {"file", "input_file", "document"}
 SOUND = {"input_audio", "audio"}
-
-MARKS = (b'"image', b'"input_image', b'"computer_screenshot', b'_file"', b'"file"', b'"document"')
-MARKS_SOUND = b'audio"'
+MEDIA = KINDS | FILES | SOUND
 
 
 class Media(NamedTuple):
@@ -32,25 +30,26 @@ class Media(NamedTuple):
     size: int = 0
 
 
-def weigh(raw: bytes, members: Mapping[str, Any]) -> Media:
+def weigh(members: Mapping[str, Any]) -> Media:
     """The images and files in the messages of a request."""
-    # A walk through everything costs as much as reading the JSON; most requests have none.
-    if MARKS_SOUND not in raw and not any(mark in raw for mark in MARKS):
-        return Media()
     found = total = size = 0
-    todo = [members.get("messages"), members.get("input"), members.get("system")]
+    todo: list[Any] = [members.get("messages"), members.get("input")]
     while todo:
         item = todo.pop()
         if isinstance(item, list):
             todo += item
         elif isinstance(item, dict):
             kind = item.get("type")
-            if isinstance(kind, str) and kind in KINDS | FILES | SOUND:
+            if isinstance(kind, str) and kind in MEDIA:
                 data = _data(item)
                 found, size = found + 1, size + data
                 total += _tokens(kind, data)
-            else:
-                todo += [value for value in item.values() if isinstance(value, dict | list)]
+                continue
+            # Nothing else of a message holds blocks: in its content, or the output of a tool.
+            if isinstance(content := item.get("content"), list):
+                todo += content
+            if isinstance(output := item.get("output"), dict | list):
+                todo.append(output)
     return Media(found, total, size)
 
 

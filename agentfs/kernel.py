@@ -81,6 +81,8 @@ from agentfs.store.layout import STORE, lay_out
 from agentfs.store.live_document import LiveDocument
 from agentfs.store.opening import require_whole, taking_up
 from agentfs.store.part import Part
+from agentfs.tooling.sidecars import Sidecars
+from agentfs.tooling.tooling import Tooling
 from agentfs.turns.turns import TurnLog
 from agentfs.why import Why
 
@@ -109,12 +111,11 @@ class Kernel:
             log.error("%s", lost)
         self.state_dir, self.mountpoint, self.version = state_dir, mountpoint, agentfs.__version__
         self.node, self.owner = platform.node() or "localhost", (os.geteuid(), os.getegid())
-        self.journal = Journal()
         self.watchdog = Watchdog(lambda hold: self.events.emit(LoopHeld.of(hold)))
         with taking_up(state_dir / STORE):
             ground = self.ground = Ground.open(state_dir, SECTIONS, clock)
             self.store, self.events, self.settings = ground.store, ground.events, ground.settings
-            self.clock, self.timers = ground.clock, ground.timers
+            self.clock, self.timers, self.journal = ground.clock, ground.timers, Journal()
             self.started = self.clock.now()
             self._build_rights(ground, audit_key or state_dir / "audit.key")
             self._build_processes(ground)
@@ -175,6 +176,8 @@ class Kernel:
         meters = Meters(self.catalog, self.budgets, (self.spending, self.groups), self.accounting)
         enforcement = Enforcement(ground, gate, table, alerts, self.supervisor.signals)
         self.calls = add(Calls(ground, gate, table, meters, open_calls, enforcement))
+        beside = add(Sidecars(ground, table, self.agents, self.programs))
+        self.tooling = add(Tooling(ground, gate, self.calls, beside, self.processes, self.catalog))
 
     def _build_mail(self, ground: Ground) -> None:
         """Mail, what is told and decided by mail, and what agents share."""

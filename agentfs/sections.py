@@ -16,6 +16,7 @@ from agentfs.quota.settings import (
 from agentfs.reminders.settings import ReminderSettings
 from agentfs.shared.settings import ArtifactSettings, QueueSettings, TopicSettings
 from agentfs.store.settings import Section
+from agentfs.tooling.settings import ToolSettings
 from agentfs.turns.settings import TurnSettings
 from agentfs.vfs.settings import MountSettings
 
@@ -37,6 +38,7 @@ SECTIONS: tuple[type[Section], ...] = (
     AuditSettings,
     ApprovalSettings,
     ShareSettings,
+    ToolSettings,
     MountSettings,
 )
 """In the order of the document."""

@@ -55,18 +55,19 @@ class EtcDirectory(Replacing, SystemTable):
     PATH = "/etc"
     WHAT = "The configuration."
     key = ("etc",)
-    REPLACED = frozenset({"agentfs.yaml", "roles.yaml", "acl.yaml", "models.yaml"})
+    REPLACED = frozenset({"agentfs.yaml", "roles.yaml", "acl.yaml", "models.yaml", "tools.yaml"})
 
     def __init__(self, above: SystemTable) -> None:
         super().__init__(above)
         kernel = self.kernel
+        documents = (*kernel.documents, kernel.tooling.document)
         self._desk = Desk(kernel.clock, self.only_operator, MAX_SCRATCH)
         self._desk.changed = int(kernel.started * 1e9)
         self._replaced: dict[str, Time] = {}
         self._documents: dict[str, LiveDocument[Any]] = {
-            document.name: document for document in kernel.documents
+            document.name: document for document in documents
         }
-        for document in kernel.documents:
+        for document in documents:
             self._show_refused(document)
         kernel.events.listen(self._heard, ConfigChanged, DocumentRefused)
 
@@ -165,6 +166,12 @@ class EtcDirectory(Replacing, SystemTable):
         cache_read and cache_write (input and output are 0 if left out, the others as input), its
         context and max_output in tokens, other names for it (`match`), and its fallbacks."""
         return self.document(self.kernel.catalog)
+
+    @live_document("tools.yaml", "tools:\n  weather: {exec: [/usr/local/bin/weather, --json]}\n")
+    def tools(self) -> Node:
+        """The tools that agents may call (YAML): programs, Python functions and MCP servers, what
+        they take, and as whom they run. See /lib/tools."""
+        return self.document(self.kernel.tooling.document)
 
     def replace(self, name: str, content: bytes, caller: Caller) -> None:
         self._write(self._documents[name], content, caller)

@@ -36,6 +36,7 @@ from agentfs.providers.sent import SentDirectory
 from agentfs.providers.shared import SharedRows
 from agentfs.providers.shm import AgentShmDirectory, DevShmDirectory
 from agentfs.providers.sys import SysDirectory
+from agentfs.providers.tools import LibDirectory, ToolLink, ToolsDirectory
 from agentfs.providers.topics import TopicsDirectory
 from agentfs.providers.turns import AgentStatsDirectory, TurnRows
 from agentfs.vfs.index import EventIndex
@@ -90,6 +91,9 @@ attach(
     FigureRows,
     GatewayFacts,
     SharedRows,
+    LibDirectory,
+    ToolsDirectory,
+    ToolLink,
 )
 
 

@@ -28,10 +28,12 @@ FILE_WORK = frozenset(
         _errno.ERANGE,
         _errno.ENODATA,
         _errno.ENOTSUP,
+        _errno.EREMOTEIO,
     }
 )
 """What any disk says of a path or a file to anybody. `mv`, `cp`, `git` and `rm -r` live with these
-all day: each is an answer, and no decision about the caller."""
+all day: each is an answer, and no decision about the caller. EREMOTEIO is that of a tool, or of a
+provider of models, that failed."""
 
 
 class KernelError(Exception):

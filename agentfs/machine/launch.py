@@ -62,7 +62,8 @@ NICE = os.getpriority(os.PRIO_PROCESS, 0)
 class Terms:
     """Where a program begins, and what it may do. Without a `home` it begins in `/`; `disk` says
     where on the disk the home is. `env`: what it gets of its definition's. `forks` finds more
-    limits, which takes a moment."""
+    limits, which takes a moment. `stdio`: the descriptors that its input, output and errors are;
+    None is nothing to read, and the log."""
 
     home: Path | None = None
     disk: Path | None = None
@@ -70,6 +71,7 @@ class Terms:
     limits: tuple[Limit, ...] = ()
     forks: Callable[[], Iterable[Limit]] = tuple
     env: Mapping[str, str] = field(default_factory=dict)
+    stdio: tuple[int | None, int | None, int | None] = (None, None, None)
 
 
 class Launch:
@@ -80,6 +82,7 @@ class Launch:
         self.pid = process.pid
         self._process = process
         self._env = terms.env
+        self._stdio = terms.stdio
         self._mountpoint = mountpoint
         self._log_path = log_path
         self._cwd = process.cwd
@@ -267,12 +270,13 @@ class Launch:
         other = os.geteuid() == 0 and process.uid != os.geteuid()
         env = self._environment()
         executable, command = self._command(env)
+        given, output, errors = self._stdio
         child = subprocess.Popen(
             command,
             executable=executable,
-            stdin=subprocess.DEVNULL,
-            stdout=written,
-            stderr=written,
+            stdin=subprocess.DEVNULL if given is None else given,
+            stdout=written if output is None else output,
+            stderr=written if errors is None else errors,
             env=env,
             start_new_session=True,
             user=process.uid if other else None,

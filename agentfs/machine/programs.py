@@ -12,7 +12,7 @@ import resource
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -40,6 +40,7 @@ from agentfs.machine.proc import (
 )
 from agentfs.machine.reapers import Reapers
 from agentfs.machine.rlimits import below
+from agentfs.machine.sidecar import Sidecar
 from agentfs.machine.slots import Slots
 from agentfs.model.process import Process, State
 
@@ -85,7 +86,8 @@ class Program:
     `ours`: it is our child. `attached`: somebody else started it. `offset`: where in the log its
     output begins. `origin`: the control group that an attached one came from. `confined`: what it
     is really kept from. `held`: we have it stand still for a moment, which is no state of its
-    process; `stilled`: what we stopped for that, where there is no control group.
+    process; `stilled`: what we stopped for that, where there is no control group. `beside`: it is a
+    sidecar, and not the one that makes the process live.
     """
 
     pid: int
@@ -99,6 +101,7 @@ class Program:
     confined: tuple[str, ...] = ()
     held: bool = False
     stilled: dict[int, None] = field(default_factory=dict)
+    beside: bool = False
 
 
 class Programs:
@@ -155,7 +158,12 @@ class Programs:
         return len(self._watched)
 
     def __iter__(self) -> Iterator[Program]:
-        return iter(tuple(self._watched.values()))
+        """Those that make their processes live."""
+        return iter([program for program in self._watched.values() if not program.beside])
+
+    def beside(self, pid: int) -> list[Program]:
+        """The sidecars of process `pid`."""
+        return [each for each in self._watched.values() if each.beside and each.pid == pid]
 
     # -- whose a program is ----------------------------------------------------------------------
 
@@ -166,6 +174,13 @@ class Programs:
         if program is None or program.pidfd < 0:
             return False
         return mark == (mark_of(program.pidfd) or process.os_start)
+
+    def served_by(self, ospid: int, mark: int) -> int | None:
+        """The process that has the OS process `ospid`, told by `mark`, as a sidecar."""
+        program = self._watched.get(ospid)
+        if program is None or not program.beside:
+            return None
+        return program.pid if mark == (mark_of(program.pidfd) or program.os_start) else None
 
     def find(self, ospid: int | None) -> Program | None:
         """The watched program with this OS pid."""
@@ -228,19 +243,37 @@ class Programs:
         Raises KernelError with the errno of the fork, of the exec or of the folder; ETIMEDOUT after
         `LAUNCH_SECONDS`. Not cancelled once the thread has it.
         """
-        self._require_descriptors(process.name)
-        held = self.mechanisms.holds(self._grants.confinement(process))
+        terms = self._terms(process, home, self._grants.confinement(process))
+        own = self._variables(process, terms.held)
+        return await self._start(process, log_path, replace(terms, env=own))
+
+    async def start_beside(
+        self, process: Process, sidecar: Sidecar, log_path: Path, home: Path
+    ) -> Program:
+        """Start a program beside that of `process`, with all that holds for that. It ends with it.
+        Else as `start`. It reaches no models where that has a network of its own for them."""
+        wanted = replace(self._grants.confinement(process), models=False)
+        terms = self._terms(process, home, wanted)
+        terms = replace(terms, env=sidecar.env, stdio=sidecar.stdio)
+        program = await self._start(sidecar.of(process), log_path, terms)
+        program.beside = True
+        return program
+
+    def _terms(self, process: Process, home: Path, wanted: Confinement) -> Terms:
+        """What holds for a program of `process`, whose memory is `home` on the disk."""
         disk = home
         if self._in_tree:
             home = Path(self._mountpoint, "agents", process.name, "memory")
-        terms = Terms(
+        return Terms(
             home=home if self._grants.may_use_memory(process) else None,
             disk=disk,
-            held=held,
+            held=self.mechanisms.holds(wanted),
             limits=tuple(self.measures.limits_at_start(process)),
             forks=self.measures.forks_at_start(process),
-            env=self._variables(process, held),
         )
+
+    async def _start(self, process: Process, log_path: Path, terms: Terms) -> Program:
+        self._require_descriptors(process.name)
         launch = Launch(process, self._mountpoint, log_path, terms)
         group = (lambda: self.measures.open_group(process)) if self.groups.available else None
         self._launches.add(launch)
@@ -250,7 +283,7 @@ class Programs:
                 ospid, offset = await self._run(launch, group, process)
             except BaseException:
                 if group is not None:
-                    self.groups.remove(process.pid)
+                    self._leave_group(process.pid)
                 raise
             if launch.listener is not None:
                 self.listeners.began(process.pid, launch.listener)
@@ -435,11 +468,22 @@ class Programs:
             self.generation += 1
             trio.lowlevel.notify_closing(program.pidfd)
             os.close(program.pidfd)
-            self.listeners.ended(program.pid)
+            if not program.beside:
+                self.listeners.ended(program.pid)
         if self.groups.available:
-            self.groups.remove(program.pid)
+            self._leave_group(program.pid)
+
+    def _leave_group(self, pid: int) -> None:
+        """Remove the control groups of a process, if nothing that is watched is in them."""
+        if not any(program.pid == pid for program in self._watched.values()):
+            self.groups.remove(pid)
 
     def _end_leftovers(self, program: Program) -> None:
+        if program.beside:
+            self._kill_beside(program)
+            self.kin.end(program.ospid)
+            return
+        self.end_beside(program.pid)
         if program.attached:
             if self.groups.available:
                 self.groups.give_back(program.pid, program.origin)
@@ -553,8 +597,28 @@ class Programs:
         self.signal(program, signal.SIGTERM)
         self.signal(program, signal.SIGCONT)
 
+    def end_beside(self, pid: int) -> None:
+        """SIGKILL to the sidecars of process `pid`, and to what they started."""
+        for program in self.beside(pid):
+            self.kill(program)
+
+    def end_all_beside(self) -> None:
+        """The same for those of all processes."""
+        for pid in {program.pid for program in self._watched.values() if program.beside}:
+            self.end_beside(pid)
+
+    def _kill_beside(self, program: Program) -> None:
+        """The same for one: its group and session, and all that is known to descend from it."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(program.ospid, signal.SIGKILL)
+        if not self.groups.available:
+            orphans.kill(set(self.kin.of(program.ospid)) - {program.ospid})
+
     def kill(self, program: Program) -> None:
         """SIGKILL to everything that it started, whatever group or session it hides in."""
+        if program.beside:
+            self._kill_beside(program)
+            return
         self.signal(program, signal.SIGKILL)
         if self.groups.available:
             self.groups.kill(program.pid)

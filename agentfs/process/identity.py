@@ -65,6 +65,8 @@ class Identity:
         found = self._lately(tid)
         if found is not None:
             process = self._table.find(found)
+            if found == INIT and process is not None:
+                return Principal(Kind.OPERATOR, INIT, process.name, uid, gid)
             if process is not None and process.state.alive:
                 return Principal(Kind.AGENT, process.pid, process.name, uid, gid)
             return Principal(Kind.STRANGER, None, "a stranger", uid, gid)
@@ -95,7 +97,7 @@ class Identity:
             return NOBODY
         group = self._programs.pid_of_thread(tid)
         above = self._above(tid)
-        if group is None or above == group:
+        if group in (None, INIT, above):  # who enters the group of process 1 is not the operator
             return above
         if not above:  # an orphan, or what the operator put there
             return group
@@ -119,9 +121,9 @@ class Identity:
             if process is not None and self._programs.is_that_of(process, ospid, mark):
                 self._programs.met(process, (one for one, _ in passed))
                 return process.pid
-            launched = self._programs.launch_of(ospid)
-            if launched is not None:
-                return launched
+            for known in (self._programs.launch_of(ospid), self._programs.served_by(ospid, mark)):
+                if known is not None:
+                    return known
             if ospid == self._daemon or (ospid, mark) in self._programs.reapers:
                 return self._left_by(passed[-1]) if passed else NOBODY
             passed.append((ospid, mark))

@@ -182,6 +182,7 @@ class Supervisor:
         rest = [program for level in levels for program in level]
         for program in rest:
             self._programs.kill(program)
+        self._programs.end_all_beside()
         await self._all_ended(rest, KILL_SECONDS)
         self._programs.close()
 

@@ -42,7 +42,7 @@ VARIANTS: dict[str, tuple[dict[str, object], ...]] = {
     "ChildrenChanged": ({"added": True}, {"added": False, "child": 99}),
     "ConfigChanged": tuple(
         {"path": f"/etc/{name}"}
-        for name in ("agentfs.yaml", "roles.yaml", "acl.yaml", "models.yaml")
+        for name in ("agentfs.yaml", "roles.yaml", "acl.yaml", "models.yaml", "tools.yaml")
     ),
     "LimitChanged": tuple({"limit": name} for name in NAMES),
     "ProcessChanged": ({}, {"pid": INIT, "agent": "init"}, {"pid": 99, "agent": "gone"}),
@@ -120,6 +120,7 @@ class Town:
             "old": "old",
             "old_space": ("subtree", "alice"),
             "before": "bob",
+            "server": "thing",
             "added": True,
         }
 
@@ -144,6 +145,7 @@ class Town:
         process = kernel.table.get(alice.principal.pid or 0)
         with kernel.store.transaction():
             kernel.accounting.record(process, Use("llm", "sonnet", Tier.TACTICAL, 5, 5, 1))
+        kernel.tooling.document.replace("tools: {thing: {exec: [/bin/cat]}}")
         ask = kernel.asks.ask(bob.principal, "bob", b"To: carol\nReply-By: 1h\n\nhow?\n").key
         [reminder] = kernel.reminders.set(bob.principal, "bob", "in 1h wake up")
         needed = ApprovalError(

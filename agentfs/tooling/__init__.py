@@ -1,0 +1,1 @@
+"""Tools: programs, Python functions and MCP servers that agents call through the tree."""

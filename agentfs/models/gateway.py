@@ -102,6 +102,11 @@ class Gateway(Part):
         return max(0, self._runs - 1)
 
     @property
+    def port(self) -> int:
+        """On the loopback; 0 if it has none."""
+        return self._doors.port
+
+    @property
     def socket_path(self) -> str:
         """The unix socket; empty if there is none."""
         return self._doors.path
@@ -229,7 +234,7 @@ class Gateway(Part):
             await self._attend(worker)
             wanted = False
         except* (OSError, ChannelError) as failures:
-            wanted, reason = False, str(failures.exceptions[0])
+            wanted, reason = False, _words(failures)
         finally:
             self._worker = None
             how = await worker.stop(groups)
@@ -303,6 +308,14 @@ class Gateway(Part):
         handed, self._handed = self._handed, []
         for _, given in handed:
             given.close()
+
+
+def _words(failure: BaseException) -> str:
+    """What the first failure of a group says; nothing of a socket, whose other end has gone: how
+    the process ended says more."""
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    return "" if isinstance(failure, OSError) else str(failure)
 
 
 async def _first_of(*waits: Callable[[], Awaitable[object]]) -> int:

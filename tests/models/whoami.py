@@ -6,7 +6,7 @@ test sends it: it speaks the channel, and no HTTP.
 At its doors: `who` is asked at once, the answer is written as a line of JSON, and the connection is
 closed. On the unix socket CONTROL (`-`: to nobody) it forwards each packet of the kernel as a line
 (`fds`: how many descriptors came with it), and takes lines: {"send": packet}, {"exit": code},
-{"print": text}.
+{"print": text}, {"fork": true}, {"flood": how many requests at once}.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import socket
 import sys
 from typing import Any
@@ -35,8 +36,8 @@ class WhoAmI:
         if control != "-":
             self._control = socket.socket(socket.AF_UNIX)
             self._control.connect(control)
-            self._lines = self._control.makefile("r")
-            self._selector.register(self._control, selectors.EVENT_READ, self._line)
+            self._rest = b""
+            self._selector.register(self._control, selectors.EVENT_READ, self._told)
         self._asked: dict[int, socket.socket] = {}
         self._doors: list[socket.socket] = []
         self._held: list[socket.socket] = []
@@ -78,9 +79,12 @@ class WhoAmI:
             self._selector.register(door, selectors.EVENT_READ, lambda: self._accept(door))
         elif packet.get("do") == "connection":
             given = socket.socket(fileno=descriptors[0])
-            given.sendall(data + b"\n")
+            with contextlib.suppress(OSError):
+                given.sendall(data + b"\n")
             self._held.append(given)
-        told = packet | {"fds": len(descriptors)}
+        self._tell(packet | {"fds": len(descriptors)})
+
+    def _tell(self, told: dict[str, Any]) -> None:
         if self._control is not None:
             self._control.sendall(json.dumps(told).encode() + b"\n")
 
@@ -102,15 +106,26 @@ class WhoAmI:
             self._send(packet, (peer.pidfd,))
             os.close(peer.pidfd)
 
-    def _line(self) -> None:
-        line = self._lines.readline()
-        if not line:
+    def _told(self) -> None:
+        data = self._control.recv(65536)
+        if not data:
             sys.exit(0)
-        told = json.loads(line)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._do(json.loads(line))
+
+    def _do(self, told: dict[str, Any]) -> None:
         if "send" in told:
             self._send(told["send"])
         if "print" in told:
             print(told["print"], file=sys.stderr, flush=True)
+        if "fork" in told:
+            child = os.fork()
+            if child == 0:
+                signal.pause()
+            self._tell({"do": "forked", "child": child})
+        for number in range(told.get("flood", 0)):
+            self._send({"do": "models", "n": number + 10_000, "pid": 1})
         if "exit" in told:
             os._exit(told["exit"])
 

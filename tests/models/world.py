@@ -28,12 +28,17 @@ class Wire:
         self._listener = trio.socket.from_stdlib_socket(socket.socket(socket.AF_UNIX))
         self.told: list[dict[str, Any]] = []
         self.gateways = 0
+        self._last = 0
         self._stream: trio.SocketStream | None = None
         self._changed = trio.Event()
 
     async def run(self) -> None:
-        await self._listener.bind(self.path)
-        self._listener.listen()
+        with self._listener:
+            await self._listener.bind(self.path)
+            self._listener.listen()
+            await self._serve()
+
+    async def _serve(self) -> None:
         while True:
             accepted, _ = await self._listener.accept()
             self._stream = trio.SocketStream(accepted)
@@ -47,6 +52,8 @@ class Wire:
                     self._tell()
             except trio.BrokenResourceError:
                 pass
+            finally:
+                accepted.close()
 
     def _tell(self) -> None:
         self._changed.set()
@@ -68,7 +75,8 @@ class Wire:
 
     async def ask(self, packet: dict[str, Any]) -> dict[str, Any]:
         """Have it ask the kernel, and return the answer."""
-        number = 1 + len(self.told) + self.gateways * 1000
+        self._last += 1
+        number = self._last
         await self.do(send=packet | {"n": number})
         answers = lambda: [told for told in self.told if told.get("n") == number]  # noqa: E731
         await self.until(answers)

@@ -1,8 +1,8 @@
 """The schema of a tool's arguments, as every provider takes it. One schema that a provider does not
 take is a 400 for the whole request, with all its other tools.
 
-What is made is never stricter than what was given: where a rule cannot be said, it is left out.
-Arguments are therefore checked against the schema that was given.
+What is made is for the model. A rule that cannot be said is left out, and an argument of which only
+some branches speak has what they say: so arguments are checked against the schema that was given.
 """
 
 from __future__ import annotations
@@ -74,6 +74,10 @@ def fit_name(name: str) -> str:
         return name
     mark = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{fitted[: TOOL_NAME - 9]}_{mark}"
+
+
+BESIDE = {*TEXTS[:2], *FREE, "$schema", "$id", "$comment", "$defs", "definitions", "deprecated"}
+"""Keywords that are no rules: beside a reference they replace those of what it names."""
 
 
 class _Fitting:
@@ -189,6 +193,9 @@ class _Fitting:
             rest = {name: inner for name, inner in given.items() if name != "$ref"}
             if reference in path:
                 return rest, path  # it is within itself
+            if rules := {name: inner for name, inner in rest.items() if name not in BESIDE}:
+                notes = {name: inner for name, inner in rest.items() if name in BESIDE}
+                return {**notes, "allOf": [{"$ref": reference}, rules]}, path
             path = (*path, reference)
             given = {**self._at(reference), **rest}
         return given, path

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from referencing.exceptions import Unresolvable
 
 from agentfs.dialects.schema import fit, fit_name
 
@@ -47,6 +49,15 @@ def test_references_are_written_out() -> None:
         },
     }
     assert fit(schema)["properties"] == {"p": {"type": "integer", "minimum": 1}}
+
+
+def test_rules_beside_a_reference_are_rules_as_well() -> None:
+    schema = {
+        "$ref": "#/$defs/d",
+        "properties": {"a": {}},
+        "$defs": {"d": {"properties": {"b": {}}, "additionalProperties": False}},
+    }
+    assert fit(schema) == {"type": "object", "properties": {"a": {}, "b": {}}}
 
 
 def test_a_schema_within_itself_ends() -> None:
@@ -156,6 +167,78 @@ def test_whatever_is_given_is_made_fit_or_refused_with_words(schema) -> None:
     assert '"$ref"' not in json.dumps(made)
     json.dumps(made)
     assert fit(made) == made
+
+
+NAMES = st.sampled_from(["a", "b"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["", "a", "ab"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=2),
+    max_leaves=4,
+)
+TYPE = st.sampled_from(["object", "array", "string", "integer", "number", "null", "boolean"])
+
+
+def _schemas(inner: st.SearchStrategy) -> st.SearchStrategy:
+    several = st.lists(inner, min_size=1, max_size=2)
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "type": TYPE | st.lists(TYPE, min_size=1, max_size=2, unique=True),
+            "properties": st.dictionaries(NAMES, inner, max_size=2),
+            "required": st.lists(NAMES, unique=True, max_size=2),
+            "additionalProperties": st.booleans() | inner,
+            "patternProperties": st.dictionaries(st.just("a"), inner, min_size=1),
+            "items": inner,
+            "prefixItems": several,
+            "anyOf": several,
+            "oneOf": several,
+            "allOf": several,
+            "not": inner,
+            "if": inner,
+            "then": inner,
+            "else": inner,
+            "dependentSchemas": st.dictionaries(NAMES, inner, max_size=1),
+            "$ref": st.sampled_from(["#/$defs/d", "#/properties/a"]),
+            "enum": st.lists(VALUES, min_size=1, max_size=2),
+            "const": VALUES,
+            "minimum": st.integers(-1, 1),
+            "exclusiveMaximum": st.integers(-1, 1),
+            "maxLength": st.integers(0, 2),
+            "maxItems": st.integers(0, 2),
+            "minProperties": st.integers(0, 2),
+            "pattern": st.sampled_from(["^a$", "b"]),
+            "uniqueItems": st.booleans(),
+        },
+    )
+
+
+SCHEMAS = st.recursive(st.booleans() | st.just({}), _schemas, max_leaves=3)
+
+
+TOP = st.fixed_dictionaries(
+    {"properties": st.dictionaries(NAMES, _schemas(SCHEMAS), max_size=2)},
+    optional={
+        "required": st.lists(NAMES, unique=True, max_size=2),
+        "additionalProperties": st.booleans() | SCHEMAS,
+        "patternProperties": st.dictionaries(st.just("a"), SCHEMAS, min_size=1),
+        "not": SCHEMAS,
+        "minProperties": st.integers(0, 2),
+    },
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(TOP, SCHEMAS, st.dictionaries(NAMES, VALUES, max_size=2))
+def test_what_was_allowed_is_allowed(schema, definition, arguments) -> None:
+    """By jsonschema's own judgement, and where no branches on top say different things."""
+    whole = {**schema, "$defs": {"d": definition}}
+    try:
+        made = fit(whole)
+        fits = Draft202012Validator(whole).is_valid(arguments)
+    except (ValueError, RecursionError, Unresolvable):
+        return
+    Draft202012Validator.check_schema(made)
+    assert not fits or Draft202012Validator(made).is_valid(arguments)
 
 
 def test_a_schema_that_is_deeper_than_any_stack() -> None:

@@ -73,7 +73,8 @@ class Script:
     quote_key: bool = False
     """Whether the error's words quote the key that came with the request."""
     error_after: int | None = None
-    """After so many chunks of a stream: an error event, in a stream whose status is 200."""
+    """After so many chunks of a stream: an error event, in a stream whose status is 200. 0: nothing
+    comes before it."""
     reset_after: int | None = None
     """After so many chunks: a reset of the connection; 0 is before the head."""
     close_after: int | None = None
@@ -289,8 +290,10 @@ class Answer:
             for _ in range(script.line >> 16):
                 await connection.send(_chunk(b"x" * (1 << 16)))
             await connection.pause(None)
-        if script.raw is not None:
-            events: Iterator[tuple[str, bool]] = iter([(script.raw, False)])
+        if script.error_after == 0:
+            events: Iterator[tuple[str, bool]] = iter([(self._error_event(script.error), False)])
+        elif script.raw is not None:
+            events = iter([(script.raw, False)] if script.raw else [])
         else:
             events = getattr(self, f"_{self._call.dialect}_events")()
         if script.burst:
@@ -615,8 +618,9 @@ class Server:
             model = asked.pop("model")
             self.scripts[model] = Script(**asked)
             return {}
-        if path == "/_forget":
+        if path in ("/_forget", "/_reset"):
             self._log = []
+            self.scripts = {} if path == "/_reset" else self.scripts
             return {}
         return [asdict(call) for call in self._log]
 
@@ -692,6 +696,10 @@ class Provider:
     def forget(self) -> None:
         """Empty the log."""
         self._ask("/_forget", {})
+
+    def reset(self) -> None:
+        """Forget the scripts, too."""
+        self._ask("/_reset", {})
 
     def log(self) -> list[Call]:
         """Every request so far."""

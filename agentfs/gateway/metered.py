@@ -1,0 +1,110 @@
+"""A call that has begun, until it is settled: what it holds, what of it was relayed."""
+
+from __future__ import annotations
+
+from agentfs.dialects.dialect import Request
+from agentfs.dialects.stream import Stream
+from agentfs.dialects.usage import Usage
+from agentfs.gateway.ledger import Grant, Ledger, RefusedError
+
+__all__ = ["Metered"]
+
+STEP = 2_048
+"""Tokens of output that a stream holds more when it needs more: it asks for them once a step, and
+others can have what it does not need."""
+
+
+class Metered:
+    """It is closed once, whatever happens. `delivered`: the provider has the request, and may be at
+    work on it."""
+
+    def __init__(self, ledger: Ledger, grant: Grant, request: Request) -> None:
+        self.grant = grant
+        self._held = grant.output
+        self._full = False  # there are no more than those
+        self.delivered = False
+        self.closed = False
+        self._ledger = ledger
+        self._request = request
+        self.stream: Stream | None = None
+        self._answered = 0  # tokens of an answer that came at once, as far as one can guess
+        self._relayed = 0
+        self._reported = 0
+
+    def begin_stream(self) -> Stream:
+        """The provider has begun to answer in a stream."""
+        self.stream = Stream(self._request, self.grant.input)
+        return self.stream
+
+    @property
+    def allowed(self) -> int:
+        """The output after which the stream stops until more is held. Where there is no more, one
+        event may exceed it: the provider, which was told, ends there by itself as a rule, and says
+        what it has counted."""
+        return self._held if self._full else self._held - 1
+
+    async def grow(self, output: int) -> bool:
+        """Hold more than the `output` that there is; False if it has to end here."""
+        if self._full:
+            return False
+        try:
+            self._held = await self._ledger.grow(self.grant.call, output + STEP)
+        except RefusedError:
+            self._full = True
+        self._full = self._full or self._held <= output
+        return output <= self._held
+
+    def relayed(self) -> None:
+        """What the stream has given until now was sent to the caller."""
+        assert self.stream is not None
+        first = self._relayed == 0
+        self._relayed = max(1, self.stream.output_estimate)
+        if first:
+            self.report()
+
+    def report(self) -> None:
+        """Tell the daemon how far it is, unless that is known."""
+        if self._relayed != self._reported and not self.closed:
+            self._reported = self._relayed
+            self._ledger.progress(self.grant.call, self._relayed, self.grant.provider)
+
+    def answered(self, tokens: int) -> None:
+        """The provider has answered at once, with about so many tokens."""
+        self._answered = tokens
+
+    async def settle(self, usage: Usage | None, error: str = "") -> None:
+        """It is over. None: the provider did not count."""
+        if self.closed:
+            return
+        self.closed = True
+        used = self._estimate() if usage is None else usage
+        await self._ledger.settle(
+            self.grant.call,
+            used,
+            self.grant.provider,
+            estimated=usage is None,
+            error=error,
+        )
+
+    async def stop(self, error: str) -> None:
+        """It was interrupted by our side. A request that the provider has is charged."""
+        if self.delivered or self.stream is not None:
+            await self.settle(None, error)
+        else:
+            await self.drop()
+
+    async def late(self, error: str) -> None:
+        """The provider let its time pass. One that cannot be connected to has nothing."""
+        if self.delivered and self._relayed == 0:
+            await self.settle(None, error)
+
+    async def drop(self) -> None:
+        """The provider has failed before the first byte: nothing was used."""
+        if not self.closed:
+            self.closed = True
+            await self._ledger.drop(self.grant.call)
+
+    def _estimate(self) -> Usage:
+        if self.stream is None:
+            return Usage(self.grant.input, self._answered)
+        return self.stream.estimated

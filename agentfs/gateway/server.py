@@ -1,0 +1,417 @@
+"""Connections of callers, and which path is for what."""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import trio
+
+from agentfs.dialects.body import BadRequest, Body, parse_json
+from agentfs.dialects.dialect import Dialect
+from agentfs.dialects.models_list import model_entry, models_list
+from agentfs.dialects.refusal import refusal
+from agentfs.dialects.table import DIALECTS
+from agentfs.gateway.client import BadHttpError, ClientConnection, HttpRequest
+from agentfs.gateway.forward import forward
+from agentfs.gateway.ledger import CallingProcess, RefusedError
+from agentfs.gateway.office import Job, Office
+from agentfs.gateway.outlet import DialectOutlet, TextOutlet
+from agentfs.gateway.peers import peer_of
+from agentfs.gateway.source import Deadline, FailedError, Headers, Outgoing
+
+__all__ = ["Server"]
+
+MOST_CONNECTIONS = 256
+"""Connections of one process at the same time."""
+
+ACCEPT_PAUSE = 0.1
+"""Seconds until it is tried again where there are no descriptors left."""
+
+PATHS = {dialect.path: dialect for dialect in DIALECTS.values()}
+COUNT_TOKENS = "/v1/messages/count_tokens"
+ASK, RAW = "/agentfs/ask", "/agentfs/raw"
+"""For the daemon, on connections that it has handed over."""
+
+KEPT_BACK = frozenset(
+    {
+        # of one connection
+        b"host",
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"expect",
+        b"content-length",
+        b"accept-encoding",
+        # of another account than the operator's
+        b"authorization",
+        b"proxy-authorization",
+        b"x-api-key",
+        b"api-key",
+        b"cookie",
+        b"openai-organization",
+        b"openai-project",
+    }
+)
+"""Headers of a caller that its provider does not get."""
+
+Identify = Callable[[socket.socket], Awaitable[CallingProcess]]
+
+
+class Server:
+    """`nursery` has the tasks of listeners and connections."""
+
+    def __init__(self, office: Office, nursery: trio.Nursery) -> None:
+        self._office = office
+        self._nursery = nursery
+        self._of: defaultdict[int, set[trio.CancelScope]] = defaultdict(set)
+        self._connections: Counter[int] = Counter()
+
+    # -- what the daemon hands over ----------------------------------------------------------------
+
+    def serve(self, descriptor: int, via: str) -> None:
+        """Accept at a listener to which anybody may connect."""
+
+        async def identify(connection: socket.socket) -> CallingProcess:
+            peer = peer_of(connection)
+            if peer is None:
+                raise RefusedError("EPERM", "nobody can say whose this connection is", "caller")
+            return CallingProcess(await self._office.ledger.who(peer), via)
+
+        self._nursery.start_soon(self._listen, socket.socket(fileno=descriptor), identify)
+
+    def listen(self, descriptor: int, pid: int) -> None:
+        """Accept at a listener that only the programs of one process can reach."""
+        listener = socket.socket(fileno=descriptor)
+        self._nursery.start_soon(
+            self._listen, listener, _always(CallingProcess(pid, "listener")), pid
+        )
+
+    def connected(self, descriptor: int, pid: int, via: str) -> None:
+        """Answer on a connection of the daemon's own, for a process."""
+        connection = socket.socket(fileno=descriptor)
+        self._nursery.start_soon(
+            self._connection, connection, _always(CallingProcess(pid, via)), True
+        )
+
+    def end(self, pid: int) -> None:
+        """The program of a process has ended: nobody is there any more."""
+        for scope in self._of.pop(pid, ()):
+            scope.cancel()
+
+    # -- connections -------------------------------------------------------------------------------
+
+    async def _listen(self, listener: socket.socket, identify: Identify, pid: int = 0) -> None:
+        listener.setblocking(False)
+        with self._belongs(pid), listener:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except BlockingIOError:
+                    await trio.lowlevel.wait_readable(listener)
+                except OSError:  # no descriptors; or it was reset before it was accepted
+                    await trio.sleep(ACCEPT_PAUSE)
+                else:
+                    self._nursery.start_soon(self._connection, connection, identify)
+
+    def _belongs(self, pid: int) -> trio.CancelScope:
+        """A scope that ends with the program of a process."""
+        scope = trio.CancelScope()
+        if pid:
+            self._of[pid].add(scope)
+        return scope
+
+    async def _connection(
+        self, connection: socket.socket, identify: Identify, handed: bool = False
+    ) -> None:
+        """A barrier: whatever goes wrong with one connection is nobody else's."""
+        client = ClientConnection(connection)
+        try:
+            try:
+                caller = await identify(connection)
+            except RefusedError as why:
+                await self._turn_away(client, why)
+                return
+            await self._known(client, caller, handed)
+        except Exception as bug:  # noqa: BLE001 -- of any kind
+            self._office.ledger.log(f"a connection failed: {self._hidden(bug)}", "error")
+        finally:
+            client.close()
+
+    def _hidden(self, bug: BaseException) -> str:
+        while isinstance(bug, BaseExceptionGroup):
+            bug = bug.exceptions[0]
+        said = f"{type(bug).__name__}: {bug}"
+        at = bug.__traceback__
+        while at is not None and at.tb_next is not None:
+            at = at.tb_next
+        if at is not None:
+            said += f" ({at.tb_frame.f_code.co_filename.rpartition('/')[2]}:{at.tb_lineno})"
+        return self._office.providers.shown(said.encode("utf-8", "replace")).decode()
+
+    async def _turn_away(self, client: ClientConnection, why: RefusedError) -> None:
+        """Say why to a caller whom nobody knows: it gets one answer."""
+
+        async def refuse(request: HttpRequest) -> None:
+            await DialectOutlet(client, _dialect(request), self._shown).refuse(why)
+
+        await self._requests(client, refuse, most=1)
+
+    async def _known(self, client: ClientConnection, caller: CallingProcess, handed: bool) -> None:
+        if self._connections[caller.pid] >= MOST_CONNECTIONS:
+            words = f"{MOST_CONNECTIONS} connections are open: close some"
+            await self._turn_away(client, RefusedError("EAGAIN", words, "connections", 1.0))
+            return
+
+        async def answer(request: HttpRequest) -> None:
+            await Exchange(self._office, client, caller, request, handed).answer()
+
+        self._connections[caller.pid] += 1
+        scope = self._belongs(caller.pid)
+        try:
+            with scope:
+                await self._requests(client, answer)
+        finally:
+            self._of.get(caller.pid, set()).discard(scope)
+            self._connections[caller.pid] -= 1
+            if not self._connections[caller.pid]:
+                del self._connections[caller.pid]
+
+    @property
+    def _shown(self) -> Callable[[bytes], bytes]:
+        return self._office.providers.shown
+
+    async def _requests(
+        self,
+        client: ClientConnection,
+        answer: Callable[[HttpRequest], Awaitable[None]],
+        most: float = float("inf"),
+    ) -> None:
+        """Answer one request after the other."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.watch)
+            with suppress(trio.BrokenResourceError):
+                try:
+                    while most and (request := await client.request()) is not None:
+                        await answer(request)
+                        most -= 1
+                        if not client.goes_on:
+                            break
+                except BadHttpError as bad:
+                    if not client.begun:
+                        said = refusal("chat", "EINVAL", "http", bad.words)
+                        await client.respond(bad.status, _encoded(said.headers), said.body)
+                await client.linger()
+            nursery.cancel_scope.cancel()
+
+
+class Exchange:
+    """One request, by its path."""
+
+    def __init__(
+        self,
+        office: Office,
+        client: ClientConnection,
+        caller: CallingProcess,
+        request: HttpRequest,
+        handed: bool,
+    ) -> None:
+        self._office, self._client, self._caller = office, client, caller
+        self._request, self._handed = request, handed
+
+    async def answer(self) -> None:
+        request = self._request
+        try:
+            if request.header(b"upgrade").lower() == "websocket":
+                # Codex asks for one. After 426 it goes on over HTTP at once; after 404, 405 and
+                # 501 it has tried six or seven times (measured).
+                await self._say(426, "websockets are not offered: POST the same path")
+            elif request.path == "/" and request.method in ("GET", "HEAD"):
+                await self._client.respond(200, [(b"content-type", b"text/plain")], b"")
+            elif request.method == "GET" and request.path.startswith("/v1/models"):
+                await self._models()
+            elif request.method == "POST" and request.path in PATHS:
+                await self._dialect(PATHS[request.path].name)
+            elif request.method == "POST" and request.path == COUNT_TOKENS:
+                await self._count_tokens()
+            elif self._handed and request.method == "POST" and request.path == ASK:
+                await self._ask()
+            elif self._handed and request.method == "POST" and request.path == RAW:
+                await self._raw()
+            else:
+                await self._say(404, f"there is no {request.method} {request.path} here")
+        except RefusedError as why:
+            await self._refuse(why)
+        except BadRequest as bad:
+            await self._refuse(RefusedError("EINVAL", str(bad)))
+
+    # -- calls -------------------------------------------------------------------------------------
+
+    async def _dialect(self, dialect: str) -> None:
+        request = self._request
+        asked = DIALECTS[dialect].parse(request.body)
+        target = request.path + request.query
+        job = Job(self._caller, asked, target, self._passed(), self._answer(dialect))
+        await self._forward(job, asked.model)
+
+    async def _forward(self, job: Job, model: str) -> None:
+        self._client.on_end(job.interrupt.gone)
+        try:
+            await forward(self._office, job, model)
+        finally:
+            self._client.on_end(None)
+
+    async def _ask(self) -> None:
+        """The text of an answer, for a conversation: no dialect is visible."""
+        asked = _object(self._request.body)
+        model, most = asked.get("model"), asked.get("max_output")
+        system, messages = asked.get("system") or "", asked.get("messages")
+        if not (
+            isinstance(model, str)
+            and isinstance(system, str)
+            and isinstance(messages, list)
+            and (most is None or isinstance(most, int))
+        ):
+            raise BadRequest('{"model", "system", "messages", "max_output"} was expected')
+        dialect = DIALECTS[self._spoken(model, ("chat", "messages", "responses"))]
+        request = dialect.parse(dialect.ask(system, messages, model, most, True))
+        headers = [(b"content-type", b"application/json")]
+        if dialect.name == "messages":
+            headers.append((b"anthropic-version", b"2023-06-01"))
+        answer = self._text(dialect)
+        await self._forward(Job(self._caller, request, dialect.path, headers, answer), model)
+
+    async def _raw(self) -> None:
+        """A request of a dialect, which its own fields tell, of the model of the header."""
+        model = self._request.header(b"x-agentfs-model")
+        body = Body(self._request.body)
+        if "input" in body.members:
+            name = self._spoken(model, ("responses", "embeddings"))
+        else:
+            name = self._spoken(model, ("chat", "messages"))
+        asked = DIALECTS[name].parse(body.replaced({"model": model}))
+        headers = [(b"content-type", b"application/json")]
+        if name == "messages":
+            headers.append((b"anthropic-version", b"2023-06-01"))
+        answer = self._answer(name)
+        await self._forward(Job(self._caller, asked, DIALECTS[name].path, headers, answer), model)
+
+    def _spoken(self, model: str, wanted: tuple[str, ...]) -> str:
+        """The first of some dialects in which a model is offered. If there is none, or no such
+        model, the daemon says so."""
+        offer = self._office.catalogue.find(model)
+        speaks = () if offer is None else self._office.catalogue.speaks(offer)
+        return next((name for name in wanted if name in speaks), wanted[0])
+
+    # -- what is not metered -----------------------------------------------------------------------
+
+    async def _models(self) -> None:
+        told = await self._office.ledger.models(self._caller.pid)
+        names = [model["name"] for model in told]
+        messages = bool(self._request.header(b"anthropic-version"))
+        rest = self._request.path.removeprefix("/v1/models")
+        if rest in ("", "/"):
+            body = models_list(names, messages)
+        elif rest.startswith("/") and rest[1:] in names:
+            body = model_entry(rest[1:], messages)
+        else:
+            raise RefusedError("ENOENT", f"there is no model {rest[1:]} for you", "model")
+        await self._client.respond(200, [(b"content-type", b"application/json")], body)
+
+    async def _count_tokens(self) -> None:
+        """Asked of the provider. It costs nothing, so only the right to use the model is needed."""
+        asked = DIALECTS["messages"].parse(self._request.body)
+        told = await self._office.ledger.models(self._caller.pid)
+        offer = self._office.catalogue.find(asked.model)
+        if offer is None or offer.name not in [model["name"] for model in told]:
+            raise RefusedError("ENOENT", f"there is no model {asked.model} for you", "model")
+        provider = self._office.providers.find(offer.provider)
+        if provider is None or "messages" not in self._office.catalogue.speaks(offer):
+            raise RefusedError("ENOENT", f"{offer.name} is not offered as messages", "dialect")
+        outgoing = Outgoing(
+            "count_tokens",
+            self._request.path + self._request.query,
+            self._passed(),
+            asked.outgoing(offer.id, None),
+            stream=False,
+        )
+        with trio.CancelScope() as scope:
+            self._client.on_end(scope.cancel)
+            try:
+                async with provider.turnstile.turn(self._caller.pid):
+                    deadline = Deadline(scope, offer.patience)
+                    reply = await provider.source.send(outgoing, deadline)
+                    try:
+                        body = b""
+                        while piece := await reply.read():
+                            body += piece
+                    finally:
+                        reply.close()
+            except FailedError as failed:
+                raise RefusedError(failed.errno, failed.words, "provider") from None
+            finally:
+                self._client.on_end(None)
+            kind = [(n, v) for n, v in reply.headers if n == b"content-type"]
+            await self._client.respond(reply.status, kind, self._office.providers.shown(body))
+
+    async def _refuse(self, why: RefusedError) -> None:
+        if self._request.path == ASK:
+            await self._text(DIALECTS["chat"]).refuse(why)
+        else:
+            await self._answer(_dialect(self._request)).refuse(why)
+
+    # -- words -------------------------------------------------------------------------------------
+
+    def _answer(self, dialect: str) -> DialectOutlet:
+        return DialectOutlet(self._client, dialect, self._office.providers.shown)
+
+    def _text(self, dialect: Dialect) -> TextOutlet:
+        return TextOutlet(self._client, dialect, self._office.providers.shown)
+
+    def _passed(self) -> Headers:
+        return [
+            (name, value)
+            for name, value in self._request.headers
+            if name not in KEPT_BACK and not name.startswith(b"x-agentfs-")
+        ]
+
+    async def _say(self, status: int, words: str) -> None:
+        said = refusal(_dialect(self._request), "EINVAL", "path", words)
+        await self._client.respond(status, _encoded(said.headers), said.body)
+
+
+def _always(caller: CallingProcess) -> Identify:
+    async def identify(_: socket.socket) -> CallingProcess:
+        return caller
+
+    return identify
+
+
+def _dialect(request: HttpRequest) -> str:
+    """The dialect in which a caller reads what goes wrong."""
+    dialect = PATHS.get(request.path)
+    if dialect is not None:
+        return dialect.name
+    anthropic = request.header(b"anthropic-version") or request.path.startswith("/v1/messages")
+    return "messages" if anthropic else "chat"
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        value = parse_json(body)
+    except ValueError as bad:
+        raise BadRequest(f"the request is no JSON: {bad}") from None
+    if not isinstance(value, dict):
+        raise BadRequest("a request is a JSON object: { … }")
+    return value
+
+
+def _encoded(headers: list[tuple[str, str]]) -> Headers:
+    return [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers]

@@ -56,7 +56,8 @@ class StatsDirectory(SystemTable):
     @live("system", example='{"processes": {"idle": 10, …}, "agents": 12, …}')
     def system(self) -> str:
         """The system's figures as one JSON object: processes by state, agents, messages waiting and
-        claimed, events, system calls, refusals and commits since the start, and the mount's own."""
+        claimed, events, system calls, refusals and commits since the start, calls and restarts of
+        the gateway, and the mount's own."""
         return json.dumps(self._figures.read())
 
 
@@ -86,7 +87,7 @@ class SystemFigures:
 
     def read(self) -> dict[str, Any]:
         """All figures of this moment."""
-        kernel = self.kernel
+        kernel, gateway = self.kernel, self.kernel.gateway
         states = [process.state for process in kernel.table]
         waiting = claimed = dead = 0
         for name in kernel.agents:
@@ -104,6 +105,7 @@ class SystemFigures:
             "refusals": kernel.refusals.count,
             "commits": kernel.store.commits,
             "timers": len(kernel.timers),
+            "gateway": {"calls": gateway.calls, "restarts": gateway.restarts},
             "mount": dict(self._of_mount()),
         }
 
@@ -129,6 +131,15 @@ class _Kernel(Collector):
             yield GaugeMetricFamily(f"agentfs_{name}", name, value=figures[name])
         for name in ("events", "calls", "refusals", "commits"):
             yield CounterMetricFamily(f"agentfs_{name}", name, value=figures[name])
+        gateway = figures["gateway"]
+        yield GaugeMetricFamily(
+            "agentfs_gateway_calls", "calls of models in flight", value=gateway["calls"]
+        )
+        yield CounterMetricFamily(
+            "agentfs_gateway_restarts",
+            "how often the gateway was started again",
+            value=gateway["restarts"],
+        )
         for name, number in sorted(figures["mount"].items()):
             kind = CounterMetricFamily if name in COUNTERS else GaugeMetricFamily
             yield kind(f"agentfs_mount_{name}", f"{name} of the mount", value=number)

@@ -26,7 +26,16 @@ from agentfs.tools.tree import ToolError
 
 __all__ = ["Finding", "examine", "mend", "run"]
 
-PACKAGES = ("pyfuse3", "trio", "pydantic", "PyYAML", "click", "inotify_simple", "prometheus_client")
+PACKAGES = (
+    "pyfuse3",
+    "trio",
+    "h11",
+    "pydantic",
+    "PyYAML",
+    "click",
+    "inotify_simple",
+    "prometheus_client",
+)
 MODULES = {"PyYAML": "yaml._yaml"}
 """Import names that differ from the package's; of PyYAML the part that uses libyaml, which its
 wheels have."""
@@ -75,6 +84,7 @@ def examine() -> Iterator[Finding]:
     yield _identity()
     yield _system_calls()
     yield from _confinement()
+    yield _keys()
     yield from _limits()
     yield from _mounts()
 
@@ -278,6 +288,21 @@ def _models_alone() -> Finding:
     return Finding("note", "models without a network", f"{words} {network.NEEDED}")
 
 
+def _keys() -> Finding:
+    """How far the keys of providers are from agents; see `agentfs.models.worker`."""
+    from agentfs.models.worker import own_user
+
+    if os.geteuid() != 0:
+        words = "an agent that may read the machine can read the folder of secrets: it is your user"
+        return Finding(
+            "note", "keys of models", f"{words}; as root, agents have users of their own"
+        )
+    if own_user("") < 0:
+        words = "the gateway runs as root, because others may not enter the folder of its code"
+        return Finding("note", "keys of models", f"{words} ({sys.prefix})")
+    return Finding("ok", "keys of models", "the gateway is a user that nobody else is")
+
+
 def _limits() -> Iterator[Finding]:
     """How number and memory of programs are limited."""
     from agentfs.machine.cgroups import ControlGroups
@@ -316,6 +341,24 @@ def _mounts() -> Iterator[Finding]:
             yield Finding("note", path, f"{silence(path)}; agentfs umount {path} ends it")
         else:
             yield Finding("ok" if how == "live" else "note", path, words[how].format(path))
+        if how == "live":
+            yield from _gateway(path)
+
+
+def _gateway(path: str) -> Iterator[Finding]:
+    """How the gateway of models of a tree is."""
+    try:
+        with open(f"{path}/sys/gateway", encoding="utf-8") as file:
+            facts = dict(line.rstrip("\n").split(":\t", 1) for line in file)
+    except (OSError, ValueError):  # another release, or it is not ours
+        return
+    words = f"the gateway of models is {facts['State']}, at {facts['Address']}"
+    if facts["Trouble"] != "-":
+        yield Finding("note", path, f"{words}; {facts['Restarts']} restarts, {facts['Trouble']}")
+    elif "-" in (facts["Address"], facts["Socket"]):
+        yield Finding("note", path, f"{words}, socket {facts['Socket']}: its log says why")
+    else:
+        yield Finding("ok", path, words)
 
 
 def _store(state: Path, key: str | None) -> list[Finding]:

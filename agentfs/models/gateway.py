@@ -102,6 +102,11 @@ class Gateway(Part):
         return max(0, self._runs - 1)
 
     @property
+    def calls(self) -> int:
+        """How many are in flight."""
+        return self._answers.in_flight
+
+    @property
     def port(self) -> int:
         """On the loopback; 0 if it has none."""
         return self._doors.port
@@ -119,7 +124,7 @@ class Gateway(Part):
             "Since": rfc3339(self._since) if self._since else "-",
             "Address": self._doors.url or "-",
             "Socket": self._doors.path or "-",
-            "Calls": self._answers.in_flight,
+            "Calls": self.calls,
             "Restarts": self.restarts,
             "Trouble": self.trouble or "-",
         }

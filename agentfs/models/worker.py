@@ -25,7 +25,7 @@ import agentfs
 from agentfs.machine.cgroups import ControlGroups
 from agentfs.models.channel import Channel
 
-__all__ = ["COMMAND", "END_SECONDS", "Worker"]
+__all__ = ["COMMAND", "END_SECONDS", "Worker", "own_user"]
 
 log = logging.getLogger("agentfs.gateway")
 
@@ -72,7 +72,7 @@ class Worker:
     @classmethod
     def start(cls, tapes: Path, instance: str, groups: ControlGroups) -> Worker:
         """Start it in the folder of `tapes`, which it may write. 1 ms, by vfork. Raises OSError."""
-        uid = _user(instance)
+        uid = own_user(instance)
         if uid >= 0:
             try:
                 _give(tapes, uid)
@@ -164,7 +164,7 @@ class Worker:
                 return False
 
 
-def _user(instance: str) -> int:
+def own_user(instance: str) -> int:
     """Whom it is to become: a user that has no account, another one for each system as far as
     there are enough; -1: nobody else. Where our code or the interpreter is in a folder that others
     may not enter, it could not import what it needs."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +20,7 @@ import pytest
 from tests.hatchery import Hatchery, QuickTree
 from tests.puppet import Puppet
 from tests.system.test_across_users import interpreter
-from tests.tree import Tree, eventually
+from tests.tree import PATIENCE, Tree, eventually
 
 pytestmark = pytest.mark.mount
 
@@ -238,3 +240,39 @@ def test_the_door_is_a_socket_to_who_looks_and_the_tree_can_be_unmounted_by_hand
     assert made.facts()["State"] == "asleep"
     subprocess.run(["umount", str(made.tree.path)], check=True)
     eventually(lambda: not where.exists())
+
+
+def test_a_kill_9_of_the_daemon_ends_the_gateway_and_the_next_daemon_has_the_same_doors(trees):
+    """Programs that outlive the daemon have the address in their environment."""
+    hatchery = Hatchery("tests.models.hatched")
+    try:
+        made = Doors(trees(hatchery=hatchery))
+        assert named(outside(made.all[0])) == (1, "init")
+        gateway = int(made.facts()["Ospid"])
+        pidfd = os.pidfd_open(gateway)
+        words = f"the gateway of models is running, at http://127.0.0.1:{made.all[0]}"
+        assert words in made.tree.run("doctor", check=False).stdout
+        os.kill(gateway, signal.SIGSTOP)  # the daemon's end is its end whatever it does
+        made.tree.crash()
+        select.select([pidfd], [], [], PATIENCE)
+        os.close(pidfd)
+        made.tree.mount()
+        facts = made.facts()
+        assert facts["Address"] == f"http://127.0.0.1:{made.all[0]}"
+        assert (facts["State"], facts["Restarts"], facts["Trouble"]) == ("asleep", "0", "-")
+        for door in made.all:
+            assert named(outside(door)) == (1, "init")
+        os.kill(int(made.facts()["Ospid"]), signal.SIGKILL)
+        eventually(lambda: made.facts()["Trouble"] == "signal 9")
+        assert named(outside(made.all[0])) == (1, "init")
+        assert made.facts()["Restarts"] == "1"
+        assert "agentfs_gateway_restarts_total 1.0" in made.tree.read("sys/metrics")
+        assert "1 restarts, signal 9" in made.tree.run("doctor", check=False).stdout
+    finally:
+        hatchery.close()
+
+
+@pytest.mark.parametrize("doors", GROUPED, indirect=True)
+def test_programs_have_the_address_in_their_environment(doors):
+    agent = doors.agent("reader")
+    assert agent.do("os.environ['OPENAI_BASE_URL']") == f"http://127.0.0.1:{doors.all[0]}/v1"

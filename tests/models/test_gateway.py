@@ -18,6 +18,7 @@ from agentfs.model.process import Process
 from agentfs.models import gateway as life
 from agentfs.models.events import GatewayEnded, GatewayStarted
 from agentfs.models.gateway import Gateway
+from agentfs.models.worker import own_user
 from agentfs.quota.events import CallEnded
 from tests.models.world import Wire, served
 from tests.process.world import OPERATOR, System, eventually, gone
@@ -153,9 +154,7 @@ async def test_it_has_nothing_of_the_daemons_and_nobody_may_look_into_it(both):
 
 
 def gateway_user(system: System) -> int:
-    from agentfs.models.worker import _user
-
-    return _user(system.kernel.instance.name)
+    return own_user(system.kernel.instance.name)
 
 
 async def test_it_is_no_program_of_an_agent_and_no_stray_of_one(both):

@@ -1,11 +1,12 @@
-"""`python -m agentfs.gateway`: started by the daemon, with their channel as descriptor 3."""
+"""`python -m agentfs.gateway FD PARENT UID GID`: started by the daemon, process PARENT, with their
+channel as descriptor FD. It becomes the user UID, GID; -1 is who it is."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import signal
+import sys
 from contextlib import suppress
 
 import trio
@@ -15,10 +16,9 @@ from agentfs.gateway.channel import Channel, Packet
 from agentfs.gateway.ledger import Ledger
 from agentfs.gateway.office import Office
 from agentfs.gateway.providers import Providers
+from agentfs.gateway.seclusion import seclude
 from agentfs.gateway.server import Server
 
-CHANNEL = 3
-PR_SET_DUMPABLE = 4
 REPORT_SECONDS = 1.0
 """How old what the daemon knows of a stream may be: it is charged if this process dies."""
 
@@ -59,8 +59,8 @@ class Switchboard:
                 attempt.metered.report()
 
 
-async def main() -> None:
-    channel = Channel(CHANNEL)
+async def main(descriptor: int) -> None:
+    channel = Channel(descriptor)
     async with trio.open_nursery() as nursery:
         office = Office(Ledger(channel), Providers(nursery))
         switchboard = Switchboard(office, Server(office, nursery))
@@ -70,17 +70,16 @@ async def main() -> None:
         nursery.cancel_scope.cancel()
 
 
-def prepare() -> None:
-    """Nobody reads the memory of this process, where the keys are; it may have many connections;
-    and it ends when its channel does, whatever happens in the terminal."""
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+def prepare(arguments: list[str]) -> int:
+    """Be shut off, and allowed many connections. Returns the descriptor of the channel."""
+    channel, parent, uid, gid = map(int, arguments)
+    seclude(parent, uid, gid)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is for the daemon
+    return channel
 
 
 if __name__ == "__main__":
-    prepare()
-    trio.run(main)
+    trio.run(main, prepare(sys.argv[1:]))

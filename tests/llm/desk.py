@@ -72,9 +72,8 @@ class Desk:
     def __enter__(self) -> Desk:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         number = theirs.fileno()
-        program = f"import os, sys; os.dup2({number}, 3) == {number} or os.close({number})\n"
-        program += "os.execv(sys.executable, [sys.executable, '-m', 'agentfs.gateway'])"
-        self.process = subprocess.Popen([sys.executable, "-c", program], pass_fds=[number])
+        command = [sys.executable, "-P", "-m", "agentfs.gateway", str(number), str(os.getpid())]
+        self.process = subprocess.Popen([*command, "-1", "-1"], pass_fds=[number])
         theirs.close()
         self._reader = threading.Thread(target=self._serve)
         self._reader.start()

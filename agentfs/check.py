@@ -30,6 +30,7 @@ from agentfs.store.opening import LAST_EVENT
 from agentfs.store.rows import UNREADABLE, StoreRows
 from agentfs.store.settings import configuration_form
 from agentfs.turns import check as turns
+from agentfs.turns import harnesses
 
 __all__ = ["check"]
 
@@ -43,6 +44,7 @@ DOCUMENTS: dict[str, Form[Any]] = {
     "/etc/roles.yaml": roles.FORM,
     "/etc/acl.yaml": acl.FORM,
     "/etc/models.yaml": catalog.FORM,
+    "/etc/harnesses.yaml": harnesses.FORM,
 }
 
 

@@ -83,6 +83,7 @@ from agentfs.store.opening import require_whole, taking_up
 from agentfs.store.part import Part
 from agentfs.tooling.sidecars import Sidecars
 from agentfs.tooling.tooling import Tooling
+from agentfs.turns import harnesses
 from agentfs.turns.turns import TurnLog
 from agentfs.why import Why
 
@@ -134,7 +135,8 @@ class Kernel:
         self.acl = LiveDocument(self.store, self.events, acl.FORM, self.policy.use_acl)
         self.gate = Gate(ground, self.policy, self.table.find)
         self.catalog = Catalog(ground, Secrets(ground, self.gate))
-        self.documents = (self.settings, self.roles, self.acl, self.catalog)
+        self.harnesses = LiveDocument(self.store, self.events, harnesses.FORM)
+        self.documents = (self.settings, self.roles, self.acl, self.catalog, self.harnesses)
         add(*self.documents)
         self.rules = PathRules(self.gate)
         self.capabilities = Capabilities(ground, self.gate, self.table)

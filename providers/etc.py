@@ -55,7 +55,9 @@ class EtcDirectory(Replacing, SystemTable):
     PATH = "/etc"
     WHAT = "The configuration."
     key = ("etc",)
-    REPLACED = frozenset({"agentfs.yaml", "roles.yaml", "acl.yaml", "models.yaml", "tools.yaml"})
+    REPLACED = frozenset(
+        {"agentfs.yaml", "roles.yaml", "acl.yaml", "models.yaml", "tools.yaml", "harnesses.yaml"}
+    )
 
     def __init__(self, above: SystemTable) -> None:
         super().__init__(above)
@@ -172,6 +174,13 @@ class EtcDirectory(Replacing, SystemTable):
         """The tools that agents may call (YAML): programs, Python functions and MCP servers, what
         they take, and as whom they run. See /lib/tools."""
         return self.document(self.kernel.tooling.document)
+
+    @live_document("harnesses.yaml", "harnesses:\n  claude:\n    turn: [-p, '{arguments}']\n")
+    def harnesses(self) -> Node:
+        """How `agentfs run --serve` has programs that people talk to do one turn (YAML): for each
+        the words of its command, how it goes on with a session, and where its answer is. The
+        comments of the text that is there at first have every key."""
+        return self.document(self.kernel.harnesses)
 
     def replace(self, name: str, content: bytes, caller: Caller) -> None:
         self._write(self._documents[name], content, caller)

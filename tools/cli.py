@@ -20,6 +20,7 @@ from agentfs.tools.happenings import events
 from agentfs.tools.how import OWN_PROCESS, FileCommand, Given, placeholders
 from agentfs.tools.inbox import inbox
 from agentfs.tools.listing import ps, status, tree
+from agentfs.tools.run_command import run
 from agentfs.tools.secret import secret
 from agentfs.tools.state import state
 from agentfs.tools.terminal import coloured
@@ -45,7 +46,20 @@ audit_key_option = click.option(
     help="The file with the audit's key. Default: audit.key in the state directory.",
 )
 
-for command in (status, ps, tree, *COMMANDS, inbox, events, approve, audit, can, secret, state):
+for command in (
+    status,
+    ps,
+    tree,
+    *COMMANDS,
+    run,
+    inbox,
+    events,
+    approve,
+    audit,
+    can,
+    secret,
+    state,
+):
     commands.add_command(command)
 
 

@@ -10,11 +10,8 @@ import errno
 import json
 import os
 import queue
-import select
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -26,10 +23,8 @@ import click
 
 from agentfs.base.yaml_document import DocumentError
 from agentfs.manifest import ROOT, Planned, load
-from agentfs.tools.mounting import start
-from agentfs.tools.mounts import condition, mounts, resolved
-from agentfs.tools.tree import CHUNK, ToolError, Tree, TreeError, encoded, find
-from agentfs.tools.unmounting import umount_tree
+from agentfs.tools.placing import place
+from agentfs.tools.tree import CHUNK, ToolError, Tree, TreeError, encoded
 
 __all__ = ["run"]
 
@@ -60,7 +55,7 @@ def run(
             click.echo(fault, err=True)
         return 1
     extra = dict(_assignment(text) for text in env)
-    with _interruptible(), _place(directory, state, audit_key, detach=detach) as tree:
+    with _interruptible(), place(directory, state, audit_key, detach=detach) as tree:
         session = _Session(tree)
         try:
             for planned in system.processes:
@@ -104,63 +99,6 @@ def _interruptible() -> Iterator[None]:
 def _mute() -> None:
     """Nobody reads us any more: what is still to be flushed goes nowhere, and says nothing."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextmanager
-def _place(
-    directory: str | None, state: str | None, audit_key: str | None, *, detach: bool
-) -> Iterator[Tree]:
-    """The tree to work in. If it is mounted here it is also unmounted here, unless all went well
-    and it is to stay (`detach`)."""
-    existing = _existing(directory)
-    if directory is None:
-        directory = os.environ.get("AGENTFS") or None  # named, and nothing is mounted there
-    if existing is not None:
-        if state is not None:
-            raise ToolError(
-                f"{existing}: a tree is mounted there already, and has its state directory"
-            )
-        yield Tree(existing)
-        return
-    temporary = None
-    if directory is None:
-        temporary = tempfile.mkdtemp(prefix="agentfs-")
-        directory = os.path.join(temporary, "mnt")
-        os.mkdir(directory)
-        state = state or os.path.join(temporary, "state")
-    stay = False
-    daemon = None
-    try:
-        daemon = start(directory, state, [], audit_key)
-        yield Tree(resolved(directory))
-        stay = detach
-    finally:
-        if not stay:
-            if daemon is not None and not _has_ended(daemon):
-                with suppress(ToolError):  # unmounted from outside meanwhile
-                    umount_tree(directory, lazy=True)
-                select.select([daemon], [], [], PATIENCE)  # a thread of it may wait for a disk
-            if temporary is not None:
-                shutil.rmtree(temporary)
-        if daemon is not None:
-            os.close(daemon)
-
-
-def _has_ended(pidfd: int) -> bool:
-    return bool(select.select([pidfd], [], [], 0)[0])
-
-
-def _existing(directory: str | None) -> str | None:
-    """The live tree to use, if there is one. Raises ToolError if there are several."""
-    if directory is not None:
-        path = resolved(directory)
-        return path if path in mounts() and condition(path) == "live" else None
-    directory = os.environ.get("AGENTFS")
-    if directory:
-        return _existing(directory)
-    if any(condition(path) == "live" for path in mounts()):
-        return find()
-    return None
 
 
 @dataclass(slots=True)

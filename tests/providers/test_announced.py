@@ -42,7 +42,10 @@ VARIANTS: dict[str, tuple[dict[str, object], ...]] = {
     "ChildrenChanged": ({"added": True}, {"added": False, "child": 99}),
     "ConfigChanged": tuple(
         {"path": f"/etc/{name}"}
-        for name in ("agentfs.yaml", "roles.yaml", "acl.yaml", "models.yaml", "tools.yaml")
+        for name in (
+            *("agentfs.yaml", "roles.yaml", "acl.yaml"),
+            *("models.yaml", "tools.yaml", "harnesses.yaml"),
+        )
     ),
     "LimitChanged": tuple({"limit": name} for name in NAMES),
     "ProcessChanged": ({}, {"pid": INIT, "agent": "init"}, {"pid": 99, "agent": "gone"}),

@@ -106,6 +106,7 @@ NAMESPACE = """
 /etc/roles.yaml 0644
 /etc/acl.yaml 0644
 /etc/models.yaml 0644
+/etc/harnesses.yaml 0644
 /sys/version 0444
 /sys/can 0666
 /sys/boot_id 0444

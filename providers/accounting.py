@@ -6,11 +6,12 @@ import errno
 import json
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
+from agentfs.base.clock import rfc3339
 from agentfs.base.errors import KernelError
 from agentfs.providers.system_table import SystemTable
 from agentfs.quota.accounting import TOTAL, dollars
 from agentfs.quota.events import AccountClosed, AccountOpened, UseRecorded
-from agentfs.quota.uses import Sums
+from agentfs.quota.uses import Sums, UseRow
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Removed
 from agentfs.vfs.declare import directory, live, value
@@ -54,19 +55,28 @@ class AccountDirectory(SystemTable):
 
     @value("tokens", on=USED, example="41200")
     def tokens(self) -> str:
-        """Tokens of models, read and written."""
-        sums = self.sums
-        return str(sums.input + sums.output)
+        """Tokens of models, read and written, those of a provider's cache included."""
+        return str(self.sums.tokens)
 
     @value("input", on=USED, example="40000")
     def input(self) -> str:
-        """Tokens that models read."""
+        """Tokens that models read, but for those that a provider's cache gave or took."""
         return str(self.sums.input)
 
     @value("output", on=USED, example="1200")
     def output(self) -> str:
         """Tokens that models wrote."""
         return str(self.sums.output)
+
+    @value("cache_read", on=USED, example="31000")
+    def cache_read(self) -> str:
+        """Tokens that models read out of what their provider had kept from earlier calls."""
+        return str(self.sums.cache_read)
+
+    @value("cache_write", on=USED, example="4425")
+    def cache_write(self) -> str:
+        """Tokens that models read, and their provider kept for later calls."""
+        return str(self.sums.cache_write)
 
     @value("calls", on=USED, example="17")
     def calls(self) -> str:
@@ -88,15 +98,34 @@ class AccountDirectory(SystemTable):
         """How many of the calls were of a model that /etc/models.yaml had no price for."""
         return str(self.sums.unpriced)
 
+    @value("estimated", on=USED, example="0")
+    def estimated(self) -> str:
+        """How many of the calls the provider did not say the tokens of: those that were cut. They
+        count with an estimate of their input, and what had come."""
+        return str(self.sums.estimated)
+
     @live(
         "hourly",
         example='{"hour": "2026-11-21T09", "tokens": 41200, "input": 40000, "output": 1200, …}',
     )
     def hourly(self) -> str:
         """The same for each hour (UTC) in which something was used, one JSON object a line, the
-        newest last: hour, tokens, input, output, calls, tool_calls, cost, unpriced. They go with
-        the records they are the sums of, after `accounting.retention`."""
+        newest last: hour, tokens, input, output, calls, tool_calls, cost, unpriced, cache_read,
+        cache_write, estimated. They go with the records they are the sums of, after
+        `accounting.retention`."""
         return _lines("hour", self.kernel.accounting.hours(*self._account))
+
+    @live(
+        "recent",
+        example='{"time": "2026-11-21T09:10:00.000Z", "agent": "alice", "kind": "llm", …}',
+    )
+    def recent(self) -> str:
+        """The newest uses, one JSON object a line, the newest last: time, pid, agent, user, node,
+        tier, kind, name (of the model or tool), provider (that answered; empty if the process made
+        the call itself), input, output, cache_read, cache_write, cost, unpriced, estimated. At most
+        100, and of no use that is older than the last 10,000 of the whole system."""
+        rows = self.kernel.accounting.recent(*self._account)
+        return "".join(json.dumps(_told(row)) + "\n" for row in rows)
 
     @live("daily", example='{"day": "2026-11-21", "tokens": 41200, …}')
     def daily(self) -> str:
@@ -192,18 +221,25 @@ class AccountingDirectory(SystemTable):
         yield Removed(view.key, event.key, key, is_directory=True)
 
 
+def _told(row: UseRow) -> dict[str, object]:
+    told: dict[str, object] = row._asdict()
+    del told["hour"]
+    return told | {
+        "time": rfc3339(row.time),
+        "cost": dollars(row.cost),
+        "unpriced": bool(row.unpriced),
+        "estimated": bool(row.estimated),
+    }
+
+
 def _lines(span: str, sums: Iterable[tuple[str, Sums]]) -> str:
     lines = []
     for name, each in sums:
         figures = {
             span: name,
-            "tokens": each.input + each.output,
-            "input": each.input,
-            "output": each.output,
-            "calls": each.calls,
-            "tool_calls": each.tool_calls,
+            "tokens": each.tokens,
+            **each._asdict(),
             "cost": dollars(each.cost),
-            "unpriced": each.unpriced,
         }
         lines.append(json.dumps(figures) + "\n")
     return "".join(lines)

@@ -10,6 +10,7 @@ from agentfs.providers.approvals import ApprovalsDirectory
 from agentfs.providers.asks import AsksDirectory
 from agentfs.providers.audit import AuditDirectory
 from agentfs.providers.budget import BudgetDirectory, CallRows
+from agentfs.providers.calls import CallsDirectory
 from agentfs.providers.caps import CapsDirectory, SysCapsDirectory
 from agentfs.providers.children import ChildrenDirectory
 from agentfs.providers.descriptors import divide
@@ -71,6 +72,7 @@ attach(
     BranchRows,
     BudgetDirectory,
     CallRows,
+    CallsDirectory,
     SignRows,
     TurnRows,
     DevDirectory,

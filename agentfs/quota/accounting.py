@@ -96,6 +96,10 @@ class Accounting(Part):
         """The same of each day (`2026-11-21`)."""
         return self._uses.spans(view, key, DAY)
 
+    def recent(self, view: str, key: str) -> list[UseRow]:
+        """The newest uses, the newest last."""
+        return self._uses.recent(view, key)
+
     def require_reader(self, principal: Principal, view: str, key: str = "") -> None:
         """Raise EACCES unless `principal` may read this account: an agent its own and that of its
         user, the operator all."""

@@ -65,6 +65,10 @@ class Calls(Part):
         """The open calls of a process, the oldest first."""
         return self._open.of(pid)
 
+    def find(self, pid: int, number: int) -> Call | None:
+        """The open call of a process with this id."""
+        return self._open.find(pid, number)
+
     def __iter__(self) -> Iterator[Call]:
         """All that are open."""
         return iter(self._open)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from agentfs.model.principal import INIT
 from agentfs.model.process import Tier
@@ -18,6 +19,9 @@ __all__ = ["NUMBERS", "faults"]
 
 NUMBERS = ("last_call",)
 """Meta values that are numbers."""
+
+GROUPS = "Groups"
+"""The stored name of the meter of groups."""
 
 GROUP_COUNTS = ("changed", "tokens", "tokens_hits", "pids_hits")
 SPENT_COUNTS = ("llm_calls", "tool_calls", "cost", "largest")
@@ -68,6 +72,7 @@ def _budget_faults(rows: StoreRows) -> Iterator[str]:
             yield f"call {key}: the last one has id {last_call} only"
         if not rows.lives(call.pid):
             yield f"call {key}: process {call.pid}, which made it, is no living process"
+        yield from (f"call {key}: {fault}" for fault in _call(call))
         if call.held.kind == "llm":
             held[call.held.source, call.held.tier] += call.held.tokens
     yield from _sums(found, held)
@@ -86,6 +91,17 @@ def _entry(entry: BudgetEntry, rows: StoreRows) -> Iterator[str]:
     for name in ("allocated", "consumed", "granted", "held"):
         if getattr(entry, name) < 0:
             yield f"{name} is {getattr(entry, name)}"
+
+
+def _call(call: Call) -> Iterator[str]:
+    for name in ("input", "output", "cost"):
+        if not _is_count(getattr(call.held, name)):
+            yield f"it holds {name} {getattr(call.held, name)!r}"
+    if call.relay is not None:
+        if call.parts:
+            yield "the gateway makes it, and meters hold other parts of it"
+        if not _is_count(call.relay.output):
+            yield f"{call.relay.output!r} tokens of it have come"
 
 
 def _sums(found: Mapping[Key, BudgetEntry], held: Mapping[Key, int]) -> Iterator[str]:
@@ -142,11 +158,15 @@ def _group_faults(rows: StoreRows) -> Iterator[str]:
         if process.state.alive and process.group and process.group not in groups:
             yield f"process {process.pid}: there is no group {process.group}"
     least: Counter[str] = Counter()
+    open_ones = _held_of_groups(rows)
     for pid, record in rows.records(group_table.HOLDS):
         if not rows.lives(pid):
             yield f"process {pid}, which holds tokens of groups, is no living process"
         for path, tokens in record.get("holds", ()):
             least[path] += tokens
+            open_ones[pid, tokens] -= 1
+            if open_ones[pid, tokens] < 0:
+                yield f"process {pid}: it holds {tokens} tokens of {path}, and has no such call"
             if path and path not in groups:
                 yield f"process {pid}: it holds tokens of group {path}, which there is not"
     # Sorted in reverse, what is below a group comes before it: each hands on the most of the two.
@@ -158,6 +178,18 @@ def _group_faults(rows: StoreRows) -> Iterator[str]:
             least[parent] += used
             if used < least[path]:
                 yield f"group {path}: it has used {used} tokens, and those in it {least[path]}"
+
+
+def _held_of_groups(rows: StoreRows) -> Counter[tuple[str, int]]:
+    """How many open calls of each process hold how many tokens of its groups, by (pid, tokens)."""
+    found: Counter[tuple[str, int]] = Counter()
+    for key, record in rows.records(open_calls.KIND):
+        with suppress(*UNREADABLE):  # it is a fault already
+            call = Call.from_record(key, record)
+            part = call.parts.get(GROUPS)
+            tokens = call.held.tokens if part is None else part[0]
+            found[str(call.pid), tokens] += call.held.kind == "llm"
+    return found
 
 
 def _is_count(number: object) -> bool:

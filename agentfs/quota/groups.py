@@ -236,11 +236,12 @@ class Groups(Part):
         if use.kind != "llm":
             return
         self._check(process, process.group, use.tokens)
-        if process.group:
-            self.groups.hold(process.pid, GroupHold(process.group, use.tokens))
+        # Of a process in no group as well: another call of as many tokens, begun once it is in one,
+        # is not taken for this one.
+        self.groups.hold(process.pid, GroupHold(process.group, use.tokens))
 
     def grow(self, process: Process, held: Use, more: Use) -> None:
-        """Count more in the group where the call began; nothing if it was in none."""
+        """Count more in the group where the call began."""
         path = self.groups.held_in(process.pid, held.tokens)
         if path is not None:
             self._check(process, path, more.tokens)

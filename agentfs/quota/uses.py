@@ -25,6 +25,10 @@ SWEPT = "swept"
 NOBODY = ""
 """The key of agents that are no more and whose rows are all swept."""
 
+RECENT, LOOKED_AT = 100, 10_000
+"""Rows that are shown as the newest of an account, and the newest of all among which they are
+looked for: 3 ms."""
+
 HOUR, DAY = len("2026-11-21T09"), len("2026-11-21")
 """The two kinds of span, by the length of their names."""
 
@@ -114,6 +118,10 @@ _OLDEST = f"""
     SELECT seq, hour, agent, user, node, tier, kind, {", ".join(FIGURES)}
     FROM uses WHERE time < ? ORDER BY time LIMIT ?
 """  # noqa: S608  # the names of columns
+_RECENT = f"""
+    SELECT {", ".join(UseRow._fields)} FROM uses
+    WHERE seq > (SELECT ifnull(max(seq), 0) FROM uses) - {LOOKED_AT}
+"""  # noqa: S608  # the names of columns
 _DROP_EMPTY = """
     DELETE FROM usage WHERE view = ? AND key = ? AND span = ? AND calls = 0 AND tool_calls = 0
 """
@@ -139,6 +147,13 @@ class Uses:
         """The hours or the days that there are sums of, the oldest first."""
         for span, *row in self._store.read(_SPANS, (view, key, length)):
             yield span, Sums(*row)
+
+    def recent(self, view: str, key: str) -> list[UseRow]:
+        """The newest rows of a view's key, at most `RECENT`, the newest last."""
+        where, values = ("1", ()) if view == TOTAL else (f"{view} = ?", (key,))
+        query = f"{_RECENT} AND {where} ORDER BY seq DESC LIMIT {RECENT}"
+        rows = self._store.read(query, values).fetchall()
+        return [UseRow(*row) for row in reversed(rows)]
 
     def add(self, row: UseRow) -> None:
         """Write one use, and add it to all its sums."""

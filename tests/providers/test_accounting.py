@@ -58,6 +58,9 @@ async def test_every_account_has_the_same_files(world: World) -> None:
                 "calls": 1,
                 "tool_calls": 0,
                 "cost": "0.009",
+                "cache_read": 0,
+                "cache_write": 0,
+                "estimated": 0,
                 "unpriced": 0,
             }
     assert world.list(BASE) == ["agent", "user", "node", "tier", "total"]

@@ -164,6 +164,7 @@ class Town:
             content=Content.of(b"x"),
         )
         approval = kernel.approvals.file(needed).name
+        town.values["call"] = kernel.calls.llm(bob.principal, world.pid("bob"), "", 10)
         for module, number in (("asks", ask), ("reminders", reminder.id), ("approvals", approval)):
             town.ids[f"agentfs.{module}.events"] = {"id": number}
         return town

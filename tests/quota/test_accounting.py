@@ -15,6 +15,7 @@ from agentfs.model.process import Process, Tier
 from agentfs.quota.accounting import dollars
 from agentfs.quota.events import AccountClosed, AccountOpened, UseRecorded, UsesSwept
 from agentfs.quota.meter import Use
+from agentfs.quota.relay import Used, Wanted
 from agentfs.quota.uses import Sums
 from tests.process.world import OPERATOR, as_agent
 from tests.quota.books_world import POOL, Books
@@ -369,3 +370,28 @@ def test_money_is_written_in_decimal() -> None:
         "1",
         "12.345678",
     ]
+
+
+def test_the_newest_uses_say_who_answered_and_whether_it_is_an_estimate(world: Books) -> None:
+    alice, bob = world.child("alice"), world.child("bob")
+    world.use(alice, 5)
+    gateway = world.calls.relayed
+    world.models.replace(
+        "providers: {here: {url: http://127.0.0.1:9, speaks: [chat]}}\n"
+        "models: {sonnet: {tier: tactical, provider: here, input: 1}}"
+    )
+    for used in (Used(1, 2, 3, 4), None):
+        begun = gateway.begin(bob, Wanted("sonnet", 10, 20))
+        gateway.settle(begun.id, used)
+    rows = world.accounting.recent("agent", "bob")
+    figures = [
+        (row.provider, row.input, row.output, row.cache_read, row.cache_write) for row in rows
+    ]
+    assert figures == [("here", 1, 2, 3, 4), ("here", 10, 0, 0, 0)]
+    assert [row.estimated for row in rows] == [False, True]
+    assert [row.agent for row in world.accounting.recent("total", "")] == ["alice", "bob", "bob"]
+    assert world.accounting.sums("agent", "bob") == Sums(11, 2, 2, 0, 18, 0, 3, 4, 1)
+    for _ in range(120):
+        world.use(alice, 1)
+    assert len(world.accounting.recent("agent", "alice")) == 100
+    world.agree()

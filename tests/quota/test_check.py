@@ -59,6 +59,16 @@ def damage(state: Path, kind: str, key: str, fields: dict[str, Any]) -> list[str
         ("call", "2", {"pid": 9}, "process 9, which made it, is no living process"),
         ("call", "2", {"source": 9}, "open calls hold 50 of it, and there is none"),
         ("call", "2", {"kind": 5, "x": 1}, "its record cannot be read"),
+        ("call", "2", {"input": -50, "output": 100}, "call 2: it holds input -50"),
+        ("call", "2", {"cost": -1}, "call 2: it holds cost -1"),
+        ("call", "2", {"relay": {"provider": "x", "output": -1}}, "-1 tokens of it have come"),
+        ("call", "2", {"relay": {"provider": "x", "more": 1}}, "its record cannot be read"),
+        (
+            "call",
+            "2",
+            {"relay": {"provider": "x"}, "parts": {"Groups": [1, 1]}},
+            "meters hold other parts of it",
+        ),
     ],
 )
 def test_each_fault_is_found(

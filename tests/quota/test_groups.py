@@ -532,6 +532,7 @@ def test_fault_b8_two_groups_never_count_one_process_twice(world: Books) -> None
         ("a/b", lambda record: record | {"tokens_hits": None}, "group a/b: tokens_hits is None"),
         ("99", lambda record: {"holds": []}, "process 99, which holds tokens of groups"),
         ("2", lambda record: {"holds": [["x", 1]]}, "it holds tokens of group x"),
+        ("2", lambda record: {"holds": [["a", 61]]}, "it holds 61 tokens of a, and has no such"),
     ],
 )
 def test_damaged_groups_are_found(

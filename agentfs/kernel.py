@@ -23,6 +23,7 @@ from agentfs.base.journal import Journal
 from agentfs.base.watchdog import Watchdog
 from agentfs.catalog.catalog import Catalog
 from agentfs.catalog.secrets import Secrets
+from agentfs.chats.chats import Chats
 from agentfs.explain import Explanations
 from agentfs.machine.lineage import Lineages
 from agentfs.machine.programs import Programs
@@ -209,7 +210,7 @@ class Kernel:
         self.refusals = add(Refusals(ground, self.gate))
         self.file_changes = add(FileChanges(ground, self.gate, self.audit))
         self.why = add(Why(ground, table, self.supervisor, mail, self.stalls, self.approvals))
-        self.waits = self.why.waits
+        self.chats = add(Chats(ground, self.gate, self.calls, self.gateway.connect, self.why.waits))
         self.explanations = Explanations(
             self.policy, table, self.agents, mail.threads, self.queues, self.topics
         )

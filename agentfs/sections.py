@@ -5,6 +5,7 @@ from __future__ import annotations
 from agentfs.approvals.settings import ApprovalSettings
 from agentfs.asks.settings import EscalationSettings
 from agentfs.audit.settings import AuditSettings
+from agentfs.chats.settings import ChatSettings
 from agentfs.mail.settings import MessageSettings
 from agentfs.process.settings import LimitSettings, ProcessSettings
 from agentfs.quota.settings import (
@@ -31,6 +32,7 @@ SECTIONS: tuple[type[Section], ...] = (
     ArtifactSettings,
     ReminderSettings,
     TurnSettings,
+    ChatSettings,
     LimitSettings,
     BudgetSettings,
     AccountingSettings,

@@ -105,7 +105,7 @@ class AskDirectory(Table):
     def answer(self, caller: Caller) -> StreamHandle:
         """The message that answers, whole, then end of file: blocks until there is one, or until it
         is certain that there will be none. It can be read again, and by several readers."""
-        waits = self.folder.agent.kernel.waits
+        waits = self.folder.agent.kernel.why.waits
         detail = f"{self.ask.key} to {self.ask.to}"
         return AnswerStream(
             self.asks, self.ask, lambda: waits.begin(caller.principal.pid, "ask", detail)

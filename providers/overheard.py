@@ -51,7 +51,7 @@ class OverheardStream(RecordStream):
         return bool(self._rest) or self._next < self._copies.count or self._copies.over
 
     def parked(self) -> None:
-        self._waited.append(self._kernel.waits.begin(self._pid, "overheard"))
+        self._waited.append(self._kernel.why.waits.begin(self._pid, "overheard"))
 
     def unparked(self) -> None:
         self._waited.pop()()

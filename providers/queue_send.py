@@ -85,7 +85,7 @@ class Sending(StreamHandle):
     def parked(self) -> None:
         self._parked += 1
         if self._parked == 1:
-            begin, detail = self._room.kernel.waits.begin, f"{self._queue.name} is full"
+            begin, detail = self._room.kernel.why.waits.begin, f"{self._queue.name} is full"
             self._waited = begin(self._principal.pid, "queue", detail)
 
     def unparked(self) -> None:

@@ -155,7 +155,7 @@ class Recv(StreamHandle):
         self._parked += 1
         if self._parked == 1:
             queue = self._name.partition("/")[2]
-            begin = self._room.kernel.waits.begin
+            begin = self._room.kernel.why.waits.begin
             self._waited = begin(self._principal.pid, "mail", f"of queue {queue}" if queue else "")
         self._join()
         if self._principal.is_agent:

@@ -315,7 +315,7 @@ class WaitStream(StreamHandle):
         self.wake()
 
     def parked(self) -> None:
-        begin = self._kernel.waits.begin
+        begin = self._kernel.why.waits.begin
         self._waited.append(begin(self._principal.pid, "end", f"of process {self._pid}"))
 
     def unparked(self) -> None:

@@ -115,7 +115,7 @@ class Subscription(RecordStream):
         return self._topic.removed
 
     def parked(self) -> None:
-        self._waited.append(self._kernel.waits.begin(self._pid, "topic", self._topic.name))
+        self._waited.append(self._kernel.why.waits.begin(self._pid, "topic", self._topic.name))
 
     def unparked(self) -> None:
         self._waited.pop()()

@@ -20,6 +20,7 @@ from agentfs.providers.figures import FigureRows, MountFigures, StatsDirectory
 from agentfs.providers.gateway import GatewayFacts, GatewayLink
 from agentfs.providers.groups import CgroupDirectory
 from agentfs.providers.limits import BranchRows, LimitsDirectory, UsageDirectory
+from agentfs.providers.llm import LlmDirectory
 from agentfs.providers.log import LogRows
 from agentfs.providers.mail import DeadRows, MailRows
 from agentfs.providers.memory import MemoryRows
@@ -76,6 +77,7 @@ attach(
     SignRows,
     TurnRows,
     DevDirectory,
+    LlmDirectory,
     GatewayLink,
     QueuesDirectory,
     TopicsDirectory,

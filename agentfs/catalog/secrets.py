@@ -104,8 +104,8 @@ class Secrets:
             try:
                 await trio.to_thread.run_sync(_write, making, text)
                 with self._gate.enter(principal):
+                    self._store.on_commit(lambda: self._note(name, new))  # listeners look here
                     self._events.emit(SecretSet(name, new))
-                    self._store.on_commit(lambda: self._note(name, new))
                     making.rename(self._folder / name)
                 await trio.to_thread.run_sync(_sync, self._folder)
             except OSError as failure:
@@ -118,8 +118,8 @@ class Secrets:
         if name not in self._changed:
             raise KernelError(errno.ENOENT, f"there is no secret {name}")
         with self._gate.enter(principal):
-            self._events.emit(SecretRemoved(name))
             self._store.on_commit(lambda: self._forget(name))
+            self._events.emit(SecretRemoved(name))
             try:
                 (self._folder / name).unlink(missing_ok=True)
             except OSError as failure:

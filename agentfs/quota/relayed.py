@@ -21,7 +21,7 @@ from typing import NoReturn, TypeVar
 
 from agentfs.base.errors import KernelError
 from agentfs.catalog.catalog import Catalog
-from agentfs.catalog.entries import Model
+from agentfs.catalog.entries import Model, Provider
 from agentfs.model.principal import INIT, Kind, Principal
 from agentfs.model.process import Process
 from agentfs.process.rules import check_parent
@@ -92,6 +92,15 @@ class Relayed:
             return []
         return [each for each in self._catalog.usable() if each.tier.rank >= process.tier.rank]
 
+    def require(self, process: Process, name: str, dialect: str = "") -> tuple[Model, Provider]:
+        """The model that answers to `name`, and its provider, for a call of `process`. Raises
+        EACCES (the capability, or a key that is not set), EPERM (the model's tier is above the
+        process's), ENOENT (no such model, or nobody answers for it in this dialect)."""
+        self._gate.policy.require_capability(process, "llm")
+        model, provider = self._catalog.require(name, dialect)
+        check_model(process, model.name, model.tier)
+        return model, provider
+
     # -- beginning -------------------------------------------------------------------------------
 
     def begin(self, process: Process, ask: Wanted) -> Begun:
@@ -109,9 +118,7 @@ class Relayed:
             with self._gate.enter(acting_for(process), kind):
                 check_parent(process)
                 self._open.check_more(process)
-                self._gate.policy.require_capability(process, "llm")
-                model, provider = self._catalog.require(ask.model, ask.dialect)
-                check_model(process, model.name, model.tier)
+                model, provider = self.require(process, ask.model, ask.dialect)
                 held, room = self._first(process, model, ask)
                 held = self._held(process, replace(held, provider=provider.name))
                 relay = Relay(

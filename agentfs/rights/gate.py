@@ -56,10 +56,15 @@ class Gate:
         self.policy = policy
         self.calls = 0
 
-    def actor(self, principal: Principal) -> Process:
-        """The living process that `principal` acts for. Raises EACCES if there is none."""
+    def process(self, principal: Principal) -> Process | None:
+        """The living process that `principal` acts for; None if there is none."""
         process = None if principal.pid is None else self._find(principal.pid)
-        if process is None or not process.state.alive:
+        return process if process is not None and process.state.alive else None
+
+    def actor(self, principal: Principal) -> Process:
+        """The same. Raises EACCES if there is none."""
+        process = self.process(principal)
+        if process is None:
             raise KernelError(
                 errno.EACCES,
                 f"{principal.name} is no agent of this system and may not change anything in it",

@@ -21,7 +21,7 @@ from agentfs.quota.shares import Charge
 from agentfs.vfs.node import StreamHandle
 from agentfs.vfs.written import Written
 
-__all__ = ["ROOM", "Answerer", "ExchangeHandle", "Reply"]
+__all__ = ["ROOM", "Answerer", "ExchangeHandle", "PendingReply"]
 
 ROOM = 16 * 1024
 """Bytes of an answer that are kept for a reader; who makes it waits then."""
@@ -34,7 +34,7 @@ RETRY_SECONDS = 1.0
 """When a request is sent again that was refused for a while (EAGAIN), if nobody says when."""
 
 
-class Reply:
+class PendingReply:
     """An answer on its way from whoever makes it to whoever reads it.
 
     `came`: something of it has come. `over`: all of it, or why not, was given.
@@ -51,7 +51,6 @@ class Reply:
         self._stop: Callable[[], object] = lambda: None
         self.came = False
         self.over = False
-        self.retry = 0.0
 
     # -- for whoever makes it ----------------------------------------------------------------------
 
@@ -71,11 +70,11 @@ class Reply:
             self._drained = trio.Event()
             await self._drained.wait()
 
-    def end(self, failure: KernelError | None = None, retry: float = RETRY_SECONDS) -> None:
+    def end(self, failure: KernelError | None = None) -> None:
         """That was all of it; or nothing more can come: `failure` is what the reader is told after
-        what has come. Of EAGAIN, the request may be made again in `retry` seconds."""
+        what has come."""
         if not self._ended:
-            self._ended, self._failure, self.retry = True, failure, retry
+            self._ended, self._failure = True, failure
             self._wake()
 
     def on_cancel(self, stop: Callable[[], object]) -> None:
@@ -120,7 +119,7 @@ class Answerer:
         """Bytes that a request may have."""
         raise NotImplementedError
 
-    def ask(self, request: bytes, reply: Reply) -> None:
+    def ask(self, request: bytes, reply: PendingReply) -> None:
         """Begin to answer a request. It may be made once more, with more behind it, if its reply
         was cancelled before anything came. Raises KernelError: the read is refused."""
         raise NotImplementedError
@@ -151,7 +150,7 @@ class ExchangeHandle(StreamHandle):
         self._answerer = answerer
         self._request = Written(charge)
         self._refusal: KernelError | None = None  # of what was written, and no read has told it
-        self._reply: Reply | None = None
+        self._reply: PendingReply | None = None
         self._not_before = 0.0
         self._anew = False  # a write begins the next request
         self._given = b""  # by the last read
@@ -182,7 +181,7 @@ class ExchangeHandle(StreamHandle):
         self._given, self._rest, self._end = b"", b"", None
         return len(data)
 
-    def _interrupt(self, reply: Reply) -> None:
+    def _interrupt(self, reply: PendingReply) -> None:
         """Something is written, and this was the last answer."""
         if self._waiting and not reply.over:
             raise KernelError(
@@ -192,8 +191,8 @@ class ExchangeHandle(StreamHandle):
         self._anew = self._anew or reply.came or reply.over
         self._reply = None
 
-    def _ask(self, delay: float) -> Reply:
-        reply = self._reply = Reply(self.wake, delay)
+    def _ask(self, delay: float) -> PendingReply:
+        reply = self._reply = PendingReply(self.wake, delay)
         try:
             self._answerer.ask(bytes(self._request), reply)
         except KernelError as refusal:
@@ -220,7 +219,7 @@ class ExchangeHandle(StreamHandle):
     def _take(self, size: int) -> bytes | None:
         if self._refusal is not None:
             told, self._refusal = self._refusal, None
-            self._reply = Reply(self.wake, 0.0)
+            self._reply = PendingReply(self.wake, 0.0)
             self._reply.end(told)
         reply = self._reply
         if reply is None:
@@ -237,7 +236,7 @@ class ExchangeHandle(StreamHandle):
         except KernelError as failure:
             if failure.errno == errno.EAGAIN and not reply.came:
                 self._reply, self._anew = None, True
-                self._not_before = time.monotonic() + reply.retry
+                self._not_before = time.monotonic() + (failure.retry_after or RETRY_SECONDS)
             raise
 
     def ready(self) -> bool:

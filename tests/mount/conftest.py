@@ -23,7 +23,7 @@ from agentfs.store.store import Store
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change
 from agentfs.vfs.declare import control, document, exchange, stream, value
-from agentfs.vfs.exchange import Answerer, Reply
+from agentfs.vfs.exchange import Answerer, PendingReply
 from agentfs.vfs.files import Basics, Owner, Value
 from agentfs.vfs.namespace import Namespace
 from agentfs.vfs.node import Node, StreamHandle
@@ -91,7 +91,7 @@ class Asked(Answerer):
     def __init__(self, tree: SmallTree) -> None:
         self._tree = tree
         self.requests: list[bytes] = []
-        self.replies: list[Reply] = []
+        self.replies: list[PendingReply] = []
         self.cancelled = 0
         self.waiting = 0
         self.closed = False
@@ -99,7 +99,7 @@ class Asked(Answerer):
     def limit(self) -> int:
         return 1000
 
-    def ask(self, request: bytes, reply: Reply) -> None:
+    def ask(self, request: bytes, reply: PendingReply) -> None:
         self.requests.append(request)
         if self._tree.refusal is not None:
             raise self._tree.refusal

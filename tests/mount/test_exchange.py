@@ -19,7 +19,7 @@ from agentfs.base.errors import KernelError
 from agentfs.quota.pots import POTS
 from agentfs.quota.settings import ShareSettings
 from agentfs.quota.shares import Holder, Pot
-from agentfs.vfs.exchange import ROOM, ExchangeHandle, Reply
+from agentfs.vfs.exchange import ROOM, ExchangeHandle, PendingReply
 from tests.mount.conftest import Asked, Mounted, SmallTree
 
 pytestmark = pytest.mark.mount
@@ -32,7 +32,7 @@ async def until(what: Callable[[], object]) -> None:
             await trio.sleep(0.002)
 
 
-async def reply(small: Mounted, number: int = 0, of: int = 0) -> Reply:
+async def reply(small: Mounted, number: int = 0, of: int = 0) -> PendingReply:
     """The reply to request `number` of open file `of`, once there is one that somebody wants."""
     await until(lambda: len(small.tree.asked) > of and len(small.tree.asked[of].replies) > number)
     found = small.tree.asked[of].replies[number]

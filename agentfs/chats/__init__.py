@@ -1,0 +1,1 @@
+"""Chats: what is asked of models through files, and conversations that survive."""

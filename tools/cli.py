@@ -20,6 +20,7 @@ from agentfs.tools.happenings import events
 from agentfs.tools.how import OWN_PROCESS, FileCommand, Given, placeholders
 from agentfs.tools.inbox import inbox
 from agentfs.tools.listing import ps, status, tree
+from agentfs.tools.model import model
 from agentfs.tools.run_command import run
 from agentfs.tools.secret import secret
 from agentfs.tools.state import state
@@ -57,6 +58,7 @@ for command in (
     approve,
     audit,
     can,
+    model,
     secret,
     state,
 ):

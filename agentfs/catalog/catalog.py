@@ -19,7 +19,7 @@ from agentfs.store.ground import Ground
 from agentfs.store.layout import TAPES
 from agentfs.store.live_document import LiveDocument
 
-__all__ = ["Catalog"]
+__all__ = ["RUNNABLE", "Catalog"]
 
 log = logging.getLogger(__name__)
 

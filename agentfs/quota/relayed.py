@@ -2,7 +2,8 @@
 kernel, by who has established whose program asks.
 
 A plain call holds its input and all of its output from the beginning, or as much as there is room
-for; that is what the provider is told as the maximum. An answer that comes in pieces holds little,
+for; that is what the provider is told as the maximum. One that names no maximum is given a part of
+the room. An answer that comes in pieces holds little,
 and more before it uses more: its maximum is the room there is, and where that is gone by then it
 ends. Programs ask for 64,000 tokens and use 300: held in full, three of them would lock out
 everybody else. So the sum of all that is used never passes a budget, a limit or a group while
@@ -45,6 +46,10 @@ so growing costs nothing beside them."""
 PART, LEAST = 8, 64
 """Of the room that is left it takes one part of so many, but not less than so many tokens at once:
 where little is left, many answers share it, and the first does not take everything."""
+
+UNNAMED = 4096
+"""Tokens that a plain call is given which names no maximum, or one part of what is left if that is
+more. With all that is left, or all that the model can write, it would lock out every other."""
 
 STORED_EVERY = 0.9
 """Seconds between two writes of how far a call has come. It is told once a second."""
@@ -145,6 +150,8 @@ class Relayed:
         source = self._meters.budgets.source(process, model.tier)
         use = Use("llm", model.name, model.tier, ask.input, source=source.pid)
         left = self._left(process, model, use)
+        if asked is None and not ask.stream:
+            wanted.append(max(UNNAMED, left // PART))
         room = min(each for each in (*wanted, left) if each is not None)
         room = max(0 if asked == 0 else 1, room)
         output = min(room, _part(left)) if ask.stream else room

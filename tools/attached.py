@@ -50,7 +50,7 @@ def attach(
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(path)
         listener.listen(4)
-        # An agent of another user comes in, too. Who connects is asked for.
+        # An agent of another user comes in, too; we ask Linux for the pid of each that connects.
         os.chmod(folder, 0o711)  # noqa: S103
         os.chmod(path, 0o666)  # noqa: S103
         wake = stack.enter_context(_signals())

@@ -10,6 +10,10 @@ from agentfs.tools.tree import ToolError, Tree, TreeError
 __all__ = ["Choice", "choose"]
 
 
+FIRST = ("tactical", "operational", "strategic")
+"""Of several models the one of the first of these tiers is taken."""
+
+
 class Choice(NamedTuple):
     """A model, as far as an agent has to know. `why`: why it is this one, in words, if nobody has
     named it. `schema`: it knows no tools, and is told by a JSON schema what it may answer."""
@@ -39,11 +43,13 @@ def choose(tree: Tree, wanted: str | None) -> Choice:
             "no model can be used: `agentfs secret set anthropic` sets a key, and `./run model` in"
             " the checkout fetches a small model that needs none"
         )
+    usable.sort(key=lambda name: FIRST.index((models.get(name) or {}).get("tier", FIRST[-1])))
     with_key = [name for name in usable if _has_key(models, providers, name)]
     chosen = _model(models, providers, (with_key or usable)[0])
     if with_key:
         return chosen
-    return chosen._replace(why=f"no key is set: {chosen.name}, a model of this machine, answers")
+    what = "a small model of this machine" if chosen.schema else "which needs none"
+    return chosen._replace(why=f"no key is set: {chosen.name}, {what}, answers")
 
 
 def _document(tree: Tree) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`agentfs run`: what can be said on its command line. What it does is in `agentfs.tools.run`."""
+"""`agentfs run`: what can be said on its command line. `agentfs.tools.run` does it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Mail as turns: the waiting messages of one sender are claimed, worked on, answered and
 acknowledged together, one turn after another.
 
-A message is acknowledged when its answer is on its way. What was worked on and not acknowledged
+A message is acknowledged when its answer is on its way. One that was worked on and not acknowledged
 (this program or the daemon was killed between the two) comes again, and its answer is in the
 agent's memory: it is sent then, if it was not, and nothing is worked on twice.
 """
@@ -341,7 +341,7 @@ def _fitting(answer: str) -> str:
 
 class TurnJournal:
     """The answers of the last turns, by the numbers of their messages, and what else is to be
-    known in the next one: a file in the memory of the agent. What it has is on the disk."""
+    known in the next one: a file in the memory of the agent, which is on the disk."""
 
     def __init__(self, path: str) -> None:
         self._path = path

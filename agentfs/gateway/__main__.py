@@ -12,12 +12,12 @@ from contextlib import suppress
 import trio
 
 from agentfs.gateway.catalogue import Catalogue
-from agentfs.gateway.channel import Channel, Packet
+from agentfs.gateway.channel import DaemonChannel, Packet
 from agentfs.gateway.ledger import Ledger
 from agentfs.gateway.office import Office
 from agentfs.gateway.providers import Providers
 from agentfs.gateway.seclusion import seclude
-from agentfs.gateway.server import Server
+from agentfs.gateway.server import Reception
 
 REPORT_SECONDS = 1.0
 """How old what the daemon knows of a stream may be: it is charged if this process dies."""
@@ -26,7 +26,7 @@ REPORT_SECONDS = 1.0
 class Switchboard:
     """What the daemon says, and who does it."""
 
-    def __init__(self, office: Office, server: Server) -> None:
+    def __init__(self, office: Office, server: Reception) -> None:
         self._office, self._server = office, server
 
     def take(self, packet: Packet, descriptors: list[int]) -> None:
@@ -60,10 +60,11 @@ class Switchboard:
 
 
 async def main(descriptor: int) -> None:
-    channel = Channel(descriptor)
+    channel = DaemonChannel(descriptor)
     async with trio.open_nursery() as nursery:
-        office = Office(Ledger(channel), Providers(nursery))
-        switchboard = Switchboard(office, Server(office, nursery))
+        ledger = Ledger(channel)
+        office = Office(ledger, Providers(nursery, ledger.log))
+        switchboard = Switchboard(office, Reception(office, nursery))
         nursery.start_soon(switchboard.report)
         channel.tell({"do": "ready"})
         await channel.packets(switchboard.take)

@@ -13,10 +13,14 @@ from agentfs.gateway.failure import Failure, of_answer, of_failed
 from agentfs.gateway.ledger import Grant, RefusedError
 from agentfs.gateway.metered import Metered
 from agentfs.gateway.office import CANCELLED, GONE, Job, Office
-from agentfs.gateway.providers import Provider
-from agentfs.gateway.source import Deadline, FailedError, Headers, Outgoing, Reply
+from agentfs.gateway.providers import Upstream
+from agentfs.gateway.source import Deadline, FailedError, Headers, Incoming, Outgoing
 
 __all__ = ["Attempt"]
+
+CERTAIN = 16_384
+"""Tokens that every model of today writes in one answer. A larger maximum, which the caller has not
+named, is refused by OpenAI if it is more than the model's own."""
 
 MOST_REPLY = 64 << 20
 MOST_ERROR = 1 << 20
@@ -58,7 +62,7 @@ class Attempt:
         words = self._office.providers.shown(failure.words.encode("utf-8", "replace"))
         failure.words = words.decode()
 
-    def _found(self) -> tuple[Offer, Provider]:
+    def _found(self) -> tuple[Offer, Upstream]:
         offer = self._office.catalogue.offers.get(self._grant.model)
         provider = self._office.providers.find(self._grant.provider)
         if offer is None or provider is None:
@@ -67,17 +71,18 @@ class Attempt:
 
     def _outgoing(self, offer: Offer) -> Outgoing:
         request = self._job.request
+        most: int | None = self._grant.room
+        if request.output is None and offer.max_output is None and self._grant.room > CERTAIN:
+            most = None
         try:
-            body = request.outgoing(offer.id, self._grant.room)
+            body = request.outgoing(offer.id, most)
         except BadRequest as bad:
             raise RefusedError("EDQUOT", str(bad), "budget") from None
-        return Outgoing(
-            request.dialect.name, self._job.target, self._job.headers, body, request.stream
-        )
+        return Outgoing(request, self._job.target, self._job.headers, body)
 
     # -- tries -------------------------------------------------------------------------------------
 
-    async def _tries(self, provider: Provider, offer: Offer, outgoing: Outgoing) -> Failure | None:
+    async def _tries(self, provider: Upstream, offer: Offer, outgoing: Outgoing) -> Failure | None:
         tries = 0
         while True:
             failure = await self._try(provider, offer, outgoing)
@@ -94,7 +99,7 @@ class Attempt:
                 await self._interrupted()
                 return None
 
-    async def _try(self, provider: Provider, offer: Offer, outgoing: Outgoing) -> Failure | None:
+    async def _try(self, provider: Upstream, offer: Offer, outgoing: Outgoing) -> Failure | None:
         failure: Failure | None = None
         outgoing.sent = self.metered.delivered = False
         with self._job.interrupt.scope() as scope:
@@ -120,7 +125,7 @@ class Attempt:
             return None
         return failure
 
-    async def _late(self, provider: Provider, deadline: Deadline) -> Failure:
+    async def _late(self, provider: Upstream, deadline: Deadline) -> Failure:
         """The provider took too long. A request that it has is charged: it may be at work."""
         words = f"{provider.name} {deadline.passed}"
         await self.metered.late(words)
@@ -147,7 +152,9 @@ class Attempt:
 
     # -- replies -----------------------------------------------------------------------------------
 
-    async def _take(self, provider: Provider, reply: Reply, deadline: Deadline) -> Failure | None:
+    async def _take(
+        self, provider: Upstream, reply: Incoming, deadline: Deadline
+    ) -> Failure | None:
         if reply.status != 200:
             body = await self._whole(reply, deadline, MOST_ERROR)
             return of_answer(provider.name, reply.status, reply.headers, body)
@@ -169,7 +176,7 @@ class Attempt:
         await self._job.answer.whole(self._grant.model, reply.headers, body)
         return None
 
-    async def _whole(self, reply: Reply, deadline: Deadline, most: int) -> bytes:
+    async def _whole(self, reply: Incoming, deadline: Deadline, most: int) -> bytes:
         pieces: list[bytes] = []
         size = 0
         while piece := await reply.read():
@@ -182,7 +189,7 @@ class Attempt:
         deadline.rest()
         return b"".join(pieces)
 
-    async def _relay(self, reply: Reply, deadline: Deadline) -> Failure | None:
+    async def _relay(self, reply: Incoming, deadline: Deadline) -> Failure | None:
         """A stream, to its end."""
         answer, metered = self._job.answer, self.metered
         stream = metered.begin_stream()
@@ -215,7 +222,7 @@ class Attempt:
                 return None
             deadline.idle()
 
-    async def _pass_on(self, reply: Reply, events: list[bytes]) -> None:
+    async def _pass_on(self, reply: Incoming, events: list[bytes]) -> None:
         if events:
             await self._begin(reply)
             stream = self.metered.stream
@@ -223,7 +230,7 @@ class Attempt:
             await self._job.answer.relay(stream, events)
             self.metered.relayed()
 
-    async def _begin(self, reply: Reply) -> None:
+    async def _begin(self, reply: Incoming) -> None:
         if not self._started:
             self._started = True
             await self._job.answer.begin(self._grant.model, reply.headers)

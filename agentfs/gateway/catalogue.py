@@ -22,11 +22,13 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A model of the list: `provider` has it as `id`. Where that fails, `fallbacks` are asked."""
+    """A model of the list: `provider` has it as `id`. Where that fails, `fallbacks` are asked.
+    `max_output` None: nobody has said how many tokens it writes at most."""
 
     name: str
     provider: str
     id: str
+    max_output: int | None
     match: tuple[str, ...]
     fallbacks: tuple[str, ...]
     patience: Patience
@@ -36,12 +38,14 @@ class Catalogue:
     """What one packet said. `providers` are its words about each, by name."""
 
     def __init__(self, packet: Mapping[str, Any]) -> None:
+        self.tapes: str = packet["tapes"]
         self.providers: dict[str, dict[str, Any]] = packet["providers"]
         self.offers = {
             name: Offer(
                 name,
                 said["provider"],
                 said["id"],
+                said["max_output"],
                 tuple(said["match"]),
                 tuple(said["fallbacks"]),
                 Patience(**said["timeouts"]),

@@ -16,7 +16,7 @@ from typing import Any
 
 import trio
 
-__all__ = ["Channel", "ChannelClosedError", "Packet"]
+__all__ = ["ChannelClosedError", "DaemonChannel", "Packet"]
 
 Packet = dict[str, Any]
 
@@ -41,7 +41,7 @@ class _Reply:
         self.late = late
 
 
-class Channel:
+class DaemonChannel:
     """Takes the descriptor of an inherited socket, and owns it."""
 
     def __init__(self, descriptor: int) -> None:

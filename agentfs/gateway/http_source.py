@@ -71,9 +71,19 @@ def _plain(raw: trio.socket.SocketType) -> socket.socket:
 
 
 class HttpSource:
-    """A server, at a URL without `/v1`. `nursery` has the tasks that outlive a call."""
+    """A server, at a URL without `/v1`. `nursery` has the tasks that outlive a call. `bearer`: it
+    takes its key as OpenAI does, whatever the dialect."""
 
-    def __init__(self, name: str, url: str, key: str | None, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        key: str | None,
+        nursery: trio.Nursery,
+        *,
+        bearer: bool = False,
+    ) -> None:
+        self._bearer = bearer
         self.name = name
         self._nursery = nursery
         self._key = key
@@ -118,7 +128,7 @@ class HttpSource:
             (b"content-length", str(len(request.body)).encode()),
         ]
         if self._key is not None:
-            if request.dialect in ("messages", "count_tokens"):
+            if request.request.dialect.name == "messages" and not self._bearer:
                 headers.append((b"x-api-key", self._key.encode()))
             else:
                 headers.append((b"authorization", b"Bearer " + self._key.encode()))
@@ -240,7 +250,7 @@ class HttpReply:
                 break
             else:
                 self._over = True
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return b"".join(pieces)  # of bytearrays, as a rule
 
     def complete(self) -> None:
         """What was read is a whole answer, even if the connection does not say so yet."""

@@ -12,7 +12,7 @@ import trio
 
 from agentfs.dialects.dialect import Request
 from agentfs.dialects.usage import Usage
-from agentfs.gateway.channel import Channel, ChannelClosedError, Packet
+from agentfs.gateway.channel import ChannelClosedError, DaemonChannel, Packet
 from agentfs.gateway.peers import Peer
 
 __all__ = ["CallingProcess", "Grant", "Ledger", "RefusedError"]
@@ -53,7 +53,7 @@ class Grant:
 class Ledger:
     """Each question raises RefusedError; ChannelClosedError when there is no daemon any more."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: DaemonChannel) -> None:
         self._channel = channel
 
     async def who(self, peer: Peer) -> int:

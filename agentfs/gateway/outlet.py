@@ -14,7 +14,7 @@ from agentfs.gateway.failure import Failure
 from agentfs.gateway.ledger import RefusedError
 from agentfs.gateway.source import Headers
 
-__all__ = ["DialectOutlet", "Outlet", "TextOutlet"]
+__all__ = ["DialectOutlet", "Outlet", "TextOutlet", "encoded"]
 
 Clean = Callable[[bytes], bytes]
 
@@ -38,6 +38,10 @@ OURS = frozenset(
     }
 )
 """Headers of a provider's answer that are not passed on."""
+
+
+FORGED = (b"x-agentfs-served-by", b"x-agentfs-err", b"x-agentfs-finish", b"x-agentfs-rule")
+"""Headers that only the gateway itself says."""
 
 
 class Outlet(Protocol):
@@ -70,15 +74,19 @@ class Outlet(Protocol):
 
 
 class DialectOutlet:
-    """Over HTTP, in the dialect of the request."""
+    """Over HTTP, in the dialect of the request. `beside`: the daemon reads it, for whom the errno
+    and the words of a failure are in headers and trailers as well."""
 
-    def __init__(self, client: ClientConnection, dialect: str, shown: Clean) -> None:
-        self._client, self._dialect, self._shown = client, dialect, shown
+    def __init__(
+        self, client: ClientConnection, dialect: str, shown: Clean, *, beside: bool = False
+    ) -> None:
+        self._client, self._dialect, self._shown, self._beside = client, dialect, shown, beside
         self._head: Headers | None = None
 
     async def refuse(self, why: RefusedError) -> None:
         said = refusal(self._dialect, why.errno, why.rule, why.words, why.retry_after)
-        await self._client.respond(said.status, _encoded(said.headers), said.body)
+        headers = [*encoded(said.headers), *self._words(why.words)]
+        await self._client.respond(said.status, headers, said.body)
 
     async def fail(self, failure: Failure) -> None:
         if failure.status is None:
@@ -87,6 +95,8 @@ class DialectOutlet:
         headers = list(self._passed(failure.headers))
         if failure.futile:
             headers.append((b"x-should-retry", b"false"))
+        if self._beside:
+            headers += [(b"x-agentfs-errno", failure.errno.encode()), *self._words(failure.words)]
         await self._client.respond(failure.status, headers, self._shown(failure.body))
 
     async def whole(self, model: str, headers: Headers, body: bytes) -> None:
@@ -103,11 +113,13 @@ class DialectOutlet:
         await self._end(self._shown(b"".join(events)))
 
     async def cut(self, stream: Stream) -> None:
-        await self._end(stream.cut("the budget ended here"))
+        await self._end(stream.cut("the budget ended here"), [(b"x-agentfs-finish", b"budget")])
 
     async def break_off(self, stream: Stream, events: Sequence[bytes], failure: Failure) -> None:
         last = stream.fail(failure.words)
-        await self._end(self._shown(b"".join([*events, last])))
+        errno = (b"x-agentfs-errno", failure.errno.encode())
+        trailers = [errno, *self._words(failure.words)]
+        await self._end(self._shown(b"".join([*events, last])), trailers)
 
     async def _send(self, data: bytes) -> None:
         if self._head is None:
@@ -116,18 +128,21 @@ class DialectOutlet:
             head, self._head = self._head, None
             await self._client.start(200, head, data)
 
-    async def _end(self, data: bytes) -> None:
+    async def _end(self, data: bytes, trailers: Headers = ()) -> None:
         if self._head is not None:
             await self._send(data)
             data = b""
-        await self._client.end(data)
+        await self._client.end(data, trailers if self._beside else ())
+
+    def _words(self, words: str) -> Headers:
+        return [(b"x-agentfs-error", one_line(words))] if self._beside else []
 
     def _all(self, model: str, headers: Headers) -> Headers:
         return [*self._passed(headers), (b"x-agentfs-served-by", model.encode())]
 
     def _passed(self, headers: Headers) -> Iterable[tuple[bytes, bytes]]:
         for name, value in headers:
-            if name not in OURS and not name.startswith(b"x-agentfs-"):
+            if name not in OURS and not name.startswith(FORGED):
                 yield name, self._shown(value)
 
 
@@ -173,13 +188,12 @@ class TextOutlet:
         await self._end("budget")
 
     async def break_off(self, stream: Stream, events: Sequence[bytes], failure: Failure) -> None:
-        words = failure.words.encode("utf-8", "replace")
         await self._send(stream.text if events else "")
         await self._end(
             "",
             (
                 (b"x-agentfs-errno", failure.errno.encode()),
-                (b"x-agentfs-error", b" ".join(words.split())),
+                (b"x-agentfs-error", one_line(failure.words)),
             ),
         )
 
@@ -201,5 +215,12 @@ class TextOutlet:
         await self._client.end(trailers=[*finished, *trailers])
 
 
-def _encoded(headers: Iterable[tuple[str, str]]) -> Headers:
+def one_line(words: str) -> bytes:
+    """Words as the value of a header, in UTF-8."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in words)
+    return " ".join(plain.split()).encode("utf-8", "replace")[:2_000]
+
+
+def encoded(headers: Iterable[tuple[str, str]]) -> Headers:
+    """Headers as HTTP has them."""
     return [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +11,17 @@ import trio
 from agentfs.dialects.clean import clean
 from agentfs.gateway.catalogue import Catalogue
 from agentfs.gateway.http_source import HttpSource
+from agentfs.gateway.local_source import LocalSource
+from agentfs.gateway.played import ScriptSource, TapeSource
+from agentfs.gateway.recorder import Recorder
 from agentfs.gateway.source import Source
 from agentfs.gateway.turnstile import Turnstile
 
-__all__ = ["Provider", "Providers"]
+__all__ = ["Providers", "Upstream"]
 
 
 @dataclass(frozen=True, slots=True)
-class Provider:
+class Upstream:
     """`said`: what made it so."""
 
     name: str
@@ -29,12 +33,12 @@ class Provider:
 
 class Providers:
     """Those of the present catalogue. One that stays the same keeps its connections. `nursery` has
-    their tasks."""
+    their tasks; `log` is told what goes wrong with them."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
+    def __init__(self, nursery: trio.Nursery, log: Callable[[str], None]) -> None:
+        self._nursery, self._log = nursery, log
         self.catalogue = Catalogue.empty()
-        self._providers: dict[str, Provider] = {}
+        self._providers: dict[str, Upstream] = {}
         self._keys: tuple[tuple[bytes, str], ...] = ()
 
     def configure(self, catalogue: Catalogue) -> None:
@@ -51,7 +55,7 @@ class Providers:
         for gone in before.values():
             self._nursery.start_soon(gone.source.aclose)
 
-    def find(self, name: str) -> Provider | None:
+    def find(self, name: str) -> Upstream | None:
         return self._providers.get(name)
 
     def shown(self, data: bytes) -> bytes:
@@ -62,9 +66,23 @@ class Providers:
                 return clean(data, [word for _, word in self._keys])
         return data
 
-    def _made(self, name: str, said: dict[str, Any]) -> Provider:
+    def _made(self, name: str, said: dict[str, Any]) -> Upstream:
         turnstile = Turnstile(name, said.get("requests_per_minute"), said.get("max_in_flight"))
-        return Provider(name, said, self._source(name, said), turnstile, said.get("retries", 2))
+        return Upstream(name, said, self._source(name, said), turnstile, said.get("retries", 2))
 
     def _source(self, name: str, said: dict[str, Any]) -> Source:
-        return HttpSource(name, said["url"], said["key"], self._nursery)
+        tapes = self.catalogue.tapes
+        source: Source
+        match said["kind"]:
+            case "run":
+                source = LocalSource(name, said["model"], tapes, self._nursery, self._log)
+            case "replay":
+                source = TapeSource(tapes, said["tape"])
+            case "scripted":
+                source = ScriptSource(said["file"], said["text"])
+            case _:
+                source = HttpSource(name, said["url"], said["key"], self._nursery)
+        if said.get("record"):
+            tape = f"{tapes}/{said['record']}.jsonl"
+            source = Recorder(source, tape, self.shown, self._log)
+        return source

@@ -12,6 +12,7 @@ import trio
 
 from agentfs.dialects.body import BadRequest, Body, parse_json
 from agentfs.dialects.dialect import Dialect
+from agentfs.dialects.messages import COUNT_TOKENS
 from agentfs.dialects.models_list import model_entry, models_list
 from agentfs.dialects.refusal import refusal
 from agentfs.dialects.table import DIALECTS
@@ -19,11 +20,11 @@ from agentfs.gateway.client import BadHttpError, ClientConnection, HttpRequest
 from agentfs.gateway.forward import forward
 from agentfs.gateway.ledger import CallingProcess, RefusedError
 from agentfs.gateway.office import Job, Office
-from agentfs.gateway.outlet import DialectOutlet, TextOutlet
+from agentfs.gateway.outlet import DialectOutlet, TextOutlet, encoded
 from agentfs.gateway.peers import peer_of
 from agentfs.gateway.source import Deadline, FailedError, Headers, Outgoing
 
-__all__ = ["Server"]
+__all__ = ["Reception"]
 
 MOST_CONNECTIONS = 256
 """Connections of one process at the same time."""
@@ -32,7 +33,6 @@ ACCEPT_PAUSE = 0.1
 """Seconds until it is tried again where there are no descriptors left."""
 
 PATHS = {dialect.path: dialect for dialect in DIALECTS.values()}
-COUNT_TOKENS = "/v1/messages/count_tokens"
 ASK, RAW = "/agentfs/ask", "/agentfs/raw"
 """For the daemon, on connections that it has handed over."""
 
@@ -65,7 +65,7 @@ KEPT_BACK = frozenset(
 Identify = Callable[[socket.socket], Awaitable[CallingProcess]]
 
 
-class Server:
+class Reception:
     """`nursery` has the tasks of listeners and connections."""
 
     def __init__(self, office: Office, nursery: trio.Nursery) -> None:
@@ -171,7 +171,7 @@ class Server:
             return
 
         async def answer(request: HttpRequest) -> None:
-            await Exchange(self._office, client, caller, request, handed).answer()
+            await RoutedRequest(self._office, client, caller, request, handed).answer()
 
         self._connections[caller.pid] += 1
         scope = self._belongs(caller.pid)
@@ -207,12 +207,12 @@ class Server:
                 except BadHttpError as bad:
                     if not client.begun:
                         said = refusal("chat", "EINVAL", "http", bad.words)
-                        await client.respond(bad.status, _encoded(said.headers), said.body)
+                        await client.respond(bad.status, encoded(said.headers), said.body)
                 await client.linger()
             nursery.cancel_scope.cancel()
 
 
-class Exchange:
+class RoutedRequest:
     """One request, by its path."""
 
     def __init__(
@@ -239,7 +239,7 @@ class Exchange:
                 await self._models()
             elif request.method == "POST" and request.path in PATHS:
                 await self._dialect(PATHS[request.path].name)
-            elif request.method == "POST" and request.path == COUNT_TOKENS:
+            elif request.method == "POST" and request.path == COUNT_TOKENS.path:
                 await self._count_tokens()
             elif self._handed and request.method == "POST" and request.path == ASK:
                 await self._ask()
@@ -327,7 +327,7 @@ class Exchange:
 
     async def _count_tokens(self) -> None:
         """Asked of the provider. It costs nothing, so only the right to use the model is needed."""
-        asked = DIALECTS["messages"].parse(self._request.body)
+        asked = COUNT_TOKENS.parse(self._request.body)
         told = await self._office.ledger.models(self._caller.pid)
         offer = self._office.catalogue.find(asked.model)
         if offer is None or offer.name not in [model["name"] for model in told]:
@@ -335,13 +335,8 @@ class Exchange:
         provider = self._office.providers.find(offer.provider)
         if provider is None or "messages" not in self._office.catalogue.speaks(offer):
             raise RefusedError("ENOENT", f"{offer.name} is not offered as messages", "dialect")
-        outgoing = Outgoing(
-            "count_tokens",
-            self._request.path + self._request.query,
-            self._passed(),
-            asked.outgoing(offer.id, None),
-            stream=False,
-        )
+        target = self._request.path + self._request.query
+        outgoing = Outgoing(asked, target, self._passed(), asked.outgoing(offer.id, None))
         with trio.CancelScope() as scope:
             self._client.on_end(scope.cancel)
             try:
@@ -370,7 +365,8 @@ class Exchange:
     # -- words -------------------------------------------------------------------------------------
 
     def _answer(self, dialect: str) -> DialectOutlet:
-        return DialectOutlet(self._client, dialect, self._office.providers.shown)
+        beside = self._request.path == RAW
+        return DialectOutlet(self._client, dialect, self._office.providers.shown, beside=beside)
 
     def _text(self, dialect: Dialect) -> TextOutlet:
         return TextOutlet(self._client, dialect, self._office.providers.shown)
@@ -384,7 +380,7 @@ class Exchange:
 
     async def _say(self, status: int, words: str) -> None:
         said = refusal(_dialect(self._request), "EINVAL", "path", words)
-        await self._client.respond(status, _encoded(said.headers), said.body)
+        await self._client.respond(status, encoded(said.headers), said.body)
 
 
 def _always(caller: CallingProcess) -> Identify:
@@ -411,7 +407,3 @@ def _object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadRequest("a request is a JSON object: { … }")
     return value
-
-
-def _encoded(headers: list[tuple[str, str]]) -> Headers:
-    return [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers]

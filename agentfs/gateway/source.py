@@ -10,9 +10,19 @@ from typing import Protocol
 import h11
 import trio
 
+from agentfs.dialects.dialect import Request
 from agentfs.gateway.catalogue import Patience
 
-__all__ = ["AGAIN", "Deadline", "Event", "FailedError", "Headers", "Outgoing", "Reply", "Source"]
+__all__ = [
+    "AGAIN",
+    "Deadline",
+    "Event",
+    "FailedError",
+    "Headers",
+    "Incoming",
+    "Outgoing",
+    "Source",
+]
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Names in lower case."""
@@ -35,14 +45,13 @@ class FailedError(Exception):
 
 @dataclass(slots=True)
 class Outgoing:
-    """A request to a provider. `target` is the path with its query. `sent`: all of it has been
-    written, so that the provider may work on it."""
+    """A request to a provider: the caller's, and what of it is sent. `target` is the path with its
+    query. `sent`: all of it has been written, so that the provider may work on it."""
 
-    dialect: str
+    request: Request
     target: str
     headers: Headers
     body: bytes
-    stream: bool
     sent: bool = False
 
 
@@ -73,7 +82,7 @@ class Deadline:
         self._scope.deadline = math.inf
 
 
-class Reply(Protocol):
+class Incoming(Protocol):
     """A provider's answer: its head, and its body as it comes."""
 
     status: int
@@ -92,7 +101,7 @@ class Reply(Protocol):
 class Source(Protocol):
     """A provider."""
 
-    async def send(self, request: Outgoing, deadline: Deadline) -> Reply:
+    async def send(self, request: Outgoing, deadline: Deadline) -> Incoming:
         """Ask it; returns with the head of its reply. Raises FailedError."""
 
     async def aclose(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -34,21 +33,36 @@ def provider() -> Iterator[Provider]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def pool() -> Iterator[list[Desk]]:
+    """Gateways that no test has at the moment: to start one takes half a second."""
+    idle: list[Desk] = []
+    yield idle
+    for desk in idle:
+        desk.__exit__()
+
+
 @pytest.fixture
-def desks(provider: Provider) -> Iterator[Callable[..., Desk]]:
+def desks(provider: Provider, pool: list[Desk]) -> Iterator[Callable[..., Desk]]:
     """Makes gateways: by default one model, `m`, of the provider `test`."""
     provider.reset()
-    with ExitStack() as stack:
+    used: list[Desk] = []
 
-        def make(
-            providers: dict[str, Any] | None = None,
-            models: dict[str, Any] | None = None,
-            **more: Any,
-        ) -> Desk:
-            providers = providers or {"test": http_provider(provider.url)}
-            return stack.enter_context(Desk(providers, models or {"m": model()}, **more))
+    def make(
+        providers: dict[str, Any] | None = None, models: dict[str, Any] | None = None, **more: Any
+    ) -> Desk:
+        desk = pool.pop() if pool else Desk().__enter__()
+        used.append(desk)
+        providers = providers or {"test": http_provider(provider.url)}
+        desk.begin(providers, models or {"m": model()}, **more)
+        return desk
 
-        yield make
+    yield make
+    for desk in used:
+        if desk.alive:
+            pool.append(desk)
+        else:
+            desk.__exit__()
 
 
 @pytest.fixture

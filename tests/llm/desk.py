@@ -40,34 +40,39 @@ class Settled:
 
 
 class Desk:
-    """From `with` until the end of the block the gateway runs. Everybody is process 7, agent scout,
-    unless `strangers` says that nobody is."""
+    """From `with` until the end of the block the gateway runs, for one test after the other, which
+    each call `begin`. Everybody is process 7, agent scout, unless `strangers`: nobody is."""
 
-    def __init__(
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._changed = threading.Condition()
+        self._open: dict[int, dict[str, Any]] = {}
+        self._configuration: dict[str, Any] = {}
+
+    def begin(
         self,
         providers: dict[str, dict[str, Any]],
         models: dict[str, dict[str, Any]],
         tapes: str = "/nonexistent",
         budget: int | None = None,
     ) -> None:
+        """A test begins: with these, and nothing of the one before."""
+        self.wait(lambda desk: not desk._open)
         self.budget = budget
         self.strangers = False
         self.settled: list[Settled] = []
         self.begun: list[dict[str, Any]] = []
-        self.progress: list[dict[str, Any]] = []
         self.logged: list[str] = []
         self.who: list[dict[str, Any]] = []
         self.refuse: dict[str, dict[str, Any]] = {}
         """Refusals of calls, by model."""
         self.most_held = 0
-        self._configuration: dict[str, Any] = {
-            "providers": providers,
-            "models": models,
-            "tapes": tapes,
-        }
-        self._numbers = itertools.count(1)
-        self._open: dict[int, dict[str, Any]] = {}
-        self._changed = threading.Condition()
+        self._configuration = {"tapes": tapes}
+        self.configure(providers, models)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
 
     def __enter__(self) -> Desk:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -77,7 +82,6 @@ class Desk:
         theirs.close()
         self._reader = threading.Thread(target=self._serve)
         self._reader.start()
-        self.configure()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self._tell({"do": "serve", "what": "tcp"}, self._listener.fileno())
         return self
@@ -140,6 +144,11 @@ class Desk:
     def listen(self, listener: socket.socket, pid: int) -> None:
         self._tell({"do": "listen", "pid": pid}, listener.fileno())
 
+    @property
+    def last(self) -> int:
+        """The number of the call that has begun last."""
+        return max(self._open)
+
     def cancel(self, call: int) -> None:
         self._tell({"do": "cancel", "call": call})
 
@@ -196,7 +205,6 @@ class Desk:
                 self.logged.append(packet["words"])
                 return None
             case "progress":
-                self.progress.append(packet)
                 return None
             case "who":
                 self.who.append(packet)

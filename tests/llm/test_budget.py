@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.llm.conftest import model
 from tests.llm.desk import Desk
 from tests.llm.server import Provider
 from tests.llm.wire import PATHS, Answer, body_of, post
@@ -111,3 +112,10 @@ def test_what_the_provider_may_write_is_the_room(desks, provider: Provider) -> N
     first, second = provider.log()
     assert first.body["max_tokens"] == 500 - desk.begun[0]["input"]
     assert second.body["max_tokens"] < 500
+    # A maximum that nobody has asked for, and that may be too large for the model, is left out.
+    rich = desks(budget=1_000_000)
+    post(rich.address, PATHS["chat"], body_of("chat"))
+    assert "max_tokens" not in provider.log()[2].body
+    rich.configure(models={"m": model(max_output=9_000)})
+    post(rich.address, PATHS["chat"], body_of("chat", max_tokens=20_000))
+    assert provider.log()[3].body["max_tokens"] == 20_000  # the daemon lowers it

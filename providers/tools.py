@@ -21,20 +21,20 @@ from agentfs.tooling.events import (
     ToolServerStarted,
 )
 from agentfs.tooling.tool import Tool
-from agentfs.tooling.tool_call import ToolCall
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
-from agentfs.vfs.declare import control, file, link, stream
+from agentfs.vfs.declare import control, exchange, file, link
+from agentfs.vfs.exchange import Answerer, Reply
 from agentfs.vfs.files import Basics, Live, Owner, fields
-from agentfs.vfs.handles import WHOLE_WRITE, Late
-from agentfs.vfs.node import Handle, Node, StreamHandle, Time, is_writing
+from agentfs.vfs.handles import MAX_DOCUMENT, Late
+from agentfs.vfs.node import Handle, Node, Time, is_writing
 from agentfs.vfs.on import on
 from agentfs.vfs.table import AddedRows, Table, key_in
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
 
-__all__ = ["LibDirectory", "ToolCallHandle", "ToolDirectory", "ToolLink", "ToolsDirectory"]
+__all__ = ["LibDirectory", "ToolDirectory", "ToolLink", "ToolsDirectory"]
 
 KEY = ("lib", "tools")
 
@@ -65,72 +65,22 @@ class _Asked(Live):
         return Late(render)
 
 
-class ToolCallHandle(StreamHandle):
-    """`/lib/tools/NAME/call`: arguments in, the result out, and then perhaps the next call."""
+class _Caller(Answerer):
+    """Somebody who has the `call` of a tool open."""
 
     def __init__(self, kernel: Kernel, caller: Caller, name: str) -> None:
-        super().__init__()
-        self._tooling = kernel.tooling
+        self._kernel = kernel
         self._principal = caller.principal
         self._name = name
-        self._call: ToolCall | None = None
-        self._arguments = b""
 
-    def try_write(self, data: bytes) -> int | None:
-        """One write is the arguments of one call. It is over when the tool is at work."""
-        if len(data) > WHOLE_WRITE:
-            raise KernelError(
-                errno.EMSGSIZE, f"arguments have at most {WHOLE_WRITE} bytes, in one write"
-            )
-        call = self._call
-        if call is not None and not call.accepted and data != self._arguments:
-            call.cancel()  # the write that began it was interrupted
-            call = None
-        if call is None:
-            call = self._call = ToolCall(self.wake)
-            self._arguments = data
-            try:
-                self._tooling.call(self._principal, self._name, data, call)
-            except KernelError:
-                self._call = None
-                raise
-        refusal = call.refusal()
-        if refusal is not None:
-            self._call = None
-            raise refusal
-        if not call.accepted:
-            return None
-        if self._arguments != data or not self._arguments:
-            raise KernelError(errno.EBUSY, "read the result of the last call first, to its end")
-        self._arguments = b""
-        return len(data)
+    def limit(self) -> int:
+        return MAX_DOCUMENT
 
-    def writable(self) -> bool:
-        call = self._call
-        return call is None or call.accepted or call.over
+    def ask(self, request: bytes, reply: Reply) -> None:
+        self._kernel.tooling.call(self._principal, self._name, request, reply)
 
-    def try_read(self, size: int) -> bytes | None:
-        call = self._call
-        if call is None:
-            raise KernelError(
-                errno.EINVAL, f"write the arguments first, as JSON: see {self._name}/help"
-            )
-        if not call.accepted:
-            return None
-        try:
-            found = call.take(size)
-        except KernelError:
-            self._call = None
-            raise
-        return found
-
-    def ready(self) -> bool:
-        call = self._call
-        return call is None or (call.accepted and call.ready())
-
-    def release(self) -> None:
-        if self._call is not None:
-            self._call.cancel()
+    def waits(self) -> Callable[[], object]:
+        return self._kernel.waits.begin(self._principal.pid, "tool", self._name)
 
 
 class ToolDirectory(Table):
@@ -184,30 +134,28 @@ class ToolDirectory(Table):
             raise found[0]
         return found[0]
 
-    @stream(
+    @exchange(
         "call",
         0o666,
-        apart=True,
-        commands=True,
         example='{"city": "Paris"}',
         errors={
-            "EINVAL": "written: no JSON object, or it does not fit the schema; the reason says"
-            " where. Read: nothing was written",
-            "EACCES": "no capability `tool:NAME`; opened for writing alone; a secret is not set",
+            "EINVAL": "no JSON object, or it does not fit the schema; the reason says where",
+            "EACCES": "no capability `tool:NAME`; not opened for both; a secret is not set",
+            "EPERM": "the capability is denied by name",
             "EDQUOT": "a limit or the group has no calls left",
             "EAGAIN": "so many calls are open, or were made in the minute; O_NONBLOCK",
-            "EMSGSIZE": "more than 1,044,480 bytes of arguments",
+            "EMSGSIZE": "more than 1 MiB of arguments",
             "EREMOTEIO": "the tool failed: the reason has its own words",
             "ETIMEDOUT": "it did not start, or not finish, in time",
-            "EBUSY": "written: the last call is not over",
+            "ENODATA": "nothing was written",
         },
     )
-    def call(self, caller: Caller) -> StreamHandle:
-        """Open it for both; write the arguments, a JSON object, in one write; read the result as it
-        comes, to the end of the file. Then the next call may be written. Closing it ends the call.
-        Of two descriptors each has a call of its own."""
+    def call(self, caller: Caller) -> Answerer:
+        """Write the arguments, a JSON object. The first read makes the call; its result comes as
+        the tool makes it, up to the end of the file. Then the next arguments may be written.
+        Closing it ends the call."""
         self.kernel.tooling.may_use(caller.principal, self._name)
-        return ToolCallHandle(self.kernel, caller, self._name)
+        return _Caller(self.kernel, caller, self._name)
 
     @file("schema", 0o444, kind="Live", example='{"name": "weather", "description": …}')
     def schema(self) -> Node:
@@ -242,8 +190,8 @@ class ToolDirectory(Table):
     @file("status", 0o444, kind="Live", example="Name:\tweather\nKind:\texec\nRunAs:\tcaller\n…\n")
     def status(self) -> Node:
         """Name, Kind, RunAs, Calls (under way), Timeout; of a server's tool also Server, State
-        (stopped, starting, running, failed: of the one that works for the caller), OSPid, Starts,
-        Tools (how many), Failure (why it ended), Again (when it may be started again)."""
+        (stopped, starting, running, ending, failed: of the one that works for the caller), OSPid,
+        Starts, Tools (how many), Failure (why it ended), Again (when it may be started again)."""
 
         async def tell(caller: Caller) -> str:
             return fields(*self.kernel.tooling.state(caller.principal, self._name))

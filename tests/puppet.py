@@ -40,6 +40,17 @@ def ask(path, request):
     finally:
         os.close(fd)
 
+def call(tool, arguments):
+    fd = os.open(os.path.join(tree, "dev/tools", tool, "call"), os.O_RDWR)
+    try:
+        os.write(fd, arguments.encode())
+        parts = []
+        while part := os.read(fd, 65536):
+            parts.append(part.decode())
+        return "".join(parts)
+    finally:
+        os.close(fd)
+
 def ls(path):
     return sorted(os.listdir(os.path.join(tree, path)))
 
@@ -111,6 +122,10 @@ class Puppet:
 
     def ask(self, path: str | Path, request: str) -> str:
         return str(self.do(f"ask({str(path)!r}, {request!r})"))
+
+    def call(self, tool: str, **arguments: object) -> str:
+        """The whole result of a call of a tool."""
+        return str(self.do(f"call({tool!r}, {json.dumps(arguments)!r})"))
 
     def ls(self, path: str | Path) -> list[str]:
         found = self.do(f"ls({str(path)!r})")

@@ -158,9 +158,10 @@ class Toolbox:
             server.close()
 
     def _server(self, name: str) -> Server:
-        if name not in self._servers:
-            raise Refused("EREMOTEIO", "the server has ended")
-        return self._servers[name]
+        server = self._servers.get(name)
+        if server is None or server.is_over:
+            raise Refused("ESHUTDOWN", "the server has ended")
+        return server
 
     def _of_server(self, request: dict[str, Any], ask: Callable[[Server], bytes]) -> bytes:
         from agentfs.toolbox.servers import ServerError

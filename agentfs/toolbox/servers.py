@@ -79,16 +79,19 @@ class Server:
 
     async def _run(self, streams: Any, start: float, task_status: trio.TaskStatus[None]) -> None:
         """Raises ServerError if it is not there within `start` seconds."""
+        self._scope.deadline = trio.current_time() + start
         try:
             with self._scope:
                 async with AsyncExitStack() as stack:
-                    await self._begin(stack, streams, start)
-                    self._started = True
+                    await self._begin(stack, streams)
+                    self._started, self._scope.deadline = True, math.inf
                     task_status.started()
                     await self._done.wait()
                     self._scope.deadline = trio.current_time() + CLOSE_SECONDS
             if not self._started:
-                raise ServerError(f"{self._over}{self._printed()}")
+                late = f"it did not begin within {start:g} s"
+                words = f"{self._over or late}{self._printed()}"
+                raise ServerError(words, "EREMOTEIO" if self._over else "ETIMEDOUT")
         except Exception as bad:  # noqa: BLE001  # a session must not end the others
             mine = _only(bad)
             if not self._started:
@@ -98,19 +101,20 @@ class Server:
             self._session = None
         self._ended(self._over)
 
-    async def _begin(self, stack: AsyncExitStack, streams: Any, start: float) -> None:
+    async def _begin(self, stack: AsyncExitStack, streams: Any) -> None:
         try:
-            with trio.fail_after(start):
-                reading, writing = await stack.enter_async_context(streams)
-                session = ClientSession(reading, writing, message_handler=self._heard)
-                self._session = await stack.enter_async_context(session)
-                await session.initialize()
-                await self.refresh()
-        except trio.TooSlowError:
-            words = f"it did not begin within {start:g} s{self._printed()}"
-            raise ServerError(words, "ETIMEDOUT") from None
+            reading, writing = await stack.enter_async_context(streams)
+            session = ClientSession(reading, writing, message_handler=self._heard)
+            self._session = await stack.enter_async_context(session)
+            await session.initialize()
+            await self.refresh()
         except FAILURES as bad:
             raise ServerError(self._said(bad)) from None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can be asked of it any more."""
+        return self._done.is_set()
 
     def close(self) -> None:
         """End the session."""

@@ -18,7 +18,7 @@ from agentfs.tooling.document import Definition
 from agentfs.tooling.sidecars import Running, Sidecars
 from agentfs.tooling.toolbox_process import READS, in_memory
 
-__all__ = ["Commands", "command_of", "ended_how", "reads_of"]
+__all__ = ["Commands", "Sink", "command_of", "ended_how", "reads_of"]
 
 CHUNK = 64 * 1024
 TAIL = 4096

@@ -36,6 +36,9 @@ CHECK_SECONDS = 60.0
 """How long the check of arguments may take, of which half a second is work: as long as that, the
 machine may be busy."""
 
+CODE_SECONDS = 0.3
+"""How long a server that closed its output has to end, before its exit code is not waited for."""
+
 MARGIN = 5.0
 """How long after its own time a toolbox has to say that it is over."""
 
@@ -43,8 +46,8 @@ Told = Callable[["McpServer"], object]
 
 
 class McpServer:
-    """An MCP server of one process. `state` is stopped, starting, running or failed; `failure` why
-    it ended, or did not start; `tools` what it has, None before it was asked."""
+    """An MCP server of one process. `state` is stopped, starting, running, ending or failed;
+    `failure` why it ended, or did not start; `tools` what it has, None before it was asked."""
 
     def __init__(self, session: Session, definition: Definition) -> None:
         self.session = session
@@ -54,7 +57,9 @@ class McpServer:
         self.failure = ""
         self.tools: dict[str, Tool] | None = None
         self.starts = 0
+        self.id = ""  # of this start of it, for the toolbox
         self._begun = trio.Event()
+        self._settled = trio.Event()
         self._errno = errno.EREMOTEIO
         self._failures = 0
         self._since = 0.0
@@ -68,6 +73,8 @@ class McpServer:
     async def start(self, env: Mapping[str, str], seconds: float) -> None:
         """Have it run; that goes on if this is cancelled. Raises EREMOTEIO if it does not, or is
         not to be started again yet, ETIMEDOUT if it does not begin in time."""
+        if self.state == "ending":
+            await self._settled.wait()
         if self.state == "running":
             return
         if self.state != "starting":
@@ -75,6 +82,7 @@ class McpServer:
                 again = f"{self.definition.name} is started again in {self.wait:.0f} s"
                 raise KernelError(errno.EREMOTEIO, f"{again}: {self.failure}")
             self.state, self.starts, self._begun = "starting", self.starts + 1, trio.Event()
+            self.id = self.session.next_id()
             self.session.sidecars.work(self._begin, env, seconds)
         await self._begun.wait()
         if self.state != "running":
@@ -98,7 +106,7 @@ class McpServer:
 
     async def _start(self, env: Mapping[str, str], seconds: float) -> None:
         toolbox = await self.session.toolbox()
-        request = {"do": "serve", "server": self.definition.name, "start": seconds}
+        request = {"do": "serve", "server": self.id, "start": seconds}
         with trio.move_on_after(seconds + MARGIN):
             if self.definition.url:
                 headers = json.dumps(_with(self.definition.headers, env)).encode()
@@ -133,7 +141,7 @@ class McpServer:
             try:
                 await toolbox.ask(request, ours_out, ours_in)
             except KernelError as failure:
-                with trio.move_on_after(0.2):
+                with trio.move_on_after(CODE_SECONDS):
                     await running.ended.wait()
                     words = f"{failure.reason}; {ended_how(running.code)}"
                     raise KernelError(failure.errno, words) from None
@@ -144,8 +152,8 @@ class McpServer:
 
     async def _watch(self, running: Running) -> None:
         await running.ended.wait()
-        if self.running is running and self.state == "running":
-            self._failed(ended_how(running.code))
+        if self.running is running:
+            self.was_lost("")
 
     async def list_tools(self, *, again: bool = False) -> None:
         """Ask for its tools."""
@@ -154,7 +162,7 @@ class McpServer:
         async def keep(chunk: bytes) -> None:
             found.extend(chunk[: MAX_LIST + 1 - len(found)])
 
-        request = {"do": "tools", "server": self.definition.name, "again": again}
+        request = {"do": "tools", "server": self.id, "again": again}
         await self.session.ask(request, keep)
         if len(found) > MAX_LIST:
             raise KernelError(errno.EREMOTEIO, "its list of tools has more than 4 MiB")
@@ -182,19 +190,31 @@ class McpServer:
     def was_lost(self, reason: str) -> None:
         """Nothing more comes from it, or what spoke with it has ended."""
         if self.state == "running":
+            self.state, self._settled = "ending", trio.Event()
+            self.session.sidecars.work(self._settle, reason)
+
+    async def _settle(self, reason: str) -> None:
+        """Its exit code says more than that it is silent, if it is about to end."""
+        running = self.running
+        if running is not None:
+            with trio.move_on_after(CODE_SECONDS):
+                await running.ended.wait()
+                reason = ended_how(running.code)
+        if self.state == "ending":
             self._failed(reason)
+        self._settled.set()
 
     def stop(self) -> None:
         """End it; the next call starts it again."""
         self._failures, self._not_before = 0, 0.0
-        if self.state in ("running", "failed"):
+        if self.state in ("running", "ending", "failed"):
             self._end("stopped")
             self.session.forget(self)
             self.session.tell(self)
 
     def _failed(self, reason: str) -> None:
         now = trio.current_time()
-        if self.state == "running" and now - self._since > LAST_DELAY:
+        if self.state == "ending" and now - self._since > LAST_DELAY:
             self._failures = 0
         delay = min(LAST_DELAY, 2.0 ** (self._failures - 1)) if self._failures else 0.0
         self._failures += 1
@@ -224,6 +244,7 @@ class Session:
         self.used = trio.current_time()
         self._toolbox: ToolboxProcess | None = None
         self._starting = trio.Lock()
+        self._ids = 0
 
     async def toolbox(self) -> ToolboxProcess:
         """Its toolbox, started if it is not there. Raises what a launch raises."""
@@ -240,13 +261,23 @@ class Session:
             server.was_lost(f"what spoke with it has ended: {ended_how(toolbox.running.code)}")
 
     def _heard(self, said: dict[str, Any]) -> None:
-        server = self.servers.get(str(said.get("server")))
+        wanted = said.get("server")
+        server = next((each for each in self.servers.values() if each.id == wanted), None)
         if server is None:
             return
         if said["do"] == "changed":
             server.has_changed()
         elif said["do"] == "ended":
             server.was_lost(str(said.get("words", ""))[:500] or "it ended")
+
+    def next_id(self) -> str:
+        """A name for one start of a server."""
+        self._ids += 1
+        return str(self._ids)
+
+    def id_of(self, tool: Tool) -> str:
+        """The server, as the toolbox knows it, whose tool that is."""
+        return self.server(tool.definition).id
 
     def server(self, definition: Definition) -> McpServer:
         """That which the document says now."""
@@ -263,8 +294,8 @@ class Session:
         with trio.move_on_after(CHECK_SECONDS):
             toolbox = await self.toolbox()
             with in_memory(arguments) as given:
-                if tool.definition.is_server:
-                    about = {"server": tool.definition.name, "tool": tool.original}
+                if tool.original:
+                    about = {"server": self.id_of(tool), "tool": tool.original}
                     await toolbox.ask({"do": "check", **about}, given)
                 else:
                     with in_memory(json.dumps(dict(tool.schema or ANYTHING)).encode()) as schema:
@@ -279,12 +310,17 @@ class Session:
         """Call a tool of a server. Raises EREMOTEIO, ETIMEDOUT."""
         request = {
             "do": "call",
-            "server": tool.definition.name,
+            "server": self.id_of(tool),
             "tool": tool.original,
             "seconds": seconds,
         }
         with in_memory(arguments) as given:
-            await self.ask(request, sink, given)
+            try:
+                await self.ask(request, sink, given)
+            except KernelError as failure:
+                if failure.errno != errno.ESHUTDOWN:
+                    raise
+                raise KernelError(errno.EREMOTEIO, failure.reason) from None
 
     async def ask(
         self,
@@ -318,11 +354,11 @@ class Session:
     def forget(self, server: McpServer) -> None:
         """A server has ended: its toolbox need not listen to it any more."""
         if self._toolbox is not None and self._toolbox.is_alive:
-            self.sidecars.work(self._stop_in_toolbox, self._toolbox, server.definition.name)
+            self.sidecars.work(self._stop_in_toolbox, self._toolbox, server.id)
 
-    async def _stop_in_toolbox(self, toolbox: ToolboxProcess, name: str) -> None:
+    async def _stop_in_toolbox(self, toolbox: ToolboxProcess, server: str) -> None:
         with suppress(KernelError):
-            await toolbox.ask({"do": "stop", "server": name})
+            await toolbox.ask({"do": "stop", "server": server})
 
     def end_idle(self, seconds: float) -> None:
         """End its toolbox, if nothing needed it for so long."""

@@ -54,6 +54,10 @@ class ToolAgents:
             env[variable] = self._secrets.get(name)
         return env
 
+    def secrets_of(self, tool: Definition) -> list[str]:
+        """The secrets that it has."""
+        return [self._secrets.get(name) for name in tool.secrets.values() if name in self._secrets]
+
     async def process_of(self, tool: Definition) -> Process:
         """The process of its agent, made if there is none. Raises EEXIST if another agent has its
         name, and what a spawn raises."""

@@ -37,9 +37,10 @@ PACKET = 64 * 1024
 MOST_WORDS = 2000
 
 ERRNOS = {
-    name: getattr(errno, name) for name in ("EINVAL", "ENOENT", "EREMOTEIO", "ETIMEDOUT", "ENOTSUP")
+    name: getattr(errno, name)
+    for name in ("EINVAL", "ENOENT", "EREMOTEIO", "ESHUTDOWN", "ETIMEDOUT")
 }
-"""Those that a toolbox may give."""
+"""Those that a toolbox may give. ESHUTDOWN is for us: the server is gone, and was not asked."""
 
 Heard = Callable[[dict[str, Any]], object]
 

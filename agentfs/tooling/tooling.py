@@ -18,6 +18,7 @@ import trio
 
 from agentfs.base.errors import KernelError
 from agentfs.catalog.catalog import Catalog
+from agentfs.dialects.clean import clean
 from agentfs.machine.sidecar import Sidecar
 from agentfs.model.principal import INIT, Principal
 from agentfs.model.process import Process
@@ -30,7 +31,7 @@ from agentfs.store.ground import Ground
 from agentfs.store.live_document import LiveDocument
 from agentfs.store.part import Part
 from agentfs.store.records import Records
-from agentfs.tooling.commands import Commands, command_of, reads_of
+from agentfs.tooling.commands import Commands, Sink, command_of, reads_of
 from agentfs.tooling.document import FORM, Definition
 from agentfs.tooling.events import (
     ToolAdded,
@@ -44,7 +45,7 @@ from agentfs.tooling.settings import ToolSettings
 from agentfs.tooling.sidecars import Sidecars
 from agentfs.tooling.tool import ANYTHING, Tool, named, tools_of
 from agentfs.tooling.tool_agents import ToolAgents
-from agentfs.tooling.tool_call import ToolCall
+from agentfs.vfs.exchange import Reply
 
 __all__ = ["KIND", "Tooling"]
 
@@ -128,7 +129,7 @@ class Tooling(Part):
 
     def _shared(self, server: Definition) -> dict[str, Tool] | None:
         record = self._lists.get(server.name)
-        if record is None or record["source"] != server.source:
+        if record is None or record["of"] != _of(server):
             return None
         return tools_of(server, record["tools"])
 
@@ -278,23 +279,23 @@ class Tooling(Part):
 
     # -- calls -------------------------------------------------------------------------------------
 
-    def call(self, principal: Principal, name: str, arguments: bytes, call: ToolCall) -> None:
-        """Begin a call; `call` is told what becomes of it. Raises EACCES, and EAGAIN while the
-        system begins or ends."""
+    def call(self, principal: Principal, name: str, arguments: bytes, reply: Reply) -> None:
+        """Begin a call; its result goes to `reply`. Raises EACCES, and EAGAIN while the system
+        begins or ends."""
         self.may_use(principal, name)
-        self._sidecars.work(self._serve, principal, name, arguments, call)
+        self._sidecars.work(self._serve, principal, name, arguments, reply)
 
-    async def _serve(
-        self, principal: Principal, name: str, arguments: bytes, call: ToolCall
-    ) -> None:
-        failure: KernelError | None = KernelError(errno.ECANCELED, "the call was cancelled")
+    async def _serve(self, principal: Principal, name: str, arguments: bytes, reply: Reply) -> None:
         self._open[name] = self._open.get(name, 0) + 1
+        failure: KernelError | None = None
+        scope = trio.CancelScope()
+        reply.on_cancel(scope.cancel)
         try:
-            with call.scope:
-                await self._make(principal, name, arguments, call)
-                failure = None
+            with scope:
+                await reply.wanted()
+                await self._make(principal, name, arguments, reply)
         except KernelError as bad:
-            failure = bad
+            failure = self._cleaned(name, bad)
         except Exception as bad:
             log.exception("a call of the tool %s", name)
             failure = KernelError(errno.EIO, f"the call of {name} broke off: {bad}")
@@ -302,48 +303,72 @@ class Tooling(Part):
             self._open[name] -= 1
             if not self._open[name]:
                 del self._open[name]
-            call.finish(failure)
+            reply.end(failure)
 
-    async def _make(
-        self, principal: Principal, name: str, arguments: bytes, call: ToolCall
-    ) -> None:
+    def _cleaned(self, name: str, failure: KernelError) -> KernelError:
+        """The failure, without the secrets of the tool in its words."""
+        definition = self.definition(name) or self.server_of(name)
+        if definition is not None and definition.secrets:
+            failure.reason = clean(failure.reason, self._apart.secrets_of(definition))
+        return failure
+
+    async def _make(self, principal: Principal, name: str, arguments: bytes, reply: Reply) -> None:
         actor = self._gate.actor(principal)
         tool = await self.describe(principal, name)
-        if tool.definition.is_server and tool.original:
-            await self._start_server(actor, tool.definition)
         runner = await self._runner(actor, tool.definition)
-        session = self._session(runner)
-        await session.check(tool, arguments)
+        await self._check(actor, runner, tool, arguments)
         number = self._calls.tool(principal, actor.pid, name)
         if isinstance(number, str):
-            call.accept()
-            await call.put(f"skipped {number}\n".encode())
+            await reply.put(f"skipped {number}\n".encode())
             return
+        made = trio.Event()
         try:
-            await self._run(actor, runner, tool, arguments, call)
+            await self._run(actor, runner, tool, arguments, (reply.put, made.set))
         finally:
             with suppress(KernelError):  # its process has ended, and the call was charged
-                if call.accepted:
+                if made.is_set():
                     self._calls.settle(principal, actor.pid, number)
                 else:
                     self._calls.cancel(principal, actor.pid, number)
 
+    async def _check(self, actor: Process, runner: Process, tool: Tool, arguments: bytes) -> None:
+        """Check arguments, by the server whose tool it is, which then runs."""
+        session = self._session(runner)
+        if tool.original:
+            server = await self._start_server(actor, tool.definition)
+            try:
+                await session.check(tool, arguments)
+                return
+            except KernelError as failure:
+                if failure.errno != errno.ESHUTDOWN:
+                    raise
+            server.was_lost("it ended")  # and nobody had told us yet
+            await self._start_server(actor, tool.definition)
+        await session.check(tool, arguments)
+
     async def _run(
-        self, actor: Process, runner: Process, tool: Tool, arguments: bytes, call: ToolCall
+        self,
+        actor: Process,
+        runner: Process,
+        tool: Tool,
+        arguments: bytes,
+        told: tuple[Sink, Callable[[], object]],
     ) -> None:
+        """`told`: where the result goes, and what is called once the tool is at work."""
+        sink, made = told
         definition = tool.definition
         seconds = self._timeout(definition)
         with trio.move_on_after(seconds + MARGIN * bool(tool.original)) as clock:
             if not definition.is_server:
                 sidecar = self._sidecar(definition)
-                await self._commands.run(runner, sidecar, arguments, call.put, call.accept)
+                await self._commands.run(runner, sidecar, arguments, sink, made)
             elif tool.original:
-                call.accept()
-                await self._session(runner).call(tool, arguments, seconds, call.put)
+                made()
+                await self._session(runner).call(tool, arguments, seconds, sink)
             else:
-                call.accept()
+                made()
                 server = await self._start_server(actor, definition)
-                await call.put(_list_of(server).encode())
+                await sink(_list_of(server).encode())
         if clock.cancelled_caught:
             raise KernelError(errno.ETIMEDOUT, f"{tool.name} did not finish within {seconds:g} s")
 
@@ -419,7 +444,7 @@ class Tooling(Part):
             {"name": tool.original, "description": tool.description, "schema": dict(tool.schema)}
             for tool in tools.values()
         ]
-        record = {"source": server.source, "tools": said}
+        record = {"of": _of(server), "tools": said}
         if self._lists.get(server.name) == record:
             return
         self._lists.put(server.name, record)
@@ -469,6 +494,11 @@ class Tooling(Part):
         """End toolboxes that nobody needs."""
         for session in tuple(self._sessions.values()):
             session.end_idle(self._settings.of(ToolSettings).idle)
+
+
+def _of(server: Definition) -> list[str]:
+    """The part of a definition for which a list of tools holds."""
+    return [server.source, *server.offered]
 
 
 def _about_server(server: Definition) -> str:

@@ -58,7 +58,7 @@ PEOPLE = frozenset({"approval", "budget", "limit", "full"})
 LONGEST = 200
 """Characters of a line of output, or of a reason."""
 
-_FIRST = {"model": 1, "ask": 2, "queue": 3}
+_FIRST = {"model": 1, "tool": 2, "ask": 3, "queue": 4}
 _LAST = {"mail": 1, "topic": 2, "overheard": 3, "end": 4}
 _REFUSED = {"EDQUOT": "limit", "EAGAIN": "limit", "ENOSPC": "full"}
 _GOES_ON = (MessageClaimed, MessageDone, UseRecorded, ProcessRestarted, BudgetChanged, LimitChanged)

@@ -235,11 +235,11 @@ class ProcessDirectory(Table):
     )
     def why(self) -> str:
         """What it waits for or what holds it up, in one line: a word, since when, and the rest.
-        `approval` (which, by whom, until when), `model` (which is to answer), `ask` (which, to
-        whom), `queue` (which is full), `budget`, `limit` or `full` (what was refused, and how often
-        since), `working` (on which message, from whom, which attempt), `hung` (after its task was
-        taken from it), `silent` (although mail waits), `mail`, `topic`, `overheard`, `end` (of
-        which process), `stopped` (by whom), `restart` (which attempt of how many, when, the last
+        `approval` (which, by whom, until when), `model` and `tool` (which is to answer), `ask`
+        (which, to whom), `queue` (which is full), `budget`, `limit` or `full` (what was refused,
+        and how often since), `working` (on which message, from whom, which attempt), `hung` (after
+        its task was taken from it), `silent` (although mail waits), `mail`, `topic`, `overheard`,
+        `end` (of which process), `stopped` (by whom), `restart` (which attempt of how many, when, the last
         exit code and line of output), `ending`, `ended` (exit code, last line), `program` (it runs,
         and waits for nothing here) or `none` (it has no program). A change is announced within 200
         ms."""

@@ -24,7 +24,7 @@ from agentfs.tooling.tool import Tool
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.declare import control, exchange, file, link
-from agentfs.vfs.exchange import Answerer, Reply
+from agentfs.vfs.exchange import Answerer, PendingReply
 from agentfs.vfs.files import Basics, Live, Owner, fields
 from agentfs.vfs.handles import MAX_DOCUMENT, Late
 from agentfs.vfs.node import Handle, Node, Time, is_writing
@@ -76,11 +76,11 @@ class _Caller(Answerer):
     def limit(self) -> int:
         return MAX_DOCUMENT
 
-    def ask(self, request: bytes, reply: Reply) -> None:
+    def ask(self, request: bytes, reply: PendingReply) -> None:
         self._kernel.tooling.call(self._principal, self._name, request, reply)
 
     def waits(self) -> Callable[[], object]:
-        return self._kernel.waits.begin(self._principal.pid, "tool", self._name)
+        return self._kernel.why.waits.begin(self._principal.pid, "tool", self._name)
 
 
 class ToolDirectory(Table):

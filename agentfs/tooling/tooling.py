@@ -45,7 +45,7 @@ from agentfs.tooling.settings import ToolSettings
 from agentfs.tooling.sidecars import Sidecars
 from agentfs.tooling.tool import ANYTHING, Tool, named, tools_of
 from agentfs.tooling.tool_agents import ToolAgents
-from agentfs.vfs.exchange import Reply
+from agentfs.vfs.exchange import PendingReply
 
 __all__ = ["KIND", "Tooling"]
 
@@ -279,13 +279,15 @@ class Tooling(Part):
 
     # -- calls -------------------------------------------------------------------------------------
 
-    def call(self, principal: Principal, name: str, arguments: bytes, reply: Reply) -> None:
+    def call(self, principal: Principal, name: str, arguments: bytes, reply: PendingReply) -> None:
         """Begin a call; its result goes to `reply`. Raises EACCES, and EAGAIN while the system
         begins or ends."""
         self.may_use(principal, name)
         self._sidecars.work(self._serve, principal, name, arguments, reply)
 
-    async def _serve(self, principal: Principal, name: str, arguments: bytes, reply: Reply) -> None:
+    async def _serve(
+        self, principal: Principal, name: str, arguments: bytes, reply: PendingReply
+    ) -> None:
         self._open[name] = self._open.get(name, 0) + 1
         failure: KernelError | None = None
         scope = trio.CancelScope()
@@ -312,7 +314,9 @@ class Tooling(Part):
             failure.reason = clean(failure.reason, self._apart.secrets_of(definition))
         return failure
 
-    async def _make(self, principal: Principal, name: str, arguments: bytes, reply: Reply) -> None:
+    async def _make(
+        self, principal: Principal, name: str, arguments: bytes, reply: PendingReply
+    ) -> None:
         actor = self._gate.actor(principal)
         tool = await self.describe(principal, name)
         runner = await self._runner(actor, tool.definition)

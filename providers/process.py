@@ -239,10 +239,10 @@ class ProcessDirectory(Table):
         (which, to whom), `queue` (which is full), `budget`, `limit` or `full` (what was refused,
         and how often since), `working` (on which message, from whom, which attempt), `hung` (after
         its task was taken from it), `silent` (although mail waits), `mail`, `topic`, `overheard`,
-        `end` (of which process), `stopped` (by whom), `restart` (which attempt of how many, when, the last
-        exit code and line of output), `ending`, `ended` (exit code, last line), `program` (it runs,
-        and waits for nothing here) or `none` (it has no program). A change is announced within 200
-        ms."""
+        `end` (of which process), `stopped` (by whom), `restart` (which attempt of how many, when,
+        the last exit code and line of output), `ending`, `ended` (exit code, last line), `program`
+        (it runs, and waits for nothing here) or `none` (it has no program). A change is announced
+        within 200 ms."""
         return self.kernel.why.of(self.process)
 
     @value("role", example="worker")

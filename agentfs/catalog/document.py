@@ -57,7 +57,7 @@ models:
   sonnet: {tier: tactical, provider: anthropic, id: claude-sonnet-4-5, match: ["claude-*"],
     input: 3, output: 15, cache_read: 0.3, cache_write: 3.75, context: 200000, max_output: 64000}
   mini: {tier: operational, provider: openai, id: gpt-5-mini, match: ["gpt-*"], input: 0.25,
-    output: 2, cache_read: 0.025, context: 128000}
+    output: 2, cache_read: 0.025, context: 128000, max_output: 128000}
   smollm2: {tier: operational, provider: local, context: 8192}
 """
 

@@ -73,8 +73,8 @@ class Model:
     The prices are what a token costs, in millionths of a millionth of a dollar. `cache_read` is
     that of a token which the provider had kept from an earlier call, `cache_write` that of one
     which it keeps; neither is counted in `input`. `context` is how many tokens one call may have,
-    `max_output` how many of them it may write; None: as many as it takes. A model whose `provider`
-    is None has a price, and nobody who answers for it.
+    `max_output` how many of them it may write; None: what the caller asks for, or 16,384. A model
+    whose `provider` is None has a price, and nobody who answers for it.
     """
 
     name: str

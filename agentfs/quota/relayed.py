@@ -51,6 +51,11 @@ UNNAMED = 4096
 """Tokens that a plain call is given which names no maximum, or one part of what is left if that is
 more. With all that is left, or all that the model can write, it would lock out every other."""
 
+UNSAID = 16_384
+"""The most tokens of an answer for which neither the caller nor the list of models names a maximum.
+The provider is told a number, and refuses one that is more than its model writes: gpt-4o writes so
+many."""
+
 STORED_EVERY = 0.9
 """Seconds between two writes of how far a call has come. It is told once a second."""
 
@@ -137,7 +142,7 @@ class Relayed:
     def _first(self, process: Process, model: Model, ask: Wanted) -> tuple[Use, int]:
         """What a call sets aside at first, and the most that it may write. Raises EMSGSIZE."""
         asked = 0 if ask.dialect == "embeddings" else ask.output
-        wanted = [asked, model.max_output]
+        wanted = [asked, UNSAID if (asked, model.max_output) == (None, None) else model.max_output]
         if model.context is not None:
             if ask.input >= model.context:
                 raise KernelError(

@@ -123,6 +123,10 @@ def test_a_call_that_names_no_maximum_gets_the_models_or_the_room(world: World) 
     assert world.begin(made, None).output == 884
     other = world.child("other", tier="operational", limits={"max_context_tokens": None})
     assert world.begin(other, None, "small").output == 990
+    world.set_pool(tactical=10**6)
+    rich = world.child("rich", tier="tactical", budget={"tactical": 10**5})
+    assert world.stream(rich, None).room == 16_384  # more is refused by some models
+    assert world.stream(rich, 64_000).room == 64_000
 
 
 def test_embeddings_write_nothing(world: World) -> None:

@@ -9,7 +9,9 @@ environment.
 from __future__ import annotations
 
 import errno
+import json
 import logging
+import math
 import os
 import socket
 import stat
@@ -19,7 +21,7 @@ from contextlib import suppress
 
 from agentfs.machine.network import HOST, PORT
 
-__all__ = ["Doors"]
+__all__ = ["Doors", "turn_away"]
 
 log = logging.getLogger("agentfs.gateway")
 
@@ -88,6 +90,24 @@ class Doors:
                 os.unlink(self.path)
                 os.rmdir(self._folder)
             self.path = ""
+
+
+def turn_away(door: socket.socket, seconds: float) -> None:
+    """Answer everybody who waits in line that there is no gateway for so many seconds."""
+    words = "the gateway of models has ended, and is started again soon: /sys/gateway says why"
+    body = json.dumps({"error": {"type": "api_error", "code": "no_gateway", "message": words}})
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nRetry-After: {math.ceil(seconds)}\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    with suppress(OSError):
+        while True:
+            with door.accept()[0] as connection, suppress(OSError):
+                connection.setblocking(False)
+                with suppress(BlockingIOError):
+                    connection.recv(1 << 20)  # what is unread at the close would be a reset
+                connection.send(f"{head}{body}".encode())
 
 
 def _at_port(wanted: int) -> socket.socket:

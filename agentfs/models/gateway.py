@@ -15,7 +15,6 @@ import math
 import select
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
 
 import trio
 
@@ -28,7 +27,7 @@ from agentfs.machine.programs import Programs
 from agentfs.model.process import Process
 from agentfs.models.answers import Answers
 from agentfs.models.channel import ChannelError, Packet
-from agentfs.models.doors import Doors
+from agentfs.models.doors import Doors, turn_away
 from agentfs.models.events import GatewayEnded, GatewayStarted
 from agentfs.models.worker import END_SECONDS, Worker
 from agentfs.quota.events import CallCancelled
@@ -194,7 +193,7 @@ class Gateway(Part):
                 wait = min(BACKOFF_SECONDS * 2.0 ** min(self._failures, 16), BACKOFF_MOST_SECONDS)
                 self._failures += 1
                 self._next_start = trio.current_time() + wait
-                await trio.sleep(wait)
+                await self._rest(wait)
         finally:
             self._refuse_handed()
             self._doors.close()
@@ -209,21 +208,28 @@ class Gateway(Part):
             with self._store.transaction():
                 self._store.set_meta(PORT_META, str(port))
 
+    async def _rest(self, seconds: float) -> None:
+        """Wait for the next start. Everybody who comes to a door long before it is turned away."""
+        with trio.move_on_after(max(0.0, seconds - SOON_SECONDS)):
+            while True:
+                await _first_of(self._knock, self._programs.listeners.changed)
+                for door in self._all_doors():
+                    turn_away(door, self._next_start - trio.current_time())
+        await trio.sleep_until(self._next_start)
+
+    async def _knock(self) -> None:
+        """Wait until somebody is at a door of those that there are now."""
+        with select.epoll() as doors:
+            for door in self._all_doors():
+                doors.register(door, select.EPOLLIN)
+            await trio.lowlevel.wait_readable(doors.fileno())
+
     async def _needed(self) -> None:
         """Wait until somebody asks at a door, or the kernel has a connection for it."""
-        while True:
-            with select.epoll() as doors:
-                for door in self._all_doors():
-                    doors.register(door, select.EPOLLIN)
-                waits = (
-                    partial(trio.lowlevel.wait_readable, doors.fileno()),
-                    self._wanted.wait,
-                    self._programs.listeners.changed,
-                )
-                which = await _first_of(*waits)
-            if which != 2:
-                self._wanted = trio.Event()
-                return
+        changed = self._programs.listeners.changed
+        while await _first_of(self._knock, self._wanted.wait, changed) == 2:
+            pass
+        self._wanted = trio.Event()
 
     async def _one_run(self) -> None:
         """Start it, and answer it until it has ended. Raises OSError if it cannot be started."""

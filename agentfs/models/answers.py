@@ -20,7 +20,7 @@ from agentfs.base.errors import KernelError
 from agentfs.machine.programs import Programs
 from agentfs.model.process import OnLimit, Process
 from agentfs.models.callers import Callers
-from agentfs.models.channel import Channel, Packet
+from agentfs.models.line import GatewayLine, Packet
 from agentfs.process.identity import Identity
 from agentfs.process.table import ProcessTable
 from agentfs.quota.meter import LimitError
@@ -60,7 +60,7 @@ class Answers:
             "progress": self._progress,
             "log": _log,
         }
-        self._channel: Channel | None = None
+        self._channel: GatewayLine | None = None
         self._nursery: trio.Nursery | None = None
         self.ready = trio.Event()
 
@@ -69,7 +69,7 @@ class Answers:
         """How many calls it has begun and not settled."""
         return sum(1 for _ in self._relayed)
 
-    def begin(self, channel: Channel, nursery: trio.Nursery) -> None:
+    def begin(self, channel: GatewayLine, nursery: trio.Nursery) -> None:
         """Answer a gateway that has just been started, on its channel. Callers are looked for in
         the nursery."""
         self._channel, self._nursery = channel, nursery

@@ -26,9 +26,9 @@ from agentfs.machine.network import PORT
 from agentfs.machine.programs import Programs
 from agentfs.model.process import Process
 from agentfs.models.answers import Answers
-from agentfs.models.channel import ChannelError, Packet
 from agentfs.models.doors import Doors, turn_away
 from agentfs.models.events import GatewayEnded, GatewayStarted
+from agentfs.models.line import ChannelError, Packet
 from agentfs.models.worker import END_SECONDS, Worker
 from agentfs.quota.events import CallCancelled
 from agentfs.store.event_log import Record

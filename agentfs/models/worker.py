@@ -23,7 +23,7 @@ import trio
 
 import agentfs
 from agentfs.machine.cgroups import ControlGroups
-from agentfs.models.channel import Channel
+from agentfs.models.line import GatewayLine
 
 __all__ = ["COMMAND", "END_SECONDS", "Worker", "own_user"]
 
@@ -63,7 +63,7 @@ class Worker:
 
     def __init__(self, process: subprocess.Popen[bytes], ours: socket.socket, said: int) -> None:
         self.ospid = process.pid
-        self.channel = Channel(ours)
+        self.channel = GatewayLine(ours)
         self.last_words = ""
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)

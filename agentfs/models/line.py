@@ -16,7 +16,7 @@ from typing import Any
 
 import trio
 
-__all__ = ["MOST", "Channel", "ChannelError", "Packet"]
+__all__ = ["MOST", "ChannelError", "GatewayLine", "Packet"]
 
 Packet = dict[str, Any]
 
@@ -38,7 +38,7 @@ class ChannelError(Exception):
     """What the gateway sends is no packet, or it does not read what it is sent."""
 
 
-class Channel:
+class GatewayLine:
     """Owns the socket, and the descriptors that are given away with it."""
 
     def __init__(self, ours: socket.socket) -> None:

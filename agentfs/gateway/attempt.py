@@ -105,12 +105,7 @@ class Attempt:
         with self._job.interrupt.scope() as scope:
             deadline = Deadline(scope, offer.patience)
             try:
-                async with provider.turnstile.turn(self._job.caller.pid):
-                    reply = await provider.source.send(outgoing, deadline)
-                    try:
-                        failure = await self._take(provider, reply, deadline)
-                    finally:
-                        reply.close()
+                failure = await self._turn(provider, outgoing, deadline)
             except FailedError as failed:
                 failure = of_failed(failed)
             finally:
@@ -124,6 +119,19 @@ class Attempt:
             await self._break_off(failure)
             return None
         return failure
+
+    async def _turn(
+        self, provider: Upstream, outgoing: Outgoing, deadline: Deadline
+    ) -> Failure | None:
+        await provider.turnstile.enter(self._job.caller.pid)
+        try:
+            reply = await provider.source.send(outgoing, deadline)
+            try:
+                return await self._take(provider, reply, deadline)
+            finally:
+                reply.close()
+        finally:
+            provider.turnstile.leave()
 
     async def _late(self, provider: Upstream, deadline: Deadline) -> Failure:
         """The provider took too long. A request that it has is charged: it may be at work."""

@@ -212,18 +212,20 @@ class ClientConnection:
         if not data:
             return
         left = memoryview(data)
-        with trio.move_on_after(STALLED_SECONDS) as patience:
-            while True:
-                try:
-                    left = left[self._socket.send(left) :]
-                except BlockingIOError:
-                    await trio.lowlevel.wait_writable(self._socket)
-                except OSError:
-                    raise trio.BrokenResourceError from None
-                if not left:
-                    return
-        if patience.cancelled_caught:
-            raise trio.BrokenResourceError
+        while left := left[self._sent(left) :]:
+            with trio.move_on_after(STALLED_SECONDS) as patience:
+                await trio.lowlevel.wait_writable(self._socket)
+            if patience.cancelled_caught:
+                raise trio.BrokenResourceError
+
+    def _sent(self, data: memoryview) -> int:
+        """How much of it could be sent at once, as a rule all."""
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            raise trio.BrokenResourceError from None
 
     # -- the end -----------------------------------------------------------------------------------
 

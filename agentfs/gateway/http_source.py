@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 from collections import deque
@@ -34,40 +35,69 @@ def _context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
+class _Plain:
+    """A connection without TLS. It costs a third less than trio's, whose every call lets all other
+    tasks run once: here the calls that wait do."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self.socket = connection
+
+    async def send_all(self, data: bytes) -> None:
+        """Raises BrokenResourceError."""
+        left = memoryview(data)
+        try:
+            while left:
+                try:
+                    left = left[self.socket.send(left) :]
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(self.socket)
+        except OSError:
+            raise trio.BrokenResourceError from None
+
+    async def receive_some(self, most: int) -> bytes:
+        """Raises BrokenResourceError."""
+        while True:
+            try:
+                return self.socket.recv(most)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self.socket)
+            except OSError:
+                raise trio.BrokenResourceError from None
+
+
+Secure = trio.SSLStream[trio.SocketStream]
+
+
 class _Connection:
     """One connection to the server."""
 
-    def __init__(
-        self, stream: trio.abc.Stream, raw: trio.socket.SocketType, *, secure: bool
-    ) -> None:
-        self.stream, self._raw, self._secure = stream, raw, secure
+    def __init__(self, stream: _Plain | Secure) -> None:
+        self.stream = stream
+        self._secure = isinstance(stream, trio.SSLStream)
+        self._socket = stream.socket if isinstance(stream, _Plain) else _below(stream)
         self.h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES)
         self.used = False  # for a request before this one
         self.since = trio.current_time()
 
     def close(self) -> None:
         """At once: no farewell of TLS, for which nobody waits."""
-        self._raw.close()
+        self._socket.close()
 
     @property
     def alive(self) -> bool:
         """Whether the server has not closed it while it was idle, as far as one sees."""
         if trio.current_time() - self.since > KEEP_SECONDS:
             return False
-        try:
-            data = socket.socket.recv(_plain(self._raw), 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        # TLS has tickets to say; a server of plain HTTP has nothing to say before it is asked.
-        return bool(data) and self._secure
+        # A server of plain HTTP has nothing to say before it is asked; TLS has tickets.
+        ended = select.POLLRDHUP if self._secure else select.POLLRDHUP | select.POLLIN
+        poll = select.poll()
+        poll.register(self._socket, ended)
+        return not poll.poll(0)
 
 
-def _plain(raw: trio.socket.SocketType) -> socket.socket:
-    """Linux's socket behind trio's."""
-    plain: socket.socket = raw._sock  # type: ignore[attr-defined]
-    return plain
+def _below(stream: Secure) -> trio.socket.SocketType:
+    return stream.transport_stream.socket
 
 
 class HttpSource:
@@ -147,7 +177,7 @@ class HttpSource:
             why = str(failure.__cause__ or failure.strerror or failure)
             raise FailedError(f"{self.name} cannot be reached: {why}") from None
         if not self._secure:
-            return _Connection(plain, plain.socket, secure=False)
+            return _Connection(_Plain(socket.socket(fileno=plain.socket.detach())))
         stream = trio.SSLStream(
             plain, _context(), server_hostname=self._host, https_compatible=True
         )
@@ -160,7 +190,7 @@ class HttpSource:
         except BaseException:
             plain.socket.close()
             raise
-        return _Connection(stream, plain.socket, secure=True)
+        return _Connection(stream)
 
     async def _ask(
         self, connection: _Connection, head: h11.Request, request: Outgoing, deadline: Deadline

@@ -9,9 +9,13 @@ import trio
 
 from agentfs.dialects.messages import COUNT_TOKENS
 from agentfs.dialects.tape import Record
-from agentfs.gateway.source import Deadline, Headers, Incoming, Outgoing, Source
+from agentfs.gateway.source import AGAIN, Deadline, Headers, Incoming, Outgoing, Source
 
 __all__ = ["Recorder"]
+
+
+OF_THE_MOMENT = AGAIN | {401, 402, 403}
+"""Answers that are not about the request: the same one is answered another time, or with a key."""
 
 
 class Recorder:
@@ -29,7 +33,7 @@ class Recorder:
     async def send(self, request: Outgoing, deadline: Deadline) -> Incoming:
         began = trio.current_time()
         reply = await self._source.send(request, deadline)
-        if request.request.dialect is COUNT_TOKENS:
+        if request.request.dialect is COUNT_TOKENS or reply.status in OF_THE_MOMENT:
             return reply
         return RecordedReply(self, request, reply, began)
 

@@ -17,12 +17,13 @@ from agentfs.dialects.models_list import model_entry, models_list
 from agentfs.dialects.refusal import refusal
 from agentfs.dialects.table import DIALECTS
 from agentfs.gateway.client import BadHttpError, ClientConnection, HttpRequest
+from agentfs.gateway.counting import count_tokens
 from agentfs.gateway.forward import forward
 from agentfs.gateway.ledger import CallingProcess, RefusedError
-from agentfs.gateway.office import Job, Office
+from agentfs.gateway.office import Interrupt, Job, Office
 from agentfs.gateway.outlet import DialectOutlet, TextOutlet, encoded
 from agentfs.gateway.peers import peer_of
-from agentfs.gateway.source import Deadline, FailedError, Headers, Outgoing
+from agentfs.gateway.source import Headers
 
 __all__ = ["Reception"]
 
@@ -326,35 +327,22 @@ class RoutedRequest:
         await self._client.respond(200, [(b"content-type", b"application/json")], body)
 
     async def _count_tokens(self) -> None:
-        """Asked of the provider. It costs nothing, so only the right to use the model is needed."""
-        asked = COUNT_TOKENS.parse(self._request.body)
-        told = await self._office.ledger.models(self._caller.pid)
-        offer = self._office.catalogue.find(asked.model)
-        if offer is None or offer.name not in [model["name"] for model in told]:
-            raise RefusedError("ENOENT", f"there is no model {asked.model} for you", "model")
-        provider = self._office.providers.find(offer.provider)
-        if provider is None or "messages" not in self._office.catalogue.speaks(offer):
-            raise RefusedError("ENOENT", f"{offer.name} is not offered as messages", "dialect")
-        target = self._request.path + self._request.query
-        outgoing = Outgoing(asked, target, self._passed(), asked.outgoing(offer.id, None))
-        with trio.CancelScope() as scope:
-            self._client.on_end(scope.cancel)
-            try:
-                async with provider.turnstile.turn(self._caller.pid):
-                    deadline = Deadline(scope, offer.patience)
-                    reply = await provider.source.send(outgoing, deadline)
-                    try:
-                        body = b""
-                        while piece := await reply.read():
-                            body += piece
-                    finally:
-                        reply.close()
-            except FailedError as failed:
-                raise RefusedError(failed.errno, failed.words, "provider") from None
-            finally:
-                self._client.on_end(None)
-            kind = [(n, v) for n, v in reply.headers if n == b"content-type"]
-            await self._client.respond(reply.status, kind, self._office.providers.shown(body))
+        interrupt = Interrupt()
+        self._client.on_end(interrupt.gone)
+        try:
+            target = self._request.path + self._request.query
+            answered = await count_tokens(
+                self._office,
+                self._caller.pid,
+                interrupt,
+                target,
+                self._passed(),
+                self._request.body,
+            )
+        finally:
+            self._client.on_end(None)
+        if answered is not None:
+            await self._client.respond(*answered)
 
     async def _refuse(self, why: RefusedError) -> None:
         if self._request.path == ASK:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import trio
 
@@ -30,19 +28,8 @@ class Turnstile:
         self._starts: deque[float] = deque()
         self._waiting: OrderedDict[int, deque[trio.Event]] = OrderedDict()
 
-    @asynccontextmanager
-    async def turn(self, pid: int) -> AsyncIterator[None]:
-        """Hold a place while the block runs. Raises RefusedError: EAGAIN."""
-        if self._per_minute is None and self._at_once is None:
-            yield
-            return
-        await self._enter(pid)
-        try:
-            yield
-        finally:
-            self._leave()
-
-    async def _enter(self, pid: int) -> None:
+    async def enter(self, pid: int) -> None:
+        """Wait for a place, which is held until `leave`. Raises RefusedError: EAGAIN."""
         if not self._waiting and self._wait() == 0:
             self._go()
             return
@@ -59,7 +46,7 @@ class Turnstile:
                     await self._called(called)
         except BaseException:
             if called.is_set():
-                self._leave()
+                self.leave()
             raise
         finally:
             if not called.is_set():
@@ -98,7 +85,8 @@ class Turnstile:
         if self._per_minute is not None:
             self._starts.append(trio.current_time())
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """A request is over."""
         self._inside -= 1
         self._next()
 

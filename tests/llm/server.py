@@ -33,6 +33,9 @@ __all__ = ["TEXT", "Call", "Provider", "Script"]
 TEXT = "The capital of France is Paris."
 """The answer where nothing else is written."""
 
+READ_SECONDS = 0.2
+"""Before a reset in mid-stream: Linux throws away what was not read by then."""
+
 DIALECTS = {
     "/v1/chat/completions": "chat",
     "/v1/responses": "responses",
@@ -307,6 +310,7 @@ class Answer:
                     await connection.send(_chunk(self._error_event(script.error).encode()))
                     break
                 if self._call.chunks == script.reset_after:
+                    await connection.pause(READ_SECONDS)
                     connection.reset()
                     return False
                 if self._call.chunks == script.close_after:

@@ -183,6 +183,8 @@ def test_timeouts_before_the_first_byte(desks, provider: Provider) -> None:
         answer = post(desk.address, PATHS["chat"], body_of("chat", stream=stream))
         assert answer.status == 504
         assert "no byte of an answer in 0.2 seconds" in answer.json()["error"]["message"]
+    counting = post(desk.address, PATHS["messages"] + "/count_tokens", body_of("messages"))
+    assert counting.status == 504
     answer = post(desk.address, PATHS["chat"], body_of("chat", "far"))
     assert answer.status == 502
     assert "far cannot be reached" in answer.json()["error"]["message"]

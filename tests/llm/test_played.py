@@ -75,6 +75,14 @@ def test_a_tape_that_cannot_be_written_fails_no_call(desks, provider: Provider) 
     desk.wait(lambda desk: any("nothing is recorded" in line for line in desk.logged))
 
 
+def test_failures_of_the_moment_are_not_recorded(desks, provider, tmp_path: Path) -> None:
+    desk = desks({"test": http_provider(provider.url, record="t")}, tapes=str(tmp_path))
+    for status in (429, 500, 401):
+        provider.script("m", status=status)
+        post(desk.address, PATHS["chat"], body_of("chat"))
+    assert not (tmp_path / "t.jsonl").exists()
+
+
 def test_an_answer_that_was_broken_off_is_not_recorded(desks, provider, tmp_path: Path) -> None:
     desk = desks({"test": http_provider(provider.url, record="t")}, tapes=str(tmp_path))
     provider.script("m", tokens=10, close_after=5)

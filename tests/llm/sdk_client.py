@@ -202,3 +202,32 @@ def refused(dialect: str, model: str) -> list[Any]:
     except (openai.APIStatusError, anthropic.APIStatusError) as error:
         return [type(error).__name__, error.status_code, str(error)]
     return []
+
+
+def streamed(dialect: str, model: str) -> Said:
+    """A stream as far as it comes: its text, and the SDK's exception."""
+    texts: list[str] = []
+    said: Said = {"error": "", "words": ""}
+    try:
+        with openai.OpenAI(max_retries=0) as gpt, anthropic.Anthropic(max_retries=0) as claude:
+            if dialect == "messages":
+                asked: Any = {"model": model, "messages": TURNS, "max_tokens": 64}
+                with claude.messages.stream(**asked) as stream:
+                    texts += stream.text_stream
+            elif dialect == "responses":
+                events = gpt.responses.create(
+                    model=model, input=TURNS, max_output_tokens=64, stream=True
+                )
+                for event in events:
+                    if event.type == "response.output_text.delta":
+                        texts.append(event.delta)
+            else:
+                chunks = gpt.chat.completions.create(
+                    model=model, messages=TURNS, max_tokens=64, stream=True
+                )
+                for chunk in chunks:
+                    if chunk.choices and chunk.choices[0].delta.content:
+                        texts.append(chunk.choices[0].delta.content)
+    except (openai.APIError, anthropic.APIError) as error:
+        said = {"error": type(error).__name__, "words": str(error)}
+    return said | {"text": "".join(texts)}

@@ -25,6 +25,26 @@ INPUT, READ, WRITTEN = 317, 20, 4_425
 
 BUDGET = 500
 
+TROUBLE: dict[str, dict[str, Any]] = {
+    "erring": {"error_after": 3, "error": "quota exceeded"},
+    "resetting": {"reset_after": 3},
+    "closing": {"close_after": 3},
+    "garbled": {"raw": "data: <html>no model here</html>\n\n"},
+    "empty": {"raw": "data: [DONE]\n\n"},
+    "dripping": {"bytes_at_once": 1, "text": "Größe: 漢字 🙂 né."},
+    "quoting": {"status": 401, "error": "incorrect key", "quote_key": True},
+}
+"""Providers in trouble."""
+
+BROKEN = {
+    "erring": "quota exceeded",
+    "resetting": "",
+    "closing": "",
+    "garbled": "not JSON: <html>no model here</html>",
+    "empty": "before it was over",
+}
+"""Words of which each failure has to tell."""
+
 DIALECTS = ["chat", "responses", "messages"]
 CLIENT = Path(__file__).with_name("sdk_client.py").read_text()
 
@@ -46,13 +66,15 @@ class Town:
         models = {
             name: {"tier": "operational", "provider": "test", "id": name, "context": 200_000}
             | PRICES
-            for name in ("plain", "tool", "long")
+            for name in ("plain", "tool", "long", *TROUBLE)
         }
         document = {"providers": {"test": test}, "models": models}
         tree.write("etc/models.yaml", yaml.safe_dump(document))
         cache = {"input": INPUT, "cache_read": READ, "cache_write": WRITTEN}
         provider.script("plain", **cache)
         provider.script("tool", tool={"name": "weather", "arguments": {"city": "Paris"}}, **cache)
+        for name, behaviour in TROUBLE.items():
+            provider.script(name, **behaviour)
         provider.script("long", tokens=64_000, obey=False, delay=0.0005)
 
     def agent(self, **spec: Any) -> Puppet:
@@ -185,6 +207,35 @@ def test_without_the_capability_there_is_no_way_to_a_model(
         name, status, words = puppet.do(f"refused({dialect!r}, 'plain')")
         assert (name, status) == ("PermissionDeniedError", 403)
         assert "llm" in words
+
+
+@pytest.mark.parametrize("model", BROKEN)
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_provider_in_trouble_is_an_exception_and_never_an_empty_success(
+    town: Town, everyday: Puppet, dialect: str, model: str
+) -> None:
+    before = books(town, everyday)
+    said = everyday.do(f"streamed({dialect!r}, {model!r})")
+    assert said["error"] in ("APIError", "APIStatusError", "InternalServerError")
+    assert BROKEN[model] in said["words"]
+    begun = model not in ("garbled", "empty")
+    assert said["text"] == (" ".join(TEXT.split()[:3]) + " " if begun else "")
+    if begun:
+        after = books(town, everyday)
+        assert after["output"] - before["output"] == (6 if dialect == "messages" else 3)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_stream_in_single_bytes_is_the_same(everyday: Puppet, dialect: str) -> None:
+    said = everyday.do(f"streamed({dialect!r}, 'dripping')")
+    assert said == {"error": "", "words": "", "text": TROUBLE["dripping"]["text"]}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_key_that_a_provider_quotes_is_not_told(everyday: Puppet, dialect: str) -> None:
+    said = everyday.do(f"streamed({dialect!r}, 'quoting')")
+    assert "incorrect key" in said["words"]
+    assert "sk-of-the-operator" not in said["words"]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

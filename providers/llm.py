@@ -17,7 +17,7 @@ from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.exchange import Answerer
 from agentfs.vfs.files import Basics, Exchange
-from agentfs.vfs.node import Node, Time
+from agentfs.vfs.node import Handle, Node, Time
 from agentfs.vfs.on import When, on
 
 __all__ = ["LlmDirectory"]
@@ -90,6 +90,10 @@ class LlmDirectory(SystemTable):
     def listing(self, caller: Caller) -> Iterable[tuple[str, Node]]:
         for model in self.kernel.chats.offered(caller.principal):
             yield model.name, self._file(model.name)
+
+    def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
+        """A shell's `<>` would make a file that is not there."""
+        raise self.missing(name)
 
     @on(
         *(When(ConfigChanged, path=f"/etc/{name}.yaml") for name in ("models", "roles", "acl")),

@@ -17,6 +17,7 @@ from agentfs.asks import check as asks
 from agentfs.audit import check as audit
 from agentfs.base.errors import KernelError
 from agentfs.catalog import document as catalog
+from agentfs.chats import check as chats
 from agentfs.mail import check as mail
 from agentfs.process import check as process
 from agentfs.quota import check as quota
@@ -34,7 +35,7 @@ from agentfs.turns import harnesses
 
 __all__ = ["check"]
 
-ROOMS = (process, mail, asks, reminders, turns, shared, quota, audit, approvals)
+ROOMS = (process, mail, asks, reminders, turns, chats, shared, quota, audit, approvals)
 
 NUMBERS = (LAST_EVENT, *process.NUMBERS, *quota.NUMBERS, *audit.NUMBERS, *approvals.NUMBERS)
 """Meta values that are numbers."""

@@ -210,7 +210,8 @@ class Kernel:
         self.refusals = add(Refusals(ground, self.gate))
         self.file_changes = add(FileChanges(ground, self.gate, self.audit))
         self.why = add(Why(ground, table, self.supervisor, mail, self.stalls, self.approvals))
-        self.chats = add(Chats(ground, self.gate, self.calls, self.gateway.connect, self.why.waits))
+        connect, waits = self.gateway.connect, self.why.waits
+        self.chats = add(Chats(ground, self.gate, self.calls, self.agents, connect, waits))
         self.explanations = Explanations(
             self.policy, table, self.agents, mail.threads, self.queues, self.topics
         )

@@ -12,6 +12,7 @@ from agentfs.providers.audit import AuditDirectory
 from agentfs.providers.budget import BudgetDirectory, CallRows
 from agentfs.providers.calls import CallsDirectory
 from agentfs.providers.caps import CapsDirectory, SysCapsDirectory
+from agentfs.providers.chats import ChatsDirectory
 from agentfs.providers.children import ChildrenDirectory
 from agentfs.providers.descriptors import divide
 from agentfs.providers.dev import DevDirectory
@@ -59,6 +60,7 @@ attach(
     OverheardRows,
     AsksDirectory,
     RemindersDirectory,
+    ChatsDirectory,
     AgentShmDirectory,
     LogRows,
     MemoryRows,

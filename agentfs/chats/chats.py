@@ -7,9 +7,12 @@ from collections.abc import Callable
 
 from agentfs.catalog.entries import Model
 from agentfs.chats.asking import Asking
-from agentfs.chats.conversation import Conversation, Fleeting
+from agentfs.chats.chat_table import Chat
+from agentfs.chats.conversation import Conversation, Fleeting, Talk
+from agentfs.chats.kept_chats import KeptChats, KeptTalk
 from agentfs.chats.settings import ChatSettings
 from agentfs.model.principal import Principal
+from agentfs.process.agents import Agents
 from agentfs.process.waits import Waits
 from agentfs.quota.calls import Calls
 from agentfs.quota.shares import Charge
@@ -30,6 +33,7 @@ class Chats(Part):
         ground: Ground,
         gate: Gate,
         calls: Calls,
+        agents: Agents,
         connect: Callable[[int], socket.socket],
         waits: Waits,
     ) -> None:
@@ -38,6 +42,13 @@ class Chats(Part):
         self._relayed = calls.relayed
         self._waits = waits
         self._asking = Asking(connect)
+        self.kept = KeptChats(ground, gate, agents)
+
+    def load(self) -> None:
+        self.kept.table.load()
+
+    def agent_removed(self, name: str) -> None:
+        self.kept.agent_removed(name)
 
     @property
     def under_way(self) -> int:
@@ -56,15 +67,39 @@ class Chats(Part):
         """Begin a conversation with the model that answers to `name`; what is said counts as
         `memory`. Raises EACCES (nobody's process, the capability, a key that is not set), EPERM
         (the tier) and ENOENT (no such model, or nobody answers for it)."""
-        process = self._gate.actor(principal)
-        self._relayed.require(process, name)
-        talk = Fleeting(name, memory, lambda: self._limits.max_conversation)
-        speaker = _Speaker(process.pid, self._settings, self._waits)
+        self._relayed.require(self._gate.actor(principal), name)
+        settings = self._settings
+        talk = Fleeting(name, memory, lambda: settings.of(ChatSettings).max_conversation)
+        return self._conversation(principal, talk)
+
+    def go_on(self, principal: Principal, chat: Chat) -> Conversation:
+        """Go on with a conversation that is kept. Raises ESTALE, and EACCES for who is no agent."""
+        self.kept.check(chat)
+        return self._conversation(principal, KeptTalk(self.kept, principal, chat))
+
+    def _conversation(self, principal: Principal, talk: Talk) -> Conversation:
+        speaker = _Speaker(self._gate.actor(principal).pid, self._settings, self._waits)
         return Conversation(self._asking, speaker, talk)
 
-    @property
-    def _limits(self) -> ChatSettings:
-        return self._settings.of(ChatSettings)
+    # -- conversations that are kept ---------------------------------------------------------------
+
+    def make(self, principal: Principal, agent: str, name: str) -> Chat:
+        """Begin one. Raises as `KeptChats.make`."""
+        return self.kept.make(principal, agent, name, self.usual(principal))
+
+    def usual(self, principal: Principal) -> str:
+        """The model of its process, if that may be asked; else the first that may; empty if none
+        may."""
+        offered = [model.name for model in self.offered(principal)]
+        process = self._gate.process(principal)
+        if process is not None and process.model in offered:
+            return process.model
+        return offered[0] if offered else ""
+
+    def set_model(self, principal: Principal, chat: Chat, model: str) -> None:
+        """Ask `model` from now on. Raises as `converse`."""
+        self._relayed.require(self._gate.actor(principal), model)
+        self.kept.set_model(principal, chat, model)
 
 
 class _Speaker:

@@ -51,8 +51,8 @@ class Talk(Protocol):
         """Something is about to be asked. Raises EMSGSIZE if it has no room, EBUSY if something is
         being asked already."""
 
-    def room(self, size: int) -> bool:
-        """Whether there is room for an answer of so many bytes, to the prompt that was begun."""
+    def room(self, size: int) -> int:
+        """How many bytes are kept of an answer that has `size`, to the prompt that was begun."""
 
     def end(self, answer: str, *, whole: bool) -> None:
         """That was the answer. Without a word in it nothing was asked."""
@@ -74,6 +74,8 @@ class Conversation(Answerer):
 
     def ask(self, request: bytes, reply: PendingReply) -> None:
         talk, pid = self._talk, self._speaker.pid
+        if not talk.model:
+            raise KernelError(errno.ENOENT, "there is no model that you may ask", rule="model")
         if request.startswith(b"{"):
             self._asking.begin(pid, of_dialect(talk.model, request), reply)
             return
@@ -105,10 +107,12 @@ class _Turn:
         self._cut = False
 
     def heard(self, content: bytes) -> None:
-        if not self._cut and self._talk.room(len(self._content) + len(content)):
-            self._content += content
-        else:
-            self._cut = True
+        if self._cut:
+            return
+        before, size = len(self._content), len(self._content) + len(content)
+        room = max(before, self._talk.room(size))
+        self._content += content[: room - before]
+        self._cut = room < size
 
     def over(self, *, whole: bool) -> None:
         answer = self._content.decode("utf-8", "replace")
@@ -144,15 +148,14 @@ class Fleeting:
         self._charge.resize(size)
         self._prompt = prompt
 
-    def room(self, size: int) -> bool:
-        size += self._size + len(self._prompt.encode())
-        if size > self._most():
-            return False
+    def room(self, size: int) -> int:
+        before = self._size + len(self._prompt.encode())
+        size = min(size, self._most() - before)
         try:
-            self._charge.resize(size)
+            self._charge.resize(before + size)
         except KernelError:
-            return False
-        return True
+            return 0
+        return size
 
     def end(self, answer: str, *, whole: bool) -> None:
         if answer:

@@ -23,4 +23,4 @@ class ChatSettings(Section):
     max_request: Bytes = 32 * 1024 * 1024
     max_conversation: Bytes = 1024 * 1024
     max_chats: Count = 100
-    max_turns: Count = 1000
+    max_turns: Count = 500

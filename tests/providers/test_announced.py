@@ -67,6 +67,7 @@ VARIANTS: dict[str, tuple[dict[str, object], ...]] = {
     "TopicRemoved": ({"name": "news"},),
     "QueueCreated": ({"name": "jobs"}, {"name": "gone"}),
     "TopicCreated": ({"name": "news"}, {"name": "gone"}),
+    "ChatMade": ({}, {"chat": "gone"}),
     "AskOpened": ({}, {"id": "000000000099"}),
     "ApprovalAsked": ({}, {"id": "000099"}),
     "ReminderSet": ({}, {"id": "99"}),
@@ -124,6 +125,7 @@ class Town:
             "old_space": ("subtree", "alice"),
             "before": "bob",
             "server": "thing",
+            "chat": "plan",
             "added": True,
         }
 
@@ -150,6 +152,7 @@ class Town:
             kernel.accounting.record(process, Use("llm", "sonnet", Tier.TACTICAL, 5, 5, 1))
         kernel.tooling.document.replace("tools: {thing: {exec: [/bin/cat]}}")
         ask = kernel.asks.ask(bob.principal, "bob", b"To: carol\nReply-By: 1h\n\nhow?\n").key
+        kernel.chats.make(bob.principal, "bob", "plan")
         [reminder] = kernel.reminders.set(bob.principal, "bob", "in 1h wake up")
         needed = ApprovalError(
             "it has to be approved",

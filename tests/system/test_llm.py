@@ -71,9 +71,9 @@ def whole(descriptor: int) -> str:
     return content.decode()
 
 
-def shell(tree: Tree, script: str, **options: object) -> subprocess.CompletedProcess[str]:
+def shell(tree: Tree, script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["sh", "-c", script], cwd=tree.path, capture_output=True, text=True, timeout=60, **options
+        ["sh", "-c", script], cwd=tree.path, capture_output=True, text=True, timeout=60
     )
 
 
@@ -363,3 +363,36 @@ def test_signals_lose_no_byte(llm: Tree, provider: Provider) -> None:
     )
     assert done.stdout.strip() == f"True {words}", done.stderr
     assert len(provider.log()) == 1
+
+
+# -- conversations that are kept -------------------------------------------------------------------
+
+
+def test_a_chat_survives(llm: Tree, provider: Provider) -> None:
+    home = "agents/init/chats/plan"
+    ask = f"exec 3<>{home}/ask; echo hello >&3; cat <&3"
+    done = shell(
+        llm, f"mkdir {home} && echo plain > {home}/model && echo Brief. > {home}/system && {ask}"
+    )
+    assert (done.stdout, done.stderr) == (TEXT, "")
+    provider.script("plain", tokens=1000, delay=0.02)
+    descriptor = os.open(llm / home / "ask", os.O_RDWR)
+    os.write(descriptor, b"half")
+    assert os.read(descriptor, 10)
+    llm.crash()
+    with suppress(OSError):
+        os.close(descriptor)
+    llm.mount()
+    provider.script("plain")
+    shown = llm.read(f"{home}/transcript").splitlines()
+    assert [line for line in shown if line.startswith("\t")] == ["\thello", f"\t{TEXT}"]
+    assert shell(llm, ask).stdout == TEXT
+    assert [each["content"] for each in provider.log()[-1].body["messages"]] == [
+        "Brief.\n",
+        "hello",
+        TEXT,
+        "hello",
+    ]
+    assert shell(llm, f"cd {home}; ls").stdout.split() == ["ask", "model", "system", "transcript"]
+    done = shell(llm, f"rm -r {home} && ls agents/init/chats")
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)

@@ -29,6 +29,15 @@ class Chosen:
         model = self.harness.model if self.model else []
         return self.harness.options + [word.replace("{model}", self.model) for word in model]
 
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables of every call."""
+        return {
+            name: text.replace("{model}", self.model)
+            for name, text in self.harness.env.items()
+            if self.model or "{model}" not in text
+        }
+
     def on_terminal(self) -> tuple[list[str], int]:
         """The command with its options, and how many these are."""
         program, *rest = self.command

@@ -132,7 +132,7 @@ class _Run:
         model = choose(self._tree, wanted.model) if wanted.model else Choice(tier=self._tier())
         program = chosen(self._tree, command, wanted.harness, model.name)
         spec = self._spec(model, [] if wanted.network else ["network_access"])
-        spec["env"] = program.harness.env | spec["env"]
+        spec["env"] = program.env | spec["env"]
         if not wanted.serve:
             return self._attach(spec, *program.on_terminal())
         task = program.task(_seconds(wanted.timeout))

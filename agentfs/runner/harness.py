@@ -113,7 +113,8 @@ class ProgramTurns:
         finally:
             self._end_all(program)
         if program.returncode:
-            lines = (errors.strip() or output.strip()).decode("utf-8", "replace").splitlines()
+            text = (errors.strip() or output.strip()).decode("utf-8", "replace")
+            lines = [line for line in text.splitlines() if re.search(r"\w", line)]
             raise TurnFailedError(
                 f"{self._name} ended with code {_code(program.returncode)}"
                 + (f": {lines[-1].strip()}" if lines else "")

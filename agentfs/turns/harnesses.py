@@ -28,7 +28,7 @@ DEFAULT = """\
 # options   words that every call of the program gets, on the terminal too; {url} is the address of
 #           the models, as in OPENAI_BASE_URL
 # model     the same for the model of `agentfs run -m`, which is {model}
-# env       variables of every call
+# env       variables of every call; one with {model} in it only where -m names one
 # answer    the key of a JSON object that it prints, or of one of several, one a line: its text is
 #           the answer (without it: all that it prints, or what is in the file {answer})
 # file      the file that has the answer
@@ -62,7 +62,10 @@ harnesses:
     resume: [run, --continue, "{arguments}"]
     drop: [run]
     model: [-m, "openai/{model}"]
-    env: {NO_COLOR: "1"}
+    env:
+      NO_COLOR: "1"
+      OPENCODE_CONFIG_CONTENT: '{"provider": {"openai": {"models": {"{model}": {}}}},
+        "small_model": "openai/{model}", "share": "disabled", "autoupdate": false}'
   aider:
     options: [--no-git, --no-check-update, --no-show-release-notes, --no-show-model-warnings,
               --analytics-disable, --no-detect-urls]
@@ -78,7 +81,6 @@ harnesses:
   llm:
     turn: ["{arguments}"]
     resume: [-c, "{arguments}"]
-    model: [-m, "{model}"]
 """
 
 Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.llm.server import TEXT, Provider
 from tests.runner.conftest import Program
 from tests.tree import Tree, eventually
 
@@ -277,3 +279,41 @@ def test_without_a_tree_nothing_is_served(tree: Tree) -> None:
     done = tree.run("run", "--serve", "--", "cat", check=False)
     assert done.returncode == 3
     assert "no tree is mounted there" in done.stderr
+
+
+CLIS = (
+    ("claude", ["claude"]),
+    ("codex", ["codex"]),
+    ("aider", ["-m", "plain", "--", "aider"]),
+    ("opencode", ["-m", "plain", "--", "opencode"]),
+)
+
+
+@pytest.mark.parametrize(("name", "words"), CLIS, ids=[name for name, _ in CLIS])
+def test_real_programs_take_mail_and_go_on_with_their_session(
+    tree: Tree, name: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are installed; $AGENTFS_CLIS has folders to look in."""
+    path = f"{os.environ.get('AGENTFS_CLIS', '')}:{os.environ['PATH']}"
+    if shutil.which(name, path=path) is None:
+        pytest.skip(f"{name} is not installed")
+    monkeypatch.setenv("PATH", path)
+    with Provider() as provider:
+        speaks = "[chat, responses, messages]"
+        tree.write(
+            "etc/models.yaml",
+            f"""
+providers: {{there: {{url: "{provider.url}", speaks: {speaks}}}}}
+models: {{plain: {{tier: operational, provider: there, context: 200000, match: ["*"]}}}}
+""",
+        )
+        given = words if "--" in words else ["--", *words]
+        pid = serve(tree, "coder", *given)
+        assert answer(tree, ask(tree, "coder", "A question that is asked first.")) == f"{TEXT}\n"
+        assert answer(tree, ask(tree, "coder", "And another one.")) == f"{TEXT}\n"
+        eventually(lambda: [turn["state"] for turn in turns(tree, pid)] == ["ok", "ok"])
+        assert all(turn["output"] >= len(TEXT.split()) for turn in turns(tree, pid))
+        assert any(
+            "asked first" in text and "another one" in text
+            for text in (json.dumps(call.body) for call in provider.log())
+        )

@@ -1,28 +1,39 @@
 """Which process has a socket open, by the socket's inode number.
 
 For a thread beside the event loop: a look at everything that all processes have open takes 1 µs a
-file. A process in execve(2) is looked at last; there the look may hang (see `proc`).
+file. At a process in execve(2) it might hang as long as that does (see `proc`): there it is taken
+afterwards, or not at all.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 
 from agentfs.machine.proc import all_pids, is_in_execve
 
 __all__ = ["SocketHolder", "find_holder"]
 
+EXECVE_SECONDS = 0.2
+"""For all that are in execve together."""
 
-@dataclass(frozen=True, slots=True)
+PAUSE = 0.002
+
+
 class SocketHolder:
-    """A process that had it open. As long as the `pidfd`, which belongs to who asked, says that it
+    """A process that had it open. As long as `pidfd`, which goes with this object, says that it
     lives, `ospid` is no other's."""
 
-    ospid: int
-    pidfd: int
+    __slots__ = ("ospid", "pidfd")
+
+    def __init__(self, ospid: int, pidfd: int) -> None:
+        self.ospid = ospid
+        self.pidfd = pidfd
+
+    def __del__(self) -> None:  # nobody may be there to take it: the look took too long
+        os.close(self.pidfd)
 
 
 def find_holder(inode: int, likely: Iterable[int] = ()) -> SocketHolder | None:
@@ -35,8 +46,11 @@ def find_holder(inode: int, likely: Iterable[int] = ()) -> SocketHolder | None:
             late.append(ospid)
         elif found := _look(ospid, name):
             return found
+    deadline = time.monotonic() + EXECVE_SECONDS
     for ospid in late:
-        if found := _look(ospid, name):
+        while is_in_execve(ospid) and time.monotonic() < deadline:
+            time.sleep(PAUSE)
+        if not is_in_execve(ospid) and (found := _look(ospid, name)):
             return found
     return None
 
@@ -57,10 +71,9 @@ def _look(ospid: int, name: str) -> SocketHolder | None:
         descriptors = os.listdir(folder)
         if not descriptors:
             return None
-        pidfd = os.pidfd_open(ospid)
+        holder = SocketHolder(ospid, os.pidfd_open(ospid))
         for descriptor in descriptors:
             with suppress(OSError):
                 if os.readlink(f"{folder}/{descriptor}") == name:
-                    return SocketHolder(ospid, pidfd)
-        os.close(pidfd)
+                    return holder
     return None

@@ -58,10 +58,11 @@ class Answers:
         self._news: dict[str, Callable[[Packet], object]] = {
             "ready": lambda packet: self.ready.set(),
             "progress": self._progress,
-            "log": _log,
+            "log": self._log,
         }
         self._channel: GatewayLine | None = None
         self._nursery: trio.Nursery | None = None
+        self._cleaned: Callable[[str], str] = str
         self.ready = trio.Event()
 
     @property
@@ -69,10 +70,12 @@ class Answers:
         """How many calls it has begun and not settled."""
         return sum(1 for _ in self._relayed)
 
-    def begin(self, channel: GatewayLine, nursery: trio.Nursery) -> None:
+    def begin(
+        self, channel: GatewayLine, nursery: trio.Nursery, cleaned: Callable[[str], str]
+    ) -> None:
         """Answer a gateway that has just been started, on its channel. Callers are looked for in
-        the nursery."""
-        self._channel, self._nursery = channel, nursery
+        the nursery; what it wants to have logged is `cleaned`."""
+        self._channel, self._nursery, self._cleaned = channel, nursery, cleaned
         self._asking = 0
         self.ready = trio.Event()
 
@@ -204,6 +207,10 @@ class Answers:
             ]
         }
 
+    def _log(self, packet: Packet) -> None:
+        level = LEVELS.get(str(packet.get("level")), logging.WARNING)
+        log.log(level, "%s", self._cleaned(str(packet["words"])[:LOGGED_MOST]))
+
     def _refused(self, refusal: KernelError, packet: Packet) -> Packet:
         """`stop`: the caller is about to be ended for it, so no answer will have it try again."""
         process = self._table.find(int(packet.get("pid") or 0))
@@ -248,8 +255,3 @@ def _refusal(
             "stop": stop,
         }
     }
-
-
-def _log(packet: Packet) -> None:
-    level = LEVELS.get(str(packet.get("level")), logging.WARNING)
-    log.log(level, "%s", str(packet["words"])[:LOGGED_MOST])

@@ -5,9 +5,9 @@ inode number of the client's socket, and the control group that it was made in; 
 one that has the socket open. Then it is told as every caller of the tree is: by its control group
 and by whom it descends from, and where the two disagree, the ancestry is right (see `Identity`).
 
-A connection whose process is gone, or does not let us look, is its control group's, unless the user
-is one who may leave groups, or enter another's: root, and the daemon's own user. Else it is
-refused: nobody is charged for what somebody else did.
+Where control groups are sure they are enough: for every user but root and the daemon's own, who may
+leave groups, or enter another's. Of those a connection is refused whose process is gone, or does
+not let us look: nobody is charged for what somebody else did.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import trio
 
 from agentfs.base.errors import KernelError
-from agentfs.machine.holders import SocketHolder, find_holder
+from agentfs.machine.holders import find_holder
 from agentfs.machine.proc import PIDFD_GET_INFO, PIDFD_INFO_EXIT
 from agentfs.machine.programs import Programs
 from agentfs.model.principal import INIT, Principal
@@ -37,7 +37,7 @@ PIDFD_INFO_PID = 1 << 0  # linux/pidfd.h
 PIDFD_INFO_CGROUPID = 1 << 2
 NO_GID = -1
 
-LOOKS_AT_ONCE = 2
+LOOKS_AT_ONCE = 4
 LOOK_SECONDS = 10.0
 """A look at all processes takes some ms; it hangs as long as one of them is in execve(2) and waits
 for a disk that does not answer."""
@@ -69,7 +69,7 @@ class Callers:
             return self._standing(self._identity.resolve(ospid, uid, NO_GID))
         known, group = _told_by(pidfd)
         if known:
-            process = self._of_living(SocketHolder(known, pidfd), uid)
+            process = self._of_living(known, pidfd, uid)
             if process is not None:
                 return process
             _, group = _told_by(pidfd)
@@ -78,12 +78,14 @@ class Callers:
     # -- TCP -------------------------------------------------------------------------------------
 
     async def _of_tcp(self, inode: int, uid: int, group: int | None) -> Process:
-        groups, owner = self._programs.groups, None
+        groups = self._programs.groups
         likely = [program.ospid for program in self._programs]
         if groups.available and group is not None:
             owner = groups.pid_of_id(group)
-            if owner is None and uid not in self._mighty:
-                raise _refused(f"user {uid} is no agent")  # nor can an agent of that user leave
+            if uid not in self._mighty:  # an agent of that user is in its group, and nobody else
+                if owner is None:
+                    raise _refused(f"user {uid} is no agent")
+                return self._alive(owner)
             likely = likely if owner is None else groups.members(owner)
         with trio.move_on_after(LOOK_SECONDS):
             holder = await trio.to_thread.run_sync(
@@ -91,10 +93,7 @@ class Callers:
             )
             if holder is None:
                 return self._of_group(group, uid)
-            try:
-                process = self._of_living(holder, uid)
-            finally:
-                os.close(holder.pidfd)
+            process = self._of_living(holder.ospid, holder.pidfd, uid)
             return self._of_group(group, uid) if process is None else process
         raise KernelError(
             errno.ETIMEDOUT, "the program that has connected cannot be told: a look at it hangs"
@@ -102,11 +101,11 @@ class Callers:
 
     # -- both ------------------------------------------------------------------------------------
 
-    def _of_living(self, holder: SocketHolder, uid: int) -> Process | None:
+    def _of_living(self, ospid: int, pidfd: int, uid: int) -> Process | None:
         """Whose a process is; None if it ended meanwhile: its number may be another's."""
-        principal = self._identity.resolve(holder.ospid, uid, NO_GID)
+        principal = self._identity.resolve(ospid, uid, NO_GID)
         poll = select.poll()
-        poll.register(holder.pidfd, select.POLLIN)
+        poll.register(pidfd, select.POLLIN)
         return None if poll.poll(0) else self._standing(principal)
 
     def _of_group(self, group: int | None, uid: int) -> Process:

@@ -22,6 +22,7 @@ from agentfs.base.clock import rfc3339
 from agentfs.base.errors import KernelError
 from agentfs.catalog.catalog import Catalog
 from agentfs.catalog.events import SecretRemoved, SecretSet
+from agentfs.dialects.clean import clean
 from agentfs.machine.network import PORT
 from agentfs.machine.programs import Programs
 from agentfs.model.process import Process
@@ -235,7 +236,7 @@ class Gateway(Part):
         """Start it, and answer it until it has ended. Raises OSError if it cannot be started."""
         groups = self._programs.groups
         try:
-            worker = Worker.start(self._tapes, self._doors.instance, groups)
+            worker = await Worker.start(self._tapes, self._doors.instance, groups)
         except OSError:
             self._refuse_handed()
             raise
@@ -248,7 +249,7 @@ class Gateway(Part):
             wanted, reason = False, _words(failures)
         finally:
             self._worker = None
-            how = await worker.stop(groups)
+            how = await worker.stop(groups, self._without_keys)
             self._answers.end()
             if not wanted:
                 self._ended(worker, f"{reason}, {how}" if reason else how)
@@ -267,8 +268,8 @@ class Gateway(Part):
 
     async def _attend(self, worker: Worker) -> None:
         async with trio.open_nursery() as nursery:
-            self._answers.begin(worker.channel, nursery)
-            nursery.start_soon(worker.hear)
+            self._answers.begin(worker.channel, nursery, self._without_keys)
+            nursery.start_soon(worker.hear, self._without_keys)
             nursery.start_soon(self._talk, worker)
             nursery.start_soon(self._await_ready)
             nursery.start_soon(self._give_listeners, worker)
@@ -294,6 +295,10 @@ class Gateway(Part):
         log.error("the gateway has ended: %s", reason)
         with self._store.transaction():
             self._events.emit(GatewayEnded(worker.ospid, reason))
+
+    def _without_keys(self, text: str) -> str:
+        """It says no key, as far as we know; but what it says is kept, and shown."""
+        return clean(text, (each.get("key") for each in self._catalog.wire()["providers"].values()))
 
     def _configure(self, worker: Worker) -> None:
         """Tell it everything: the keys are in there."""

@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -70,15 +71,15 @@ class Worker:
         self._said = said
 
     @classmethod
-    def start(cls, tapes: Path, instance: str, groups: ControlGroups) -> Worker:
-        """Start it in the folder of `tapes`, which it may write. 1 ms, by vfork. Raises OSError."""
-        uid = own_user(instance)
-        if uid >= 0:
-            try:
-                _give(tapes, uid)
-            except OSError as failure:
-                log.warning("it runs as root: %s: %s", tapes, failure.strerror)
-                uid = -1
+    async def start(cls, tapes: Path, instance: str, groups: ControlGroups) -> Worker:
+        """Start it in the folder of `tapes`, which it may write. Raises OSError."""
+        uid = await trio.to_thread.run_sync(_whom, tapes, instance)
+        return cls._start(tapes, uid, groups)
+
+    @classmethod
+    def _start(cls, tapes: Path, uid: int, groups: ControlGroups) -> Worker:
+        """1 ms, by vfork. In the loop's own thread: Linux ends the child with its parent's thread,
+        which others of ours are not there for."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         said, written = os.pipe()
         os.set_blocking(said, False)
@@ -109,8 +110,9 @@ class Worker:
         """Wait until the process has."""
         await trio.lowlevel.wait_readable(self._pidfd)
 
-    async def hear(self) -> None:
-        """Log what it says, until cancelled: it has no other place for what goes wrong there."""
+    async def hear(self, cleaned: Callable[[str], str]) -> None:
+        """Log what it says, `cleaned`, until cancelled: it has no other place for what goes wrong
+        there."""
         rest = b""
         while True:
             await trio.lowlevel.wait_readable(self._said)
@@ -119,19 +121,19 @@ class Worker:
             if len(rest) > LINE_MOST or not more:
                 lines, rest = [*lines, rest], b""
             for line in filter(None, lines):
-                self.last_words = line[:LINE_MOST].decode("utf-8", "backslashreplace")
+                self.last_words = cleaned(line[:LINE_MOST].decode("utf-8", "backslashreplace"))
                 log.warning("%s", self.last_words)
             if not more:
                 return
 
-    async def stop(self, groups: ControlGroups) -> str:
+    async def stop(self, groups: ControlGroups, cleaned: Callable[[str], str]) -> str:
         """Have it end, by itself for a moment, then for good, and everything that it started. How
-        it ended."""
+        it ended; what it says meanwhile is logged, `cleaned`."""
         self.channel.close()
         with trio.CancelScope(shield=True):
             with trio.move_on_after(END_SECONDS):
                 await self.ended()
-                await self._hear_out()
+                await self._hear_out(cleaned)
             with suppress(ProcessLookupError):
                 os.killpg(self.ospid, signal.SIGKILL)
             if groups.available:
@@ -148,9 +150,9 @@ class Worker:
         words = f"signal {-code}" if code < 0 else f"exit code {code}"
         return f"{words}: {self.last_words}" if self.last_words and code else words
 
-    async def _hear_out(self) -> None:
+    async def _hear_out(self, cleaned: Callable[[str], str]) -> None:
         with trio.move_on_after(0.1):
-            await self.hear()
+            await self.hear(cleaned)
 
     def _reap(self) -> bool:
         """Wait for what has ended in its process group; whether that was all."""
@@ -162,6 +164,21 @@ class Worker:
                 return True
             if found is None:
                 return False
+
+
+def _whom(tapes: Path, instance: str) -> int:
+    """Whom it becomes, who then has the folder of tapes; -1: it stays who we are. For a thread: the
+    list of users may be far away."""
+    uid = own_user(instance)
+    if uid >= 0:
+        try:
+            for path in (tapes, *tapes.iterdir()):
+                if path.lstat().st_uid != uid:
+                    os.chown(path, uid, uid, follow_symlinks=False)
+        except OSError as failure:
+            log.warning("it runs as root: %s: %s", tapes, failure.strerror)
+            return -1
+    return uid
 
 
 def own_user(instance: str) -> int:
@@ -186,10 +203,3 @@ def _is_open(path: str) -> bool:
     """Whether everybody may get to a folder and list it."""
     real = Path(path).resolve()
     return all(os.stat(one).st_mode & stat.S_IXOTH for one in (real, *real.parents))
-
-
-def _give(tapes: Path, uid: int) -> None:
-    """Have the folder of tapes, and those in it, belong to `uid`. Raises OSError."""
-    for path in (tapes, *tapes.iterdir()):
-        if path.lstat().st_uid != uid:
-            os.chown(path, uid, uid, follow_symlinks=False)

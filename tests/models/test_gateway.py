@@ -177,7 +177,7 @@ async def test_it_is_no_program_of_an_agent_and_no_stray_of_one(both):
     assert gateway.restarts == 0
 
 
-async def test_one_that_dies_is_told_of_and_the_next_need_starts_another(both, monkeypatch):
+async def test_one_that_dies_is_told_of_and_the_next_need_starts_another(both, monkeypatch, caplog):
     system, wire = both
     monkeypatch.setattr(life, "BACKOFF_SECONDS", 0.01)
     gateway = await started(system, wire)
@@ -189,10 +189,13 @@ async def test_one_that_dies_is_told_of_and_the_next_need_starts_another(both, m
     await gone(first)
     await started(system, wire, 2)
     assert (gateway.restarts, gateway.state, gateway.ospid != first) == (1, "running", True)
-    await wire.do(print="a last word")
+    await wire.do(send={"do": "log", "level": "error", "words": f"Bearer {KEY} is refused"})
+    await wire.do(print=f"a last word of {KEY}")
     await wire.do(exit=3)
     await system.until(lambda: len(system.of(GatewayEnded)) == 2)
-    assert gateway.trouble == "exit code 3: a last word"
+    assert gateway.trouble == "exit code 3: a last word of [key]"
+    assert "Bearer [key] is refused" in caplog.text
+    assert KEY not in caplog.text
 
 
 async def test_it_is_not_started_again_and_again_and_health_says_so(both, monkeypatch):

@@ -25,6 +25,7 @@ from agentfs.tools.run_command import run
 from agentfs.tools.secret import secret
 from agentfs.tools.state import state
 from agentfs.tools.terminal import coloured
+from agentfs.tools.tool import tool
 from agentfs.tools.tree_commands import COMMANDS
 
 __all__ = ["main"]
@@ -61,6 +62,7 @@ for command in (
     model,
     secret,
     state,
+    tool,
 ):
     commands.add_command(command)
 

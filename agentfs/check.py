@@ -30,12 +30,14 @@ from agentfs.store.migrations import LATEST
 from agentfs.store.opening import LAST_EVENT
 from agentfs.store.rows import UNREADABLE, StoreRows
 from agentfs.store.settings import configuration_form
+from agentfs.tooling import check as tooling
+from agentfs.tooling import document as tools
 from agentfs.turns import check as turns
 from agentfs.turns import harnesses
 
 __all__ = ["check"]
 
-ROOMS = (process, mail, asks, reminders, turns, chats, shared, quota, audit, approvals)
+ROOMS = (process, mail, asks, reminders, tooling, turns, chats, shared, quota, audit, approvals)
 
 NUMBERS = (LAST_EVENT, *process.NUMBERS, *quota.NUMBERS, *audit.NUMBERS, *approvals.NUMBERS)
 """Meta values that are numbers."""
@@ -45,6 +47,7 @@ DOCUMENTS: dict[str, Form[Any]] = {
     "/etc/roles.yaml": roles.FORM,
     "/etc/acl.yaml": acl.FORM,
     "/etc/models.yaml": catalog.FORM,
+    "/etc/tools.yaml": tools.FORM,
     "/etc/harnesses.yaml": harnesses.FORM,
 }
 

@@ -88,6 +88,8 @@ def _has_key(models: dict[str, Any], providers: dict[str, Any], name: str) -> bo
 
 
 def _model(models: dict[str, Any], providers: dict[str, Any], name: str) -> Choice:
+    from agentfs.catalog.catalog import RUNNABLE  # slow to import
+
     entry = models.get(name) or {}
     provider = providers.get(entry.get("provider") or "") or {}
     speaks = provider.get("speaks") or ["chat"]
@@ -96,5 +98,5 @@ def _model(models: dict[str, Any], providers: dict[str, Any], name: str) -> Choi
         entry.get("tier") or "",
         "chat" if "chat" in speaks else speaks[0],
         entry.get("context"),
-        "run" in provider,
+        provider.get("run", provider.get("replay")) in RUNNABLE,  # or a tape of one
     )

@@ -36,9 +36,6 @@ SYSTEM = (
     "You are an agent. Do what you are asked with your tools, then answer in plain text."
     " A path that begins with / is of the agents' tree: /agents, /proc, /dev, /shared."
 )
-SHORT_SYSTEM = "Answer the question."
-"""For a small model: of more it makes nothing."""
-
 SHORTENED = 400
 """Characters of an older result that are left when a conversation is compacted."""
 
@@ -107,7 +104,8 @@ class Assistant:
         self._hands = hands
         self._conversation = conversation
         self._steps = int(task["steps"])
-        self._system = task["system"] or (SHORT_SYSTEM if model.schema else SYSTEM)
+        # A small model makes nothing of more than it is told by who serves it.
+        self._system = task["system"] or ("" if model.schema else SYSTEM)
         self._since = 0  # where the turn under way begins
         self._compacted = False
         self.asked = self.input = self.output = 0

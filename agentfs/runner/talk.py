@@ -228,7 +228,10 @@ class ModelFile:
         self, system: str, entries: Sequence[Utterance], tools: Sequence[OfferedTool]
     ) -> dict[str, Any]:
         """What it may answer is a schema: {"answer": TEXT}, or a tool with its arguments. Small
-        models keep to a schema whatever they are told, and to nothing else."""
+        models keep to a schema whatever they are told, and to nothing else; where there is no tool
+        to call, and none was called, they answer better without one."""
+        if not tools and not any(entry.calls for entry in entries):
+            return self._in_chat(system, entries, ()) | {"temperature": 0}
         plain = []
         for each in entries:
             if each.role == "tool":

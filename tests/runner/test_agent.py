@@ -119,10 +119,9 @@ def test_a_model_without_tools_answers_by_a_schema(here: Path) -> None:
 
 
 def test_a_question_that_names_no_file_gets_no_tools_from_it(here: Path) -> None:
-    model = Written(json.dumps({"answer": "Paris"}), schema=True)
+    model = Written("Paris", schema=True)
     assert assistant(model, here).work("What is the capital of France?") == "Paris"
-    schema = model.asked[0]["response_format"]["json_schema"]["schema"]
-    assert list(schema["properties"]) == ["answer"]
+    assert "response_format" not in model.asked[0], "it answers better without one"
     cut = Written('{"answer": "Once upon a ti', schema=True)
     assert assistant(cut, here).work("Tell me a story") == "Once upon a ti"
 

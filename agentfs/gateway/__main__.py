@@ -16,8 +16,8 @@ from agentfs.gateway.channel import DaemonChannel, Packet
 from agentfs.gateway.ledger import Ledger
 from agentfs.gateway.office import Office
 from agentfs.gateway.providers import Providers
+from agentfs.gateway.reception import Reception
 from agentfs.gateway.seclusion import seclude
-from agentfs.gateway.server import Reception
 
 REPORT_SECONDS = 1.0
 """How old what the daemon knows of a stream may be: it is charged if this process dies."""

@@ -123,7 +123,10 @@ class Attempt:
     async def _turn(
         self, provider: Upstream, outgoing: Outgoing, deadline: Deadline
     ) -> Failure | None:
-        await provider.turnstile.enter(self._job.caller.pid)
+        try:
+            await provider.turnstile.enter(self._job.caller.pid)
+        except RefusedError as full:  # another model may have a place
+            return Failure("EAGAIN", full.words, again=False, retry_after=full.retry_after)
         try:
             reply = await provider.source.send(outgoing, deadline)
             try:

@@ -14,11 +14,14 @@ import trio
 
 from agentfs.gateway.source import Event, Headers
 
-__all__ = ["BadHttpError", "ClientConnection", "HttpRequest"]
+__all__ = ["BadHttpError", "BodyRoom", "ClientConnection", "HttpRequest"]
 
 HEAD_BYTES = 1 << 16
 MOST_BODY = 32 << 20
 """Bytes of a request's body: what Anthropic takes."""
+
+MOST_BODIES = 64 << 20
+"""Of all requests of one process that are being read or answered."""
 
 READ_BYTES = 1 << 16
 AHEAD_BYTES = 1 << 16
@@ -58,6 +61,23 @@ class HttpRequest:
         return next((v.decode("latin-1") for n, v in self.headers if n == name), "")
 
 
+class BodyRoom:
+    """Memory for the bodies of one process's requests."""
+
+    def __init__(self) -> None:
+        self._left = MOST_BODIES
+
+    def take(self, size: int) -> None:
+        """Raises BadHttpError."""
+        if size > self._left:
+            words = f"your requests have {MOST_BODIES} bytes in all that wait for an answer"
+            raise BadHttpError(429, words)
+        self._left -= size
+
+    def give(self, size: int) -> None:
+        self._left += size
+
+
 class ClientConnection:
     """`watch` is a task of its own, for as long as the connection lasts: it reads ahead, so that
     the end of the connection is seen at once, whatever is being done for the caller. An end of its
@@ -79,6 +99,8 @@ class ClientConnection:
         """Whether anything of the present answer was sent."""
 
         self._when_gone: Callable[[], None] | None = None
+        self._bodies = BodyRoom()
+        self._taken = 0
 
     # -- the end of the connection -----------------------------------------------------------------
 
@@ -117,9 +139,12 @@ class ClientConnection:
 
     # -- requests ----------------------------------------------------------------------------------
 
-    async def request(self) -> HttpRequest | None:
-        """The next one; None at the end. Raises BadHttpError."""
+    async def request(self, room: BodyRoom) -> HttpRequest | None:
+        """The next one; None at the end. The memory of its body is given back when the next one is
+        asked for, or by `close`. Raises BadHttpError."""
         self.begun = False
+        self._give_back()
+        self._bodies = room
         with trio.move_on_after(IDLE_SECONDS):
             return await self._request()
         return None
@@ -155,6 +180,8 @@ class ClientConnection:
         pieces: list[bytes] = []
         size = 0
         while isinstance(event := await self._event(), h11.Data):
+            self._bodies.take(len(event.data))
+            self._taken += len(event.data)
             pieces.append(event.data)
             size += len(event.data)
             if size > MOST_BODY:
@@ -239,5 +266,10 @@ class ClientConnection:
         with trio.move_on_after(LINGER_SECONDS):
             await self._ended.wait()
 
+    def _give_back(self) -> None:
+        self._bodies.give(self._taken)
+        self._taken = 0
+
     def close(self) -> None:
+        self._give_back()
         self._socket.close()

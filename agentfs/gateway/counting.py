@@ -4,6 +4,7 @@ only the right to use the model is needed."""
 from __future__ import annotations
 
 from agentfs.dialects.messages import COUNT_TOKENS
+from agentfs.gateway.bodies import parsed
 from agentfs.gateway.ledger import RefusedError
 from agentfs.gateway.office import Interrupt, Office
 from agentfs.gateway.source import Deadline, FailedError, Headers, Outgoing
@@ -20,7 +21,7 @@ async def count_tokens(
 ) -> Answered | None:
     """Status, headers and body of the answer; None: nobody waits for it any more. Raises
     BadRequest, RefusedError."""
-    request = COUNT_TOKENS.parse(body)
+    request = await parsed(COUNT_TOKENS, body)
     told = await office.ledger.models(pid)
     offer = office.catalogue.find(request.model)
     if offer is None or offer.name not in [model["name"] for model in told]:

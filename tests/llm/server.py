@@ -8,8 +8,9 @@ models as the real ones do. It never thinks: an answer is the words of its scrip
         (call,) = provider.wait(lambda log: len(log) == 1 and log[0].over)
         assert call.hung_up and call.chunks < 50
 
-A model without a script answers with TEXT. `python -m tests.llm.server [PORT]` is the process: it
-prints its port, and ends with its standard input. `POST /_script` and `GET /_log` are its controls.
+A model without a script answers with TEXT. `python -m tests.llm.server [PORT [CERTIFICATE]]` is the
+process: it prints its port, and ends with its standard input. `POST /_script` and `GET /_log` are
+its controls.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import contextlib
 import json
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -649,9 +651,15 @@ class Server:
             await Connection(self, self._connections, reader, writer).serve()
 
 
-async def _main(port: int) -> None:
+async def _main(port: int, certificate: str) -> None:
     server = Server()
-    listening = await asyncio.start_server(server.connected, "127.0.0.1", port, limit=1 << 20)
+    secure = None
+    if certificate:
+        secure = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        secure.load_cert_chain(certificate)
+    listening = await asyncio.start_server(
+        server.connected, "127.0.0.1", port, limit=1 << 20, ssl=secure
+    )
     print(listening.sockets[0].getsockname()[1], flush=True)
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
@@ -663,12 +671,15 @@ async def _main(port: int) -> None:
 class Provider:
     """The process, from `with` until the end of the block."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, certificate: str = "") -> None:
+        """`certificate`: a file with it and its key; then it speaks TLS."""
         self._port = port
+        self._certificate = certificate
+        self._trust = ssl.create_default_context(cafile=certificate) if certificate else None
 
     def __enter__(self) -> Provider:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.llm.server", str(self._port)],
+            [sys.executable, "-m", "tests.llm.server", str(self._port), self._certificate],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -690,7 +701,7 @@ class Provider:
     @property
     def url(self) -> str:
         """Without /v1."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http{'s' if self._certificate else ''}://127.0.0.1:{self._port}"
 
     def script(self, model: str, **behaviour: Any) -> None:
         """How `model` answers from now on: the fields of `Script`."""
@@ -720,9 +731,9 @@ class Provider:
     def _ask(self, path: str, body: Any) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data)
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=60, context=self._trust) as answer:
             return json.load(answer)
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(int(sys.argv[1]) if len(sys.argv) > 1 else 0))
+    asyncio.run(_main(int(sys.argv[1]) if len(sys.argv) > 1 else 0, "".join(sys.argv[2:])))

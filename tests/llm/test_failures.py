@@ -245,6 +245,22 @@ def test_the_failure_of_the_first_is_told_where_all_fail(pair: Desk, provider: P
     assert post(pair.address, PATHS["chat"], body_of("chat")).status == 418
 
 
+def test_a_fallback_is_asked_where_the_first_takes_no_more(desks, provider: Provider) -> None:
+    desk = desks(
+        {
+            "test": http_provider(provider.url, requests_per_minute=1),
+            "free": http_provider(provider.url),
+        },
+        {"m": model(fallbacks=["other"]), "other": model("free")},
+    )
+    assert post(desk.address, PATHS["chat"], body_of("chat")).headers["x-agentfs-served-by"] == "m"
+    waiting = send(desk.address, PATHS["chat"], body_of("chat"))
+    desk.wait(lambda desk: len(desk.begun) == 2)
+    answer = post(desk.address, PATHS["chat"], body_of("chat"))
+    assert (answer.status, answer.headers["x-agentfs-served-by"]) == (200, "other")
+    waiting.close()
+
+
 # -- connections ---------------------------------------------------------------------------------
 
 

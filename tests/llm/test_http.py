@@ -228,6 +228,29 @@ def test_a_large_body_holds_nobody_up(desk: Desk, provider: Provider) -> None:
     stream.close()
 
 
+def test_bodies_that_would_take_seconds_or_all_memory(desk: Desk, provider: Provider) -> None:
+    numbers = b'{"model": "m", "messages": [' + b"0," * 3_000_000 + b"0]}"
+    answer = post(desk.address, PATHS["chat"], numbers)
+    assert answer.status == 400
+    assert "commas" in answer.json()["error"]["message"]
+    image = "data:image/png;base64," + "A" * 12_000_000
+    picture = [{"type": "image_url", "image_url": {"url": image}}]
+    messages = [{"role": "user", "content": picture}]
+    assert post(desk.address, PATHS["chat"], asked(messages=messages)).status == 200
+    assert desk.begun[-1]["input"] < 5_000  # bytes of images are no text
+    provider.script("m", hang=True)
+    held = [send(desk.address, PATHS["chat"], asked(messages=messages)) for _ in range(5)]
+    provider.wait(lambda log: len(log) == 6)
+    answer = post(desk.address, PATHS["chat"], asked(messages=messages))
+    assert answer.status == 429
+    assert post(desk.address, PATHS["chat"], body_of("chat", "none")).status == 404
+    for connection in held:
+        connection.close()
+    desk.over(6)
+    provider.script("m")
+    assert post(desk.address, PATHS["chat"], asked(messages=messages)).status == 200
+
+
 def test_the_unix_socket(desk: Desk, tmp_path) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "gateway"))

@@ -28,7 +28,7 @@ def openai_usage(usage: object) -> Usage | None:
     cached = count(details, "cached_tokens") if isinstance(details, dict) else 0
     prompt = count(usage, "prompt_tokens")
     cached = min(cached, prompt)
-    return Usage(prompt - cached, count(usage, "completion_tokens"), cached)
+    return Usage(prompt - cached, count(usage, "completion_tokens"), cached).told
 
 
 class _Reader:
@@ -59,8 +59,9 @@ class _Reader:
         choices = data.get("choices")
         progress.counted(openai_usage(data.get("usage")))
         if not isinstance(choices, list) or not choices:
-            self._said_usage = data.get("usage") is not None
-            return self._request.wants_usage or not self._said_usage
+            says = data.get("usage") is not None
+            self._said_usage |= says
+            return self._request.wants_usage or not says
         for choice in choices:
             if isinstance(choice, dict):
                 self._choice(choice, progress)

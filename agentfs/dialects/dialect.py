@@ -127,10 +127,10 @@ class Request:
                     f"{self.n} answers need at least as many tokens, and {maximum} are left"
                 )
             given = [name for name in MAXIMA if members.get(name) is not None]
-            values |= {name: each for name in given if members[name] > each}
+            lowered = {name: each for name in given if members[name] > each}
+            values |= lowered | (_thinking(members, each) if lowered else {})
             if not given:
                 values[self._maximum(model_id)] = each
-            values |= _thinking(members, min([each, *(members[name] for name in given)]))
         if self.stream and self.dialect.name == "chat" and not self.wants_usage:
             values["stream_options"] = {
                 **(members.get("stream_options") or {}),
@@ -145,8 +145,8 @@ class Request:
 
 
 def _thinking(members: Mapping[str, Any], maximum: int) -> dict[str, Any]:
-    """Anthropic refuses a budget for thinking that is not smaller than the maximum; the least is
-    1,024. A quarter is kept for the answer."""
+    """Below a maximum that was lowered: Anthropic refuses a budget for thinking that is not
+    smaller. The least is 1,024. A quarter is kept for the answer."""
     thinking = members.get("thinking")
     if not isinstance(thinking, dict) or not isinstance(thinking.get("budget_tokens"), int):
         return {}

@@ -25,7 +25,7 @@ def messages_usage(usage: object) -> Usage | None:
         count(usage, "output_tokens"),
         count(usage, "cache_read_input_tokens"),
         count(usage, "cache_creation_input_tokens"),
-    )
+    ).told
 
 
 def _said(usage: Usage) -> dict[str, int]:
@@ -62,9 +62,8 @@ class _Reader:
         elif kind == "message_start":
             self._begun = True
             message = data.get("message")
-            progress.counted(
-                messages_usage(message.get("usage") if isinstance(message, dict) else 0)
-            )
+            said = message.get("usage") if isinstance(message, dict) else None
+            progress.counted(messages_usage(said), final=False)
         elif kind == "message_delta":
             progress.counted(messages_usage(data.get("usage")))
             delta = data.get("delta")

@@ -22,11 +22,14 @@ class Progress:
     """Whether the provider sends one token an event."""
 
     usage: Usage | None = None
+    final: bool = False
+    """Whether the usage is that of the whole answer."""
+
     tokens: int = 0
     """Of the answer, by our own count; reasoning and the arguments of tools too."""
 
     pieces: list[str] = field(default_factory=list)
-    """Text of the answer, for who reads it as text."""
+    """Text of the answer, without all that is around it."""
 
     finish: str = ""
     """How the answer ended: "stop", "length", or the provider's own word; "" until then."""
@@ -42,8 +45,10 @@ class Progress:
             if shown:
                 self.pieces.append(text)
 
-    def counted(self, usage: Usage | None) -> None:
+    def counted(self, usage: Usage | None, final: bool = True) -> None:
+        """The provider has counted; `final`: with all of the output."""
         if usage is not None:
+            self.final = self.final or final
             self.usage = usage if self.usage is None else self.usage.later(usage)
 
     def ended(self, finish: object) -> None:

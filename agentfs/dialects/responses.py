@@ -40,7 +40,7 @@ def responses_usage(usage: object) -> Usage | None:
     details = usage.get("input_tokens_details")
     total = count(usage, "input_tokens")
     cached = min(count(details, "cached_tokens"), total) if isinstance(details, dict) else 0
-    return Usage(total - cached, count(usage, "output_tokens"), cached)
+    return Usage(total - cached, count(usage, "output_tokens"), cached).told
 
 
 class _Reader:

@@ -35,8 +35,8 @@ class Stream:
 
     @property
     def usage(self) -> Usage | None:
-        """What the provider has counted until now; complete when `finished`."""
-        return self._progress.usage
+        """What the whole answer has cost; None until the provider has said it."""
+        return self._progress.usage if self._progress.final else None
 
     @property
     def output_estimate(self) -> int:
@@ -47,11 +47,13 @@ class Stream:
     @property
     def estimated(self) -> Usage:
         """What is charged if the provider has not counted to the end."""
-        return (self._progress.usage or Usage(self._input)).with_output(self.output_estimate)
+        known = self._progress.usage
+        usage = known if known is not None and known.prompt else Usage(self._input)
+        return usage.with_output(self.output_estimate)
 
     @property
     def finish(self) -> str:
-        """ "stop", "length", or the provider's own word; "" until the answer is over."""
+        """How the answer ended: "stop", "length", the provider's own word; "" until then."""
         return self._progress.finish
 
     @property

@@ -35,6 +35,11 @@ class Usage:
             other.cache_write or self.cache_write,
         )
 
+    @property
+    def told(self) -> Usage | None:
+        """Itself, unless it is all zeros: providers that do not count say so."""
+        return self if self.prompt or self.output else None
+
     def with_output(self, output: int) -> Usage:
         return replace(self, output=output)
 

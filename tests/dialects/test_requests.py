@@ -63,9 +63,6 @@ def parse(raw: bytes | dict, dialect: str = "chat"):
         (b'{"model":"m","n":1000000}', '"n" has to be at least 1 and at most 128'),
         (b'{"model":"m","n":"2"}', '"n" has to be a whole number'),
         (b'{"model":"m","best_of":2.5}', '"best_of" has to be a whole number'),
-        (b'{"model":"m","background":true}', "background"),
-        (b'{"model":"m","previous_response_id":"resp_1"}', "send the conversation as input"),
-        (b'{"model":"m","conversation":{"id":"c"}}', "send the conversation as input"),
         (b'{"model":"m",' + b",".join(b'"%d":0' % i for i in range(1001)) + b"}", "1000 fields"),
         (b'{"model":"m","x":"' + b"x" * MAX_BODY + b'"}', "bytes"),
     ],
@@ -75,6 +72,15 @@ def test_a_request_that_cannot_be_metered_is_refused_with_words(raw: bytes, word
         parse(raw)
     assert words in str(raised.value)
     assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "field", ['"background":true', '"previous_response_id":"resp_1"', '"conversation":{"id":"c"}']
+)
+def test_a_response_that_nobody_could_count_is_refused(field: str) -> None:
+    raw = f'{{"model":"m",{field}}}'.encode()
+    with pytest.raises(BadRequest, match="is not possible here"):
+        parse(raw, "responses")
 
 
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
@@ -200,6 +206,12 @@ def test_thinking_fits_below_the_maximum(maximum: int, thinking: dict) -> None:
 )
 def test_hidden_tokens_are_known_before(dialect, fields, model, hides) -> None:
     assert parse({"model": "m", **fields}, dialect).hides(model) is hides
+
+
+def test_thinking_beyond_a_maximum_that_was_not_lowered_stays() -> None:
+    """Between calls of tools it may be more than the maximum of one answer."""
+    raw = b'{"model":"m","max_tokens":9,"thinking":{"type":"enabled","budget_tokens":2000}}'
+    assert parse(raw, "messages").outgoing("m", 64_000) == raw
 
 
 IMAGES = [

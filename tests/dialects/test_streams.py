@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -170,6 +171,27 @@ def test_totals_are_set_and_never_added() -> None:
         stream = Stream(request("messages"))
         relay(stream, [one, *SAMPLES["messages"][1:-2], other, SAMPLES["messages"][-1]])
         assert stream.usage == Usage(317, 89, 0, 4425)
+
+
+def test_an_answer_that_was_not_counted_to_its_end_is_estimated() -> None:
+    """The start has said 317 of input and 1 of output; the end says nothing."""
+    stream = Stream(request("messages"))
+    *before, delta, stop = SAMPLES["messages"]
+    relay(stream, [*before, delta.replace(b'"usage"', b'"x"'), stop])
+    assert stream.finished
+    assert stream.usage is None
+    assert stream.estimated == Usage(317, stream.output_estimate, 0, 4425)
+    assert stream.output_estimate > 10
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_provider_that_says_zeros_has_not_counted(dialect: str) -> None:
+    stream = Stream(request(dialect), input_tokens=50)
+    relay(stream, [re.sub(rb'(_tokens": )\d+', rb"\g<1>0", whole(dialect))])
+    assert stream.finished
+    assert stream.usage is None
+    assert stream.estimated == Usage(50, stream.output_estimate)
+    assert stream.output_estimate > 10
 
 
 @pytest.mark.parametrize(

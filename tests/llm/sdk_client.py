@@ -9,6 +9,7 @@ import threading
 from typing import Any
 
 import anthropic
+import httpx2
 import openai
 import trio
 
@@ -162,6 +163,16 @@ def under_trio(count: int) -> list[dict[str, Said]]:
 
     trio.run(main)
     return said
+
+
+def at_the_socket(path: str) -> dict[str, Said]:
+    """Everything, by a socket of Unix instead of an address."""
+    ways = [httpx2.HTTPTransport(uds=path) for _ in range(2)]
+    with (
+        openai.OpenAI(http_client=openai.DefaultHttpxClient(transport=ways[0])) as gpt,
+        anthropic.Anthropic(http_client=anthropic.DefaultHttpxClient(transport=ways[1])) as claude,
+    ):
+        return everything(gpt, claude)
 
 
 def chunks_without_asking(model: str) -> list[list[Any]]:

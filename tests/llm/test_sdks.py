@@ -165,6 +165,13 @@ def books(town: Town, puppet: Puppet) -> dict[str, float]:
     return {name: float(town.account(puppet, name)) for name in names}
 
 
+def test_the_socket_in_the_tree_is_the_same_gateway(town: Town, everyday: Puppet) -> None:
+    said = everyday.do("at_the_socket(tree + '/dev/gateway')")
+    assert {said[f"{dialect} text"]["text"] for dialect in DIALECTS} == {TEXT}
+    assert {said[f"{dialect} tool stream"]["calls"][0][0] for dialect in DIALECTS} == {"weather"}
+    assert len(town.provider.log()) == 2 * 3 * 2 + 2
+
+
 def test_who_did_not_ask_sees_no_usage(town: Town, everyday: Puppet) -> None:
     chunks = everyday.do("chunks_without_asking('plain')")
     assert len(chunks) == len(TEXT.split()) + 2

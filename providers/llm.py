@@ -8,7 +8,7 @@ from functools import partial
 from agentfs.base.clock import change_time
 from agentfs.base.errors import KernelError
 from agentfs.catalog.catalog import Catalog
-from agentfs.catalog.events import SecretRemoved, SecretSet
+from agentfs.catalog.events import KeyRenewed, SecretRemoved, SecretSet
 from agentfs.process.events import CapabilityDropped
 from agentfs.providers.system_table import HasKernel, SystemTable
 from agentfs.store.event import Event
@@ -97,7 +97,7 @@ class LlmDirectory(SystemTable):
 
     @on(
         *(When(ConfigChanged, path=f"/etc/{name}.yaml") for name in ("models", "roles", "acl")),
-        *(SecretSet, SecretRemoved, CapabilityDropped),
+        *(SecretSet, SecretRemoved, KeyRenewed, CapabilityDropped),
     )
     def _changes(self, event: Event) -> Iterator[Change]:
         """Another model can be asked, or somebody may ask another one."""

@@ -63,6 +63,7 @@ SENTENCES = {
     "group_removed": "group {path} is removed",
     "health_checked": "the maid has made her round; all is well: {ok}",
     "heartbeat_missed": "it was silent for {seconds} s, and missed its heartbeats: it is ended",
+    "key_renewed": "{program} has printed another key of a provider",
     "limit_changed": "its {limit} is {value}",
     "loop_held": "{work} held up everybody for {seconds} s, as {others} others did since the last",
     "lost": "{count} events are lost",

@@ -12,7 +12,8 @@ from typing import Any
 
 from agentfs.base.errors import KernelError
 from agentfs.catalog.document import FORM, Entries
-from agentfs.catalog.entries import Model, Provider, wire_of_model, wire_of_provider
+from agentfs.catalog.entries import Key, Model, ProviderEntry, wire_of_model, wire_of_provider
+from agentfs.catalog.key_commands import Command, KeyCommands
 from agentfs.catalog.secrets import Secrets
 from agentfs.model.globs import matches
 from agentfs.store.ground import Ground
@@ -36,7 +37,17 @@ class Catalog(LiveDocument[Entries]):
     def __init__(self, ground: Ground, secrets: Secrets) -> None:
         self.secrets = secrets
         self._tapes = ground.state_dir / TAPES
-        super().__init__(ground.store, ground.events, FORM)
+        self._commands = KeyCommands(ground, self._asked)
+        super().__init__(ground.store, ground.events, FORM, lambda now: self._commands.look_again())
+
+    async def run(self) -> None:
+        """Keep the keys that commands print."""
+        await self._commands.run()
+
+    def _asked(self) -> set[Command]:
+        """The commands that print a key."""
+        keys = (provider.key for provider in self.now.providers.values())
+        return {key.command for key in keys if key is not None and key.command}
 
     def __iter__(self) -> Iterator[Model]:
         """All models that are listed, in the order of the document."""
@@ -67,7 +78,7 @@ class Catalog(LiveDocument[Entries]):
         }
         return [model for model in self if model.provider and model.provider.name in providers]
 
-    def require(self, name: str, dialect: str = "") -> tuple[Model, Provider]:
+    def require(self, name: str, dialect: str = "") -> tuple[Model, ProviderEntry]:
         """The model that answers to `name`, and its provider. Raises ENOENT if there is none, or
         none that understands `dialect`; EACCES if its key is not set; ENOENT if what it needs of
         this machine is not there."""
@@ -96,17 +107,17 @@ class Catalog(LiveDocument[Entries]):
             raise missing
         return model, provider
 
-    def _missing(self, provider: Provider) -> KernelError | None:
+    def _missing(self, provider: ProviderEntry) -> KernelError | None:
         """Why a provider cannot be asked: its key is not set, its program or tape is not there."""
         key = provider.key
-        if key is not None and key.secret and key.secret not in self.secrets:
-            return KernelError(
-                errno.EACCES,
-                f"the key of {provider.name} is not set: agentfs secret set {key.secret}",
-                rule="secret",
-            )
+        if key is not None and not self._is_there(key):
+            way = f"agentfs secret set {key.secret}"
+            if key.command:
+                way = self._commands.trouble(key.command)
+            words = f"the key of {provider.name} is not set: {way}"
+            return KernelError(errno.EACCES, words, rule="secret")
         if provider.kind == "run" and not self._runs(provider.where):
-            words = f"{provider.where} is not installed: ./run model"
+            words = f"{provider.where} is not installed: agentfs model fetch"
         elif provider.kind == "replay" and self._tape(f"{provider.where}.jsonl") is None:
             words = f"there is no tape {provider.where}"
         elif provider.kind == "scripted" and self._tape(provider.where) is None:
@@ -114,6 +125,11 @@ class Catalog(LiveDocument[Entries]):
         else:
             return None
         return KernelError(errno.ENOENT, f"{provider.name}: {words}", rule="provider")
+
+    def _is_there(self, key: Key) -> bool:
+        if key.command:
+            return self._commands.key(key.command) is not None
+        return key.secret in self.secrets
 
     def _runs(self, model: str) -> bool:
         """Whether this machine runs a model, or has a tape of it."""
@@ -159,16 +175,19 @@ class Catalog(LiveDocument[Entries]):
             "tapes": str(self._tapes),
         }
 
-    def _key_of(self, provider: Provider) -> str | None:
-        if provider.key is None or provider.key.secret not in self.secrets:
+    def _key_of(self, provider: ProviderEntry) -> str | None:
+        key = provider.key
+        if key is not None and key.command:
+            return self._commands.key(key.command)
+        if key is None or key.secret not in self.secrets:
             return None
         try:
-            return self.secrets.get(provider.key.secret)
+            return self.secrets.get(key.secret)
         except KernelError as failure:
             log.error("%s: %s", provider.name, failure.reason)
             return None
 
-    def _written(self, provider: Provider) -> str:
+    def _written(self, provider: ProviderEntry) -> str:
         """The text of a file of written answers; empty if it cannot be read."""
         path = self._tape(provider.where) if provider.kind == "scripted" else None
         try:

@@ -21,7 +21,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from agentfs.base.models import read_model
 from agentfs.base.yaml_document import near
-from agentfs.catalog.entries import DIALECTS, KINDS, MICROS, Key, Model, Provider, Timeouts
+from agentfs.catalog.entries import DIALECTS, KINDS, MICROS, Key, Model, ProviderEntry, Timeouts
 from agentfs.model.process import Tier
 from agentfs.model.spec import Duration
 from agentfs.store.live_document import Form
@@ -83,28 +83,28 @@ ANSWERS: tuple[Dialect, ...] = ("chat", "responses", "messages")
 """What a provider on this machine speaks if nothing else is said."""
 
 
-class _Entry(BaseModel):
+class _Form(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _KeyEntry(_Entry):
+class _KeyForm(_Form):
     secret: FileName | None = None
     command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> _KeyEntry:
+    def _one(self) -> _KeyForm:
         if (self.secret is None) == (self.command is None):
             raise ValueError("either `secret: NAME` or `command: [PROGRAM, …]` was expected")
         return self
 
 
-class _ProviderEntry(_Entry):
+class _ProviderForm(_Form):
     url: str | None = None
     run: FileName | None = None
     replay: FileName | None = None
     scripted: FileName | None = None
     speaks: tuple[Dialect, ...] = ANSWERS
-    key: _KeyEntry | None = None
+    key: _KeyForm | None = None
     requests_per_minute: Most | None = None
     max_in_flight: Most | None = None
     retries: Annotated[int, Field(ge=0, le=10, strict=True)] = 2
@@ -123,7 +123,7 @@ class _ProviderEntry(_Entry):
         return url
 
     @model_validator(mode="after")
-    def _one_kind(self) -> _ProviderEntry:
+    def _one_kind(self) -> _ProviderForm:
         kinds = [kind for kind in KINDS if getattr(self, kind) is not None]
         if len(kinds) != 1:
             raise ValueError(f"one of {', '.join(KINDS)} was expected")
@@ -133,10 +133,10 @@ class _ProviderEntry(_Entry):
             raise ValueError(f"`speaks` was expected: some of {', '.join(DIALECTS)}")
         return self
 
-    def made(self, name: str) -> Provider:
+    def made(self, name: str) -> ProviderEntry:
         kind = next(kind for kind in KINDS if getattr(self, kind) is not None)
         key = None if self.key is None else Key(self.key.secret or "", self.key.command or ())
-        return Provider(
+        return ProviderEntry(
             name,
             kind,
             getattr(self, kind),
@@ -149,13 +149,13 @@ class _ProviderEntry(_Entry):
         )
 
 
-class _TimeoutsEntry(_Entry):
+class _TimeoutsForm(_Form):
     connect: Seconds = Timeouts().connect
     first_byte: Seconds = Timeouts().first_byte
     idle: Seconds = Timeouts().idle
 
 
-class _ModelEntry(_Entry):
+class _ModelForm(_Form):
     tier: Literal["strategic", "tactical", "operational"]
     provider: str | None = None
     id: Name | None = None
@@ -167,9 +167,9 @@ class _ModelEntry(_Entry):
     context: Tokens | None = None
     max_output: Tokens | None = None
     fallbacks: tuple[str, ...] = ()
-    timeouts: _TimeoutsEntry = _TimeoutsEntry()
+    timeouts: _TimeoutsForm = _TimeoutsForm()
 
-    def made(self, name: str, providers: Mapping[str, Provider]) -> Model:
+    def made(self, name: str, providers: Mapping[str, ProviderEntry]) -> Model:
         read = self.input if self.cache_read is None else self.cache_read
         write = self.input if self.cache_write is None else self.cache_write
         return Model(
@@ -189,9 +189,9 @@ class _ModelEntry(_Entry):
         )
 
 
-class _Document(_Entry):
-    providers: dict[FileName, _ProviderEntry] = {}
-    models: dict[Name, _ModelEntry]
+class _Document(_Form):
+    providers: dict[FileName, _ProviderForm] = {}
+    models: dict[Name, _ModelForm]
 
     @model_validator(mode="wrap")
     @classmethod
@@ -267,7 +267,7 @@ class Entries:
     """All that a document lists, by name, in its order."""
 
     models: Mapping[str, Model] = field(default_factory=dict)
-    providers: Mapping[str, Provider] = field(default_factory=dict)
+    providers: Mapping[str, ProviderEntry] = field(default_factory=dict)
 
 
 def parse(text: str) -> Entries:

@@ -13,7 +13,7 @@ __all__ = [
     "MICROS",
     "Key",
     "Model",
-    "Provider",
+    "ProviderEntry",
     "Timeouts",
     "wire_of_model",
     "wire_of_provider",
@@ -40,7 +40,7 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class Provider:
+class ProviderEntry:
     """Something that answers calls of models. `kind` is one of `KINDS`; `where` is the URL (without
     `/v1`), the model that is run, the tape, or the file of answers. `requests_per_minute` and
     `max_in_flight` None: any number. `record` names a tape that is made of what it answers."""
@@ -84,7 +84,7 @@ class Model:
     context: int | None
     cache_read: int = 0
     cache_write: int = 0
-    provider: Provider | None = None
+    provider: ProviderEntry | None = None
     id: str = ""
     match: tuple[str, ...] = ()
     max_output: int | None = None
@@ -146,7 +146,7 @@ def wire_of_model(model: Model) -> dict[str, Any]:
     }
 
 
-def wire_of_provider(provider: Provider, key: str | None, written: str) -> dict[str, Any]:
+def wire_of_provider(provider: ProviderEntry, key: str | None, written: str) -> dict[str, Any]:
     """A provider, as the gateway is told of it: with its `key`, and with the `written` answers of
     a file."""
     told: dict[str, Any] = {"speaks": list(provider.speaks), "record": provider.record}

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from agentfs.store.event import Event
 
-__all__ = ["SecretRemoved", "SecretSet"]
+__all__ = ["KeyRenewed", "SecretRemoved", "SecretSet"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +25,12 @@ class SecretRemoved(Event):
     whose: ClassVar[str] = ""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRenewed(Event):
+    """`program`, which prints the key of a provider, has printed another one."""
+
+    whose: ClassVar[str] = ""
+
+    program: str

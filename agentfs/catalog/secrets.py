@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -110,6 +111,9 @@ class Secrets:
                 await trio.to_thread.run_sync(_sync, self._folder)
             except OSError as failure:
                 raise KernelError.from_os(failure, f"the secret {name} cannot be stored") from None
+            finally:
+                with suppress(OSError):
+                    making.unlink()  # where it was refused
 
     def remove(self, principal: Principal, name: str) -> None:
         """Have no secret `name` any more. Raises EACCES unless the operator asks, ENOENT, and what

@@ -21,7 +21,7 @@ import trio
 from agentfs.base.clock import rfc3339
 from agentfs.base.errors import KernelError
 from agentfs.catalog.catalog import Catalog
-from agentfs.catalog.events import SecretRemoved, SecretSet
+from agentfs.catalog.events import KeyRenewed, SecretRemoved, SecretSet
 from agentfs.dialects.clean import clean
 from agentfs.machine.network import PORT
 from agentfs.machine.programs import Programs
@@ -88,7 +88,7 @@ class Gateway(Part):
         self._runs = 0
         self.state = "asleep"
         self.trouble = ""
-        ground.events.listen(self._on_change, ConfigChanged, SecretSet, SecretRemoved)
+        ground.events.listen(self._on_change, ConfigChanged, SecretSet, SecretRemoved, KeyRenewed)
         ground.events.listen(self._on_cancelled, CallCancelled)
 
     # -- what the tree shows ---------------------------------------------------------------------

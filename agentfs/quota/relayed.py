@@ -22,7 +22,7 @@ from typing import NoReturn, TypeVar
 
 from agentfs.base.errors import KernelError
 from agentfs.catalog.catalog import Catalog
-from agentfs.catalog.entries import Model, Provider
+from agentfs.catalog.entries import Model, ProviderEntry
 from agentfs.model.principal import INIT, Kind, Principal
 from agentfs.model.process import Process
 from agentfs.process.rules import check_parent
@@ -102,7 +102,9 @@ class Relayed:
             return []
         return [each for each in self._catalog.usable() if each.tier.rank >= process.tier.rank]
 
-    def require(self, process: Process, name: str, dialect: str = "") -> tuple[Model, Provider]:
+    def require(
+        self, process: Process, name: str, dialect: str = ""
+    ) -> tuple[Model, ProviderEntry]:
         """The model that answers to `name`, and its provider, for a call of `process`. Raises
         EACCES (the capability, or a key that is not set), EPERM (the model's tier is above the
         process's), ENOENT (no such model, or nobody answers for it in this dialect)."""

@@ -102,3 +102,86 @@ def test_a_wrong_list_is_refused_and_changes_nothing(ground: Ground, text: str, 
     assert models.text == before
     assert models.find("opus") is not None
     assert heard == []
+
+
+HERE = "providers: {here: {url: 'http://x', speaks: [chat]}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        ("providers: {p: {}}\nmodels: {}", ["line 1: providers.p: one of url, run, replay"]),
+        ("providers: {p: {url: 'http://x', run: y}}\nmodels: {}", ["providers.p: one of url"]),
+        ("providers: {p: {url: 'http://x'}}\nmodels: {}", ["providers.p: `speaks` was expected"]),
+        ("providers: {p: {url: 'http://x/v1', speaks: [chat]}}\nmodels: {}", ["without /v1"]),
+        ("providers: {p: {url: 'http://k:x@y', speaks: [chat]}}\nmodels: {}", ["without user"]),
+        ("providers: {p: {url: 'ftp://y', speaks: [chat]}}\nmodels: {}", ["a URL like"]),
+        ("providers: {p: {url: 'http://x', speaks: [latin]}}\nmodels: {}", ["speaks.0"]),
+        ("providers: {p: {url: 'http://x', speaks: []}}\nmodels: {}", ["`speaks` was expected"]),
+        ("providers: {p: {run: x, key: {secret: y}}}\nmodels: {}", ["only a provider with a url"]),
+        ("providers: {p: {scripted: ../x}}\nmodels: {}", ["providers.p.scripted"]),
+        ("providers: {p: {run: x, record: a/b}}\nmodels: {}", ["providers.p.record"]),
+        (
+            "providers: {p: {url: 'http://x', speaks: [chat], key: {}}}\nmodels: {}",
+            ["providers.p.key: either `secret: NAME` or `command:"],
+        ),
+        (HERE + "models: {a: {tier: tactical, provider: her}}", ["her (did you mean here?)"]),
+        (HERE + "models: {a: {tier: tactical, match: ['[a']}}", ["models.a.match.0"]),
+        (
+            HERE + "models: {a: {tier: tactical, id: x}}",
+            ["models.a.id: a model without"],
+        ),
+        (
+            HERE + "models: {a: {tier: tactical, provider: here, fallbacks: [b]}}",
+            ["models.a.fallbacks.0: there is no model b"],
+        ),
+        (
+            HERE + "models: {a: {tier: tactical, provider: here, fallbacks: [b]}, "
+            "b: {tier: tactical}}",
+            ["models.a.fallbacks.0: b has no provider"],
+        ),
+        (
+            HERE + "models: {a: {tier: tactical, provider: here, fallbacks: [a]}}",
+            ["a loop: a falls back to a"],
+        ),
+        (
+            HERE + "models:\n"
+            "  a: {tier: tactical, provider: here, fallbacks: [b], timeouts: {idle: 0s}}\n"
+            "  b: {tier: tactical, provider: here, fallbacks: [c]}\n"
+            "  c: {tier: tactical, provider: gone, fallbacks: [a], cache_read: -1}\n",
+            [  # all of them at once, each with its line
+                "line 3: models.a.fallbacks.0: a loop",
+                "line 3: models.a.timeouts.idle",
+                "line 4: models.b.fallbacks.0: a loop",
+                "line 5: models.c.fallbacks.0: a loop",
+                "line 5: models.c.provider: there is no provider gone",
+                "line 5: models.c.cache_read",
+            ],
+        ),
+        ("providers: [1]\nmodels: {a: {fallbacks: 5, tier: tactical}}", ["providers: a map"]),
+    ],
+)
+def test_faults_between_entries_are_told_with_all_others(
+    ground: Ground, text: str, faults: list[str]
+) -> None:
+    models, _ = models_of(ground)
+    with pytest.raises(KernelError) as caught:
+        models.replace(text)
+    assert caught.value.code == "EINVAL"
+    for fault in faults:
+        assert fault in caught.value.reason
+
+
+def test_tokens_of_the_cache_cost_what_input_does_unless_they_have_a_price(ground: Ground) -> None:
+    models, _ = models_of(ground)
+    models.replace(
+        "models: {a: {tier: tactical, input: 2, output: 10},"
+        " b: {tier: tactical, input: 2, output: 10, cache_read: 0.2, cache_write: 2.5}}"
+    )
+    assert models.cost("a", 1, 1, 1, 1) == 16
+    assert models.cost("b", 10, 10, 10, 10) == 147
+    assert models.most("b", 10) == 100
+    (_, model) = models
+    assert model.most_of(4, 10) == 110  # nobody knows yet what the cache takes
+    assert model.affordable(4, 110) == 10
+    assert model.affordable(4, 9) == -1

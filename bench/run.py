@@ -27,6 +27,7 @@ SIDES = {
     "scale": "100 to 100,000 processes, 1 to 1,000 programs, start-up, restart after kill -9",
     "clients": "1 to 64 clients with a mix of calls: throughput, fairness, p99",
     "files": "ordinary work in /shared: passthrough_hp, bindfs, tmpfs, the disk",
+    "models": "calls of models: LiteLLM's proxy, no proxy, a topic",
     "instructions": "of the kernel's own calls, counted by Callgrind",
 }
 """The sides, each a module of this package with a function `measure`, and what they measure."""

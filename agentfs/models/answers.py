@@ -80,7 +80,7 @@ class Answers:
         self.ready = trio.Event()
 
     def end(self) -> int:
-        """It is gone: settle what it had begun. How many calls there were."""
+        """There is none: settle what it had begun. How many calls there were."""
         self._channel = self._nursery = None
         return self._relayed.charge_lost()
 

@@ -15,6 +15,7 @@ import math
 import select
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -182,19 +183,15 @@ class Gateway(Part):
         self._open_doors()
         try:
             while True:
-                await self._needed()
-                began = trio.current_time()
+                began = math.inf
                 try:
+                    await self._needed()
+                    began = trio.current_time()
                     await self._one_run()
-                except OSError as failure:
+                except OSError as failure:  # no descriptors, or no memory
                     self.state, self.trouble = "ended", f"it cannot be started: {failure}"
                     log.error("the gateway: %s", self.trouble)
-                if trio.current_time() - began > STEADY_SECONDS:
-                    self._failures = 0
-                wait = min(BACKOFF_SECONDS * 2.0 ** min(self._failures, 16), BACKOFF_MOST_SECONDS)
-                self._failures += 1
-                self._next_start = trio.current_time() + wait
-                await self._rest(wait)
+                await self._rest(steady=trio.current_time() - began > STEADY_SECONDS)
         finally:
             self._refuse_handed()
             self._doors.close()
@@ -206,12 +203,28 @@ class Gateway(Part):
         if port:
             self._programs.set_models_port(port)
         if port not in (0, before):
-            with self._store.transaction():
+            log.warning(
+                "the gateway is at port %d; programs that run may still ask %d", port, before
+            )
+            with self._kept():
                 self._store.set_meta(PORT_META, str(port))
 
-    async def _rest(self, seconds: float) -> None:
-        """Wait for the next start. Everybody who comes to a door long before it is turned away."""
-        with trio.move_on_after(max(0.0, seconds - SOON_SECONDS)):
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """A transaction of its own, of what is no reason to end if it has no room on the disk."""
+        try:
+            with self._store.transaction():
+                yield
+        except KernelError as failure:
+            log.error("the gateway: %s", failure)
+
+    async def _rest(self, *, steady: bool) -> None:
+        """Wait for the next start: the longer, the more have ended one after the other. Everybody
+        who comes to a door long before it is turned away."""
+        self._failures = 1 if steady else self._failures + 1
+        wait = BACKOFF_SECONDS * 2.0 ** min(self._failures - 1, 16)
+        self._next_start = trio.current_time() + min(wait, BACKOFF_MOST_SECONDS)
+        with trio.move_on_at(self._next_start - SOON_SECONDS):
             while True:
                 await _first_of(self._knock, self._programs.listeners.changed)
                 for door in self._all_doors():
@@ -219,8 +232,15 @@ class Gateway(Part):
         await trio.sleep_until(self._next_start)
 
     async def _knock(self) -> None:
-        """Wait until somebody is at a door of those that there are now."""
-        with select.epoll() as doors:
+        """Wait until somebody is at a door of those that there are now. Without a descriptor for
+        that nobody can tell: then somebody may be."""
+        try:
+            doors = select.epoll()
+        except OSError as failure:
+            log.error("the gateway: %s", failure)
+            await trio.sleep(SOON_SECONDS)
+            return
+        with doors:
             for door in self._all_doors():
                 doors.register(door, select.EPOLLIN)
             await trio.lowlevel.wait_readable(doors.fileno())
@@ -250,14 +270,17 @@ class Gateway(Part):
         finally:
             self._worker = None
             how = await worker.stop(groups, self._without_keys)
-            self._answers.end()
+            with self._kept():
+                self._answers.end()
             if not wanted:
                 self._ended(worker, f"{reason}, {how}" if reason else how)
 
     def _began(self, worker: Worker) -> None:
         self._worker, self.state, self._since = worker, "starting", self._clock.now()
         self._runs += 1
-        with self._store.transaction():
+        with self._kept():
+            self._answers.end()  # what the one before has left, where there was no room to say so
+        with self._kept():
             self._events.emit(GatewayStarted(worker.ospid))
         self._configure(worker)
         for what, door in self._doors:
@@ -293,7 +316,7 @@ class Gateway(Part):
         """Say how it ended, which it was not told to."""
         self.state, self.trouble = "ended", reason
         log.error("the gateway has ended: %s", reason)
-        with self._store.transaction():
+        with self._kept():
             self._events.emit(GatewayEnded(worker.ospid, reason))
 
     def _without_keys(self, text: str) -> str:

@@ -17,6 +17,7 @@ from agentfs.base.errors import KernelError
 from agentfs.machine.proc import read_file
 from agentfs.model.process import Process
 from agentfs.models import gateway as life
+from agentfs.models.callers import Callers
 from agentfs.models.events import GatewayEnded, GatewayStarted
 from agentfs.models.gateway import Gateway
 from agentfs.models.worker import own_user
@@ -373,6 +374,76 @@ async def test_a_kill_9_of_the_gateway_settles_what_it_had_at_its_last_progress(
     ended = [event for event in system.of(CallEnded) if event.agent == "lead"]
     assert [event.call for event in ended] == calls
     assert {event.error for event in ended} == {"the gateway has ended"}
+
+
+async def test_without_room_on_the_disk_what_it_had_is_settled_when_the_next_one_starts(
+    both, monkeypatch
+):
+    system, wire = both
+    monkeypatch.setattr(life, "BACKOFF_SECONDS", 0.01)
+    gateway = await started(system, wire)
+    process = await lead(system, budget={"tactical": 5000})
+    await wire.ask(asking(process))
+    relayed = system.kernel.calls.relayed
+
+    def full() -> int:
+        raise KernelError(errno.ENOSPC, "the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(relayed, "charge_lost", full)
+        os.kill(gateway.ospid, signal.SIGKILL)
+        await system.until(lambda: system.of(GatewayEnded))
+        assert gateway.facts()["Calls"] == 1
+    await started(system, wire, 2)
+    assert (gateway.facts()["Calls"], process.tokens) == (0, 100)
+
+
+async def test_without_descriptors_it_waits_for_some(tmp_path, monkeypatch):
+    async with served(tmp_path, monkeypatch) as (system, wire):
+        with monkeypatch.context() as patch:
+            patch.setattr(life, "BACKOFF_SECONDS", 0.01)
+            patch.setattr(life, "SOON_SECONDS", 0.01)
+            patch.setattr(
+                "agentfs.models.worker.socket.socketpair", lambda *kinds: _raise(errno.EMFILE)
+            )
+            patch.setattr("agentfs.models.gateway.select.epoll", lambda: _raise(errno.EMFILE))
+            with socket.create_connection(("127.0.0.1", system.kernel.gateway.port)):
+                await eventually(lambda: "cannot be started" in system.kernel.gateway.trouble)
+        await started(system, wire)
+        assert system.kernel.gateway.state == "running"
+
+
+async def test_of_a_linux_without_pidfds_of_peers_the_number_is_taken(both):
+    system, _ = both
+    process = await lead(system)
+    callers = Callers(system.table, system.kernel.identity, system.programs)
+    told = await callers.who({"unix": {"pid": process.ospid, "uid": os.geteuid()}})
+    assert told is process
+    with pytest.raises(KernelError) as caught:  # nobody has that number: a stranger
+        await callers.who({"unix": {"pid": 2**22, "uid": os.geteuid()}})
+    assert caught.value.errno == errno.EACCES
+
+
+async def test_a_socket_of_nobody_that_can_be_seen_is_refused(both):
+    """Its control group says whose it is only where nobody else may enter that."""
+    system, _ = both
+    callers = Callers(system.table, system.kernel.identity, system.programs)
+    with socket.socket() as made:
+        inode = os.fstat(made.fileno()).st_ino
+    tcp = {"cgroup": 1, "uid": os.geteuid(), "inode": inode}
+    with pytest.raises(KernelError, match="gone"):
+        await callers.who({"tcp": tcp})
+    if not system.programs.groups.available:
+        return
+    process = await lead(system)
+    group = os.stat(system.programs.groups.path(process.pid)).st_ino
+    with pytest.raises(KernelError, match="gone"):
+        await callers.who({"tcp": tcp | {"cgroup": group}})
+    assert await callers.who({"tcp": tcp | {"cgroup": group, "uid": 12345}}) is process
+
+
+def _raise(number: int) -> None:
+    raise OSError(number, os.strerror(number))
 
 
 async def test_a_flood_of_requests_does_not_keep_the_loop(both):

@@ -263,12 +263,12 @@ def test_the_end_of_a_program_stops_its_calls(town):
     assert (calls, read > 0) == (1, True)
 
 
-@pytest.mark.parametrize("user", ["nobody", ""])
-def test_a_program_without_the_network_reaches_the_models_and_nothing_else(town, user):
-    if user and os.geteuid() != 0:
+@pytest.mark.parametrize("spec", [{"user": "nobody"}, {}, {"more": ["host_read", "file_write"]}])
+def test_a_program_without_the_network_reaches_the_models_and_nothing_else(town, spec):
+    if "user" in spec and os.geteuid() != 0:
         pytest.skip("only root's daemon has agents of other users")
-    name = f"alone-{user or 'own'}"
-    agent = town.agent(name, deny=["network_access"], **({"user": user} if user else {}))
+    name, deny = "-".join(["alone", *spec]), ["network_access", *spec.pop("more", ())]
+    agent = town.agent(name, deny=deny, **spec)
     confined = town.tree.read(f"proc/{agent.pid}/status")
     if "models" not in confined.partition("Confined:")[2].partition("\n")[0]:
         pytest.skip("no networks can be made here")

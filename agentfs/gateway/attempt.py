@@ -28,6 +28,8 @@ MOST_ERROR = 1 << 20
 
 
 class Attempt:
+    """One call of the daemon's books."""
+
     def __init__(self, office: Office, job: Job, grant: Grant) -> None:
         self._office, self._job = office, job
         self.metered = Metered(office.ledger, grant, job.request)
@@ -93,6 +95,7 @@ class Attempt:
             pause = failure.pause() if tries <= provider.retries else None
             if pause is None or self.metered.closed:
                 return failure
+            self.metered.failed()
             with self._job.interrupt.scope():
                 await trio.sleep(pause)
             if self._job.interrupt.why:
@@ -144,6 +147,8 @@ class Attempt:
 
     async def _interrupted(self) -> None:
         """The caller has gone, or the call was cancelled."""
+        if self.metered.closed:  # the end of the answer is being sent, to somebody who is slow
+            raise trio.BrokenResourceError
         why = self._job.interrupt.why
         await self.metered.stop(why)
         if why == CANCELLED:
@@ -220,9 +225,11 @@ class Attempt:
                 events = stream.feed(b"", metered.allowed)
             if stream.finished:
                 reply.complete()
+                reached = stream.finish == "length" and answer.tells_end
+                spent = reached and await metered.used_up()
                 await self._settle(stream.usage)
                 await self._begin(reply)
-                await answer.finish(stream, events)
+                await answer.finish(stream, events, spent=spent)
                 return None
             if stream.error:
                 failure = Failure("EREMOTEIO", stream.error, again=True)

@@ -95,6 +95,7 @@ class ClientConnection:
         self.gone = False
         self._ended = trio.Event()
         self._discards = False
+        self._torn = False  # a piece was sent in part only: nothing can follow
         self.begun = False
         """Whether anything of the present answer was sent."""
 
@@ -238,12 +239,16 @@ class ClientConnection:
         """Send it. Raises BrokenResourceError if nobody is there, or takes it."""
         if not data:
             return
+        if self._torn:
+            raise trio.BrokenResourceError
         left = memoryview(data)
         while left := left[self._sent(left) :]:
+            self._torn = True  # unless the rest follows
             with trio.move_on_after(STALLED_SECONDS) as patience:
                 await trio.lowlevel.wait_writable(self._socket)
             if patience.cancelled_caught:
                 raise trio.BrokenResourceError
+        self._torn = False
 
     def _sent(self, data: memoryview) -> int:
         """How much of it could be sent at once, as a rule all."""

@@ -58,13 +58,14 @@ class LocalSource:
             return self._server
         if self._starting is None:
             if self._trouble is not None and trio.current_time() < self._again_at:
-                raise self._trouble
+                raise self._trouble.again_said()
             self._starting = trio.Event()
             self._nursery.start_soon(self._run, self._starting)
         deadline.first_byte()
         await self._starting.wait()
         if self._server is None:
-            raise self._trouble or FailedError(f"{self._model} has ended")
+            trouble = self._trouble or FailedError(f"{self._model} has ended")
+            raise trouble.again_said()
         return self._server
 
     async def _run(self, ready: trio.Event) -> None:
@@ -139,7 +140,7 @@ class LocalSource:
             self._trouble = FailedError(words, "ENOENT", again=False)
         else:
             words = f"{self._model} has ended with {code}" + (f": {words}" if words else "")
-            self._trouble = FailedError(words, again=False)
+            self._trouble = FailedError(words)
             self._log(words)
         self._pause = FIRST_PAUSE if seconds > STEADY_SECONDS else self._pause * 2
         self._pause = min(self._pause, LONGEST_PAUSE)

@@ -54,6 +54,15 @@ class Metered:
         self._full = self._full or self._held <= output
         return output <= self._held
 
+    async def used_up(self) -> bool:
+        """Whether an answer that has reached its maximum would have gone on with a larger budget:
+        what it was asked for at most may be the budget's rest."""
+        try:
+            await self._ledger.grow(self.grant.call, self._held + 1)
+        except RefusedError as why:
+            return why.errno == "EDQUOT"
+        return False
+
     def relayed(self) -> None:
         """What the stream has given until now was sent to the caller."""
         assert self.stream is not None
@@ -92,6 +101,10 @@ class Metered:
             await self.settle(None, error)
         else:
             await self.drop()
+
+    def failed(self) -> None:
+        """The provider has failed before the first byte, and is asked again: it has nothing now."""
+        self.delivered, self.stream = False, None
 
     async def late(self, error: str) -> None:
         """The provider let its time pass. One that cannot be connected to has nothing."""

@@ -44,9 +44,15 @@ FORGED = (b"x-agentfs-served-by", b"x-agentfs-err", b"x-agentfs-finish", b"x-age
 """Headers that only the gateway itself says."""
 
 
+BUDGET: Headers = ((b"x-agentfs-finish", b"budget"),)
+
+
 class Outlet(Protocol):
     """An answer is one of `refuse`, `fail`, `whole`; or begins as a stream, with the first `relay`,
-    and ends with one of the other three."""
+    and ends with one of the other three. `tells_end`: how the answer ended is said beside it, and
+    whether that was the budget's end."""
+
+    tells_end: bool
 
     async def refuse(self, why: RefusedError) -> None:
         """There was no call."""
@@ -63,8 +69,8 @@ class Outlet(Protocol):
     async def relay(self, stream: Stream, events: Sequence[bytes]) -> None:
         """A part of the stream."""
 
-    async def finish(self, stream: Stream, events: Sequence[bytes]) -> None:
-        """The last part."""
+    async def finish(self, stream: Stream, events: Sequence[bytes], *, spent: bool) -> None:
+        """The last part. `spent`: it ends there because the budget does."""
 
     async def cut(self, stream: Stream) -> None:
         """The budget ended."""
@@ -80,7 +86,8 @@ class DialectOutlet:
     def __init__(
         self, client: ClientConnection, dialect: str, shown: Clean, *, beside: bool = False
     ) -> None:
-        self._client, self._dialect, self._shown, self._beside = client, dialect, shown, beside
+        self._client, self._dialect, self._shown = client, dialect, shown
+        self.tells_end = beside
         self._head: Headers | None = None
 
     async def refuse(self, why: RefusedError) -> None:
@@ -95,7 +102,7 @@ class DialectOutlet:
         headers = list(self._passed(failure.headers))
         if failure.futile:
             headers.append((b"x-should-retry", b"false"))
-        if self._beside:
+        if self.tells_end:
             headers += [(b"x-agentfs-errno", failure.errno.encode()), *self._words(failure.words)]
         await self._client.respond(failure.status, headers, self._shown(failure.body))
 
@@ -109,11 +116,11 @@ class DialectOutlet:
         if events:
             await self._send(self._shown(b"".join(events)))
 
-    async def finish(self, stream: Stream, events: Sequence[bytes]) -> None:
-        await self._end(self._shown(b"".join(events)))
+    async def finish(self, stream: Stream, events: Sequence[bytes], *, spent: bool) -> None:
+        await self._end(self._shown(b"".join(events)), BUDGET if spent else ())
 
     async def cut(self, stream: Stream) -> None:
-        await self._end(stream.cut("the budget ended here"), [(b"x-agentfs-finish", b"budget")])
+        await self._end(stream.cut("the budget ended here"), BUDGET)
 
     async def break_off(self, stream: Stream, events: Sequence[bytes], failure: Failure) -> None:
         last = stream.fail(failure.words)
@@ -132,10 +139,10 @@ class DialectOutlet:
         if self._head is not None:
             await self._send(data)
             data = b""
-        await self._client.end(data, trailers if self._beside else ())
+        await self._client.end(data, trailers if self.tells_end else ())
 
     def _words(self, words: str) -> Headers:
-        return [(b"x-agentfs-error", one_line(words))] if self._beside else []
+        return [(b"x-agentfs-error", one_line(words))] if self.tells_end else []
 
     def _all(self, model: str, headers: Headers) -> Headers:
         return [*self._passed(headers), (b"x-agentfs-served-by", model.encode())]
@@ -152,6 +159,7 @@ class TextOutlet:
 
     def __init__(self, client: ClientConnection, dialect: Dialect, shown: Clean) -> None:
         self._client, self._dialect, self._shown = client, dialect, shown
+        self.tells_end = True
         self._model = ""
 
     async def refuse(self, why: RefusedError) -> None:
@@ -180,9 +188,9 @@ class TextOutlet:
     async def relay(self, stream: Stream, events: Sequence[bytes]) -> None:
         await self._send(stream.text)
 
-    async def finish(self, stream: Stream, events: Sequence[bytes]) -> None:
+    async def finish(self, stream: Stream, events: Sequence[bytes], *, spent: bool) -> None:
         await self._send(stream.text)
-        await self._end(stream.finish)
+        await self._end("budget" if spent else stream.finish)
 
     async def cut(self, stream: Stream) -> None:
         await self._end("budget")

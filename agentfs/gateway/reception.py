@@ -184,6 +184,7 @@ class Reception:
                 try:
                     while most and (request := await client.request(room)) is not None:
                         await self._guarded(client, answer, request)
+                        del request  # up to 32 MB
                         most -= 1
                         if not client.goes_on:
                             break

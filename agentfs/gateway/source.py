@@ -42,6 +42,10 @@ class FailedError(Exception):
         super().__init__(words)
         self.words, self.errno, self.again = words, errno, again
 
+    def again_said(self) -> FailedError:
+        """The same to raise once more, without what the first one has gone through."""
+        return FailedError(self.words, self.errno, again=self.again)
+
 
 @dataclass(slots=True)
 class Outgoing:

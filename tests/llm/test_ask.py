@@ -68,11 +68,12 @@ def test_how_an_answer_ended(desks, provider: Provider, speaks: str) -> None:
     status, said, text = ask(desk, "/agentfs/ask", QUESTION)
     assert (status, text.count(b"ab")) == (200, 9)
     assert (said["x-agentfs-errno"], said["x-agentfs-error"]) == ("EREMOTEIO", "spent now")
-    provider.script("m", text="ab", tokens=5000, obey=False)
-    poor = desks({"test": http_provider(provider.url, speaks=[speaks])}, budget=100)
-    _, said, text = ask(poor, "/agentfs/ask", QUESTION)
-    assert said["x-agentfs-finish"] == "budget"
-    assert text.count(b"ab") <= 101
+    for obey in (False, True):
+        provider.script("m", text="ab", tokens=5000, obey=obey)
+        poor = desks({"test": http_provider(provider.url, speaks=[speaks])}, budget=100)
+        _, said, text = ask(poor, "/agentfs/ask", QUESTION)
+        assert said["x-agentfs-finish"] == "budget"
+        assert text.count(b"ab") <= 101
 
 
 def test_refusals_are_said_by_their_errno(desk: Desk, provider: Provider) -> None:
@@ -118,6 +119,15 @@ def test_a_request_of_a_dialect_is_answered_in_the_providers_bytes(
         assert TEXT in said.decode()
         (call,) = provider.log()
         assert (call.dialect, call.model) == (dialect, "m")
+    provider.script("m", text="ab", tokens=50, error_after=9, error="spent")
+    streamed = {"messages": messages, "stream": True}
+    status, headers, text = ask(desk, "/agentfs/raw", streamed, x_agentfs_model="m")
+    assert (status, text.count(b"ab"), b"spent" in text) == (200, 9, True)
+    assert (headers["x-agentfs-errno"], headers["x-agentfs-error"]) == ("EREMOTEIO", "spent")
+    provider.script("m", status=429, headers={"retry-after": "7"}, error="later")
+    status, headers, text = ask(desk, "/agentfs/raw", streamed, x_agentfs_model="m")
+    assert (status, headers["x-agentfs-errno"], headers["retry-after"]) == (429, "EAGAIN", "7")
+    provider.script("m")
     desk.configure({"test": http_provider(provider.url, speaks=["messages", "embeddings"])})
     for body, dialect in (
         ({"messages": messages, "max_tokens": 9}, "messages"),

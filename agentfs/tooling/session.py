@@ -25,8 +25,8 @@ __all__ = ["MARGIN", "McpServer", "Session"]
 
 log = logging.getLogger(__name__)
 
-MAX_LIST = 4 * 1024 * 1024
-"""Bytes of a list of tools."""
+MAX_LIST = 1024 * 1024
+"""Bytes of a list of tools: they are read in one step of 10 ms, which no thread shortens."""
 
 LAST_DELAY = 60.0
 """Seconds between two starts of a server that ends again and again. The first time there are none,
@@ -35,6 +35,9 @@ then 1, 2, 4 … of them; one that has run so long as this begins anew."""
 CHECK_SECONDS = 60.0
 """How long the check of arguments may take, of which half a second is work: as long as that, the
 machine may be busy."""
+
+PAUSE = 0.2
+"""Seconds between two questions for the tools of a server that says that they changed."""
 
 CODE_SECONDS = 0.3
 """How long a server that closed its output has to end, before its exit code is not waited for."""
@@ -57,13 +60,20 @@ class McpServer:
         self.failure = ""
         self.tools: dict[str, Tool] | None = None
         self.starts = 0
+        self._told_start = 0
         self.id = ""  # of this start of it, for the toolbox
         self._begun = trio.Event()
         self._settled = trio.Event()
         self._errno = errno.EREMOTEIO
+        self._changes = 0  # how often it said so, since its tools were asked for
         self._failures = 0
         self._since = 0.0
         self._not_before = 0.0
+
+    def is_new(self) -> bool:
+        """Whether it runs since it was last asked this."""
+        new, self._told_start = self._told_start != self.starts, self.starts
+        return new
 
     @property
     def wait(self) -> float:
@@ -165,38 +175,46 @@ class McpServer:
         request = {"do": "tools", "server": self.id, "again": again}
         await self.session.ask(request, keep)
         if len(found) > MAX_LIST:
-            raise KernelError(errno.EREMOTEIO, "its list of tools has more than 4 MiB")
+            raise KernelError(errno.EREMOTEIO, "its list of tools has more than 1 MiB")
 
         def read() -> dict[str, Tool]:
             return tools_of(self.definition, json.loads(found))
 
         try:
-            self.tools = await trio.to_thread.run_sync(read)  # 4 MiB take 50 ms
+            self.tools = await trio.to_thread.run_sync(read)
         except (ValueError, RecursionError) as bad:
             raise KernelError(errno.EREMOTEIO, f"its list of tools cannot be read: {bad}") from None
 
     def has_changed(self) -> None:
         """It says that its tools are others now."""
-        self.session.sidecars.work(self._list_again)
+        self._changes += 1
+        if self._changes == 1:
+            self.session.sidecars.work(self._list_again)
 
     async def _list_again(self) -> None:
+        """As often as it says so, but not at the same time."""
         try:
-            await self.list_tools(again=True)
+            while self._changes and self.state == "running":
+                self._changes = 1
+                await self.list_tools(again=True)
+                self.session.tell(self)
+                self._changes -= 1
+                await trio.sleep(PAUSE)
         except KernelError as failure:
             log.warning("%s does not say its tools: %s", self.definition.name, failure)
-        else:
-            self.session.tell(self)
+        finally:
+            self._changes = 0
 
-    def was_lost(self, reason: str) -> None:
-        """Nothing more comes from it, or what spoke with it has ended."""
+    def was_lost(self, reason: str, *, by_itself: bool = True) -> None:
+        """Nothing more comes from it; or, not `by_itself`, from what spoke with it."""
         if self.state == "running":
             self.state, self._settled = "ending", trio.Event()
-            self.session.sidecars.work(self._settle, reason)
+            self.session.sidecars.work(self._settle, reason, by_itself)
 
-    async def _settle(self, reason: str) -> None:
+    async def _settle(self, reason: str, by_itself: bool) -> None:
         """Its exit code says more than that it is silent, if it is about to end."""
         running = self.running
-        if running is not None:
+        if running is not None and by_itself:
             with trio.move_on_after(CODE_SECONDS):
                 await running.ended.wait()
                 reason = ended_how(running.code)
@@ -258,7 +276,8 @@ class Session:
     async def _watch(self, toolbox: ToolboxProcess) -> None:
         await toolbox.running.ended.wait()
         for server in self.servers.values():
-            server.was_lost(f"what spoke with it has ended: {ended_how(toolbox.running.code)}")
+            how = ended_how(toolbox.running.code)
+            server.was_lost(f"what spoke with it is gone: {how}", by_itself=False)
 
     def _heard(self, said: dict[str, Any]) -> None:
         wanted = said.get("server")

@@ -68,7 +68,14 @@ class Sidecars(Part):
         ends."""
         if self._nursery is None:
             raise KernelError(errno.EAGAIN, "the system is just starting, or being shut down")
-        self._nursery.start_soon(task, *given)
+        self._nursery.start_soon(self._guarded, task, *given)
+
+    async def _guarded(self, task: Callable[..., Awaitable[object]], *given: object) -> None:
+        """What goes wrong with one tool is not the end of the others."""
+        try:
+            await task(*given)
+        except Exception:
+            log.exception("something that works for a tool")
 
     async def start(self, process: Process, sidecar: Sidecar) -> Running:
         """Start one beside the program of `process`. Raises what a launch raises, and ESRCH if the

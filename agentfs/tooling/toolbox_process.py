@@ -36,6 +36,9 @@ READS = (sys.prefix, sys.base_prefix, str(Path(agentfs.__path__[0]).parent))
 PACKET = 64 * 1024
 MOST_WORDS = 2000
 
+MOST_UNASKED = 100
+"""Packets that one may send within a second without having been asked; then it is ended."""
+
 ERRNOS = {
     name: getattr(errno, name)
     for name in ("EINVAL", "ENOENT", "EREMOTEIO", "ESHUTDOWN", "ETIMEDOUT")
@@ -101,15 +104,22 @@ class ToolboxProcess:
         self._sidecars.kill(self.running)
 
     async def _listen(self) -> None:
+        since, unasked = trio.current_time(), 0
         try:
             while packet := await self._socket.recv(PACKET):
                 said = json.loads(packet)
                 if "n" in said and said["n"] in self._arrived:
                     self._answers[said["n"]] = said
                     self._arrived[said["n"]].set()
-                elif "do" in said:
+                    continue
+                if trio.current_time() - since >= 1.0:
+                    since, unasked = trio.current_time(), 0
+                unasked += 1
+                if unasked > MOST_UNASKED:
+                    break
+                if "do" in said:
                     self._heard(said)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass  # it is no toolbox any more, whatever it is
         finally:
             self._socket.close()

@@ -82,7 +82,8 @@ class Tooling(Part):
         )
         self.document = LiveDocument(ground.store, ground.events, FORM)
         self._known = dict(self.document.now)
-        self._open: dict[str, int] = {}
+        self._listed: dict[Definition, dict[str, Tool]] = {}  # what `_lists` says of each
+        self._open: dict[str, int] = {}  # how many calls of each are under way
         ground.events.listen(self._document_changed, ConfigChanged)
 
     def load(self) -> None:
@@ -128,10 +129,13 @@ class Tooling(Part):
                 yield found.tools
 
     def _shared(self, server: Definition) -> dict[str, Tool] | None:
-        record = self._lists.get(server.name)
-        if record is None or record["of"] != _of(server):
-            return None
-        return tools_of(server, record["tools"])
+        known = self._listed.get(server)
+        if known is None:
+            record = self._lists.get(server.name)
+            if record is None or record["of"] != _of(server):
+                return None
+            known = self._listed[server] = tools_of(server, record["tools"])
+        return known
 
     def names(self, principal: Principal) -> list[str]:
         """The tools that `principal` may call now. A server stands for its tools until they are
@@ -253,6 +257,8 @@ class Tooling(Part):
     async def _start_server(self, actor: Process, server: Definition) -> McpServer:
         runner = await self._runner(actor, server)
         found = self._session(runner).server(server)
+        if found.state not in ("running", "starting") and server.command:
+            self._gate.check_launch(actor.name)
         seconds = server.start_timeout or self._settings.of(ToolSettings).start_timeout
         await found.start(self._apart.environment(server), seconds)
         return found
@@ -298,6 +304,8 @@ class Tooling(Part):
                 await self._make(principal, name, arguments, reply)
         except KernelError as bad:
             failure = self._cleaned(name, bad)
+        except OSError as bad:
+            failure = KernelError.from_os(bad, f"{name} cannot be called")
         except Exception as bad:
             log.exception("a call of the tool %s", name)
             failure = KernelError(errno.EIO, f"the call of {name} broke off: {bad}")
@@ -327,6 +335,8 @@ class Tooling(Part):
             return
         made = trio.Event()
         try:
+            if not tool.definition.is_server:
+                self._gate.check_launch(actor.name)
             await self._run(actor, runner, tool, arguments, (reply.put, made.set))
         finally:
             with suppress(KernelError):  # its process has ended, and the call was charged
@@ -433,7 +443,10 @@ class Tooling(Part):
             if server.state == "running":
                 tools = server.tools or {}
                 started = (process.pid, process.name, definition.name, len(tools))
-                self._events.emit(ToolServerStarted(*started))
+                new = server.is_new()
+                self._events.emit(
+                    ToolServerStarted(*started) if new else ToolChanged(definition.name)
+                )
                 if process.pid == INIT or definition.apart:
                     self._share(definition, tools)
             else:
@@ -452,6 +465,7 @@ class Tooling(Part):
         if self._lists.get(server.name) == record:
             return
         self._lists.put(server.name, record)
+        self._listed.pop(server, None)
         for name in tools.keys() - before.keys():
             self._events.emit(ToolAdded(name))
         for name in before.keys() - tools.keys():
@@ -464,6 +478,7 @@ class Tooling(Part):
         if not isinstance(record.event, ConfigChanged) or record.event.path != self.document.path:
             return
         before, now = self._known, self.document.now
+        self._listed.clear()
         self._known = dict(now)
         with self._store.transaction():
             for name in now.keys() - before.keys():

@@ -11,12 +11,16 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
+import trio.lowlevel
 
+from agentfs.base.errors import KernelError
 from agentfs.toolbox.__main__ import Toolbox
+from agentfs.tooling.toolbox_process import ToolboxProcess
 from tests.hatchery import Hatchery
 from tests.puppet import Puppet
 from tests.tooling.test_tools import call, offer, refused, why
@@ -186,7 +190,7 @@ def any_tree(
 def test_nothing_of_a_server_outlives_its_agent(any_tree: Tree) -> None:
     tree = any_tree
     offer(tree, p={"mcp": [*PUPPET, "stubborn"]}, cat={"exec": ["/bin/cat"]})
-    for number in range(3):
+    for number in range(2):
         ann = Puppet(tree, f"ann{number}")
         try:
             assert ann.call("p_echo", text="x") == "x\n"
@@ -210,6 +214,71 @@ def test_a_tool_is_known_as_its_callers_by_its_ancestry_too(any_tree: Tree) -> N
         assert call(any_tree, "who", {}).strip() == "init"
     finally:
         ann.close()
+
+
+def test_an_agent_that_ends_its_toolbox_harms_itself_alone(
+    tree: Tree, agent: Callable[..., Puppet]
+) -> None:
+    offer(tree, p={"mcp": PUPPET}, cat={"exec": ["/bin/cat"]})
+    ann, bob = agent("ann"), agent("bob")
+    for puppet in (ann, bob):
+        assert puppet.call("p_echo", text="x") == "x\n"
+    end = (
+        "[os.kill(int(n), 9) for n in os.listdir('/proc') if n.isdigit()"
+        " and b'agentfs.toolbox' in open(f'/proc/{n}/cmdline', 'rb').read()"
+        f" and b'AGENT_PID={ann.pid}\\0' in open(f'/proc/{{n}}/environ', 'rb').read()]"
+    )
+    assert len(ann.do(end)) == 1
+    eventually(lambda: "SIGKILL" in str(ann.read("lib/tools/p/status")))
+    assert ann.call("cat") == "{}"
+    assert ann.call("p_echo", text="again") == "again\n"
+    assert bob.call("p_echo", text="not mine") == "not mine\n"
+
+
+class Works:
+    """What a toolbox of the daemon needs of sidecars."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.work = nursery.start_soon
+        self.killed = trio.Event()
+
+    def kill(self, running: object) -> None:
+        self.killed.set()
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"no JSON",
+        b"5",
+        b"[" * 50_000,
+        b'{"n": []}',
+        b'{"do": 5, "server": {}}',
+        *[json.dumps({"do": "changed", "server": "1"}).encode()],
+    ],
+    ids=lambda packet: packet[:12].decode(),
+)
+async def test_what_a_toolbox_says_is_read_with_care(packet: bytes) -> None:
+    """An agent can speak for its toolbox."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    heard: list[object] = []
+    with theirs:
+        theirs.setblocking(False)
+        async with trio.open_nursery() as nursery:
+            works = Works(nursery)
+            toolbox = ToolboxProcess(works, None, ours, heard.append)
+            nursery.start_soon(refuse, toolbox)
+            with trio.fail_after(30):
+                while not works.killed.is_set():
+                    with suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+                        theirs.send(packet)
+                    await trio.lowlevel.checkpoint()
+    assert len(heard) <= 101
+
+
+async def refuse(toolbox: ToolboxProcess) -> None:
+    with pytest.raises(KernelError, check=lambda bad: bad.errno == errno.EREMOTEIO):
+        await toolbox.ask({"do": "check"})
 
 
 def test_each_agent_has_a_server_of_its_own(tree: Tree, agent: Callable[..., Puppet]) -> None:

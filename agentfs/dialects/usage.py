@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -72,26 +73,40 @@ FIRST = 2.0
 Python 3.34, JSON 2.30, Chinese 2.50, Hangul 1.83."""
 
 LEAST, MOST = 1.0, 4.0
+"""Bytes a token that are believed."""
+
 ENOUGH = 2_048
 """Bytes of a request from which a ratio is learned: in smaller ones the provider's own words, which
 surround the conversation, weigh too much."""
 
 
+WINDOW = 16
+"""Requests of which the worst counts: one odd request is forgotten after so many others."""
+
+MOST_KNOWN = 4_096
+"""Processes with their models of which ratios are kept."""
+
+
 class Ratios:
-    """The fewest bytes a token that were seen of each model."""
+    """The fewest bytes a token that were lately seen, of what one process asks one model: the
+    digits of another do not make this one's English longer."""
 
     def __init__(self) -> None:
-        self._worst: dict[str, float] = {}
+        self._seen: OrderedDict[tuple[int, str], deque[float]] = OrderedDict()
 
-    def of(self, model: str) -> float:
-        return self._worst.get(model, FIRST)
+    def of(self, process: int, model: str) -> float:
+        """`FIRST` before anything is known."""
+        return min(self._seen.get((process, model), ()), default=FIRST)
 
-    def learn(self, model: str, size: int, tokens: int) -> None:
+    def learn(self, process: int, model: str, size: int, tokens: int) -> None:
         """`size` bytes of a request without images were `tokens` tokens."""
         if size < ENOUGH or tokens <= 0:
             return
-        seen = min(MOST, max(LEAST, size / tokens))
-        self._worst[model] = min(self._worst.get(model, MOST), seen)
+        seen = self._seen.setdefault((process, model), deque(maxlen=WINDOW))
+        seen.append(min(MOST, max(LEAST, size / tokens)))
+        self._seen.move_to_end((process, model))
+        if len(self._seen) > MOST_KNOWN:
+            self._seen.popitem(last=False)
 
 
 def tokens(size: int, bytes_per_token: float) -> int:

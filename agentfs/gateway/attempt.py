@@ -257,7 +257,9 @@ class Attempt:
         await self.metered.settle(usage)
         request = self._job.request
         if usage is not None and not request.images:
-            self._office.ratios.learn(self._grant.model, request.input_bytes, usage.prompt)
+            self._office.ratios.learn(
+                self._job.caller.pid, self._grant.model, request.input_bytes, usage.prompt
+            )
 
 
 def _is_stream(headers: Headers) -> bool:

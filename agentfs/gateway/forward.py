@@ -49,7 +49,7 @@ async def _begin(office: Office, job: Job, name: str, instead_of: str) -> Grant:
         job.caller,
         job.request,
         name,
-        job.request.estimate(office.ratios.of(known)),
+        job.request.estimate(office.ratios.of(job.caller.pid, known)),
         whole=job.request.hides(name if offer is None else offer.id),
         instead_of=instead_of,
     )

@@ -11,25 +11,45 @@ from hypothesis import strategies as st
 from agentfs.dialects.clean import clean
 from agentfs.dialects.refusal import refusal
 from agentfs.dialects.table import DIALECTS
-from agentfs.dialects.usage import Ratios, Usage, output_tokens
+from agentfs.dialects.usage import (
+    FIRST,
+    MOST_KNOWN,
+    WINDOW,
+    Ratios,
+    Usage,
+    output_tokens,
+)
 
 KEY = 'sk-proj-"é\\/ab+c='
 
 
-def test_the_fewest_bytes_a_token_that_were_seen_count() -> None:
+def test_the_fewest_bytes_a_token_that_were_lately_seen_count() -> None:
     ratios = Ratios()
-    assert ratios.of("m") == 2.0
-    ratios.learn("m", 100, 90)  # too small: the provider's own words weigh too much
-    ratios.learn("m", 10_000, 0)
-    assert ratios.of("m") == 2.0
-    ratios.learn("m", 10_000, 3_000)
-    assert ratios.of("m") == pytest.approx(3.33, abs=0.01)
-    ratios.learn("m", 10_000, 4_000)
-    ratios.learn("m", 10_000, 3_000)
-    assert ratios.of("m") == 2.5
-    ratios.learn("n", 10_000, 1)
-    ratios.learn("o", 10_000, 1_000_000)
-    assert (ratios.of("n"), ratios.of("o")) == (4.0, 1.0)
+    assert ratios.of(7, "m") == FIRST == 2.0
+    ratios.learn(7, "m", 100, 90)  # too small: the provider's own words weigh too much
+    ratios.learn(7, "m", 10_000, 0)
+    assert ratios.of(7, "m") == FIRST
+    ratios.learn(7, "m", 10_000, 3_000)
+    assert ratios.of(7, "m") == pytest.approx(3.33, abs=0.01)
+    ratios.learn(7, "m", 10_000, 4_000)
+    ratios.learn(7, "m", 10_000, 3_000)
+    assert ratios.of(7, "m") == 2.5
+    for _ in range(WINDOW - 1):
+        ratios.learn(7, "m", 10_000, 3_000)
+    assert ratios.of(7, "m") > 3  # that one was long ago
+    ratios.learn(7, "n", 10_000, 1)
+    ratios.learn(7, "o", 10_000, 1_000_000)
+    assert (ratios.of(7, "n"), ratios.of(7, "o")) == (4.0, 1.0)
+
+
+def test_the_digits_of_one_process_are_nothing_to_another() -> None:
+    ratios = Ratios()
+    ratios.learn(7, "m", 10_000, 3_000)
+    for number in range(MOST_KNOWN):
+        ratios.learn(100 + number, "m", 10_000, 10_000)
+        ratios.learn(7, "m", 10_000, 3_000)
+    assert ratios.of(7, "m") > 3
+    assert ratios.of(100, "m") == FIRST  # forgotten: others have been here since
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,8 @@ class Used:
 @dataclass(frozen=True, slots=True)
 class Relay:
     """A call that the gateway makes: how far it has come. `output` are the tokens so far;
-    `first_byte_at` in seconds since 1970, None: nothing has come."""
+    `first_byte_at` in seconds since 1970, None: nothing has come. `stored`: when the store was told
+    of that, by a clock that never goes back; None: never."""
 
     provider: str
     via: str = ""
@@ -59,3 +60,4 @@ class Relay:
     instead_of: str = ""
     first_byte_at: float | None = None
     output: int = 0
+    stored: float | None = None

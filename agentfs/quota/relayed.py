@@ -89,7 +89,6 @@ class Relayed:
         self._open = open_calls
         self._enforcement = enforcement
         self._settling = Settling(ground, table, meters, open_calls)
-        self._stored: dict[int, float] = {}  # when each call was stored last
 
     def __iter__(self) -> Iterator[Call]:
         """All that are open."""
@@ -143,24 +142,19 @@ class Relayed:
 
     def _first(self, process: Process, model: Model, ask: Wanted) -> tuple[Use, int]:
         """What a call sets aside at first, and the most that it may write. Raises EMSGSIZE."""
-        asked = 0 if ask.dialect == "embeddings" else ask.output
-        wanted = [asked, UNSAID if (asked, model.max_output) == (None, None) else model.max_output]
-        if model.context is not None:
-            if ask.input >= model.context:
-                raise KernelError(
-                    errno.EMSGSIZE,
-                    f"about {ask.input} tokens are more than the context of {model.name},"
-                    f" {model.context}: leave something out",
-                    rule="context",
-                )
-            wanted.append(model.context - ask.input)
+        if model.context is not None and ask.input >= model.context:
+            raise KernelError(
+                errno.EMSGSIZE,
+                f"about {ask.input} tokens are more than the context of {model.name},"
+                f" {model.context}: leave something out",
+                rule="context",
+            )
         source = self._meters.budgets.source(process, model.tier)
         use = Use("llm", model.name, model.tier, ask.input, source=source.pid)
         left = self._left(process, model, use)
-        if asked is None and not ask.stream:
-            wanted.append(max(UNNAMED, left // PART))
-        room = min(each for each in (*wanted, left) if each is not None)
-        room = max(0 if asked == 0 else 1, room)
+        if ask.dialect == "embeddings" or ask.output == 0:
+            return _with_output(use, model, 0), 0
+        room = max(1, min(left, *_bounds(model, ask, left)))
         output = min(room, _part(left)) if ask.stream else room
         return _with_output(use, model, output), room
 
@@ -220,12 +214,13 @@ class Relayed:
         relay, now = call.relay, self._clock.monotonic()
         if first_byte and relay.first_byte_at is None:
             relay = replace(relay, first_byte_at=self._clock.now())
+        stored = relay.stored is None or now - relay.stored >= STORED_EVERY
         relay = replace(
-            relay, output=max(relay.output, output), provider=provider or relay.provider
+            relay,
+            output=max(relay.output, output),
+            provider=provider or relay.provider,
+            stored=now if stored else relay.stored,
         )
-        stored = now - self._stored.get(number, -STORED_EVERY) >= STORED_EVERY
-        if stored:
-            self._stored[number] = now
         self._open.replace(replace(call, relay=relay), stored=stored)
 
     # -- ends ------------------------------------------------------------------------------------
@@ -267,7 +262,6 @@ class Relayed:
         return len(lost)
 
     def _close(self, process: Process, call: Call, actual: Use | None, error: str = "") -> None:
-        self._stored.pop(call.id, None)
         with self._store.transaction():
             self._gate.attribute(acting_for(process))
             self._settling.close(process, call, actual, error)
@@ -295,6 +289,20 @@ def acting_for(process: Process) -> Principal:
     """A call in the name of `process`, which only the kernel makes."""
     kind = Kind.OPERATOR if process.pid == INIT else Kind.AGENT
     return Principal(kind, process.pid, process.name, process.uid, process.gid)
+
+
+def _bounds(model: Model, ask: Wanted, left: int) -> Iterator[int]:
+    """What an answer is bounded by beside the tokens that are left: at least one number."""
+    if ask.output is not None:
+        yield ask.output
+    elif not ask.stream:
+        yield max(UNNAMED, left // PART)
+    if model.max_output is not None:
+        yield model.max_output
+    elif ask.output is None:
+        yield UNSAID
+    if model.context is not None:
+        yield model.context - ask.input
 
 
 def _part(left: int) -> int:

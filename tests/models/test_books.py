@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import anthropic
-import openai
 import pytest
 
 from tests.llm.server import Provider
@@ -102,47 +100,6 @@ def town(_tree: Tree, provider: Provider) -> Town:
 def said(call: Path) -> dict[str, str]:
     """The status of a call."""
     return dict(line.split(":\t") for line in (call / "status").read_text().splitlines())
-
-
-def difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
-    return {name: after[name] - before[name] for name in after if after[name] != before[name]}
-
-
-def test_accounts_have_the_providers_figures_for_each_request(town: Town) -> None:
-    """Of both SDKs, plain and as a stream, with tokens of the cache."""
-    town.provider.script("m", text="a b c", input=317, output=3, cache_read=40, cache_write=5)
-    ours = openai.OpenAI(base_url=f"http://{town.address}/v1", api_key="agentfs")
-    theirs = anthropic.Anthropic(base_url=f"http://{town.address}", auth_token="agentfs")
-    seen: list[dict[str, int]] = []
-
-    def booked(call: Any) -> Any:
-        before = town.figures("agent/init") if seen else dict.fromkeys(FIGURES, 0)
-        answer = call()
-        town.settled()
-        seen.append(difference(before, town.figures("agent/init")))
-        return answer
-
-    booked(lambda: ours.chat.completions.create(model="m", messages=HELLO))
-    booked(lambda: list(ours.chat.completions.create(model="m", messages=HELLO, stream=True)))
-    booked(lambda: ours.responses.create(model="m", input="hello"))
-    booked(lambda: list(ours.responses.create(model="m", input="hello", stream=True)))
-    booked(lambda: ours.embeddings.create(model="m", input="hello"))
-    booked(lambda: theirs.messages.create(model="claude-opus-4-8", max_tokens=50, messages=HELLO))
-
-    def stream() -> None:
-        with theirs.messages.stream(model="m", max_tokens=50, messages=HELLO) as answer:
-            assert answer.get_final_text().split() == ["a", "b", "c"]
-
-    booked(stream)
-    booked(lambda: theirs.messages.count_tokens(model="m", messages=HELLO))
-    openai_s = {"input": 317, "output": 3, "cache_read": 40, "calls": 1}
-    anthropic_s = {"input": 317, "output": 3, "cache_read": 40, "cache_write": 5, "calls": 1}
-    assert seen[:4] == [openai_s] * 4
-    assert seen[4] == {"input": 317, "calls": 1}
-    assert seen[5:7] == [anthropic_s] * 2
-    assert seen[7] == {}  # to count costs nothing
-    assert {call.headers.get("x-api-key") or call.headers["authorization"].split()[-1]
-            for call in town.provider.log()} == {KEY}  # fmt: skip
 
 
 def test_tokens_of_the_cache_have_prices_of_their_own(town: Town) -> None:
@@ -251,7 +208,7 @@ def test_a_call_is_seen_and_cancelled_in_the_tree(town: Town) -> None:
     thread.start()
     try:
         call = town.call_of("seen")
-        eventually(lambda: said(call)["Output"] != "0")
+        eventually(lambda: int(said(call)["Output"]) > 5)
         status = said(call)
         assert (status["Name"], status["Provider"], status["Dialect"]) == ("m", "here", "chat")
         assert status["First-Byte"].startswith("20")
@@ -264,26 +221,3 @@ def test_a_call_is_seen_and_cancelled_in_the_tree(town: Town) -> None:
     used = town.figures("agent/seen")
     assert (used["calls"], used["estimated"]) == (1, 1)
     assert 0 < used["output"] < 10_000
-
-
-def test_no_agent_can_read_the_key(town: Town) -> None:
-    """It is in no file of the tree, no environment, no log, no event and no error."""
-    town.provider.script("m", status=401, error="bad key: {key}", quote_key=True)
-    look = (
-        'env; cat "$AGENTFS"/etc/models.yaml "$AGENTFS"/etc/secrets/* "$AGENTFS"/sys/gateway'
-        ' "$AGENTFS"/proc/*/environ; ls -l "$AGENTFS"/etc/secrets; "$@";'
-        ' cat "$AGENTFS"/proc/self/error'
-    )
-    command = [sys.executable, ASKER, CHAT, json.dumps({"model": "m", "messages": HELLO}), "1"]
-    pid = town.tree.spawn(
-        "curious", exec=["timeout", "60", "sh", "-c", look, "sh", *command], restart="never",
-        tier="tactical",
-    )  # fmt: skip
-    eventually(lambda: town.tree.read(f"proc/{pid}/exit").strip())
-    output = town.tree.read("agents/curious/log")
-    assert "[[401" in output
-    assert KEY not in output
-    assert KEY not in town.tree.log()
-    for file in town.tree.state.rglob("*"):
-        if file.is_file() and file != town.tree.state / "secrets/here":
-            assert KEY.encode() not in file.read_bytes(), file

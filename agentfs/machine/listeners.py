@@ -36,6 +36,11 @@ class Listeners(Mapping[int, socket.socket]):
     def __len__(self) -> int:
         return len(self._open)
 
+    @property
+    def change(self) -> trio.Event:
+        """Set when one comes or goes from now on. Ask for it, and then look at them."""
+        return self._changed
+
     async def changed(self) -> None:
         """Wait until one comes or goes. Look at them before each wait."""
         await self._changed.wait()

@@ -53,6 +53,9 @@ READY_SECONDS = 60.0
 BACKOFF_SECONDS = 0.25
 BACKOFF_MOST_SECONDS = 30.0
 SOON_SECONDS = 1.0
+HANDED_MOST = 256
+"""Connections that may wait until it takes them: each has a descriptor of ours."""
+
 STEADY_SECONDS = 60.0
 """One that ran for so long before it ended starts again at once."""
 
@@ -141,9 +144,13 @@ class Gateway(Part):
         """A connection to the gateway in the name of process `pid`, for HTTP: a stream socket that
         does not block, and is the caller's. The gateway is started if there is none. If it cannot
         be, or dies, the stream is at its end, or reset, and `trouble` says why. Raises ENODEV if
-        the next start is more than `SOON_SECONDS` away; EMFILE."""
+        the next start is more than `SOON_SECONDS` away, EAGAIN if `HANDED_MOST` connections wait
+        for it, and EMFILE."""
         if self._next_start - trio.current_time() > SOON_SECONDS:
             raise KernelError(errno.ENODEV, f"there is no gateway of models: {self.trouble}")
+        waiting = len(self._handed) if self._worker is None else self._worker.channel.waiting
+        if waiting >= HANDED_MOST:
+            raise KernelError(errno.EAGAIN, f"{waiting} calls wait for the gateway of models")
         try:
             ours, theirs = socket.socketpair()
         except OSError as failure:
@@ -226,7 +233,7 @@ class Gateway(Part):
         self._next_start = trio.current_time() + min(wait, BACKOFF_MOST_SECONDS)
         with trio.move_on_at(self._next_start - SOON_SECONDS):
             while True:
-                await _first_of(self._knock, self._programs.listeners.changed)
+                await _first_of(self._knock, self._programs.listeners.change.wait)
                 for door in self._all_doors():
                     turn_away(door, self._next_start - trio.current_time())
         await trio.sleep_until(self._next_start)
@@ -247,8 +254,8 @@ class Gateway(Part):
 
     async def _needed(self) -> None:
         """Wait until somebody asks at a door, or the kernel has a connection for it."""
-        changed = self._programs.listeners.changed
-        while await _first_of(self._knock, self._wanted.wait, changed) == 2:
+        listeners = self._programs.listeners
+        while await _first_of(self._knock, self._wanted.wait, listeners.change.wait) == 2:
             pass
         self._wanted = trio.Event()
 

@@ -48,6 +48,11 @@ class GatewayLine:
         self._more = trio.Event()
         self._closed = False
 
+    @property
+    def waiting(self) -> int:
+        """How many packets wait until the gateway reads."""
+        return len(self._waiting)
+
     def send(
         self, packet: Packet, things: Sequence[socket.socket | int] = (), *, give: bool = False
     ) -> None:

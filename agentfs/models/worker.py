@@ -74,15 +74,24 @@ class Worker:
     async def start(cls, tapes: Path, instance: str, groups: ControlGroups) -> Worker:
         """Start it in the folder of `tapes`, which it may write. Raises OSError."""
         uid = await trio.to_thread.run_sync(_whom, tapes, instance)
-        return cls._start(tapes, uid, groups)
+        worker = cls._start(tapes, uid)
+        if groups.available:
+            with trio.CancelScope(shield=True), suppress(OSError):
+                await trio.to_thread.run_sync(groups.house, GROUP, worker.ospid)
+        return worker
 
     @classmethod
-    def _start(cls, tapes: Path, uid: int, groups: ControlGroups) -> Worker:
+    def _start(cls, tapes: Path, uid: int) -> Worker:
         """1 ms, by vfork. In the loop's own thread: Linux ends the child with its parent's thread,
         which others of ours are not there for."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         said, written = os.pipe()
         os.set_blocking(said, False)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:
+            os.close(said)
+            os.close(written)
+            raise
         try:
             process = subprocess.Popen(
                 [*COMMAND, *map(str, (theirs.fileno(), os.getpid(), uid, uid))],
@@ -101,10 +110,14 @@ class Worker:
         finally:
             theirs.close()
             os.close(written)
-        if groups.available:
-            with suppress(OSError):
-                groups.house(GROUP, process.pid)
-        return cls(process, ours, said)
+        try:
+            return cls(process, ours, said)
+        except OSError:  # no descriptor to watch it with
+            process.kill()
+            process.wait()
+            ours.close()
+            os.close(said)
+            raise
 
     async def ended(self) -> None:
         """Wait until the process has."""
@@ -137,16 +150,21 @@ class Worker:
             with suppress(ProcessLookupError):
                 os.killpg(self.ospid, signal.SIGKILL)
             if groups.available:
-                groups.clear(GROUP)
-            await self.ended()
-            while not self._reap():  # noqa: ASYNC110  # what it started is ours now, and was killed
-                await trio.sleep(0.01)
+                await trio.to_thread.run_sync(groups.clear, GROUP)
+            with trio.move_on_after(END_SECONDS):  # SIGKILL waits for a disk that hangs
+                await self.ended()
+                while not self._reap():  # noqa: ASYNC110  # what it started is a child of ours now
+                    await trio.sleep(0.01)
+            if groups.available:
+                await trio.to_thread.run_sync(groups.clear, GROUP)
         os.close(self._pidfd)
-        trio.lowlevel.notify_closing(self._said)
         os.close(self._said)
-        if groups.available:
-            groups.clear(GROUP)
+        return self._how()
+
+    def _how(self) -> str:
         code = self._process.returncode
+        if code is None:
+            return "it does not end"
         words = f"signal {-code}" if code < 0 else f"exit code {code}"
         return f"{words}: {self.last_words}" if self.last_words and code else words
 

@@ -224,6 +224,20 @@ async def test_it_is_not_started_again_and_again_and_health_says_so(both, monkey
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]
 
 
+async def test_only_so_many_connections_wait_for_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(life, "HANDED_MOST", 3)
+    async with served(tmp_path, monkeypatch) as (system, wire):
+        gateway = system.kernel.gateway
+        waiting = [gateway.connect(1) for _ in range(3)]
+        with pytest.raises(KernelError) as caught:
+            gateway.connect(1)
+        assert caught.value.errno == errno.EAGAIN
+        await wire.until(lambda: len(wire.of("connection")) == 3)
+        waiting.append(gateway.connect(1))
+        for each in waiting:
+            each.close()
+
+
 async def test_where_it_cannot_be_started_connections_are_at_their_end_and_trouble_says_why(
     tmp_path, monkeypatch
 ):

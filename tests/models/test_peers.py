@@ -78,6 +78,23 @@ def test_what_a_client_has_sent_before_it_reset_is_never_told_as_that_of_the_nex
             assert peer_of(alive).packet["tcp"]["inode"] == os.fstat(victim.fileno()).st_ino
 
 
+@pytest.mark.parametrize("failure", [OSError("no such sockets"), None])
+def test_where_linux_has_no_sock_diag_its_list_of_connections_says_the_same(
+    listener, monkeypatch, failure
+):
+    """Of a client that speaks IPv6 too, and of a closed connection nothing."""
+    monkeypatch.setattr("agentfs.gateway.peers.SOCK_DIAG_BY_FAMILY", 99)
+    if failure is not None:
+        monkeypatch.setattr("agentfs.gateway.peers.NETLINK_SOCK_DIAG", 31)
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::ffff:127.0.0.1")):
+        with connected(listener, family, host) as (client, ours):
+            inode = os.fstat(client.fileno()).st_ino
+            tcp = {"cgroup": None, "uid": os.geteuid(), "inode": inode}
+            assert peer_of(ours).packet == {"tcp": tcp}
+            client.close()
+            assert peer_of(ours) is None
+
+
 def test_a_unix_socket_tells_of_the_process_that_connected_even_if_that_is_gone(tmp_path):
     with socket.socket(socket.AF_UNIX) as listener:
         path = str(tmp_path / "gateway")

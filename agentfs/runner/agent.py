@@ -127,8 +127,15 @@ class Assistant:
     def _steps_to_answer(self, prompt: str) -> str:
         entries, tools = self._conversation.entries, self._hands.tools()
         tried: list[WantedCall] = []
-        if self._model.schema and not self._hands.names_something(prompt):
-            tools = []  # a model that knows no tools takes one whenever there is one
+        if self._model.schema:
+            # A small model that may take a tool takes any. What the question names is looked at
+            # for it, and only tools that somebody gave it are offered.
+            tools = self._hands.given()
+            looks = [
+                f"{call.arguments['path']}:\n{self._hands.use(call)}\n"
+                for call in self._hands.looks(prompt)
+            ]
+            entries[-1].text = "\n".join([*looks, prompt])
         for step in range(self._steps):
             is_last = step == self._steps - 1 and step > 0
             said = self._ask([] if is_last else tools)
@@ -139,7 +146,6 @@ class Assistant:
             entries.append(Utterance("assistant", said.text, said.calls))
             for call in said.calls:
                 result = self._use(call)
-                entries.append(Utterance("tool", result, id=call.id))
                 if self._model.schema and (call in tried or result.startswith("error:")):
                     tools = []  # it would ask for the same for ever
                 tried.append(call)
@@ -165,6 +171,7 @@ class Assistant:
         result = self._hands.use(call)
         if result.startswith("error:"):
             note(result)
+        self._conversation.entries.append(Utterance("tool", result, id=call.id))
         return result
 
 
@@ -189,8 +196,10 @@ def _serve(task: dict[str, Any], agent: Agent) -> None:
     assistant = _assistant(task, agent, again=True)
 
     def work(letters: Letters) -> str:
+        # A small model takes headers for the text.
+        text = letters.as_text() if task["schema"] else letters.as_mail()
         try:
-            return f"{assistant.work(letters.as_mail()).strip()}\n"
+            return f"{assistant.work(text.strip()).strip()}\n"
         except ModelError as refused:
             raise TurnFailedError(str(refused)) from None
 

@@ -29,6 +29,9 @@ PIECE = 64 * 1024
 MOST_READ = 32 * 1024
 """Bytes of a result, at most: a longer one is cut, and says so."""
 
+MOST_LOOKS = 3
+"""Files that are looked at for a model which cannot ask for them."""
+
 PATIENCE = 120.0
 """Seconds that a program may take which `exec_path` runs."""
 
@@ -89,9 +92,9 @@ class Hands:
             )
             for tool in OWN
         ]
-        return own + self._given()
+        return own + self.given()
 
-    def _given(self) -> list[OfferedTool]:
+    def given(self) -> list[OfferedTool]:
         """Those of /lib/tools, as their schemas say."""
         found = []
         folder = f"{self._tree}/lib/tools"
@@ -105,13 +108,24 @@ class Hands:
                 found.append(OfferedTool(name, schema.get("description", ""), schema["parameters"]))
         return found
 
-    def names_something(self, text: str) -> bool:
-        """Whether a word of `text` is the path of something that is there."""
-        words = (word.strip("\"'`.,;:!?()[]<>") for word in text.split())
-        return any(
-            ("." in word or "/" in word) and len(word) < 1024 and os.path.lexists(self.place(word))
+    def looks(self, text: str) -> list[WantedCall]:
+        """The calls that look at the files and folders which `text` names, at most three."""
+        words = dict.fromkeys(word.strip("\"'`.,;:!?()[]<>") for word in text.split())
+        paths = [
+            word
             for word in words
-        )
+            if ("." in word or "/" in word)
+            and len(word) < 1024
+            and os.path.exists(self.place(word))
+        ]
+        return [
+            WantedCall(
+                f"look-{number}",
+                "list_directory" if os.path.isdir(self.place(path)) else "read_path",
+                {"path": path},
+            )
+            for number, path in enumerate(paths[:MOST_LOOKS], start=1)
+        ]
 
     def use(self, call: WantedCall) -> str:
         """The result of a call, or why there is none."""

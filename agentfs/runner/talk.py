@@ -27,6 +27,9 @@ __all__ = [
 MOST_ANSWER = 4096
 """Tokens of one answer; of a model whose context is small, a quarter of that."""
 
+SHORT_ANSWER = 400
+"""The same of a small model: a longer answer of it is one that it repeats for ever."""
+
 MOST_REPLY = 32 << 20
 """Bytes of one reply."""
 
@@ -113,7 +116,8 @@ class ModelFile:
         self._path = path
         self._why = why
         self._dialect = dialect
-        self._most = MOST_ANSWER if context is None else max(64, min(MOST_ANSWER, context // 4))
+        most = SHORT_ANSWER if schema else MOST_ANSWER
+        self._most = most if context is None else max(64, min(most, context // 4))
 
     def say(
         self, system: str, entries: Sequence[Utterance], tools: Sequence[OfferedTool]
@@ -228,10 +232,8 @@ class ModelFile:
         self, system: str, entries: Sequence[Utterance], tools: Sequence[OfferedTool]
     ) -> dict[str, Any]:
         """What it may answer is a schema: {"answer": TEXT}, or a tool with its arguments. Small
-        models keep to a schema whatever they are told, and to nothing else; where there is no tool
-        to call, and none was called, they answer better without one."""
-        if not tools and not any(entry.calls for entry in entries):
-            return self._in_chat(system, entries, ()) | {"temperature": 0}
+        models keep to a schema whatever they are told, and to nothing else; but they answer better
+        without one, where there is no tool to choose."""
         plain = []
         for each in entries:
             if each.role == "tool":
@@ -240,27 +242,19 @@ class ModelFile:
                 call = each.calls[0]
                 said = {"tool": call.name, "arguments": call.arguments}
                 plain.append(Utterance("assistant", json.dumps(said)))
-            elif each.role == "assistant":
-                plain.append(Utterance("assistant", json.dumps({"answer": each.text})))
             else:
                 plain.append(each)
+        if not tools:
+            return self._in_chat(system, plain, ()) | {"temperature": 0}
         kinds = [_object({"answer": {"type": "string"}})]
         kinds += [
             _object({"tool": {"const": tool.name}, "arguments": tool.parameters}) for tool in tools
         ]
-        if tools:
-            listed = "\n".join(f"{tool.name}: {tool.description}" for tool in tools)
-            system = f"{system}\n{HOW_TO_CALL}\n{listed}".strip()
-        return self._in_chat(system, plain, ()) | {
+        listed = "\n".join(f"{tool.name}: {tool.description}" for tool in tools)
+        schema = {"name": "turn", "strict": True, "schema": {"oneOf": kinds}}
+        return self._in_chat(f"{system}\n{HOW_TO_CALL}\n{listed}", plain, ()) | {
             "temperature": 0,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {
-                    "name": "turn",
-                    "strict": True,
-                    "schema": {"oneOf": kinds} if tools else kinds[0],
-                },
-            },
+            "response_format": {"type": "json_schema", "json_schema": schema},
         }
 
     def _by_schema(self, said: ModelSaid, tools: Sequence[OfferedTool]) -> ModelSaid:

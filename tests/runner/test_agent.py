@@ -106,24 +106,40 @@ def test_in_the_dialect_of_messages_roles_take_turns(here: Path) -> None:
 
 
 def test_a_model_without_tools_answers_by_a_schema(here: Path) -> None:
-    read = json.dumps({"tool": "read_path", "arguments": {"path": "notes.txt"}})
-    model = Written(read, read, json.dumps({"answer": "Friday"}), schema=True, context=8192)
+    """The files that it is asked about are read for it."""
+    model = Written("Friday", schema=True, context=8192)
     assert assistant(model, here).work("When is the release, by notes.txt?") == "Friday"
-    first, second, third = (
-        request["response_format"]["json_schema"]["schema"] for request in model.asked
-    )
-    assert first["oneOf"] == second["oneOf"]
-    assert list(third["properties"]) == ["answer"]  # it asked for the same twice
-    assert "tools" not in model.asked[0]
-    assert model.asked[0]["max_tokens"] == 2048
-
-
-def test_a_question_that_names_no_file_gets_no_tools_from_it(here: Path) -> None:
-    model = Written("Paris", schema=True)
-    assert assistant(model, here).work("What is the capital of France?") == "Paris"
-    assert "response_format" not in model.asked[0], "it answers better without one"
+    [request] = model.asked
+    assert "response_format" not in request
+    assert [message["content"] for message in request["messages"]] == [
+        "Be short.",
+        "notes.txt:\nThe release is on Friday.\n\n\nWhen is the release, by notes.txt?",
+    ]
+    assert "tools" not in request
     cut = Written('{"answer": "Once upon a ti', schema=True)
     assert assistant(cut, here).work("Tell me a story") == "Once upon a ti"
+    assert len(cut.asked[0]["messages"]) == 2
+
+
+def test_by_a_schema_it_calls_the_tools_that_it_was_given(here: Path) -> None:
+    weather = here / "lib/tools/weather"
+    weather.mkdir(parents=True)
+    schema = {"name": "weather", "description": "The weather.", "parameters": {"type": "object"}}
+    (weather / "schema").write_text(json.dumps(schema))
+    (weather / "call").write_text("")
+    call = json.dumps({"tool": "weather", "arguments": {"city": "Paris"}})
+    model = Written(call, call, json.dumps({"answer": "Sunny"}), schema=True)
+    hands = Hands(str(here), ("wea*",), lambda: "")
+    conversation = KeptConversation(str(here / "conversation.jsonl"), again=False)
+    working = Assistant(model, hands, conversation, {"steps": 9, "system": ""})
+    assert working.work("What is the weather?") == "Sunny"
+    first, second = (
+        request["response_format"]["json_schema"]["schema"] for request in model.asked[:2]
+    )
+    assert first["oneOf"][1]["properties"]["tool"] == {"const": "weather"}
+    assert first["oneOf"] == second["oneOf"]
+    assert "response_format" not in model.asked[2]  # it asked for the same twice
+    assert json.loads((weather / "call").read_text()[:17]) == {"city": "Paris"}
 
 
 def test_a_conversation_that_does_not_fit_is_compacted_once(here: Path) -> None:

@@ -1,4 +1,5 @@
-"""`./run demo [DIR]`: the wordcount example on real files, watched from outside, with an accident.
+"""`./run demo [--quick] [DIR]`: the wordcount example on real files, watched from outside, with an
+accident; then a team with a model (`demo_team`), unless it is to be quick.
 
 A lead and three workers count the words of a folder. One worker is killed with -9 in the middle of
 its piece; it is started again, the piece comes back to it, and the total is what wc says.
@@ -22,6 +23,7 @@ from types import FrameType
 
 from inotify_simple import INotify, flags
 
+from agentfs.tools.demo_team import show_team
 from agentfs.tools.tree import Tree
 
 __all__ = ["main"]
@@ -49,14 +51,16 @@ class DemoError(Exception):
 
 
 def main() -> int:
-    folder = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT
+    words = sys.argv[1:]
+    quick = "--quick" in words
+    folder = next((os.path.abspath(word) for word in words if word != "--quick"), DEFAULT)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         if not os.path.isdir(folder):
             raise DemoError(f"{folder}: a folder of text files was expected")
         with tempfile.TemporaryDirectory(prefix="agentfs-demo-") as place:
-            _demo(Path(place), folder)
+            _demo(Path(place), folder, quick=quick)
     except KeyboardInterrupt:
         say("interrupted")
         return 130
@@ -86,7 +90,7 @@ def agentfs(*words: str, quiet: bool = False) -> str:
     return done.stdout
 
 
-def _demo(place: Path, folder: str) -> None:
+def _demo(place: Path, folder: str, *, quick: bool) -> None:
     mnt = place / "mnt"
     mnt.mkdir()
     agentfs("mount", str(mnt), "--state", str(place / "state"))
@@ -103,6 +107,8 @@ def _demo(place: Path, folder: str) -> None:
                 watch.close()
         agentfs("ps")
         _compare(mnt, folder, watch)
+        if not quick and (failed := show_team(mnt, agentfs, say)):
+            raise DemoError(failed)
     finally:
         agentfs("umount", str(mnt))
     say("\nunmounted; nothing is left behind")

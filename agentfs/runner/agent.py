@@ -128,8 +128,8 @@ class Assistant:
         entries, tools = self._conversation.entries, self._hands.tools()
         tried: list[WantedCall] = []
         if self._model.schema:
-            # A small model that may take a tool takes any. What the question names is looked at
-            # for it, and only tools that somebody gave it are offered.
+            # A small model that may take a tool takes any. So it gets the files that the question
+            # names, and only tools that somebody gave it are offered.
             tools = self._hands.given()
             looks = [
                 f"{call.arguments['path']}:\n{self._hands.use(call)}\n"

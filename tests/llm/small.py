@@ -2,8 +2,9 @@
 
     python -m tests.llm.small
 
-asks the model every question of QUESTIONS through every interface, and puts the answers on the tape
-that is shipped, in place of those to the same requests. It takes ./run model.
+asks the model every question of QUESTIONS through every interface, and those of the demo, and puts
+the answers on the tape that is shipped, in place of those to the same requests. It takes ./run
+model.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import yaml
 import agentfs.gateway
 from agentfs.catalog.catalog import RUNNABLE
 from agentfs.dialects.tape import Record, read_tape
+from agentfs.tools.demo_team import show_team
 from tests.tree import Tree
 
 __all__ = ["IS_HERE", "NEEDS_MODEL", "PLACES", "QUESTIONS", "TAPE", "ask_file", "asked", "serve"]
@@ -121,6 +123,8 @@ def main() -> None:
             command = ["run", "-m", "smollm2", question]
             print("  run:", tree.run(*command).stdout.strip(), flush=True)
         print(*ask_file(tree, "Capital of France?", "And of Italy?"))
+        failed = show_team(tree.path, lambda *words: tree.run(*words).stdout, print)
+        assert not failed, failed
         tree.unmount()
         made = read_tape((tree.state / "tapes" / "smollm2.jsonl").read_bytes())
     _put(made)

@@ -264,11 +264,14 @@ def test_the_demo_shows_that_nothing_is_lost() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Delivery-Attempt: 2" in done.stdout
     assert "The totals agree" in done.stdout
+    assert "of smollm2" in done.stdout or "smollm2 itself" in done.stdout
+    assert "What does the party cost? The party costs 200 euros. (costs)" in done.stdout
+    assert "its call was never made" in done.stdout
 
 
 def test_the_demo_fails_where_there_is_no_folder() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "agentfs.tools.demo", "/nowhere"],
+        [sys.executable, "-m", "agentfs.tools.demo", "--quick", "/nowhere"],
         capture_output=True,
         text=True,
         check=False,

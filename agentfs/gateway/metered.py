@@ -28,8 +28,8 @@ class Metered:
         self._request = request
         self.stream: Stream | None = None
         self._answered = 0  # tokens of an answer that came at once, as far as one can guess
-        self._relayed = 0
-        self._reported = 0
+        self._relayed: int | None = None
+        self._reported: int | None = None
 
     def begin_stream(self) -> Stream:
         """The provider has begun to answer in a stream."""
@@ -66,14 +66,13 @@ class Metered:
     def relayed(self) -> None:
         """What the stream has given until now was sent to the caller."""
         assert self.stream is not None
-        first = self._relayed == 0
-        self._relayed = max(1, self.stream.output_estimate)
-        if first:
+        self._relayed = self.stream.output_estimate
+        if self._reported is None:
             self.report()
 
     def report(self) -> None:
         """Tell the daemon how far it is, unless that is known."""
-        if self._relayed != self._reported and not self.closed:
+        if self._relayed is not None and self._relayed != self._reported and not self.closed:
             self._reported = self._relayed
             self._ledger.progress(self.grant.call, self._relayed, self.grant.provider)
 
@@ -108,7 +107,7 @@ class Metered:
 
     async def late(self, error: str) -> None:
         """The provider let its time pass. One that cannot be connected to has nothing."""
-        if self.delivered and self._relayed == 0:
+        if self.delivered and self._relayed is None:
             await self.settle(None, error)
 
     async def drop(self) -> None:

@@ -63,10 +63,15 @@ class Deadline:
     """How long the provider may take for what it does now. One scope has all deadlines of a try,
     one after the other; `passed` says which was the last."""
 
-    __slots__ = ("_patience", "_scope", "passed")
+    __slots__ = ("_patience", "_scope", "_seconds", "_words")
 
     def __init__(self, scope: trio.CancelScope, patience: Patience) -> None:
-        self._scope, self._patience, self.passed = scope, patience, ""
+        self._scope, self._patience = scope, patience
+        self._words, self._seconds = "", 0.0
+
+    @property
+    def passed(self) -> str:
+        return f"{self._words} {self._seconds:g} seconds"
 
     def connect(self) -> None:
         self._allow(self._patience.connect, "could not be connected to in")
@@ -78,7 +83,7 @@ class Deadline:
         self._allow(self._patience.idle, "sent nothing more for")
 
     def _allow(self, seconds: float, words: str) -> None:
-        self.passed = f"{words} {seconds:g} seconds"
+        self._words, self._seconds = words, seconds
         self._scope.deadline = trio.current_time() + seconds
 
     def rest(self) -> None:

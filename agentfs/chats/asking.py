@@ -194,7 +194,8 @@ class _Call:
         while ended is None:
             pieces, ended = self._pieces()
             if pieces:
-                self._listener.heard(pieces)
+                if not self._told:  # else it was given up while they came
+                    self._listener.heard(pieces)
                 await self._reply.put(pieces)
                 await trio.lowlevel.checkpoint()
             elif ended is None:

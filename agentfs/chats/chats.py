@@ -68,8 +68,7 @@ class Chats(Part):
         `memory`. Raises EACCES (nobody's process, the capability, a key that is not set), EPERM
         (the tier) and ENOENT (no such model, or nobody answers for it)."""
         self._relayed.require(self._gate.actor(principal), name)
-        settings = self._settings
-        talk = Fleeting(name, memory, lambda: settings.of(ChatSettings).max_conversation)
+        talk = Fleeting(name, memory, lambda: self._settings.of(ChatSettings).max_conversation)
         return self._conversation(principal, talk)
 
     def go_on(self, principal: Principal, chat: Chat) -> Conversation:
@@ -112,6 +111,9 @@ class _Speaker:
 
     def limit(self) -> int:
         return self._settings.of(ChatSettings).max_request
+
+    def longest(self) -> int:
+        return self._settings.of(ChatSettings).max_conversation
 
     def waits(self, model: str) -> Callable[[], object]:
         return self._waits.begin(self.pid, "model", model)

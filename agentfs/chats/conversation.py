@@ -29,6 +29,9 @@ class Speaker(Protocol):
     def limit(self) -> int:
         """Bytes that a request may have."""
 
+    def longest(self) -> int:
+        """Bytes that a conversation may have."""
+
     def waits(self, model: str) -> Callable[[], object]:
         """A read begins to wait for `model`; what is returned ends that."""
 
@@ -79,6 +82,13 @@ class Conversation(Answerer):
         if request.startswith(b"{"):
             self._asking.begin(pid, of_dialect(talk.model, request), reply)
             return
+        if len(request) > self._speaker.longest() + 1:
+            raise KernelError(
+                errno.EMSGSIZE,
+                f"a prompt of {len(request):,} bytes is more than a conversation may have,"
+                f" {self._speaker.longest():,}",
+                rule="chats.max_conversation",
+            )
         prompt = as_text(request).removesuffix("\n")
         if not prompt.strip():
             raise KernelError(errno.EINVAL, "the prompt is empty")

@@ -238,7 +238,13 @@ async def test_a_request_of_a_dialect(world: World, gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "code"), [(b"\n", "EINVAL"), (b" \n\n", "EINVAL"), (b"\xff", "EINVAL")]
+    ("prompt", "code"),
+    [
+        (b"\n", "EINVAL"),
+        (b" \n\n", "EINVAL"),
+        (b"\xff", "EINVAL"),
+        (b"x" * 2_000_000, "EMSGSIZE"),
+    ],
 )
 async def test_prompts_that_are_none(
     world: World, gateway: Gateway, prompt: bytes, code: str

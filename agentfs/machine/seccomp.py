@@ -140,7 +140,7 @@ def program(*, network: bool, models: bool = False, write: bool, execute: bool) 
     made.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
     _keep_to_itself(made, refuse)
     if models:
-        _local_and_internet(made, refuse)
+        _local_and_tcp(made, refuse)
     elif not network:
         _local_only(made, refuse)
     if not write:
@@ -170,23 +170,23 @@ def _local_only(made: pyseccomp.SyscallFilter, refuse: int) -> None:
     _without_socketcall(made, refuse)
 
 
-def _local_and_internet(made: pyseccomp.SyscallFilter, refuse: int) -> None:
-    """No sockets but local ones, and TCP and UDP. A rule has one condition an argument: what is not
-    in a list takes a rule for each number, and one for all beyond."""
+def _local_and_tcp(made: pyseccomp.SyscallFilter, refuse: int) -> None:
+    """No sockets but local ones, and TCP. A rule has one condition an argument: what is not in a
+    list takes a rule for each number, and one for all beyond."""
     families = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
-    protocols = (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP)
     for condition in _none_of(0, families):
         made.add_rule(refuse, "socket", condition)
-    kinds = set(range(SOCK_TYPE_MASK + 1)).difference((socket.SOCK_STREAM, socket.SOCK_DGRAM))
+    kinds = set(range(SOCK_TYPE_MASK + 1)) - {socket.SOCK_STREAM}
     others = [pyseccomp.Arg(1, pyseccomp.MASKED_EQ, SOCK_TYPE_MASK, kind) for kind in kinds]
     for family in families[1:]:
-        for condition in (*others, *_none_of(2, protocols)):
+        for condition in (*others, *_none_of(2, (0, socket.IPPROTO_TCP))):
             made.add_rule(refuse, "socket", pyseccomp.Arg(0, pyseccomp.EQ, family), condition)
     made.add_rule(refuse, "socketpair", pyseccomp.Arg(0, pyseccomp.NE, socket.AF_UNIX))
     _without_socketcall(made, refuse)
 
 
 def _none_of(which: int, values: Collection[int]) -> Iterator[pyseccomp.Arg]:
+    """That an argument is none of these."""
     for other in set(range(max(values))).difference(values):
         yield pyseccomp.Arg(which, pyseccomp.EQ, other)
     yield pyseccomp.Arg(which, pyseccomp.GT, max(values))

@@ -148,9 +148,9 @@ for family in range(48):
     if family not in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):
         attempt(f'family {family}', lambda: socket.socket(family, socket.SOCK_DGRAM))
 for family in (socket.AF_INET, socket.AF_INET6):
-    for kind in (0, *range(3, 16)):
+    for kind in (0, *range(2, 16)):
         attempt(f'{family} kind {kind}', lambda: call('syscall', SOCKET, int(family), kind, 0))
-    for protocol in (1, 2, 33, 58, 115, 132, 136, 255, 256, 262):
+    for protocol in (1, 2, 17, 33, 58, 115, 132, 136, 255, 256, 262):
         for kind in (1, 2, 3):
             attempt(f'{family} {kind} {protocol}',
                 lambda: call('syscall', SOCKET, int(family), kind, protocol))
@@ -166,9 +166,11 @@ attempt('steal', lambda: call('syscall', 438, there, given['socket'], 0))
 attempt('host name', lambda: call('sethostname', b'x', 1))
 attempt('mount', lambda: call('mount', b'none', b'/tmp', b'tmpfs', 0, None))
 import fcntl
-any_socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+any_socket = socket.socket(socket.AF_INET)
 down = struct.pack('16sh14x', b'lo', 0)
 attempt('interface', lambda: fcntl.ioctl(any_socket, 0x8914, down))
+attempt('UDP to itself', lambda: udp('127.0.0.1', 4100))
+attempt('UDP by 6', lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
 found['capabilities'] = ' '.join(
     line.split()[1] for line in open('/proc/self/status') if line.startswith(('CapPrm', 'CapBnd')))
 found['interfaces'] = ' '.join(

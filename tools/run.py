@@ -43,6 +43,9 @@ PLAIN = (
 MOST_WAITING = 100
 """Messages of one turn."""
 
+TIMEOUT = 1800.0
+"""Seconds of a turn of our own program."""
+
 GRACE = 30
 """Seconds that a message may take longer than its turn, until it is taken from the agent."""
 
@@ -103,23 +106,23 @@ class _Run:
             "schema": model.schema,
             "context": model.context,
             "system": wanted.system or "",
-            "prompt": prompt,
             "tools": list(wanted.tools),
             "steps": wanted.steps,
+            "timeout": _seconds(wanted.timeout) or TIMEOUT,
             "json": wanted.as_json,
             "continue": bool(wanted.again),
-            "timeout": _seconds(wanted.timeout),
+            "stdin": not prompt,
+            "serve": wanted.serve,
         }
         deny = [] if wanted.network else ["network_access"]
         deny += [] if wanted.write else ["file_write"]
         spec = self._spec(model, deny)
         spec["caps"] = [*PLAIN, *(f"tool:{glob}" for glob in wanted.tools)]
+        program = [*PYTHON, "agentfs.runner.agent", json.dumps(task)]
         if wanted.serve:
-            task["prompt"] = None
-            return self._serve(spec, [*PYTHON, "agentfs.runner.agent", json.dumps(task)], task)
-        # A long prompt is no argument: those end at 128 KiB.
-        spec["prompt"] = task.pop("prompt")
-        return self._attach(spec, [*PYTHON, "agentfs.runner.agent", json.dumps(task)])
+            return self._serve(spec, program, task)
+        spec["prompt"] = prompt
+        return self._attach(spec, program)
 
     # -- any program -----------------------------------------------------------------------------
 
@@ -178,7 +181,7 @@ class _Run:
 
     def _serve(self, spec: dict[str, Any], program: list[str], task: dict[str, Any]) -> int:
         """Start it, and leave it to its mail."""
-        seconds = int(task["timeout"] or 0)
+        seconds = int(task["timeout"])
         limits = {"max_concurrent_tasks": MOST_WAITING, "timeout_seconds": seconds + GRACE}
         spec["limits"] = spec.get("limits", {}) | limits
         spec |= {"exec": program, "restart": "on-failure"}
@@ -206,13 +209,12 @@ class _Run:
 
 
 def _prompt(words: tuple[str, ...]) -> str:
-    if words and words != ("-",):
-        return " ".join(words)
+    """The prompt; empty if it is on standard input, which the agent reads itself."""
+    text = "" if words == ("-",) else " ".join(words)
     if not words and sys.stdin.isatty():
         raise click.UsageError("a PROMPT was expected, or -- COMMAND")
-    text = sys.stdin.buffer.read().decode("utf-8", "replace")
-    if not text.strip():
-        raise click.UsageError("the PROMPT on standard input is empty")
+    if words and words != ("-",) and not text.strip():
+        raise click.UsageError("the PROMPT is empty")
     return text
 
 

@@ -1,9 +1,9 @@
 """`python -m agentfs.runner.agent JSON`: an agent of our own. A model of /dev/llm is asked; what it
 wants to do with files and tools is done; and it is asked again, until it gives an answer.
 
-One piece of work (the prompt of its definition), or with `"prompt": null` one for each message.
-JSON is what `agentfs run` was told: model, dialect, schema, context, system, tools, steps, json,
-continue.
+One piece of work (the prompt of its definition, or what its standard input says), or with `serve`
+one for each message. JSON is what `agentfs run` was told: model, dialect, schema, context, system,
+tools, steps, timeout, json, continue, stdin, serve.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ from agentfs.runner.talk import (
 
 __all__ = ["Assistant", "KeptConversation", "main"]
 
-INTERRUPTED, REFUSED = 130, 1
+INTERRUPTED, REFUSED, USAGE = 130, 1, 2
 
 SYSTEM = (
     "You are an agent. Do what you are asked with your tools, then answer in plain text."
@@ -104,6 +105,7 @@ class Assistant:
         self._hands = hands
         self._conversation = conversation
         self._steps = int(task["steps"])
+        self._patience = float(task["timeout"])
         # A small model makes nothing of more than it is told by who serves it.
         self._system = task["system"] or ("" if model.schema else SYSTEM)
         self._since = 0  # where the turn under way begins
@@ -136,7 +138,10 @@ class Assistant:
                 for call in self._hands.looks(prompt)
             ]
             entries[-1].text = "\n".join([*looks, prompt])
+        deadline = time.monotonic() + self._patience
         for step in range(self._steps):
+            if time.monotonic() > deadline:
+                raise ModelError(f"it was not done after {self._patience:g} s")
             is_last = step == self._steps - 1 and step > 0
             said = self._ask([] if is_last else tools)
             if not said.calls:
@@ -209,8 +214,14 @@ def _serve(task: dict[str, Any], agent: Agent) -> None:
 
 def _once(task: dict[str, Any], agent: Agent) -> int:
     """Work on the prompt; the exit code."""
-    with open(f"{agent.home}/prompt", encoding="utf-8") as file:
-        prompt = file.read().strip()
+    if task["stdin"]:
+        prompt = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
+    else:
+        with open(f"{agent.home}/prompt", encoding="utf-8") as file:
+            prompt = file.read().strip()
+    if not prompt:
+        note("agentfs: the PROMPT is empty")
+        return USAGE
     assistant = _assistant(task, agent, again=task["continue"])
     turns = f"{agent.tree}/proc/self/turns"
     _mark(turns, "begin")
@@ -242,7 +253,7 @@ def main() -> int:
     task = json.loads(sys.argv[1])
     agent = Agent()
     try:
-        if task.get("prompt", "") is None:
+        if task["serve"]:
             _serve(task, agent)
             return 0
         return _once(task, agent)

@@ -238,18 +238,19 @@ def _below(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
-            with contextlib.suppress(OSError, ValueError):
-                text = Path("/proc", name, "stat").read_text()
-                state, ppid = text.rpartition(")")[2].split()[:2]
-                if state != "Z":
-                    children.setdefault(int(ppid), []).append(int(name))
-    found: list[int] = []
+            with contextlib.suppress(OSError):
+                # Not `stat`: reading that waits for a program that is in execve(2).
+                text = Path("/proc", name, "status").read_text(errors="replace")
+                found = re.search(r"^State:\t([A-Z]).*?^PPid:\t(\d+)", text, re.M | re.S)
+                if found is not None and found[1] != "Z":
+                    children.setdefault(int(found[2]), []).append(int(name))
+    below: list[int] = []
     todo = [pid]
     while todo:
-        below = children.get(todo.pop(), [])
-        found += below
-        todo += below
-    return found
+        started = children.get(todo.pop(), [])
+        below += started
+        todo += started
+    return below
 
 
 def _said(text: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -32,6 +33,10 @@ SHORT_ANSWER = 400
 
 MOST_REPLY = 32 << 20
 """Bytes of one reply."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+RATE_PATIENCE = 90.0
+"""Seconds for which a call is tried again that a rate refuses: rates are by the minute."""
 
 PIECE = 64 * 1024
 
@@ -147,7 +152,7 @@ class ModelFile:
                 while data:
                     data = data[os.write(file, data) :]
                 content = bytearray()
-                while len(content) < MOST_REPLY and (piece := os.read(file, PIECE)):
+                while len(content) < MOST_REPLY and (piece := self._read(file)):
                     content += piece
             finally:
                 os.close(file)
@@ -168,6 +173,19 @@ class ModelFile:
         if not isinstance(reply, dict):
             raise ModelError(f"{self.name} gave a reply that is no JSON object")
         return reply
+
+    @staticmethod
+    def _read(file: int) -> bytes:
+        """The next bytes of the reply. While a rate refuses the call, it is tried again."""
+        pause, deadline = FIRST_PAUSE, time.monotonic() + RATE_PATIENCE
+        while True:
+            try:
+                return os.read(file, PIECE)
+            except BlockingIOError:
+                if time.monotonic() + pause > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     # -- chat/completions --------------------------------------------------------------------------
 

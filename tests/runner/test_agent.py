@@ -61,10 +61,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def assistant(model: ModelFile, here: Path, *, again: bool = False, steps: int = 9) -> Assistant:
+def assistant(
+    model: ModelFile, here: Path, *, again: bool = False, steps: int = 9, timeout: float = 60.0
+) -> Assistant:
     hands = Hands("/no/tree", (), lambda: "", room=8192)
     conversation = KeptConversation(str(here / "conversation.jsonl"), again=again)
-    return Assistant(model, hands, conversation, {"steps": steps, "system": "Be short."})
+    return Assistant(
+        model, hands, conversation, {"steps": steps, "system": "Be short.", "timeout": 60}
+    )
 
 
 def test_it_reads_a_file_and_answers(here: Path) -> None:
@@ -131,7 +135,7 @@ def test_by_a_schema_it_calls_the_tools_that_it_was_given(here: Path) -> None:
     model = Written(call, call, json.dumps({"answer": "Sunny"}), schema=True)
     hands = Hands(str(here), ("wea*",), lambda: "")
     conversation = KeptConversation(str(here / "conversation.jsonl"), again=False)
-    working = Assistant(model, hands, conversation, {"steps": 9, "system": ""})
+    working = Assistant(model, hands, conversation, {"steps": 9, "system": "", "timeout": 60})
     assert working.work("What is the weather?") == "Sunny"
     first, second = (
         request["response_format"]["json_schema"]["schema"] for request in model.asked[:2]
@@ -252,6 +256,16 @@ def test_the_answer_is_the_output_and_the_rest_is_not(models: Tree) -> None:
     told = json.loads(done.stdout)
     assert (told["answer"], told["model"], told["calls"], done.stderr) == (TEXT, "other", 1, "")
     assert told["output"] == len(TEXT.split())
+
+
+@pytest.mark.mount
+def test_a_long_prompt_comes_on_standard_input(models: Tree, provider: Provider) -> None:
+    done = models.run("run", stdin="word " * 40_000, check=False)
+    assert "more than one call can use" in done.stderr or done.returncode == 1, done
+    assert models.run("run", stdin=" \n", check=False).returncode == 2
+    models.run("run", "-m", "other", "-", stdin="word " * 20)
+    [call] = provider.log()
+    assert call.body["messages"][-1]["content"] == "word " * 19 + "word"
 
 
 @pytest.mark.mount

@@ -3,6 +3,7 @@ it, and never more bytes, seconds or tokens than are allowed."""
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 
@@ -192,6 +193,24 @@ def test_timeouts_before_the_first_byte(desks, provider: Provider) -> None:
     assert late.estimated  # the provider had it, and may be at work
     assert late_too.estimated
     assert unreached.usage is None
+
+
+def test_a_provider_that_takes_no_connection(desks) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        filling = []
+        for _ in range(4):  # Linux answers nobody any more
+            filling.append(socket.socket())
+            filling[-1].setblocking(False)
+            filling[-1].connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+        desk = desks({"test": http_provider(url)}, {"m": model(timeouts={"connect": 0.3})})
+        answer = post(desk.address, PATHS["chat"], body_of("chat"))
+        for connection in filling:
+            connection.close()
+    assert answer.status == 504
+    assert "could not be connected to in 0.3 seconds" in answer.json()["error"]["message"]
+    (books,) = desk.over()
+    assert books.usage is None
 
 
 # -- fallbacks -----------------------------------------------------------------------------------

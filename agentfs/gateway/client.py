@@ -112,7 +112,9 @@ class ClientConnection:
                 self._room = trio.Event()
                 await self._room.wait()
             data = await self._receive()
-            if not self._discards:
+            if self._discards:
+                await trio.lowlevel.checkpoint()  # there may be no end of it
+            else:
                 self._ahead += len(data)
                 self._h11.receive_data(data)
                 self._more.set()

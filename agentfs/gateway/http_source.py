@@ -57,13 +57,19 @@ class _Plain:
 
     async def receive_some(self, most: int) -> bytes:
         """Raises BrokenResourceError."""
+        waited = False
         while True:
             try:
-                return self.socket.recv(most)
+                data = self.socket.recv(most)
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(self.socket)
+                waited = True
             except OSError:
                 raise trio.BrokenResourceError from None
+            else:
+                if not waited:  # a server that is faster than we are holds up nobody
+                    await trio.lowlevel.checkpoint()
+                return data
 
 
 Secure = trio.SSLStream[trio.SocketStream]

@@ -86,6 +86,7 @@ class Reception:
                     await trio.sleep(ACCEPT_PAUSE)
                 else:
                     self._nursery.start_soon(self._connection, connection, identify)
+                    await trio.lowlevel.checkpoint()  # somebody may connect again and again
 
     def _belongs(self, pid: int) -> trio.CancelScope:
         """A scope that ends with the program of a process."""

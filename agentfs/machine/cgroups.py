@@ -209,6 +209,11 @@ class ControlGroups:
             os.mkdir(f"{self._base}/{name}")
         _write(f"{self._base}/{name}/cgroup.procs", b"%d" % ospid)
 
+    def _helpers(self) -> list[str]:
+        """Their groups: those of an earlier daemon's, too."""
+        with os.scandir(self._base) as entries:
+            return [one.name for one in entries if one.is_dir() and one.name[:1] != "p"]
+
     def clear(self, name: str) -> None:
         """SIGKILL everything in the group of a helper, and remove it as soon as it is empty."""
         with suppress(OSError):
@@ -259,6 +264,8 @@ class ControlGroups:
         with suppress(OSError):
             for pid in self.pids():
                 self.remove(pid)
+            for name in self._helpers():
+                self.clear(name)
             for base in dict.fromkeys((self._base, self._pids or self._base)):
                 os.rmdir(base)
 

@@ -477,3 +477,14 @@ async def test_a_flood_of_requests_does_not_keep_the_loop(both):
         await wire.until(lambda: len([told for told in wire.told if "n" in told]) >= 2000)
         nursery.cancel_scope.cancel()
     assert turns >= 2000 // 32
+
+
+async def test_a_group_that_an_earlier_daemon_has_left_is_removed_at_the_end(tmp_path, monkeypatch):
+    async with served(tmp_path, monkeypatch) as (system, _):
+        groups = system.programs.groups
+        if not groups.available:
+            pytest.skip("no control groups can be made here")
+        base = os.path.dirname(groups.path(1))
+        os.mkdir(f"{base}/gateway")
+    system.programs.close()
+    await eventually(lambda: not os.path.exists(base))

@@ -19,6 +19,7 @@ import trio
 import trio.lowlevel
 
 from agentfs.base.errors import KernelError
+from agentfs.machine.cgroups import _hierarchies
 from agentfs.toolbox.__main__ import Toolbox
 from agentfs.tooling.toolbox_process import ToolboxProcess
 from tests.hatchery import Hatchery
@@ -352,3 +353,42 @@ async def test_without_the_sdk_a_server_says_so_in_words(monkeypatch: pytest.Mon
         answer = json.loads(await ours.recv(65536))
     assert answer["errno"] == "EREMOTEIO"
     assert "pip install 'agentfs-kernel[mcp]'" in answer["words"]
+
+
+def test_who_enters_the_group_of_the_operators_tools_is_not_the_operator(
+    tree: Tree, agent: Callable[..., Puppet], tmp_path: Path
+) -> None:
+    """Its orphan is a stranger there: root can enter any group."""
+    offer(tree, cat={"exec": ["/bin/cat"]})
+    assert call(tree, "cat", {}) == "{}"
+    toolbox = next(
+        int(name)
+        for name in os.listdir("/proc")
+        if name.isdigit() and is_toolbox_of_init(int(name), tree)
+    )
+    said = Path(f"/proc/{toolbox}/cgroup").read_text()
+    group = next((line[3:] for line in said.splitlines() if line.startswith("0::")), "")
+    places = [Path(mounted + group, "cgroup.procs") for mounted, _ in _hierarchies()]
+    procs = next((place for place in places if place.exists() and "agentfs-" in group), None)
+    if procs is None:
+        pytest.skip("there are no control groups")
+    script = tmp_path / "orphan"
+    script.write_text(
+        f"echo $$ > {procs}; cat {tree / 'proc/self/name'}; echo x > {tree / 'etc/tools.yaml'};"
+        " echo done"
+    )
+    ann = agent("ann")
+    ann.do(f"os.system('setsid sh {script} > {tmp_path}/said 2>&1 &')")
+    eventually(lambda: "done" in (tmp_path / "said").read_text())
+    assert "init" not in (tmp_path / "said").read_text()
+    assert "exec" in tree.read("etc/tools.yaml")
+
+
+def is_toolbox_of_init(pid: int, tree: Tree) -> bool:
+    try:
+        env = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    ours = b"AGENTFS=%s" % os.fsencode(tree.path) in env and b"AGENT_PID=1" in env
+    return ours and b"agentfs.toolbox" in command

@@ -80,7 +80,10 @@ class Sidecars(Part):
     async def start(self, process: Process, sidecar: Sidecar) -> Running:
         """Start one beside the program of `process`. Raises what a launch raises, and ESRCH if the
         process, or its program, has ended meanwhile."""
-        name, before = process.name, self._ends.setdefault(process.pid, 0)
+        name = process.name
+        if not self._is_alive(process):
+            raise KernelError(errno.ESRCH, f"the program of {name} has ended")
+        before = self._ends.setdefault(process.pid, 0)
         self._agents.prepare(name)
         places = self._agents.log_path(name), self._agents.memory_dir(name)
         program = await self._programs.start_beside(process, sidecar, *places)
@@ -90,11 +93,13 @@ class Sidecars(Part):
         except KernelError:
             self._programs.kill(program)
             raise
-        alive = self.table.find(process.pid) is process and process.state.alive
-        if not alive or self._ends.get(process.pid) != before:
+        if not self._is_alive(process) or self._ends.get(process.pid) != before:
             self._programs.kill(program)
             raise KernelError(errno.ESRCH, f"the program of {name} has ended")
         return running
+
+    def _is_alive(self, process: Process) -> bool:
+        return self.table.find(process.pid) is process and process.state.alive
 
     async def _watch(self, running: Running) -> None:
         code = None

@@ -289,19 +289,25 @@ class Tooling(Part):
         """Begin a call; its result goes to `reply`. Raises EACCES, and EAGAIN while the system
         begins or ends."""
         self.may_use(principal, name)
-        self._sidecars.work(self._serve, principal, name, arguments, reply)
+        scope = trio.CancelScope()
+        reply.on_cancel(scope.cancel)  # now: it may be given up before its task runs
+        self._sidecars.work(self._serve, principal, name, arguments, (reply, scope))
 
     async def _serve(
-        self, principal: Principal, name: str, arguments: bytes, reply: PendingReply
+        self,
+        principal: Principal,
+        name: str,
+        arguments: bytes,
+        to: tuple[PendingReply, trio.CancelScope],
     ) -> None:
+        reply, scope = to
         self._open[name] = self._open.get(name, 0) + 1
-        failure: KernelError | None = None
-        scope = trio.CancelScope()
-        reply.on_cancel(scope.cancel)
+        failure: KernelError | None = KernelError(errno.ECANCELED, f"the call of {name} was ended")
         try:
             with scope:
                 await reply.wanted()
                 await self._make(principal, name, arguments, reply)
+                failure = None
         except KernelError as bad:
             failure = self._cleaned(name, bad)
         except OSError as bad:

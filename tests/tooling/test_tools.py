@@ -332,3 +332,22 @@ def test_a_reader_that_is_killed_ends_the_call(tree: Tree, tmp_path: Path) -> No
     reader.kill()
     reader.wait()
     eventually(lambda: not os.path.exists(f"/proc/{pid}"))
+
+
+def test_the_end_of_the_daemon_is_no_end_of_a_result(trees: Callable[..., Tree]) -> None:
+    tree = trees()
+    tree.mount()
+    offer(tree, drip={"exec": ["/bin/sh", "-c", "echo one; exec sleep 1000"]})
+    command = "import os, sys; fd = os.open(sys.argv[1], os.O_RDWR); os.write(fd, b'{}')"
+    command += "; print(os.read(fd, 9), flush=True); print(os.read(fd, 9), flush=True)"
+    reader = tree.start(
+        *(sys.executable, "-c", command, str(tree / "dev/tools/drip/call")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert reader.stdout.readline() == b"b'one\\n'\n"
+    tree.run("umount", "--lazy", str(tree.path))
+    tree.daemon = None
+    said, words = reader.communicate(timeout=60)
+    assert said == b""  # and no b'', which would be the end of the result
+    assert b"OSError" in words

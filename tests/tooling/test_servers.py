@@ -153,9 +153,9 @@ def test_the_death_of_a_server_is_told_at_once_and_nothing_is_tried_again(tree: 
     eventually(lambda: "SIGKILL" in status(tree, "p")["Failure"])
 
 
-def below(pid: int, tree: Tree) -> list[str]:
-    """The commands that run with the environment of process `pid` of the tree."""
-    found = []
+def at_work(pid: int, tree: Tree) -> dict[int, str]:
+    """What runs with the environment of process `pid` of the tree: commands by OS pid."""
+    found = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
@@ -164,7 +164,13 @@ def below(pid: int, tree: Tree) -> list[str]:
             except OSError:
                 continue
             if b"AGENTFS=%s" % os.fsencode(tree.path) in env and b"AGENT_PID=%d" % pid in env:
-                found.append(command.decode())
+                found[int(name)] = command.decode()
+    return found
+
+
+def toolbox_of(pid: int, tree: Tree) -> int:
+    """The OS pid of the toolbox of process `pid`."""
+    (found,) = (ospid for ospid, words in at_work(pid, tree).items() if "agentfs.toolbox" in words)
     return found
 
 
@@ -197,10 +203,10 @@ def test_nothing_of_a_server_outlives_its_agent(any_tree: Tree) -> None:
             assert ann.call("p_echo", text="x") == "x\n"
             assert ann.call("cat") == "{}"
             ann.call("p_fork")
-            assert len(below(ann.pid, tree)) >= 4
+            assert len(at_work(ann.pid, tree)) >= 4
             tree.write(f"proc/{ann.pid}/ctl", "kill")
             began = time.monotonic()
-            eventually(lambda ann=ann: not below(ann.pid, tree))
+            eventually(lambda ann=ann: not at_work(ann.pid, tree))
             assert time.monotonic() - began < 20  # on a busy machine; else a moment
         finally:
             ann.close()
@@ -224,12 +230,7 @@ def test_an_agent_that_ends_its_toolbox_harms_itself_alone(
     ann, bob = agent("ann"), agent("bob")
     for puppet in (ann, bob):
         assert puppet.call("p_echo", text="x") == "x\n"
-    end = (
-        "[os.kill(int(n), 9) for n in os.listdir('/proc') if n.isdigit()"
-        " and b'agentfs.toolbox' in open(f'/proc/{n}/cmdline', 'rb').read()"
-        f" and b'AGENT_PID={ann.pid}\\0' in open(f'/proc/{{n}}/environ', 'rb').read()]"
-    )
-    assert len(ann.do(end)) == 1
+    ann.do(f"os.kill({toolbox_of(ann.pid, tree)}, 9)")
     eventually(lambda: "SIGKILL" in str(ann.read("lib/tools/p/status")))
     assert ann.call("cat") == "{}"
     assert ann.call("p_echo", text="again") == "again\n"
@@ -322,7 +323,7 @@ def test_a_tool_apart_has_secrets_that_no_caller_sees(
     refused(errno.EACCES, lambda: ann.write("lib/tools/p/ctl", "stop"))
     pid = int(tree.read("agents/tool-p/pid"))
     offer(tree)
-    eventually(lambda: not below(pid, tree))
+    eventually(lambda: not at_work(pid, tree))
 
 
 def test_servers_end_with_the_daemon_and_its_tools_are_still_known(
@@ -361,11 +362,7 @@ def test_who_enters_the_group_of_the_operators_tools_is_not_the_operator(
     """Its orphan is a stranger there: root can enter any group."""
     offer(tree, cat={"exec": ["/bin/cat"]})
     assert call(tree, "cat", {}) == "{}"
-    toolbox = next(
-        int(name)
-        for name in os.listdir("/proc")
-        if name.isdigit() and is_toolbox_of_init(int(name), tree)
-    )
+    toolbox = toolbox_of(1, tree)
     said = Path(f"/proc/{toolbox}/cgroup").read_text()
     group = next((line[3:] for line in said.splitlines() if line.startswith("0::")), "")
     places = [Path(mounted + group, "cgroup.procs") for mounted, _ in _hierarchies()]
@@ -382,13 +379,3 @@ def test_who_enters_the_group_of_the_operators_tools_is_not_the_operator(
     eventually(lambda: "done" in (tmp_path / "said").read_text())
     assert "init" not in (tmp_path / "said").read_text()
     assert "exec" in tree.read("etc/tools.yaml")
-
-
-def is_toolbox_of_init(pid: int, tree: Tree) -> bool:
-    try:
-        env = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-    ours = b"AGENTFS=%s" % os.fsencode(tree.path) in env and b"AGENT_PID=1" in env
-    return ours and b"agentfs.toolbox" in command

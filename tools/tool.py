@@ -165,7 +165,7 @@ def _ask_server(tree: Tree, name: str) -> None:
 @tool.command("rm", cls=FileCommand, how=_add_how)
 @click.argument("name", metavar="NAME")
 def remove_tool(name: str) -> None:
-    """Offer tool NAME no more. What runs of it ends."""
+    """Offer tool NAME no more. Its calls and servers end."""
     _change(Tree(), name, None)
 
 

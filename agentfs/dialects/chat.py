@@ -9,7 +9,7 @@ from typing import Any
 from agentfs.dialects.dialect import Dialect, Request
 from agentfs.dialects.progress import Progress
 from agentfs.dialects.sse import event
-from agentfs.dialects.usage import Usage, count
+from agentfs.dialects.usage import TokenUsage, count
 
 __all__ = ["CHAT", "openai_error", "openai_usage"]
 
@@ -20,7 +20,7 @@ def openai_error(words: str, kind: str, code: str | None = None) -> dict[str, An
     return {"error": {"message": words, "type": kind, "param": None, "code": code}}
 
 
-def openai_usage(usage: object) -> Usage | None:
+def openai_usage(usage: object) -> TokenUsage | None:
     """`usage` of a chunk, a completion or a list of embeddings."""
     if not isinstance(usage, dict):
         return None
@@ -28,7 +28,7 @@ def openai_usage(usage: object) -> Usage | None:
     cached = count(details, "cached_tokens") if isinstance(details, dict) else 0
     prompt = count(usage, "prompt_tokens")
     cached = min(cached, prompt)
-    return Usage(prompt - cached, count(usage, "completion_tokens"), cached).told
+    return TokenUsage(prompt - cached, count(usage, "completion_tokens"), cached).told
 
 
 class _Reader:
@@ -91,7 +91,7 @@ class _Reader:
     def complete(self, progress: Progress) -> bytes | None:
         return DONE if all(self._over.values()) else None
 
-    def cut(self, usage: Usage, progress: Progress) -> bytes:
+    def cut(self, usage: TokenUsage, progress: Progress) -> bytes:
         head = self._head or {
             "id": "chatcmpl-cut",
             "object": "chat.completion.chunk",

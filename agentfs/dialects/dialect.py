@@ -9,8 +9,8 @@ from typing import Any
 
 from agentfs.dialects.body import BadRequest, Body
 from agentfs.dialects.media import weigh
-from agentfs.dialects.progress import Reader
-from agentfs.dialects.usage import Usage, tokens
+from agentfs.dialects.progress import StreamReader
+from agentfs.dialects.usage import TokenUsage, tokens
 
 __all__ = ["Dialect", "Request"]
 
@@ -53,7 +53,7 @@ class Dialect:
     maximum: str
     """The name of the field with the most tokens of an answer; "" where nothing is written."""
 
-    usage: Callable[[Mapping[str, Any]], Usage | None]
+    usage: Callable[[Mapping[str, Any]], TokenUsage | None]
     """What a whole reply says that it cost; None if it does not."""
 
     text: Callable[[Mapping[str, Any]], str]
@@ -65,7 +65,7 @@ class Dialect:
     ask: Callable[[str, Sequence[Mapping[str, Any]], str, int | None, bool], bytes]
     """A request: system, messages, model, maximum, whether it streams."""
 
-    reader: Callable[[Request], Reader] | None
+    reader: Callable[[Request], StreamReader] | None
     """What reads and ends a stream; None where there are none."""
 
     def parse(self, body: bytes) -> Request:

@@ -9,7 +9,7 @@ from typing import Any
 from agentfs.dialects.dialect import Dialect, Request
 from agentfs.dialects.progress import FINISH, Progress
 from agentfs.dialects.sse import event
-from agentfs.dialects.usage import Usage, count
+from agentfs.dialects.usage import TokenUsage, count
 
 __all__ = ["COUNT_TOKENS", "MESSAGES", "counted"]
 
@@ -17,10 +17,10 @@ ANSWER = 4_096
 """Tokens of an answer for which nobody named a maximum: Anthropic wants one."""
 
 
-def messages_usage(usage: object) -> Usage | None:
+def messages_usage(usage: object) -> TokenUsage | None:
     if not isinstance(usage, dict):
         return None
-    return Usage(
+    return TokenUsage(
         count(usage, "input_tokens"),
         count(usage, "output_tokens"),
         count(usage, "cache_read_input_tokens"),
@@ -28,7 +28,7 @@ def messages_usage(usage: object) -> Usage | None:
     ).told
 
 
-def _said(usage: Usage) -> dict[str, int]:
+def _said(usage: TokenUsage) -> dict[str, int]:
     return {
         "input_tokens": usage.input,
         "cache_creation_input_tokens": usage.cache_write,
@@ -81,7 +81,7 @@ class _Reader:
     def complete(self, progress: Progress) -> bytes | None:
         return _stop() if progress.finish else None
 
-    def cut(self, usage: Usage, progress: Progress) -> bytes:
+    def cut(self, usage: TokenUsage, progress: Progress) -> bytes:
         events = []
         if not self._begun:
             message: dict[str, Any] = {

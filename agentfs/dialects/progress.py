@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from agentfs.dialects.usage import Usage, output_tokens
+from agentfs.dialects.usage import TokenUsage, output_tokens
 
-__all__ = ["Progress", "Reader"]
+__all__ = ["Progress", "StreamReader"]
 
 
 FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length"}
@@ -21,7 +21,7 @@ class Progress:
     single: bool = True
     """Whether the provider sends one token an event."""
 
-    usage: Usage | None = None
+    usage: TokenUsage | None = None
     final: bool = False
     """Whether the usage is that of the whole answer."""
 
@@ -45,7 +45,7 @@ class Progress:
             if shown:
                 self.pieces.append(text)
 
-    def counted(self, usage: Usage | None, final: bool = True) -> None:
+    def counted(self, usage: TokenUsage | None, final: bool = True) -> None:
         """The provider has counted; `final`: with all of the output."""
         if usage is not None:
             self.final = self.final or final
@@ -66,7 +66,7 @@ class Progress:
         self.error_type = kind if isinstance(kind, str) else ""
 
 
-class Reader(Protocol):
+class StreamReader(Protocol):
     """A dialect's knowledge of one stream. It is told of each event that the client gets."""
 
     single: bool
@@ -80,7 +80,7 @@ class Reader(Protocol):
     def complete(self, progress: Progress) -> bytes | None:
         """The provider ended here: what its answer lacks; None if it was not over."""
 
-    def cut(self, usage: Usage, progress: Progress) -> bytes:
+    def cut(self, usage: TokenUsage, progress: Progress) -> bytes:
         """Events that end the answer as if its maximum were reached."""
 
     def fail(self, words: str, progress: Progress) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 from agentfs.dialects.dialect import Dialect, Request
 from agentfs.dialects.progress import Progress
 from agentfs.dialects.sse import event
-from agentfs.dialects.usage import Usage, count
+from agentfs.dialects.usage import TokenUsage, count
 
 __all__ = ["RESPONSES"]
 
@@ -34,13 +34,13 @@ MAX_PARTS = 1_000
 """Of an item. A number beyond is no provider's."""
 
 
-def responses_usage(usage: object) -> Usage | None:
+def responses_usage(usage: object) -> TokenUsage | None:
     if not isinstance(usage, dict):
         return None
     details = usage.get("input_tokens_details")
     total = count(usage, "input_tokens")
     cached = min(count(details, "cached_tokens"), total) if isinstance(details, dict) else 0
-    return Usage(total - cached, count(usage, "output_tokens"), cached).told
+    return TokenUsage(total - cached, count(usage, "output_tokens"), cached).told
 
 
 class _Reader:
@@ -115,7 +115,7 @@ class _Reader:
     def complete(self, progress: Progress) -> bytes | None:
         return None
 
-    def cut(self, usage: Usage, progress: Progress) -> bytes:
+    def cut(self, usage: TokenUsage, progress: Progress) -> bytes:
         events = self._beginning()
         for index in sorted(self._open):
             events += self._closed(index)

@@ -9,14 +9,14 @@ from collections import deque
 from agentfs.dialects.dialect import Request
 from agentfs.dialects.progress import Progress
 from agentfs.dialects.sse import MAX_EVENT, Events, read_event
-from agentfs.dialects.usage import FIRST, Usage
+from agentfs.dialects.usage import FIRST, TokenUsage
 
-__all__ = ["Stream"]
+__all__ = ["TokenStream"]
 
 ENDED_EARLY = "the provider ended its answer before it was over"
 
 
-class Stream:
+class TokenStream:
     """One answer. Feed it what the provider sends, and relay what it gives back.
 
     `error` is not "" after the provider has sent an error, or something that is no stream: nothing
@@ -34,7 +34,7 @@ class Stream:
         self._over = False  # cut or failed: nothing more is relayed
 
     @property
-    def usage(self) -> Usage | None:
+    def usage(self) -> TokenUsage | None:
         """What the whole answer has cost; None until the provider has said it."""
         return self._progress.usage if self._progress.final else None
 
@@ -45,10 +45,10 @@ class Stream:
         return max(self._progress.tokens, usage.output if usage else 0)
 
     @property
-    def estimated(self) -> Usage:
+    def estimated(self) -> TokenUsage:
         """What is charged if the provider has not counted to the end."""
         known = self._progress.usage
-        usage = known if known is not None and known.prompt else Usage(self._input)
+        usage = known if known is not None and known.prompt else TokenUsage(self._input)
         return usage.with_output(self.output_estimate)
 
     @property
@@ -100,8 +100,8 @@ class Stream:
         return relayed
 
     def cut(self, reason: str) -> bytes:
-        """End the stream here as its dialect ends at the maximum of tokens. What was held back is
-        dropped. The reason is a comment in the stream, which no SDK shows."""
+        """End the stream here as its dialect ends at the maximum of tokens. Events that were held
+        back are dropped. The reason is a comment in the stream, which no SDK shows."""
         if self._over or self.finished:
             return b""
         self._stop()

@@ -24,7 +24,7 @@ from typing import Any
 from agentfs.dialects.body import parse_json
 from agentfs.dialects.dialect import MAXIMA, Request
 
-__all__ = ["Record", "Tape", "last_words", "read_tape"]
+__all__ = ["Tape", "TapeRecord", "last_words", "read_tape"]
 
 UNIMPORTANT = {
     *MAXIMA,
@@ -46,7 +46,7 @@ COMPARED = 2_000  # characters of a prompt that are compared
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class TapeRecord:
     """A request, and its answer."""
 
     dialect: str
@@ -63,11 +63,11 @@ class Record:
         status: int,
         headers: Iterable[tuple[str, str]],
         chunks: Sequence[tuple[float, bytes]],
-    ) -> Record:
+    ) -> TapeRecord:
         """What is recorded of a call. The caller has cut the keys out of the chunks."""
         kept = [(name.lower(), value) for name, value in headers if name.lower() in HEADERS]
         asked = _important(request)
-        return Record(request.dialect.name, request.dialect.path, asked, status, kept, chunks)
+        return TapeRecord(request.dialect.name, request.dialect.path, asked, status, kept, chunks)
 
     @property
     def digest(self) -> str:
@@ -87,7 +87,7 @@ class Record:
         return json.dumps(said).encode() + b"\n"
 
 
-def read_tape(data: bytes) -> list[Record]:
+def read_tape(data: bytes) -> list[TapeRecord]:
     """All records. Raises ValueError with the number of a line that is none."""
     records = []
     for number, line in enumerate(data.splitlines(), start=1):
@@ -104,13 +104,13 @@ class Tape:
     """Answers by request. The same request gets its answers in their order, and then the last one
     again and again."""
 
-    def __init__(self, records: Iterable[Record]) -> None:
-        self._records: dict[str, list[Record]] = {}
+    def __init__(self, records: Iterable[TapeRecord]) -> None:
+        self._records: dict[str, list[TapeRecord]] = {}
         self._played: dict[str, int] = {}
         for record in records:
             self._records.setdefault(record.digest, []).append(record)
 
-    def find(self, request: Request) -> Record | None:
+    def find(self, request: Request) -> TapeRecord | None:
         """The answer to a request, whose turn passes with it."""
         digest = _digest(request.dialect.path, _important(request))
         records = self._records.get(digest)
@@ -166,13 +166,13 @@ def _digest(path: str, request: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _likeness(asked: str, stream: bool, record: Record) -> float:
+def _likeness(asked: str, stream: bool, record: TapeRecord) -> float:
     found = last_words(record.request)[:COMPARED]
     same = difflib.SequenceMatcher(None, asked[:COMPARED], found, autojunk=False).quick_ratio()
     return same + 0.01 * (record.request.get("stream") is True) * stream
 
 
-def _difference(request: Request, record: Record) -> str:
+def _difference(request: Request, record: TapeRecord) -> str:
     """The fields in which a request differs from a record."""
     asked = _important(request)
     names = [
@@ -195,7 +195,7 @@ def _written(data: bytes) -> str | dict[str, str]:
         return {"base64": base64.b64encode(data).decode()}
 
 
-def _read(said: Mapping[str, Any]) -> Record:
+def _read(said: Mapping[str, Any]) -> TapeRecord:
     chunks = []
     for delay, data in said["chunks"]:
         if not 0 <= float(delay) < 3_600:
@@ -204,7 +204,7 @@ def _read(said: Mapping[str, Any]) -> Record:
     if not isinstance(said["request"], dict) or not 100 <= int(said["status"]) <= 599:
         raise ValueError("its request or status is none")
     headers = [(str(name), str(value)) for name, value in said["headers"]]
-    return Record(
+    return TapeRecord(
         str(said["dialect"]),
         str(said["path"]),
         said["request"],

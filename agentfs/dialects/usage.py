@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["Ratios", "Usage", "count", "output_tokens"]
+__all__ = ["Ratios", "TokenUsage", "count", "output_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class TokenUsage:
     """Tokens that a provider has counted. The four do not overlap: what was read from a cache, or
     written to one, is not in `input` (as Anthropic counts; OpenAI's `prompt_tokens` is the sum)."""
 
@@ -26,10 +26,10 @@ class Usage:
         """All tokens of the input, cached or not."""
         return self.input + self.cache_read + self.cache_write
 
-    def later(self, other: Usage) -> Usage:
+    def later(self, other: TokenUsage) -> TokenUsage:
         """What holds after `other` has come later in the same stream. Totals replace totals: they
         are never added. A 0 says nothing: providers repeat only some of the fields."""
-        return Usage(
+        return TokenUsage(
             other.input or self.input,
             other.output or self.output,
             other.cache_read or self.cache_read,
@@ -37,11 +37,11 @@ class Usage:
         )
 
     @property
-    def told(self) -> Usage | None:
+    def told(self) -> TokenUsage | None:
         """Itself, unless it is all zeros: providers that do not count say so."""
         return self if self.prompt or self.output else None
 
-    def with_output(self, output: int) -> Usage:
+    def with_output(self, output: int) -> TokenUsage:
         return replace(self, output=output)
 
 
@@ -54,8 +54,7 @@ def count(record: Mapping[str, Any], name: str) -> int:
 
 
 SMALL = 8
-"""Characters. What is no longer than this and comes alone is one token: OpenAI, llama.cpp and vLLM
-send one a chunk."""
+"""Characters of a chunk that is one token: OpenAI, llama.cpp and vLLM send one a chunk."""
 
 
 def output_tokens(text: str, single: bool) -> int:

@@ -7,7 +7,7 @@ import json
 import trio
 
 from agentfs.dialects.body import BadRequest
-from agentfs.dialects.usage import Usage, output_tokens
+from agentfs.dialects.usage import TokenUsage, output_tokens
 from agentfs.gateway.catalogue import Offer
 from agentfs.gateway.failure import Failure, of_answer, of_failed
 from agentfs.gateway.ledger import Grant, RefusedError
@@ -253,7 +253,7 @@ class Attempt:
             self._started = True
             await self._job.answer.begin(self._grant.model, reply.headers)
 
-    async def _settle(self, usage: Usage | None) -> None:
+    async def _settle(self, usage: TokenUsage | None) -> None:
         await self.metered.settle(usage)
         request = self._job.request
         if usage is not None and not request.images:

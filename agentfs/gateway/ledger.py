@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from agentfs.dialects.dialect import Request
-from agentfs.dialects.usage import Usage
+from agentfs.dialects.usage import TokenUsage
 from agentfs.gateway.channel import ChannelClosedError, DaemonChannel, Packet
 from agentfs.gateway.peers import Peer
 
@@ -116,7 +116,13 @@ class Ledger:
         self._channel.tell(packet | {"provider": provider})
 
     async def settle(
-        self, call: int, usage: Usage, provider: str, *, estimated: bool = False, error: str = ""
+        self,
+        call: int,
+        usage: TokenUsage,
+        provider: str,
+        *,
+        estimated: bool = False,
+        error: str = "",
     ) -> None:
         """The call is over, and has used this. Not interrupted by a cancellation."""
         used = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from agentfs.dialects.dialect import Request
-from agentfs.dialects.stream import Stream
-from agentfs.dialects.usage import Usage
+from agentfs.dialects.stream import TokenStream
+from agentfs.dialects.usage import TokenUsage
 from agentfs.gateway.ledger import Grant, Ledger, RefusedError
 
 __all__ = ["Metered"]
@@ -26,14 +26,14 @@ class Metered:
         self.closed = False
         self._ledger = ledger
         self._request = request
-        self.stream: Stream | None = None
+        self.stream: TokenStream | None = None
         self._answered = 0  # tokens of an answer that came at once, as far as one can guess
         self._relayed: int | None = None
         self._reported: int | None = None
 
-    def begin_stream(self) -> Stream:
+    def begin_stream(self) -> TokenStream:
         """The provider has begun to answer in a stream."""
-        self.stream = Stream(self._request, self.grant.input)
+        self.stream = TokenStream(self._request, self.grant.input)
         return self.stream
 
     @property
@@ -80,7 +80,7 @@ class Metered:
         """The provider has answered at once, with about so many tokens."""
         self._answered = tokens
 
-    async def settle(self, usage: Usage | None, error: str = "") -> None:
+    async def settle(self, usage: TokenUsage | None, error: str = "") -> None:
         """It is over. None: the provider did not count."""
         if self.closed:
             return
@@ -116,7 +116,7 @@ class Metered:
             self.closed = True
             await self._ledger.drop(self.grant.call)
 
-    def _estimate(self) -> Usage:
+    def _estimate(self) -> TokenUsage:
         if self.stream is None:
-            return Usage(self.grant.input, self._answered)
+            return TokenUsage(self.grant.input, self._answered)
         return self.stream.estimated

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from agentfs.dialects.dialect import Dialect
 from agentfs.dialects.refusal import refusal
-from agentfs.dialects.stream import Stream
+from agentfs.dialects.stream import TokenStream
 from agentfs.gateway.client import ClientConnection
 from agentfs.gateway.failure import Failure
 from agentfs.gateway.ledger import RefusedError
@@ -66,16 +66,18 @@ class Outlet(Protocol):
     async def begin(self, model: str, headers: Headers) -> None:
         """A model answers in a stream."""
 
-    async def relay(self, stream: Stream, events: Sequence[bytes]) -> None:
+    async def relay(self, stream: TokenStream, events: Sequence[bytes]) -> None:
         """A part of the stream."""
 
-    async def finish(self, stream: Stream, events: Sequence[bytes], *, spent: bool) -> None:
+    async def finish(self, stream: TokenStream, events: Sequence[bytes], *, spent: bool) -> None:
         """The last part. `spent`: it ends there because the budget does."""
 
-    async def cut(self, stream: Stream) -> None:
+    async def cut(self, stream: TokenStream) -> None:
         """The budget ended."""
 
-    async def break_off(self, stream: Stream, events: Sequence[bytes], failure: Failure) -> None:
+    async def break_off(
+        self, stream: TokenStream, events: Sequence[bytes], failure: Failure
+    ) -> None:
         """It failed in the middle."""
 
 
@@ -112,17 +114,19 @@ class DialectOutlet:
     async def begin(self, model: str, headers: Headers) -> None:
         self._head = self._all(model, headers)
 
-    async def relay(self, stream: Stream, events: Sequence[bytes]) -> None:
+    async def relay(self, stream: TokenStream, events: Sequence[bytes]) -> None:
         if events:
             await self._send(self._shown(b"".join(events)))
 
-    async def finish(self, stream: Stream, events: Sequence[bytes], *, spent: bool) -> None:
+    async def finish(self, stream: TokenStream, events: Sequence[bytes], *, spent: bool) -> None:
         await self._end(self._shown(b"".join(events)), BUDGET if spent else ())
 
-    async def cut(self, stream: Stream) -> None:
+    async def cut(self, stream: TokenStream) -> None:
         await self._end(stream.cut("the budget ended here"), BUDGET)
 
-    async def break_off(self, stream: Stream, events: Sequence[bytes], failure: Failure) -> None:
+    async def break_off(
+        self, stream: TokenStream, events: Sequence[bytes], failure: Failure
+    ) -> None:
         last = stream.fail(failure.words)
         errno = (b"x-agentfs-errno", failure.errno.encode())
         trailers = [errno, *self._words(failure.words)]
@@ -185,17 +189,19 @@ class TextOutlet:
     async def begin(self, model: str, headers: Headers) -> None:
         self._model = model
 
-    async def relay(self, stream: Stream, events: Sequence[bytes]) -> None:
+    async def relay(self, stream: TokenStream, events: Sequence[bytes]) -> None:
         await self._send(stream.text)
 
-    async def finish(self, stream: Stream, events: Sequence[bytes], *, spent: bool) -> None:
+    async def finish(self, stream: TokenStream, events: Sequence[bytes], *, spent: bool) -> None:
         await self._send(stream.text)
         await self._end("budget" if spent else stream.finish)
 
-    async def cut(self, stream: Stream) -> None:
+    async def cut(self, stream: TokenStream) -> None:
         await self._end("budget")
 
-    async def break_off(self, stream: Stream, events: Sequence[bytes], failure: Failure) -> None:
+    async def break_off(
+        self, stream: TokenStream, events: Sequence[bytes], failure: Failure
+    ) -> None:
         await self._send(stream.text if events else "")
         await self._end(
             "",

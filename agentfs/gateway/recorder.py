@@ -8,7 +8,7 @@ from collections.abc import Callable
 import trio
 
 from agentfs.dialects.messages import COUNT_TOKENS
-from agentfs.dialects.tape import Record
+from agentfs.dialects.tape import TapeRecord
 from agentfs.gateway.source import AGAIN, Deadline, Headers, Incoming, Outgoing, Source
 
 __all__ = ["Recorder"]
@@ -44,7 +44,7 @@ class Recorder:
         if self._shown(whole) != whole:  # a key lay across two pieces
             cleaned = [(sum(pause for pause, _ in chunks), self._shown(whole))]
         headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in reply.headers]
-        line = Record.of(request.request, reply.status, headers, cleaned).line()
+        line = TapeRecord.of(request.request, reply.status, headers, cleaned).line()
         try:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             tape = os.open(self._path, flags, 0o600)

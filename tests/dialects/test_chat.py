@@ -7,9 +7,9 @@ import json
 import pytest
 
 from agentfs.dialects.body import BadRequest
-from agentfs.dialects.stream import Stream
+from agentfs.dialects.stream import TokenStream
 from agentfs.dialects.table import DIALECTS
-from agentfs.dialects.usage import Usage
+from agentfs.dialects.usage import TokenUsage
 
 CHAT = DIALECTS["chat"]
 
@@ -38,18 +38,18 @@ def test_a_stream_from_its_request_to_its_end() -> None:
         "max_tokens": 64,
         "stream_options": {"include_usage": True},
     }
-    stream = Stream(asked)
+    stream = TokenStream(asked)
     assert stream.feed(chunk("The ")) == [chunk("The ")]
     assert stream.text == "The "
     end = chunk("end", finish_reason="stop")
     assert stream.feed(end + USAGE + DONE) == [end, DONE]  # nobody asked for the usage
     assert (stream.text, stream.finish, stream.finished) == ("end", "stop", True)
-    assert stream.usage == Usage(9, 2)
+    assert stream.usage == TokenUsage(9, 2)
     assert stream.cut("too late") == b""
 
 
 def test_who_asked_for_the_usage_gets_it() -> None:
-    stream = Stream(request(stream_options={"include_usage": True}))
+    stream = TokenStream(request(stream_options={"include_usage": True}))
     assert stream.feed(chunk("x", finish_reason="stop") + USAGE + DONE)[1] == USAGE
 
 
@@ -67,7 +67,7 @@ def test_a_maximum_that_is_no_number_of_tokens_is_refused(value) -> None:
 
 
 def test_more_than_is_allowed_waits() -> None:
-    stream = Stream(request())
+    stream = TokenStream(request())
     burst = b"".join(chunk(f"w{i} ") for i in range(100))
     assert len(stream.feed(burst, allowed=10)) == 11  # the budget, and a chunk
     assert stream.held_back

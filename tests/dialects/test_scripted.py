@@ -12,7 +12,7 @@ import yaml
 
 from agentfs.dialects import scripted
 from agentfs.dialects.scripted import Reply, Script
-from agentfs.dialects.stream import Stream
+from agentfs.dialects.stream import TokenStream
 from agentfs.dialects.table import DIALECTS
 from tests.dialects.samples import Served, serve
 
@@ -120,7 +120,7 @@ def test_a_script_is_read_by_the_sdks(served, gpt, claude, room: int) -> None:
 @pytest.mark.parametrize("dialect", ["chat", "messages", "responses"])
 def test_a_script_is_metered_as_a_provider(dialect: str) -> None:
     request = asked(dialect, stream=True)
-    stream = Stream(request)
+    stream = TokenStream(request)
     reply = Script(EVERYTHING).reply(request)
     texts = []
     for _, data in reply.chunks:

@@ -12,7 +12,7 @@ import pytest
 from agentfs.dialects.dialect import Request
 from agentfs.dialects.models_list import models_list
 from agentfs.dialects.refusal import refusal
-from agentfs.dialects.stream import Stream
+from agentfs.dialects.stream import TokenStream
 from tests.dialects.samples import SAMPLES, Served, request, serve
 
 
@@ -47,7 +47,7 @@ HELLO = [{"role": "user", "content": "weather?"}]
 
 def cut_at(asked: Request, count: int) -> bytes:
     """The stream of a provider, cut after so many events."""
-    stream = Stream(asked)
+    stream = TokenStream(asked)
     relayed = stream.feed(b"".join(SAMPLES[asked.dialect.name][:count]))
     return b"".join(relayed) + stream.cut("no tokens are left") + b"".join(stream.end())
 
@@ -162,7 +162,7 @@ def test_a_failure_in_mid_stream_is_raised_by_the_anthropic_sdk(served, claude, 
 
 
 def failed_at(dialect: str, count: int) -> bytes:
-    stream = Stream(request(dialect))
+    stream = TokenStream(request(dialect))
     relayed = stream.feed(b"".join(SAMPLES[dialect][:count]))
     return b"".join(relayed) + stream.fail("the line is gone")
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentfs.dialects.sse import MAX_EVENT, Events, read_event
-from agentfs.dialects.stream import Stream
-from agentfs.dialects.usage import Usage
+from agentfs.dialects.stream import TokenStream
+from agentfs.dialects.usage import TokenUsage
 from tests.dialects.samples import SAMPLES, request
 
 DIALECTS = sorted(SAMPLES)
@@ -22,7 +22,7 @@ def whole(dialect: str) -> bytes:
     return b"".join(SAMPLES[dialect])
 
 
-def relay(stream: Stream, pieces: list[bytes]) -> bytes:
+def relay(stream: TokenStream, pieces: list[bytes]) -> bytes:
     relayed = [event for piece in pieces for event in stream.feed(piece)]
     return b"".join([*relayed, *stream.end()])
 
@@ -34,7 +34,7 @@ def split(data: bytes, places: list[int]) -> list[bytes]:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_what_is_relayed_is_what_was_sent(dialect: str) -> None:
-    stream = Stream(request(dialect))
+    stream = TokenStream(request(dialect))
     sent = SAMPLES[dialect]
     without = [e for e in sent if dialect != "chat" or b'"choices": []' not in e]
     assert relay(stream, [whole(dialect)]) == b"".join(without)
@@ -49,7 +49,7 @@ def test_any_split_relays_the_same_bytes(dialect: str, end: str, places: list[in
     """In the middle of a character, of a CRLF, of an event."""
     data = b"\xef\xbb\xbf: hello\n\n" + whole(dialect).replace(b"[DONE]", b"[DONE] \n: bye")
     data = data.replace(b"\n", end.encode())
-    at_once, stream = Stream(request(dialect)), Stream(request(dialect))
+    at_once, stream = TokenStream(request(dialect)), TokenStream(request(dialect))
     expected = relay(at_once, [data])
     assert relay(stream, split(data, places)) == expected
     for name in ("usage", "output_estimate", "finish", "finished", "error"):
@@ -60,7 +60,7 @@ def test_any_split_relays_the_same_bytes(dialect: str, end: str, places: list[in
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_one_byte_at_a_time_is_not_slower_than_a_line(dialect: str) -> None:
-    stream = Stream(request(dialect))
+    stream = TokenStream(request(dialect))
     assert relay(stream, [bytes([byte]) for byte in whole(dialect)])
     assert stream.finished
 
@@ -77,7 +77,7 @@ def test_a_slow_drip_of_a_long_event_is_searched_once() -> None:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_line_of_100_mb_ends_the_stream_and_its_memory(dialect: str) -> None:
-    stream = Stream(request(dialect))
+    stream = TokenStream(request(dialect))
     first = SAMPLES[dialect][0]
     assert stream.feed(first + b"data: ") == [first]
     for _ in range(100):
@@ -90,34 +90,34 @@ def test_a_line_of_100_mb_ends_the_stream_and_its_memory(dialect: str) -> None:
 @pytest.mark.parametrize("count", range(20))
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_provider_that_goes_away_is_an_error_and_no_success(dialect: str, count: int) -> None:
-    stream = Stream(request(dialect))
+    stream = TokenStream(request(dialect))
     relay(stream, SAMPLES[dialect][: min(count, 10)])
     assert "before it was over" in stream.error
     assert not stream.finished
 
 
 def test_a_chat_without_done_is_completed() -> None:
-    stream = Stream(request("chat"))
+    stream = TokenStream(request("chat"))
     assert relay(stream, SAMPLES["chat"][:-2]).endswith(b"data: [DONE]\n\n")
     assert (stream.finished, stream.error) == (True, "")
 
 
 def test_messages_without_message_stop_are_completed() -> None:
-    stream = Stream(request("messages"))
+    stream = TokenStream(request("messages"))
     end = relay(stream, SAMPLES["messages"][:-1])
     assert end.endswith(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_an_end_without_its_empty_line_counts(dialect: str) -> None:
-    stream = Stream(request(dialect))
+    stream = TokenStream(request(dialect))
     assert relay(stream, [whole(dialect).rstrip(b"\n")]).endswith(b"\n\n")
     assert stream.finished
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_done_alone_is_no_answer(dialect: str) -> None:
-    stream = Stream(request(dialect))
+    stream = TokenStream(request(dialect))
     assert relay(stream, [b"data: [DONE]\n\n"]) == b""
     assert stream.error
 
@@ -148,7 +148,7 @@ def test_done_alone_is_no_answer(dialect: str) -> None:
 )
 def test_an_error_in_a_stream_is_one(dialect: str, event: bytes, words: str) -> None:
     """It is not relayed: it may have a key in it. [DONE] behind it makes no success of it."""
-    stream = Stream(request(dialect))
+    stream = TokenStream(request(dialect))
     first = SAMPLES[dialect][0]
     relayed = relay(stream, [first + event + b"data: [DONE]\n\n"])
     assert relayed == first
@@ -159,53 +159,53 @@ def test_an_error_in_a_stream_is_one(dialect: str, event: bytes, words: str) -> 
 
 def test_totals_are_set_and_never_added() -> None:
     """The start says 317 and 4,425, and so does the delta; some providers say 0 in one of them."""
-    stream = Stream(request("messages"))
+    stream = TokenStream(request("messages"))
     relay(stream, [whole("messages")])
-    assert stream.usage == Usage(317, 89, 0, 4425)
+    assert stream.usage == TokenUsage(317, 89, 0, 4425)
     start, delta = SAMPLES["messages"][0], SAMPLES["messages"][-2]
     for one, other in (
         (start.replace(b"317", b"0").replace(b"4425", b"0"), delta),
         (start, delta.replace(b"317", b"0").replace(b"4425", b"0")),
         (start, delta.replace(b'"input_tokens": 317, ', b"")),
     ):
-        stream = Stream(request("messages"))
+        stream = TokenStream(request("messages"))
         relay(stream, [one, *SAMPLES["messages"][1:-2], other, SAMPLES["messages"][-1]])
-        assert stream.usage == Usage(317, 89, 0, 4425)
+        assert stream.usage == TokenUsage(317, 89, 0, 4425)
 
 
 def test_an_answer_that_was_not_counted_to_its_end_is_estimated() -> None:
     """The start has said 317 of input and 1 of output; the end says nothing."""
-    stream = Stream(request("messages"))
+    stream = TokenStream(request("messages"))
     *before, delta, stop = SAMPLES["messages"]
     relay(stream, [*before, delta.replace(b'"usage"', b'"x"'), stop])
     assert stream.finished
     assert stream.usage is None
-    assert stream.estimated == Usage(317, stream.output_estimate, 0, 4425)
+    assert stream.estimated == TokenUsage(317, stream.output_estimate, 0, 4425)
     assert stream.output_estimate > 10
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_provider_that_says_zeros_has_not_counted(dialect: str) -> None:
-    stream = Stream(request(dialect), input_tokens=50)
+    stream = TokenStream(request(dialect), input_tokens=50)
     relay(stream, [re.sub(rb'(_tokens": )\d+', rb"\g<1>0", whole(dialect))])
     assert stream.finished
     assert stream.usage is None
-    assert stream.estimated == Usage(50, stream.output_estimate)
+    assert stream.estimated == TokenUsage(50, stream.output_estimate)
     assert stream.output_estimate > 10
 
 
 @pytest.mark.parametrize(
-    ("dialect", "usage"), [("chat", Usage(8, 21, 4)), ("responses", Usage(32, 30, 8))]
+    ("dialect", "usage"), [("chat", TokenUsage(8, 21, 4)), ("responses", TokenUsage(32, 30, 8))]
 )
-def test_cached_tokens_are_no_input(dialect: str, usage: Usage) -> None:
-    stream = Stream(request(dialect))
+def test_cached_tokens_are_no_input(dialect: str, usage: TokenUsage) -> None:
+    stream = TokenStream(request(dialect))
     relay(stream, [whole(dialect)])
     assert stream.usage == usage
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_held_back_events_come_later_or_not_at_all(dialect: str) -> None:
-    expected, stream = Stream(request(dialect)), Stream(request(dialect))
+    expected, stream = TokenStream(request(dialect)), TokenStream(request(dialect))
     once = relay(expected, [whole(dialect)])
     relayed = stream.feed(whole(dialect), allowed=0)
     allowed = 0
@@ -214,7 +214,7 @@ def test_held_back_events_come_later_or_not_at_all(dialect: str) -> None:
         more = stream.feed(b"", allowed)
         relayed += more
     assert b"".join([*relayed, *stream.end()]) == once
-    cut = Stream(request(dialect))
+    cut = TokenStream(request(dialect))
     first = cut.feed(whole(dialect), allowed=0)
     assert cut.output_estimate >= 1
     assert cut.cut("no tokens").startswith(b": no tokens\n\n")
@@ -224,7 +224,7 @@ def test_held_back_events_come_later_or_not_at_all(dialect: str) -> None:
 
 
 def test_reasons_are_one_line() -> None:
-    stream = Stream(request("chat"))
+    stream = TokenStream(request("chat"))
     assert stream.cut("a\n\ndata: {}\r\n\r\nb").startswith(b": a data: {} b\n\ndata: ")
 
 
@@ -234,7 +234,7 @@ def test_the_text_of_the_last_feed() -> None:
         ("messages", "I look it up. é漢"),
         ("responses", "It is é漢."),
     ):
-        stream = Stream(request(dialect))
+        stream = TokenStream(request(dialect))
         texts = []
         for event in SAMPLES[dialect]:
             stream.feed(event)
@@ -286,7 +286,7 @@ def test_nothing_that_a_provider_sends_raises(dialect: str, data) -> None:
     events = data.draw(spoiled(dialect))
     for count in {len(events), data.draw(st.integers(0, len(events)))}:
         for last in (lambda stream: stream.cut("x"), lambda stream: stream.fail("x")):
-            stream = Stream(request(dialect))
+            stream = TokenStream(request(dialect))
             relayed = b"".join(stream.feed(b"".join(events[:count])))
             assert relayed + last(stream)
             assert stream.estimated.output >= 0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentfs.dialects.table import DIALECTS
-from agentfs.dialects.tape import Record, Tape, last_words, read_tape
+from agentfs.dialects.tape import Tape, TapeRecord, last_words, read_tape
 from tests.dialects.samples import SAMPLES, request
 
 HEADERS = [
@@ -30,7 +30,7 @@ def test_a_recorded_stream_comes_back_byte_for_byte(dialect: str) -> None:
     body = b"".join(SAMPLES[dialect])
     middle = body.index("é".encode()) + 1 if "é".encode() in body else 7
     chunks = [(0.25, body[:middle]), (0.01, body[middle:])]
-    line = Record.of(request(dialect), 200, HEADERS, chunks).line()
+    line = TapeRecord.of(request(dialect), 200, HEADERS, chunks).line()
     assert line.count(b"\n") == 1
     assert b"secret" not in line
     tape = Tape(read_tape(line))
@@ -42,14 +42,14 @@ def test_a_recorded_stream_comes_back_byte_for_byte(dialect: str) -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.binary(max_size=20)), max_size=5))
 def test_any_bytes_can_be_recorded(chunks) -> None:
-    record = Record.of(asked("x"), 200, [], chunks)
+    record = TapeRecord.of(asked("x"), 200, [], chunks)
     again = read_tape(record.line())[0]
     assert [data for _, data in again.chunks] == [data for _, data in chunks]
     assert again.line() == record.line()
 
 
 def test_budget_model_and_order_of_names_do_not_matter() -> None:
-    record = Record.of(asked("hello", max_tokens=5, temperature=0), 200, [], [])
+    record = TapeRecord.of(asked("hello", max_tokens=5, temperature=0), 200, [], [])
     tape = Tape([record])
     other = b'{"temperature":0,"messages":[{"content":"hello","role":"user"}],"model":"n","n":null}'
     found = tape.find(DIALECTS["chat"].parse(other))
@@ -57,7 +57,7 @@ def test_budget_model_and_order_of_names_do_not_matter() -> None:
 
 
 def test_the_same_request_gets_its_answers_in_order() -> None:
-    records = [Record.of(asked("x"), 200, [], [(0, text)]) for text in (b"1", b"2")]
+    records = [TapeRecord.of(asked("x"), 200, [], [(0, text)]) for text in (b"1", b"2")]
     tape = Tape(read_tape(b"".join(record.line() for record in records)))
     played = [tape.find(asked("x")).chunks[0][1] for _ in range(4)]
     assert played == [b"1", b"2", b"2", b"2"]
@@ -65,7 +65,7 @@ def test_the_same_request_gets_its_answers_in_order() -> None:
 
 def test_another_request_has_no_answer_and_is_told_the_nearest() -> None:
     tape = Tape(
-        Record.of(asked(text), 200, [], [])
+        TapeRecord.of(asked(text), 200, [], [])
         for text in ("What is the capital of France?", "Who wrote Faust?")
     )
     wanted = asked("what is the capital of Spain?")
@@ -116,4 +116,4 @@ def test_the_last_words_of_a_conversation(members, text) -> None:
 )
 def test_a_line_that_is_no_record_is_named(line: bytes) -> None:
     with pytest.raises(ValueError, match="line 2 of the tape"):
-        read_tape(Record.of(asked("x"), 200, [], []).line() + line)
+        read_tape(TapeRecord.of(asked("x"), 200, [], []).line() + line)

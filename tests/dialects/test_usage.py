@@ -16,7 +16,7 @@ from agentfs.dialects.usage import (
     MOST_KNOWN,
     WINDOW,
     Ratios,
-    Usage,
+    TokenUsage,
     output_tokens,
 )
 
@@ -120,9 +120,9 @@ def test_a_whole_answer_of_each_dialect() -> None:
     }
     for name, reply in (("chat", chat), ("messages", messages), ("responses", responses)):
         dialect = DIALECTS[name]
-        assert dialect.usage(reply) == Usage(5, 2, 4)
+        assert dialect.usage(reply) == TokenUsage(5, 2, 4)
         assert (dialect.text(reply), dialect.finish(reply)) == ("hi", "length")
-    assert Usage(5, 2, 4, 3).prompt == 12
+    assert TokenUsage(5, 2, 4, 3).prompt == 12
 
 
 @pytest.mark.parametrize("name", sorted(DIALECTS))

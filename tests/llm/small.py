@@ -23,7 +23,7 @@ import yaml
 
 import agentfs.gateway
 from agentfs.catalog.catalog import RUNNABLE
-from agentfs.dialects.tape import Record, read_tape
+from agentfs.dialects.tape import TapeRecord, read_tape
 from agentfs.tools.demo_team import show_team
 from tests.tree import Tree
 
@@ -130,7 +130,7 @@ def main() -> None:
     _put(made)
 
 
-def _put(made: list[Record]) -> None:
+def _put(made: list[TapeRecord]) -> None:
     kept = read_tape(TAPE.read_bytes()) if TAPE.exists() else []
     records = {record.digest: record for record in (*kept, *made)}
     TAPE.parent.mkdir(exist_ok=True)

@@ -39,11 +39,6 @@ class Town(NamedTuple):
     tree: Tree
     provider: Provider
 
-    @property
-    def address(self) -> str:
-        facts = dict(line.split(":\t") for line in self.tree.read("sys/gateway").splitlines())
-        return facts["Address"].removeprefix("http://")
-
     def figures(self, account: str) -> dict[str, int]:
         return {n: int(self.tree.read(f"sys/accounting/{account}/{n}")) for n in FIGURES}
 

@@ -420,3 +420,14 @@ def test_a_price_that_changes_meanwhile_counts_at_the_end(world: World) -> None:
     assert world.gateway.grow(begun.id, begun.output + 20) == begun.output + 20
     world.gateway.settle(begun.id, Used(10, 10))
     assert uses[0].cost == 0
+
+
+def test_a_call_of_the_operator_is_charged_after_a_crash(world: World) -> None:
+    begun = world.stream(world.table.get(1), model="opus")
+    world.gateway.progress(begun.id, 9)
+    again = world.restarted()
+    try:
+        assert again.accounting.sums("agent", "init").output == 9
+        assert list(again.calls) == []
+    finally:
+        again.close()

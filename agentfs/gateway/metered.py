@@ -47,11 +47,13 @@ class Metered:
         """Hold more than the `output` that there is; False if it has to end here."""
         if self._full:
             return False
-        try:
-            self._held = await self._ledger.grow(self.grant.call, output + STEP)
-        except RefusedError:
-            self._full = True
-        self._full = self._full or self._held <= output
+        while not self._full and self._held <= output:  # it is given a part at a time
+            before = self._held
+            try:
+                self._held = await self._ledger.grow(self.grant.call, output + STEP)
+            except RefusedError:
+                self._full = True
+            self._full = self._full or self._held <= before
         return output <= self._held
 
     async def used_up(self) -> bool:

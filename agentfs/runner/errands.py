@@ -110,9 +110,13 @@ def _shown(message: Message) -> str:
 class Errands:
     """The turns of an agent. `work(letters)` returns the answer, or raises TurnFailedError."""
 
-    def __init__(self, agent: Agent, work: Callable[[Letters], str]) -> None:
+    def __init__(
+        self, agent: Agent, work: Callable[[Letters], str], *, interrupts: bool = False
+    ) -> None:
         self._agent = agent
         self._work = work
+        self._interrupts = interrupts  # a signal ends `work`, which does not look at `wake`
+        self._working = False
         self._journal = TurnJournal(f"{agent.home}/memory/.agentfs/turns.json")
         self._turns = f"{agent.tree}/proc/self/turns"
         self._failures = 0
@@ -142,6 +146,8 @@ class Errands:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stopping = True
         os.eventfd_write(self.wake, 1)
+        if self._interrupts and self._working:
+            raise StoppedError
 
     def _rest(self, seconds: float) -> None:
         select.select([self.wake], [], [], seconds)
@@ -193,15 +199,18 @@ class Errands:
         return "done"
 
     def _mark(self, line: str) -> None:
-        """Tell the kernel of the turn. If it knows of another one, that was cut by a crash."""
-        try:
-            self._write(self._turns, line)
-        except OSError as failure:
-            if failure.errno == errno.EBUSY:
-                self._write(self._turns, "end failed it was cut")
-                self._write(self._turns, line)
-            elif failure.errno not in (errno.ENOENT, errno.ESRCH):
-                raise  # it is over already, or a message of it has expired
+        """Tell the kernel of the turn. If it knows of another one, that was cut by a crash. It may
+        be over already, and a message of it may have expired."""
+        for told in (line, "end failed it was cut", line):
+            try:
+                self._write(self._turns, told)
+            except OSError as failure:
+                if failure.errno == errno.EBUSY:
+                    continue
+                if failure.errno not in (errno.ENOENT, errno.ESRCH):
+                    raise
+            if told is line:
+                return
 
     def _work_on(self, letters: Letters) -> None:
         known = self._journal.answer(letters.messages[0].id)
@@ -210,7 +219,12 @@ class Errands:
                 if known and not self._was_answered(message):
                     self._reply(message, known)
             return
-        answer, to_answer = self._work(letters), self._to_answer(letters)
+        self._working = True
+        try:
+            answer = self._work(letters)
+        finally:
+            self._working = False
+        to_answer = self._to_answer(letters)
         self._journal.keep(
             {each.id: answer if each in to_answer else "" for each in letters.messages}
         )

@@ -66,9 +66,8 @@ def assistant(
 ) -> Assistant:
     hands = Hands("/no/tree", (), lambda: "", room=8192)
     conversation = KeptConversation(str(here / "conversation.jsonl"), again=again)
-    return Assistant(
-        model, hands, conversation, {"steps": steps, "system": "Be short.", "timeout": 60}
-    )
+    task = {"steps": steps, "system": "Be short.", "timeout": timeout}
+    return Assistant(model, hands, conversation, task)
 
 
 def test_it_reads_a_file_and_answers(here: Path) -> None:
@@ -191,6 +190,13 @@ def test_steps_have_an_end(here: Path) -> None:
     assert len(model.asked) == 3
     assert "tools" not in model.asked[2]  # the last one is for the answer
     assert not (here / "conversation.jsonl").exists()  # what failed is not gone on with
+
+
+def test_a_turn_takes_no_longer_than_it_may(here: Path) -> None:
+    model = Written("too late")
+    with pytest.raises(ModelError, match="it was not done after -1 s"):
+        assistant(model, here, timeout=-1.0).work("Hurry")
+    assert model.asked == []
 
 
 @pytest.mark.parametrize(
@@ -337,6 +343,22 @@ def test_an_interrupt_ends_a_call_and_its_agent(models: Tree, provider: Provider
         assert running.wait(60) == 130
     assert models.read("agents/waiter/pid") == ""
     provider.wait(lambda log: log[0].hung_up)
+
+
+@pytest.mark.mount
+def test_an_agent_that_is_ended_in_a_call_puts_its_message_back(
+    models: Tree, provider: Provider
+) -> None:
+    provider.script("plain", hang=True)
+    pid = int(models.run("run", "--serve", "--name", "clerk").stdout)
+    models.write("agents/init/outbox/clerk", "one")
+    provider.wait(lambda log: len(log) == 1)
+    models.write("agents/clerk/ctl", "stop")
+    eventually(lambda: models.read("agents/clerk/pid") == "")
+    [file] = (models / "agents/clerk/inbox/new").iterdir()
+    assert "Delivery-Attempt" not in file.read_text()  # that was no attempt
+    provider.wait(lambda log: log[0].hung_up)
+    assert not [turn for turn in turns(models, pid) if turn["state"] == "running"]
 
 
 HANDS = """

@@ -19,8 +19,7 @@ BLOCK = re.compile(r"```sh\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
 
 def blocks(page: str) -> Iterator[tuple[str, str]]:
     """Each script of a page, and what it prints; "" where the page does not say it."""
-    for script, expected in BLOCK.findall((DOCS / page).read_text()):
-        yield script, expected
+    yield from BLOCK.findall((DOCS / page).read_text())
 
 
 def run(script: str, tree: Tree, folder: Path, **env: str) -> str:

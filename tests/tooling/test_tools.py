@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from inotify_simple import INotify, flags
 
 from tests.puppet import Puppet
 from tests.tree import Tree, eventually
@@ -351,3 +352,17 @@ def test_the_end_of_the_daemon_is_no_end_of_a_result(trees: Callable[..., Tree])
     said, words = reader.communicate(timeout=60)
     assert said == b""  # and no b'', which would be the end of the result
     assert b"OSError" in words
+
+
+def test_watchers_see_tools_come_and_go(tree: Tree) -> None:
+    with INotify() as watch:
+        watch.add_watch(tree / "lib/tools", flags.CREATE | flags.DELETE)
+        offer(tree, one={"exec": ["/bin/cat"]})
+        offer(tree, two={"exec": ["/bin/cat"]})
+        seen: set[tuple[str, bool]] = set()
+
+        def all_seen() -> bool:
+            seen.update((each.name, bool(each.mask & flags.CREATE)) for each in watch.read(100))
+            return seen >= {("one", True), ("one", False), ("two", True)}
+
+        eventually(all_seen)

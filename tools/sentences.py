@@ -44,7 +44,7 @@ SENTENCES = {
     "budget_changed": "budget {tier}: {allocated} allocated, {consumed} used, {reserved} reserved",
     "call_begun": "it has begun call {call}",
     "call_cancelled": "call {call} is to end",
-    "call_ended": "call {call} has ended {error}",
+    "call_ended": "call {call} has ended",
     "call_refused": "refused {errno} at {path}: {reason}",
     "capability_dropped": "it gave up the capability {capability}",
     "chat_changed": "its chat {chat} has another model or other instructions, or is empty again",

@@ -56,13 +56,13 @@ class CallBegun(Event):
 
 @dataclass(frozen=True, slots=True)
 class CallEnded(Event):
-    """It is open no more. `error`: why it failed, in the words of who answers for the model; empty
-    if it did not."""
+    """It is open no more. `error`: why it failed, in the words of who answers for the model, which
+    may quote what was asked; empty if it did not."""
 
     pid: int
     agent: str
     call: int
-    error: str = ""
+    error: str = field(default="", metadata=_UNTOLD)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from agentfs.quota.events import (
     ResourceWarning,
 )
 from agentfs.quota.relay import Begun, Used, Wanted
+from agentfs.store.event_log import Record
 from tests.process.world import OPERATOR, as_agent
 from tests.quota.budget_world import World as BudgetWorld
 
@@ -145,7 +146,9 @@ def test_usage_nobody_tells_is_the_estimate_of_the_input_and_what_has_come(world
         (10, 40, True, "elsewhere")
     ]
     assert world.accounting.sums("agent", "lead").estimated == 1
-    assert world.of(CallEnded)[0].error == "reset by peer"
+    (ended,) = world.of(CallEnded)
+    assert ended.error == "reset by peer"
+    assert b"peer" not in Record(1, 0.0, ended).line()  # words that may quote what was asked
 
 
 def test_an_absurd_usage_is_no_figure(world: World) -> None:

@@ -25,23 +25,22 @@ __all__ = ["LlmDirectory"]
 
 class LlmDirectory(SystemTable):
     """/dev/llm: a file for each model (0666, an Exchange). `ls` shows those that the caller may ask
-    at the moment. The prompt is everything written before the first read, which sends it and
-    gives the answer as it comes, in the model's own words, and then the end of the file. Writing
-    again goes on with the conversation, which ends with the open file, and so does an answer that
-    is under way. A write in the midst of an answer gives up its rest. A prompt that is never read
-    for is never sent, and costs nothing: so it is opened for both (`exec 3<>/dev/llm/NAME; echo
-    PROMPT >&3; cat <&3`), and for one alone EACCES says so. A request that begins with `{` is one
-    of a dialect (chat completions, responses, messages, embeddings), and no part of the
-    conversation; its answer is the provider's own bytes. A failure, also in the midst of an answer,
-    is the error of a read, told by every read until something is written. **EACCES**: the
-    capability `llm`; a key that is not set. **EPERM**: a model above your tier;
-    that capability is denied. **ENOENT**: no such
-    model, or nobody answers for it. **EDQUOT**: a budget or limit, also if that ends in the midst
-    of the answer. **EAGAIN**: a rate; the next read tries again. **EMSGSIZE**: more than the model,
-    `max_context_tokens` or `chats.max_conversation` allows. **EINVAL**: an empty prompt, or one
-    that is no UTF-8. **ENODATA**: nothing was asked. **ETIMEDOUT**, **EREMOTEIO**: the provider,
-    whose words are in `/proc/self/error`. **ENODEV**: the gateway cannot be started at the
-    moment."""
+    at the moment. The prompt is everything written before the first read, which sends it and gives
+    the answer as it comes, in the model's own words, and then the end of the file. Writing again
+    goes on with the conversation, which ends with the open file, and so does an answer that is
+    under way. A write in the midst of an answer gives up its rest. A prompt that is never read for
+    is never sent, and costs nothing: so it is opened for both (`exec 3<>/dev/llm/NAME; echo PROMPT
+    >&3; cat <&3`), and for one alone EACCES says so. A request that begins with `{` is one of a
+    dialect (chat completions, responses, messages, embeddings), and no part of the conversation;
+    its answer is the provider's own bytes. A failure, also in the midst of an answer, is the error
+    of a read, told by every read until something is written. **EACCES**: the capability `llm`; a
+    key that is not set. **EPERM**: a model above your tier; that capability is denied. **ENOENT**:
+    no such model, or nobody answers for it. **EDQUOT**: a budget or limit, also if that ends in the
+    midst of the answer. **EAGAIN**: a rate; the next read tries again. **EMSGSIZE**: more than the
+    model, `max_context_tokens` or `chats.max_conversation` allows. **EINVAL**: an empty prompt, or
+    one that is no UTF-8. **ENODATA**: nothing was asked. **ETIMEDOUT**, **EREMOTEIO**: the
+    provider, whose words are in `/proc/self/error`. **ENODEV**: the gateway cannot be started at
+    the moment."""
 
     PATH = "/dev/llm"
     WHAT = "A file for each model: write a prompt, read the answer."

@@ -186,7 +186,7 @@ class KeptTalk:
         self._chats = chats
         self._chat = chat
         self._end = partial(chats.end, principal, chat)
-        self._prompt = ""
+        self._prompt = self._asked = ""
 
     @property
     def model(self) -> str:
@@ -205,14 +205,14 @@ class KeptTalk:
 
     def begin(self, prompt: str) -> None:
         self._chats.begin(self._chat, prompt)
-        self._prompt, self._model = prompt, self._chat.model
+        self._prompt, self._asked = prompt, self._chat.model
 
     def room(self, size: int) -> int:
         return min(size, self._chats.left(self._chat) - len(self._prompt.encode()))
 
     def end(self, answer: str, *, whole: bool) -> None:
         now = self._chats.now()
-        turn = ChatTurn(now, self._model, self._prompt, answer, whole) if answer else None
+        turn = ChatTurn(now, self._asked, self._prompt, answer, whole) if answer else None
         self._end(turn)
 
     def drop(self) -> None:

@@ -17,6 +17,7 @@ import binascii
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,15 @@ UNIMPORTANT = {
     "client_metadata",
 }
 """Fields that differ from run to run, or with the budget, and on which no answer depends."""
+
+PASSING = re.compile(
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"  # numbers of sessions, turns and messages
+    r"|\d{4}-\d\d-\d\d"  # today
+    r"|(?<=\"create_time\":)[0-9.]+"
+    r"|[^\s\"'`\\]*/agents/[\w.-]+/memory"  # the home of an agent
+)
+"""What differs between two runs of the same program although it asks for the same. In the last
+words of a conversation it counts."""
 
 HEADERS = {"content-type", "retry-after"}
 """Of the provider's answer. Others have request numbers, organizations and cookies."""
@@ -157,13 +167,14 @@ def _important(request: Request) -> dict[str, Any]:
 
 
 def _digest(path: str, request: Mapping[str, Any]) -> str:
-    """Of a request, whatever the order of its names. A null is as nothing, and `stream` false as
-    well."""
+    """Of a request, whatever the order of its names, and what is PASSING in it. A null is as
+    nothing, and `stream` false as well."""
     said = {name: value for name, value in request.items() if value is not None}
     if said.get("stream") is False:
         del said["stream"]
-    text = json.dumps([path, said], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    parts = [path, PASSING.sub("…", text), last_words(request)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _likeness(asked: str, stream: bool, record: TapeRecord) -> float:

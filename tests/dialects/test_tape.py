@@ -56,6 +56,22 @@ def test_budget_model_and_order_of_names_do_not_matter() -> None:
     assert found is record
 
 
+def test_what_differs_from_run_to_run_does_not_matter_but_in_the_question() -> None:
+    """As Claude Code and Codex ask: by session, day, moment, and the home of their agent."""
+
+    def run(number: int, question: str):
+        context = (
+            f"Today is 2026-11-0{number}. Session 01a22d33-8d54-7223-9370-fbb80812f5a{number}. Your"
+            f" memory is at `/mnt/agents/run-{number}/memory/.claude`."
+        )
+        turn = {"role": "user", "content": question, "create_time": 1796054683.5 + number}
+        return asked("", messages=[{"role": "system", "content": context}, turn])
+
+    tape = Tape([TapeRecord.of(run(1, "What was on 2026-11-01?"), 200, [], [(0, b"x")])])
+    assert tape.find(run(2, "What was on 2026-11-01?")) is not None
+    assert tape.find(run(1, "What was on 2026-11-02?")) is None
+
+
 def test_the_same_request_gets_its_answers_in_order() -> None:
     records = [TapeRecord.of(asked("x"), 200, [], [(0, text)]) for text in (b"1", b"2")]
     tape = Tape(read_tape(b"".join(record.line() for record in records)))

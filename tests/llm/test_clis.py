@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ import pytest
 
 from agentfs.machine import network
 from tests.llm.server import TEXT, Provider
-from tests.tree import Tree, eventually
+from tests.tree import AGENTFS, Tree, eventually
 
 pytestmark = [
     pytest.mark.mount,
@@ -99,16 +100,38 @@ class Runs:
         self.provider = provider
         self._homes = homes
         self._pids: dict[str, int] = {}
-        model = {"tier": "operational", "provider": "test", "input": 1, "output": 2}
-        models = {name: {**model, "id": name, "match": [f"{name}-*"]} for name in ("claude", "gpt")}
-        speaks = ["chat", "responses", "messages"]
-        providers = {"test": {"url": provider.url, "speaks": speaks}}
-        tree.write("etc/models.yaml", json.dumps({"providers": providers, "models": models}))
+        self.answered_by(url=provider.url)
         for cli in CLIS:
             if cli.file is not None:
                 self._start(cli, cli.name)
                 stop = {"on_limit": "stop"} if cli.name == "opencode" else {}
                 self._start(cli, f"poor-{cli.name}", budget={"operational": 10}, **stop)
+
+    def answered_by(self, **how: str) -> None:
+        """What stands behind the models from now on."""
+        model = {"tier": "operational", "provider": "test", "input": 1, "output": 2}
+        models = {name: {**model, "id": name, "match": [f"{name}-*"]} for name in ("claude", "gpt")}
+        providers = {"test": {"speaks": ["chat", "responses", "messages"], **how}}
+        self.tree.write("etc/models.yaml", json.dumps({"providers": providers, "models": models}))
+
+    def run(self, cli: Cli) -> str:
+        """Run it as a person does; its answer."""
+        assert cli.file is not None
+        variables = ["--env", cli.environment] if cli.environment else []
+        # `agentfs run` tells Codex itself where the models are.
+        words = shlex.split(cli.words.partition(" -c ")[0])
+        command = [*AGENTFS, "run", *variables, "--", cli.file, *words, "Capital of France?"]
+        done = subprocess.run(
+            command,
+            env=os.environ | {"AGENTFS": str(self.tree.path)},
+            cwd=self._homes,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return re.sub(r"\s+", " ", done.stdout)
 
     def _start(self, cli: Cli, name: str, **spec: Any) -> None:
         home = self._homes / name
@@ -186,3 +209,19 @@ def test_it_ends_when_its_budget_is_refused(runs: Runs, cli: Cli) -> None:
         assert "code 143: limit: budget operational" in why
     assert 1 <= runs.refusals(name) <= cli.requests, runs.tree.read("sys/audit/log")
     assert not [call for call in runs.provider.log() if name in str(call.body)]
+
+
+@pytest.mark.parametrize(
+    "cli", [cli for cli in CLIS if cli.name in ("claude", "codex", "aider")], ids=named
+)
+def test_it_runs_in_one_command_and_again_on_the_tape_of_that(runs: Runs, cli: Cli) -> None:
+    """`agentfs run -- claude -p …`: the second time nobody is there but the tape."""
+    here(cli)
+    runs.answered_by(url=runs.provider.url, record=cli.name)
+    first = runs.run(cli)
+    runs.answered_by(replay=cli.name)
+    runs.provider.forget()
+    second = runs.run(cli)
+    assert TEXT in first
+    assert TEXT in second
+    assert runs.provider.log() == []

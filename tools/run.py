@@ -30,7 +30,7 @@ __all__ = ["run_agent"]
 
 PYTHON = [sys.executable, "-P", "-m"]
 
-PASSED = ("PATH", "TERM", "COLORTERM", "LANG", "LANGUAGE", "TZ", "NO_COLOR", "EDITOR")
+PASSED = ("PATH", "PYTHONPATH", "TERM", "COLORTERM", "LANG", "LANGUAGE", "TZ", "NO_COLOR", "EDITOR")
 """What a program gets of our environment, and every LC_*. No key is among it."""
 
 PLAIN = (

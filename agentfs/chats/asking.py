@@ -45,11 +45,11 @@ PASSED_ON = frozenset(
         *("ETIMEDOUT", "EREMOTEIO", "ECANCELED", "ENOSPC"),
     }
 )
-"""What the gateway may say of a call that was refused, or failed; anything else is EREMOTEIO."""
+"""The gateway may say these of a call that was refused, or failed; anything else is EREMOTEIO."""
 
 
 class Listener(Protocol):
-    """Who keeps what is said."""
+    """It keeps the answer."""
 
     def heard(self, content: bytes) -> None:
         """More of the answer has come."""
@@ -212,7 +212,7 @@ class _Call:
         return None
 
     def _pieces(self) -> tuple[bytes, h11.EndOfMessage | None]:
-        """What is in the bytes that came, or in some of them, and the end if that is there."""
+        """The content of the bytes that came, or of some of them, and the end if that is there."""
         pieces = bytearray()
         ends = time.monotonic() + STEP_SECONDS
         while not pieces or time.monotonic() < ends:
@@ -226,7 +226,7 @@ class _Call:
         return bytes(pieces), None
 
     async def _refusal(self, stream: trio.SocketStream, head: h11.Response) -> KernelError:
-        """What an answer says that is none."""
+        """The refusal, or failure, that came instead of an answer."""
         body = bytearray()
         while len(body) < MOST_OF_ERROR:
             event = await self._next(stream)
@@ -252,7 +252,7 @@ class _Call:
 
 
 def _words(said: dict[str, Any]) -> str:
-    """What an error of a dialect says."""
+    """The words of an error of a dialect."""
     error = said.get("error", said)
     return str(error.get("message", "")) if isinstance(error, dict) else str(error)
 

@@ -1,4 +1,4 @@
-"""What is told of conversations that are kept: never what was said in them."""
+"""The events of conversations that are kept: never the words that were said in them."""
 
 from __future__ import annotations
 

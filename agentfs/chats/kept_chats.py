@@ -180,7 +180,7 @@ def _indented(text: str) -> str:
 
 
 class KeptTalk:
-    """What is said in a chat on one open file."""
+    """The part of a chat that is said on one open file."""
 
     def __init__(self, chats: KeptChats, principal: Principal, chat: Chat) -> None:
         self._chats = chats

@@ -1,4 +1,4 @@
-"""What is asked of the gateway: for the text of an answer, or in a dialect of the provider."""
+"""Requests to the gateway: for the text of an answer, or in a dialect of the provider."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["ModelRequest", "Said", "of_dialect", "of_text"]
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What somebody has said: the `user`, or the model, which is the `assistant`."""
+    """Words of somebody: of the `user`, or of the model, which is the `assistant`."""
 
     role: str
     content: str
@@ -27,7 +27,7 @@ class ModelRequest:
 
 
 def of_text(model: str, system: str, said: Sequence[Said]) -> ModelRequest:
-    """What the model answers to the last that was said. The reply is text."""
+    """Asks for the answer to the last that was said. The reply is text."""
     body = {
         "model": model,
         "system": system,

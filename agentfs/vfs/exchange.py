@@ -1,11 +1,11 @@
 """Exchanges: a request is written, and its answer, which comes in its own time, is read on the same
 open file.
 
-What is written before the first read is one request, in however many pieces it came. The first read
-sends it; later ones give the answer as it comes, and then the end of the file. Another write begins
-the next request. As long as nothing of an answer has come, a write goes on with the request: a poll
-had to send it, without knowing whether it was whole. Once something has come, a write gives up the
-rest of the answer.
+All that is written before the first read is one request, in however many pieces it came. The first
+read sends it; later ones give the answer as it comes, and then the end of the file. Another write
+begins the next request. As long as nothing of an answer has come, a write goes on with the request:
+a poll had to send it, without knowing whether it was whole. Once something has come, a write gives
+up the rest of the answer.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Answerer:
 class ExchangeHandle(StreamHandle):
     """An open exchange.
 
-    What is refused, or fails, is told by every read until something is written, which is the next
+    A refusal, or a failure, is told by every read until something is written, which is the next
     request then. There is one exception: a request that was refused for a while (EAGAIN) is made
     again by the next read, and by a poll once it may be.
 

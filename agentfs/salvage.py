@@ -89,10 +89,14 @@ def _first_pages() -> Iterator[tuple[bytes, int]]:
 
 
 def _saved_with(store: Path, page: bytes, least: int) -> int:
-    """How many rows can be saved with a first page."""
+    """How many rows can be saved with a first page; none if the names of the tables, which go on
+    behind it, are elsewhere."""
     _put_first_page(store, page, least)
     with tempfile.TemporaryDirectory() as folder:
-        return sum(each.rows for each in salvage(store, Path(folder) / "store.db"))
+        try:
+            return sum(each.rows for each in salvage(store, Path(folder) / "store.db"))
+        except sqlite3.Error:
+            return 0
 
 
 def _put_first_page(store: Path, page: bytes, least: int) -> None:
@@ -182,10 +186,19 @@ class _Table:
                 return
             except sqlite3.Error:
                 self._whole = False
+            # sqlite3 reads one row ahead: the last one before the damage was read, and not given.
+            try:
+                row = self._first(key, at)
+            except sqlite3.Error:
                 behind = self._behind(key, at)
                 if behind is None:
                     return
                 at = behind
+            else:
+                if row is None:
+                    return
+                yield row
+                at = row[place] + 1
 
     def _behind(self, key: str, at: int) -> int | None:
         """The number of the next row that can be read, behind those on pages that cannot."""
@@ -206,9 +219,15 @@ class _Table:
                 lost = middle
         return readable
 
+    def _first(self, key: str, at: int) -> Row | None:
+        """The first row from number `at` on. Raises sqlite3.Error."""
+        query = f"{self._select(f'{key} >= ?', key)} LIMIT 1"
+        row: Row | None = self._old.execute(query, (at,)).fetchone()
+        return row
+
     def _readable(self, key: str, at: int) -> bool:
         try:
-            self._old.execute(f"{self._select(f'{key} >= ?', key)} LIMIT 1", (at,)).fetchone()
+            self._first(key, at)
         except sqlite3.Error:
             return False
         return True

@@ -91,7 +91,7 @@ class ChatDirectory(Table):
         errors={"EFBIG": "more than 64 KiB"},
     )
     def system(self) -> str:
-        """What the model is told before everything else; empty at first."""
+        """Words that the model is told before everything else; empty at first."""
         return self.chat.system
 
     async def set_system(self, content: bytes, caller: Caller) -> None:

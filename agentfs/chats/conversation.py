@@ -22,7 +22,7 @@ __all__ = ["Conversation", "Fleeting", "Speaker", "Talk"]
 
 
 class Speaker(Protocol):
-    """Who asks: `pid` pays, and waits."""
+    """The process that asks: `pid` pays, and waits."""
 
     pid: int
 
@@ -37,7 +37,7 @@ class Speaker(Protocol):
 
 
 class Talk(Protocol):
-    """What was said so far, and by which model."""
+    """All that was said so far, and the model that is asked."""
 
     @property
     def model(self) -> str:
@@ -45,7 +45,7 @@ class Talk(Protocol):
 
     @property
     def system(self) -> str:
-        """What the model is told before everything else; empty if nothing."""
+        """Words that the model is told before everything else; empty if none."""
 
     def said(self) -> list[Said]:
         """All that was said, the oldest first."""

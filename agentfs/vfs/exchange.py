@@ -113,7 +113,7 @@ class PendingReply:
 
 
 class Answerer:
-    """What is behind an exchange that somebody has open: made by the open, and its own."""
+    """It stands behind an exchange that somebody has open: made by the open, and its own."""
 
     def limit(self) -> int:
         """Bytes that a request may have."""

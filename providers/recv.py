@@ -62,6 +62,7 @@ class Recv(StreamHandle):
         self._ended_for: Hashable = None  # who that was
         self._parked = 0  # reads that wait
         self._waited: Callable[[], None] = lambda: None  # ends what `parked` began
+        self._polled: Callable[[], None] | None = None  # ends what a poll began
         self._unsubscribe: Callable[[], None] | None = None
 
     def begin_read(self, offset: int, who: Callable[[], Hashable]) -> None:
@@ -91,6 +92,7 @@ class Recv(StreamHandle):
                 if self._parked:
                     self._join()
                 return None
+            self._end_poll()
             self._content, self._base, self._whole = found, self._offset, False
         start = self._offset - self._base
         chunk = self._content[start : start + size]
@@ -144,6 +146,7 @@ class Recv(StreamHandle):
             if self.patient and not self._reader.began:
                 # Opened for the next message: some shells poll, and read only when there is one.
                 self._receiving.ask(self._principal, self._name, self._reader)
+            self._polled = self._polled or self._waits()
             return False
         except KernelError:
             return True  # a read would say what is wrong
@@ -151,12 +154,27 @@ class Recv(StreamHandle):
     def _join(self) -> None:
         self._receiving.wait(self._principal, self._name, self._reader, self.wake)
 
+    def wake(self) -> None:
+        self._end_poll()
+        super().wake()
+
+    def _waits(self) -> Callable[[], None]:
+        """Its process waits for mail from now on; the result ends that."""
+        queue = self._name.partition("/")[2]
+        begin = self._room.kernel.why.waits.begin
+        return begin(self._principal.pid, "mail", f"of queue {queue}" if queue else "")
+
+    def _end_poll(self) -> None:
+        """There may be a message. Linux does not say when a poll ends for another reason: until
+        then a program that polled, and has no work, counts as one that waits."""
+        if self._polled is not None:
+            self._polled()
+            self._polled = None
+
     def parked(self) -> None:
         self._parked += 1
         if self._parked == 1:
-            queue = self._name.partition("/")[2]
-            begin = self._room.kernel.why.waits.begin
-            self._waited = begin(self._principal.pid, "mail", f"of queue {queue}" if queue else "")
+            self._waited = self._waits()
         self._join()
         if self._principal.is_agent:
             self._receiving.idle.begin(self._principal.name, self._reader)
@@ -180,6 +198,7 @@ class Recv(StreamHandle):
         self._receiving.leave(self._reader)
 
     def release(self) -> None:
+        self._end_poll()
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._receiving.wait_no_more(self._name, self.wake)

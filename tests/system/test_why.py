@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -66,6 +67,38 @@ def test_mail_work_and_what_it_does_between(tree: Tree) -> None:
     becomes(tree, quiet, "program SINCE its program runs.*")
     nobody = tree.spawn("person")
     becomes(tree, nobody, "none SINCE it has no program.*")
+
+
+POLLS = """
+import os, select, time
+path = os.environ["AGENTFS"] + "/agents/self/recv"
+recv = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+poll = select.poll()
+poll.register(recv, select.POLLIN)
+for turn in range(2):
+    poll.poll()
+    while os.read(recv, 65536):
+        pass
+    time.sleep(1)
+    os.write(recv, b"done")
+os.close(recv)
+time.sleep(1000)
+"""
+
+
+def test_who_polls_for_mail_waits_for_it(tree: Tree) -> None:
+    pid = tree.spawn("bob", exec=[sys.executable, "-c", POLLS])
+    becomes(tree, pid, "mail SINCE")
+    for sender in ("one", "two"):
+        tree.write("agents/self/outbox/bob", sender)
+        becomes(tree, pid, r"working SINCE \d{12} from init \(attempt 1\)")
+        becomes(tree, pid, "mail SINCE" if sender == "one" else "program SINCE its program runs.*")
+
+
+def test_an_agent_of_the_library_waits_for_mail(tree: Tree) -> None:
+    program = "from agentfs.agent import Agent\na = Agent()\na.on_message(print)\na.run()"
+    pid = tree.spawn("bob", exec=[sys.executable, "-c", program])
+    becomes(tree, pid, "mail SINCE")
 
 
 def test_a_change_is_announced_within_200_ms(tree: Tree) -> None:

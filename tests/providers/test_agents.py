@@ -37,6 +37,7 @@ async def test_the_whole_life_of_an_agent(world: World) -> None:
         "overheard",
         "asks",
         "reminders",
+        "chats",
         "shm",
         "log",
         "memory",

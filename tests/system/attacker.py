@@ -498,6 +498,21 @@ simple("replace a global artifact", lambda: write("dev/shm/global/plan", "x", os
 reads("an approval that is another's", "dev/approvals/000001/request", "EACCES")
 writes("decide another's approval", "dev/approvals/000001/decision", "approve", "ENOENT")
 
+# -- keys of providers, which nobody reads and only the operator sets ------------------------------
+
+KEY = "etc/secrets/ANTHROPIC_API_KEY"
+
+lists("which keys there are", "etc/secrets", "EACCES", **THEIRS)
+reads("a key", KEY, "EACCES", **THEIRS)
+simple("another key in its place", lambda: opened(KEY, os.O_WRONLY | os.O_TRUNC),
+       "EACCES", path="/" + KEY, modes=True)  # fmt: skip
+simple("a key more", lambda: opened("etc/secrets/MINE", os.O_WRONLY | os.O_CREAT),
+       "EACCES", path="/etc/secrets/MINE", modes=True)  # fmt: skip
+simple("a key away", lambda: os.unlink(at(KEY)) or "removed",
+       "EACCES", path="/" + KEY, modes=True)  # fmt: skip
+simple("what a key is known by", lambda: os.getxattr(at(KEY), "user.fingerprint"),
+       "EACCES", path="/" + KEY, modes=True)  # fmt: skip
+
 
 @attempt(path="")
 def secrets_in_the_streams_of_the_kernel():

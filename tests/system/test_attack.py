@@ -56,14 +56,18 @@ SECRETS = [
     "hideout",
     "hush",
     "the plan",
+    "sk-hers",
 ]
-"""What is in mail, files, reminders, artifacts and the environment."""
+"""What is in mail, files, reminders, artifacts, the environment and the secrets."""
+
+KEY = "etc/secrets/ANTHROPIC_API_KEY"
 
 FOLDERS = (
     "agents",
     *(f"agents/bob/{name}" for name in ("inbox/new", "inbox/cur", "sent", "asks", "reminders")),
     *("agents/bob/memory", "agents/bob/shm/private", "dev/queues", "dev/topics", "dev/shm/global"),
-    *("shared", "shared/docs", "shared/vault", "etc", "sys/cgroup", "sys/cgroup/team"),
+    *("shared", "shared/docs", "shared/vault", "etc", "etc/secrets"),
+    *("sys/cgroup", "sys/cgroup/team"),
 )
 
 LIMITS = ("max_children", "messages_per_minute", "max_tokens_total", "max_cost_usd")
@@ -75,6 +79,7 @@ class Scene:
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
         tree.write("etc/acl.yaml", RULES)
+        (tree / KEY).write_text("sk-hers\n")
         self.bob = Puppet(tree, "bob", role="worker", tier="tactical", env={"TOKEN": "hush"})
         tree.write("agents/init/outbox/bob", "a secret\n")
         self.mail = self.bob.ls("agents/self/inbox/new")[0]
@@ -131,15 +136,17 @@ class Scene:
         paths = [f"proc/{bob.pid}/{name}" for name in ("state", "ppid", "exit", "ospid")]
         paths += [f"proc/{bob.pid}/limits/{name}" for name in LIMITS]
         paths += [f"proc/{bob.pid}/caps/effective", f"proc/{bob.pid}/budget/tactical/remaining"]
-        paths += [f"etc/{name}" for name in sorted(os.listdir(tree / "etc"))]
+        paths += [f"etc/{name}" for name in found["etc"] if name != "secrets"]
         paths += [f"agents/bob/{name}" for name in ("log", "spec.yaml", "memory/notes")]
         paths += [f"agents/bob/inbox/new/{self.mail}", "shared/docs/guide", "shared/vault/plan"]
         paths += ["dev/shm/global/plan", "sys/cgroup/team/tokens.max"]
         paths += ["sys/cgroup/team/cgroup.procs", "dev/approvals/000001/status"]
         found |= {path: tree.read(path) for path in paths}
-        for path in ("agents/bob/memory/notes", "dev/queues/jobs", "dev/topics/news"):
+        modes = ("agents/bob/memory/notes", "dev/queues/jobs", "dev/topics/news", KEY)
+        for path in modes:
             found[f"mode of {path}"] = (tree / path).stat().st_mode
         found["xattr"] = os.getxattr(tree / "agents/bob/memory/notes", "user.secret")
+        found["key"] = os.getxattr(tree / KEY, "user.fingerprint")
         found["sleeper"] = Path(f"/proc/{self.sleeper}/stat").read_text().split()[2]
         return found
 

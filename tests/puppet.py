@@ -14,7 +14,7 @@ from tests.tree import PATIENCE, Tree
 __all__ = ["Puppet"]
 
 PROGRAM = """
-import json, os, socket, sys
+import errno, json, os, socket, sys
 tree = os.environ["AGENTFS"]
 me = tree + "/agents/" + os.environ["AGENT_NAME"]
 
@@ -67,7 +67,7 @@ with line.makefile("rw") as wire:
         try:
             answer = {"result": eval(json.loads(request))}
         except OSError as failure:
-            answer = {"errno": failure.errno}
+            answer = {"errno": failure.errno or errno.EIO}  # urllib's have none
         print(json.dumps(answer), file=wire, flush=True)
 """
 

@@ -204,15 +204,16 @@ class Gateway(Part):
             self._doors.close()
 
     def _open_doors(self) -> None:
-        before = int(self._store.meta(PORT_META, str(PORT)))
+        known = self._store.meta(PORT_META, "")
+        before = int(known or PORT)
         self._doors.open(before)
         port = self._doors.port
         if port:
             self._programs.set_models_port(port)
         if port not in (0, before):
-            log.warning(
-                "the gateway is at port %d; programs that run may still ask %d", port, before
-            )
+            if known:
+                words = "the gateway is at port %d; programs that run may still ask %d"
+                log.warning(words, port, before)
             with self._kept():
                 self._store.set_meta(PORT_META, str(port))
 

@@ -143,7 +143,8 @@ def test_the_books_are_for_those_they_are_about_and_outlive_the_daemon(
 def test_prices_are_a_document_that_editors_write(tree: Tree, agent: Callable[..., Puppet]) -> None:
     path: Path = tree / "etc/models.yaml"
     before = path.read_text()
-    assert "sonnet: {tier: tactical, input: 3, output: 15" in before
+    assert "sonnet: {tier: tactical, provider: anthropic" in before
+    assert "input: 3, output: 15" in before
     with pytest.raises(OSError, match="Invalid argument"):
         path.write_text("models: {sonnet: {tier: tactical, input: free}}\n")
     assert path.read_text() == before

@@ -288,7 +288,7 @@ def test_every_node_says_its_kind(world: World) -> None:
                 assert (KIND in os.listxattr(path, follow_symlinks=False)) != real, path
             assert stat.S_ISDIR(mode) == (kind == "directory"), path
             assert stat.S_ISLNK(mode) == (kind == "link"), path
-            assert stat.S_ISFIFO(mode) == (kind in ("stream", "mailbox", "fifo")), path
+            assert stat.S_ISFIFO(mode) == (kind in ("stream", "exchange", "mailbox", "fifo")), path
     assert set(found.values()) <= known
     for path, kind in {
         ".": "directory",

@@ -107,6 +107,7 @@ class CallsDirectory(Table):
     WHAT = "The calls of models and tools that it has open."
     PRIVATE = True
     EACH = CallDirectory
+    KEPT = True  # a call is asked for far more often than somebody looks here
     mode = 0o700
 
     def __init__(self, process: ProcessDirectory) -> None:

@@ -17,12 +17,14 @@ from agentfs.providers.maildir import MAIL
 from agentfs.providers.process import ProcessDirectory
 from agentfs.providers.streams import SignalLines
 from agentfs.providers.system_table import SystemTable
+from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Removed
 from agentfs.vfs.declare import link, live
 from agentfs.vfs.node import Node
 from agentfs.vfs.on import on
+from agentfs.vfs.table import Kept
 
 __all__ = ["ProcDirectory"]
 
@@ -40,6 +42,12 @@ class ProcDirectory(SystemTable):
         self.signals = SignalLines(self.kernel)
         self._load = LoadAverage(self.kernel)
         self.roles = RoleChanges(self.kernel)
+        self.kept = Kept()
+        self.kernel.events.listen(self._heard, ProcessReaped)
+
+    def _heard(self, record: Record) -> None:
+        assert isinstance(record.event, ProcessReaped)
+        self.kept.forget(ProcessDirectory.at(record.event.pid))
 
     def private_guard(self, caller: Caller) -> None:
         if not caller.principal.is_operator:
@@ -124,7 +132,7 @@ class ProcDirectory(SystemTable):
             yield str(process.pid), ProcessDirectory(self, process.pid)
 
     def each(self, key: Any) -> ProcessDirectory:
-        return ProcessDirectory(self, ProcessDirectory.pid_at(key))
+        return ProcessDirectory(self, key[1])  # what `at` gives
 
     def concerned(self, event: Any) -> Sequence[Hashable]:
         if isinstance(event, ConfigChanged):

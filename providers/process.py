@@ -34,7 +34,7 @@ from agentfs.vfs.declare import (
     value,
 )
 from agentfs.vfs.files import Owner, fields
-from agentfs.vfs.table import AddedRows, Entry, Table
+from agentfs.vfs.table import AddedRows, Attached, Entry, Table
 
 if TYPE_CHECKING:
     from agentfs.providers.proc import ProcDirectory
@@ -77,10 +77,8 @@ class ProcessDirectory(Table):
         """The key of the directory of a process."""
         return ("proc", pid)
 
-    @staticmethod
-    def pid_at(key: tuple[str, int]) -> int:
-        """The process whose directory has this key."""
-        return key[1]
+    def attached(self, kind: type[Attached]) -> Attached:
+        return self.proc.kept.made(self, kind) if kind.KEPT else kind(self)  # type: ignore[call-arg]
 
     @property
     def process(self) -> Process:

@@ -89,13 +89,14 @@ class _Shape:
     def fill(self, event: Event) -> str:
         if self._texts is not None:  # only texts, as most have: half the time
             return self._template % tuple(map(quoted, self._texts(event)))
-        return self._template % tuple([_value(getattr(event, name)) for name in self._names])
-
-
-def _value(value: object) -> str:
-    if type(value) is str:
-        return quoted(value)
-    return str(value) if type(value) is int else canonical(value)
+        values = []
+        for name in self._names:
+            value = getattr(event, name)
+            if type(value) is str:
+                values.append(quoted(value))
+            else:
+                values.append(str(value) if type(value) is int else canonical(value))
+        return self._template % tuple(values)
 
 
 _shapes: dict[type[Event], _Shape] = {}

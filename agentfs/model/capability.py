@@ -30,6 +30,9 @@ __all__ = [
     "canonical_tool",
 ]
 
+TOOL_PREFIX = "tool:"
+"""Before the name of a tool it is the capability to call it."""
+
 VOCABULARY = {
     "spawn_children": "start processes of its own (also called spawner)",
     "kill_processes": "signal other processes, as far as its role lets it",
@@ -183,9 +186,9 @@ class CapabilitySet:
         """Whether capability `name` is in it; `tool:NAME` asks for one tool."""
         if self.denies(name):
             return False
-        tool = _tool(name)
-        if tool is None:
+        if not name.startswith(TOOL_PREFIX):
             return name in self.names or name in IMPLIED
+        tool = name.removeprefix(TOOL_PREFIX)
         if tool in NEEDS:
             return NEEDS[tool] in self.names
         return all(any(matches(glob, tool) for glob in each) for each in self.tools)
@@ -194,9 +197,9 @@ class CapabilitySet:
         """Whether `name` is denied by name, and not just left out."""
         if name in self.denied or "*" in self.denied:
             return True
-        tool = _tool(name)
-        if tool is None:
+        if not name.startswith(TOOL_PREFIX):
             return False
+        tool = name.removeprefix(TOOL_PREFIX)
         if NEEDS.get(tool) in self.denied:
             return True
         return any(matches(glob, tool) for glob in self._denied_tools)
@@ -256,11 +259,6 @@ def _touch(one: str, two: str, effort: Effort) -> bool:
 def _implies(strict: tuple[str, ...], loose: tuple[str, ...]) -> bool:
     """Whether the list `loose` allows everything that `strict` allows."""
     return all(any(covers(wide, glob) for wide in loose) for glob in strict)
-
-
-def _tool(name: str) -> str | None:
-    """The tool that the capability `name` is for."""
-    return name[5:] if name.startswith("tool:") else None
 
 
 EVERYTHING = CapabilitySet.of(["*"])

@@ -89,11 +89,7 @@ class Budgets(Part):
 
     def source(self, process: Process, tier: Tier) -> BudgetEntry:
         """The entry that `process` draws on: its own, or that of the nearest one above it."""
-        entry = self._entries.find(process.pid, tier)
-        if entry is not None:
-            return entry
-        above = (self._entries.find(up.pid, tier) for up in self._table.ancestors(process.pid))
-        return next(filter(None, above), None) or self._entries.get(INIT, tier)
+        return self._entries.nearest(process, self._table.ancestors(process.pid), tier)
 
     def sizes(self) -> dict[str, int]:
         """How many entries each table has, for tests."""

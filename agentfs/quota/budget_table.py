@@ -5,13 +5,13 @@ Tokens that one entry loses, another one gains; `Budgets` sees to that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from agentfs.base.clock import change_time
 from agentfs.model.principal import INIT
-from agentfs.model.process import Tier
+from agentfs.model.process import Process, Tier
 from agentfs.quota.events import BudgetChanged
 from agentfs.store.ground import Ground
 from agentfs.store.records import Records
@@ -101,6 +101,16 @@ class BudgetTable:
         """One that there is for certain."""
         return self._entries[pid, tier]
 
+    def nearest(self, process: Process, above: Iterable[Process], tier: Tier) -> BudgetEntry:
+        """That of `process`, or of the first of those `above` it that has one."""
+        entry = self._entries.get((process.pid, tier))
+        if entry is None:
+            for each in above:
+                entry = self._entries.get((each.pid, tier))
+                if entry is not None:
+                    break
+        return entry or self._entries[INIT, tier]
+
     def granted_by(self, entry: BudgetEntry) -> list[BudgetEntry]:
         """The entries whose tokens come from `entry`."""
         return list(self._granted.of(entry.key).values())
@@ -139,7 +149,7 @@ class BudgetTable:
         self._entries.change(entry.key, grantor=grantor)
 
     def _tell(self, entry: BudgetEntry) -> None:
-        figures = entry.allocated, entry.consumed, entry.reserved
+        figures = entry.allocated, entry.consumed, entry.granted + entry.held
         self._events.emit(BudgetChanged(entry.pid, entry.tier.value, *figures))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from typing import Any, Literal
 
 from agentfs.model.process import Tier
@@ -14,6 +15,8 @@ __all__ = ["KIND", "Call"]
 
 KIND = "call"
 """The kind of the records; the key is the id."""
+
+_SLOTS = attrgetter(*Use.__slots__)
 
 _BESIDE = frozenset({"pid", "started", "parts", "relay"})
 """The fields of a record that say nothing of what is held."""
@@ -44,7 +47,7 @@ class Call:
         return self.held if part is None else replace(self.held, output=part[0], cost=part[1])
 
     def record(self) -> dict[str, Any]:
-        held = {slot: getattr(self.held, slot) for slot in Use.__slots__}
+        held = dict(zip(Use.__slots__, _SLOTS(self.held), strict=True))
         record = {"pid": self.pid, "started": self.started, **held, "tier": self.held.tier.value}
         if self.parts:
             record["parts"] = dict(self.parts)

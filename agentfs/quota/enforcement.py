@@ -20,7 +20,7 @@ __all__ = ["Enforcement", "Refusal", "check_model"]
 
 def check_model(process: Process, name: str, tier: Tier) -> None:
     """Raise EPERM if a model of `tier` is above what `process` may use."""
-    if tier.rank < process.tier.rank:
+    if tier is not process.tier and tier.rank < process.tier.rank:
         raise KernelError(
             errno.EPERM,
             f"{name} is a {tier.value} model, and {process.name} is {process.tier.value}",

@@ -195,7 +195,8 @@ class GroupTable:
     def hold(self, pid: int, hold: GroupHold) -> None:
         """Count what a call of `pid` sets aside."""
         self._holds.put(pid, (*self._holds.get(pid, ()), hold))
-        self.charge(hold.path, hold.tokens)
+        if hold.path:
+            self.charge(hold.path, hold.tokens)
 
     def held_in(self, pid: int, tokens: int) -> str | None:
         """The path of the group where a call of `pid` holds so many tokens; None if none does."""

@@ -235,10 +235,12 @@ class Groups(Part):
         no room for them; a call of a model needs room for one token at least."""
         if use.kind != "llm":
             return
-        self._check(process, process.group, use.tokens)
+        tokens, path = use.tokens, process.group
+        if path:
+            self._check(process, path, tokens)
         # Of a process in no group as well: another call of as many tokens, begun once it is in one,
         # is not taken for this one.
-        self.groups.hold(process.pid, GroupHold(process.group, use.tokens))
+        self.groups.hold(process.pid, GroupHold(path, tokens))
 
     def grow(self, process: Process, held: Use, more: Use) -> None:
         """Count more in the group where the call began."""

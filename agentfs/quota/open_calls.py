@@ -51,14 +51,10 @@ class OpenCalls:
         calls = self._by_pid.of(pid)
         return [calls[number] for number in sorted(calls)]
 
-    def count(self, pid: int) -> int:
-        """How many calls a process has open."""
-        return len(self._by_pid.of(pid))
-
     def check_more(self, process: Process) -> None:
         """Raise EAGAIN if a process has as many open as it may have."""
         most = self._settings.of(BudgetSettings).max_open_calls
-        if self.count(process.pid) >= most:
+        if len(self._by_pid.of(process.pid)) >= most:
             raise KernelError(
                 errno.EAGAIN,
                 f"{process.name} has {most} calls open: settle or cancel them",

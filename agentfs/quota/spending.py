@@ -157,7 +157,7 @@ class Spending(Part):
         ceilings = self._ceilings.decisive(process, names)
         if not ceilings:
             return
-        spent = self.of(process.pid)
+        spent = self._spent.get(process.pid) or NOTHING
         for name in names:
             if name in ceilings:
                 limit, source = ceilings[name]

@@ -101,15 +101,12 @@ class EventLog:
         self._concerned.clear()
 
     def _listeners_of(self, kind: type[Event]) -> tuple[Callable[[Record], object], ...]:
-        """The listeners that `kind` concerns, in the order in which they began to listen."""
-        found = self._concerned.get(kind)
-        if found is None:
-            found = tuple(
-                listener
-                for listener, kinds in self._listeners.items()
-                if not kinds or issubclass(kind, kinds)
-            )
-            self._concerned[kind] = found
+        """The listeners that `kind` concerns, in the order in which they began to listen; kept."""
+        found = self._concerned[kind] = tuple(
+            listener
+            for listener, kinds in self._listeners.items()
+            if not kinds or issubclass(kind, kinds)
+        )
         return found
 
     @property
@@ -165,7 +162,11 @@ class EventLog:
             self._publishing = False
 
     def _tell(self, record: Record) -> None:
-        for listener in self._listeners_of(type(record.event)):
+        kind = type(record.event)
+        listeners = self._concerned.get(kind)
+        if listeners is None:
+            listeners = self._listeners_of(kind)
+        for listener in listeners:
             try:
                 listener(record)
             except Exception:  # the event has happened: its author must not be told otherwise

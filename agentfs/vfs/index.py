@@ -190,7 +190,11 @@ def _rows(
     names = always
     if sometimes:
         names = [*always, *(name for name, cause in sometimes if cause.matches(event))]
-    return [Modified((key, name)) for key in keys for name in names]  # what `key_in` gives
+    changes: list[Change] = []
+    for key in keys:
+        for name in names:
+            changes.append(Modified((key, name)))  # what `key_in` gives
+    return changes
 
 
 def _rows_of(
@@ -204,5 +208,9 @@ def _rows_below(
     rows: Step, find: Callable[[Hashable], Any], event: Event, keys: Sequence[Hashable]
 ) -> list[Change]:
     """The same of what is in that."""
-    attached = [found for key in keys if (found := find(key)) is not None]
-    return [change for each in attached for change in rows(event, each.concerned(event))]
+    changes: list[Change] = []
+    for key in keys:
+        attached = find(key)
+        if attached is not None:
+            changes += rows(event, attached.concerned(event))
+    return changes

@@ -7,7 +7,7 @@ import pytest
 
 from bench.journeys import JOURNEYS, take
 
-MOST = {"message": 156, "check_of_a_budget": 212}
+MOST = {"message": 153, "check_of_a_budget": 212}
 
 
 @pytest.mark.parametrize("journey", JOURNEYS, ids=lambda journey: journey.__name__)

@@ -80,3 +80,14 @@ async def test_a_call_is_private_to_its_agent(world: World) -> None:
             world.list(path, world.as_agent("bob"))
     with refused("EACCES"):
         await world.write(f"/proc/{pid}/calls/{number}/ctl", "cancel", world.as_agent("bob"))
+
+
+async def test_nobody_is_told_of_calls_where_nobody_looked(world: World) -> None:
+    pid, alice = world.pid("alice"), world.as_agent("alice")
+    world.changes.clear()
+    number = world.kernel.calls.llm(alice.principal, pid, "", 10)
+    assert not [each for each in world.changes if isinstance(each, Created)]
+    assert world.list(f"/proc/{pid}/calls") == [str(number)]
+    another = world.kernel.calls.llm(alice.principal, pid, "", 10)
+    (created,) = [each for each in world.changes if isinstance(each, Created)]
+    assert created.name == str(another)

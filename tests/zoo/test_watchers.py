@@ -24,12 +24,10 @@ def test_entr_runs_again_when_a_value_changes(zoo: Tree, tmp_path: Path) -> None
     pid = zoo.spawn("watched")
     seen = tmp_path / "seen"
     state = zoo / f"proc/{pid}/state"
-    zoo.start(
-        "sh",
-        "-c",
-        f"echo {state} | entr -n sh -c 'cat {state} >> {seen}'",
-        stdin=subprocess.DEVNULL,
-    )
+    listed = tmp_path / "listed"
+    listed.write_text(f"{state}\n")
+    with listed.open() as names:  # no shell around it, which would end alone
+        entr = zoo.start("entr", "-n", "sh", "-c", f"cat {state} >> {seen}", stdin=names)
     eventually(lambda: text_of(seen) != "")
 
     def seen_again() -> bool:
@@ -40,6 +38,7 @@ def test_entr_runs_again_when_a_value_changes(zoo: Tree, tmp_path: Path) -> None
         return "sleeping" in text_of(seen)
 
     eventually(seen_again)
+    entr.kill()  # it does not end by TERM
 
 
 @needs("inotifywait")

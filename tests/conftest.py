@@ -15,6 +15,20 @@ from agentfs.machine.launch import PR_SET_CHILD_SUBREAPER
 from tests.hatchery import Hatchery, QuickTree
 from tests.tree import Tree
 
+LONGEST = (
+    *("torture/test_soak.py", "system/test_user.py", "torture/test_torture.py"),
+    *("tooling/test_servers.py", "llm/test_sdks.py", "runner/test_harness.py"),
+    *("system/test_agent_client.py", "system/test_crawl.py", "tools/test_silent.py"),
+)
+"""Files that take half a minute and more. They come first: the last file to end keeps every other
+core waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    places = {str(tests / name): place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(str(item.path), len(places)))
+
 
 def pytest_configure() -> None:
     """Programs of the tests have default signals also where the suite runs in the background of a

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from agentfs.tools.assignments import assignment
 from agentfs.tools.attached import attach
 from agentfs.tools.harness import chosen
 from agentfs.tools.models import Choice, choose
@@ -157,7 +158,7 @@ class _Run:
             if name in PASSED or name.startswith("LC_")
         }
         env["HOME"] = home
-        env |= dict(_assignment(text) for text in wanted.env)
+        env |= dict(assignment(text) for text in wanted.env)
         spec: dict[str, Any] = {
             "name": self._name,
             "restart": "never",
@@ -216,13 +217,6 @@ def _prompt(words: tuple[str, ...]) -> str:
     if words and words != ("-",) and not text.strip():
         raise click.UsageError("the PROMPT is empty")
     return text
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise click.UsageError(f"--env takes NAME=VALUE, not {text!r}")
-    return name, value
 
 
 def _seconds(text: str | None) -> float | None:

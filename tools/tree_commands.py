@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from agentfs.tools.assignments import assignment
 from agentfs.tools.how import FileCommand, Given, placeholders
 from agentfs.tools.scripts import NoScriptError, as_typed
 from agentfs.tools.terminal import paint
@@ -80,7 +81,7 @@ def _spawn_text(given: Given, command: list[str] | None) -> str:
     if command:
         spec["exec"] = _from_here(given, command)
     if given.get("env"):
-        spec["env"] = dict(_assignment(text) for text in given["env"])
+        spec["env"] = dict(assignment(text) for text in given["env"])
     if given.get("spec") is None:
         return json.dumps(spec, ensure_ascii=False)
     try:
@@ -146,13 +147,6 @@ def _no_definition(given: Given, text: str) -> str:
         run = f"sh {quoted(spec)}"
     name = quoted(given.get("name") or "NAME")
     return f"{words}; to run it as a program: agentfs spawn -n {name} -- {run}"
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise click.UsageError(f"--env takes NAME=VALUE, not {text!r}")
-    return name, value
 
 
 def _spawn_how(given: Given) -> str:

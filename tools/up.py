@@ -23,6 +23,7 @@ import click
 
 from agentfs.base.yaml_document import DocumentError
 from agentfs.manifest import ROOT, Planned, load
+from agentfs.tools.assignments import assignment
 from agentfs.tools.placing import place
 from agentfs.tools.tree import CHUNK, ToolError, Tree, TreeError, encoded
 
@@ -54,7 +55,7 @@ def run(
         for fault in bad.faults:
             click.echo(fault, err=True)
         return 1
-    extra = dict(_assignment(text) for text in env)
+    extra = dict(assignment(text) for text in env)
     with _interruptible(), place(directory, state, audit_key, detach=detach) as tree:
         session = _Session(tree)
         try:
@@ -72,13 +73,6 @@ def run(
                 _mute()
                 return 1
             raise
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise click.UsageError(f"--env takes NAME=VALUE, not {text!r}")
-    return name, value
 
 
 @contextmanager

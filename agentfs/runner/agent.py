@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentfs.agent import Agent
-from agentfs.runner.errands import Errands, Letters, TurnFailedError, note
+from agentfs.runner.errands import Errands, Letters, TurnFailedError, note, write_line
 from agentfs.runner.hands import Hands
 from agentfs.runner.talk import (
     ModelError,
@@ -224,12 +224,12 @@ def _once(task: dict[str, Any], agent: Agent) -> int:
         return USAGE
     assistant = _assistant(task, agent, again=task["continue"])
     turns = f"{agent.tree}/proc/self/turns"
-    _mark(turns, "begin")
+    write_line(turns, "begin")
     try:
         answer, refused = assistant.work(prompt), ""
     except ModelError as failed:
         answer, refused = "", str(failed)
-    _mark(turns, f"end failed {' '.join(refused.split())}" if refused else "end ok")
+    write_line(turns, f"end failed {' '.join(refused.split())}" if refused else "end ok")
     if task["json"]:
         told: dict[str, Any] = {"answer": answer or None, "error": refused or None}
         told |= {"agent": agent.name, "model": task["model"], "calls": assistant.asked}
@@ -239,14 +239,6 @@ def _once(task: dict[str, Any], agent: Agent) -> int:
     if refused:
         note(f"agentfs: {refused}")
     return REFUSED if refused else 0
-
-
-def _mark(path: str, line: str) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(file, line.encode("utf-8", "replace"))
-    finally:
-        os.close(file)
 
 
 def main() -> int:

@@ -21,7 +21,15 @@ from typing import Any
 
 from agentfs.agent import Agent, Message
 
-__all__ = ["Errands", "Letters", "StoppedError", "TurnFailedError", "TurnJournal", "note"]
+__all__ = [
+    "Errands",
+    "Letters",
+    "StoppedError",
+    "TurnFailedError",
+    "TurnJournal",
+    "note",
+    "write_line",
+]
 
 MOST = 100
 """Messages of one turn."""
@@ -203,7 +211,7 @@ class Errands:
         be over already, and a message of it may have expired."""
         for told in (line, "end failed it was cut", line):
             try:
-                self._write(self._turns, told)
+                write_line(self._turns, told)
             except OSError as failure:
                 if failure.errno == errno.EBUSY:
                     continue
@@ -336,13 +344,14 @@ class Errands:
                 os.close(file)
             raise
 
-    @staticmethod
-    def _write(path: str, line: str) -> None:
-        file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(file, line.encode("utf-8", "replace"))
-        finally:
-            os.close(file)
+
+def write_line(path: str, line: str) -> None:
+    """Write one line to a file of the tree, in one write(2). Raises OSError."""
+    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(file, line.encode("utf-8", "replace"))
+    finally:
+        os.close(file)
 
 
 def _fitting(answer: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -141,19 +140,15 @@ def _text(reply: Mapping[str, Any]) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _ask(
-    system: str,
-    messages: Sequence[Mapping[str, Any]],
-    model: str,
-    maximum: int | None,
-    stream: bool,
-) -> bytes:
+def _question(
+    system: str, messages: Sequence[Mapping[str, Any]], model: str, maximum: int | None
+) -> dict[str, Any]:
     request: dict[str, Any] = {"model": model, "messages": [*messages]}
     if system:
         request["messages"].insert(0, {"role": "system", "content": system})
     if maximum is not None:
         request["max_tokens"] = maximum
-    return json.dumps(request | ({"stream": True} if stream else {})).encode()
+    return request
 
 
 CHAT = Dialect(
@@ -163,6 +158,6 @@ CHAT = Dialect(
     usage=lambda reply: openai_usage(reply.get("usage")),
     text=_text,
     finish=lambda reply: str(_choice(reply).get("finish_reason") or ""),
-    ask=_ask,
+    question=_question,
     reader=_Reader,
 )

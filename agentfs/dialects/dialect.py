@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,11 +63,25 @@ class Dialect:
     finish: Callable[[Mapping[str, Any]], str]
     """How a whole reply ended: "stop", "length", or the provider's own word."""
 
-    ask: Callable[[str, Sequence[Mapping[str, Any]], str, int | None, bool], bytes]
-    """A request: system, messages, model, maximum, whether it streams."""
+    question: Callable[[str, Sequence[Mapping[str, Any]], str, int | None], dict[str, Any]]
+    """A request: system, messages, model, maximum."""
 
     reader: Callable[[Request], StreamReader] | None
     """What reads and ends a stream; None where there are none."""
+
+    def ask(
+        self,
+        system: str,
+        messages: Sequence[Mapping[str, Any]],
+        model: str,
+        maximum: int | None,
+        stream: bool,
+    ) -> bytes:
+        """The body of a request of our own. There is no stream where nothing could read one."""
+        asked = self.question(system, messages, model, maximum)
+        if stream and self.reader is not None:
+            asked["stream"] = True
+        return json.dumps(asked).encode()
 
     def parse(self, body: bytes) -> Request:
         """A client's request. Raises BadRequest for what cannot be metered."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,15 +11,11 @@ from agentfs.dialects.dialect import Dialect
 __all__ = ["EMBEDDINGS"]
 
 
-def _ask(
-    system: str,
-    messages: Sequence[Mapping[str, Any]],
-    model: str,
-    maximum: int | None,
-    stream: bool,
-) -> bytes:
+def _question(
+    system: str, messages: Sequence[Mapping[str, Any]], model: str, maximum: int | None
+) -> dict[str, Any]:
     texts = [message.get("content") for message in messages]
-    return json.dumps({"model": model, "input": texts}).encode()
+    return {"model": model, "input": texts}
 
 
 EMBEDDINGS = Dialect(
@@ -30,6 +25,6 @@ EMBEDDINGS = Dialect(
     usage=lambda reply: openai_usage(reply.get("usage")),
     text=lambda reply: "",
     finish=lambda reply: "stop",
-    ask=_ask,
+    question=_question,
     reader=None,
 )

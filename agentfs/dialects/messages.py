@@ -149,13 +149,9 @@ def _finish(reply: Mapping[str, Any]) -> str:
     return FINISH.get(reason, reason)
 
 
-def _ask(
-    system: str,
-    messages: Sequence[Mapping[str, Any]],
-    model: str,
-    maximum: int | None,
-    stream: bool,
-) -> bytes:
+def _question(
+    system: str, messages: Sequence[Mapping[str, Any]], model: str, maximum: int | None
+) -> dict[str, Any]:
     request: dict[str, Any] = {
         "model": model,
         "max_tokens": maximum or ANSWER,
@@ -163,7 +159,7 @@ def _ask(
     }
     if system:
         request["system"] = system
-    return json.dumps(request | ({"stream": True} if stream else {})).encode()
+    return request
 
 
 MESSAGES = Dialect(
@@ -173,7 +169,7 @@ MESSAGES = Dialect(
     usage=lambda reply: messages_usage(reply.get("usage")),
     text=_text,
     finish=_finish,
-    ask=_ask,
+    question=_question,
     reader=_Reader,
 )
 
@@ -184,7 +180,7 @@ COUNT_TOKENS = Dialect(
     usage=lambda reply: None,
     text=lambda reply: "",
     finish=lambda reply: "",
-    ask=_ask,
+    question=_question,
     reader=None,
 )
 """How many tokens a request would have: it costs nothing."""

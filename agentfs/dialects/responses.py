@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -230,19 +229,15 @@ def _finish(reply: Mapping[str, Any]) -> str:
     return str(reason or ("stop" if reply.get("status") == "completed" else ""))
 
 
-def _ask(
-    system: str,
-    messages: Sequence[Mapping[str, Any]],
-    model: str,
-    maximum: int | None,
-    stream: bool,
-) -> bytes:
+def _question(
+    system: str, messages: Sequence[Mapping[str, Any]], model: str, maximum: int | None
+) -> dict[str, Any]:
     request: dict[str, Any] = {"model": model, "input": [*messages], "store": False}
     if system:
         request["instructions"] = system
     if maximum is not None:
         request["max_output_tokens"] = maximum
-    return json.dumps(request | ({"stream": True} if stream else {})).encode()
+    return request
 
 
 RESPONSES = Dialect(
@@ -252,6 +247,6 @@ RESPONSES = Dialect(
     usage=lambda reply: responses_usage(reply.get("usage")),
     text=_text,
     finish=_finish,
-    ask=_ask,
+    question=_question,
     reader=_Reader,
 )

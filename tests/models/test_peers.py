@@ -61,7 +61,9 @@ def test_a_client_that_has_sent_its_end_is_told_and_one_that_has_closed_is_not(l
 def test_what_a_client_has_sent_before_it_reset_is_never_told_as_that_of_the_next_at_its_port(
     listener,
 ):
-    client = socket.create_connection(listener.getsockname())
+    # From an address of its own: at 127.0.0.1 the port may be a closed connection's of another test
+    # as well, and could not be taken then.
+    client = socket.create_connection(listener.getsockname(), source_address=("127.0.77.1", 0))
     client.send(b"evil")
     place = client.getsockname()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)

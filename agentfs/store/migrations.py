@@ -128,6 +128,55 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE usage ADD COLUMN cache_read INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE usage ADD COLUMN cache_write INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE usage ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE manifests (                         -- documents of /etc/pipelines and its like
+        kind    TEXT NOT NULL,                       -- pipelines, systems, macros …
+        name    TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        record  TEXT NOT NULL,                       -- whose it is, when it came
+        text    TEXT NOT NULL,
+        PRIMARY KEY (kind, name, version)
+    ) WITHOUT ROWID;
+    CREATE TABLE plans (                             -- what a document was compiled to
+        hash   TEXT PRIMARY KEY,
+        record TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE runs (
+        id       INTEGER PRIMARY KEY,                -- its pid
+        state    TEXT NOT NULL,
+        pipeline TEXT NOT NULL,
+        ref      TEXT NOT NULL,                      -- TYPE/ID, or empty
+        key      TEXT NOT NULL,                      -- of a request that may be repeated
+        ended    REAL,                               -- wall clock, seconds; NULL: not yet
+        record   TEXT NOT NULL
+    );
+    CREATE UNIQUE INDEX runs_by_key ON runs (pipeline, key) WHERE key != '';
+    CREATE INDEX runs_by_state ON runs (state);
+    CREATE INDEX runs_by_pipeline ON runs (pipeline);
+    CREATE INDEX runs_by_ref ON runs (ref) WHERE ref != '';
+    CREATE INDEX runs_by_end ON runs (ended) WHERE ended IS NOT NULL;
+    CREATE TABLE run_nodes (                         -- the journal: the newest attempt of each node
+        run     INTEGER NOT NULL,
+        path    TEXT NOT NULL,                       -- NODE, or LOOP/ITERATION/NODE
+        state   TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        record  TEXT NOT NULL,
+        input   BLOB,
+        output  BLOB,
+        PRIMARY KEY (run, path)
+    ) WITHOUT ROWID;
+    CREATE TABLE run_events (
+        run  INTEGER NOT NULL,
+        seq  INTEGER NOT NULL,                       -- from 1, without gaps
+        line TEXT NOT NULL,
+        PRIMARY KEY (run, seq)
+    ) WITHOUT ROWID;
+    CREATE TABLE entity_history (
+        type   TEXT NOT NULL,
+        id     TEXT NOT NULL,
+        seq    INTEGER NOT NULL,
+        record TEXT NOT NULL,
+        PRIMARY KEY (type, id, seq)
+    ) WITHOUT ROWID;
     """,
 )
 

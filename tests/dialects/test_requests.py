@@ -318,7 +318,7 @@ def test_all_but_what_is_replaced_keeps_its_bytes(parts: tuple[str, str]) -> Non
     lowered = asked.outgoing("other", 7)
     was, now = json.loads(raw), json.loads(lowered)
     assert now == {**was, "model": "other", "max_tokens": 7}
-    if raw.count(b"64000") == raw.count(b'"m"') == 1:
+    if was.get("max_tokens") == 64000 and raw.count(b"64000") == raw.count(b'"m"') == 1:
         assert lowered == raw.replace(b"64000", b"7").replace(b'"m"', b'"other"')
 
 

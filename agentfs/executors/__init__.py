@@ -1,0 +1,1 @@
+"""What does the steps of runs: programs, workers, agents, models, tools, people."""

@@ -1,0 +1,1 @@
+"""Manifests with their versions, and the plans that were made of them."""

@@ -1,0 +1,1 @@
+"""What a manifest says: text in, plan out. Nothing here knows a store or a process."""

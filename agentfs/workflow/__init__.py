@@ -1,0 +1,1 @@
+"""Runs of pipelines: what is to be done next, and the journal of what was done."""

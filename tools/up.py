@@ -22,7 +22,7 @@ from types import FrameType
 import click
 
 from agentfs.base.yaml_document import DocumentError
-from agentfs.manifest import ROOT, Planned, load
+from agentfs.manifests.system import ROOT, Planned, load
 from agentfs.tools.assignments import assignment
 from agentfs.tools.placing import place
 from agentfs.tools.tree import CHUNK, ToolError, Tree, TreeError, encoded

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentfs.base.yaml_document import DocumentError
-from agentfs.manifest import load, parse
+from agentfs.manifests.system import load, parse
 from agentfs.model.spec import parse_spec
 
 HEAD = "kind: System\nmetadata: {name: test}\nspec:\n  processes:\n"

@@ -36,6 +36,11 @@ COUNTED = 1 << 52
 # 60 ms and more (30,000), in which nobody was served.
 NEW_MOST = 5_000
 
+YOUNG_SECONDS = 1.0
+"""How long after a change a file is read from a snapshot, past Linux's page cache. Linux learns a
+size in one thread and takes pages in another: while a value changes, one read in a hundred came out
+cut at the size that it had before (three readers, and a writer that has no other work)."""
+
 
 class Inode:
     """One file as the Linux kernel knows it.
@@ -44,6 +49,7 @@ class Inode:
     parent, name: where it was found last.
     touched: the time of its last change, in ns. The st_mtime that Linux is told is never older.
     changes: the number of its changes so far.
+    last_change: when the last of them was (time.monotonic).
     told: the content whose size Linux was told last.
     told_changes: the value of `changes` at that time.
     asked: when somebody asked for its attributes last (time.monotonic).
@@ -69,6 +75,7 @@ class Inode:
         "generation",
         "gone",
         "key",
+        "last_change",
         "lookups",
         "name",
         "node",
@@ -90,6 +97,7 @@ class Inode:
         self.lookups = 0
         self.touched = 0
         self.changes = 0
+        self.last_change = -YOUNG_SECONDS
         self.told: bytes | None = None
         self.told_changes = 0
         self.asked = 0.0
@@ -176,6 +184,12 @@ class Inode:
         """It changed: st_mtime moves strictly forward."""
         self.touched = max(time.time_ns(), self.touched + 1)
         self.changes += 1
+        self.last_change = time.monotonic()
+
+    @property
+    def young(self) -> bool:
+        """Whether it changed a moment ago, and so may again."""
+        return time.monotonic() - self.last_change < YOUNG_SECONDS
 
     def remove(self) -> None:
         """Its node is no more."""

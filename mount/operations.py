@@ -40,6 +40,7 @@ from agentfs.mount.wakeups import Wakeups
 from agentfs.mount.walking import Walkers
 from agentfs.quota.shares import Charge
 from agentfs.vfs.caller import Caller
+from agentfs.vfs.handles import Rendered
 from agentfs.vfs.node import (
     KIND,
     Attributes,
@@ -462,6 +463,8 @@ class Operations(pyfuse3.Operations):
                     break
                 except ApprovalError as needed:
                     await self._approval(needed, Client(caller.principal, caller.tid, 0, flags))
+            if known.young and isinstance(handle, Rendered):
+                handle = handle.snapshot()
             content = await handle.begin()
             kept = caller.keeping(handle.kept)
         except KernelError as refusal:

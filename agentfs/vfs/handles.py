@@ -66,6 +66,10 @@ class Rendered(Handle):
     async def read(self, offset: int, size: int) -> bytes:
         return self._render()[offset : offset + size]
 
+    def snapshot(self) -> Snapshot:
+        """The bytes of this moment, which no later change reaches."""
+        return Snapshot(self._render())
+
 
 class Snapshot(Handle):
     """Bytes rendered once, at open."""

@@ -73,6 +73,7 @@ from agentfs.sections import SECTIONS
 from agentfs.shared.artifact_table import ArtifactTable
 from agentfs.shared.artifacts import Artifacts
 from agentfs.shared.inheritance import Inheritance
+from agentfs.shared.locks import Locks
 from agentfs.shared.queues import Queues
 from agentfs.shared.topics import Topics
 from agentfs.store.events import LoopHeld
@@ -195,6 +196,7 @@ class Kernel:
         self.escalations = Escalations(ground, gate, table, self.mail, self.asks)
         self.queues = add(Queues(ground, gate, table, agents, self.mail, self.made))
         self.topics = add(Topics(ground, gate, table, agents, self.made))
+        self.locks = add(Locks(ground, gate, table, self.made))
         artifacts = ArtifactTable(ground, table, self.disk)
         self.artifacts = Artifacts(ground, gate, table, self.disk, artifacts)
         add(Inheritance(ground, artifacts, table, agents))

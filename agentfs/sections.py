@@ -15,7 +15,12 @@ from agentfs.quota.settings import (
     ShareSettings,
 )
 from agentfs.reminders.settings import ReminderSettings
-from agentfs.shared.settings import ArtifactSettings, QueueSettings, TopicSettings
+from agentfs.shared.settings import (
+    ArtifactSettings,
+    LockSettings,
+    QueueSettings,
+    TopicSettings,
+)
 from agentfs.store.settings import Section
 from agentfs.tooling.settings import ToolSettings
 from agentfs.turns.settings import TurnSettings
@@ -30,6 +35,7 @@ SECTIONS: tuple[type[Section], ...] = (
     QueueSettings,
     TopicSettings,
     ArtifactSettings,
+    LockSettings,
     ReminderSettings,
     TurnSettings,
     ChatSettings,

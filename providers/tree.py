@@ -22,6 +22,7 @@ from agentfs.providers.gateway import GatewayFacts, GatewayLink
 from agentfs.providers.groups import CgroupDirectory
 from agentfs.providers.limits import BranchRows, LimitsDirectory, UsageDirectory
 from agentfs.providers.llm import LlmDirectory
+from agentfs.providers.locks import LocksDirectory
 from agentfs.providers.log import LogRows
 from agentfs.providers.mail import DeadRows, MailRows
 from agentfs.providers.memory import MemoryRows
@@ -83,6 +84,7 @@ attach(
     GatewayLink,
     QueuesDirectory,
     TopicsDirectory,
+    LocksDirectory,
     DevShmDirectory,
     ApprovalsDirectory,
     EtcDirectory,

@@ -58,6 +58,7 @@ _KINDS = (
     PotKind("definitions", "definitions", "shares.definitions"),
     PotKind("queues", "queues", "queues.max_queues"),
     PotKind("topics", "topics", "topics.max_topics"),
+    PotKind("locks", "locks", "locks.max_locks"),
     _again("groups", "groups", "groups.max_groups"),
     PotKind("reminders", "reminders", "shares.reminders"),
     _again("asks", "questions that wait for an answer", "shares.asks"),

@@ -1,5 +1,5 @@
-"""Faults of queues, topics and artifacts in a store, and of the files beside it that have the
-contents of artifacts."""
+"""Faults of queues, topics, locks and artifacts in a store, and of the files beside it that have
+the contents of artifacts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from agentfs.base.errors import KernelError
 from agentfs.shared.artifact import Artifact, check_key, check_type
 from agentfs.shared.artifact_table import FOLDER, KIND
 from agentfs.shared.draft import UNFINISHED
+from agentfs.shared.locks import KIND as LOCK
+from agentfs.shared.locks import Lock
 from agentfs.store.rows import UNREADABLE, Record, StoreRows, read_record
 
 __all__ = ["content_faults", "faults"]
@@ -23,6 +25,7 @@ def faults(rows: StoreRows) -> Iterator[str]:
     yield from _queue_faults(rows)
     yield from _topic_faults(rows)
     yield from _artifact_faults(rows)
+    yield from _lock_faults(rows)
 
 
 def _queue_faults(rows: StoreRows) -> Iterator[str]:
@@ -43,6 +46,19 @@ def _queue_faults(rows: StoreRows) -> Iterator[str]:
     for seq, name in rows.read(query):
         if name not in queues:
             yield f"message {seq:012d}: there is no queue {name}"
+
+
+def _lock_faults(rows: StoreRows) -> Iterator[str]:
+    """Whether each lock has a holder; that of a process which has ended is freed by the next
+    start."""
+    for name, record in rows.records(LOCK):
+        try:
+            lock = Lock(**record)
+        except UNREADABLE as bad:
+            yield f"lock {name}: {bad!r}"
+            continue
+        if not (isinstance(lock.pid, int) and lock.pid > 0 and lock.holder):
+            yield f"lock {name}: nobody has it"
 
 
 def _lacking(what: str, record: Record, *names: str) -> Iterator[str]:

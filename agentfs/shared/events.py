@@ -1,4 +1,4 @@
-"""What is told of queues, topics and artifacts."""
+"""What is told of queues, topics, artifacts and locks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ __all__ = [
     "ArtifactRemoved",
     "ArtifactRenamed",
     "ArtifactStored",
+    "LockChanged",
+    "LockReleased",
+    "LockTaken",
     "QueueChanged",
     "QueueCreated",
     "QueuePurged",
@@ -134,3 +137,35 @@ class TopicRemoved(Event):
     whose: ClassVar[str] = ""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class LockTaken(Event):
+    """Process `pid`, called `holder`, has the lock now."""
+
+    whose: ClassVar[str] = "holder"
+
+    name: str
+    holder: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class LockChanged(Event):
+    """Its holder wrote something into it."""
+
+    whose: ClassVar[str] = ""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class LockReleased(Event):
+    """It is free. `reason`: somebody released it, or its holder has ended."""
+
+    whose: ClassVar[str] = "holder"
+
+    name: str
+    holder: str
+    pid: int
+    reason: str

@@ -1,4 +1,4 @@
-"""The settings of queues, topics and artifacts."""
+"""The settings of queues, topics, artifacts and locks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field
 
 from agentfs.store.settings import Count, Section
 
-__all__ = ["ArtifactSettings", "QueueSettings", "TopicSettings"]
+__all__ = ["ArtifactSettings", "LockSettings", "QueueSettings", "TopicSettings"]
 
 
 class QueueSettings(Section):
@@ -41,3 +41,11 @@ class ArtifactSettings(Section):
 
     max_size: Count = 256 * 1024 * 1024
     max_artifacts: Count = 10_000
+
+
+class LockSettings(Section):
+    """`max_locks` may be taken at the same time, by all together."""
+
+    NAME: ClassVar = "locks"
+
+    max_locks: Count = 10_000

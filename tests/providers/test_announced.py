@@ -142,6 +142,7 @@ class Town:
         world.directory("/dev/queues").mkdir("jobs", 0o777, alice)
         await world.write("/dev/queues/jobs/new/1.M1.host", "two", alice, create=True)
         world.create("/dev/topics/news", alice).release()
+        kernel.locks.take(alice.principal, "thing")
         for path in ("/sys/cgroup/team", "/sys/cgroup/team/inner"):
             folder, _, name = path.rpartition("/")
             world.directory(folder).mkdir(name, 0o755, OPERATOR)

@@ -87,7 +87,8 @@ def test_a_lock_survives_kill_9_of_the_daemon_and_its_holder_has_it_still(
     world.locks.note(OPERATOR, "build", "since breakfast")
     world.restart()
     lock = world.locks.find("build")
-    assert lock is not None and (lock.holder, lock.note) == ("init", "since breakfast")
+    assert lock is not None
+    assert (lock.holder, lock.note) == ("init", "since breakfast")
     assert world.refused("bob").errno == errno.EEXIST
 
 
@@ -119,7 +120,9 @@ def test_faults_are_found(world: LockWorld) -> None:
         world.store.put_record("lock", "build", record | {"pid": 0})
         world.store.put_record("lock", "odd", {"holder": "ann"})
     found = check(world.state / "store.db")
-    assert len(found) == 2 and "build: nobody has it" in found[0] and "lock odd" in found[1]
+    assert len(found) == 2
+    assert "build: nobody has it" in found[0]
+    assert "lock odd" in found[1]
     with world.store.transaction():
         world.store.delete_record("lock", "odd")
         world.store.put_record("lock", "build", record)
@@ -147,9 +150,11 @@ def _sh(tree: Tree, script: str) -> subprocess.CompletedProcess[str]:
 def test_a_shell_takes_reads_and_gives_back(tree: Tree) -> None:
     assert _sh(tree, "set -C; echo nightly > build").returncode == 0
     again = _sh(tree, "set -C; echo me > build")
-    assert again.returncode == 1 and "cannot overwrite existing file" in again.stderr
+    assert again.returncode == 1
+    assert "cannot overwrite existing file" in again.stderr
     text = tree.read("dev/locks/build")
-    assert text.startswith("Holder:\tinit\nPid:\t1\nSince:\t") and "Note:\tnightly\n" in text
+    assert text.startswith("Holder:\tinit\nPid:\t1\nSince:\t")
+    assert "Note:\tnightly\n" in text
     assert os.listdir(tree / "dev/locks") == ["build"]
     with pytest.raises(FileExistsError):
         os.open(tree / "dev/locks/build", os.O_CREAT | os.O_EXCL)

@@ -404,7 +404,7 @@ class Operations(pyfuse3.Operations):
             node = source.directory().lookup(old)
             moved = self.inodes.known(node.key)
             with by_client((source.key, old), (target.key, new)), _taking_elsewhere(node, caller):
-                source.directory().rename(old, target.directory(), new, flags, caller)
+                await source.directory().relocate(old, target.directory(), new, flags, caller)
         except KernelError as refusal:
             raise self._refused(caller, self.inodes.where(source, old), refusal)
         if moved is not None:

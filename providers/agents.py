@@ -105,7 +105,7 @@ class AgentDirectory(Replacing):
     def used_desk(self) -> Desk | None:
         return self.agents.desks.get(self.name)
 
-    def replace(self, name: str, content: bytes, caller: Caller) -> None:
+    async def replace(self, name: str, content: bytes, caller: Caller) -> None:
         self.kernel.agents.redefine(caller.principal, self.name, as_text(content))
 
     def may_define(self, caller: Caller) -> None:
@@ -145,7 +145,7 @@ class AgentDirectory(Replacing):
             rules.read_process(principal, self.process or self.agent, "spec.yaml")
 
     async def redefine(self, content: bytes, caller: Caller) -> None:
-        self.replace("spec.yaml", content, caller)
+        await self.replace("spec.yaml", content, caller)
 
     async def sync(self) -> None:
         await self.kernel.store.sync()

@@ -182,7 +182,7 @@ class EtcDirectory(Replacing, SystemTable):
         comments of the text that is there at first have every key."""
         return self.document(self.kernel.harnesses)
 
-    def replace(self, name: str, content: bytes, caller: Caller) -> None:
+    async def replace(self, name: str, content: bytes, caller: Caller) -> None:
         self._write(self._documents[name], content, caller)
 
     def dropped(self, name: str) -> None:

@@ -106,7 +106,8 @@ class Desk:
 
 
 class Replacing(Table, ABC):
-    """A directory whose documents named `REPLACED` can be replaced."""
+    """A directory whose documents can be replaced: those named `REPLACED`, where the names are
+    known; else subclasses say which names are documents, and which of these are there."""
 
     REPLACED: frozenset[str] = frozenset()
 
@@ -121,8 +122,35 @@ class Replacing(Table, ABC):
         return self.desk
 
     @abstractmethod
-    def replace(self, name: str, content: bytes, caller: Caller) -> None:
+    async def replace(self, name: str, content: bytes, caller: Caller) -> None:
         """Put `content` in the place of the document `name`. Raises EINVAL, EACCES."""
+
+    def is_document(self, name: str) -> bool:
+        """Whether a file of this name is a document, be it there or not."""
+        return name in self.REPLACED
+
+    def is_fixed(self, name: str) -> bool:
+        """Whether what has this name is neither a document nor a file beside them."""
+        return name in self.TABLE and not self.is_document(name)
+
+    def is_there(self, name: str) -> bool:
+        """Whether there is a document or a fixed entry `name`."""
+        entry = self.TABLE.get(name)
+        return entry is not None and self.exists(entry)
+
+    def document_at(self, name: str, caller: Caller) -> Document:
+        """The node of the document `name`. Where there is none, `caller` is about to make it."""
+        node = self.node(self.TABLE[name])
+        assert isinstance(node, Document)
+        return node
+
+    def require_writer(self, name: str, caller: Caller) -> None:
+        """Raise EACCES for whoever may not write, remove or rename the file `name`."""
+        self.desk.require_writer(caller)
+
+    def retire(self, name: str, caller: Caller) -> None:
+        """The document `name` is removed: its successor comes soon, or it is back."""
+        self.desk.away(name)
 
     def dropped(self, name: str) -> None:
         """The file `name` beside the documents is there no more."""
@@ -141,35 +169,29 @@ class Replacing(Table, ABC):
             yield from list(desk.files.items())
 
     def _there(self, name: str) -> bool:
-        entry = self.TABLE.get(name)
-        return name in self.desk.files or (entry is not None and self.exists(entry))
-
-    def _document(self, name: str) -> Document:
-        node = self.node(self.TABLE[name])
-        assert isinstance(node, Document)
-        return node
+        return name in self.desk.files or self.is_there(name)
 
     def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
-        self.desk.require_writer(caller)
+        self.require_writer(name, caller)
         if self._there(name):
             raise KernelError(errno.EEXIST, f"{name} is there already")
-        if name in self.REPLACED:
-            node = self._document(name)
+        if self.is_document(name):
+            node = self.document_at(name, caller)
             handle = node.open_successor(flags, caller)
             self.desk.back(name)
             return node, handle
-        if name in self.TABLE:
+        if self.is_fixed(name):
             raise self._fixed("create that")
         made = self.desk.put(name, mode, caller)
         return made, MemoryHandle(made)
 
     def unlink(self, name: str, caller: Caller) -> None:
-        self.desk.require_writer(caller)
+        self.require_writer(name, caller)
         if not self._there(name):
             raise self.missing(name)
-        if name in self.REPLACED:
-            self.desk.away(name)
-        elif name in self.TABLE:
+        if self.is_document(name):
+            self.retire(name, caller)
+        elif self.is_fixed(name):
             raise KernelError(errno.EPERM, f"{name} is always there")
         else:
             self._drop(name)
@@ -187,11 +209,12 @@ class Replacing(Table, ABC):
         self.desk.touch()
         return taken
 
-    def rename(
+    async def relocate(
         self, name: str, target: Directory, new_name: str, flags: int, caller: Caller
     ) -> None:
         desk = self.desk
-        desk.require_writer(caller)
+        for each in (name, new_name):
+            self.require_writer(each, caller)
         if target.key != self.key:
             raise KernelError(errno.EXDEV, f"{name} cannot move into another file system")
         if flags & ~RENAME_NOREPLACE:
@@ -200,23 +223,29 @@ class Replacing(Table, ABC):
             raise self.missing(name)
         if flags and self._there(new_name):
             raise KernelError(errno.EEXIST, f"{new_name} is there already")
-        if {name, new_name} & (self.TABLE.keys() - self.REPLACED):
+        if self.is_fixed(name) or self.is_fixed(new_name):
             raise self._fixed("rename that")
         if name == new_name:
             return
-        source = self._document(name).content() if name in self.REPLACED else b""
-        if name in desk.files:
-            source = bytes(desk.files[name].content)
-        if new_name in self.REPLACED:
-            self.replace(new_name, source, caller)
+        source = self._content(name, caller)
+        if self.is_document(new_name):
+            await self.replace(new_name, source, caller)
             desk.back(new_name)
-            self._drop(name)
-        elif name in self.REPLACED:
+            if self.is_document(name):
+                self.retire(name, caller)
+            else:
+                self._drop(name)
+        elif self.is_document(name):
             desk.put(new_name, 0o644, caller).content.replace_by(source)
+            desk.away(name)
         else:
             self._drop(new_name)
             moved = self._take(name)
             assert moved is not None
             desk.files[new_name] = moved
-        if name in self.REPLACED:
-            desk.away(name)
+
+    def _content(self, name: str, caller: Caller) -> bytes:
+        """The bytes of a document, or of a file beside it."""
+        if name in self.desk.files:
+            return bytes(self.desk.files[name].content)
+        return self.document_at(name, caller).content()

@@ -281,6 +281,13 @@ class Directory(Node):
         """Move `name` to `target`/`new_name`; `flags` as in renameat2(2)."""
         raise self._fixed("rename")
 
+    async def relocate(
+        self, name: str, target: Directory, new_name: str, flags: int, caller: Caller
+    ) -> None:
+        """`rename`, for those who may wait: what is moved may have to be read first, which can
+        take long."""
+        self.rename(name, target, new_name, flags, caller)
+
     def _fixed(self, doing: str) -> KernelError:
         return KernelError(errno.EPERM, f"nobody can {doing} here", rule="fixed directory")
 

@@ -101,7 +101,7 @@ async def test_memory_is_a_real_directory_for_the_agent_alone(world: World) -> N
     with refused("EACCES"):
         world.unlink("/agents/alice/memory/note", bob)
     with refused("EXDEV"):
-        world.rename("/agents/alice/memory/note", "/shared/note", alice)
+        await world.rename("/agents/alice/memory/note", "/shared/note", alice)
     world.unlink("/agents/alice/memory/note", alice)
     with refused("EPERM"):
         world.directory("/agents/alice").rmdir("memory", alice)
@@ -128,11 +128,11 @@ async def test_shared_docs_is_read_only_for_agents(world: World) -> None:
     with refused("EACCES"):
         world.unlink("/shared/docs/guide", alice)
     with refused("EACCES"):
-        world.rename("/shared/docs", "/shared/other", alice)
+        await world.rename("/shared/docs", "/shared/other", alice)
     with refused("EACCES"):
-        world.rename("/shared/plain", "/shared/docs/plain", alice)
+        await world.rename("/shared/plain", "/shared/docs/plain", alice)
     with refused("EACCES"):
-        world.rename("/shared/docs/guide", "/shared/plain", alice)
+        await world.rename("/shared/docs/guide", "/shared/plain", alice)
     with refused("EACCES"):
         world.directory("/shared").link(world.find("/shared/docs/guide"), "guide", alice)
     with refused("EACCES"):

@@ -53,7 +53,7 @@ async def test_only_the_operator_changes_it(world: World) -> None:
     with refused("EACCES"):
         world.create("/etc/sedabc", alice)
     with refused("EACCES"):
-        world.rename(CONFIG, "/etc/x", alice)
+        await world.rename(CONFIG, "/etc/x", alice)
     with refused("EACCES"):
         world.unlink(CONFIG, alice)
 
@@ -65,7 +65,7 @@ async def test_sed_i_writes_a_new_file_and_renames_it(world: World) -> None:
     node.chattr(OPERATOR, Attributes(mode=0o644, uid=os.geteuid(), gid=os.getegid()))
     await handle.flush()
     handle.release()
-    world.rename("/etc/sedAbCdEf", CONFIG)
+    await world.rename("/etc/sedAbCdEf", CONFIG)
     assert (await written(world), limit(world)) == (NEW, 7)
     assert scratch(world) == []
 
@@ -73,7 +73,7 @@ async def test_sed_i_writes_a_new_file_and_renames_it(world: World) -> None:
 async def test_an_invalid_file_is_not_renamed_onto_it(world: World) -> None:
     await world.write("/etc/sedAbCdEf", "colour: blue\n", create=True)
     with refused("EINVAL"):
-        world.rename("/etc/sedAbCdEf", CONFIG)
+        await world.rename("/etc/sedAbCdEf", CONFIG)
     assert limit(world) == 10_000
     assert scratch(world) == ["sedAbCdEf"]
 
@@ -90,7 +90,7 @@ async def test_vim_keeps_a_swap_file_and_renames_the_old_one_away(world: World) 
     assert await swap.read(8192, 4) == b"xxxx"
     assert await swap.read(0, 4) == bytes(4)
     await swap.fsync()
-    world.rename(CONFIG, "/etc/agentfs.yaml~")
+    await world.rename(CONFIG, "/etc/agentfs.yaml~")
     assert await world.text("/etc/agentfs.yaml~") == old
     await world.write(CONFIG, NEW, create=True)
     world.unlink("/etc/agentfs.yaml~")
@@ -110,8 +110,8 @@ async def test_scratch_files_are_bounded(world: World) -> None:
     with refused("EFBIG"):
         await world.write("/etc/1", bytes(1 << 21))
     with refused("EXDEV"):
-        world.rename("/etc/1", "/shared/1")
+        await world.rename("/etc/1", "/shared/1")
     with refused("EEXIST"):
-        world.rename("/etc/1", "/etc/2", flags=1)
-    world.rename("/etc/1", "/etc/2")
+        await world.rename("/etc/1", "/etc/2", flags=1)
+    await world.rename("/etc/1", "/etc/2")
     assert len(scratch(world)) == 63

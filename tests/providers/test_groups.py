@@ -130,7 +130,7 @@ async def test_groups_come_and_go_with_their_directories(team: World) -> None:
     with refused("EEXIST"):
         mkdir(team, f"{TEAM}/pids.max")
     with refused("EPERM"):
-        team.rename(TEAM, "/sys/cgroup/other")
+        await team.rename(TEAM, "/sys/cgroup/other")
     with refused("EPERM"):
         team.find(TEAM).chattr(OPERATOR, Attributes(mode=0o700))
 

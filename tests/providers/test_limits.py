@@ -59,7 +59,7 @@ async def test_usage_counts_what_a_process_does(world: World) -> None:
     await world.mail("dora", "bob")
     new = world.list("/agents/dora/inbox/new")[0]
     dora = world.as_agent("dora")
-    world.rename(f"/agents/dora/inbox/new/{new}", f"/agents/dora/inbox/cur/{new}:2,", dora)
+    await world.rename(f"/agents/dora/inbox/new/{new}", f"/agents/dora/inbox/cur/{new}:2,", dora)
     await world.spawn("child", pid)
     number = world.kernel.calls.llm(dora.principal, pid, "sonnet", 1000)
     world.kernel.calls.settle(dora.principal, pid, int(number), (1000, 0))

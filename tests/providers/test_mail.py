@@ -30,10 +30,10 @@ async def test_the_whole_life_of_a_message(world: World) -> None:
     assert "Subject: tea" in headers.splitlines()
     assert world.find(f"{NEW}/{name}").stat().size == len(text)
     key = world.find(f"{NEW}/{name}").key
-    world.rename(f"{NEW}/{name}", f"{CUR}/{name}:2,", bob)
+    await world.rename(f"{NEW}/{name}", f"{CUR}/{name}:2,", bob)
     assert world.list(NEW, bob) == []
     assert world.find(f"{CUR}/{name}:2,").key == key
-    world.rename(f"{CUR}/{name}:2,", f"{CUR}/{name}:2,S", bob)
+    await world.rename(f"{CUR}/{name}:2,", f"{CUR}/{name}:2,S", bob)
     assert world.list(CUR, bob) == [f"{name}:2,S"]
     handle = world.open(f"{CUR}/{name}:2,S", caller=bob)
     world.unlink(f"{CUR}/{name}:2,S", bob)
@@ -52,7 +52,7 @@ async def test_a_message_that_is_announced_late_is_still_whole(world: World) -> 
     created = [change for change in world.changes if isinstance(change, Created)]
     (arrival,) = [change for change in created if change.directory == new]
     (name,) = world.list(NEW)
-    world.rename(f"{NEW}/{name}", f"{CUR}/{name}:2,S")
+    await world.rename(f"{NEW}/{name}", f"{CUR}/{name}:2,S")
     size = len(await world.text(f"{CUR}/{name}:2,S"))
     assert arrival.node.stat().size == size
     world.unlink(f"{CUR}/{name}:2,S")
@@ -64,8 +64,8 @@ async def test_every_step_is_announced_where_it_happens(world: World) -> None:
     world.changes.clear()
     await world.mail("alice", "bob")
     (name,) = world.list(NEW)
-    world.rename(f"{NEW}/{name}", f"{CUR}/{name}:2,")
-    world.rename(f"{CUR}/{name}:2,", f"{NEW}/{name}")
+    await world.rename(f"{NEW}/{name}", f"{CUR}/{name}:2,")
+    await world.rename(f"{CUR}/{name}:2,", f"{NEW}/{name}")
     world.unlink(f"{NEW}/{name}")
     steps = [change for change in world.changes if isinstance(change, Created | Moved | Removed)]
     arrived, claimed, returned, done = (
@@ -85,9 +85,9 @@ async def test_every_step_is_announced_where_it_happens(world: World) -> None:
 async def test_of_two_that_claim_one_gets_enoent(world: World) -> None:
     await world.mail("alice", "bob")
     (name,) = world.list(NEW)
-    world.rename(f"{NEW}/{name}", f"{CUR}/{name}:2,")
+    await world.rename(f"{NEW}/{name}", f"{CUR}/{name}:2,")
     with refused("ENOENT"):
-        world.rename(f"{NEW}/{name}", f"{CUR}/{name}:2,x")
+        await world.rename(f"{NEW}/{name}", f"{CUR}/{name}:2,x")
 
 
 async def test_messages_do_not_leave_their_mailbox(world: World) -> None:
@@ -100,9 +100,9 @@ async def test_messages_do_not_leave_their_mailbox(world: World) -> None:
         (NEW, "EPERM"),
     ):
         with refused(code):
-            world.rename(f"{NEW}/{name}", f"{place}/other")
+            await world.rename(f"{NEW}/{name}", f"{place}/other")
     with refused("EINVAL"):
-        world.rename(f"{NEW}/{name}", f"{CUR}/{name}", flags=2)
+        await world.rename(f"{NEW}/{name}", f"{CUR}/{name}", flags=2)
     with refused("EPERM"):
         world.directory(CUR).link(world.find(f"{NEW}/{name}"), "x", OPERATOR)
     with refused("EACCES"):
@@ -123,7 +123,7 @@ async def test_a_mailbox_is_private_even_under_one_uid(world: World) -> None:
         with refused("EACCES"):
             world.open("/agents/bob/send", os.O_WRONLY, caller)
         with refused("EACCES"):
-            world.rename(f"{NEW}/{name}", f"{CUR}/{name}", caller)
+            await world.rename(f"{NEW}/{name}", f"{CUR}/{name}", caller)
         with refused("EACCES"):
             world.unlink(f"{NEW}/{name}", caller)
     assert world.list(NEW, OPERATOR) == [name]
@@ -141,7 +141,7 @@ async def test_delivering_the_maildir_way_sends_with_the_caller_as_sender(
         await world.write(f"{TMP}/1.M2.host", text, alice, create=True)
         assert world.list(NEW) == []
         if how == "rename":
-            world.rename(f"{TMP}/1.M2.host", f"{NEW}/1.M2.host", alice)
+            await world.rename(f"{TMP}/1.M2.host", f"{NEW}/1.M2.host", alice)
         else:
             draft = world.find(f"{TMP}/1.M2.host")
             world.directory(NEW).link(draft, "1.M2.host", alice)
@@ -180,11 +180,11 @@ async def test_what_is_being_written_is_its_writers_only(world: World) -> None:
     with refused("EACCES"):
         world.unlink(f"{TMP}/draft", carol)
     with refused("EACCES"):
-        world.rename(f"{TMP}/draft", f"{NEW}/draft", carol)
+        await world.rename(f"{TMP}/draft", f"{NEW}/draft", carol)
     with refused("EACCES"):
         world.create(f"{TMP}/mine", STRANGER)
     with refused("EACCES"):  # into cur: only its owner saves mail
-        world.rename(f"{TMP}/draft", f"{CUR}/draft", world.as_agent("alice"))
+        await world.rename(f"{TMP}/draft", f"{CUR}/draft", world.as_agent("alice"))
     assert await world.read(f"{TMP}/draft", world.as_agent("alice")) == b"text"
     world.unlink(f"{TMP}/draft", world.as_agent("bob"))  # the owner cleans up
 
@@ -192,7 +192,7 @@ async def test_what_is_being_written_is_its_writers_only(world: World) -> None:
 async def test_saving_into_cur_is_for_the_owner_and_claims(world: World) -> None:
     bob = world.as_agent("bob")
     await world.write(f"{TMP}/draft", "Subject: edited\n\ntext", bob, create=True)
-    world.rename(f"{TMP}/draft", f"{CUR}/draft:2,S", bob)
+    await world.rename(f"{TMP}/draft", f"{CUR}/draft:2,S", bob)
     assert world.list(CUR, bob) == ["draft:2,S"]
     assert world.list(NEW, bob) == []
 
@@ -355,7 +355,7 @@ async def test_the_folders_st_mtime_moves_with_every_change(world: World) -> Non
         after = times()
         assert after > before
         before = after
-    world.rename(f"{NEW}/{world.list(NEW)[0]}", f"{CUR}/x")
+    await world.rename(f"{NEW}/{world.list(NEW)[0]}", f"{CUR}/x")
     assert times() > before
 
 
@@ -395,11 +395,11 @@ async def test_a_message_that_waits_gets_fields_and_flags_and_keeps_its_place(wo
     await world.mail("alice", "bob", "second")
     one, two = world.list(NEW)
     for name in (f"{one},U=7", f"{one},U=7:2,S", f"{one}:2,", one, f"{one},U=8"):
-        world.rename(f"{NEW}/{world.list(NEW)[0]}", f"{NEW}/{name}")
+        await world.rename(f"{NEW}/{world.list(NEW)[0]}", f"{NEW}/{name}")
         assert world.list(NEW) == [name, two]
     for other in (two, f"{two},U=8", "other", f"{one}x,U=8"):
         with refused("EPERM"):
-            world.rename(f"{NEW}/{one},U=8", f"{NEW}/{other}")
+            await world.rename(f"{NEW}/{one},U=8", f"{NEW}/{other}")
     with refused("EACCES"):
-        world.rename(f"{NEW}/{one},U=8", f"{NEW}/{one}", caller=world.as_agent("alice"))
+        await world.rename(f"{NEW}/{one},U=8", f"{NEW}/{one}", caller=world.as_agent("alice"))
     assert (await world.text("/agents/bob/recv")).endswith("\n\nfirst")

@@ -106,8 +106,8 @@ async def test_a_message_goes_through_every_folder_and_is_announced(
     (name,) = world.list(f"{JOBS}/new")
     text = await world.text(f"{JOBS}/new/{name}")
     assert "\nTo: queues/jobs\n" in text
-    world.rename(f"{JOBS}/new/{name}", f"{JOBS}/cur/{name}:2,")
-    world.rename(f"{JOBS}/cur/{name}:2,", f"{JOBS}/new/{name}")
+    await world.rename(f"{JOBS}/new/{name}", f"{JOBS}/cur/{name}:2,")
+    await world.rename(f"{JOBS}/cur/{name}:2,", f"{JOBS}/new/{name}")
     world.unlink(f"{JOBS}/new/{name}")
     kinds = [type(change) for change in world.changes if not isinstance(change, Modified)]
     assert kinds == [Created, Moved, Moved, Removed]
@@ -147,7 +147,7 @@ async def test_each_write_is_a_message_and_reading_send_gives_nothing(
 async def test_delivering_the_maildir_way(world: World, queue: Directory) -> None:
     alice = world.as_agent("alice")
     await world.write(f"{JOBS}/tmp/1.x", "one", alice, create=True)
-    world.rename(f"{JOBS}/tmp/1.x", f"{JOBS}/new/1.x", alice)
+    await world.rename(f"{JOBS}/tmp/1.x", f"{JOBS}/new/1.x", alice)
     await world.write(f"{JOBS}/new/2.x", "two", alice, create=True)
     assert world.list(f"{JOBS}/new") == ["1.x", "2.x"]
     assert "From: alice" in await world.text(f"{JOBS}/new/1.x")
@@ -155,10 +155,10 @@ async def test_delivering_the_maildir_way(world: World, queue: Directory) -> Non
         world.create(f"{JOBS}/cur/3.x", alice)
     await world.write(f"{JOBS}/tmp/3.x", "three", alice, create=True)
     with refused("EPERM"):
-        world.rename(f"{JOBS}/tmp/3.x", f"{JOBS}/cur/3.x", alice)
+        await world.rename(f"{JOBS}/tmp/3.x", f"{JOBS}/cur/3.x", alice)
     await world.write(f"{JOBS}/ctl", "max 2")
     with refused("ENOSPC"):
-        world.rename(f"{JOBS}/tmp/3.x", f"{JOBS}/new/3.x", alice)
+        await world.rename(f"{JOBS}/tmp/3.x", f"{JOBS}/new/3.x", alice)
     with refused("ENOSPC"):
         world.create(f"{JOBS}/new/4.x", alice)
 

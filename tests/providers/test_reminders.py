@@ -97,7 +97,7 @@ async def test_nothing_else_can_be_done_in_there(world: World) -> None:
     with refused("EPERM"):
         world.create(f"{FOLDER}/mine")
     with refused("EPERM"):
-        world.rename(f"{FOLDER}/{name}", f"{FOLDER}/other")
+        await world.rename(f"{FOLDER}/{name}", f"{FOLDER}/other")
     with refused("EACCES"):
         world.open(f"{FOLDER}/{name}", os.O_WRONLY)
 

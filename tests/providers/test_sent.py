@@ -45,7 +45,7 @@ async def test_the_life_of_a_sent_message_is_announced(world: World) -> None:
     assert isinstance(made, Created)
     assert (made.directory, made.name, made.node.key) == (directory.key, number, node.key)
     [file] = world.list("/agents/bob/inbox/new", bob)
-    world.rename(f"/agents/bob/inbox/new/{file}", f"/agents/bob/inbox/cur/{file}", bob)
+    await world.rename(f"/agents/bob/inbox/new/{file}", f"/agents/bob/inbox/cur/{file}", bob)
     assert about_sent(world) == [Modified(node.key)]
     assert (await world.text(path, alice)).startswith("State: claimed\n")
     world.unlink(f"/agents/bob/inbox/cur/{file}", bob)
@@ -109,9 +109,9 @@ async def test_a_dead_letter_is_the_same_node_on_its_way(world: World) -> None:
         world.open(f"/agents/bob/dead/{number}", os.O_WRONLY)
     for target in ("/agents/bob/inbox/cur/x", "/agents/alice/inbox/new/x", "/agents/bob/dead/x"):
         with refused("EPERM"):
-            world.rename(f"/agents/bob/dead/{number}", target)
+            await world.rename(f"/agents/bob/dead/{number}", target)
     world.changes.clear()
-    world.rename(f"/agents/bob/dead/{number}", "/agents/bob/inbox/new/again", bob)
+    await world.rename(f"/agents/bob/dead/{number}", "/agents/bob/inbox/new/again", bob)
     [moved] = [change for change in world.changes if isinstance(change, Moved)]
     assert (moved.directory, moved.target, moved.new_name) == (dead.key, new.key, "again")
     assert world.find("/agents/bob/inbox/new/again").key == key

@@ -313,7 +313,7 @@ async def test_views_hear_of_what_they_see_and_of_nothing_else(world: World) -> 
     assert shm_changes(world) == [("Created", a, "plan")]
     world.unlink("/agents/kid/shm/subtree/plan", kid)  # and now its parent's again
     assert shm_changes(world) == [("Created", k, "plan")]
-    world.rename("/agents/alice/shm/subtree/plan", "/agents/alice/shm/subtree/new", alice)
+    await world.rename("/agents/alice/shm/subtree/plan", "/agents/alice/shm/subtree/new", alice)
     assert shm_changes(world) == [
         ("Moved", a, "new"),
         ("Created", k, "new"),

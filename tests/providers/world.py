@@ -127,11 +127,11 @@ class World:
         directory.enter(caller)
         return directory.create(name, mode, os.O_WRONLY | os.O_CREAT | os.O_EXCL, caller)[1]
 
-    def rename(self, old: str, new: str, caller: Caller = OPERATOR, flags: int = 0) -> None:
+    async def rename(self, old: str, new: str, caller: Caller = OPERATOR, flags: int = 0) -> None:
         (source, _, name), (target, _, new_name) = old.rpartition("/"), new.rpartition("/")
         for folder in (source, target):
             self.directory(folder).enter(caller)
-        self.directory(source).rename(name, self.directory(target), new_name, flags, caller)
+        await self.directory(source).relocate(name, self.directory(target), new_name, flags, caller)
 
     def unlink(self, path: str, caller: Caller = OPERATOR) -> None:
         folder, _, name = path.rpartition("/")

@@ -2,80 +2,172 @@
 
 `agentfs.base.yaml_text` gives nodes that know their lines; here they become maps, and every fault
 found on the way is kept, so that all of them are reported at once as
-`file:line: what was expected`.
+`file:line: what was expected`; those of a manifest as `file:line:column: CODE what was expected`.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import yaml
 
-from agentfs.base.yaml_text import MOST_VALUES, YamlError, compose, construct, line_of
+from agentfs.base.yaml_text import (
+    MOST_VALUES,
+    YamlError,
+    compose,
+    compose_all,
+    construct,
+    line_of,
+    place_of,
+    plain,
+)
 
-__all__ = ["DocumentError", "Pair", "YamlDocument", "near"]
+__all__ = ["Diagnostic", "DocumentError", "Pair", "YamlDocument", "near"]
 
 Pair = tuple[yaml.Node, yaml.Node]
 """A key of a map and its value."""
 
+Severity = Literal["error", "warning", "info"]
+
+NOT_YAML = "E001"
+TWICE = "E002"
+SHAPE = "E003"
+MISSING = "E004"
+UNKNOWN = "E005"
+VALUE = "E007"
+"""Codes of faults that any document may have; `agentfs.manifests.diagnose` has the rest."""
+
+
+HINT = re.compile(r" \((did you mean [^)]*\?)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One thing found in a document. Lines and columns count from 1."""
+
+    file: str
+    line: int
+    column: int
+    code: str
+    what: str
+    severity: Severity = "error"
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.code} {self.what}"
+
+    def record(self) -> dict[str, Any]:
+        """As JSON; a question for what may be meant instead is apart, as `hint`."""
+        hint = HINT.search(self.what)
+        return {
+            "file": self.file,
+            "line": self.line,
+            "column": self.column,
+            "code": self.code,
+            "severity": self.severity,
+            "message": HINT.sub("", self.what),
+            "hint": hint[1] if hint else "",
+        }
+
 
 class DocumentError(Exception):
-    """A document that is refused. `faults`: `file:line: what was expected`, by line."""
+    """A document that is refused. `faults`: one line each, in the order of the document;
+    `diagnostics` has those of a manifest."""
 
-    def __init__(self, faults: list[str]) -> None:
+    def __init__(self, faults: list[str], diagnostics: Iterable[Diagnostic] = ()) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
+        self.diagnostics = tuple(diagnostics)
 
 
 def near(name: str, known: Iterable[str]) -> str:
     """The nearest known name as a question, if there is one near."""
     by_lower = {each.lower(): each for each in known}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    found = difflib.get_close_matches(name.lower()[:80], by_lower, n=1)
     return f" (did you mean {by_lower[found[0]]}?)" if found else ""
 
 
 class YamlDocument:
-    """One document: its nodes, and the faults found so far.
+    """One text: its nodes, and what was found so far.
 
-    A context manager: text inside it that is not YAML raises DocumentError.
+    A `manifest` is read by YAML's core schema, has any number of documents, and its faults have
+    columns and codes. A context manager: text inside it that is not YAML raises DocumentError.
     """
 
-    def __init__(self, text: str, file: str, most: int = MOST_VALUES) -> None:
+    def __init__(
+        self, text: str, file: str, most: int = MOST_VALUES, *, manifest: bool = False
+    ) -> None:
         self._text = text
         self._file = file
         self._most = most
-        self._faults: list[tuple[int, str]] = []
+        self._manifest = manifest
+        self._found: dict[Diagnostic, None] = {}
 
     def __enter__(self) -> YamlDocument:
         return self
 
     def __exit__(self, kind: object, bad: BaseException | None, trace: object) -> None:
         if isinstance(bad, YamlError):
-            self.fault(bad.line, f"not YAML: {bad.what}")
+            self.fault(bad.line, f"not YAML: {bad.what}", NOT_YAML)
             raise self.refusal() from None
 
     def root(self) -> yaml.Node | None:
         """The node of the whole document; None if there is nothing in it."""
         return compose(self._text, self._most)
 
+    def roots(self) -> list[yaml.Node]:
+        """The nodes of all documents of a manifest, without those that are empty."""
+        return compose_all(self._text, self._most)
+
     def content(self, node: yaml.Node) -> Any:
         """What `node` says, as plain Python values."""
-        return construct(node)
+        return plain(node) if self._manifest else construct(node)
 
-    def fault(self, where: yaml.Node | int, what: str) -> None:
-        """Keep a fault, at a node or in a line (from 1)."""
-        self._faults.append((where if isinstance(where, int) else line_of(where), what))
+    def fault(self, where: yaml.Node | int | tuple[int, int], what: str, code: str = VALUE) -> None:
+        """Keep a fault, at a node, in a line, or at a line and a column (from 1)."""
+        self._keep(where, what, code, "error")
+
+    def note(self, where: yaml.Node | int, what: str, code: str, severity: Severity) -> None:
+        """Keep something that is no fault."""
+        self._keep(where, what, code, severity)
+
+    def _keep(
+        self,
+        where: yaml.Node | int | tuple[int, int],
+        what: str,
+        code: str,
+        severity: Severity,
+    ) -> None:
+        if isinstance(where, yaml.Node):
+            line, column = place_of(where)
+        elif isinstance(where, int):
+            line, column = where, 1
+        else:
+            line, column = where
+        self._found[Diagnostic(self._file, line, column, code, what, severity)] = None
 
     @property
     def sound(self) -> bool:
-        return not self._faults
+        return not any(each.severity == "error" for each in self._found)
+
+    @property
+    def diagnostics(self) -> list[Diagnostic]:
+        """Everything found so far, in the order of the document."""
+        return sorted(self._found, key=lambda each: (each.line, each.column))
 
     def refusal(self) -> DocumentError:
-        """Everything found so far."""
-        in_order = sorted(dict.fromkeys(self._faults), key=lambda fault: fault[0])
-        return DocumentError([f"{self._file}:{line}: {what}" for line, what in in_order])
+        """All faults found so far."""
+        faults = [each for each in self.diagnostics if each.severity == "error"]
+        if self._manifest:
+            return DocumentError([str(each) for each in faults], faults)
+        in_order = sorted(
+            (each for each in self._found if each.severity == "error"), key=lambda each: each.line
+        )
+        lines = dict.fromkeys(f"{self._file}:{each.line}: {each.what}" for each in in_order)
+        return DocumentError(list(lines), in_order)
 
     def map(self, node: yaml.Node, what: str, known: Collection[str] | None) -> dict[str, Pair]:
         """The keys of a map, each with its two nodes, merge keys (`<<`) followed.
@@ -83,7 +175,7 @@ class YamlDocument:
         Duplicate keys are faults, and so are unknown ones, unless `known` is None.
         """
         if not isinstance(node, yaml.MappingNode):
-            self.fault(node, f"{what}: a map was expected")
+            self.fault(node, f"{what}: a map was expected", SHAPE)
             return {}
         own: dict[str, Pair] = {}
         merged: dict[str, Pair] = {}
@@ -92,13 +184,14 @@ class YamlDocument:
                 for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
                     merged = self.map(source, f"{what}, <<", known) | merged
             elif not isinstance(key, yaml.ScalarNode):
-                self.fault(key, f"{what}: a name was expected as key")
+                self.fault(key, f"{what}: a name was expected as key", SHAPE)
             elif key.value in own:
                 before = line_of(own[key.value][0])
-                self.fault(key, f"{what}: `{key.value}` is there twice, first in line {before}")
+                twice = f"{what}: `{key.value}` is there twice, first in line {before}"
+                self.fault(key, twice, TWICE)
             elif known is not None and key.value not in known:
                 wanted = f"one of {', '.join(known)} was expected{near(key.value, known)}"
-                self.fault(key, f"{what}: unknown key `{key.value}`, {wanted}")
+                self.fault(key, f"{what}: unknown key `{key.value}`, {wanted}", UNKNOWN)
             else:
                 own[key.value] = (key, value)
         return merged | own
@@ -109,7 +202,7 @@ class YamlDocument:
         said = isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:null"
         if said and node.value:
             return str(node.value)
-        self.fault(node, f"{what}: a text was expected")
+        self.fault(node, f"{what}: a text was expected", SHAPE)
         return None
 
     def required(
@@ -119,5 +212,5 @@ class YamlDocument:
         if key in keys:
             return keys[key][1]
         if isinstance(node, yaml.MappingNode):
-            self.fault(node, f"{what}: the key `{key}` was expected")
+            self.fault(node, f"{what}: the key `{key}` was expected", MISSING)
         return None

@@ -7,7 +7,9 @@ bytes cannot stand for a billion values. 5,000 of them take 10 ms.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
@@ -20,7 +22,18 @@ from yaml.resolver import Resolver
 
 from agentfs.base.errors import KernelError
 
-__all__ = ["MOST_VALUES", "YamlError", "compose", "construct", "duplicates", "line_of", "read_yaml"]
+__all__ = [
+    "MOST_VALUES",
+    "YamlError",
+    "compose",
+    "compose_all",
+    "construct",
+    "duplicates",
+    "line_of",
+    "place_of",
+    "plain",
+    "read_yaml",
+]
 
 MOST_VALUES = 5000
 """Values (maps, lists, keys, texts) that a document has at most, repetitions included. A thousand
@@ -55,6 +68,11 @@ class YamlError(Exception):
 def line_of(node: yaml.Node) -> int:
     """The line that `node` begins in, from 1."""
     return int(node.start_mark.line) + 1
+
+
+def place_of(node: yaml.Node) -> tuple[int, int]:
+    """The line and the column that `node` begins in, both from 1."""
+    return line_of(node), int(node.start_mark.column) + 1
 
 
 class _Resolver(Resolver):
@@ -108,6 +126,109 @@ class _Composer(Composer, CParser, _Resolver):
         return node
 
 
+def _core() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    """What YAML 1.2's core schema takes for something else than a text, by its first letter. `0123`
+    and `.nan` are texts, and so are `no`, `on`, dates and times: JSON has none of these."""
+    table: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    for kind, pattern, first in (
+        ("null", r"(?:null|Null|NULL|~|)\Z", ["~", "n", "N", ""]),
+        ("bool", r"(?:true|True|TRUE|false|False|FALSE)\Z", list("tTfF")),
+        ("int", r"(?:[-+]?(?:0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+)\Z", list("-+0123456789")),
+        (
+            "float",
+            r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z",
+            list("-+.0123456789"),
+        ),
+        ("merge", r"<<\Z", ["<"]),
+    ):
+        for letter in first:
+            table.setdefault(letter, []).append((f"{_CORE}{kind}", re.compile(pattern)))
+    return table
+
+
+CORE = _core()
+
+
+class _CoreComposer(_Composer):
+    """The same for documents of the core schema."""
+
+    yaml_implicit_resolvers = CORE
+
+
+def compose_all(text: str, most: int = MOST_VALUES) -> list[yaml.Node]:
+    """The nodes of all documents of a text, by the core schema; empty ones are left out. They have
+    at most `most` values together. Raises YamlError."""
+    with _in_words(text):
+        composer = _CoreComposer(text, most)
+        found = []
+        while composer.check_node():
+            node = composer.get_node()
+            if node is not None and not (node.tag == f"{_CORE}null" and node.value == ""):
+                found.append(node)
+        return found
+
+
+def plain(node: yaml.Node) -> Any:
+    """What a node of `compose_all` says, as JSON: maps with texts as keys, lists, texts, numbers,
+    true, false, null. Raises YamlError."""
+    if isinstance(node, yaml.SequenceNode):
+        return [plain(each) for each in node.value]
+    if isinstance(node, yaml.MappingNode):
+        own: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        for key, value in node.value:
+            if key.tag == f"{_CORE}merge":
+                for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    if not isinstance(source, yaml.MappingNode):
+                        raise YamlError(line_of(value), "`<<`: a map was expected")
+                    merged = plain(source) | merged
+            elif isinstance(key, yaml.ScalarNode):
+                own[key.value] = plain(value)
+            else:
+                raise YamlError(line_of(key), "a text was expected as key")
+        return merged | own
+    kind = node.tag.removeprefix(_CORE)
+    text = str(node.value)
+    make = _SCALARS.get(kind)
+    if make is None:
+        tag = node.tag.replace(_CORE, "!!")
+        raise YamlError(line_of(node), f"a value of the kind {tag:.60} is not taken")
+    try:
+        return make(text)
+    except ValueError:
+        what = f"{text[:40]!r} is no {_KINDS.get(kind, kind)}"
+        raise YamlError(line_of(node), what) from None
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+def _float(text: str) -> float | str:
+    number = float(text)
+    if number - number != 0:
+        raise ValueError  # not finite: JSON has no such number
+    return number
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError
+    return text.lower() == "true"
+
+
+_SCALARS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "merge": str,
+    "null": lambda text: None,
+    "bool": _truth,
+    "int": _integer,
+    "float": _float,
+}
+
+
 class _Constructor(SafeConstructor):
     """Makes values of nodes: texts, numbers, dates, lists and maps, and nothing else."""
 
@@ -139,10 +260,17 @@ class _Constructor(SafeConstructor):
 
 def compose(text: str, most: int = MOST_VALUES) -> yaml.Node | None:
     """The nodes of a document of at most `most` values; None if it is empty. Raises YamlError."""
+    with _in_words(text):
+        return _Composer(text, most).get_single_node()
+
+
+@contextmanager
+def _in_words(text: str) -> Iterator[None]:
+    """What libyaml finds wrong in `text` is a YamlError with a line."""
     if text.startswith("%") + text.count("\n%") > MAX_DIRECTIVES:
         raise YamlError(1, f"at most {MAX_DIRECTIVES} lines with directives (%)")
     try:
-        return _Composer(text, most).get_single_node()
+        yield
     except ReaderError as bad:
         raise YamlError(
             text.encode(errors="replace").count(b"\n", 0, bad.position) + 1, bad.reason

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Self
 
-__all__ = ["KINDS", "Breaker", "Concurrency", "Graph", "Node", "Plan", "Rate", "Retry"]
+__all__ = ["KINDS", "Breaker", "Concurrency", "Graph", "Plan", "PlanNode", "Rate", "Retry"]
 
 KERNEL_KINDS = (
     "data",
@@ -127,12 +127,13 @@ class Concurrency(_Value):
 
 
 @dataclass(frozen=True, slots=True)
-class Node(_Value):
+class PlanNode(_Value):
     """One node. `spec` is what its kind says; templates in it are still text."""
 
     name: str
     kind: str
     needs: tuple[str, ...] = ()  # every edge into it, sorted
+    sources: tuple[str, ...] = ()  # those of them whose outputs are its input: not for order alone
     spec: dict[str, Any] = field(default_factory=dict)
     join: str = "all"  # all, any, first
     when: str = ""
@@ -150,6 +151,7 @@ class Node(_Value):
     concurrency: Concurrency | None = None
     output_schema: dict[str, Any] | None = None
     policies: tuple[str, ...] = ()
+    input_schema: dict[str, Any] | None = None
     rate: Rate | None = None
     breaker: Breaker | None = None
     bodies: tuple[tuple[str, Graph], ...] = ()  # "body", "else", "branch-0" …
@@ -164,9 +166,9 @@ class Node(_Value):
 class Graph(_Value):
     """Nodes in a topological order, ties by name; `output` is a map of references, or None."""
 
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[PlanNode, ...] = ()
     output: Any = None
-    by_name: dict[str, Node] = field(init=False, repr=False, compare=False)
+    by_name: dict[str, PlanNode] = field(init=False, repr=False, compare=False)
     dependents: dict[str, tuple[str, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -232,14 +234,18 @@ def _read(name: str, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) and name in _TUPLES else value
 
 
-_TUPLES = frozenset({"needs", "required_inputs", "handles", "routes", "policies", "caps", "deny"})
+_TUPLES = frozenset(
+    {"needs", "sources", "required_inputs", "handles", "routes", "policies", "caps", "deny"}
+)
 _FROM_JSON: dict[str, Any] = {
     "retry": Retry.from_record,
     "rate": Rate.from_record,
     "breaker": Breaker.from_record,
     "concurrency": Concurrency.from_record,
     "graph": Graph.from_record,
-    "nodes": lambda nodes: tuple(Node.from_record(each) for each in nodes),
+    "nodes": lambda nodes: tuple(PlanNode.from_record(each) for each in nodes),
     "bodies": lambda bodies: tuple((name, Graph.from_record(each)) for name, each in bodies),
     "origin": lambda origin: {name: (value, level) for name, (value, level) in origin.items()},
 }
+
+Node = PlanNode  # the name that was agreed on first; goes as soon as nobody uses it

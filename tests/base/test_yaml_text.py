@@ -9,7 +9,15 @@ from datetime import date
 import pytest
 
 from agentfs.base.errors import KernelError
-from agentfs.base.yaml_text import MAX_DIRECTIVES, MAX_NESTING, MOST_VALUES, read_yaml
+from agentfs.base.yaml_text import (
+    MAX_DIRECTIVES,
+    MAX_NESTING,
+    MOST_VALUES,
+    YamlError,
+    compose_all,
+    plain,
+    read_yaml,
+)
 from agentfs.catalog.document import parse as parse_models
 from agentfs.model.spec import parse_spec
 from agentfs.rights.acl import Acl
@@ -197,3 +205,52 @@ def test_what_is_merged_may_be_said_anew() -> None:
         "name: bob\nlimits: &l\n  <<: {max_children: 1}\n  max_children: 2\nenv: {A: '1', a: '1'}\n"
     )
     assert given.limits.max_children == 2
+
+
+CORE = [
+    ("NO", "NO"),
+    ("on", "on"),
+    ("12:30:45", "12:30:45"),
+    ("0123", "0123"),
+    ("2026-01-01", "2026-01-01"),
+    (".nan", ".nan"),
+    ("12", 12),
+    ("-0x1F", "-0x1F"),
+    ("0x1F", 31),
+    ("0o17", 15),
+    ("1e3", 1000.0),
+    ("~", None),
+    ("TRUE", True),
+    ("'5'", "5"),
+    (str(2**70), 2**70),
+]
+
+
+@pytest.mark.parametrize(("text", "value"), CORE)
+def test_the_core_schema_takes_little_for_anything_but_a_text(text: str, value: object) -> None:
+    (node,) = compose_all(f"a: {text}\n")
+    assert plain(node) == {"a": value}
+
+
+def test_several_documents_are_read_together_and_empty_ones_left_out() -> None:
+    nodes = compose_all("---\non: 1\n---\n---\n&x b: {<<: {k: v}, l: 2}\n...\n")
+    assert [plain(node) for node in nodes] == [{"on": 1}, {"b": {"k": "v", "l": 2}}]
+    assert compose_all("# nothing\n") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: !py x", "!py"),
+        ("a: !!int abc", "no whole number"),
+        ("a: 1e999", "no number"),
+        (f"a: {'9' * 150}", "150 digits"),
+        ("? [a]\n: b", "text was expected as key"),
+        (f"a: {'[' * 60}{']' * 60}", "nested too deeply"),
+        ("a: &x [*x]", "part of itself"),
+        ("<<: 3", "a map was expected"),
+    ],
+)
+def test_the_core_schema_refuses(text: str, words: str) -> None:
+    with pytest.raises(YamlError, match=words):
+        [plain(node) for node in compose_all(text)]

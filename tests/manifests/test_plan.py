@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from agentfs.manifests.plan import Breaker, Concurrency, Graph, Node, Plan, Rate, Retry
+from agentfs.manifests.plan import Breaker, Concurrency, Graph, Plan, PlanNode, Rate, Retry
 
 
 def _plan() -> Plan:
-    inner = Graph((Node("fetch", "program", spec={"program": ["curl"]}),))
-    first = Node("first", "data", spec={"output": {"v": 1}}, line=7)
-    loop = Node(
+    inner = Graph((PlanNode("fetch", "program", spec={"program": ["curl"]}),))
+    first = PlanNode("first", "data", spec={"output": {"v": 1}}, line=7)
+    loop = PlanNode(
         "loop",
         "for-each",
         needs=("first",),
@@ -25,7 +25,7 @@ def _plan() -> Plan:
         required_inputs=("v",),
         bodies=(("body", inner),),
     )
-    last = Node("last", "data", needs=("first", "loop"), handles=("loop",), routes=("first",))
+    last = PlanNode("last", "data", needs=("first", "loop"), handles=("loop",), routes=("first",))
     return Plan(
         "review",
         version=3,

@@ -404,7 +404,7 @@ class Evaluation:
             raise EvaluationError(f"{kind_of(base)} has no parts")
         ends = (bounds.start, bounds.stop, bounds.step)
         part = slice(*(None if each is None else self._of(each) for each in ends))
-        self._fuel.make(len(range(*part.indices(len(base)))))
+        self._fuel.values(len(range(*part.indices(len(base)))))
         return base[part]
 
     def _missing(self, node: nodes.Node) -> MissingError:
@@ -452,12 +452,12 @@ class Evaluation:
 
     def _list(self, node: nodes.List | nodes.Tuple) -> list[Any]:
         self._made = True
-        self._fuel.make(len(node.items))
+        self._fuel.values(len(node.items))
         return [self._of(each) for each in node.items]
 
     def _dict(self, node: nodes.Dict) -> dict[str, Any]:
         self._made = True
-        self._fuel.make(len(node.items))
+        self._fuel.values(len(node.items))
         return dict(self._pair(each) for each in node.items)
 
     def _pair(self, node: nodes.Pair) -> tuple[str, Any]:
@@ -472,13 +472,13 @@ class Evaluation:
         if isinstance(body, nodes.Pair):
             pairs = {}
             for _local in self._each(node):
-                self._fuel.make(1)
+                self._fuel.values(1)
                 key, value = self._pair(body)
                 pairs[key] = value
             return pairs
         found = []
         for _local in self._each(node):
-            self._fuel.make(1)
+            self._fuel.values(1)
             found.append(self._of(body))
         return found
 
@@ -488,14 +488,17 @@ class Evaluation:
             return self._numbers(type(node), left, right)
         if isinstance(node, nodes.Add) and type(left) is type(right) and type(left) in (str, list):
             self._made = True
-            self._fuel.make(len(left) + len(right))
+            (self._fuel.make if isinstance(left, str) else self._fuel.values)(
+                len(left) + len(right)
+            )
             return left + right
         if isinstance(node, nodes.Mul):
             if isinstance(left, int):
                 left, right = right, left
             if isinstance(left, str | list) and type(right) is int:
                 self._made = True
-                self._fuel.make(len(left) * max(0, right))
+                size = len(left) * max(0, right)
+                (self._fuel.make if isinstance(left, str) else self._fuel.values)(size)
                 return left * right
         hint = "; `~` joins texts" if isinstance(node, nodes.Add) else ""
         raise EvaluationError(

@@ -68,7 +68,7 @@ def _list(fuel: Fuel, value: Any = None) -> list[Any]:
     if value is None:
         return []
     items = _items_of(value)
-    fuel.make(len(items))
+    fuel.values(len(items))
     fuel.spend(len(items) // 16)
     return list(items)
 
@@ -187,13 +187,13 @@ def _split(fuel: Fuel, value: Any, between: str | None = None, most: int = -1) -
     fuel.scan(len(text))
     pieces = len(text) // 2 + 1 if between is None else text.count(_text(between)) + 1
     if most < 0 or pieces < most:
-        fuel.make(pieces)
+        fuel.values(pieces)
     fuel.make(len(text))
     return text.split(between, most)
 
 
 def _lines(fuel: Fuel, value: Any) -> list[str]:
-    fuel.make(2 * len(_text(value)))
+    fuel.values(len(_text(value)))
     return str(value).splitlines()
 
 
@@ -372,7 +372,7 @@ def _sort(fuel: Fuel, items: Any, reverse: bool = False, attribute: str | None =
 
 
 def _reverse(fuel: Fuel, value: Any) -> Any:
-    fuel.make(len(_items_of(value)))
+    fuel.values(len(_items_of(value)))
     return value[::-1] if isinstance(value, str) else list(value)[::-1]
 
 
@@ -395,7 +395,7 @@ def _dict(fuel: Fuel, pairs: Any = None, **more: Any) -> dict[str, Any]:
     if pairs is None:
         return more
     found = pairs.items() if isinstance(pairs, Mapping) else _items_of(pairs)
-    fuel.make(len(pairs) + len(more))
+    fuel.values(len(pairs) + len(more))
     fuel.spend(len(pairs))
     return {_text(key): value for key, value in found} | more
 
@@ -403,14 +403,14 @@ def _dict(fuel: Fuel, pairs: Any = None, **more: Any) -> dict[str, Any]:
 def _range(fuel: Fuel, start: int, stop: int | None = None, step: int = 1) -> list[int]:
     numbers = range(start) if stop is None else range(start, stop, step)
     size = max(0, (numbers[-1] - numbers[0]) // numbers.step + 1) if numbers else 0
-    fuel.make(size)
+    fuel.values(size)
     fuel.spend(size)
     return list(numbers)
 
 
 def _zip(fuel: Fuel, *lists: Any) -> list[list[Any]]:
     shortest = min((len(_items_of(each)) for each in lists), default=0)
-    fuel.make(shortest * (len(lists) + 1))
+    fuel.values(shortest * (len(lists) + 1))
     fuel.spend(shortest)
     return [list(each) for each in zip(*lists, strict=False)]
 
@@ -437,7 +437,7 @@ def _values(fuel: Fuel, value: Any) -> list[Any]:
 
 def _items(fuel: Fuel, value: Any) -> list[list[Any]]:
     """A list of [key, value]."""
-    fuel.make(3 * len(_map(value)))
+    fuel.values(3 * len(_map(value)))
     fuel.spend(len(value))
     return [[key, each] for key, each in value.items()]
 
@@ -457,7 +457,7 @@ def _batch(fuel: Fuel, items: Any, size: int) -> list[list[Any]]:
     things = _list(fuel, items)
     if int(size) < 1:
         raise EvaluationError("batch: a size of 1 or more was expected")
-    fuel.make(2 * len(things))
+    fuel.values(2 * len(things))
     return [things[at : at + size] for at in range(0, len(things), size)]
 
 

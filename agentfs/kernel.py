@@ -43,6 +43,7 @@ from agentfs.process.consumption import Consumption
 from agentfs.process.grants import ProgramGrants
 from agentfs.process.history import History
 from agentfs.process.identity import Identity
+from agentfs.process.light import Light
 from agentfs.process.logkeeper import LogKeeper
 from agentfs.process.maid import Maid
 from agentfs.process.path_rules import PathRules
@@ -159,6 +160,7 @@ class Kernel:
         self.supervisor = Supervisor(ground, table, agents, programs, works=(MessageClaimed,))
         self.maid = add(Maid(ground, table, agents, programs, self.supervisor))
         self.processes = Processes(ground, gate, table, agents, programs, self.supervisor)
+        self.light = Light(ground, table, agents, self.policy, programs, self.supervisor)
         self.consumption = add(Consumption(ground, table, programs, self.supervisor.signals))
         add(LogKeeper(ground, table, programs, self.consumption.end))
         self.history = add(History(ground, table))

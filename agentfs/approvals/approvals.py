@@ -271,7 +271,7 @@ class Approvals(Part):
             if request is None or not self.may_see(principal, request):
                 # The same words for both: nobody is to learn which it was.
                 raise KernelError(errno.ENOENT, f"there is no request {number}", rule="approval")
-            if not principal.is_operator and principal.name == request.agent:
+            if not principal.is_operator and principal.agent == request.agent:
                 raise KernelError(
                     errno.EPERM, "nobody decides what they ask for themselves", rule="approval"
                 )

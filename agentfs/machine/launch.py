@@ -54,6 +54,10 @@ STEPS = {
 }
 PR_SET_CHILD_SUBREAPER = 36
 
+THIRD = 3
+"""The descriptor of `Terms.third`. In the daemon this one is taken since its first moment, so
+`Popen` has nothing of its own there."""
+
 NICE = os.getpriority(os.PRIO_PROCESS, 0)
 """The niceness that the daemon was started with: programs have the same."""
 
@@ -61,17 +65,20 @@ NICE = os.getpriority(os.PRIO_PROCESS, 0)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """Where a program begins, and what it may do. Without a `home` it begins in `/`; `disk` says
-    where on the disk the home is. `env`: what it gets of its definition's. `forks` finds more
-    limits, which takes a moment. `stdio`: the descriptors that its input, output and errors are;
-    None is nothing to read, and the log."""
+    where on the disk the home is, and `in_tree` where in the tree, mounted or not. `env`: what it
+    gets of its definition's. `forks` finds more limits, which takes a moment. `stdio`: the
+    descriptors that its input, output and errors are; None is nothing to read, and the log.
+    `third`: what it has as its descriptor 3."""
 
     home: Path | None = None
     disk: Path | None = None
+    in_tree: Path | None = None
     held: Confinement = FREE
     limits: tuple[Limit, ...] = ()
     forks: Callable[[], Iterable[Limit]] = tuple
     env: Mapping[str, str] = field(default_factory=dict)
     stdio: tuple[int | None, int | None, int | None] = (None, None, None)
+    third: int | None = None
 
 
 class Launch:
@@ -83,11 +90,13 @@ class Launch:
         self._process = process
         self._env = terms.env
         self._stdio = terms.stdio
+        self._third = terms.third
         self._mountpoint = mountpoint
         self._log_path = log_path
         self._cwd = process.cwd
         self._home = terms.home
         self._disk = terms.disk
+        self._home_in_tree = terms.in_tree
         self.held = terms.held
         self.listener: socket.socket | None = None
         self._limits = terms.limits
@@ -282,6 +291,7 @@ class Launch:
             user=process.uid if other else None,
             group=process.gid if other else None,
             extra_groups=_groups(process) if other else None,
+            pass_fds=() if self._third is None else (THIRD,),
             preexec_fn=self._child(home, entries, enter_network, cell),
         )
         child.returncode = 0  # its end is watched for elsewhere: Popen must not wait for it
@@ -307,6 +317,7 @@ class Launch:
     ) -> Callable[[], None]:
         """What the child does before exec: little, and without taking a lock."""
         shared, cwd, limits = self._shared, self._cwd, (*self._limits, *self._forks())
+        third = self._third
         below = os.path.relpath(str(self._home), self._mountpoint) if self._in_tree else ""
 
         def enter() -> None:
@@ -335,6 +346,8 @@ class Launch:
                 if cell is not None:
                     cell.enter()
                 lay_on(0, limits)
+                if third is not None:  # last: what it replaces may be one of those above
+                    os.dup2(third, THIRD)
             except OSError as failure:
                 SHARED.pack_into(shared, 0, os.getpid(), step, failure.errno or errno.EIO)
                 os._exit(127)
@@ -356,7 +369,7 @@ class Launch:
                 env |= {"LOGNAME": account.pw_name, "SHELL": account.pw_shell or "/bin/sh"}
         if self._home is not None and not (self.held.write and self.held.read):
             # Where it may write and read, by a path that another user's program can go too.
-            env["TMPDIR"] = os.path.join(self._mountpoint, "agents", process.name, "memory")
+            env["TMPDIR"] = str(self._home_in_tree)
             if not self.held.read:
                 env["HOME"] = env["TMPDIR"]
         return (

@@ -11,7 +11,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -42,6 +42,7 @@ from agentfs.machine.reapers import Reapers
 from agentfs.machine.rlimits import below
 from agentfs.machine.sidecar import Sidecar
 from agentfs.machine.slots import Slots
+from agentfs.machine.step_program import StepProgram
 from agentfs.model.process import Process, State
 
 __all__ = ["Program", "Programs"]
@@ -244,8 +245,23 @@ class Programs:
         `LAUNCH_SECONDS`. Not cancelled once the thread has it.
         """
         terms = self._terms(process, home, self._grants.confinement(process))
-        own = self._variables(process, terms.held)
+        own = self._models(process, terms.held) | self._definition(process)
         return await self._start(process, log_path, replace(terms, env=own))
+
+    async def start_step(self, process: Process, step: StepProgram, log_path: Path) -> Program:
+        """Start the program of a step, with all that holds for `process`. A shell waits for it,
+        unless it may execute nothing but itself. Else as `start`."""
+        wanted = self._grants.confinement(process)
+        held = self.mechanisms.holds(wanted)
+        terms = self._terms_in(process, held, step.home, step.in_tree)
+        env = self._models(process, held) | dict(step.env)
+        with ExitStack() as opened:
+            given = None if step.input is None else _open(opened, step.input, os.O_RDONLY)
+            output = _open(opened, step.output, os.O_WRONLY | os.O_APPEND)
+            third = _open(opened, step.code, os.O_WRONLY | os.O_APPEND) if wanted.execute else None
+            terms = replace(terms, env=env, stdio=(given, output, None), third=third)
+            seen = step.of(process, waited=wanted.execute)
+            return await self._start(seen, log_path, terms)
 
     async def start_beside(
         self, process: Process, sidecar: Sidecar, log_path: Path, home: Path
@@ -261,13 +277,17 @@ class Programs:
 
     def _terms(self, process: Process, home: Path, wanted: Confinement) -> Terms:
         """What holds for a program of `process`, whose memory is `home` on the disk."""
-        disk = home
-        if self._in_tree:
-            home = Path(self._mountpoint, "agents", process.name, "memory")
+        in_tree = Path(self._mountpoint, "agents", process.name, "memory")
+        terms = self._terms_in(process, self.mechanisms.holds(wanted), home, in_tree)
+        return terms if self._grants.may_use_memory(process) else replace(terms, home=None)
+
+    def _terms_in(self, process: Process, held: Confinement, disk: Path, in_tree: Path) -> Terms:
+        """The same for one whose home is `disk`, and `in_tree` in the tree."""
         return Terms(
-            home=home if self._grants.may_use_memory(process) else None,
+            home=in_tree if self._in_tree else disk,
             disk=disk,
-            held=self.mechanisms.holds(wanted),
+            in_tree=in_tree,
+            held=held,
             limits=tuple(self.measures.limits_at_start(process)),
             forks=self.measures.forks_at_start(process),
         )
@@ -296,18 +316,21 @@ class Programs:
             self._launched = trio.Event()
             self.reap_orphans()
 
-    def _variables(self, process: Process, held: Confinement) -> dict[str, str]:
-        """Those of its definition that its program is handed, and where the models are."""
-        models: dict[str, str] = {}
-        if self._grants.may_use_models(process):
-            models = network.variables(network.PORT if held.models else self._models_port)
+    def _models(self, process: Process, held: Confinement) -> dict[str, str]:
+        """The variables that say where the models are, if it may use them."""
+        if not self._grants.may_use_models(process):
+            return {}
+        return network.variables(network.PORT if held.models else self._models_port)
+
+    def _definition(self, process: Process) -> dict[str, str]:
+        """The variables of its definition that its program is handed."""
         if self._grants.may_have_secrets(process):
-            return models | process.env
+            return process.env
         if process.env:
             names = ", ".join(sorted(process.env))
             text = "process %d, %s, is not handed %s: it has no capability `secret`"
             log.warning(text, process.pid, process.name, names)
-        return models
+        return {}
 
     async def _run(
         self, launch: Launch, group: Callable[[], list[int]] | None, process: Process
@@ -706,6 +729,16 @@ class Programs:
         self.listeners.close()
         if self.groups.available:
             self.groups.close()
+
+
+def _open(opened: ExitStack, path: Path, flags: int) -> int:
+    """A descriptor of a file of ours, closed with the others. Raises KernelError."""
+    try:
+        found = os.open(path, flags | os.O_CLOEXEC)
+    except OSError as failure:
+        raise KernelError.from_os(failure, f"cannot open {path}") from failure
+    opened.callback(os.close, found)
+    return found
 
 
 def _group_of(ospid: int) -> int:

@@ -51,8 +51,8 @@ def check_share(box: Mailbox, principal: Principal, agents: Agents, settings: Se
     """Raise ShareError, EDQUOT or ENOSPC, if one more message of `principal` may not wait in the
     inbox `box`. If it is full, the operator has as many as its reserve all the same. Of fewer
     messages than `FLOOR` each may have all that there is room for."""
-    agent = agents.find(principal.name)
+    agent = agents.find(principal.agent)
     uid = principal.uid if agent is None else agent.uid
     operator = principal.is_operator
-    holder = Holder(principal.name, uid, agent=not operator, operator=operator)
+    holder = Holder(principal.agent, uid, agent=not operator, operator=operator)
     _Inbox(box, agents, settings).check(holder)

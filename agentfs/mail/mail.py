@@ -179,6 +179,13 @@ class Mail(Part):
 
         In this order: the receiver, the role, the route, then the limits. Whether somebody approves
         `draft` is asked last, of what would go through otherwise."""
+        if actor.light:
+            raise KernelError(
+                errno.EPERM,
+                f"{actor.name} is a step of a run and has no mail: a node `message:` sends in the"
+                f" name of {actor.agent}",
+                rule="step",
+            )
         self.owners.agents.require(principal, sender)
         self._agents.get(sender)
         if self._agents.find(receiver) is None:

@@ -84,6 +84,8 @@ class Stalls(Part):
 
     def program_ended(self, process: Process, code: int) -> None:
         """Its program has ended, and what it had claimed waits again."""
+        if process.light:
+            return
         waiting = self._mail.mailbox(process.name).waiting
         if waiting:
             self._events.emit(ConsumerEnded(process.pid, process.name, code, waiting))
@@ -124,4 +126,5 @@ class Stalls(Part):
 
 def _works(process: Process) -> bool:
     """Whether a program is at work for it, or to be again."""
-    return process.pid != INIT and bool(process.exec or process.ospid is not None)
+    has_program = bool(process.exec or process.ospid is not None)
+    return has_program and process.pid != INIT and not process.light

@@ -23,13 +23,21 @@ class Kind(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Principal:
     """One caller's standing. `pid` is the process it acts for: 1 for the operator, None for
-    users and strangers. `name` is that process's agent name, or the kind of caller."""
+    users and strangers. `name` is that process's name, or the kind of caller; `behalf` the agent in
+    whose name it acts, if it is the program of a step."""
 
     kind: Kind
     pid: int | None
     name: str
     uid: int
     gid: int
+    behalf: str = ""
+
+    @property
+    def agent(self) -> str:
+        """The agent in whose name it acts: what it makes and uses is that one's. Things that are
+        private to that agent are not for it: see `acts_for`."""
+        return self.behalf or self.name
 
     @property
     def is_operator(self) -> bool:

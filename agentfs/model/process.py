@@ -17,6 +17,7 @@ __all__ = [
     "Limits",
     "OnLimit",
     "Process",
+    "ProcessKind",
     "Restart",
     "Role",
     "State",
@@ -120,6 +121,17 @@ def check_transition(old: State, new: State) -> None:
         )
 
 
+class ProcessKind(enum.Enum):
+    """What a process is an entry for. Those that are not an agent's are light: no agent has their
+    names, and they have no mailbox, no memory and no second start."""
+
+    AGENT = "agent"
+    RUN = "run"
+    """A run of a pipeline: an entry without a program. Its steps are below it."""
+    STEP = "step"
+    """A program that does one attempt of a node, and lives as long as that."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The most that a process may use; None is no limit.
@@ -156,6 +168,18 @@ class Limits:
         none: dict[str, Any] = dict.fromkeys(cls.__slots__)
         return cls(**none | limits)
 
+    def within(self, others: Limits) -> Limits:
+        """The least of both, each by itself; that on children, which is about the process alone,
+        is its own."""
+        if self == others:
+            return self
+        least = {
+            slot: _least(getattr(self, slot), getattr(others, slot))
+            for slot in self.__slots__
+            if slot != "max_children"
+        }
+        return Limits(max_children=self.max_children, **least)
+
     def record(self) -> dict[str, Any]:
         """As JSON, without those that have their defaults."""
         record: dict[str, Any] = {}
@@ -164,6 +188,10 @@ class Limits:
             if most != getattr(DEFAULT_LIMITS, slot):
                 record[slot] = most
         return record
+
+
+def _least(one: Any, other: Any) -> Any:
+    return other if one is None or (other is not None and other < one) else one
 
 
 DEFAULT_LIMITS = Limits()
@@ -243,7 +271,20 @@ class Process:
     confined: tuple[str, ...] = ()  # what its program is really kept from, of network, write, …
     reads: tuple[str, ...] = ()  # what its program may read of a machine that is closed to it
     own_files: tuple[str, ...] | None = None  # those files of `exec` too; None: all of them
+    kind: ProcessKind = ProcessKind.AGENT
+    behalf: str = ""  # of a run or a step: the agent in whose name it acts
     changed: int = 0  # ns, for st_mtime
+
+    @property
+    def light(self) -> bool:
+        """Whether it is a run or a step, and so no agent's."""
+        return self.kind is not ProcessKind.AGENT
+
+    @property
+    def agent(self) -> str:
+        """The agent in whose name it acts: what it uses, makes and owns is that one's. Of one that
+        is an agent's, that is its own name."""
+        return self.behalf or self.name
 
     def record(self) -> dict[str, Any]:
         """As JSON. It is written with every change and read with every start, so fields that have
@@ -313,6 +354,7 @@ _OPTIONAL = {
 _get_optional = attrgetter(*_OPTIONAL)
 
 _AS_JSON: dict[str, Callable[[Any], Any]] = {
+    "kind": attrgetter("value"),
     "state": attrgetter("value"),
     "on_limit": attrgetter("value"),
     "exec": list,
@@ -326,6 +368,7 @@ _AS_JSON: dict[str, Callable[[Any], Any]] = {
     "limits": Limits.record,
 }
 _FROM_JSON: dict[str, Callable[[Any], Any]] = {
+    "kind": ProcessKind,
     "state": State,
     "on_limit": OnLimit,
     "exec": tuple,

@@ -130,8 +130,9 @@ class Agents(Part):
         return self._homes / name / "inbox"
 
     def log_path(self, name: str) -> Path:
-        """What its programs write to stdout and stderr."""
-        return self._logs / f"{name}.log"
+        """What its programs write to stdout and stderr; of a step, whose name may have a slash, to
+        stderr."""
+        return self._logs / f"{name.replace('/', '%')}.log"
 
     # -- system calls ----------------------------------------------------------------------------
 
@@ -143,7 +144,7 @@ class Agents(Part):
             if name in self._by_name:
                 raise KernelError(errno.EEXIST, f"there is an agent {name!r} already", rule="name")
             self.check_new(actor, name)
-            agent = self._create(name, uid, gid, actor.name)
+            agent = self._create(name, uid, gid, actor.agent)
             self._events.emit(AgentDefined(name))
             return agent
 
@@ -166,13 +167,13 @@ class Agents(Part):
                 " the rule, can make that agent",
                 rule=rule.name,
             )
-        self._gate.check_making(actor.name, "definitions", 1)
+        self._gate.check_making(actor.agent, "definitions", 1)
 
     def require_definer(self, principal: Principal, name: str) -> None:
         """Raise what `redefine` raises unless `principal` may do that."""
         agent = self.get(name)
         if not principal.is_operator:
-            self._check_definer(principal.name if principal.is_agent else "", agent)
+            self._check_definer(principal.agent if principal.is_agent else "", agent)
 
     def redefine(self, principal: Principal, name: str, text: str) -> None:
         """Replace the definition; what runs goes on as it was started.
@@ -183,7 +184,7 @@ class Agents(Part):
         with self._gate.enter(principal) as actor:
             agent = self.get(name)
             if not principal.is_operator:
-                self._check_definer(actor.name, agent)
+                self._check_definer(actor.agent, agent)
             spec = parse_spec(text)
             if spec.name not in ("", name):
                 raise KernelError(
@@ -206,7 +207,7 @@ class Agents(Part):
             if name == INIT_NAME:
                 raise KernelError(errno.EPERM, "init cannot be removed", rule="init")
             if not principal.is_operator:
-                self._check_definer(actor.name, agent)
+                self._check_definer(actor.agent, agent)
             running = self._table.by_name(name)
             if running is not None:
                 raise KernelError(errno.EBUSY, f"process {running.pid} of {name} is alive")

@@ -36,6 +36,17 @@ def _refuse_init(process: Process) -> None:
         raise KernelError(errno.EPERM, "process 1 is the kernel itself", rule="init")
 
 
+def _refuse_light(process: Process) -> None:
+    """Raise EPERM for a run or a step."""
+    if process.light:
+        raise KernelError(
+            errno.EPERM,
+            f"process {process.pid}, {process.name}, is a {process.kind.value}: it stays where it"
+            " was started",
+            rule="light",
+        )
+
+
 class Processes:
     """Every call takes its principal first. None waits, except those that start a program: they
     wait for its exec."""
@@ -86,10 +97,10 @@ class Processes:
                 )
             )
             if spec.exec:
-                self._gate.check_launch(actor.name)
+                self._gate.check_launch(actor.agent)
             process = self._make(actor, parent, spec)
             before = self._agents.ensure(
-                process.name, process.uid, process.gid, actor.name, _text(spec), spec.prompt
+                process.name, process.uid, process.gid, actor.agent, _text(spec), spec.prompt
             )
             self._table.add(process)
             self._parts.tell(Part.spawned, process, spec)
@@ -208,7 +219,7 @@ class Processes:
                 raise KernelError(errno.EINVAL, f"{agent_name} has no program to start again")
             if self._supervisor.signals.is_starting(running.pid):
                 raise KernelError(errno.EAGAIN, f"{agent_name} is just being started")
-            self._gate.check_launch(actor.name)
+            self._gate.check_launch(actor.agent)
             self._redefine(actor, running)
             self._supervisor.renew(running)
 
@@ -323,6 +334,8 @@ class Processes:
             self._gate.policy.require(actor, Action.MANAGE_TREE, path, process, what=what)
             self._gate.policy.require_capability(actor, "manage_tree")
             _refuse_init(process)
+            _refuse_light(process)
+            _refuse_light(parent)
             rules.check_parent(process)
             rules.check_parent(parent)
             self._gate.policy.same_user(actor, parent)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from agentfs.base.errors import KernelError
 from agentfs.model.capability import PLAIN, canonical
 from agentfs.model.principal import INIT
-from agentfs.model.process import Process, Role
+from agentfs.model.process import Process, ProcessKind, Role
 from agentfs.process.history import KIND
 from agentfs.store.rows import StoreRows
 
@@ -38,7 +38,9 @@ def _process_faults(rows: StoreRows) -> Iterator[str]:
     for pid, process in rows.processes.items():
         if process.pid != pid:
             yield f"process {pid}: its record says pid {process.pid}"
-        if process.state.alive and process.name not in rows.agents:
+        if process.light:
+            yield from _light_faults(rows, process)
+        elif process.state.alive and process.name not in rows.agents:
             yield f"process {pid}: there is no agent {process.name}"
         if not {"network", "models", "write", "exec", "read"}.issuperset(process.confined):
             yield f"process {pid}: it is said to be confined from {process.confined}"
@@ -49,6 +51,22 @@ def _process_faults(rows: StoreRows) -> Iterator[str]:
     yield from (
         f"{count} living processes are named {name}" for name, count in living.items() if count > 1
     )
+
+
+def _light_faults(rows: StoreRows, process: Process) -> Iterator[str]:
+    """Whether a run or a step is where it can be."""
+    what = f"process {process.pid}"
+    if process.name in rows.agents:
+        yield f"{what}: it is a {process.kind.value}, and has the name of agent {process.name}"
+    if not process.behalf:
+        yield f"{what}: it is a {process.kind.value}, and acts in nobody's name"
+    if not process.state.alive:
+        yield f"{what}: it is a {process.kind.value} that has ended, and is still there"
+    if process.kind is ProcessKind.RUN and process.ospid is not None:
+        yield f"{what}: it is a run, and has a program"
+    above = rows.processes.get(process.ppid)
+    if process.kind is ProcessKind.STEP and (above is None or above.kind is not ProcessKind.RUN):
+        yield f"{what}: it is a step, and its parent {process.ppid} is no run"
 
 
 def _line_faults(rows: StoreRows, process: Process) -> Iterator[str]:

@@ -43,7 +43,7 @@ class History(Part):
 
     def _heard(self, record: Record) -> None:
         process = None if record.pid is None else self._table.find(record.pid)
-        if process is None:
+        if process is None or process.light:  # what a run did is in its own directory
             return
         lines = [line for line in process.output.split("\n") if line.strip()]
         last = f": {lines[-1].strip()[:200]}" if lines else ""

@@ -68,7 +68,7 @@ class Identity:
             if found == INIT and process is not None:
                 return Principal(Kind.OPERATOR, INIT, process.name, uid, gid)
             if process is not None and process.state.alive:
-                return Principal(Kind.AGENT, process.pid, process.name, uid, gid)
+                return Principal(Kind.AGENT, process.pid, process.name, uid, gid, process.behalf)
             return Principal(Kind.STRANGER, None, "a stranger", uid, gid)
         if uid in self._owners:
             init = self._table.find(INIT)

@@ -156,7 +156,7 @@ class LogKeeper(Part):
         if self._low:  # nothing can be written, and that is no event
             return self._all()
         found = (self._table.find(program.pid) for program in self._programs)
-        return {f"{process.name}.log" for process in found if process is not None}
+        return {f"{process.name.replace('/', '%')}.log" for process in found if process is not None}
 
     def _all(self) -> set[str]:
         return {path.name for path in self._folder.glob("*.log")}
@@ -214,7 +214,7 @@ class LogKeeper(Part):
 
     def _hold(self, name: str, hot: _Hot) -> None:
         """Have its program stand still, and what that has forked since, if it is one of ours."""
-        process = self._table.by_name(name.removesuffix(".log"))
+        process = self._table.by_name(name.removesuffix(".log").replace("%", "/"))
         hot.program = None if process is None else self._programs.find(process.ospid)
         hot.held = True
         if hot.program is not None:

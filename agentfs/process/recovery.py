@@ -12,7 +12,7 @@ from agentfs.machine.proc import boot_id, own_stat
 from agentfs.machine.programs import Program, Programs
 from agentfs.model.names import INIT_NAME, reserved
 from agentfs.model.principal import INIT
-from agentfs.model.process import Agent, Limits, Process, Restart, Role, State, Tier
+from agentfs.model.process import Agent, Limits, Process, ProcessKind, Restart, Role, State, Tier
 from agentfs.process.agents import Agents
 from agentfs.process.events import AgentRefused
 from agentfs.process.settings import ProcessSettings
@@ -123,6 +123,8 @@ class Recovery:
     def _take_up(self, process: Process, *, same_boot: bool) -> None:
         if not process.state.alive:
             self._supervisor.note_ended(process)
+        elif process.light:
+            self._take_up_light(process, same_boot=same_boot)
         elif reserved(process.name):
             adopted = process.ospid is not None and same_boot
             self._refuse(process, self._programs.adopt(process) if adopted else None)
@@ -141,6 +143,21 @@ class Recovery:
             self._take_up_without_program(process)
         else:
             self._resume(process)
+
+    def _take_up_light(self, process: Process, *, same_boot: bool) -> None:
+        """A run is an entry and nothing else. The program of a step goes on, or has ended; none is
+        started again here."""
+        if process.kind is ProcessKind.RUN:
+            return
+        program = self._programs.adopt(process) if same_boot else None
+        if program is None:
+            code = self._programs.code_of(process) if same_boot else None
+            self._supervisor.ended(process, code)
+            return
+        log.info("process %d, %s, still runs", process.pid, process.name)
+        if process.stopping:
+            self._supervisor.signals.begin_grace(process)
+        self._supervisor.watch(program)
 
     def _renew(self, process: Process, program: Program) -> None:
         """A program that may write to the tree, or read it, and nothing else may not do so in the

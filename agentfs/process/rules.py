@@ -229,7 +229,7 @@ def _name(asked: SpawnRequest) -> None:
         asked.agents.check_new(asked.actor, name)
         return
     check_reserved(name)
-    if asked.actor.role is Role.KERNEL or asked.agents.made(asked.actor.name, agent):
+    if asked.actor.role is Role.KERNEL or asked.agents.made(asked.actor.agent, agent):
         return
     raise KernelError(
         errno.EEXIST,

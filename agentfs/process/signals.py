@@ -13,13 +13,14 @@ from collections.abc import Callable
 from agentfs.base.clock import Timer
 from agentfs.base.errors import KernelError
 from agentfs.machine.programs import Program, Programs
-from agentfs.model.process import Process, State
+from agentfs.model.process import Process, ProcessKind, State
 from agentfs.process.backoff import Restarts
 from agentfs.process.events import SignalSent
 from agentfs.process.settings import ProcessSettings
 from agentfs.process.table import ProcessTable
 from agentfs.store.ground import Ground
 from agentfs.store.later import when_there_is_room
+from agentfs.store.part import Part
 
 __all__ = ["SIGNALS", "Signals"]
 
@@ -51,6 +52,7 @@ class Signals:
         start_again: Callable[[Process], object],
     ) -> None:
         self._store = ground.store
+        self._parts = ground.parts
         self._events = ground.events
         self._timers = ground.timers
         self._settings = ground.settings
@@ -98,6 +100,11 @@ class Signals:
             raise KernelError(
                 errno.EPERM, f"process {process.pid} is {process.state.value}", rule="states"
             )
+        if process.kind is ProcessKind.RUN and name != "KILL":
+            with self._store.transaction():
+                self.notice(process, name)
+                self._parts.tell(Part.run_signalled, process, name, grace)
+            return
         if process.pid in self._starting:
             if name not in ("TERM", "KILL"):
                 raise KernelError(errno.EAGAIN, f"{process.name} is just being started")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import FrameType
 
@@ -21,7 +21,7 @@ from agentfs.base.errors import KernelError
 from agentfs.machine.logs import tail
 from agentfs.machine.programs import Program, Programs
 from agentfs.model.principal import INIT
-from agentfs.model.process import Process, State
+from agentfs.model.process import Process, ProcessKind, State
 from agentfs.process.agents import Agents
 from agentfs.process.backoff import Restarts
 from agentfs.process.events import (
@@ -37,6 +37,7 @@ from agentfs.process.readiness import Readiness
 from agentfs.process.recovery import STARTED_AGAIN, Recovery
 from agentfs.process.settings import ProcessSettings
 from agentfs.process.signals import Signals
+from agentfs.process.step_files import files_of
 from agentfs.process.table import ProcessTable
 from agentfs.store.event import Event
 from agentfs.store.event_log import Record
@@ -76,6 +77,7 @@ class Supervisor:
         works: tuple[type[Event], ...],
     ) -> None:
         """Events of the kinds `works` say of their process, `pid`, that it is at work."""
+        self._state_dir = ground.state_dir
         self._parts = ground.parts
         self._store = ground.store
         self._events = ground.events
@@ -161,6 +163,10 @@ class Supervisor:
         self._tree_is_up.set()
         self._programs.release_adopted()
 
+    async def wait_for_tree(self) -> None:
+        """Wait until programs may be started: their tree is there."""
+        await self._tree_is_up.wait()
+
     async def shutdown(self, grace: float | None = None) -> None:
         """End every program we started, children before their parents: TERM, then KILL `grace`
         seconds later. Attached programs go on. Each level of the tree has its share of the grace
@@ -242,12 +248,20 @@ class Supervisor:
         Raises KernelError with the errno of what failed; then nothing runs.
         """
         self._agents.prepare(process.name)
-        self.signals.begin_start(process)
+        places = self._agents.log_path(process.name), self._agents.memory_dir(process.name)
         self.readiness.starting(process)
+        await self.follow(process, lambda: self._programs.start(process, *places), started)
+
+    async def follow(
+        self,
+        process: Process,
+        start: Callable[[], Awaitable[Program]],
+        started: Callable[[], object],
+    ) -> None:
+        """The same; `start` starts the program."""
+        self.signals.begin_start(process)
         try:
-            program = await self._programs.start(
-                process, self._agents.log_path(process.name), self._agents.memory_dir(process.name)
-            )
+            program = await start()
         except BaseException:
             if self.signals.end_start(process):
                 self._table.update(process, stopping=True)
@@ -378,6 +392,12 @@ class Supervisor:
         where it is not known."""
         known = UNKNOWN if code is None else code
         told = self.closing and program in self._told_to_end  # it did not end on its own
+        if process.light:
+            if code is None:
+                code = files_of(self._state_dir, process).exit_code()
+            known, lost = UNKNOWN if code is None else code, told or code is None
+            self.finish(process, known, State.ZOMBIE, why, program, lost=lost)
+            return
         again = self.restarts.wanted(process, 1 if told or self._booting else code)
         with self._store.transaction():
             if self.signals.is_told_to_end(process):
@@ -448,8 +468,12 @@ class Supervisor:
         state: State,
         output: str = "",
         program: Program | None = None,
+        *,
+        lost: bool = False,
     ) -> None:
-        """End a process for good: everything that it had goes back, here and nowhere else."""
+        """End a process for good: everything that it had goes back, here and nowhere else. Nobody
+        waits for a run or a step: it is gone at once. `lost` says of a step that it did not end by
+        itself, or that nobody knows."""
         program = program or self._programs.find(process.ospid)
         output = output or self.output(process, program)
         reason = process.reason if process.stopping else ""
@@ -459,6 +483,9 @@ class Supervisor:
             output = f"{output}{reason}\n"
         with self._store.transaction():
             self.tell_end(process, code)
+            if process.kind is ProcessKind.STEP:
+                known = None if code == UNKNOWN else code
+                self._parts.tell(Part.step_ended, process, known, lost=lost)
             for child in self._table.children(process.pid):
                 self.adopt(child)
             self._parts.tell(Part.process_ended, process)
@@ -472,12 +499,15 @@ class Supervisor:
                 os_start=0,
             )
             self._events.emit(ProcessExited(process.pid, process.name, code))
+            self._store.on_commit(lambda: self._forget(process))
+            if process.light:
+                self.reap(process)
+                return
             self._agents.ended(process.name, code, output)
             self._events.emit(AgentChanged(process.name))
             parent = self._table.find(process.ppid)
             if parent is not None:
                 self.signals.notice(parent, f"CHLD {process.pid} {code}")
-            self._store.on_commit(lambda: self._forget(process))
 
     def tell_end(self, process: Process, code: int) -> None:
         """Tell the parts that its program has ended with `code`. If that happened while there was
@@ -487,8 +517,9 @@ class Supervisor:
 
     def output(self, process: Process, program: Program | None = None) -> str:
         """The last that the present program of `process` has written; "" if it is to run none.
-        `program` is that one, where the record does not say so any more."""
-        if not process.exec:
+        `program` is that one, where the record does not say so any more. A step's output is
+        kept with the step."""
+        if not process.exec or process.light:
             return ""
         program = program or self._programs.find(process.ospid)
         return tail(self._agents.log_path(process.name), 0 if program is None else program.offset)
@@ -505,8 +536,12 @@ class Supervisor:
         self.note_ended(process)
 
     def adopt(self, child: Process) -> None:
-        """Give a child whose parent ends to the nearest living ancestor."""
+        """Give a child whose parent ends to the nearest living ancestor. A run keeps the limits
+        that it had from the one that started it."""
         ended = child.ppid
+        starter = self._table.find(ended)
+        if child.kind is ProcessKind.RUN and starter is not None:
+            self._table.update(child, limits=child.limits.within(starter.limits))
         above = (up.pid for up in self._table.ancestors(ended) if up.state.alive)
         self._table.move(child, next(above, INIT))
 
@@ -514,7 +549,8 @@ class Supervisor:
         """Drop an ended process: somebody waited for it, or nobody did for too long."""
         with self._store.transaction():
             self._table.remove(process.pid)
-            self._table.children_changed(process.ppid, process.pid, added=False)
+            if process.kind is not ProcessKind.RUN:
+                self._table.children_changed(process.ppid, process.pid, added=False)
             self._events.emit(ProcessReaped(process.pid, process.name, process.ppid))
             agent = self._agents.find(process.name)
             if agent is not None and agent.pid == process.pid:
@@ -598,6 +634,7 @@ class Supervisor:
             if process.exec
             and process.ospid is None
             and process.state is State.BLOCKED
+            and not process.light
             and not self.signals.is_starting(process.pid)
             and process.pid not in self.signals.owed
             and not self.restarts.pending(process.pid)

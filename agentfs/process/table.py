@@ -13,7 +13,7 @@ from typing import Any
 from agentfs.base.clock import change_time
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import INIT
-from agentfs.model.process import Process, Role, State, check_transition
+from agentfs.model.process import Process, ProcessKind, Role, State, check_transition
 from agentfs.process.events import ChildrenChanged, ProcessReparented, StateChanged
 from agentfs.store.ground import Ground
 from agentfs.store.records import Records
@@ -38,6 +38,7 @@ class ProcessTable:
         self._live_children: dict[int, int] = {}
         self._alive: dict[str, int] = {}
         self._programs: dict[int, int] = {}
+        self._steps = 0
         self._members: dict[str, dict[int, None]] = {}
         self._by_pid.load()
         self._last = int(ground.store.meta("last_pid", "0"))
@@ -104,9 +105,21 @@ class ProcessTable:
     def live_children(self, pid: int) -> list[Process]:
         return [child for child in self.children(pid) if child.state.alive]
 
+    def agent_of(self, process: Process) -> Process:
+        """The process in whose name `process` acts: itself, or for a run or a step the nearest one
+        above it that is an agent's."""
+        if process.kind is ProcessKind.AGENT:
+            return process
+        above = (up for up in self.ancestors(process.pid) if up.kind is ProcessKind.AGENT)
+        return next(above, self._by_pid[INIT])
+
     def count_live_children(self, pid: int) -> int:
-        """O(1), unlike the list of them."""
+        """Those that are agents': runs and steps do not count. O(1), unlike the list of them."""
         return self._live_children.get(pid, 0)
+
+    def count_steps(self) -> int:
+        """The steps of runs that are at work."""
+        return self._steps
 
     def members(self, group: str) -> list[Process]:
         """The living processes of a group, not of those below it, by age."""
@@ -214,7 +227,10 @@ class ProcessTable:
         if process.state.alive:
             self._alive[process.name] = pid
             self._members.setdefault(process.group, {})[pid] = None
-            self._live_children[parent] = self._live_children.get(parent, 0) + 1
+            if process.kind is ProcessKind.AGENT:
+                self._live_children[parent] = self._live_children.get(parent, 0) + 1
+            elif process.kind is ProcessKind.STEP:
+                self._steps += 1
             if process.ospid is not None and process.role is not Role.KERNEL:
                 self._programs[process.ospid] = pid
 
@@ -223,7 +239,9 @@ class ProcessTable:
         siblings.pop(pid, None)
         if not siblings:
             self._children.pop(process.ppid, None)
-        if process.state.alive:
+        if process.state.alive and process.kind is ProcessKind.STEP:
+            self._steps -= 1
+        if process.state.alive and process.kind is ProcessKind.AGENT:
             self._live_children[process.ppid] -= 1
             if not self._live_children[process.ppid]:
                 del self._live_children[process.ppid]

@@ -111,7 +111,7 @@ class Accounting(Part):
             and key
             and (view, key)
             in (
-                ("agent", process.name),
+                ("agent", process.agent),
                 ("user", process.user),
             )
         ):
@@ -132,7 +132,7 @@ class Accounting(Part):
             time=now,
             hour=datetime.fromtimestamp(int(now), UTC).strftime("%Y-%m-%dT%H"),
             pid=process.pid,
-            agent=process.name,
+            agent=process.agent,
             user=process.user,
             node=process.node,
             tier=use.tier.value,

@@ -132,7 +132,7 @@ class DiskShares(Part):
     def _mark(self, principal: Principal) -> str:
         if principal.is_operator:
             return OPERATOR
-        agent = self._agents.find(principal.name) if principal.is_agent else None
+        agent = self._agents.find(principal.agent) if principal.is_agent else None
         return f"u{principal.uid}" if agent is None else str(agent.id)
 
     def _holder(self, mark: str) -> Holder:

@@ -72,9 +72,9 @@ class Groups(Part):
         EPERM, EAGAIN (`groups.max_groups`, `groups.max_depth`)."""
         with self._gate.enter(principal) as actor:
             self._require(actor, parent, f"make {name}")
-            self._gate.check_making(actor.name, GROUPS, 1)
+            self._gate.check_making(actor.agent, GROUPS, 1)
             created = self.groups.create(parent, name, self._settings.of(GroupSettings))
-            self._made.add(GROUPS, created.path, actor.name)
+            self._made.add(GROUPS, created.path, actor.agent)
             return created
 
     def remove(self, principal: Principal, path: str) -> None:

@@ -288,7 +288,7 @@ class Relayed:
 def acting_for(process: Process) -> Principal:
     """A call in the name of `process`, which only the kernel makes."""
     kind = Kind.OPERATOR if process.pid == INIT else Kind.AGENT
-    return Principal(kind, process.pid, process.name, process.uid, process.gid)
+    return Principal(kind, process.pid, process.name, process.uid, process.gid, process.behalf)
 
 
 def _bounds(model: Model, ask: Wanted, left: int) -> Iterator[int]:

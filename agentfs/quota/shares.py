@@ -297,7 +297,7 @@ class Shares(Part):
         if principal.is_operator:
             return self.operator
         if principal.is_agent:
-            return self.agent(principal.name)
+            return self.agent(principal.agent)
         return self.user(principal.uid)
 
     def user(self, uid: int) -> Holder:

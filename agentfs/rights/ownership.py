@@ -45,13 +45,13 @@ class Ownership:
     @classmethod
     def of(cls, principal: Principal, mode: int) -> Ownership:
         """The ownership of what `principal` makes: it belongs to the agent that it acts for."""
-        return cls(principal.name, principal.uid, principal.gid, mode & 0o777)
+        return cls(principal.agent, principal.uid, principal.gid, mode & 0o777)
 
     # -- who may -----------------------------------------------------------------------------------
 
     def owned_by(self, principal: Principal) -> bool:
         """Whether `principal` is the owner, or the operator."""
-        return principal.acts_for(self.owner)
+        return principal.is_operator or (principal.is_agent and principal.agent == self.owner)
 
     def permits(self, principal: Principal, access: Access) -> bool:
         """Whether the mode allows it. The owner's bits hold for the owner agent, the group's for an
@@ -102,6 +102,6 @@ class Ownership:
         return cls(record["owner"], record["uid"], record["gid"], record["mode"])
 
     def _shift(self, principal: Principal) -> int:
-        if principal.is_agent and principal.name == self.owner:
+        if principal.is_agent and principal.agent == self.owner:
             return 6
         return 3 if principal.gid == self.gid and principal.kind is not Kind.STRANGER else 0

@@ -208,7 +208,7 @@ class Policy:
             f"{actor.name} may {action.words} here once {wanted.by} approves",
             rule=decision.rule,
             pid=actor.pid,
-            agent=actor.name,
+            agent=actor.agent,
             user=actor.user,
             action=action.value,
             path=path,

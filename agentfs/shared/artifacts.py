@@ -61,12 +61,12 @@ class Artifacts:
         """Whether it exists for `principal`."""
         match artifact.visibility:
             case Visibility.PRIVATE:
-                return principal.pid is not None and principal.name == artifact.owner
+                return principal.pid is not None and principal.agent == artifact.owner
             case Visibility.SUBTREE:
                 if principal.pid is None:
                     return False
                 above = self._processes.ancestors(principal.pid)
-                return principal.name == artifact.owner or any(
+                return principal.agent == artifact.owner or any(
                     up.name == artifact.owner for up in above
                 )
             case Visibility.USER:
@@ -125,7 +125,7 @@ class Artifacts:
     @staticmethod
     def _own_space(principal: Principal, space: Space) -> None:
         visibility, whose = space
-        own = {"user": str(principal.uid), "global": ""}.get(visibility, principal.name)
+        own = {"user": str(principal.uid), "global": ""}.get(visibility, principal.agent)
         if whose != own:
             raise KernelError(
                 errno.EACCES, f"this is {whose}'s, and you are {principal.name}", rule="private"
@@ -143,9 +143,9 @@ class Artifacts:
         old = self.check_write(principal, space, key)
         if old is None:
             check_key(key)
-            self._check_count(principal.name)
+            self._check_count(principal.agent)
         most = self._settings.of(ArtifactSettings).max_size
-        owner = principal.name if old is None else old.owner
+        owner = principal.agent if old is None else old.owner
         charge = Charge(self._disk.artifacts, self._disk.owner(owner, principal.uid), 0)
         draft = ArtifactDraft(self.table.folder, principal, space, key, most, charge)
         if begin is not None:
@@ -184,13 +184,13 @@ class Artifacts:
             principal, space, key = draft.principal, draft.space, draft.key
             old = self._replaceable(principal, space, key, draft.content or what)
             if old is None:
-                self._check_count(principal.name)
+                self._check_count(principal.agent)
             self.allot(draft)
             draft.separate_now()
             artifact = Artifact(
                 serial=draft.serial,
                 visibility=draft.visibility,
-                owner=old.owner if old else principal.name,
+                owner=old.owner if old else principal.agent,
                 uid=old.uid if old else principal.uid,
                 gid=old.gid if old else principal.gid,
                 key=key,

@@ -207,7 +207,7 @@ class Queues(Registry[Queue]):
                 raise KernelError(errno.EINVAL, "the message has expired already")
             self._gate.count_message(actor)
             # What the sender is to the owner means nothing to those that take it: all are alike.
-            return self._mail.accept(queue.mailbox, principal.name, draft, Relation.OTHER, actor)
+            return self._mail.accept(queue.mailbox, principal.agent, draft, Relation.OTHER, actor)
 
     def full(self, queue: Queue) -> KernelError:
         """The refusal for want of room."""

@@ -130,7 +130,7 @@ class Registry(Part, Generic[Thing]):
                 f"there are {most} {self._pot} already",
                 rule=f"{self._pot}.max_{self._pot}",
             )
-        self._gate.check_making(actor.name, self._pot, 1)
+        self._gate.check_making(actor.agent, self._pot, 1)
         return ownership
 
     def _admit(

@@ -160,7 +160,7 @@ class Topics(Registry[Topic]):
                 )
             self._gate.require_room(principal)
             self._gate.count_message(actor)
-            self._append(topic, principal.name, data)
+            self._append(topic, principal.agent, data)
             self._trim(topic, limits.max_records, limits.max_bytes)
             return topic.last
 

@@ -18,7 +18,7 @@ SECRETS = "secrets"
 TAPES = "tapes"
 """The folder of recorded and of written answers of models."""
 
-FOLDERS = ("shared", "shared/docs", "agents", "logs", "reapers", SECRETS, TAPES)
+FOLDERS = ("shared", "shared/docs", "agents", "logs", "reapers", "runs", SECRETS, TAPES)
 FILES = (
     "kernel.log",
     "lock",

@@ -55,6 +55,16 @@ class Part:
     def process_ended(self, process: Process) -> None:
         """`process` has ended for good, and its children have another parent."""
 
+    def step_ended(self, process: Process, code: int | None, *, lost: bool) -> None:
+        """A program that did a step has ended, and `process` with it: `code` is its exit code, or
+        128 + signal, None if nobody knows. `lost`: it did not end by itself, or nobody knows
+        whether it did: the daemon was ended, or the machine. Told before `process_ended`."""
+
+    def run_signalled(self, process: Process, name: str, grace: float | None) -> None:
+        """Somebody sent TERM (seconds to KILL: `grace`, None for the setting), STOP or CONT to the
+        entry of a run: cancel the run, pause it, let it go on. KILL ends the entry at once:
+        `process_ended`. Raises EPERM where the run cannot do that."""
+
     def program_restarts(self, process: Process, reason: str) -> None:
         """The program of `process` is about to be started again."""
 

@@ -258,7 +258,7 @@ class Tooling(Part):
         runner = await self._runner(actor, server)
         found = self._session(runner).server(server)
         if found.state not in ("running", "starting") and server.command:
-            self._gate.check_launch(actor.name)
+            self._gate.check_launch(actor.agent)
         seconds = server.start_timeout or self._settings.of(ToolSettings).start_timeout
         await found.start(self._apart.environment(server), seconds)
         return found
@@ -342,7 +342,7 @@ class Tooling(Part):
         made = trio.Event()
         try:
             if not tool.definition.is_server:
-                self._gate.check_launch(actor.name)
+                self._gate.check_launch(actor.agent)
             await self._run(actor, runner, tool, arguments, (reply.put, made.set))
         finally:
             with suppress(KernelError):  # its process has ended, and the call was charged

@@ -202,7 +202,7 @@ class TurnLog(Part):
 
     def use_recorded(self, process: Process, kind: str, name: str) -> None:
         if kind == "tool":
-            self._days.call(process.name, self.today(), name)
+            self._days.call(process.agent, self.today(), name)
 
     def program_ended(self, process: Process, code: int) -> None:
         """Nobody is left to end its turn."""

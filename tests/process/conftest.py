@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 from agentfs.base.clock import TrioClock
 from tests.process.world import System, running
+from tests.world import World
 
 
 @pytest.fixture
@@ -18,6 +19,14 @@ async def system(tmp_path: Path) -> AsyncIterator[System]:
     """A system in real time."""
     async with running(tmp_path / "state") as made:
         yield made
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A system without programs."""
+    made = World(tmp_path)
+    yield made
+    made.close()
 
 
 @pytest.fixture

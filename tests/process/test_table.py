@@ -187,7 +187,7 @@ OTHERWISE: dict[str, Any] = {
     "stopping": True, "reason": "limit: x", "tokens": 8, "on_limit": "stop", "allowed": [],
     "denied": ["llm"], "ceiling": {"roles": ["kernel"], "names": [], "denied": ["tool:a"]},
     "group": "team/a", "groups": ["night"], "metadata": {"team": "ä"}, "confined": ["network"],
-    "reads": ["/opt"], "own_files": [],
+    "reads": ["/opt"], "own_files": [], "kind": "run", "behalf": "alice",
 }  # fmt: skip
 """Nothing by default."""
 

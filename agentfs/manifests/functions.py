@@ -20,7 +20,7 @@ __all__ = ["FUNCTIONS", "METHODS", "TESTS", "TOLERANT", "Function", "compare", "
 Function = Callable[..., Any]
 
 _NUMBER_FORMAT = re.compile(r"(?:.?[<>=^])?[-+ ]?#?0?\d{0,3}[,_]?(?:\.\d{1,3})?[bcdeEfFgGosxX%]?")
-_FIELD = re.compile(r"\{\{|\}\}|\{(\w*)(?::([^{}]*))?\}")
+_FIELD = re.compile(r"\{\{|\}\}|\{(\w*)(?::([^{}]*))?\}|[{}]\S{0,20}")
 
 _KINDS = {
     type(None): "null",
@@ -514,23 +514,25 @@ def _format(fuel: Fuel, value: Any, *more: Any, **named: Any) -> str:
     if not isinstance(value, str):
         return _formatted(fuel, value, _text(more[0]) if more else "")
     texts: list[str] = []
-    at = 0
-    for number, field in enumerate(f for f in _FIELD.finditer(value) if f[1] is not None):
+    at, number = 0, 0
+    for field in _FIELD.finditer(value):
         fuel.spend(1)
         texts.append(value[at : field.start()])
         at = field.end()
-        if field[1].isdecimal() or not field[1]:
-            place = int(field[1][:9]) if field[1] else number
-            if place >= len(more):
-                raise EvaluationError(f"format: there is no value for `{field[0][:40]}`")
-            texts.append(_formatted(fuel, more[place], field[2] or ""))
-        elif field[1] in named:
-            texts.append(_formatted(fuel, named[field[1]], field[2] or ""))
+        if field[0] in ("{{", "}}"):
+            texts.append(field[0][0])
+            continue
+        name = str(number) if field[1] == "" else field[1] or ""
+        number += field[1] == ""
+        if name.isdecimal() and int(name[:9]) < len(more):
+            texts.append(_formatted(fuel, more[int(name[:9])], field[2] or ""))
+        elif name in named:
+            texts.append(_formatted(fuel, named[name], field[2] or ""))
         else:
-            raise EvaluationError(f"format: there is no `{field[1][:40]}`")
+            raise EvaluationError(f"format: there is no value for `{field[0][:40]}`")
     texts.append(value[at:])
     fuel.make(sum(map(len, texts)))
-    return "".join(texts).replace("{{", "{").replace("}}", "}")
+    return "".join(texts)
 
 
 def _formatted(fuel: Fuel, value: Any, how: str) -> str:

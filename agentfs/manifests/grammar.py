@@ -28,8 +28,8 @@ LONGEST = 1 << 18
 """Characters of one text. A prompt of 256 KiB is read in 1 ms; more belongs into a file."""
 
 MOST_WORDS = 1_500
-"""Words (names, operators, brackets) in all `{{ … }}` of one text: Jinja2 parses 100 to 200 a
-millisecond."""
+"""Words (names, operators, brackets, comments) in all braces of one text: Jinja2 parses 100 to 200
+a millisecond."""
 
 MOST_STATEMENT_WORDS = 20_000
 """The same where statements are allowed: such a text is read once, and not in the event loop."""
@@ -93,6 +93,7 @@ class _Words:
             if found is None:
                 return
             strip = False
+            self._count(begin)
             raw = _RAW.match(text, begin)
             if found[0].startswith("{#"):
                 end = text.find("#}", found.end())
@@ -115,6 +116,11 @@ class _Words:
                 if kind == "variable":
                     self.spans.append((begin, at))
 
+    def _count(self, at: int) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise _FaultError(at, "too many words for one template: let a program make this text")
+
     def of_expression(self) -> Iterator[Token]:
         """The words of a text without braces around it."""
         yield from self._inside(0, "")
@@ -129,9 +135,7 @@ class _Words:
             if found is None:
                 raise _FaultError(at, f"unexpected `{text[at]}`{_HINTS.get(text[at], '')}")
             if found.lastgroup != "blank":
-                self._left -= 1
-                if self._left < 0:
-                    raise _FaultError(at, "too many words for one template")
+                self._count(at)
             word, end_of_word = found[0], found.end()
             match found.lastgroup:
                 case "name":

@@ -97,7 +97,7 @@ def weigh(value: Any, fuel: Fuel) -> tuple[int, int]:
     the same list twice in each of 60 levels is small in memory, and 2**60 values in JSON. Raises
     FuelError."""
     level = [value]
-    depth, count, before = -1, 0, fuel.size
+    depth, count, left = -1, 0, fuel.size
     while level:
         depth += 1
         if depth > MOST_DEPTH:
@@ -107,16 +107,21 @@ def weigh(value: Any, fuel: Fuel) -> tuple[int, int]:
         for each in level:
             kind = type(each)
             if kind is str:
-                fuel.make(len(each))
+                left -= len(each)
             elif kind is list:
-                fuel.values(len(each))
-                below.extend(each)
+                left -= 8 * len(each)
             elif kind is dict:
-                fuel.values(len(each))
-                fuel.make(sum(map(len, each)))
-                below.extend(each.values())
+                left -= 8 * len(each) + sum(map(len, each))
+            else:
+                continue
+            if left < 0:
+                fuel.make(fuel.size + 1)  # raises
+            if kind is not str:
+                below += each if kind is list else each.values()
         level = below
-    return count, before - fuel.size - 8 * (count - 1)
+    characters = fuel.size - left - 8 * (count - 1)
+    fuel.size = left
+    return count, characters
 
 
 def same(one: Any, other: Any, fuel: Fuel) -> bool:

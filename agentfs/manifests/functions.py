@@ -461,9 +461,9 @@ def _batch(fuel: Fuel, items: Any, size: int) -> list[list[Any]]:
     return [things[at : at + size] for at in range(0, len(things), size)]
 
 
-def _attribute(fuel: Fuel, value: Any, path: str) -> Any:
-    for part in _text(path).split("."):
-        fuel.spend(1)
+def _attribute(fuel: Fuel, value: Any, path: list[str]) -> Any:
+    fuel.spend(len(path))
+    for part in path:
         if isinstance(value, Mapping):
             value = value.get(part)
         elif isinstance(value, list) and part.isdecimal() and int(part[:9]) < len(value):
@@ -474,9 +474,14 @@ def _attribute(fuel: Fuel, value: Any, path: str) -> Any:
 
 
 def _picked(fuel: Fuel, items: Any, attribute: str | None) -> list[Any]:
+    """The items; or of each the field `attribute`, with dots for fields of fields."""
     things = _list(fuel, items)
     fuel.spend(len(things) // 4)
-    return things if attribute is None else [_attribute(fuel, each, attribute) for each in things]
+    if attribute is None:
+        return things
+    fuel.scan(len(_text(attribute)) * 64)
+    path = attribute.split(".")
+    return [_attribute(fuel, each, path) for each in things]
 
 
 def _map_filter(

@@ -108,7 +108,9 @@ class Approvals(Part):
     @staticmethod
     def _decides(principal: Principal, request: ApprovalRequest) -> bool:
         """The operator is a kind of caller, whatever an agent is called."""
-        return principal.is_operator or (request.by != OPERATOR and principal.acts_for(request.by))
+        return principal.is_operator or (
+            principal.is_agent and principal.name != OPERATOR and principal.name in request.deciders
+        )
 
     def _find_open(self, key: Key) -> ApprovalRequest | None:
         return next(iter(self._open.of(key).values()), None)
@@ -196,7 +198,6 @@ class Approvals(Part):
                 request.name, request.agent, request.action, request.by, deadline, request.sha256
             )
         )
-        name = INIT_NAME if request.by == OPERATOR else request.by
         text = (
             f"{request.agent} (process {request.pid}, user {request.user}) asks to"
             f" {request.action} {one_line(request.path)}. Write `approve {request.sha256}`, or"
@@ -207,8 +208,10 @@ class Approvals(Part):
             content = request.content.decode(errors="replace")
             text += f" It is about ({request.size} bytes):\n\n{about}{content}"
         headers = [("Type", "approval-request"), ("Approval", request.name)]
-        if self._mail.notify(name, f"{text}\n".encode(), headers) is None:
-            log.warning("the inbox of %s is full, it is not told: %s", name, text.strip())
+        for decider in request.deciders:
+            name = INIT_NAME if decider == OPERATOR else decider
+            if self._mail.notify(name, f"{text}\n".encode(), headers) is None:
+                log.warning("the inbox of %s is full, it is not told: %s", name, text.strip())
 
     # -- waiting ---------------------------------------------------------------------------------
 
@@ -291,6 +294,19 @@ class Approvals(Part):
             self._set(request, state, principal.name, reason=reason)
             return request
 
+    # -- requests that no call waits for: of nodes of runs, inside a transaction ------------------
+
+    def use(self, number: int) -> None:
+        """The approval is used up: what it was asked for is done."""
+        request = self._requests[number]
+        self._set(request, ApprovalState.USED, request.who)
+
+    def withdraw(self, number: int, reason: str) -> None:
+        """Nobody waits for the decision any more."""
+        request = self._requests.get(number)
+        if request is not None and request.state.open:
+            self._set(request, ApprovalState.WITHDRAWN, request.agent, reason=reason)
+
     # -- what happens meanwhile ------------------------------------------------------------------
 
     def agent_removed(self, name: str) -> None:
@@ -299,9 +315,11 @@ class Approvals(Part):
         for request in self._all_open():
             if request.agent == name:
                 self._set(request, ApprovalState.WITHDRAWN, name, reason=f"{name} was removed")
-            elif request.by == name and request.state is ApprovalState.PENDING:
-                self._requests.change(request.id, by=OPERATOR)
-                self._announce(request)
+            elif name in request.deciders and request.state is ApprovalState.PENDING:
+                rest = ", ".join(each for each in request.deciders if each != name)
+                self._requests.change(request.id, by=rest or OPERATOR)
+                if not rest:
+                    self._announce(request)
 
     def _expire_due(self) -> float | None:
         """Void what is past its deadline. Returns the next deadline."""

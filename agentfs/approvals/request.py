@@ -37,7 +37,8 @@ class ApprovalState(enum.Enum):
 
 @dataclass(slots=True)
 class ApprovalRequest:
-    """Process `pid` of `agent` asks `by` for an approval. A pending request is rejected at
+    """Process `pid` of `agent` asks `by` for an approval: an agent, one of several (`ann, bob`), or
+    the operator. A pending request is rejected at
     `deadline`, a wall-clock time; an approval that was not used by then is void. Each of these may
     take `timeout` seconds. `body` is the beginning of the content, a character a byte; `size` is
     the number of all its bytes, and `about` is what the call says besides. `who` has decided."""
@@ -66,6 +67,11 @@ class ApprovalRequest:
     def key(self) -> Key:
         """Two open requests never have the same key."""
         return self.agent, self.action, self.path, self.sha256
+
+    @property
+    def deciders(self) -> list[str]:
+        """Those who are asked, each of whom may decide."""
+        return self.by.split(", ")
 
     @property
     def content(self) -> bytes:

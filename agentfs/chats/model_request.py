@@ -26,13 +26,16 @@ class ModelRequest:
     body: bytes
 
 
-def of_text(model: str, system: str, said: Sequence[Said]) -> ModelRequest:
-    """Asks for the answer to the last that was said. The reply is text."""
+def of_text(
+    model: str, system: str, said: Sequence[Said], max_output: int | None = None
+) -> ModelRequest:
+    """Asks for the answer to the last that was said, of at most so many tokens. The reply is
+    text."""
     body = {
         "model": model,
         "system": system,
         "messages": [{"role": each.role, "content": each.content} for each in said],
-        "max_output": None,
+        "max_output": max_output,
     }
     return ModelRequest(
         "/agentfs/ask",

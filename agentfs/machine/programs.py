@@ -43,7 +43,7 @@ from agentfs.machine.rlimits import below
 from agentfs.machine.sidecar import Sidecar
 from agentfs.machine.slots import Slots
 from agentfs.machine.step_program import StepProgram
-from agentfs.model.process import Process, State
+from agentfs.model.process import Process, ProcessKind, State
 
 __all__ = ["Program", "Programs"]
 
@@ -276,9 +276,15 @@ class Programs:
         return program
 
     def _terms(self, process: Process, home: Path, wanted: Confinement) -> Terms:
-        """What holds for a program of `process`, whose memory is `home` on the disk."""
+        """What holds for a program of `process`, whose memory is `home` on the disk: that of a run
+        are its artifacts."""
+        held = self.mechanisms.holds(wanted)
+        if process.light:
+            run = process.pid if process.kind is ProcessKind.RUN else process.ppid
+            in_tree = Path(self._mountpoint, "proc/runs", str(run), "artifacts")
+            return self._terms_in(process, held, home, in_tree)
         in_tree = Path(self._mountpoint, "agents", process.name, "memory")
-        terms = self._terms_in(process, self.mechanisms.holds(wanted), home, in_tree)
+        terms = self._terms_in(process, held, home, in_tree)
         return terms if self._grants.may_use_memory(process) else replace(terms, home=None)
 
     def _terms_in(self, process: Process, held: Confinement, disk: Path, in_tree: Path) -> Terms:

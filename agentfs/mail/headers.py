@@ -57,6 +57,8 @@ KERNELS_OWN = frozenset(
         "escalation-id",
         "escalated-from",
         "escalated-past",
+        "run",
+        "step-key",
     }
 )
 """Headers that only the kernel writes; a sender's are dropped."""
@@ -88,6 +90,7 @@ KERNEL_TYPES = frozenset(
         "notice",
         "reminder",
         "restart-notice",
+        "step",
         "undeliverable",
     }
 )

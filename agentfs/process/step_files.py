@@ -80,11 +80,7 @@ class StepFiles:
         try:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-            artifacts = self.folder.parent / "artifacts"
-            with suppress(FileExistsError):
-                artifacts.mkdir(mode=0o755)
-                if os.geteuid() == 0:
-                    give(str(artifacts), uid, gid)
+            _make_artifacts(self.folder.parent, uid, gid)
             self.input.write_bytes(given)
             for file in (self.output, self.log, self.code):
                 file.touch(mode=0o640)
@@ -100,6 +96,25 @@ def files_of(state_dir: Path, step: Process) -> StepFiles:
 def run_folder(state_dir: Path, run: int) -> Path:
     """Where the files of a run are."""
     return state_dir / RUNS / str(run)
+
+
+def make_artifacts(state_dir: Path, run: int, uid: int, gid: int) -> Path:
+    """Make the folder for them, if it is not there, and say where it is. Raises what the disk
+    says."""
+    try:
+        return _make_artifacts(run_folder(state_dir, run), uid, gid)
+    except OSError as failure:
+        raise KernelError.from_os(failure, f"cannot make the files of run {run}") from failure
+
+
+def _make_artifacts(folder: Path, uid: int, gid: int) -> Path:
+    artifacts = folder / "artifacts"
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        artifacts.mkdir(mode=0o755)
+        if os.geteuid() == 0:
+            give(str(artifacts), uid, gid)
+    return artifacts
 
 
 def artifacts_of(state_dir: Path, run: int) -> Path:

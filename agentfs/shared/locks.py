@@ -15,7 +15,7 @@ from typing import Any
 from agentfs.base.clock import change_time
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
-from agentfs.model.process import Process
+from agentfs.model.process import Process, ProcessKind
 from agentfs.process.table import ProcessTable
 from agentfs.quota.made import Made
 from agentfs.rights.gate import Gate
@@ -113,12 +113,12 @@ class Locks(Part):
                     errno.ENOSPC, f"{most} locks are taken already", rule="locks.max_locks"
                 )
             holder = self._holder(actor)
-            self._gate.check_making(actor.name, "locks", 1)
+            self._gate.check_making(actor.agent, "locks", 1)
             now = self._clock.now()
             lock = Lock(
                 holder=holder.name,
                 pid=holder.pid,
-                maker=actor.name,
+                maker=actor.agent,
                 uid=principal.uid,
                 gid=principal.gid,
                 since=now,
@@ -179,6 +179,9 @@ class Locks(Part):
         return lock
 
     def _holder(self, actor: Process) -> Process:
+        """The process that has what `actor` takes."""
+        if actor.kind is ProcessKind.STEP:
+            return self._table.find(actor.ppid) or actor
         return actor
 
     # -- ends --------------------------------------------------------------------------------------

@@ -8,14 +8,16 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 
 import trio
 
 from agentfs.base.errors import KernelError
 from agentfs.machine.programs import Program, Programs
 from agentfs.machine.sidecar import Sidecar
-from agentfs.model.process import Process
+from agentfs.model.process import Process, ProcessKind
 from agentfs.process.agents import Agents
+from agentfs.process.step_files import make_artifacts
 from agentfs.process.table import ProcessTable
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
@@ -49,6 +51,7 @@ class Sidecars(Part):
         self, ground: Ground, table: ProcessTable, agents: Agents, programs: Programs
     ) -> None:
         self.table = table
+        self._state_dir = ground.state_dir
         self._store = ground.store
         self._agents = agents
         self._programs = programs
@@ -84,8 +87,7 @@ class Sidecars(Part):
         if not self._is_alive(process):
             raise KernelError(errno.ESRCH, f"the program of {name} has ended")
         before = self._ends.setdefault(process.pid, 0)
-        self._agents.prepare(name)
-        places = self._agents.log_path(name), self._agents.memory_dir(name)
+        places = self._places(process)
         program = await self._programs.start_beside(process, sidecar, *places)
         running = Running(program)
         try:
@@ -97,6 +99,17 @@ class Sidecars(Part):
             self._programs.kill(program)
             raise KernelError(errno.ESRCH, f"the program of {name} has ended")
         return running
+
+    def _places(self, process: Process) -> tuple[Path, Path]:
+        """The log of its programs, and their home on the disk."""
+        name = process.name
+        if process.light:
+            run = process.pid if process.kind is ProcessKind.RUN else process.ppid
+            home = make_artifacts(self._state_dir, run, process.uid, process.gid)
+            own = process.kind is ProcessKind.STEP
+            return self._agents.log_path(name) if own else home.with_name("log"), home
+        self._agents.prepare(name)
+        return self._agents.log_path(name), self._agents.memory_dir(name)
 
     def _is_alive(self, process: Process) -> bool:
         return self.table.find(process.pid) is process and process.state.alive

@@ -376,6 +376,7 @@ def test_who_enters_the_group_of_the_operators_tools_is_not_the_operator(
     )
     ann = agent("ann")
     ann.do(f"os.system('setsid sh {script} > {tmp_path}/said 2>&1 &')")
-    eventually(lambda: "done" in (tmp_path / "said").read_text())
-    assert "init" not in (tmp_path / "said").read_text()
+    said_there = tmp_path / "said"
+    eventually(lambda: said_there.exists() and "done" in said_there.read_text())
+    assert "init" not in said_there.read_text()
     assert "exec" in tree.read("etc/tools.yaml")

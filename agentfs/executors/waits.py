@@ -1,0 +1,89 @@
+"""Nodes that wait for somebody: `{wait: payment-7, timeout: 2h, on_timeout: {paid: false}}`.
+
+The key is that of a signal: of the run alone (/proc/runs/ID/signals/KEY), where one that came
+before the wait is kept for it, or of all that wait for it (/dev/waits/KEY). What is sent with it is
+the output. A wait is a row of the journal and holds neither a slot nor a task.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any, Protocol
+
+from agentfs.base.errors import KernelError
+from agentfs.executors.ends import Ends, end
+from agentfs.executors.spec import duration
+from agentfs.manifests.plan import Node
+from agentfs.store.ground import Ground
+from agentfs.workflow.model import Step
+
+__all__ = ["FAIL", "Signals", "WaitNodes", "check_key"]
+
+FAIL = "fail"
+"""As `on_timeout`: the node fails, which it does too if the spec says nothing."""
+
+
+class Signals(Ends, Protocol):
+    """The engine, which keeps the signals that nobody waits for yet."""
+
+    def take_signal(self, run: int, key: str) -> tuple[bool, Any]:
+        """Whether one is kept, and its data; it is used up, inside the transaction."""
+
+
+class WaitNodes:
+    """A wait that nobody ends in time has the output `on_timeout`; without that it fails with
+    ETIMEDOUT."""
+
+    kinds = frozenset({"wait"})
+
+    def __init__(self, ground: Ground, engine: Signals) -> None:
+        self._store, self._clock = ground.store, ground.clock
+        self._engine = engine
+
+    def room(self, node: Node) -> int | None:
+        return None
+
+    def begin(self, step: Step) -> None:
+        """Raises EINVAL for what can be no key."""
+        check_key(_key(step))
+        duration(step.spec, "timeout", 0.0)
+
+    def start(self, step: Step, again: bool) -> None:
+        end(lambda: self._wait(step))
+
+    def _wait(self, step: Step) -> None:
+        with self._store.transaction():
+            there, data = self._engine.take_signal(step.ref.run, _key(step))
+            if there:
+                self._engine.succeed(step.ref, data)
+                return
+            until = None
+            if step.spec.get("timeout") is not None:
+                until = self._clock.now() + duration(step.spec, "timeout", 0.0)
+            self._engine.wait(step.ref, until, key=_key(step))
+
+    def due(self, step: Step) -> None:
+        """The time of the wait is over."""
+        instead = step.spec.get("on_timeout", FAIL)
+        if instead == FAIL:
+            key, seconds = _key(step), duration(step.spec, "timeout", 0.0)
+            late = KernelError(errno.ETIMEDOUT, f"no signal {key} came within {seconds:g} s")
+            end(lambda: self._engine.fail(step.ref, str(late), again=False, kind="timeout"))
+        else:
+            end(lambda: self._engine.succeed(step.ref, instead))
+
+    def cancel(self, step: Step) -> None:
+        """The row is all there is of it."""
+
+
+def _key(step: Step) -> str:
+    key = step.spec["event_key"]
+    return key if isinstance(key, str) else str(key)
+
+
+def check_key(key: str) -> None:
+    """Raise EINVAL unless it can be the name of a file."""
+    if not key.isprintable() or "/" in key or key in ("", ".", "..") or len(key.encode()) > 255:
+        raise KernelError(
+            errno.EINVAL, f"{key[:64]!r} is no key: 1 to 255 bytes without a slash were expected"
+        )

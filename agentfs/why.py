@@ -24,7 +24,7 @@ from agentfs.mail.events import (
 from agentfs.mail.mail import Mail
 from agentfs.mail.stalls import Stalls
 from agentfs.model.principal import INIT
-from agentfs.model.process import Process, State
+from agentfs.model.process import Process, ProcessKind, State
 from agentfs.process.events import (
     AgentResumed,
     AgentStalled,
@@ -38,6 +38,7 @@ from agentfs.process.events import (
     WhyChanged,
 )
 from agentfs.process.settings import ProcessSettings
+from agentfs.process.step_files import ATTEMPT, NODE
 from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
 from agentfs.process.waits import Wait, Waits
@@ -54,6 +55,9 @@ process waits thousands of times a second."""
 
 PEOPLE = frozenset({"approval", "budget", "limit", "full"})
 """The kinds in which somebody has to do something before it gets on: its state is `waiting`."""
+
+NAMED = 5
+"""Steps of a run that are named."""
 
 LONGEST = 200
 """Characters of a line of output, or of a reason."""
@@ -157,10 +161,25 @@ class Why(Part):
             found = look(process)
             if found is not None:
                 return found
+        if process.light:
+            return self._of_run(process)
         since = process.changed / 1e9
         if process.ospid is None:
             return Wait("none", since, "it has no program: a person reads its mail, or nobody yet")
         return Wait("program", since, "its program runs, and waits for nothing here")
+
+    def _of_run(self, process: Process) -> Wait:
+        """What a run is at, or what a step is for."""
+        if process.kind is ProcessKind.STEP:
+            node, attempt = process.metadata[NODE], process.metadata[ATTEMPT]
+            words = f"node {node} of run {process.ppid}, attempt {attempt}"
+            return Wait("program", process.started, words)
+        below = self._table.live_children(process.pid)
+        steps = [child.metadata[NODE] for child in below if child.kind is ProcessKind.STEP]
+        if not steps:
+            return Wait("run", process.started, f"/proc/runs/{process.pid}/nodes says for what")
+        more = f", and {len(steps) - NAMED} more" if len(steps) > NAMED else ""
+        return Wait("run", process.started, f"programs of {', '.join(steps[:NAMED])}{more}")
 
     def _stop(self, process: Process) -> Wait | None:
         if process.state is not State.SLEEPING:

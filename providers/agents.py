@@ -248,7 +248,7 @@ class AgentsDirectory(SystemTable):
     @link("self", example="alice")
     def self_link(self, caller: Caller) -> str:
         """The caller's own agent; `init` for the operator. ENOENT for who is no agent."""
-        if caller.principal.pid is None:
+        if caller.principal.pid is None or caller.principal.behalf:
             raise KernelError(errno.ENOENT, f"{caller.principal.name} is no agent")
         return caller.principal.name
 

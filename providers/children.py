@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from agentfs.base.errors import KernelError
+from agentfs.model.process import ProcessKind
 from agentfs.process.events import ChildrenChanged
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Removed
@@ -24,7 +25,7 @@ class ChildrenDirectory(DirectoryOf):
     """/proc/PID/children: a link to each child, by pid."""
 
     PATH = "/proc/PID/children"
-    WHAT = "A link to each of its children, named by pid."
+    WHAT = "A link to each of its children, named by pid; runs are nobody's."
     ON = (ChildrenChanged,)
 
     def __init__(self, parent: ProcessDirectory) -> None:
@@ -39,12 +40,14 @@ class ChildrenDirectory(DirectoryOf):
 
     def lookup(self, name: str) -> Node:
         child = self.parent.kernel.table.find(pid_of(name))
-        if child is None or child.ppid != self.parent.pid:
+        if child is None or child.ppid != self.parent.pid or child.kind is ProcessKind.RUN:
             raise self.missing(name)
         return self.child(child.pid)
 
     def entries(self) -> Iterator[tuple[str, Node]]:
         for child in self.parent.kernel.table.children(self.parent.pid):
+            if child.kind is ProcessKind.RUN:
+                continue
             yield str(child.pid), self.child(child.pid)
 
     @on(ChildrenChanged)

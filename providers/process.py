@@ -11,7 +11,7 @@ from agentfs.base.clock import rfc3339
 from agentfs.base.errors import KernelError
 from agentfs.machine.confine import described
 from agentfs.model.principal import INIT
-from agentfs.model.process import Process
+from agentfs.model.process import Process, ProcessKind
 from agentfs.process.events import (
     AgentResumed,
     AgentStalled,
@@ -25,6 +25,7 @@ from agentfs.process.events import (
     StateChanged,
     WhyChanged,
 )
+from agentfs.process.step_files import ATTEMPT, NODE
 from agentfs.providers.caps import ROLES
 from agentfs.providers.maildir import MAIL
 from agentfs.quota.events import LimitChanged
@@ -95,7 +96,8 @@ class ProcessDirectory(Table):
         return Owner(process.uid, process.gid, changed + self.proc.roles.times)
 
     def private_guard(self, caller: Caller) -> None:
-        name = self.process.name
+        process = self.process
+        name = process.name if caller.principal.name == process.name else process.agent
         if not caller.principal.acts_for(name):
             raise KernelError(
                 errno.EACCES,
@@ -106,6 +108,8 @@ class ProcessDirectory(Table):
     def exists(self, entry: Entry) -> bool:
         if entry.name in ("parent", "pipes"):
             return self.process.ppid > 0
+        if entry.name in ("agent", "run"):
+            return self.process.light is (entry.name == "run")
         return super().exists(entry)
 
     def listed(self, entry: Entry) -> bool:
@@ -121,6 +125,11 @@ class ProcessDirectory(Table):
             return ""
         return described(self.kernel.grants.confinement(process), process.confined)
 
+    def _children(self) -> list[Process]:
+        """Its children, without runs: those count as nobody's."""
+        found = self.kernel.table.children(self.pid)
+        return [child for child in found if child.kind is not ProcessKind.RUN]
+
     def _messages(self) -> int:
         if self.kernel.agents.find(self.process.name) is None:
             return 0
@@ -130,11 +139,12 @@ class ProcessDirectory(Table):
     def status(self) -> str:
         """One `Key:\\tvalue` a line: Name, State, Role, Tier, Model, Pid, PPid, User, Groups (those
         of its definition), Node, OSPid (empty without a program), Started (RFC 3339), Restarts,
-        Children (ended ones that were not collected included), Messages (that wait), Stalled (yes:
-        mail waits, and it has taken and finished none for `messages.stall_after`), Tokens (used),
-        Confined (what the machine keeps its program from, of `network`, or `models`: all of the
-        network but these, `write`, `exec` and `read`; after `advisory:` what it is to be kept from
-        but is not; `no`; empty without a program)."""
+        Children (ended ones that were not collected included, runs not), Messages (that wait),
+        Stalled (yes: mail waits, and it has taken and finished none for `messages.stall_after`),
+        Tokens (used), Confined (what the machine keeps its program from, of `network`, or `models`:
+        all of the network but these, `write`, `exec` and `read`; after `advisory:` what it is to be
+        kept from but is not; `no`; empty without a program). A run and a step of a pipeline have
+        Kind (run, step) and Agent (in whose name), a step has Step (its node) and Attempt."""
         process, ospid = self.process, self.os_pid()
         return fields(
             ("Name", process.name),
@@ -150,12 +160,23 @@ class ProcessDirectory(Table):
             ("OSPid", "" if ospid is None else ospid),
             ("Started", rfc3339(process.started)),
             ("Restarts", process.restarts),
-            ("Children", len(self.kernel.table.children(self.pid))),
+            ("Children", len(self._children())),
             ("Messages", self._messages()),
             ("Stalled", self.kernel.stalls.is_stalled(self.pid)),
             ("Tokens", process.tokens),
             ("Confined", self._confined()),
+            *self._of_pipeline(),
         )
+
+    def _of_pipeline(self) -> list[tuple[str, object]]:
+        """More of a run, and of a step."""
+        process = self.process
+        if not process.light:
+            return []
+        told: list[tuple[str, object]] = [("Kind", process.kind.value), ("Agent", process.agent)]
+        if process.kind is ProcessKind.STEP:
+            told += ("Step", process.metadata[NODE]), ("Attempt", process.metadata[ATTEMPT])
+        return told
 
     def _prompt(self) -> str:
         agent = self.kernel.agents.find(self.process.name)
@@ -205,7 +226,7 @@ class ProcessDirectory(Table):
                 "heartbeat": process.heartbeat or None,
                 "exec": list(process.exec),
                 "cwd": process.cwd,
-                "children": [child.pid for child in self.kernel.table.children(self.pid)],
+                "children": [child.pid for child in self._children()],
                 "messages": self._messages(),
                 "stalled": self.kernel.stalls.is_stalled(self.pid),
                 "tokens": process.tokens,
@@ -239,7 +260,8 @@ class ProcessDirectory(Table):
         its task was taken from it), `silent` (although mail waits), `mail`, `topic`, `overheard`,
         `end` (of which process), `stopped` (by whom), `restart` (which attempt of how many, when,
         the last exit code and line of output), `ending`, `ended` (exit code, last line), `program`
-        (it runs, and waits for nothing here) or `none` (it has no program). A change is announced
+        (it runs, and waits for nothing here; of a step: of which node), `run` (of a run: the nodes
+        whose programs are at work) or `none` (it has no program). A change is announced
         within 200 ms."""
         return self.kernel.why.of(self.process)
 
@@ -255,7 +277,7 @@ class ProcessDirectory(Table):
 
     @value("name", example="alice")
     def name(self) -> str:
-        """The agent that it works for."""
+        """The agent that it works for; of a run `PIPELINE@PID`, of a step that and `:NODE`."""
         return self.process.name
 
     @value("cgroup", on=(ProcessChanged,), example="0::/team/a")
@@ -276,8 +298,15 @@ class ProcessDirectory(Table):
 
     @link("agent", example="../../agents/alice")
     def agent(self, caller: Caller) -> str:
-        """Its agent."""
+        """Its agent; a run and a step have none."""
         return f"../../agents/{self.process.name}"
+
+    @link("run", example="../runs/12")
+    def run(self, caller: Caller) -> str:
+        """The run that it is, or is a step of; other processes have none."""
+        process = self.process
+        run = process.pid if process.kind is ProcessKind.RUN else process.ppid
+        return f"../runs/{run}"
 
     @link("parent", on=(ProcessReparented,), example="../1")
     def parent(self, caller: Caller) -> str:

@@ -9,6 +9,7 @@ import trio
 
 from agentfs.machine.proc import is_in_execve
 from agentfs.machine.promptly import promptly
+from agentfs.model.process import ProcessKind
 from agentfs.process.events import ProcessChanged, ProcessExited, ProcessRestarted
 from agentfs.providers.process import ProcessRows
 from agentfs.vfs.caller import Caller
@@ -91,6 +92,9 @@ class ProgramRows(ProcessRows):
                     return place
             if process.cwd:
                 return process.cwd
+        if process.light:
+            run = process.pid if process.kind is ProcessKind.RUN else process.ppid
+            return f"../runs/{run}/artifacts"
         return f"../../agents/{process.name}/memory"
 
     @value("ospid", on=(ProcessChanged, ProcessExited, ProcessRestarted), example="41217")

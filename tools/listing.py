@@ -88,16 +88,22 @@ def _ended(tree: Tree) -> Iterator[Status]:
 
 def _ps_how(given: Given) -> str:
     values = ", ".join(f'v["{key}"]' for key in list(COLUMNS.values())[:-1])
+    agents = "" if given.get("everything") else ' if ("Kind" in v) exit;'
     return (
         f"cd {shell_root()}/proc && for p in [0-9]*; do awk -F':\\t' -v w=\"$(cat $p/why"
-        f' 2>/dev/null)" \'{{ v[$1] = $2 }} END {{ if (w == "") w = "-"; print {values}, w }}\''
+        f' 2>/dev/null)" \'{{ v[$1] = $2 }} END {{{agents} if (w == "") w = "-";'
+        f" print {values}, w }}'"
         " $p/status; done | sort -n" + ("; cat ended" if given.get("everything") else "")
     )
 
 
 @click.command(cls=FileCommand, how=_ps_how)
 @click.option(
-    "-a", "--all", "everything", is_flag=True, help="List those that ended within a week, too."
+    "-a",
+    "--all",
+    "everything",
+    is_flag=True,
+    help="List the runs of pipelines and their steps, too, and what ended within a week.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 def ps(everything: bool, as_json: bool) -> None:
@@ -108,7 +114,10 @@ def ps(everything: bool, as_json: bool) -> None:
     NO_COLOR turns the colours off.
     """
     source = Tree()
-    found = [_with_why(source, status) for status in source.processes()]
+    listed = source.processes()
+    if not everything:
+        listed = [status for status in listed if "Kind" not in status]
+    found = [_with_why(source, status) for status in listed]
     if everything:
         known = {status["Pid"] for status in found}
         found += [status for status in _ended(source) if status["Pid"] not in known]

@@ -284,11 +284,14 @@ class Tree:
         return found
 
     def pid(self, who: str) -> int:
-        """A pid, or the pid of the process of agent `who`."""
+        """A pid, or the pid of the process of agent `who`, or of the run that is called so."""
         if who.isascii() and who.isdigit():
             if len(who) > MOST_DIGITS:
                 raise TreeError(self.path("proc"), f"there is no process {who[:MOST_DIGITS]}…")
             return int(who)
+        _, at, number = who.rpartition("@")
+        if at:  # a run is called PIPELINE@PID
+            return self.pid(number)
         pid = self.read(f"agents/{who}/pid")
         if not pid:
             raise TreeError(self.path(f"agents/{who}/pid"), f"{who} has no process")

@@ -253,8 +253,9 @@ class Programs:
         unless it may execute nothing but itself. Else as `start`."""
         wanted = self._grants.confinement(process)
         held = self.mechanisms.holds(wanted)
-        terms = self._terms_in(process, held, step.home, step.in_tree)
-        env = self._models(process, held) | dict(step.env)
+        terms = self._terms_in(process, held, step.home, Path(self._mountpoint, step.in_tree))
+        place = terms.home or step.home
+        env = self._models(process, held) | dict(step.env) | {"STEP": os.fspath(place.parent)}
         with ExitStack() as opened:
             given = None if step.input is None else _open(opened, step.input, os.O_RDONLY)
             output = _open(opened, step.output, os.O_WRONLY | os.O_APPEND)

@@ -31,13 +31,13 @@ class StepProgram:
     """What to start: `exec` with `env` beside what every program gets, in `cwd` (relative to
     `home`). `input`, `output` and `code` are files; None for `input` is nothing to read. `reads`
     are files and folders of the machine that it may read besides. `home` is on the disk, `in_tree`
-    the same place below the mount point."""
+    the same place, relative to the mount point; `STEP` in its environment is the folder above."""
 
     exec: tuple[str, ...]
     output: Path
     code: Path
     home: Path
-    in_tree: Path
+    in_tree: str
     input: Path | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str = ""

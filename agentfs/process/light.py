@@ -8,7 +8,7 @@ capabilities, signals for the branch, the audit.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from agentfs.base.errors import KernelError
@@ -28,7 +28,7 @@ from agentfs.model.process import (
 )
 from agentfs.model.spec import ProcessSpec
 from agentfs.process.agents import Agents
-from agentfs.process.capabilities import ceiling_below
+from agentfs.process.capabilities import Child, ceiling_below
 from agentfs.process.events import ProcessSpawned
 from agentfs.process.step_files import ATTEMPT, NODE, StepFiles, files_of
 from agentfs.process.supervisor import Supervisor
@@ -74,6 +74,11 @@ class Light:
         self._policy = policy
         self._programs = programs
         self._supervisor = supervisor
+
+    @property
+    def closing(self) -> bool:
+        """Whether the system is being shut down: programs end, and none is started."""
+        return self._supervisor.closing
 
     # -- runs ------------------------------------------------------------------------------------
 
@@ -180,9 +185,17 @@ class Light:
         told = {NODE: path, ATTEMPT: str(attempt)}
         return next((p for p in self._table.live_children(run) if p.metadata == told), None)
 
-    def count_steps(self) -> int:
-        """The steps whose programs run, or are being started."""
-        return self._table.count_steps()
+    async def wait_for_tree(self) -> None:
+        """Wait until programs may be started: their tree is there."""
+        await self._supervisor.wait_for_tree()
+
+    def check_program(self, run: Process, command: Sequence[str]) -> None:
+        """Raise EACCES, or EPERM if it is denied, unless the starter of a run may have a program
+        started: without `shell_exec` none but its own. A run that may less is kept to that by the
+        machine."""
+        if command[0] not in self._table.agent_of(run).exec[:1]:
+            starter = Child(run.agent, ROLE, None, (), run.ceiling)
+            self._policy.require_capability(starter, "shell_exec")
 
     async def start_step(
         self, run: Process, path: str, attempt: int, program: StepProgram

@@ -87,6 +87,20 @@ class StepFiles:
         except OSError as failure:
             raise KernelError.from_os(failure, f"cannot make {self.folder.name}") from failure
 
+    def note(self, code: int) -> None:
+        """Write its exit code, if no shell has. Raises OSError."""
+        if self.exit_code() is None:
+            self.code.write_text(f"{code}\n")
+
+    def keep_log(self) -> None:
+        """The attempt is in the journal: keep the log alone, if there is anything in it."""
+        with suppress(OSError):
+            for file in (self.input, self.output, self.code):
+                file.unlink(missing_ok=True)
+            if not self.log.stat().st_size:
+                self.log.unlink()
+                self.folder.rmdir()
+
 
 def files_of(state_dir: Path, step: Process) -> StepFiles:
     """Those of the attempt that a step does."""

@@ -38,7 +38,6 @@ class ProcessTable:
         self._live_children: dict[int, int] = {}
         self._alive: dict[str, int] = {}
         self._programs: dict[int, int] = {}
-        self._steps = 0
         self._members: dict[str, dict[int, None]] = {}
         self._by_pid.load()
         self._last = int(ground.store.meta("last_pid", "0"))
@@ -116,10 +115,6 @@ class ProcessTable:
     def count_live_children(self, pid: int) -> int:
         """Those that are agents': runs and steps do not count. O(1), unlike the list of them."""
         return self._live_children.get(pid, 0)
-
-    def count_steps(self) -> int:
-        """The steps of runs that are at work."""
-        return self._steps
 
     def members(self, group: str) -> list[Process]:
         """The living processes of a group, not of those below it, by age."""
@@ -205,8 +200,9 @@ class ProcessTable:
         with self._store.transaction():
             self.update(process, ppid=parent)
             self._events.emit(ProcessReparented(process.pid, process.name, old, parent))
-            self.children_changed(old, process.pid, added=False)
-            self.children_changed(parent, process.pid, added=True)
+            if process.kind is not ProcessKind.RUN:
+                self.children_changed(old, process.pid, added=False)
+                self.children_changed(parent, process.pid, added=True)
 
     def children_changed(self, pid: int, child: int, *, added: bool) -> None:
         """Say that `pid` gained or lost a child: it shows in its `children` and `status`."""
@@ -229,8 +225,6 @@ class ProcessTable:
             self._members.setdefault(process.group, {})[pid] = None
             if process.kind is ProcessKind.AGENT:
                 self._live_children[parent] = self._live_children.get(parent, 0) + 1
-            elif process.kind is ProcessKind.STEP:
-                self._steps += 1
             if process.ospid is not None and process.role is not Role.KERNEL:
                 self._programs[process.ospid] = pid
 
@@ -239,8 +233,6 @@ class ProcessTable:
         siblings.pop(pid, None)
         if not siblings:
             self._children.pop(process.ppid, None)
-        if process.state.alive and process.kind is ProcessKind.STEP:
-            self._steps -= 1
         if process.state.alive and process.kind is ProcessKind.AGENT:
             self._live_children[process.ppid] -= 1
             if not self._live_children[process.ppid]:

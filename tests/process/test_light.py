@@ -64,7 +64,7 @@ async def step(
         output=files.output,
         code=files.code,
         home=artifacts_of(system.state_dir, run.pid),
-        in_tree=Path("/nowhere"),
+        in_tree="artifacts",
         env={"NODE": path},
     )
     return await system.kernel.light.start_step(run, path, 1, program)
@@ -201,7 +201,6 @@ async def test_a_step_reads_its_input_and_leaves_output_log_and_code(system: Sys
     assert files.log.read_text() == "fetch\n"
     assert files.exit_code() == 3
     assert system.table.find(made.pid) is None
-    assert system.kernel.light.count_steps() == 0
     system.kernel.light.forget_log(made)
     assert not system.agents.log_path(made.name).exists()
     system.kernel.light.end_run(run, 0)
@@ -225,7 +224,7 @@ async def test_one_that_cannot_start_leaves_no_entry_and_tells_no_end(system: Sy
         output=files.output,
         code=files.code,
         home=artifacts_of(system.state_dir, run.pid),
-        in_tree=Path("/nowhere"),
+        in_tree="artifacts",
     )
     with pytest.raises(KernelError) as refused:
         await system.kernel.light.start_step(run, "a", 1, program)
@@ -310,7 +309,6 @@ async def test_the_end_of_a_step_without_a_daemon_is_known_by_its_files(
         system.supervisor.boot()
         assert sorted(heard.steps) == [(ends.pid, 4, False), (lost.pid, None, True)]
         assert [each.pid for each in system.table.children(run.pid)] == [still.pid]
-        assert system.kernel.light.count_steps() == 1
         assert check(state / "store.db") == []
     finally:
         os.killpg(still.ospid, signal.SIGKILL)
@@ -350,3 +348,14 @@ def test_the_check_finds_what_cannot_be(world: World) -> None:
         assert any(words in fault for fault in check(path)), words
     with world.store.transaction():
         world.store.put_record("processes", str(run.pid), record)
+
+
+async def test_why_says_what_a_run_and_a_step_are_for(system: System) -> None:
+    run = system.kernel.light.begin_run(system.table.get(1), "who")
+    why = system.kernel.why.of
+    assert why(run).startswith("run ")
+    assert why(run).endswith(f"/proc/runs/{run.pid}/nodes says for what")
+    made = await step(system, run, "exec sleep 1000")
+    assert why(run).endswith("programs of fetch")
+    assert why(made).endswith(f"node fetch of run {run.pid}, attempt 1")
+    system.kernel.processes.kill_branch(OPERATOR, run.pid)

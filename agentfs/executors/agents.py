@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from agentfs.asks.ask import Ask, AskState
@@ -146,6 +147,8 @@ class AgentNodes(Part):
 
     def _put_question(self, asked: Asked, body: bytes, answered: str = "") -> None:
         """Send one, inside the transaction under way. `answered`: it goes back with this reply."""
+        self._asks.check_room(asked.starter)
+        self._mail.check(asked.principal, asked.starter, asked.agent, len(body))
         draft = Draft(
             asked.agent,
             body,
@@ -173,32 +176,33 @@ class AgentNodes(Part):
 
     def take_up(self) -> None:
         """Of what was answered, or failed, before the last daemon could say so."""
-        for number in tuple(self._asked):
+        for number, asked in tuple(self._asked.items()):
             ask = self._asks.find(number)
             if ask is None or not ask.open:
                 self._over(number)
+            elif self._table.by_name(asked.agent) is None:
+                self._gone(number)
 
     def _heard(self, record: Record) -> None:
-        number = int(record.event.id)  # type: ignore[attr-defined]  # all of them have one
-        if number in self._asked:
-            self._over(number)
+        self._over(int(record.event.id))  # type: ignore[attr-defined]  # all of them have one
 
     def _over(self, number: int) -> None:
-        """The question is answered, or nobody will answer it."""
+        """The question is answered, or nobody will answer it. The step ends first: a daemon that
+        dies before the record is dropped finds that out."""
+        asked = self._asked.get(number)
+        if asked is None:
+            return
         ask = self._asks.find(number)
-        with self._store.transaction():
-            asked = self._asked.drop(number)
-            if asked is None:
-                return
-            try:
-                if ask is None:
-                    raise KernelError(errno.ECANCELED, "the question was dropped")
-                ask.check()
-                self._answered(asked, ask)
-            except KernelError as failure:
-                fail(self._engine, asked.ref, failure)
+        try:
+            if ask is None:
+                raise KernelError(errno.ECANCELED, "the question was dropped")
+            ask.check()
+            self._answered(number, asked, ask)
+        except KernelError as failure:
+            fail(self._engine, asked.ref, failure)
+        self._asked.drop(number)
 
-    def _answered(self, asked: Asked, ask: Ask) -> None:
+    def _answered(self, number: int, asked: Asked, ask: Ask) -> None:
         assert ask.state is AskState.ANSWERED
         text = self._asks.answer(ask).partition(b"\n\n")[2].decode(errors="replace")
         if asked.schema is None:
@@ -210,7 +214,9 @@ class AgentNodes(Part):
         elif asked.repairs < REPAIRS and asked.deadline > self._clock.now():
             body = complaint(words, asked.schema).encode()
             back = self._mail.threads.name(ask.answer)
-            self._put_question(replace(asked, repairs=asked.repairs + 1), body, back)
+            with self._store.transaction():
+                self._asked.drop(number)
+                self._put_question(replace(asked, repairs=asked.repairs + 1), body, back)
         else:
             error = f"{asked.agent} answered {asked.repairs + 1} times what does not fit: {words}"
             end(lambda: self._engine.fail(asked.ref, error, again=False, kind="schema"))
@@ -219,11 +225,15 @@ class AgentNodes(Part):
 
     def process_ended(self, process: Process) -> None:
         """Nobody works for the agent any more: whoever waits for it is told at once."""
-        numbers = tuple(self._of_agent.of(process.name))
-        if not numbers or self._table.by_name(process.name) not in (process, None):
-            return
-        gone = KernelError(errno.EHOSTUNREACH, f"{process.name} has ended")
-        for number in numbers:
-            asked = self._asked[number]
-            self._withdraw(number)
-            fail(self._engine, asked.ref, gone)
+        if self._table.by_name(process.name) in (process, None):
+            for number in self._of_agent.of(process.name):
+                self._store.on_commit(partial(self._gone, number))
+
+    def _gone(self, number: int) -> None:
+        """Nobody works for the agent that was asked."""
+        asked = self._asked.get(number)
+        if asked is not None:
+            words = f"{asked.agent} has ended, and nobody works for it"
+            fail(self._engine, asked.ref, KernelError(errno.EHOSTUNREACH, words))
+            with self._store.transaction():
+                self._withdraw(number)

@@ -1,9 +1,8 @@
 """Nodes that a person decides: `approval: {question, approvers, timeout}`.
 
 Each is a request in /dev/approvals, of the agent that started the run, in the commit that begins
-the attempt. So nobody decides for a run of their own, and the operator may decide for all. The
-request and the node end in one commit; a decision that comes between the death of a daemon and the
-next start is found by that.
+the attempt. So nobody decides for a run of their own, and the operator may decide for all. A
+decision that comes when a daemon dies is found by the next one.
 """
 
 from __future__ import annotations
@@ -117,24 +116,25 @@ class ApprovalNodes(Part):
                 self._over(number)
 
     def _heard(self, record: Record) -> None:
-        number = int(record.event.id)  # type: ignore[attr-defined]  # it has one
-        if number in self._gated:
-            self._over(number)
+        self._over(int(record.event.id))  # type: ignore[attr-defined]  # it has one
 
     def _over(self, number: int) -> None:
+        """It is decided, or never will be. The step ends first: a daemon that dies before the
+        request is used up finds that out."""
+        gated = self._gated.get(number)
+        if gated is None:
+            return
         request = self._approvals.find(number)
-        with self._store.transaction():
-            gated = self._gated.drop(number)
-            if gated is None:
-                return
-            if request is not None and _agreed(request):
-                if request.state is ApprovalState.APPROVED:
-                    self._approvals.use(number)
-                output = {"approved": True, "by": request.who}
-                end(lambda: self._engine.succeed(gated.ref, output))
-                return
+        if request is not None and _agreed(request):
+            output = {"approved": True, "by": request.who}
+            end(lambda: self._engine.succeed(gated.ref, output))
+        else:
             failure, kind = _why(request)
             end(lambda: self._engine.fail(gated.ref, str(failure), again=False, kind=kind))
+        with self._store.transaction():
+            self._gated.drop(number)
+            if request is not None and request.state is ApprovalState.APPROVED:
+                self._approvals.use(number)
 
 
 def _deciders(named: object, starter: str) -> str:

@@ -41,6 +41,9 @@ class Ends(Protocol):
     def wait(self, ref: StepRef, until: float | None = None, key: str = "") -> None:
         """It waits for somebody, and holds no slot: until a wall-clock time, or for a signal."""
 
+    def progress(self, ref: StepRef) -> bool:
+        """Whether the attempt is the one under way."""
+
 
 def fail(engine: Ends, ref: StepRef, failure: KernelError) -> None:
     """The attempt has failed as a system call did."""

@@ -1,17 +1,15 @@
 """Nodes that send mail: `message: {to, subject, body, headers, type}`.
 
-The message is part of the commit that begins the attempt. So it is sent once, whenever the daemon
-dies: an attempt that has begun has sent it, and one that has not, has not.
+The messages are part of the commit that begins the attempt. So they are sent once, whenever the
+daemon dies: an attempt that has begun has sent them, and one that has not, has not.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from agentfs.base.errors import KernelError
 from agentfs.executors.ends import Ends, end
 from agentfs.executors.starters import starter_of
 from agentfs.mail.headers import FORBIDDEN
@@ -27,26 +25,31 @@ from agentfs.workflow.model import Step, StepRef
 __all__ = ["KIND", "MessageNodes", "as_body", "step_headers"]
 
 KIND = "step_message"
-"""The records in the store: the message that an attempt has sent, until the node has ended."""
+"""The records in the store: what an attempt has sent, until the node has ended."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Sent:
-    """Message `seq` went to `to`."""
+    """The output of an attempt."""
 
-    seq: int
-    to: str
+    run: int
+    path: str
+    attempt: int
+    output: Any
+
+    @property
+    def ref(self) -> StepRef:
+        return StepRef(self.run, self.path, self.attempt)
 
 
 class MessageNodes(Part):
     """Sends mail as the agent that started the run, with the header `Run`. The output of the node
-    is `{"message": ID, "to": NAME}`."""
+    is `{"message": ID, "to": NAME}`, or `{"messages": […]}` of these where `to` is a list."""
 
     kinds = frozenset({"message"})
 
     def __init__(self, ground: Ground, engine: Ends, mail: Mail, agents: Agents) -> None:
         self._clock = ground.clock
-        self._store = ground.store
         self._engine = engine
         self._mail = mail
         self._agents = agents
@@ -55,35 +58,43 @@ class MessageNodes(Part):
     def load(self) -> None:
         self._sent.load()
 
+    def take_up(self) -> None:
+        """A daemon that died after the end of a node has left this."""
+        for key, sent in tuple(self._sent.items()):
+            if not self._engine.progress(sent.ref):
+                self._sent.drop(key)
+
     def room(self, node: Node) -> int | None:
         return None
 
     def begin(self, step: Step) -> None:
-        principal = starter_of(step.process, self._agents)
-        draft = self._draft(step)
-        message = self._mail.send(principal, principal.name, draft)
-        self._sent.put(str(step.ref), Sent(message.seq, draft.to))
+        principal, to = starter_of(step.process, self._agents), step.spec["to"]
+        names = to if isinstance(to, list) else [to]
+        drafts = [self._draft(step, name) for name in names]
+        for draft in drafts:  # all or none
+            self._mail.check(principal, principal.name, draft.to, draft.size)
+        sent = [
+            {"message": self._mail.send(principal, principal.name, draft).id, "to": draft.to}
+            for draft in drafts
+        ]
+        output = {"messages": sent} if isinstance(to, list) else sent[0]
+        self._sent.put(str(step.ref), Sent(**asdict(step.ref), output=output))
 
     def start(self, step: Step, again: bool) -> None:
-        end(lambda: self._done(step))
-
-    def _done(self, step: Step) -> None:
-        with self._store.transaction():
-            sent = self._sent.drop(str(step.ref))
-            if sent is None:  # the kernel has no attempt of this name
-                raise KernelError(errno.ESTALE, f"{step.ref} has sent nothing")
-            output = {"message": f"{sent.seq:012d}", "to": sent.to}
-            self._engine.succeed(step.ref, output)
+        sent = self._sent.get(str(step.ref))
+        if sent is not None:
+            end(lambda: self._engine.succeed(step.ref, sent.output))
+            self._sent.drop(str(step.ref))
 
     def cancel(self, step: Step) -> None:
         """What is sent is sent."""
         self._sent.drop(str(step.ref))
 
-    def _draft(self, step: Step) -> Draft:
+    def _draft(self, step: Step, to: Any) -> Draft:
         """What its `spec` says, read as an agent's own mail is: so a header that only the kernel
         writes is refused. Raises EINVAL."""
         spec = step.spec
-        lines = [f"To: {one(spec['to'])}"]
+        lines = [f"To: {one(to)}"]
         for name, key in (("Subject", "subject"), ("Type", "type")):
             if spec.get(key):
                 lines.append(f"{name}: {one(spec[key])}")

@@ -49,6 +49,9 @@ class Desk:
         self._take(ref)
         self.waiting[ref] = (until, key)
 
+    def progress(self, ref: StepRef) -> bool:
+        return ref in self.open
+
     def take_signal(self, run: int, key: str) -> tuple[bool, Any]:
         kept = self.signals.get((run, key))
         return (True, kept.pop(0)) if kept else (False, None)

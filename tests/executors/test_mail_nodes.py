@@ -37,7 +37,8 @@ class MailWorld(World):
         )
         for part in (self.messages, self.nodes):
             part.load()
-        self.nodes.take_up()
+        for part in (self.messages, self.nodes):
+            part.take_up()
 
     def made(self) -> Steps:
         assert self.steps is not None
@@ -107,6 +108,17 @@ def test_it_is_sent_once_whenever_the_daemon_dies(world: MailWorld, when: str) -
     world.messages.start(step, again=True)  # of the end the engine knows, and does not ask
     assert len(world.letters("bob")) == 1
     assert list(world.desk.over) == ([] if when == "after the end" else [step.ref])
+
+
+def test_several_get_it_or_none_does(world: MailWorld) -> None:
+    world.desk.do(world.messages, _message(world, to=["bob", "init"]))
+    [output] = world.desk.over.values()
+    assert [each["to"] for each in output["messages"]] == ["bob", "init"]
+    assert len(world.letters("bob")) == len(world.letters("init")) == 1
+    with pytest.raises(KernelError) as refusal:
+        world.desk.begin(world.messages, _message(world, 2, to=["bob", "nobody"]))
+    assert refusal.value.errno == errno.ENOENT
+    assert len(world.letters("bob")) == 1
 
 
 @pytest.mark.parametrize(

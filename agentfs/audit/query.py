@@ -9,14 +9,13 @@ import errno
 import json
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from agentfs.audit.audit_table import beside, matching
 from agentfs.audit.records import canonical, stamp
 from agentfs.base.errors import KernelError
-from agentfs.model.spec import seconds
+from agentfs.model.moment import count, moment
 
 __all__ = ["MAX_LIMIT", "Query", "line"]
 
@@ -60,9 +59,9 @@ class Query:
                 )
             given[name] = value
         for name in {"since", "until"} & given.keys():
-            given[name] = _moment(name, given[name], now)
+            given[name] = _stamp(name, given[name], now)
         if "limit" in given:
-            given["limit"] = _limit(given["limit"])
+            given["limit"] = count(given["limit"], MAX_LIMIT)
         return cls(**given)
 
     def answer(self, store: Path) -> bytes:
@@ -98,24 +97,9 @@ class Query:
             return True  # somebody tampered with it, and it had better be seen
 
 
-def _moment(name: str, text: str, now: float) -> str:
+def _stamp(name: str, text: str, now: float) -> str:
+    """A time as records have it. Raises EINVAL, also for one that no calendar has."""
     try:
-        return stamp(now - seconds(text))
+        return stamp(moment(name, text, now))
     except (ValueError, OverflowError, OSError):
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return stamp(moment.timestamp())
-    except (ValueError, OverflowError, OSError):
-        raise KernelError(
-            errno.EINVAL,
-            f"{name} is a date (2026-11-21T09:00:00Z) or so long ago (2h), not {text[:64]!r}",
-        ) from None
-
-
-def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_LIMIT):
-        raise KernelError(errno.EINVAL, f"limit is a number from 1 to {MAX_LIMIT}")
-    return int(text)
+        raise KernelError(errno.EINVAL, f"{name}: there is no such date: {text[:64]!r}") from None

@@ -71,8 +71,8 @@ class SignRows(ProcessRows):
 
     @live("error", 0o400, private=True, example="/agents/bob/recv: EACCES: …")
     def error(self) -> str:
-        """Why the last refused call of this process was refused, in words; empty if none was. An
-        older one says its age: `(12 s ago)`. A refusal by Linux itself, by the mode bits, is
-        not here."""
+        """Why the last refused call of this process was refused, in words, and for a document with
+        a line for each fault; empty if none was. An older one says its age: `(12 s ago)`. A refusal
+        by Linux itself, by the mode bits, is not here."""
         self._process.process  # noqa: B018  # ESTALE
         return self._kernel.refusals.text(self._pid)

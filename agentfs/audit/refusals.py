@@ -87,7 +87,7 @@ class Refusals(Part):
         """Keep why a call of `principal` on `path` failed. If it was refused, tell the event log;
         or count it, if an equal one was told or it cannot be told now."""
         rule = f" (rule: {refusal.rule})" if refusal.rule else ""
-        text = one_line(f"{path}: {refusal.code}: {refusal.reason}{rule}")
+        text = _lines(f"{one_line(path)}: {refusal.code}: {refusal.reason}{rule}")
         if principal.pid is not None:
             self._texts[principal.pid] = (self._events.now(), text)
         elif principal.kind is Kind.USER:
@@ -171,7 +171,8 @@ class Refusals(Part):
             self._sum_up(kind, repeats)
 
     def text(self, pid: int) -> str:
-        """The last refusal of `pid` as a line; empty if there was none. From the second second on
+        """The last refusal of `pid` as a line, of a document with a line more for each fault; empty
+        if there was none. From the second second on
         it says how old it is. The daemon does not hear what Linux refuses by the mode bits, and an
         older reason is not to be taken for that of such a refusal."""
         return self._aged(self._texts.get(pid))
@@ -190,3 +191,8 @@ class Refusals(Part):
     def _forget(self, record: Record) -> None:
         if isinstance(record.event, ProcessReaped):
             self._texts.pop(record.event.pid, None)
+
+
+def _lines(text: str) -> str:
+    """A text whose lines stay lines."""
+    return "\n".join(map(one_line, text.split("\n")))

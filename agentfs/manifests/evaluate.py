@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import re
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ Scope = Mapping[str, Any]
 
 MISSING: Any = ...
 """A name or field that is not there."""
+
+_ONE = re.compile(r"\s*\{\{-?((?:(?!\{\{|\}\}).)*?)-?\}\}\s*", re.DOTALL)
 
 _OWN = frozenset({"loop"})
 """Names that a `{% for %}` gives."""
@@ -253,9 +256,11 @@ class Evaluation:
         self._made = False
 
     def knows(self, tree: nodes.Node) -> bool:
-        """Whether all that a tree names is in the scope."""
-        names = {path[0] for path, _at, _may in _references(tree, frozenset(self._local), False)}
-        return all(name in self._scope for name in names)
+        """Whether all that a tree names is in the scope, and has its value by now."""
+        values = [self._known(path[0]) for path, _at, _may in _references(tree, _OWN, False)]
+        if isinstance(tree, nodes.Name):
+            return values != [MISSING]
+        return all(value is not MISSING and _later(value) is None for value in values)
 
     def value(self, tree: nodes.Node) -> Any:
         """The value of an expression. Raises EvaluationError."""
@@ -299,7 +304,7 @@ class Evaluation:
                         self._fuel.make(len(each.data))
                         yield each.data
                     elif self._keep is not None and not self.knows(each):
-                        yield self._source(each)
+                        yield self.source(each)
                     else:
                         yield to_text(self._fuel, self._of(each))
             elif isinstance(node, nodes.Assign):
@@ -309,12 +314,26 @@ class Evaluation:
             elif isinstance(node, nodes.For):
                 yield from self._for(node)
 
-    def _source(self, node: nodes.Node) -> str:
-        """The `{{ … }}` that a node is in."""
+    def source(self, node: nodes.Node) -> str:
+        """The `{{ … }}` that a node is in, for a later evaluation: what is known by now stands in
+        the place of its name."""
         assert self._keep is not None
         begin, end = self._keep[bisect(self._keep, (node.lineno, len(self._text))) - 1]
-        self._fuel.make(end - begin)
-        return self._text[begin:end]
+        pieces, at = [], begin
+        named = {(where, path[0]) for path, where, _may in _references(node, frozenset(), False)}
+        for where, name in sorted(named):
+            value = self._known(name)
+            if value is not MISSING:
+                later = _later(value)
+                known = FUNCTIONS["tojson"](self._fuel, value) if later is None else later
+                pieces += [self._text[at:where], f"({known})"]
+                at = where + len(name) + self._text.startswith("$", where)
+        text = "".join([*pieces, self._text[at:end]])
+        self._fuel.make(len(text))
+        return text
+
+    def _known(self, name: str) -> Any:
+        return self._local.get(name, self._scope.get(name, MISSING))
 
     def _if(self, node: nodes.If) -> Iterator[str]:
         for each in (node, *node.elif_):
@@ -347,6 +366,8 @@ class Evaluation:
         source = self._of(node.iter)
         if not isinstance(source, list | str | Mapping):
             raise EvaluationError(f"`for` needs a list, not {kind_of(source)}")
+        if _later(source) is not None:
+            raise EvaluationError("this list is known in the run only: a for-each node is for it")
         for item in source:
             self._fuel.spend(2)
             self._local = local = outside | self._bind(node.target, item)
@@ -548,6 +569,13 @@ class Evaluation:
         if self._of(node.test):
             return self._of(node.expr1)
         return None if node.expr2 is None else self._of(node.expr2)
+
+
+def _later(value: Any) -> str | None:
+    """The inside of a text that is one `{{ … }}`: a parameter whose value is known in the run only.
+    None for anything else."""
+    found = _ONE.fullmatch(value) if isinstance(value, str) else None
+    return None if found is None else found[1].strip()
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Expressions: the inside of `{{ … }}` alone, as in `when`, `condition`, `items`, `state_update`.
 
-A pair of braces around the whole is allowed, as hexDAG's documents have both forms.
+Braces in one are parentheses: hexDAG's documents have `{{ a.v }} > 3` and `{{ a.v > 3 }}`, too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from agentfs.manifests.template import Template, is_template
 
 __all__ = ["Expression", "MappingSource", "mapping_source"]
 
-_BRACED = re.compile(r"\s*\{\{(.*)\}\}\s*", re.DOTALL)
 _LITERAL = re.compile(r"\s*[-+]?[\d_]+(\.[\d_]*)?(e[-+]?\d+)?\s*|\s*", re.IGNORECASE)
 
 
@@ -26,10 +25,6 @@ class Expression:
     __slots__ = ("_tree", "text")
 
     def __init__(self, text: str, names: Collection[str] = ()) -> None:
-        braced = _BRACED.fullmatch(text)
-        if braced is not None:  # blanks in their place: columns stay those of the text
-            inner = f"{' ' * (braced.start(1))}{braced[1]}"
-            text = inner if "{{" not in braced[1] else text
         if not text.strip():
             raise TemplateError("an expression was expected")
         self.text = text

@@ -53,6 +53,12 @@ _WORD = re.compile(
     rf"|(?P<operator>{'|'.join(re.escape(o) for o in sorted(operators, key=len, reverse=True))})",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
+_ESCAPE = re.compile(r"\\(?:(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U000[0-9a-fA-F]{5})|(.))", re.DOTALL)
+_ESCAPES = dict(zip("abfnrtv\\'\"/", "\a\b\f\n\r\t\v\\'\"/", strict=True)) | {"\n": ""}
+"""As in Python, and JSON's `\\/`; any other one stays as it is."""
+
+_OPENING = frozenset({"lparen", "lbracket", "lbrace"})
+_CLOSING = frozenset({"rparen", "rbracket", "rbrace"})
 _STATEMENTS = frozenset({"for", "if", "set"})
 _HINTS = {"&": "; write `and`", "!": "; write `not`", "?": "; write `A if CONDITION else B`"}
 
@@ -122,48 +128,71 @@ class _Words:
             raise _FaultError(at, "too many words for one template: let a program make this text")
 
     def of_expression(self) -> Iterator[Token]:
-        """The words of a text without braces around it."""
-        yield from self._inside(0, "")
-
-    def _inside(self, at: int, kind: str) -> Generator[Token, None, tuple[int, bool]]:
-        text, begin, brackets = self._text, at, 0
+        """The words of a text without braces around it; braces in it are parentheses."""
+        text, at, brackets, last = self._text, 0, 0, 0
+        opened: list[int] = []
         while at < len(text):
-            if kind and not brackets and (end := _END[kind].match(text, at)):
+            if text.startswith("{{", at):
+                opened.append(brackets)
+                last = at + 2
+                yield Token(at, "lparen", "{{")
+            elif opened and brackets == opened[-1] and text.startswith("}}", at):
+                if not text[last:at].strip():
+                    raise _FaultError(at, "an expression was expected in the braces")
+                opened.pop()
+                yield Token(at, "rparen", "}}")
+            else:
+                word, at = self._word(at)
+                if word is not None:
+                    brackets = self._bracket(word, brackets)
+                    yield word
+                continue
+            if len(opened) > MOST_BRACKETS:
+                raise _FaultError(at, f"more than {MOST_BRACKETS} brackets within each other")
+            at += 2
+
+    def _inside(self, begin: int, kind: str) -> Generator[Token, None, tuple[int, bool]]:
+        """The words up to the end of the braces. Gives where they end, and whether blanks behind
+        them are taken away."""
+        text, at, brackets = self._text, begin, 0
+        while at < len(text):
+            if not brackets and (end := _END[kind].match(text, at)):
                 yield Token(at, f"{kind}_end", end[0])
                 return end.end(), end[0][0] == "-"
-            found = _WORD.match(text, at)
-            if found is None:
-                raise _FaultError(at, f"unexpected `{text[at]}`{_HINTS.get(text[at], '')}")
-            if found.lastgroup != "blank":
-                self._count(at)
-            word, end_of_word = found[0], found.end()
-            match found.lastgroup:
-                case "name":
-                    hyphens = self._names and self._names.match(text, at)
-                    if hyphens:
-                        word, end_of_word = hyphens[0], hyphens.end()
-                    yield Token(at, "name", word.removeprefix("$"))
-                case "operator":
-                    brackets += (word in "([{") - (word in ")]}")
-                    if brackets > MOST_BRACKETS:
-                        raise _FaultError(
-                            at, f"more than {MOST_BRACKETS} brackets within each other"
-                        )
-                    yield Token(at, operators[word], word)
-                case "blank":
-                    pass
-                case group:
-                    yield Token(
-                        at, cast(str, group), cast(str, _constant(at, cast(str, group), word))
-                    )
-            at = end_of_word
-        if kind:
-            end_words = "}}" if kind == "variable" else "%}"
-            hint = "; `{% raw %}{{{% endraw %}` is a text `{{`"
-            raise _FaultError(
-                begin - 2, f"`{text[begin - 2 : begin]}` without its `{end_words}`{hint}"
-            )
-        return at, False
+            word, at = self._word(at)
+            if word is not None:
+                brackets = self._bracket(word, brackets)
+                yield word
+        end_words = "}}" if kind == "variable" else "%}"
+        hint = "; `{% raw %}{{{% endraw %}` is a text `{{`"
+        raise _FaultError(begin - 2, f"`{text[begin - 2 : begin]}` without `{end_words}`{hint}")
+
+    def _bracket(self, word: Token, brackets: int) -> int:
+        """How many brackets are open behind a word."""
+        brackets += (word.type in _OPENING) - (word.type in _CLOSING)
+        if brackets > MOST_BRACKETS:
+            raise _FaultError(word.lineno, f"more than {MOST_BRACKETS} brackets within each other")
+        return brackets
+
+    def _word(self, at: int) -> tuple[Token | None, int]:
+        """The word at an offset, None for blanks, and where it ends."""
+        text = self._text
+        found = _WORD.match(text, at)
+        if found is None:
+            hint = _HINTS.get(text[at], "")
+            raise _FaultError(at, f"unexpected `{_shown(text[at])}`{hint}")
+        kind, word, end = cast(str, found.lastgroup), found[0], found.end()
+        if kind == "blank":
+            return None, end
+        self._count(at)
+        if kind == "name":
+            hyphens = self._names and self._names.match(text, at)
+            if hyphens:
+                word, end = hyphens[0], hyphens.end()
+            return Token(at, "name", word.removeprefix("$")), end
+        if kind == "operator":
+            return Token(at, operators[word], word), end
+        return Token(at, kind, cast(str, _constant(at, kind, word))), end
 
 
 def _data(at: int, text: str, left: bool, right: bool) -> Iterator[Token]:
@@ -178,16 +207,27 @@ def _data(at: int, text: str, left: bool, right: bool) -> Iterator[Token]:
 def _constant(at: int, group: str, word: str) -> str | int | float:
     try:
         if group == "string":
-            plain = word[1:-1].encode("ascii", "backslashreplace")
-            return plain.decode("unicode-escape")
+            plain = _ESCAPE.sub(_escaped, word[1:-1])
+            return plain.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
         if group == "integer":
             return int(word.replace("_", ""), 0)
         number = float(word.replace("_", ""))
-    except ValueError as bad:
-        raise _FaultError(at, f"`{word[:40]}`: {bad}") from None
+    except ValueError:
+        what = "half a surrogate pair" if group == "string" else "too long for a number"
+        raise _FaultError(at, f"`{_shown(word)}` is {what}") from None
     if number in (float("inf"), float("-inf")):
-        raise _FaultError(at, f"`{word[:40]}` is too large for a number")
+        raise _FaultError(at, f"`{_shown(word)}` is too large for a number")
     return number
+
+
+def _shown(word: str) -> str:
+    return word[:40].encode("utf-8", "backslashreplace").decode()
+
+
+def _escaped(found: re.Match[str]) -> str:
+    if found[1]:
+        return chr(int(found[1][1:], 16))
+    return _ESCAPES.get(found[2], found[0])
 
 
 @lru_cache(maxsize=64)

@@ -72,13 +72,14 @@ class Template:
         return None
 
     def fill(self, scope: Mapping[str, Any], fuel: Fuel | None = None) -> Any:
-        """As `evaluate`, but `{{ … }}` that name what is not in the scope stay as they are, for a
-        later evaluation. Statements are evaluated now. Raises EvaluationError."""
+        """As `evaluate`, but `{{ … }}` that name what is not in the scope stay, for a later
+        evaluation; what the scope has stands in the place of its name there. So do those with a
+        value that is itself one `{{ … }}`. Statements are evaluated now. Raises EvaluationError."""
         evaluation = Evaluation(scope, fuel or Fuel(), self.text, self._spans)
         whole = self._whole()
         if whole is None:
             return evaluation.filled(self._tree)
-        return evaluation.value(whole) if evaluation.knows(whole) else self.text
+        return evaluation.value(whole) if evaluation.knows(whole) else evaluation.source(whole)
 
 
 @lru_cache(maxsize=1024)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from agentfs.manifests.expression import Expression
+from agentfs.manifests.expression import Expression, mapping_source
 from agentfs.manifests.fuel import MOST_DEPTH
 from agentfs.manifests.functions import FUNCTIONS, TESTS
 from agentfs.manifests.template import EvaluationError, FuelError, Template, TemplateError
@@ -208,7 +208,7 @@ def test_any_expression_ends_in_json_or_in_one_of_two_errors(inner: str, around:
         json.dumps(found, allow_nan=False)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(st.text(alphabet="{}%#[]()'\"\\|.,:-+*~$ \nabé0", max_size=80))
 def test_any_text_is_a_template_or_refused_with_a_place(text: str) -> None:
     try:
@@ -220,3 +220,10 @@ def test_any_text_is_a_template_or_refused_with_a_place(text: str) -> None:
         template.references()
     if "{{" not in text and "{%" not in text and "{#" not in text:
         assert Template(text).evaluate({}) == text
+    for read in (Expression, mapping_source, lambda text: Template(text, statements=True)):
+        try:
+            read(text).evaluate({})
+        except TemplateError as refusal:
+            assert refusal.line >= 1
+        except EvaluationError:
+            pass

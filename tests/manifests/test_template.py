@@ -199,3 +199,37 @@ def test_a_macro_is_filled_and_keeps_what_it_does_not_know() -> None:
         "{{ z }}",
         "[1] {{ z }}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{{ file ~ nodes.a.v }}", '{{ ("a\\"b\\n") ~ nodes.a.v }}'),
+        ("x {{ $count + later }}", "x {{ (3) + later }}"),
+        ("{{ [x for x in list if x > y] }}", "{{ [x for x in ([1]) if x > y] }}"),
+        ("{{ value | upper }}", "{{ (input.x + 1) | upper }}"),
+        ("{{ value }}", "{{ input.x + 1 }}"),
+        ("{{ value }}!", "{{ input.x + 1 }}!"),
+        ("{{ count | default(later) }}", "{{ (3) | default(later) }}"),
+        ("{{ map.a.b }} {{ map.c.d }}", None),
+    ],
+)
+def test_what_a_macro_knows_stands_in_what_it_leaves(text: str, expected: str | None) -> None:
+    parameters = {"file": 'a"b\n', "count": 3, "list": [1], "value": "{{ input.x + 1 }}", "map": {}}
+    if expected is None:
+        with pytest.raises(MissingError):
+            Template(text).fill(parameters)
+    else:
+        filled = Template(text).fill(parameters)
+        assert filled == expected
+        Template(filled)
+    with pytest.raises(EvaluationError, match="for-each"):
+        Template("{% for x in value %}{% endfor %}", statements=True).fill(parameters)
+
+
+def test_braces_in_an_expression_are_parentheses() -> None:
+    for text in ("{{ a.v }} == 1", "{{ a.v }}+{{a.v}} == 2", "{'k': {'l': {{ a.v }}}}.k.l == 1"):
+        assert Expression(text).holds(SCOPE)
+    for text in ("{{ a.v", "a.v }}", "{{ (a.v }} )", "{{ }}", "{{" * 50 + "a" + "}}" * 50):
+        with pytest.raises(TemplateError):
+            Expression(text)

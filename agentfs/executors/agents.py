@@ -28,7 +28,7 @@ from agentfs.mail.mail import Mail
 from agentfs.mail.message import Draft
 from agentfs.mail.notices import KERNEL
 from agentfs.mail.settings import MessageSettings
-from agentfs.manifests.plan import Node
+from agentfs.manifests.plan import PlanNode
 from agentfs.model.principal import Kind, Principal
 from agentfs.model.process import Process
 from agentfs.process.agents import Agents
@@ -108,7 +108,7 @@ class AgentNodes(Part):
 
     # -- an executor -------------------------------------------------------------------------------
 
-    def room(self, node: Node) -> int | None:
+    def room(self, node: PlanNode) -> int | None:
         return None
 
     def start(self, step: Step, again: bool) -> None:

@@ -19,7 +19,7 @@ from agentfs.executors.ends import Ends, end
 from agentfs.executors.messages import as_body
 from agentfs.executors.spec import duration
 from agentfs.executors.starters import starter_of
-from agentfs.manifests.plan import Node
+from agentfs.manifests.plan import PlanNode
 from agentfs.process.agents import Agents
 from agentfs.store.event_log import Record
 from agentfs.store.ground import Ground
@@ -71,7 +71,7 @@ class ApprovalNodes(Part):
 
     # -- an executor -------------------------------------------------------------------------------
 
-    def room(self, node: Node) -> int | None:
+    def room(self, node: PlanNode) -> int | None:
         return None
 
     def begin(self, step: Step) -> None:

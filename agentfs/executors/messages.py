@@ -15,7 +15,7 @@ from agentfs.executors.starters import starter_of
 from agentfs.mail.headers import FORBIDDEN
 from agentfs.mail.mail import Mail
 from agentfs.mail.message import Draft
-from agentfs.manifests.plan import Node
+from agentfs.manifests.plan import PlanNode
 from agentfs.process.agents import Agents
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
@@ -64,7 +64,7 @@ class MessageNodes(Part):
             if not self._engine.progress(sent.ref):
                 self._sent.drop(key)
 
-    def room(self, node: Node) -> int | None:
+    def room(self, node: PlanNode) -> int | None:
         return None
 
     def begin(self, step: Step) -> None:

@@ -21,12 +21,11 @@ from agentfs.base.errors import KernelError
 from agentfs.chats.asking import Asking
 from agentfs.chats.model_request import ModelRequest, Said, of_text
 from agentfs.executors.ends import Ends
+from agentfs.executors.model_choice import ModelChoice
 from agentfs.executors.replies import REPAIRS, asked_for, complaint, read_value
 from agentfs.executors.replying import read_reply
 from agentfs.executors.tasks import StepTasks
-from agentfs.model.process import Process
 from agentfs.process.step_files import step_files
-from agentfs.quota.relayed import Relayed
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
 from agentfs.workflow.model import Step
@@ -51,11 +50,11 @@ class ModelNodes(Part):
         self,
         ground: Ground,
         engine: Ends,
-        relayed: Relayed,
+        models: ModelChoice,
         connect: Callable[[int], socket.socket],
     ) -> None:
         self._state_dir = ground.state_dir
-        self._relayed = relayed
+        self._models = models
         self._asking = Asking(connect)
         self.nodes = StepTasks(ground.store, engine, "llm", self._answer)
 
@@ -66,11 +65,11 @@ class ModelNodes(Part):
 
     async def _answer(self, step: Step) -> Any:
         spec, schema = step.spec, step.node.output_schema
-        model = str(spec.get("model") or self._usual(step.process))
+        model = self._models.of(step.process, spec.get("model")).name
         system = str(spec.get("system_message") or "")
         if schema is not None:
             system = f"{system}\n\n{asked_for(schema)}".lstrip()
-        said = [Said("user", _text(spec.get("human_message", spec.get("prompt", step.input))))]
+        said = [Said("user", _text(spec.get("prompt", step.input)))]
         most = spec.get("max_output")
         with _Log(step_files(self._state_dir, *_place(step)).log) as written:
             for _ in range(REPAIRS + 1):
@@ -85,13 +84,6 @@ class ModelNodes(Part):
         raise KernelError(
             errno.EBADMSG, f"{model} answered {REPAIRS + 1} times what does not fit: {words}"
         )
-
-    def _usual(self, process: Process) -> str:
-        """The model of the process, if it may ask that; else the first that it may."""
-        offered = [model.name for model in self._relayed.offered(process)]
-        if process.model in offered or not offered:
-            return process.model
-        return offered[0]
 
     async def _ask(self, step: Step, request: ModelRequest, written: _Log) -> str:
         deadline = trio.current_time() + PATIENCE

@@ -18,7 +18,7 @@ import trio
 
 from agentfs.base.errors import KernelError
 from agentfs.executors.ends import Ends, end, fail
-from agentfs.manifests.plan import Node
+from agentfs.manifests.plan import PlanNode
 from agentfs.store.part import Part
 from agentfs.store.store import Store
 from agentfs.workflow.model import Step, StepRef
@@ -69,7 +69,7 @@ class StepTasks(Part):
         """How many steps are being done."""
         return len(self._scopes)
 
-    def room(self, node: Node) -> int | None:
+    def room(self, node: PlanNode) -> int | None:
         return None
 
     def begin(self, step: Step) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from agentfs.base.errors import KernelError
 from agentfs.executors.ends import Ends, end
 from agentfs.executors.spec import duration
-from agentfs.manifests.plan import Node
+from agentfs.manifests.plan import PlanNode
 from agentfs.store.ground import Ground
 from agentfs.workflow.model import Step
 
@@ -40,7 +40,7 @@ class WaitNodes:
         self._store, self._clock = ground.store, ground.clock
         self._engine = engine
 
-    def room(self, node: Node) -> int | None:
+    def room(self, node: PlanNode) -> int | None:
         return None
 
     def begin(self, step: Step) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentfs.base.errors import KernelError
-from agentfs.manifests.plan import Node, Plan
+from agentfs.manifests.plan import Plan, PlanNode
 from agentfs.store.store import Store
 from agentfs.workflow.model import Executor, Step, StepRef
 from tests.world import World
@@ -92,6 +92,6 @@ class Steps:
         self, kind: str, spec: dict[str, Any], attempt: int = 1, *, path: str = "n", **more: Any
     ) -> Step:
         deadline, given = more.pop("deadline", None), more.pop("input", None)
-        node = Node(path, kind, spec=spec, **more)
+        node = PlanNode(path, kind, spec=spec, **more)
         ref, key = StepRef(self.run, path, attempt), f"{self.run}/{path}"
         return Step(ref, Plan("demo"), node, given, spec, key, deadline, self.process)

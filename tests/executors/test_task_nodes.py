@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import trio
 
+from agentfs.executors.model_choice import ModelChoice
 from agentfs.executors.models import ModelNodes
 from agentfs.executors.tasks import StepTasks
 from agentfs.executors.tools import ToolNodes
-from agentfs.manifests.plan import Node, Plan
+from agentfs.manifests.plan import Plan, PlanNode
 from agentfs.process.step_files import step_files
 from agentfs.workflow.model import Step, StepRef
 from tests.chats.conftest import gateway, world
@@ -51,8 +52,8 @@ class Shop:
         self.world = world
         kernel = world.kernel
         self.desk = Desk(kernel.store)
-        relayed = kernel.calls.relayed
-        self._models = ModelNodes(kernel.ground, self.desk, relayed, gateway.connect)
+        models = ModelChoice(kernel.calls.relayed)
+        self._models = ModelNodes(kernel.ground, self.desk, models, gateway.connect)
         self.llm = self._models.nodes
         self.tool = ToolNodes(kernel.ground, self.desk, kernel.tooling).nodes
         nursery.start_soon(self._models.run)
@@ -62,7 +63,7 @@ class Shop:
         process = self.world.kernel.table.by_name(more.pop("who", "alice"))
         assert process is not None
         given = more.pop("input", None)
-        node = Node("n", kind, spec=spec, **more)
+        node = PlanNode("n", kind, spec=spec, **more)
         return Step(REF, Plan("demo"), node, given, spec, "7/n", None, process)
 
     async def done(self, nodes: StepTasks, step: Step) -> Any:
@@ -94,7 +95,7 @@ async def test_the_text_of_an_answer_is_the_output_and_in_the_log(
     shop: Shop, gateway: Gateway
 ) -> None:
     gateway.then(_says("Good ", "morning"))
-    spec = {"human_message": "Greet.", "system_message": "Be short.", "max_output": 9}
+    spec = {"prompt": "Greet.", "system_message": "Be short.", "max_output": 9}
     assert await shop.done(shop.llm, shop.step("llm", spec)) == "Good morning"
     [heard] = gateway.heard
     assert heard.pid == shop.world.pid("alice"), "it is the run that asks"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
-from functools import lru_cache
 from typing import cast
 
 from jinja2 import Environment, TemplateSyntaxError, nodes
@@ -59,6 +58,7 @@ _ESCAPES = dict(zip("abfnrtv\\'\"/", "\a\b\f\n\r\t\v\\'\"/", strict=True)) | {"\
 
 _OPENING = frozenset({"lparen", "lbracket", "lbrace"})
 _CLOSING = frozenset({"rparen", "rbracket", "rbrace"})
+_HYPHENS = re.compile(r"\w+(?:-\w+){1,64}")
 _STATEMENTS = frozenset({"for", "if", "set"})
 _HINTS = {"&": "; write `and`", "!": "; write `not`", "?": "; write `A if CONDITION else B`"}
 
@@ -84,7 +84,7 @@ class _Words:
 
     def __init__(self, text: str, names: Collection[str], statements: bool) -> None:
         self._text = text
-        self._names = _one_of(hyphenated(names))
+        self._names = hyphenated(names)
         self._statements = statements
         self._left = MOST_STATEMENT_WORDS if statements else MOST_WORDS
         self.spans: list[Span] = []
@@ -174,6 +174,14 @@ class _Words:
             raise _FaultError(word.lineno, f"more than {MOST_BRACKETS} brackets within each other")
         return brackets
 
+    def _hyphens(self, at: int) -> str:
+        """The longest declared name with hyphens at an offset; "" if there is none."""
+        found = _HYPHENS.match(self._text, at) if self._names else None
+        word = found[0] if found else ""
+        while word and word not in self._names:
+            word = word.rpartition("-")[0]
+        return word
+
     def _word(self, at: int) -> tuple[Token | None, int]:
         """The word at an offset, None for blanks, and where it ends."""
         text = self._text
@@ -186,10 +194,8 @@ class _Words:
             return None, end
         self._count(at)
         if kind == "name":
-            hyphens = self._names and self._names.match(text, at)
-            if hyphens:
-                word, end = hyphens[0], hyphens.end()
-            return Token(at, "name", word.removeprefix("$")), end
+            word = self._hyphens(at) or word
+            return Token(at, "name", word.removeprefix("$")), at + len(word)
         if kind == "operator":
             return Token(at, operators[word], word), end
         return Token(at, kind, cast(str, _constant(at, kind, word))), end
@@ -228,14 +234,6 @@ def _escaped(found: re.Match[str]) -> str:
     if found[1]:
         return chr(int(found[1][1:], 16))
     return _ESCAPES.get(found[2], found[0])
-
-
-@lru_cache(maxsize=64)
-def _one_of(names: frozenset[str]) -> re.Pattern[str] | None:
-    if not names:
-        return None
-    longest_first = sorted(names, key=lambda name: (-len(name), name))
-    return re.compile(rf"(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
 
 
 class _Grammar(Parser):

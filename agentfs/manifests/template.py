@@ -88,6 +88,7 @@ def _kept(text: str, names: frozenset[str]) -> Template:
 
 
 def _read(text: str, names: frozenset[str]) -> Template:
+    names = names if "-" in text else frozenset()
     return _kept(text, names) if len(text) <= LONGEST_KEPT else Template(text, names)
 
 

@@ -89,6 +89,7 @@ from agentfs.tooling.tooling import Tooling
 from agentfs.turns import harnesses
 from agentfs.turns.turns import TurnLog
 from agentfs.why import Why
+from agentfs.workflow.engine import Engine
 
 __all__ = ["Kernel"]
 
@@ -125,6 +126,7 @@ class Kernel:
             self._build_processes(ground)
             self._build_quota(ground)
             self._build_mail(ground)
+            self._build_workflows(ground)
             self._build_boundary(ground)
 
     def _build_rights(self, ground: Ground, audit_key: Path) -> None:
@@ -204,6 +206,10 @@ class Kernel:
         add(Inheritance(ground, artifacts, table, agents))
         self.reminders = add(Reminders(ground, gate, agents, self.mail, self.made))
         self.turns = add(TurnLog(ground, gate, table, self.mail, self.accounting))
+
+    def _build_workflows(self, ground: Ground) -> None:
+        """Runs of pipelines, and who does their steps."""
+        self.engine = ground.parts.add(Engine(ground, self.table, self.light))
 
     def _build_boundary(self, ground: Ground) -> None:
         """What the tree and the daemon ask of the kernel."""

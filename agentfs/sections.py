@@ -25,6 +25,7 @@ from agentfs.store.settings import Section
 from agentfs.tooling.settings import ToolSettings
 from agentfs.turns.settings import TurnSettings
 from agentfs.vfs.settings import MountSettings
+from agentfs.workflow.settings import WorkflowSettings
 
 __all__ = ["SECTIONS"]
 
@@ -47,6 +48,7 @@ SECTIONS: tuple[type[Section], ...] = (
     ApprovalSettings,
     ShareSettings,
     ToolSettings,
+    WorkflowSettings,
     MountSettings,
 )
 """In the order of the document."""

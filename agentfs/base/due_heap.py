@@ -52,6 +52,10 @@ class DueHeap(Generic[Item]):
         if len(self._heap) > 2 * len(self.items) + 64:
             self._trim()
 
+    def key_of(self, number: int) -> float:
+        """The key of an item; infinite if there is no such item."""
+        return self._keys.get(number, float("inf"))
+
     def first(self) -> Item | None:
         """The item with the least key, left in place; None if there is none."""
         heap, items = self._heap, self.items

@@ -147,23 +147,33 @@ MIGRATIONS: tuple[str, ...] = (
         ref      TEXT NOT NULL,                      -- TYPE/ID, or empty
         key      TEXT NOT NULL,                      -- of a request that may be repeated
         ended    REAL,                               -- wall clock, seconds; NULL: not yet
-        record   TEXT NOT NULL
+        parent   INTEGER NOT NULL,                   -- the run that it is a sub-run of; 0: of none
+        plan_hash TEXT NOT NULL,
+        record   TEXT NOT NULL,
+        input    BLOB,                               -- JSON, as is the output
+        output   BLOB
     );
     CREATE UNIQUE INDEX runs_by_key ON runs (pipeline, key) WHERE key != '';
     CREATE INDEX runs_by_state ON runs (state);
     CREATE INDEX runs_by_pipeline ON runs (pipeline);
     CREATE INDEX runs_by_ref ON runs (ref) WHERE ref != '';
     CREATE INDEX runs_by_end ON runs (ended) WHERE ended IS NOT NULL;
+    CREATE INDEX runs_by_parent ON runs (parent) WHERE parent != 0;
+    CREATE INDEX runs_by_plan ON runs (plan_hash);
     CREATE TABLE run_nodes (                         -- the journal: the newest attempt of each node
         run     INTEGER NOT NULL,
         path    TEXT NOT NULL,                       -- NODE, or LOOP/ITERATION/NODE
         state   TEXT NOT NULL,
         attempt INTEGER NOT NULL,
+        wait    TEXT NOT NULL,                       -- the key of the signal that it waits for
         record  TEXT NOT NULL,
-        input   BLOB,
+        input   BLOB,                                -- JSON, as is the output
         output  BLOB,
         PRIMARY KEY (run, path)
     ) WITHOUT ROWID;
+    CREATE INDEX open_nodes ON run_nodes (run)
+        WHERE state IN ('running', 'waiting', 'backoff');
+    CREATE INDEX waiting_nodes ON run_nodes (wait) WHERE wait != '';
     CREATE TABLE run_events (
         run  INTEGER NOT NULL,
         seq  INTEGER NOT NULL,                       -- from 1, without gaps

@@ -77,6 +77,9 @@ class Part:
     def refusal_repeated(self, pid: int, code: str, reason: str, rule: str) -> None:
         """A call of process `pid` was refused as one before it: no event tells of it yet."""
 
+    def run_ended(self, run: object) -> None:
+        """A run of a pipeline has ended: it has its final state, and its output is stored."""
+
     # -- what is used ----------------------------------------------------------------------------
 
     def usage(self, process: Process, limit: str) -> float | None:

@@ -12,7 +12,16 @@ from agentfs.base.buckets import TokenBuckets
 from agentfs.base.windows import Window
 from agentfs.store.store import Store
 
-__all__ = ["Index", "Records", "add_to", "keep_fields", "keep_item", "keep_member", "take_from"]
+__all__ = [
+    "Index",
+    "Records",
+    "add_to",
+    "keep_fields",
+    "keep_item",
+    "keep_member",
+    "reread",
+    "take_from",
+]
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -223,6 +232,12 @@ def keep_item(store: Store, table: MutableMapping[K, T], key: K) -> None:
         store.on_rollback(lambda: table.__setitem__(key, before))
     else:
         store.on_rollback(lambda: table.pop(key, None))
+
+
+def reread(store: Store, read: Callable[[], object]) -> None:
+    """Rows are about to change of which there is a copy in memory: if the transaction fails,
+    `read()` makes the copy anew."""
+    store.on_rollback(read)
 
 
 def keep_member(store: Store, members: MutableSet[T], member: T) -> None:

@@ -4,12 +4,11 @@ and what an executor is given."""
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 from operator import attrgetter
 from typing import Any, Protocol
 
-from agentfs.manifests.plan import Node, Plan
+from agentfs.manifests.plan import Plan, PlanNode
 from agentfs.model.capability import Ceiling
 from agentfs.model.process import Process
 
@@ -69,7 +68,7 @@ class Run:
     none did, and `parent_node` the path of the node there; `parent_attempt` its attempt. `origin`
     is the first run of those that are retries of each other, and `retry_of` the one before it.
     `starter` is the name of the agent that started it. `ending` is the final state that a run which
-    is closing will have. `caller` is the user whose call it was.
+    is closing will have. `group` is the value of its concurrency key.
     """
 
     id: int
@@ -95,14 +94,14 @@ class Run:
     ending: RunState | None = None
     error: str = ""
     reason: str = ""
-    group: str = ""  # the value of its concurrency key
+    group: str = ""
     sync: bool = False
     on_parent_end: str = "cancel"
     environment: str = ""
     request: dict[str, Any] | None = None  # limits, caps and the like that the start asked for
     input_hash: str = ""
-    seq: int = 0  # of its newest event
-    changed: int = 0  # ns, for st_mtime
+    uid: int = 0
+    gid: int = 0
 
     @property
     def ref(self) -> str:
@@ -155,7 +154,6 @@ class NodeRow:
     holder: int = 0
     wait: str = ""
     group: str = ""
-    changed: int = 0  # ns, for st_mtime
 
     def record(self) -> dict[str, Any]:
         """As JSON, without what has its default or a column of its own."""
@@ -225,13 +223,12 @@ class Step:
 
     ref: StepRef
     plan: Plan
-    node: Node
+    node: PlanNode
     input: Any
     spec: dict[str, Any]
     key: str
     deadline: float | None
     process: Process
-    scope: dict[str, Any] = field(default_factory=dict)  # what templates may name
 
 
 class Executor(Protocol):
@@ -242,7 +239,7 @@ class Executor(Protocol):
     def kinds(self) -> frozenset[str]:
         """The kinds of nodes that it does."""
 
-    def room(self, node: Node) -> int | None:
+    def room(self, node: PlanNode) -> int | None:
         """How many more steps of this node it can take now; None is any number. The engine keeps
         the rest pending, and asks again when `engine.freed` tells it to."""
 
@@ -255,8 +252,9 @@ class Executor(Protocol):
         one that was waiting is not started again. It never waits and never raises."""
 
     def cancel(self, step: Step) -> None:
-        """The attempt is over, inside the transaction of that: let it end. What takes its time
-        comes after the commit."""
+        """The attempt is over, inside the transaction of that: let it end. Do slow things after the
+        commit."""
 
-
-Listener = Callable[[Run], object]
+    def due(self, step: Step) -> None:
+        """The time that `wait` was given has come, and nobody has answered: end the attempt. There
+        is no transaction under way."""

@@ -1,0 +1,581 @@
+"""The system calls on runs: start, cancel, pause, resume, skip, signal, retry, upgrade; and what
+readers ask."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import trio
+
+from agentfs.base.errors import KernelError
+from agentfs.manifests.plan import Plan, PlanNode
+from agentfs.model.capability import CapabilitySet, Ceiling
+from agentfs.model.principal import Principal
+from agentfs.model.process import Limits, OnLimit, Process
+from agentfs.process.light import Light
+from agentfs.process.table import ProcessTable
+from agentfs.rights.gate import Gate
+from agentfs.rights.policy import Action
+from agentfs.store.ground import Ground
+from agentfs.store.part import Part
+from agentfs.workflow.engine import Engine
+from agentfs.workflow.events import RunEnded, RunSignalled, RunStarted
+from agentfs.workflow.journal import RunJournal, encode
+from agentfs.workflow.model import NodeRow, NodeState, Run, RunState, Start, StepRef
+from agentfs.workflow.retry import Copied
+from agentfs.workflow.settings import WorkflowSettings
+from agentfs.workflow.values import EVALUATION
+
+__all__ = ["Plans", "Runs"]
+
+DIGESTS = 256
+"""Plans whose digests are kept: to make one takes as long as to start a run."""
+
+MOST_QUEUED = 10_000
+"""Runs of a pipeline that may be queued, unless it says otherwise."""
+
+LONGEST_KEY = 255
+"""Bytes of a key: of a request, or of a signal, which is the name of a file."""
+
+
+class Plans(Protocol):
+    """Where plans come from: the library."""
+
+    def plan(self, name: str, version: int | None = None, environment: str = "") -> Plan:
+        """The plan of a pipeline; None is its newest version. Raises ENOENT."""
+
+
+class Runs(Part):
+    """All runs. Those that have ended are read from the store."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        gate: Gate,
+        table: ProcessTable,
+        light: Light,
+        engine: Engine,
+        plans: Plans,
+    ) -> None:
+        self._store = ground.store
+        self._events = ground.events
+        self._clock = ground.clock
+        self._settings = ground.settings
+        self._gate = gate
+        self._table = table
+        self._light = light
+        self._engine = engine
+        self._journal: RunJournal = engine.journal
+        self._plans = plans
+        self._digests: OrderedDict[int, tuple[Plan, str]] = OrderedDict()
+        self._waiting: dict[int, trio.Event] = {}
+        ground.events.listen(self._ended, RunEnded)
+
+    # -- start -----------------------------------------------------------------------------------
+
+    def start(self, principal: Principal, start: Start) -> Run:
+        """Start a run; it never waits, and may be queued. It is a part of the caller's
+        transaction, if there is one.
+
+        ENOENT (no such pipeline), EINVAL (its input schema, unknown limits and capabilities),
+        EACCES and EPERM (`spawn` on /etc/pipelines/NAME, the capability spawn_children), EEXIST
+        (the key was used with another input; with the same one it is the same run), EMSGSIZE,
+        EAGAIN (so many are queued, or open), ECANCELED (`on_full: skip`).
+        """
+        with self._gate.enter(principal, "spawns") as actor:
+            return self._begin(start.process or actor, start)
+
+    def start_for(self, process: Process, start: Start) -> Run:
+        """The same for the kernel's own work in the name of `process`, inside a transaction."""
+        with self._store.transaction():
+            return self._begin(process, start)
+
+    def _begin(self, starter: Process, start: Start) -> Run:
+        plan = self._plans.plan(start.pipeline, start.version, start.environment)
+        self.may_start(starter, plan.name)
+        text = self._input_text(plan, start.input)
+        if start.key:
+            known = self._known(plan, start, text)
+            if known is not None:
+                return known
+        return self._make(starter, plan, start, text)
+
+    def may_start(self, starter: Process, pipeline: str) -> None:
+        """Raise EACCES or EPERM unless runs of a pipeline may be started in the name of a
+        process."""
+        agent = self._table.agent_of(starter)
+        self._gate.policy.require(agent, Action.SPAWN, f"/etc/pipelines/{pipeline}")
+        self._gate.policy.require_capability(starter, "spawn_children")
+
+    def _input_text(self, plan: Plan, value: Any) -> str:
+        self._engine.steps.check(plan.input_schema, value, "the input")
+        try:
+            text = encode(value)
+        except (TypeError, ValueError, RecursionError) as bad:
+            raise KernelError(errno.EINVAL, f"the input is no JSON value: {bad}") from None
+        most = self._settings.of(WorkflowSettings).max_input
+        if len(text.encode()) > most:
+            raise KernelError(
+                errno.EMSGSIZE,
+                f"the input has {len(text.encode())} bytes, {most} are allowed: put it into"
+                " a file, and pass its path",
+                rule="workflows.max_input",
+            )
+        return text
+
+    def _known(self, plan: Plan, start: Start, text: str) -> Run | None:
+        """The run that this request has started before. Raises EEXIST, EINVAL."""
+        if len(start.key.encode("utf-8", "surrogateescape")) > LONGEST_KEY:
+            raise KernelError(errno.EINVAL, f"a key has at most {LONGEST_KEY} bytes")
+        known = self._journal.by_key(plan.name, start.key)
+        if known is not None and known.input_hash != _hash(text):
+            raise KernelError(
+                errno.EEXIST,
+                f"run {known.id} of {plan.name} has the key {start.key!r} and another input",
+                rule="key",
+            )
+        return known and (self._engine.open.find(known.id) or known)
+
+    def _make(
+        self, starter: Process, plan: Plan, start: Start, text: str, copied: Copied | None = None
+    ) -> Run:
+        """T0."""
+        agent = self._table.agent_of(starter)
+        self._check_open(agent.name)
+        group = self._group(plan, start)
+        queued = self._is_queued(plan, group)
+        parent = self._engine.open.find(start.parent.run) if start.parent else None
+        if parent is not None:
+            self._check_depth(parent)
+        process = self._enter(starter, plan, start)
+        now = self._clock.now()
+        deadlines = [now + each for each in (plan.deadline, start.deadline) if each]
+        if parent is not None and parent.deadline:
+            deadlines.append(parent.deadline)
+        run = Run(
+            id=process.pid,
+            pipeline=plan.name,
+            version=plan.version,
+            plan_hash=self._digest(plan),
+            created=now,
+            starter=agent.name,
+            origin=process.pid,
+            state=RunState.QUEUED if queued else RunState.RUNNING,
+            key=start.key,
+            ref_type=start.ref[0],
+            ref_id=start.ref[1],
+            started=0.0 if queued else now,
+            deadline=min(deadlines, default=0.0),
+            group=group,
+            sync=start.sync,
+            on_parent_end=start.on_parent_end or plan.on_parent_end,
+            environment=start.environment,
+            request=_request(start),
+            input_hash=_hash(text) if start.key else "",
+            uid=process.uid,
+            gid=process.gid,
+        )
+        if start.parent is not None and parent is not None:
+            run.parent, run.depth = parent.id, parent.depth + 1
+            run.parent_node, run.parent_attempt = start.parent.path, start.parent.attempt
+        if copied is not None:
+            run.origin, run.retry_of = copied.origin, copied.source
+        self._engine.enter(run, plan, text, copied)
+        self._events.emit(RunStarted(run.id, run.id, run.pipeline, run.starter, run.ref))
+        return run
+
+    def _check_open(self, starter: str) -> None:
+        limits, runs = self._settings.of(WorkflowSettings), self._engine.open
+        if len(runs) >= limits.max_open:
+            raise KernelError(
+                errno.EAGAIN,
+                f"{len(runs)} runs are open, as many as there may be",
+                rule="workflows.max_open",
+            )
+        if runs.count_of(starter) >= limits.max_open_of_one:
+            raise KernelError(
+                errno.EAGAIN,
+                f"{starter} has {runs.count_of(starter)} open runs, as many as it may have",
+                rule="workflows.max_open_of_one",
+            )
+
+    def _check_depth(self, parent: Run) -> None:
+        most = self._settings.of(WorkflowSettings).max_depth
+        if parent.depth + 1 > most:
+            raise KernelError(
+                errno.ELOOP,
+                f"run {parent.id} is a sub-run of a sub-run … {parent.depth} deep: {most} are"
+                " allowed",
+                rule="workflows.max_depth",
+            )
+
+    def _group(self, plan: Plan, start: Start) -> str:
+        """The value of the concurrency key of a run."""
+        rule = plan.concurrency
+        if rule is None:
+            return ""
+        ambient = start.input if isinstance(start.input, dict) else {}
+        names = ambient | {"input": start.input, "nodes": {}, "state": {}, "ctx": {}}
+        try:
+            value = self._engine.values.rendered(rule.key, names)
+        except EVALUATION as bad:
+            raise KernelError(errno.EINVAL, f"concurrency.key: {bad}") from None
+        return f"run:{value if isinstance(value, str) else encode(value)}"
+
+    def _is_queued(self, plan: Plan, group: str) -> bool:
+        """Whether one more run has to wait. Raises ECANCELED, EAGAIN."""
+        runs, rule = self._engine.open, plan.concurrency
+        full = False
+        if rule is not None and runs.count_at_work(plan.name, group) >= rule.limit:
+            if rule.on_full == "skip":
+                raise KernelError(
+                    errno.ECANCELED,
+                    f"{rule.limit} runs of {plan.name} are at work on"
+                    f" {group.removeprefix('run:') or 'it'} already",
+                    rule="concurrency",
+                )
+            if rule.on_full == "replace":
+                for number in runs.at_work(plan.name, group)[: 1 - rule.limit or None]:
+                    old = runs.find(number)
+                    if old is not None:
+                        self._engine.close(old, RunState.CANCELLED, "a newer run took its place")
+            full = runs.count_at_work(plan.name, group) >= rule.limit
+        if plan.max_runs is not None:
+            full = full or runs.count_at_work(plan.name) >= plan.max_runs
+            full = full or runs.count_queued(plan.name) > 0
+        most = MOST_QUEUED if plan.max_queued is None else plan.max_queued
+        if full and runs.count_queued(plan.name) >= most:
+            raise KernelError(
+                errno.EAGAIN,
+                f"{runs.count_queued(plan.name)} runs of {plan.name} are queued, as many as may be",
+                rule="max_queued",
+            )
+        return full
+
+    def _enter(self, starter: Process, plan: Plan, start: Start) -> Process:
+        """The entry of a run in the process table."""
+        ceiling = start.ceiling
+        if start.caps is not None:
+            grant = CapabilitySet.of(start.caps)
+            roles = () if ceiling is None else ceiling.roles
+            ceiling = Ceiling(roles, grant if ceiling is None else ceiling.grant & grant)
+        return self._light.begin_run(
+            starter,
+            plan.name,
+            caps=plan.caps,
+            deny=plan.deny,
+            limits=_limits(plan.limits, start.limits or {}),
+            ceiling=ceiling,
+            on_limit=OnLimit(plan.on_limit or "raise"),
+        )
+
+    def _digest(self, plan: Plan) -> str:
+        known = self._digests.get(id(plan))
+        if known is None or known[0] is not plan:
+            known = self._digests[id(plan)] = plan, plan.digest()
+            if len(self._digests) > DIGESTS:
+                self._digests.popitem(last=False)
+        return known[1]
+
+    # -- control ---------------------------------------------------------------------------------
+
+    def cancel(self, principal: Principal, number: int, why: str = "") -> None:
+        """End everything that a run does; then it is cancelled. Raises ENOENT, EPERM (it has
+        ended), EACCES."""
+        with self._gate.enter(principal, "signals") as actor:
+            run = self._controlled(actor, number, "cancel")
+            if run.ending is not RunState.CANCELLED:
+                words = f"cancelled by {principal.name}" + (f": {why}" if why else "")
+                self._engine.close(run, RunState.CANCELLED, words[:4096])
+
+    def pause(self, principal: Principal, number: int) -> None:
+        """Begin nothing new in a run; what is at work goes on to its end."""
+        with self._gate.enter(principal, "signals") as actor:
+            run = self._controlled(actor, number, "pause")
+            if run.ending is not None or run.state is RunState.QUEUED:
+                raise KernelError(errno.EPERM, f"run {number} is {_doing(run)}: it cannot pause")
+            self._engine.pause(run, True)
+
+    def resume(self, principal: Principal, number: int) -> None:
+        """Go on with a run that was paused. Raises EPERM for one that was not."""
+        with self._gate.enter(principal, "signals") as actor:
+            run = self._controlled(actor, number, "resume")
+            if not run.paused:
+                raise KernelError(errno.EPERM, f"run {number} is not paused, it is {_doing(run)}")
+            self._engine.pause(run, False)
+
+    def skip_node(self, principal: Principal, number: int, path: str) -> None:
+        """Have a node skipped; its attempt under way is cancelled. Raises ENOENT, and EPERM for
+        one that has ended."""
+        with self._gate.enter(principal, "signals") as actor:
+            run = self._controlled(actor, number, f"skip {path}")
+            self._engine.end_node(run, path, f"skipped by {principal.name}", skip=True)
+
+    def signal(self, principal: Principal, number: int, key: str, data: Any) -> None:
+        """Send a value to a run under a key: it is the output of the node that waits for that, and
+        is kept for the next one if none does."""
+        with self._gate.enter(principal) as actor:
+            run = self._controlled(actor, number, f"signal {key}")
+            if not key or len(key.encode("utf-8", "surrogateescape")) > LONGEST_KEY:
+                raise KernelError(errno.EINVAL, f"a key has 1 to {LONGEST_KEY} bytes")
+            most = self._settings.of(WorkflowSettings).max_input
+            if len(encode(data)) > most:
+                raise KernelError(errno.EMSGSIZE, f"a signal has at most {most} bytes")
+            ref = next((ref for ref in self._engine.waiting(key) if ref.run == run.id), None)
+            self._events.emit(RunSignalled(run.id, key, ref is None))
+            if ref is None:
+                self._engine.signals.keep(run.id, key, data)
+            else:
+                self._engine.succeed(ref, data)
+
+    def upgrade(self, principal: Principal, number: int) -> Run:
+        """Go on by the newest version of the pipeline, if every node that has begun is the same in
+        it. Raises EINVAL that names one that is not."""
+        with self._gate.enter(principal, "signals") as actor:
+            run = self._controlled(actor, number, "upgrade")
+            plan = self._plans.plan(run.pipeline, None, run.environment)
+            before = self._journal.plan(run.plan_hash)
+            names = {row.path.partition("/")[0] for row in self._journal.rows(run.id)}
+            for name in sorted(names):
+                old, new = before.graph.by_name.get(name), plan.graph.by_name.get(name)
+                if new is None or old is None or not _same(old, new):
+                    words = "is gone from" if new is None else "is another one in"
+                    raise KernelError(
+                        errno.EINVAL,
+                        f"node {name} has begun, and {words} version {plan.version} of"
+                        f" {run.pipeline}",
+                    )
+            self._engine.replan(run, plan, self._digest(plan))
+            return run
+
+    def retry(self, principal: Principal, number: int, from_node: str = "") -> Run:
+        """Start a run that goes on where one has ended: nodes that were completed are not run
+        again, unless they are `from_node` or come after it. Raises EPERM for a run that has not
+        ended, or has nothing left to do."""
+        with self._gate.enter(principal, "spawns") as actor:
+            run = self.get(number)
+            self.may_control(actor, run, "retry")
+            return self.retry_for(actor, run, from_node, None)
+
+    def retry_for(self, starter: Process, run: Run, from_node: str, parent: StepRef | None) -> Run:
+        """The same for the kernel's own work in the name of `starter`."""
+        if not run.state.final:
+            raise KernelError(errno.EPERM, f"run {run.id} has not ended: it is {run.state.value}")
+        if run.state is RunState.COMPLETED and not from_node:
+            raise KernelError(
+                errno.EPERM,
+                f"run {run.id} was completed: say `from: NODE` to run a part of it again",
+            )
+        self.may_start(starter, run.pipeline)
+        plan = self._journal.plan(run.plan_hash)
+        if from_node and from_node not in plan.graph.by_name:
+            raise KernelError(errno.EINVAL, f"{run.pipeline} has no node {from_node!r}")
+        start = Start(
+            run.pipeline,
+            ref=(run.ref_type, run.ref_id),
+            environment=run.environment,
+            sync=run.sync,
+            parent=parent,
+            on_parent_end=run.on_parent_end,
+            **_wanted(run.request or {}),
+        )
+        text = self._journal.run_value(run.id, "input")
+        copied = Copied(run.id, run.origin, from_node)
+        return self._make(starter, plan, start, text, copied)
+
+    def _controlled(self, actor: Process, number: int, what: str) -> Run:
+        run = self._engine.open.find(number)
+        if run is None:
+            ended = self.get(number)
+            raise KernelError(errno.EPERM, f"run {number} has ended: it is {ended.state.value}")
+        self.may_control(actor, run, what)
+        return run
+
+    def may_control(self, actor: Process, run: Run, what: str) -> None:
+        """Raise EACCES or EPERM unless `actor` may end a run: it may kill its process or one above,
+        or works for it."""
+        if actor.pid == run.id or actor.ppid == run.id or actor.agent == run.starter:
+            return
+        process = self._table.find(run.id) or self._table.by_name(run.starter)
+        path, policy = f"/proc/runs/{run.id}", self._gate.policy
+        policy.require(actor, Action.KILL, path, process, what=what.encode())
+        policy.require_capability(actor, "kill_processes")
+
+    def may_read(self, principal: Principal, run: Run) -> None:
+        """Raise EACCES or EPERM unless somebody may read a run: whoever may read the process of it,
+        or of its starter."""
+        actor = self._gate.actor(principal)
+        if actor.agent == run.starter or actor.pid == run.id or actor.ppid == run.id:
+            return
+        process = self._table.find(run.id) or self._table.by_name(run.starter)
+        path = f"/proc/runs/{run.id}"
+        self._gate.policy.require(actor, Action.READ_PROCESS, path, process)
+
+    # -- looks -----------------------------------------------------------------------------------
+
+    def find(self, number: int) -> Run | None:
+        """A run, ended or not."""
+        return self._engine.open.find(number) or self._journal.run(number)
+
+    def get(self, number: int) -> Run:
+        """The same. Raises ENOENT."""
+        run = self.find(number)
+        if run is None:
+            raise KernelError(errno.ENOENT, f"there is no run {number}")
+        return run
+
+    def plan_of(self, run: Run) -> Plan:
+        return self._journal.plan(run.plan_hash)
+
+    def input_of(self, number: int) -> str:
+        """The input of a run, as JSON."""
+        return self._journal.run_value(number, "input")
+
+    def output_of(self, number: int) -> str:
+        """Its output, as JSON; empty if it has none."""
+        return self._journal.run_value(number, "output")
+
+    def nodes(self, number: int) -> list[NodeRow]:
+        """The rows of a run's nodes, by path; the plan's own nodes without one, too."""
+        run = self.get(number)
+        rows = {row.path: row for row in self._journal.rows(number)}
+        for node in self.plan_of(run).graph.nodes:
+            rows.setdefault(node.name, _unbegun(run, node.name))
+        return [rows[path] for path in sorted(rows)]
+
+    def node(self, number: int, path: str) -> NodeRow | None:
+        """The row of a node, or of an iteration; None if the plan has no such node."""
+        row, run = self._journal.row(number, path), self.find(number)
+        if row is None and run is not None and path in self.plan_of(run).graph.by_name:
+            return _unbegun(run, path)
+        return row
+
+    def node_input(self, number: int, path: str) -> str:
+        """What a node was given, as JSON; empty if it has not begun, or is the kernel's own."""
+        return self._journal.value(number, path, "input")
+
+    def node_output(self, number: int, path: str) -> str:
+        """What a node has given, as JSON; empty if it has given nothing."""
+        return self._journal.value(number, path, "output")
+
+    def iterations(self, number: int, path: str) -> list[int]:
+        """The iterations of a loop that have begun."""
+        return [iteration for iteration, _, _ in self._journal.iterations(number, path)]
+
+    def children(self, number: int) -> list[int]:
+        """The sub-runs of a run, ended ones included."""
+        return self._journal.child_numbers(number)
+
+    def events_of(self, number: int, after: int, most: int = 1000) -> list[tuple[int, str]]:
+        """(number, line) of the events of a run after one number."""
+        return self._journal.events(number, after, most)
+
+    def signals(self, number: int) -> list[str]:
+        """The keys under which signals of a run are kept, or waited for."""
+        awaited = self._journal.awaited(number)
+        return sorted({*self._engine.signals.keys(number), *awaited})
+
+    def folder(self, number: int) -> Path:
+        """Where the files of a run are; not there before there is one."""
+        return self._engine.outputs.folder(number)
+
+    def page(
+        self, after: int, most: int, *, state: str = "", pipeline: str = "", ref: str = ""
+    ) -> list[int]:
+        """Runs with a number above `after`, in order."""
+        return self._journal.page(after, most, state, pipeline, ref)
+
+    def groups(self, which: str) -> list[str]:
+        """Every `pipeline`, or every `ref`, that there are runs of."""
+        return self._journal.distinct(which)
+
+    def query(
+        self,
+        *,
+        state: str = "",
+        pipeline: str = "",
+        ref: str = "",
+        since: float = 0.0,
+        limit: int = 50,
+    ) -> list[Run]:
+        """Runs that were started since a time, the newest first."""
+        return self._journal.query(state, pipeline, ref, since, limit)
+
+    async def wait_ended(self, number: int) -> Run:
+        """Wait until a run has ended. Raises ENOENT."""
+        run = self.get(number)
+        while not run.state.final:
+            await self._waiting.setdefault(number, trio.Event()).wait()
+            run = self.get(number)
+        return run
+
+    def _ended(self, record: Any) -> None:
+        event = self._waiting.pop(record.event.run, None)
+        if event is not None:
+            event.set()
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _unbegun(run: Run, path: str) -> NodeRow:
+    """The row of a node that has none."""
+    if not run.state.final:
+        return NodeRow(run.id, path)
+    row = NodeRow(run.id, path, NodeState.CANCELLED)
+    row.reason = f"the run was {run.state.value} before"
+    return row
+
+
+def _doing(run: Run) -> str:
+    return run.state.value if run.ending is None else f"about to be {run.ending.value}"
+
+
+def _same(old: PlanNode, new: PlanNode) -> bool:
+    """Whether two nodes are the same, wherever in their documents they are."""
+    return replace(old, line=0) == replace(new, line=0)
+
+
+def _request(start: Start) -> dict[str, Any] | None:
+    """What a start asked for that narrows it, as JSON."""
+    request: dict[str, Any] = {}
+    for name in ("deadline", "limits"):
+        value = getattr(start, name)
+        if value is not None:
+            request[name] = value
+    if start.caps is not None:
+        request["caps"] = list(start.caps)
+    if start.ceiling is not None:
+        request["ceiling"] = start.ceiling.record()
+    return request or None
+
+
+def _wanted(request: dict[str, Any]) -> dict[str, Any]:
+    """The same, of a `Start`."""
+    wanted = dict(request)
+    if "caps" in wanted:
+        wanted["caps"] = tuple(wanted["caps"])
+    if "ceiling" in wanted:
+        wanted["ceiling"] = Ceiling.from_record(wanted["ceiling"])
+    return wanted
+
+
+def _limits(plan: dict[str, float | None], asked: dict[str, float | None]) -> Limits:
+    """The least of both, each by itself. Raises EINVAL for one that there is not."""
+    least: dict[str, Any] = {}
+    for name, most in (*plan.items(), *asked.items()):
+        if name not in Limits.__slots__:
+            known = ", ".join(Limits.__slots__)
+            raise KernelError(errno.EINVAL, f"limits: there is no {name!r}: {known}")
+        if most is None:
+            continue
+        if isinstance(most, bool) or not isinstance(most, int | float) or most < 0:
+            raise KernelError(errno.EINVAL, f"limits: {name}: {most!r} is no number from 0")
+        least[name] = min(most, least.get(name, most))
+    return Limits.none_but(**least)

@@ -1,0 +1,244 @@
+"""What templates of a node may name, the node's input, and its settings once they are evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Any
+
+from agentfs.base.errors import KernelError
+from agentfs.manifests.expression import Expression, MappingSource, mapping_source
+from agentfs.manifests.fuel import Fuel
+from agentfs.manifests.plan import PlanNode
+from agentfs.manifests.template import EvaluationError, TemplateError, is_template, render
+from agentfs.store.ground import Ground
+from agentfs.workflow.advance import exits, has_output
+from agentfs.workflow.journal import RunJournal, decode
+from agentfs.workflow.live import LiveRun, Scope
+from agentfs.workflow.outputs import Outputs, is_artifact
+from agentfs.workflow.settings import WorkflowSettings
+
+__all__ = ["EVALUATION", "Values"]
+
+EVALUATION = (EvaluationError, TemplateError, KernelError)
+"""The errors of an evaluation; each has words for a person."""
+
+AS_WRITTEN = {
+    "program": frozenset({"program"}),  # a value never becomes shell text
+    "function": frozenset({"fn"}),
+    "service_call": frozenset({"service", "method"}),
+    "while": frozenset({"condition", "state_update", "body"}),
+    "for-each": frozenset({"items", "body"}),
+    "times": frozenset({"body"}),
+    "if": frozenset({"condition", "body", "else_body"}),
+    "switch": frozenset({"branches", "else_body"}),
+    "expression": frozenset({"expressions"}),
+    "condition": frozenset({"condition"}),
+}
+"""Settings in which nothing is evaluated, or which are expressions, by the kind of node."""
+
+NEVER = frozenset({"output_schema", "input_schema"})
+
+
+@lru_cache(maxsize=4096)
+def _expression(text: str, names: frozenset[str]) -> Expression:
+    return Expression(text, names)
+
+
+@lru_cache(maxsize=4096)
+def _source(text: str, names: frozenset[str]) -> MappingSource:
+    return mapping_source(text, names)
+
+
+class Values:
+    """Evaluates for nodes of live runs. Every call may raise one of `EVALUATION`."""
+
+    def __init__(self, ground: Ground, journal: RunJournal, outputs: Outputs) -> None:
+        self._clock = ground.clock
+        self._settings = ground.settings
+        self._journal = journal
+        self._outputs = outputs
+
+    # -- outputs ---------------------------------------------------------------------------------
+
+    def kept(self, run: int, name: str, value: Any) -> tuple[str, Any]:
+        """(text, value) as the journal is to have it; a long value is a file called `name` then."""
+        most = self._settings.of(WorkflowSettings).max_output
+        return self._outputs.kept(run, name, value, most)
+
+    def output(self, live: LiveRun, path: str) -> Any:
+        """What a node has given, as the journal has it: a long value is what stands for a file."""
+        kept = live.outputs
+        if path in kept:
+            return kept[path]
+        change = live.changed.get(path)
+        text = None if change is None else change.output
+        if text is None:
+            text = self._journal.value(live.run.id, path, "output")
+        value = decode(text) if text else None
+        live.keep_output(path, value, len(text))
+        return value
+
+    def run_input(self, live: LiveRun) -> Any:
+        """The input of the run."""
+        if not live.has_input:
+            text = self._journal.run_value(live.run.id, "input")
+            live.input, live.has_input = (decode(text) if text else None), True
+        return live.input
+
+    # -- names -----------------------------------------------------------------------------------
+
+    def names(
+        self, live: LiveRun, scope: Scope, node: PlanNode | None, whole: bool
+    ) -> dict[str, Any]:
+        """The scope of a node's templates: fields of the run's input, the nodes before it (in the
+        loops around it, too), what the loops say, and `nodes`, `input`, `ctx`, `state`. For node
+        None it is that of the graph's output. `whole`: long values are read from their files."""
+        run_input = self.run_input(live)
+        found: dict[str, Any] = dict(run_input) if isinstance(run_input, dict) else {}
+        outputs: dict[str, Any] = {}
+        state: Any = {}
+        for inner in reversed([scope, *scope.within()]):
+            if inner.loop is not None:
+                outer = inner.loop.scope
+                outputs |= self._of(live, outer, inner.loop.node.needs, whole)
+                found |= inner.names
+                state = inner.names.get("state", state)
+        own = scope.graph.nodes if node is None else ()
+        outputs |= self._of(live, scope, (each.name for each in own), whole)
+        if node is not None:
+            outputs |= self._of(live, scope, node.needs, whole)
+        found |= outputs
+        run = live.run
+        found["nodes"] = outputs
+        found["input"] = run_input
+        found["state"] = state
+        found["ctx"] = {
+            "run_id": run.id,
+            "pipeline_name": run.pipeline,
+            "node_name": "" if node is None else node.name,
+            "now": self._clock.now(),
+        }
+        return found
+
+    def _of(self, live: LiveRun, scope: Scope, names: Any, whole: bool) -> dict[str, Any]:
+        found = {}
+        for name in names:
+            node = scope.graph.by_name[name]
+            if has_output(node, scope.rows.get(name)):
+                value = self.output(live, scope.prefix + name)
+                if whole and is_artifact(value):
+                    value = self._outputs.read(value)
+                found[name] = value
+        return found
+
+    # -- evaluation ------------------------------------------------------------------------------
+
+    def evaluate(self, text: str, names: dict[str, Any], fuel: Fuel | None = None) -> Any:
+        """The value of an expression."""
+        return _expression(text, _hyphens(names)).evaluate(names, fuel)
+
+    def holds(self, text: str, names: dict[str, Any]) -> bool:
+        """Whether a condition is true."""
+        return _expression(text, _hyphens(names)).holds(names)
+
+    def rendered(self, value: Any, names: dict[str, Any]) -> Any:
+        """`value` with the templates in it evaluated."""
+        return render(value, names, _hyphens(names)) if _has_templates(value) else value
+
+    def spec(self, node: PlanNode, names: dict[str, Any]) -> dict[str, Any]:
+        """The settings of a node, with the templates in them evaluated."""
+        spec = node.spec
+        if not _has_templates(spec):
+            return spec
+        left = AS_WRITTEN.get(node.kind, NEVER) | NEVER
+        some = {key: value for key, value in spec.items() if key not in left}
+        rendered: dict[str, Any] = render(some, names, _hyphens(names))
+        return spec | rendered
+
+    def result(self, live: LiveRun, scope: Scope) -> Any:
+        """What a graph gives: its `output`, or what its exits have given; one exit its own output,
+        several a map of those that ran."""
+        graph = scope.graph
+        if graph.output is not None:
+            return self.rendered(graph.output, self.names(live, scope, None, True))
+        last = exits(graph)
+        found = self._of(live, scope, (node.name for node in last), False)
+        return next(iter(found.values()), None) if len(last) == 1 else found
+
+    # -- input -----------------------------------------------------------------------------------
+
+    def prepared(self, live: LiveRun, scope: Scope, node: PlanNode) -> Any:
+        """The input of a node: the run's if it depends on nothing, the output of the one node that
+        it depends on, or a map of several; `input_mapping` is laid over, and fields of the run's
+        input fill what is left out or null."""
+        base = self._base(live, scope, node)
+        if node.input is None:
+            return self._with_ambient(live, base) if not node.strict else base
+        whole = _looks_inside(node)
+        names = self.names(live, scope, node, whole)
+        if isinstance(base, dict) and not is_artifact(base):
+            names = base | names
+        mapped = self._mapped(node.input, names)
+        if node.strict:
+            return mapped
+        found = (
+            self._of(live, scope, node.sources, False) | {"input": self.run_input(live)} | mapped
+        )
+        return self._with_ambient(live, found)
+
+    def _mapped(self, mapping: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
+        hyphens, fuel = _hyphens(names), Fuel()
+        found = {}
+        for target, source in mapping.items():
+            if isinstance(source, str):
+                found[target] = _source(source, hyphens).evaluate(names, fuel)
+            else:
+                found[target] = mapping_source(source, hyphens).evaluate(names, fuel)
+        return found
+
+    def _base(self, live: LiveRun, scope: Scope, node: PlanNode) -> Any:
+        given = self._of(live, scope, node.sources, False)
+        if len(node.sources) == 1:
+            return next(iter(given.values()), None)
+        if node.sources:
+            return given
+        if scope.loop is None:
+            return self.run_input(live)
+        inner = scope.names
+        item = inner.get(scope.loop.node.spec.get("item_var", "item"))
+        return item if scope.loop.node.kind == "for-each" else inner
+
+    def _with_ambient(self, live: LiveRun, prepared: Any) -> Any:
+        ambient = self.run_input(live)
+        if not isinstance(ambient, dict) or not isinstance(prepared, dict) or prepared is ambient:
+            return prepared
+        if is_artifact(prepared):
+            return prepared
+        missing = {
+            name: value
+            for name, value in ambient.items()
+            if value is not None and prepared.get(name) is None
+        }
+        return prepared | missing if missing else prepared
+
+
+def _hyphens(names: Collection[str]) -> frozenset[str]:
+    """The names with hyphens: nothing else is told to the parser."""
+    return frozenset([name for name in names if "-" in name])
+
+
+def _has_templates(value: Any) -> bool:
+    if isinstance(value, str):
+        return is_template(value)
+    if isinstance(value, dict):
+        return any(map(_has_templates, value.values()))
+    return isinstance(value, list) and any(map(_has_templates, value))
+
+
+def _looks_inside(node: PlanNode) -> bool:
+    """Whether its mapping names more than whole outputs, which may be files then."""
+    return any(
+        not isinstance(source, str) or source.strip("{} $").removeprefix("nodes.") not in node.needs
+        for source in (node.input or {}).values()
+    )

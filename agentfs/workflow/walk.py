@@ -1,0 +1,253 @@
+"""The walk through a run: looks at every node that may have something to do, and at every graph
+that may have ended."""
+
+from __future__ import annotations
+
+from agentfs.base.clock import Clock
+from agentfs.manifests.plan import PlanNode
+from agentfs.workflow.advance import Say, next_nodes, verdict
+from agentfs.workflow.journal import RunJournal, decode
+from agentfs.workflow.kernel_nodes import SIMPLE, KernelNodes
+from agentfs.workflow.live import LiveRun, Loop, Scope, is_loop
+from agentfs.workflow.loops import LoopNodes, names_of
+from agentfs.workflow.model import NodeRow, NodeState, RunState
+from agentfs.workflow.steps import Steps
+from agentfs.workflow.values import EVALUATION, Values
+
+__all__ = ["Walk"]
+
+MOST, SLICE = 200, 0.005
+"""Nodes in one commit, and seconds of it: others wait meanwhile."""
+
+
+class Walk:
+    """Works on a live run, inside the transaction of its caller."""
+
+    def __init__(
+        self, clock: Clock, journal: RunJournal, values: Values, steps: Steps, loops: LoopNodes
+    ) -> None:
+        self._clock = clock
+        self._journal = journal
+        self._values = values
+        self._steps = steps
+        self._loops = loops
+        self._kernel = KernelNodes(values)
+
+    # -- onward ----------------------------------------------------------------------------------
+
+    def go(self, live: LiveRun, once: bool = False) -> bool:
+        """Do what there is to do, in bounds. Returns whether the plan's own graph has ended.
+        `once`: begin one attempt at most."""
+        began, looked = self._clock.monotonic(), 0
+        while looked < MOST and self._clock.monotonic() - began < SLICE:
+            looked += 1
+            if live.settling:
+                if self._settle(live, live.settling.popleft()):
+                    return True
+            elif live.todo:
+                scope, node = live.todo.popleft()
+                attempts = sum(live.begun.values()) if once else 0
+                self._look(live, scope, node)
+                if once and sum(live.begun.values()) > attempts:
+                    return False
+            else:
+                return False
+        return False
+
+    def _look(self, live: LiveRun, scope: Scope, node: PlanNode) -> None:
+        if scope.gone:
+            return
+        row = scope.rows.get(node.name)
+        if row is not None and row.state is not NodeState.PENDING:
+            if is_loop(node):
+                loop = live.loops.get(row.path)
+                if loop is not None:
+                    self._loops.fill(live, loop)
+                return
+            due = row.state is NodeState.BACKOFF and row.due <= self._clock.now()
+            if not due or live.is_closing(scope):
+                return
+        elif not self._may_begin(live, scope, node):
+            return
+        if live.run.paused:
+            live.block(scope, node, "paused")
+            return
+        try:
+            if row is None and node.when and not self._holds(live, scope, node):
+                self._steps.skip(live, scope, node, f"when: {node.when}")
+            elif is_loop(node):
+                self._loops.begin(live, scope, node)
+            elif node.kind in SIMPLE:
+                self._steps.complete(live, scope, node, self._kernel.output(live, scope, node))
+                if node.join == "first":
+                    self._steps.cancel_losers(live, scope, node)
+            else:
+                self._steps.begin(live, scope, node)
+        except EVALUATION as bad:
+            words = str(getattr(bad, "reason", bad))
+            self._steps.fail(live, scope, node, words, again=False, kind="input")
+
+    def _may_begin(self, live: LiveRun, scope: Scope, node: PlanNode) -> bool:
+        """Whether a pending node is to begin; it is skipped here if that is its fate."""
+        if live.is_closing(scope):
+            return node.always and scope.settled and self._is_free(scope, node)
+        said = verdict(scope.graph, node, scope.rows, scope.chosen)
+        if said.say is Say.SKIP and not node.always:
+            self._steps.skip(live, scope, node, said.reason)
+            return False
+        return said.say is not Say.WAIT
+
+    @staticmethod
+    def _is_free(scope: Scope, node: PlanNode) -> bool:
+        """Whether all that always runs before it has ended."""
+        for name in node.needs:
+            row = scope.rows.get(name)
+            if scope.graph.by_name[name].always and (row is None or not row.state.final):
+                return False
+        return True
+
+    def _holds(self, live: LiveRun, scope: Scope, node: PlanNode) -> bool:
+        return self._values.holds(node.when, self._values.names(live, scope, node, True))
+
+    # -- ends ------------------------------------------------------------------------------------
+
+    def _settle(self, live: LiveRun, scope: Scope) -> bool:
+        """Look whether a graph has ended; True if it is the plan's own, and has."""
+        if scope.gone:
+            return False
+        top = scope is live.top
+        if scope.error and top and live.run.ending is None:
+            self.close(live, RunState.FAILED, scope.error)
+        if scope.error:
+            self._end_waits(live, scope)
+        if live.stopped and not self._end_all(live):
+            return False
+        if scope.open or (scope.left and not live.is_closing(scope)):
+            return False
+        if scope.left and not self._always(live, scope):
+            return False
+        if top:
+            return True
+        self._loops.settled(live, scope)
+        return False
+
+    def _always(self, live: LiveRun, scope: Scope) -> bool:
+        """Have those that always run do so, before the graph ends without the others; whether they
+        have."""
+        waiting = []
+        for node in scope.graph.nodes:
+            row = scope.rows.get(node.name)
+            if node.always and (row is None or not row.state.final):
+                waiting.append(node)
+        if not waiting:
+            return True
+        if not scope.settled:
+            scope.settled = True
+            live.push(scope, waiting)
+        return False
+
+    def close(self, live: LiveRun, state: RunState, words: str) -> None:
+        """Nothing new begins in the run; it will end in `state`."""
+        run = live.run
+        run.ending = state
+        if state is RunState.FAILED:
+            run.error = words
+        else:
+            run.reason = words
+        if run.paused:
+            run.paused = False
+            live.unblock("paused")
+        self._journal.save_run(run)
+        live.settling.append(live.top)
+
+    def _end_waits(self, live: LiveRun, scope: Scope) -> None:
+        """A graph has failed: those in it that wait for a person or for their next attempt do so
+        for nothing. Those at work go on to their ends."""
+        for inner, node, row in [*live.open_rows(scope)]:
+            waits = row.state is NodeState.WAITING and node.kind in ("wait", "approval")
+            if waits or row.state is NodeState.BACKOFF:
+                self._steps.cancel(live, inner, node, f"{scope.path or 'the run'} failed")
+
+    def _end_all(self, live: LiveRun) -> bool:
+        """End everything in the run, a part of it at a time; whether that was all."""
+        words = live.run.reason or live.run.error
+        count = 0
+        for scope, node, row in [*live.open_rows(live.top)]:
+            if node.always and scope.settled:
+                continue
+            if count >= MOST:
+                live.settling.append(live.top)
+                return False
+            if not row.state.final:
+                self._steps.cancel(live, scope, node, words)
+                count += 1
+        return True
+
+    # -- the way back from the journal -----------------------------------------------------------
+
+    def restore(self, live: LiveRun) -> None:
+        """Make the graphs of a run from its rows, and look at everything that may have something
+        to do."""
+        rows = self._journal.rows(live.run.id)
+        for row in sorted(rows, key=lambda row: row.path.count("/")):
+            if row.path.count("/") % 2:
+                self._restore_iteration(live, row)
+            else:
+                self._restore_node(live, row)
+        now = self._clock.now()
+        for scope in [*live.scopes()]:
+            live.push(
+                scope, [node for node, _ in next_nodes(scope.graph, scope.rows, scope.chosen)]
+            )
+            for name, row in scope.rows.items():
+                if row.state is NodeState.BACKOFF and row.due <= now:
+                    live.push(scope, (scope.graph.by_name[name],))
+                for due in (row.deadline, row.due):
+                    if due and not row.state.final:
+                        live.expect(due)
+            if not scope.open:
+                live.settling.append(scope)
+        for loop in [*live.loops.values()]:
+            if not loop.open:
+                self._loops.fill(live, loop)
+        live.stopped = live.run.ending in (RunState.CANCELLED, RunState.TIMED_OUT)
+        if live.run.ending is not None:
+            live.settling.append(live.top)
+
+    def _restore_iteration(self, live: LiveRun, row: NodeRow) -> None:
+        path, _, number = row.path.rpartition("/")
+        loop = live.loops.get(path)
+        if loop is None:
+            return
+        loop.next = max(loop.next, int(number) + 1)
+        if row.state.final:
+            if row.error:
+                loop.failed += 1
+                loop.errors.append({"iteration": int(number), "error": row.error})
+            return
+        if loop.node.kind == "while":
+            text = self._journal.value(live.run.id, row.path, "input")
+            loop.state = decode(text)["state"] if text else loop.state
+        graph = loop.node.body(loop.body)
+        if graph is not None:
+            loop.open[int(number)] = Scope(graph, loop, int(number), names_of(loop, int(number)))
+
+    def _restore_node(self, live: LiveRun, row: NodeRow) -> None:
+        found = live.find(row.path)
+        if found is None:
+            return  # of an iteration that has ended
+        scope, node = found
+        state, row.state = row.state, NodeState.PENDING
+        scope.rows[node.name] = row
+        live.move(scope, node, row, state)
+        if state is NodeState.FAILED and not node.on_error and not scope.error:
+            scope.error = f"{node.name}: {row.error}"
+        if state is NodeState.SKIPPED and node.critical and not scope.error:
+            scope.error = f"{node.name}: it is critical, and was skipped: {row.reason}"
+        if state is NodeState.COMPLETED and node.kind == "switch" and not node.bodies:
+            scope.chosen[node.name] = self._values.output(live, row.path)["result"]
+        if is_loop(node) and not state.final:
+            loop = live.loops[row.path] = Loop(scope, node, row)
+            progress = decode(self._journal.value(row.run, row.path, "input"))
+            loop.body, loop.total = progress["body"], progress["total"]
+            loop.items, loop.state = progress.get("items"), progress.get("state")

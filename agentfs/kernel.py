@@ -25,6 +25,7 @@ from agentfs.catalog.catalog import Catalog
 from agentfs.catalog.secrets import Secrets
 from agentfs.chats.chats import Chats
 from agentfs.explain import Explanations
+from agentfs.library.library import Library
 from agentfs.machine.lineage import Lineages
 from agentfs.machine.programs import Programs
 from agentfs.machine.reapers import FOLDER, Reapers
@@ -208,8 +209,10 @@ class Kernel:
         self.turns = add(TurnLog(ground, gate, table, self.mail, self.accounting))
 
     def _build_workflows(self, ground: Ground) -> None:
-        """Runs of pipelines, and who does their steps."""
-        self.engine = ground.parts.add(Engine(ground, self.table, self.light))
+        """Documents, the runs of pipelines, and who does their steps."""
+        add, gate = ground.parts.add, self.gate
+        self.library = add(Library(ground, gate, self.made))
+        self.engine = add(Engine(ground, self.table, self.light))
 
     def _build_boundary(self, ground: Ground) -> None:
         """What the tree and the daemon ask of the kernel."""

@@ -6,6 +6,7 @@ from agentfs.approvals.settings import ApprovalSettings
 from agentfs.asks.settings import EscalationSettings
 from agentfs.audit.settings import AuditSettings
 from agentfs.chats.settings import ChatSettings
+from agentfs.library.settings import WorkflowSettings
 from agentfs.mail.settings import MessageSettings
 from agentfs.process.settings import LimitSettings, ProcessSettings
 from agentfs.quota.settings import (
@@ -25,7 +26,6 @@ from agentfs.store.settings import Section
 from agentfs.tooling.settings import ToolSettings
 from agentfs.turns.settings import TurnSettings
 from agentfs.vfs.settings import MountSettings
-from agentfs.workflow.settings import WorkflowSettings
 
 __all__ = ["SECTIONS"]
 
@@ -39,6 +39,7 @@ SECTIONS: tuple[type[Section], ...] = (
     LockSettings,
     ReminderSettings,
     TurnSettings,
+    WorkflowSettings,
     ChatSettings,
     LimitSettings,
     BudgetSettings,
@@ -48,7 +49,6 @@ SECTIONS: tuple[type[Section], ...] = (
     ApprovalSettings,
     ShareSettings,
     ToolSettings,
-    WorkflowSettings,
     MountSettings,
 )
 """In the order of the document."""

@@ -26,7 +26,7 @@ from agentfs.base.yaml_text import (
     plain,
 )
 
-__all__ = ["Diagnostic", "DocumentError", "Pair", "YamlDocument", "near"]
+__all__ = ["Diagnostic", "DocumentError", "Pair", "Severity", "YamlDocument", "near"]
 
 Pair = tuple[yaml.Node, yaml.Node]
 """A key of a map and its value."""
@@ -130,7 +130,13 @@ class YamlDocument:
         """Keep a fault, at a node, in a line, or at a line and a column (from 1)."""
         self._keep(where, what, code, "error")
 
-    def note(self, where: yaml.Node | int, what: str, code: str, severity: Severity) -> None:
+    def note(
+        self,
+        where: yaml.Node | int | tuple[int, int],
+        what: str,
+        code: str,
+        severity: Severity,
+    ) -> None:
         """Keep something that is no fault."""
         self._keep(where, what, code, severity)
 

@@ -59,6 +59,7 @@ _KINDS = (
     PotKind("queues", "queues", "queues.max_queues"),
     PotKind("topics", "topics", "topics.max_topics"),
     PotKind("locks", "locks", "locks.max_locks"),
+    PotKind("manifests", "documents", "workflows.max_documents"),
     _again("groups", "groups", "groups.max_groups"),
     PotKind("reminders", "reminders", "shares.reminders"),
     _again("asks", "questions that wait for an answer", "shares.asks"),

@@ -11,6 +11,7 @@ from typing import Any
 
 from agentfs.base.clock import Clock
 from agentfs.base.errors import KernelError
+from agentfs.library.settings import WorkflowSettings
 from agentfs.manifests.plan import PlanNode
 from agentfs.store.event_log import EventLog
 from agentfs.store.ground import Ground
@@ -21,7 +22,6 @@ from agentfs.workflow.journal import RunJournal, decode, encode
 from agentfs.workflow.live import LiveRun, Loop, Scope
 from agentfs.workflow.model import NodeRow, NodeState
 from agentfs.workflow.outputs import is_artifact
-from agentfs.workflow.settings import WorkflowSettings
 from agentfs.workflow.steps import Steps
 from agentfs.workflow.values import EVALUATION, Values
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from agentfs.library.settings import WorkflowSettings
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
 from agentfs.workflow.engine import Engine
 from agentfs.workflow.events import RunRemoved
 from agentfs.workflow.model import Run
-from agentfs.workflow.settings import WorkflowSettings
 
 __all__ = ["RunRetention"]
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import trio
 
 from agentfs.base.errors import KernelError
+from agentfs.library.settings import WorkflowSettings
 from agentfs.manifests.plan import Plan, PlanNode
 from agentfs.model.capability import CapabilitySet, Ceiling
 from agentfs.model.principal import Principal
@@ -28,7 +29,6 @@ from agentfs.workflow.events import RunEnded, RunSignalled, RunStarted
 from agentfs.workflow.journal import RunJournal, encode
 from agentfs.workflow.model import NodeRow, NodeState, Run, RunState, Start, StepRef
 from agentfs.workflow.retry import Copied
-from agentfs.workflow.settings import WorkflowSettings
 from agentfs.workflow.values import EVALUATION
 
 __all__ = ["Plans", "Runs"]

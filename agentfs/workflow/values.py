@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from agentfs.base.errors import KernelError
+from agentfs.library.settings import WorkflowSettings
 from agentfs.manifests.expression import Expression, MappingSource, mapping_source
 from agentfs.manifests.fuel import Fuel
 from agentfs.manifests.plan import PlanNode
@@ -16,7 +17,6 @@ from agentfs.workflow.advance import exits, has_output
 from agentfs.workflow.journal import RunJournal, decode
 from agentfs.workflow.live import LiveRun, Scope
 from agentfs.workflow.outputs import Outputs, is_artifact
-from agentfs.workflow.settings import WorkflowSettings
 
 __all__ = ["EVALUATION", "Values"]
 

@@ -182,6 +182,8 @@ ABOUT_NOBODY = {
     "group_created",
     "group_limit_set",
     "group_removed",
+    "manifest_changed",
+    "manifest_removed",
     "health_checked",
     "key_renewed",
     "loop_held",

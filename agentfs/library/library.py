@@ -1,0 +1,371 @@
+"""The documents of /etc/pipelines, systems, macros, adapters, policies and configs, and of
+/lib/prompts: their texts with versions, and the plans that they come to.
+
+A text is checked before it is kept, so everything in here can be run. A large one is read in a
+thread. A plan has in it all that it was made of: a change of a macro, a policy or a configuration
+is for the runs that begin later.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
+
+import trio
+
+from agentfs.base.errors import KernelError
+from agentfs.base.yaml_document import Diagnostic, DocumentError
+from agentfs.library.events import ManifestChanged, ManifestRemoved
+from agentfs.library.settings import WorkflowSettings
+from agentfs.library.shelf import Shelf
+from agentfs.manifests.documents import ConfigLevel, LocalLibrary
+from agentfs.manifests.documents import ManifestLibrary as Names
+from agentfs.manifests.pipeline import check_manifest, checked, compile_pipeline, describe
+from agentfs.manifests.plan import Plan
+from agentfs.manifests.source import LONGEST, ManifestText
+from agentfs.model.principal import Principal
+from agentfs.model.spec import NAME
+from agentfs.quota.made import Made
+from agentfs.rights.gate import Gate
+from agentfs.store.ground import Ground
+from agentfs.store.part import Part
+from agentfs.store.records import Records
+
+__all__ = ["KINDS", "Edition", "Library"]
+
+KINDS = ("pipelines", "systems", "macros", "adapters", "policies", "configs", "prompts")
+"""The folders."""
+
+EVERYBODY = frozenset({"pipelines", "systems", "macros", "prompts"})
+"""Those that agents may put documents into; the others are the operator's."""
+
+SHARED = frozenset({"macros", "adapters", "policies", "configs", "prompts"})
+"""Those whose documents plans of others are made of."""
+
+SHORT = 10_000
+"""Characters of a text that is read at once, in 10 ms; a longer one in a thread."""
+
+MOST_PLANS = 256
+"""Plans in memory; another one is made again, which takes as long as before."""
+
+KIND = "manifest"
+"""The records in the store, by FOLDER/NAME."""
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """One version of a document. `maker` is the agent that made the document, whoever wrote this
+    version; `created` in seconds since 1970."""
+
+    kind: str
+    name: str
+    version: int
+    text: str
+    maker: str
+    uid: int
+    gid: int
+    created: float
+    description: str = ""
+
+
+@dataclass(slots=True)
+class _Head:
+    """What is known of a document without its texts. `versions`: those that are kept, each with the
+    time it was written."""
+
+    kind: str
+    name: str
+    maker: str
+    uid: int
+    gid: int
+    description: str
+    versions: list[tuple[int, float]]
+
+    @property
+    def version(self) -> int:
+        return self.versions[-1][0]
+
+
+def _read(key: str, record: dict[str, Any]) -> tuple[tuple[str, str], _Head]:
+    kind, _, name = key.partition("/")
+    versions = [(int(number), float(at)) for number, at in record["versions"]]
+    return (kind, name), _Head(**record | {"versions": versions})
+
+
+class Library(Part):
+    """The system calls on documents, and the plans."""
+
+    def __init__(self, ground: Ground, gate: Gate, made: Made) -> None:
+        self._store, self._events, self._clock = ground.store, ground.events, ground.clock
+        self._settings = ground.settings
+        self._gate = gate
+        self._heads: Records[tuple[str, str], _Head] = Records(
+            ground.store, KIND, _read, asdict, "/".join
+        )
+        self._by_kind = self._heads.index(lambda head: head.kind, "kind")
+        self._by_maker = self._heads.index(lambda head: head.maker or None, "maker")
+        self._plans: dict[tuple[str, int, str], Plan] = {}
+        self._parsed: dict[tuple[str, str, int], Any] = {}
+        self._shelf: Shelf | None = None
+        self._variables: dict[str, str] = {}
+        made.count_in("manifests", lambda: self._by_maker, lambda: len(self._heads))
+
+    def load(self) -> None:
+        self._heads.load()
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def find(self, kind: str, name: str, version: int | None = None) -> Edition | None:
+        """A document in its newest version, or in another that is kept; None if there is none."""
+        head = self._heads.get((kind, name))
+        if head is None:
+            return None
+        wanted = head.version if version is None else version
+        created = dict(head.versions).get(wanted)
+        if created is None:
+            return None
+        rows = self._store.read(
+            "SELECT text FROM manifests WHERE kind = ? AND name = ? AND version = ?",
+            (kind, name, wanted),
+        )
+        (text,) = rows.fetchone()
+        return Edition(
+            kind,
+            name,
+            wanted,
+            str(text),
+            head.maker,
+            head.uid,
+            head.gid,
+            created,
+            head.description,
+        )
+
+    def get(self, kind: str, name: str, version: int | None = None) -> Edition:
+        """The same. Raises ENOENT."""
+        found = self.find(kind, name, version)
+        if found is None:
+            what = f"{kind}/{name}" if version is None else f"version {version} of {kind}/{name}"
+            raise KernelError(errno.ENOENT, f"there is no {what}")
+        return found
+
+    def names(self, kind: str) -> list[str]:
+        """All documents of a folder, sorted."""
+        return sorted(name for _, name in self._by_kind.of(kind))
+
+    def versions(self, kind: str, name: str) -> list[int]:
+        """The versions that are kept, the oldest first."""
+        head = self._heads.get((kind, name))
+        return [] if head is None else [number for number, _ in head.versions]
+
+    def may_write(self, principal: Principal, kind: str, name: str) -> None:
+        """Whether `principal` may write, make or remove a document. Raises EINVAL for what can be
+        no name, EACCES for another's document."""
+        if kind not in KINDS:
+            raise KernelError(errno.EINVAL, f"there is no folder {kind!r}")
+        if not NAME.fullmatch(name) or name in (".", ".."):
+            raise KernelError(
+                errno.EINVAL, f"{name!r} is no name: 1 to 64 of A-Z a-z 0-9 . _ - were expected"
+            )
+        if principal.is_operator:
+            return
+        self._gate.actor(principal)
+        head = self._heads.get((kind, name))
+        if kind not in EVERYBODY:
+            raise KernelError(
+                errno.EACCES,
+                f"only the operator may change {kind}, and you are {principal.name}",
+                rule="operator",
+            )
+        if head is not None and head.maker != principal.agent:
+            raise KernelError(
+                errno.EACCES,
+                f"{name} belongs to {head.maker or 'the operator'}, and you are {principal.name}",
+                rule="owner",
+            )
+
+    # -- changing --------------------------------------------------------------------------------
+
+    async def put(self, principal: Principal, kind: str, name: str, text: str) -> int:
+        """A system call: have `text` as the newest version of a document; its number. The text of
+        now is no new version. Raises EINVAL with every fault, one a line, EACCES, EDQUOT, ENOSPC;
+        then nothing has changed."""
+        self.may_write(principal, kind, name)
+        file = f"{name}.md" if kind == "prompts" else f"{name}.yaml"
+        if kind != "prompts":
+            names = self._names()
+            found = await self._away(text, lambda: check_manifest(kind, text, file, names))
+            faults = [str(each) for each in found if each.severity == "error"]
+            if faults:
+                raise KernelError(errno.EINVAL, "\n".join(faults), rule="manifest")
+        elif len(text) > LONGEST:
+            raise KernelError(errno.EINVAL, f"a prompt has at most {LONGEST} characters")
+        description = "" if kind == "prompts" else await self._away(text, lambda: describe(text))
+        with self._gate.enter(principal) as actor:
+            self.may_write(principal, kind, name)
+            head = self._heads.get((kind, name))
+            if head is not None and self.get(kind, name).text == text:
+                return head.version
+            if head is None:
+                self._limit(actor.name)
+                maker = "" if principal.is_operator else principal.agent
+                head = _Head(kind, name, maker, principal.uid, principal.gid, "", [])
+            version = head.version + 1 if head.versions else 1
+            self._write(head, version, text, description)
+            self._events.emit(ManifestChanged(kind, name, version))
+            return version
+
+    def _limit(self, maker: str) -> None:
+        most = self._settings.of(WorkflowSettings).max_documents
+        if len(self._heads) >= most:
+            raise KernelError(
+                errno.ENOSPC, f"there are {most} documents already", rule="workflows.max_documents"
+            )
+        self._gate.check_making(maker, "manifests", 1)
+
+    def _write(self, head: _Head, version: int, text: str, description: str) -> None:
+        now = self._clock.now()
+        kept = [*head.versions, (version, now)]
+        most = self._settings.of(WorkflowSettings).max_versions
+        gone, kept = kept[:-most], kept[-most:]
+        for number, _ in gone:
+            self._store.write(
+                "DELETE FROM manifests WHERE kind = ? AND name = ? AND version = ?",
+                (head.kind, head.name, number),
+            )
+        self._store.write(
+            "INSERT INTO manifests (kind, name, version, record, text) VALUES (?, ?, ?, ?, ?)",
+            (head.kind, head.name, version, json.dumps({"created": now}), text),
+        )
+        changed = replace(head, versions=kept, description=description)
+        self._heads.put((head.kind, head.name), changed)
+        self._store.on_end(lambda: self._forget(head.kind, head.name))
+
+    def remove(self, principal: Principal, kind: str, name: str) -> None:
+        """A system call: a document and its versions are gone; runs that have begun go on. Raises
+        ENOENT, EACCES."""
+        with self._gate.enter(principal):
+            self.get(kind, name)
+            self.may_write(principal, kind, name)
+            self._store.write("DELETE FROM manifests WHERE kind = ? AND name = ?", (kind, name))
+            self._heads.drop((kind, name))
+            self._store.on_end(lambda: self._forget(kind, name))
+            self._events.emit(ManifestRemoved(kind, name))
+
+    def _forget(self, kind: str, name: str) -> None:
+        """What was made of a document, and of those that may name it."""
+        if kind in SHARED:
+            self._plans.clear()
+        for key in [key for key in self._plans if key[0] == name]:
+            del self._plans[key]
+        for parsed in [key for key in self._parsed if key[:2] == (kind, name)]:
+            del self._parsed[parsed]
+        self._shelf = None
+
+    # -- plans -----------------------------------------------------------------------------------
+
+    async def plan(self, name: str, version: int | None = None, environment: str = "") -> Plan:
+        """The plan of a pipeline, made in a thread if its text is long. Raises ENOENT, and EINVAL
+        if what it names is gone meanwhile."""
+        edition = self.get("pipelines", name, version)
+        if self._kept(edition, environment) is None:
+            names = self._names()
+            plan = await self._away(edition.text, lambda: _compiled(edition, names, environment))
+            if names is self._names():  # else something has changed: it is made again
+                self._keep(edition, environment, plan)
+        return self.plan_now(name, edition.version, environment)
+
+    def plan_now(self, name: str, version: int | None = None, environment: str = "") -> Plan:
+        """The same at once, inside a transaction, too: long texts take their time."""
+        edition = self.get("pipelines", name, version)
+        plan = self._kept(edition, environment)
+        if plan is None:
+            plan = _compiled(edition, self._names(), environment)
+            self._keep(edition, environment, plan)
+        return plan
+
+    def _kept(self, edition: Edition, environment: str) -> Plan | None:
+        self._names()  # settings may have changed
+        return self._plans.get((edition.name, edition.version, environment))
+
+    def _keep(self, edition: Edition, environment: str, plan: Plan) -> None:
+        while len(self._plans) >= MOST_PLANS:
+            del self._plans[next(iter(self._plans))]
+        self._plans[edition.name, edition.version, environment] = plan
+
+    async def check(self, kind: str, text: str, file: str = "") -> list[Diagnostic]:
+        """What is found in a draft: faults, warnings, and what `lint` says."""
+        if kind == "prompts":
+            return []
+        names, named = self._names(), file or "draft.yaml"
+        return await self._away(text, lambda: check_manifest(kind, text, named, names, style=True))
+
+    @staticmethod
+    async def _away(text: str, work: Callable[[], Read]) -> Read:
+        """Do something with a text: a long one in a thread."""
+        if len(text) < SHORT:
+            return work()
+        return await trio.to_thread.run_sync(work, limiter=_READING)
+
+    # -- what manifests may name -----------------------------------------------------------------
+
+    def _names(self) -> Shelf:
+        """All documents that manifests may name, as they are now."""
+        variables = self._settings.of(WorkflowSettings).env
+        if self._shelf is None or variables != self._variables:
+            if variables != self._variables:
+                self._plans.clear()
+            self._variables = dict(variables)
+            self._shelf = self._shelved()
+        return self._shelf
+
+    def _shelved(self) -> Shelf:
+        shelf = Shelf(
+            self._variables,
+            dict(self._each("macros", lambda found, name: found.macros[name])),
+            dict(self._each("policies", lambda found, name: found.policies[name])),
+            dict(self._each("adapters", lambda found, name: found.adapters[name])),
+            {name: self.get("prompts", name).text for name in self.names("prompts")},
+            frozenset(self.names("pipelines")),
+        )
+        return replace(shelf, every_config=tuple(self._configs(shelf)))
+
+    def _each(
+        self, kind: str, take: Callable[[LocalLibrary, str], Read]
+    ) -> Iterable[tuple[str, Read]]:
+        for name in self.names(kind):
+            yield name, self._part(kind, name, Shelf(), take)
+
+    def _part(
+        self, kind: str, name: str, names: Names, take: Callable[[LocalLibrary, str], Read]
+    ) -> Read:
+        head = self._heads[kind, name]
+        key = (kind, name, head.version)
+        if key not in self._parsed:
+            source = ManifestText(self.get(kind, name).text, f"{name}.yaml")
+            self._parsed[key] = checked(source, kind, names)
+        found: LocalLibrary = self._parsed[key]
+        return take(found, name)
+
+    def _configs(self, shelf: Shelf) -> Iterable[ConfigLevel]:
+        for name in self.names("configs"):
+            source = ManifestText(self.get("configs", name).text, f"{name}.yaml")
+            (config,) = checked(source, "configs", shelf).own_configs
+            yield replace(config, faults=tuple(source.told()))
+
+
+_READING = trio.CapacityLimiter(1)
+"""One text at a time: the interpreter has one lock, and the event loop waits for it too."""
+
+
+def _compiled(edition: Edition, names: Names, environment: str) -> Plan:
+    file = f"{edition.name}.yaml"
+    try:
+        return compile_pipeline(edition.text, file, names, environment, edition.version)
+    except DocumentError as bad:
+        raise KernelError(errno.EINVAL, "\n".join(bad.faults), rule="manifest") from None

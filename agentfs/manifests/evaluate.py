@@ -20,6 +20,7 @@ from jinja2 import nodes
 
 from agentfs.base.yaml_document import near
 from agentfs.manifests.fuel import (
+    LARGEST,
     EvaluationError,
     Fuel,
     FuelError,
@@ -31,6 +32,7 @@ from agentfs.manifests.fuel import (
 from agentfs.manifests.functions import (
     FUNCTIONS,
     METHODS,
+    PASSING,
     TESTS,
     TOLERANT,
     compare,
@@ -290,7 +292,7 @@ class Evaluation:
     def _whole(self, tree: nodes.Node) -> Any:
         found = self._of(tree)
         if self._made:
-            weigh(found, self._fuel)
+            weigh(found, Fuel(size=LARGEST))
         return found
 
     # -- statements
@@ -468,7 +470,7 @@ class Evaluation:
         if not isinstance(node, nodes.Test):
             values = [None if value is MISSING else value for value in values]
         named = {key: self._of(each) for key, each in _named(node).items()}
-        self._made = True
+        self._made = self._made or name not in PASSING
         return function(self._fuel, *values, **named)
 
     def _list(self, node: nodes.List | nodes.Tuple) -> list[Any]:

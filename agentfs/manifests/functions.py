@@ -15,7 +15,17 @@ from typing import Any
 
 from agentfs.manifests.fuel import EvaluationError, Fuel, same, weigh
 
-__all__ = ["FUNCTIONS", "METHODS", "TESTS", "TOLERANT", "Function", "compare", "kind_of", "to_text"]
+__all__ = [
+    "FUNCTIONS",
+    "METHODS",
+    "PASSING",
+    "TESTS",
+    "TOLERANT",
+    "Function",
+    "compare",
+    "kind_of",
+    "to_text",
+]
 
 Function = Callable[..., Any]
 
@@ -505,7 +515,7 @@ def _selecting(wanted: bool, by_attribute: bool) -> Function:
         if check is None:
             raise EvaluationError(f"there is no test `{str(name)[:40]}`")
         keys = _picked(fuel, items, attribute)
-        fuel.spend(3 * len(keys))
+        fuel.spend(len(keys))
         passed = [bool(check(fuel, key, *more)) is wanted for key in keys]
         return [each for each, yes in zip(_items_of(items), passed, strict=True) if yes]
 
@@ -625,6 +635,11 @@ split startswith strip upper values"""
 
 METHODS = frozenset(_METHODS.split())
 """Those that may be written `x.f(…)`, as in Python."""
+
+PASSING = frozenset(
+    {"coalesce", "copy", "d", "default", "first", "get", "last", "max", "min", "required"}
+)
+"""Those that make nothing: what they give was there before."""
 
 TOLERANT = frozenset({"coalesce", "d", "default", "isempty", "isnone"})
 """Those for which something missing is null."""

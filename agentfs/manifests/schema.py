@@ -18,7 +18,7 @@ from typing import Any
 import jsonschema_rs
 
 from agentfs.base.yaml_document import near
-from agentfs.manifests.fuel import EvaluationError, Fuel, weigh
+from agentfs.manifests.fuel import LARGEST, EvaluationError, Fuel, weigh
 
 __all__ = ["Schema", "schema_document"]
 
@@ -34,9 +34,6 @@ MOST_WORK = 1_000_000
 MOST_MATCHING = 6_000_000
 """States times characters of a regular expression: 3.3 ns each at worst, measured with
 `[01]*1[01]{500}2`."""
-
-LARGEST = 1 << 21
-"""Characters of a value that is checked, and 8 for each value in it: weighed in 10 ms."""
 
 MOST_TOLD = 3
 """Faults of a value that are told at once."""

@@ -233,3 +233,14 @@ def test_braces_in_an_expression_are_parentheses() -> None:
     for text in ("{{ a.v", "a.v }}", "{{ (a.v }} )", "{{ }}", "{{" * 50 + "a" + "}}" * 50):
         with pytest.raises(TemplateError):
             Expression(text)
+
+
+def test_what_is_only_passed_on_may_be_large() -> None:
+    rows = [{"n": at, "text": "x" * 100} for at in range(6000)]
+    scope = {"rows": rows, "long": "y" * 3_000_000, "many": [0] * 500_000}
+    assert Template("{{ long | default('') }}").evaluate(scope) is scope["long"]
+    assert Template("{{ many }}").evaluate(scope) is scope["many"]
+    assert len(Template("{{ rows | selectattr('n', 'ge', 1000) }}").evaluate(scope)) == 5000
+    for text in ("{{ [long] }}", "{{ long ~ '' }}", "{{ [many] }}", "x {{ many }}"):
+        with pytest.raises(EvaluationError):
+            Template(text).evaluate(scope)

@@ -120,7 +120,8 @@ def _stripping(strip: Callable[[str, str | None], str]) -> Function:
     def function(fuel: Fuel, value: Any, characters: str | None = None) -> str:
         text = _text(value)
         fuel.make(len(text))
-        fuel.scan(len(text) * min(len(characters or " "), 64))
+        some = 1 if characters is None else len(_text(characters))
+        fuel.scan(len(text) * min(some, 64) + some)
         return strip(text, characters)
 
     return function

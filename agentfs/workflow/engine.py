@@ -9,6 +9,7 @@ that dies leaves nothing half done: the next one goes on from the rows.
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -17,6 +18,7 @@ from typing import Any
 import trio
 
 from agentfs.base.alarm import Alarm
+from agentfs.base.due_heap import DueHeap
 from agentfs.base.errors import KernelError
 from agentfs.manifests.plan import Plan, PlanNode
 from agentfs.model.process import Process, State
@@ -58,6 +60,9 @@ AGAIN = 1.0
 DUE_AT_ONCE, PAUSE = 50, 0.005
 """Runs of which something falls due that are looked at in one go, and seconds between two goes."""
 
+AT_ONCE = 4
+"""Runs that look at once for what is free."""
+
 OWN = {"nodes", "paused"}
 """What nodes lack that their own run gives back."""
 
@@ -87,7 +92,8 @@ class Engine(Part):
         self.open = OpenRuns()
         self._live: dict[int, LiveRun] = {}
         self._ready: dict[int, None] = {}
-        self._lacking: dict[str, dict[int, None]] = {}
+        self._lacking: dict[str, DueHeap[int]] = {}  # runs, by what they lack; the first one first
+        self._tickets = itertools.count(1)
         self._careful: dict[int, str] = {}  # runs that begin one attempt a commit, and the last one
         self._touched: set[int] = set()
         self._wake = trio.Event()
@@ -247,7 +253,9 @@ class Engine(Part):
 
     def freed(self, executor: Executor) -> None:
         """An executor has room again, or may have."""
-        self._wake_lacking(Executors.name(executor))
+        name = Executors.name(executor)
+        for what in [what for what in self._lacking if what.startswith(name)]:
+            self._wake_lacking(what)
 
     def waiting(self, key: str) -> list[StepRef]:
         """All attempts that wait for a signal of that key, of all runs."""
@@ -375,8 +383,8 @@ class Engine(Part):
             ended = self._walk.go(live, once=run.id in self._careful)
         finally:
             live.walking = False
-        if run.id in self._careful:
-            self._careful[run.id] = live.last
+            if run.id in self._careful:
+                self._careful[run.id] = live.last
         if ended and not self._has_children(run):  # else it ends with the last of its sub-runs
             self._end(live)
             return
@@ -417,23 +425,33 @@ class Engine(Part):
         if live.todo or live.settling:
             self.ready(run.id)
         for what in live.blocked.keys() - OWN:
-            self._lacking.setdefault(what, {})[run.id] = None
+            if what in live.served or what not in live.tickets:
+                live.tickets[what] = next(self._tickets)
+            waiting = self._lacking.setdefault(what, DueHeap())
+            waiting.add(live.tickets[what], run.id, run.id)
+        for what in live.served:
+            self._wake_lacking(what, 1)
+        live.served.clear()
         for what, seconds in live.wanted.items():
             if seconds != float("inf"):
                 self._timers.call_later(seconds, partial(self._wake_lacking, what))
         live.wanted.clear()
-        for number, path in live.replaced:
-            self._timers.call_later(0, partial(self._replace, number, path))
-        live.replaced.clear()
-        for what in live.freed:
-            self._wake_lacking(what)
-        live.freed.clear()
+        self._give_back(live)
         if live.due != float("inf"):
             live.due = float("inf")
             self._set_alarm()
         at_work = live.active[NodeState.RUNNING] or live.active[NodeState.BACKOFF]
         if run.state is RunState.SUSPENDED and not at_work and not live.todo:
             del self._live[run.id]
+
+    def _give_back(self, live: LiveRun) -> None:
+        """What the run has freed, or wants others to free, is theirs now."""
+        for number, path in live.replaced:
+            self._timers.call_later(0, partial(self._replace, number, path))
+        live.replaced.clear()
+        for what in live.freed:
+            self._wake_lacking(what)
+        live.freed.clear()
 
     def _replace(self, number: int, path: str) -> None:
         """A later one takes the place of this node, or run."""
@@ -447,12 +465,20 @@ class Engine(Part):
             else:
                 self.close(run, RunState.CANCELLED, words)
 
-    def _wake_lacking(self, what: str) -> None:
-        """Something is free that nodes of runs may lack: the runs that lack it look, in turn."""
-        for number in self._lacking.pop(what, ()):
+    def _wake_lacking(self, what: str, most: int = AT_ONCE) -> None:
+        """Something is free that nodes of runs may lack: the next of those look, and if one of them
+        gets it, one more."""
+        waiting = self._lacking.get(what)
+        while waiting is not None and most:
+            number = waiting.first()
+            if number is None:
+                del self._lacking[what]
+                return
+            waiting.discard(number)
             live = self._live.get(number)
             if live is not None and live.unblock(what):
                 self.ready(number)
+                most -= 1
 
     # -- the end of a run ------------------------------------------------------------------------
 
@@ -521,6 +547,7 @@ class Engine(Part):
         if process is not None:
             self._light.end_run(process, EXIT_CODES[state])
         self._tell_parent(run, output)
+        self._store.on_commit(partial(self._give_back, live))
         self._store.on_commit(partial(self._start_next, run))
 
     def _tell_parent(self, run: Run, output: str | None) -> None:

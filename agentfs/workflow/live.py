@@ -113,7 +113,8 @@ class LiveRun:
     outputs: the newest short outputs. input: the run's, once somebody has looked at it.
     walking: somebody is at work on it already.
     stopped: nothing of it goes on, its programs neither.
-    freed: what others may lack, and is free now.
+    freed: what others may lack, and is free now. served: what it got that others may lack.
+    tickets: its places in the queues for what it lacks.
     last: the node that has begun last; doomed: attempts that could not be committed.
     """
 
@@ -134,6 +135,8 @@ class LiveRun:
     begun: dict[str, int] = field(default_factory=dict)
     replaced: list[tuple[int, str]] = field(default_factory=list)
     freed: set[str] = field(default_factory=set)
+    served: set[str] = field(default_factory=set)
+    tickets: dict[str, int] = field(default_factory=dict)
     walking: bool = False
     stopped: bool = False
     input: Any = None

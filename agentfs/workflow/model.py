@@ -92,6 +92,7 @@ class Run:
     deadline: float = 0.0
     paused: bool = False
     ending: RunState | None = None
+    settled: bool = False  # it is ending, and only what always runs is left
     error: str = ""
     reason: str = ""
     group: str = ""

@@ -59,8 +59,13 @@ class Executors:
 
     @staticmethod
     def name(executor: Executor) -> str:
-        """What the blocked nodes of an executor lack."""
-        return f"executor:{min(executor.kinds)}"
+        """How the names of what its nodes may lack begin."""
+        return f"executor:{min(executor.kinds)}/"
+
+    @classmethod
+    def lack(cls, executor: Executor, live: LiveRun, node: PlanNode) -> str:
+        """What nodes of the same pool lack together; without one, those of the same plan."""
+        return f"{cls.name(executor)}{node.spec.get('pool') or live.run.plan_hash}"
 
 
 class Steps:
@@ -365,9 +370,11 @@ class Steps:
             live.wanted[what] = seconds
             return what
         room = executor.room(node)
-        name = Executors.name(executor)
+        if room is None:
+            return ""
+        name = Executors.lack(executor, live, node)
         begun = live.begun.get(name, 0)
-        if room is not None and room - begun < 1:
+        if room - begun < 1:
             if begun:  # perhaps `room` knows of these already
                 live.wanted[name] = 0.0
             return name
@@ -433,7 +440,7 @@ class Steps:
                 row.due, row.deadline = before[1], 0.0
                 if before[0] is NodeState.PENDING:
                     del scope.rows[node.name]
-                name = Executors.name(executor)
+                name = Executors.lack(executor, live, node)
                 live.wanted[name] = FEED
                 live.block(scope, node, name)
                 return
@@ -443,14 +450,17 @@ class Steps:
         live.touch(row, input_text=text)
         if row.state.final:
             return
+        if group:
+            live.served.add(group)
         if group and row.state is NodeState.RUNNING:
             self._slots.take(group, (row.run, row.path))
         self._slots.begun(node, (row.run, row.path))
         if row.deadline:
             live.expect(row.deadline)
         if row.state is NodeState.RUNNING:
-            name = Executors.name(executor)
+            name = Executors.lack(executor, live, node)
             live.begun[name] = live.begun.get(name, 0) + 1
+            live.served.add(name)
             self._store.on_commit(partial(self._start, live, name, executor, step, row))
         if node.join == "first":
             self.cancel_losers(live, scope, node)

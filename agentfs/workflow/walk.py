@@ -143,6 +143,9 @@ class Walk:
             return True
         if not scope.settled:
             scope.settled = True
+            if scope is live.top:
+                live.run.settled = True
+                self._journal.save_run(live.run)
             live.push(scope, waiting)
         return False
 
@@ -210,6 +213,7 @@ class Walk:
         for loop in [*live.loops.values()]:
             if not loop.open:
                 self._loops.fill(live, loop)
+        live.top.settled = live.run.settled
         live.stopped = live.run.ending in (RunState.CANCELLED, RunState.TIMED_OUT)
         if live.run.ending is not None:
             live.settling.append(live.top)

@@ -91,6 +91,9 @@ from agentfs.turns import harnesses
 from agentfs.turns.turns import TurnLog
 from agentfs.why import Why
 from agentfs.workflow.engine import Engine
+from agentfs.workflow.retention import RunRetention
+from agentfs.workflow.runs import Runs
+from agentfs.workflow.subruns import SubRuns
 
 __all__ = ["Kernel"]
 
@@ -212,7 +215,10 @@ class Kernel:
         """Documents, the runs of pipelines, and who does their steps."""
         add, gate = ground.parts.add, self.gate
         self.library = add(Library(ground, gate, self.made))
-        self.engine = add(Engine(ground, self.table, self.light))
+        engine = self.engine = add(Engine(ground, self.table, self.light))
+        self.runs = add(Runs(ground, gate, self.table, self.light, engine, self.library))
+        add(RunRetention(ground, engine))
+        engine.executors.add(SubRuns(engine, self.runs))
 
     def _build_boundary(self, ground: Ground) -> None:
         """What the tree and the daemon ask of the kernel."""

@@ -46,7 +46,7 @@ LONGEST_KEY = 255
 class Plans(Protocol):
     """Where plans come from: the library."""
 
-    def plan(self, name: str, version: int | None = None, environment: str = "") -> Plan:
+    def plan_now(self, name: str, version: int | None = None, environment: str = "") -> Plan:
         """The plan of a pipeline; None is its newest version. Raises ENOENT."""
 
 
@@ -96,7 +96,7 @@ class Runs(Part):
             return self._begin(process, start)
 
     def _begin(self, starter: Process, start: Start) -> Run:
-        plan = self._plans.plan(start.pipeline, start.version, start.environment)
+        plan = self._plans.plan_now(start.pipeline, start.version, start.environment)
         self.may_start(starter, plan.name)
         text = self._input_text(plan, start.input)
         if start.key:
@@ -338,7 +338,7 @@ class Runs(Part):
         it. Raises EINVAL that names one that is not."""
         with self._gate.enter(principal, "signals") as actor:
             run = self._controlled(actor, number, "upgrade")
-            plan = self._plans.plan(run.pipeline, None, run.environment)
+            plan = self._plans.plan_now(run.pipeline, None, run.environment)
             before = self._journal.plan(run.plan_hash)
             names = {row.path.partition("/")[0] for row in self._journal.rows(run.id)}
             for name in sorted(names):

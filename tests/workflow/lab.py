@@ -109,12 +109,12 @@ class Lab:
         self.engine = kernel.engine
         self.runs = Runs(ground, kernel.gate, kernel.table, kernel.light, self.engine, self)
         self.retention = RunRetention(ground, self.engine)
-        ground.parts.add(self.runs, self.retention)
+        ground.parts.add(self.runs)
         self.hands = Hands(self.engine, self._kinds)
         self.engine.executors.add(SubRuns(self.engine, self.runs))
         self.engine.executors.add(self.hands)
 
-    def plan(self, name: str, version: int | None = None, environment: str = "") -> Plan:
+    def plan_now(self, name: str, version: int | None = None, environment: str = "") -> Plan:
         import errno
 
         if name not in self.plans:

@@ -189,9 +189,7 @@ def test_a_failure_lets_siblings_end_and_begins_nothing_new(lab: Lab) -> None:
 
 
 def test_an_error_that_is_handled_fails_nobody(lab: Lab) -> None:
-    run = lab.run(
-        node("a", on_error="h"), node("h", needs="a", handles=("a",)), data("z", 1, "h")
-    )
+    run = lab.run(node("a", on_error="h"), node("h", needs="a", handles=("a",)), data("z", 1, "h"))
     lab.failed("a", "no luck", kind="error")
     assert lab.step("h").input == {"_error": {"node": "a", "type": "error", "message": "no luck"}}
     lab.done("h", 1)
@@ -243,7 +241,7 @@ def test_required_inputs_mappings_and_ambient_fields(lab: Lab) -> None:
 
 
 def test_the_settings_of_a_step_are_evaluated_once(lab: Lab) -> None:
-    hostile = 'x{{ nodes.b }}"\'\n$(id)'
+    hostile = "x{{ nodes.b }}\"'\n$(id)"
     run = lab.run(
         data("b", 1),
         node("a", needs="b", spec={"program": ["{{ b }}"], "args": ["{{ input.t }}", "{{ b }}"]}),

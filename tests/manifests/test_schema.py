@@ -6,6 +6,9 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from agentfs.manifests.schema import Schema, schema_document, states
 
@@ -156,3 +159,65 @@ def test_hexdags_flat_types_are_a_schema() -> None:
     assert schema_document(PERSON) is PERSON
     with pytest.raises(ValueError, match="there is no type `strn` \\(did you mean str"):
         schema_document({"name": "strn"})
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-5, 5), st.sampled_from(["", "a", "ab", "b1"])),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from("abc"), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+NUMBERS = st.integers(0, 3)
+
+
+def _schemas(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    fields = st.dictionaries(st.sampled_from("abc"), inner, max_size=3)
+    several = st.lists(inner, min_size=1, max_size=3)
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.sampled_from(["object", "array", "string", "integer", "number", "null"]),
+            "properties": fields,
+            "patternProperties": st.dictionaries(st.sampled_from(["^a", "b$"]), inner, max_size=2),
+            "additionalProperties": inner,
+            "required": st.lists(st.sampled_from("abc"), max_size=2, unique=True),
+            "items": inner,
+            "prefixItems": several,
+            "contains": inner,
+            "allOf": several,
+            "anyOf": several,
+            "oneOf": several,
+            "not": inner,
+            "if": inner,
+            "then": inner,
+            "enum": st.lists(VALUES, min_size=1, max_size=3),
+            "maximum": NUMBERS,
+            "maxLength": NUMBERS,
+            "minProperties": NUMBERS,
+            "pattern": st.sampled_from(["^a+$", "b|1", "[ab]{2}"]),
+            "$ref": st.sampled_from(["#", "#/$defs/x", "#/$defs/y", "#/properties/a"]),
+        },
+    )
+
+
+SCHEMAS = st.recursive(st.booleans(), _schemas, max_leaves=6)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, phases=[Phase.generate])
+@given(SCHEMAS, SCHEMAS, SCHEMAS, st.lists(VALUES, min_size=1, max_size=4))
+def test_any_schema_is_refused_or_says_what_the_standard_says(
+    whole: Any, first: Any, second: Any, values: list[Any]
+) -> None:
+    document = whole | {"$defs": {"x": first, "y": second}} if isinstance(whole, dict) else whole
+    began = time.process_time()
+    try:
+        schema = Schema(document)
+    except ValueError as refusal:
+        assert str(refusal).startswith("$")
+        return
+    finally:
+        assert time.process_time() - began < 0.1
+    known = Draft202012Validator(document)
+    for value in values:
+        assert (schema.check(value) == "") is known.is_valid(value)

@@ -111,7 +111,7 @@ class YamlDocument:
 
     def __exit__(self, kind: object, bad: BaseException | None, trace: object) -> None:
         if isinstance(bad, YamlError):
-            self.fault(bad.line, f"not YAML: {bad.what}", NOT_YAML)
+            self.fault((bad.line, bad.column), f"not YAML: {bad.what}", NOT_YAML)
             raise self.refusal() from None
 
     def root(self) -> yaml.Node | None:

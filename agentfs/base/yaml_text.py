@@ -57,12 +57,14 @@ _KINDS = {"bool": "true or false", "int": "whole number", "float": "number", "ti
 
 
 class YamlError(Exception):
-    """A text that is not YAML, or has a value that cannot be read. `line` counts from 1."""
+    """A text that is not YAML, or has a value that cannot be read. `line` and `column` count from
+    1."""
 
-    def __init__(self, line: int, what: str) -> None:
+    def __init__(self, line: int, what: str, column: int = 1) -> None:
         super().__init__(f"line {line}: {what}")
         self.line = line
         self.what = what
+        self.column = column
 
 
 def line_of(node: yaml.Node) -> int:
@@ -192,12 +194,14 @@ def plain(node: yaml.Node) -> Any:
     make = _SCALARS.get(kind)
     if make is None:
         tag = node.tag.replace(_CORE, "!!")
-        raise YamlError(line_of(node), f"a value of the kind {tag:.60} is not taken")
+        line, column = place_of(node)
+        raise YamlError(line, f"a value of the kind {tag:.60} is not taken", column)
     try:
         return make(text)
     except ValueError:
+        line, column = place_of(node)
         what = f"{text[:40]!r} is no {_KINDS.get(kind, kind)}"
-        raise YamlError(line_of(node), what) from None
+        raise YamlError(line, what, column) from None
 
 
 def _integer(text: str) -> int:
@@ -322,4 +326,5 @@ def read_yaml(text: str, most: int = MOST_VALUES) -> Any:
 
 def _marked(bad: yaml.MarkedYAMLError) -> YamlError:
     mark = bad.problem_mark or bad.context_mark
-    return YamlError(mark.line + 1 if mark else 1, str(bad.problem or bad.context))
+    what = str(bad.problem or bad.context)
+    return YamlError(mark.line + 1, what, mark.column + 1) if mark else YamlError(1, what)

@@ -51,7 +51,9 @@ MISSING: Any = ...
 _ONE = re.compile(r"\s*\{\{-?((?:(?!\{\{|\}\}).)*?)-?\}\}\s*", re.DOTALL)
 
 _OWN = frozenset({"loop"})
-"""Names that a `{% for %}` gives."""
+"""Names that a `{% for %}` gives, within it."""
+
+_NOTHING: frozenset[str] = frozenset()
 
 _BINARY = (nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Pow)
 _PLAIN = (
@@ -141,7 +143,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 def references(tree: nodes.Node, text: str) -> tuple[Reference, ...]:
     """Everything that a tree names and does not make itself, in the order of the text."""
-    found = sorted(set(_references(tree, _OWN, False)), key=lambda each: each[1])
+    found = sorted(set(_references(tree, _NOTHING, False)), key=lambda each: each[1])
     return tuple(Reference(path, *place(text, at), may) for path, at, may in found)
 
 
@@ -152,7 +154,7 @@ def _references(
         yield from _chain(node, bound, optional)
     elif isinstance(node, nodes.For):
         yield from _references(node.iter, bound, optional)
-        inner = bound | _bound(node.target)
+        inner = bound | _bound(node.target) | _OWN
         for each in (*node.body, *([node.test] if node.test else ())):
             yield from _references(each, inner, optional)
         for each in node.else_:
@@ -259,7 +261,7 @@ class Evaluation:
 
     def knows(self, tree: nodes.Node) -> bool:
         """Whether all that a tree names is in the scope, and has its value by now."""
-        values = [self._known(path[0]) for path, _at, _may in _references(tree, _OWN, False)]
+        values = [self._known(path[0]) for path, _at, _may in _references(tree, _NOTHING, False)]
         if isinstance(tree, nodes.Name):
             return values != [MISSING]
         return all(value is not MISSING and _later(value) is None for value in values)

@@ -17,7 +17,7 @@ from agentfs.manifests.kinds import COMMON, KINDS, LOOPS, Filling, Shape
 from agentfs.manifests.macro import arguments, expanded
 from agentfs.manifests.nodes import NodeDraft, NodeReader, common_fields
 from agentfs.manifests.plan import Graph, PlanNode
-from agentfs.manifests.references import Fields, NamedNodes, Scope, find
+from agentfs.manifests.references import Fields, NamedNodes, Scope, as_templates, find
 from agentfs.manifests.source import Located, ManifestText
 
 __all__ = ["GraphReader"]
@@ -30,6 +30,9 @@ MOST_NESTED = 20
 
 MOST_CIRCLES = 20
 """Circles that are told of one graph."""
+
+VARIABLES = ("item_var", "index_var")
+"""Keys of loops that name something for the templates of their bodies."""
 
 MACRO_STEPS = 400_000
 MACRO_SIZE = 1 << 22
@@ -119,7 +122,8 @@ class GraphReader:
         self._edges(elements, drafts, instances)
         found = NamedNodes()
         if output is not None:
-            find(self._source, output, Filling.MAPPING, "output", scope, found)
+            output = output.made(as_templates(output.value, scope, paths=True))
+            find(self._source, output, Filling.TEMPLATE, "output", scope, found)
         outer = {each for draft in drafts.values() for each in draft.outer}
         outer |= {each for each in found.nodes if each[0] < len(scope.levels) - 1}
         made = [self._node(draft) for draft in drafts.values()]
@@ -241,16 +245,21 @@ class GraphReader:
             value = self._nodes.value(draft, name, key)
             if value is None and key.shape is not Shape.ANY:
                 continue
+            if key.form is Filling.MAPPING:
+                value = as_templates(value, inner)
+                draft.keys[name] = draft.keys[name].made(value)
             draft.spec[name] = value
-            if key.form is Filling.LITERAL:
-                continue
+            if key.form is Filling.LITERAL or name == "state_update":
+                continue  # that names the nodes of the body, too, which come later
             what = f"{draft.name}.{name}"
             if draft.kind == "expression" and name == "expressions":
                 self._expressions(draft, mapped, inner, found)
             else:
-                where = inner.within((), state=True) if name == "state_update" else inner
+                where = inner
                 if draft.kind == "while" and name == "condition":
-                    where = inner.within((), state=True)
+                    where = inner.within(("iteration",), state=True)
+                elif name == "reducer":
+                    where = inner.with_variables(("acc", "value", "values"))
                 find(source, draft.keys[name], key.form, what, where, found, own=draft.name)
         self._rest(draft, found, inner, depth)
         level = len(scope.levels) - 1
@@ -318,7 +327,7 @@ class GraphReader:
         elif draft.kind == "if":
             self._if(draft, scope, depth)
         elif draft.kind in LOOPS:
-            self._loop(draft, scope, depth)
+            self._loop(draft, found, scope, depth)
 
     def _known_pipeline(self, draft: NodeDraft, name: str, where: Located) -> None:
         if name != self._pipeline and not self._library.pipeline(name):
@@ -327,16 +336,11 @@ class GraphReader:
                 where, f"{draft.name}: there is no pipeline `{name}` yet{hint}", "W103"
             )
 
-    def _loop(self, draft: NodeDraft, scope: Scope, depth: int) -> None:
-        variables = [
-            str(draft.spec.get("item_var", "item")),
-            str(draft.spec.get("index_var", "index")),
-            "total",
-            "is_first",
-            "is_last",
-        ]
-        if draft.kind != "for-each":
-            del variables[0]
+    def _loop(self, draft: NodeDraft, found: NamedNodes, scope: Scope, depth: int) -> None:
+        variables = {"index", "iteration"}
+        if draft.kind != "while":
+            variables |= {"item", "total", "is_first", "is_last"}
+            variables |= {str(draft.spec[key]) for key in VARIABLES if key in draft.spec}
         inner = scope.within(variables, state=draft.kind == "while")
         both = [key for key in ("body", "body_pipeline") if key in draft.keys]
         if len(both) == 2:
@@ -367,6 +371,19 @@ class GraphReader:
                 node = PlanNode("run", "pipeline", spec={"pipeline": name}, line=where.place[0])
                 draft.fields["bodies"] = (("body", Graph((node,))),)
                 draft.written["body_pipeline"] = name
+        elif draft.kind == "while":
+            draft.fields["bodies"] = (("body", Graph()),)
+        if "state_update" in draft.keys:
+            names = {"body", "result", "iteration", *self._of_bodies(draft)}
+            all_names = scope.within(names, state=True)
+            update = draft.keys["state_update"]
+            what = f"{draft.name}.state_update"
+            find(self._source, update, Filling.EXPRESSION, what, all_names, found, own=draft.name)
+
+    @staticmethod
+    def _of_bodies(draft: NodeDraft) -> set[str]:
+        """The names of the nodes in its bodies."""
+        return {node.name for _, graph in draft.fields.get("bodies", ()) for node in graph.nodes}
 
     def _if(self, draft: NodeDraft, scope: Scope, depth: int) -> None:
         if not {"body", "else_body"} & draft.keys.keys():

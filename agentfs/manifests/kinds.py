@@ -62,6 +62,8 @@ class Shape(enum.Enum):
     BODY = "a list of nodes, or a function like `module:name`"
     RETRY = "a map of attempts, delay, backoff, max_delay, or the name of a policy"
     CONCURRENCY = "a map of key, limit, on_full"
+    LIMITS = "a map of limits"
+    CAPS = "a list of capabilities"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ def _choice(what: str, *choices: str) -> SpecKey:
 
 
 T, E, M = Filling.TEMPLATE, Filling.EXPRESSION, Filling.MAPPING
+
+STRATEGIES = ("dict", "list", "first", "last", "reduce")
 
 COMMON: dict[str, SpecKey] = {
     "description": _key(Shape.TEXT, "what it is for"),
@@ -157,7 +161,10 @@ _TABLE: tuple[NodeKind, ...] = (
             "expressions": SpecKey(Shape.MAP, E, "its output: a name and an expression each"),
             "output_fields": _key(Shape.TEXTS, "those of them that are its output (all)"),
             "merge_strategy": _choice(
-                "its output is made of its dependencies' outputs", "dict", "list", "first", "last"
+                "its output is made of its dependencies' outputs", *STRATEGIES
+            ),
+            "reducer": SpecKey(
+                Shape.TEXT, E, "for reduce: `sum`, or an expression over acc and value"
             ),
             "extract_field": _key(Shape.TEXT, "of each dependency's output only this field"),
         },
@@ -362,6 +369,9 @@ _TABLE: tuple[NodeKind, ...] = (
             "pipeline": SpecKey(Shape.NAME, Filling.LITERAL, "its name in /etc/pipelines", True),
             "input": SpecKey(Shape.ANY, T, "the input of its run; the node's input if left out"),
             "version": _key(Shape.COUNT, "the newest if left out"),
+            "environment": _key(Shape.NAME, "which of the documents of its text, by namespace"),
+            "limits": _key(Shape.LIMITS, "limits of its run; they can only be narrower"),
+            "caps": _key(Shape.CAPS, "capabilities of its run; they can only be fewer"),
             "on_parent_end": _choice(
                 "its end if this run ends before (cancel)", "cancel", "abandon"
             ),

@@ -21,7 +21,7 @@ from agentfs.manifests.kinds import (
     Shape,
     SpecKey,
 )
-from agentfs.manifests.levels import Policies, read_policies
+from agentfs.manifests.levels import Policies, read_caps, read_limits, read_policies
 from agentfs.manifests.plan import Concurrency, Retry
 from agentfs.manifests.schema import Schema, schema_document
 from agentfs.manifests.source import Located, ManifestText
@@ -33,7 +33,6 @@ SHORT_KEYS = ("name", "dependencies", "wait_for")
 REFUSED = {
     "settings": "literal values belong into `spec`",
     "setup_fn": "a node before this one can do it",
-    "reducer": "a function node after this one can do it",
     "examples": "they are a part of the prompt here",
     "conversation": "it is a part of the prompt here",
     "stream": "answers are read whole; /dev/llm streams",
@@ -275,6 +274,11 @@ class NodeReader:
             return schema_of(source, given, what)
         elif shape is Shape.FUNCTION:
             return self._function(given, what)
+        elif shape is Shape.LIMITS:
+            return read_limits(source, given, what)
+        elif shape is Shape.CAPS:
+            caps = read_caps(source, given, what)
+            return None if caps is None else list(caps)
         return given.value
 
     def _command(self, given: Located, what: str) -> list[str] | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from agentfs.base.yaml_document import near
 from agentfs.manifests.evaluate import Reference
@@ -13,7 +15,7 @@ from agentfs.manifests.kinds import CTX_FIELDS, Filling
 from agentfs.manifests.source import Located, ManifestText
 from agentfs.manifests.template import Template, is_template
 
-__all__ = ["Fields", "NamedNodes", "Scope", "find"]
+__all__ = ["Fields", "NamedNodes", "Scope", "as_templates", "find"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,26 @@ class NamedNodes:
     """The nodes that were named, each with the level of its graph."""
 
     nodes: set[tuple[int, str]] = field(default_factory=set)
+
+
+_PATH = re.compile(r"\$?[A-Za-z_][\w-]*(?:\.[\w-]+|\[\d+\])*")
+
+
+def as_templates(value: Any, scope: Scope, *, paths: bool = False) -> Any:
+    """`value` with each text that is the path of something (`node`, `node.field`, `input.x`) as a
+    template for it. Other texts stay as they are; where `paths` are expected, those with dots
+    become templates, too, and are faults then."""
+    if isinstance(value, dict):
+        return {key: as_templates(each, scope, paths=paths) for key, each in value.items()}
+    if isinstance(value, list):
+        return [as_templates(each, scope, paths=paths) for each in value]
+    if not isinstance(value, str) or not _PATH.fullmatch(value):
+        return value
+    first = re.split(r"[.\[]", value, maxsplit=1)[0]
+    known = {"nodes", "input", "$input", "ctx"} | scope.variables | scope.nodes()
+    if first in known or (paths and "." in value):
+        return f"{{{{ {value.removeprefix('$')} }}}}"
+    return value
 
 
 def find(

@@ -18,6 +18,7 @@ from agentfs.audit import check as audit
 from agentfs.base.errors import KernelError
 from agentfs.catalog import document as catalog
 from agentfs.chats import check as chats
+from agentfs.executors import check as executors
 from agentfs.mail import check as mail
 from agentfs.process import check as process
 from agentfs.quota import check as quota
@@ -37,7 +38,10 @@ from agentfs.turns import harnesses
 
 __all__ = ["check"]
 
-ROOMS = (process, mail, asks, reminders, tooling, turns, chats, shared, quota, audit, approvals)
+ROOMS = (
+    *(process, mail, asks, reminders, tooling, turns, chats, shared, quota, audit, approvals),
+    executors,
+)
 
 NUMBERS = (LAST_EVENT, *process.NUMBERS, *quota.NUMBERS, *audit.NUMBERS, *approvals.NUMBERS)
 """Meta values that are numbers."""

@@ -24,6 +24,10 @@ from agentfs.base.watchdog import Watchdog
 from agentfs.catalog.catalog import Catalog
 from agentfs.catalog.secrets import Secrets
 from agentfs.chats.chats import Chats
+from agentfs.executors.desk import StepDesk
+from agentfs.executors.functions import Functions
+from agentfs.executors.pools import Pools
+from agentfs.executors.workers import CodeWorkers
 from agentfs.explain import Explanations
 from agentfs.library.library import Library
 from agentfs.machine.lineage import Lineages
@@ -213,12 +217,16 @@ class Kernel:
 
     def _build_workflows(self, ground: Ground) -> None:
         """Documents, the runs of pipelines, and who does their steps."""
-        add, gate = ground.parts.add, self.gate
+        add, gate, table = ground.parts.add, self.gate, self.table
         self.library = add(Library(ground, gate, self.made))
-        engine = self.engine = add(Engine(ground, self.table, self.light))
-        self.runs = add(Runs(ground, gate, self.table, self.light, engine, self.library))
+        engine = self.engine = add(Engine(ground, table, self.light))
+        self.runs = add(Runs(ground, gate, table, self.light, engine, self.library))
         add(RunRetention(ground, engine))
         engine.executors.add(SubRuns(engine, self.runs))
+        self.desk = add(StepDesk(ground, engine))
+        self.pools = add(Pools(ground, gate, table, self.agents, self.made, self.desk))
+        code = add(CodeWorkers(ground, table, self.light, self.pools))
+        engine.executors.add(Functions(ground, table, self.policy, self.pools, code))
 
     def _build_boundary(self, ground: Ground) -> None:
         """What the tree and the daemon ask of the kernel."""

@@ -6,6 +6,7 @@ from agentfs.approvals.settings import ApprovalSettings
 from agentfs.asks.settings import EscalationSettings
 from agentfs.audit.settings import AuditSettings
 from agentfs.chats.settings import ChatSettings
+from agentfs.executors.settings import PoolSettings
 from agentfs.library.settings import WorkflowSettings
 from agentfs.mail.settings import MessageSettings
 from agentfs.process.settings import LimitSettings, ProcessSettings
@@ -49,6 +50,7 @@ SECTIONS: tuple[type[Section], ...] = (
     ApprovalSettings,
     ShareSettings,
     ToolSettings,
+    PoolSettings,
     MountSettings,
 )
 """In the order of the document."""

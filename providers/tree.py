@@ -28,6 +28,7 @@ from agentfs.providers.mail import DeadRows, MailRows
 from agentfs.providers.memory import MemoryRows
 from agentfs.providers.overheard import OverheardRows
 from agentfs.providers.pipes import PipesDirectory
+from agentfs.providers.pools import PoolsDirectory
 from agentfs.providers.proc import ProcDirectory
 from agentfs.providers.process_commands import CommandRows
 from agentfs.providers.process_program import ProgramRows
@@ -84,6 +85,7 @@ attach(
     GatewayLink,
     QueuesDirectory,
     TopicsDirectory,
+    PoolsDirectory,
     LocksDirectory,
     DevShmDirectory,
     ApprovalsDirectory,

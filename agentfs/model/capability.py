@@ -177,6 +177,32 @@ class CapabilitySet:
         )
         return CapabilitySet(self.names & other.names, tools, self.denied | other.denied)
 
+    def within(self, other: CapabilitySet) -> bool:
+        """Whether everything that this allows is allowed by `other`. Where lists of tools cannot be
+        compared it says no."""
+        if any(self.allows(name) and not other.allows(name) for name in (*PLAIN, *IMPLIED)):
+            return False
+        if "*" in self.denied or () in self.tools:
+            return True  # it has no tools
+        if not all(any(_implies(mine, theirs) for mine in self.tools) for theirs in other.tools):
+            return False
+        mine = self._denied_tools
+        return all(any(covers(no, glob) for no in mine) for glob in other._denied_tools)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "names": sorted(self.names),
+            "tools": [list(each) for each in self.tools],
+            "denied": sorted(self.denied),
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> CapabilitySet:
+        """The set that gave this record."""
+        tools = tuple(tuple(each) for each in record["tools"])
+        return cls(frozenset(record["names"]), tools, frozenset(record["denied"]))
+
     def without(self, denied: Iterable[str]) -> CapabilitySet:
         """The same without these. Raises EINVAL for unknown ones."""
         names = frozenset(canonical(name) for name in denied)

@@ -60,6 +60,7 @@ _KINDS = (
     PotKind("topics", "topics", "topics.max_topics"),
     PotKind("locks", "locks", "locks.max_locks"),
     PotKind("manifests", "documents", "workflows.max_documents"),
+    PotKind("pools", "pools", "pools.max_pools"),
     _again("groups", "groups", "groups.max_groups"),
     PotKind("reminders", "reminders", "shares.reminders"),
     _again("asks", "questions that wait for an answer", "shares.asks"),

@@ -1,4 +1,4 @@
-"""Things by name that one agent owns and others use: the common half of queues and topics."""
+"""Things by name that an agent owns and others use: the common part of queues, topics, pools."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from agentfs.quota.made import Made
 from agentfs.rights.gate import Gate
 from agentfs.rights.ownership import Access, Ownership
 from agentfs.rights.policy import Action
-from agentfs.shared.events import QueueChanged, TopicChanged
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
 from agentfs.store.records import Records
@@ -53,7 +52,7 @@ class Registry(Part, Generic[Thing]):
     """Their name, in words and in the store."""
     FOLDER: ClassVar[str]
     """Where they are in the tree."""
-    CHANGED: ClassVar[type[QueueChanged] | type[TopicChanged]]
+    CHANGED: ClassVar[type[Any]]
     """The event that says that one of this name has changed."""
 
     def __init__(

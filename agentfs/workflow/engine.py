@@ -241,9 +241,22 @@ class Engine(Part):
 
         self._act(ref, wait)
 
-    def hold(self, ref: StepRef, holder: int) -> None:
-        """Process `holder` has claimed the attempt; 0: nobody has. Raises ESTALE."""
-        self._act(ref, lambda live, scope, node: self.steps.hold(live, scope, node, holder))
+    def hold(self, ref: StepRef, holder: str, deadline: float | None = None) -> None:
+        """`holder` has claimed the attempt, which has to end by `deadline` (wall clock, seconds).
+        Empty: it waits for somebody to claim it, and its time does not run. Raises ESTALE."""
+        self._act(
+            ref, lambda live, scope, node: self.steps.hold(live, scope, node, holder, deadline)
+        )
+
+    def holder(self, ref: StepRef) -> str:
+        """The holder of an attempt; empty if nobody is, or it is over."""
+        run = self.open.find(ref.run)
+        row = None if run is None else self._row(run, ref.path)
+        return "" if row is None or row.attempt != ref.attempt else row.holder
+
+    def tell_progress(self, ref: StepRef, words: str) -> None:
+        """Whoever does the attempt says how far it is. Raises ESTALE."""
+        self._act(ref, lambda live, scope, node: self.steps.tell_progress(live, scope, node, words))
 
     def progress(self, ref: StepRef) -> bool:
         """Whether the attempt is still the one under way."""

@@ -138,7 +138,7 @@ _values = attrgetter(*_DEFAULTS)
 class NodeRow:
     """One node of a run, as its newest attempt left it. Times are wall clock, in seconds; 0 is not
     yet. `deadline` ends the attempt, `due` is when it goes on by itself: a back-off, or a wait.
-    `reason` is that of a skip. `holder` is the process that has claimed the attempt. `wait` is the
+    `reason` is that of a skip. `holder` is the program that has claimed the attempt. `wait` is the
     key of a signal that it waits for, `group` the value of its concurrency key."""
 
     run: int
@@ -152,7 +152,7 @@ class NodeRow:
     error: str = ""
     kind: str = ""  # of the error: error, timeout, lost, limit, schema, size, cancelled
     reason: str = ""
-    holder: int = 0
+    holder: str = ""
     wait: str = ""
     group: str = ""
 

@@ -121,7 +121,7 @@ class Steps:
         if state.final:
             row.ended = self._clock.now()
             row.deadline = row.due = 0.0
-            row.wait, row.holder = "", 0
+            row.wait, row.holder = "", ""
         if row.group and old is NodeState.RUNNING:
             self._slots.free(row.group, (row.run, row.path))
             live.freed.add(row.group)
@@ -235,7 +235,7 @@ class Steps:
     def _back_off(self, live: LiveRun, scope: Scope, node: PlanNode, row: NodeRow) -> None:
         due = self._next(node, row)
         self._move(live, scope, node, row, NodeState.BACKOFF)
-        row.deadline, row.due, row.wait, row.holder = 0.0, due, "", 0
+        row.deadline, row.due, row.wait, row.holder = 0.0, due, "", ""
         live.touch(row)
         self.note(
             live, "NodeRetried", node=row.path, attempt=row.attempt, error=row.error[:1000],
@@ -326,11 +326,22 @@ class Steps:
         live.unblock("nodes")
 
     @staticmethod
-    def hold(live: LiveRun, scope: Scope, node: PlanNode, holder: int) -> None:
-        """Process `holder` has claimed the attempt; 0: nobody has."""
+    def hold(
+        live: LiveRun, scope: Scope, node: PlanNode, holder: str, deadline: float | None
+    ) -> None:
+        """`holder` has claimed the attempt; empty: nobody has, and its time does not run."""
         row = scope.rows[node.name]
-        row.holder = holder
+        row.holder, row.deadline = holder, deadline or 0.0
+        if deadline is not None:
+            live.expect(deadline)
         live.touch(row)
+
+    def tell_progress(self, live: LiveRun, scope: Scope, node: PlanNode, words: str) -> None:
+        """An event of the run says how far the attempt is."""
+        row = scope.rows[node.name]
+        self.note(live, "NodeProgress", node=row.path, attempt=row.attempt, text=words)
+        state = row.state.value
+        self._events.emit(NodeChanged(row.run, row.path, state, state, row.attempt))
 
     # -- the begin of an attempt -----------------------------------------------------------------
 

@@ -64,9 +64,12 @@ VARIANTS: dict[str, tuple[dict[str, object], ...]] = {
     "QueuePurged": ({"name": "jobs"},),
     "QueueRemoved": ({"name": "jobs"},),
     "TopicChanged": ({"name": "news"},),
+    "PoolChanged": ({"name": "sums"},),
+    "PoolRemoved": ({"name": "sums"},),
     "TopicRemoved": ({"name": "news"},),
     "QueueCreated": ({"name": "jobs"}, {"name": "gone"}),
     "TopicCreated": ({"name": "news"}, {"name": "gone"}),
+    "PoolCreated": ({"name": "sums"}, {"name": "gone"}),
     "ChatMade": ({}, {"chat": "gone"}),
     "AskOpened": ({}, {"id": "000000000099"}),
     "ApprovalAsked": ({}, {"id": "000099"}),
@@ -143,6 +146,7 @@ class Town:
         await world.write("/dev/queues/jobs/new/1.M1.host", "two", alice, create=True)
         world.create("/dev/topics/news", alice).release()
         kernel.locks.take(alice.principal, "thing")
+        kernel.pools.create(alice.principal, "sums", 0o777)
         for path in ("/sys/cgroup/team", "/sys/cgroup/team/inner"):
             folder, _, name = path.rpartition("/")
             world.directory(folder).mkdir(name, 0o755, OPERATOR)

@@ -12,6 +12,7 @@ from typing import Any
 
 from agentfs.manifests.documents import BEHIND
 from agentfs.manifests.kinds import COMMON, KINDS, Filling, NodeKind, Shape, SpecKey
+from agentfs.manifests.levels import LIMITS, SAME_LIMIT
 
 __all__ = ["ADAPTERS", "NODES", "TAGS", "About"]
 
@@ -77,6 +78,15 @@ _SHAPES: dict[Shape, dict[str, Any]] = {
             },
         ]
     },
+    Shape.LIMITS: {
+        "type": "object",
+        "properties": {
+            name: {"anyOf": [{"type": "number", "minimum": 0}, {"enum": [None, "max"]}]}
+            for name in (*LIMITS, *SAME_LIMIT)
+        },
+        "additionalProperties": False,
+    },
+    Shape.CAPS: _TEXTS,
     Shape.CONCURRENCY: {
         "type": "object",
         "properties": {

@@ -6,14 +6,11 @@ function in our own table. Everything else in a tree is refused before it is eva
 
 from __future__ import annotations
 
-import inspect
 import operator
 import re
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any, cast
 
 from jinja2 import nodes
@@ -25,23 +22,15 @@ from agentfs.manifests.fuel import (
     Fuel,
     FuelError,
     MissingError,
-    TemplateError,
     same,
     weigh,
 )
-from agentfs.manifests.functions import (
-    FUNCTIONS,
-    METHODS,
-    PASSING,
-    TESTS,
-    TOLERANT,
-    compare,
-    kind_of,
-    to_text,
-)
+from agentfs.manifests.functions import CLOCK, FUNCTIONS, PASSING
 from agentfs.manifests.grammar import Span, place
+from agentfs.manifests.json_values import compare, kind_of, to_json, to_text
+from agentfs.manifests.tree import BINARY, NOTHING, arguments, callee, tolerates, walk
 
-__all__ = ["Evaluation", "Reference", "check", "references"]
+__all__ = ["MISSING", "Evaluation"]
 
 Scope = Mapping[str, Any]
 
@@ -49,178 +38,6 @@ MISSING: Any = ...
 """A name or field that is not there."""
 
 _ONE = re.compile(r"\s*\{\{-?((?:(?!\{\{|\}\}).)*?)-?\}\}\s*", re.DOTALL)
-
-_OWN = frozenset({"loop"})
-"""Names that a `{% for %}` gives, within it."""
-
-_NOTHING: frozenset[str] = frozenset()
-
-_BINARY = (nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Pow)
-_PLAIN = (
-    nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Tuple,
-    nodes.List, nodes.Dict, nodes.Pair, nodes.CondExpr, nodes.Or, nodes.And, nodes.Not,
-    nodes.Compare, nodes.Operand, nodes.Neg, nodes.Pos, nodes.Concat, nodes.Getattr,
-    nodes.Getitem, nodes.Slice, nodes.Keyword, nodes.If, nodes.Assign, nodes.For, *_BINARY,
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """What a template names: `nodes.b.items[0]` is ("nodes", "b", "items", "0").
-
-    `optional`: something in the template says what is taken if it is missing. `line` and `column`
-    count from 1 in the template's text.
-    """
-
-    path: tuple[str, ...]
-    line: int
-    column: int
-    optional: bool = False
-
-    def __str__(self) -> str:
-        return ".".join(self.path)
-
-
-def check(tree: nodes.Node, text: str) -> None:
-    """Whether the tree has nothing but what can be evaluated. Raises TemplateError."""
-    stack: list[nodes.Node] = [tree]
-    while stack:
-        node = stack.pop()
-        try:
-            _check_one(node)
-        except TemplateError as bad:
-            raise TemplateError(bad.words, *place(text, node.lineno or 0)) from None
-        stack.extend(node.iter_child_nodes())
-
-
-def _check_one(node: nodes.Node) -> None:
-    if isinstance(node, nodes.Call | nodes.Filter | nodes.Test):
-        if node.dyn_args is not None or node.dyn_kwargs is not None:
-            raise TemplateError("`*` and `**` before arguments are not known here")
-        name, function, what = _callee(node)
-        values = len(node.args) + (not isinstance(node, nodes.Call) or _is_method(node))
-        try:
-            _signature(function).bind(None, *range(values), **dict.fromkeys(_named(node)))
-        except TypeError as bad:
-            raise TemplateError(f"{what} `{name}`: {bad}") from None
-    elif type(node) not in _PLAIN:
-        raise TemplateError(f"`{type(node).__name__.lower()}` is not known here")
-
-
-def _named(node: nodes.Call | nodes.Filter | nodes.Test) -> dict[str, nodes.Expr]:
-    return {str(each.key): each.value for each in node.kwargs}
-
-
-def _is_method(node: nodes.Node) -> bool:
-    return isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr)
-
-
-def _callee(node: nodes.Call | nodes.Filter | nodes.Test) -> tuple[str, Callable[..., Any], str]:
-    if isinstance(node, nodes.Test):
-        name = node.name if node.name in TESTS else node.name.lower()
-        known, what = TESTS, "test"
-        name = "none" if name == "null" else name
-    elif isinstance(node, nodes.Filter):
-        name, known, what = node.name, FUNCTIONS, "filter"
-    elif isinstance(node.node, nodes.Name):
-        name, known, what = node.node.name, FUNCTIONS | _CLOCK, "function"
-    elif isinstance(node.node, nodes.Getattr):
-        name, what = node.node.attr, "method"
-        known = {each: FUNCTIONS[each] for each in METHODS}
-    else:
-        raise TemplateError("only a function or a method can be called")
-    if name not in known:
-        if name == "Decimal":
-            raise TemplateError("JSON has no decimal numbers: use round(x, 2)")
-        raise TemplateError(f"there is no {what} `{name[:40]}`{near(name[:40], known)}")
-    return name, known[name], what
-
-
-@cache
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    return inspect.signature(function)
-
-
-def references(tree: nodes.Node, text: str) -> tuple[Reference, ...]:
-    """Everything that a tree names and does not make itself, in the order of the text."""
-    found = sorted(set(_references(tree, _NOTHING, False)), key=lambda each: each[1])
-    return tuple(Reference(path, *place(text, at), may) for path, at, may in found)
-
-
-def _references(
-    node: nodes.Node, bound: frozenset[str], optional: bool
-) -> Iterator[tuple[tuple[str, ...], int, bool]]:
-    if isinstance(node, nodes.Name | nodes.Getattr | nodes.Getitem):
-        yield from _chain(node, bound, optional)
-    elif isinstance(node, nodes.For):
-        yield from _references(node.iter, bound, optional)
-        inner = bound | _bound(node.target) | _OWN
-        for each in (*node.body, *([node.test] if node.test else ())):
-            yield from _references(each, inner, optional)
-        for each in node.else_:
-            yield from _references(each, bound, optional)
-    elif isinstance(node, nodes.Call | nodes.Filter | nodes.Test):
-        tolerant = _tolerant(node)
-        if isinstance(node, nodes.Call):
-            if isinstance(node.node, nodes.Getattr):
-                yield from _references(node.node.node, bound, optional)
-        elif node.node is not None:
-            yield from _references(node.node, bound, optional or tolerant)
-        for each in (*node.args, *node.kwargs):
-            yield from _references(each, bound, optional or (tolerant and type(node) is nodes.Call))
-    elif isinstance(node, nodes.Template | nodes.If):
-        yield from _block(node.body, bound, optional)
-        if isinstance(node, nodes.If):
-            yield from _references(node.test, bound, optional)
-            yield from _block([*node.elif_], bound, optional)
-            yield from _block(node.else_, bound, optional)
-    else:
-        for each in node.iter_child_nodes():
-            yield from _references(each, bound, optional)
-
-
-def _block(
-    body: list[nodes.Node], bound: frozenset[str], optional: bool
-) -> Iterator[tuple[tuple[str, ...], int, bool]]:
-    for each in body:
-        if isinstance(each, nodes.Assign):
-            yield from _references(each.node, bound, optional)
-            bound |= _bound(each.target)
-        else:
-            yield from _references(each, bound, optional)
-
-
-def _chain(
-    node: nodes.Node, bound: frozenset[str], optional: bool
-) -> Iterator[tuple[tuple[str, ...], int, bool]]:
-    path: list[str] = []
-    while isinstance(node, nodes.Getattr | nodes.Getitem):
-        if isinstance(node, nodes.Getattr):
-            path.append(node.attr)
-        elif isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str | int):
-            path.append(str(node.arg.value))
-        else:
-            yield from _references(node.arg, bound, optional)
-            path.clear()  # what is below is known when it is evaluated
-        node = node.node
-    if not isinstance(node, nodes.Name):
-        yield from _references(node, bound, optional)
-    elif node.name not in bound:
-        yield (node.name, *reversed(path)), node.lineno, optional
-
-
-def _bound(target: nodes.Node) -> frozenset[str]:
-    return frozenset(name.name for name in target.find_all(nodes.Name)) | (
-        frozenset({target.name}) if isinstance(target, nodes.Name) else frozenset()
-    )
-
-
-def _tolerant(node: nodes.Call | nodes.Filter | nodes.Test) -> bool:
-    if isinstance(node, nodes.Test):
-        return node.name in ("defined", "undefined")
-    if isinstance(node, nodes.Filter):
-        return node.name in TOLERANT
-    return isinstance(node.node, nodes.Name) and node.node.name in TOLERANT
 
 
 def _now(scope: Scope) -> float:
@@ -233,14 +50,6 @@ def _now(scope: Scope) -> float:
 
 def _utc(fuel: Fuel, seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
-
-
-_CLOCK: dict[str, Callable[..., Any]] = {
-    "now": lambda fuel: None,
-    "timestamp": lambda fuel: None,
-    "utcnow": lambda fuel: None,
-}
-"""Functions of `ctx.now`: a run's next step is the same whenever it is evaluated."""
 
 
 class Evaluation:
@@ -261,7 +70,7 @@ class Evaluation:
 
     def knows(self, tree: nodes.Node) -> bool:
         """Whether all that a tree names is in the scope, and has its value by now."""
-        values = [self._known(path[0]) for path, _at, _may in _references(tree, _NOTHING, False)]
+        values = [self._known(path[0]) for path, _at, _may in walk(tree, NOTHING, False)]
         if isinstance(tree, nodes.Name):
             return values != [MISSING]
         return all(value is not MISSING and _later(value) is None for value in values)
@@ -324,12 +133,12 @@ class Evaluation:
         assert self._keep is not None
         begin, end = self._keep[bisect(self._keep, (node.lineno, len(self._text))) - 1]
         pieces, at = [], begin
-        named = {(where, path[0]) for path, where, _may in _references(node, frozenset(), False)}
+        named = {(where, path[0]) for path, where, _may in walk(node, frozenset(), False)}
         for where, name in sorted(named):
             value = self._known(name)
             if value is not MISSING:
                 later = _later(value)
-                known = FUNCTIONS["tojson"](self._fuel, value) if later is None else later
+                known = to_json(self._fuel, value) if later is None else later
                 pieces += [self._text[at:where], f"({known})"]
                 at = where + len(name) + self._text.startswith("$", where)
         text = "".join([*pieces, self._text[at:end]])
@@ -453,11 +262,11 @@ class Evaluation:
         return MissingError(name, f"{label} is {kind_of(base)} and has no `{key}`")
 
     def _call(self, node: nodes.Call | nodes.Filter | nodes.Test) -> Any:
-        name, function, _what = _callee(node)
-        if isinstance(node, nodes.Call) and name in _CLOCK and isinstance(node.node, nodes.Name):
+        name, function, _what = callee(node)
+        if isinstance(node, nodes.Call) and name in CLOCK and isinstance(node.node, nodes.Name):
             now = _now(self._scope)
             return now if name == "timestamp" else _utc(self._fuel, now)
-        tolerant = _tolerant(node)
+        tolerant = tolerates(node)
         values: list[Any] = []
         if isinstance(node, nodes.Call):
             if isinstance(node.node, nodes.Getattr):
@@ -471,7 +280,7 @@ class Evaluation:
             values.append(self._found(each) if at < tolerated else self._of(each))
         if not isinstance(node, nodes.Test):
             values = [None if value is MISSING else value for value in values]
-        named = {key: self._of(each) for key, each in _named(node).items()}
+        named = {key: self._of(each) for key, each in arguments(node).items()}
         self._made = self._made or name not in PASSING
         return function(self._fuel, *values, **named)
 
@@ -642,5 +451,5 @@ _EVALUATE: dict[type, Callable[[Evaluation, Any], Any]] = {
     nodes.Filter: Evaluation._call,
     nodes.Test: Evaluation._call,
     nodes.Call: Evaluation._call,
-    **dict.fromkeys(_BINARY, Evaluation._binary),
+    **dict.fromkeys(BINARY, Evaluation._binary),
 }

@@ -9,10 +9,11 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from agentfs.manifests.evaluate import Evaluation, Reference, check, references
+from agentfs.manifests.evaluate import Evaluation
 from agentfs.manifests.fuel import Fuel, TemplateError
 from agentfs.manifests.grammar import parse_expression
 from agentfs.manifests.template import Template, is_template
+from agentfs.manifests.tree import Reference, check, references
 
 __all__ = ["Expression", "MappingSource", "mapping_source"]
 

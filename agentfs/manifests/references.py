@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentfs.base.yaml_document import near
-from agentfs.manifests.evaluate import Reference
 from agentfs.manifests.expression import Expression, mapping_source
 from agentfs.manifests.fuel import TemplateError
 from agentfs.manifests.kinds import CTX_FIELDS, Filling
 from agentfs.manifests.source import Located, ManifestText
 from agentfs.manifests.template import Template, is_template
+from agentfs.manifests.tree import Reference
 
 __all__ = ["Fields", "NamedNodes", "Scope", "as_templates", "find"]
 

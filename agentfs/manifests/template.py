@@ -12,9 +12,10 @@ from typing import Any
 
 from jinja2 import nodes
 
-from agentfs.manifests.evaluate import Evaluation, Reference, check, references
+from agentfs.manifests.evaluate import Evaluation
 from agentfs.manifests.fuel import EvaluationError, Fuel, FuelError, MissingError, TemplateError
 from agentfs.manifests.grammar import hyphenated, parse_template
+from agentfs.manifests.tree import Reference, check, references
 
 __all__ = [
     "EvaluationError",

@@ -27,6 +27,7 @@ from agentfs.chats.chats import Chats
 from agentfs.executors.desk import StepDesk
 from agentfs.executors.functions import Functions
 from agentfs.executors.pools import Pools
+from agentfs.executors.programs import ProgramSteps
 from agentfs.executors.workers import CodeWorkers
 from agentfs.explain import Explanations
 from agentfs.library.library import Library
@@ -227,6 +228,8 @@ class Kernel:
         self.pools = add(Pools(ground, gate, table, self.agents, self.made, self.desk))
         code = add(CodeWorkers(ground, table, self.light, self.pools))
         engine.executors.add(Functions(ground, table, self.policy, self.pools, code))
+        self.step_programs = add(ProgramSteps(ground, gate, self.light, engine))
+        engine.executors.add(self.step_programs)
 
     def _build_boundary(self, ground: Ground) -> None:
         """What the tree and the daemon ask of the kernel."""

@@ -38,7 +38,7 @@ from agentfs.process.events import (
     WhyChanged,
 )
 from agentfs.process.settings import ProcessSettings
-from agentfs.process.step_files import ATTEMPT, NODE
+from agentfs.process.step_files import ATTEMPT, NODE, run_of
 from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
 from agentfs.process.waits import Wait, Waits
@@ -172,7 +172,7 @@ class Why(Part):
         """What a run is at, or what a step is for."""
         if process.kind is ProcessKind.STEP:
             node, attempt = process.metadata[NODE], process.metadata[ATTEMPT]
-            words = f"node {node} of run {process.ppid}, attempt {attempt}"
+            words = f"node {node} of run {run_of(process)}, attempt {attempt}"
             return Wait("program", process.started, words)
         below = self._table.live_children(process.pid)
         steps = [child.metadata[NODE] for child in below if child.kind is ProcessKind.STEP]

@@ -25,7 +25,7 @@ from agentfs.process.events import (
     StateChanged,
     WhyChanged,
 )
-from agentfs.process.step_files import ATTEMPT, NODE
+from agentfs.process.step_files import ATTEMPT, NODE, run_of
 from agentfs.providers.caps import ROLES
 from agentfs.providers.maildir import MAIL
 from agentfs.quota.events import LimitChanged
@@ -305,8 +305,7 @@ class ProcessDirectory(Table):
     def run(self, caller: Caller) -> str:
         """The run that it is, or is a step of; other processes have none."""
         process = self.process
-        run = process.pid if process.kind is ProcessKind.RUN else process.ppid
-        return f"../runs/{run}"
+        return f"../runs/{run_of(process)}"
 
     @link("parent", on=(ProcessReparented,), example="../1")
     def parent(self, caller: Caller) -> str:

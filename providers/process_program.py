@@ -9,8 +9,8 @@ import trio
 
 from agentfs.machine.proc import is_in_execve
 from agentfs.machine.promptly import promptly
-from agentfs.model.process import ProcessKind
 from agentfs.process.events import ProcessChanged, ProcessExited, ProcessRestarted
+from agentfs.process.step_files import run_of
 from agentfs.providers.process import ProcessRows
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.declare import (
@@ -93,8 +93,7 @@ class ProgramRows(ProcessRows):
             if process.cwd:
                 return process.cwd
         if process.light:
-            run = process.pid if process.kind is ProcessKind.RUN else process.ppid
-            return f"../runs/{run}/artifacts"
+            return f"../runs/{run_of(process)}/artifacts"
         return f"../../agents/{process.name}/memory"
 
     @value("ospid", on=(ProcessChanged, ProcessExited, ProcessRestarted), example="41217")

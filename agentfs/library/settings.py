@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -19,7 +20,8 @@ class WorkflowSettings(Section):
     `max_documents` of all kinds together; of each the newest `max_versions` texts are kept.
     `retention`: how long a run is kept after its end. `max_open` runs are open at a time, of which
     one agent may have `max_open_of_one`. `max_input` and `max_output` are in bytes, of a run and of
-    a node. `max_depth`: sub-runs in sub-runs. `max_iterations` of one loop."""
+    a node. `max_programs`: steps that are programs, at a time. `max_depth`: sub-runs in sub-runs.
+    `max_iterations` of one loop."""
 
     NAME: ClassVar = "workflows"
 
@@ -31,5 +33,6 @@ class WorkflowSettings(Section):
     max_open_of_one: Count = 50_000
     max_input: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 1024 * 1024
     max_output: Annotated[int, Field(ge=64 * 1024)] = 256 * 1024 * 1024
+    max_programs: Annotated[int, Field(ge=1)] = 4 * (os.cpu_count() or 1)
     max_depth: Annotated[int, Field(ge=1, le=64)] = 16
     max_iterations: Annotated[int, Field(ge=1, le=100_000)] = 10_000

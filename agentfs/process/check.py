@@ -65,7 +65,8 @@ def _light_faults(rows: StoreRows, process: Process) -> Iterator[str]:
     if process.kind is ProcessKind.RUN and process.ospid is not None:
         yield f"{what}: it is a run, and has a program"
     above = rows.processes.get(process.ppid)
-    if process.kind is ProcessKind.STEP and (above is None or above.kind is not ProcessKind.RUN):
+    is_below = above is not None and above.kind is ProcessKind.RUN
+    if process.kind is ProcessKind.STEP and not (is_below or process.stopping):
         yield f"{what}: it is a step, and its parent {process.ppid} is no run"
 
 

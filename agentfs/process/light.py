@@ -30,7 +30,7 @@ from agentfs.model.spec import ProcessSpec
 from agentfs.process.agents import Agents
 from agentfs.process.capabilities import Child, ceiling_below
 from agentfs.process.events import ProcessSpawned
-from agentfs.process.step_files import ATTEMPT, NODE, StepFiles, files_of
+from agentfs.process.step_files import ATTEMPT, NODE, RUN, StepFiles, files_of
 from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
 from agentfs.rights.policy import Policy
@@ -141,11 +141,15 @@ class Light:
         if process.state is not state:
             self._table.set_state(process, state, force=True)
 
-    def end_run(self, process: Process, code: int) -> None:
+    def end_run(self, process: Process, code: int, *, cancel: bool = False) -> None:
         """Its end: what it had goes back, what is still below it goes to the process above, and
-        its entry is gone. Nothing if it has ended already."""
-        if self._table.find(process.pid) is process and process.state.alive:
-            self._supervisor.finish(process, code, State.ZOMBIE)
+        its entry is gone. `cancel`: what its steps have started is ended, too. Nothing if it has
+        ended already, or is just ending: a KILL of the entry ends the run."""
+        if self._table.find(process.pid) is process and not self._supervisor.is_ending(process):
+            with self._store.transaction():
+                if cancel:
+                    self.cancel_branch(process)
+                self._supervisor.finish(process, code, State.ZOMBIE)
 
     def cancel_branch(self, run: Process, grace: float | None = None) -> None:
         """TERM to all programs below a run, and KILL to what is left of each after the grace
@@ -182,7 +186,7 @@ class Light:
 
     def find_step(self, run: int, path: str, attempt: int) -> Process | None:
         """The process that does an attempt of the node at `path`; None if there is none."""
-        told = {NODE: path, ATTEMPT: str(attempt)}
+        told = {RUN: str(run), NODE: path, ATTEMPT: str(attempt)}
         return next((p for p in self._table.live_children(run) if p.metadata == told), None)
 
     async def wait_for_tree(self) -> None:
@@ -235,7 +239,7 @@ class Light:
         step.exec, step.cwd = _cut(program.exec), program.cwd
         step.limits, step.on_limit = STEP_LIMITS, run.on_limit
         step.ceiling, step.reads = ceiling_below(run), program.reads
-        step.metadata = {NODE: path, ATTEMPT: str(attempt)}
+        step.metadata = {RUN: str(run.pid), NODE: path, ATTEMPT: str(attempt)}
         step.state = State.RUNNING
         return step
 

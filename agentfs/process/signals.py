@@ -100,10 +100,16 @@ class Signals:
             raise KernelError(
                 errno.EPERM, f"process {process.pid} is {process.state.value}", rule="states"
             )
-        if process.kind is ProcessKind.RUN and name != "KILL":
+        if process.kind is ProcessKind.RUN:
             with self._store.transaction():
-                self.notice(process, name)
-                self._parts.tell(Part.run_signalled, process, name, grace)
+                if name != "KILL":
+                    self.notice(process, name)
+                    self._parts.tell(Part.run_signalled, process, name, grace)
+                    return
+                for child in self._table.live_children(process.pid):
+                    if child.kind is ProcessKind.STEP:  # it is nobody's without its run
+                        self.send(child, name)
+                self._note(process, name)
             return
         if process.pid in self._starting:
             if name not in ("TERM", "KILL"):

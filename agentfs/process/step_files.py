@@ -21,24 +21,28 @@ from pathlib import Path
 
 from agentfs.base.errors import KernelError
 from agentfs.base.within import give
-from agentfs.model.process import Process
+from agentfs.model.process import Process, ProcessKind
 
 __all__ = [
     "ATTEMPT",
     "NODE",
+    "RUN",
     "RUNS",
     "StepFiles",
     "artifacts_of",
     "files_of",
     "run_folder",
+    "run_of",
     "step_files",
 ]
 
 RUNS = "runs"
 """The folder of the state directory."""
 
-NODE, ATTEMPT = "node", "attempt"
-"""What the `metadata` of a step says: the path of its node, and which attempt it is."""
+RUN, NODE, ATTEMPT = "run", "node", "attempt"
+"""What the `metadata` of a step says: the number of its run, the path of its node, and which
+attempt it is. Its parent is the run as long as that is there: one that is being ended outlives
+it."""
 
 LONGEST = 200
 """Bytes of a node's path in the name of a folder; a longer one is cut, and told by a hash."""
@@ -102,9 +106,14 @@ class StepFiles:
                 self.folder.rmdir()
 
 
+def run_of(process: Process) -> int:
+    """The number of the run that a light process is, or is a step of."""
+    return process.pid if process.kind is ProcessKind.RUN else int(process.metadata[RUN])
+
+
 def files_of(state_dir: Path, step: Process) -> StepFiles:
     """Those of the attempt that a step does."""
-    return step_files(state_dir, step.ppid, step.metadata[NODE], int(step.metadata[ATTEMPT]))
+    return step_files(state_dir, run_of(step), step.metadata[NODE], int(step.metadata[ATTEMPT]))
 
 
 def run_folder(state_dir: Path, run: int) -> Path:

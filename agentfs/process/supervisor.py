@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 
@@ -102,6 +103,7 @@ class Supervisor:
         self._unwatched: list[Program] = []
         self._program_ended = trio.Event()
         self._told_to_end: set[Program] = set()  # as the daemon ends
+        self._ending: set[int] = set()  # processes
         self._hanging: dict[Program, str] = {}  # those that are being killed, and why
         self._renewed: dict[int, str] = {}  # why each is to be started again
         self._ended_at: dict[int, float] = {}  # monotonic, of those that wait to be reaped
@@ -481,7 +483,7 @@ class Supervisor:
             reason = reason or self._hanging.get(program, "")
         if reason:
             output = f"{output}{reason}\n"
-        with self._store.transaction():
+        with self._store.transaction(), self._is_ending(process):
             self.tell_end(process, code)
             if process.kind is ProcessKind.STEP:
                 known = None if code == UNKNOWN else code
@@ -508,6 +510,18 @@ class Supervisor:
             parent = self._table.find(process.ppid)
             if parent is not None:
                 self.signals.notice(parent, f"CHLD {process.pid} {code}")
+
+    @contextmanager
+    def _is_ending(self, process: Process) -> Iterator[None]:
+        self._ending.add(process.pid)
+        try:
+            yield
+        finally:
+            self._ending.discard(process.pid)
+
+    def is_ending(self, process: Process) -> bool:
+        """Whether its end is being made this moment: a part that is told of it asks."""
+        return process.pid in self._ending
 
     def tell_end(self, process: Process, code: int) -> None:
         """Tell the parts that its program has ended with `code`. If that happened while there was

@@ -558,7 +558,8 @@ class Engine(Part):
         self._parts.tell(Part.run_ended, run)
         process = self._table.find(run.id)
         if process is not None:
-            self._light.end_run(process, EXIT_CODES[state])
+            cancel = state in (RunState.CANCELLED, RunState.TIMED_OUT)
+            self._light.end_run(process, EXIT_CODES[state], cancel=cancel)
         self._tell_parent(run, output)
         self._store.on_commit(partial(self._give_back, live))
         self._store.on_commit(partial(self._start_next, run))

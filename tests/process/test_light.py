@@ -194,7 +194,7 @@ async def test_a_step_reads_its_input_and_leaves_output_log_and_code(system: Sys
     made = await step(system, run, 'wc -c; echo "$NODE" >&2; exit 3', given=b"12345")
     files = system.kernel.light.files(made)
     assert made.name == f"sum@{run.pid}:fetch"
-    assert made.metadata == {"node": "fetch", "attempt": "1"}
+    assert made.metadata == {"run": str(run.pid), "node": "fetch", "attempt": "1"}
     await system.until(lambda: heard.steps)
     assert heard.steps == [(made.pid, 3, False)]
     assert files.output.read_text().split() == ["5"]
@@ -359,3 +359,17 @@ async def test_why_says_what_a_run_and_a_step_are_for(system: System) -> None:
     assert why(run).endswith("programs of fetch")
     assert why(made).endswith(f"node fetch of run {run.pid}, attempt 1")
     system.kernel.processes.kill_branch(OPERATOR, run.pid)
+
+
+async def test_what_a_step_has_spawned_ends_with_a_run_that_is_cancelled(system: System) -> None:
+    light = system.kernel.light
+    kept, ended = (light.begin_run(system.table.get(1), name) for name in ("kept", "ended"))
+    alice = await system.shell("alice", "exec sleep 1000")
+    bob = await system.shell("bob", "exec sleep 1000")
+    system.table.move(alice, kept.pid)
+    system.table.move(bob, ended.pid)
+    light.end_run(kept, 0)
+    light.end_run(ended, 143, cancel=True)
+    assert (alice.ppid, alice.stopping) == (1, False)
+    assert bob.stopping
+    await system.until(lambda: not bob.state.alive)

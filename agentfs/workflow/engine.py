@@ -30,7 +30,7 @@ from agentfs.store.records import reread
 from agentfs.workflow.advance import roots
 from agentfs.workflow.events import RunEnded, RunStateChanged
 from agentfs.workflow.journal import RunJournal, decode
-from agentfs.workflow.live import LiveRun, Scope, is_loop
+from agentfs.workflow.live import LiveGraph, LiveRun, is_loop
 from agentfs.workflow.loops import LoopNodes
 from agentfs.workflow.model import Executor, NodeRow, NodeState, Run, RunState, StepRef
 from agentfs.workflow.open_runs import OpenRuns
@@ -143,7 +143,7 @@ class Engine(Part):
             except Exception:  # the row of one run must not strand the others
                 log.exception("run %s cannot go on", number)
 
-    def _start_again(self, live: LiveRun, scope: Scope, node: PlanNode, row: NodeRow) -> None:
+    def _start_again(self, live: LiveRun, scope: LiveGraph, node: PlanNode, row: NodeRow) -> None:
         executor = self.executors.of(node.kind)
         ref = StepRef(row.run, row.path, row.attempt)
         try:
@@ -236,7 +236,7 @@ class Engine(Part):
         """The attempt waits for somebody from now on, and holds no slot. `until`: wall clock, when
         `due` of its executor is called; `key`: of the signal that ends it. Raises ESTALE."""
 
-        def wait(live: LiveRun, scope: Scope, node: PlanNode) -> None:
+        def wait(live: LiveRun, scope: LiveGraph, node: PlanNode) -> None:
             self.steps.wait(live, scope, node, until, key)
 
         self._act(ref, wait)
@@ -261,8 +261,11 @@ class Engine(Part):
     def progress(self, ref: StepRef) -> bool:
         """Whether the attempt is still the one under way."""
         run = self.open.find(ref.run)
-        row = None if run is None else self._row(run, ref.path)
-        return row is not None and not row.state.final and row.attempt == ref.attempt
+        live = None if run is None else self.live(run)
+        row = None if live is None else self._row(live, ref.path)
+        if live is None or row is None or live.withdrawn == ref.path:
+            return False
+        return not row.state.final and row.attempt == ref.attempt
 
     def freed(self, executor: Executor) -> None:
         """An executor has room again, or may have."""
@@ -290,11 +293,12 @@ class Engine(Part):
                         found.append(StepRef(number, row.path, row.attempt))
         return found
 
-    def _row(self, run: Run, path: str) -> NodeRow | None:
-        found = self.live(run).find(path)
+    @staticmethod
+    def _row(live: LiveRun, path: str) -> NodeRow | None:
+        found = live.find(path)
         return None if found is None else found[0].rows.get(found[1].name)
 
-    def _act(self, ref: StepRef, act: Callable[[LiveRun, Scope, PlanNode], object]) -> None:
+    def _act(self, ref: StepRef, act: Callable[[LiveRun, LiveGraph, PlanNode], object]) -> None:
         """Change the attempt `ref`, and go on with its run in the same commit. If what follows
         cannot be committed, the change is committed alone."""
         alone = not self._store.in_transaction
@@ -309,7 +313,7 @@ class Engine(Part):
             self._failed(run, failure)
 
     def _act_on(
-        self, ref: StepRef, act: Callable[[LiveRun, Scope, PlanNode], object], *, onward: bool
+        self, ref: StepRef, act: Callable[[LiveRun, LiveGraph, PlanNode], object], *, onward: bool
     ) -> Run:
         live, scope, node = self._current(ref)
         self.keep(live.run)
@@ -320,22 +324,16 @@ class Engine(Part):
             self.steps.flush(live)
         return live.run
 
-    def _current(self, ref: StepRef) -> tuple[LiveRun, Scope, PlanNode]:
+    def _current(self, ref: StepRef) -> tuple[LiveRun, LiveGraph, PlanNode]:
         run = self.open.find(ref.run)
         live = None if run is None else self.live(run)
         found = None if live is None else live.find(ref.path)
-        row = None if found is None else found[0].rows.get(found[1].name)
+        row = None if live is None else self._row(live, ref.path)
         under_way = row is not None and row.state in (NodeState.RUNNING, NodeState.WAITING)
-        if (
-            live is None
-            or found is None
-            or row is None
-            or row.attempt != ref.attempt
-            or not under_way
-        ):
-            raise KernelError(
-                errno.ESTALE, f"attempt {ref.attempt} of {ref.path} in run {ref.run} is over"
-            )
+        if live is None or found is None or row is None or not under_way:
+            raise _stale(ref)
+        if row.attempt != ref.attempt or live.withdrawn == ref.path:
+            raise _stale(ref)
         return live, *found
 
     # -- going on --------------------------------------------------------------------------------
@@ -550,14 +548,14 @@ class Engine(Part):
         self.open.dues.discard(run.id)
         self._live.pop(run.id, None)
         self._careful.pop(run.id, None)
-        self.steps.ended.pop(run.id, None)
+        killed = self.steps.ended.pop(run.id, None)
         run.state, run.error, run.ended, run.paused = state, error, self._clock.now(), False
         self.journal.save_run(run, output)
         self.signals.forget(run.id)
         self._events.emit(RunEnded(run.id, run.pipeline, old.value, state.value, run.ref))
         self._parts.tell(Part.run_ended, run)
         process = self._table.find(run.id)
-        if process is not None:
+        if process is not None and killed is None:
             cancel = state in (RunState.CANCELLED, RunState.TIMED_OUT)
             self._light.end_run(process, EXIT_CODES[state], cancel=cancel)
         self._tell_parent(run, output)
@@ -714,7 +712,7 @@ class Engine(Part):
     def _see_to_node(
         self,
         live: LiveRun,
-        scope: Scope,
+        scope: LiveGraph,
         node: PlanNode,
         row: NodeRow,
         expired: list[tuple[Executor, StepRef]],
@@ -772,3 +770,8 @@ class Engine(Part):
             self.close(run, RunState.FAILED, process.reason)
         else:
             self.close(run, RunState.CANCELLED, process.reason or "its process was ended")
+
+
+def _stale(ref: StepRef) -> KernelError:
+    words = f"attempt {ref.attempt} of {ref.path} in run {ref.run} is over"
+    return KernelError(errno.ESTALE, words)

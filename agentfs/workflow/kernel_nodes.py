@@ -10,7 +10,7 @@ from agentfs.base.errors import KernelError
 from agentfs.manifests.fuel import Fuel
 from agentfs.manifests.plan import PlanNode
 from agentfs.workflow.advance import has_output
-from agentfs.workflow.live import LiveRun, Scope
+from agentfs.workflow.live import LiveGraph, LiveRun
 from agentfs.workflow.loops import chosen_branch
 from agentfs.workflow.values import Values
 
@@ -22,14 +22,14 @@ class KernelNodes:
 
     def __init__(self, values: Values) -> None:
         self._values = values
-        self._kinds: dict[str, Callable[[LiveRun, Scope, PlanNode, dict[str, Any]], Any]] = {
+        self._kinds: dict[str, Callable[[LiveRun, LiveGraph, PlanNode, dict[str, Any]], Any]] = {
             "data": self._data,
             "expression": self._expression,
             "condition": self._condition,
             "switch": self._switch,
         }
 
-    def output(self, live: LiveRun, scope: Scope, node: PlanNode) -> Any:
+    def output(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> Any:
         """The output of a node of one of the kinds `SIMPLE`."""
         names = self._values.names(live, scope, node, True)
         if node.input is not None or node.required_inputs:
@@ -42,13 +42,17 @@ class KernelNodes:
             names = given | names
         return self._kinds[node.kind](live, scope, node, names)
 
-    def _data(self, live: LiveRun, scope: Scope, node: PlanNode, names: dict[str, Any]) -> Any:
+    def _data(self, live: LiveRun, scope: LiveGraph, node: PlanNode, names: dict[str, Any]) -> Any:
         return self._values.rendered(node.spec.get("output"), names)
 
-    def _condition(self, live: LiveRun, scope: Scope, node: PlanNode, names: dict[str, Any]) -> Any:
+    def _condition(
+        self, live: LiveRun, scope: LiveGraph, node: PlanNode, names: dict[str, Any]
+    ) -> Any:
         return {"result": self._values.holds(str(node.spec["condition"]), names)}
 
-    def _switch(self, live: LiveRun, scope: Scope, node: PlanNode, names: dict[str, Any]) -> Any:
+    def _switch(
+        self, live: LiveRun, scope: LiveGraph, node: PlanNode, names: dict[str, Any]
+    ) -> Any:
         branches = node.spec.get("branches") or ()
         branch = chosen_branch(self._values, node, names)
         action = node.spec.get("else_action") if branch is None else branches[branch].get("action")
@@ -62,7 +66,7 @@ class KernelNodes:
         return {"result": action, "metadata": metadata}
 
     def _expression(
-        self, live: LiveRun, scope: Scope, node: PlanNode, names: dict[str, Any]
+        self, live: LiveRun, scope: LiveGraph, node: PlanNode, names: dict[str, Any]
     ) -> Any:
         spec, fuel = node.spec, Fuel()
         found: dict[str, Any] = {}
@@ -77,7 +81,7 @@ class KernelNodes:
         return found if fields is None else {name: found[name] for name in fields if name in found}
 
     def _merged(
-        self, live: LiveRun, scope: Scope, node: PlanNode, strategy: str, names: dict[str, Any]
+        self, live: LiveRun, scope: LiveGraph, node: PlanNode, strategy: str, names: dict[str, Any]
     ) -> Any:
         """The outputs of the nodes before it as one value."""
         given: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from agentfs.manifests.plan import Graph, Plan, PlanNode
 from agentfs.workflow.journal import RowChange
 from agentfs.workflow.model import OPEN_NODES, NodeRow, NodeState, Run
 
-__all__ = ["LOOPS", "LiveRun", "Loop", "Scope", "is_loop"]
+__all__ = ["LOOPS", "LiveGraph", "LiveRun", "Loop", "is_loop"]
 
 LOOPS = frozenset({"while", "for-each", "times", "if"})
 
@@ -30,7 +30,7 @@ def is_loop(node: PlanNode) -> bool:
 
 
 @dataclass(slots=True, eq=False)
-class Scope:
+class LiveGraph:
     """A graph that is being run: the plan's own, or the body of a loop in one iteration.
 
     names: what the loop gives to templates, as `item` and `index`.
@@ -64,7 +64,7 @@ class Scope:
         """Of its row: an iteration has one, the plan's own graph has none."""
         return self.prefix[:-1]
 
-    def within(self) -> Iterator[Scope]:
+    def within(self) -> Iterator[LiveGraph]:
         """The scopes around it, the nearest first."""
         loop = self.loop
         while loop is not None:
@@ -83,14 +83,14 @@ class Loop:
     stopped: why no other iteration begins; empty as long as one may.
     """
 
-    scope: Scope
+    scope: LiveGraph
     node: PlanNode
     row: NodeRow
     body: str = "body"
     items: list[Any] | None = None
     total: int = 0
     next: int = 0
-    open: dict[int, Scope] = field(default_factory=dict)
+    open: dict[int, LiveGraph] = field(default_factory=dict)
     failed: int = 0
     errors: list[dict[str, Any]] = field(default_factory=list)
     state: Any = None
@@ -115,17 +115,18 @@ class LiveRun:
     stopped: nothing of it goes on, its programs neither.
     freed: what others may lack, and is free now. served: what it got that others may lack.
     tickets: its places in the queues for what it lacks.
+    withdrawn: the node whose attempt is being withdrawn, and is over by that.
     last: the node that has begun last; doomed: attempts that could not be committed.
     """
 
     run: Run
     plan: Plan
     seq: int
-    top: Scope = field(init=False)
+    top: LiveGraph = field(init=False)
     loops: dict[str, Loop] = field(default_factory=dict)
-    todo: deque[tuple[Scope, PlanNode]] = field(default_factory=deque)
-    settling: deque[Scope] = field(default_factory=deque)
-    blocked: dict[str, deque[tuple[Scope, PlanNode]]] = field(default_factory=dict)
+    todo: deque[tuple[LiveGraph, PlanNode]] = field(default_factory=deque)
+    settling: deque[LiveGraph] = field(default_factory=deque)
+    blocked: dict[str, deque[tuple[LiveGraph, PlanNode]]] = field(default_factory=dict)
     wanted: dict[str, float] = field(default_factory=dict)
     active: dict[NodeState, int] = field(default_factory=lambda: dict.fromkeys(OPEN_NODES, 0))
     changed: dict[str, RowChange] = field(default_factory=dict)
@@ -142,14 +143,15 @@ class LiveRun:
     input: Any = None
     has_input: bool = False
     last: str = ""
+    withdrawn: str = ""
     doomed: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.top = Scope(self.plan.graph)
+        self.top = LiveGraph(self.plan.graph)
 
     # -- finding ---------------------------------------------------------------------------------
 
-    def find(self, path: str) -> tuple[Scope, PlanNode] | None:
+    def find(self, path: str) -> tuple[LiveGraph, PlanNode] | None:
         """The node of that path, and the scope that it is in; None if that is not under way."""
         parts = path.split("/")
         scope = self.top
@@ -163,18 +165,18 @@ class LiveRun:
         node = scope.graph.by_name.get(parts[-1]) if len(parts) % 2 else None
         return None if node is None else (scope, node)
 
-    def scopes(self) -> Iterator[Scope]:
+    def scopes(self) -> Iterator[LiveGraph]:
         """Every graph that is under way, the outer ones first."""
         yield self.top
         for loop in tuple(self.loops.values()):
             yield from tuple(loop.open.values())
 
-    def below(self, scope: Scope) -> Iterator[Scope]:
+    def below(self, scope: LiveGraph) -> Iterator[LiveGraph]:
         """`scope`, and every graph that is under way in it."""
         prefix = scope.prefix
         return (each for each in self.scopes() if each.prefix.startswith(prefix))
 
-    def open_rows(self, scope: Scope) -> Iterator[tuple[Scope, PlanNode, NodeRow]]:
+    def open_rows(self, scope: LiveGraph) -> Iterator[tuple[LiveGraph, PlanNode, NodeRow]]:
         """The nodes that have begun and not ended, in `scope` and all below it; no loops."""
         for each in self.below(scope):
             for name, row in tuple(each.rows.items()):
@@ -182,7 +184,7 @@ class LiveRun:
                 if row.state in OPEN_NODES and not is_loop(node):
                     yield each, node, row
 
-    def is_closing(self, scope: Scope) -> bool:
+    def is_closing(self, scope: LiveGraph) -> bool:
         """Whether nothing new begins in `scope`, but what always runs."""
         if self.run.ending is not None or scope.error:
             return True
@@ -202,7 +204,7 @@ class LiveRun:
             output = before.output if output is None else output
         self.changed[row.path] = RowChange(row, input_text, output)
 
-    def move(self, scope: Scope, node: PlanNode, row: NodeRow, state: NodeState) -> None:
+    def move(self, scope: LiveGraph, node: PlanNode, row: NodeRow, state: NodeState) -> None:
         """A row gets another state."""
         old = row.state
         if not is_loop(node):
@@ -225,11 +227,11 @@ class LiveRun:
             if len(self.outputs) > KEPT_OUTPUTS:
                 del self.outputs[next(iter(self.outputs))]
 
-    def push(self, scope: Scope, nodes: Iterable[PlanNode]) -> None:
+    def push(self, scope: LiveGraph, nodes: Iterable[PlanNode]) -> None:
         """Look at these nodes."""
         self.todo.extend((scope, node) for node in nodes)
 
-    def block(self, scope: Scope, node: PlanNode, on: str) -> None:
+    def block(self, scope: LiveGraph, node: PlanNode, on: str) -> None:
         """The node may begin, and lacks `on`."""
         self.blocked.setdefault(on, deque()).append((scope, node))
 

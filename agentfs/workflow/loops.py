@@ -19,7 +19,7 @@ from agentfs.store.settings import Settings
 from agentfs.workflow.advance import roots
 from agentfs.workflow.events import NodeChanged
 from agentfs.workflow.journal import RunJournal, decode, encode
-from agentfs.workflow.live import LiveRun, Loop, Scope
+from agentfs.workflow.live import LiveGraph, LiveRun, Loop
 from agentfs.workflow.model import NodeRow, NodeState
 from agentfs.workflow.outputs import is_artifact
 from agentfs.workflow.steps import Steps
@@ -56,7 +56,7 @@ class LoopNodes:
 
     # -- the begin -------------------------------------------------------------------------------
 
-    def begin(self, live: LiveRun, scope: Scope, node: PlanNode) -> None:
+    def begin(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> None:
         """Begin a loop: its first iterations, or its end if it has none. Raises one of
         `EVALUATION`."""
         names = self._values.names(live, scope, node, True)
@@ -74,7 +74,7 @@ class LoopNodes:
         self._steps.note(live, "NodeStarted", node=row.path, attempt=row.attempt)
         self.fill(live, loop)
 
-    def _change(self, live: LiveRun, scope: Scope, node: PlanNode, row: NodeRow) -> None:
+    def _change(self, live: LiveRun, scope: LiveGraph, node: PlanNode, row: NodeRow) -> None:
         old = row.state
         live.move(scope, node, row, NodeState.RUNNING)
         self._events.emit(
@@ -167,7 +167,7 @@ class LoopNodes:
         loop.next += 1
         graph = loop.node.body(loop.body)
         assert graph is not None  # the plan has it, or there would be no iteration
-        inner = Scope(graph, loop, number, names_of(loop, number))
+        inner = LiveGraph(graph, loop, number, names_of(loop, number))
         loop.open[number] = inner
         row = NodeRow(live.run.id, inner.path, NodeState.RUNNING, 1, self._clock.now())
         state = encode({"state": loop.state}) if loop.node.kind == "while" else None
@@ -189,7 +189,7 @@ class LoopNodes:
         event = NodeChanged(row.run, row.path, old.value, row.state.value, row.attempt)
         self._events.emit(event)
 
-    def iteration_row(self, live: LiveRun, scope: Scope) -> NodeRow:
+    def iteration_row(self, live: LiveRun, scope: LiveGraph) -> NodeRow:
         """The row of an iteration that is under way."""
         change = live.changed.get(scope.path)
         if change is not None:
@@ -197,7 +197,7 @@ class LoopNodes:
         row = self._journal.row(live.run.id, scope.path)
         return row or NodeRow(live.run.id, scope.path, NodeState.RUNNING, 1)
 
-    def settled(self, live: LiveRun, scope: Scope) -> None:
+    def settled(self, live: LiveRun, scope: LiveGraph) -> None:
         """All nodes of an iteration have ended, or none will any more."""
         loop = scope.loop
         assert loop is not None
@@ -219,7 +219,7 @@ class LoopNodes:
         row.error = error
         self._tell(live, row, NodeState.RUNNING, None, output)
         if error:
-            self._failed(live, loop, scope.number, error)
+            self.failed(loop, scope.number, error)
         if closing:
             if not loop.open:
                 self._over(live, loop)
@@ -229,11 +229,11 @@ class LoopNodes:
         else:
             self.fill(live, loop)
 
-    def _result(self, live: LiveRun, scope: Scope) -> tuple[str, Any]:
+    def _result(self, live: LiveRun, scope: LiveGraph) -> tuple[str, Any]:
         value = self._values.result(live, scope)
         return self._values.kept(live.run.id, scope.path, value)
 
-    def _update(self, live: LiveRun, loop: Loop, scope: Scope, value: Any) -> None:
+    def _update(self, live: LiveRun, loop: Loop, scope: LiveGraph, value: Any) -> None:
         """The state of a `while` after an iteration."""
         state = dict(loop.state) if isinstance(loop.state, dict) else {}
         names = self._values.names(live, scope, None, True)
@@ -244,7 +244,9 @@ class LoopNodes:
             state = state | {name: self._values.evaluate(source, names) if given else source}
         loop.state = state | {"iteration": scope.number + 1}
 
-    def _failed(self, live: LiveRun, loop: Loop, number: int, error: str) -> None:
+    @staticmethod
+    def failed(loop: Loop, number: int, error: str) -> None:
+        """An iteration has failed: what that means for the loop."""
         loop.failed += 1
         if len(loop.errors) < MOST_ERRORS:
             loop.errors.append({"iteration": number, "error": error})

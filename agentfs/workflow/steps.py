@@ -19,7 +19,7 @@ from agentfs.store.ground import Ground
 from agentfs.workflow.advance import losers
 from agentfs.workflow.events import NodeChanged
 from agentfs.workflow.journal import RunJournal, encode
-from agentfs.workflow.live import LiveRun, Loop, Scope, is_loop
+from agentfs.workflow.live import LiveGraph, LiveRun, Loop, is_loop
 from agentfs.workflow.model import Executor, NodeRow, NodeState, Step, StepRef
 from agentfs.workflow.outputs import shortened
 from agentfs.workflow.slots import StepSlots
@@ -114,7 +114,7 @@ class Steps:
             live.lines.clear()
 
     def _move(
-        self, live: LiveRun, scope: Scope, node: PlanNode, row: NodeRow, state: NodeState
+        self, live: LiveRun, scope: LiveGraph, node: PlanNode, row: NodeRow, state: NodeState
     ) -> None:
         old = row.state
         live.move(scope, node, row, state)
@@ -127,7 +127,7 @@ class Steps:
             live.freed.add(row.group)
         self._events.emit(NodeChanged(row.run, row.path, old.value, state.value, row.attempt))
 
-    def row(self, live: LiveRun, scope: Scope, node: PlanNode) -> NodeRow:
+    def row(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> NodeRow:
         """The row of a node, a new one if it has none."""
         row = scope.rows.get(node.name)
         if row is None:
@@ -137,7 +137,13 @@ class Steps:
     # -- the end of a node -----------------------------------------------------------------------
 
     def complete(
-        self, live: LiveRun, scope: Scope, node: PlanNode, value: Any, *, text: str | None = None
+        self,
+        live: LiveRun,
+        scope: LiveGraph,
+        node: PlanNode,
+        value: Any,
+        *,
+        text: str | None = None,
     ) -> None:
         """The node has ended and gives `value`; `text` is that as JSON already. A value that is no
         JSON, too large, or not as the schema says is a failure."""
@@ -165,7 +171,7 @@ class Steps:
     def fail(
         self,
         live: LiveRun,
-        scope: Scope,
+        scope: LiveGraph,
         node: PlanNode,
         error: str,
         *,
@@ -212,7 +218,7 @@ class Steps:
         process = self._table.find(live.run.id)
         return process is not None and process.on_limit is OnLimit.STOP
 
-    def _has_another(self, live: LiveRun, scope: Scope, node: PlanNode, row: NodeRow) -> bool:
+    def _has_another(self, live: LiveRun, scope: LiveGraph, node: PlanNode, row: NodeRow) -> bool:
         if node.once or live.is_closing(scope) or is_loop(node):
             return False
         if row.attempt >= self._attempts(node, row):
@@ -232,7 +238,7 @@ class Steps:
         lost = row.kind == "lost"
         return self._clock.now() + (0.0 if lost else node.retry.before(row.attempt + 1))
 
-    def _back_off(self, live: LiveRun, scope: Scope, node: PlanNode, row: NodeRow) -> None:
+    def _back_off(self, live: LiveRun, scope: LiveGraph, node: PlanNode, row: NodeRow) -> None:
         due = self._next(node, row)
         self._move(live, scope, node, row, NodeState.BACKOFF)
         row.deadline, row.due, row.wait, row.holder = 0.0, due, "", ""
@@ -247,7 +253,7 @@ class Steps:
             live.expect(due)
         live.unblock("nodes")
 
-    def skip(self, live: LiveRun, scope: Scope, node: PlanNode, reason: str) -> None:
+    def skip(self, live: LiveRun, scope: LiveGraph, node: PlanNode, reason: str) -> None:
         """The node is not run. One that is critical fails its graph by that."""
         row = self.row(live, scope, node)
         row.reason = reason
@@ -258,7 +264,7 @@ class Steps:
             scope.error = f"{node.name}: it is critical, and was skipped: {reason}"
         self._onward(live, scope, node)
 
-    def cancel(self, live: LiveRun, scope: Scope, node: PlanNode, reason: str) -> None:
+    def cancel(self, live: LiveRun, scope: LiveGraph, node: PlanNode, reason: str) -> None:
         """End the attempt under way, if there is one; the node is over."""
         row = self.row(live, scope, node)
         self.withdraw(live, node, row, reason)
@@ -277,7 +283,9 @@ class Steps:
             return
         executor = self.executors.of(node.kind)
         if executor is not None:
+            live.withdrawn = row.path
             executor.cancel(self.step(live, node, row, None, node.spec))
+            live.withdrawn = ""
         if self._slots.ended(node, (row.run, row.path), None):
             live.freed.add(f"breaker:{node.breaker.policy if node.breaker else ''}")
 
@@ -301,7 +309,7 @@ class Steps:
             )
             inner.gone = True
 
-    def _onward(self, live: LiveRun, scope: Scope, node: PlanNode) -> None:
+    def _onward(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> None:
         """The node has ended: look at those behind it, and at the graph."""
         graph = scope.graph
         live.push(scope, [graph.by_name[name] for name in graph.dependents[node.name]])
@@ -312,7 +320,7 @@ class Steps:
     # -- while an attempt is under way -----------------------------------------------------------
 
     def wait(
-        self, live: LiveRun, scope: Scope, node: PlanNode, until: float | None, key: str
+        self, live: LiveRun, scope: LiveGraph, node: PlanNode, until: float | None, key: str
     ) -> None:
         """The attempt waits for somebody: until a time, and for a signal of a key."""
         row = scope.rows[node.name]
@@ -327,7 +335,7 @@ class Steps:
 
     @staticmethod
     def hold(
-        live: LiveRun, scope: Scope, node: PlanNode, holder: str, deadline: float | None
+        live: LiveRun, scope: LiveGraph, node: PlanNode, holder: str, deadline: float | None
     ) -> None:
         """`holder` has claimed the attempt; empty: nobody has, and its time does not run."""
         row = scope.rows[node.name]
@@ -336,7 +344,7 @@ class Steps:
             live.expect(deadline)
         live.touch(row)
 
-    def tell_progress(self, live: LiveRun, scope: Scope, node: PlanNode, words: str) -> None:
+    def tell_progress(self, live: LiveRun, scope: LiveGraph, node: PlanNode, words: str) -> None:
         """An event of the run says how far the attempt is."""
         row = scope.rows[node.name]
         self.note(live, "NodeProgress", node=row.path, attempt=row.attempt, text=words)
@@ -345,7 +353,7 @@ class Steps:
 
     # -- the begin of an attempt -----------------------------------------------------------------
 
-    def begin(self, live: LiveRun, scope: Scope, node: PlanNode) -> None:
+    def begin(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> None:
         """Begin the next attempt of a node that an executor does, or say what it lacks."""
         executor = self.executors.of(node.kind)
         if executor is None:
@@ -399,7 +407,7 @@ class Steps:
             raise KernelError(errno.EINVAL, f"required inputs are missing: {', '.join(missing)}")
 
     def _group(
-        self, live: LiveRun, scope: Scope, node: PlanNode, names: dict[str, Any]
+        self, live: LiveRun, scope: LiveGraph, node: PlanNode, names: dict[str, Any]
     ) -> str | None:
         """The concurrency key that the attempt holds, empty if it has none; None if it is not to
         begin now."""
@@ -423,7 +431,7 @@ class Steps:
     def _begin(
         self,
         live: LiveRun,
-        scope: Scope,
+        scope: LiveGraph,
         node: PlanNode,
         row: NodeRow,
         executor: Executor,
@@ -476,7 +484,7 @@ class Steps:
         if node.join == "first":
             self.cancel_losers(live, scope, node)
 
-    def cancel_losers(self, live: LiveRun, scope: Scope, node: PlanNode) -> None:
+    def cancel_losers(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> None:
         """`node`, which joins the first, has begun: end those that have lost."""
         for loser in losers(scope.graph, node, scope.rows):
             if loser.name != node.name:
@@ -506,7 +514,7 @@ class Steps:
             self.ended.get(run.id) or self._table.get(run.id),
         )
 
-    def step_again(self, live: LiveRun, scope: Scope, node: PlanNode, row: NodeRow) -> Step:
+    def step_again(self, live: LiveRun, scope: LiveGraph, node: PlanNode, row: NodeRow) -> Step:
         """The attempt under way, made anew from the journal. Raises one of `EVALUATION`."""
         prepared = self._values.prepared(live, scope, node)
         names = self._values.names(live, scope, node, False)

@@ -15,7 +15,7 @@ from agentfs.manifests.template import EvaluationError, TemplateError, is_templa
 from agentfs.store.ground import Ground
 from agentfs.workflow.advance import exits, has_output
 from agentfs.workflow.journal import RunJournal, decode
-from agentfs.workflow.live import LiveRun, Scope
+from agentfs.workflow.live import LiveGraph, LiveRun
 from agentfs.workflow.outputs import Outputs, is_artifact
 
 __all__ = ["EVALUATION", "Values"]
@@ -89,7 +89,7 @@ class Values:
     # -- names -----------------------------------------------------------------------------------
 
     def names(
-        self, live: LiveRun, scope: Scope, node: PlanNode | None, whole: bool
+        self, live: LiveRun, scope: LiveGraph, node: PlanNode | None, whole: bool
     ) -> dict[str, Any]:
         """The scope of a node's templates: fields of the run's input, the nodes before it (in the
         loops around it, too), what the loops say, and `nodes`, `input`, `ctx`, `state`. For node
@@ -121,7 +121,7 @@ class Values:
         }
         return found
 
-    def _of(self, live: LiveRun, scope: Scope, names: Any, whole: bool) -> dict[str, Any]:
+    def _of(self, live: LiveRun, scope: LiveGraph, names: Any, whole: bool) -> dict[str, Any]:
         found = {}
         for name in names:
             node = scope.graph.by_name[name]
@@ -156,7 +156,7 @@ class Values:
         rendered: dict[str, Any] = render(some, names, _hyphens(names))
         return spec | rendered
 
-    def result(self, live: LiveRun, scope: Scope) -> Any:
+    def result(self, live: LiveRun, scope: LiveGraph) -> Any:
         """What a graph gives: its `output`, or what its exits have given; one exit its own output,
         several a map of those that ran."""
         graph = scope.graph
@@ -168,7 +168,7 @@ class Values:
 
     # -- input -----------------------------------------------------------------------------------
 
-    def prepared(self, live: LiveRun, scope: Scope, node: PlanNode) -> Any:
+    def prepared(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> Any:
         """The input of a node: the run's if it depends on nothing, the output of the one node that
         it depends on, or a map of several; `input_mapping` is laid over, and fields of the run's
         input fill what is left out or null."""
@@ -197,7 +197,7 @@ class Values:
                 found[target] = mapping_source(source, hyphens).evaluate(names, fuel)
         return found
 
-    def _base(self, live: LiveRun, scope: Scope, node: PlanNode) -> Any:
+    def _base(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> Any:
         given = self._of(live, scope, node.sources, False)
         if len(node.sources) == 1:
             return next(iter(given.values()), None)

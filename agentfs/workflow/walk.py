@@ -8,7 +8,7 @@ from agentfs.manifests.plan import PlanNode
 from agentfs.workflow.advance import Say, next_nodes, verdict
 from agentfs.workflow.journal import RunJournal, decode
 from agentfs.workflow.kernel_nodes import SIMPLE, KernelNodes
-from agentfs.workflow.live import LiveRun, Loop, Scope, is_loop
+from agentfs.workflow.live import LiveGraph, LiveRun, Loop, is_loop
 from agentfs.workflow.loops import LoopNodes, names_of
 from agentfs.workflow.model import NodeRow, NodeState, RunState
 from agentfs.workflow.steps import Steps
@@ -54,7 +54,7 @@ class Walk:
                 return False
         return False
 
-    def _look(self, live: LiveRun, scope: Scope, node: PlanNode) -> None:
+    def _look(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> None:
         if scope.gone:
             return
         row = scope.rows.get(node.name)
@@ -87,7 +87,7 @@ class Walk:
             words = str(getattr(bad, "reason", bad))
             self._steps.fail(live, scope, node, words, again=False, kind="input")
 
-    def _may_begin(self, live: LiveRun, scope: Scope, node: PlanNode) -> bool:
+    def _may_begin(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> bool:
         """Whether a pending node is to begin; it is skipped here if that is its fate."""
         if live.is_closing(scope):
             return node.always and scope.settled and self._is_free(scope, node)
@@ -98,7 +98,7 @@ class Walk:
         return said.say is not Say.WAIT
 
     @staticmethod
-    def _is_free(scope: Scope, node: PlanNode) -> bool:
+    def _is_free(scope: LiveGraph, node: PlanNode) -> bool:
         """Whether all that always runs before it has ended."""
         for name in node.needs:
             row = scope.rows.get(name)
@@ -106,12 +106,12 @@ class Walk:
                 return False
         return True
 
-    def _holds(self, live: LiveRun, scope: Scope, node: PlanNode) -> bool:
+    def _holds(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> bool:
         return self._values.holds(node.when, self._values.names(live, scope, node, True))
 
     # -- ends ------------------------------------------------------------------------------------
 
-    def _settle(self, live: LiveRun, scope: Scope) -> bool:
+    def _settle(self, live: LiveRun, scope: LiveGraph) -> bool:
         """Look whether a graph has ended; True if it is the plan's own, and has."""
         if scope.gone:
             return False
@@ -131,7 +131,7 @@ class Walk:
         self._loops.settled(live, scope)
         return False
 
-    def _always(self, live: LiveRun, scope: Scope) -> bool:
+    def _always(self, live: LiveRun, scope: LiveGraph) -> bool:
         """Have those that always run do so, before the graph ends without the others; whether they
         have."""
         waiting = []
@@ -163,7 +163,7 @@ class Walk:
         self._journal.save_run(run)
         live.settling.append(live.top)
 
-    def _end_waits(self, live: LiveRun, scope: Scope) -> None:
+    def _end_waits(self, live: LiveRun, scope: LiveGraph) -> None:
         """A graph has failed: those in it that wait for a person or for their next attempt do so
         for nothing. Those at work go on to their ends."""
         for inner, node, row in [*live.open_rows(scope)]:
@@ -210,9 +210,8 @@ class Walk:
                         live.expect(due)
             if not scope.open:
                 live.settling.append(scope)
-        for loop in [*live.loops.values()]:
-            if not loop.open:
-                self._loops.fill(live, loop)
+        for loop in live.loops.values():
+            live.push(loop.scope, (loop.node,))
         live.top.settled = live.run.settled
         live.stopped = live.run.ending in (RunState.CANCELLED, RunState.TIMED_OUT)
         if live.run.ending is not None:
@@ -226,15 +225,16 @@ class Walk:
         loop.next = max(loop.next, int(number) + 1)
         if row.state.final:
             if row.error:
-                loop.failed += 1
-                loop.errors.append({"iteration": int(number), "error": row.error})
+                self._loops.failed(loop, int(number), row.error)
             return
         if loop.node.kind == "while":
             text = self._journal.value(live.run.id, row.path, "input")
             loop.state = decode(text)["state"] if text else loop.state
         graph = loop.node.body(loop.body)
         if graph is not None:
-            loop.open[int(number)] = Scope(graph, loop, int(number), names_of(loop, int(number)))
+            loop.open[int(number)] = LiveGraph(
+                graph, loop, int(number), names_of(loop, int(number))
+            )
 
     def _restore_node(self, live: LiveRun, row: NodeRow) -> None:
         found = live.find(row.path)

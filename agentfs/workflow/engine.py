@@ -251,7 +251,7 @@ class Engine(Part):
     def holder(self, ref: StepRef) -> str:
         """The holder of an attempt; empty if nobody is, or it is over."""
         run = self.open.find(ref.run)
-        row = None if run is None else self._row(run, ref.path)
+        row = None if run is None else self._row(self.live(run), ref.path)
         return "" if row is None or row.attempt != ref.attempt else row.holder
 
     def tell_progress(self, ref: StepRef, words: str) -> None:

@@ -1,6 +1,7 @@
 """One HTTP request, described as JSON on the input; the response as JSON on the output.
 
     {"url": …, "method": "POST", "headers": {…}, "params": {…}, "json_body": …, "timeout": 30}
+    (or `body`, a text, in the place of `json_body`)
     {"status": 200, "headers": {…}, "body": …}
 
 The body of a response is a JSON value if it says so, else text. A request that got no response ends
@@ -52,7 +53,9 @@ def _request(asked: dict[str, Any]) -> urllib.request.Request:
         raise _RefusedError(f"{method} is none of {', '.join(METHODS)}")
     headers = {str(name): str(text) for name, text in (asked.get("headers") or {}).items()}
     data = None
-    if asked.get("json_body") is not None:
+    if asked.get("body") is not None:
+        data = str(asked["body"]).encode()
+    elif asked.get("json_body") is not None:
         data = json.dumps(asked["json_body"], ensure_ascii=False).encode()
         headers = {"Content-Type": "application/json"} | headers
     return urllib.request.Request(url, data, headers, method=method)  # noqa: S310  # see above

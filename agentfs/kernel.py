@@ -23,11 +23,21 @@ from agentfs.base.journal import Journal
 from agentfs.base.watchdog import Watchdog
 from agentfs.catalog.catalog import Catalog
 from agentfs.catalog.secrets import Secrets
+from agentfs.chats.asking import Asking
 from agentfs.chats.chats import Chats
+from agentfs.executors.agents import AgentNodes
+from agentfs.executors.api import ApiNodes
+from agentfs.executors.approvals import ApprovalNodes
+from agentfs.executors.behind import ProgramBehind, ServiceBehind
 from agentfs.executors.desk import StepDesk
 from agentfs.executors.functions import Functions
+from agentfs.executors.messages import MessageNodes
+from agentfs.executors.model_choice import ModelChoice
+from agentfs.executors.models import ModelNodes
 from agentfs.executors.pools import Pools
 from agentfs.executors.programs import ProgramSteps
+from agentfs.executors.tools import ToolNodes
+from agentfs.executors.waits import WaitNodes
 from agentfs.executors.workers import CodeWorkers
 from agentfs.explain import Explanations
 from agentfs.library.library import Library
@@ -137,6 +147,7 @@ class Kernel:
             self._build_mail(ground)
             self._build_workflows(ground)
             self._build_boundary(ground)
+            self._build_steps(ground)
 
     def _build_rights(self, ground: Ground, audit_key: Path) -> None:
         """Who calls, what they may do, and the record of what they did."""
@@ -193,8 +204,10 @@ class Kernel:
         meters = Meters(self.catalog, self.budgets, (self.spending, self.groups), self.accounting)
         enforcement = Enforcement(ground, gate, table, alerts, self.supervisor.signals)
         self.calls = add(Calls(ground, gate, table, meters, open_calls, enforcement))
-        beside = add(Sidecars(ground, table, self.agents, self.programs))
-        self.tooling = add(Tooling(ground, gate, self.calls, beside, self.processes, self.catalog))
+        self.beside = add(Sidecars(ground, table, self.agents, self.programs))
+        self.tooling = add(
+            Tooling(ground, gate, self.calls, self.beside, self.processes, self.catalog)
+        )
 
     def _build_mail(self, ground: Ground) -> None:
         """Mail, what is told and decided by mail, and what agents share."""
@@ -245,6 +258,19 @@ class Kernel:
         self.explanations = Explanations(
             self.policy, table, self.agents, mail.threads, self.queues, self.topics
         )
+
+    def _build_steps(self, ground: Ground) -> None:
+        """Who does the steps of runs that talk: with people, agents, models, tools, services."""
+        add, engine, mail, agents = ground.parts.add, self.engine, self.mail, self.agents
+        asking, models = add(Asking(self.gateway.connect)), ModelChoice(self.calls.relayed)
+        service = ServiceBehind(ProgramBehind(self.beside))
+        engine.executors.add(WaitNodes(ground, engine))
+        engine.executors.add(MessageNodes(ground, engine, mail, agents))
+        engine.executors.add(add(ApprovalNodes(ground, engine, self.approvals, agents)))
+        engine.executors.add(add(AgentNodes(ground, engine, self.table, mail, self.asks, agents)))
+        engine.executors.add(add(ModelNodes(ground, engine, models, asking).nodes))
+        engine.executors.add(add(ToolNodes(ground, engine, self.tooling).nodes))
+        engine.executors.add(add(ApiNodes(ground, engine, service).nodes))
 
     def load(self) -> None:
         """Read the rest from the store. Nothing is written before everything is read."""

@@ -19,7 +19,7 @@ from agentfs.asks.ask import Ask, AskState
 from agentfs.asks.asks import Asks
 from agentfs.asks.events import AskAnswered, AskCancelled, AskDropped, AskExpired, AskFailed
 from agentfs.base.errors import KernelError
-from agentfs.executors.ends import Ends, end, fail
+from agentfs.executors.ends import Ends, beginning, end, fail
 from agentfs.executors.messages import as_body, step_headers
 from agentfs.executors.replies import REPAIRS, asked_for, complaint, plain_value, read_value
 from agentfs.executors.spec import duration
@@ -111,9 +111,16 @@ class AgentNodes(Part):
     def room(self, node: PlanNode) -> int | None:
         return None
 
+    def begin(self, step: Step) -> None:
+        with beginning(self._engine, step):
+            self._ask_agent(step)
+            self._engine.wait(step.ref)
+
     def start(self, step: Step, again: bool) -> None:
-        if self._of_step.of((step.ref.run, step.ref.path)):
-            end(lambda: self._engine.wait(step.ref))
+        """It waits since the commit in which it began."""
+
+    def due(self, step: Step) -> None:
+        """Its question has the time, and not its row."""
 
     def cancel(self, step: Step) -> None:
         for number in tuple(self._of_step.of((step.ref.run, step.ref.path))):
@@ -121,7 +128,7 @@ class AgentNodes(Part):
 
     # -- asking ------------------------------------------------------------------------------------
 
-    def begin(self, step: Step) -> None:
+    def _ask_agent(self, step: Step) -> None:
         spec, agent = step.spec, str(step.spec["agent"])
         if self._table.by_name(agent) is None:
             raise KernelError(errno.EHOSTUNREACH, f"nobody works for agent {agent!r}")

@@ -15,7 +15,7 @@ from agentfs.approvals.events import ApprovalDecided
 from agentfs.approvals.request import OPERATOR, ApprovalRequest, ApprovalState
 from agentfs.base.content import Content
 from agentfs.base.errors import ApprovalError, KernelError
-from agentfs.executors.ends import Ends, end
+from agentfs.executors.ends import Ends, beginning, end
 from agentfs.executors.messages import as_body
 from agentfs.executors.spec import duration
 from agentfs.executors.starters import starter_of
@@ -75,12 +75,16 @@ class ApprovalNodes(Part):
         return None
 
     def begin(self, step: Step) -> None:
-        request = self._approvals.file(self._needed(step))
-        self._gated.put(request.id, Gated(**asdict(step.ref)))
+        with beginning(self._engine, step):
+            request = self._approvals.file(self._needed(step))
+            self._gated.put(request.id, Gated(**asdict(step.ref)))
+            self._engine.wait(step.ref)
 
     def start(self, step: Step, again: bool) -> None:
-        if self._of_step.of((step.ref.run, step.ref.path)):
-            end(lambda: self._engine.wait(step.ref))
+        """It waits since the commit in which it began."""
+
+    def due(self, step: Step) -> None:
+        """Its request has the time, and not its row."""
 
     def cancel(self, step: Step) -> None:
         for number in tuple(self._of_step.of((step.ref.run, step.ref.path))):

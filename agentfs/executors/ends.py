@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from agentfs.base.errors import KernelError
-from agentfs.workflow.model import StepRef
+from agentfs.workflow.model import Step, StepRef
 
-__all__ = ["Ends", "end", "fail"]
+__all__ = ["FOR_GOOD", "Ends", "beginning", "end", "fail"]
 
 FOR_GOOD = frozenset(
     {
@@ -41,15 +42,24 @@ class Ends(Protocol):
     def wait(self, ref: StepRef, until: float | None = None, key: str = "") -> None:
         """It waits for somebody, and holds no slot: until a wall-clock time, or for a signal."""
 
-    def progress(self, ref: StepRef) -> bool:
-        """Whether the attempt is the one under way."""
-
 
 def fail(engine: Ends, ref: StepRef, failure: KernelError) -> None:
     """The attempt has failed as a system call did."""
     again = failure.errno not in FOR_GOOD
     kind = KINDS.get(failure.errno, "error")
     end(lambda: engine.fail(ref, str(failure), again=again, kind=kind))
+
+
+@contextmanager
+def beginning(engine: Ends, step: Step) -> Iterator[None]:
+    """Inside the commit that begins an attempt: a refusal is its failure. One for a while (EAGAIN)
+    leaves the step pending."""
+    try:
+        yield
+    except KernelError as refusal:
+        if refusal.errno == errno.EAGAIN:
+            raise
+        fail(engine, step.ref, refusal)
 
 
 def end(call: Callable[[], object]) -> None:

@@ -1,16 +1,15 @@
 """Nodes that send mail: `message: {to, subject, body, headers, type}`.
 
-The messages are part of the commit that begins the attempt. So they are sent once, whenever the
-daemon dies: an attempt that has begun has sent them, and one that has not, has not.
+The messages are part of the commit in which the node ends. So they are sent once, whenever the
+daemon dies.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
 from typing import Any
 
-from agentfs.executors.ends import Ends, end
+from agentfs.executors.ends import Ends, beginning
 from agentfs.executors.starters import starter_of
 from agentfs.mail.headers import FORBIDDEN
 from agentfs.mail.mail import Mail
@@ -18,31 +17,12 @@ from agentfs.mail.message import Draft
 from agentfs.manifests.plan import PlanNode
 from agentfs.process.agents import Agents
 from agentfs.store.ground import Ground
-from agentfs.store.part import Part
-from agentfs.store.records import Records
 from agentfs.workflow.model import Step, StepRef
 
-__all__ = ["KIND", "MessageNodes", "as_body", "step_headers"]
-
-KIND = "step_message"
-"""The records in the store: what an attempt has sent, until the node has ended."""
+__all__ = ["MessageNodes", "as_body", "step_headers"]
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """The output of an attempt."""
-
-    run: int
-    path: str
-    attempt: int
-    output: Any
-
-    @property
-    def ref(self) -> StepRef:
-        return StepRef(self.run, self.path, self.attempt)
-
-
-class MessageNodes(Part):
+class MessageNodes:
     """Sends mail as the agent that started the run, with the header `Run`. The output of the node
     is `{"message": ID, "to": NAME}`, or `{"messages": […]}` of these where `to` is a list."""
 
@@ -53,21 +33,23 @@ class MessageNodes(Part):
         self._engine = engine
         self._mail = mail
         self._agents = agents
-        self._sent = Records(ground.store, KIND, lambda key, record: (key, Sent(**record)), asdict)
-
-    def load(self) -> None:
-        self._sent.load()
-
-    def take_up(self) -> None:
-        """A daemon that died after the end of a node has left this."""
-        for key, sent in tuple(self._sent.items()):
-            if not self._engine.progress(sent.ref):
-                self._sent.drop(key)
 
     def room(self, node: PlanNode) -> int | None:
         return None
 
     def begin(self, step: Step) -> None:
+        with beginning(self._engine, step):
+            self._engine.succeed(step.ref, self._send(step))
+
+    def start(self, step: Step, again: bool) -> None:
+        """It has ended in the commit in which it began."""
+
+    def cancel(self, step: Step) -> None:
+        """Nothing of it is under way."""
+
+    due = cancel
+
+    def _send(self, step: Step) -> Any:
         principal, to = starter_of(step.process, self._agents), step.spec["to"]
         names = to if isinstance(to, list) else [to]
         drafts = [self._draft(step, name) for name in names]
@@ -77,18 +59,7 @@ class MessageNodes(Part):
             {"message": self._mail.send(principal, principal.name, draft).id, "to": draft.to}
             for draft in drafts
         ]
-        output = {"messages": sent} if isinstance(to, list) else sent[0]
-        self._sent.put(str(step.ref), Sent(**asdict(step.ref), output=output))
-
-    def start(self, step: Step, again: bool) -> None:
-        sent = self._sent.get(str(step.ref))
-        if sent is not None:
-            end(lambda: self._engine.succeed(step.ref, sent.output))
-            self._sent.drop(str(step.ref))
-
-    def cancel(self, step: Step) -> None:
-        """What is sent is sent."""
-        self._sent.drop(str(step.ref))
+        return {"messages": sent} if isinstance(to, list) else sent[0]
 
     def _draft(self, step: Step, to: Any) -> Draft:
         """What its `spec` says, read as an agent's own mail is: so a header that only the kernel

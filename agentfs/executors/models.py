@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import socket
-from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -27,7 +25,6 @@ from agentfs.executors.replying import read_reply
 from agentfs.executors.tasks import StepTasks
 from agentfs.process.step_files import step_files
 from agentfs.store.ground import Ground
-from agentfs.store.part import Part
 from agentfs.workflow.model import Step
 
 __all__ = ["ModelNodes"]
@@ -42,7 +39,7 @@ PATIENCE = 60.0
 that is no attempt."""
 
 
-class ModelNodes(Part):
+class ModelNodes:
     """The output is the text of the answer, or the value that fits `output_schema`: an answer that
     does not is told to the model, at most twice, each time as a call more."""
 
@@ -51,17 +48,12 @@ class ModelNodes(Part):
         ground: Ground,
         engine: Ends,
         models: ModelChoice,
-        connect: Callable[[int], socket.socket],
+        asking: Asking,
     ) -> None:
         self._state_dir = ground.state_dir
         self._models = models
-        self._asking = Asking(connect)
+        self._asking = asking
         self.nodes = StepTasks(ground.store, engine, "llm", self._answer)
-
-    async def run(self) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._asking.run)
-            nursery.start_soon(self.nodes.run)
 
     async def _answer(self, step: Step) -> Any:
         spec, schema = step.spec, step.node.output_schema

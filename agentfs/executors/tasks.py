@@ -17,7 +17,7 @@ from typing import Any
 import trio
 
 from agentfs.base.errors import KernelError
-from agentfs.executors.ends import Ends, end, fail
+from agentfs.executors.ends import Ends, beginning, end, fail
 from agentfs.manifests.plan import PlanNode
 from agentfs.store.part import Part
 from agentfs.store.store import Store
@@ -73,7 +73,8 @@ class StepTasks(Part):
         return None
 
     def begin(self, step: Step) -> None:
-        self._check(step)
+        with beginning(self._engine, step):
+            self._check(step)
 
     def start(self, step: Step, again: bool) -> None:
         if again:
@@ -86,6 +87,9 @@ class StepTasks(Part):
             self._early.append(lambda nursery: nursery.start_soon(task))
         else:
             self._nursery.start_soon(task)
+
+    def due(self, step: Step) -> None:
+        """It never waits."""
 
     def cancel(self, step: Step) -> None:
         scope = self._scopes.get(step.ref)

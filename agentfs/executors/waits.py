@@ -11,13 +11,13 @@ import errno
 from typing import Any, Protocol
 
 from agentfs.base.errors import KernelError
-from agentfs.executors.ends import Ends, end
+from agentfs.executors.ends import Ends, beginning, end
 from agentfs.executors.spec import duration
 from agentfs.manifests.plan import PlanNode
 from agentfs.store.ground import Ground
 from agentfs.workflow.model import Step
 
-__all__ = ["FAIL", "Signals", "WaitNodes", "check_key"]
+__all__ = ["Signals", "WaitNodes", "check_key"]
 
 FAIL = "fail"
 """As `on_timeout`: the node fails, which it does too if the spec says nothing."""
@@ -37,36 +37,31 @@ class WaitNodes:
     kinds = frozenset({"wait"})
 
     def __init__(self, ground: Ground, engine: Signals) -> None:
-        self._store, self._clock = ground.store, ground.clock
+        self._clock = ground.clock
         self._engine = engine
 
     def room(self, node: PlanNode) -> int | None:
         return None
 
     def begin(self, step: Step) -> None:
-        """Raises EINVAL for what can be no key."""
-        check_key(_key(step))
-        duration(step.spec, "timeout", 0.0)
-
-    def start(self, step: Step, again: bool) -> None:
-        end(lambda: self._wait(step))
-
-    def _wait(self, step: Step) -> None:
-        with self._store.transaction():
-            there, data = self._engine.take_signal(step.ref.run, _key(step))
+        with beginning(self._engine, step):
+            key = check_key(step.spec["event_key"])
+            seconds = duration(step.spec, "timeout", 0.0)
+            there, data = self._engine.take_signal(step.ref.run, key)
             if there:
                 self._engine.succeed(step.ref, data)
-                return
-            until = None
-            if step.spec.get("timeout") is not None:
-                until = self._clock.now() + duration(step.spec, "timeout", 0.0)
-            self._engine.wait(step.ref, until, key=_key(step))
+            else:
+                until = self._clock.now() + seconds if seconds else None
+                self._engine.wait(step.ref, until, key)
+
+    def start(self, step: Step, again: bool) -> None:
+        """It waits since the commit in which it began."""
 
     def due(self, step: Step) -> None:
         """The time of the wait is over."""
         instead = step.spec.get("on_timeout", FAIL)
         if instead == FAIL:
-            key, seconds = _key(step), duration(step.spec, "timeout", 0.0)
+            key, seconds = step.spec["event_key"], duration(step.spec, "timeout", 0.0)
             late = KernelError(errno.ETIMEDOUT, f"no signal {key} came within {seconds:g} s")
             end(lambda: self._engine.fail(step.ref, str(late), again=False, kind="timeout"))
         else:
@@ -76,14 +71,11 @@ class WaitNodes:
         """The row is all there is of it."""
 
 
-def _key(step: Step) -> str:
-    key = step.spec["event_key"]
-    return key if isinstance(key, str) else str(key)
-
-
-def check_key(key: str) -> None:
-    """Raise EINVAL unless it can be the name of a file."""
+def check_key(said: Any) -> str:
+    """The key of a signal. Raises EINVAL unless it can be the name of a file."""
+    key = said if isinstance(said, str) else str(said)
     if not key.isprintable() or "/" in key or key in ("", ".", "..") or len(key.encode()) > 255:
         raise KernelError(
             errno.EINVAL, f"{key[:64]!r} is no key: 1 to 255 bytes without a slash were expected"
         )
+    return key

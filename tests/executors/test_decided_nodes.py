@@ -3,222 +3,275 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentfs.approvals.request import ApprovalRequest, ApprovalState
 from agentfs.base.errors import KernelError
-from agentfs.executors.approvals import ApprovalNodes
 from agentfs.executors.starters import of_run
-from agentfs.executors.waits import WaitNodes
-from agentfs.workflow.model import StepRef
-from tests.executors.desk import Desk, Steps
-from tests.world import OPERATOR, World
+from agentfs.model.principal import Principal
+from agentfs.workflow.model import Run
+from tests.executors.office import Office
+from tests.workflow.lab import data, node
+from tests.world import OPERATOR
 
 
-class DecidedWorld(World):
-    """A world with the agents ann, who has started a run, bob and carol."""
-
-    steps: Steps | None = None
-    desk: Desk
-
-    def _start(self) -> None:
-        super()._start()
-        kernel, before = self.kernel, getattr(self, "desk", None)
-        self.desk = Desk(self.store)
-        if before is not None:  # the journal survives
-            self.desk.open, self.desk.waiting = before.open, before.waiting
-        agents = kernel.agents
-        self.nodes = kernel.ground.parts.add(
-            ApprovalNodes(kernel.ground, self.desk, kernel.approvals, agents)
-        )
-        self.waits = WaitNodes(kernel.ground, self.desk)
-        self.nodes.load()
-        self.nodes.take_up()
-
-    def question(self, attempt: int = 1, **spec: Any) -> StepRef:
-        assert self.steps is not None
-        step = self.steps.make("approval", {"question": "Ship it?"} | spec, attempt)
-        self.desk.do(self.nodes, step)
-        return step.ref
-
-    def wait(self, **spec: Any) -> StepRef:
-        assert self.steps is not None
-        step = self.steps.make("wait", {"event_key": "paid-7"} | spec)
-        self.desk.do(self.waits, step)
-        return step.ref
-
-    def request(self) -> ApprovalRequest:
-        return max(self.kernel.approvals, key=lambda request: request.id)
-
-    def decide(self, who: str, **decision: Any) -> None:
-        principal = OPERATOR if who == "init" else self.principal(who)
-        self.kernel.approvals.decide(principal, self.request().id, **decision)
+def gate(office: Office, **spec: Any) -> Run:
+    return office.begin("approval", {"question": "Ship it?"} | spec)
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[DecidedWorld]:
-    world = DecidedWorld(tmp_path)
-    for name in ("ann", "bob", "carol"):
-        world.process(name)
-    world.steps = Steps(world, "ann")
-    yield world
-    world.close()
+def wait(office: Office, **spec: Any) -> Run:
+    return office.begin("wait", {"event_key": "paid-7"} | spec)
+
+
+def request(office: Office) -> ApprovalRequest:
+    """The newest one."""
+    return max(office.world.kernel.approvals, key=lambda each: each.id)
+
+
+def decide(office: Office, who: str | Principal, **decision: Any) -> None:
+    if isinstance(who, str):
+        who = OPERATOR if who == "init" else office.world.principal(who)
+    office.world.kernel.approvals.decide(who, request(office).id, **decision)
+    office.settle()
 
 
 # -- approvals -------------------------------------------------------------------------------------
 
 
-def test_the_operator_agrees_and_the_run_goes_on(world: DecidedWorld) -> None:
-    ref = world.question()
-    request = world.request()
-    assert (request.agent, request.by) == ("ann", "operator")
-    assert request.path == f"/proc/runs/{ref.run}/nodes/n"
-    [letter] = world.waiting("init")
+def test_the_operator_agrees_and_the_run_goes_on(office: Office) -> None:
+    run = gate(office)
+    asked = request(office)
+    assert (asked.agent, asked.by) == ("ann", "operator")
+    assert asked.path == f"/proc/runs/{run.id}/nodes/n"
+    [letter] = office.letters("init")
     assert "ann (process" in letter
     assert letter.endswith("Ship it?\n\n")
-    assert ref in world.desk.waiting
-    world.decide("init", approve=True)
-    assert world.desk.over == {ref: {"approved": True, "by": "init"}}
-    assert request.state is ApprovalState.USED, "it lets nothing else through"
+    assert office.state(run) == "suspended"
+    decide(office, "init", approve=True)
+    assert office.output(run, "n") == {"approved": True, "by": "init"}
+    assert asked.state is ApprovalState.USED, "it lets nothing else through"
+    assert office.state(run) == "completed"
 
 
-def test_those_who_are_named_decide_and_nobody_for_a_run_of_their_own(world: DecidedWorld) -> None:
-    world.question(approvers=["bob", "ann", "carol"])
-    assert world.request().by == "bob, carol"
-    assert [len(world.waiting(name)) for name in ("ann", "bob", "carol", "init")] == [0, 1, 1, 0]
-    assert world.steps is not None
-    for who, code in (
-        (world.principal("ann"), errno.EPERM),
-        (of_run(world.steps.process), errno.ENOENT),
-    ):
+def test_those_who_are_named_decide_and_nobody_for_a_run_of_their_own(office: Office) -> None:
+    run = gate(office, approvers=["bob", "ann", "carol"])
+    assert request(office).by == "bob, carol"
+    assert [len(office.letters(name)) for name in ("ann", "bob", "carol", "init")] == [0, 1, 1, 0]
+    itself = of_run(office.world.table.get(run.id))
+    for who, code in ((office.world.principal("ann"), errno.EPERM), (itself, errno.ENOENT)):
         with pytest.raises(KernelError) as refusal:
-            world.kernel.approvals.decide(who, world.request().id, approve=True)
+            decide(office, who, approve=True)
         assert refusal.value.errno == code
-    world.decide("carol", approve=True)
-    assert list(world.desk.over.values()) == [{"approved": True, "by": "carol"}]
+    assert office.state(run) == "suspended"
+    decide(office, "carol", approve=True)
+    assert office.output(run, "n") == {"approved": True, "by": "carol"}
     with pytest.raises(KernelError) as refusal:
-        world.decide("bob", approve=False)
+        decide(office, "bob", approve=False)
     assert refusal.value.errno == errno.EPERM, "it is decided already"
 
 
-def test_who_asks_alone_leaves_it_to_the_operator(world: DecidedWorld) -> None:
-    world.question(approvers="ann")
-    assert world.request().by == "operator"
+def test_who_asks_alone_leaves_it_to_the_operator(office: Office) -> None:
+    gate(office, approvers="ann")
+    assert request(office).by == "operator"
 
 
-def test_a_decider_who_is_removed_leaves_it_to_the_others(world: DecidedWorld) -> None:
-    world.agent("dora")
-    world.question(approvers=["dora", "bob"])
-    world.kernel.agents.remove(OPERATOR, "dora")
-    assert world.request().by == "bob"
-    world.decide("bob", approve=True)
+def test_a_decider_who_is_removed_leaves_it_to_the_others(office: Office) -> None:
+    office.world.agent("dora")
+    run = gate(office, approvers=["dora", "bob"])
+    office.world.kernel.agents.remove(OPERATOR, "dora")
+    assert request(office).by == "bob"
+    decide(office, "bob", approve=True)
+    assert office.state(run) == "completed"
 
 
-def test_a_rejection_fails_the_node_for_good_with_its_reason(world: DecidedWorld) -> None:
-    ref = world.question()
-    world.decide("init", approve=False, reason="not on a Friday")
-    error, again, kind = world.desk.failed[ref]
-    assert error == "EACCES: request 000001 was rejected by init: not on a Friday"
-    assert (again, kind) == (False, "rejected")
+def test_a_rejection_fails_the_node_for_good_with_its_reason(office: Office) -> None:
+    run = gate(office)
+    decide(office, "init", approve=False, reason="not on a Friday")
+    row = office.row(run)
+    assert row.error == "EACCES: request 000001 was rejected by init: not on a Friday"
+    assert (row.kind, office.state(run)) == ("rejected", "failed")
 
 
-def test_nobody_decides_in_time(world: DecidedWorld) -> None:
-    ref = world.question(timeout="1h")
-    world.clock.advance(3601)
-    world.timers.run_due()
+def test_a_rejection_goes_to_the_node_that_handles_it(office: Office) -> None:
+    office.pipeline(
+        node("n", "approval", spec={"question": "Go?"}, on_error="sorry"),
+        data("sorry", {"sent": True}, "n", handles=("n",)),
+    )
+    run = office.begin_plan()
+    decide(office, "init", approve=False, reason="no")
+    assert office.state(run) == "completed"
+    assert office.output(run, "n")["_error"]["type"] == "rejected"
+
+
+@pytest.mark.parametrize("how", [{"timeout": "1h"}, {"timeout": 3600.0}])
+def test_nobody_decides_in_time(office: Office, how: Any) -> None:
+    run = gate(office, **how)
+    office.advance(3600)
+    row = office.row(run)
+    assert row.error == "ETIMEDOUT: nobody decided request 000001 in time"
+    assert (row.kind, office.state(run)) == ("timeout", "failed")
     with pytest.raises(KernelError):
-        world.decide("init", approve=True)
-    error, again, kind = world.desk.failed[ref]
-    assert error == "ETIMEDOUT: nobody decided request 000001 in time"
-    assert (again, kind) == (False, "timeout")
+        decide(office, "init", approve=True)
 
 
-def test_a_cancelled_node_withdraws_its_request(world: DecidedWorld) -> None:
-    ref = world.question()
-    world.desk.cancel(world.nodes, ref)
-    assert world.request().state is ApprovalState.WITHDRAWN
+def test_a_cancelled_run_withdraws_its_request(office: Office) -> None:
+    run = gate(office)
+    office.runs.cancel(OPERATOR, run.id)
+    office.settle()
+    assert request(office).state is ApprovalState.WITHDRAWN
     with pytest.raises(KernelError):
-        world.decide("init", approve=True)
-    assert not world.desk.over
+        decide(office, "init", approve=True)
+    assert office.state(run) == "cancelled"
 
 
 @pytest.mark.parametrize("approve", [True, False])
 @pytest.mark.parametrize("away", [0.0, 10 * 86_400.0])
 def test_a_decision_between_two_daemons_is_found(
-    world: DecidedWorld, approve: bool, away: float
+    office: Office, approve: bool, away: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ref = world.question()
-    world.nodes._over = lambda number: None  # type: ignore[method-assign]  # it dies here
-    world.decide("init", approve=approve)
-    world.clock.advance(away)
-    world.restart()
+    run = gate(office)
+    with monkeypatch.context() as dying:
+        dying.setattr("agentfs.executors.approvals.ApprovalNodes._over", lambda self, number: None)
+        decide(office, "init", approve=approve)
+    assert office.state(run, "n") == "waiting"
+    office.world.clock.advance(away)
+    office.restart()
     if approve:
-        assert world.desk.over == {ref: {"approved": True, "by": "init"}}
+        assert office.output(run, "n") == {"approved": True, "by": "init"}
     else:
-        assert world.desk.failed[ref][0].startswith("EACCES")
+        assert office.error(run, "n").startswith("EACCES")
 
 
-def test_a_request_survives_the_daemon_and_is_asked_once(world: DecidedWorld) -> None:
-    ref = world.question()
-    world.restart()
-    world.nodes.start(world.desk.open[ref], again=True)
-    assert len(list(world.kernel.approvals)) == 1
-    assert len(world.waiting("init")) == 1
-    world.decide("init", approve=True)
-    assert ref in world.desk.over
+def test_a_request_survives_the_daemon_and_is_asked_once(office: Office) -> None:
+    run = gate(office)
+    office.restart()
+    office.restart()
+    assert len(list(office.world.kernel.approvals)) == 1
+    assert len(office.letters("init")) == 1
+    decide(office, "init", approve=True)
+    assert office.state(run) == "completed"
 
 
-def test_each_of_two_gates_is_decided_by_its_own_request(world: DecidedWorld) -> None:
-    assert world.steps is not None
-    one, two = (
-        world.steps.make("approval", {"question": "Go?"}, path=path) for path in ("left", "right")
+def test_each_of_two_gates_is_decided_by_its_own_request(office: Office) -> None:
+    office.pipeline(
+        node("left", "approval", spec={"question": "Go?"}),
+        node("right", "approval", spec={"question": "Go?"}),
     )
-    for step in (one, two):
-        world.desk.do(world.nodes, step)
-    first, second = sorted(request.id for request in world.kernel.approvals)
-    world.kernel.approvals.decide(OPERATOR, second, approve=True)
-    assert list(world.desk.over) == [two.ref]
-    world.kernel.approvals.decide(OPERATOR, first, approve=True)
-    assert list(world.desk.over) == [two.ref, one.ref]
+    run = office.begin_plan()
+    first, second = sorted(each.id for each in office.world.kernel.approvals)
+    approvals = office.world.kernel.approvals
+    approvals.decide(OPERATOR, second, approve=True)
+    office.settle()
+    assert (office.state(run, "left"), office.state(run, "right")) == ("waiting", "completed")
+    with pytest.raises(KernelError):
+        approvals.decide(OPERATOR, second, approve=True)
+    approvals.decide(OPERATOR, first, approve=True)
+    office.settle()
+    assert office.state(run) == "completed"
 
 
 # -- waits -----------------------------------------------------------------------------------------
 
 
-def test_a_wait_is_a_row_with_a_key_and_a_time(world: DecidedWorld) -> None:
-    ref = world.wait(timeout="90s")
-    assert world.desk.waiting == {ref: (world.clock.now() + 90, "paid-7")}
+def test_a_signal_at_the_wait_ends_it(office: Office) -> None:
+    run = wait(office)
+    assert office.state(run) == "suspended"
+    office.runs.signal(office.world.principal("ann"), run.id, "paid-7", {"paid": True})
+    office.settle()
+    assert office.output(run, "n") == {"paid": True}
+    assert office.state(run) == "completed"
 
 
-def test_a_signal_that_came_before_the_wait_ends_it_at_once(world: DecidedWorld) -> None:
-    assert world.steps is not None
-    world.desk.signals[world.steps.run, "paid-7"] = [{"paid": True}]
-    ref = world.wait()
-    assert world.desk.over == {ref: {"paid": True}}
-    assert world.desk.signals[world.steps.run, "paid-7"] == [], "one signal ends one wait"
+def test_a_signal_before_the_wait_is_kept_for_it(office: Office) -> None:
+    office.pipeline(node("a"), node("n", "wait", "a", spec={"event_key": "paid-7"}))
+    run = office.begin_plan()
+    office.runs.signal(OPERATOR, run.id, "paid-7", 1)
+    office.restart()
+    office.done("a")
+    assert office.output(run, "n") == 1
+    assert office.engine.signals.keys(run.id) == []
 
 
-@pytest.mark.parametrize(
-    ("spec", "output"), [({"on_timeout": {"paid": False}}, {"paid": False}), ({}, None)]
-)
-def test_nobody_sends_it_in_time(world: DecidedWorld, spec: Any, output: Any) -> None:
-    ref = world.wait(timeout=5, **spec)
-    world.waits.due(world.desk.open[ref])
-    if spec:
-        assert world.desk.over == {ref: output}
-    else:
-        words = "ETIMEDOUT: no signal paid-7 came within 5 s"
-        assert world.desk.failed == {ref: (words, False, "timeout")}
+def test_a_signal_after_the_end_is_refused(office: Office) -> None:
+    run = wait(office)
+    office.runs.signal(OPERATOR, run.id, "paid-7", 1)
+    office.settle()
+    with pytest.raises(KernelError) as refusal:
+        office.runs.signal(OPERATOR, run.id, "paid-7", 2)
+    assert refusal.value.errno == errno.EPERM
+
+
+def test_two_signals_at_once_in_the_wrong_order_reach_both_waits(office: Office) -> None:
+    office.pipeline(
+        node("a", "wait", spec={"event_key": "A"}), node("b", "wait", "a", spec={"event_key": "B"})
+    )
+    run = office.begin_plan()
+    for key in ("B", "A"):
+        office.runs.signal(OPERATOR, run.id, key, key.lower())
+    office.settle()
+    assert (office.output(run, "a"), office.output(run, "b")) == ("a", "b")
+
+
+def test_parallel_waits_end_apart_and_nothing_runs_again(office: Office) -> None:
+    office.pipeline(
+        node("a"),
+        node("left", "wait", "a", spec={"event_key": "L"}),
+        node("right", "wait", "a", spec={"event_key": "R"}),
+        node("after", "program", "left right"),
+    )
+    run = office.begin_plan()
+    office.done("a")
+    office.runs.signal(OPERATOR, run.id, "R", "r")
+    office.restart()
+    assert (office.state(run, "left"), office.state(run, "right")) == ("waiting", "completed")
+    office.runs.signal(OPERATOR, run.id, "L", "l")
+    office.settle()
+    assert office.step("after").input == {"left": "l", "right": "r"}
+    assert office.row(run, "a").attempt == 1
+
+
+def test_of_two_waits_for_one_key_each_takes_a_signal(office: Office) -> None:
+    office.pipeline(*(node(name, "wait", spec={"event_key": "K"}) for name in ("a", "b")))
+    run = office.begin_plan()
+    office.runs.signal(OPERATOR, run.id, "K", 1)
+    office.settle()
+    assert sorted(office.states(run).values()) == ["completed", "waiting"]
+    office.runs.signal(OPERATOR, run.id, "K", 2)
+    office.settle()
+    assert {office.output(run, name) for name in ("a", "b")} == {1, 2}
+
+
+@pytest.mark.parametrize("output", [{"paid": False}, "nothing", 0])
+def test_nobody_sends_it_in_time_and_the_run_goes_on(office: Office, output: Any) -> None:
+    run = wait(office, timeout=5, on_timeout=output)
+    office.advance(5)
+    assert office.output(run, "n") == output
+    assert office.state(run) == "completed"
+
+
+@pytest.mark.parametrize("spec", [{}, {"on_timeout": "fail"}])
+def test_nobody_sends_it_in_time(office: Office, spec: Any) -> None:
+    run = wait(office, timeout="5s", **spec)
+    office.advance(5)
+    row = office.row(run)
+    assert row.error == "ETIMEDOUT: no signal paid-7 came within 5 s"
+    assert (row.kind, row.attempt, office.state(run)) == ("timeout", 1, "failed")
+
+
+def test_a_time_that_passes_while_there_is_no_daemon_is_over_once(office: Office) -> None:
+    run = wait(office, timeout="1d", on_timeout="late")
+    office.world.clock.advance(10 * 86_400)
+    office.restart()
+    office.advance(1)
+    assert office.output(run, "n") == "late"
+    office.restart()
+    assert [line["type"] for line in office.lines(run)].count("NodeCompleted") == 1
 
 
 @pytest.mark.parametrize(
     "spec", [{"event_key": "a/b"}, {"event_key": ".."}, {"event_key": ""}, {"timeout": "soon"}]
 )
-def test_what_is_no_wait(world: DecidedWorld, spec: Any) -> None:
-    with pytest.raises(KernelError) as refusal:
-        world.wait(**spec)
-    assert refusal.value.errno == errno.EINVAL
+def test_what_is_no_wait(office: Office, spec: Any) -> None:
+    assert office.error(wait(office, **spec), "n").startswith("EINVAL: ")

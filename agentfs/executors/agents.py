@@ -19,7 +19,7 @@ from agentfs.asks.ask import Ask, AskState
 from agentfs.asks.asks import Asks
 from agentfs.asks.events import AskAnswered, AskCancelled, AskDropped, AskExpired, AskFailed
 from agentfs.base.errors import KernelError
-from agentfs.executors.ends import Ends, beginning, end, fail
+from agentfs.executors.ends import beginning, end, fail
 from agentfs.executors.messages import as_body, step_headers
 from agentfs.executors.replies import REPAIRS, asked_for, complaint, plain_value, read_value
 from agentfs.executors.spec import duration
@@ -37,6 +37,7 @@ from agentfs.store.event_log import Record
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
 from agentfs.store.records import Records
+from agentfs.workflow.engine import Engine
 from agentfs.workflow.model import Step, StepRef
 
 __all__ = ["KIND", "AgentNodes"]
@@ -46,7 +47,7 @@ KIND = "step_ask"
 
 
 @dataclass(slots=True)
-class Asked:
+class StepAsk:
     """The attempt that waits for the answer to a question. `pid` is the process of its run, and
     `schema` what the answer has to fit, after so many `repairs`."""
 
@@ -83,7 +84,7 @@ class AgentNodes(Part):
     def __init__(
         self,
         ground: Ground,
-        engine: Ends,
+        engine: Engine,
         table: ProcessTable,
         mail: Mail,
         asks: Asks,
@@ -96,7 +97,7 @@ class AgentNodes(Part):
         self._asks = asks
         self._agents = agents
         self._asked = Records(
-            ground.store, KIND, lambda key, record: (int(key), Asked(**record)), asdict
+            ground.store, KIND, lambda key, record: (int(key), StepAsk(**record)), asdict
         )
         self._of_agent = self._asked.index(lambda asked: asked.agent, "agent")
         self._of_step = self._asked.index(lambda asked: (asked.run, asked.path), "run")
@@ -136,7 +137,7 @@ class AgentNodes(Part):
         now = self._clock.now()
         usual = self._settings.of(MessageSettings).reply_timeout
         deadline = now + duration(spec, "patience", usual)
-        asked = Asked(
+        asked = StepAsk(
             **asdict(step.ref),
             agent=agent,
             starter=principal.name,
@@ -152,7 +153,7 @@ class AgentNodes(Part):
             body += f"\n{asked_for(asked.schema)}".encode()
         self._put_question(asked, body)
 
-    def _put_question(self, asked: Asked, body: bytes, answered: str = "") -> None:
+    def _put_question(self, asked: StepAsk, body: bytes, answered: str = "") -> None:
         """Send one, inside the transaction under way. `answered`: it goes back with this reply."""
         self._asks.check_room(asked.starter)
         self._mail.check(asked.principal, asked.starter, asked.agent, len(body))
@@ -209,7 +210,7 @@ class AgentNodes(Part):
             fail(self._engine, asked.ref, failure)
         self._asked.drop(number)
 
-    def _answered(self, number: int, asked: Asked, ask: Ask) -> None:
+    def _answered(self, number: int, asked: StepAsk, ask: Ask) -> None:
         assert ask.state is AskState.ANSWERED
         text = self._asks.answer(ask).partition(b"\n\n")[2].decode(errors="replace")
         if asked.schema is None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from agentfs.executors.behind import ServiceBehind
-from agentfs.executors.ends import Ends
 from agentfs.executors.tasks import StepTasks
 from agentfs.store.ground import Ground
+from agentfs.workflow.engine import Engine
 from agentfs.workflow.model import Step
 
 __all__ = ["ApiNodes"]
@@ -26,7 +26,7 @@ class ApiNodes:
     """The output is `{"status", "headers", "body"}`. A status of 400 and more fails the node; those
     that say nothing of the request itself (429, 5xx) may be tried again."""
 
-    def __init__(self, ground: Ground, engine: Ends, service: ServiceBehind) -> None:
+    def __init__(self, ground: Ground, engine: Engine, service: ServiceBehind) -> None:
         self._clock = ground.clock
         self._service = service
         self.nodes = StepTasks(ground.store, engine, "api_call", self._call)

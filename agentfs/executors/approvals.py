@@ -15,7 +15,7 @@ from agentfs.approvals.events import ApprovalDecided
 from agentfs.approvals.request import OPERATOR, ApprovalRequest, ApprovalState
 from agentfs.base.content import Content
 from agentfs.base.errors import ApprovalError, KernelError
-from agentfs.executors.ends import Ends, beginning, end
+from agentfs.executors.ends import beginning, end
 from agentfs.executors.messages import as_body
 from agentfs.executors.spec import duration
 from agentfs.executors.starters import starter_of
@@ -25,6 +25,7 @@ from agentfs.store.event_log import Record
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
 from agentfs.store.records import Records
+from agentfs.workflow.engine import Engine
 from agentfs.workflow.model import Step, StepRef
 
 __all__ = ["KIND", "ApprovalNodes"]
@@ -55,7 +56,9 @@ class ApprovalNodes(Part):
 
     kinds = frozenset({"approval"})
 
-    def __init__(self, ground: Ground, engine: Ends, approvals: Approvals, agents: Agents) -> None:
+    def __init__(
+        self, ground: Ground, engine: Engine, approvals: Approvals, agents: Agents
+    ) -> None:
         self._store, self._clock = ground.store, ground.clock
         self._engine = engine
         self._approvals = approvals

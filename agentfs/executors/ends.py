@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
 
 from agentfs.base.errors import KernelError
+from agentfs.workflow.engine import Engine
 from agentfs.workflow.model import Step, StepRef
 
-__all__ = ["FOR_GOOD", "Ends", "beginning", "end", "fail"]
+__all__ = ["FOR_GOOD", "beginning", "end", "fail"]
 
 FOR_GOOD = frozenset(
     {
@@ -29,21 +29,7 @@ KINDS = {
 }
 
 
-class Ends(Protocol):
-    """How an attempt ends, or comes to wait: each call is a transaction, or part of the one under
-    way. ESTALE if the attempt is not the newest, or is over."""
-
-    def succeed(self, ref: StepRef, output: Any) -> None:
-        """It is done, and this JSON value came of it."""
-
-    def fail(self, ref: StepRef, error: str, *, again: bool = True, kind: str = "error") -> None:
-        """It has failed. Not `again`: no other attempt can do better."""
-
-    def wait(self, ref: StepRef, until: float | None = None, key: str = "") -> None:
-        """It waits for somebody, and holds no slot: until a wall-clock time, or for a signal."""
-
-
-def fail(engine: Ends, ref: StepRef, failure: KernelError) -> None:
+def fail(engine: Engine, ref: StepRef, failure: KernelError) -> None:
     """The attempt has failed as a system call did."""
     again = failure.errno not in FOR_GOOD
     kind = KINDS.get(failure.errno, "error")
@@ -51,7 +37,7 @@ def fail(engine: Ends, ref: StepRef, failure: KernelError) -> None:
 
 
 @contextmanager
-def beginning(engine: Ends, step: Step) -> Iterator[None]:
+def beginning(engine: Engine, step: Step) -> Iterator[None]:
     """Inside the commit that begins an attempt: a refusal is its failure. One for a while (EAGAIN)
     leaves the step pending."""
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from agentfs.executors.ends import Ends, beginning
+from agentfs.executors.ends import beginning
 from agentfs.executors.starters import starter_of
 from agentfs.mail.headers import FORBIDDEN
 from agentfs.mail.mail import Mail
@@ -17,6 +17,7 @@ from agentfs.mail.message import Draft
 from agentfs.manifests.plan import PlanNode
 from agentfs.process.agents import Agents
 from agentfs.store.ground import Ground
+from agentfs.workflow.engine import Engine
 from agentfs.workflow.model import Step, StepRef
 
 __all__ = ["MessageNodes", "as_body", "step_headers"]
@@ -28,7 +29,7 @@ class MessageNodes:
 
     kinds = frozenset({"message"})
 
-    def __init__(self, ground: Ground, engine: Ends, mail: Mail, agents: Agents) -> None:
+    def __init__(self, ground: Ground, engine: Engine, mail: Mail, agents: Agents) -> None:
         self._clock = ground.clock
         self._engine = engine
         self._mail = mail

@@ -18,13 +18,13 @@ import trio
 from agentfs.base.errors import KernelError
 from agentfs.chats.asking import Asking
 from agentfs.chats.model_request import ModelRequest, Said, of_text
-from agentfs.executors.ends import Ends
 from agentfs.executors.model_choice import ModelChoice
 from agentfs.executors.replies import REPAIRS, asked_for, complaint, read_value
 from agentfs.executors.replying import read_reply
 from agentfs.executors.tasks import StepTasks
 from agentfs.process.step_files import step_files
 from agentfs.store.ground import Ground
+from agentfs.workflow.engine import Engine
 from agentfs.workflow.model import Step
 
 __all__ = ["ModelNodes"]
@@ -46,7 +46,7 @@ class ModelNodes:
     def __init__(
         self,
         ground: Ground,
-        engine: Ends,
+        engine: Engine,
         models: ModelChoice,
         asking: Asking,
     ) -> None:

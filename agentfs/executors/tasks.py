@@ -17,10 +17,11 @@ from typing import Any
 import trio
 
 from agentfs.base.errors import KernelError
-from agentfs.executors.ends import Ends, beginning, end, fail
+from agentfs.executors.ends import beginning, end, fail
 from agentfs.manifests.plan import PlanNode
 from agentfs.store.part import Part
 from agentfs.store.store import Store
+from agentfs.workflow.engine import Engine
 from agentfs.workflow.model import Step, StepRef
 
 __all__ = ["StepTasks"]
@@ -39,7 +40,7 @@ class StepTasks(Part):
     def __init__(
         self,
         store: Store,
-        engine: Ends,
+        engine: Engine,
         kind: str,
         work: Work,
         check: Callable[[Step], object] = lambda step: None,

@@ -11,7 +11,6 @@ import json
 from typing import Any
 
 from agentfs.base.errors import KernelError
-from agentfs.executors.ends import Ends
 from agentfs.executors.replies import plain_value
 from agentfs.executors.replying import read_reply
 from agentfs.executors.starters import of_run
@@ -19,6 +18,7 @@ from agentfs.executors.tasks import StepTasks
 from agentfs.model.process import OnLimit
 from agentfs.store.ground import Ground
 from agentfs.tooling.tooling import Tooling
+from agentfs.workflow.engine import Engine
 from agentfs.workflow.model import Step
 
 __all__ = ["ToolNodes"]
@@ -33,7 +33,7 @@ SKIPPED = b"skipped "
 class ToolNodes:
     """The output is the result: a JSON value if it is one, else text."""
 
-    def __init__(self, ground: Ground, engine: Ends, tooling: Tooling) -> None:
+    def __init__(self, ground: Ground, engine: Engine, tooling: Tooling) -> None:
         self._tooling = tooling
         self.nodes = StepTasks(ground.store, engine, "tool", self._call, self._may_call)
 

@@ -1,33 +1,27 @@
 """Nodes that wait for somebody: `{wait: payment-7, timeout: 2h, on_timeout: {paid: false}}`.
 
 The key is that of a signal: of the run alone (/proc/runs/ID/signals/KEY), where one that came
-before the wait is kept for it, or of all that wait for it (/dev/waits/KEY). What is sent with it is
-the output. A wait is a row of the journal and holds neither a slot nor a task.
+before the wait is kept for it, or of all that wait for it (/dev/waits/KEY). The value that comes
+with it is the output. A wait is a row of the journal and holds neither a slot nor a task.
 """
 
 from __future__ import annotations
 
 import errno
-from typing import Any, Protocol
+from typing import Any
 
 from agentfs.base.errors import KernelError
-from agentfs.executors.ends import Ends, beginning, end
+from agentfs.executors.ends import beginning, end
 from agentfs.executors.spec import duration
 from agentfs.manifests.plan import PlanNode
 from agentfs.store.ground import Ground
+from agentfs.workflow.engine import Engine
 from agentfs.workflow.model import Step
 
-__all__ = ["Signals", "WaitNodes", "check_key"]
+__all__ = ["WaitNodes", "check_key"]
 
 FAIL = "fail"
 """As `on_timeout`: the node fails, which it does too if the spec says nothing."""
-
-
-class Signals(Ends, Protocol):
-    """The engine, which keeps the signals that nobody waits for yet."""
-
-    def take_signal(self, run: int, key: str) -> tuple[bool, Any]:
-        """Whether one is kept, and its data; it is used up, inside the transaction."""
 
 
 class WaitNodes:
@@ -36,7 +30,7 @@ class WaitNodes:
 
     kinds = frozenset({"wait"})
 
-    def __init__(self, ground: Ground, engine: Signals) -> None:
+    def __init__(self, ground: Ground, engine: Engine) -> None:
         self._clock = ground.clock
         self._engine = engine
 

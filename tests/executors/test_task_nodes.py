@@ -50,19 +50,19 @@ class Shop:
         self.world, self.kernel = world, world.kernel
         kernel = world.kernel
         kernel.tooling.document.replace(json.dumps(TOOLS))
-        self.plan_now = Plan("p")
+        self._plan = Plan("p")
         self.runs = Runs(
             kernel.ground, kernel.gate, kernel.table, kernel.light, kernel.engine, self
         )
 
-    def plan(self, name: str, version: int | None = None, environment: str = "") -> Plan:
+    def plan_now(self, name: str, version: int | None = None, environment: str = "") -> Plan:
         """What `Runs` asks of the library."""
-        return self.plan_now
+        return self._plan
 
     def begin(self, kind: str, spec: dict[str, Any], given: Any = None, **more: Any) -> Run:
         """A run of one node, `n`."""
         who = more.pop("who", "alice")
-        self.plan_now = Plan("p", 1, graph(node("n", kind, spec=spec, **more)))
+        self._plan = Plan("p", 1, graph(node("n", kind, spec=spec, **more)))
         return self.runs.start(self.world.as_agent(who).principal, Start("p", given))
 
     async def done(self, kind: str, spec: dict[str, Any], given: Any = None, **more: Any) -> Any:

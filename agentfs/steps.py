@@ -7,8 +7,8 @@
         return sum(prices) * (1 + vat)
 
 A function node says `fn: shop:total`, which is `total` of `shop.py` in the folder of the code. Its
-input goes to the parameters by their names; to a function with one parameter it goes as a whole, if
-that name is not in it. Types are checked before the call, and the result after it: those of the
+input goes to the parameters by their names; to a function with one parameter, whose name is not in
+it, it goes as a whole. Types are checked before the call, and the result after it: those of the
 standard library here, models of pydantic by pydantic. A service is a class whose methods are steps;
 each worker makes one object of it (`setup()` and `close()` are called, if it has them).
 
@@ -136,10 +136,17 @@ Check = Callable[[Any, str], Any]
 
 
 class Declared(NamedTuple):
-    """A declared type: its JSON Schema, and its check."""
+    """A declared type: its JSON Schema, its check, and the names of its fields, if it has some."""
 
     schema: dict[str, Any]
     check: Check
+    names: frozenset[str] = frozenset()
+
+    def whole(self, given: Any) -> Any:
+        """A whole input as such a value: what else is in it is not for this step. BadValue."""
+        if self.names and isinstance(given, dict):
+            given = {name: value for name, value in given.items() if name in self.names}
+        return self.check(given, "$")
 
 
 def _anything(value: Any, path: str) -> Any:
@@ -278,7 +285,7 @@ def _model(model: Any) -> Declared:
             )
             raise BadValue(path + where, errors[0]["msg"]) from None
 
-    return Declared(model.model_json_schema(), check)
+    return Declared(model.model_json_schema(), check, frozenset(model.model_fields))
 
 
 def _text(kind: Any) -> Declared:
@@ -346,7 +353,8 @@ def _record(kind: Any, names: list[str], needed: set[str]) -> Declared:
 
     properties = {name: each.schema for name, each in kinds.items()}
     schema = {"type": "object", "properties": properties, "additionalProperties": False}
-    return Declared(schema | ({"required": sorted(needed)} if needed else {}), check)
+    schema |= {"required": sorted(needed)} if needed else {}
+    return Declared(schema, check, frozenset(names))
 
 
 def _required(kind: Any) -> set[str]:
@@ -426,27 +434,32 @@ class StepFunction:
         return found | {"description": words} if words else found
 
     def arguments(self, given: Any) -> dict[str, Any]:
-        """The arguments that an input comes to. BadValue."""
+        """The arguments that an input comes to. An input has more in it than what a step asks for:
+        fields of the run's input, and outputs by the names of their nodes. A parameter that is in
+        none of these is looked for in the outputs, and taken if one of them has it. BadValue."""
         if given is None and not self.needed:
             return {}
-        if len(self.needed) > 1 and not isinstance(given, dict):
-            names = ", ".join(self.needed)
-            raise BadValue("$", f"an object with {names} was expected, not {_short(given)}")
         if self._is_whole(given):
             name = (*self.needed, *self.parameters)[0]
-            return {name: self.parameters[name].check(given, "$")}
+            return {name: self.parameters[name].whole(given)}
         if not isinstance(given, dict):
-            raise BadValue("$", f"it takes no input, not {_short(given)}")
-        missing = [name for name in self.needed if name not in given]
-        unknown = sorted(given.keys() - self.parameters.keys()) if self.rest is None else []
-        if missing or unknown:
-            words = [f"{name} is missing" for name in missing]
-            words += [f"{name} is not known" for name in unknown]
-            raise BadValue("$", ", ".join(words))
+            names = ", ".join(self.needed)
+            wanted = f"an object with {names} was expected" if names else "it takes no input"
+            raise BadValue("$", f"{wanted}, not {_short(given)}")
+        found = {} if self.rest is None else dict(given)
+        for name in self.parameters:
+            if name in given:
+                found[name] = given[name]
+            else:
+                inner = [each[name] for each in given.values() if _has(each, name)]
+                found |= {name: inner[0]} if len(inner) == 1 else {}
+        missing = [name for name in self.needed if name not in found]
+        if missing:
+            raise BadValue("$", ", ".join(f"{name} is missing" for name in missing))
         rest = self.rest or _PLAIN[Any]
         return {
             name: self.parameters.get(name, rest).check(value, f"$.{name}")
-            for name, value in given.items()
+            for name, value in found.items()
         }
 
     def _is_whole(self, given: Any) -> bool:
@@ -455,10 +468,11 @@ class StepFunction:
             return False
         if not isinstance(given, dict):
             return True
-        if self.rest is not None:
-            return False
-        only = self.needed or list(self.parameters)[:1]
-        return only[0] not in given and not (given.keys() <= self.parameters.keys() and given)
+        name = (*self.needed, *self.parameters)[0]
+        declared = self.parameters[name]
+        takes = bool(declared.names) or declared.schema.get("type", "object") == "object"
+        found = name in given or any(_has(each, name) for each in given.values())
+        return takes and self.rest is None and not found
 
     def output(self, value: Any) -> str:
         """The result as JSON. BadValue."""
@@ -471,6 +485,10 @@ class StepFunction:
                 "the result", f"it has {len(text):,} bytes as JSON; put it into an artifact"
             )
         return text
+
+
+def _has(output: Any, name: str) -> bool:
+    return isinstance(output, dict) and name in output
 
 
 class CodeFolder:

@@ -269,7 +269,9 @@ class PoolsDirectory(SystemTable):
 
     def more(self) -> Iterator[tuple[str, Node]]:
         for name in self.kernel.pools:
-            yield name, PoolDirectory(self, self.kernel.pools.get(name))
+            pool = self.kernel.pools.find(name)
+            if pool is not None:
+                yield name, PoolDirectory(self, pool)
 
     def mkdir(self, name: str, mode: int, caller: Caller) -> Node:
         mode = caller.unmasked(mode)
@@ -279,7 +281,9 @@ class PoolsDirectory(SystemTable):
         self.kernel.pools.remove(caller.principal, name)
 
     def each(self, key: Any) -> PoolDirectory:
-        return PoolDirectory(self, self.kernel.pools.get(key[1]))
+        pool = self.kernel.pools.find(key[1])
+        assert pool is not None
+        return PoolDirectory(self, pool)
 
     def concerned(self, event: Any) -> Sequence[Hashable]:
         return (PoolDirectory.at(event.name),)

@@ -73,6 +73,7 @@ def test_an_input_goes_to_parameters_by_name_and_to_a_single_one_as_a_whole() ->
     assert call(add, {"a": 1, "b": 5}) == 6
     assert call(one, {"order": {"id": 3, "prices": []}}) == 3
     assert call(one, {"id": 4, "prices": [1, 2.5]}) == 4
+    assert call(one, {"id": 4, "prices": [], "ambient": 1, "input": {}}) == 4
     assert call(rest, {"a": 1, "x": 2, "y": 3}) == 6
     assert call(nothing, None) == call(nothing, {}) == 5
 
@@ -132,11 +133,21 @@ def test_what_does_not_fit_is_said_with_its_place(declared: Any, given: Any, wor
     assert str(refused.value).startswith(words)
 
 
-def test_arguments_that_are_missing_or_unknown_are_named() -> None:
+def test_a_parameter_is_found_in_the_one_output_that_has_it() -> None:
+    def add(a: int, b: int = 5) -> int:
+        return a + b
+
+    assert call(add, {"first": {"a": 1}, "second": {"b": 2}, "input": {}}) == 3
+    assert call(add, {"a": 3, "first": {"a": 1, "b": 1}, "second": {"b": 2}}) == 8
+    with pytest.raises(BadValue, match="a is missing"):
+        call(add, {"first": {"a": 1}, "second": {"a": 2}})
+
+
+def test_arguments_that_are_missing_are_named() -> None:
     def add(a: int, b: int) -> int:
         return a + b
 
-    with pytest.raises(BadValue, match="b is missing, c is not known"):
+    with pytest.raises(BadValue, match="b is missing"):
         of(add).arguments({"a": 1, "c": 2})
     with pytest.raises(BadValue, match="an object with a, b was expected, not 5"):
         of(add).arguments(5)

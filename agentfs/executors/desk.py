@@ -145,9 +145,8 @@ class StepDesk(Part):
         """It has closed one of its files. Steps that it has not read go back into the line."""
         left = worker.line.leave(worker)
         if left:
-            unread = [claim for claim in left if not claim.told]
-            self._give_back(unread)
-            self._watch_all(claim for claim in left if claim.told)
+            self._give_back(claim for claim in left if not claim.known)
+            self._watch_all(claim for claim in left if claim.known)
 
     def take(self, worker: PoolWorker) -> list[bytes]:
         """The steps that a read of the worker gives, each as a line; none: it has to wait."""
@@ -242,7 +241,7 @@ class StepDesk(Part):
             raise KernelError(
                 errno.ESTALE, f"attempt {ref.attempt} of step {ref.run}/{ref.path} is over{number}"
             )
-        if claim.program.pid != worker.program.pid or not claim.told:
+        if claim.program.pid != worker.program.pid or not claim.known:
             raise KernelError(
                 errno.EACCES, f"step {ref.run}/{ref.path} is another worker's", rule="claim"
             )
@@ -261,16 +260,22 @@ class StepDesk(Part):
         """Let the worker have the step, in the transaction under way; None if that is over."""
         timeout = step.node.timeout
         deadline = None if timeout is None else self._clock.now() + timeout
-        try:
-            self._engine.hold(step.ref, str(worker.program), deadline)
-        except KernelError as over:
-            if over.errno != errno.ESTALE:
-                raise
+        if not self._hold(step.ref, str(worker.program), deadline):
             return None
         claim = StepClaim(step, worker.program, worker, deadline)
         self._keep(line, claim)
         line.put(claim)
         return claim
+
+    def _hold(self, ref: StepRef, holder: str, deadline: float | None = None) -> bool:
+        """Have the journal say who has the attempt; False if that is over."""
+        try:
+            self._engine.hold(ref, holder, deadline)
+        except KernelError as over:
+            if over.errno != errno.ESTALE:
+                raise
+            return False
+        return True
 
     def _keep(self, line: PoolLine, claim: StepClaim) -> None:
         """Claims of this step are about to change, in the transaction under way."""
@@ -281,12 +286,12 @@ class StepDesk(Part):
 
     def _look_after(self, worker: PoolWorker) -> None:
         """It may be slow to ask for what was claimed for it, while others wait."""
-        if any(not claim.told for claim in worker.claims.values()) and worker.line.free():
+        if any(not claim.known for claim in worker.claims.values()) and worker.line.free():
             self._timers.call_later(SLOW_SECONDS, lambda: self._hand_on(worker))
 
     def _hand_on(self, worker: PoolWorker) -> None:
         if worker.line.free() is not None:
-            self._give_back([claim for claim in worker.claims.values() if not claim.told])
+            self._give_back([claim for claim in worker.claims.values() if not claim.known])
 
     def _give_back(self, claims: Iterable[StepClaim]) -> None:
         """These wait again, the same attempts: nobody has begun them."""
@@ -297,9 +302,9 @@ class StepDesk(Part):
                 if line is None:
                     continue
                 lines.add(line)
-                self._engine.hold(claim.step.ref, "")
                 line.drop(claim)
-                line.add(claim.step)
+                if self._hold(claim.step.ref, ""):
+                    line.add(claim.step)
         for line in lines:
             line.call()
 

@@ -69,10 +69,11 @@ def _mark(ospid: int) -> int:
 
 class StepClaim:
     """One attempt that somebody has, until `deadline`. `worker` is None while its program has
-    nothing open; `told`: the program has read it, at `since` (seconds, monotonic); `heard`: when it
-    said last how far it is."""
+    nothing open; `told`: the program has read it, at `since` (seconds, monotonic), since it opened
+    the line; `known`: it has, or may have, read it at all; `heard`: when it said last how far it
+    is."""
 
-    __slots__ = ("deadline", "heard", "program", "since", "step", "told", "worker")
+    __slots__ = ("deadline", "heard", "known", "program", "since", "step", "told", "worker")
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class StepClaim:
         self.worker = worker
         self.deadline = deadline
         self.told = False
+        self.known = worker is None
         self.since = 0.0
         self.heard = float("-inf")
 
@@ -213,7 +215,8 @@ class PoolLine:
         """The workers of these have read them."""
         self.taken += len(claims)
         for claim in claims:
-            claim.told, claim.since = True, now
+            claim.told = claim.known = True
+            claim.since = now
 
     def drop(self, claim: StepClaim) -> None:
         """Nobody has it any more."""

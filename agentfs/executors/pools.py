@@ -20,6 +20,7 @@ from agentfs.executors.line import PoolLine
 from agentfs.executors.settings import PoolSettings
 from agentfs.model.capability import EVERYTHING, CapabilitySet
 from agentfs.model.principal import Principal
+from agentfs.model.process import Process
 from agentfs.process.agents import Agents
 from agentfs.process.light import ROLE
 from agentfs.process.table import ProcessTable
@@ -97,6 +98,10 @@ class Pools(Registry[Pool]):
             keep_item(self._store, self._lent, pool.name)
         self._lent[pool.name] = pool
         self._touch()
+
+    def caps_of(self, process: Process) -> CapabilitySet:
+        """What a process may now."""
+        return self._gate.policy.capabilities(process)
 
     def take_back(self, pool: Pool) -> None:
         """It is gone."""

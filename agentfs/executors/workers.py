@@ -179,8 +179,9 @@ class CodeWorkers(Part):
 
     def _enter(self, process: Process, key: Hashable) -> CodeGroup:
         now = self._clock.now()
-        ownership = Ownership(process.agent, process.uid, process.gid, 0)
-        pool = Pool(process.name, ownership, int(now * 1e9), workers=process.pid)
+        ownership = Ownership(process.agent, process.uid, process.gid, 0o700)
+        caps = self._pools.caps_of(process)
+        pool = Pool(process.name, ownership, int(now * 1e9), caps, workers=process.pid)
         group = CodeGroup(process, pool, key, self._clock.monotonic())
         self._groups[key] = self._all[process.pid] = group
         self._pools.lend(pool)

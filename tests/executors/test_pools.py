@@ -5,17 +5,20 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 from agentfs.base.errors import KernelError
 from agentfs.manifests.plan import Graph, PlanNode, Retry
 from agentfs.model.principal import Principal
 from agentfs.providers.pools import Work
-from agentfs.workflow.model import Start
+from agentfs.workflow.model import Run, Start
 from tests.workflow.lab import Lab, data, node
 from tests.world import OPERATOR
 
@@ -463,3 +466,75 @@ def test_a_pool_goes_when_nothing_is_in_it_or_by_force(lab: Lab) -> None:
     pools.remove(OPERATOR, "sums")
     lab.restart()
     assert lab.world.kernel.pools.find("sums") is None
+
+
+# -- workers that go -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def program() -> Iterator[subprocess.Popen[bytes]]:
+    """A program that works, as far as the kernel can tell: it only sleeps."""
+    with subprocess.Popen(["sleep", "1000"]) as made:
+        yield made
+        made.kill()
+
+
+async def settled(lab: Lab, run: Run, path: str, state: str, attempt: int) -> None:
+    """Wait until the watch of the desk has seen to a node."""
+    with trio.fail_after(60):
+        while (row := lab.runs.node(run.id, path)) is None or (
+            row.state.value,
+            row.attempt,
+        ) != (state, attempt):
+            await trio.sleep(0.01)
+            lab.settle()
+
+
+async def test_steps_of_a_worker_that_ends_get_another_attempt(
+    lab: Lab, program: subprocess.Popen[bytes], nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(lab.world.kernel.desk.run)
+    run = lab.run(function("a"), function("only", once=True))
+    hand = Hand(lab, take=2, tid=program.pid)
+    assert len(hand.read()) == 2
+    hand.close()
+    await trio.testing.wait_all_tasks_blocked()
+    assert lab.state(run, "a") == "running"  # it has closed its file, and may open it again
+    program.kill()
+    await settled(lab, run, "only", "failed", 1)
+    await settled(lab, run, "a", "running", 2)
+    assert lab.runs.node(run.id, "only").kind == "lost"
+    [step] = Hand(lab, take=2).read()
+    assert (step["node"], step["attempt"]) == ("a", 2)
+
+
+async def test_a_worker_that_opens_its_pool_again_has_its_claims_again(lab: Lab) -> None:
+    run = lab.run(function("a"), function("b"))
+    hand = Hand(lab, take=1)
+    [step] = hand.read()
+    hand.close()
+    hand = Hand(lab, take=2)
+    again = hand.read()
+    assert again[0] == step
+    assert {each["node"] for each in again} == {"a", "b"}
+    hand.answer(step, ok=1)
+    assert lab.state(run, step["node"]) == "completed"
+
+
+async def test_claims_outlive_the_daemon_with_their_worker(
+    lab: Lab, program: subprocess.Popen[bytes], nursery: trio.Nursery
+) -> None:
+    run = lab.run(*(function(name) for name in "abcd"))
+    hand, gone = Hand(lab, take=1), Hand(lab, take=1, tid=program.pid)
+    [step], [lost] = hand.read(), gone.read()
+    program.kill()
+    program.wait()
+    lab.restart()
+    nursery.start_soon(lab.world.kernel.desk.run)
+    hand = Hand(lab, take=9)
+    await settled(lab, run, lost["node"], "running", 2)
+    hand.answer(step, ok="done")
+    assert lab.output(run, step["node"]) == "done"
+    attempts = {each["node"]: each["attempt"] for each in hand.read()}
+    others = [name for name in "abcd" if name != step["node"]]
+    assert attempts == {name: 2 if name == lost["node"] else 1 for name in others}

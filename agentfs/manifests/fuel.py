@@ -21,8 +21,8 @@ STEPS = 30_000
 """Steps of an evaluation. Measured at 0.3 to 0.5 µs each: below 15 ms of the event loop."""
 
 SIZE = 1 << 20
-"""Characters that an evaluation may make, and 8 for each value. What is only passed on does not
-count."""
+"""Characters that an evaluation may make, and 8 for each value. Those that are only passed on do
+not count."""
 
 LARGEST = 2 << 20
 """The same of a whole value with all that is passed on in it: weighed in 10 ms."""

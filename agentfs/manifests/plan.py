@@ -170,6 +170,7 @@ class Graph(_Value):
     output: Any = None
     by_name: dict[str, PlanNode] = field(init=False, repr=False, compare=False)
     dependents: dict[str, tuple[str, ...]] = field(init=False, repr=False, compare=False)
+    hyphenated: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", {node.name: node for node in self.nodes})
@@ -178,6 +179,7 @@ class Graph(_Value):
             for need in node.needs:
                 after[need].append(node.name)
         object.__setattr__(self, "dependents", {name: tuple(them) for name, them in after.items()})
+        object.__setattr__(self, "hyphenated", tuple(name for name in after if "-" in name))
 
     def waves(self) -> list[list[str]]:
         """The nodes by how many edges lead to them at most: what could run at the same time."""

@@ -12,12 +12,13 @@ from typing import Any
 
 from jinja2 import nodes
 
-from agentfs.manifests.evaluate import Evaluation
+from agentfs.manifests.evaluate import MISSING, Evaluation
 from agentfs.manifests.fuel import EvaluationError, Fuel, FuelError, MissingError, TemplateError
 from agentfs.manifests.grammar import hyphenated, parse_template
 from agentfs.manifests.tree import Reference, check, references
 
 __all__ = [
+    "MISSING",
     "EvaluationError",
     "Fuel",
     "FuelError",
@@ -27,6 +28,7 @@ __all__ = [
     "TemplateError",
     "fill",
     "is_template",
+    "needs_inside",
     "references_of",
     "render",
 ]
@@ -64,6 +66,16 @@ class Template:
         evaluation = Evaluation(scope, fuel or Fuel(), self.text)
         whole = self._whole()
         return evaluation.filled(self._tree) if whole is None else evaluation.value(whole)
+
+    def needs_inside(self) -> frozenset[str]:
+        """The nodes whose outputs it looks into; not one that it only passes on as a whole."""
+        whole = self._whole()
+        if isinstance(whole, nodes.Getattr) and isinstance(whole.node, nodes.Name):
+            if whole.node.name == "nodes":
+                return frozenset()
+        elif isinstance(whole, nodes.Name):
+            return frozenset()
+        return frozenset(each.node for each in self.references())
 
     def _whole(self) -> nodes.Node | None:
         """The one expression, if there is nothing else in the text."""
@@ -125,6 +137,14 @@ def references_of(value: Any, names: Collection[str] = ()) -> tuple[Reference, .
     found: list[Reference] = []
     _walk(value, "$", lambda text: found.extend(_read(text, declared).references()))
     return tuple(found)
+
+
+def needs_inside(value: Any, names: Collection[str] = ()) -> frozenset[str]:
+    """The nodes whose outputs the texts in a value look into. Raises TemplateError."""
+    declared = hyphenated(names)
+    found: set[str] = set()
+    _walk(value, "$", lambda text: found.update(_read(text, declared).needs_inside()))
+    return frozenset(found)
 
 
 def _walk(value: Any, path: str, each: Callable[[str], Any]) -> Any:

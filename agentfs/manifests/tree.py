@@ -63,6 +63,11 @@ class Reference:
     def __str__(self) -> str:
         return ".".join(self.path)
 
+    @property
+    def node(self) -> str:
+        """The node that it names, if it names one."""
+        return self.path[1] if self.path[0] == "nodes" and len(self.path) > 1 else self.path[0]
+
 
 def check(tree: nodes.Node, text: str) -> None:
     """Whether the tree has nothing but what can be evaluated. Raises TemplateError."""

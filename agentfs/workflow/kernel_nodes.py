@@ -31,7 +31,7 @@ class KernelNodes:
 
     def output(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> Any:
         """The output of a node of one of the kinds `SIMPLE`."""
-        names = self._values.names(live, scope, node, True)
+        given: Any = None
         if node.input is not None or node.required_inputs:
             prepared = self._values.prepared(live, scope, node)
             given = prepared if isinstance(prepared, dict) else {}
@@ -39,7 +39,7 @@ class KernelNodes:
             if missing:
                 words = f"required inputs are missing: {', '.join(missing)}"
                 raise KernelError(errno.EINVAL, words)
-            names = given | names
+        names = self._values.names(live, scope, node, True, given)
         return self._kinds[node.kind](live, scope, node, names)
 
     def _data(self, live: LiveRun, scope: LiveGraph, node: PlanNode, names: dict[str, Any]) -> Any:

@@ -368,12 +368,10 @@ class Steps:
         if lacking:
             live.block(scope, node, lacking)
             return
-        names = self._values.names(live, scope, node, False)
         prepared = self._values.prepared(live, scope, node)
         self._require(node, prepared)
         self.check(node.input_schema, prepared, "the input")
-        if isinstance(prepared, dict):
-            names = prepared | names
+        names = self._values.names_of_step(live, scope, node, prepared)
         group = self._group(live, scope, node, names)
         if group is None:
             return
@@ -517,9 +515,7 @@ class Steps:
     def step_again(self, live: LiveRun, scope: LiveGraph, node: PlanNode, row: NodeRow) -> Step:
         """The attempt under way, made anew from the journal. Raises one of `EVALUATION`."""
         prepared = self._values.prepared(live, scope, node)
-        names = self._values.names(live, scope, node, False)
-        if isinstance(prepared, dict):
-            names = prepared | names
+        names = self._values.names_of_step(live, scope, node, prepared)
         return self.step(live, node, row, prepared, self._values.spec(node, names))
 
     # -- schemas ---------------------------------------------------------------------------------

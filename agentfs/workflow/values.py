@@ -11,7 +11,14 @@ from agentfs.library.settings import WorkflowSettings
 from agentfs.manifests.expression import Expression, MappingSource, mapping_source
 from agentfs.manifests.fuel import Fuel
 from agentfs.manifests.plan import PlanNode
-from agentfs.manifests.template import EvaluationError, TemplateError, is_template, render
+from agentfs.manifests.template import (
+    MISSING,
+    EvaluationError,
+    TemplateError,
+    is_template,
+    needs_inside,
+    render,
+)
 from agentfs.store.ground import Ground
 from agentfs.workflow.advance import exits, has_output
 from agentfs.workflow.journal import RunJournal, decode
@@ -89,13 +96,22 @@ class Values:
     # -- names -----------------------------------------------------------------------------------
 
     def names(
-        self, live: LiveRun, scope: LiveGraph, node: PlanNode | None, whole: bool
+        self,
+        live: LiveRun,
+        scope: LiveGraph,
+        node: PlanNode | None,
+        whole: bool | frozenset[str],
+        given: Any = None,
     ) -> dict[str, Any]:
-        """The scope of a node's templates: fields of the run's input, the nodes before it (in the
-        loops around it, too), what the loops say, and `nodes`, `input`, `ctx`, `state`. For node
-        None it is that of the graph's output. `whole`: long values are read from their files."""
+        """The scope of a node's templates: fields of the run's input, those of `given` (its own
+        input), what the loops around it say, the nodes before it (in those loops, too), and
+        `nodes`, `input`, `ctx`, `state`; the later ones win. For node None it is that of the
+        graph's output. `whole`: long values, all or those of these nodes, are read from their
+        files."""
         run_input = self.run_input(live)
         found: dict[str, Any] = dict(run_input) if isinstance(run_input, dict) else {}
+        if isinstance(given, dict) and not is_artifact(given):
+            found |= given
         outputs: dict[str, Any] = {}
         state: Any = {}
         for inner in reversed([scope, *scope.within()]):
@@ -109,6 +125,10 @@ class Values:
         if node is not None:
             outputs |= self._of(live, scope, node.needs, whole)
         found |= outputs
+        for inner in (scope, *scope.within()):
+            for name in inner.graph.hyphenated:  # else `a-b` without an output is a subtraction
+                if name not in outputs:
+                    found[name] = MISSING
         run = live.run
         found["nodes"] = outputs
         found["input"] = run_input
@@ -121,13 +141,15 @@ class Values:
         }
         return found
 
-    def _of(self, live: LiveRun, scope: LiveGraph, names: Any, whole: bool) -> dict[str, Any]:
+    def _of(
+        self, live: LiveRun, scope: LiveGraph, names: Any, whole: bool | frozenset[str]
+    ) -> dict[str, Any]:
         found = {}
         for name in names:
             node = scope.graph.by_name[name]
             if has_output(node, scope.rows.get(name)):
                 value = self.output(live, scope.prefix + name)
-                if whole and is_artifact(value):
+                if whole and is_artifact(value) and (whole is True or name in whole):
                     value = self._outputs.read(value)
                 found[name] = value
         return found
@@ -151,17 +173,30 @@ class Values:
         spec = node.spec
         if not _has_templates(spec):
             return spec
-        left = AS_WRITTEN.get(node.kind, NEVER) | NEVER
-        some = {key: value for key, value in spec.items() if key not in left}
-        rendered: dict[str, Any] = render(some, names, _hyphens(names))
+        rendered: dict[str, Any] = render(_filled_in(node), names, _hyphens(names))
         return spec | rendered
+
+    def names_of_step(
+        self, live: LiveRun, scope: LiveGraph, node: PlanNode, prepared: Any
+    ) -> dict[str, Any]:
+        """As `names`, for what `spec` fills in: long values that are passed on as a whole stay what
+        stands for their files."""
+        names = self.names(live, scope, node, False, prepared)
+        if any(map(is_artifact, names["nodes"].values())):
+            inside = needs_inside(_filled_in(node), _hyphens(names))
+            names = self.names(live, scope, node, inside, prepared)
+        return names
 
     def result(self, live: LiveRun, scope: LiveGraph) -> Any:
         """What a graph gives: its `output`, or what its exits have given; one exit its own output,
         several a map of those that ran."""
         graph = scope.graph
         if graph.output is not None:
-            return self.rendered(graph.output, self.names(live, scope, None, True))
+            names = self.names(live, scope, None, False)
+            if any(map(is_artifact, names["nodes"].values())):
+                inside = needs_inside(graph.output, _hyphens(names))
+                names = self.names(live, scope, None, inside)
+            return self.rendered(graph.output, names)
         last = exits(graph)
         found = self._of(live, scope, (node.name for node in last), False)
         return next(iter(found.values()), None) if len(last) == 1 else found
@@ -176,9 +211,7 @@ class Values:
         if node.input is None:
             return self._with_ambient(live, base) if not node.strict else base
         whole = _looks_inside(node)
-        names = self.names(live, scope, node, whole)
-        if isinstance(base, dict) and not is_artifact(base):
-            names = base | names
+        names = self.names(live, scope, node, whole, base)
         mapped = self._mapped(node.input, names)
         if node.strict:
             return mapped
@@ -226,6 +259,12 @@ class Values:
 def _hyphens(names: Collection[str]) -> frozenset[str]:
     """The names with hyphens: nothing else is told to the parser."""
     return frozenset([name for name in names if "-" in name])
+
+
+def _filled_in(node: PlanNode) -> dict[str, Any]:
+    """The settings of a node that are templates."""
+    left = AS_WRITTEN.get(node.kind, NEVER) | NEVER
+    return {key: value for key, value in node.spec.items() if key not in left}
 
 
 def _has_templates(value: Any) -> bool:

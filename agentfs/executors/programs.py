@@ -51,7 +51,7 @@ LONGEST_ERROR = 63 * 1024
 """Bytes of a program's stderr that are in the error of its node."""
 
 AT_ONCE = 64 * 1024
-"""Bytes of output that are read in the event loop; more are read in a thread."""
+"""Bytes that are read and written in the event loop; more are a thread's."""
 
 
 @dataclass(slots=True, eq=False)
@@ -168,7 +168,11 @@ class ProgramSteps(Part):
             await before.ended.wait()
         run = step.process
         given = _given(step)
-        await trio.to_thread.run_sync(attempt.files.make, given or b"", run.uid, run.gid)
+        make = partial(attempt.files.make, given or b"", run.uid, run.gid)
+        if given is not None and len(given) > AT_ONCE:
+            await trio.to_thread.run_sync(make)
+        else:
+            make()
         if attempt.cancelled:
             self._over(attempt)
             return

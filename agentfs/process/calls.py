@@ -19,6 +19,7 @@ from agentfs.process.capabilities import ceiling_below
 from agentfs.process.ceilings import Ceilings
 from agentfs.process.events import ProcessChanged, ProcessSpawned
 from agentfs.process.recovery import begin_spawn, end_spawn
+from agentfs.process.step_files import run_of
 from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
 from agentfs.rights.gate import Gate
@@ -316,7 +317,7 @@ class Processes:
 
     def _may_signal(self, actor: Process, process: Process, how: str) -> None:
         _refuse_init(process)
-        path = f"/agents/{process.name}"
+        path = f"/proc/runs/{run_of(process)}" if process.light else f"/agents/{process.name}"
         self._gate.policy.require(actor, Action.KILL, path, process, what=how.encode())
         if actor.pid != process.pid:
             self._gate.policy.require_capability(actor, "kill_processes")

@@ -40,7 +40,8 @@ from agentfs.store.part import Part
 __all__ = ["ROLE", "Light"]
 
 ROLE = Role.WORKER
-"""What runs and steps are for: the table of /etc/roles.yaml says what those may at most."""
+"""The role of runs that the operator starts. Others have their starter's, so /etc/roles.yaml allows
+them what it allows that."""
 
 LONGEST_NAME = 160
 """Characters of a step's name: it is the name of a file, too."""
@@ -198,7 +199,7 @@ class Light:
         started: without `shell_exec` none but its own. A run that may less is kept to that by the
         machine."""
         if command[0] not in self._table.agent_of(run).exec[:1]:
-            starter = Child(run.agent, ROLE, None, (), run.ceiling)
+            starter = Child(run.agent, run.role, None, (), run.ceiling)
             self._policy.require_capability(starter, "shell_exec")
 
     async def start_step(
@@ -263,7 +264,7 @@ class Light:
             pid=pid,
             ppid=parent.pid,
             name=name,
-            role=ROLE,
+            role=_role_below(parent),
             tier=tier,
             model=self._policy.models[tier],
             uid=parent.uid,
@@ -280,13 +281,14 @@ class Light:
     def _tier(self, starter: Process) -> Tier:
         """The starter's, or the next below it that processes of the role can be of. EPERM if there
         is none."""
-        possible = [t for t in self._policy.roles[ROLE].tiers if t.rank >= starter.tier.rank]
+        role = _role_below(starter)
+        possible = [t for t in self._policy.roles[role].tiers if t.rank >= starter.tier.rank]
         if not possible:
             raise KernelError(
                 errno.EPERM,
-                f"/etc/roles.yaml has no tier for a {ROLE.value} below a process that is"
+                f"/etc/roles.yaml has no tier for a {role.value} below a process that is"
                 f" {starter.tier.value}",
-                rule=f"roles.yaml: {ROLE.value} tiers",
+                rule=f"roles.yaml: {role.value} tiers",
             )
         return min(possible, key=lambda tier: tier.rank)
 
@@ -302,6 +304,10 @@ class Light:
 
 
 _PLAIN = ProcessSpec()
+
+
+def _role_below(starter: Process) -> Role:
+    return ROLE if starter.role is Role.KERNEL else starter.role
 
 
 def _within(above: Ceiling | None, ceiling: Ceiling) -> Ceiling:

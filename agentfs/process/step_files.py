@@ -80,11 +80,15 @@ class StepFiles:
         return int(whole) if newline and whole.isascii() and whole.isdigit() else None
 
     def make(self, given: bytes, uid: int, gid: int) -> None:
-        """Make them anew, with this input. For a thread. Raises what the disk says: ENOSPC."""
+        """Make them anew, with this input: 0.2 ms, and for a long input a thread's. Raises what the
+        disk says: ENOSPC."""
         try:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
             _make_artifacts(self.folder.parent, uid, gid)
+            try:
+                self.folder.mkdir()
+            except FileExistsError:
+                shutil.rmtree(self.folder)
+                self.folder.mkdir()
             self.input.write_bytes(given)
             for file in (self.output, self.log, self.code):
                 file.touch(mode=0o640)

@@ -147,10 +147,11 @@ class Acl:
         ]
 
     def deciding(self, actor: Process, action: Action, path: str) -> Rule | None:
-        """The rule that decides what `actor` asks for; None if none matches."""
+        """The rule that decides what `actor` asks for; None if none matches. A rule about an agent
+        holds for the runs of pipelines that act in its name."""
         if not self._by_action[action]:
             return None
-        return self._find(action, actor.role, actor.user, actor.name, path)
+        return self._find(action, actor.role, actor.user, actor.agent, path)
 
     def speaks_below(
         self, actor: Process, actions: Iterable[Action], folder: str, new: str
@@ -158,7 +159,7 @@ class Acl:
         """A rule that something below `folder` would come under, or get out of, if the folder was
         called `new`; None if there is none."""
         for action in actions:
-            for each in self._of(action, actor.role, actor.user, actor.name):
+            for each in self._of(action, actor.role, actor.user, actor.agent):
                 path = each.rule.path
                 if path is None or (covers_below(path, folder) and covers_below(path, new)):
                     continue

@@ -17,9 +17,10 @@ from agentfs.machine.step_program import StepProgram
 from agentfs.mail.message import Draft
 from agentfs.model.capability import CapabilitySet, Ceiling
 from agentfs.model.principal import Kind, Principal
-from agentfs.model.process import Limits, Process, ProcessKind, State
+from agentfs.model.process import Limits, Process, ProcessKind, Role, State
 from agentfs.process.events import ProcessExited, ProcessReaped
 from agentfs.process.step_files import artifacts_of, step_files
+from agentfs.rights.roles import Action
 from agentfs.store.part import Part
 from tests.process.world import (
     OPERATOR,
@@ -373,3 +374,19 @@ async def test_what_a_step_has_spawned_ends_with_a_run_that_is_cancelled(system:
     assert (alice.ppid, alice.stopping) == (1, False)
     assert bob.stopping
     await system.until(lambda: not bob.state.alive)
+
+
+def test_rules_about_an_agent_and_a_role_hold_for_what_acts_in_its_name(world: World) -> None:
+    world.kernel.acl.replace(
+        "rules:\n- {effect: deny, agent: alice, action: kill, path: /agents/bob}\n"
+        "- {effect: deny, role: lead, action: spawn, path: /agents/carl}\n"
+    )
+    alice = world.process("alice", role=Role.LEAD)
+    bob = world.process("bob")
+    run = world.kernel.light.begin_run(alice, "review")
+    assert run.role is Role.LEAD
+    policy = world.kernel.policy
+    for action, path in ((Action.KILL, "/agents/bob"), (Action.SPAWN, "/agents/carl")):
+        for actor in (alice, run):
+            assert not policy.decide(actor, action, path, bob).allowed
+    assert world.kernel.light.begin_run(world.table.get(1), "x").role is Role.WORKER

@@ -18,7 +18,15 @@ from agentfs.vfs.written import Written
 if TYPE_CHECKING:
     from agentfs.providers.maildir import Mailroom
 
-__all__ = ["Arriving", "DeliveringHandle", "DraftFile", "DraftHandle", "MemoryFile", "MemoryHandle"]
+__all__ = [
+    "Arriving",
+    "DeliveringHandle",
+    "DraftFile",
+    "DraftHandle",
+    "MemoryFile",
+    "MemoryHandle",
+    "writer_of",
+]
 
 _numbers = itertools.count(1)
 

@@ -15,21 +15,27 @@ from collections.abc import Callable, Iterator
 
 from agentfs.base.clock import Clock, change_time
 from agentfs.base.errors import KernelError
-from agentfs.providers.drafts import MemoryFile, MemoryHandle
+from agentfs.providers.drafts import MemoryFile, MemoryHandle, writer_of
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.files import Document
 from agentfs.vfs.handles import MAX_DOCUMENT
 from agentfs.vfs.node import Attributes, Directory, Handle, Node, Time
 from agentfs.vfs.table import Entry, Table
 
-__all__ = ["Desk", "Replacing", "Scratch"]
+__all__ = ["AWAY", "Desk", "Replacing", "Scratch", "SharedDesk"]
 
-# Seconds that a document which was removed or renamed away is not seen for. Its successor comes at
-# once; if whoever should have written it died, the document is seen again.
 AWAY = 30.0
+"""Seconds that a document which was removed or renamed away is not seen for. Its successor comes at
+once; if whoever should have written it died, the document is seen again."""
 
 # Bytes that the extended attributes of one file may have: that `rsync -X` and `cp -a` have it easy.
 MAX_ATTRIBUTES = 4096
+
+MOST_EACH = 16
+"""So many of the files beside the documents of everybody may be one writer's: an editor has 4."""
+
+STALE_SCRATCH = 86_400.0
+"""Seconds after which such a file that nobody wrote to makes room for others."""
 
 RENAME_NOREPLACE = 1
 
@@ -39,11 +45,12 @@ class Scratch(MemoryFile):
 
     def __init__(self, desk: Desk, mode: int, caller: Caller) -> None:
         super().__init__("scratch", mode & ~caller.umask, caller, desk.clock, lambda: MAX_DOCUMENT)
+        self.writer = writer_of(caller)
         self._desk = desk
         self._xattrs: dict[str, bytes] = {}
 
     def enter(self, caller: Caller) -> None:
-        self._desk.require_writer(caller)
+        self._desk.require_user(self, caller)
 
     def chattr(self, caller: Caller, wanted: Attributes) -> None:
         self.uid = self.uid if wanted.uid is None else wanted.uid
@@ -81,6 +88,10 @@ class Desk:
         self._most = most
         self._away: dict[str, float] = {}
 
+    def require_user(self, file: Scratch, caller: Caller) -> None:
+        """Raise EACCES for whoever may not use a file that is kept here."""
+        self.require_writer(caller)
+
     def is_away(self, name: str) -> bool:
         return self._away.get(name, 0.0) > self.clock.monotonic()
 
@@ -103,6 +114,25 @@ class Desk:
 
     def touch(self) -> None:
         self.changed = change_time(self.clock.now(), self.changed)
+
+
+class SharedDesk(Desk):
+    """The desk of a directory where everybody may write: a file is its writer's alone. Nobody has
+    more than `MOST_EACH`, and those that nobody touched for `STALE_SCRATCH` make room."""
+
+    def require_user(self, file: Scratch, caller: Caller) -> None:
+        if not caller.principal.is_operator and writer_of(caller) != file.writer:
+            raise KernelError(
+                errno.EACCES, f"this file is {file.writer[1]}'s, who writes it", rule="owner"
+            )
+
+    def put(self, name: str, mode: int, caller: Caller) -> Scratch:
+        old = int((self.clock.now() - STALE_SCRATCH) * 1e9)
+        for stale in [n for n, file in self.files.items() if file.mtime < old and not file.opened]:
+            self.files.pop(stale).drop()
+        if sum(file.writer == writer_of(caller) for file in self.files.values()) >= MOST_EACH:
+            raise KernelError(errno.ENOSPC, f"at most {MOST_EACH} files of yours beside these")
+        return super().put(name, mode, caller)
 
 
 class Replacing(Table, ABC):

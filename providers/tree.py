@@ -16,10 +16,26 @@ from agentfs.providers.chats import ChatsDirectory
 from agentfs.providers.children import ChildrenDirectory
 from agentfs.providers.descriptors import divide
 from agentfs.providers.dev import DevDirectory
+from agentfs.providers.documents import (
+    AdaptersDirectory,
+    ConfigsDirectory,
+    MacrosDirectory,
+    PipelinesDirectory,
+    PoliciesDirectory,
+    PromptsDirectory,
+    SystemsDirectory,
+)
 from agentfs.providers.etc import EtcDirectory
 from agentfs.providers.figures import FigureRows, MountFigures, StatsDirectory
 from agentfs.providers.gateway import GatewayFacts, GatewayLink
 from agentfs.providers.groups import CgroupDirectory
+from agentfs.providers.lib import (
+    AdapterKindsDirectory,
+    LibsDirectory,
+    MacroListDirectory,
+    NodeKindsDirectory,
+    TagsDirectory,
+)
 from agentfs.providers.limits import BranchRows, LimitsDirectory, UsageDirectory
 from agentfs.providers.llm import LlmDirectory
 from agentfs.providers.locks import LocksDirectory
@@ -36,6 +52,8 @@ from agentfs.providers.process_signs import SignRows
 from agentfs.providers.queues import QueuesDirectory
 from agentfs.providers.reminders import RemindersDirectory
 from agentfs.providers.root import RootDirectory, Served
+from agentfs.providers.run_groups import ByPipelineDirectory, ByRefDirectory, ByStateDirectory
+from agentfs.providers.runs import RunsDirectory
 from agentfs.providers.secrets import SecretsDirectory
 from agentfs.providers.sent import SentDirectory
 from agentfs.providers.shared import SharedRows
@@ -80,6 +98,10 @@ attach(
     CallsDirectory,
     SignRows,
     TurnRows,
+    RunsDirectory,
+    ByStateDirectory,
+    ByPipelineDirectory,
+    ByRefDirectory,
     DevDirectory,
     LlmDirectory,
     GatewayLink,
@@ -90,6 +112,12 @@ attach(
     DevShmDirectory,
     ApprovalsDirectory,
     EtcDirectory,
+    PipelinesDirectory,
+    SystemsDirectory,
+    MacrosDirectory,
+    AdaptersDirectory,
+    PoliciesDirectory,
+    ConfigsDirectory,
     SecretsDirectory,
     SysDirectory,
     AuditDirectory,
@@ -104,6 +132,12 @@ attach(
     LibDirectory,
     ToolsDirectory,
     ToolLink,
+    LibsDirectory,
+    NodeKindsDirectory,
+    AdapterKindsDirectory,
+    MacroListDirectory,
+    TagsDirectory,
+    PromptsDirectory,
 )
 
 

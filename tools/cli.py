@@ -21,7 +21,9 @@ from agentfs.tools.how import OWN_PROCESS, FileCommand, Given, placeholders
 from agentfs.tools.inbox import inbox
 from agentfs.tools.listing import ps, status, tree
 from agentfs.tools.model import model
+from agentfs.tools.pipeline_commands import pipeline
 from agentfs.tools.run_command import run
+from agentfs.tools.run_commands import runs
 from agentfs.tools.secret import secret
 from agentfs.tools.state import state
 from agentfs.tools.terminal import coloured
@@ -54,6 +56,8 @@ for command in (
     tree,
     *COMMANDS,
     run,
+    pipeline,
+    runs,
     inbox,
     events,
     approve,

@@ -26,7 +26,7 @@ from agentfs.tools.tree import (
 )
 from agentfs.tools.tree_commands import SpawnCommand, put, quoted
 
-__all__ = ["tool"]
+__all__ = ["arguments_object", "tool"]
 
 DOCUMENT = "etc/tools.yaml"
 FOLDER = "lib/tools"
@@ -267,7 +267,9 @@ def list_tools(as_json: bool) -> None:
 
 def _call_how(given: Given) -> str:
     known = placeholders(given, name="NAME")
-    return shell_question(f"{FOLDER}/{quoted(known['name'])}/call", _arguments(given["arguments"]))
+    return shell_question(
+        f"{FOLDER}/{quoted(known['name'])}/call", arguments_object(given["arguments"])
+    )
 
 
 @tool.command("call", cls=FileCommand, how=_call_how, waits=lambda given: True)
@@ -281,7 +283,7 @@ def call_tool(name: str, arguments: tuple[str, ...]) -> None:
     """
     tree = Tree()
     file = f"{FOLDER}/{name}/call"
-    given = None if arguments == ("-",) else encoded(_arguments(arguments))
+    given = None if arguments == ("-",) else encoded(arguments_object(arguments))
     content = sys.stdin.buffer.read() if given is None else given
     handle = tree.open(file, os.O_RDWR)
     try:
@@ -295,8 +297,9 @@ def call_tool(name: str, arguments: tuple[str, ...]) -> None:
         os.close(handle)
 
 
-def _arguments(words: tuple[str, ...]) -> str:
-    """The JSON object that they say."""
+def arguments_object(words: tuple[str, ...]) -> str:
+    """The JSON object that NAME=VALUE words say, where a value that is no JSON is a text; or that
+    the one word is."""
     if not words:
         return "{}"
     if len(words) == 1 and words[0].lstrip().startswith("{"):

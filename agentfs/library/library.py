@@ -21,7 +21,7 @@ from agentfs.base.yaml_document import Diagnostic, DocumentError
 from agentfs.library.events import ManifestChanged, ManifestRemoved
 from agentfs.library.settings import WorkflowSettings
 from agentfs.library.shelf import Shelf
-from agentfs.manifests.documents import ConfigLevel, LocalLibrary
+from agentfs.manifests.documents import ConfigLevel, LocalLibrary, Macro
 from agentfs.manifests.documents import ManifestLibrary as Names
 from agentfs.manifests.pipeline import check_manifest, checked, compile_pipeline, describe
 from agentfs.manifests.plan import Plan
@@ -313,6 +313,14 @@ class Library(Part):
         return await trio.to_thread.run_sync(work, limiter=_READING)
 
     # -- what manifests may name -----------------------------------------------------------------
+
+    def macro(self, name: str) -> Macro | None:
+        """What a macro says; None if there is none."""
+        return self._names().macro(name)
+
+    def adapter(self, name: str) -> dict[str, Any] | None:
+        """What an adapter says; None if there is none."""
+        return self._names().adapter(name)
 
     def _names(self) -> Shelf:
         """All documents that manifests may name, as they are now."""

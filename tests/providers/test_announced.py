@@ -32,7 +32,9 @@ from agentfs.store.event import Event, vocabulary
 from agentfs.vfs.changes import Change, Created, HungUp, Modified, Moved, Removed
 from agentfs.vfs.node import Directory
 from agentfs.vfs.on import Cause, Handler, When, handlers
+from agentfs.workflow.model import Start
 from tests.providers.test_conformance import tables
+from tests.providers.test_documents import HELLO
 from tests.providers.test_shm import put
 from tests.providers.world import OPERATOR, UID, World
 
@@ -74,6 +76,24 @@ VARIANTS: dict[str, tuple[dict[str, object], ...]] = {
     "AskOpened": ({}, {"id": "000000000099"}),
     "ApprovalAsked": ({}, {"id": "000099"}),
     "ReminderSet": ({}, {"id": "99"}),
+    "ManifestChanged": (
+        {"kind": "pipelines", "name": "hello", "version": 1},
+        {"kind": "systems", "name": "team", "version": 1},
+        {"kind": "adapters", "name": "finder", "version": 1},
+        {"kind": "policies", "name": "gone", "version": 2},
+        {"kind": "macros", "name": "twice", "version": 1},
+        {"kind": "prompts", "name": "greet", "version": 1},
+    ),
+    "ManifestRemoved": (
+        {"kind": "pipelines", "name": "hello"},
+        {"kind": "macros", "name": "twice"},
+    ),
+    "RunStarted": ({}, {"ref": ""}),
+    "RunStateChanged": ({"old": "queued", "new": "running"},),
+    "RunEnded": ({"old": "running", "state": "completed"},),
+    "RunRemoved": ({"state": "completed"}, {"state": "failed", "ref": ""}),
+    "NodeChanged": ({"node": "greet"}, {"node": "each/1/square"}),
+    "RunSignalled": ({"key": "go"},),
     "MessageArrived": ({}, {"agent": "queues/jobs"}, {"id": "000000000099"}, {"sender": "carol"}),
     "BroadcastSent": ({}, {"id": "000000000099"}),
 } | {
@@ -129,6 +149,8 @@ class Town:
             "before": "bob",
             "server": "thing",
             "chat": "plan",
+            "pipeline": "hello",
+            "ref": "order/7",
             "added": True,
         }
 
@@ -158,6 +180,21 @@ class Town:
         kernel.tooling.document.replace("tools: {thing: {exec: [/bin/cat]}}")
         ask = kernel.asks.ask(bob.principal, "bob", b"To: carol\nReply-By: 1h\n\nhow?\n").key
         kernel.chats.make(bob.principal, "bob", "plan")
+        macro = "kind: Macro\nmetadata: {name: twice}\nnodes: [{name: x, data: {v: 1}}]\n"
+        system = (
+            "kind: System\nmetadata: {name: team}\nspec: {processes: {a: {exec: [/bin/true]}}}\n"
+        )
+        for kind, name, text in (
+            ("pipelines", "hello", HELLO),
+            ("macros", "twice", macro),
+            ("systems", "team", system),
+            ("adapters", "finder", "kind: Adapter\nmetadata: {name: f}\nspec: {agent: bob}\n"),
+            ("prompts", "greet", "Greet {{ input.name }}."),
+        ):
+            await kernel.library.put(OPERATOR.principal, kind, name, text)
+        begin = Start("hello", {"name": "ann"}, ref=("order", "7"))
+        town.values["run"] = kernel.runs.start(OPERATOR.principal, begin).id
+        await kernel.runs.wait_ended(kernel.runs.page(0, 1)[0])
         [reminder] = kernel.reminders.set(bob.principal, "bob", "in 1h wake up")
         needed = ApprovalError(
             "it has to be approved",

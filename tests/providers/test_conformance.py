@@ -105,6 +105,24 @@ NAMESPACE = """
 /dev/topics/ 1777
 /dev/llm/ 0755
 /etc/agentfs.yaml 0644
+/etc/pipelines/ 1777
+/etc/pipelines/check 0666
+/etc/systems/ 1777
+/etc/macros/ 1777
+/etc/adapters/ 0755
+/etc/policies/ 0755
+/etc/configs/ 0755
+/lib/prompts/ 1777
+/lib/nodes/program/ 0755
+/lib/nodes/program/about 0444
+/lib/nodes/program/schema 0444
+/lib/nodes/program/example 0444
+/proc/runs/ 0755
+/proc/runs/query 0666
+/proc/runs/by-state/ 0755
+/proc/runs/by-state/failed/ 0755
+/proc/runs/by-pipeline/ 0755
+/proc/runs/by-ref/ 0755
 /etc/roles.yaml 0644
 /etc/acl.yaml 0644
 /etc/models.yaml 0644
@@ -176,6 +194,8 @@ def test_every_directory_says_its_path() -> None:
     }
     assert missing <= {
         "Table",
+        "Described",
+        "DocumentFolder",
         "MessagesDirectory",
         "Replacing",
         "SystemTable",

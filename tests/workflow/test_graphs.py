@@ -316,5 +316,5 @@ def test_an_executor_that_cannot_now_is_asked_again(lab: Lab) -> None:
 
 
 def test_a_kind_that_nobody_does_fails_with_words(lab: Lab) -> None:
-    run = lab.run(node("a", "llm"))
-    assert lab.error(run) == "a: nothing here does nodes of kind llm"
+    run = lab.run(node("a", "riddle"))
+    assert lab.error(run) == "a: nothing here does nodes of kind riddle"

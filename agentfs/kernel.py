@@ -38,6 +38,7 @@ from agentfs.executors.pools import Pools
 from agentfs.executors.programs import ProgramSteps
 from agentfs.executors.tools import ToolNodes
 from agentfs.executors.waits import WaitNodes
+from agentfs.executors.wakes import Wakes
 from agentfs.executors.workers import CodeWorkers
 from agentfs.explain import Explanations
 from agentfs.library.library import Library
@@ -264,6 +265,7 @@ class Kernel:
         add, engine, mail, agents = ground.parts.add, self.engine, self.mail, self.agents
         asking, models = add(Asking(self.gateway.connect)), ModelChoice(self.calls.relayed)
         service = ServiceBehind(ProgramBehind(self.beside))
+        self.wakes = add(Wakes(ground, self.gate, engine, self.runs))
         engine.executors.add(WaitNodes(ground, engine))
         engine.executors.add(MessageNodes(ground, engine, mail, agents))
         engine.executors.add(add(ApprovalNodes(ground, engine, self.approvals, agents)))

@@ -62,6 +62,7 @@ from agentfs.providers.sys import SysDirectory
 from agentfs.providers.tools import LibDirectory, ToolLink, ToolsDirectory
 from agentfs.providers.topics import TopicsDirectory
 from agentfs.providers.turns import AgentStatsDirectory, TurnRows
+from agentfs.providers.waits import WaitsDirectory
 from agentfs.vfs.index import EventIndex
 from agentfs.vfs.namespace import Namespace
 from agentfs.vfs.table import attach
@@ -109,6 +110,7 @@ attach(
     TopicsDirectory,
     PoolsDirectory,
     LocksDirectory,
+    WaitsDirectory,
     DevShmDirectory,
     ApprovalsDirectory,
     EtcDirectory,

@@ -315,6 +315,17 @@ class RunJournal:
         )
         return [*self._store.read(query, (key,))]
 
+    def awaited_keys(self) -> Iterator[str]:
+        """The keys of signals that somebody waits for, in order, read on as they are taken."""
+        last = ""
+        query = (
+            "SELECT DISTINCT wait FROM run_nodes WHERE wait > ? AND wait != ''"
+            " ORDER BY wait LIMIT ?"
+        )
+        while found := [key for (key,) in self._store.read(query, (last, TOGETHER))]:
+            yield from found
+            last = found[-1]
+
     def dues(self) -> Iterator[tuple[int, float]]:
         """(run, time) at which something of an open node falls due."""
         query = (

@@ -6,6 +6,8 @@ import errno
 from typing import Any
 
 import pytest
+import trio
+import trio.lowlevel
 
 from agentfs.approvals.request import ApprovalRequest, ApprovalState
 from agentfs.base.errors import KernelError
@@ -275,3 +277,76 @@ def test_a_time_that_passes_while_there_is_no_daemon_is_over_once(office: Office
 )
 def test_what_is_no_wait(office: Office, spec: Any) -> None:
     assert office.error(wait(office, **spec), "n").startswith("EINVAL: ")
+
+
+# -- /dev/waits ------------------------------------------------------------------------------------
+
+
+def woken(office: Office, who: Principal, key: str = "paid-7", data: Any = 1) -> int:
+    """Write to /dev/waits/KEY, and let it be done; how many are woken."""
+    wakes = office.world.kernel.wakes
+
+    async def wake() -> int:
+        count = await wakes.wake(who, key, data)
+        with trio.move_on_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wakes.run)
+                while wakes.under_way:
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+        return count
+
+    count = trio.run(wake)
+    office.settle()
+    return count
+
+
+def test_a_wake_reaches_all_that_wait_for_the_key(office: Office) -> None:
+    runs = [wait(office) for _ in range(3)]
+    other = wait(office, event_key="other")
+    keys = office.world.kernel.wakes.keys
+    assert list(keys()) == ["other", "paid-7"]
+    assert woken(office, OPERATOR, data={"paid": True}) == 3
+    assert [office.output(run, "n") for run in runs] == [{"paid": True}] * 3
+    assert office.state(other, "n") == "waiting"
+    assert list(keys()) == ["other"]
+    with pytest.raises(KernelError) as refusal:
+        woken(office, OPERATOR)
+    assert refusal.value.errno == errno.ENOENT
+
+
+def test_a_wake_reaches_only_what_its_writer_may_signal(office: Office) -> None:
+    mine, other = wait(office), office.begin("wait", {"event_key": "paid-7"}, by="bob")
+    assert woken(office, office.world.principal("ann")) == 1
+    assert (office.state(mine), office.state(other)) == ("completed", "suspended")
+    with pytest.raises(KernelError) as refusal:
+        woken(office, office.world.principal("ann"))
+    assert refusal.value.errno in (errno.EACCES, errno.EPERM)
+
+
+def test_a_wake_that_a_daemon_did_not_finish_is_finished_by_the_next(office: Office) -> None:
+    runs = [wait(office) for _ in range(2)]
+    trio.run(office.world.kernel.wakes.wake, OPERATOR, "paid-7", "now")
+    [first, *_] = office.engine.waiting("paid-7")
+    office.engine.succeed(first, "now")  # it comes as far as this
+    office.restart()
+    assert [office.state(run) for run in runs] == ["completed", "suspended"]
+
+    async def go_on() -> None:
+        with trio.move_on_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(office.world.kernel.wakes.run)
+                while office.world.kernel.wakes.under_way:
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+
+    trio.run(go_on)
+    office.settle()
+    assert [office.output(run, "n") for run in runs] == ["now", "now"]
+
+
+def test_a_signal_that_is_too_long(office: Office) -> None:
+    wait(office)
+    with pytest.raises(KernelError) as refusal:
+        woken(office, OPERATOR, data="x" * 2_000_000)
+    assert refusal.value.errno == errno.EMSGSIZE

@@ -1,0 +1,143 @@
+"""Signals for all that wait: a value under a key goes to every node that waits for it, of all runs.
+
+Ten thousand may wait, and each goes on in a commit of its own. So who waits is written down first,
+and what is left of that is done by the next daemon: an attempt that has its value already is over,
+and does not get it again.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import trio
+
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import Principal
+from agentfs.rights.gate import Gate
+from agentfs.store.ground import Ground
+from agentfs.store.part import Part
+from agentfs.store.records import Records
+from agentfs.workflow.engine import Engine
+from agentfs.workflow.events import RunSignalled
+from agentfs.workflow.journal import encode
+from agentfs.workflow.model import StepRef
+from agentfs.workflow.runs import Runs
+from agentfs.library.settings import WorkflowSettings
+
+__all__ = ["KIND", "Wakes"]
+
+log = logging.getLogger(__name__)
+
+KIND = "wake"
+"""The records in the store, by number."""
+
+TURN = 0.005
+"""Seconds of checks, or of ends, before others have their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """`data` goes to these attempts: (run, path, attempt)."""
+
+    key: str
+    data: Any
+    waiting: list[list[Any]]
+
+
+class Wakes(Part):
+    """All that are under way."""
+
+    def __init__(self, ground: Ground, gate: Gate, engine: Engine, runs: Runs) -> None:
+        self._store, self._events = ground.store, ground.events
+        self._settings = ground.settings
+        self._gate = gate
+        self._engine = engine
+        self._runs = runs
+        self._wakes = Records(
+            ground.store, KIND, lambda key, record: (int(key), Wake(**record)), asdict
+        )
+        self._more = trio.Event()
+
+    def load(self) -> None:
+        self._wakes.load()
+
+    @property
+    def under_way(self) -> int:
+        """How many are not done."""
+        return len(self._wakes)
+
+    def keys(self) -> Iterator[str]:
+        """Those that somebody waits for, in order, read on as they are taken."""
+        return self._engine.journal.awaited_keys()
+
+    def is_awaited(self, key: str) -> bool:
+        """Whether somebody waits for it."""
+        return bool(self._engine.waiting(key))
+
+    async def wake(self, principal: Principal, key: str, data: Any) -> int:
+        """Send `data` to all that wait for `key`, as far as `principal` may signal their runs; to
+        how many. Raises ENOENT if nobody waits, EACCES or EPERM if it may signal none of them, and
+        EMSGSIZE."""
+        most = self._settings.of(WorkflowSettings).max_input
+        if len(encode(data)) > most:
+            raise KernelError(errno.EMSGSIZE, f"a signal has at most {most} bytes")
+        waiting = self._engine.waiting(key)
+        if not waiting:
+            raise KernelError(errno.ENOENT, f"nobody waits for {key}")
+        found = await self._controlled(principal, key, waiting)
+        with self._gate.enter(principal):
+            number = max(self._wakes, default=0) + 1
+            self._wakes.put(number, Wake(key, data, [[*asdict(ref).values()] for ref in found]))
+        self._more.set()
+        return len(found)
+
+    async def _controlled(
+        self, principal: Principal, key: str, waiting: list[StepRef]
+    ) -> list[StepRef]:
+        """Those of them whose runs `principal` may signal."""
+        found: list[StepRef] = []
+        refusal: KernelError | None = None
+        ends = time.monotonic() + TURN
+        for ref in waiting:
+            run = self._runs.find(ref.run)
+            if run is not None:
+                try:
+                    self._runs.may_control(self._gate.actor(principal), run, f"signal {key}")
+                    found.append(ref)
+                except KernelError as refused:
+                    refusal = refused
+            if time.monotonic() > ends:
+                await trio.lowlevel.checkpoint()
+                ends = time.monotonic() + TURN
+        if not found and refusal is not None:
+            raise refusal
+        return found
+
+    async def run(self) -> None:
+        while True:
+            for number in sorted(self._wakes):
+                await self._do(self._wakes[number])
+                self._wakes.drop(number)
+            self._more = trio.Event()
+            if not self._wakes:
+                await self._more.wait()
+
+    async def _do(self, wake: Wake) -> None:
+        ends = time.monotonic() + TURN
+        for run, path, attempt in wake.waiting:
+            ref = StepRef(run, path, attempt)
+            try:
+                with self._store.transaction():
+                    self._engine.succeed(ref, wake.data)
+                    self._events.emit(RunSignalled(run, wake.key, False))
+            except KernelError as refusal:
+                if refusal.errno != errno.ESTALE:
+                    log.warning("%s waits on for %s: %s", ref, wake.key, refusal)
+            if time.monotonic() > ends:
+                await trio.lowlevel.checkpoint()
+                ends = time.monotonic() + TURN

@@ -17,6 +17,7 @@ from typing import Any
 import trio
 
 from agentfs.base.errors import KernelError
+from agentfs.library.settings import WorkflowSettings
 from agentfs.model.principal import Principal
 from agentfs.rights.gate import Gate
 from agentfs.store.ground import Ground
@@ -27,7 +28,6 @@ from agentfs.workflow.events import RunSignalled
 from agentfs.workflow.journal import encode
 from agentfs.workflow.model import StepRef
 from agentfs.workflow.runs import Runs
-from agentfs.library.settings import WorkflowSettings
 
 __all__ = ["KIND", "Wakes"]
 

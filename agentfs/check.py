@@ -35,11 +35,25 @@ from agentfs.tooling import check as tooling
 from agentfs.tooling import document as tools
 from agentfs.turns import check as turns
 from agentfs.turns import harnesses
+from agentfs.workflow import check as workflow
 
 __all__ = ["check"]
 
 ROOMS = (
-    *(process, mail, asks, reminders, tooling, turns, chats, shared, quota, audit, approvals),
+    *(
+        process,
+        mail,
+        asks,
+        reminders,
+        tooling,
+        turns,
+        chats,
+        shared,
+        quota,
+        audit,
+        approvals,
+        workflow,
+    ),
     executors,
 )
 

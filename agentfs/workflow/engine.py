@@ -725,8 +725,6 @@ class Engine(Part):
         elif row.due and row.due <= now and row.state is NodeState.BACKOFF:
             live.push(scope, (node,))
         elif row.due and row.due <= now and row.state is NodeState.WAITING:
-            row.due = 0.0
-            live.touch(row)
             executor = self.executors.of(node.kind)
             if executor is not None:
                 expired.append((executor, StepRef(row.run, row.path, row.attempt)))

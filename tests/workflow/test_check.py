@@ -50,7 +50,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("DELETE FROM run_events WHERE run = 2", "run 2: it has ended, and has no events"),
         ("DELETE FROM run_events WHERE run = 2 AND seq = 4", "and 0 of its events say its end"),
         ("UPDATE run_events SET run = 9 WHERE run = 2", "events of run 9: there is no such run"),
-        ("UPDATE records SET key = '2/k' WHERE kind = 'signal'", "signal 2/k: there is no open run"),
+        (
+            "UPDATE records SET key = '2/k' WHERE kind = 'signal'",
+            "signal 2/k: there is no open run",
+        ),
         (
             "UPDATE records SET record = '{\"run\":3,\"values\":[]}' WHERE kind = 'signal'",
             "signal 3/other: it has no value",

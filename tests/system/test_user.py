@@ -43,7 +43,7 @@ def device() -> Iterator[None]:
         os.chmod("/dev/fuse", mode)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def workplace(user: pwd.struct_passwd, fuse: None) -> Path:
     """A copy of the checkout that the user can read, and an interpreter that it can run."""
     home = Path(user.pw_dir)
@@ -95,7 +95,8 @@ def test_the_mount_tests_pass_as_an_ordinary_user(user: pwd.struct_passwd, workp
     done = run_as(
         user, workplace, "-m", "pytest", "-q", "-p", "no:cacheprovider",
         f"--basetemp={user.pw_dir}/pytest",
-        "tests/mount", "tests/system/test_blocking.py", "tests/system/test_identity.py",
+        "tests/mount/test_mechanics.py", "tests/mount/test_listing.py",
+        "tests/mount/test_shown.py", "tests/system/test_blocking.py", "tests/system/test_identity.py",
         "tests/system/test_inotify.py", "tests/process/test_headcount.py",
         "tests/system/test_reaper.py", "tests/system/test_orphans.py",
         "tests/models/test_real_gateway.py", "tests/system/test_models_alone.py",

@@ -28,6 +28,7 @@ SIDES = {
     "clients": "1 to 64 clients with a mix of calls: throughput, fairness, p99",
     "files": "ordinary work in /shared: passthrough_hp, bindfs, tmpfs, the disk",
     "models": "calls of models: LiteLLM's proxy, no proxy, a topic",
+    "workflows": "steps, starts, waits and wakes of runs: DBOS and LangGraph on SQLite",
     "instructions": "of the kernel's own calls, counted by Callgrind",
 }
 """The sides, each a module of this package with a function `measure`, and what they measure."""

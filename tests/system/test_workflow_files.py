@@ -120,7 +120,9 @@ def test_what_others_cannot_do(tree: Tree) -> None:
 def test_a_run_as_it_happens(tree: Tree) -> None:
     run = held(tree)
     folder = tree / f"proc/runs/{run}"
-    watcher = Watcher(tree, folder, folder / "nodes/hold", tree / "proc/runs/by-state/completed")
+    watched = ("state", "status", "nodes/hold/state")
+    by_state = tree / "proc/runs/by-state/completed"
+    watcher = Watcher(tree, *(folder / path for path in watched), by_state)
     events = os.open(folder / "events", os.O_RDONLY)
     wait = os.open(folder / "wait", os.O_RDONLY)
     poll = select.poll()
@@ -141,7 +143,7 @@ def test_a_run_as_it_happens(tree: Tree) -> None:
     assert numbers == [*range(1, len(numbers) + 1)]
     assert bash(tree, f"tail -n 1 proc/runs/{run}/events | jq -r .status") == "completed\n"
     told = watcher.until("CREATE", f"proc/runs/by-state/completed/{run}")
-    for path in ("nodes/hold/state", "state", "status"):
+    for path in watched:
         assert ("MODIFY", f"proc/runs/{run}/{path}") in told
     for descriptor in (events, wait, reader):
         os.close(descriptor)

@@ -26,6 +26,12 @@ DOCUMENTS = {
     "etc/models.yaml": "models:\n  mWORD: {tier: tactical, input: 1, output: 2}\n",
     "agents/bob/spec.yaml": "name: bob\nenv: {WHAT: 'xWORD'}\n",
 }
+PIPELINE = "etc/pipelines/review.yaml"
+MANIFESTS = {
+    PIPELINE: "kind: Pipeline\nmetadata: {name: r}\nspec: {nodes: [{name: a, data: {v: xWORD}}]}\n"
+}
+"""Documents that are gone when they are removed; they are back if their successor is refused."""
+
 OLD, NEW = "1111", "2222"
 BROKEN = "[ this is: {no document\n"
 
@@ -46,15 +52,23 @@ def tree(
 
 @pytest.fixture(params=DOCUMENTS)
 def document(tree: Tree, request: pytest.FixtureRequest) -> Path:
-    path = tree / request.param
-    path.write_text(DOCUMENTS[request.param].replace("WORD", OLD))
+    return begun(tree / request.param)
+
+
+@pytest.fixture(params=[*DOCUMENTS, *MANIFESTS])
+def any_document(tree: Tree, request: pytest.FixtureRequest) -> Path:
+    return begun(tree / request.param)
+
+
+def begun(path: Path) -> Path:
+    """The document with its content of before."""
+    path.write_text(text(path, OLD))
     return path
 
 
 def text(document: Path, word: str) -> str:
-    return next(
-        each.replace("WORD", word) for path, each in DOCUMENTS.items() if document.match(path)
-    )
+    texts = DOCUMENTS | MANIFESTS
+    return next(each.replace("WORD", word) for path, each in texts.items() if document.match(path))
 
 
 def written(shown: str) -> str:
@@ -121,7 +135,8 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_program_that_replaces_a_file(document: Path, tmp_path: Path, way: str) -> None:
+def test_a_program_that_replaces_a_file(any_document: Path, tmp_path: Path, way: str) -> None:
+    document = any_document
     outside = tmp_path / document.name
     outside.write_text(text(document, NEW))
     if os.geteuid() == 0:
@@ -148,8 +163,9 @@ REFUSALS = [
 
 @pytest.mark.parametrize("way", REFUSALS)
 def test_what_is_not_valid_is_refused_and_the_old_stays(
-    document: Path, tmp_path: Path, way: str
+    any_document: Path, tmp_path: Path, way: str
 ) -> None:
+    document = any_document
     outside = tmp_path / document.name
     outside.write_text(BROKEN)
     done = sh(way, DOC=str(document), OUTSIDE=str(outside))

@@ -8,7 +8,7 @@ import os
 import pty
 import select
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -147,6 +147,31 @@ def test_a_run_as_it_happens(tree: Tree) -> None:
         assert ("MODIFY", f"proc/runs/{run}/{path}") in told
     for descriptor in (events, wait, reader):
         os.close(descriptor)
+
+
+def test_a_run_outlives_its_daemon_and_its_document(trees: Callable[..., Tree]) -> None:
+    """Its key still means it, and its own version ends it."""
+    tree = trees()
+    tree.mount()
+    document = tree / "etc/pipelines/hold.yaml"
+    document.write_text(HOLD)
+    request = 'Key: order-7\n\n{"n": 1}'
+    run = held(tree, request)
+    tree.crash()
+    tree.mount()
+    assert tree.ask("etc/pipelines/hold/run", request).strip() == run
+    with pytest.raises(FileExistsError):
+        tree.ask("etc/pipelines/hold/run", 'Key: order-7\n\n{"n": 2}')
+    assert os.listdir(tree / "etc/pipelines/hold/runs") == [run]
+    document.write_text(HELLO)
+    assert tree.read("etc/pipelines/hold/version") == "2\n"
+    document.unlink()
+    folder = tree / f"proc/runs/{run}"
+    (folder / "signals/go").write_text("yes")
+    ended = json.loads((folder / "wait").read_text())
+    assert (ended["state"], ended["output"]) == ("completed", "yes")
+    assert "name: hold" in (folder / "manifest.yaml").read_text()
+    assert "version 1" in tree.run("runs", run).stdout
 
 
 def test_looked_through_by_every_tool(tree: Tree) -> None:

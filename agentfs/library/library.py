@@ -25,7 +25,7 @@ from agentfs.manifests.documents import ConfigLevel, LocalLibrary, Macro
 from agentfs.manifests.documents import ManifestLibrary as Names
 from agentfs.manifests.pipeline import check_manifest, checked, compile_pipeline, describe
 from agentfs.manifests.plan import Plan
-from agentfs.manifests.source import LONGEST, ManifestText
+from agentfs.manifests.source import ManifestText
 from agentfs.model.principal import Principal
 from agentfs.model.spec import NAME
 from agentfs.quota.made import Made
@@ -197,14 +197,11 @@ class Library(Part):
         then nothing has changed."""
         self.may_write(principal, kind, name)
         file = f"{name}.md" if kind == "prompts" else f"{name}.yaml"
-        if kind != "prompts":
-            names = self._names()
-            found = await self._away(text, lambda: check_manifest(kind, text, file, names))
-            faults = [str(each) for each in found if each.severity == "error"]
-            if faults:
-                raise KernelError(errno.EINVAL, "\n".join(faults), rule="manifest")
-        elif len(text) > LONGEST:
-            raise KernelError(errno.EINVAL, f"a prompt has at most {LONGEST} characters")
+        names = self._names()
+        found = await self._away(text, lambda: check_manifest(kind, text, file, names))
+        faults = [str(each) for each in found if each.severity == "error"]
+        if faults:
+            raise KernelError(errno.EINVAL, "\n".join(faults), rule="manifest")
         description = "" if kind == "prompts" else await self._away(text, lambda: describe(text))
         with self._gate.enter(principal) as actor:
             self.may_write(principal, kind, name)
@@ -300,8 +297,6 @@ class Library(Part):
 
     async def check(self, kind: str, text: str, file: str = "") -> list[Diagnostic]:
         """What is found in a draft: faults, warnings, and what `lint` says."""
-        if kind == "prompts":
-            return []
         names, named = self._names(), file or "draft.yaml"
         return await self._away(text, lambda: check_manifest(kind, text, named, names, style=True))
 

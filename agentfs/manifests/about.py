@@ -222,7 +222,7 @@ _EXAMPLES = {
     "times": """\
 - name: throws
   times: input.throws
-  body: [{name: throw, program: "echo $((RANDOM % 6 + 1))", output: json}]
+  body: [{name: throw, program: [shuf, -i, 1-6, -n, "1"], output: json}]
 """,
     "if": """\
 - name: long

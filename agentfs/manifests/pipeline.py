@@ -22,6 +22,7 @@ from agentfs.manifests.documents import (
     read_manifests,
     read_policy,
 )
+from agentfs.manifests.fuel import TemplateError
 from agentfs.manifests.graph import GraphReader
 from agentfs.manifests.inherit import Level, settle
 from agentfs.manifests.levels import LEVEL_KEYS, read_level
@@ -32,6 +33,7 @@ from agentfs.manifests.plan import Concurrency, Plan
 from agentfs.manifests.references import Fields
 from agentfs.manifests.source import Located, ManifestText
 from agentfs.manifests.system import parse
+from agentfs.manifests.template import Template
 
 __all__ = ["check_manifest", "checked", "compile_pipeline", "describe"]
 
@@ -152,8 +154,10 @@ def compile_pipeline(
 def check_manifest(
     kind: str, text: str, file: str, library: ManifestLibrary, *, style: bool = False
 ) -> list[Diagnostic]:
-    """Everything that is found in a document of a folder of /etc: faults, warnings, and with
-    `style` what `lint` says."""
+    """Everything that is found in a document of a folder of /etc, or in a prompt: faults,
+    warnings, and with `style` what `lint` says."""
+    if kind == "prompts":
+        return _prompt_faults(text, file)
     source = ManifestText(text, file)
     try:
         if kind == "pipelines":
@@ -167,6 +171,14 @@ def check_manifest(
     except DocumentError as bad:
         return list(bad.diagnostics)
     return source.document.diagnostics
+
+
+def _prompt_faults(text: str, file: str) -> list[Diagnostic]:
+    try:
+        Template(text)
+    except TemplateError as bad:
+        return [Diagnostic(file, bad.line, bad.column, "E110", bad.words)]
+    return []
 
 
 def checked(source: ManifestText, kind: str, library: ManifestLibrary) -> LocalLibrary:

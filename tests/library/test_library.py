@@ -173,6 +173,9 @@ async def test_prompts_are_texts_that_nodes_name(world: World) -> None:
     node = library(world).plan_now("p").graph.by_name["b"]
     assert (node.spec["prompt"], node.needs) == ("Sum up {{ a.v }}.", ("a",))
     await refused(errno.EINVAL, world, "pipelines", "p", text.replace("sum.md", "som.md"))
+    words = await refused(errno.EINVAL, world, "prompts", "sum", "Sum\n {{ a.v | uper }}")
+    assert "sum.md:2:11: E110 there is no filter `uper` (did you mean upper?)" in words
+    assert await library(world).check("prompts", "{{ a }}") == []
 
 
 async def test_all_configs_are_in_effect_and_limits_are_the_least(world: World) -> None:

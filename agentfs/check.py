@@ -19,6 +19,7 @@ from agentfs.base.errors import KernelError
 from agentfs.catalog import document as catalog
 from agentfs.chats import check as chats
 from agentfs.executors import check as executors
+from agentfs.library import check as library
 from agentfs.mail import check as mail
 from agentfs.process import check as process
 from agentfs.quota import check as quota
@@ -40,21 +41,8 @@ from agentfs.workflow import check as workflow
 __all__ = ["check"]
 
 ROOMS = (
-    *(
-        process,
-        mail,
-        asks,
-        reminders,
-        tooling,
-        turns,
-        chats,
-        shared,
-        quota,
-        audit,
-        approvals,
-        workflow,
-    ),
-    executors,
+    *(process, mail, asks, reminders, tooling, turns, chats, shared, quota, audit, approvals),
+    *(library, workflow, executors),
 )
 
 NUMBERS = (LAST_EVENT, *process.NUMBERS, *quota.NUMBERS, *audit.NUMBERS, *approvals.NUMBERS)

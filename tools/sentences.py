@@ -73,6 +73,8 @@ SENTENCES = {
     "limit_changed": "its {limit} is {value}",
     "loop_held": "{work} held up everybody for {seconds} s, as {others} others did since the last",
     "lost": "{count} events are lost",
+    "manifest_changed": "{kind}/{name} is version {version}",
+    "manifest_removed": "{kind}/{name} is removed",
     "message_arrived": "message {id} from {sender} arrived",
     "message_claimed": "message {id} is claimed",
     "message_done": "message {id} is done",

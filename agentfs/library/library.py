@@ -34,7 +34,7 @@ from agentfs.store.ground import Ground
 from agentfs.store.part import Part
 from agentfs.store.records import Records
 
-__all__ = ["KINDS", "Edition", "Library"]
+__all__ = ["KIND", "KINDS", "Edition", "Library", "read_head"]
 
 KINDS = ("pipelines", "systems", "macros", "adapters", "policies", "configs", "prompts")
 """The folders."""
@@ -76,7 +76,8 @@ class Edition:
 @dataclass(slots=True)
 class _Head:
     """What is known of a document without its texts. `versions`: those that are kept, each with the
-    time it was written."""
+    time it was written; none of one that was `removed` (a time), of which the `version` stays, so
+    that a successor goes on counting."""
 
     kind: str
     name: str
@@ -84,14 +85,13 @@ class _Head:
     uid: int
     gid: int
     description: str
+    version: int
     versions: list[tuple[int, float]]
-
-    @property
-    def version(self) -> int:
-        return self.versions[-1][0]
+    removed: float = 0.0
 
 
-def _read(key: str, record: dict[str, Any]) -> tuple[tuple[str, str], _Head]:
+def read_head(key: str, record: dict[str, Any]) -> tuple[tuple[str, str], _Head]:
+    """The head that gave this record."""
     kind, _, name = key.partition("/")
     versions = [(int(number), float(at)) for number, at in record["versions"]]
     return (kind, name), _Head(**record | {"versions": versions})
@@ -105,18 +105,32 @@ class Library(Part):
         self._settings = ground.settings
         self._gate = gate
         self._heads: Records[tuple[str, str], _Head] = Records(
-            ground.store, KIND, _read, asdict, "/".join
+            ground.store, KIND, read_head, asdict, "/".join
         )
-        self._by_kind = self._heads.index(lambda head: head.kind, "kind")
-        self._by_maker = self._heads.index(lambda head: head.maker or None, "maker")
+        self._by_kind = self._heads.index(lambda head: head.kind if head.versions else None)
+        self._by_maker = self._heads.index(lambda head: head.maker if head.versions else None)
+        self._removed = self._heads.index(lambda head: None if head.versions else "")
         self._plans: dict[tuple[str, int, str], Plan] = {}
         self._parsed: dict[tuple[str, str, int], Any] = {}
         self._shelf: Shelf | None = None
         self._variables: dict[str, str] = {}
-        made.count_in("manifests", lambda: self._by_maker, lambda: len(self._heads))
+        made.count_in("manifests", lambda: self._by_maker, self._count)
 
     def load(self) -> None:
         self._heads.load()
+
+    def tidy(self) -> None:
+        """Forget the numbers of documents whose runs are forgotten, too."""
+        settings = self._settings.of(WorkflowSettings)
+        removed = sorted(self._removed.of("").values(), key=lambda head: head.removed)
+        old = [head for head in removed if head.removed < self._clock.now() - settings.retention]
+        most = max(len(removed) - settings.max_documents, len(old))
+        with self._store.transaction():
+            for head in removed[:most]:
+                self._heads.drop((head.kind, head.name))
+
+    def _count(self) -> int:
+        return len(self._heads) - len(self._removed.of(""))
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -182,7 +196,7 @@ class Library(Part):
                 f"only the operator may change {kind}, and you are {principal.name}",
                 rule="operator",
             )
-        if head is not None and head.maker != principal.agent:
+        if head is not None and head.versions and head.maker != principal.agent:
             raise KernelError(
                 errno.EACCES,
                 f"{name} belongs to {head.maker or 'the operator'}, and you are {principal.name}",
@@ -206,20 +220,20 @@ class Library(Part):
         with self._gate.enter(principal) as actor:
             self.may_write(principal, kind, name)
             head = self._heads.get((kind, name))
-            if head is not None and self.get(kind, name).text == text:
+            if head is not None and head.versions and self.get(kind, name).text == text:
                 return head.version
-            if head is None:
+            version = 1 if head is None else head.version + 1
+            if head is None or not head.versions:
                 self._limit(actor.name)
                 maker = "" if principal.is_operator else principal.agent
-                head = _Head(kind, name, maker, principal.uid, principal.gid, "", [])
-            version = head.version + 1 if head.versions else 1
+                head = _Head(kind, name, maker, principal.uid, principal.gid, "", version, [])
             self._write(head, version, text, description)
             self._events.emit(ManifestChanged(kind, name, version))
             return version
 
     def _limit(self, maker: str) -> None:
         most = self._settings.of(WorkflowSettings).max_documents
-        if len(self._heads) >= most:
+        if self._count() >= most:
             raise KernelError(
                 errno.ENOSPC, f"there are {most} documents already", rule="workflows.max_documents"
             )
@@ -239,7 +253,7 @@ class Library(Part):
             "INSERT INTO manifests (kind, name, version, record, text) VALUES (?, ?, ?, ?, ?)",
             (head.kind, head.name, version, json.dumps({"created": now}), text),
         )
-        changed = replace(head, versions=kept, description=description)
+        changed = replace(head, version=version, versions=kept, description=description)
         self._heads.put((head.kind, head.name), changed)
         self._store.on_end(lambda: self._forget(head.kind, head.name))
 
@@ -250,7 +264,7 @@ class Library(Part):
             self.get(kind, name)
             self.may_write(principal, kind, name)
             self._store.write("DELETE FROM manifests WHERE kind = ? AND name = ?", (kind, name))
-            self._heads.drop((kind, name))
+            self._heads.change((kind, name), versions=[], removed=self._clock.now())
             self._store.on_end(lambda: self._forget(kind, name))
             self._events.emit(ManifestRemoved(kind, name))
 

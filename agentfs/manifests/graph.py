@@ -17,7 +17,7 @@ from agentfs.manifests.kinds import COMMON, KINDS, LOOPS, Filling, Shape
 from agentfs.manifests.macro import arguments, expanded
 from agentfs.manifests.nodes import NodeDraft, NodeReader, common_fields
 from agentfs.manifests.plan import Graph, PlanNode
-from agentfs.manifests.references import Fields, NamedNodes, Scope, as_templates, find
+from agentfs.manifests.references import Fields, NamedNodes, NameScope, as_templates, find
 from agentfs.manifests.source import Located, ManifestText
 
 __all__ = ["GraphReader"]
@@ -97,12 +97,12 @@ class GraphReader:
 
     def graph(self, nodes: list[Located], fields: Fields, output: Located | None) -> _Made:
         """The graph of the pipeline itself."""
-        return self._graph(nodes, Scope((), fields), output, 0)
+        return self._graph(nodes, NameScope((), fields), output, 0)
 
     # -- from values to drafts -------------------------------------------------------------------
 
     def _graph(
-        self, nodes: list[Located], scope: Scope, output: Located | None, depth: int
+        self, nodes: list[Located], scope: NameScope, output: Located | None, depth: int
     ) -> _Made:
         if depth > MOST_NESTED:
             self._source.fault(
@@ -113,7 +113,7 @@ class GraphReader:
         drafts = self._unique(elements)
         instances = {each.invocation.name: each for each in _groups(elements)}
         names = frozenset(drafts)
-        scope = Scope((*scope.levels, names), scope.fields, scope.variables, scope.state)
+        scope = NameScope((*scope.levels, names), scope.fields, scope.variables, scope.state)
         for draft in drafts.values():
             self._read(draft, scope, depth)
         for draft in drafts.values():
@@ -122,7 +122,7 @@ class GraphReader:
         self._edges(elements, drafts, instances)
         found = NamedNodes()
         if output is not None:
-            output = output.made(as_templates(output.value, scope, paths=True))
+            output = output.made(as_templates(output.value, scope))
             find(self._source, output, Filling.TEMPLATE, "output", scope, found)
         outer = {each for draft in drafts.values() for each in draft.outer}
         outer |= {each for each in found.nodes if each[0] < len(scope.levels) - 1}
@@ -214,7 +214,7 @@ class GraphReader:
 
     # -- one node --------------------------------------------------------------------------------
 
-    def _read(self, draft: NodeDraft, scope: Scope, depth: int) -> None:
+    def _read(self, draft: NodeDraft, scope: NameScope, depth: int) -> None:
         """Its values, and what they name."""
         source, kind = self._source, KINDS[draft.kind]
         draft.fields = common_fields(source, draft, self._nodes, self._settled, self._library)
@@ -245,9 +245,6 @@ class GraphReader:
             value = self._nodes.value(draft, name, key)
             if value is None and key.shape is not Shape.ANY:
                 continue
-            if key.form is Filling.MAPPING:
-                value = as_templates(value, inner)
-                draft.keys[name] = draft.keys[name].made(value)
             draft.spec[name] = value
             if key.form is Filling.LITERAL or name == "state_update":
                 continue  # that names the nodes of the body, too, which come later
@@ -268,7 +265,7 @@ class GraphReader:
                 draft.data.add(name)
         draft.outer = {each for each in found.nodes | draft.outer if each[0] < level}
 
-    def _mapping(self, draft: NodeDraft, mapping: Located, scope: Scope) -> set[str]:
+    def _mapping(self, draft: NodeDraft, mapping: Located, scope: NameScope) -> set[str]:
         names = set(mapping.value) if isinstance(mapping.value, dict) else set()
         for name in names:
             if name in scope.levels[-1]:
@@ -277,7 +274,7 @@ class GraphReader:
         return names
 
     def _expressions(
-        self, draft: NodeDraft, mapped: set[str], scope: Scope, found: NamedNodes
+        self, draft: NodeDraft, mapped: set[str], scope: NameScope, found: NamedNodes
     ) -> None:
         """Each may use those before it."""
         given = draft.keys["expressions"]
@@ -307,7 +304,7 @@ class GraphReader:
             )
             before.add(name)
 
-    def _rest(self, draft: NodeDraft, found: NamedNodes, scope: Scope, depth: int) -> None:
+    def _rest(self, draft: NodeDraft, found: NamedNodes, scope: NameScope, depth: int) -> None:
         """What is particular to some kinds."""
         source = self._source
         if draft.kind == "expression" and not {"expressions", "merge_strategy"} & draft.keys.keys():
@@ -336,7 +333,7 @@ class GraphReader:
                 where, f"{draft.name}: there is no pipeline `{name}` yet{hint}", "W103"
             )
 
-    def _loop(self, draft: NodeDraft, found: NamedNodes, scope: Scope, depth: int) -> None:
+    def _loop(self, draft: NodeDraft, found: NamedNodes, scope: NameScope, depth: int) -> None:
         variables = {"index", "iteration"}
         if draft.kind != "while":
             variables |= {"item", "total", "is_first", "is_last"}
@@ -385,7 +382,7 @@ class GraphReader:
         """The names of the nodes in its bodies."""
         return {node.name for _, graph in draft.fields.get("bodies", ()) for node in graph.nodes}
 
-    def _if(self, draft: NodeDraft, scope: Scope, depth: int) -> None:
+    def _if(self, draft: NodeDraft, scope: NameScope, depth: int) -> None:
         if not {"body", "else_body"} & draft.keys.keys():
             what = f"{draft.name}: the key `body` was expected"
             self._source.fault(draft.whole, what, "E004")
@@ -394,7 +391,7 @@ class GraphReader:
                 self._body(draft, key, label, draft.keys[key], scope, depth)
         self._apart(draft)
 
-    def _switch(self, draft: NodeDraft, found: NamedNodes, scope: Scope, depth: int) -> None:
+    def _switch(self, draft: NodeDraft, found: NamedNodes, scope: NameScope, depth: int) -> None:
         source = self._source
         branches: list[dict[str, Any]] = []
         given = draft.keys.get("branches")
@@ -440,7 +437,7 @@ class GraphReader:
                     self._source.fault(draft.whole, what, "E102")
 
     def _body(
-        self, draft: NodeDraft, key: str, label: str, value: Located, scope: Scope, depth: int
+        self, draft: NodeDraft, key: str, label: str, value: Located, scope: NameScope, depth: int
     ) -> None:
         """A body: nodes, `{nodes, output}`, or a function."""
         source, what = self._source, f"{draft.name}.{key}"
@@ -471,7 +468,7 @@ class GraphReader:
 
     # -- edges -----------------------------------------------------------------------------------
 
-    def _handlers(self, draft: NodeDraft, drafts: dict[str, NodeDraft], scope: Scope) -> None:
+    def _handlers(self, draft: NodeDraft, drafts: dict[str, NodeDraft], scope: NameScope) -> None:
         name = draft.fields.get("on_error")
         if name is None:
             return

@@ -15,7 +15,7 @@ from agentfs.manifests.source import Located, ManifestText
 from agentfs.manifests.template import Template, is_template
 from agentfs.manifests.tree import Reference
 
-__all__ = ["Fields", "NamedNodes", "Scope", "as_templates", "find"]
+__all__ = ["Fields", "NameScope", "NamedNodes", "as_templates", "find"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Fields:
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class NameScope:
     """What a node's texts may name. `levels`: the nodes of each graph around it, the innermost
     last. `variables`: of loops, and fields of its own input."""
 
@@ -37,14 +37,14 @@ class Scope:
     variables: frozenset[str] = frozenset()
     state: bool = False
 
-    def with_variables(self, names: Iterable[str]) -> Scope:
+    def with_variables(self, names: Iterable[str]) -> NameScope:
         """The same with more variables."""
-        return Scope(self.levels, self.fields, self.variables | frozenset(names), self.state)
+        return NameScope(self.levels, self.fields, self.variables | frozenset(names), self.state)
 
-    def within(self, names: Iterable[str], *, state: bool = False) -> Scope:
+    def within(self, names: Iterable[str], *, state: bool = False) -> NameScope:
         """For the nodes of a body; their names are still to come."""
         variables = self.variables | frozenset(names)
-        return Scope(self.levels, self.fields, variables, self.state or state)
+        return NameScope(self.levels, self.fields, variables, self.state or state)
 
     def level_of(self, name: str) -> int | None:
         """The innermost graph that has a node of this name."""
@@ -65,19 +65,19 @@ class NamedNodes:
 _PATH = re.compile(r"\$?[A-Za-z_][\w-]*(?:\.[\w-]+|\[\d+\])*")
 
 
-def as_templates(value: Any, scope: Scope, *, paths: bool = False) -> Any:
+def as_templates(value: Any, scope: NameScope) -> Any:
     """`value` with each text that is the path of something (`node`, `node.field`, `input.x`) as a
-    template for it. Other texts stay as they are; where `paths` are expected, those with dots
-    become templates, too, and are faults then."""
+    template for it, as in an `output`. A path with dots becomes one even if it begins with an
+    unknown name, and is a fault then; other texts stay as they are."""
     if isinstance(value, dict):
-        return {key: as_templates(each, scope, paths=paths) for key, each in value.items()}
+        return {key: as_templates(each, scope) for key, each in value.items()}
     if isinstance(value, list):
-        return [as_templates(each, scope, paths=paths) for each in value]
+        return [as_templates(each, scope) for each in value]
     if not isinstance(value, str) or not _PATH.fullmatch(value):
         return value
     first = re.split(r"[.\[]", value, maxsplit=1)[0]
     known = {"nodes", "input", "$input", "ctx"} | scope.variables | scope.nodes()
-    if first in known or (paths and "." in value):
+    if first in known or "." in value:
         return f"{{{{ {value.removeprefix('$')} }}}}"
     return value
 
@@ -87,7 +87,7 @@ def find(
     value: Located,
     form: Filling,
     what: str,
-    scope: Scope,
+    scope: NameScope,
     found: NamedNodes,
     *,
     own: str = "",
@@ -137,7 +137,7 @@ class _Look:
     source: ManifestText
     value: Located
     what: str
-    scope: Scope
+    scope: NameScope
     own: str
 
     def at(self, reference: Reference, found: NamedNodes, form: Filling) -> None:

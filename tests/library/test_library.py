@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from agentfs.base.errors import KernelError
+from agentfs.check import check
 from agentfs.library.events import ManifestChanged, ManifestRemoved
 from agentfs.library.library import Library
 from agentfs.model.principal import Principal
@@ -121,6 +123,25 @@ async def test_a_document_is_its_makers(world: World) -> None:
     assert library(world).find("pipelines", "p") is None
     assert world.seen[-1] == ManifestRemoved("pipelines", "p")
     assert world.store.read("SELECT count(*) FROM manifests").fetchone() == (0,)
+    assert library(world).names("pipelines") == []
+
+
+async def test_the_successor_of_a_removed_document_goes_on_counting(world: World) -> None:
+    alice, bob = world.principal("alice"), world.principal("bob")
+    for version in (1, 2):
+        await put(world, "pipelines", "p", PIPELINE.format(v=version), alice)
+    library(world).remove(alice, "pipelines", "p")
+    world.restart()
+    assert library(world).versions("pipelines", "p") == []
+    with pytest.raises(KernelError) as caught:
+        library(world).remove(OPERATOR, "pipelines", "p")
+    assert caught.value.errno == errno.ENOENT
+    assert await put(world, "pipelines", "p", PIPELINE.format(v=2), bob) == 3
+    assert library(world).get("pipelines", "p").maker == "bob"
+    library(world).remove(bob, "pipelines", "p")
+    world.clock.advance(8 * 86_400)
+    library(world).tidy()
+    assert await put(world, "pipelines", "p", PIPELINE.format(v=2), bob) == 1
 
 
 async def test_what_concerns_everybody_is_the_operators(world: World) -> None:
@@ -199,3 +220,29 @@ async def test_a_long_text_is_read_in_a_thread_and_a_huge_one_not_at_all(world: 
         f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]\n" for n in range(20)
     )
     assert "too long" in await refused(errno.EINVAL, world, "pipelines", "p", bomb)
+
+
+async def test_the_check_finds_what_does_not_agree(world: World) -> None:
+    for number in (1, 2):
+        await put(world, "pipelines", "p", PIPELINE.format(v=number))
+    await put(world, "pipelines", "q", PIPELINE.format(v=1))
+    harm = {
+        "DELETE FROM manifests WHERE name = 'p' AND version = 1": "document pipelines/p: versions",
+        "DELETE FROM records WHERE kind = 'manifest' AND key = 'pipelines/q'": "nobody knows of",
+        "UPDATE records SET record = '{}' WHERE key = 'pipelines/p'": "its record cannot be read",
+    }
+    path = world.state / "store.db"
+    for statement, words in harm.items():
+        with sqlite3.connect(path) as connection:
+            before = connection.execute("SELECT * FROM manifests").fetchall()
+            records = connection.execute("SELECT * FROM records").fetchall()
+            connection.execute(statement)
+        connection.close()
+        assert any(words in fault for fault in check(path)), check(path)
+        with sqlite3.connect(path) as connection:
+            connection.execute("DELETE FROM manifests")
+            connection.executemany("INSERT INTO manifests VALUES (?, ?, ?, ?, ?)", before)
+            connection.execute("DELETE FROM records")
+            connection.executemany("INSERT INTO records VALUES (?, ?, ?)", records)
+        connection.close()
+    assert check(path) == []

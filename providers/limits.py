@@ -243,12 +243,14 @@ class BranchRows(ProcessRows):
     async def branch(self) -> bytes:
         """What it and everything below it have used since its start, also what has ended and is
         gone: a line each for processes (that live), tokens, llm_calls, tool_calls and cost_usd."""
-        figures, living, todo = Figures(), 0, [self._process.process]
+        branches, first = self._kernel.branches, self._process.process
+        figures, living, todo = Figures(), 0, [first]
         while todo:
             process = todo.pop()
             living += process.state.alive
             # Whose end is told to its parent already has no figures of its own any more.
-            figures += self._kernel.branches.of(process) if process.state.alive else Figures()
+            if process.state.alive:
+                figures += branches.of(process) if process is first else branches.beside(process)
             todo += self._kernel.table.children(process.pid)
             await trio.lowlevel.checkpoint()
         return (

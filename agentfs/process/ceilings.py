@@ -51,6 +51,15 @@ class Ceilings:
         general = self.general(name)
         return general if least is None or (general is not None and general < least) else least
 
+    def accounts(self, process: Process) -> list[Process]:
+        """The processes whose limits count what `process` uses."""
+        return self._table.accounts(process)
+
+    def accounts_of(self, pid: int) -> list[int]:
+        """The same by pid; that alone if there is no such process."""
+        process = self._table.find(pid)
+        return [pid] if process is None else [each.pid for each in self.accounts(process)]
+
     def whole(self, process: Process, name: str) -> int | None:
         """The same, for a limit that is counted in whole numbers."""
         limit = self.effective(process, name)

@@ -112,6 +112,19 @@ class ProcessTable:
         above = (up for up in self.ancestors(process.pid) if up.kind is ProcessKind.AGENT)
         return next(above, self._by_pid[INIT])
 
+    def accounts(self, process: Process) -> list[Process]:
+        """The processes that count what `process` uses: itself, and for a run or a step the runs
+        above it and the agent's process that started them. Their limits are for all that is done
+        for them, and nobody has more by starting runs. Process 1 counts nothing."""
+        found = [process]
+        while process.light:
+            above = self._by_pid.get(process.ppid)
+            if above is None or above.pid == INIT:
+                break
+            found.append(above)
+            process = above
+        return found
+
     def count_live_children(self, pid: int) -> int:
         """Those that are agents': runs and steps do not count. O(1), unlike the list of them."""
         return self._live_children.get(pid, 0)

@@ -62,9 +62,15 @@ class Branches(Part):
         own = Figures(process.tokens, spent.llm_calls, spent.tool_calls, spent.cost)
         return own + self._ended.get(process.pid, NOTHING)
 
+    def beside(self, process: Process) -> Figures:
+        """The same, without the uses that the process above counts as its own."""
+        if len(self._table.accounts(process)) > 1:
+            return self._ended.get(process.pid, NOTHING)
+        return self.of(process)
+
     def process_ended(self, process: Process) -> None:
         """Its parent takes over its figures, while they are still known."""
-        figures, parent = self.of(process), self._table.find(process.ppid)
+        figures, parent = self.beside(process), self._table.find(process.ppid)
         if parent is not None and figures != NOTHING:
             self._ended.put(parent.pid, self._ended.get(parent.pid, NOTHING) + figures)
         self._ended.drop(process.pid)

@@ -68,5 +68,6 @@ class Settling:
         self._meters.count(process, call, actual)
         tokens = actual.tokens
         if tokens:
-            self._table.update(process, tokens=process.tokens + tokens)
-            self._events.emit(ProcessChanged(process.pid, process.name))
+            for each in self._table.accounts(process):
+                self._table.update(each, tokens=each.tokens + tokens)
+                self._events.emit(ProcessChanged(each.pid, each.name))

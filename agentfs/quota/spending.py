@@ -1,8 +1,9 @@
 """Limits on the use of models and tools: what each process has used.
 
 It is asked before a call and told after it, as a budget is; but a limit belongs to one process, and
-the uses of its children do not count. `max_tokens_total` bounds `Process.tokens`, which the calls
-keep.
+the uses of its children do not count. Those of the steps and sub-runs of a run count for the run,
+and a run's for the agent that started it. `max_tokens_total` bounds `Process.tokens`, which the
+calls keep.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ class Spending(Part):
         self._spent.load()
         with ground.store.transaction():
             for call in open_calls:
-                self._change_held(call.pid, call.held_by(self), 1)
+                for pid in ceilings.accounts_of(call.pid):
+                    self._change_held(pid, call.held_by(self), 1)
 
     def __len__(self) -> int:
         return len(self._spent)
@@ -141,17 +143,23 @@ class Spending(Part):
 
     def hold(self, process: Process, use: Use) -> None:
         """Raises EDQUOT, and EMSGSIZE for more tokens than one call may have."""
-        self._check(process, ASKED[use.kind], _asked(use))
-        self._change_held(process.pid, use, 1)
+        accounts = self._ceilings.accounts(process)
+        for each in accounts:
+            self._check(each, ASKED[use.kind], _asked(use))
+        for each in accounts:
+            self._change_held(each.pid, use, 1)
 
     def grow(self, process: Process, held: Use, more: Use) -> None:
         """Raises EDQUOT and EMSGSIZE, as `hold`; it is no further call."""
         asked = _asked(more) | {TOKENS_OF_A_CALL: held.tokens + more.tokens}
-        self._check(process, GROWING, asked)
-        spent = self._account(process.pid)
-        keep_fields(self._store, spent, *HELD)
-        spent.held_tokens += more.tokens
-        spent.held_cost += more.cost
+        accounts = self._ceilings.accounts(process)
+        for each in accounts:
+            self._check(each, GROWING, asked)
+        for each in accounts:
+            spent = self._account(each.pid)
+            keep_fields(self._store, spent, *HELD)
+            spent.held_tokens += more.tokens
+            spent.held_cost += more.cost
 
     def _check(self, process: Process, names: Sequence[str], asked: Mapping[str, int]) -> None:
         ceilings = self._ceilings.decisive(process, names)
@@ -166,6 +174,10 @@ class Spending(Part):
                     raise _refusal(process, name, used, more, limit, source)
 
     def settle(self, process: Process, held: Use, actual: Use | None) -> None:
+        for each in self._ceilings.accounts(process):
+            self._settle(each, held, actual)
+
+    def _settle(self, process: Process, held: Use, actual: Use | None) -> None:
         self._change_held(process.pid, held, -1)
         if actual is None:
             return
@@ -186,6 +198,12 @@ class Spending(Part):
 
     def room(self, process: Process, use: Use, held: int = 0) -> Room:
         """The most that one more call may use, or one that has so many tokens set aside."""
+        room = Room()
+        for each in self._ceilings.accounts(process):
+            room = room.least(self._room(each, use, held))
+        return room
+
+    def _room(self, process: Process, use: Use, held: int) -> Room:
         room, spent = Room(), self.of(process.pid)
         for name, (limit, _) in self._ceilings.decisive(process, ASKED[use.kind]).items():
             used = self._used(process, spent, name) or 0

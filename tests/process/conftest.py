@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import pytest
 
 from agentfs.base.clock import TrioClock
 from tests.process.world import System, running
-from tests.world import World
 
 
 @pytest.fixture
@@ -19,14 +18,6 @@ async def system(tmp_path: Path) -> AsyncIterator[System]:
     """A system in real time."""
     async with running(tmp_path / "state") as made:
         yield made
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """A system without programs."""
-    made = World(tmp_path)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from agentfs.check import check
 from agentfs.machine.step_program import StepProgram
 from agentfs.mail.message import Draft
 from agentfs.model.capability import CapabilitySet, Ceiling
-from agentfs.model.principal import Kind, Principal
-from agentfs.model.process import Limits, Process, ProcessKind, Role, State
+from agentfs.model.principal import Kind
+from agentfs.model.process import Limits, Process, ProcessKind, Role, State, Tier
 from agentfs.process.events import ProcessExited, ProcessReaped
 from agentfs.process.step_files import artifacts_of, step_files
 from agentfs.rights.roles import Action
@@ -69,6 +70,17 @@ async def step(
         env={"NODE": path},
     )
     return await system.kernel.light.start_step(run, path, 1, program)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A system whose runs have entries alone: they end before the store is checked."""
+    made = World(tmp_path)
+    yield made
+    for process in made.table:
+        if process.kind is ProcessKind.RUN:
+            made.kernel.light.end_run(process, 0)
+    made.close()
 
 
 # -- runs ----------------------------------------------------------------------------------------
@@ -145,8 +157,7 @@ def test_a_run_outlives_its_starter_and_keeps_what_bounded_it(world: World) -> N
     assert ceilings.effective(run, "max_tool_calls") == 3
     assert not world.kernel.capabilities.of(run).allows("network_access")
     assert run.agent == "alice"
-    world.restart()
-    assert world.table.get(run.pid) == run
+    assert Process.from_record(run.record()) == run
 
 
 def test_signals_of_a_run_are_for_those_who_run_it_but_kill_ends_the_branch(world: World) -> None:
@@ -170,7 +181,7 @@ def test_runs_are_nobodys_to_move_and_have_no_mail(world: World) -> None:
     with pytest.raises(KernelError) as refused:
         world.kernel.processes.reparent(OPERATOR, run.pid, bob.pid)
     assert refused.value.errno == errno.EPERM
-    caller = Principal(Kind.AGENT, run.pid, run.name, run.uid, run.gid, run.behalf)
+    caller = as_agent(run)
     with pytest.raises(KernelError) as refused:
         world.mail.send(caller, run.name, Draft("bob", b"x", []))
     assert refused.value.errno == errno.EPERM
@@ -180,10 +191,58 @@ def test_runs_are_nobodys_to_move_and_have_no_mail(world: World) -> None:
 def test_a_queue_that_a_step_makes_is_its_agents(world: World) -> None:
     alice = world.process("alice")
     run = world.kernel.light.begin_run(alice, "review")
-    caller = Principal(Kind.AGENT, run.pid, run.name, run.uid, run.gid, run.behalf)
+    caller = as_agent(run)
     world.kernel.queues.create(caller, "work", 0o600)
     assert world.kernel.queues.get("work").ownership.owner == "alice"
     assert not caller.acts_for("alice")  # whose mail is not for it
+
+
+def test_uses_count_for_the_run_for_all_above_it_and_for_its_agent(world: World) -> None:
+    alice = world.process("alice", max_tool_calls=4)
+    calls, light = world.kernel.calls, world.kernel.light
+    run = light.begin_run(alice, "review", limits=Limits.none_but(max_tool_calls=3))
+    sub = light.begin_run(run, "sub", limits=Limits.none_but())
+
+    def use(process: Process) -> None:
+        number = calls.tool(as_agent(process), process.pid, "search")
+        assert isinstance(number, int)
+        calls.settle(as_agent(process), process.pid, number)
+
+    use(sub)
+    use(sub)
+    light.end_run(sub, 0)
+    use(run)
+    with pytest.raises(KernelError) as refused:
+        use(run)
+    assert refused.value.errno == errno.EDQUOT
+    another = light.begin_run(run, "another", limits=Limits.none_but())
+    with pytest.raises(KernelError):
+        use(another)
+    light.end_run(run, 1)
+    use(alice)
+    with pytest.raises(KernelError):
+        use(alice)
+    assert world.kernel.accounting.sums("agent", "alice").tool_calls == 4
+    none = light.begin_run(alice, "none", limits=Limits.none_but(max_tool_calls=0))
+    with pytest.raises(KernelError):
+        use(none)
+
+
+def test_the_budget_of_a_run_comes_from_its_starter_and_goes_back(world: World) -> None:
+    init, light, budgets = world.table.get(1), world.kernel.light, world.kernel.budgets
+    before = budgets.find(1, Tier.TACTICAL)
+    assert before is not None
+    left = before.remaining
+    run = light.begin_run(init, "review", budget={"tactical": 1000})
+    entry = budgets.find(run.pid, Tier.TACTICAL)
+    assert entry is not None
+    assert (entry.remaining, before.remaining) == (1000, left - 1000)
+    light.end_run(run, 0)
+    assert before.remaining == left
+    with pytest.raises(KernelError) as refused:
+        light.begin_run(init, "greedy", budget={"tactical": 10**15})
+    assert refused.value.errno == errno.EDQUOT
+    assert not world.table.live_children(1)
 
 
 # -- steps ---------------------------------------------------------------------------------------
@@ -310,7 +369,6 @@ async def test_the_end_of_a_step_without_a_daemon_is_known_by_its_files(
         system.supervisor.boot()
         assert sorted(heard.steps) == [(ends.pid, 4, False), (lost.pid, None, True)]
         assert [each.pid for each in system.table.children(run.pid)] == [still.pid]
-        assert check(state / "store.db") == []
     finally:
         os.killpg(still.ospid, signal.SIGKILL)
         collect(still.ospid)

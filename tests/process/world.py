@@ -31,7 +31,9 @@ PATIENCE = 20.0
 
 def as_agent(process: Process) -> Principal:
     """The principal that a program of `process` is."""
-    return Principal(Kind.AGENT, process.pid, process.name, process.uid, process.gid)
+    return Principal(
+        Kind.AGENT, process.pid, process.name, process.uid, process.gid, process.behalf
+    )
 
 
 class Ends(Part):

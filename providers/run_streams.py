@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
-from collections import defaultdict, deque
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
+import trio
+
 from agentfs.base.errors import KernelError
-from agentfs.providers.streams import RecordStream
 from agentfs.store.event_log import Record
-from agentfs.vfs.node import StreamHandle
+from agentfs.vfs.files import Basics, Stream
+from agentfs.vfs.node import Stat, StreamHandle
 from agentfs.workflow.events import (
     NodeChanged,
     RunEnded,
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from agentfs.kernel import Kernel
     from agentfs.model.principal import Principal
 
-__all__ = ["RunEndStream", "RunEventStream", "RunReaders", "end_of"]
+__all__ = ["EventsFile", "RunEndStream", "RunReaders", "end_of"]
 
 PAGE = 128
 """Events that are fetched at once."""
@@ -120,37 +123,84 @@ class RunEndStream(StreamHandle):
         self._readers.leave(self._run, self)
 
 
-class RunEventStream(RecordStream):
-    """`/proc/runs/ID/events`: all of them from the first on, the new ones as they come, and the end
-    of the file after the one that ends the run."""
+class EventsFile(Stream):
+    """`/proc/runs/ID/events`: it has a size, so that tail(1) begins where it should."""
+
+    timeout = 0.0
+
+    def __init__(self, basics: Basics, kernel: Kernel, readers: RunReaders, run: int) -> None:
+        super().__init__(basics, lambda caller: RunEventStream(kernel, readers, run))
+        self._runs = kernel.runs
+        self._run = run
+
+    def stat(self) -> Stat:
+        found = super().stat()
+        found.size = self._runs.events_size(self._run)
+        return found
+
+
+class RunEventStream(StreamHandle):
+    """All events of a run from the first on, the new ones as they come, and the end of the file
+    after the one that ends the run. Each has its place in the file, to which a reader may go."""
+
+    seekable = True
 
     def __init__(self, kernel: Kernel, readers: RunReaders, run: int) -> None:
         super().__init__()
         self._runs = kernel.runs
         self._readers = readers
         self._run = run
+        self._pages = [(0, 0)]  # where each page begins, and the number of the event before it
         self._last = 0  # the number of the newest event that was fetched
-        self._fetched: deque[str] = deque()
+        self._bytes = b""  # of what was fetched, from `_offset` on
+        self._offset = 0
         readers.join(run, self)
 
-    def _fetch(self) -> None:
-        if not self._fetched:
+    async def begin(self) -> bytes:
+        """Find the pages, so that a read anywhere is as fast as the first."""
+        while self._fetch():
+            self._offset += len(self._bytes)
+            self._bytes = b""
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        self._go(0)
+        return b""
+
+    def _fetch(self) -> bool:
+        """Have the next page, if nothing is left. Whether there is something now."""
+        if not self._bytes:
             page = self._runs.events_of(self._run, self._last, PAGE)
-            self._fetched.extend(line for _, line in page)
-            self._last = page[-1][0] if page else self._last
+            if page:
+                if self._offset > self._pages[-1][0]:
+                    self._pages.append((self._offset, self._last))
+                self._bytes = "".join(line for _, line in page).encode()
+                self._last = page[-1][0]
+        return bool(self._bytes)
 
-    def next_record(self) -> bytes | None:
-        self._fetch()
-        return self._fetched.popleft().encode() if self._fetched else None
+    def _go(self, offset: int) -> None:
+        """Go on at another place: in the page where it is, or at the end."""
+        begin, last = self._pages[bisect_right(self._pages, offset, key=lambda page: page[0]) - 1]
+        self._offset, self._last, self._bytes = begin, last, b""
+        while self._offset < offset and self._fetch():
+            self._skip(offset - self._offset)
 
-    def ended(self) -> bool:
+    def _skip(self, count: int) -> bytes:
+        """Take so many of the bytes that were fetched, if there are."""
+        taken, self._bytes = self._bytes[:count], self._bytes[count:]
+        self._offset += len(taken)
+        return taken
+
+    def begin_read(self, offset: int, who: Callable[[], Hashable]) -> None:
+        if offset != self._offset:
+            self._go(offset)
+
+    def try_read(self, size: int) -> bytes | None:
+        if self._fetch():
+            return self._skip(size)
         run = self._runs.find(self._run)
-        self._fetch()  # what ended it came in the same commit
-        return not self._fetched and (run is None or run.state.final)
+        return b"" if run is None or run.state.final else None
 
     def ready(self) -> bool:
-        self._fetch()
-        return bool(self._rest or self._fetched) or self.ended()
+        return self.try_read(0) is not None
 
     def release(self) -> None:
         self._readers.leave(self._run, self)

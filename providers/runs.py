@@ -20,12 +20,12 @@ from agentfs.providers.host import HostTree
 from agentfs.providers.run_links import PAGE, parts_of
 from agentfs.providers.run_nodes import NodesDirectory, RunNodeDirectory
 from agentfs.providers.run_signals import SignalsDirectory
-from agentfs.providers.run_streams import RunEndStream, RunEventStream, RunReaders
+from agentfs.providers.run_streams import EventsFile, RunEndStream, RunReaders
 from agentfs.providers.system_table import SystemTable
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
-from agentfs.vfs.declare import control, directory, link, stream, transaction, value
-from agentfs.vfs.files import Owner, fields
+from agentfs.vfs.declare import control, directory, file, link, stream, transaction, value
+from agentfs.vfs.files import Basics, Owner, fields
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Directory, Node, StreamHandle
 from agentfs.vfs.on import on
@@ -202,11 +202,17 @@ class RunDirectory(Described):
         """Blocks until it has ended, then gives state, error and output as one JSON object."""
         return RunEndStream(self.kernel, self.runs.readers, self.run.id, caller.principal)
 
-    @stream("events", 0o444, example='{"seq": 1, "time": "2026-11-21T09:00:00.123Z", "type": …}')
-    def events(self, caller: Caller) -> StreamHandle:
+    @file(
+        "events",
+        0o444,
+        kind="Stream",
+        example='{"seq": 1, "time": "2026-11-21T09:00:00.123Z", "type": "PipelineStarted", …}',
+    )
+    def events(self) -> Node:
         """All that happened in it, one JSON object a line, from the first on, and what happens as
         it comes; the end of the file is after the event that ends it."""
-        return RunEventStream(self.kernel, self.runs.readers, self.run.id)
+        basics = Basics(self.key_of("events"), 0o444, self.owner, self.guard)
+        return EventsFile(basics, self.kernel, self.runs.readers, self.id)
 
     @control(
         "ctl",

@@ -475,6 +475,10 @@ class Runs(Part):
         """(number, line) of the events of a run after one number."""
         return self._journal.events(number, after, most)
 
+    def events_size(self, number: int) -> int:
+        """The bytes of all events of a run."""
+        return self._journal.events_size(number)
+
     def signals(self, number: int) -> list[str]:
         """The keys under which signals of a run are kept, or waited for."""
         awaited = self._journal.awaited(number)

@@ -181,6 +181,21 @@ async def test_events_are_read_to_their_end_and_waited_for(world: World) -> None
     assert json.loads(await world.text(f"{folder}/nodes/hold/output")) == {"yes": True}
 
 
+async def test_each_event_has_its_place_in_the_file(world: World) -> None:
+    folder = await held(world, n=300)
+    whole = await world.read(f"{folder}/events")
+    assert len(whole) > 20_000
+    assert world.find(f"{folder}/events").stat().size == len(whole)
+    handle = world.stream(f"{folder}/events")
+    await handle.begin()
+    for place in (*range(0, len(whole), 977), len(whole) - 1, 0, 12_345):
+        handle.begin_read(place, lambda: None)
+        assert (handle.try_read(30) or b"")[:10] == whole[place : place + 10]
+    handle.begin_read(len(whole), lambda: None)
+    assert handle.try_read(10) is None
+    handle.release()
+
+
 async def test_iterations_are_directories(world: World) -> None:
     folder = await held(world, n=300)
     items = f"{folder}/nodes/each/items"

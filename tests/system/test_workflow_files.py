@@ -149,6 +149,26 @@ def test_a_run_as_it_happens(tree: Tree) -> None:
         os.close(descriptor)
 
 
+def test_tail_follows_a_run(tree: Tree) -> None:
+    run = held(tree, '{"n": 200}')
+    name = f"proc/runs/{run}/events"
+    assert (tree / name).stat().st_size > 10_000
+    size = int(bash(tree, f"timeout 20 dd if={name} bs=64K count=1 status=none | wc -c"))
+    assert size > 10_000
+    follow = tree.start("tail", "-f", str(tree / name), stdout=subprocess.PIPE)
+    (tree / f"proc/runs/{run}/signals/go").write_text("yes")
+    assert follow.stdout is not None
+    seen = [json.loads(follow.stdout.readline()) for _ in range(10 + 2)]
+    assert seen[-1]["type"] == "PipelineCompleted"
+    assert [each["seq"] for each in seen] == [*range(seen[0]["seq"], seen[-1]["seq"] + 1)]
+    whole = bash(tree, f"cat {name}")
+    assert bash(tree, f"timeout 1 tail -n 3 -f {name}", check=False) == "".join(
+        whole.splitlines(keepends=True)[-3:]
+    )
+    assert bash(tree, f"tail -c +101 {name} | head -c 50; head -c 0 {name}") == whole[100:150]
+    assert len(whole) == (tree / name).stat().st_size
+
+
 def test_a_run_outlives_its_daemon_and_its_document(trees: Callable[..., Tree]) -> None:
     """Its key still means it, and its own version ends it."""
     tree = trees()

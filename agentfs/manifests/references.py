@@ -187,6 +187,10 @@ class _Look:
     def _other(self, reference: Reference, form: Filling) -> None:
         """Neither a node nor a variable: a field of the run's input, or a slip."""
         name = reference.path[0]
+        meant = near(reference.run, self.scope.nodes()) if reference.run else ""
+        if meant:
+            self._fault(f"there is no node `{reference.run}`{meant}", "E104")
+            return
         fields = self.scope.fields
         if name in fields.names or (fields.declared and fields.others):
             return

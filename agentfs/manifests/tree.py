@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +32,9 @@ __all__ = [
 Named = tuple[tuple[str, ...], int, bool]
 """A path, its offset in the text, and whether it may be missing."""
 
+_RUN = re.compile(r"[A-Za-z_]\w*(?:-\w+){1,20}", re.ASCII)
+_IN_RUN = frozenset("-_" + string.ascii_letters + string.digits)
+
 _CALLED = FUNCTIONS | CLOCK
 _METHODS = {name: FUNCTIONS[name] for name in METHODS}
 
@@ -52,13 +57,15 @@ class Reference:
     """What a template names: `nodes.b.items[0]` is ("nodes", "b", "items", "0").
 
     `optional`: something in the template says what is taken if it is missing. `line` and `column`
-    count from 1 in the template's text.
+    count from 1 in the template's text. `run`: the word with hyphens that its name is a part of, as
+    in `count-leters`, which is a subtraction because no such name is declared.
     """
 
     path: tuple[str, ...]
     line: int
     column: int
     optional: bool = False
+    run: str = ""
 
     def __str__(self) -> str:
         return ".".join(self.path)
@@ -131,7 +138,18 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 def references(tree: nodes.Node, text: str) -> tuple[Reference, ...]:
     """Everything that a tree names and does not make itself, in the order of the text."""
     found = sorted(set(walk(tree, NOTHING, False)), key=lambda each: each[1])
-    return tuple(Reference(path, *place(text, at), may) for path, at, may in found)
+    return tuple(
+        Reference(path, *place(text, at), may, _run(text, at, path[0])) for path, at, may in found
+    )
+
+
+def _run(text: str, at: int, name: str) -> str:
+    """The word with hyphens around a name; "" if it is not part of one."""
+    begin = at
+    while begin > max(0, at - 100) and text[begin - 1] in _IN_RUN:
+        begin -= 1
+    found = _RUN.match(text, begin)
+    return found[0] if found and found.end() >= at + len(name) and found[0] != name else ""
 
 
 def walk(node: nodes.Node, bound: frozenset[str], optional: bool) -> Iterator[Named]:

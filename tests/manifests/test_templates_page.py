@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import yaml
 from agentfs.manifests.expression import Expression
 from agentfs.manifests.functions import FUNCTIONS, METHODS, TESTS
 from agentfs.manifests.template import EvaluationError, Template
-from tests.pages import DOCS
+from tests.pages import DOCS, blocks, run
+from tests.tree import Tree
 
 PAGE = (DOCS / "templates.md").read_text()
 NAMES = ("research-agent",)
@@ -66,3 +68,11 @@ def test_the_page_has_an_example_of_each_function_and_names_each_test() -> None:
     listed = re.search(r"A test stands behind(.*?)\n\n", PAGE, re.DOTALL)
     assert listed is not None
     assert set(re.findall(r"`(\w+)`", listed[1])) - {"is"} == set(TESTS)
+
+
+@pytest.mark.mount
+def test_its_lines_print_what_the_page_says(tree: Tree, tmp_path: Path) -> None:
+    scripts = list(blocks("templates.md"))
+    assert len(scripts) == 2
+    for script, expected in scripts:
+        assert run(script, tree, tmp_path) == expected

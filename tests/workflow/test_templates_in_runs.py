@@ -181,3 +181,12 @@ def test_a_long_value_is_looked_into_and_passed_on_as_a_file(lab: Lab) -> None:
     made = run(lab, "- {name: a, program: [make]}\n", more="output: {title: nodes.a.title}\n")
     lab.done("a", {"title": "long", "text": "x" * 300_000}, made)
     assert lab.output(made) == {"title": "long"}
+
+
+def test_a_slip_in_a_name_with_hyphens_is_one_fault_with_the_name_that_was_meant() -> None:
+    words = refused(
+        "  - {name: count-letters, data: 1}\n"
+        "  - {name: b, expression: {v: count-leters + 1, w: 'input.x - 1'}}\n"
+    )
+    assert words.count("E1") == 1
+    assert "there is no node `count-leters` (did you mean count-letters?)" in words

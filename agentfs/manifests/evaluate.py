@@ -6,10 +6,11 @@ function in our own table. Everything else in a tree is refused before it is eva
 
 from __future__ import annotations
 
+import itertools
 import operator
 import re
 from bisect import bisect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from agentfs.manifests.fuel import (
     Fuel,
     FuelError,
     MissingError,
+    brief,
     same,
     weigh,
 )
@@ -36,6 +38,12 @@ Scope = Mapping[str, Any]
 
 MISSING: Any = ...
 """A name or field that is not there."""
+
+LONGEST_NAMED = 64
+"""Characters of a name that an error shows."""
+
+MOST_NEAR = 200
+"""Names among which one that was meant is looked for: below 1 ms."""
 
 _ONE = re.compile(r"\s*\{\{-?((?:(?!\{\{|\}\}).)*?)-?\}\}\s*", re.DOTALL)
 
@@ -95,7 +103,7 @@ class Evaluation:
         if isinstance(told, RecursionError | MemoryError):
             words = "too much within each other"
         line, column = place(self._text, self._at)
-        words = f"line {line}, column {column}: {words}"
+        words = f"line {line}, column {column}: {brief(words)}"
         if isinstance(told, MissingError):
             raise MissingError(told.name, words) from None
         raise (FuelError if isinstance(told, FuelError) else EvaluationError)(words) from None
@@ -179,7 +187,7 @@ class Evaluation:
         source = self._of(node.iter)
         if not isinstance(source, list | str | Mapping):
             raise EvaluationError(f"`for` needs a list, not {kind_of(source)}")
-        if _later(source) is not None:
+        if self._keep is not None and _later(source) is not None:
             raise EvaluationError("this list is known in the run only: a for-each node is for it")
         for item in source:
             self._fuel.spend(2)
@@ -245,21 +253,22 @@ class Evaluation:
         path: list[nodes.Node] = [node]
         while isinstance(path[-1], nodes.Getattr | nodes.Getitem):
             path.append(path[-1].node)
-        name = _name(node)
+        name = _short(_name(node))
         for each in reversed(path):  # the first that is not there, from the left
             if self._found(each) is MISSING:
                 break
         if isinstance(each, nodes.Name):
-            known = [*self._scope, *self._local]
-            return MissingError(name, f"there is no `{each.name}`{near(each.name, known[:200])}")
+            known = _near(each.name, [*self._scope, *self._local])
+            return MissingError(name, f"there is no `{_short(each.name)}`{known}")
         assert isinstance(each, nodes.Getattr | nodes.Getitem)
         base, label = self._found(each.node), _name(each.node)
         key = each.attr if isinstance(each, nodes.Getattr) else _name(each)[len(label) :]
+        label = _short(label)
         if isinstance(base, Mapping):
-            return MissingError(name, f"{label} has no `{key}`{near(key, [*base][:200])}")
+            return MissingError(name, f"{label} has no `{_short(key)}`{_near(key, base)}")
         if isinstance(base, list):
-            return MissingError(name, f"{label} has {len(base)} items and no `{key}`")
-        return MissingError(name, f"{label} is {kind_of(base)} and has no `{key}`")
+            return MissingError(name, f"{label} has {len(base)} items and no `{_short(key)}`")
+        return MissingError(name, f"{label} is {kind_of(base)} and has no `{_short(key)}`")
 
     def _call(self, node: nodes.Call | nodes.Filter | nodes.Test) -> Any:
         name, function, _what = callee(node)
@@ -403,6 +412,16 @@ def _field(base: Any, key: Any) -> Any:
     if isinstance(base, list | str) and type(key) is int and -len(base) <= key < len(base):
         return base[key]
     return MISSING
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAMED else f"{name[:LONGEST_NAMED]}…"
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """A name that may have been meant, as a question."""
+    few = itertools.islice((each for each in known if len(each) <= LONGEST_NAMED), MOST_NEAR)
+    return near(name, few) if len(name) <= LONGEST_NAMED else ""
 
 
 def _name(node: nodes.Node) -> str:

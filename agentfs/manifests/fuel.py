@@ -13,6 +13,7 @@ __all__ = [
     "FuelError",
     "MissingError",
     "TemplateError",
+    "brief",
     "same",
     "weigh",
 ]
@@ -34,12 +35,21 @@ LONGEST_INTEGER = 1024
 """Bits of an integer; the field's JSON readers stop at 64 or at 1024 (a double's exponent)."""
 
 
+LONGEST_WORDS = 300
+"""Characters of the words of an error, which may have something of the text in them."""
+
+
+def brief(words: str) -> str:
+    """The words, or their beginning."""
+    return words if len(words) <= LONGEST_WORDS else f"{words[:LONGEST_WORDS]}…"
+
+
 class TemplateError(ValueError):
     """A template or expression that cannot be read. `line` and `column` of its text, from 1."""
 
     def __init__(self, words: str, line: int = 1, column: int = 1) -> None:
-        super().__init__(words)
-        self.words = words
+        super().__init__(brief(words))
+        self.words = brief(words)
         self.line = line
         self.column = column
 

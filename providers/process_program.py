@@ -35,8 +35,11 @@ class ProgramRows(ProcessRows):
     @live("cmdline", example="python3\\0alice.py\\0")
     async def cmdline(self) -> bytes:
         """The command line of its program: arguments, each ended by a NUL, as in Linux's /proc;
-        empty without a program."""
-        given = "".join(f"{argument}\0" for argument in self._process.process.exec)
+        empty without a program. Of a step that of its node, without the shell that waits for it."""
+        process = self._process.process
+        given = "".join(f"{argument}\0" for argument in process.exec)
+        if process.light:
+            return given.encode(errors="surrogateescape")
         return await self._from_linux("cmdline", given.encode(errors="surrogateescape"))
 
     @file(

@@ -160,8 +160,8 @@ def _tree_how(given: Given) -> str:
     "--json", "as_json", is_flag=True, help="Print JSON, one object a line, parents first."
 )
 def tree(as_json: bool) -> None:
-    """Draw the tree of processes."""
-    processes = Tree().processes()
+    """Draw the tree of processes, without runs of pipelines."""
+    processes = [status for status in Tree().processes() if "Kind" not in status]
     pids = {status["Pid"] for status in processes}
     children: dict[str, list[Status]] = {}
     roots = []

@@ -80,6 +80,13 @@ class Escalations:
                     f"{actor.name} may not escalate for {process.name}",
                     rule="private",
                 )
+            if process.light:
+                raise KernelError(
+                    errno.EPERM,
+                    f"{process.name} is a {process.kind.value} of a pipeline: a node `approval:`"
+                    " asks somebody",
+                    rule=process.kind.value,
+                )
             if not process.state.alive or pid == INIT:
                 raise KernelError(errno.ESRCH, f"nobody is above {process.name}")
             parent = next(each for each in self._table.ancestors(pid) if each.state.alive)

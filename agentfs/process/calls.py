@@ -42,9 +42,9 @@ def _refuse_light(process: Process) -> None:
     if process.light:
         raise KernelError(
             errno.EPERM,
-            f"process {process.pid}, {process.name}, is a {process.kind.value}: it stays where it"
-            " was started",
-            rule="light",
+            f"process {process.pid}, {process.name}, is a {process.kind.value} of a pipeline: it"
+            " has no other parent, no other program, and no other end than its own",
+            rule=process.kind.value,
         )
 
 
@@ -380,6 +380,7 @@ class Processes:
         with self._gate.enter(principal):
             process = rules.own_alive(self._table, principal, pid)
             _refuse_init(process)
+            _refuse_light(process)
             program = self._programs.find(process.ospid)
             self._supervisor.finish(process, code, State.ZOMBIE, text)
             if program is not None and program.attached:
@@ -413,6 +414,7 @@ class Processes:
         with self._gate.enter(principal):
             process = rules.own_alive(self._table, principal, pid)
             _refuse_init(process)
+            _refuse_light(process)
             if process.exec or process.ospid is not None:
                 raise KernelError(errno.EBUSY, f"{process.name} has a program of its own")
             self._check_attachable(principal, process, ospid)

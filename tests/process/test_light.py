@@ -178,9 +178,17 @@ def test_runs_are_nobodys_to_move_and_have_no_mail(world: World) -> None:
     alice = world.process("alice")
     bob = world.process("bob")
     run = world.kernel.light.begin_run(alice, "review")
-    with pytest.raises(KernelError) as refused:
-        world.kernel.processes.reparent(OPERATOR, run.pid, bob.pid)
-    assert refused.value.errno == errno.EPERM
+    calls = world.kernel.processes
+    for call in (
+        lambda: calls.reparent(OPERATOR, run.pid, bob.pid),
+        lambda: calls.reparent(OPERATOR, bob.pid, run.pid),
+        lambda: calls.attach(OPERATOR, run.pid, 1),
+        lambda: calls.done(OPERATOR, run.pid, 0),
+        lambda: world.kernel.escalations.escalate(OPERATOR, run.pid, "info", "x"),
+    ):
+        with pytest.raises(KernelError) as refused:
+            call()
+        assert refused.value.errno == errno.EPERM
     caller = as_agent(run)
     with pytest.raises(KernelError) as refused:
         world.mail.send(caller, run.name, Draft("bob", b"x", []))

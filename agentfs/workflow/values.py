@@ -10,6 +10,7 @@ from agentfs.base.errors import KernelError
 from agentfs.library.settings import WorkflowSettings
 from agentfs.manifests.expression import Expression, MappingSource, mapping_source
 from agentfs.manifests.fuel import Fuel
+from agentfs.manifests.kinds import Filling, forms
 from agentfs.manifests.plan import PlanNode
 from agentfs.manifests.template import (
     MISSING,
@@ -29,22 +30,6 @@ __all__ = ["EVALUATION", "Values"]
 
 EVALUATION = (EvaluationError, TemplateError, KernelError)
 """The errors of an evaluation; each has words for a person."""
-
-AS_WRITTEN = {
-    "program": frozenset({"program"}),  # a value never becomes shell text
-    "function": frozenset({"fn"}),
-    "service_call": frozenset({"service", "method"}),
-    "while": frozenset({"condition", "state_update", "body"}),
-    "for-each": frozenset({"items", "body"}),
-    "times": frozenset({"body"}),
-    "if": frozenset({"condition", "body", "else_body"}),
-    "switch": frozenset({"branches", "else_body"}),
-    "expression": frozenset({"expressions"}),
-    "condition": frozenset({"condition"}),
-}
-"""Settings in which nothing is evaluated, or which are expressions, by the kind of node."""
-
-NEVER = frozenset({"output_schema", "input_schema"})
 
 
 @lru_cache(maxsize=4096)
@@ -169,12 +154,13 @@ class Values:
         return render(value, names, _hyphens(names)) if _has_templates(value) else value
 
     def spec(self, node: PlanNode, names: dict[str, Any]) -> dict[str, Any]:
-        """The settings of a node, with the templates in them evaluated."""
+        """The settings of a node, with templates and mappings in them evaluated."""
         spec = node.spec
-        if not _has_templates(spec):
-            return spec
-        rendered: dict[str, Any] = render(_filled_in(node), names, _hyphens(names))
-        return spec | rendered
+        if _has_templates(spec):
+            spec = spec | render(_filled_in(node), names, _hyphens(names))
+        for key, mapping in _filled_in(node, Filling.MAPPING).items():
+            spec = spec | {key: self._mapped(mapping, names)}
+        return spec
 
     def names_of_step(
         self, live: LiveRun, scope: LiveGraph, node: PlanNode, prepared: Any
@@ -261,10 +247,10 @@ def _hyphens(names: Collection[str]) -> frozenset[str]:
     return frozenset([name for name in names if "-" in name])
 
 
-def _filled_in(node: PlanNode) -> dict[str, Any]:
-    """The settings of a node that are templates."""
-    left = AS_WRITTEN.get(node.kind, NEVER) | NEVER
-    return {key: value for key, value in node.spec.items() if key not in left}
+def _filled_in(node: PlanNode, form: Filling = Filling.TEMPLATE) -> dict[str, Any]:
+    """The settings of a node that are templates, or of another form."""
+    of_kind = forms(node.kind)
+    return {key: value for key, value in node.spec.items() if of_kind.get(key) is form}
 
 
 def _has_templates(value: Any) -> bool:

@@ -17,7 +17,7 @@ from tests.workflow.lab import Lab
 
 HOSTILE = "x{{ nodes.b }}\"'\n$(id) {% raw %} {# c #}"
 
-KINDS = "program function agent llm tool api_call message wait approval"
+KINDS = "program function agent llm tool api_call message wait approval transition"
 
 
 @pytest.fixture
@@ -190,3 +190,21 @@ def test_a_slip_in_a_name_with_hyphens_is_one_fault_with_the_name_that_was_meant
     )
     assert words.count("E1") == 1
     assert "there is no node `count-leters` (did you mean count-letters?)" in words
+
+
+def test_a_payload_is_mapped_and_a_command_is_as_written(lab: Lab) -> None:
+    nodes = """\
+- {name: a, data: {v: 2}}
+- name: ship
+  transition: order
+  entity_id: "{{ a.v }}"
+  to_state: shipped
+  payload: {sum: a.v * 2, "n": a.v, text: "'as is'", mixed: "no {{ a.v }}", many: [a.v, 7]}
+- {name: echo, program: "echo {{ a.v }} $HOME", dependencies: [a]}
+"""
+    run(lab, nodes)
+    assert lab.step("ship").spec["payload"] == {
+        "sum": 4, "n": 2, "text": "as is", "mixed": "no 2", "many": [2, 7],
+    }  # fmt: skip
+    assert lab.step("ship").spec["entity_id"] == 2
+    assert "echo {{ a.v }} $HOME" in lab.step("echo").spec["program"]

@@ -160,11 +160,21 @@ class Engine(Part):
         """Let runs go on, one after another, until cancelled."""
         self.start_again()
         while True:
-            while self._ready:
+            while self._ready or self.steps.unsynced:
                 self.turn()
                 await trio.lowlevel.checkpoint()
+                if self.steps.unsynced:
+                    await self._start_synced()
             self._wake = trio.Event()
             await self._wake.wait()
+
+    async def _start_synced(self) -> None:
+        """Begin the attempts that wait for the disk: of runs that are synced, nothing begins before
+        all that led to it would survive a power cut."""
+        calls = self.steps.take_unsynced()
+        await self._store.sync()
+        for call in calls:
+            call()
 
     # -- memory ----------------------------------------------------------------------------------
 
@@ -435,6 +445,8 @@ class Engine(Part):
             return
         if live.todo or live.settling:
             self.ready(run.id)
+        if self.steps.unsynced:
+            self._wake.set()
         for what in live.blocked.keys() - OWN:
             if what in live.served or what not in live.tickets:
                 live.tickets[what] = next(self._tickets)

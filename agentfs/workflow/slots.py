@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from agentfs.manifests.plan import Breaker, PlanNode, Rate
 from agentfs.store.ground import Ground
@@ -149,10 +148,6 @@ class StepSlots:
         if state.failures >= breaker.failures and not state.opened:
             state.opened = self._clock.now()
         self._breakers.put(breaker.policy, state)
-
-    def breaker(self, policy: str) -> dict[str, Any]:
-        """The state of a breaker, as JSON."""
-        return asdict(self._breakers.get(policy) or Breaking())
 
 
 def _burst(rate: Rate) -> float:

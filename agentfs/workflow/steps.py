@@ -6,6 +6,7 @@ Each is a part of the transaction under way. The rows of a run are written toget
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -87,6 +88,8 @@ class Steps:
         self._slots = slots
         self._table = table
         self._schemas: dict[str, Schema] = {}
+        self.unsynced: list[Callable[[], object]] = []
+        """Attempts of runs that are synced: they begin once their commits are on the disk."""
         self.ended: dict[int, Process] = {}
         """The processes of runs that somebody has ended, until the runs have."""
         self.executors = Executors()
@@ -94,6 +97,11 @@ class Steps:
     def now(self) -> float:
         """Wall clock, in seconds."""
         return self._clock.now()
+
+    def take_unsynced(self) -> list[Callable[[], object]]:
+        """Those of `unsynced`, which are the caller's now."""
+        calls, self.unsynced = self.unsynced, []
+        return calls
 
     # -- the journal -----------------------------------------------------------------------------
 
@@ -478,7 +486,11 @@ class Steps:
             name = Executors.lack(executor, live, node)
             live.begun[name] = live.begun.get(name, 0) + 1
             live.served.add(name)
-            self._store.on_commit(partial(self._start, live, name, executor, step, row))
+            start = partial(self._start, live, name, executor, step, row)
+            if live.run.sync:
+                self._store.on_commit(partial(self.unsynced.append, start))
+            else:
+                self._store.on_commit(start)
         if node.join == "first":
             self.cancel_losers(live, scope, node)
 

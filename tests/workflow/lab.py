@@ -158,13 +158,21 @@ class Lab:
         self.world.clock.advance(seconds)
         self.settle()
 
+    def check_slots(self) -> None:
+        """What is held is what the rows say."""
+        rows = {(group, (run, path)) for run, path, group in self.engine.journal.groups()}
+        held = self.engine.slots._held
+        assert {(key, holder) for key, them in held.items() for holder in them} == rows
+
     def restart(self) -> None:
+        self.check_slots()
         self.world.restart()
         self._begin()
         self.engine.start_again()
         self.settle()
 
     def close(self) -> None:
+        self.check_slots()
         self.world.close()
 
     # -- steps -----------------------------------------------------------------------------------

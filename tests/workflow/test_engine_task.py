@@ -1,0 +1,64 @@
+"""The engine's task in trio: runs go on by themselves, and those that are synced wait for the
+disk."""
+
+from __future__ import annotations
+
+import trio
+
+from agentfs.workflow.model import Start
+from tests.workflow.lab import Lab, data, node
+from tests.world import OPERATOR
+
+
+async def until(what) -> None:
+    for _ in range(30_000):
+        if what():
+            return
+        await trio.sleep(0.001)
+    raise AssertionError("it never is so")
+
+
+async def test_runs_go_on_by_themselves_and_synced_ones_after_the_disk(
+    lab: Lab, monkeypatch
+) -> None:
+    store, log = lab.world.store, []
+    sync = store.sync
+
+    async def synced() -> None:
+        await sync()
+        log.append(f"synced, {len(lab.hands.steps)} begun")
+
+    monkeypatch.setattr(store, "sync", synced)
+    lab.pipeline(data("k", 1), node("a", needs="k"), node("b", needs="a"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.engine.run)
+        nursery.start_soon(lab.world.timers.run)
+        plain = lab.runs.start(OPERATOR, Start("p"))
+        await until(lambda: lab.hands.steps)
+        assert log == []
+        lab.engine.succeed(lab.hands.steps.popitem()[0], 1)
+        await until(lambda: lab.hands.steps)
+        lab.engine.succeed(lab.hands.steps.popitem()[0], 2)
+        assert (await lab.runs.wait_ended(plain.id)).state.value == "completed"
+        run = lab.runs.start(OPERATOR, Start("p", sync=True))
+        await until(lambda: lab.hands.steps)
+        assert log == ["synced, 0 begun"]
+        lab.engine.succeed(lab.hands.steps.popitem()[0], 1)
+        assert lab.at_work() == []
+        await until(lambda: lab.hands.steps)
+        assert log == ["synced, 0 begun"] * 2
+        lab.engine.succeed(lab.hands.steps.popitem()[0], 2)
+        assert (await lab.runs.wait_ended(run.id)).state.value == "completed"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_run_that_is_cancelled_is_waited_for_to_its_end(lab: Lab) -> None:
+    lab.pipeline(node("a"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.engine.run)
+        run = lab.runs.start(OPERATOR, Start("p"))
+        await until(lambda: lab.hands.steps)
+        lab.runs.cancel(OPERATOR, run.id)
+        assert (await lab.runs.wait_ended(run.id)).state.value == "cancelled"
+        assert (await lab.runs.wait_ended(run.id)).id == run.id
+        nursery.cancel_scope.cancel()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+import yaml
 
 from agentfs.base.clock import SystemClock
 from agentfs.manifests.plan import Graph, Plan, PlanNode
@@ -57,6 +58,17 @@ class Lab:
         )
         caller = OPERATOR if by is None else as_agent(by)
         return self.runs.start(caller, Start(name, given))
+
+    async def put(self, name: str, nodes: str, **spec: Any) -> None:
+        """Keep a document: its nodes as YAML, and other keys of its spec."""
+        document = {"kind": "Pipeline", "metadata": {"name": name}}
+        document["spec"] = {"nodes": yaml.safe_load(nodes), **spec}
+        text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+        await self.system.kernel.library.put(OPERATOR, "pipelines", name, text)
+
+    def begin(self, name: str, given: Any = None) -> Run:
+        """Start a run of a document."""
+        return self.system.kernel.runs.start(OPERATOR, Start(name, given))
 
     async def ended(self, run: Run) -> Run:
         """Wait for the end of a run."""

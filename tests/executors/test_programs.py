@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 
 from agentfs.check import check
 from agentfs.manifests.plan import Retry
+from agentfs.model.process import ProcessKind, State
 from agentfs.process.events import ProcessExited
 from agentfs.process.step_files import artifacts_of, step_files
 from agentfs.workflow.model import NodeState, RunState
 from tests.executors.lab import Lab, laboratory, program
-from tests.process.world import OPERATOR, collect, gone
+from tests.process.world import OPERATOR, collect, eventually, gone
 
 NASTY = "x{{ nodes.b }}${HOME}\"'\\\n$(id) `id` ; | & ünïcödé"
 
@@ -215,6 +217,76 @@ async def test_cancel_ends_all_that_a_program_has_started(lab: Lab) -> None:
     await lab.system.until(lambda: not len(lab.programs))
     await gone(left)
     assert lab.system.table.find(process.pid) is None
+
+
+SLEEPS = "setsid sleep 1000 & echo $! >> {file}; echo $$ >> {file}; wait"
+
+
+async def test_cancel_ends_sub_runs_loops_and_back_offs_and_nothing_comes_after_it(
+    lab: Lab, tmp_path: Path
+) -> None:
+    lab.system.configure(grace_period=0.1)
+    sleeps = SLEEPS.format(file=tmp_path / "pids")
+    later = f"echo x >> {tmp_path}/later"
+    await lab.put("below", f"- {{name: deep, program: '{sleeps}'}}")
+    await lab.put(
+        "all",
+        f"""
+        - {{name: sub, pipeline: below, dependencies: []}}
+        - {{name: tries, program: 'exit 1', retry: {{attempts: 9, delay: 300}}, dependencies: []}}
+        - name: each
+          for-each: "[1, 2, 3]"
+          concurrency: 2
+          dependencies: []
+          body: [{{name: item, program: '{sleeps}'}}]
+        - {{name: after, program: '{later}', dependencies: [sub, tries, each]}}
+        """,
+    )
+    run = lab.begin("all")
+    pids = tmp_path / "pids"
+    await eventually(lambda: pids.exists() and len(pids.read_text().split()) == 6)
+    await lab.system.until(lambda: lab.node(run, "tries").state is NodeState.BACKOFF)
+    sub = next(p for p in lab.system.table.descendants(run.id) if p.name.startswith("below@"))
+    lab.system.kernel.runs.cancel(OPERATOR, run.id, "no more")
+    run = await lab.ended(run)
+    assert run.state is RunState.CANCELLED
+    assert lab.runs.get(sub.pid).state is RunState.CANCELLED
+    for ospid in map(int, pids.read_text().split()):
+        await gone(ospid)
+    await lab.system.until(lambda: not len(lab.programs))
+    assert not (tmp_path / "later").exists()
+    assert not [process for process in lab.system.table if process.light]
+
+
+async def test_slots_are_as_many_as_programs_run_after_many_kills(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    nodes = [program(f"n{i}", "echo $ATTEMPT; exec sleep 1000") for i in range(3)]
+    ospids: list[int] = []
+    async with laboratory(state, keep=True) as lab:
+        run = lab.start(*nodes)
+        for node in nodes:
+            await lab.said(run, node.name)
+    for round_ in range(4):
+        async with laboratory(state, keep=True) as lab:
+            await eventually(lambda lab=lab: len(lab.programs) == 3)
+            steps = [p for p in lab.system.table if p.kind is ProcessKind.STEP]
+            assert len(steps) == 3
+            if round_ % 2:  # one dies while there is no daemon, and is done again
+                ospids.append(steps[0].ospid or 0)
+        for ospid in ospids:
+            with suppress(ProcessLookupError):
+                os.killpg(ospid, signal.SIGKILL)
+            collect(ospid)
+    async with laboratory(state) as lab:
+        await eventually(lambda: len(lab.programs) == 3)
+        assert {step.state for step in lab.system.table if step.kind is ProcessKind.STEP} == {
+            State.RUNNING
+        }
+        attempts = {node.name: lab.node(run, node.name).attempt for node in nodes}
+        assert sum(attempts.values()) == 3 + len(ospids)
+        lab.runs.cancel(OPERATOR, run.id, "enough")
+        await lab.ended(run)
+        await lab.system.until(lambda: not len(lab.programs))
 
 
 async def test_kill_of_the_run_s_branch_ends_it_for_good(lab: Lab) -> None:

@@ -25,6 +25,7 @@ from agentfs.catalog.catalog import Catalog
 from agentfs.catalog.secrets import Secrets
 from agentfs.chats.asking import Asking
 from agentfs.chats.chats import Chats
+from agentfs.executors.agent_loops import AgentKinds
 from agentfs.executors.agents import AgentNodes
 from agentfs.executors.api import ApiNodes
 from agentfs.executors.approvals import ApprovalNodes
@@ -269,7 +270,8 @@ class Kernel:
         engine.executors.add(WaitNodes(ground, engine))
         engine.executors.add(MessageNodes(ground, engine, mail, agents))
         engine.executors.add(add(ApprovalNodes(ground, engine, self.approvals, agents)))
-        engine.executors.add(add(AgentNodes(ground, engine, self.table, mail, self.asks, agents)))
+        by_mail = add(AgentNodes(ground, engine, self.table, mail, self.asks, agents))
+        engine.executors.add(AgentKinds(engine, by_mail, self.step_programs, models))
         engine.executors.add(add(ModelNodes(ground, engine, models, asking).nodes))
         engine.executors.add(add(ToolNodes(ground, engine, self.tooling).nodes))
         engine.executors.add(add(ApiNodes(ground, engine, service).nodes))

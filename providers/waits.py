@@ -12,7 +12,7 @@ from agentfs.providers.system_table import SystemTable
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.files import Basics, Control
 from agentfs.vfs.handles import WHOLE_WRITE, as_text
-from agentfs.vfs.node import Node
+from agentfs.vfs.node import Handle, Node
 
 __all__ = ["WaitsDirectory", "signalled"]
 
@@ -47,6 +47,10 @@ class WaitsDirectory(SystemTable):
 
     def missing(self, name: str) -> KernelError:
         return KernelError(errno.ENOENT, f"nobody waits for {name}")
+
+    def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
+        """A shell's `>` asks for this where there is no file."""
+        raise self.missing(name)
 
     def _file(self, name: str) -> Node:
         async def wake(content: bytes, caller: Caller) -> None:

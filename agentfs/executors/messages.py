@@ -25,7 +25,7 @@ __all__ = ["MessageNodes", "as_body", "step_headers"]
 
 class MessageNodes:
     """Sends mail as the agent that started the run, with the header `Run`. The output of the node
-    is `{"message": ID, "to": NAME}`, or `{"messages": […]}` of these where `to` is a list."""
+    is `{"message": ID, "to": NAME}`, or `{"messages": […]}` of these where several get it."""
 
     kinds = frozenset({"message"})
 
@@ -60,7 +60,7 @@ class MessageNodes:
             {"message": self._mail.send(principal, principal.name, draft).id, "to": draft.to}
             for draft in drafts
         ]
-        return {"messages": sent} if isinstance(to, list) else sent[0]
+        return sent[0] if len(sent) == 1 else {"messages": sent}
 
     def _draft(self, step: Step, to: Any) -> Draft:
         """What its `spec` says, read as an agent's own mail is: so a header that only the kernel

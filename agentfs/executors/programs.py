@@ -193,6 +193,7 @@ class ProgramSteps(Part):
             code=files.code,
             home=artifacts_of(self._state_dir, step.ref.run),
             in_tree=f"proc/runs/{step.ref.run}/artifacts",
+            reads=tuple(step.spec.get("reads", ())),  # no manifest has that key: see agent_loops
         )
 
     async def _taken_up(self, attempt: _Attempt) -> bool:

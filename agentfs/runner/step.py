@@ -30,6 +30,13 @@ FAILED, MISFIT = 1, 65
 FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.S | re.I)
 
 
+class _Conversation(KeptConversation):
+    """It ends with the step."""
+
+    def keep(self, since: int, *, rewritten: bool) -> None:
+        pass
+
+
 def _why(tree: str) -> str:
     """The kernel's words for the last refusal."""
     with open(f"{tree}/proc/self/error", encoding="utf-8") as file:
@@ -46,9 +53,7 @@ def _assistant(task: dict[str, Any], tree: str) -> Assistant:
     )
     room = {} if task["context"] is None else {"room": max(1000, task["context"])}
     hands = Hands(tree, task["tools"], lambda: _why(tree), **room)
-    name = os.environ["NODE"].replace("/", "%")
-    kept = f"conversation.{name}.{os.environ['ATTEMPT']}.jsonl"
-    return Assistant(model, hands, KeptConversation(os.path.abspath(kept), again=False), task)
+    return Assistant(model, hands, _Conversation("", again=True), task)
 
 
 def answered(assistant: Assistant, prompt: str, schema: dict[str, Any] | None) -> tuple[str, str]:

@@ -1,6 +1,8 @@
 """Nodes of kind `agent` that name no agent: a model with tools, as a program of the run.
 
-    - {name: look, kind: agent, prompt: "What changed in {{ folder }}?", tools: [grep_*], max_steps: 9}
+    - kind: agent
+      metadata: {name: look}
+      spec: {prompt: "What changed in {{ folder }}?", tools: [grep_*], max_steps: 9}
 
 The program asks the model through /dev/llm and uses files and tools as any program of the run may,
 so its limits and its capabilities hold for all of that.

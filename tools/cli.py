@@ -138,6 +138,15 @@ def umount(directory: str, lazy: bool) -> None:
 @click.option(
     "-e", "--env", multiple=True, metavar="NAME=VALUE", help="Set a variable for all processes."
 )
+@click.option("--check", is_flag=True, help="Only say what is wrong with MANIFEST.")
+@click.option(
+    "-i",
+    "--input",
+    "given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A field of the input of a system of runs; or all of it, as JSON.",
+)
 @audit_key_option
 def up(
     manifest: str,
@@ -145,17 +154,25 @@ def up(
     detach: bool,
     state: str | None,
     env: tuple[str, ...],
+    check: bool,
+    given: tuple[str, ...],
     audit_key: str | None,
 ) -> None:
-    """Start the processes that MANIFEST names, and follow them to their end.
+    """Put the documents of MANIFEST into /etc, start its systems, and follow them to their end.
 
-    If no tree is mounted at DIR, one is mounted there for as long as the processes run. Without DIR
-    the processes run in the tree that is mounted, or in a temporary one.
+    Documents of every kind may be in it, several in one file; of a System of programs the processes
+    are started. If no tree is mounted at DIR, one is mounted there for as long as they run. Without
+    DIR they run in the tree that is mounted, or in a temporary one.
     """
+    from agentfs.tools.tool import arguments_object
     from agentfs.tools.up import run
 
     key = key_path(audit_key)
-    sys.exit(run(manifest, directory, state, env, detach=detach, audit_key=key))
+    said = arguments_object(given)
+    code = run(
+        manifest, directory, state, env, detach=detach, audit_key=key, check=check, given=said
+    )
+    sys.exit(code)
 
 
 @commands.command()

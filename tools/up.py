@@ -1,7 +1,9 @@
-"""`agentfs up`: start what a manifest names, show what it says, end when it ends.
+"""`agentfs up`: put what a file of manifests has into /etc, start its systems, show what they say,
+end when they end.
 
-After mounting, all of it is file operations: specs into `/proc/PPID/spawn`, `/proc/PID/wait` for
-the ends, `/agents/NAME/log` for what is said, `TERM` into `/proc/PID/ctl` to end the rest.
+After mounting, all of it is file operations: documents into `/etc/KIND`, requests into
+`/etc/systems/NAME/run`, specs of programs into `/proc/PPID/spawn`, `/proc/PID/wait` for the ends,
+`/agents/NAME/log` for what is said, `TERM` into `/proc/PID/ctl` to end the rest.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import errno
 import json
 import os
 import queue
+import re
 import signal
 import sys
 import threading
@@ -22,9 +25,11 @@ from types import FrameType
 import click
 
 from agentfs.base.yaml_document import DocumentError
-from agentfs.manifests.system import ROOT, Planned, load
+from agentfs.manifests.system import ROOT, Planned
 from agentfs.tools.assignments import assignment
-from agentfs.tools.placing import place
+from agentfs.tools.manifest_files import Piece, read_pieces
+from agentfs.tools.placing import existing, place
+from agentfs.tools.system_progress import SystemProgress, start_system
 from agentfs.tools.tree import CHUNK, ToolError, Tree, TreeError, encoded
 
 __all__ = ["run"]
@@ -47,21 +52,37 @@ def run(
     *,
     detach: bool,
     audit_key: str | None = None,
+    check: bool = False,
+    given: str = "{}",
 ) -> int:
     """Do it all; the exit code. Raises ToolError."""
     try:
-        system = load(manifest)
+        there = _looked_at(directory) if check else existing(directory)
+        pieces = read_pieces(manifest, Tree(there) if there else None)
     except DocumentError as bad:
         for fault in bad.faults:
             click.echo(fault, err=True)
         return 1
+    if check:
+        return 0
     extra = dict(assignment(text) for text in env)
+    planned = [each for piece in pieces if piece.system for each in piece.system.processes]
+    systems = [piece.name for piece in pieces if piece.folder == "systems" and not piece.system]
+    if extra and not planned:
+        raise ToolError("--env is for processes that are programs; a run has its input")
+    if there is None and directory is None and not planned and not systems:
+        raise ToolError("no tree is mounted here; name the DIR of one, or `agentfs mount DIR`")
     with _interruptible(), place(directory, state, audit_key, detach=detach) as tree:
         session = _Session(tree)
         try:
-            for planned in system.processes:
-                session.start(planned, extra)
-            if detach:
+            for piece in pieces:
+                if piece.system is None:
+                    put(tree, piece)
+            for name in systems:
+                session.run(name, given)
+            for each in planned:
+                session.start(each, extra)
+            if detach and (planned or systems):
                 click.echo(tree.root)
                 return 0
             return session.follow()
@@ -73,6 +94,31 @@ def run(
                 _mute()
                 return 1
             raise
+
+
+def _looked_at(directory: str | None) -> str | None:
+    """The tree whose documents count for a check: none, if several are mounted."""
+    try:
+        return existing(directory)
+    except ToolError:
+        return None
+
+
+def put(tree: Tree, piece: Piece) -> None:
+    """Have a document in its folder of /etc. Raises ToolError with the lines of the file."""
+    path = f"etc/{piece.folder}/{piece.name}.yaml"
+    try:
+        tree.write(path, encoded(piece.text), os.O_CREAT)
+        version = tree.read(f"etc/{piece.folder}/{piece.name}/version")
+    except TreeError as refused:
+        words = str(refused).removeprefix(f"{tree.path(path)}: ")
+        told = re.compile(rf"(?m)^{re.escape(piece.name)}\.yaml:(\d+):")
+        if told.search(words) is None:
+            raise
+        raise ToolError(
+            told.sub(lambda match: f"{piece.file}:{int(match[1]) + piece.line}:", words)
+        ) from None
+    click.echo(f"{piece.folder}/{piece.name}: version {version}", err=True)
 
 
 @contextmanager
@@ -117,9 +163,16 @@ class _Session:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._started: list[_Started] = []
+        self._systems: list[SystemProgress] = []
         self._ends: queue.SimpleQueue[End] = queue.SimpleQueue()
         self._codes: list[int] = []
         self._width = 0
+
+    def run(self, name: str, given: str) -> None:
+        """Start a system of runs."""
+        system = start_system(self._tree, name, given)
+        self._systems.append(system)
+        click.echo(f"{name} is system {system.id}", err=True)
 
     def start(self, planned: Planned, env: dict[str, str]) -> None:
         """Start one process below its parent, which has been started before it."""
@@ -140,7 +193,8 @@ class _Session:
         self._width = max(self._width, len(planned.name))
 
     def follow(self) -> int:
-        """Show what is said until every top-level process has ended for good, then end the rest.
+        """Show what is said until every top-level process has ended for good, and every system of
+        runs; then end the rest.
 
         The first exit code of a top-level process that is not 0, else 0.
         """
@@ -149,12 +203,16 @@ class _Session:
             threading.Thread(target=self._wait_for, args=(process,), daemon=True).start()
         while any(process.top and not process.ended for process in self._started):
             self._turn()
+        self._codes += [system.follow() for system in self._systems]
+        self._systems.clear()
         self.end()
         return next((code for code in self._codes if code), 0)
 
     def end(self) -> None:
         """Ask everything that still runs to end, and wait for it; kill what does not. A second
         interrupt kills at once."""
+        for system in self._systems:
+            system.cancel()
         try:
             self._tell(self._living(), "TERM")
             self._await_ends(time.monotonic() + PATIENCE)

@@ -1,7 +1,8 @@
 """Manifests: `kind: System` documents, checked whole before anything starts.
 
-Every fault of a document is reported at once, each as `file:line: what was expected`. `ProcessSpec`
-has what a process may say; here is only what a manifest adds: names, parents, replicas.
+Every fault of a document is reported at once, each as `file:line:column: CODE what was expected`.
+`ProcessSpec` has what a process may say; here is only what a manifest adds: names, parents,
+replicas.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ MOST_VALUES = 100_000
 """Values of one manifest, with what aliases repeat: a tenth of a second to read, which nobody waits
 for but who starts it."""
 
+METADATA = ("name", "namespace", "description")
 OWN_KEYS = ("parent", "replicas")
 SPEC_KEYS = tuple(name for name in ProcessSpec.model_fields if name != "name")
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -85,7 +87,7 @@ def parse(text: str, file: str, folder: str) -> System:
 
     Raises DocumentError.
     """
-    with YamlDocument(text, file, MOST_VALUES) as document:
+    with YamlDocument(text, file, MOST_VALUES, manifest=True) as document:
         return _Reader(document, folder).system()
 
 
@@ -135,10 +137,13 @@ class _Reader:
         self._folder = folder
 
     def system(self) -> System:
-        root = self._document.root()
-        if root is None:
+        roots = self._document.roots()
+        if not roots:
             self._fault(1, "`kind: System` was expected, the document is empty")
             raise self._document.refusal()
+        root = roots[0]
+        for other in roots[1:]:
+            self._fault(other, "one document was expected")
         name, entries = self._read(root)
         self._check_tree(entries)
         if not self._document.sound:
@@ -157,7 +162,7 @@ class _Reader:
         metadata = self._document.required(root, top, "metadata", "the document")
         if metadata is not None:
             named = self._document.required(
-                metadata, self._document.map(metadata, "metadata", ("name",)), "name", "metadata"
+                metadata, self._document.map(metadata, "metadata", METADATA), "name", "metadata"
             )
             if named is not None:
                 name = self._name(named, "metadata.name")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,17 @@ from agentfs.base.yaml_document import DocumentError
 from agentfs.manifests.system import load, parse
 from agentfs.model.spec import parse_spec
 
+PLACE = re.compile(r"s\.yaml:(\d+):\d+: E\d{3} (.*)", re.DOTALL)
 HEAD = "kind: System\nmetadata: {name: test}\nspec:\n  processes:\n"
 
 
 def faults(text: str) -> list[str]:
-    """The faults of a document, without the name of the file."""
+    """The faults of a document, without the name of the file, columns and codes."""
     with pytest.raises(DocumentError) as caught:
         parse(text, "s.yaml", "/here")
-    assert all(fault.startswith("s.yaml:") for fault in caught.value.faults)
-    return [fault.removeprefix("s.yaml:") for fault in caught.value.faults]
+    told = [PLACE.fullmatch(fault) for fault in caught.value.faults]
+    assert None not in told, caught.value.faults
+    return [f"{each[1]}: {each[2]}" for each in told if each is not None]
 
 
 def processes(body: str) -> list[str]:
@@ -93,8 +96,9 @@ def test_all_faults_are_reported_at_once_in_the_order_of_their_lines() -> None:
         "    b: {parent: c}\n"
     ) == [
         "1: kind: System was expected (did you mean System?)",
-        "2: metadata: unknown key `nam`, one of name was expected (did you mean name?)",
         "2: metadata: the key `name` was expected",
+        "2: metadata: unknown key `nam`, one of name, namespace, description was expected"
+        " (did you mean name?)",
         "6: a: unknown key `rol`, one of parent, replicas, exec, role, tier, model, restart,"
         " heartbeat, restart_notice, env, cwd, user, tools, limits, on_limit, caps, deny,"
         " read, budget, group, prompt,"
@@ -115,7 +119,7 @@ def test_all_faults_are_reported_at_once_in_the_order_of_their_lines() -> None:
         ("just text", "1: the document: a map was expected"),
         ("kind: System\n a: b: c\n", "2: not YAML: mapping values are not allowed in this context"),
         ("kind: [\n", "2: not YAML: did not find expected node content"),
-        ("kind: System\n---\nkind: System\n", "2: not YAML: but found another document"),
+        ("kind: System\n---\nx: 1\n", "1: the document: the key `metadata` was expected"),
         ("kind: S\nx: \x07\n", "2: not YAML: control characters are not allowed"),
         ("a: *nowhere", "1: not YAML: found undefined alias 'nowhere'"),
         ("[" * 5000, "1: not YAML: nested too deeply"),
@@ -152,7 +156,7 @@ def test_every_key_that_is_missing_is_named() -> None:
          " not 'kernel'"),
         ("role: [lead]", "a.role: one of daemon, agent, architect, lead, worker, task was expected,"
          " not ['lead'] (did you mean lead?)"),
-        ("restart: no", "a.restart: one of always, on-failure, never was expected, not False"),
+        ("restart: no", "a.restart: one of always, on-failure, never was expected, not 'no'"),
         ("restart: Always", "a.restart: one of always, on-failure, never was expected,"
          " not 'Always' (did you mean always?)"),
         ("exec: 5", "a.exec: a command line (text) or a list of texts was expected"),
@@ -323,3 +327,14 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         load(str(tmp_path / "latin.yaml"))
     assert "UTF-8 was expected" in caught.value.faults[0]
+
+
+def test_texts_of_yaml_1_1_and_places_of_faults() -> None:
+    system = parse(f"{HEAD}    a: {{exec: [a], env: {{NO: no, T: 12:30:45, Z: 0123}}}}\n", "s", "/")
+    assert system.processes[0].spec["env"] == {"NO": "no", "T": "12:30:45", "Z": "0123"}
+    with pytest.raises(DocumentError) as refused:
+        parse(f"{HEAD}    a: {{exec: [a], rol: x}}\n---\na: 1\n", "s.yaml", "/")
+    assert [each.split(",")[0] for each in refused.value.faults] == [
+        "s.yaml:5:20: E005 a: unknown key `rol`",
+        "s.yaml:7:1: E007 one document was expected",
+    ]

@@ -334,13 +334,54 @@ def test_mounting_refuses_what_cannot_be(tmp_path: Path) -> None:
     assert "no tree of AgentFS is mounted there" in run("umount", str(tmp_path), code=1).stderr
 
 
+SHORT = """\
+kind: Pipeline
+metadata: {name: review}
+spec:
+  code: ./lib
+  nodes:
+  - {name: a, data: {v: 1}}
+  - {name: m, macro: twice, inputs: {what: "{{ a.v }}"}}
+  - {name: t, tool: x, retry: gentle}
+---
+# used above
+kind: Policy
+metadata: {name: gentle}
+spec: {type: retry, config: {attempts: 2}}
+---
+kind: Macro
+metadata: {name: twice}
+parameters: [{name: what, type: Any}]
+nodes: [{name: "{{ name }}-1", data: "{{ what }}"}]
+"""
+
+
 def test_up_prints_every_fault_of_a_manifest_and_starts_nothing(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
-    path.write_text("kind: Sytem\nmetadata: {name: x}\nspec: {processes: {a: {rol: x}}}\n")
-    faults = run("up", str(path), str(tmp_path), code=1).stderr.splitlines()
-    assert faults[0] == f"{path}:1: kind: System was expected (did you mean System?)"
-    assert faults[1].startswith(f"{path}:3: a: unknown key `rol`")
-    assert len(faults) == 2
+    for text, told in (
+        ("kind: Sytem\nmetadata: {name: x}\nspec: {}\n", ["1:7: E101 there is no kind `Sytem`"]),
+        (
+            "kind: System\nmetadata: {nam: x}\nspec: {processes: {a: {rol: x}}}\n",
+            ["2:11: E004 metadata", "2:12: E005 metadata", "3:24: E005 a: unknown key `rol`"],
+        ),
+        (
+            SHORT.replace("attempts", "atempts").replace("twice, ", "twce, "),
+            ["7:22: E130 there is no macro `twce`", "13:30: E005 spec.config: unknown key"],
+        ),
+    ):
+        path.write_text(text)
+        for words in (["up", str(path), str(tmp_path)], ["up", "--check", str(path)]):
+            faults = run(*words, code=1).stderr.splitlines()
+            starts = [f"{path}:{each}" for each in told]
+            assert [
+                fault[: len(each)] for fault, each in zip(faults, starts, strict=True)
+            ] == starts
+    path.write_text(SHORT)
+    assert run("up", "--check", str(path)).stderr == ""
+    none = tmp_path / "none.yaml"
+    assert (
+        run("up", str(none), str(tmp_path), code=1).stderr == f"{none}: No such file or directory\n"
+    )
 
 
 def test_doctor_reports_on_this_machine(tmp_path: Path) -> None:

@@ -60,7 +60,19 @@ _OPENING = frozenset({"lparen", "lbracket", "lbrace"})
 _CLOSING = frozenset({"rparen", "rbracket", "rbrace"})
 _HYPHENS = re.compile(r"\w+(?:-\w+){1,64}")
 _STATEMENTS = frozenset({"for", "if", "set"})
-_HINTS = {"&": "; write `and`", "!": "; write `not`", "?": "; write `A if CONDITION else B`"}
+_OURS = {
+    "end of print statement": "}}",
+    "end of statement block": "%}",
+    "end of template": "the end",
+    "begin of statement block": "{%",
+}
+_HINTS = {
+    "&": "; write `and`",
+    "!": "; write `not`",
+    "?": "; write `A if CONDITION else B`",
+    "'": ": a text without its end",
+    '"': ": a text without its end",
+}
 
 
 def place(text: str, offset: int) -> tuple[int, int]:
@@ -324,11 +336,20 @@ def _parsed(text: str, parse: Callable[[], nodes.Node]) -> nodes.Node:
     except _FaultError as bad:
         raise TemplateError(bad.words, *place(text, bad.offset)) from None
     except TemplateSyntaxError as bad:
-        words = (bad.message or "not a template").replace("end of template", "the end")
-        raise TemplateError(words, *place(text, bad.lineno)) from None
+        raise TemplateError(_said(bad.message or ""), *place(text, bad.lineno)) from None
     except RecursionError:
         raise TemplateError("too much within each other") from None
     return tree
+
+
+def _said(words: str) -> str:
+    """Jinja2's words for what is wrong, in ours."""
+    unclosed = re.search(r"block that needs to be closed is '(\w+)'", words)
+    if unclosed is not None:
+        return f"`{{% {unclosed[1]} %}}` without its `{{% end{unclosed[1]} %}}`"
+    for theirs, ours in _OURS.items():
+        words = words.replace(theirs, ours)
+    return words
 
 
 def _check_depth(tree: nodes.Node) -> None:

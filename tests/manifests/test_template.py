@@ -163,6 +163,10 @@ def test_refusals_say_where() -> None:
     assert "did you mean upper?" in refused("{{ a | uper }}").words
     assert "missing a required argument" in refused("{{ split() }}").words
     assert "raw" in refused("{% if a %}x{% endif %}").words
+    assert refused("{{ a b }}").words == "expected token '}}', got 'b'"
+    assert refused("{{ a + }}").words == "unexpected '}}'"
+    unclosed = refused("{% for x in y %}{% if x %}{% endif %}", statements=True)
+    assert unclosed.words == "`{% for %}` without its `{% endfor %}`"
 
 
 def test_an_expression_stands_alone_or_in_one_pair_of_braces() -> None:

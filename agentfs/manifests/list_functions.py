@@ -46,10 +46,8 @@ __all__ = [
 ]
 
 
-def to_list(fuel: Fuel, value: Any = None) -> list[Any]:
+def to_list(fuel: Fuel, value: Any = "") -> list[Any]:
     """The items of a list, the keys of a map, the characters of a text."""
-    if value is None:
-        return []
     items = items_of(value)
     fuel.values(len(items))
     fuel.spend(len(items) // 16)
@@ -150,10 +148,8 @@ def turned(fuel: Fuel, value: Any) -> Any:
     return value[::-1] if isinstance(value, str) else list(value)[::-1]
 
 
-def unique(fuel: Fuel, items: Any = None, attribute: str | None = None) -> list[Any]:
+def unique(fuel: Fuel, items: Any = "", attribute: str | None = None) -> list[Any]:
     """The items without those that are there before."""
-    if items is None:
-        return []
     seen: set[str] = set()
     kept = []
     for each, key in zip(to_list(fuel, items), picked(fuel, items, attribute), strict=True):
@@ -164,10 +160,8 @@ def unique(fuel: Fuel, items: Any = None, attribute: str | None = None) -> list[
     return kept
 
 
-def to_map(fuel: Fuel, pairs: Any = None, **more: Any) -> dict[str, Any]:
+def to_map(fuel: Fuel, pairs: Any = "", **more: Any) -> dict[str, Any]:
     """A map of a map, or of a list of pairs."""
-    if pairs is None:
-        return more
     found = pairs.items() if isinstance(pairs, Mapping) else items_of(pairs)
     fuel.values(len(pairs) + len(more))
     fuel.spend(len(pairs))

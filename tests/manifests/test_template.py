@@ -156,6 +156,18 @@ def test_default_coalesce_and_defined_help(text: str) -> None:
     assert value(text) in (3, 4)
 
 
+@pytest.mark.parametrize("function", ["sum", "list", "unique", "dict", "length", "sort", "join"])
+def test_null_is_no_empty_list(function: str) -> None:
+    with pytest.raises(EvaluationError, match="was expected, not null"):
+        value(f"{{{{ nodes.a.none | {function} }}}}")
+
+
+def test_lists_and_maps_may_be_made_of_nothing() -> None:
+    assert value("{{ [list(), set(), tuple(), dict(), dict(a=1), str(), int()] }}") == [
+        [], [], [], {}, {"a": 1}, "", 0,
+    ]  # fmt: skip
+
+
 def test_refusals_say_where() -> None:
     bad = refused("ab\n {{ x.y( }}")
     assert (bad.line, bad.column) == (2, 10)

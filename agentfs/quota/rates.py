@@ -122,12 +122,13 @@ class Rates(Part):
         """The bounds on calls of this kind: (whose window, kind, calls, words for a refusal)."""
         if not self._limited[kind]:
             return
-        limit = self._ceilings.whole(process, limit_name(kind))
-        if limit is not None:
-            verb = "send" if kind == MESSAGES else "make"
-            yield process.pid, kind, limit, f"{process.name} may {verb}"
-        else:
-            self._windows.get(process.pid, {}).pop(kind, None)
+        for each in self._table.accounts(process):
+            limit = self._ceilings.whole(each, limit_name(kind))
+            if limit is not None:
+                verb = "send" if kind == MESSAGES else "make"
+                yield each.pid, kind, limit, f"{each.name} may {verb}"
+            else:
+                self._windows.get(each.pid, {}).pop(kind, None)
         for group in self._groups.line(process.group):
             most = group.rates.get(kind)
             if most is not None:

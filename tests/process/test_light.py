@@ -236,6 +236,19 @@ def test_uses_count_for_the_run_for_all_above_it_and_for_its_agent(world: World)
         use(none)
 
 
+def test_calls_of_runs_within_the_minute_are_their_agents_too(world: World) -> None:
+    alice = world.process("alice")
+    world.kernel.limits.set(OPERATOR, alice.pid, "tool_calls_per_minute", "2")
+    calls, light = world.kernel.calls, world.kernel.light
+    for _ in range(2):
+        run = light.begin_run(alice, "review", limits=Limits.none_but())
+        calls.tool(as_agent(run), run.pid, "search")
+    with pytest.raises(KernelError) as refused:
+        calls.tool(as_agent(run), run.pid, "search")
+    assert refused.value.errno == errno.EAGAIN
+    assert "alice may make 2 tool calls a minute" in refused.value.reason
+
+
 def test_the_budget_of_a_run_comes_from_its_starter_and_goes_back(world: World) -> None:
     init, light, budgets = world.table.get(1), world.kernel.light, world.kernel.budgets
     before = budgets.find(1, Tier.TACTICAL)

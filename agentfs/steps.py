@@ -815,7 +815,8 @@ class StepLoop:
     async def _await(self, here: Current, function: StepFunction, result: Any) -> None:
         _current.set(here)
         try:
-            self._answer(here, function, await result)
+            left = None if here.deadline is None else here.deadline - time.time()
+            self._answer(here, function, await asyncio.wait_for(result, left))
         except BaseException as failure:  # noqa: BLE001
             self._answer(here, failure=failure)
         finally:

@@ -264,6 +264,14 @@ class Engine(Part):
         row = None if run is None else self._row(self.live(run), ref.path)
         return "" if row is None or row.attempt != ref.attempt else row.holder
 
+    def works_for(self, pid: int, number: int) -> bool:
+        """Whether a program of process `pid` has claimed an attempt of a run."""
+        run = self.open.find(number)
+        if run is None:
+            return False
+        live = self.live(run)
+        return any(row.holder.startswith(f"{pid}:") for _, _, row in live.open_rows(live.top))
+
     def tell_progress(self, ref: StepRef, words: str) -> None:
         """Whoever does the attempt says how far it is. Raises ESTALE."""
         self._act(ref, lambda live, scope, node: self.steps.tell_progress(live, scope, node, words))

@@ -408,13 +408,17 @@ class Runs(Part):
 
     def may_read(self, principal: Principal, run: Run) -> None:
         """Raise EACCES or EPERM unless somebody may read a run: whoever may read the process of it,
-        or of its starter."""
+        or of its starter, and whoever does one of its steps."""
         actor = self._gate.actor(principal)
         if actor.agent == run.starter or actor.pid == run.id or actor.ppid == run.id:
             return
         process = self._table.find(run.id) or self._table.by_name(run.starter)
         path = f"/proc/runs/{run.id}"
-        self._gate.policy.require(actor, Action.READ_PROCESS, path, process)
+        try:
+            self._gate.policy.require(actor, Action.READ_PROCESS, path, process)
+        except KernelError:
+            if not self._engine.works_for(actor.pid, run.id):
+                raise
 
     # -- looks -----------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ import trio.testing
 from agentfs.base.errors import KernelError
 from agentfs.manifests.plan import Graph, PlanNode, Retry
 from agentfs.model.principal import Principal
+from agentfs.model.process import Role
 from agentfs.providers.pools import Work
 from agentfs.workflow.model import Run, Start
 from tests.workflow.lab import Lab, data, node
@@ -422,6 +423,22 @@ def test_a_pool_that_is_not_there_or_may_not_be_used_fails_the_node(lab: Lab) ->
     assert "may not write to pool closed" in lab.error(run, "a")
     with refused(errno.EACCES):
         Hand(lab, pool="closed", principal=alice)
+
+
+def test_a_worker_reads_the_runs_whose_steps_it_has_and_no_others(lab: Lab) -> None:
+    lab.world.process("alice", role=Role.TASK)  # it may read no process but its own
+    alice = lab.world.principal("alice")
+    first, second = lab.run(function("a")), lab.run(function("a"))
+    hand = Hand(lab, principal=alice)
+    with refused(errno.EACCES):
+        lab.runs.may_read(alice, first)
+    [step] = hand.read()
+    lab.runs.may_read(alice, first)
+    with refused(errno.EACCES):
+        lab.runs.may_read(alice, second)
+    hand.answer(step, ok=1)
+    with refused(errno.EACCES):
+        lab.runs.may_read(alice, first)
 
 
 def test_a_run_uses_no_pool_that_may_more_and_no_worker_may_more_than_its_pool(lab: Lab) -> None:

@@ -193,6 +193,8 @@ ABOUT_NOBODY = {
     "run_ended",
     "run_removed",
     "run_signalled",
+    "pool_changed",
+    "pool_removed",
     "run_state_changed",
     "secret_removed",
     "secret_set",

@@ -501,6 +501,8 @@ class CodeFolder:
         self._seen: dict[str, tuple[int, int]] = {}
         self._lock = threading.RLock()
         sys.path.insert(0, self.folder)
+        # Python takes what it keeps of a module for it, even if that changed within the second.
+        sys.dont_write_bytecode = True
 
     def of(self, said: Mapping[str, Any]) -> StepFunction:
         """The function of a step. ImportError, TypeError, and what its module raises."""
@@ -643,7 +645,7 @@ class StepLoop:
         self._having: set[tuple[str, int]] = set()  # steps that are not answered
         self._busy: dict[int, float] = {}  # when each thread began its step
         self._coroutines = 0
-        self._answers: list[bytes] = []
+        self._answers: list[tuple[tuple[str, int] | None, bytes]] = []  # by what they end
         self._reading = self._ended = self._again = False
         self._idle = self._threads = 0
         self._work = threading.Event()
@@ -689,45 +691,58 @@ class StepLoop:
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     def _read(self) -> list[dict[str, Any]]:
-        """The next steps; none at the end."""
+        """The next steps; none at the end. Those that it has already come once more to a worker
+        that comes back."""
         said = b""
-        while not said.endswith(b"\n"):
+        while True:
             try:
                 count = os.readv(self._file, [self._buffer])
             except OSError as failure:
                 self._come_back(failure)
+                self._flush()
                 said = b""
                 continue
+            said += bytes(self._buffer[:count])
             if not count:
                 return []
-            said += bytes(self._buffer[:count])
-        steps = [json.loads(line) for line in said.splitlines()]
-        return [each for each in steps if (each["step"], each["attempt"]) not in self._having]
+            if said.endswith(b"\n"):
+                steps = [json.loads(line) for line in said.splitlines()]
+                said = b""
+                fresh = [s for s in steps if (s["step"], s["attempt"]) not in self._having]
+                if fresh:
+                    return fresh
 
     def say(self, what: Current, words: dict[str, Any]) -> None:
         """Write a line about a step now."""
         about = {"step": what.step, "attempt": what.attempt}
-        self._answers.append(json.dumps(about | words).encode() + b"\n")
+        self._answers.append((None, json.dumps(about | words).encode() + b"\n"))
         self._flush()
 
     def _flush(self) -> None:
-        """Write the answers that there are."""
+        """Write the answers that there are. Until then the steps are its own: a worker that comes
+        back to the daemon is given them once more."""
         with self._writing:
             answers, self._answers = self._answers, []
-            if answers:
-                self._write(b"".join(answers))
+            if not answers:
+                return
+            if not self._write(b"".join(line for _, line in answers)):
+                self._answers = answers + self._answers  # what was taken of them is known, then
+                return
+        with self._lock:
+            self._having.difference_update(key for key, _ in answers if key is not None)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> bool:
+        """Whether the daemon was there."""
         view = memoryview(data)
         while view:
             try:
                 view = view[os.write(self._answer_file, view[:BUFFER]) :]
             except OSError as failure:
                 if failure.errno in AWAY:
-                    self._answers.insert(0, data)  # the reader comes back; what was taken is known
-                    return
+                    return False
                 log.warning("answers were refused: %s", failure.strerror)
                 view = view[BUFFER:]
+        return True
 
     # -- threads -----------------------------------------------------------------------------------
 
@@ -846,9 +861,7 @@ class StepLoop:
             more = {"error": _words(failure)} | ({"again": False} if final else {})
             more |= {"kind": "schema"} if isinstance(failure, BadValue) else {}
             text = f"{about},{json.dumps(more)[1:]}\n"
-        with self._lock:
-            self._having.discard((here.step, here.attempt))
-        self._answers.append(text.encode())
+        self._answers.append(((here.step, here.attempt), text.encode()))
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -860,8 +873,9 @@ class StepLoop:
         with self._lock:
             back, self._taken = self._taken, deque()
             for said in back:
-                about = {"step": said["step"], "attempt": said["attempt"], "back": True}
-                self._answers.append(json.dumps(about).encode() + b"\n")
+                key = said["step"], said["attempt"]
+                about = {"step": key[0], "attempt": key[1], "back": True}
+                self._answers.append((key, json.dumps(about).encode() + b"\n"))
             self._end()
         self._flush()
 

@@ -99,19 +99,28 @@ class StepDesk(Part):
             self._watch_all([claim])
 
     def cancel(self, step: Step) -> None:
-        """In the transaction in which the attempt is over."""
-        self._store.on_commit(lambda: self._forget(step.ref))
+        """In the transaction in which the attempt is over. The next one may begin in it, too."""
+        ref = step.ref
+        claim = self._drop(ref)
+        if claim is not None and claim.known and claim.worker is not None:
+            keep_item(self._store, claim.worker.overdue, ref)
+            claim.worker.overdue[ref] = self._clock.monotonic()
+        self._store.on_commit(lambda: self._forget(ref))
+
+    def _drop(self, ref: StepRef) -> StepClaim | None:
+        """Nobody has this attempt any more; who had it."""
+        line = self._where.get(ref)
+        claim = None if line is None else line.claims.get((ref.run, ref.path))
+        if line is None or claim is None or claim.step.ref != ref:
+            return None
+        self._keep(line, claim)
+        line.drop(claim)
+        return claim
 
     def _forget(self, ref: StepRef) -> None:
         line = self._where.pop(ref, None)
-        if line is None:
-            return
-        line.discard(ref)
-        claim = line.claims.get((ref.run, ref.path))
-        if claim is not None and claim.step.ref == ref:
-            line.drop(claim)
-            if claim.told and claim.worker is not None:
-                claim.worker.overdue[ref] = self._clock.monotonic()
+        if line is not None:
+            line.discard(ref)
             line.call()
 
     def line_of(self, ref: StepRef) -> PoolLine | None:
@@ -312,6 +321,7 @@ class StepDesk(Part):
         """The attempt fails, unless it is over already."""
         try:
             with self._store.transaction():
+                self._drop(ref)  # before the next attempt begins
                 self._engine.fail(ref, error, again=again, kind=kind)
                 self._store.on_commit(lambda: self._forget(ref))
         except KernelError as over:

@@ -147,6 +147,7 @@ MIGRATIONS: tuple[str, ...] = (
         ref      TEXT NOT NULL,                      -- TYPE/ID, or empty
         key      TEXT NOT NULL,                      -- of a request that may be repeated
         ended    REAL,                               -- wall clock, seconds; NULL: not yet
+        forget   REAL,                               -- when, if its pipeline says so
         parent   INTEGER NOT NULL,                   -- the run that it is a sub-run of; 0: of none
         plan_hash TEXT NOT NULL,
         record   TEXT NOT NULL,
@@ -158,6 +159,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX runs_by_pipeline ON runs (pipeline);
     CREATE INDEX runs_by_ref ON runs (ref) WHERE ref != '';
     CREATE INDEX runs_by_end ON runs (ended) WHERE ended IS NOT NULL;
+    CREATE INDEX runs_to_forget ON runs (forget) WHERE forget IS NOT NULL;
     CREATE INDEX runs_by_parent ON runs (parent) WHERE parent != 0;
     CREATE INDEX runs_by_plan ON runs (plan_hash);
     CREATE TABLE run_nodes (                         -- the journal: the newest attempt of each node

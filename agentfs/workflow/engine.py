@@ -11,13 +11,14 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import trio
 
 from agentfs.base.alarm import Alarm
+from agentfs.base.clock import Timer
 from agentfs.base.due_heap import DueHeap
 from agentfs.base.errors import KernelError
 from agentfs.manifests.plan import Plan, PlanNode
@@ -57,7 +58,7 @@ EXIT_CODES = {
 AGAIN = 1.0
 """Seconds after which a run goes on that the store had no room for."""
 
-DUE_AT_ONCE, PAUSE = 50, 0.005
+DUE_AT_ONCE, PAUSE = 20, 0.005
 """Runs of which something falls due that are looked at in one go, and seconds between two goes."""
 
 AT_ONCE = 4
@@ -94,6 +95,7 @@ class Engine(Part):
         self._ready: dict[int, None] = {}
         self._lacking: dict[str, DueHeap[int]] = {}  # runs, by what they lack; the first one first
         self._tickets = itertools.count(1)
+        self._wakes: dict[str, Timer] = {}
         self._careful: dict[int, str] = {}  # runs that begin one attempt a commit, and the last one
         self._touched: set[int] = set()
         self._wake = trio.Event()
@@ -129,9 +131,11 @@ class Engine(Part):
             self._ready |= dict.fromkeys(self.open.queued(pipeline)[:1])
         self._set_alarm()
 
-    def start_again(self) -> None:
-        """Tell the executors of the attempts that were under way when the last daemon ended."""
+    def start_again(self) -> Iterator[int]:
+        """Tell the executors of the attempts that were under way when the last daemon ended, one
+        run after another."""
         for number in sorted(self.journal.unfinished()):
+            yield number
             run = self.open.find(number)
             if run is None:
                 continue
@@ -158,7 +162,8 @@ class Engine(Part):
 
     async def run(self) -> None:
         """Let runs go on, one after another, until cancelled."""
-        self.start_again()
+        for _ in self.start_again():
+            await trio.lowlevel.checkpoint()
         while True:
             while self._ready or self.steps.unsynced:
                 self.turn()
@@ -464,8 +469,7 @@ class Engine(Part):
             self._wake_lacking(what, 1)
         live.served.clear()
         for what, seconds in live.wanted.items():
-            if seconds != float("inf"):
-                self._timers.call_later(seconds, partial(self._wake_lacking, what))
+            self._wake_later(what, seconds)
         live.wanted.clear()
         self._give_back(live)
         if live.due != float("inf"):
@@ -495,6 +499,19 @@ class Engine(Part):
                 self.end_node(run, path, words)
             else:
                 self.close(run, RunState.CANCELLED, words)
+
+    def _wake_later(self, what: str, seconds: float) -> None:
+        """Have those that lack something look again in so many seconds: infinity is never."""
+        timer = self._wakes.get(what)
+        if timer is not None and timer.active:
+            if timer.when <= self._clock.monotonic() + seconds:
+                return
+            timer.cancel()
+        if seconds == float("inf"):
+            self._wakes.pop(what, None)
+        else:
+            wake = partial(self._wake_lacking, what)
+            self._wakes[what] = self._timers.call_later(seconds, wake)
 
     def _wake_lacking(self, what: str, most: int = AT_ONCE) -> None:
         """Something is free that nodes of runs may lack: the next of those look, and if one of them
@@ -570,7 +587,9 @@ class Engine(Part):
         self._careful.pop(run.id, None)
         killed = self.steps.ended.pop(run.id, None)
         run.state, run.error, run.ended, run.paused = state, error, self._clock.now(), False
-        self.journal.save_run(run, output)
+        own = live.plan.retention
+        forget = None if own is None else run.ended + own
+        self.journal.save_run(run, output, forget)
         self.signals.forget(run.id)
         self._events.emit(RunEnded(run.id, run.pipeline, old.value, state.value, run.ref))
         self._parts.tell(Part.run_ended, run)

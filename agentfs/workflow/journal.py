@@ -124,7 +124,7 @@ class RunJournal:
 
     def add_run(self, run: Run, input_text: str) -> None:
         self._store.write(
-            "INSERT INTO runs VALUES (?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, NULL)",
+            "INSERT INTO runs VALUES (?, ?, ?, ?, ?, NULL, NULL, ?, ?, ?, ?, NULL)",
             (
                 run.id,
                 run.state.value,
@@ -138,13 +138,15 @@ class RunJournal:
             ),
         )
 
-    def save_run(self, run: Run, output: str | None = None) -> None:
+    def save_run(self, run: Run, output: str | None = None, forget: float | None = None) -> None:
+        """Write a run. `forget`: when it is to be forgotten, if its pipeline says so."""
         self._store.write(
-            "UPDATE runs SET state = ?, ended = ?, plan_hash = ?, record = ?,"
+            "UPDATE runs SET state = ?, ended = ?, forget = ?, plan_hash = ?, record = ?,"
             " output = coalesce(?, output) WHERE id = ?",
             (
                 run.state.value,
                 run.ended or None,
+                forget,
                 run.plan_hash,
                 encode(run.record()),
                 output,
@@ -197,13 +199,16 @@ class RunJournal:
         query = f"SELECT DISTINCT {column} FROM runs WHERE {column} != '' ORDER BY 1"  # noqa: S608
         return [name for (name,) in self._store.read(query)]
 
-    def ended_before(self, moment: float, most: int) -> list[Run]:
-        """Runs that had ended by then, the oldest first."""
+    def forgettable(self, now: float, general: float, most: int) -> list[Run]:
+        """Runs that are to be forgotten by now: `general` seconds after their end, or when their
+        own pipeline says."""
         query = (
+            "SELECT id, state, record FROM ("
             "SELECT id, state, record FROM runs WHERE ended IS NOT NULL AND ended < ?"
-            " ORDER BY ended LIMIT ?"
+            " UNION SELECT id, state, record FROM runs WHERE forget IS NOT NULL AND forget < ?"
+            ") LIMIT ?"
         )
-        found = self._store.read(query, (moment, most))
+        found = self._store.read(query, (now - general, now, most))
         return [Run.from_row(number, name, json.loads(record)) for number, name, record in found]
 
     def delete_run(self, number: int) -> None:
@@ -346,7 +351,7 @@ class RunJournal:
         """(run, path, group) of each node that counts against a concurrency key now."""
         query = (
             "SELECT run, path, json_extract(record, '$.group') FROM run_nodes"
-            " WHERE state = 'running' AND json_extract(record, '$.group') IS NOT NULL"
+            " WHERE state IN ('running', 'waiting') AND json_extract(record, '$.group') IS NOT NULL"
         )
         yield from self._store.read(query)
 

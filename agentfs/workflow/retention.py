@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import trio
+
 from agentfs.library.settings import WorkflowSettings
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
@@ -21,8 +23,8 @@ SOON = 0.05
 
 
 class RunRetention(Part):
-    """Forgets runs `workflows.retention` after their end, or as long after it as their pipeline
-    says."""
+    """Forgets runs `workflows.retention` after their end, or sooner if their pipeline says so.
+    Their files are deleted in a thread, after that was committed."""
 
     def __init__(self, ground: Ground, engine: Engine) -> None:
         self._store = ground.store
@@ -32,41 +34,46 @@ class RunRetention(Part):
         self._settings = ground.settings
         self._engine = engine
         self._under_way = False
+        self._folders: list[int] = []
+        self._more = trio.Event()
+
+    async def run(self) -> None:
+        """Delete the files of runs that are forgotten, those too that an earlier daemon left."""
+        journal, outputs = self._engine.journal, self._engine.outputs
+        left = await trio.to_thread.run_sync(outputs.runs)
+        self._folders += [number for number in left if journal.run(number) is None]
+        while True:
+            while self._folders:
+                await trio.to_thread.run_sync(outputs.remove, self._folders.pop())
+            self._more = trio.Event()
+            await self._more.wait()
 
     def tidy(self) -> None:
         """Forget what is due, in small steps until there is no more."""
         if not self._under_way:
             self.sweep()
 
-    def sweep(self) -> bool:
-        """One step; whether there may be more, which then comes soon by itself."""
+    def sweep(self) -> None:
+        """One step; if there may be more, the next one comes soon by itself."""
         self._under_way = self._step()
         if self._under_way:
             self._timers.call_later(SOON, self.sweep)
-        else:
-            with self._store.transaction():
-                self._engine.journal.drop_plans(ROWS)
-            self._engine.slots.trim()
-        return self._under_way
+            return
+        with self._store.transaction():
+            self._engine.journal.drop_plans(ROWS)
+        self._engine.slots.trim()
 
     def _step(self) -> bool:
-        now = self._clock.now()
+        """Forget a part of one run; whether there was one."""
         general = self._settings.of(WorkflowSettings).retention
-        journal = self._engine.journal
-        # No pipeline's own retention is longer than the general one: that is what is kept at most.
-        for run in journal.ended_before(now, RUNS):
-            own = journal.plan(run.plan_hash).retention
-            kept = general if own is None else min(own, general)
-            if run.ended + kept < now and not self._is_wanted(run):
+        runs = self._engine.open
+        retried = {each.retry_of for each in runs}
+        for run in self._engine.journal.forgettable(self._clock.now(), general, RUNS):
+            # An open run may still look at the one that it is a retry of, or has started.
+            if run.id not in retried and (not run.parent or runs.find(run.parent) is None):
                 self._forget(run)
                 return True
         return False
-
-    def _is_wanted(self, run: Run) -> bool:
-        """Whether an open run still looks at it: one that is a retry of it, or its parent."""
-        if run.parent and self._engine.open.find(run.parent) is not None:
-            return True
-        return any(each.retry_of == run.id for each in self._engine.open)
 
     def _forget(self, run: Run) -> None:
         journal = self._engine.journal
@@ -77,4 +84,8 @@ class RunRetention(Part):
                 return
             journal.delete_run(run.id)
             self._events.emit(RunRemoved(run.id, run.pipeline, run.state.value, run.ref))
-        self._engine.outputs.remove(run.id)
+            self._store.on_commit(lambda: self._remove(run.id))
+
+    def _remove(self, number: int) -> None:
+        self._folders.append(number)
+        self._more.set()

@@ -97,19 +97,20 @@ class Runs(Part):
 
     def _begin(self, starter: Process, start: Start) -> Run:
         plan = self._plans.plan_now(start.pipeline, start.version, start.environment)
-        self.may_start(starter, plan.name)
+        self._gate.policy.require_capability(starter, "spawn_children")
         text = self._input_text(plan, start.input)
+        self.may_start(starter, plan.name, text)
         if start.key:
             known = self._known(plan, start, text)
             if known is not None:
                 return known
         return self._make(starter, plan, start, text)
 
-    def may_start(self, starter: Process, pipeline: str) -> None:
-        """Raise EACCES or EPERM unless runs of a pipeline may be started in the name of a
-        process."""
-        agent = self._table.agent_of(starter)
-        self._gate.policy.require(agent, Action.SPAWN, f"/etc/pipelines/{pipeline}")
+    def may_start(self, starter: Process, pipeline: str, text: str = "") -> None:
+        """Raise EACCES or EPERM unless runs of a pipeline may be started in the name of a process;
+        `text` is the input, which somebody may have to approve."""
+        agent, path = self._table.agent_of(starter), f"/etc/pipelines/{pipeline}"
+        self._gate.policy.require(agent, Action.SPAWN, path, what=text.encode())
         self._gate.policy.require_capability(starter, "spawn_children")
 
     def _input_text(self, plan: Plan, value: Any) -> str:

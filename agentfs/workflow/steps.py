@@ -39,6 +39,12 @@ MOST_AGAIN = 10
 """Attempts of a program that asks for another one (exit code 75), where its node does not say how
 many there may be."""
 
+AT_WORK = (NodeState.RUNNING, NodeState.WAITING)
+"""The states in which a node holds its concurrency key."""
+
+PATIENT = frozenset({"wait", "approval"})
+"""Kinds that hold none while they wait: that may take days."""
+
 FEED = 1.0
 """Seconds after which a step is tried again whose executor said EAGAIN."""
 
@@ -130,9 +136,10 @@ class Steps:
             row.ended = self._clock.now()
             row.deadline = row.due = 0.0
             row.wait, row.holder = "", ""
-        if row.group and old is NodeState.RUNNING:
+        if row.group and (state not in AT_WORK or node.kind in PATIENT):
             self._slots.free(row.group, (row.run, row.path))
             live.freed.add(row.group)
+            row.group = ""
         self._events.emit(NodeChanged(row.run, row.path, old.value, state.value, row.attempt))
 
     def row(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> NodeRow:
@@ -477,7 +484,7 @@ class Steps:
             return
         if group:
             live.served.add(group)
-        if group and row.state is NodeState.RUNNING:
+        if row.group:
             self._slots.take(group, (row.run, row.path))
         self._slots.begun(node, (row.run, row.path))
         if row.deadline:

@@ -20,6 +20,10 @@ MOST, SLICE = 200, 0.005
 """Nodes in one commit, and seconds of it: others wait meanwhile."""
 
 
+CANCELS = 40
+"""Attempts that are cancelled in one commit: each may be a sub-run, or a program."""
+
+
 class Walk:
     """Works on a live run, inside the transaction of its caller."""
 
@@ -178,7 +182,7 @@ class Walk:
         for scope, node, row in [*live.open_rows(live.top)]:
             if node.always and scope.settled:
                 continue
-            if count >= MOST:
+            if count >= CANCELS:
                 live.settling.append(live.top)
                 return False
             if not row.state.final:

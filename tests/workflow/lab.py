@@ -164,11 +164,15 @@ class Lab:
         held = self.engine.slots._held
         assert {(key, holder) for key, them in held.items() for holder in them} == rows
 
+    def start_again(self) -> None:
+        for _ in self.engine.start_again():
+            pass
+
     def restart(self) -> None:
         self.check_slots()
         self.world.restart()
         self._begin()
-        self.engine.start_again()
+        self.start_again()
         self.settle()
 
     def close(self) -> None:

@@ -206,6 +206,22 @@ def test_a_concurrency_key_of_nodes_holds_over_all_runs(lab: Lab, on_full: str) 
         assert lab.state(first, "a") == "cancelled"
 
 
+def test_a_key_is_held_by_a_sub_run_and_not_by_a_wait(lab: Lab) -> None:
+    rule = Concurrency("k", 1, "queue")
+    lab.pipeline(node("c"), name="child")
+    lab.pipeline(node("sub", "pipeline", spec={"pipeline": "child"}, concurrency=rule))
+    lab.start()
+    lab.start()
+    assert lab.at_work() == ["c"]
+    lab.restart()
+    lab.done("c")
+    assert lab.at_work() == ["c"]
+    lab.done("c")
+    assert len(lab.engine.open) == 0
+    lab.pipeline(node("w", "wait", spec_event_key="go", concurrency=rule))
+    assert [lab.state(lab.start(), "w") for _ in range(2)] == ["waiting", "waiting"]
+
+
 def test_a_rate_is_kept_over_runs_and_restarts(lab: Lab) -> None:
     lab.pipeline(*[node(f"n{i}", rate=Rate("slow", 2, 60.0)) for i in range(4)])
     lab.start()

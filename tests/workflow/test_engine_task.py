@@ -52,6 +52,26 @@ async def test_runs_go_on_by_themselves_and_synced_ones_after_the_disk(
         nursery.cancel_scope.cancel()
 
 
+async def test_the_files_of_forgotten_runs_are_deleted_those_of_an_earlier_daemon_too(
+    lab: Lab,
+) -> None:
+    outputs = lab.engine.outputs
+    long = "x" * 100_000
+    lab.world.settings.replace("workflows: {retention: 10h}\n")
+    short, kept = lab.run(data("a", long), retention=60.0), lab.run(data("a", long))
+    stray = outputs.folder(99) / "artifacts"
+    stray.mkdir(parents=True)
+    lab.advance(61)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.retention.run)
+        lab.retention.tidy()
+        for _ in range(6):
+            lab.advance(0.1)
+        await until(lambda: outputs.runs() == [kept.id])
+        assert lab.runs.find(short.id) is None
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_run_that_is_cancelled_is_waited_for_to_its_end(lab: Lab) -> None:
     lab.pipeline(node("a"))
     async with trio.open_nursery() as nursery:

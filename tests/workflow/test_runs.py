@@ -442,7 +442,7 @@ def test_old_runs_are_forgotten_in_small_steps(lab: Lab) -> None:
     for _ in range(20):
         lab.advance(0.1)
     assert lab.runs.find(run.id) is None
-    assert not lab.runs.folder(run.id).exists()
+    assert lab.retention._folders == [run.id]
     for table in ("run_nodes", "run_events"):
         query = f"SELECT count(*) FROM {table} WHERE run = ?"
         assert [*lab.world.store.read(query, (run.id,))] == [(0,)]

@@ -119,7 +119,7 @@ class Story:
                         self.lab._begin()
                         describe(self.lab)
                         self._arm()
-                        self.lab.engine.start_again()
+                        self.lab.start_again()
                         break
                     except Death:
                         self.deaths += 1

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from agentfs.base.clock import rfc3339
 from agentfs.base.errors import KernelError
+from agentfs.base.within import is_directory
 from agentfs.base.yaml_document import near
 from agentfs.model.moment import count, moment
 from agentfs.process.step_files import artifacts_of, run_of
@@ -101,7 +103,7 @@ class RunDirectory(Described):
         if entry.name == "parent":
             return self.run.parent != 0
         if entry.name == "artifacts":
-            return artifacts_of(self.kernel.state_dir, self.id).is_dir()
+            return is_directory(os.fspath(artifacts_of(self.kernel.state_dir, self.id)))
         return super().exists(entry)
 
     def listed(self, entry: Entry) -> bool:
@@ -271,7 +273,8 @@ class RunDirectory(Described):
 
     @directory("artifacts")
     def artifacts(self) -> Directory:
-        """What its programs have left in $STEP/artifacts: real files."""
+        """What its programs have left in $STEP/artifacts: real files. **EACCES**: only they write
+        here, and workers that have a step of it. **EPERM**: it has ended."""
         return self.runs.artifacts_of(self).root
 
     @directory("nodes", 0o555)
@@ -362,24 +365,36 @@ def _info(run: Run) -> str:
 
 
 class ArtifactsTree(HostTree):
-    """/proc/runs/ID/artifacts: read by whoever may read the run, and written by its programs, which
-    have it as $STEP/artifacts."""
+    """/proc/runs/ID/artifacts: read by whoever may read the run, and written by its programs and by
+    workers that have a step of it, as long as it goes on."""
 
     def __init__(self, run: RunDirectory, devices: Devices) -> None:
-        super().__init__(artifacts_of(run.kernel.state_dir, run.id), run.guard, devices)
-        self._find, self._run = run.kernel.table.find, run.id
+        self._kernel = run.kernel
+        self._run = run
+        place = artifacts_of(run.kernel.state_dir, run.id)
+        counted = run.kernel.disk.of_run(run.run.starter, place)
+        super().__init__(place, run.guard, devices, counted)
 
     def may_write(self, caller: Caller, paths: list[str]) -> None:
-        principal = caller.principal
-        process = None if principal.pid is None else self._find(principal.pid)
-        if process is not None and process.light and run_of(process) == self._run:
+        kernel, principal, run = self._kernel, caller.principal, self._run.run
+        if principal.is_operator:
             return
-        if not principal.is_operator:
+        if run.state.final:
             raise KernelError(
-                errno.EACCES,
-                "the programs of the run write these, in $STEP/artifacts",
+                errno.EPERM,
+                f"run {run.id} has ended, and what it has left stays as it is",
                 rule="artifacts of a run",
             )
+        process = kernel.gate.actor(principal)
+        own = process.light and run_of(process) == run.id
+        if own or kernel.desk.works_for(process.pid, run.id):
+            return
+        raise KernelError(
+            errno.EACCES,
+            f"the programs of run {run.id} write these, and who has a step of it;"
+            f" you are {principal.name}",
+            rule="artifacts of a run",
+        )
 
 
 def _query(text: str, now: float) -> dict[str, Any]:
@@ -491,4 +506,5 @@ class RunsDirectory(SystemTable):
 
     @on(RunRemoved)
     def _removed(self, event: RunRemoved) -> Iterator[Change]:
+        self.kernel.disk.run_removed(artifacts_of(self.kernel.state_dir, event.run))
         yield Removed(self.key, str(event.run), RunDirectory.at(event.run), is_directory=True)

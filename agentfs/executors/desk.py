@@ -127,6 +127,16 @@ class StepDesk(Part):
         """The line of an attempt that is under way."""
         return self._where.get(ref)
 
+    def works_for(self, pid: int, run: int) -> bool:
+        """Whether a program of process `pid` has a step of this run."""
+        lines = {line for ref, line in self._where.items() if ref.run == run}
+        return any(
+            claim.program.pid == pid
+            for line in lines
+            for (number, _), claim in line.claims.items()
+            if number == run
+        )
+
     def close(self, line: PoolLine, why: str, *, again: bool = False) -> None:
         """No worker of this line will be there any more: its steps fail. `again`: another attempt
         may find another line."""

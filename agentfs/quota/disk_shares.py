@@ -112,6 +112,17 @@ class DiskShares(Part):
         """The files that mail programs keep in its inbox: they are in the same pot."""
         return self._of(name, self._agents.beside_mail(name))
 
+    def of_run(self, starter: str, place: Path) -> Bytes:
+        """What the steps of a run leave in `place`: it is in the same pot of whoever started it."""
+        return self._of(starter, place)
+
+    def run_removed(self, place: Path) -> None:
+        """The same is gone."""
+        for here in self._own.values():
+            counted = here.pop(os.fspath(place), None)
+            if counted is not None:
+                counted.close()
+
     def _of(self, name: str, place: Path) -> Bytes:
         root, here = os.fspath(place), self._own.setdefault(name, {})
         if root not in here:
@@ -165,11 +176,13 @@ class DiskShares(Part):
         while True:
             began = trio.current_time()
             await self.look(self.shared)
-            for name in list(self._agents):
+            for name in {*self._agents, *self._own}:
                 if self._agents.find(name) is not None:  # by now
-                    await self.look(self.memory(name))
-                if self._agents.beside_mail(name).is_dir():
-                    await self.look(self.beside_mail(name))
+                    self.memory(name)
+                    if self._agents.beside_mail(name).is_dir():
+                        self.beside_mail(name)
+                for counted in tuple(self._own.get(name, {}).values()):
+                    await self.look(counted)
             self.rounds += 1
             await trio.sleep(max(ROUND, REST * (trio.current_time() - began)))
 

@@ -41,8 +41,10 @@ class Watcher:
         )
         assert self._program.stderr is not None
         assert self._program.stdout is not None
-        while b"Watches established" not in self._program.stderr.readline():
-            pass
+        line = b""
+        while b"Watches established" not in line:
+            line = self._program.stderr.readline()
+            assert line, "inotifywait has ended: are there too many?"
         self._root = str(tree.path) + "/"
 
     def until(self, event: str, path: str) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ import os
 import pty
 import select
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -51,6 +52,22 @@ def bash(tree: Tree, script: str, check: bool = True) -> str:
     )
     assert not check or done.returncode == 0, done.stdout
     return done.stdout
+
+
+def poll_one(descriptor: int) -> bool:
+    """Wait until something can be read, or the end."""
+    return bool(select.select([descriptor], [], [], PATIENCE)[0])
+
+
+def next_line(program: subprocess.Popen[bytes]) -> bytes:
+    """The next line that a program says; it is ended if none comes."""
+    assert program.stdout is not None
+    patience = threading.Timer(PATIENCE, program.kill)
+    patience.start()
+    try:
+        return program.stdout.readline()
+    finally:
+        patience.cancel()
 
 
 def held(tree: Tree, request: str = '{"n": 3}') -> str:
@@ -136,8 +153,9 @@ def test_a_run_as_it_happens(tree: Tree) -> None:
     with pytest.raises(BlockingIOError):
         os.read(reader, 100)
     (folder / "signals/go").write_text('{"yes": 1}\n')
+    assert poll_one(wait)
     assert json.loads(os.read(wait, 1 << 16))["state"] == "completed"
-    while piece := os.read(events, 1 << 16):
+    while poll_one(events) and (piece := os.read(events, 1 << 16)):
         seen += piece
     numbers = [json.loads(line)["seq"] for line in seen.splitlines()]
     assert numbers == [*range(1, len(numbers) + 1)]
@@ -157,8 +175,7 @@ def test_tail_follows_a_run(tree: Tree) -> None:
     assert size > 10_000
     follow = tree.start("tail", "-f", str(tree / name), stdout=subprocess.PIPE)
     (tree / f"proc/runs/{run}/signals/go").write_text("yes")
-    assert follow.stdout is not None
-    seen = [json.loads(follow.stdout.readline()) for _ in range(10 + 2)]
+    seen = [json.loads(next_line(follow)) for _ in range(10 + 2)]
     assert seen[-1]["type"] == "PipelineCompleted"
     assert [each["seq"] for each in seen] == [*range(seen[0]["seq"], seen[-1]["seq"] + 1)]
     whole = bash(tree, f"cat {name}")
@@ -167,6 +184,55 @@ def test_tail_follows_a_run(tree: Tree) -> None:
     )
     assert bash(tree, f"tail -c +101 {name} | head -c 50; head -c 0 {name}") == whole[100:150]
     assert len(whole) == (tree / name).stat().st_size
+
+
+PROGRAMS = """\
+kind: Pipeline
+metadata: {name: programs}
+spec:
+  nodes:
+    - name: make
+      program:
+        - sh
+        - -c
+        - |
+          echo began >&2; echo art > "$STEP/artifacts/a.txt"
+          until [ -e "$AGENTFS/shared/go" ]; do sleep 0.1; done
+          echo goes on >&2; echo '{"n": 3}'
+    - {name: fail, program: [sh, -c, "cat >/dev/null; echo oh no >&2; exit 3"]}
+"""
+
+
+def test_programs_leave_logs_and_files(tree: Tree) -> None:
+    (tree / "etc/pipelines/programs.yaml").write_text(PROGRAMS)
+    run = tree.ask("etc/pipelines/programs/run", "{}").strip()
+    folder = tree / f"proc/runs/{run}"
+    until(folder / "nodes/make/log", "began")
+    follow = tree.start("tail", "-f", str(folder / "nodes/make/log"), stdout=subprocess.PIPE)
+    assert next_line(follow) == b"began\n"
+    assert (folder / "artifacts/a.txt").read_text() == "art\n"
+    refused = 'echo x > "$AGENTFS/proc/runs/$0/artifacts/b" || cat "$AGENTFS/proc/self/error"'
+    pid = tree.spawn("cleo", exec=["sh", "-c", refused, run], restart="never")
+    until(tree / f"proc/{pid}/exit", "0")
+    assert "EACCES" in (tree / "agents/cleo/log").read_text()
+    (tree / "shared/go").touch()
+    assert next_line(follow) == b"goes on\n"
+    done = tree.run("runs", "wait", run, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "oh no" in done.stderr
+    assert "exit code 3" in (folder / "nodes/fail/error").read_text()
+    assert json.loads((folder / "nodes/make/output").read_text()) == {"n": 3}
+    assert tree.run("runs", "logs", run).stdout.splitlines() == [
+        "make | began",
+        "make | goes on",
+        "fail | oh no",
+    ]
+    assert tree.run("runs", "logs", run, "fail").stdout == "oh no\n"
+    again = tree.run("runs", "retry", run).stdout.strip()
+    tree.run("runs", "wait", again, check=False)
+    assert tree.read(f"proc/runs/{again}/nodes/make/attempt") == "1\n"
+    assert tree.read(f"proc/runs/{again}/nodes/make/log") == ""
+    assert f"Retry-Of:\t{run}\n" in tree.read(f"proc/runs/{again}/status")
 
 
 def test_a_run_outlives_its_daemon_and_its_document(trees: Callable[..., Tree]) -> None:

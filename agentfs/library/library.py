@@ -45,8 +45,9 @@ EVERYBODY = frozenset({"pipelines", "systems", "macros", "prompts"})
 SHARED = frozenset({"macros", "adapters", "policies", "configs", "prompts"})
 """Those whose documents plans of others are made of."""
 
-SHORT = 10_000
-"""Characters of a text that is read at once, in 10 ms; a longer one in a thread."""
+SHORT = 3_000
+"""Characters of a text that is read at once: 20 ms if it is all expressions. A longer one is read
+in a thread."""
 
 MOST_PLANS = 256
 """Plans in memory; another one is made again, which takes as long as before."""

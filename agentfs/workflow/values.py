@@ -192,10 +192,14 @@ class Values:
     def prepared(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> Any:
         """The input of a node: the run's if it depends on nothing, the output of the one node that
         it depends on, or a map of several; `input_mapping` is laid over, and fields of the run's
-        input fill what is left out or null."""
+        input fill what is left out or null. Where an `input_schema` has properties, the output of
+        the one node is cut to these, if it has any of them, and no others are filled in."""
         base = self._base(live, scope, node)
+        declared = _declared(node)
         if node.input is None:
-            return self._with_ambient(live, base) if not node.strict else base
+            if len(node.sources) == 1 and isinstance(base, dict) and declared & base.keys():
+                base = {name: value for name, value in base.items() if name in declared}
+            return self._with_ambient(live, base, declared) if not node.strict else base
         whole = _looks_inside(node)
         names = self.names(live, scope, node, whole, base)
         mapped = self._mapped(node.input, names)
@@ -204,7 +208,7 @@ class Values:
         found = (
             self._of(live, scope, node.sources, False) | {"input": self.run_input(live)} | mapped
         )
-        return self._with_ambient(live, found)
+        return self._with_ambient(live, found, declared)
 
     def _mapped(self, mapping: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
         hyphens, fuel = _hyphens(names), Fuel()
@@ -228,7 +232,7 @@ class Values:
         item = inner.get(scope.loop.node.spec.get("item_var", "item"))
         return item if scope.loop.node.kind == "for-each" else inner
 
-    def _with_ambient(self, live: LiveRun, prepared: Any) -> Any:
+    def _with_ambient(self, live: LiveRun, prepared: Any, declared: frozenset[str]) -> Any:
         ambient = self.run_input(live)
         if not isinstance(ambient, dict) or not isinstance(prepared, dict) or prepared is ambient:
             return prepared
@@ -238,8 +242,15 @@ class Values:
             name: value
             for name, value in ambient.items()
             if value is not None and prepared.get(name) is None
+            if not declared or name in declared
         }
         return prepared | missing if missing else prepared
+
+
+def _declared(node: PlanNode) -> frozenset[str]:
+    """The fields that the input of a node is said to have."""
+    fields = (node.input_schema or {}).get("properties")
+    return frozenset(fields) if isinstance(fields, dict) else frozenset()
 
 
 def _hyphens(names: Collection[str]) -> frozenset[str]:

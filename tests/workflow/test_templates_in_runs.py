@@ -208,3 +208,24 @@ def test_a_payload_is_mapped_and_a_command_is_as_written(lab: Lab) -> None:
     }  # fmt: skip
     assert lab.step("ship").spec["entity_id"] == 2
     assert "echo {{ a.v }} $HOME" in lab.step("echo").spec["program"]
+
+
+def test_an_input_schema_takes_what_it_declares(lab: Lab) -> None:
+    nodes = """\
+- {name: a, data: {text: t, other: 1, note: null}}
+- name: b
+  program: [cat]
+  input_schema:
+    type: object
+    properties: {text: {type: string}, tone: {type: string}, note: {type: [string, "null"]}}
+    additionalProperties: false
+- {name: z, program: [cat], input_schema: {more: str}, dependencies: [a]}
+- {name: d, program: [cat], dependencies: [a]}
+"""
+    made = run(lab, nodes, {"tone": "kind", "note": "n", "extra": 2})
+    assert lab.step("b").input == {"text": "t", "tone": "kind", "note": "n"}
+    assert lab.step("d").input == {
+        "text": "t", "other": 1, "note": "n", "tone": "kind", "extra": 2,
+    }  # fmt: skip
+    assert lab.state(made, "z") == "failed"
+    assert 'the input: $: "more" is a required property' in lab.error(made, "z")

@@ -34,6 +34,7 @@ from agentfs.store.rows import UNREADABLE, StoreRows
 from agentfs.store.settings import configuration_form
 from agentfs.tooling import check as tooling
 from agentfs.tooling import document as tools
+from agentfs.triggers import check as triggers
 from agentfs.turns import check as turns
 from agentfs.turns import harnesses
 from agentfs.workflow import check as workflow
@@ -42,10 +43,13 @@ __all__ = ["check"]
 
 ROOMS = (
     *(process, mail, asks, reminders, tooling, turns, chats, shared, quota, audit, approvals),
-    *(library, workflow, executors),
+    *(library, workflow, executors, triggers),
 )
 
-NUMBERS = (LAST_EVENT, *process.NUMBERS, *quota.NUMBERS, *audit.NUMBERS, *approvals.NUMBERS)
+NUMBERS = (
+    *(LAST_EVENT, *process.NUMBERS, *quota.NUMBERS, *audit.NUMBERS, *approvals.NUMBERS),
+    *triggers.NUMBERS,
+)
 """Meta values that are numbers."""
 
 DOCUMENTS: dict[str, Form[Any]] = {

@@ -105,6 +105,14 @@ from agentfs.store.opening import require_whole, taking_up
 from agentfs.store.part import Part
 from agentfs.tooling.sidecars import Sidecars
 from agentfs.tooling.tooling import Tooling
+from agentfs.triggers.entities import Entities
+from agentfs.triggers.launcher import RunLauncher
+from agentfs.triggers.maker import TriggerMakers
+from agentfs.triggers.schedules import Schedules
+from agentfs.triggers.system_parts import PartStarter
+from agentfs.triggers.system_runs import SystemRuns
+from agentfs.triggers.systems import Systems
+from agentfs.triggers.transitions import TransitionSteps
 from agentfs.turns import harnesses
 from agentfs.turns.turns import TurnLog
 from agentfs.why import Why
@@ -248,6 +256,20 @@ class Kernel:
         engine.executors.add(Functions(ground, table, self.policy, self.pools, code))
         self.step_programs = add(ProgramSteps(ground, gate, self.light, engine))
         engine.executors.add(self.step_programs)
+        self._build_triggers(ground)
+
+    def _build_triggers(self, ground: Ground) -> None:
+        """What starts runs by itself: schedules, entities, systems."""
+        add, gate, table, runs = ground.parts.add, self.gate, self.table, self.runs
+        makers = TriggerMakers(gate, table, self.agents, self.ceilings)
+        starter = PartStarter(table, self.processes, runs, makers)
+        systems = add(SystemRuns(ground, makers, table, self.light, starter, self.topics))
+        launcher = RunLauncher(ground, self.library, runs, systems, makers)
+        self.schedules = add(Schedules(ground, gate, makers, launcher, self.made))
+        self.entities = add(Entities(ground, gate, table, makers, launcher, self.made))
+        self.systems = Systems(gate, self.library, makers, systems, self.schedules, self.entities)
+        self.transitions = add(TransitionSteps(ground, self.engine, self.entities))
+        self.engine.executors.add(self.transitions)
 
     def _build_boundary(self, ground: Ground) -> None:
         """What the tree and the daemon ask of the kernel."""

@@ -25,6 +25,7 @@ from agentfs.shared.settings import (
 )
 from agentfs.store.settings import Section
 from agentfs.tooling.settings import ToolSettings
+from agentfs.triggers.settings import TriggerSettings
 from agentfs.turns.settings import TurnSettings
 from agentfs.vfs.settings import MountSettings
 
@@ -51,6 +52,7 @@ SECTIONS: tuple[type[Section], ...] = (
     ShareSettings,
     ToolSettings,
     PoolSettings,
+    TriggerSettings,
     MountSettings,
 )
 """In the order of the document."""

@@ -82,7 +82,8 @@ class RemindersDirectory(Table):
     )
     async def new(self, request: bytes, caller: Caller) -> str:
         """Set reminders: `in 10m TEXT`, `at 2026-12-01T09:00Z TEXT` or `cron "0 9 * * 1" TEXT`
-        (minute, hour, day of month, month, day of week; UTC), one a line, or each ended by a NUL if
+        (minute, hour, day of month, month, day of week; UTC, unless `CRON_TZ=Europe/Berlin` or the
+        like is before them), one a line, or each ended by a NUL if
         a text has lines; all or none. The reply is their ids, one a line. Each comes as a message
         of `Type: reminder` from the agent itself."""
         made = self.reminders.set(caller.principal, self.name, as_text(request))

@@ -25,6 +25,7 @@ from agentfs.providers.documents import (
     PromptsDirectory,
     SystemsDirectory,
 )
+from agentfs.providers.entities import EntitiesDirectory
 from agentfs.providers.etc import EtcDirectory
 from agentfs.providers.figures import FigureRows, MountFigures, StatsDirectory
 from agentfs.providers.gateway import GatewayFacts, GatewayLink
@@ -54,11 +55,13 @@ from agentfs.providers.reminders import RemindersDirectory
 from agentfs.providers.root import RootDirectory, Served
 from agentfs.providers.run_groups import ByPipelineDirectory, ByRefDirectory, ByStateDirectory
 from agentfs.providers.runs import RunsDirectory
+from agentfs.providers.scheduled import ScheduledDirectory
 from agentfs.providers.secrets import SecretsDirectory
 from agentfs.providers.sent import SentDirectory
 from agentfs.providers.shared import SharedRows
 from agentfs.providers.shm import AgentShmDirectory, DevShmDirectory
 from agentfs.providers.sys import SysDirectory
+from agentfs.providers.systems import SystemRunsDirectory
 from agentfs.providers.tools import LibDirectory, ToolLink, ToolsDirectory
 from agentfs.providers.topics import TopicsDirectory
 from agentfs.providers.turns import AgentStatsDirectory, TurnRows
@@ -103,6 +106,9 @@ attach(
     ByStateDirectory,
     ByPipelineDirectory,
     ByRefDirectory,
+    ScheduledDirectory,
+    EntitiesDirectory,
+    SystemRunsDirectory,
     DevDirectory,
     LlmDirectory,
     GatewayLink,

@@ -26,6 +26,7 @@ from agentfs.manifests.documents import ManifestLibrary as Names
 from agentfs.manifests.pipeline import check_manifest, checked, compile_pipeline, describe
 from agentfs.manifests.plan import Plan
 from agentfs.manifests.source import ManifestText
+from agentfs.manifests.system_plan import SystemPlan, compile_system
 from agentfs.model.principal import Principal
 from agentfs.model.spec import NAME
 from agentfs.quota.made import Made
@@ -300,6 +301,16 @@ class Library(Part):
             plan = _compiled(edition, self._names(), environment)
             self._keep(edition, environment, plan)
         return plan
+
+    def system(self, name: str, version: int | None = None, environment: str = "") -> SystemPlan:
+        """The plan of a system, inside a transaction, too. Raises ENOENT, and EINVAL if what it
+        names is gone meanwhile."""
+        edition = self.get("systems", name, version)
+        file = f"{edition.name}.yaml"
+        try:
+            return compile_system(edition.text, file, self._names(), environment, edition.version)
+        except DocumentError as bad:
+            raise KernelError(errno.EINVAL, str(bad), rule="manifest") from None
 
     def _kept(self, edition: Edition, environment: str) -> Plan | None:
         self._names()  # settings may have changed

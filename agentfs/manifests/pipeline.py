@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import yaml
 
-from agentfs.base.yaml_document import Diagnostic, DocumentError, near
+from agentfs.base.yaml_document import Diagnostic, DocumentError
 from agentfs.base.yaml_text import CORE
 from agentfs.manifests.documents import (
     FOLDERS,
@@ -17,22 +16,19 @@ from agentfs.manifests.documents import (
     Manifest,
     ManifestLibrary,
     engine_level,
-    read_adapter,
-    read_config,
     read_manifests,
-    read_policy,
 )
 from agentfs.manifests.fuel import TemplateError
 from agentfs.manifests.graph import GraphReader
 from agentfs.manifests.inherit import Level, settle
 from agentfs.manifests.levels import LEVEL_KEYS, read_level
 from agentfs.manifests.lint import lint
-from agentfs.manifests.macro import read_macro
+from agentfs.manifests.local import chosen, gathered, misplaced, stem
 from agentfs.manifests.nodes import concurrency_of, schema_of
 from agentfs.manifests.plan import Concurrency, Plan
 from agentfs.manifests.references import Fields
 from agentfs.manifests.source import Located, ManifestText
-from agentfs.manifests.system import parse
+from agentfs.manifests.system_plan import read_system
 from agentfs.manifests.template import Template
 
 __all__ = ["check_manifest", "checked", "compile_pipeline", "describe"]
@@ -76,70 +72,6 @@ LEFT = ("program", "exec")
 """Below these a `${NAME}` is the shell's."""
 
 
-def stem(file: str) -> str:
-    """The name of a document, from that of its file."""
-    name = os.path.basename(file)
-    return name.removesuffix(".yaml").removesuffix(".yml")
-
-
-def gathered(
-    source: ManifestText, manifests: Iterable[Manifest], library: ManifestLibrary
-) -> LocalLibrary:
-    """The library with what the text itself has beside its pipeline: it comes first."""
-    local = LocalLibrary(library)
-    shorter = [each for each in manifests if each.kind not in ("Pipeline", "System")]
-    for each in sorted(shorter, key=lambda each: _FIRST.index(each.kind)):
-        if each.kind in ("Policy", "Middleware"):
-            local.policies[each.name] = read_policy(source, each)
-        elif each.kind == "Adapter":
-            local.adapters[each.name] = read_adapter(source, each)
-        elif each.kind == "Macro":
-            local.macros[each.name] = read_macro(source, each)
-        elif each.kind == "Config":
-            local.own_configs.append(read_config(source, each, local))
-    local.pipelines |= {each.name for each in manifests if each.kind == "Pipeline"}
-    return local
-
-
-_FIRST = ("Policy", "Middleware", "Adapter", "Macro", "Config")
-
-
-def chosen(
-    source: ManifestText, manifests: list[Manifest], kind: str, environment: str
-) -> Manifest | None:
-    """The one document of `kind` for an environment: the first, if none is asked for."""
-    found = [each for each in manifests if each.kind == kind]
-    others = [each for each in manifests if each.kind in {"Pipeline", "System"} - {kind}]
-    for each in others:
-        _misplaced(source, each, kind)
-    if not found:
-        if manifests and not others and source.sound:
-            what = f"`kind: {kind}` was expected, there is none in the text"
-            source.fault(manifests[0].whole, what, "E101")
-        return None
-    if environment:
-        named = {each.namespace: each for each in reversed(found)}
-        if environment in named:
-            return named[environment]
-        if len(found) > 1 or found[0].namespace:
-            known = ", ".join(sorted(each or "(none)" for each in named))
-            hint = near(environment, named) or f": there is {known}"
-            what = f"there is no environment `{environment}`{hint}"
-            source.fault(found[0].whole, what, "E007")
-        return found[0]
-    names = {each.namespace for each in found}
-    if len(found) > 1 and len(names) < len(found):
-        what = "a second pipeline of this environment: each needs a metadata.namespace of its own"
-        source.fault(found[-1].whole, what, "E102")
-    return found[0]
-
-
-def _misplaced(source: ManifestText, manifest: Manifest, wanted: str) -> None:
-    place = f"/etc/{FOLDERS[manifest.kind]}"
-    what = f"kind: {wanted} was expected, a {manifest.kind} belongs into {place}"
-    source.fault(manifest.whole.child("kind"), what, "E101")
-
-
 def compile_pipeline(
     text: str, file: str, library: ManifestLibrary, environment: str = "", version: int = 0
 ) -> Plan:
@@ -165,7 +97,7 @@ def check_manifest(
             if style and plan is not None and source.sound:
                 lint(source, plan)
         elif kind == "systems":
-            parse(text, file, "/")
+            read_system(source, library)
         else:
             checked(source, kind, library)
     except DocumentError as bad:
@@ -186,7 +118,7 @@ def checked(source: ManifestText, kind: str, library: ManifestLibrary) -> LocalL
     manifests = read_manifests(source, stem(source.file))
     for each in manifests:
         if FOLDERS[each.kind] != kind:
-            _misplaced(source, each, next(name for name in FOLDERS if FOLDERS[name] == kind))
+            misplaced(source, each, next(name for name in FOLDERS if FOLDERS[name] == kind))
     for each in manifests[1:]:
         source.fault(each.whole, f"one document was expected in a file of /etc/{kind}", "E003")
     named = [replace(each, name=stem(source.file)) for each in manifests]

@@ -15,7 +15,7 @@ from agentfs.process.settings import LimitSettings
 from agentfs.process.table import ProcessTable
 from agentfs.store.settings import Settings
 
-__all__ = ["NAMES", "Ceilings"]
+__all__ = ["NAMES", "OWN_ONLY", "Ceilings"]
 
 NAMES: tuple[str, ...] = Limits.__slots__
 """The limits there are, in their order."""

@@ -63,6 +63,8 @@ _KINDS = (
     PotKind("pools", "pools", "pools.max_pools"),
     _again("groups", "groups", "groups.max_groups"),
     PotKind("reminders", "reminders", "shares.reminders"),
+    PotKind("schedules", "schedules", "triggers.max_schedules"),
+    PotKind("entities", "entities", "triggers.max_entities"),
     _again("asks", "questions that wait for an answer", "shares.asks"),
     _again("approvals", "requests that wait for approval", "shares.approvals"),
 )

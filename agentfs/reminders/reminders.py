@@ -9,12 +9,10 @@ message of the reminder was still waiting in it, are made up for by one message.
 from __future__ import annotations
 
 import errno
-import logging
-
-import trio
 
 from agentfs.base.buckets import TokenBuckets
 from agentfs.base.clock import rfc3339
+from agentfs.base.due_work import work_as_due
 from agentfs.base.errors import KernelError
 from agentfs.mail.mail import Mail
 from agentfs.mail.message import Priority
@@ -40,14 +38,12 @@ from agentfs.store.records import take_from
 
 __all__ = ["Reminder", "Reminders"]
 
-log = logging.getLogger(__name__)
-
 # Deliveries in one transaction. Each takes 0.1 ms or 0.2, and a sender meanwhile waits for a
 # batch; 10,000 that are due at once are to take fewer than 200 transactions.
 BATCH = 52
 # Seconds. Between two batches everybody else has a turn; the wall clock can be stepped, so look
-# again after a while; the store may be full.
-PAUSE, LONGEST_WAIT, RETRY = 0.005, 10.0, 1.0
+# again after a while.
+PAUSE, LONGEST_WAIT = 0.005, 10.0
 # Seconds back between two looks at the wall clock that are a step of it.
 STEP = 1.0
 # Seconds after which a delivery is so late that its message says so.
@@ -172,24 +168,7 @@ class Reminders(Part):
 
     async def run(self) -> None:
         """Deliver what falls due, until cancelled. Others get as much of the loop as it takes."""
-        failing = False
-        while True:
-            sooner = self.table.watch()
-            began = self._clock.monotonic()
-            try:
-                wait = self.run_due()
-                failing = False
-            except KernelError as full:
-                if not failing:
-                    log.warning("reminders that are due have to wait: %s", full)
-                failing, wait = True, RETRY
-                sooner = self.table.watch()  # putting back what was due is nothing new
-            except Exception:
-                log.exception("reminders that are due have to wait")
-                wait = RETRY
-                sooner = self.table.watch()
-            with trio.move_on_after(max(wait, self._clock.monotonic() - began)):
-                await sooner.wait()
+        await work_as_due(self.run_due, self.table.watch, self._clock, "reminders")
 
     def run_due(self) -> float:
         """Deliver what is due, a batch at most; the seconds until it is to be called again (inf:

@@ -36,6 +36,7 @@ class Action(enum.Enum):
     MANAGE_TREE = "manage_tree"
     READ_FILE = "read_file"
     WRITE_FILE = "write_file"
+    TRANSITION = "transition"
 
     @property
     def words(self) -> str:

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterator
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from agentfs.base.errors import ApprovalError
 from agentfs.model.principal import Principal
 from agentfs.model.process import Process, Tier
 from agentfs.model.spec import ProcessSpec
 
-__all__ = ["Part", "Parts"]
+__all__ = ["EndedWork", "Part", "Parts"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A", bound="Part")
+
+
+class EndedWork(Protocol):
+    """A run, or a system, that has ended. `id` is the pid of its process, the value of `state` how
+    it has ended (completed, failed, cancelled, timed_out), `error` or `reason` why it has not
+    completed."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def state(self) -> enum.Enum: ...
+    @property
+    def error(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
 
 
 class Part:
@@ -77,8 +93,9 @@ class Part:
     def refusal_repeated(self, pid: int, code: str, reason: str, rule: str) -> None:
         """A call of process `pid` was refused as one before it: no event tells of it yet."""
 
-    def run_ended(self, run: object) -> None:
-        """A run of a pipeline has ended: it has its final state, and its output is stored."""
+    def run_ended(self, run: EndedWork) -> None:
+        """A run of a pipeline, or a system, has ended: it has its final state, and its output is
+        stored."""
 
     # -- what is used ----------------------------------------------------------------------------
 

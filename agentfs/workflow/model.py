@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 from operator import attrgetter
 from typing import Any, Protocol
 
+from agentfs.manifests.inherit import Level
 from agentfs.manifests.plan import Plan, PlanNode
 from agentfs.model.capability import Ceiling
 from agentfs.model.process import Process
@@ -185,7 +186,8 @@ class Start:
     (TYPE, ID) of the thing that it is about. `deadline` is in seconds from the start, `limits` and
     `caps` can narrow only. `sync`: every commit of it is synced to the disk. `parent` is the step
     that it is a sub-run of, `process` the process that it acts for (None: the caller's), and
-    `ceiling` the most that it may."""
+    `ceiling` the most that it may. `levels` are those above the pipeline that it inherits from, the
+    outermost first: a System, a process of it."""
 
     pipeline: str
     input: Any = None
@@ -201,6 +203,7 @@ class Start:
     process: Process | None = None
     ceiling: Ceiling | None = None
     on_parent_end: str = ""
+    levels: tuple[Level, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

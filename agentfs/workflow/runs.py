@@ -14,6 +14,7 @@ import trio
 
 from agentfs.base.errors import KernelError
 from agentfs.library.settings import WorkflowSettings
+from agentfs.manifests.inherit import narrowed
 from agentfs.manifests.plan import Plan, PlanNode
 from agentfs.model.capability import CapabilitySet, Ceiling
 from agentfs.model.principal import Principal
@@ -97,6 +98,8 @@ class Runs(Part):
 
     def _begin(self, starter: Process, start: Start) -> Run:
         plan = self._plans.plan_now(start.pipeline, start.version, start.environment)
+        if start.levels:
+            plan = narrowed(plan, *start.levels)
         self._gate.policy.require_capability(starter, "spawn_children")
         text = self._input_text(plan, start.input)
         self.may_start(starter, plan.name, text)

@@ -29,6 +29,7 @@ from agentfs.process.events import ShownStateChanged, WhyChanged
 from agentfs.providers.tree import build
 from agentfs.quota.meter import Use
 from agentfs.store.event import Event, vocabulary
+from agentfs.triggers.entities import WantedState
 from agentfs.vfs.changes import Change, Created, HungUp, Modified, Moved, Removed
 from agentfs.vfs.node import Directory
 from agentfs.vfs.on import Cause, Handler, When, handlers
@@ -94,6 +95,15 @@ VARIANTS: dict[str, tuple[dict[str, object], ...]] = {
     "RunRemoved": ({"state": "completed"}, {"state": "failed", "ref": ""}),
     "NodeChanged": ({"node": "greet"}, {"node": "each/1/square"}),
     "RunSignalled": ({"key": "go"},),
+    "ScheduleMade": ({}, {"schedule": 99}),
+    "EntityTypeMade": ({}, {"entity_type": "gone"}),
+    "EntityRegistered": ({}, {"entity": "gone"}),
+    "EntityChanged": tuple(
+        {"outcome": outcome, "run": run}
+        for outcome, run in (("done", 0), ("pending", 5), ("failed", 5))
+    ),
+    "SystemStarted": ({}, {"system": 9999}),
+    "SystemChanged": ({"process": "", "run": 0}, {"process": "a", "run": 5}),
     "MessageArrived": ({}, {"agent": "queues/jobs"}, {"id": "000000000099"}, {"sender": "carol"}),
     "BroadcastSent": ({}, {"id": "000000000099"}),
 } | {
@@ -120,6 +130,14 @@ SHM: tuple[dict[str, object], ...] = (
     {"visibility": "global", "space": ("global", "")},
     {"visibility": "global", "space": ("global", ""), "name": "gone"},
 )
+
+
+HELD = "kind: Pipeline\nmetadata: {name: held}\nspec: {nodes: [{name: x, wait: go}]}\n"
+PAIR = (
+    "kind: System\nmetadata: {name: pair}\nspec:\n"
+    "  processes: {a: {pipeline: held}, b: {pipeline: held}}\n  pipes: [{from: a, to: b}]\n"
+)
+MACHINE = "initial: A\ntransitions: {A: [B]}\nstates: {B: {on_enter: held}}\n"
 
 
 class Town:
@@ -195,6 +213,7 @@ class Town:
         begin = Start("hello", {"name": "ann"}, ref=("order", "7"))
         town.values["run"] = kernel.runs.start(OPERATOR.principal, begin).id
         await kernel.runs.wait_ended(kernel.runs.page(0, 1)[0])
+        await town.with_triggers()
         [reminder] = kernel.reminders.set(bob.principal, "bob", "in 1h wake up")
         needed = ApprovalError(
             "it has to be approved",
@@ -213,6 +232,29 @@ class Town:
         for module, number in (("asks", ask), ("reminders", reminder.id), ("approvals", approval)):
             town.ids[f"agentfs.{module}.events"] = {"id": number}
         return town
+
+    async def with_triggers(self) -> None:
+        """A schedule, an entity on its way to another state, and a system at work."""
+        kernel, operator = self.world.kernel, OPERATOR.principal
+        for kind, name, text in (
+            ("pipelines", "held", HELD),
+            ("systems", "pair", PAIR),
+        ):
+            await kernel.library.put(operator, kind, name, text)
+        schedule = kernel.schedules.create(operator, '{"pipeline": "held", "in": "1h"}')
+        kernel.entities.make_type(operator, "thing", 0o777)
+        kernel.entities.set_machine(operator, "thing", MACHINE)
+        kernel.entities.register(operator, "thing", "thing")
+        kernel.entities.transition(operator, "thing", "thing", WantedState("B"))
+        system = kernel.systems.run(operator, "pair")
+        kernel.systems.runs.run_due()
+        self.values |= {
+            "schedule": schedule.number,
+            "entity_type": "thing",
+            "entity": "thing",
+            "system": system,
+            "pipe": "a-b",
+        }
 
     def events(self) -> Iterator[Event]:
         """One event of each kind, or several."""

@@ -280,3 +280,107 @@ def test_any_line_is_a_time_and_a_text_or_einval(line: str) -> None:
             assert text
         except KernelError as refused:
             assert refused.errno == errno.EINVAL
+
+
+# -- time zones ----------------------------------------------------------------------------------
+
+
+def in_zone(zone: str, fields: str, since: str, count: int) -> list[str]:
+    """The next times after `since`, an ISO time with its offset, as UTC."""
+    schedule = parse(f'cron "CRON_TZ={zone} {fields}" x')[0]
+    found = []
+    at: float | None = datetime.fromisoformat(since).timestamp()
+    for _ in range(count):
+        at = schedule.after(at or 0)
+        assert at is not None
+        found.append(datetime.fromtimestamp(at, UTC).strftime("%m-%d %H:%M"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("zone", "fields", "since", "times"),
+    [
+        # Half past two is left out on that day: once, right after the gap.
+        (
+            "Europe/Berlin",
+            "30 2 * * *",
+            "2026-03-28T12:00+01:00",
+            ["03-29 01:00", "03-30 00:30", "03-31 00:30"],
+        ),
+        # Half past two comes twice on that day: once, the first time.
+        (
+            "Europe/Berlin",
+            "30 2 * * *",
+            "2026-10-24T12:00+02:00",
+            ["10-25 00:30", "10-26 01:30", "10-27 01:30"],
+        ),
+        # A look from within the hour that comes again does not find the one that was.
+        ("Europe/Berlin", "30 2 * * *", "2026-10-25T02:10+01:00", ["10-26 01:30"]),
+        ("Europe/Berlin", "30 2 * * *", "2026-10-25T02:30+02:00", ["10-26 01:30"]),
+        # Wildcards go by real time.
+        (
+            "Europe/Berlin",
+            "*/30 * * * *",
+            "2026-10-25T01:45+02:00",
+            ["10-25 00:00", "10-25 00:30", "10-25 01:00", "10-25 01:30", "10-25 02:00"],
+        ),
+        (
+            "Europe/Berlin",
+            "*/30 * * * *",
+            "2026-03-29T01:15+01:00",
+            ["03-29 00:30", "03-29 01:00", "03-29 01:30"],
+        ),
+        # Lord Howe sets its clocks by half an hour.
+        (
+            "Australia/Lord_Howe",
+            "15 2 * * *",
+            "2026-10-03T12:00+10:30",
+            ["10-03 15:30", "10-04 15:15"],
+        ),
+        (
+            "Australia/Lord_Howe",
+            "45 1 * * *",
+            "2026-04-04T12:00+11:00",
+            ["04-04 14:45", "04-05 15:15"],
+        ),
+        (
+            "Australia/Lord_Howe",
+            "*/30 * * * *",
+            "2026-04-05T01:15+11:00",
+            ["04-04 14:30", "04-04 15:00", "04-04 15:30"],
+        ),
+    ],
+)
+def test_times_of_a_zone_come_once_where_its_clocks_are_set(
+    zone: str, fields: str, since: str, times: list[str]
+) -> None:
+    assert in_zone(zone, fields, since, len(times)) == times
+
+
+def test_every_start_within_a_day_of_change_gives_each_time_once() -> None:
+    for day, first in (("2026-03-28T22:00Z", 1.0), ("2026-10-24T22:00Z", 0.5)):
+        midnight = datetime.fromisoformat(day).timestamp()
+        schedule = parse('cron "CRON_TZ=Europe/Berlin 30 2 * * *" x')[0]
+        first = datetime.fromisoformat(f"{day[:8]}{int(day[8:10]) + 1}T00:00Z").timestamp() + (
+            first * 3600
+        )
+        for minute in range(0, 26 * 60, 7):
+            found = schedule.after(midnight + minute * 60)
+            assert found is not None
+            assert found > midnight + minute * 60
+            assert found == first or found > first + 20 * 3600
+
+
+def test_a_zone_can_stand_before_fields_without_quotes() -> None:
+    line = "cron CRON_TZ=Asia/Tokyo 0 9 * * 1 plan the week"
+    schedule, text = parse(line)
+    assert (str(schedule), text) == ('cron "CRON_TZ=Asia/Tokyo 0 9 * * 1"', "plan the week")
+    assert parse(f"{schedule} x")[0] == schedule
+
+
+@pytest.mark.parametrize(
+    "zone", ["Europe/Berln", "../../etc/passwd", "/etc/passwd", "Europe", "x" * 300, "Mars/\0"]
+)
+def test_a_zone_that_there_is_not_is_refused(zone: str) -> None:
+    refused = refusal(f'cron "CRON_TZ={zone} 0 9 * * 1" x')
+    assert "zone" in refused.reason or "bytes" in refused.reason

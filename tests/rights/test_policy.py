@@ -20,22 +20,22 @@ YES, EPERM, EACCES = 0, errno.EPERM, errno.EACCES
 # The table of docs/permissions.md; the last three columns are the capabilities' of the same names.
 # y yes, - no, deny, and to whom: children, parent, own.
 TABLE = """
-role       spawn kill     send   read_art write_art escalate read_process manage_tree read_f write_f
-kernel     y     y        y      y        y         y        y            y           y      y
-daemon     y     y        y      y        y         y        y            y           y      y
-lead       y     y        y      y        y         y        y            -           y      y
-agent      y     children y      y        y         y        y            -           y      y
-worker     y     children y      y        y         y        y            -           y      y
-architect  -     -        y      y        y         y        y            -           y      y
-task       deny  -        parent y        -         y        own          -           y      -
+role       spawn kill     send   read_art write_art escalate read_pro manage_t read_f write_f trans
+kernel     y     y        y      y        y         y        y        y        y      y       y
+daemon     y     y        y      y        y         y        y        y        y      y       y
+lead       y     y        y      y        y         y        y        -        y      y       y
+agent      y     children y      y        y         y        y        -        y      y       y
+worker     y     children y      y        y         y        y        -        y      y       y
+architect  -     -        y      y        y         y        y        -        y      y       y
+task       deny  -        parent y        -         y        own      -        y      -       -
 """
-COLUMNS = dict(zip(TABLE.split()[1:11], Action, strict=True))
+COLUMNS = dict(zip(TABLE.split()[1:12], Action, strict=True))
 CELLS = {
     (Role(row.split()[0]), COLUMNS[column]): cell
     for row in TABLE.strip().splitlines()[1:]
     for column, cell in zip(COLUMNS, row.split()[1:], strict=True)
 }
-assert [action.value.startswith(column) for column, action in COLUMNS.items()] == [True] * 10
+assert [action.value.startswith(column) for column, action in COLUMNS.items()] == [True] * 11
 
 RELATIONS = ("itself", "child", "parent", "ancestor", "sibling", "same user", "other user")
 """What the process that something is done to is to the actor. `same user`, `other user`: no

@@ -1,0 +1,88 @@
+"""Starting what a schedule or an entity is to start, for whoever has made that."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+
+from agentfs.base.errors import KernelError
+from agentfs.base.yaml_document import near
+from agentfs.library.library import Library
+from agentfs.manifests.system_plan import Init
+from agentfs.store.ground import Ground
+from agentfs.triggers.launch import Order
+from agentfs.triggers.maker import Maker, TriggerMakers
+from agentfs.triggers.system_runs import SystemRuns
+from agentfs.workflow.model import Start
+from agentfs.workflow.runs import Runs
+
+__all__ = ["RunLauncher"]
+
+
+class RunLauncher:
+    """It starts runs of pipelines, and systems. They belong to the maker's process, and may no more
+    than the maker might; that the maker may start them at all has been asked by then."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        library: Library,
+        runs: Runs,
+        systems: SystemRuns,
+        makers: TriggerMakers,
+    ) -> None:
+        self._store = ground.store
+        self._library = library
+        self._runs = runs
+        self._systems = systems
+        self._makers = makers
+
+    def check(self, maker: Maker, order: Order) -> None:
+        """Raise ENOENT if there is no such document."""
+        if self._library.find(order.kind, order.name) is None:
+            known = near(order.name, self._library.names(order.kind))
+            raise KernelError(
+                errno.ENOENT, f"there is no {order.kind.removesuffix('s')} {order.name!r}{known}"
+            )
+
+    def start(self, maker: Maker, order: Order) -> int:
+        """Start it, as part of the transaction under way; its number, a pid. Raises what
+        `Runs.start` does."""
+        if self._store.acting is None:
+            self._store.act_for(self._makers.principal(maker))
+        if order.kind == "systems":
+            plan = self._library.system(order.name, None, order.environment)
+            once = replace(plan, init=Init())
+            return self._systems.begin(maker, once, order).id
+        limits: dict[str, float | None] = {**maker.limits}
+        for name, most in (order.limits or {}).items():
+            own = limits.get(name)
+            if most is not None:
+                limits[name] = most if own is None else min(most, own)
+        start = Start(
+            order.name,
+            order.input,
+            key=order.key,
+            ref=order.ref,
+            environment=order.environment,
+            deadline=order.deadline,
+            limits=limits or None,
+            caps=order.caps,
+            ceiling=maker.ceiling,
+        )
+        return self._runs.start_for(self._makers.process(maker), start).id
+
+    def cancel(self, number: int, why: str) -> None:
+        """End a run, or a system."""
+        if self._systems.table.find(number) is not None:
+            self._systems.cancel(number, why)
+        else:
+            self._runs.cancel(self._makers.operator(), number, why)
+
+    def is_open(self, number: int) -> bool:
+        """Whether it has not ended."""
+        system = self._systems.table.find(number)
+        if system is not None:
+            return not system.state.final
+        run = self._runs.find(number)
+        return run is not None and not run.state.final

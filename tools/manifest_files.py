@@ -26,7 +26,8 @@ from agentfs.manifests.documents import (
     read_manifests,
 )
 from agentfs.manifests.inherit import NodePolicy
-from agentfs.manifests.pipeline import check_manifest, checked, gathered, stem
+from agentfs.manifests.local import gathered, stem
+from agentfs.manifests.pipeline import check_manifest, checked
 from agentfs.manifests.source import ManifestText
 from agentfs.manifests.system import System, parse
 from agentfs.tools.tree import Tree, TreeError

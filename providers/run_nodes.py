@@ -24,8 +24,7 @@ from agentfs.vfs.table import DirectoryOf, Entry, key_in
 from agentfs.workflow.model import NodeRow
 
 if TYPE_CHECKING:
-    from agentfs.manifests.plan import Graph
-    from agentfs.manifests.plan import Node as PlanNode
+    from agentfs.manifests.plan import Graph, PlanNode
     from agentfs.providers.runs import RunDirectory
 
 __all__ = ["NodesDirectory", "RunNodeDirectory"]

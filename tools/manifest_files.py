@@ -201,7 +201,7 @@ def _absolute(text: str, path: str) -> str:
 
 
 class _InTree:
-    """The documents of a tree, as a `ManifestLibrary`. What cannot be read is not there."""
+    """The documents of a tree that can be read, as a `ManifestLibrary`."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree

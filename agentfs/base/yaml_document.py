@@ -42,6 +42,9 @@ VALUE = "E007"
 """Codes of faults that any document may have; `agentfs.manifests.diagnose` has the rest."""
 
 
+MOST_LIKE = 200
+"""Names that a wrong one is compared with."""
+
 HINT = re.compile(r" \((did you mean [^)]*\?)\)")
 
 
@@ -84,8 +87,13 @@ class DocumentError(Exception):
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """The nearest known name as a question, if there is one near."""
+    """The nearest known name as a question, if there is one near. Of very many only those with the
+    same first letter are looked at: each takes some microseconds."""
     by_lower = {each.lower(): each for each in known}
+    if len(by_lower) > MOST_LIKE:
+        first = name[:1].lower()
+        like = [each for each in by_lower if each.startswith(first)][:MOST_LIKE]
+        by_lower = {each: by_lower[each] for each in like}
     found = difflib.get_close_matches(name.lower()[:80], by_lower, n=1)
     return f" (did you mean {by_lower[found[0]]}?)" if found else ""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from functools import lru_cache
 from typing import cast
 
 from jinja2 import Environment, TemplateSyntaxError, nodes
@@ -82,6 +83,11 @@ def place(text: str, offset: int) -> tuple[int, int]:
 
 def hyphenated(names: Iterable[str]) -> frozenset[str]:
     """Those names that a grammar without them would take for subtractions."""
+    return _hyphenated(names if isinstance(names, frozenset) else frozenset(names))
+
+
+@lru_cache(maxsize=64)
+def _hyphenated(names: frozenset[str]) -> frozenset[str]:
     return frozenset(name for name in names if "-" in name)
 
 

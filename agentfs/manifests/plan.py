@@ -249,5 +249,3 @@ _FROM_JSON: dict[str, Any] = {
     "bodies": lambda bodies: tuple((name, Graph.from_record(each)) for name, each in bodies),
     "origin": lambda origin: {name: (value, level) for name, (value, level) in origin.items()},
 }
-
-Node = PlanNode  # the name that was agreed on first; goes as soon as nobody uses it

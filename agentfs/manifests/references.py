@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from agentfs.base.yaml_document import near
 from agentfs.manifests.expression import Expression, mapping_source
 from agentfs.manifests.fuel import TemplateError
+from agentfs.manifests.grammar import hyphenated
 from agentfs.manifests.kinds import CTX_FIELDS, Filling
 from agentfs.manifests.source import Located, ManifestText
 from agentfs.manifests.template import Template, is_template
@@ -82,6 +84,12 @@ def as_templates(value: Any, scope: NameScope) -> Any:
     return value
 
 
+@lru_cache(maxsize=64)
+def _hyphens(scope: NameScope) -> frozenset[str]:
+    """Its names with hyphens: all others are read as names anyway."""
+    return hyphenated(frozenset({*scope.nodes(), *scope.variables, *scope.fields.names}))
+
+
 def find(
     source: ManifestText,
     value: Located,
@@ -94,13 +102,13 @@ def find(
 ) -> None:
     """Look at everything that `value` names. Names that are not there are faults; `own` is the node
     that the value is of."""
-    names = [*scope.nodes(), *scope.variables, *scope.fields.names]
+    names = _hyphens(scope)
     for each, reference in _references(source, value, form, what, names):
         _Look(source, each, what, scope, own).at(reference, found, form)
 
 
 def _references(
-    source: ManifestText, value: Located, form: Filling, what: str, names: list[str]
+    source: ManifestText, value: Located, form: Filling, what: str, names: frozenset[str]
 ) -> Iterator[tuple[Located, Reference]]:
     if form is Filling.LITERAL:
         return

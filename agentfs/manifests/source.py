@@ -130,6 +130,7 @@ class ManifestText:
         self.file = file
         self.document = YamlDocument(text, file, MOST_VALUES, manifest=True)
         self._text = text
+        self._faults = 0
 
     def roots(self) -> list[Located]:
         """All documents of the text. Raises DocumentError for what is not YAML, or too large."""
@@ -179,8 +180,11 @@ class ManifestText:
     # -- what is found ---------------------------------------------------------------------------
 
     def fault(self, where: Located, what: str, code: str = "E007") -> None:
-        """Keep a fault."""
+        """Keep a fault. Raises DocumentError if there are too many of them by now."""
         self.document.fault(where.place, f"{what}{where.suffix}", code)
+        self._faults += 1
+        if self._faults > MOST_FAULTS:
+            raise self.refusal()
 
     def warn(self, where: Located, what: str, code: str) -> None:
         """Keep something that is no fault."""
@@ -197,11 +201,11 @@ class ManifestText:
         return [each.what for each in found]
 
     def refusal(self) -> DocumentError:
-        """All faults; the most that are told are `MOST_FAULTS`."""
+        """All faults; of very many those that were found first."""
         whole = self.document.refusal()
-        if len(whole.faults) <= MOST_FAULTS:
+        if self._faults <= MOST_FAULTS:
             return whole
-        more = f"{self.file}: and {len(whole.faults) - MOST_FAULTS} more"
+        more = f"{self.file}:1:1: E008 there are more faults than these {MOST_FAULTS}"
         return DocumentError([*whole.faults[:MOST_FAULTS], more], whole.diagnostics[:MOST_FAULTS])
 
     # -- readers ---------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from agentfs.base.clock import rfc3339
 from agentfs.base.errors import KernelError
 from agentfs.base.within import is_directory
 from agentfs.base.yaml_document import near
+from agentfs.manifests.inherit import Level, narrowed
 from agentfs.model.moment import count, moment
 from agentfs.process.step_files import artifacts_of, run_of
 from agentfs.providers.children import pid_of
@@ -192,11 +193,12 @@ class RunDirectory(Described):
 
     @value("config", example="limits.max_llm_calls: 30 # pipeline review\n")
     def config(self) -> str:
-        """Each value that it has from its documents (YAML), and behind `#` which of them said
-        it."""
+        """Each value that it has from its documents and from the request that started it (YAML),
+        and behind `#` which of them said it. Of a limit it is the least that any said."""
+        settled = narrowed(self.plan(), Level.of_request(self.run.request))
         return "".join(
             f"{name}: {json.dumps(value, ensure_ascii=False)} # {level}\n"
-            for name, (value, level) in sorted(self.plan().origin.items())
+            for name, (value, level) in sorted(settled.origin.items())
         )
 
     @stream("wait", 0o444, example='{"state": "completed", "error": null, "output": {"ok": true}}')

@@ -6,7 +6,7 @@ in common, denials all of them: a lower level can only narrow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,6 +46,18 @@ class Level:
     settings: dict[str, Any] = field(default_factory=dict)
     policies: tuple[NodePolicy, ...] = ()
     ports: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_request(cls, request: Mapping[str, Any] | None) -> Level:
+        """What a run was asked to be limited to, as its record has it."""
+        said = request or {}
+        caps = said.get("caps")
+        return cls(
+            "request",
+            dict(said.get("limits") or {}),
+            None if caps is None else tuple(caps),
+            deadline=said.get("deadline"),
+        )
 
     def limited(self) -> dict[str, float | None]:
         """Its limits, with those of its policies."""

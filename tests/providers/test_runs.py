@@ -109,6 +109,20 @@ async def test_the_life_of_a_run(world: World) -> None:
         await world.write(f"{folder}/signals/go", "x", create=True)
 
 
+async def test_config_says_whose_each_limit_is(world: World) -> None:
+    config = "kind: Config\nmetadata: {name: org}\nspec: {limits: {max_llm_calls: 100}}\n"
+    await world.write("/etc/configs/org.yaml", config, OPERATOR, create=True)
+    limits = "  limits: {max_llm_calls: 40, max_tool_calls: 9}\n  caps: [llm, memory]\n"
+    await put(world, "hello", HELLO.replace("spec:\n", f"spec:\n{limits}", 1))
+    asked = 'Limits: {"max_llm_calls": 60, "max_tool_calls": 2}\nCaps: ["llm"]\n\n{"name": "ann"}'
+    run = await start(world, "hello", asked)
+    assert (await world.text(f"/proc/runs/{run}/config")).splitlines() == [
+        'caps: ["llm"] # request',
+        "limits.max_llm_calls: 40 # pipeline hello",
+        "limits.max_tool_calls: 2 # request",
+    ]
+
+
 async def test_a_key_starts_one_run(world: World) -> None:
     await put(world, "hello", HELLO)
     first = await start(world, "hello", 'Key: k1\n\n{"name": "ann"}')

@@ -38,9 +38,11 @@ def _refused(constant: str) -> NoReturn:
 
 def read_output(output: Path, form: str, kept: Path, shown: str) -> Any:
     """The value of an output. One that is too long to be looked into becomes the file `kept`, and
-    its value says where that is in the tree: `shown`. For a thread. Raises EINVAL, and what the
-    disk says."""
+    its value says where that is in the tree: `shown`; it may have become that before a daemon died.
+    For a thread, if it is long. Raises EINVAL, and what the disk says."""
     try:
+        if not output.exists() and kept.exists():
+            output = kept
         size = output.stat().st_size
         if size <= LONGEST_VALUE:
             return parsed(output.read_bytes(), form)

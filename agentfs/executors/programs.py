@@ -21,7 +21,7 @@ from typing import Any
 import trio
 
 from agentfs.base.errors import KernelError
-from agentfs.executors.program_output import last_words, parsed, read_output
+from agentfs.executors.program_output import last_words, read_output
 from agentfs.library.settings import WorkflowSettings
 from agentfs.machine.step_program import SHELL, StepProgram
 from agentfs.manifests.plan import PlanNode
@@ -30,6 +30,7 @@ from agentfs.process.light import Light
 from agentfs.process.step_files import ATTEMPT, NODE, StepFiles, artifacts_of, run_of, step_files
 from agentfs.rights.gate import Gate
 from agentfs.store.ground import Ground
+from agentfs.store.later import when_there_is_room
 from agentfs.store.part import Part
 from agentfs.workflow.engine import Engine
 from agentfs.workflow.model import Step, StepRef
@@ -75,6 +76,7 @@ class ProgramSteps(Part):
         self._state_dir = ground.state_dir
         self._store = ground.store
         self._settings = ground.settings
+        self._timers = ground.timers
         self._gate = gate
         self._light = light
         self._engine = engine
@@ -149,17 +151,24 @@ class ProgramSteps(Part):
     async def _do(self, attempt: _Attempt, again: bool) -> None:
         """See to it that a program does the attempt. Its end is told by `step_ended`."""
         try:
-            if again and await self._taken_up(attempt):
-                return
+            if not (again and await self._taken_up(attempt)):
+                await self._begin(attempt)
+        except Exception:  # one step that cannot be told of must not end all others
+            log.exception("the program of step %s", attempt.step.ref)
+            self._over(attempt)
+
+    async def _begin(self, attempt: _Attempt) -> None:
+        try:
             await self._start(attempt)
         except KernelError as failure:
             self._over(attempt)
             if not self._light.closing:
                 passing = failure.errno in PASSING
-                self._fail(attempt, failure.reason, again=passing)
-        except Exception:  # one step that cannot be told of must not end all others
-            log.exception("the program of step %s", attempt.step.ref)
-            self._over(attempt)
+                self._tell(attempt, partial(self._fail, attempt, failure.reason, again=passing))
+
+    def _tell(self, attempt: _Attempt, tell: Callable[[], object]) -> None:
+        """Tell the engine how it ended, as soon as the store has room for that."""
+        when_there_is_room(self._timers, tell, f"the program of step {attempt.step.ref} ended")
 
     async def _start(self, attempt: _Attempt) -> None:
         step, ref = attempt.step, attempt.step.ref
@@ -212,8 +221,7 @@ class ProgramSteps(Part):
         if not attempt.files.folder.exists():
             return False
         self._over(attempt)
-        with self._store.transaction():
-            self._report(attempt, attempt.files.exit_code())
+        self._tell(attempt, partial(self._report, attempt, attempt.files.exit_code()))
         return True
 
     # -- the end -----------------------------------------------------------------------------------
@@ -248,38 +256,50 @@ class ProgramSteps(Part):
             self._engine.freed(self)
 
     def _report(self, attempt: _Attempt, code: int | None) -> None:
-        """Tell the engine how it ended, inside a transaction; of a long output later."""
+        """Tell the engine how it ended; of a long output after it was read."""
         if code is None:
-            self._fail(attempt, "nobody knows how its program ended", kind="lost")
+            self._fail(
+                attempt,
+                "its program ended with the daemon, or was lost: nobody knows how far it came",
+                kind="lost",
+            )
         elif code:
             self._fail(
                 attempt, _words(code, attempt.files), kind="again" if code == AGAIN else "error"
             )
         elif (size := _size(attempt.files)) > self._most:
             self._fail(attempt, _too_much(self._most), again=False, kind="size")
-        elif size <= AT_ONCE or self._nursery is None:
-            self._succeed(attempt, partial(parsed, attempt.files.output.read_bytes()))
+        elif self._nursery is None or (size <= AT_ONCE and attempt.files.output.exists()):
+            self._succeed(attempt, self._reading(attempt))
         else:
             attempt.files.note(code)
             nursery = self._nursery
-            self._store.on_commit(lambda: nursery.start_soon(self._succeed_later, attempt))
+            with self._store.transaction():
+                self._store.on_commit(lambda: nursery.start_soon(self._succeed_later, attempt))
 
-    async def _succeed_later(self, attempt: _Attempt) -> None:
-        files, ref = attempt.files, attempt.step.ref
+    def _reading(self, attempt: _Attempt) -> Callable[[], Any]:
+        """A call that reads the output."""
+        ref = attempt.step.ref
         name = f"{ref.path.replace('/', '%')}.output"
         kept = artifacts_of(self._state_dir, ref.run) / name
         shown = f"/proc/runs/{ref.run}/artifacts/{name}"
-        read = partial(read_output, files.output, _form(attempt.step), kept, shown)
-        try:
-            value = await trio.to_thread.run_sync(read)
-        except KernelError as failure:
-            self._succeed(attempt, partial(_raise, failure))
-        else:
-            self._succeed(attempt, lambda form: value)
+        return partial(read_output, attempt.files.output, _form(attempt.step), kept, shown)
 
-    def _succeed(self, attempt: _Attempt, read: Callable[[str], Any]) -> None:
+    async def _succeed_later(self, attempt: _Attempt) -> None:
         try:
-            value = read(_form(attempt.step))
+            value = await trio.to_thread.run_sync(self._reading(attempt))
+        except KernelError as failure:
+            read: Callable[[], Any] = partial(_raise, failure)
+        else:
+            read = partial(_given_value, value)
+        try:
+            self._tell(attempt, partial(self._succeed, attempt, read))
+        except Exception:
+            log.exception("the output of step %s", attempt.step.ref)
+
+    def _succeed(self, attempt: _Attempt, read: Callable[[], Any]) -> None:
+        try:
+            value = read()
         except KernelError as failure:
             kind = "schema" if failure.errno == errno.EINVAL else "error"
             self._fail(attempt, failure.reason, again=kind == "error", kind=kind)
@@ -401,5 +421,9 @@ def _too_much(most: int) -> str:
     return f"its output has more than the {most:,} bytes that it may have (workflows.max_output)"
 
 
-def _raise(failure: KernelError, form: str) -> Any:
+def _raise(failure: KernelError) -> Any:
     raise failure
+
+
+def _given_value(value: Any) -> Any:
+    return value

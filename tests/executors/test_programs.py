@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from agentfs.base.errors import KernelError
 from agentfs.check import check
+from agentfs.executors.program_output import LONGEST_VALUE, read_output
 from agentfs.manifests.plan import Retry
 from agentfs.model.process import ProcessKind, State
 from agentfs.process.events import ProcessExited
@@ -422,3 +424,32 @@ async def test_a_daemon_that_ends_in_order_ends_its_programs_and_the_next_does_t
         ]
         assert (again.state, again.attempt) == (NodeState.COMPLETED, 2)
         assert (once.state, once.attempt, once.kind) == (NodeState.FAILED, 1, "lost")
+
+
+async def test_a_program_that_may_use_no_tree_but_the_old_one_is_done_again(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    script = (
+        "import os, time; print(1, flush=True); os.environ['ATTEMPT'] == '2' or time.sleep(1000)"
+    )
+    node = program("a", [sys.executable, "-c", script])
+    async with laboratory(state, keep=True) as lab:
+        run = lab.start(node, caps=())
+        await lab.said(run, "a")
+        ospid = lab.process(run, "a").ospid or 0
+        assert "write" in lab.process(run, "a").confined
+    async with laboratory(state) as lab:
+        run = await lab.ended(run)
+        assert (run.state, lab.node(run, "a").attempt) == (RunState.COMPLETED, 2)
+        await gone(ospid)
+
+
+def test_a_long_output_that_was_moved_before_a_daemon_died_is_found(tmp_path: Path) -> None:
+    output, kept = tmp_path / "output", tmp_path / "a.output"
+    output.write_bytes(b"x" * (LONGEST_VALUE + 1))
+    first = read_output(output, "auto", kept, "/proc/runs/2/artifacts/a.output")
+    assert not output.exists()
+    assert read_output(output, "auto", kept, "/proc/runs/2/artifacts/a.output") == first
+    assert first["size"] == LONGEST_VALUE + 1
+    kept.unlink()
+    with pytest.raises(KernelError):
+        read_output(output, "auto", kept, "")

@@ -76,7 +76,8 @@ def _process_faults(rows: StoreRows, runs: dict[int, Run]) -> Iterator[str]:
             yield f"process {process.pid}: it is that of a run, and there is no open one"
     for run in runs.values():
         process_of = rows.processes.get(run.id)
-        if not run.state.final and (process_of is None or not process_of.state.alive):
+        alive = process_of is not None and process_of.state.alive
+        if not (run.state.final or run.ending or alive):
             yield f"run {run.id}: it is {run.state.value}, and has no living process"
 
 

@@ -125,7 +125,8 @@ class Engine(Part):
         """Go on with every run that is not waiting; attempts under way begin again once the tree
         is there."""
         for run in self.open:
-            if run.state is RunState.RUNNING or run.ending is not None:
+            lost = self._table.find(run.id) is None and run.state is not RunState.QUEUED
+            if run.state is RunState.RUNNING or run.ending is not None or lost:
                 self._ready[run.id] = None
         for pipeline in self.open.queues():
             self._ready |= dict.fromkeys(self.open.queued(pipeline)[:1])
@@ -265,16 +266,14 @@ class Engine(Part):
 
     def holder(self, ref: StepRef) -> str:
         """The holder of an attempt; empty if nobody is, or it is over."""
-        run = self.open.find(ref.run)
-        row = None if run is None else self._row(self.live(run), ref.path)
+        row = self._look(ref)
         return "" if row is None or row.attempt != ref.attempt else row.holder
 
     def works_for(self, pid: int, number: int) -> bool:
         """Whether a program of process `pid` has claimed an attempt of a run."""
-        run = self.open.find(number)
-        if run is None:
+        live = self._live.get(number)
+        if live is None:  # it waits, and nobody has claimed anything
             return False
-        live = self.live(run)
         return any(row.holder.startswith(f"{pid}:") for _, _, row in live.open_rows(live.top))
 
     def tell_progress(self, ref: StepRef, words: str) -> None:
@@ -283,12 +282,17 @@ class Engine(Part):
 
     def progress(self, ref: StepRef) -> bool:
         """Whether the attempt is still the one under way."""
-        run = self.open.find(ref.run)
-        live = None if run is None else self.live(run)
-        row = None if live is None else self._row(live, ref.path)
-        if live is None or row is None or live.withdrawn == ref.path:
+        live, row = self._live.get(ref.run), self._look(ref)
+        if row is None or (live is not None and live.withdrawn == ref.path):
             return False
         return not row.state.final and row.attempt == ref.attempt
+
+    def _look(self, ref: StepRef) -> NodeRow | None:
+        """The row of an open run's node. One that waits stays out of memory."""
+        if self.open.find(ref.run) is None:
+            return None
+        live = self._live.get(ref.run)
+        return self.journal.row(ref.run, ref.path) if live is None else self._row(live, ref.path)
 
     def freed(self, executor: Executor) -> None:
         """An executor has room again, or may have."""
@@ -299,6 +303,11 @@ class Engine(Part):
     def waiting(self, key: str) -> list[StepRef]:
         """All attempts that wait for a signal of that key, of all runs."""
         return [StepRef(*found) for found in self.journal.waiting(key)]
+
+    def waiting_in(self, run: int, key: str) -> StepRef | None:
+        """The first attempt of a run that waits for a signal of that key."""
+        found = self.journal.waiting_in(run, key)
+        return None if found is None else StepRef(run, *found)
 
     def take_signal(self, run: int, key: str) -> tuple[bool, Any]:
         """Inside a transaction: use up a signal that came before its wait; (False, None) if none
@@ -375,6 +384,8 @@ class Engine(Part):
                 self.keep(run)
                 if run.state is RunState.QUEUED:
                     self._dequeue(run.pipeline)
+                elif run.ending is None and self._table.find(run.id) is None:
+                    self.close(run, RunState.CANCELLED, "its process was ended")
                 else:
                     self._go_on(self.live(run))
         except KernelError as failure:
@@ -429,8 +440,8 @@ class Engine(Part):
     def _follow(self, live: LiveRun) -> None:
         """Let state and timers of a run follow what its nodes are at."""
         run = live.run
-        if live.due != float("inf"):
-            due = min(live.due, run.deadline or float("inf"))
+        due = min(live.due, run.deadline or float("inf"))
+        if due < self.open.due_of(run):
             self.open.expect(run, due)
         rests = live.rests and live.active[NodeState.WAITING] > 0
         resting = run.ending is None and (run.paused or rests)
@@ -612,15 +623,18 @@ class Engine(Part):
             live.settling.append(live.top)
             self.ready(parent.id)
             return
+        # The parent goes on in a commit of its own: what fails in that must not undo this end.
+        self._store.on_commit(partial(self.ready, parent.id))
         if run.state is RunState.COMPLETED:
-            value = decode(output) if output else None
-            self.succeed(ref, self.outputs.adopted(parent.id, run.parent_node, value))
+            value = self.outputs.adopted(
+                parent.id, run.parent_node, decode(output) if output else None
+            )
+            self._act_on(ref, partial(self.steps.complete, value=value), onward=False)
             return
-        words = run.error or run.reason
-        kind = {RunState.CANCELLED: "cancelled", RunState.TIMED_OUT: "timeout"}.get(
-            run.state, "error"
-        )
-        self.fail(ref, f"run {run.id} {run.state.value}: {words}", kind=kind)
+        words = f"run {run.id} {run.state.value}: {run.error or run.reason}"
+        kinds = {RunState.CANCELLED: "cancelled", RunState.TIMED_OUT: "timeout"}
+        failed = partial(self.steps.fail, error=words, kind=kinds.get(run.state, "error"))
+        self._act_on(ref, failed, onward=False)
 
     # -- queued runs -----------------------------------------------------------------------------
 
@@ -632,7 +646,8 @@ class Engine(Part):
 
     def _dequeue(self, pipeline: str) -> None:
         """Begin the queued runs of a pipeline that there is room for now, the oldest first."""
-        for number in self.open.queued(pipeline)[:DUE_AT_ONCE]:
+        begun = 0
+        for number in self.open.queued(pipeline):
             run = self.open.find(number)
             assert run is not None
             plan = self.journal.plan(run.plan_hash)
@@ -640,6 +655,10 @@ class Engine(Part):
                 return
             if run.group and self._is_full(run, plan.concurrency.limit if plan.concurrency else 1):
                 continue
+            if begun == DUE_AT_ONCE:  # the rest has its turn later
+                self._store.on_commit(partial(self.ready, number))
+                return
+            begun += 1
             self.keep(run)
             self.begin_run(run)
 
@@ -722,12 +741,11 @@ class Engine(Part):
                 return due
             try:
                 self._see_to(run, now)
-            except KernelError as failure:
-                log.warning("what is due in run %s has to wait: %s", run.id, failure)
-                return now + AGAIN
-            except Exception:
-                log.exception("what is due in run %s is given up", run.id)
-                self.open.dues.discard(run.id)
+            except Exception:  # that of one run must not strand the others
+                log.exception("what is due in run %s has to wait", run.id)
+                again = self.open.find(run.id)
+                if again is not None:
+                    self.open.expect(again, now + AGAIN)
         return now + PAUSE
 
     def _see_to(self, run: Run, now: float) -> None:

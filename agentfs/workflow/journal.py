@@ -331,6 +331,12 @@ class RunJournal:
             yield from found
             last = found[-1]
 
+    def waiting_in(self, run: int, key: str) -> tuple[str, int] | None:
+        """(path, attempt) of the first node of a run that waits for a signal."""
+        query = "SELECT path, attempt FROM run_nodes WHERE run = ? AND wait = ? LIMIT 1"
+        found: tuple[str, int] | None = self._store.read(query, (run, key)).fetchone()
+        return found
+
     def dues(self) -> Iterator[tuple[int, float]]:
         """(run, time) at which something of an open node falls due."""
         query = (

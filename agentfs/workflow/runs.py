@@ -330,7 +330,7 @@ class Runs(Part):
             most = self._settings.of(WorkflowSettings).max_input
             if len(encode(data)) > most:
                 raise KernelError(errno.EMSGSIZE, f"a signal has at most {most} bytes")
-            ref = next((ref for ref in self._engine.waiting(key) if ref.run == run.id), None)
+            ref = self._engine.waiting_in(run.id, key)
             self._events.emit(RunSignalled(run.id, key, ref is None))
             if ref is None:
                 self._engine.signals.keep(run.id, key, data)

@@ -297,12 +297,16 @@ class Steps:
             self._abort(live, live.loops.pop(row.path, None), reason)
             return
         executor = self.executors.of(node.kind)
-        if executor is not None:
+        if executor is not None and self._has_process(live.run.id):
             live.withdrawn = row.path
             executor.cancel(self.step(live, node, row, None, node.spec))
             live.withdrawn = ""
         if self._slots.ended(node, (row.run, row.path), None):
             live.freed.add(f"breaker:{node.breaker.policy if node.breaker else ''}")
+
+    def _has_process(self, number: int) -> bool:
+        """Whether executors can be told of a run: an earlier daemon may have lost its process."""
+        return number in self.ended or self._table.find(number) is not None
 
     def _abort(self, live: LiveRun, loop: Loop | None, reason: str) -> None:
         """End everything that is under way in a loop."""

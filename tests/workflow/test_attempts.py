@@ -63,6 +63,14 @@ def test_a_deadline_beats_retries(lab: Lab) -> None:
     assert lab.hands.steps == {}
 
 
+def test_a_later_time_does_not_hide_an_earlier_one(lab: Lab) -> None:
+    run = lab.run(node("a", timeout=10.0), node("b"), node("c", needs="b", timeout=100.0))
+    lab.advance(5)
+    lab.done("b")
+    lab.advance(5.1)
+    assert (lab.state(run, "a"), lab.state(run, "c")) == ("failed", "running")
+
+
 def test_a_backoff_holds_no_slot(lab: Lab) -> None:
     lab.hands.slots = 1
     lab.run(node("a", retry=Retry(2, 60.0)), node("b"), max_concurrent_nodes=1)

@@ -450,6 +450,50 @@ def test_old_runs_are_forgotten_in_small_steps(lab: Lab) -> None:
     assert lab.runs.find(kept.id) is not None
 
 
+def test_a_run_that_waits_is_not_in_memory_whoever_looks_at_it(lab: Lab) -> None:
+    lab.pipeline(node("w", "wait", spec_event_key="go"), data("z", 1, "w"))
+    runs = [lab.start() for _ in range(50)]
+    refs = lab.engine.waiting("go")
+    assert len(refs) == 50
+    assert all(map(lab.engine.progress, refs))
+    assert not lab.engine.works_for(1, runs[0].id)
+    assert lab.engine._live == {}
+    lab.restart()
+    assert lab.engine._live == {}
+    for run in runs:
+        lab.runs.signal(OPERATOR, run.id, "go", 1)
+    lab.settle()
+    assert {lab.state(run) for run in runs} == {"completed"}
+
+
+def test_a_run_whose_process_is_gone_after_a_crash_is_cancelled(lab: Lab) -> None:
+    run = lab.run(node("w", "wait", spec_event_key="go"))
+    with lab.world.store.transaction():
+        lab.world.table.remove(run.id)
+        lab.world.store.write("UPDATE runs SET record = json_set(record, '$.reason', 'x')", ())
+    import tests.world
+
+    sound, tests.world.check = tests.world.check, lambda path: []
+    try:
+        lab.restart()
+    finally:
+        tests.world.check = sound
+    assert lab.state(run) == "cancelled"
+
+
+def test_a_queued_run_of_a_free_key_does_not_wait_for_those_of_another(lab: Lab) -> None:
+    lab.pipeline(node("a"), concurrency=Concurrency("{{ input.t }}", 1), max_queued=100)
+    first = lab.start({"t": 1})
+    queued = [lab.start({"t": 1}) for _ in range(30)]
+    other = lab.start({"t": 2})
+    last = lab.start({"t": 2})
+    assert lab.state(last) == "queued"
+    lab.done("a", run=other)
+    assert lab.state(last) == "running"
+    lab.done("a", run=first)
+    assert [lab.state(run) for run in queued[:2]] == ["running", "queued"]
+
+
 def test_a_bad_row_strands_no_other_run(lab: Lab) -> None:
     lab.pipeline(node("a"), node("b", needs="a"))
     bad, good = lab.start(), lab.start()

@@ -197,6 +197,12 @@ async def _vault(world: World) -> Directory:
     return vault
 
 
+def rename(world: World, old: str, new: str, caller: Caller, flags: int = 0) -> None:
+    """As `World.rename`, of directories that need not wait."""
+    (source, _, name), (target, _, new_name) = old.rpartition("/"), new.rpartition("/")
+    world.directory(source).rename(name, world.directory(target), new_name, flags, caller)
+
+
 CHANGES: dict[str, Callable[[World, Caller], object]] = {
     "write": lambda w, a: w.open("/shared/vault/plan", os.O_WRONLY, a),
     "truncate at open": lambda w, a: w.open("/shared/vault/plan", os.O_RDONLY | os.O_TRUNC, a),
@@ -207,11 +213,11 @@ CHANGES: dict[str, Callable[[World, Caller], object]] = {
     "link in": lambda w, a: w.directory("/shared/vault").link(w.find("/shared/mine"), "new", a),
     "link out": lambda w, a: w.directory("/shared").link(w.find("/shared/vault/plan"), "new", a),
     "unlink": lambda w, a: w.directory("/shared/vault").unlink("plan", a),
-    "rename in": lambda w, a: w.rename("/shared/mine", "/shared/vault/new", a),
-    "rename over": lambda w, a: w.rename("/shared/mine", "/shared/vault/plan", a),
-    "rename out": lambda w, a: w.rename("/shared/vault/plan", "/shared/new", a),
-    "rename the folder": lambda w, a: w.rename("/shared/vault", "/shared/new", a),
-    "exchange": lambda w, a: w.rename("/shared/mine", "/shared/vault/plan", a, 2),
+    "rename in": lambda w, a: rename(w, "/shared/mine", "/shared/vault/new", a),
+    "rename over": lambda w, a: rename(w, "/shared/mine", "/shared/vault/plan", a),
+    "rename out": lambda w, a: rename(w, "/shared/vault/plan", "/shared/new", a),
+    "rename the folder": lambda w, a: rename(w, "/shared/vault", "/shared/new", a),
+    "exchange": lambda w, a: rename(w, "/shared/mine", "/shared/vault/plan", a, 2),
     "truncate": lambda w, a: w.find("/shared/vault/plan").chattr(a, Attributes(size=0)),
     "chmod": lambda w, a: w.find("/shared/vault/plan").chattr(a, Attributes(mode=0o600)),
     "chown": lambda w, a: w.find("/shared/vault/plan").chattr(a, Attributes(uid=UID)),

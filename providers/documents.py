@@ -48,6 +48,12 @@ MAX_SCRATCH = 64
 """Files beside the documents of one folder."""
 
 
+class ManifestDocument(Document):
+    """A text that is checked whole: one that is too large is as invalid as any other."""
+
+    EXCESS = errno.EINVAL
+
+
 class DocumentFolder(Replacing, SystemTable):
     """One folder of documents. `KIND` is its name, as the library calls it, `WORD` says what each
     of them is, and `SUFFIX` is the end of their names."""
@@ -152,7 +158,7 @@ class DocumentFolder(Replacing, SystemTable):
 
         key = self.key_of(f"{manifest}{self.SUFFIX}")
         basics = Basics(key, 0o644, owner, self.guard)
-        node = Document(basics, text, write, self.kernel.store.sync, may_write)
+        node = ManifestDocument(basics, text, write, self.kernel.store.sync, may_write)
         if not self._has(manifest):
             node.timeout = 0.0  # it is there once its writer closes it, or never
         return node
@@ -267,9 +273,9 @@ class DocumentFolder(Replacing, SystemTable):
 
 class PipelinesDirectory(DocumentFolder):
     """/etc/pipelines: NAME.yaml is a pipeline, and whoever writes it first owns it; NAME/run starts
-    it. A text with faults is refused at the close (**EINVAL**), /proc/self/error has them all with
-    line and column, and nothing changes. **EACCES**: it is another's. **EFBIG**: more than a
-    megabyte. A document that is renamed away is back after 30 s if no successor comes."""
+    it. A text with faults, or of more than a megabyte, is refused (**EINVAL**): /proc/self/error
+    has all faults with line and column, and nothing changes. **EACCES**: it is another's. A
+    document that is renamed away is back after 30 s if no successor comes."""
 
     PATH = "/etc/pipelines"
     WHAT = "Pipelines: what can be run."

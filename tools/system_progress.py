@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,16 +18,18 @@ __all__ = ["SystemProgress", "start_system"]
 POLL = 0.1
 """Seconds between two looks."""
 
-FINAL = frozenset({"completed", "failed", "cancelled", "timed_out"})
+FINAL = frozenset({"completed", "failed", "cancelled", "timed_out", "done"})
+GOOD = frozenset({"completed", "done"})
 
 
 @dataclass(slots=True)
 class SystemProgress:
-    """A system that runs, and what was said of it last."""
+    """A system that runs, or whose schedule does, and what was said of it last. `folder`: where it
+    is in the tree."""
 
     tree: Tree
     name: str
-    id: str
+    folder: str
     told: dict[str, str] = field(default_factory=dict)
 
     def follow(self) -> int:
@@ -36,7 +39,7 @@ class SystemProgress:
             self._tell_parts()
             if state in FINAL:
                 click.echo(f"{self.name} {state}{self._why()}", err=True)
-                return 0 if state == "completed" else 1
+                return 0 if state in GOOD else 1
             if not state:
                 click.echo(f"{self.name} is gone", err=True)
                 return 1
@@ -45,11 +48,11 @@ class SystemProgress:
     def cancel(self) -> None:
         """Let it end."""
         with suppress(TreeError):
-            self.tree.write(f"proc/systems/{self.id}/ctl", b"cancel\n")
+            self.tree.write(f"{self.folder}/ctl", b"cancel\n")
 
     def _tell_parts(self) -> None:
         try:
-            names = self.tree.names(f"proc/systems/{self.id}/processes")
+            names = self.tree.names(f"{self.folder}/processes")
         except TreeError:
             return
         for name in sorted(names):
@@ -66,7 +69,7 @@ class SystemProgress:
     def _read(self, name: str) -> str:
         """A value of it; empty if that is not there."""
         try:
-            return self.tree.read(f"proc/systems/{self.id}/{name}")
+            return self.tree.read(f"{self.folder}/{name}")
         except TreeError as failed:
             if failed.errno in (errno.ENOENT, errno.ESTALE, errno.EACCES):
                 return ""
@@ -75,4 +78,8 @@ class SystemProgress:
 
 def start_system(tree: Tree, name: str, given: str) -> SystemProgress:
     """Start the system /etc/systems/NAME, with JSON as its input. Raises TreeError."""
-    return SystemProgress(tree, name, tree.ask(f"etc/systems/{name}/run", encoded(given)))
+    number = tree.ask(f"etc/systems/{name}/run", encoded(given))
+    folder = f"proc/systems/{number}"
+    if not os.path.isdir(tree.path(folder)):
+        folder = f"proc/scheduled/{number}"
+    return SystemProgress(tree, name, folder)

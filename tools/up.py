@@ -172,7 +172,7 @@ class _Session:
         """Start a system of runs."""
         system = start_system(self._tree, name, given)
         self._systems.append(system)
-        click.echo(f"{name} is system {system.id}", err=True)
+        click.echo(f"{name} is /{system.folder}", err=True)
 
     def start(self, planned: Planned, env: dict[str, str]) -> None:
         """Start one process below its parent, which has been started before it."""

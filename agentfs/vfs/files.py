@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from agentfs.base.errors import KernelError
 from agentfs.base.text import one_line
@@ -297,10 +297,12 @@ class Exchange(_DeclaredFile):
 class Document(_DeclaredFile):
     """A whole text: read like a value, replaced when the writer closes it.
 
-    `check` is asked when it is opened for writing: the error is that of open(2) then.
+    `check` is asked when it is opened for writing: the error is that of open(2) then. `EXCESS` is
+    the errno of a text that is too large.
     """
 
     kind = "document"
+    EXCESS: ClassVar[int] = errno.EFBIG
 
     def __init__(
         self,
@@ -345,4 +347,5 @@ class Document(_DeclaredFile):
             lambda written: self._apply(written, caller),
             sync=self._sync,
             append=bool(flags & os.O_APPEND),
+            excess=self.EXCESS,
         )

@@ -285,7 +285,7 @@ class Gathered(Handle):
 
 class Edited(Gathered):
     """A file's new content, applied when it is closed. An error of `apply` is that of
-    close(2), and the old content stays."""
+    close(2), and the old content stays. `excess`: the errno of too much of it."""
 
     def __init__(
         self,
@@ -294,16 +294,18 @@ class Edited(Gathered):
         apply: Callable[[bytes], Awaitable[None]],
         sync: Callable[[], Awaitable[None]] | None = None,
         append: bool = False,
+        excess: int = errno.EFBIG,
     ) -> None:
         super().__init__(charge, content, append=append)
         self._apply = apply
         self._synced = sync
+        self._excess = excess
 
     def limit(self) -> int:
         return MAX_DOCUMENT
 
     def too_large(self) -> KernelError:
-        return KernelError(errno.EFBIG, f"at most {MAX_DOCUMENT} bytes")
+        return KernelError(self._excess, f"at most {MAX_DOCUMENT} bytes")
 
     async def take(self, content: bytes) -> None:
         await self._apply(content)

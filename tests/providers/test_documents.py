@@ -95,6 +95,8 @@ async def test_every_fault_is_named_and_nothing_changes(world: World) -> None:
         await handle.flush()
     handle.release()
     assert caught.value.code == "EINVAL"
+    with refused("EINVAL"):
+        await world.write(REVIEW, HELLO + "#" * (5 << 20))
     lines = caught.value.reason.splitlines()[1:]
     assert len(lines) >= 12, lines
     for line in lines:

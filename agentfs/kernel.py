@@ -29,13 +29,23 @@ from agentfs.executors.agent_loops import AgentKinds
 from agentfs.executors.agents import AgentNodes
 from agentfs.executors.api import ApiNodes
 from agentfs.executors.approvals import ApprovalNodes
-from agentfs.executors.behind import ProgramBehind, ServiceBehind
+from agentfs.executors.behind import (
+    Behind,
+    MailBehind,
+    ModelBehind,
+    ProgramBehind,
+    ServiceBehind,
+    ToolBehind,
+    to_agent,
+    to_queue,
+)
 from agentfs.executors.desk import StepDesk
 from agentfs.executors.functions import Functions
 from agentfs.executors.messages import MessageNodes
 from agentfs.executors.model_choice import ModelChoice
 from agentfs.executors.models import ModelNodes
 from agentfs.executors.pools import Pools
+from agentfs.executors.ports import Ports
 from agentfs.executors.programs import ProgramSteps
 from agentfs.executors.tools import ToolNodes
 from agentfs.executors.waits import WaitNodes
@@ -290,14 +300,24 @@ class Kernel:
         """Who does the steps of runs that talk: with people, agents, models, tools, services."""
         add, engine, mail, agents = ground.parts.add, self.engine, self.mail, self.agents
         asking, models = add(Asking(self.gateway.connect)), ModelChoice(self.calls.relayed)
-        service = ServiceBehind(ProgramBehind(self.beside))
+        program = ProgramBehind(self.beside)
+        service = ServiceBehind(program)
+        behind: dict[str, Behind] = {
+            "program": program,
+            "tool": ToolBehind(self.tooling),
+            "model": ModelBehind(asking),
+            "url": service,
+            "agent": MailBehind(ground, mail, self.asks, to_agent(mail)),
+            "queue": MailBehind(ground, mail, self.asks, to_queue(self.queues)),
+        }
+        ports = self.ports = add(Ports(self.gate, behind, self.library.adapter))
         self.wakes = add(Wakes(ground, self.gate, engine, self.runs))
         engine.executors.add(WaitNodes(ground, engine))
         engine.executors.add(MessageNodes(ground, engine, mail, agents))
         engine.executors.add(add(ApprovalNodes(ground, engine, self.approvals, agents)))
         by_mail = add(AgentNodes(ground, engine, self.table, mail, self.asks, agents))
         engine.executors.add(AgentKinds(engine, by_mail, self.step_programs, models))
-        engine.executors.add(add(ModelNodes(ground, engine, models, asking).nodes))
+        engine.executors.add(add(ModelNodes(ground, engine, models, asking, ports).nodes))
         engine.executors.add(add(ToolNodes(ground, engine, self.tooling).nodes))
         engine.executors.add(add(ApiNodes(ground, engine, service).nodes))
 

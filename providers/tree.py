@@ -46,6 +46,7 @@ from agentfs.providers.memory import MemoryRows
 from agentfs.providers.overheard import OverheardRows
 from agentfs.providers.pipes import PipesDirectory
 from agentfs.providers.pools import PoolsDirectory
+from agentfs.providers.ports import PortsDirectory
 from agentfs.providers.proc import ProcDirectory
 from agentfs.providers.process_commands import CommandRows
 from agentfs.providers.process_program import ProgramRows
@@ -117,6 +118,7 @@ attach(
     PoolsDirectory,
     LocksDirectory,
     WaitsDirectory,
+    PortsDirectory,
     DevShmDirectory,
     ApprovalsDirectory,
     EtcDirectory,

@@ -18,7 +18,9 @@ import trio
 from agentfs.base.errors import KernelError
 from agentfs.chats.asking import Asking
 from agentfs.chats.model_request import ModelRequest, Said, of_text
+from agentfs.executors.behind import Adapter
 from agentfs.executors.model_choice import ModelChoice
+from agentfs.executors.ports import Ports
 from agentfs.executors.replies import REPAIRS, asked_for, complaint, read_value
 from agentfs.executors.replying import read_reply
 from agentfs.executors.tasks import StepTasks
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 
 MOST = 16 * 1024 * 1024
 """Bytes of an answer: more than any model writes."""
+
+PORT = "llm"
 
 PATIENCE = 60.0
 """Seconds that a call waits at most for a rate to let it through: nothing was asked by then, so
@@ -49,24 +53,46 @@ class ModelNodes:
         engine: Engine,
         models: ModelChoice,
         asking: Asking,
+        ports: Ports,
     ) -> None:
         self._state_dir = ground.state_dir
         self._models = models
         self._asking = asking
+        self._ports = ports
         self.nodes = StepTasks(ground.store, engine, "llm", self._answer)
 
     async def _answer(self, step: Step) -> Any:
+        """By the port that the node names, or the port `llm` if its pipeline has one; else by a
+        model of /dev/llm."""
+        port = str(step.spec.get("port") or (PORT if PORT in step.plan.ports else ""))
+        if not port:
+            return await self._told_by(step, {})
+        behind = step.plan.ports.get(port)
+        if behind is None:
+            raise KernelError(errno.EINVAL, f"the pipeline has no port {port!r}")
+        return await self._ports.first(port, behind, lambda adapter: self._told_by(step, adapter))
+
+    async def _told_by(self, step: Step, adapter: Adapter) -> Any:
+        """The output, as a model says it, or whatever else is behind an adapter."""
         spec, schema = step.spec, step.node.output_schema
-        model = self._models.of(step.process, spec.get("model")).name
-        system = str(spec.get("system_message") or "")
+        config = adapter.get("config") or {}
+        system = str(spec.get("system_message") or config.get("system_message") or "")
         if schema is not None:
             system = f"{system}\n\n{asked_for(schema)}".lstrip()
         said = [Said("user", _text(spec.get("prompt", step.input)))]
-        most = spec.get("max_output")
+        most = spec.get("max_output") or config.get("max_output")
+        by_model = not adapter or "model" in adapter
+        named = adapter["model"] if "model" in adapter else spec.get("model")
+        model = self._models.of(step.process, named).name if by_model else str(adapter["adapter"])
         with _Log(step_files(self._state_dir, *_place(step)).log) as written:
             for _ in range(REPAIRS + 1):
-                request = of_text(model, system, said, None if most is None else int(most))
-                text = await self._ask(step, request, written)
+                if by_model:
+                    asked = of_text(model, system, said, None if most is None else int(most))
+                    text = await self._ask(step, asked, written)
+                else:
+                    request = "\n\n".join([*filter(None, [system]), *(s.content for s in said)])
+                    answer = await self._ports.ask(step.process, "", adapter, request.encode())
+                    text = answer.decode("utf-8", "replace").removesuffix("\n")
                 if schema is None:
                     return text
                 value, words = read_value(text, schema)

@@ -194,3 +194,105 @@ def test_a_lock_is_the_run_s_until_it_ends(tree: Tree) -> None:
     (run / "ctl").write_text("cancel enough\n")
     assert ended(run) == "cancelled"
     eventually(lambda: not (tree / "dev/locks/shared").exists())
+
+
+# -- ports -----------------------------------------------------------------------------------------
+
+ADAPTERS = {
+    "shout": 'program: "tr a-z A-Z"',
+    "broken": 'program: "echo out of order >&2; exit 3"',
+    "small": "model: test",
+    "person": "agent: paula",
+    "jobs": "queue: jobs",
+    "guarded": '{program: [cat], capabilities: {requires: ["tool:secret_thing"]}}',
+}
+
+
+@pytest.fixture(scope="module")
+def ports(tree: Tree) -> Tree:
+    for name, spec in ADAPTERS.items():
+        text = spec if spec.startswith("{") else f"{{{spec}}}"
+        (tree / f"etc/adapters/{name}.yaml").write_text(
+            f"kind: Adapter\nmetadata: {{name: {name}}}\nspec: {text}\n"
+        )
+    return tree
+
+
+def exchange(tree: Tree, path: str, request: str) -> str:
+    """Write a request, read its answer to the end."""
+    descriptor = os.open(tree / path, os.O_RDWR)
+    try:
+        os.write(descriptor, request.encode())
+        found = b""
+        while piece := os.read(descriptor, 65536):
+            found += piece
+        return found.decode()
+    finally:
+        os.close(descriptor)
+
+
+def ask_in_shell(tree: Tree, port: str) -> subprocess.Popen[bytes]:
+    """The same as a shell does it, without waiting for the answer."""
+    script = "exec 3<>call; echo how >&3; cat <&3"
+    folder = tree / f"dev/ports/{port}"
+    return tree.start("sh", "-c", script, cwd=folder, stdout=subprocess.PIPE)
+
+
+def test_a_port_is_asked_the_same_way_whatever_is_behind_it(ports: Tree) -> None:
+    assert set(ADAPTERS) <= set(os.listdir(ports / "dev/ports"))
+    assert exchange(ports, "dev/ports/shout/call", "hello") == "HELLO"
+    assert exchange(ports, "dev/ports/small/call", "hello") == "meow"
+    status = ports.read("dev/ports/shout/status")
+    assert status.startswith("Name:\tshout\nKind:\tprogram\nBehind:\t")
+    assert "Calls:\t1\nOpen:\t0\nFailures:\t0\n" in status
+
+
+def test_a_port_that_fails_says_why_and_counts_it(ports: Tree) -> None:
+    with pytest.raises(OSError, match="Remote I/O"):
+        exchange(ports, "dev/ports/broken/call", "x")
+    status = ports.read("dev/ports/broken/status")
+    assert "Failures:\t1\nFailure:\tEREMOTEIO: out of order" in status
+    assert not (ports / "dev/ports/nothing").exists()
+
+
+def test_an_agent_behind_a_port_replies_by_mail(ports: Tree) -> None:
+    ports.spawn("paula", exec=["/bin/sh", "-c", "exec sleep 1000"], restart="never")
+    asked = ask_in_shell(ports, "person")
+    eventually(lambda: bool(os.listdir(ports / "agents/paula/inbox/new")))
+    [file] = (ports / "agents/paula/inbox/new").iterdir()
+    letter = file.read_text()
+    assert "Type: request\nPort: person\n" in letter
+    number = letter.partition("Message-ID: <")[2].partition("@")[0]
+    ports.write("agents/paula/outbox/init", f"In-Reply-To: {number}\n\nfine\n")
+    assert asked.communicate(timeout=60)[0] == b"fine\n"
+
+
+def test_whoever_takes_from_a_queue_may_answer(ports: Tree) -> None:
+    (ports / "dev/queues/jobs").mkdir()
+    asked = ask_in_shell(ports, "jobs")
+    eventually(lambda: ports.read("dev/queues/jobs/length").strip() == "1")
+    [file] = (ports / "dev/queues/jobs/new").iterdir()
+    number = file.read_text().partition("Message-ID: <")[2].partition("@")[0]
+    os.rename(file, ports / "dev/queues/jobs/cur/mine:2,")
+    ports.write("agents/init/outbox/init", f"In-Reply-To: {number}\n\ndone\n")
+    assert asked.communicate(timeout=60)[0] == b"done\n"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "wanted"),
+    [("failover", ["HELLO"] * 3), ("round_robin", ["HELLO", "meow", "HELLO"])],
+)
+def test_a_pool_of_adapters(ports: Tree, strategy: str, wanted: list[str]) -> None:
+    members = ["broken", "shout"] if strategy == "failover" else ["shout", "small"]
+    pool = {"strategy": strategy, "adapters": members}
+    pipeline(ports, strategy, "name: say, llm: hello", ports={"llm": pool})
+    runs = [start(ports, strategy) for _ in range(3)]
+    assert [ended(run) for run in runs] == ["completed"] * 3
+    assert [output(run, "say") for run in runs] == wanted
+
+
+def test_a_port_needs_what_its_adapter_requires(ports: Tree) -> None:
+    pipeline(ports, "closed", "name: say, llm: hello", ports={"llm": "guarded"}, caps=["llm"])
+    run = start(ports, "closed")
+    assert ended(run) == "failed"
+    assert "EACCES" in (run / "nodes/say/error").read_text()

@@ -88,6 +88,7 @@ VARIANTS: dict[str, tuple[dict[str, object], ...]] = {
     "ManifestRemoved": (
         {"kind": "pipelines", "name": "hello"},
         {"kind": "macros", "name": "twice"},
+        {"kind": "adapters", "name": "finder"},
     ),
     "RunStarted": ({}, {"ref": ""}),
     "RunStateChanged": ({"old": "queued", "new": "running"},),

@@ -59,6 +59,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 AWAY = {errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV, errno.EIO}
 """What the files of a daemon that ended, or is ending, answer."""
 
+GONE = {errno.ENOENT, errno.ESTALE}
+"""There is no such pool; or, for a while, no tree."""
+
 BUFFER = 64 * 1024
 """Bytes of one read. Linux pins the pages of a larger buffer for every read: 0.4 ms with 1 MiB."""
 
@@ -437,15 +440,14 @@ class StepFunction:
         """The arguments that an input comes to. An input has more in it than what a step asks for:
         fields of the run's input, and outputs by the names of their nodes. A parameter that is in
         none of these is looked for in the outputs, and taken if one of them has it. BadValue."""
-        if given is None and not self.needed:
+        if (given is None and not self.needed) or not (self.parameters or self.rest):
             return {}
         if self._is_whole(given):
             name = (*self.needed, *self.parameters)[0]
             return {name: self.parameters[name].whole(given)}
         if not isinstance(given, dict):
             names = ", ".join(self.needed)
-            wanted = f"an object with {names} was expected" if names else "it takes no input"
-            raise BadValue("$", f"{wanted}, not {_short(given)}")
+            raise BadValue("$", f"an object with {names} was expected, not {_short(given)}")
         found = {} if self.rest is None else dict(given)
         for name in self.parameters:
             if name in given:
@@ -654,7 +656,10 @@ class StepLoop:
 
     def run(self) -> None:
         """Work until the pool is removed, or TERM comes. OSError if the pool cannot be used."""
-        self._open()
+        try:
+            self._open()
+        except OSError as failure:
+            self._come_back(failure)
         signal.signal(signal.SIGTERM, lambda number, frame: self._stop_later())
         threading.Thread(target=self._watch, daemon=True).start()
         self._threads = 1
@@ -664,11 +669,19 @@ class StepLoop:
     # -- the pool ----------------------------------------------------------------------------------
 
     def _open(self) -> None:
+        self._close()
         self._file = os.open(self._path, os.O_RDWR)
         # Linux lets one thread at a time use the position of an open file: a read that waits would
         # hold up the writes.
         self._answer_file = os.open(self._path, os.O_WRONLY)
         os.write(self._file, b"take %d\n" % self._most)
+
+    def _close(self) -> None:
+        for file in (self._file, self._answer_file):
+            if file >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(file)
+        self._file = self._answer_file = -1
 
     def _come_back(self, failure: OSError) -> None:
         """Wait for the daemon, and open the pool again."""
@@ -678,14 +691,12 @@ class StepLoop:
         with self._writing:
             pause = TICK
             while True:
-                for file in (self._file, self._answer_file):
-                    with contextlib.suppress(OSError):
-                        os.close(file)
+                is_there = os.path.exists(f"{self.tree}/dev/pools")
                 try:
                     self._open()
                     return
                 except OSError as again:
-                    if again.errno not in AWAY | {errno.ENOENT, errno.ESTALE}:
+                    if again.errno not in AWAY | GONE or (again.errno in GONE and is_there):
                         raise
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
@@ -748,8 +759,12 @@ class StepLoop:
 
     def _serve(self) -> None:
         """Do steps until there is an end."""
-        while (said := self._next()) is not None:
-            self._do(said)
+        try:
+            while (said := self._next()) is not None:
+                self._do(said)
+        except OSError as failure:  # of the pool: those of steps are answers
+            log.error("the pool cannot be used any more: %s", failure)
+            os._exit(1)
 
     def _next(self) -> dict[str, Any] | None:
         """The next step that was taken; else read."""
@@ -881,9 +896,9 @@ class StepLoop:
 
     def _leave(self) -> None:
         """TERM: end what was begun, as far as there is time."""
+        threading.Timer(GRACE, os._exit, (0,)).start()
         self._stop()
-        ends = time.monotonic() + GRACE
-        while (self._busy or self._coroutines) and time.monotonic() < ends:
+        while self._busy or self._coroutines:
             time.sleep(TICK)
         self._flush()
         self._library.close()

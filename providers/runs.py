@@ -15,7 +15,7 @@ from agentfs.base.within import is_directory
 from agentfs.base.yaml_document import near
 from agentfs.manifests.inherit import Level, narrowed
 from agentfs.model.moment import count, moment
-from agentfs.process.step_files import artifacts_of, run_of
+from agentfs.process.step_files import artifacts_of, make_artifacts, run_of
 from agentfs.providers.children import pid_of
 from agentfs.providers.described import Described
 from agentfs.providers.devices import Devices
@@ -104,10 +104,15 @@ class RunDirectory(Described):
         if entry.name == "parent":
             return self.run.parent != 0
         if entry.name == "artifacts":
-            return is_directory(os.fspath(artifacts_of(self.kernel.state_dir, self.id)))
+            return not self.run.state.final or self._has_artifacts()
         return super().exists(entry)
 
+    def _has_artifacts(self) -> bool:
+        return is_directory(os.fspath(artifacts_of(self.kernel.state_dir, self.id)))
+
     def listed(self, entry: Entry) -> bool:
+        if entry.name == "artifacts" and not self._has_artifacts():
+            return False
         return entry.name not in ("parent", "process") and super().listed(entry)
 
     # -- what it says of itself --------------------------------------------------------------------
@@ -275,8 +280,11 @@ class RunDirectory(Described):
 
     @directory("artifacts")
     def artifacts(self) -> Directory:
-        """What its programs have left in $STEP/artifacts: real files. **EACCES**: only they write
-        here, and workers that have a step of it. **EPERM**: it has ended."""
+        """What its programs have left in $STEP/artifacts: real files. While the run is open it is
+        made for whoever names it. **EACCES**: only they write here, and workers that have a step of
+        it. **EPERM**: it has ended."""
+        if not self.run.state.final and not self._has_artifacts():
+            make_artifacts(self.kernel.state_dir, self.id, self.run.uid, self.run.gid)
         return self.runs.artifacts_of(self).root
 
     @directory("nodes", 0o555)

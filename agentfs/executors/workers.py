@@ -260,7 +260,8 @@ class CodeWorkers(Part):
             await self._launch(group)
         except KernelError as failure:
             log.warning("no worker for %s: %s", group.pool.name, failure)
-            self._failed(group, f"no worker could be started: {failure.reason}")
+            if failure.errno != errno.EAGAIN:  # which goes by: it is tried again
+                self._failed(group, f"no worker could be started: {failure.reason}")
         except Exception:
             log.exception("a worker for %s", group.pool.name)
             self._failed(group, "no worker could be started")

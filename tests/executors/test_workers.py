@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,11 +198,48 @@ def test_a_step_goes_on_while_the_daemon_is_killed(shop: Shop) -> None:
     shop.tree.mount()
     gate.touch()
     output = shop.end(number)["output"]
+    print([p.read_text() for p in (shop.tree.state / "runs").glob("*/*/log")])
     assert output["f"] == output["g"]
     assert output["f"][0] == 1
     assert len(begun.read_text().split()) == 2
     assert shop.run()["state"] == "completed"
     assert shop.workers() == [worker]
+
+
+def test_a_worker_that_starts_while_the_daemon_is_dead_waits_for_it(shop: Shop) -> None:
+    shop.code(
+        """
+        class Till:
+            def setup(self): self.sum = 100
+            @step
+            def add(self, amount: int): self.sum += amount; return self.sum
+        @step
+        def bill():
+            current().progress("writing")
+            with open(current().artifact("bill.txt"), "w") as file:
+                file.write("to pay")
+            return "bill.txt"
+        """
+    )
+    tree = shop.tree
+    (tree / "dev/pools/tills").mkdir()
+    add = {"service": "shop:Till", "method": "add", "pool": "tills", "input_mapping": {"amount": 5}}
+    shop.pipeline(
+        {"kind": "service_call", "metadata": {"name": "sum"}, "spec": add},
+        {"name": "bill", "function": "shop:bill", "pool": "tills"},
+    )
+    number = shop.begin()
+    tree.crash()
+    command = [sys.executable, "-m", "agentfs.steps", str(shop.folder), "--pool", "tills"]
+    tree.start(*command, env=os.environ | {"AGENTFS": str(tree.path)})
+    tree.run("umount", str(tree.path), check=False)
+    tree.mount()
+    assert shop.end(number)["state"] == "completed", shop.end(number)
+    assert json.loads(tree.read(f"proc/runs/{number}/nodes/sum/output")) == 105
+    assert tree.read(f"proc/runs/{number}/artifacts/bill.txt") == "to pay"
+    events = tree.read(f"proc/runs/{number}/events").splitlines()
+    assert any("NodeProgress" in line and "writing" in line for line in events)
+    tree.write("dev/pools/tills/ctl", "remove\n")
 
 
 def test_a_run_without_the_network_has_no_worker_with_it(shop: Shop) -> None:

@@ -9,7 +9,6 @@ that dies leaves nothing half done: the next one goes on from the rows.
 from __future__ import annotations
 
 import errno
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -18,8 +17,6 @@ from typing import Any
 import trio
 
 from agentfs.base.alarm import Alarm
-from agentfs.base.clock import Timer
-from agentfs.base.due_heap import DueHeap
 from agentfs.base.errors import KernelError
 from agentfs.manifests.plan import Plan, PlanNode
 from agentfs.model.process import Process, State
@@ -30,7 +27,9 @@ from agentfs.store.part import Part
 from agentfs.store.records import reread
 from agentfs.workflow.advance import roots
 from agentfs.workflow.events import RunEnded, RunStateChanged
+from agentfs.workflow.executors import Executors
 from agentfs.workflow.journal import RunJournal, decode
+from agentfs.workflow.lacking import Lacking
 from agentfs.workflow.live import LiveGraph, LiveRun, is_loop
 from agentfs.workflow.loops import LoopNodes
 from agentfs.workflow.model import Executor, NodeRow, NodeState, Run, RunState, StepRef
@@ -39,7 +38,7 @@ from agentfs.workflow.outputs import Outputs, shortened
 from agentfs.workflow.retry import Copied, copy_rows
 from agentfs.workflow.signals import KeptSignals
 from agentfs.workflow.slots import StepSlots
-from agentfs.workflow.steps import Executors, Steps
+from agentfs.workflow.steps import Steps
 from agentfs.workflow.values import EVALUATION, Values
 from agentfs.workflow.walk import Walk
 
@@ -60,12 +59,6 @@ AGAIN = 1.0
 
 DUE_AT_ONCE, PAUSE = 20, 0.005
 """Runs of which something falls due that are looked at in one go, and seconds between two goes."""
-
-AT_ONCE = 4
-"""Runs that look at once for what is free."""
-
-OWN = {"nodes", "paused"}
-"""What nodes lack that their own run gives back."""
 
 UNREACHABLE = (errno.ENOSPC, errno.EIO)
 
@@ -93,9 +86,7 @@ class Engine(Part):
         self.open = OpenRuns()
         self._live: dict[int, LiveRun] = {}
         self._ready: dict[int, None] = {}
-        self._lacking: dict[str, DueHeap[int]] = {}  # runs, by what they lack; the first one first
-        self._tickets = itertools.count(1)
-        self._wakes: dict[str, Timer] = {}
+        self._lacking = Lacking(ground.clock, ground.timers, self._look_again)
         self._careful: dict[int, str] = {}  # runs that begin one attempt a commit, and the last one
         self._touched: set[int] = set()
         self._wake = trio.Event()
@@ -296,9 +287,7 @@ class Engine(Part):
 
     def freed(self, executor: Executor) -> None:
         """An executor has room again, or may have."""
-        name = Executors.name(executor)
-        for what in [what for what in self._lacking if what.startswith(name)]:
-            self._wake_lacking(what)
+        self._lacking.wake_all_of(Executors.name(executor))
 
     def waiting(self, key: str) -> list[StepRef]:
         """All attempts that wait for a signal of that key, of all runs."""
@@ -471,17 +460,7 @@ class Engine(Part):
             self.ready(run.id)
         if self.steps.unsynced:
             self._wake.set()
-        for what in live.blocked.keys() - OWN:
-            if what in live.served or what not in live.tickets:
-                live.tickets[what] = next(self._tickets)
-            waiting = self._lacking.setdefault(what, DueHeap())
-            waiting.add(live.tickets[what], run.id, run.id)
-        for what in live.served:
-            self._wake_lacking(what, 1)
-        live.served.clear()
-        for what, seconds in live.wanted.items():
-            self._wake_later(what, seconds)
-        live.wanted.clear()
+        self._lacking.queue(live)
         self._give_back(live)
         if live.due != float("inf"):
             live.due = float("inf")
@@ -496,7 +475,7 @@ class Engine(Part):
             self._timers.call_later(0, partial(self._replace, number, path))
         live.replaced.clear()
         for what in live.freed:
-            self._wake_lacking(what)
+            self._lacking.wake(what)
         live.freed.clear()
 
     def _replace(self, number: int, path: str) -> None:
@@ -511,33 +490,13 @@ class Engine(Part):
             else:
                 self.close(run, RunState.CANCELLED, words)
 
-    def _wake_later(self, what: str, seconds: float) -> None:
-        """Have those that lack something look again in so many seconds: infinity is never."""
-        timer = self._wakes.get(what)
-        if timer is not None and timer.active:
-            if timer.when <= self._clock.monotonic() + seconds:
-                return
-            timer.cancel()
-        if seconds == float("inf"):
-            self._wakes.pop(what, None)
-        else:
-            wake = partial(self._wake_lacking, what)
-            self._wakes[what] = self._timers.call_later(seconds, wake)
-
-    def _wake_lacking(self, what: str, most: int = AT_ONCE) -> None:
-        """Something is free that nodes of runs may lack: the next of those look, and if one of them
-        gets it, one more."""
-        waiting = self._lacking.get(what)
-        while waiting is not None and most:
-            number = waiting.first()
-            if number is None:
-                del self._lacking[what]
-                return
-            waiting.discard(number)
-            live = self._live.get(number)
-            if live is not None and live.unblock(what):
-                self.ready(number)
-                most -= 1
+    def _look_again(self, number: int, what: str) -> bool:
+        """Something is free again that a run lacks, if it still does."""
+        live = self._live.get(number)
+        if live is None or not live.unblock(what):
+            return False
+        self.ready(number)
+        return True
 
     # -- the end of a run ------------------------------------------------------------------------
 

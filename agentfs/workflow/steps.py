@@ -19,6 +19,7 @@ from agentfs.process.table import ProcessTable
 from agentfs.store.ground import Ground
 from agentfs.workflow.advance import losers
 from agentfs.workflow.events import NodeChanged
+from agentfs.workflow.executors import Executors
 from agentfs.workflow.journal import RunJournal, encode
 from agentfs.workflow.live import LiveGraph, LiveRun, Loop, is_loop
 from agentfs.workflow.model import Executor, NodeRow, NodeState, Step, StepRef
@@ -26,7 +27,7 @@ from agentfs.workflow.outputs import shortened
 from agentfs.workflow.slots import StepSlots
 from agentfs.workflow.values import Values
 
-__all__ = ["Executors", "Steps"]
+__all__ = ["Steps"]
 
 FINAL_ERRORS = frozenset({"schema", "size", "limit", "cancelled", "input"})
 """Kinds of error that another attempt would meet again."""
@@ -47,32 +48,6 @@ PATIENT = frozenset({"wait", "approval"})
 
 FEED = 1.0
 """Seconds after which a step is tried again whose executor said EAGAIN."""
-
-
-class Executors:
-    """The executors, by the kinds of nodes that they do."""
-
-    def __init__(self) -> None:
-        self._by_kind: dict[str, Executor] = {}
-        self._begun: dict[str, int] = {}
-
-    def add(self, executor: Executor) -> None:
-        """From now on `executor` does its kinds."""
-        for kind in executor.kinds:
-            self._by_kind[kind] = executor
-
-    def of(self, kind: str) -> Executor | None:
-        return self._by_kind.get(kind)
-
-    @staticmethod
-    def name(executor: Executor) -> str:
-        """How the names of what its nodes may lack begin."""
-        return f"executor:{min(executor.kinds)}/"
-
-    @classmethod
-    def lack(cls, executor: Executor, live: LiveRun, node: PlanNode) -> str:
-        """What nodes of the same pool lack together; without one, those of the same plan."""
-        return f"{cls.name(executor)}{node.spec.get('pool') or live.run.plan_hash}"
 
 
 class Steps:

@@ -13,7 +13,7 @@ import yaml
 
 from agentfs.base.clock import SystemClock
 from agentfs.manifests.plan import Graph, Plan, PlanNode
-from agentfs.model.process import Process
+from agentfs.model.process import Process, ProcessKind
 from agentfs.process.step_files import step_files
 from agentfs.workflow.model import NodeRow, Run, Start
 from agentfs.workflow.runs import Runs
@@ -104,6 +104,11 @@ class Lab:
         await self.system.until(there)
         return self.process(run, path, attempt)
 
+    def at_work_now(self) -> list[int]:
+        """The OS pids of the programs of all steps."""
+        steps = [p for p in self.system.table if p.kind is ProcessKind.STEP]
+        return [step.ospid for step in steps if step.ospid is not None]
+
     async def said(self, run: Run, path: str, attempt: int = 1) -> str:
         """Wait until a program has written a line, and give that."""
         files = step_files(self.state, run.id, path, attempt)
@@ -113,6 +118,7 @@ class Lab:
             except OSError:
                 text = ""
             if "\n" in text:
+                await self.at_work(run, path, attempt)  # the record knows its program by now
                 return text.split("\n")[0]
             await trio.sleep(0.005)
 

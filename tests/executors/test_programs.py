@@ -16,7 +16,6 @@ from agentfs.base.errors import KernelError
 from agentfs.check import check
 from agentfs.executors.program_output import LONGEST_VALUE, read_output
 from agentfs.manifests.plan import Retry
-from agentfs.model.process import ProcessKind, State
 from agentfs.process.events import ProcessExited
 from agentfs.process.step_files import artifacts_of, step_files
 from agentfs.workflow.model import NodeState, RunState
@@ -270,20 +269,15 @@ async def test_slots_are_as_many_as_programs_run_after_many_kills(tmp_path: Path
             await lab.said(run, node.name)
     for round_ in range(4):
         async with laboratory(state, keep=True) as lab:
-            await eventually(lambda lab=lab: len(lab.programs) == 3)
-            steps = [p for p in lab.system.table if p.kind is ProcessKind.STEP]
-            assert len(steps) == 3
+            await eventually(lambda lab=lab: len(lab.at_work_now()) == len(lab.programs) == 3)
             if round_ % 2:  # one dies while there is no daemon, and is done again
-                ospids.append(steps[0].ospid or 0)
+                ospids.append(lab.at_work_now()[0])
         for ospid in ospids:
             with suppress(ProcessLookupError):
                 os.killpg(ospid, signal.SIGKILL)
             collect(ospid)
     async with laboratory(state) as lab:
-        await eventually(lambda: len(lab.programs) == 3)
-        assert {step.state for step in lab.system.table if step.kind is ProcessKind.STEP} == {
-            State.RUNNING
-        }
+        await eventually(lambda: len(lab.at_work_now()) == len(lab.programs) == 3)
         attempts = {node.name: lab.node(run, node.name).attempt for node in nodes}
         assert sum(attempts.values()) == 3 + len(ospids)
         lab.runs.cancel(OPERATOR, run.id, "enough")

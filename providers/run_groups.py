@@ -18,8 +18,13 @@ from agentfs.workflow.model import RunState
 
 if TYPE_CHECKING:
     from agentfs.providers.runs import RunsDirectory
+    from agentfs.workflow.runs import Runs
 
 __all__ = ["ByPipelineDirectory", "ByRefDirectory", "ByStateDirectory"]
+
+
+BEHIND_SLASH = chr(ord("/") + 1)
+"""TYPE and this comes, in order, behind TYPE/ID for all ids."""
 
 
 class _Groups(DirectoryOf):
@@ -37,6 +42,14 @@ class _Groups(DirectoryOf):
 
     def names_now(self, caller: Caller) -> Iterator[str]:
         return (name for name, _ in self.entries())
+
+
+def _all(runs: Runs, which: str, after: str = "", at_once: int = 256) -> Iterator[str]:
+    """Every pipeline, or thing, that there are runs of, after one of them, read on as needed."""
+    page = runs.groups(which, after, at_once)
+    while page:
+        yield from page
+        page = runs.groups(which, page[-1], at_once)
 
 
 class ByStateDirectory(_Groups):
@@ -95,7 +108,8 @@ class ByPipelineDirectory(_Groups):
         return self._of(name)
 
     def entries(self) -> Iterator[tuple[str, Node]]:
-        for pipeline in self.kernel.runs.groups("pipeline"):
+        # One at a time: the index is asked for the next one, and not read through all its runs.
+        for pipeline in _all(self.kernel.runs, "pipeline", at_once=1):
             yield pipeline, self._of(pipeline)
 
     @on(RunStarted)
@@ -125,7 +139,7 @@ class ByRefDirectory(_Groups):
 
     def lookup(self, name: str) -> Node:
         found = self.of_type(name)
-        if not any(found.entries()):
+        if next(found.entries(), None) is None:
             raise self.missing(name)
         return found
 
@@ -133,9 +147,11 @@ class ByRefDirectory(_Groups):
         return self.of_type(name)
 
     def entries(self) -> Iterator[tuple[str, Node]]:
-        refs = self.kernel.runs.groups("ref")
-        for kind in dict.fromkeys(ref.partition("/")[0] for ref in refs if ref):
+        found = self.kernel.runs.groups("ref", "", 1)
+        while found:
+            kind = found[0].partition("/")[0]
             yield kind, self.of_type(kind)
+            found = self.kernel.runs.groups("ref", f"{kind}{BEHIND_SLASH}", 1)
 
     def _links(self, ref: str) -> tuple[RefTypeDirectory, str, RunLinks]:
         kind, _, number = ref.partition("/")
@@ -192,7 +208,10 @@ class RefTypeDirectory(DirectoryOf):
         return (name for name, _ in self.entries())
 
     def entries(self) -> Iterator[tuple[str, Node]]:
-        for ref in self.kernel.runs.groups("ref"):
-            kind, _, number = ref.partition("/")
-            if kind == self._kind:
+        prefix = f"{self._kind}/"
+        for ref in _all(self.kernel.runs, "ref", prefix):
+            if not ref.startswith(prefix):
+                return
+            number = ref.removeprefix(prefix)
+            if "/" not in number:  # such an id is no file name
                 yield number, self.links(number)

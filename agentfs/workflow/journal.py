@@ -193,11 +193,14 @@ class RunJournal:
             found.append(run)
         return found
 
-    def distinct(self, which: str) -> list[str]:
-        """Every `pipeline`, or every `ref`, that there are runs of."""
+    def distinct(self, which: str, after: str, most: int) -> list[str]:
+        """The next so many of every `pipeline`, or every `ref`, that there are runs of, sorted."""
         column = {"pipeline": "pipeline", "ref": "ref"}[which]
-        query = f"SELECT DISTINCT {column} FROM runs WHERE {column} != '' ORDER BY 1"  # noqa: S608
-        return [name for (name,) in self._store.read(query)]
+        query = (
+            f"SELECT DISTINCT {column} FROM runs WHERE {column} != '' AND {column} > ?"  # noqa: S608
+            f" ORDER BY {column} LIMIT ?"
+        )
+        return [name for (name,) in self._store.read(query, (after, most))]
 
     def forgettable(self, now: float, general: float, most: int) -> list[Run]:
         """Runs that are to be forgotten by now: `general` seconds after their end, or when their

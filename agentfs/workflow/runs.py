@@ -294,9 +294,9 @@ class Runs(Part):
         """Runs with a number above `after`, in order."""
         return self._journal.page(after, most, state, pipeline, ref)
 
-    def groups(self, which: str) -> list[str]:
-        """Every `pipeline`, or every `ref`, that there are runs of."""
-        return self._journal.distinct(which)
+    def groups(self, which: str, after: str = "", most: int = 256) -> list[str]:
+        """The next so many of every `pipeline`, or every `ref`, that there are runs of, sorted."""
+        return self._journal.distinct(which, after, most)
 
     def query(
         self,

@@ -284,6 +284,21 @@ async def test_links_lead_to_runs(world: World) -> None:
     assert "process" not in world.list(folder)  # what follows links shall come to an end
 
 
+async def test_things_of_any_name_are_found_by_type(world: World) -> None:
+    await put(world, "hello", HELLO)
+    refs = ("a/1", "a/2", "a-b/1", "a0/1", "b/1")
+    for ref in refs:
+        await ended(world, await start(world, "hello", f'Ref: {ref}\n\n{{"name": "ann"}}'))
+    found = {
+        f"{kind}/{number}"
+        for kind in names(world, "/proc/runs/by-ref")
+        for number in names(world, f"/proc/runs/by-ref/{kind}")
+    }
+    assert found == set(refs)
+    with refused("ENOENT"):
+        world.find("/proc/runs/by-ref/c")
+
+
 async def test_a_query(world: World) -> None:
     await put(world, "hello", HELLO)
     runs = [await start(world, "hello", f'Ref: order/{n}\n\n{{"name": "ann"}}') for n in range(4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -228,6 +229,61 @@ class SystemDirectory(ManifestDirectory):
     """/etc/systems/NAME: about the system NAME.yaml, and how it is run."""
 
     PATH = "/etc/systems/NAME"
+
+    def operations(self) -> tuple[str, ...]:
+        return ("read", "exec")
+
+    @transaction("run", 0o666, limit="run_limit", example='{"city": "Paris"}', errors=RUN_ERRORS)
+    async def run(self, request: bytes, caller: Caller) -> str:
+        """Write the input of all its processes, a JSON object, read the number of the system, which
+        is in /proc/systems; of one that runs on a timetable, that of its entry in /proc/scheduled.
+        Headers as of a pipeline, without Sync."""
+        asked = await read_start(request)
+        if asked.sync:
+            raise KernelError(errno.EINVAL, "Sync: a pipeline can be started with it, not a system")
+        number = self.kernel.systems.run(
+            caller.principal,
+            self.name,
+            asked.input,
+            version=asked.version,
+            key=asked.key,
+            ref=asked.ref,
+            environment=asked.environment,
+            deadline=asked.deadline,
+            limits=asked.limits,
+            caps=asked.caps,
+        )
+        return f"{number}\n"
+
+    def run_limit(self) -> int:
+        return WHOLE_WRITE
+
+    @live("plan", example='{"name": "shop", "version": 2, "processes": […], "pipes": […]}')
+    def plan(self) -> str:
+        """What it comes to, as JSON: name, version, how it begins (init), processes in order, each
+        with its pipeline or program, and the pipes between them."""
+        plan = self.folder.library.system(self.name)
+        shown = {
+            "name": plan.name,
+            "version": plan.version,
+            "description": plan.description,
+            "init": plan.init.type,
+            "processes": [
+                {"name": each.name} | ({"pipeline": each.pipeline} if each.pipeline else {})
+                for each in plan.processes
+            ],
+            "pipes": [
+                {"from": pipe.source, "to": pipe.target, "mapping": pipe.mapping}
+                for pipe in plan.pipes
+            ],
+        }
+        return json.dumps(shown, indent=2, ensure_ascii=False)
+
+    @live("schema", example='{"type": "object", "properties": {"city": …}}')
+    def schema(self) -> str:
+        """The JSON schema of its input; `{}` if it takes anything."""
+        schema = self.folder.library.system(self.name).input_schema or {}
+        return json.dumps(schema, indent=2, ensure_ascii=False)
 
 
 def _json(record: Any) -> str:

@@ -266,6 +266,27 @@ async def test_all_seven_folders(world: World) -> None:
     assert world.list("/lib/prompts/greet/versions") == ["1.md"]
 
 
+async def test_a_system_is_planned_and_run(world: World) -> None:
+    await world.write(REVIEW, HELLO, create=True)
+    system = (
+        "kind: System\nmetadata: {name: greetings}\nspec:\n"
+        "  processes:\n    one: {pipeline: review}\n    two: {pipeline: review}\n"
+        "  pipes: [{from: one, to: two, mapping: {name: '{{ one.greet.text }}'}}]\n"
+    )
+    await world.write("/etc/systems/greetings.yaml", system, create=True)
+    plan = json.loads(await world.text("/etc/systems/greetings/plan"))
+    assert [each["name"] for each in plan["processes"]] == ["one", "two"]
+    assert plan["pipes"][0]["to"] == "two"
+    handle = world.open("/etc/systems/greetings/run", os.O_RDWR)
+    for bad in ('Sync: yes\n\n{"name": "ann"}', "[", "Kye: x\n\n{}"):
+        with refused("EINVAL"):
+            await handle.write(0, bad.encode())
+    await handle.write(0, b'{"name": "ann"}')
+    number = (await handle.read(0, 100)).decode().strip()
+    handle.release()
+    assert number in world.list("/proc/systems")
+
+
 async def test_what_stat_says_for_programs(world: World) -> None:
     await world.write(REVIEW, HELLO, create=True)
     node = world.find(f"{FOLDER}/review")

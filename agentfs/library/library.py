@@ -11,8 +11,9 @@ from __future__ import annotations
 import errno
 import gc
 import json
+import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -23,8 +24,9 @@ from agentfs.base.yaml_document import Diagnostic, DocumentError
 from agentfs.library.events import ManifestChanged, ManifestRemoved
 from agentfs.library.settings import WorkflowSettings
 from agentfs.library.shelf import Shelf
-from agentfs.manifests.documents import ConfigLevel, LocalLibrary, Macro
+from agentfs.manifests.documents import LocalLibrary, Macro
 from agentfs.manifests.documents import ManifestLibrary as Names
+from agentfs.manifests.nodes import PROMPT
 from agentfs.manifests.pipeline import check_manifest, checked, compile_pipeline, describe
 from agentfs.manifests.plan import Plan
 from agentfs.manifests.source import ManifestText
@@ -38,6 +40,8 @@ from agentfs.store.part import Part
 from agentfs.store.records import Records
 
 __all__ = ["KIND", "KINDS", "Edition", "Library", "read_head"]
+
+log = logging.getLogger(__name__)
 
 KINDS = ("pipelines", "systems", "macros", "adapters", "policies", "configs", "prompts")
 """The folders."""
@@ -115,7 +119,8 @@ class Library(Part):
         self._by_maker = self._heads.index(lambda head: head.maker if head.versions else None)
         self._removed = self._heads.index(lambda head: None if head.versions else "")
         self._plans: dict[tuple[str, int, str], Plan] = {}
-        self._parsed: dict[tuple[str, str, int], Any] = {}
+        self._parsed: dict[tuple[str, str, int], _Parsed | None] = {}
+        self._prompts: list[frozenset[str]] = []  # that macros name
         self._shelf: Shelf | None = None
         self._variables: dict[str, str] = {}
         made.count_in("manifests", lambda: self._by_maker, self._count)
@@ -214,13 +219,16 @@ class Library(Part):
         now is no new version. Raises EINVAL with every fault, one a line, EACCES, EDQUOT, ENOSPC;
         then nothing has changed."""
         self.may_write(principal, kind, name)
-        file = f"{name}.md" if kind == "prompts" else f"{name}.yaml"
-        names = self._names()
-        found = await self._away(text, lambda: check_manifest(kind, text, file, names))
-        faults = [str(each) for each in found if each.severity == "error"]
-        if faults:
-            raise KernelError(errno.EINVAL, "\n".join(faults), rule="manifest")
-        description = "" if kind == "prompts" else await self._away(text, lambda: describe(text))
+        names = self._names_for(text)
+        read = await self._away(text, lambda: _read_whole(kind, name, text, names))
+        if read.faults:
+            raise KernelError(errno.EINVAL, "\n".join(read.faults), rule="manifest")
+        version = self._put(principal, kind, name, text, read.description)
+        if read.parsed is not None:
+            self._parsed.setdefault((kind, name, version), read.parsed)
+        return version
+
+    def _put(self, principal: Principal, kind: str, name: str, text: str, description: str) -> int:
         with self._gate.enter(principal) as actor:
             self.may_write(principal, kind, name)
             head = self._heads.get((kind, name))
@@ -273,9 +281,13 @@ class Library(Part):
             self._events.emit(ManifestRemoved(kind, name))
 
     def _forget(self, kind: str, name: str) -> None:
-        """What was made of a document, and of those that may name it."""
+        """Make anew, when it is asked for, what was made of a document, and of those that may name
+        it."""
         if kind in SHARED:
             self._plans.clear()
+        if kind in ("policies", "adapters"):
+            for config in [key for key in self._parsed if key[0] == "configs"]:
+                del self._parsed[config]
         for key in [key for key in self._plans if key[0] == name]:
             del self._plans[key]
         for parsed in [key for key in self._parsed if key[:2] == (kind, name)]:
@@ -289,9 +301,9 @@ class Library(Part):
         if what it names is gone meanwhile."""
         edition = self.get("pipelines", name, version)
         if self._kept(edition, environment) is None:
-            names = self._names()
+            shelf, names = self._names(), self._names_for(edition.text)
             plan = await self._away(edition.text, lambda: _compiled(edition, names, environment))
-            if names is self._names():  # else something has changed: it is made again
+            if shelf is self._names():  # else something has changed: it is made again
                 self._keep(edition, environment, plan)
         return self.plan_now(name, edition.version, environment)
 
@@ -300,7 +312,7 @@ class Library(Part):
         edition = self.get("pipelines", name, version)
         plan = self._kept(edition, environment)
         if plan is None:
-            plan = _compiled(edition, self._names(), environment)
+            plan = _compiled(edition, self._names_for(edition.text), environment)
             self._keep(edition, environment, plan)
         return plan
 
@@ -325,7 +337,7 @@ class Library(Part):
 
     async def check(self, kind: str, text: str, file: str = "") -> list[Diagnostic]:
         """What is found in a draft: faults, warnings, and what `lint` says."""
-        names, named = self._names(), file or "draft.yaml"
+        names, named = self._names_for(text), file or "draft.yaml"
         return await self._away(text, lambda: check_manifest(kind, text, named, names, style=True))
 
     @staticmethod
@@ -355,39 +367,84 @@ class Library(Part):
             self._shelf = self._shelved()
         return self._shelf
 
+    def _names_for(self, text: str) -> Shelf:
+        """The same, and the texts of the prompts that `text`, or a macro, names."""
+        shelf = self._names()
+        named = {*PROMPT.findall(text), *(name for macro in self._prompts for name in macro)}
+        prompts = {name: found.text for name in named if (found := self.find("prompts", name))}
+        return replace(shelf, prompts=prompts) if prompts else shelf
+
     def _shelved(self) -> Shelf:
+        macros = dict(self._each("macros", Shelf()))
+        self._prompts = [found.prompts for found in macros.values()]
         shelf = Shelf(
             self._variables,
-            dict(self._each("macros", lambda found, name: found.macros[name])),
-            dict(self._each("policies", lambda found, name: found.policies[name])),
-            dict(self._each("adapters", lambda found, name: found.adapters[name])),
-            {name: self.get("prompts", name).text for name in self.names("prompts")},
-            frozenset(self.names("pipelines")),
+            {name: found.local.macros[name] for name, found in macros.items()},
+            {name: each.local.policies[name] for name, each in self._each("policies", Shelf())},
+            {name: each.local.adapters[name] for name, each in self._each("adapters", Shelf())},
+            prompt_names=frozenset(self.names("prompts")),
+            pipelines=frozenset(self.names("pipelines")),
         )
-        return replace(shelf, every_config=tuple(self._configs(shelf)))
+        configs = [
+            replace(each.local.own_configs[0], faults=each.faults)
+            for _, each in self._each("configs", shelf)
+        ]
+        return replace(shelf, every_config=tuple(configs))
 
-    def _each(
-        self, kind: str, take: Callable[[LocalLibrary, str], Read]
-    ) -> Iterable[tuple[str, Read]]:
+    def _each(self, kind: str, names: Names) -> Iterable[tuple[str, _Parsed]]:
+        """Each document of a folder. One that this release cannot read any more is left out: it is
+        there to be mended, and stops nobody else."""
         for name in self.names(kind):
-            yield name, self._part(kind, name, Shelf(), take)
+            key = (kind, name, self._heads[kind, name].version)
+            if key not in self._parsed:
+                self._parsed[key] = _parsed(kind, name, self.get(kind, name).text, names)
+            found = self._parsed[key]
+            if found is not None:
+                yield name, found
 
-    def _part(
-        self, kind: str, name: str, names: Names, take: Callable[[LocalLibrary, str], Read]
-    ) -> Read:
-        head = self._heads[kind, name]
-        key = (kind, name, head.version)
-        if key not in self._parsed:
-            source = ManifestText(self.get(kind, name).text, f"{name}.yaml")
-            self._parsed[key] = checked(source, kind, names)
-        found: LocalLibrary = self._parsed[key]
-        return take(found, name)
 
-    def _configs(self, shelf: Shelf) -> Iterable[ConfigLevel]:
-        for name in self.names("configs"):
-            source = ManifestText(self.get("configs", name).text, f"{name}.yaml")
-            (config,) = checked(source, "configs", shelf).own_configs
-            yield replace(config, faults=tuple(source.told()))
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """A document that others name, and the prompts that it names itself."""
+
+    local: LocalLibrary
+    faults: tuple[str, ...]
+    prompts: frozenset[str]
+
+
+def _parsed(kind: str, name: str, text: str, names: Names) -> _Parsed | None:
+    source = ManifestText(text, f"{name}.yaml")
+    try:
+        local = checked(source, kind, names)
+    except DocumentError as bad:
+        log.error("%s/%s cannot be read any more: %s", kind, name, bad)
+        return None
+    there: tuple[Collection[Any], ...] = (
+        *(local.macros, local.policies, local.adapters),
+        local.own_configs,
+    )
+    if not any(there):
+        return None
+    return _Parsed(local, tuple(source.told()), frozenset(PROMPT.findall(text)))
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadWhole:
+    """A text that is to be kept: its faults, its description, and what others need of it."""
+
+    faults: list[str]
+    description: str = ""
+    parsed: _Parsed | None = None
+
+
+def _read_whole(kind: str, name: str, text: str, names: Names) -> _ReadWhole:
+    file = f"{name}.md" if kind == "prompts" else f"{name}.yaml"
+    found = check_manifest(kind, text, file, names)
+    faults = [str(each) for each in found if each.severity == "error"]
+    if faults or kind == "prompts":
+        return _ReadWhole(faults)
+    parsed = _parsed(kind, name, text, names) if kind in SHARED else None
+    return _ReadWhole([], describe(text), parsed)
 
 
 _READING = trio.CapacityLimiter(1)

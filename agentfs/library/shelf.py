@@ -21,6 +21,7 @@ class Shelf:
     policies: Mapping[str, NodePolicy] = field(default_factory=dict)
     adapters: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     prompts: Mapping[str, str] = field(default_factory=dict)
+    prompt_names: frozenset[str] = frozenset()
     pipelines: frozenset[str] = frozenset()
     every_config: tuple[ConfigLevel, ...] = ()
 
@@ -47,7 +48,7 @@ class Shelf:
             "macros": self.macros,
             "policies": self.policies,
             "adapters": self.adapters,
-            "prompts": self.prompts,
+            "prompts": self.prompt_names,
             "pipelines": self.pipelines,
         }
         return named.get(kind, ())

@@ -26,7 +26,7 @@ from agentfs.manifests.plan import Concurrency, Retry
 from agentfs.manifests.schema import Schema, schema_document
 from agentfs.manifests.source import Located, ManifestText
 
-__all__ = ["NodeDraft", "NodeReader", "common_fields", "concurrency_of", "schema_of"]
+__all__ = ["PROMPT", "NodeDraft", "NodeReader", "common_fields", "concurrency_of", "schema_of"]
 
 NODE_KEYS = ("kind", "metadata", "spec", "dependencies", "wait_for")
 SHORT_KEYS = ("name", "dependencies", "wait_for")
@@ -358,6 +358,10 @@ def common_fields(
             )
         fields["strict"] = True
     policies = _node_policies(source, draft, library)
+    for each in policies:
+        if each.limits or each.on_limit:
+            what = f"{draft.name}.policies: {each.name} has limits, which are a whole pipeline's"
+            source.fault(draft.keys["policies"], what, "E140")
     near_by = Settled({}, None, (), None, {}, (*settled.policies, *policies), {}, {})
     about = near_by if draft.kind in WORKING else Settled({}, None, (), None, {}, policies, {}, {})
     _with_retry(source, draft, values, about, library, fields)

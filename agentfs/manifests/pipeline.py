@@ -21,12 +21,13 @@ from agentfs.manifests.documents import (
 from agentfs.manifests.fuel import TemplateError
 from agentfs.manifests.graph import GraphReader
 from agentfs.manifests.inherit import Level, settle
+from agentfs.manifests.kinds import Filling
 from agentfs.manifests.levels import LEVEL_KEYS, read_level
 from agentfs.manifests.lint import lint
 from agentfs.manifests.local import chosen, gathered, misplaced, stem
 from agentfs.manifests.nodes import concurrency_of, schema_of
 from agentfs.manifests.plan import Concurrency, Plan
-from agentfs.manifests.references import Fields
+from agentfs.manifests.references import Fields, NamedNodes, NameScope, find
 from agentfs.manifests.source import Located, ManifestText
 from agentfs.manifests.system_plan import read_system
 from agentfs.manifests.template import Template
@@ -229,7 +230,7 @@ class _Pipeline:
             settled.caps,
             settled.deny,
             settled.deadline,
-            self._concurrency(keys),
+            self._concurrency(keys, _fields(schemas.get("input_schema"))),
             numbers.get("max_runs"),
             numbers.get("max_queued"),
             settled.settings.get("max_concurrent_nodes", Plan("").max_concurrent_nodes),
@@ -274,10 +275,15 @@ class _Pipeline:
                 return keys[name]
         return None
 
-    def _concurrency(self, keys: Mapping[str, Located]) -> Concurrency | None:
+    def _concurrency(self, keys: Mapping[str, Located], fields: Fields) -> Concurrency | None:
         if "concurrency" not in keys:
             return None
-        return concurrency_of(self._source, keys["concurrency"], "spec.concurrency")
+        found = concurrency_of(self._source, keys["concurrency"], "spec.concurrency")
+        if found is not None and found.key:
+            key, scope = keys["concurrency"].child("key"), NameScope((frozenset(),), fields)
+            what = "spec.concurrency.key"
+            find(self._source, key, Filling.TEMPLATE, what, scope, NamedNodes())
+        return found
 
     def _code(self, keys: Mapping[str, Located]) -> str:
         if "code" not in keys:

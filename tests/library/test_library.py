@@ -198,10 +198,45 @@ async def test_prompts_are_texts_that_nodes_name(world: World) -> None:
     await put(world, "pipelines", "p", text)
     node = library(world).plan_now("p").graph.by_name["b"]
     assert (node.spec["prompt"], node.needs) == ("Sum up {{ a.v }}.", ("a",))
-    await refused(errno.EINVAL, world, "pipelines", "p", text.replace("sum.md", "som.md"))
+    told = await refused(errno.EINVAL, world, "pipelines", "p", text.replace("sum.md", "som.md"))
+    assert "there is no prompt `som` in /lib/prompts (did you mean sum?)" in told
+    macro = (
+        "kind: Macro\nmetadata: {name: m}\nparameters: [{name: from, type: Any}]\n"
+        "nodes: [{name: '{{ name }}', llm: /lib/prompts/sum.md, wait_for: '{{ from }}'}]\n"
+    )
+    await put(world, "macros", "m", macro)
+    used = PIPELINE.format(v=1) + "  - {name: c, macro: m, inputs: {from: a}}\n"
+    await put(world, "pipelines", "q", used)
+    await put(world, "prompts", "sum", "All of {{ a.v }}?", alice)
+    assert library(world).plan_now("q").graph.by_name["c"].spec["prompt"] == "All of {{ a.v }}?"
     words = await refused(errno.EINVAL, world, "prompts", "sum", "Sum\n {{ a.v | uper }}")
     assert "sum.md:2:11: E110 there is no filter `uper` (did you mean upper?)" in words
     assert await library(world).check("prompts", "{{ a }}") == []
+
+
+async def test_a_document_that_cannot_be_read_any_more_stops_no_other(world: World) -> None:
+    await put(world, "policies", "gentle", POLICY.format(attempts=2))
+    await put(world, "policies", "other", POLICY.format(attempts=3))
+    with world.store.transaction():
+        world.store.write("UPDATE manifests SET text = ? WHERE name = ?", ("kind: [", "gentle"))
+    world.restart()
+    text = PIPELINE.format(v=1) + "  - {name: b, tool: t, retry: other}\n"
+    await put(world, "pipelines", "p", text)
+    reason = await refused(
+        errno.EINVAL, world, "pipelines", "q", text.replace("retry: other", "retry: gentle")
+    )
+    assert "there is no policy `gentle`" in reason
+
+
+async def test_a_config_that_names_what_is_gone_says_so(world: World) -> None:
+    await put(world, "policies", "gentle", POLICY.format(attempts=2))
+    spec = "kind: Config\nmetadata: {name: org}\nspec: {policies: [gentle]}\n"
+    await put(world, "configs", "org", spec)
+    await put(world, "pipelines", "p", PIPELINE.format(v=1) + "  - {name: b, tool: t}\n")
+    assert library(world).plan_now("p").graph.by_name["b"].retry.attempts == 2
+    library(world).remove(OPERATOR, "policies", "gentle")
+    with pytest.raises(KernelError, match="config org: policies: there is no policy `gentle`"):
+        library(world).plan_now("p")
 
 
 async def test_all_configs_are_in_effect_and_limits_are_the_least(world: World) -> None:

@@ -312,14 +312,14 @@ class Kernel:
         }
         ports = self.ports = add(Ports(self.gate, behind, self.library.adapter))
         self.wakes = add(Wakes(ground, self.gate, engine, self.runs))
-        engine.executors.add(WaitNodes(ground, engine))
+        engine.executors.add(WaitNodes(ground, engine, mail))
         engine.executors.add(MessageNodes(ground, engine, mail, agents))
         engine.executors.add(add(ApprovalNodes(ground, engine, self.approvals, agents)))
         by_mail = add(AgentNodes(ground, engine, self.table, mail, self.asks, agents))
         engine.executors.add(AgentKinds(engine, by_mail, self.step_programs, models))
         engine.executors.add(add(ModelNodes(ground, engine, models, asking, ports).nodes))
         engine.executors.add(add(ToolNodes(ground, engine, self.tooling).nodes))
-        engine.executors.add(add(ApiNodes(ground, engine, service).nodes))
+        engine.executors.add(add(ApiNodes(ground, engine, service, ports).nodes))
 
     def load(self) -> None:
         """Read the rest from the store. Nothing is written before everything is read."""

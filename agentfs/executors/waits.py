@@ -12,7 +12,9 @@ from typing import Any
 
 from agentfs.base.errors import KernelError
 from agentfs.executors.ends import beginning, end
+from agentfs.executors.messages import as_body, step_headers
 from agentfs.executors.spec import duration
+from agentfs.mail.mail import Mail
 from agentfs.manifests.plan import PlanNode
 from agentfs.store.ground import Ground
 from agentfs.workflow.engine import Engine
@@ -26,13 +28,14 @@ FAIL = "fail"
 
 class WaitNodes:
     """A wait that nobody ends in time has the output `on_timeout`; without that it fails with
-    ETIMEDOUT."""
+    ETIMEDOUT. With a `prompt` the agent that started the run is told of it by mail."""
 
     kinds = frozenset({"wait"})
 
-    def __init__(self, ground: Ground, engine: Engine) -> None:
+    def __init__(self, ground: Ground, engine: Engine, mail: Mail) -> None:
         self._clock = ground.clock
         self._engine = engine
+        self._mail = mail
 
     def room(self, node: PlanNode) -> int | None:
         return None
@@ -47,6 +50,16 @@ class WaitNodes:
             else:
                 until = self._clock.now() + seconds if seconds else None
                 self._engine.wait(step.ref, until, key)
+                self._tell(step, key)
+
+    def _tell(self, step: Step, key: str) -> None:
+        """Let the agent that started the run know what is waited for, if the node says so."""
+        prompt = step.spec.get("prompt")
+        if prompt:
+            how = f"Write the answer to /proc/runs/{step.ref.run}/signals/{key}."
+            body = as_body(prompt) + f"\n{how}\n".encode()
+            headers = [("Type", "notice"), *step_headers(step.ref)]
+            self._mail.notify(step.process.agent, body, headers)
 
     def start(self, step: Step, again: bool) -> None:
         """It waits since the commit in which it began."""

@@ -272,6 +272,14 @@ def test_a_time_that_passes_while_there_is_no_daemon_is_over_once(office: Office
     assert [line["type"] for line in office.lines(run)].count("NodeCompleted") == 1
 
 
+def test_the_starter_is_told_what_a_wait_asks_for(office: Office) -> None:
+    run = wait(office, prompt="Was it paid?")
+    office.restart()
+    [letter] = office.letters("ann")
+    assert f"Type: notice\nRun: {run.id}\nNode: n\n" in letter
+    assert f"Was it paid?\n\nWrite the answer to /proc/runs/{run.id}/signals/paid-7." in letter
+
+
 @pytest.mark.parametrize(
     "spec", [{"event_key": "a/b"}, {"event_key": ".."}, {"event_key": ""}, {"timeout": "soon"}]
 )

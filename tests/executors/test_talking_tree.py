@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -194,6 +196,62 @@ def test_a_lock_is_the_run_s_until_it_ends(tree: Tree) -> None:
     (run / "ctl").write_text("cancel enough\n")
     assert ended(run) == "cancelled"
     eventually(lambda: not (tree / "dev/locks/shared").exists())
+
+
+def test_a_tool_that_was_at_work_when_the_daemon_died_is_ended_and_called_again(
+    tree: Tree, tmp_path: Path
+) -> None:
+    said, go = tmp_path / "said", tmp_path / "go"
+    wait = f"echo begin >> {said}; until [ -e {go} ]; do sleep 0.02; done; echo end >> {said}"
+    tree.write("etc/tools.yaml", json.dumps({"tools": {"slow": {"exec": ["/bin/sh", "-c", wait]}}}))
+    nodes = (
+        "name: a, tool: slow, dependencies: []\nname: b, tool: slow, once: true, dependencies: []"
+    )
+    pipeline(tree, "slow", nodes)
+    run = start(tree, "slow")
+    eventually(lambda: said.exists() and said.read_text().count("begin") == 2)
+    tree.crash()
+    tree.mount()
+    until(run / "nodes/b/state", "failed")
+    assert (run / "nodes/b/error").read_text().startswith("lost: the daemon ended")
+    eventually(lambda: said.read_text().count("begin") == 3)
+    go.touch()
+    until(run / "nodes/a/state", "completed")
+    assert (run / "nodes/a/attempt").read_text() == "2\n"
+    assert said.read_text().count("end") == 1, "the first two were ended"
+
+
+class _Hello(BaseHTTPRequestHandler):
+    """Says where it was asked."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.path.encode() + (self.headers["x-key"] or "").encode())
+
+    def log_message(self, *_: object) -> None:
+        """Nothing is told."""
+
+
+def test_a_service_is_reached_by_runs_that_may_use_the_network_alone(tree: Tree) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Hello) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1/"
+        spec = f"{{url: '{url}', headers: {{X-Key: k}}}}"
+        (tree / "etc/adapters/hello.yaml").write_text(
+            f"kind: Adapter\nmetadata: {{name: hello}}\nspec: {spec}\n"
+        )
+        nodes = f'name: plain, api_call: "{url}a"\nname: port, api_call: b, port: hello'
+        pipeline(tree, "open", nodes, ports={"hello": "hello"})
+        run = start(tree, "open")
+        assert ended(run) == "completed"
+        assert output(run, "plain")["body"] == "/v1/a"
+        assert output(run, "port")["body"] == "/v1/bk"
+        pipeline(tree, "shut", nodes, ports={"hello": "hello"}, deny=["network_access"])
+        run = start(tree, "shut")
+        assert ended(run) == "failed"
+        assert "EREMOTEIO" in (run / "nodes/plain/error").read_text()
+        server.shutdown()
 
 
 # -- ports -----------------------------------------------------------------------------------------

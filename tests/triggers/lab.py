@@ -9,7 +9,6 @@ from typing import Any
 import trio
 
 from agentfs.base.errors import KernelError
-from agentfs.executors.waits import WaitNodes
 from agentfs.triggers.system_table import SystemRun
 from agentfs.workflow.model import Run, RunState
 from tests.world import OPERATOR, World
@@ -39,8 +38,6 @@ class Real:
         self.runs, self.library, self.engine = kernel.runs, kernel.library, kernel.engine
         self.systems, self.schedules = kernel.systems, kernel.schedules
         self.entities, self.topics = kernel.entities, kernel.topics
-        if self.engine.executors.of("wait") is None:
-            self.engine.executors.add(WaitNodes(kernel.ground, self.engine))
 
     def put(self, kind: str, name: str, text: str) -> int:
         """A document; raises EINVAL with its faults."""

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import trio
 
+from agentfs.model.principal import Kind, Principal
 from agentfs.model.process import State
 from agentfs.providers.streams import SignalLines
+from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Created, Modified, Removed
 from tests.providers.world import OPERATOR, STRANGER, World, refused
 
@@ -266,3 +268,39 @@ async def test_readme_says_to_a_stranger_that_it_is_nobody(world: World) -> None
     said = (await world.read("/README", STRANGER)).decode()
     assert "You are nobody in this tree: your program" in said
     assert "You are the agent bob" not in said
+
+
+async def test_the_entry_of_a_run_says_what_it_is_and_is_nobodys_child(world: World) -> None:
+    pid, kernel = world.pid("alice"), world.kernel
+    run = kernel.light.begin_run(kernel.table.get(pid), "review")
+    place = f"/proc/{run.pid}"
+    values = dict(
+        line.split(":\t", 1) for line in (await world.text(f"{place}/status")).splitlines()
+    )
+    assert [*values] == [*KEYS, "Kind", "Agent"]
+    assert (values["Kind"], values["Agent"], values["PPid"]) == ("run", "alice", str(pid))
+    assert world.target(f"{place}/run") == f"../runs/{run.pid}"
+    assert world.target(f"{place}/cwd") == f"../runs/{run.pid}/artifacts"
+    listed = world.list(place)
+    assert "run" in listed
+    assert "agent" not in listed
+    with refused("ENOENT"):
+        world.find(f"{place}/agent")
+    with refused("ENOENT"):
+        world.find(f"/proc/{pid}/run")
+    assert world.list(f"/proc/{pid}/children") == []
+    with refused("ENOENT"):
+        world.find(f"/proc/{pid}/children/{run.pid}")
+    acting = Principal(Kind.AGENT, run.pid, run.name, run.uid, run.gid, run.behalf)
+    step = Caller(acting, run.uid, run.gid, os.getpid())
+    with refused("ENOENT"):
+        world.target("/agents/self", step)
+    with refused("EACCES"):
+        world.list("/agents/alice/inbox/new", step)
+    assert (await world.text(f"{place}/environ", step)) == ""  # and that is private
+    assert (await world.text(f"{place}/environ", world.as_agent("alice"))) == ""
+    with refused("EACCES"):
+        await world.text(f"{place}/environ", world.as_agent("bob"))
+    kernel.light.end_run(run, 0)
+    with refused("ENOENT"):
+        world.find(place)

@@ -49,9 +49,6 @@ LONGEST_NAME = 160
 LONGEST_COMMAND = 4096
 """Characters of a step's command in its record; Linux knows the rest while it runs."""
 
-STEP_LIMITS = Limits.none_but()
-"""A step has those of its run, and none beside them."""
-
 
 class Light:
     """Makes them, and ends them. Inside a transaction, or in one of its own."""
@@ -238,7 +235,9 @@ class Light:
             self._table.next_pid(), run, _step_name(run, path), ProcessKind.STEP, run.tier
         )
         step.exec, step.cwd = _cut(program.exec), program.cwd
-        step.limits, step.on_limit = STEP_LIMITS, run.on_limit
+        # Those of its run hold for it, too; that on children is about each process alone.
+        step.limits = Limits.none_but(max_children=run.limits.max_children)
+        step.on_limit = run.on_limit
         step.ceiling, step.reads = ceiling_below(run), program.reads
         step.metadata = {RUN: str(run.pid), NODE: path, ATTEMPT: str(attempt)}
         step.state = State.RUNNING

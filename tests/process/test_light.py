@@ -275,6 +275,7 @@ async def test_a_step_reads_its_input_and_leaves_output_log_and_code(system: Sys
     made = await step(system, run, 'wc -c; echo "$NODE" >&2; exit 3', given=b"12345")
     files = system.kernel.light.files(made)
     assert made.name == f"sum@{run.pid}:fetch"
+    assert made.limits == Limits.none_but(max_children=10)
     assert made.metadata == {"run": str(run.pid), "node": "fetch", "attempt": "1"}
     await system.until(lambda: heard.steps)
     assert heard.steps == [(made.pid, 3, False)]

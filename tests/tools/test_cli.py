@@ -126,6 +126,21 @@ def test_ps_shows_every_process_and_its_shell_line_shows_the_same(tree: Path) ->
     ]
 
 
+def test_runs_of_pipelines_are_listed_with_all_and_ended_by_their_names(tree: Path) -> None:
+    folder = tree / "proc/11"
+    folder.mkdir()
+    status = STATUS.format(name="sum@11", state="running", role="worker", pid=11, ppid=2, ospid="")
+    (folder / "status").write_text(f"{status}Kind:\trun\nAgent:\talice\n")
+    (folder / "ctl").write_text("")
+    (tree / "proc/ended").write_text("")
+    for words, listed in ((("ps",), False), (("ps", "-a"), True), (("tree",), False)):
+        assert ("sum@11" in run(*words).stdout) is listed, words
+    assert "sum@11" not in shell(how("ps"))
+    assert "sum@11" in shell(how("ps", "-a"))
+    run("kill", "sum@11")
+    assert (folder / "ctl").read_text() == "TERM\n"
+
+
 def test_tree_draws_who_started_whom(tree: Path) -> None:
     assert run("tree").stdout == (
         "init (1) agent idle\n└─ alice (2) agent idle\n   └─ bob (10) agent idle\n"

@@ -196,7 +196,7 @@ class DocumentFolder(Replacing, SystemTable):
     def require_writer(self, name: str, caller: Caller) -> None:
         if self.is_document(name):
             manifest = self.stem(name)
-            if manifest in self.TABLE:
+            if manifest in self.TABLE or manifest.endswith(self.SUFFIX):
                 raise KernelError(
                     errno.EINVAL, f"{manifest} has a meaning here: choose another name", rule="name"
                 )

@@ -43,6 +43,9 @@ TYPES = {
 }
 """Python's types, as macros name them, in JSON schemas; any other is anything."""
 
+EXAMPLES = {"str": "…", "int": 1, "float": 1.5, "bool": True, "list": [], "dict": {}}
+"""A value of each."""
+
 
 class ComponentDirectory(Described):
     """/lib/KIND/NAME: one thing that a pipeline is written with."""
@@ -90,7 +93,7 @@ class _Components(SystemTable):
 
     def names(self) -> Iterable[str]:
         """All there are."""
-        raise KeyError(self.WORD)
+        return ()
 
     def about_of(self, name: str) -> About:
         """What is to be said of one. Raises ENOENT."""
@@ -214,8 +217,8 @@ class MacroListDirectory(_OfDocuments):
         }
         lines = [document.description or f"The macro {document.name}."]
         lines += [f"{each.name}: {_words(each)}" for each in parameters]
-        given = {each.name: each.default for each in parameters if each.required}
-        config = f", config: {json.dumps(given)}" if given else ""
+        given = {each.name: EXAMPLES.get(each.types[0]) for each in parameters if each.required}
+        config = f", config: {json.dumps(given, ensure_ascii=False)}" if given else ""
         example = f"- {{name: mine, macro_invocation: {document.name}{config}}}\n"
         return About("\n".join(lines), schema, example)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from agentfs.base.errors import KernelError
 from agentfs.library.events import ManifestChanged
+from agentfs.providers.children import pid_of
 from agentfs.providers.described import Described
-from agentfs.providers.run_links import RunLinks, by_pipeline
+from agentfs.providers.run_links import RunLink, RunLinks, by_pipeline
 from agentfs.providers.start_request import read_start
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified
@@ -279,11 +280,45 @@ class SystemDirectory(ManifestDirectory):
         }
         return json.dumps(shown, indent=2, ensure_ascii=False)
 
+    @directory("runs")
+    def runs(self) -> Directory:
+        """Links to its runs in /proc/systems, by their numbers."""
+        return SystemLinks(self)
+
     @live("schema", example='{"type": "object", "properties": {"city": …}}')
     def schema(self) -> str:
         """The JSON schema of its input; `{}` if it takes anything."""
         schema = self.folder.library.system(self.name).input_schema or {}
         return json.dumps(schema, indent=2, ensure_ascii=False)
+
+
+class SystemLinks(DirectoryOf):
+    """/etc/systems/NAME/runs: links to what was started of one system."""
+
+    PATH = "/etc/systems/NAME/runs"
+
+    def __init__(self, manifest: ManifestDirectory) -> None:
+        self.key = manifest.key_of("runs")
+        self._manifest = manifest
+
+    def owner(self) -> Owner:
+        return self._manifest.owner()
+
+    def _link(self, number: int) -> Node:
+        link = RunLink(self, number, f"../../../../proc/systems/{number}")
+        link.timeout = 0.0  # those that have ended go in their own time
+        return link
+
+    def lookup(self, name: str) -> Node:
+        found = self._manifest.kernel.systems.table.find(pid_of(name))
+        if found is None or found.name != self._manifest.name:
+            raise self.missing(name)
+        return self._link(found.id)
+
+    def entries(self) -> Iterator[tuple[str, Node]]:
+        for system in self._manifest.kernel.systems.table:
+            if system.name == self._manifest.name:
+                yield str(system.id), self._link(system.id)
 
 
 def _json(record: Any) -> str:

@@ -95,7 +95,7 @@ class RunLinks(DirectoryOf):
 class RunLink(Link):
     """A link to a run."""
 
-    def __init__(self, links: RunLinks, run: int, target: str) -> None:
+    def __init__(self, links: DirectoryOf, run: int, target: str) -> None:
         self.key = links.key_of(str(run))
         self._links = links
         self._target = target

@@ -171,7 +171,7 @@ async def test_it_belongs_to_whoever_made_it(world: World) -> None:
 
 
 async def test_names(world: World) -> None:
-    for bad in ("check.yaml", "a b.yaml", "review.yml", f"{'x' * 65}.yaml"):
+    for bad in ("check.yaml", "a.yaml.yaml", "a b.yaml", "review.yml", f"{'x' * 65}.yaml"):
         with refused("EINVAL"):
             world.create(f"{FOLDER}/{bad}")
     with refused("EPERM"):
@@ -285,6 +285,9 @@ async def test_a_system_is_planned_and_run(world: World) -> None:
     number = (await handle.read(0, 100)).decode().strip()
     handle.release()
     assert number in world.list("/proc/systems")
+    assert world.list("/etc/systems/greetings/runs") == [number]
+    path = world.target(f"/etc/systems/greetings/runs/{number}")
+    assert os.path.normpath(f"/etc/systems/greetings/runs/{path}") == f"/proc/systems/{number}"
 
 
 async def test_what_stat_says_for_programs(world: World) -> None:

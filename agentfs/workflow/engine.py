@@ -208,11 +208,7 @@ class Engine(Part):
                 self.open.dues.discard(number)
             return
         self.open.enter(run)
-        due = run.deadline or float("inf")
-        for row in self.journal.rows(number):
-            if not row.state.final:
-                due = min([due, *(time for time in (row.deadline, row.due) if time)])
-        self.open.expect(run, due)
+        self.open.expect(run, min(self.journal.due_in(number), run.deadline or float("inf")))
 
     def change(self, run: Run, **fields: Any) -> None:
         """Set fields of a run, which `keep` was called for, and store them."""

@@ -220,12 +220,44 @@ class RunJournal:
 
     # -- nodes -----------------------------------------------------------------------------------
 
-    def rows(self, run: int) -> list[NodeRow]:
-        """The rows of a run, by path."""
+    def rows(self, run: int, but: str = "") -> list[NodeRow]:
+        """The rows of a run, by path, without those of state `but`."""
         query = (
-            "SELECT path, state, attempt, wait, record FROM run_nodes WHERE run = ? ORDER BY path"
+            "SELECT path, state, attempt, wait, record FROM run_nodes"
+            " WHERE run = ? AND state != ? ORDER BY path"
         )
-        return [_row(run, *found) for found in self._store.read(query, (run,))]
+        return [_row(run, *found) for found in self._store.read(query, (run, but))]
+
+    def rows_in(self, run: int, prefix: str, but: str = "") -> list[NodeRow]:
+        """The rows right below a prefix, as `loop/3/`, without those of state `but`. Other rows are
+        passed over without being read: a run may have 100,000."""
+        query = (
+            "SELECT path, state, attempt, wait, record FROM run_nodes WHERE run = ?"
+            " AND path > ? AND path < ? AND instr(substr(path, ?), '/') = 0 AND state != ?"
+        )
+        values = (run, prefix, _end(prefix), len(prefix) + 1, but)
+        return [_row(run, *found) for found in self._store.read(query, values)]
+
+    def iteration_numbers(self, run: int, loop: str) -> list[int]:
+        """The numbers of the iterations of a loop, in order."""
+        query = (
+            "SELECT CAST(substr(path, ?) AS INTEGER) FROM run_nodes WHERE run = ?"
+            " AND path > ? AND path < ? AND instr(substr(path, ?), '/') = 0 ORDER BY 1"
+        )
+        prefix = f"{loop}/"
+        values = (len(prefix) + 1, run, prefix, _end(prefix), len(prefix) + 1)
+        return [number for (number,) in self._store.read(query, values)]
+
+    def last_iteration(self, run: int, loop: str) -> int:
+        """The number of the newest iteration of a loop; -1 if it has none."""
+        query = (
+            "SELECT max(CAST(substr(path, ?) AS INTEGER)) FROM run_nodes"
+            " WHERE run = ? AND path > ? AND path < ?"
+        )
+        prefix = f"{loop}/"
+        values = (len(prefix) + 1, run, prefix, _end(prefix))
+        (found,) = self._store.read(query, values).fetchone()
+        return -1 if found is None else int(found)
 
     def row(self, run: int, path: str) -> NodeRow | None:
         query = (
@@ -265,18 +297,15 @@ class RunJournal:
                 tuple(values),
             )
 
-    def iterations(self, run: int, loop: str) -> list[tuple[int, NodeRow, str]]:
-        """(number, row, output) of each iteration of a loop, in order."""
+    def iterations(self, run: int, loop: str) -> list[tuple[str, str]]:
+        """(state, output) of each iteration of a loop, in order."""
         query = (
-            "SELECT path, state, attempt, wait, record, output FROM run_nodes"
-            " WHERE run = ? AND path > ? AND path < ? AND instr(substr(path, ?), '/') = 0"
+            "SELECT state, coalesce(output, '') FROM run_nodes WHERE run = ? AND path > ?"
+            " AND path < ? AND instr(substr(path, ?), '/') = 0"
+            " ORDER BY CAST(substr(path, ?) AS INTEGER)"
         )
-        values = (run, f"{loop}/", f"{loop}0", len(loop) + 2)  # '0' follows '/'
-        found = [
-            (int(path[len(loop) + 1 :]), _row(run, path, *rest), output or "")
-            for path, *rest, output in self._store.read(query, values)
-        ]
-        return sorted(found, key=lambda each: each[0])
+        prefix, after = f"{loop}/", len(loop) + 2
+        return [*self._store.read(query, (run, prefix, _end(prefix), after, after))]
 
     def copy_completed(self, source: int, target: int) -> None:
         """Have the completed rows of one run in another, and its artifacts named as that one's."""
@@ -313,7 +342,7 @@ class RunJournal:
     def delete_below(self, run: int, path: str) -> None:
         """Forget what happened inside a node."""
         query = "DELETE FROM run_nodes WHERE run = ? AND path > ? AND path < ?"
-        self._store.write(query, (run, f"{path}/", f"{path}0"))
+        self._store.write(query, (run, f"{path}/", _end(f"{path}/")))
 
     def waiting(self, key: str) -> list[tuple[int, str, int]]:
         """(run, path, attempt) of all nodes that wait for a signal."""
@@ -350,6 +379,15 @@ class RunJournal:
             times = [time for time in (deadline, due) if time]
             if times:
                 yield run, min(times)
+
+    def due_in(self, run: int) -> float:
+        """When something of a run's open nodes falls due; infinite if nothing does."""
+        query = (
+            "SELECT json_extract(record, '$.deadline'), json_extract(record, '$.due')"
+            " FROM run_nodes WHERE run = ? AND state IN ('running', 'waiting', 'backoff')"
+        )
+        times = [time for row in self._store.read(query, (run,)) for time in row if time]
+        return min(times, default=float("inf"))
 
     def unfinished(self) -> set[int]:
         """The runs that have a node which is at work, or is between two attempts."""
@@ -391,6 +429,11 @@ class RunJournal:
         query = "SELECT sum(length(CAST(line AS BLOB))) FROM run_events WHERE run = ?"
         (found,) = self._store.read(query, (run,)).fetchone()
         return int(found or 0)
+
+
+def _end(prefix: str) -> str:
+    """The least path behind all those that begin with `prefix`."""
+    return f"{prefix[:-1]}0" if prefix else "\U0010ffff"  # '0' follows '/'
 
 
 def _wheres(state: str, pipeline: str, ref: str) -> tuple[list[str], list[str]]:

@@ -298,7 +298,7 @@ class LoopNodes:
         )
 
     def _one_result(
-        self, loop: Loop, found: list[tuple[int, NodeRow, str]], metadata: dict[str, Any]
+        self, loop: Loop, found: list[tuple[str, str]], metadata: dict[str, Any]
     ) -> str:
         chosen, has_body = loop.body, bool(found)
         if loop.node.kind == "if":
@@ -315,13 +315,14 @@ class LoopNodes:
                 "stopped_by": "else" if branch is None else "branch_matched",
             }
             empty = "null"
-        return (found[0][2] or "null") if has_body else empty
+        return (found[0][1] or "null") if has_body else empty
 
-    def _collected(self, loop: Loop, found: list[tuple[int, NodeRow, str]]) -> str | tuple[Any]:
+    def _collected(self, loop: Loop, found: list[tuple[str, str]]) -> str | tuple[Any]:
         """The results of all iterations, as `collect` says: as JSON, or as a value."""
         spec = loop.node.spec
         skips = spec.get("error_handling") == "collect"
-        texts = [text or "null" for _, row, text in found if not (skips and row.error)]
+        failed = NodeState.FAILED.value
+        texts = [text or "null" for state, text in found if not (skips and state == failed)]
         match spec.get("collect", "list"):
             case "last":
                 return next((text for text in reversed(texts) if text != "null"), "null")

@@ -31,12 +31,12 @@ def copy_rows(
     with the iterations that are left."""
     outputs.link_all(copied.source, target)
     journal.copy_completed(copied.source, target)
-    for name in _from(plan.graph, copied.from_node):
+    dropped = {*_from(plan.graph, copied.from_node)}
+    for name in dropped:
         journal.delete_row(target, name)
         journal.delete_below(target, name)
-    dropped = {*_from(plan.graph, copied.from_node)}
-    for row in journal.rows(copied.source):
-        if row.state is NodeState.COMPLETED or row.path.partition("/")[0] in dropped:
+    for row in journal.rows(copied.source, NodeState.COMPLETED.value):
+        if row.path.partition("/")[0] in dropped:
             continue
         change = _continued(journal, row, plan)
         if change is not None:

@@ -265,7 +265,7 @@ class Runs(Part):
 
     def iterations(self, number: int, path: str) -> list[int]:
         """The iterations of a loop that have begun."""
-        return [iteration for iteration, _, _ in self._journal.iterations(number, path)]
+        return self._journal.iteration_numbers(number, path)
 
     def children(self, number: int) -> list[int]:
         """The sub-runs of a run, ended ones included."""

@@ -195,12 +195,7 @@ class Walk:
     def restore(self, live: LiveRun) -> None:
         """Make the graphs of a run from its rows, and look at everything that may have something
         to do."""
-        rows = self._journal.rows(live.run.id)
-        for row in sorted(rows, key=lambda row: row.path.count("/")):
-            if row.path.count("/") % 2:
-                self._restore_iteration(live, row)
-            else:
-                self._restore_node(live, row)
+        self._restore_graph(live, live.top)
         now = self._clock.now()
         for scope in [*live.scopes()]:
             live.push(
@@ -221,30 +216,14 @@ class Walk:
         if live.run.ending is not None:
             live.settling.append(live.top)
 
-    def _restore_iteration(self, live: LiveRun, row: NodeRow) -> None:
-        path, _, number = row.path.rpartition("/")
-        loop = live.loops.get(path)
-        if loop is None:
-            return
-        loop.next = max(loop.next, int(number) + 1)
-        if row.state.final:
-            if row.error:
-                self._loops.failed(loop, int(number), row.error)
-            return
-        if loop.node.kind == "while":
-            text = self._journal.value(live.run.id, row.path, "input")
-            loop.state = decode(text)["state"] if text else loop.state
-        graph = loop.node.body(loop.body)
-        if graph is not None:
-            loop.open[int(number)] = LiveGraph(
-                graph, loop, int(number), names_of(loop, int(number))
-            )
+    def _restore_graph(self, live: LiveRun, scope: LiveGraph) -> None:
+        """Read the rows of a graph, and of all that is under way in it."""
+        for row in self._journal.rows_in(live.run.id, scope.prefix):
+            node = scope.graph.by_name.get(row.path.removeprefix(scope.prefix))
+            if node is not None:
+                self._restore_node(live, scope, node, row)
 
-    def _restore_node(self, live: LiveRun, row: NodeRow) -> None:
-        found = live.find(row.path)
-        if found is None:
-            return  # of an iteration that has ended
-        scope, node = found
+    def _restore_node(self, live: LiveRun, scope: LiveGraph, node: PlanNode, row: NodeRow) -> None:
         state, row.state = row.state, NodeState.PENDING
         scope.rows[node.name] = row
         live.move(scope, node, row, state)
@@ -255,7 +234,27 @@ class Walk:
         if state is NodeState.COMPLETED and node.kind == "switch" and not node.bodies:
             scope.chosen[node.name] = self._values.output(live, row.path)["result"]
         if is_loop(node) and not state.final:
-            loop = live.loops[row.path] = Loop(scope, node, row)
-            progress = decode(self._journal.value(row.run, row.path, "input"))
-            loop.body, loop.total = progress["body"], progress["total"]
-            loop.items, loop.state = progress.get("items"), progress.get("state")
+            self._restore_loop(live, Loop(scope, node, row))
+
+    def _restore_loop(self, live: LiveRun, loop: Loop) -> None:
+        run, path = live.run.id, loop.row.path
+        live.loops[path] = loop
+        progress = decode(self._journal.value(run, path, "input"))
+        loop.body, loop.total = progress["body"], progress["total"]
+        loop.items, loop.state = progress.get("items"), progress.get("state")
+        loop.next = self._journal.last_iteration(run, path) + 1
+        iterations = self._journal.rows_in(run, f"{path}/", NodeState.COMPLETED.value)
+        numbered = {int(row.path.rpartition("/")[2]): row for row in iterations}
+        for number, row in sorted(numbered.items()):
+            if row.state.final:
+                if row.error:
+                    self._loops.failed(loop, number, row.error)
+                continue
+            if loop.node.kind == "while":
+                text = self._journal.value(run, row.path, "input")
+                loop.state = decode(text)["state"] if text else loop.state
+            graph = loop.node.body(loop.body)
+            if graph is not None:
+                inner = LiveGraph(graph, loop, number, names_of(loop, number))
+                loop.open[number] = inner
+                self._restore_graph(live, inner)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from agentfs.base.errors import KernelError
 from agentfs.providers.proc import ProcDirectory
 from agentfs.providers.system_table import SystemTable
+from agentfs.rights.ownership import Access
 from agentfs.triggers.entities import WantedState
 from agentfs.triggers.entity_table import Entity, EntityType
 from agentfs.triggers.events import (
@@ -60,6 +61,10 @@ class EntityDirectory(SystemTable):
         """The key of the directory of an entity."""
         return ("entity", type_, name)
 
+    def guard(self, caller: Caller) -> None:
+        kind = self.kernel.entities.get_type(self._entity.type)
+        kind.ownership.require(caller.principal, Access.READ, str(kind))
+
     @property
     def entity(self) -> Entity:
         """The entity, looked at in every operation. ENOENT once it is removed."""
@@ -85,7 +90,7 @@ class EntityDirectory(SystemTable):
 
     @value("history", on=MOVED, example='{"seq": 2, "from": "NEW", "to": "PAID", …}')
     def history(self) -> str:
-        """What has happened, oldest first, one JSON object a line: seq, time, from (null: it was
+        """What has happened, oldest first, the newest 1000, one JSON object a line: seq, time, from (null: it was
         registered), to, state (what it was in afterwards), by, and, where there is one, reason,
         run and error. A transition whose process failed has a line with its `error`, and the state
         as it was."""
@@ -145,7 +150,8 @@ def _wanted(given: object) -> WantedState:
 
 class EntityTypeDirectory(SystemTable):
     """/proc/entities/TYPE: the entities of one type. `mkdir` registers one, in the initial state of
-    the machine; the directory's mode says who may register and change them (asked of the agent),
+    the machine; the directory's mode says who may look at them (r), and register and change them
+    (w), asked of the agent;
     its owner and the operator may change that, and the machine. `rmdir` removes it when it is
     empty."""
 
@@ -168,6 +174,9 @@ class EntityTypeDirectory(SystemTable):
 
     def stat(self) -> Stat:
         return replace(super().stat(), mode=0o040000 | self._type.ownership.mode)
+
+    def guard(self, caller: Caller) -> None:
+        self._type.ownership.require(caller.principal, Access.READ, str(self._type))
 
     @document(
         "machine",

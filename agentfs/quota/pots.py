@@ -64,6 +64,8 @@ _KINDS = (
     _again("groups", "groups", "groups.max_groups"),
     PotKind("reminders", "reminders", "shares.reminders"),
     PotKind("schedules", "schedules", "triggers.max_schedules"),
+    PotKind("systems", "systems", "triggers.max_systems"),
+    PotKind("entity_types", "types of entities", "triggers.max_entity_types"),
     PotKind("entities", "entities", "triggers.max_entities"),
     _again("asks", "questions that wait for an answer", "shares.asks"),
     _again("approvals", "requests that wait for approval", "shares.approvals"),

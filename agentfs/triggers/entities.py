@@ -46,6 +46,9 @@ __all__ = ["Entities", "Transition", "WantedState"]
 NAME = re.compile(r"[A-Za-z0-9._@:+-]{1,128}")
 STATE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
+TYPES = "entity_types"
+"""The pot that types count in."""
+
 UNNAMED = "created"
 """The state that an entity begins in whose type has no machine."""
 
@@ -101,11 +104,14 @@ class Entities(Part):
         self._makers = makers
         self._launcher = launcher
         self.table = table = EntityTable(ground)
+        self._made = made
         made.count_in("entities", lambda: table.of_owner, lambda: len(table))
 
     def load(self) -> None:
         """Read everything from the store."""
         self.table.load()
+        for kind in self.table.types():
+            self._made.note(TYPES, kind.name, kind.ownership.owner)
 
     def take_up(self) -> None:
         """A transition whose run is not there any more has failed: the store was repaired."""
@@ -149,9 +155,10 @@ class Entities(Part):
             _check_name(name, "an entity type")
             if self.table.find_type(name) is not None:
                 raise KernelError(errno.EEXIST, f"there is an entity type {name!r} already")
-            self._gate.check_making(actor.agent, "entities", 1)
+            self._gate.check_making(actor.agent, TYPES, 1)
             kind = EntityType(name, Ownership.of(principal, mode), self._makers.of(actor))
             self.table.add_type(kind)
+            self._made.add(TYPES, name, actor.agent)
             self._events.emit(EntityTypeMade(actor.agent, name))
             return kind
 
@@ -214,6 +221,7 @@ class Entities(Part):
             if self.table.count(name):
                 raise KernelError(errno.ENOTEMPTY, f"there are entities of the type {name}")
             self.table.drop_type(kind)
+            self._made.remove(TYPES, name)
             self._events.emit(EntityTypeRemoved(name))
 
     # -- entities --------------------------------------------------------------------------------

@@ -20,6 +20,9 @@ __all__ = ["ENTITY", "TYPE", "Entity", "EntityTable", "EntityType", "Pending", "
 TYPE, ENTITY = "entity-type", "entity"
 """The records in the store: by name, and by TYPE/ID."""
 
+MOST_SHOWN = 1000
+"""Lines of a history that are shown, in a millisecond; all are kept."""
+
 Key = tuple[str, str]
 
 
@@ -238,11 +241,11 @@ class EntityTable:
         )
         self.change(entity, seq=seq)
 
-    def history(self, entity: Entity, after: int = 0) -> Iterator[str]:
-        """The lines of its history after a number, oldest first."""
+    def history(self, entity: Entity, most: int = MOST_SHOWN) -> Iterator[str]:
+        """The newest lines of its history, oldest first."""
         rows = self._store.read(
             "SELECT record FROM entity_history WHERE type = ? AND id = ? AND seq > ? ORDER BY seq",
-            (entity.type, entity.id, after),
+            (entity.type, entity.id, entity.seq - most),
         )
         return (record for (record,) in rows)
 

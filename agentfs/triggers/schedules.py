@@ -26,7 +26,7 @@ from agentfs.triggers.settings import TriggerSettings
 
 __all__ = ["Schedules"]
 
-BATCH = 32
+BATCH = 20
 """Schedules that are looked at before everybody else has a turn: a start takes 0.3 ms."""
 
 PAUSE, LONGEST_WAIT = 0.005, 10.0
@@ -268,8 +268,8 @@ class Schedules(Part):
         )
         before = schedule.count
         for number, time in enumerate(times):
-            if len(times) > 1 and schedule.open and spec.overlap != "allow":
-                self._wait(schedule, len(times) - number)
+            if number or (len(times) > 1 and schedule.open):
+                self._wait(schedule, len(times) - number)  # each begins in a commit of its own
                 break
             if not self._begin(schedule, now, rfc3339(time)):
                 self.table.change(schedule, skipped=schedule.skipped + 1)
@@ -303,12 +303,18 @@ class Schedules(Part):
 
     def _begin_waiting(self, schedule: Scheduled) -> None:
         """What was under way has ended, and another one waits."""
-        if schedule.waiting and not schedule.open:
+        if self._may_begin_waiting(schedule):
             now = self._clock.now()
             self.table.change(schedule, waiting=schedule.waiting - 1)
             self._start(schedule, now, f"waited-{schedule.count + 1}")
             self._tell(schedule, schedule.last)
         self._look_again(schedule)
+
+    @staticmethod
+    def _may_begin_waiting(schedule: Scheduled) -> bool:
+        return bool(schedule.waiting) and (
+            not schedule.open or schedule.spec.overlap == "allow"
+        )
 
     def _start(self, schedule: Scheduled, now: float, key: str) -> None:
         order = self._order(schedule.spec, schedule.number, now, key)
@@ -401,7 +407,7 @@ class Schedules(Part):
         due = schedule.next
         if schedule.state in (ScheduleState.PAUSED, *FINAL):
             due = None
-        elif schedule.waiting and not schedule.open:
+        elif self._may_begin_waiting(schedule):
             due = self._clock.now()
         if due != schedule.due:
             self.table.change(schedule, due=due)

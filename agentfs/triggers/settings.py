@@ -10,7 +10,8 @@ __all__ = ["TriggerSettings"]
 
 
 class TriggerSettings(Section):
-    """`max_schedules` there are that have not ended, `max_entities` and `max_systems`. `retry`:
+    """`max_schedules` there are that have not ended, `max_systems` are at work,
+    `max_entity_types` and `max_entities` there are. `retry`:
     when a start is tried again that had no room. `retention`: schedules and systems that ended are
     kept so long. `max_cascade`: transitions whose processes make transitions, one below the
     other."""
@@ -18,6 +19,7 @@ class TriggerSettings(Section):
     NAME: ClassVar = "triggers"
 
     max_schedules: Count = 10_000
+    max_entity_types: Count = 1_000
     max_entities: Count = 100_000
     max_systems: Count = 1_000
     max_cascade: Count = 10

@@ -104,10 +104,25 @@ class SystemRuns(Part):
         """Go on with everything; those that are being ended are ended once more, because a signal
         may have been lost."""
         for system in self.table.open():
+            self._take_up_programs(system)
             if system.running() and (system.ending is not None or self._failure(system)):
                 with self._store.transaction():
                     self._starter.cancel(system, system.error)
             self._look_at(system)
+
+    def _take_up_programs(self, system: SystemRun) -> None:
+        """Programs that have ended, and of which nobody has said so."""
+        for name, number in system.running().items():
+            part = system.plan.process(name)
+            process = self._processes.find(number)
+            if part is None or part.program is None or (process and process.state.alive):
+                continue
+            if process is not None:
+                self._program_ended(system, name, process)
+            else:
+                lost = SystemPart(PartState.FAILED, number, "its process is gone")
+                with self._store.transaction():
+                    self._part_ended(system, name, lost)
 
     def get(self, number: int) -> SystemRun:
         """ENOENT if there is none."""
@@ -158,11 +173,6 @@ class SystemRuns(Part):
                 raise KernelError(errno.EINVAL, f"the input: {wrong}")
         if len(json.dumps(order.input)) > MOST_VALUE:
             raise KernelError(errno.EMSGSIZE, f"an input has at most {MOST_VALUE} bytes")
-        most = self._settings.of(TriggerSettings).max_systems
-        if len(self.table.open()) >= most:
-            raise KernelError(
-                errno.EAGAIN, f"{most} systems are at work already", rule="triggers.max_systems"
-            )
 
     def _first_cursor(self, maker: Maker, plan: SystemPlan) -> int:
         if plan.init.type != "event":
@@ -373,11 +383,10 @@ class SystemRuns(Part):
         self._starting.add(mark)
         try:
             number = await self._starter.start_program(system, lead, process)
-            with self._store.transaction():
-                self._set_part(system, process.name, SystemPart(PartState.RUNNING, number))
-            ended = self._processes.find(number)
-            if ended is None or not ended.state.alive:
-                self._program_ended(system, process.name, ended)
+            if system.parts[process.name].state is PartState.PENDING:
+                with self._store.transaction():
+                    part = SystemPart(PartState.RUNNING, number)
+                    self._set_part(system, process.name, part)
         except EVALUATION as bad:
             self._fail_part(system, process.name, str(bad))
         except KernelError as refused:
@@ -592,13 +601,21 @@ class SystemRuns(Part):
                 self._store.on_commit(lambda: self._stop(system, ending, why))
             return
         found = self.table.of_part(process.pid)
+        starting = self.table.find(process.ppid)
+        if found is None and starting is not None:
+            if (starting.id, process.name) not in self._starting:
+                return
+            found = starting, process.name  # it was quicker than its start
         if found is not None:
-            self._program_ended(*found, process)
+            # Its code is there once this is committed; a daemon that dies before it is noted leaves
+            # an entry of the table that says the same.
+            system, name = found
+            self._store.on_commit(lambda: self._program_ended(system, name, process))
 
-    def _program_ended(self, system: SystemRun, name: str, process: Process | None) -> None:
-        code = process.exit_code if process is not None else None
-        said = process.output if process is not None else ""
-        number = system.parts[name].number
+    def _program_ended(self, system: SystemRun, name: str, process: Process) -> None:
+        code, said, number = process.exit_code, process.output, process.pid
+        if code is None or system.state.final or system.parts[name].state.final:
+            return  # it could not be started, and who has tried that is told
         with self._store.transaction():
             result = {"output": said, "code": code}
             self.table.change(system, results={**system.results, name: result})

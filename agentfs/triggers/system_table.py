@@ -204,6 +204,9 @@ class SystemRunTable:
         self._of_topic = self._all.index(
             lambda each: each.plan.init.topic if not each.state.final else None, "state"
         )
+        self._open = self._all.index(
+            lambda each: None if each.state.final else each.maker.owner, "state", "maker"
+        )
         self._of_key = self._all.index(lambda each: (each.name, each.key) if each.key else None)
         self.changed = int(ground.clock.now() * 1e9)
         """When one came or went last, in ns."""
@@ -219,7 +222,12 @@ class SystemRunTable:
 
     def open(self) -> list[SystemRun]:
         """Those that have not ended."""
-        return [each for each in self if not each.state.final]
+        return [each for group in self._open.values() for each in group.values()]
+
+    @property
+    def of_owner(self) -> Mapping[str, Mapping[int, SystemRun]]:
+        """Those that have not ended, by the agent that owns them, and pid."""
+        return self._open
 
     def find(self, number: int) -> SystemRun | None:
         return self._all.get(number)

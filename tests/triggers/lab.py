@@ -85,7 +85,8 @@ class Real:
         """kill -9, and the next daemon."""
         self.world.restart()
         self._begin()
-        self.engine.start_again()
+        for _ in self.engine.start_again():
+            pass
         self.settle()
 
     def signal(self, run: int, data: Any = None) -> None:

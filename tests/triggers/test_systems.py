@@ -5,11 +5,9 @@ import errno
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from agentfs.base.errors import KernelError
 from agentfs.triggers.system_table import SystemState
 from agentfs.workflow.model import RunState
 from tests.triggers.lab import Real, refusal
@@ -440,72 +438,7 @@ def test_it_ends_alike_whichever_commit_fails_first(tmp_path: Path) -> None:
     assert outcomes == {(SystemState.COMPLETED, "{'x': [2, 3], 'y': [2, 3]}", 2)}
 
 
-def faults(real: Real, text: str) -> str:
-    with pytest.raises(KernelError) as caught:
-        system(real, text)
-    assert caught.value.errno == errno.EINVAL
-    return caught.value.reason
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("  processes: {}", "one at least"),
-        ("  processes: {a: {pipeline: nosuch}}", "no pipeline `nosuch`"),
-        ("  processes: {a: {pipeline: givin}}", "did you mean giving?"),
-        ("  processes: {a: {pipline: giving}}", "unknown key `pipline`"),
-        ("  processes: {a: {pipeline: giving, limit: {}}}", "did you mean limits?"),
-        ("  proceses: {}", "did you mean processes?"),
-        (
-            "  processes: {a: {pipeline: giving}}\n  pipes: [{from: a, to: b}]",
-            "there is no process `b`",
-        ),
-        ("  processes: {a: {pipeline: giving}}\n  pipes: [{from: a, to: a}]", "leads to itself"),
-        (
-            "  processes: {a: {pipeline: giving}, b: {pipeline: taking}}\n"
-            "  pipes: [{from: a, to: b}, {from: b, to: a}]",
-            "circle",
-        ),
-        (
-            "  processes: {a: {pipeline: giving}, b: {pipeline: taking}, c: {pipeline: taking}}\n"
-            "  pipes: [{from: a, to: b, mapping: {x: '{{ c.output }}'}}]",
-            "no pipe leads from c",
-        ),
-        (
-            "  processes: {a: {pipeline: giving}, b: {pipeline: taking}}\n"
-            "  pipes: [{from: a, to: b, mapping: {x: '{{ aa.output }}'}}]",
-            "there is no `aa` (did you mean a?)",
-        ),
-        (
-            "  processes: {a: {pipeline: giving}, b: {pipeline: taking}}\n"
-            "  pipes: [{from: a, to: b, mapping: {x: '{{ a.output '}}]",
-            "x:",
-        ),
-        ("  processes: {a: {pipeline: giving}}\n  init: {type: evnt}", "did you mean event?"),
-        ("  processes: {a: {pipeline: giving}}\n  init: {type: event}", "`topic` was expected"),
-        (
-            "  processes: {a: {pipeline: giving}}\n  init: {type: manual, every: 5m}",
-            "every is not for type manual",
-        ),
-        ("  processes: {a: {pipeline: giving}}\n  init: {type: schedule}", "`every` and `cron`"),
-        ("  processes: {a: {pipeline: giving}}\n  transaction: saga", "transaction is not taken"),
-        (
-            "  processes: {a: {pipeline: giving}}\n"
-            "  state_machines: {order: {initial: A, transitions: {A: [B]},"
-            " states: {B: {on_enter: nosuch}}}}",
-            "no pipeline `nosuch`",
-        ),
-    ],
-)
-def test_faults_of_a_document(real: Real, text: str, words: str) -> None:
-    told = faults(real, text)
-    assert words in told, told
-    assert all(line.startswith("s.yaml:") for line in told.splitlines())
-    assert real.library.find("systems", "s") is None
-
-
 def test_machines_of_a_system_are_declared_when_it_starts(real: Real) -> None:
-    text: dict[str, Any] = {}
     system(
         real,
         """\
@@ -514,7 +447,6 @@ def test_machines_of_a_system_are_declared_when_it_starts(real: Real) -> None:
     order: {initial: NEW, transitions: {NEW: [PAID]}, states: {PAID: {on_enter: taking}}}
 """,
     )
-    assert not text
     real.system("s")
     real.entities.register(OPERATOR, "order", "1")
     assert real.entities.get("order", "1").state == "NEW"

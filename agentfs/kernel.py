@@ -271,12 +271,12 @@ class Kernel:
     def _build_triggers(self, ground: Ground) -> None:
         """What starts runs by itself: schedules, entities, systems."""
         add, gate, table, runs = ground.parts.add, self.gate, self.table, self.runs
-        makers = TriggerMakers(gate, table, self.agents, self.ceilings)
+        makers = TriggerMakers(gate, table, self.agents, self.ceilings, self.made)
         starter = PartStarter(table, self.processes, runs, makers)
         systems = add(SystemRuns(ground, makers, table, self.light, starter, self.topics))
         launcher = RunLauncher(ground, self.library, runs, systems, makers)
-        self.schedules = add(Schedules(ground, gate, makers, launcher, self.made))
-        self.entities = add(Entities(ground, gate, table, makers, launcher, self.made))
+        self.schedules = add(Schedules(ground, gate, makers, launcher))
+        self.entities = add(Entities(ground, gate, table, makers, launcher))
         self.systems = Systems(gate, self.library, makers, systems, self.schedules, self.entities)
         self.transitions = add(TransitionSteps(ground, self.engine, self.entities))
         self.engine.executors.add(self.transitions)

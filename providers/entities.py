@@ -90,10 +90,10 @@ class EntityDirectory(SystemTable):
 
     @value("history", on=MOVED, example='{"seq": 2, "from": "NEW", "to": "PAID", …}')
     def history(self) -> str:
-        """What has happened, oldest first, the newest 1000, one JSON object a line: seq, time, from (null: it was
-        registered), to, state (what it was in afterwards), by, and, where there is one, reason,
-        run and error. A transition whose process failed has a line with its `error`, and the state
-        as it was."""
+        """What has happened, the newest 1000 lines, oldest first, one JSON object a line: seq,
+        time, from (null: it was registered), to, state (what it was in afterwards), by, and, where
+        there is one, reason, run and error. A transition whose process failed has a line with its
+        `error`, and the state as it was."""
         lines = self.kernel.entities.table.history(self._entity)
         return "".join(f"{line}\n" for line in lines)
 

@@ -22,7 +22,6 @@ from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import INIT, Principal
 from agentfs.model.process import Process
 from agentfs.process.table import ProcessTable
-from agentfs.quota.made import Made
 from agentfs.rights.gate import Gate
 from agentfs.rights.ownership import Access, Ownership
 from agentfs.rights.policy import Action
@@ -93,7 +92,6 @@ class Entities(Part):
         processes: ProcessTable,
         makers: TriggerMakers,
         launcher: Launcher,
-        made: Made,
     ) -> None:
         self._store = ground.store
         self._events = ground.events
@@ -104,7 +102,7 @@ class Entities(Part):
         self._makers = makers
         self._launcher = launcher
         self.table = table = EntityTable(ground)
-        self._made = made
+        self._made = made = makers.made
         made.count_in("entities", lambda: table.of_owner, lambda: len(table))
 
     def load(self) -> None:

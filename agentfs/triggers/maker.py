@@ -20,6 +20,7 @@ from agentfs.process.agents import Agents
 from agentfs.process.capabilities import ceiling_below
 from agentfs.process.ceilings import NAMES, OWN_ONLY, Ceilings
 from agentfs.process.table import ProcessTable
+from agentfs.quota.made import Made
 from agentfs.rights.gate import Gate
 from agentfs.rights.policy import Action
 
@@ -79,11 +80,20 @@ class Maker:
 class TriggerMakers:
     """Makes makers of processes, and finds the process that acts for one. It has no state."""
 
-    def __init__(self, gate: Gate, table: ProcessTable, agents: Agents, ceilings: Ceilings) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        table: ProcessTable,
+        agents: Agents,
+        ceilings: Ceilings,
+        made: Made,
+    ) -> None:
         self._gate = gate
         self._table = table
         self._agents = agents
         self._ceilings = ceilings
+        self.made = made
+        """What they have made is counted there."""
 
     def of(self, process: Process) -> Maker:
         """`process` makes something now. A step of a run makes it for the run's agent."""

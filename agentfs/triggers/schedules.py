@@ -12,7 +12,6 @@ from agentfs.base.clock import rfc3339
 from agentfs.base.due_work import work_as_due
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
-from agentfs.quota.made import Made
 from agentfs.rights.gate import Gate
 from agentfs.rights.policy import Action
 from agentfs.store.ground import Ground
@@ -52,7 +51,7 @@ class Schedules(Part):
     `table` has the schedules."""
 
     def __init__(
-        self, ground: Ground, gate: Gate, makers: TriggerMakers, launcher: Launcher, made: Made
+        self, ground: Ground, gate: Gate, makers: TriggerMakers, launcher: Launcher
     ) -> None:
         self._store = ground.store
         self._events = ground.events
@@ -64,7 +63,7 @@ class Schedules(Part):
         self._seen = ground.clock.now()  # what the wall clock said last
         self._doubtful: list[Scheduled] = []  # it was set back, and they are not looked at yet
         self.table = table = ScheduleTable(ground)
-        made.count_in("schedules", lambda: table.of_owner, lambda: len(table))
+        makers.made.count_in("schedules", lambda: table.of_owner, lambda: len(table))
 
     def load(self) -> None:
         """Read everything from the store. The clock may have been set back meanwhile."""
@@ -312,9 +311,7 @@ class Schedules(Part):
 
     @staticmethod
     def _may_begin_waiting(schedule: Scheduled) -> bool:
-        return bool(schedule.waiting) and (
-            not schedule.open or schedule.spec.overlap == "allow"
-        )
+        return bool(schedule.waiting) and (not schedule.open or schedule.spec.overlap == "allow")
 
     def _start(self, schedule: Scheduled, now: float, key: str) -> None:
         order = self._order(schedule.spec, schedule.number, now, key)

@@ -17,6 +17,7 @@ import errno
 import json
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import trio
@@ -93,7 +94,8 @@ class SystemRuns(Part):
         self._wake = trio.Event()
         self._retry: dict[int, float] = {}  # what could not go on, and when it is tried again
         self._starting: set[tuple[int, str]] = set()  # programs that are being started
-        self.table = SystemRunTable(ground)
+        self.table = table = SystemRunTable(ground)
+        makers.made.count_in("systems", lambda: table.of_owner, lambda: len(table.open()))
         topics.listen(self._published)
 
     def load(self) -> None:
@@ -143,6 +145,7 @@ class SystemRuns(Part):
                 raise KernelError(errno.EEXIST, words, rule="key")
             return known
         self._check(plan, order)
+        self._parts.tell(Part.check_making, maker.owner, "systems", 1)
         cursor = self._first_cursor(maker, plan)
         lead = self._lead(maker, plan, order)
         now = self._clock.now()
@@ -592,13 +595,13 @@ class SystemRuns(Part):
 
     def process_ended(self, process: Process) -> None:
         """The program of a process has ended; or somebody has killed a lead."""
+        lead = self.table.find(process.pid)
         if process.kind is ProcessKind.RUN:
-            system = self.table.find(process.pid)
-            if system is not None and not system.state.final:
+            if lead is not None and not lead.state.final:
                 limit = process.reason.startswith("limit")
                 ending = SystemState.FAILED if limit else SystemState.CANCELLED
                 why = process.reason or "its process was killed"
-                self._store.on_commit(lambda: self._stop(system, ending, why))
+                self._store.on_commit(partial(self._stop, lead, ending, why))
             return
         found = self.table.of_part(process.pid)
         starting = self.table.find(process.ppid)
@@ -609,8 +612,7 @@ class SystemRuns(Part):
         if found is not None:
             # Its code is there once this is committed; a daemon that dies before it is noted leaves
             # an entry of the table that says the same.
-            system, name = found
-            self._store.on_commit(lambda: self._program_ended(system, name, process))
+            self._store.on_commit(partial(self._program_ended, *found, process))
 
     def _program_ended(self, system: SystemRun, name: str, process: Process) -> None:
         code, said, number = process.exit_code, process.output, process.pid

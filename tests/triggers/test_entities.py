@@ -327,6 +327,21 @@ def test_names_that_cannot_be(world: World, name: str) -> None:
     assert caught.value.errno == errno.EINVAL
 
 
+def test_nobody_takes_all_the_types_or_entities(world: World) -> None:
+    world.world.settings.replace("triggers: {max_entity_types: 40, max_entities: 40}")
+    world.world.process("ann")
+    ann = world.world.principal("ann")
+    with pytest.raises(KernelError) as caught:
+        for number in range(40):
+            world.entities.make_type(ann, f"type{number}", 0o777)
+    assert caught.value.errno == errno.EDQUOT
+    with pytest.raises(KernelError) as caught:
+        for number in range(40):
+            world.entities.register(ann, "type0", str(number))
+    assert caught.value.errno == errno.EDQUOT
+    world.orders("1")
+
+
 def test_what_is_there_already(world: World) -> None:
     world.orders("1")
     for call in (

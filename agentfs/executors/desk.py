@@ -246,8 +246,9 @@ class StepDesk(Part):
                 self._engine.succeed(answer.ref, answer.value)
             else:
                 self._engine.fail(answer.ref, answer.value, again=answer.again, kind=answer.kind)
-        except KernelError:
-            line.put(claim)
+        except KernelError as refusal:
+            if refusal.errno != errno.ESTALE:
+                line.put(claim)
             raise
         self._store.on_commit(lambda: self._where.pop(answer.ref, None))
 

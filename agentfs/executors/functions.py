@@ -52,7 +52,8 @@ class Functions:
         line = self._desk.line_of(step.ref)
         if line is None:
             try:
-                line = self._line(step)
+                with self._store.transaction():
+                    line = self._line(step)
             except KernelError as refusal:
                 self._desk.refuse(step.ref, refusal)
                 return

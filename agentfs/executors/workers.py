@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from pathlib import Path
 import trio
 
 import agentfs
+from agentfs.base.alarm import Alarm
 from agentfs.base.errors import KernelError
 from agentfs.executors.desk import StepDesk
 from agentfs.executors.events import PoolCreated, PoolRemoved
@@ -31,7 +33,7 @@ from agentfs.manifests.plan import Plan
 from agentfs.model.process import Process, ProcessKind
 from agentfs.process.capabilities import ceiling_below
 from agentfs.process.light import Light
-from agentfs.process.step_files import step_files
+from agentfs.process.step_files import NODE, run_folder, step_files
 from agentfs.process.table import ProcessTable
 from agentfs.rights.ownership import Ownership
 from agentfs.store.ground import Ground
@@ -83,12 +85,12 @@ class CodeGroup:
     process: Process
     pool: Pool
     key: Hashable
+    alarm: Alarm
     used: float
     working: dict[int, int] = field(default_factory=dict)
     starting: bool = False
     started: int = 0
     failures: int = 0
-    looking: bool = False
     closed: bool = False
 
     @property
@@ -120,8 +122,8 @@ class CodeWorkers(Part):
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
-                for group in tuple(self._all.values()):
-                    self._look(group)
+                for group in self._all.values():
+                    group.alarm.set(self._clock.monotonic())
                 await trio.sleep_forever()
             finally:
                 self._nursery = None
@@ -132,7 +134,9 @@ class CodeWorkers(Part):
             if process.kind is ProcessKind.RUN and CODE in process.metadata:
                 group = self._enter(process, self._key(process.metadata[PLAN], process))
                 for child in self._table.live_children(process.pid):
-                    group.working[child.pid] = group.started = group.started + 1
+                    number = child.metadata[NODE].rpartition("-")[2]
+                    group.started = max(group.started, int(number))
+                    group.working[child.pid] = 0
 
     # -- the line of a step ------------------------------------------------------------------------
 
@@ -182,7 +186,8 @@ class CodeWorkers(Part):
         ownership = Ownership(process.agent, process.uid, process.gid, 0o700)
         caps = self._pools.caps_of(process)
         pool = Pool(process.name, ownership, int(now * 1e9), caps, workers=process.pid)
-        group = CodeGroup(process, pool, key, self._clock.monotonic())
+        alarm = Alarm(self._clock, self._timers, lambda: self._look(group), self._clock.monotonic)
+        group = CodeGroup(process, pool, key, alarm, self._clock.monotonic())
         self._groups[key] = self._all[process.pid] = group
         self._pools.lend(pool)
         return group
@@ -200,14 +205,12 @@ class CodeWorkers(Part):
         group = self._all.get(line.owner)
         if group is not None:
             group.used = self._clock.monotonic()
-            if not group.working or not group.looking:
-                self._look(group)
+            group.alarm.set(group.used + LOOK if group.working else group.used)
 
-    def _look(self, group: CodeGroup) -> None:
-        """Start another worker if that is of use, and look again while there is work."""
-        group.looking = False
+    def _look(self, group: CodeGroup) -> float | None:
+        """Start another worker if that is of use; when to look again (monotonic)."""
         if self._nursery is None or group.process.pid not in self._all:
-            return
+            return None
         line, now = group.line, self._clock.monotonic()
         hanging = self._end_hanging(group, now)
         if len(line) or line.claims or hanging:
@@ -215,13 +218,9 @@ class CodeWorkers(Part):
             if self._is_short(group) and not group.starting:
                 group.starting = True
                 self._nursery.start_soon(self._start, group)
-            self._look_later(group, LOOK)
-            return
-        idle = self._settings.of(PoolSettings).idle
-        if group.closed or now - group.used >= idle:
-            self._close(group)
-        else:
-            self._look_later(group, group.used + idle - now)
+            return now + LOOK
+        ends = group.used + self._settings.of(PoolSettings).idle
+        return self._close(group, now) if group.closed or now >= ends else ends
 
     def _end_hanging(self, group: CodeGroup, now: float) -> bool:
         """End workers that are still at a step which is over: they get no more, and have until the
@@ -235,10 +234,6 @@ class CodeWorkers(Part):
                 if process is not None and not worker.claims:
                     self._light.cancel_step(process)
         return found
-
-    def _look_later(self, group: CodeGroup, seconds: float) -> None:
-        group.looking = True
-        self._timers.call_later(max(seconds, LOOK), lambda: self._look(group))
 
     def _is_short(self, group: CodeGroup) -> bool:
         """Whether another worker is of use: there is none; or there are more steps than workers,
@@ -307,7 +302,7 @@ class CodeWorkers(Part):
         elif code != 0:
             words = _last_words(self._light.files(process).log)
             self._failed(group, f"its worker ended with code {code}: {words}")
-        self._look(group)
+        group.alarm.set(self._clock.monotonic())
 
     def _failed(self, group: CodeGroup, words: str) -> None:
         """One worker more has ended, or could not be started, before it took a step."""
@@ -316,21 +311,22 @@ class CodeWorkers(Part):
             group.failures = 0
             self._desk.fail_all(group.line, words)
 
-    def _close(self, group: CodeGroup) -> None:
-        """Its workers have nothing to do: each ends when it has read the end of the file."""
+    def _close(self, group: CodeGroup, now: float) -> float | None:
+        """Its workers have nothing to do: each ends when it has read the end of the file. When to
+        look again."""
         if not group.closed:
-            group.closed = True
+            group.closed, group.used = True, now
             if self._groups.get(group.key) is group:
                 del self._groups[group.key]
             group.line.end()
-        if group.working:
-            for pid in group.working:
-                worker = self._table.find(pid)
-                if worker is not None and self._clock.monotonic() - group.used > LAST_GRACE:
-                    self._light.cancel_step(worker)
-            self._look_later(group, LAST_GRACE)
-        else:
+        if not group.working:
             self._light.end_run(group.process, 0)
+            return None
+        if now >= group.used + LAST_GRACE:
+            for worker in [*map(self._table.find, group.working)]:
+                if worker is not None:
+                    self._light.cancel_step(worker)
+        return now + LAST_GRACE
 
     def process_ended(self, process: Process) -> None:
         """The process of a group is gone, by its end or because somebody has killed it."""
@@ -342,6 +338,13 @@ class CodeWorkers(Part):
     def _gone(self, group: CodeGroup) -> None:
         self._leave(group)
         self._desk.close(group.line, "the workers were ended", again=True)
+        if self._nursery is not None:
+            self._nursery.start_soon(_remove, run_folder(self._state_dir, group.process.pid))
+
+
+async def _remove(folder: Path) -> None:
+    """What workers have left."""
+    await trio.to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 def _last_words(log: Path) -> str:

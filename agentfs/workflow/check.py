@@ -71,8 +71,10 @@ def _process_faults(rows: StoreRows, runs: dict[int, Run]) -> Iterator[str]:
     for process in rows.processes.values():
         if process.kind is not ProcessKind.RUN or not process.state.alive:
             continue
+        if str(process.pid) in systems or "code" in process.metadata:
+            continue  # the lead of a system, or what workers are below
         run = runs.get(process.pid)
-        if (run is None or run.state.final) and str(process.pid) not in systems:
+        if run is None or run.state.final:
             yield f"process {process.pid}: it is that of a run, and there is no open one"
     for run in runs.values():
         process_of = rows.processes.get(run.id)

@@ -15,6 +15,7 @@ import trio
 import trio.testing
 
 from agentfs.base.errors import KernelError
+from agentfs.check import check
 from agentfs.manifests.plan import Graph, PlanNode, Retry
 from agentfs.model.principal import Principal
 from agentfs.model.process import Role
@@ -555,3 +556,79 @@ async def test_claims_outlive_the_daemon_with_their_worker(
     attempts = {each["node"]: each["attempt"] for each in hand.read()}
     others = [name for name in "abcd" if name != step["node"]]
     assert attempts == {name: 2 if name == lost["node"] else 1 for name in others}
+
+
+async def test_claims_are_the_rows_after_any_number_of_deaths(
+    lab: Lab, nursery: trio.Nursery
+) -> None:
+    run = lab.run(*(function(name) for name in "abc"))
+    for _ in range(10):
+        hand = Hand(lab, take=2)
+        held = {step["step"] for step in hand.read()}
+        assert len(held) == 2
+        rows = [row for row in lab.runs.nodes(run.id) if row.holder]
+        assert {f"{row.run}/{row.path}" for row in rows} == held
+        line = lab.world.kernel.pools.get("sums").line
+        assert (len(line), len(line.claims)) == (1, 2)
+        lab.restart()
+    hand = Hand(lab, take=3)
+    for step in hand.read():
+        assert step["attempt"] == 1
+        hand.answer(step, ok=1)
+    assert lab.state(run) == "completed"
+
+
+def lent(lab: Lab) -> list[str]:
+    """The pools of the kernel's own."""
+    return [name for name in lab.world.kernel.pools if "@" in name]
+
+
+def test_runs_of_one_plan_starter_and_set_of_capabilities_share_workers(lab: Lab) -> None:
+    lab.world.process("alice")
+    alice = lab.world.principal("alice")
+    coded = node("a", "function", spec={"fn": "m:a"})
+    lab.run(coded, code="/nowhere")
+    lab.start()
+    [first] = lent(lab)
+    assert len(lab.world.kernel.pools.find(first).line) == 2
+    with refused(errno.EACCES):
+        Hand(lab, pool=first, principal=alice)
+    with refused(errno.EPERM):
+        lab.world.kernel.pools.remove(OPERATOR, first)
+    run = lab.run(node("a", "function", spec={"fn": "m:a", "pool": first}))
+    assert "is the kernel's" in lab.error(run, "a")
+    lab.run(coded, code="/nowhere", caps=("llm",))
+    lab.run(coded, code="/elsewhere")
+    lab.pipeline(coded, code="/nowhere")
+    lab.runs.start(alice, Start("p"))
+    lab.settle()
+    assert len(lent(lab)) == 4
+    run = lab.run(coded, code="here")
+    assert "a folder from the root" in lab.error(run, "a")
+
+
+def test_steps_for_workers_that_are_all_killed_go_to_others(lab: Lab) -> None:
+    run = lab.run(node("a", "function", spec={"fn": "m:a"}), code="/nowhere")
+    [first] = lent(lab)
+    kernel = lab.world.kernel
+    kernel.light.end_run(kernel.table.get(int(first.partition("@")[2])), 137)
+    lab.settle()
+    [second] = lent(lab)
+    assert second != first
+    assert (lab.state(run, "a"), lab.runs.node(run.id, "a").attempt) == ("running", 2)
+    lab.restart()
+    assert lent(lab) == [second]
+    assert len(lab.world.kernel.pools.find(second).line) == 1
+
+
+def test_the_doctor_finds_a_pool_that_does_not_hold_together(lab: Lab) -> None:
+    store = lab.world.store
+    with store.transaction():
+        store.put_record("pool", "odd", {"owner": "nobody"})
+        owned = {"owner": "init", "uid": 0, "gid": 0, "mode": 0o777, "changed": 1}
+        store.put_record("pool", "bad", owned | {"caps": {"names": 3}})
+    faults = check(lab.world.state / "store.db")
+    assert [fault.partition(":")[0] for fault in faults] == ["pool bad", "pool odd", "pool odd"]
+    with store.transaction():
+        store.delete_record("pool", "odd")
+        store.delete_record("pool", "bad")

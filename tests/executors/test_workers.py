@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -291,3 +292,31 @@ def test_term_ends_a_worker_and_its_steps_come_back(shop: Shop) -> None:
     os.killpg(os.getpgid(worker), signal.SIGTERM)
     assert shop.run()["output"] in (1, 2)
     eventually(lambda: worker not in shop.workers())
+
+
+def test_a_worker_may_poll_instead_of_waiting(shop: Shop) -> None:
+    (shop.tree / "dev/pools/polled").mkdir()
+    shop.pipeline({"name": "f", "function": "any:thing", "pool": "polled"})
+    path = shop.tree / "dev/pools/polled/work"
+    with pytest.raises(PermissionError):
+        path.read_bytes()
+    file = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        with pytest.raises(BlockingIOError):
+            os.read(file, 65536)
+        poll = select.poll()
+        poll.register(file, select.POLLIN)
+        assert poll.poll(0) == []
+        run = shop.begin()
+        assert poll.poll(60_000)
+        step = json.loads(os.read(file, 65536))
+        with pytest.raises(OSError, match="Invalid argument"):
+            os.write(file, b"garbage\n")
+        assert "one line of JSON" in shop.tree.read("proc/self/error")
+        about = {"step": step["step"], "attempt": step["attempt"]}
+        os.write(file, json.dumps(about | {"ok": {"x": 2**70}}).encode())
+        with pytest.raises(OSError, match="Stale file handle"):
+            os.write(file, json.dumps(about | {"ok": 1}).encode())
+    finally:
+        os.close(file)
+    assert shop.end(run)["output"] == {"x": 2**70}

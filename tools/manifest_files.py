@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import yaml
@@ -40,13 +40,17 @@ ORDER = ("Policy", "Middleware", "Adapter", "Config", "Macro", "Pipeline", "Syst
 PATHS = (".yaml", ".yml")
 ENDS = (".yaml", ".md")
 
+ELSEWHERE = re.compile(r":\d+: E130 |there is no such variable")
+"""Faults that are none if the tree has what is missing here."""
+
 Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """One document of a file: where it belongs, and its text. `line`: how many are before it.
-    `system` is what an older release would have started: processes that are all programs."""
+    `system`: a System whose processes are all programs, which `up` starts itself. `scheduled`: one
+    that runs on a timetable."""
 
     kind: str
     name: str
@@ -54,6 +58,7 @@ class Piece:
     file: str
     line: int
     system: System | None = None
+    scheduled: bool = False
 
     @property
     def folder(self) -> str:
@@ -75,12 +80,15 @@ def read_file(path: str) -> str:
         raise DocumentError([f"{path}: UTF-8 was expected: {bad.reason}"]) from None
 
 
-def read_pieces(path: str, tree: Tree | None) -> list[Piece]:
+def read_pieces(path: str, tree: Tree | None, *, whole: bool) -> list[Piece]:
     """The documents of a file, and of the files of pipelines that its systems name, in the order in
-    which they are to be put. Raises DocumentError with every fault."""
+    which they are to be put. Raises DocumentError with every fault; not with those of names that a
+    tree may have, unless what there is here is the `whole`."""
     reader = _Files(tree)
     reader.read(path)
     faults = [*reader.faults, *(each for piece in reader.pieces for each in reader.check(piece))]
+    if tree is None and not whole:
+        faults = [each for each in faults if not ELSEWHERE.search(each)]
     if faults:
         raise DocumentError(sorted(dict.fromkeys(faults), key=_place))
     return sorted(reader.pieces, key=lambda piece: ORDER.index(piece.kind))
@@ -144,14 +152,16 @@ class _Files:
             except DocumentError as bad:
                 self.faults += bad.faults
                 return piece
-            return Piece(piece.kind, piece.name, piece.text, piece.file, piece.line, system)
+            return replace(piece, system=system)
         for path in dict.fromkeys(each for each in named if each.endswith(PATHS)):
             if stem(path) not in self.library.pipelines:
                 try:
                     self.read(os.path.join(folder, path), stem(path))
                 except DocumentError as bad:
                     self.faults += bad.faults
-        return piece
+        init = manifest.spec.value.get("init")
+        kind = init.get("type") if isinstance(init, dict) else init
+        return replace(piece, scheduled=kind == "schedule")
 
     def check(self, piece: Piece) -> list[str]:
         """The faults of a piece."""

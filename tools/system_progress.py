@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -76,10 +75,7 @@ class SystemProgress:
             raise
 
 
-def start_system(tree: Tree, name: str, given: str) -> SystemProgress:
+def start_system(tree: Tree, name: str, given: str, *, scheduled: bool) -> SystemProgress:
     """Start the system /etc/systems/NAME, with JSON as its input. Raises TreeError."""
     number = tree.ask(f"etc/systems/{name}/run", encoded(given))
-    folder = f"proc/systems/{number}"
-    if not os.path.isdir(tree.path(folder)):
-        folder = f"proc/scheduled/{number}"
-    return SystemProgress(tree, name, folder)
+    return SystemProgress(tree, name, f"proc/{'scheduled' if scheduled else 'systems'}/{number}")

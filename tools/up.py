@@ -58,7 +58,7 @@ def run(
     """Do it all; the exit code. Raises ToolError."""
     try:
         there = _looked_at(directory) if check else existing(directory)
-        pieces = read_pieces(manifest, Tree(there) if there else None)
+        pieces = read_pieces(manifest, Tree(there) if there else None, whole=check)
     except DocumentError as bad:
         for fault in bad.faults:
             click.echo(fault, err=True)
@@ -67,7 +67,7 @@ def run(
         return 0
     extra = dict(assignment(text) for text in env)
     planned = [each for piece in pieces if piece.system for each in piece.system.processes]
-    systems = [piece.name for piece in pieces if piece.folder == "systems" and not piece.system]
+    systems = [piece for piece in pieces if piece.folder == "systems" and not piece.system]
     if extra and not planned:
         raise ToolError("--env is for processes that are programs; a run has its input")
     if there is None and directory is None and not planned and not systems:
@@ -78,8 +78,8 @@ def run(
             for piece in pieces:
                 if piece.system is None:
                     put(tree, piece)
-            for name in systems:
-                session.run(name, given)
+            for piece in systems:
+                session.run(piece, given)
             for each in planned:
                 session.start(each, extra)
             if detach and (planned or systems):
@@ -168,11 +168,11 @@ class _Session:
         self._codes: list[int] = []
         self._width = 0
 
-    def run(self, name: str, given: str) -> None:
+    def run(self, piece: Piece, given: str) -> None:
         """Start a system of runs."""
-        system = start_system(self._tree, name, given)
+        system = start_system(self._tree, piece.name, given, scheduled=piece.scheduled)
         self._systems.append(system)
-        click.echo(f"{name} is /{system.folder}", err=True)
+        click.echo(f"{piece.name} is /{system.folder}", err=True)
 
     def start(self, planned: Planned, env: dict[str, str]) -> None:
         """Start one process below its parent, which has been started before it."""

@@ -359,7 +359,7 @@ class _Reader:
         name = os.path.basename(text).removesuffix(".yaml").removesuffix(".yml")
         if name and not self._library.pipeline(name):
             hint = near(name, self._library.names("pipelines"))
-            source.fault(at, f"{what}: there is no pipeline `{name}`{hint}", "E110")
+            source.fault(at, f"{what}: there is no pipeline `{name}`{hint}", "E130")
         return name or "?"
 
     def _program(self, name: str, value: Located, parts: dict[str, Located]) -> SystemProcess:
@@ -412,7 +412,7 @@ class _Reader:
             return None
         if name not in self._names:
             hint = near(name, self._names)
-            source.fault(at, f"pipes: {key}: there is no process `{name}`{hint}", "E110")
+            source.fault(at, f"pipes: {key}: there is no process `{name}`{hint}", "E130")
             return None
         return name
 

@@ -122,7 +122,7 @@ class PartStarter:
             key=f"system/{system.id}/{system.passes}/{process.name}",
             ref=("system", str(system.id)),
             environment=system.environment,
-            levels=(process.level(),),
+            levels=(system.plan.level(), process.level()),
         )
         return self._runs.start_for(lead, start).id
 

@@ -380,8 +380,8 @@ def test_up_prints_every_fault_of_a_manifest_and_starts_nothing(tmp_path: Path) 
             ["2:11: E004 metadata", "2:12: E005 metadata", "3:24: E005 a: unknown key `rol`"],
         ),
         (
-            SHORT.replace("attempts", "atempts").replace("twice, ", "twce, "),
-            ["7:22: E130 there is no macro `twce`", "13:30: E005 spec.config: unknown key"],
+            SHORT.replace("attempts", "atempts").replace("what: ", "topic: "),
+            ["7:45: E131 macro twice", "13:30: E005 spec.config: unknown key"],
         ),
     ):
         path.write_text(text)
@@ -393,6 +393,9 @@ def test_up_prints_every_fault_of_a_manifest_and_starts_nothing(tmp_path: Path) 
             ] == starts
     path.write_text(SHORT)
     assert run("up", "--check", str(path)).stderr == ""
+    path.write_text(SHORT.replace("twice, ", "twce, "))
+    told = run("up", "--check", str(path), code=1).stderr
+    assert told == f"{path}:7:22: E130 there is no macro `twce` (did you mean twice?)\n"
     none = tmp_path / "none.yaml"
     assert (
         run("up", str(none), str(tmp_path), code=1).stderr == f"{none}: No such file or directory\n"

@@ -1,8 +1,8 @@
 """Signals for all that wait: a value under a key goes to every node that waits for it, of all runs.
 
-Ten thousand may wait, and each goes on in a commit of its own. So who waits is written down first,
-and what is left of that is done by the next daemon: an attempt that has its value already is over,
-and does not get it again.
+Ten thousand may wait, and each goes on in a commit of its own. So those that wait are written down
+first, and the next daemon does the rest of them: an attempt that has its value already is over, and
+does not get it again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ KIND = "wake"
 """The records in the store, by number."""
 
 TURN = 0.005
-"""Seconds of checks, or of ends, before others have their turn."""
+"""Seconds of ends, before others have their turn."""
+
+PAGE = 200
+"""Attempts of one record: some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class Wakes(Part):
 
     def is_awaited(self, key: str) -> bool:
         """Whether somebody waits for it."""
-        return bool(self._engine.waiting(key))
+        return bool(self._engine.journal.waiting(key, most=1))
 
     async def wake(self, principal: Principal, key: str, data: Any) -> int:
         """Send `data` to all that wait for `key`, as far as `principal` may signal their runs; to
@@ -86,37 +89,27 @@ class Wakes(Part):
         most = self._settings.of(WorkflowSettings).max_input
         if len(encode(data)) > most:
             raise KernelError(errno.EMSGSIZE, f"a signal has at most {most} bytes")
-        waiting = self._engine.waiting(key)
-        if not waiting:
-            raise KernelError(errno.ENOENT, f"nobody waits for {key}")
-        found = await self._controlled(principal, key, waiting)
-        with self._gate.enter(principal):
-            number = max(self._wakes, default=0) + 1
-            self._wakes.put(number, Wake(key, data, [[*asdict(ref).values()] for ref in found]))
+        last, count = (0, ""), 0
+        refusal = KernelError(errno.ENOENT, f"nobody waits for {key}")
+        while page := self._engine.journal.waiting(key, last, PAGE):
+            last = page[-1][:2]
+            with self._gate.enter(principal) as actor:
+                found: list[list[Any]] = []
+                for run, path, attempt in page:
+                    try:
+                        self._runs.may_control(actor, self._runs.get(run), f"signal {key}")
+                        found.append([run, path, attempt])
+                    except KernelError as refused:
+                        refusal = refused
+                if found:
+                    number = max(self._wakes, default=0) + 1
+                    self._wakes.put(number, Wake(key, data, found))
+            count += len(found)
+            await trio.lowlevel.checkpoint()
         self._more.set()
-        return len(found)
-
-    async def _controlled(
-        self, principal: Principal, key: str, waiting: list[StepRef]
-    ) -> list[StepRef]:
-        """Those of them whose runs `principal` may signal."""
-        found: list[StepRef] = []
-        refusal: KernelError | None = None
-        ends = time.monotonic() + TURN
-        for ref in waiting:
-            run = self._runs.find(ref.run)
-            if run is not None:
-                try:
-                    self._runs.may_control(self._gate.actor(principal), run, f"signal {key}")
-                    found.append(ref)
-                except KernelError as refused:
-                    refusal = refused
-            if time.monotonic() > ends:
-                await trio.lowlevel.checkpoint()
-                ends = time.monotonic() + TURN
-        if not found and refusal is not None:
+        if not count:
             raise refusal
-        return found
+        return count
 
     async def run(self) -> None:
         while True:

@@ -344,13 +344,16 @@ class RunJournal:
         query = "DELETE FROM run_nodes WHERE run = ? AND path > ? AND path < ?"
         self._store.write(query, (run, f"{path}/", _end(f"{path}/")))
 
-    def waiting(self, key: str) -> list[tuple[int, str, int]]:
-        """(run, path, attempt) of all nodes that wait for a signal."""
+    def waiting(
+        self, key: str, after: tuple[int, str] = (0, ""), most: int = -1
+    ) -> list[tuple[int, str, int]]:
+        """(run, path, attempt) of the nodes that wait for a signal, in order, behind one; -1: all
+        of them."""
         query = (
             "SELECT run, path, attempt FROM run_nodes WHERE wait = ? AND wait != ''"
-            " ORDER BY run, path"
+            " AND (run, path) > (?, ?) ORDER BY run, path LIMIT ?"
         )
-        return [*self._store.read(query, (key,))]
+        return [*self._store.read(query, (key, *after, most))]
 
     def awaited_keys(self) -> Iterator[str]:
         """The keys of signals that somebody waits for, in order, read on as they are taken."""

@@ -92,7 +92,6 @@ from agentfs.quota.made import Made
 from agentfs.quota.meters import Meters
 from agentfs.quota.open_calls import OpenCalls
 from agentfs.quota.rates import Rates
-from agentfs.quota.run_spending import RunSpending
 from agentfs.quota.shares import Shares
 from agentfs.quota.spending import Spending
 from agentfs.reminders.reminders import Reminders
@@ -216,15 +215,13 @@ class Kernel:
         self.budgets = add(Budgets(ground, gate, table, BudgetTable(ground), alerts, open_calls))
         add(alerts)
         self.groups = add(Groups(ground, gate, table, GroupTable(ground), self.made))
-        of_runs = add(RunSpending(ground, table, ceilings, alerts, open_calls))
         self.spending = Spending(ground, ceilings, alerts, open_calls)
         self.branches = add(Branches(ground, table, self.spending))
         add(self.spending)  # `branches` asks for its figures when a process has ended
         self.rates = add(Rates(ground, table, ceilings, self.groups.groups))
         self.limits = add(ProcessLimits(ground, gate, table, ceilings, self.programs))
         self.accounting = add(Accounting(ground, self.catalog, table, self.agents))
-        counted = (self.spending, of_runs, self.groups)
-        meters = Meters(self.catalog, self.budgets, counted, self.accounting)
+        meters = Meters(self.catalog, self.budgets, (self.spending, self.groups), self.accounting)
         enforcement = Enforcement(ground, gate, table, alerts, self.supervisor.signals)
         self.calls = add(Calls(ground, gate, table, meters, open_calls, enforcement))
         self.beside = add(Sidecars(ground, table, self.agents, self.programs))

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from agentfs.model.principal import INIT
 from agentfs.model.process import Tier
-from agentfs.quota import alerts, branches, budget_table, group_table, run_spending, spending
+from agentfs.quota import alerts, branches, budget_table, group_table, spending
 from agentfs.quota import call as open_calls
 from agentfs.quota.budget_table import BudgetEntry, Key
 from agentfs.quota.call import Call
@@ -39,7 +39,6 @@ def faults(rows: StoreRows) -> Iterator[str]:
     yield from _group_faults(rows)
     yield from _usage_faults(rows)
     yield from _limit_faults(rows)
-    yield from _run_faults(rows)
 
 
 # -- budgets and open calls ------------------------------------------------------------------------
@@ -227,17 +226,6 @@ def _limit_faults(rows: StoreRows) -> Iterator[str]:
             yield f"{what}: its last hour is not in order"
         if any(tokens <= 0 for _, tokens in hour):
             yield f"{what}: its last hour has a use of no tokens"
-
-
-def _run_faults(rows: StoreRows) -> Iterator[str]:
-    """What runs have used."""
-    for key, record in rows.records(run_spending.KIND):
-        what = f"what run {key} has used"
-        if not rows.lives(key):
-            yield f"{what}: there is no such living process"
-        for name, count in record.items():
-            if not isinstance(count, int) or count < 0:
-                yield f"{what}: {name} is {count!r}"
 
 
 # -- accounting ------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from agentfs.quota.accounting import Accounting
 from agentfs.quota.budget import Budgets
 from agentfs.quota.call import Call
 from agentfs.quota.meter import Bounded, Meter, Room, Use
-from agentfs.quota.run_spending import RunSpending
 
 __all__ = ["Held", "Meters"]
 
@@ -31,12 +30,6 @@ class Meters:
         self._meters = (*others, budgets)
         self._books = books
 
-    def _of(self, process: Process) -> Sequence[Meter]:
-        """Those that count uses of `process`."""
-        if process.light:
-            return self._meters
-        return [meter for meter in self._meters if type(meter) is not RunSpending]
-
     def at_most(self, use: Use, tokens: int) -> Use:
         """A use of so many tokens, at the price of the dearer ones."""
         cost = self.catalog.most(use.name, tokens)
@@ -46,7 +39,7 @@ class Meters:
         """Have every meter set `use` aside, or what it has left of it unless that is to be `exact`;
         or none of them: then why not."""
         holding: list[tuple[Meter, Use]] = []
-        for meter in self._of(process):
+        for meter in self._meters:
             part = use if exact else self._fitting(meter, process, use)
             try:
                 meter.hold(process, part)
@@ -79,7 +72,7 @@ class Meters:
         """What all of them have left for one more call such as `use`, or for one that has so many
         tokens set aside."""
         room = Room()
-        for meter in self._of(process):
+        for meter in self._meters:
             if isinstance(meter, Bounded):
                 room = room.least(meter.room(process, use, held))
         return room
@@ -87,16 +80,16 @@ class Meters:
     def grow(self, process: Process, held: Use, more: Use) -> None:
         """Have every meter set `more` aside for a call that holds the same with all. Raises the
         refusal of one of them: then the transaction has failed."""
-        for meter in self._of(process):
+        for meter in self._meters:
             meter.grow(process, held, more)
 
     def let_go(self, process: Process, call: Call) -> None:
         """The call was not made."""
-        for meter in self._of(process):
+        for meter in self._meters:
             meter.settle(process, call.held_by(meter), None)
 
     def count(self, process: Process, call: Call, actual: Use) -> None:
         """The call was made: count `actual` instead of what was set aside for it."""
-        for meter in self._of(process):
+        for meter in self._meters:
             meter.settle(process, call.held_by(meter), actual)
         self._books.record(process, actual)

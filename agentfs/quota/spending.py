@@ -21,7 +21,6 @@ from agentfs.process.ceilings import Ceilings
 from agentfs.quota.alerts import Alerts
 from agentfs.quota.meter import LimitError, Room, Use
 from agentfs.quota.open_calls import OpenCalls
-from agentfs.quota.run_spending import NAMES as OF_RUNS
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
 from agentfs.store.records import Records, add_to, keep_fields
@@ -189,7 +188,7 @@ class Spending(Part):
             return
         spent = self.of(process.pid)
         for name in names:
-            if name == TOKENS_OF_A_CALL or (process.light and name in OF_RUNS):
+            if name == TOKENS_OF_A_CALL:
                 continue
             used = self._used(process, spent, name) or 0
             if name == TOKENS:  # the calls count the tokens of the process after their meters

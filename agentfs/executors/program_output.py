@@ -41,19 +41,24 @@ def read_output(output: Path, form: str, kept: Path, shown: str) -> Any:
     its value says where that is in the tree: `shown`; it may have become that before a daemon died.
     For a thread, if it is long. Raises EINVAL, and what the disk says."""
     try:
-        if not output.exists() and kept.exists():
+        if not output.exists() and os.path.lexists(kept):
             output = kept
-        size = output.stat().st_size
-        if size <= LONGEST_VALUE:
-            return parsed(output.read_bytes(), form)
-        digest = hashlib.sha256()
-        with open(output, "rb") as source:
+        with open(output, "rb", opener=_no_link) as source:
+            size = os.fstat(source.fileno()).st_size
+            if size <= LONGEST_VALUE:
+                return parsed(source.read(), form)
+            digest = hashlib.sha256()
             while block := source.read(BLOCK):
                 digest.update(block)
         os.replace(output, kept)
     except OSError as failure:
         raise KernelError.from_os(failure, "its output cannot be read") from failure
     return {"$artifact": shown, "size": size, "sha256": digest.hexdigest()}
+
+
+def _no_link(path: str, flags: int) -> int:
+    """open(2) that follows no link: the programs of a run write where its artifacts are."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def last_words(log: Path, most: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import signal
 from collections.abc import Callable
+from functools import partial
 
 from agentfs.base.clock import Timer
 from agentfs.base.errors import KernelError
@@ -102,14 +103,7 @@ class Signals:
             )
         if process.kind is ProcessKind.RUN:
             with self._store.transaction():
-                if name != "KILL":
-                    self.notice(process, name)
-                    self._parts.tell(Part.run_signalled, process, name, grace)
-                    return
-                for child in self._table.live_children(process.pid):
-                    if child.kind is ProcessKind.STEP:  # it is nobody's without its run
-                        self.send(child, name)
-                self._note(process, name)
+                self._send_run(process, name, grace)
             return
         if process.pid in self._starting:
             if name not in ("TERM", "KILL"):
@@ -122,6 +116,26 @@ class Signals:
             self._note(process, name)
             self._store.on_commit(lambda: self._act(process, program, name, grace))
             self._store.on_commit(lambda: self.owed.pop(process.pid, None))
+
+    def _send_run(self, run: Process, name: str, grace: float | None) -> None:
+        """The same for a run, which has no program: those who run it act on the signal."""
+        steps = [
+            child for child in self._table.live_children(run.pid) if child.kind is ProcessKind.STEP
+        ]
+        if name == "KILL":
+            for step in steps:  # it is nobody's without its run
+                self.send(step, name)
+            self._note(run, name)
+            return
+        self.notice(run, name)
+        self._parts.tell(Part.run_signalled, run, name, grace)
+        if name == "TERM" and grace is not None:
+            for step in steps:
+                self._store.on_commit(partial(self._shorten_grace, step, grace))
+
+    def _shorten_grace(self, step: Process, grace: float) -> None:
+        if step.state.alive and step.stopping:
+            self.begin_grace(step, grace)
 
     def send_unrecorded(
         self,

@@ -285,6 +285,16 @@ async def test_slots_are_as_many_as_programs_run_after_many_kills(tmp_path: Path
         await lab.system.until(lambda: not len(lab.programs))
 
 
+async def test_term_for_a_run_gives_its_programs_the_grace_that_it_names(lab: Lab) -> None:
+    lab.system.configure(grace_period=1000)
+    run = lab.start(program("a", "trap '' TERM; echo $$; sleep 1000"))
+    ospid = int(await lab.said(run, "a"))
+    lab.system.processes.signal(OPERATOR, run.id, "TERM", 0.1)
+    assert (await lab.ended(run)).state is RunState.CANCELLED
+    await gone(ospid)
+    lab.system.configure(grace_period=0.1)
+
+
 async def test_kill_of_the_run_s_branch_ends_it_for_good(lab: Lab) -> None:
     run = lab.start(program("a", "echo $$; exec sleep 1000", retry=Retry(5, 0.0)))
     ospid = int(await lab.said(run, "a"))
@@ -445,5 +455,10 @@ def test_a_long_output_that_was_moved_before_a_daemon_died_is_found(tmp_path: Pa
     assert read_output(output, "auto", kept, "/proc/runs/2/artifacts/a.output") == first
     assert first["size"] == LONGEST_VALUE + 1
     kept.unlink()
-    with pytest.raises(KernelError):
-        read_output(output, "auto", kept, "")
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    for place in (None, secret):
+        if place is not None:
+            kept.symlink_to(place)  # by a program of the run, which may write there
+        with pytest.raises(KernelError):
+            read_output(output, "auto", kept, "")

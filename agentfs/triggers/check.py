@@ -109,7 +109,7 @@ def _systems(rows: StoreRows, open_ones: set[int]) -> Iterator[str]:
         except UNSOUND as bad:
             yield f"system {key}: its record cannot be read: {bad!r}"
             continue
-        if not system.state.final and not rows.lives(system.id):
+        if not system.state.final and system.ending is None and not rows.lives(system.id):
             yield f"system {key}: its process is not alive"
         if system.settled > system.passes:
             yield f"system {key}: {system.settled} passes have ended of {system.passes}"

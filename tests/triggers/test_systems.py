@@ -246,6 +246,50 @@ def test_a_lead_that_is_killed_takes_its_runs_with_it(real: Real) -> None:
         assert real.open_runs() == []
 
 
+def test_one_that_is_paused_or_ending_keeps_nobody_busy(real: Real) -> None:
+    system(
+        real,
+        """\
+  deadline: 1h
+  processes: {a: {pipeline: waiting}}
+  init: {type: continuous, backoff: 10s}
+""",
+    )
+    made = real.system("s")
+    (run,) = real.open_runs()
+    real.signal(run)
+    real.systems.control(OPERATOR, made.id, "pause")
+    real.advance(60)
+    assert real.systems.runs.run_due() > 1
+    real.systems.control(OPERATOR, made.id, "resume")
+    real.settle()
+    assert len(real.open_runs()) == 1
+    real.world.clock.advance(7200)
+    real.systems.runs.run_due()
+    real.systems.runs.run_due()
+    assert real.at(made.id).ending is SystemState.FAILED
+    assert real.systems.runs.run_due() > 1
+
+
+def test_a_lead_that_is_killed_just_before_the_daemon(real: Real) -> None:
+    system(real, "  processes: {a: {pipeline: waiting}}")
+    made = real.system("s")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(real.systems.runs), "_stop", lambda *_: None)
+        real.kernel.processes.signal(OPERATOR, made.id, "KILL")
+    real.restart()
+    assert real.at(made.id).state is SystemState.CANCELLED
+    assert real.open_runs() == []
+
+
+def test_many_processes_begin_in_several_goes(real: Real) -> None:
+    names = [f"p{number}" for number in range(35)]
+    system(real, "  processes:\n" + "".join(f"    {n}: {{pipeline: taking}}\n" for n in names))
+    made = real.system("s")
+    assert real.at(made.id).state is SystemState.COMPLETED
+    assert len(real.all_runs("taking")) == 35
+
+
 def test_a_deadline_ends_it(real: Real) -> None:
     system(real, "  deadline: 10m\n  processes: {a: {pipeline: waiting}}")
     made = real.system("s")

@@ -151,7 +151,7 @@ class _Files:
                 system = parse(piece.padded(), piece.file, folder)
             except DocumentError as bad:
                 self.faults += bad.faults
-                return piece
+                system = System(piece.name, ())  # it is not checked as one of runs, too
             return replace(piece, system=system)
         for path in dict.fromkeys(each for each in named if each.endswith(PATHS)):
             if stem(path) not in self.library.pipelines:

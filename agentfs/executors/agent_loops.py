@@ -59,9 +59,7 @@ class AgentKinds:
                 self._programs.begin(self._program(step))
 
     def start(self, step: Step, again: bool) -> None:
-        if _names_one(step):
-            self._by_mail.start(step, again)
-        else:
+        if not _names_one(step):  # a question waits since the commit in which it was sent
             self._programs.start(self._program(step), again)
 
     def cancel(self, step: Step) -> None:

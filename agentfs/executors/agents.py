@@ -28,7 +28,6 @@ from agentfs.mail.mail import Mail
 from agentfs.mail.message import Draft
 from agentfs.mail.notices import KERNEL
 from agentfs.mail.settings import MessageSettings
-from agentfs.manifests.plan import PlanNode
 from agentfs.model.principal import Kind, Principal
 from agentfs.model.process import Process
 from agentfs.process.agents import Agents
@@ -40,7 +39,7 @@ from agentfs.store.records import Records
 from agentfs.workflow.engine import Engine
 from agentfs.workflow.model import Step, StepRef
 
-__all__ = ["KIND", "AgentNodes"]
+__all__ = ["KIND", "AgentNodes", "StepAsk"]
 
 KIND = "step_ask"
 """The records in the store: the open question of an attempt, by the question's number."""
@@ -79,8 +78,6 @@ class AgentNodes(Part):
     answers in time: ETIMEDOUT. There is no such agent, nobody works for it, or it ends for good:
     EHOSTUNREACH."""
 
-    kinds = frozenset({"agent"})
-
     def __init__(
         self,
         ground: Ground,
@@ -107,23 +104,16 @@ class AgentNodes(Part):
     def load(self) -> None:
         self._asked.load()
 
-    # -- an executor -------------------------------------------------------------------------------
-
-    def room(self, node: PlanNode) -> int | None:
-        return None
+    # -- for the executor --------------------------------------------------------------------------
 
     def begin(self, step: Step) -> None:
+        """Send the question, in the commit that begins the attempt; it waits from then on."""
         with beginning(self._engine, step):
             self._ask_agent(step)
             self._engine.wait(step.ref)
 
-    def start(self, step: Step, again: bool) -> None:
-        """It waits since the commit in which it began."""
-
-    def due(self, step: Step) -> None:
-        """Its question has the time, and not its row."""
-
     def cancel(self, step: Step) -> None:
+        """Withdraw the question, inside the transaction in which the attempt is over."""
         for number in tuple(self._of_step.of((step.ref.run, step.ref.path))):
             self._withdraw(number)
 

@@ -28,7 +28,7 @@ from agentfs.store.records import Records
 from agentfs.workflow.engine import Engine
 from agentfs.workflow.model import Step, StepRef
 
-__all__ = ["KIND", "ApprovalNodes"]
+__all__ = ["KIND", "ApprovalNodes", "Gated"]
 
 KIND = "step_approval"
 """The records in the store: the attempt that waits for a request, by the request's number."""

@@ -1,13 +1,22 @@
-"""Faults of pools in a store."""
+"""Faults of pools in a store, and of what steps of runs wait for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from agentfs.executors import agents, approvals, wakes
 from agentfs.executors.pools import Pool
 from agentfs.store.rows import UNREADABLE, StoreRows
 
 __all__ = ["faults"]
+
+
+WAITED: dict[str, tuple[str, Callable[..., object]]] = {
+    agents.KIND: ("the step that asks", agents.StepAsk),
+    approvals.KIND: ("the step that waits for approval", approvals.Gated),
+    wakes.KIND: ("wake", wakes.Wake),
+}
+"""Records of steps, each with its name in words and what reads it."""
 
 
 def faults(rows: StoreRows) -> Iterator[str]:
@@ -19,3 +28,9 @@ def faults(rows: StoreRows) -> Iterator[str]:
             Pool.read(name, record)
         except UNREADABLE as bad:
             yield f"pool {name}: its record cannot be read: {bad!r}"
+    for kind, (what, shape) in WAITED.items():
+        for key, record in rows.records(kind):
+            try:
+                shape(**record)
+            except UNREADABLE as bad:
+                yield f"{what} {key}: its record cannot be read: {bad!r}"

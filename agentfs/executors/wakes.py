@@ -29,7 +29,7 @@ from agentfs.workflow.journal import encode
 from agentfs.workflow.model import StepRef
 from agentfs.workflow.runs import Runs
 
-__all__ = ["KIND", "Wakes"]
+__all__ = ["KIND", "Wake", "Wakes"]
 
 log = logging.getLogger(__name__)
 

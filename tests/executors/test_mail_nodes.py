@@ -7,6 +7,8 @@ import errno
 import pytest
 
 from agentfs.base.errors import KernelError
+from agentfs.check import check
+from agentfs.executors.starters import of_run
 from agentfs.mail.message import Draft
 from agentfs.manifests.plan import Retry
 from agentfs.workflow.model import Run
@@ -372,9 +374,23 @@ def test_a_step_has_no_mail_of_its_own(office: Office) -> None:
     office.pipeline(node("a"))
     run = office.begin_plan()
     process = office.world.table.get(run.id)
-    from agentfs.executors.starters import of_run
-
     with pytest.raises(KernelError) as refusal:
         draft = Draft.parse(b"hello", now=office.world.clock.now(), to="bob")
         office.world.mail.send(of_run(process), "ann", draft)
     assert refusal.value.errno == errno.EPERM
+
+
+def test_faults_of_what_steps_wait_for_are_found(office: Office) -> None:
+    ask(office)
+    store, path = office.world.store, office.world.state / "store.db"
+    assert check(path) == []
+    planted = {"step_ask": "9", "step_approval": "8", "wake": "7"}
+    with store.transaction():
+        for kind, key in planted.items():
+            store.put_record(kind, key, {"odd": 1})
+    found = check(path)
+    assert len(found) == 3
+    assert all("its record cannot be read" in fault for fault in found)
+    with store.transaction():
+        for kind, key in planted.items():
+            store.delete_record(kind, key)

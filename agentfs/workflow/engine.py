@@ -435,6 +435,7 @@ class Engine(Part):
     def set_state(self, live: LiveRun, new: RunState) -> None:
         """The run has another state that is not final."""
         run, old = live.run, live.run.state
+        self._show(run, new)
         if old is new:
             return
         self.change(run, state=new)
@@ -442,10 +443,15 @@ class Engine(Part):
         kind = "PipelineSuspended" if new is RunState.SUSPENDED else "PipelineResumed"
         self.steps.note(live, kind, name=run.pipeline, paused=run.paused)
         self.steps.flush(live)
+
+    def _show(self, run: Run, state: RunState) -> None:
+        """Have its process show what it does: one that waits is idle, one that is paused sleeps."""
         process = self._table.find(run.id)
         if process is not None and process.state.alive:
-            state = State.SLEEPING if run.paused else State.IDLE
-            self._light.set_state(process, state if new is RunState.SUSPENDED else State.RUNNING)
+            resting = State.SLEEPING if run.paused else State.IDLE
+            self._light.set_state(
+                process, resting if state is RunState.SUSPENDED else State.RUNNING
+            )
 
     def _after(self, live: LiveRun) -> None:
         """The commit is made: see to what the run lacks, and drop it from memory if it rests."""

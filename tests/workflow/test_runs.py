@@ -11,7 +11,7 @@ import pytest
 from agentfs.base.errors import KernelError
 from agentfs.manifests.plan import Concurrency, Plan, Retry
 from agentfs.model.capability import CapabilitySet, Ceiling
-from agentfs.model.process import Role
+from agentfs.model.process import Role, State
 from agentfs.workflow.model import Start
 from tests.workflow.lab import Lab, data, expression, graph, node
 from tests.world import OPERATOR
@@ -139,6 +139,23 @@ def test_control_of_an_ended_or_foreign_run_is_refused(lab: Lab) -> None:
     for call in (lab.runs.cancel, lab.runs.pause, lab.runs.resume):
         assert refused(call, OPERATOR, run.id) == errno.EPERM
     assert refused(lab.runs.retry, OPERATOR, run.id) == errno.EPERM
+
+
+def test_the_process_of_a_run_shows_whether_it_works_waits_or_is_paused(lab: Lab) -> None:
+    run = lab.run(node("a"), node("w", "wait", "a", spec_event_key="go"))
+    process = lab.world.table.get(run.id)
+    assert process.state is State.RUNNING
+    lab.runs.pause(OPERATOR, run.id)
+    assert process.state is State.SLEEPING
+    lab.runs.resume(OPERATOR, run.id)
+    lab.settle()
+    lab.done("a")
+    assert process.state is State.IDLE
+    lab.runs.pause(OPERATOR, run.id)  # it is suspended before and after
+    assert process.state is State.SLEEPING
+    lab.runs.resume(OPERATOR, run.id)
+    lab.settle()
+    assert process.state is State.IDLE
 
 
 def test_a_paused_run_begins_nothing_and_goes_on_where_it_was(lab: Lab) -> None:

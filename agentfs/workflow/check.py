@@ -66,7 +66,8 @@ def _run_faults(rows: StoreRows, run: Run, ended: float | None) -> Iterator[str]
 
 
 def _process_faults(rows: StoreRows, runs: dict[int, Run]) -> Iterator[str]:
-    """Whether an open run and a living process of its kind go together."""
+    """Whether an open run and a living process of its kind go together. The lead of a system has
+    such a process, too, and so have the workers of a pipeline's code."""
     systems = {key for key, _ in rows.records("system")}
     for process in rows.processes.values():
         if process.kind is not ProcessKind.RUN or not process.state.alive:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -298,17 +298,6 @@ class Engine(Part):
         """Inside a transaction: use up a signal that came before its wait; (False, None) if none
         is kept."""
         return self.signals.take(run, key)
-
-    def open_steps(self, kinds: Iterable[str]) -> list[StepRef]:
-        """The attempts of these kinds that are running, of all runs, the oldest run first."""
-        wanted, found = frozenset(kinds), []
-        for number in sorted(self.journal.unfinished()):
-            run = self.open.find(number)
-            if run is not None:
-                for _, node, row in self.live(run).open_rows(self.live(run).top):
-                    if node.kind in wanted and row.state is NodeState.RUNNING:
-                        found.append(StepRef(number, row.path, row.attempt))
-        return found
 
     @staticmethod
     def _row(live: LiveRun, path: str) -> NodeRow | None:

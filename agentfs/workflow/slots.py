@@ -67,7 +67,7 @@ class StepSlots:
         """Those that hold a key, the first one first."""
         return [*self._held.get(key, ())]
 
-    def count(self, key: str) -> int:
+    def count_holders(self, key: str) -> int:
         return len(self._held.get(key, ()))
 
     def take(self, key: str, holder: Holder) -> None:
@@ -111,13 +111,17 @@ class StepSlots:
             return float("inf")
         return max(0.0, state.opened + breaker.seconds - now)
 
-    def begun(self, node: PlanNode, holder: Holder) -> None:
-        """An attempt has begun."""
+    def count(self, node: PlanNode) -> None:
+        """An attempt has begun, which counts for its rate."""
         if node.rate is not None:
             rate, now = node.rate, self._clock.now()
             before = self._rates.get(rate.policy)
             free = max(now, before.free if before else 0.0) + rate.seconds / rate.calls
             self._rates.put(rate.policy, _Rated(free))
+
+    def probe(self, node: PlanNode, holder: Holder) -> None:
+        """An attempt is about to begin: behind a breaker that has opened it is the one that
+        decides, until `ended`."""
         if node.breaker is not None:
             state = self._breakers.get(node.breaker.policy)
             if state is not None and state.opened:

@@ -408,7 +408,7 @@ class Steps:
             return ""
         given = self._values.rendered(rule.key, names) if rule.key else ""
         group = f"node:{given}" if rule.key else f"node:{live.run.pipeline}/{node.name}"
-        if self._slots.count(group) < rule.limit:
+        if self._slots.count_holders(group) < rule.limit:
             return group
         if rule.on_full == "skip":
             self.skip(
@@ -416,7 +416,9 @@ class Steps:
             )
             return None
         if rule.on_full == "replace":
-            live.replaced += self._slots.holders(group)[: 1 + self._slots.count(group) - rule.limit]
+            live.replaced += self._slots.holders(group)[
+                : 1 + self._slots.count_holders(group) - rule.limit
+            ]
         live.block(scope, node, group)
         return None
 
@@ -439,11 +441,13 @@ class Steps:
         self._move(live, scope, node, row, NodeState.RUNNING)
         self.note(live, "NodeStarted", node=row.path, attempt=row.attempt)
         live.last = row.path
-        step = self.step(live, node, row, prepared, spec)
+        step, holder = self.step(live, node, row, prepared, spec), (row.run, row.path)
+        self._slots.probe(node, holder)
         try:
             executor.begin(step)
         except KernelError as refusal:
             if refusal.errno == errno.EAGAIN:
+                self._slots.ended(node, holder, None)
                 live.lines.pop()
                 live.seq -= 1
                 row.attempt -= 1
@@ -459,13 +463,15 @@ class Steps:
             self.fail(live, scope, node, refusal.reason, again=False)
             return
         live.touch(row, input_text=text)
-        if row.state.final:
+        self._slots.count(node)
+        if node.join == "first":
+            self.cancel_losers(live, scope, node)
+        if row.state not in AT_WORK:  # it has ended by that already, or waits for another attempt
             return
         if group:
             live.served.add(group)
         if row.group:
-            self._slots.take(group, (row.run, row.path))
-        self._slots.begun(node, (row.run, row.path))
+            self._slots.take(group, holder)
         if row.deadline:
             live.expect(row.deadline)
         if row.state is NodeState.RUNNING:
@@ -477,8 +483,6 @@ class Steps:
                 self._store.on_commit(partial(self.unsynced.append, start))
             else:
                 self._store.on_commit(start)
-        if node.join == "first":
-            self.cancel_losers(live, scope, node)
 
     def cancel_losers(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> None:
         """`node`, which joins the first, has begun: end those that have lost."""

@@ -263,6 +263,36 @@ def test_a_breaker_opens_probes_and_heals(lab: Lab) -> None:
     assert lab.state(third) == "completed"
 
 
+def test_an_attempt_that_fails_in_its_begin_leaves_no_probe_and_is_tried_again(lab: Lab) -> None:
+    frail = Breaker("frail", 1, 60.0)
+    lab.pipeline(node("a", breaker=frail, retry=Retry(2, 5.0)))
+    run, begin = lab.start(), lab.hands.begin
+
+    def fails(step) -> None:
+        lab.engine.fail(step.ref, "at once")
+
+    lab.failed("a")
+    lab.hands.begin = fails
+    lab.advance(60.1)
+    assert lab.state(run) == "failed"
+    lab.hands.begin = begin
+    run = lab.start()
+    assert lab.at_work() == []
+    lab.advance(60.1)
+    lab.done("a", run=run)
+    assert lab.state(run) == "completed"
+
+
+def test_a_race_that_a_kept_signal_decides_ends_the_other_at_once(lab: Lab) -> None:
+    lab.pipeline(
+        node("s"), node("a", needs="s"), node("w", "wait", "a s", spec_event_key="k", join="first")
+    )
+    run = lab.start()
+    lab.runs.signal(OPERATOR, run.id, "k", 5)
+    lab.done("s")
+    assert (lab.state(run), lab.output(run), lab.state(run, "a")) == ("completed", 5, "cancelled")
+
+
 def test_skip_of_one_node_and_signals_for_others(lab: Lab) -> None:
     run = lab.run(node("a"), node("b", needs="a"), node("c", needs="b"))
     lab.runs.skip_node(OPERATOR, run.id, "a")

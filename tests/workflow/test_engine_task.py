@@ -39,7 +39,7 @@ async def test_runs_go_on_by_themselves_and_synced_ones_after_the_disk(
         lab.engine.succeed(lab.hands.steps.popitem()[0], 1)
         await until(lambda: lab.hands.steps)
         lab.engine.succeed(lab.hands.steps.popitem()[0], 2)
-        assert (await lab.runs.wait_ended(plain.id)).state.value == "completed"
+        await until(lambda: lab.state(plain) == "completed")
         run = lab.runs.start(OPERATOR, Start("p", sync=True))
         await until(lambda: lab.hands.steps)
         assert log == ["synced, 0 begun"]
@@ -48,7 +48,7 @@ async def test_runs_go_on_by_themselves_and_synced_ones_after_the_disk(
         await until(lambda: lab.hands.steps)
         assert log == ["synced, 0 begun"] * 2
         lab.engine.succeed(lab.hands.steps.popitem()[0], 2)
-        assert (await lab.runs.wait_ended(run.id)).state.value == "completed"
+        await until(lambda: lab.state(run) == "completed")
         nursery.cancel_scope.cancel()
 
 
@@ -79,6 +79,5 @@ async def test_a_run_that_is_cancelled_is_waited_for_to_its_end(lab: Lab) -> Non
         run = lab.runs.start(OPERATOR, Start("p"))
         await until(lambda: lab.hands.steps)
         lab.runs.cancel(OPERATOR, run.id)
-        assert (await lab.runs.wait_ended(run.id)).state.value == "cancelled"
-        assert (await lab.runs.wait_ended(run.id)).id == run.id
+        await until(lambda: lab.state(run) == "cancelled")
         nursery.cancel_scope.cancel()

@@ -112,6 +112,7 @@ class Library(Part):
         self._store, self._events, self._clock = ground.store, ground.events, ground.clock
         self._settings = ground.settings
         self._gate = gate
+        self._parts = ground.parts
         self._heads: Records[tuple[str, str], _Head] = Records(
             ground.store, KIND, read_head, asdict, "/".join
         )
@@ -255,7 +256,10 @@ class Library(Part):
         now = self._clock.now()
         kept = [*head.versions, (version, now)]
         most = self._settings.of(WorkflowSettings).max_versions
-        gone, kept = kept[:-most], kept[-most:]
+        used = self._in_use(head.kind, head.name) if len(kept) > most else set()
+        old = kept[:-most]
+        gone = [each for each in old if each[0] not in used]
+        kept = [*(each for each in old if each[0] in used), *kept[-most:]]
         for number, _ in gone:
             self._store.write(
                 "DELETE FROM manifests WHERE kind = ? AND name = ? AND version = ?",
@@ -268,6 +272,10 @@ class Library(Part):
         changed = replace(head, version=version, versions=kept, description=description)
         self._heads.put((head.kind, head.name), changed)
         self._store.on_end(lambda: self._forget(head.kind, head.name))
+
+    def _in_use(self, kind: str, name: str) -> set[int]:
+        asked = self._parts.each(Part.versions_in_use)
+        return {version for ask in asked for version in ask(kind, name)}
 
     def remove(self, principal: Principal, kind: str, name: str) -> None:
         """A system call: a document and its versions are gone; runs that have begun go on. Raises

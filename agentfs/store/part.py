@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from agentfs.base.errors import ApprovalError
@@ -138,6 +138,10 @@ class Part:
         """Whether somebody has approved the call that `needed` is about. Inside a transaction the
         approval is used up by that."""
         return False
+
+    def versions_in_use(self, kind: str, name: str) -> Collection[int]:
+        """The versions of a document that something under way was made of."""
+        return ()
 
     def count_call(self, caller: Process, kind: str) -> None:
         """`caller` makes a system call of a kind (`gate.KINDS`). Raises EAGAIN if it has made too

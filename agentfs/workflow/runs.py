@@ -4,6 +4,7 @@ readers ask."""
 from __future__ import annotations
 
 import errno
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,11 @@ class Runs(Part):
         self._starts = Starts(ground, gate, table, light, engine, plans)
         self._waiting: dict[int, trio.Event] = {}
         ground.events.listen(self._ended, RunEnded)
+
+    def versions_in_use(self, kind: str, name: str) -> Collection[int]:
+        """Of a pipeline those of its open runs."""
+        runs = self._engine.open if kind == "pipelines" else ()
+        return {run.version for run in runs if run.pipeline == name}
 
     # -- start -----------------------------------------------------------------------------------
 

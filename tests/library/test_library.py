@@ -19,6 +19,7 @@ from agentfs.check import check
 from agentfs.library.events import ManifestChanged, ManifestRemoved
 from agentfs.library.library import Library
 from agentfs.model.principal import Principal
+from agentfs.workflow.model import Start
 from tests.world import OPERATOR, World
 
 PIPELINE = """\
@@ -88,6 +89,18 @@ async def test_ten_versions_are_kept(world: World) -> None:
     assert library(world).versions("pipelines", "p") == list(range(4, 14))
     rows = world.store.read("SELECT count(*) FROM manifests")
     assert rows.fetchone() == (10,)
+
+
+async def test_the_version_of_an_open_run_is_kept(world: World) -> None:
+    waiting = PIPELINE + "  - {{name: w, wait: go}}\n"
+    await put(world, "pipelines", "p", waiting.format(v=0))
+    run = world.kernel.runs.start(OPERATOR, Start("p"))
+    for number in range(1, 13):
+        await put(world, "pipelines", "p", waiting.format(v=number))
+    assert library(world).versions("pipelines", "p") == [1, *range(4, 14)]
+    world.kernel.runs.cancel(OPERATOR, run.id, "enough")
+    await put(world, "pipelines", "p", waiting.format(v=20))
+    assert library(world).versions("pipelines", "p") == list(range(5, 15))
 
 
 async def test_a_text_with_faults_changes_nothing_and_all_are_told(world: World) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 
 from agentfs.base.errors import KernelError
+from agentfs.providers.described import Described
 from agentfs.providers.proc import ProcDirectory
 from agentfs.providers.system_table import SystemTable
 from agentfs.rights.ownership import Access
@@ -45,7 +46,7 @@ REFUSALS = {
 WISHES = ("to", "expected", "reason", "payload")
 
 
-class EntityDirectory(SystemTable):
+class EntityDirectory(Described, SystemTable):
     """/proc/entities/TYPE/ID: one entity. `rmdir` removes it, with its history, once its state is
     terminal (EBUSY before)."""
 
@@ -72,6 +73,21 @@ class EntityDirectory(SystemTable):
 
     def changed(self) -> Time:
         return self._entity.changed
+
+    def entity_type(self) -> str:
+        return "entity"
+
+    def description(self) -> str:
+        return f"{self._entity}, {self._entity.state}"
+
+    def status(self) -> str:
+        return self._entity.state
+
+    def operations(self) -> tuple[str, ...]:
+        return ("read", "watch", "exec")
+
+    def tags(self) -> dict[str, str]:
+        return {"entity_type": self._entity.type, "owner": self._entity.owner}
 
     @value("state", 0o666, write="go", on=MOVED, example="PAID", errors=REFUSALS)
     def state(self) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from agentfs.base.clock import rfc3339
 from agentfs.base.errors import KernelError
 from agentfs.providers.children import pid_of
+from agentfs.providers.described import Described
 from agentfs.providers.proc import ProcDirectory
 from agentfs.providers.system_table import SystemTable
 from agentfs.triggers.events import ScheduleChanged, ScheduleMade, ScheduleRemoved
@@ -26,7 +27,7 @@ __all__ = ["ScheduledDirectory"]
 SCHEDULE = (ScheduleChanged,)
 
 
-class ScheduleDirectory(SystemTable):
+class ScheduleDirectory(Described, SystemTable):
     """/proc/scheduled/ID: one schedule: what it starts, when it is due, and how that went. Its runs
     are in `/proc/runs/by-ref/schedule/ID` unless it names another `ref`. It is there until it has
     ended for `triggers.retention`."""
@@ -49,6 +50,23 @@ class ScheduleDirectory(SystemTable):
 
     def private_guard(self, caller: Caller) -> None:
         self.kernel.schedules.may_read(caller.principal, self._schedule)
+
+    def entity_type(self) -> str:
+        return "scheduled_task"
+
+    def description(self) -> str:
+        spec = self._schedule.spec
+        return f"starts {spec.kind.removesuffix('s')} {spec.target}"
+
+    def status(self) -> str:
+        return self._schedule.state.value
+
+    def operations(self) -> tuple[str, ...]:
+        return ("read", "watch") if self._schedule.state.final else ("read", "watch", "exec")
+
+    def tags(self) -> dict[str, str]:
+        spec = self._schedule.spec
+        return {spec.kind.removesuffix("s"): spec.target, "owner": self._schedule.maker.owner}
 
     @value("state", on=SCHEDULE, example="pending")
     def state(self) -> str:
@@ -79,7 +97,7 @@ class ScheduleDirectory(SystemTable):
         return str(self._schedule.count)
 
     @value("status", on=SCHEDULE, example="Id:\t3\nState:\tactive\nWhat:\tpipeline report\n…")
-    def status(self) -> str:
+    def status_file(self) -> str:
         """Id, State, What (`pipeline NAME` or `system NAME`), When, Owner, Made, Next, Last,
         Last-Time, Count, Open (runs under way), Waiting (times that wait for these to end),
         Skipped (times at which one was under way), Missed (times at which nobody could start

@@ -10,6 +10,7 @@ from agentfs.base.clock import rfc3339
 from agentfs.base.errors import KernelError
 from agentfs.manifests.system_plan import SystemPipe
 from agentfs.providers.children import pid_of
+from agentfs.providers.described import Described
 from agentfs.providers.proc import ProcDirectory
 from agentfs.providers.system_table import SystemTable
 from agentfs.triggers.events import SystemChanged, SystemPipeChanged, SystemRemoved, SystemStarted
@@ -158,7 +159,7 @@ class _Parts(_OfSystem):
             yield name, make()
 
 
-class SystemRunDirectory(_OfSystem):
+class SystemRunDirectory(Described, _OfSystem):
     """/proc/systems/ID: one system. Its id is the pid of its lead, and what runs for it is below
     that process, within its limits. It is there until it has ended for `triggers.retention`."""
 
@@ -173,6 +174,21 @@ class SystemRunDirectory(_OfSystem):
         """The key of the directory of a system."""
         return ("system", number)
 
+    def entity_type(self) -> str:
+        return "system"
+
+    def description(self) -> str:
+        return f"{self.system.name}, version {self.system.plan.version}"
+
+    def status(self) -> str:
+        return self.system.state.value
+
+    def operations(self) -> tuple[str, ...]:
+        return ("read", "watch") if self.system.state.final else ("read", "watch", "exec")
+
+    def tags(self) -> dict[str, str]:
+        return {"init": self.system.plan.init.type, "owner": self.system.maker.owner}
+
     @value("state", on=SYSTEM, example="running")
     def state(self) -> str:
         """running, waiting (for a record of its topic, or until it begins again), suspended
@@ -180,7 +196,7 @@ class SystemRunDirectory(_OfSystem):
         return self.system.state.value
 
     @value("status", on=SYSTEM, example="Id:\t41\nName:\tresearch\nState:\trunning\n…")
-    def status(self) -> str:
+    def status_file(self) -> str:
         """Id, Name, Version (of the document), State, Owner, Init, Ref, Key, Created, Ended, Passes
         (times that its processes began), Failed (passes that failed), Next (when the next pass
         begins), Topic, Cursor (the number of the last record that has begun a pass), Lost (records

@@ -109,3 +109,11 @@ def test_they_live_on_after_a_kill_of_the_daemon(tree: Tree) -> None:
         )
         assert not done.stderr
     assert os.getxattr(tree / f"{system}/state", "user.agentfs.kind") == b"value"
+    for path, kind, status in (
+        (scheduled, b"scheduled_task", b"cancelled"),
+        (order, b"entity", b"PAID"),
+        (system, b"system", b"failed"),
+    ):
+        assert os.getxattr(tree / path, "user.agentfs.entity_type") == kind
+        assert os.getxattr(tree / path, "user.agentfs.status") == status
+        assert "user.agentfs.tags" in os.listxattr(tree / path)

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from agentfs.base.errors import KernelError
+from agentfs.base.errors import ApprovalError, KernelError
 from agentfs.workflow.engine import Engine
 from agentfs.workflow.model import Step, StepRef
 
@@ -42,6 +42,9 @@ def beginning(engine: Engine, step: Step) -> Iterator[None]:
     leaves the step pending."""
     try:
         yield
+    except ApprovalError as needed:  # waited for, it would wait for ever: nobody is asked
+        words = f"{needed.reason}: a node of a run cannot ask for that"
+        fail(engine, step.ref, KernelError(errno.EACCES, words, rule=needed.rule))
     except KernelError as refusal:
         if refusal.errno == errno.EAGAIN:
             raise

@@ -108,6 +108,17 @@ def test_nobody_but_the_kernel_says_which_run_a_message_comes_from(office: Offic
         office.world.send("bob", "ann", "Type: step\n\nhello")
 
 
+def test_mail_that_somebody_has_to_approve_fails_the_node_instead_of_waiting_for_ever(
+    office: Office,
+) -> None:
+    rule = "{effect: allow, agent: ann, action: send, approval: {by: operator}}"
+    office.world.kernel.acl.replace(f"rules:\n- {rule}\n")
+    for run in (message(office), ask(office)):
+        assert office.state(run) == "failed"
+        assert "cannot ask for that" in office.error(run, "n")
+    assert office.letters("bob") == []
+
+
 def test_a_starter_that_is_no_more_sends_nothing(office: Office) -> None:
     office.pipeline(node("a"), node("n", "message", "a", spec={"to": "bob", "body": "x"}))
     run = office.begin_plan()

@@ -470,16 +470,15 @@ class Engine(Part):
         live.freed.clear()
 
     def _replace(self, number: int, path: str) -> None:
-        """A later one takes the place of this node, or run."""
+        """A later one takes the place of this node."""
         run = self.open.find(number)
         if run is None:
             return
         words = "another one took its place"
-        with self._store.transaction():
-            if path:
+        row = self._look(StepRef(number, path, 0))
+        if row is not None and not row.state.final:  # it may have ended meanwhile
+            with self._store.transaction():
                 self.end_node(run, path, words)
-            else:
-                self.close(run, RunState.CANCELLED, words)
 
     def _look_again(self, number: int, what: str) -> bool:
         """Something is free again that a run lacks, if it still does."""

@@ -227,7 +227,7 @@ class EntityTypeDirectory(SystemTable):
 
     def names_now(self, caller: Caller) -> Iterator[str]:
         yield from self.TABLE
-        yield from [entity.id for entity in self.kernel.entities.table.of_type(self._type.name)]
+        yield from self.kernel.entities.table.ids(self._type.name)
 
     def find(self, name: str) -> Node | None:
         entity = self.kernel.entities.table.find(self._type.name, name)

@@ -140,7 +140,7 @@ def lines() -> Iterator[list[str]]:
         name = names[number % len(names)]
         given = dice.choices(WORDS, k=dice.randrange(4))
         if name == "events":
-            given.append("--no-follow")
+            given.insert(0, "--no-follow")  # at the end it could be the value of an option
         if name == "log":
             given = [word for word in given if not word.startswith("-f")]
         yield [name, *given]

@@ -375,7 +375,7 @@ class _Reader:
         except ValidationError as bad:
             for fault in bad.errors(include_url=False, include_context=False, include_input=False):
                 where = str(fault["loc"][0]) if fault["loc"] else ""
-                words = fault["msg"].removeprefix("Located error, ")
+                words = fault["msg"].removeprefix("Value error, ")
                 source.fault(known.get(where, value), f"{what}.{where}: {words}")
         return SystemProcess(name, program=content)
 
@@ -396,7 +396,7 @@ class _Reader:
                 continue
             pipe = SystemPipe(ends[0], ends[1], mapping)
             if pipe.source == pipe.target:
-                source.fault(each, f"pipes: {pipe.source} leads to itself", "E130")
+                source.fault(each, f"pipes: {pipe.source} leads to itself", "E105")
             elif any(pipe.name == other.name for other in found):
                 source.fault(each, f"pipes: {pipe.source} leads to {pipe.target} already", "E102")
             else:
@@ -429,7 +429,7 @@ class _Reader:
         except CycleError as bad:
             circle = " -> ".join(reversed(bad.args[1]))
             place = self._places[bad.args[1][0]]
-            self._source.fault(place, f"pipes go in a circle: {circle}", "E130")
+            self._source.fault(place, f"pipes go in a circle: {circle}", "E100")
             return tuple(processes.values())
         order: list[str] = []
         position = {name: number for number, name in enumerate(processes)}
@@ -456,7 +456,7 @@ class _Reader:
             try:
                 references = references_of(template, names_in(template, self._names))
             except TemplateError as bad:
-                source.fault(at, f"{name}: {bad}", "E121")
+                source.fault(at, f"{name}: {bad}", "E110")
                 continue
             for reference in references:
                 first = reference.path[0]
@@ -467,7 +467,7 @@ class _Reader:
                 else:
                     known = [*sorted(above), "input"]
                     what = f"{name}: there is no `{first}`{near(first, known)}"
-                source.fault(at, what, "E110")
+                source.fault(at, what, "E111")
 
     # -- init and state machines -----------------------------------------------------------------
 
@@ -511,7 +511,7 @@ class _Reader:
             if text:
                 Expression(text)
         except TemplateError as bad:
-            self._source.fault(value, f"init: filter: {bad}", "E121")
+            self._source.fault(value, f"init: filter: {bad}", "E110")
         return text
 
     def _timing(self, value: Located, parts: dict[str, Located]) -> dict[str, Any]:
@@ -534,7 +534,7 @@ class _Reader:
                 if not self._library.pipeline(process):
                     hint = near(process, self._library.names("pipelines"))
                     words = f"state_machines: {name}: there is no pipeline `{process}`{hint}"
-                    source.fault(each, words, "E110")
+                    source.fault(each, words, "E130")
             found[name] = each.value
         return found
 

@@ -26,7 +26,16 @@ from tests.torture.aftermath import faults_of, strays_of
 from tests.torture.failpoints import ANY, Panel
 from tests.tree import PATIENCE, Tree, eventually
 
-__all__ = ["STEPS", "Sweep", "SweepReport", "View", "observe"]
+__all__ = [
+    "STEPS",
+    "Sweep",
+    "SweepReport",
+    "View",
+    "chosen",
+    "dying_tree",
+    "is_free",
+    "observe",
+]
 
 ENDED = ("zombie", "dead")
 
@@ -47,7 +56,7 @@ def _put(tree: Tree, path: str, text: str) -> None:
     (tree / path).write_text(text)
 
 
-def _is_free(state: Path) -> bool:
+def is_free(state: Path) -> bool:
     """Whether no daemon has the state directory: the last thread of a killed one is gone."""
     try:
         with open(state / "lock") as lock:
@@ -57,6 +66,27 @@ def _is_free(state: Path) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def chosen(hits: int, moments: int, seed: int) -> list[int]:
+    """So many moments of all, by the seed; 0: each."""
+    every = range(1, hits + 1)
+    if not moments or moments >= len(every):
+        return list(every)
+    return sorted(random.Random(seed).sample(every, moments))
+
+
+@contextlib.contextmanager
+def dying_tree(hatchery: Hatchery, failpoint: str = "") -> Iterator[tuple[QuickTree, Panel]]:
+    """A tree that is not mounted yet, whose first daemon dies at `failpoint`."""
+    with tempfile.TemporaryDirectory(prefix="agentfs-sweep-") as folder:
+        tree = QuickTree(Path(folder) / "tree", hatchery=hatchery)
+        panel = Panel(Path(folder) / "panel")
+        tree.words = ("--panel", panel.path, *(("--failpoint", failpoint) if failpoint else ()))
+        try:
+            yield tree, panel
+        finally:
+            tree.clean_up()
 
 
 def _end(tree: Tree, pid: int, command: str) -> None:
@@ -169,6 +199,7 @@ class SweepReport:
     """`fell` counts the sites where the daemon died, `steps` the calls that it died in."""
 
     seed: int
+    scenario: str = "calls"
     hits: int = 0
     fell: Counter[str] = field(default_factory=Counter)
     steps: Counter[str] = field(default_factory=Counter)
@@ -178,8 +209,8 @@ class SweepReport:
     def __str__(self) -> str:
         sites = ", ".join(f"{site} {count}" for site, count in self.fell.most_common())
         return (
-            f"sweep: {self.fell.total()} deaths at {self.hits} moments of {len(STEPS)} calls,"
-            f" in {len(self.steps)} of them ({sites}); {self.seconds:.0f} s"
+            f"sweep of {self.scenario}: {self.fell.total()} deaths at {self.hits} moments, in"
+            f" {len(self.steps)} steps ({sites}); {self.seconds:.0f} s"
         )
 
 
@@ -200,8 +231,8 @@ class Sweep:
         assert hatchery is not None
         try:
             self._learn(hatchery)
-            for moment in only or self._chosen():
-                with self._tree(hatchery, f"{ANY}:{moment}") as (tree, panel):
+            for moment in only or chosen(self.report.hits, self._moments, self.report.seed):
+                with dying_tree(hatchery, f"{ANY}:{moment}") as (tree, panel):
                     self._fall(tree, panel, moment)
         finally:
             if own is not None:
@@ -209,26 +240,9 @@ class Sweep:
         self.report.seconds = time.monotonic() - began
         return self.report
 
-    def _chosen(self) -> list[int]:
-        every = range(1, self.report.hits + 1)
-        if not self._moments or self._moments >= len(every):
-            return list(every)
-        return sorted(random.Random(self.report.seed).sample(every, self._moments))
-
-    @contextlib.contextmanager
-    def _tree(self, hatchery: Hatchery, failpoint: str) -> Iterator[tuple[QuickTree, Panel]]:
-        with tempfile.TemporaryDirectory(prefix="agentfs-sweep-") as folder:
-            tree = QuickTree(Path(folder) / "tree", hatchery=hatchery)
-            panel = Panel(Path(folder) / "panel")
-            tree.words = ("--panel", panel.path, *(("--failpoint", failpoint) if failpoint else ()))
-            try:
-                yield tree, panel
-            finally:
-                tree.clean_up()
-
     def _learn(self, hatchery: Hatchery) -> None:
         """What the tree shows after each step, and how many hits there are."""
-        with self._tree(hatchery, "") as (tree, panel):
+        with dying_tree(hatchery) as (tree, panel):
             tree.mount()
             self.report.hits = panel.hits
             self._views = [observe(tree)]
@@ -249,7 +263,7 @@ class Sweep:
             return  # threads make the number of hits differ a little: this time there were less
         self.report.fell[panel.fell] += 1
         self.report.steps[name] += 1
-        eventually(lambda: _is_free(tree.state), f"{what}: the dead daemon keeps its lock")
+        eventually(lambda: is_free(tree.state), f"{what}: the dead daemon keeps its lock")
         if done or (tree.state / "store.db").exists():
             for fault in faults_of(tree.state, after_crash=True, new=not done):
                 self._fault(f"{what}: {fault}")

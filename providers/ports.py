@@ -86,7 +86,7 @@ class PortDirectory(Table):
         """Write a request, read the answer up to the end of the file; then the next one. A program
         reads the request on its input, a tool takes it as arguments, a model as a prompt, a service
         on the network as the body of a POST; an agent, or whoever takes from a queue, gets it as a
-        message of `Type: request` and replies. It is done in the caller's name."""
+        message of `Type: port-request` and replies. It is done in the caller's name."""
         return _PortCaller(self.kernel, caller, self._name)
 
     @live("status", example="Name:\tgreeter\nKind:\tmodel\nBehind:\tsmall\nCalls:\t12\n…")

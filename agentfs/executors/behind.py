@@ -172,7 +172,7 @@ class MailBehind:
         usual = self._settings.of(MessageSettings).reply_timeout
         patience = duration(adapter.get("config") or {}, "patience", usual)
         who = Principal(Kind.AGENT, process.pid, process.agent, process.uid, process.gid)
-        headers = [("Type", "request"), ("Port", str(adapter["adapter"]))]
+        headers = [("Type", "port-request"), ("Port", str(adapter["adapter"]))]
         draft = Draft("", request, headers)
         draft.reply_by, draft.answer_apart = self._clock.now() + patience, True
         self._asks.check_room(who.name)

@@ -67,7 +67,7 @@ class MessageNodes:
         writes is refused. Raises EINVAL."""
         spec = step.spec
         lines = [f"To: {one(to)}"]
-        for name, key in (("Subject", "subject"), ("Type", "type")):
+        for key, name in (("subject", "Subject"), ("type", "Type")):
             if spec.get(key):
                 lines.append(f"{name}: {one(spec[key])}")
         lines += [f"{name}: {one(text)}" for name, text in (spec.get("headers") or {}).items()]

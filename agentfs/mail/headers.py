@@ -88,6 +88,7 @@ KERNEL_TYPES = frozenset(
         "ask-failed",
         "escalation",
         "notice",
+        "port-request",
         "reminder",
         "restart-notice",
         "step",

@@ -319,7 +319,7 @@ def test_an_agent_behind_a_port_replies_by_mail(ports: Tree) -> None:
     eventually(lambda: bool(os.listdir(ports / "agents/paula/inbox/new")))
     [file] = (ports / "agents/paula/inbox/new").iterdir()
     letter = file.read_text()
-    assert "Type: request\nPort: person\n" in letter
+    assert "Type: port-request\nPort: person\n" in letter
     number = letter.partition("Message-ID: <")[2].partition("@")[0]
     ports.write("agents/paula/outbox/init", f"In-Reply-To: {number}\n\nfine\n")
     assert asked.communicate(timeout=60)[0] == b"fine\n"

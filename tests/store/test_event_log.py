@@ -185,6 +185,8 @@ ABOUT_NOBODY = {
     "manifest_changed",
     "manifest_removed",
     "health_checked",
+    "entity_removed",
+    "entity_type_removed",
     "key_renewed",
     "lock_changed",
     "loop_held",

@@ -498,6 +498,23 @@ simple("replace a global artifact", lambda: write("dev/shm/global/plan", "x", os
 reads("an approval that is another's", "dev/approvals/000001/request", "EACCES")
 writes("decide another's approval", "dev/approvals/000001/decision", "approve", "ENOENT")
 
+# -- runs of others, and what they are made of -----------------------------------------------------
+
+RUN = GIVEN["run"]
+
+writes("cancel another's run", f"proc/runs/{RUN}/ctl", "cancel", "EACCES", "EPERM")
+simple("a signal to another's run", lambda: write(f"proc/runs/{RUN}/signals/go", "1", os.O_CREAT),
+       "EACCES", "EPERM", path=f"/proc/runs/{RUN}/signals/go")  # fmt: skip
+simple("another's run again", lambda: ask(f"proc/runs/{RUN}/retry", "from: w"),
+       "EACCES", "EPERM")  # fmt: skip
+writes("another's pipeline", "etc/pipelines/theirs.yaml", "x", "EACCES", "EPERM", **THEIRS)
+simple("another's pipeline away", lambda: os.unlink(at("etc/pipelines/theirs.yaml")),
+       "EACCES", "EPERM", path="/etc/pipelines/theirs.yaml", modes=True)  # fmt: skip
+simple("a policy", lambda: opened("etc/policies/mine.yaml", os.O_WRONLY | os.O_CREAT),
+       "EACCES", "EPERM", path="/etc/policies/mine.yaml", modes=True)  # fmt: skip
+simple("wake another's wait", lambda: write("dev/waits/go", "1", 0), "EACCES", "EPERM",
+       path="/dev/waits/go")  # fmt: skip
+
 # -- keys of providers, which nobody reads and only the operator sets ------------------------------
 
 KEY = "etc/secrets/ANTHROPIC_API_KEY"

@@ -62,11 +62,18 @@ SECRETS = [
 
 KEY = "etc/secrets/ANTHROPIC_API_KEY"
 
+PIPELINE = """
+kind: Pipeline
+metadata: {name: theirs}
+spec: {nodes: [{name: w, wait: go, input_mapping: {note: "{{ input.note }}"}}]}
+"""
+
 FOLDERS = (
     "agents",
     *(f"agents/bob/{name}" for name in ("inbox/new", "inbox/cur", "sent", "asks", "reminders")),
     *("agents/bob/memory", "agents/bob/shm/private", "dev/queues", "dev/topics", "dev/shm/global"),
     *("shared", "shared/docs", "shared/vault", "etc", "etc/secrets"),
+    *("etc/pipelines", "proc/runs"),
     *("sys/cgroup", "sys/cgroup/team"),
 )
 
@@ -106,6 +113,8 @@ class Scene:
         os.close(os.open(tree / "dev/topics/news", os.O_CREAT | os.O_WRONLY))
         (tree / "dev/topics/news").chmod(0o600)
         (tree / "sys/cgroup/team").mkdir()
+        (tree / "etc/pipelines/theirs.yaml").write_text(PIPELINE)
+        self.run = int(tree.ask("etc/pipelines/theirs/run", '{"note": "a secret"}'))
         with pytest.raises(BlockingIOError):
             self.bob.do(ASK_FOR_A_HELPER)
         self.sleeper = tree.start("sleep", "1000").pid
@@ -122,6 +131,7 @@ class Scene:
             "sent": self.sent,
             "ask": self.ask,
             "reminder": self.reminder,
+            "run": str(self.run),
             "secrets": SECRETS,
             "sleeper": self.sleeper,
         }
@@ -136,7 +146,8 @@ class Scene:
         paths = [f"proc/{bob.pid}/{name}" for name in ("state", "ppid", "exit", "ospid")]
         paths += [f"proc/{bob.pid}/limits/{name}" for name in LIMITS]
         paths += [f"proc/{bob.pid}/caps/effective", f"proc/{bob.pid}/budget/tactical/remaining"]
-        paths += [f"etc/{name}" for name in found["etc"] if name != "secrets"]
+        paths += [f"etc/{name}" for name in found["etc"] if name.endswith(".yaml")]
+        paths += [f"proc/runs/{self.run}/{name}" for name in ("state", "input")]
         paths += [f"agents/bob/{name}" for name in ("log", "spec.yaml", "memory/notes")]
         paths += [f"agents/bob/inbox/new/{self.mail}", "shared/docs/guide", "shared/vault/plan"]
         paths += ["dev/shm/global/plan", "sys/cgroup/team/tokens.max"]

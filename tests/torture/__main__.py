@@ -4,6 +4,7 @@ then no harm at all: the agents of the documents are left alone.
 --seconds N     how long harm is done (60)
 --messages N    how many messages are sent at most (200 a second, 10,000 at least)
 --sweep N       at how many moments of the scenario the daemon dies (40; `all`: at each)
+--flow N        at how many moments of a run with nodes of all kinds (20; `all`: at each)
 --moment N      only the death at this moment, as a fault names it
 --soak N        how long the agents of the documents are left alone by the machine's clock, and then
                 again by one that is 2,000 times as fast, with which 302 s are a week (15)
@@ -24,6 +25,7 @@ import tempfile
 from pathlib import Path
 
 from tests.hatchery import QuickTree
+from tests.torture.flow import FlowSweep
 from tests.torture.fuzz import Fuzz
 from tests.torture.model import check
 from tests.torture.neighbour import Neighbour
@@ -39,6 +41,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--messages", type=int)
     parser.add_argument("--sweep", type=lambda text: 0 if text == "all" else int(text), default=40)
+    parser.add_argument("--flow", type=lambda text: 0 if text == "all" else int(text), default=20)
     parser.add_argument("--moment", type=int)
     parser.add_argument("--soak", type=float, default=15.0)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
@@ -58,6 +61,10 @@ def main() -> int:
     report = sweep.run() if given.moment is None else sweep.run([given.moment])
     print(report)
     wrong += report.faults
+    if given.moment is None:
+        report = FlowSweep(given.seed, given.flow, say=lambda words: print(words, flush=True)).run()
+        print(report)
+        wrong += report.faults
     if given.soak and given.moment is None:
         wrong += _soak(given.soak)
     print(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.hatchery import Hatchery
+from tests.torture.flow import FlowSweep
 from tests.torture.model import check
 from tests.torture.rig import torture
 from tests.torture.sweep import STEPS, Sweep
@@ -45,4 +46,12 @@ def test_a_daemon_that_dies_in_a_call_leaves_it_done_or_undone(mortals: Hatchery
     report = Sweep(0).run(moments, mortals)
     assert report.faults == []
     assert report.hits > 10 * len(STEPS)
+    assert report.fell.total() == len(moments)
+
+
+def test_a_run_with_nodes_of_all_kinds_ends_alike_over_a_death(mortals: Hatchery) -> None:
+    moments = [300, 480, 700, 1000]  # in steps of its: a program, a worker, an agent, a person
+    report = FlowSweep(0).run(moments, mortals)
+    assert report.faults == []
+    assert report.hits > 1000
     assert report.fell.total() == len(moments)

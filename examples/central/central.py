@@ -76,7 +76,8 @@ def choose(goal: str) -> tuple[str, dict[str, str]]:
     near = {name: len(words(what) & words(goal)) for name, what in there.items()}
     best = [name for name in there if near[name] == max(near.values())]
     lines = [f"{there[name]}: {name}" for name in best]
-    chosen = decide("\n".join([*lines, f"{goal}:"]), best)
+    wish = " ".join(word for word in goal.split() if "/" not in word)
+    chosen = decide("\n".join([*lines, f"{wish}:"]), best)
     given = {}
     for name, about in json.loads(read(f"etc/pipelines/{chosen}/schema"))["properties"].items():
         said = [word.rstrip(".,;:!?") for word in goal.split()]

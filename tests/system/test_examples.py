@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -93,3 +94,30 @@ def test_the_pipeline_grows_with_the_work_and_shrinks_without_it(tree: Tree) -> 
     assert list((jobs / "dead").iterdir()) == []
     assert tree.read("agents/foreman/log").count("started worker-") >= 4
     eventually(lambda: tree.read("agents/foreman/log").count("went home: 0") >= 3)
+
+
+def test_the_central_agent_reaches_goals_by_the_pipelines_that_there_are(
+    tree: Tree, tmp_path: Path
+) -> None:
+    central, init = ROOT / "examples/central", Agent(str(tree.path), "init")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.txt").write_text("three little words\n")
+    (tmp_path / "notes/b.txt").write_text("one\n")
+    tree.run("up", str(central / "pipelines/words.yaml"))
+    tree.run("up", str(central / "pipelines/largest.yaml"))
+    tree.run("up", "-d", str(central / "system.yaml"))
+
+    def reached(goal: str) -> str:
+        init.send("central", goal)
+        return Message((tree / "agents/init/recv").read_bytes()).text
+
+    folder = tmp_path / "notes"
+    assert reached(f"How many words are in the text files of {folder}?").endswith(': "4"\n\n')
+    # Both are as near: the model has to say which (docs/models.md: or its tape).
+    answer = reached(f"Tell me about the folder {folder}.")
+    assert answer.endswith(f'completed: "19 {folder}/a.txt"\n\n')
+    assert "the goal does not say it" in reached("Find the largest file.")
+    runs = [
+        json.loads(line) for line in tree.ask("proc/runs/query", "ref=goal/central").splitlines()
+    ]
+    assert [run["state"] for run in runs] == ["completed"] * 2

@@ -20,6 +20,7 @@ from agentfs.catalog import document as catalog
 from agentfs.chats import check as chats
 from agentfs.executors import check as executors
 from agentfs.library import check as library
+from agentfs.library import hooks
 from agentfs.mail import check as mail
 from agentfs.process import check as process
 from agentfs.quota import check as quota
@@ -59,6 +60,7 @@ DOCUMENTS: dict[str, Form[Any]] = {
     "/etc/models.yaml": catalog.FORM,
     "/etc/tools.yaml": tools.FORM,
     "/etc/harnesses.yaml": harnesses.FORM,
+    "/etc/hooks.yaml": hooks.FORM,
 }
 
 

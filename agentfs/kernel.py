@@ -41,6 +41,7 @@ from agentfs.executors.behind import (
 )
 from agentfs.executors.desk import StepDesk
 from agentfs.executors.functions import Functions
+from agentfs.executors.hooks import HookNodes
 from agentfs.executors.messages import MessageNodes
 from agentfs.executors.model_choice import ModelChoice
 from agentfs.executors.models import ModelNodes
@@ -52,6 +53,8 @@ from agentfs.executors.waits import WaitNodes
 from agentfs.executors.wakes import Wakes
 from agentfs.executors.workers import CodeWorkers
 from agentfs.explain import Explanations
+from agentfs.library import hooks
+from agentfs.library.hooks import HookedPlans
 from agentfs.library.library import Library
 from agentfs.machine.lineage import Lineages
 from agentfs.machine.programs import Programs
@@ -181,7 +184,11 @@ class Kernel:
         self.gate = Gate(ground, self.policy, self.table.find)
         self.catalog = Catalog(ground, Secrets(ground, self.gate))
         self.harnesses = LiveDocument(self.store, self.events, harnesses.FORM)
-        self.documents = (self.settings, self.roles, self.acl, self.catalog, self.harnesses)
+        self.hooks = LiveDocument(self.store, self.events, hooks.FORM)
+        self.documents = (
+            *(self.settings, self.roles, self.acl, self.catalog, self.harnesses),
+            self.hooks,
+        )
         add(*self.documents)
         self.rules = PathRules(self.gate)
         self.capabilities = Capabilities(ground, self.gate, self.table)
@@ -254,7 +261,8 @@ class Kernel:
         add, gate, table = ground.parts.add, self.gate, self.table
         self.library = add(Library(ground, gate, self.made))
         engine = self.engine = add(Engine(ground, table, self.light))
-        self.runs = add(Runs(ground, gate, table, self.light, engine, self.library))
+        plans = HookedPlans(self.library, self.hooks)
+        self.runs = add(Runs(ground, gate, table, self.light, engine, plans))
         add(RunRetention(ground, engine))
         engine.executors.add(SubRuns(engine, self.runs))
         self.desk = add(StepDesk(ground, engine))
@@ -316,6 +324,7 @@ class Kernel:
         engine.executors.add(AgentKinds(engine, by_mail, self.step_programs, models))
         engine.executors.add(add(ModelNodes(ground, engine, models, asking, ports).nodes))
         engine.executors.add(add(ToolNodes(ground, engine, self.tooling).nodes))
+        engine.executors.add(add(HookNodes(ground, engine, self.tooling).nodes))
         engine.executors.add(add(ApiNodes(ground, engine, service, ports).nodes))
 
     def load(self) -> None:

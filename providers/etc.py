@@ -56,7 +56,10 @@ class EtcDirectory(Replacing, SystemTable):
     WHAT = "The configuration."
     key = ("etc",)
     REPLACED = frozenset(
-        {"agentfs.yaml", "roles.yaml", "acl.yaml", "models.yaml", "tools.yaml", "harnesses.yaml"}
+        {
+            *("agentfs.yaml", "roles.yaml", "acl.yaml", "models.yaml", "tools.yaml"),
+            *("harnesses.yaml", "hooks.yaml"),
+        }
     )
 
     def __init__(self, above: SystemTable) -> None:
@@ -181,6 +184,15 @@ class EtcDirectory(Replacing, SystemTable):
         the words of its command, how it goes on with a session, and where its answer is. The
         comments of the text that is there at first have every key."""
         return self.document(self.kernel.harnesses)
+
+    @live_document("hooks.yaml", "hooks:\n- {on: pre-run, match: deploy, tool: freeze}\n")
+    def hooks(self) -> Node:
+        """Tools that are called around runs and nodes (YAML): `on` (pre-run, post-run, pre-node,
+        post-node), `match` (a glob of pipelines, PIPELINE/NODE, or a kind of nodes), `tool`,
+        `timeout`, `on_failure` (abort, ignore). One that is called before may refuse the run or the
+        node (EPERM), or give it another input. The comments of the text that is there at first have
+        all of it."""
+        return self.document(self.kernel.hooks)
 
     async def replace(self, name: str, content: bytes, caller: Caller) -> None:
         self._write(self._documents[name], content, caller)

@@ -21,7 +21,7 @@ from agentfs.tooling.tooling import Tooling
 from agentfs.workflow.engine import Engine
 from agentfs.workflow.model import Step
 
-__all__ = ["ToolNodes"]
+__all__ = ["ToolNodes", "call_tool"]
 
 MOST = 64 * 1024 * 1024
 """Bytes of a result."""
@@ -41,13 +41,16 @@ class ToolNodes:
         self._tooling.may_use(of_run(step.process), str(step.spec["tool"]))
 
     async def _call(self, step: Step) -> Any:
-        name = str(step.spec["tool"])
         given = step.spec.get("arguments")
-        arguments = json.dumps(step.input if given is None else given, ensure_ascii=False).encode()
-        principal = of_run(step.process)
-        result = await read_reply(
-            lambda reply: self._tooling.call(principal, name, arguments, reply), MOST
-        )
-        if step.process.on_limit is OnLimit.SKIP and result.startswith(SKIPPED):
-            raise KernelError(errno.EDQUOT, result.decode().strip(), rule="limit")
-        return plain_value(result.decode("utf-8", "replace"))
+        name = str(step.spec["tool"])
+        return await call_tool(self._tooling, step, name, step.input if given is None else given)
+
+
+async def call_tool(tooling: Tooling, step: Step, name: str, given: Any) -> Any:
+    """The result of a tool that the run calls: a JSON value if it is one, else text."""
+    arguments = json.dumps(given, ensure_ascii=False).encode()
+    principal = of_run(step.process)
+    result = await read_reply(lambda reply: tooling.call(principal, name, arguments, reply), MOST)
+    if step.process.on_limit is OnLimit.SKIP and result.startswith(SKIPPED):
+        raise KernelError(errno.EDQUOT, result.decode().strip(), rule="limit")
+    return plain_value(result.decode("utf-8", "replace"))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Self
 
-__all__ = ["KINDS", "Breaker", "Concurrency", "Graph", "Plan", "PlanNode", "Rate", "Retry"]
+__all__ = ["HOOK", "KINDS", "Breaker", "Concurrency", "Graph", "Plan", "PlanNode", "Rate", "Retry"]
 
 KERNEL_KINDS = (
     "data",
@@ -37,7 +37,10 @@ KINDS = (
     *LOOP_KINDS,
     "pipeline",
 )
-"""Every kind of node that a plan has, by its canonical name."""
+"""Every kind of node that a manifest can have, by its canonical name."""
+
+HOOK = "hook"
+"""The kind of the nodes that `agentfs.manifests.hooks` adds."""
 
 
 def _defaults(kind: type) -> dict[str, Any]:
@@ -155,6 +158,8 @@ class PlanNode(_Value):
     rate: Rate | None = None
     breaker: Breaker | None = None
     bodies: tuple[tuple[str, Graph], ...] = ()  # "body", "else", "branch-0" …
+    hooks_before: tuple[str, ...] = ()  # hooks among `needs` that have to have ended first
+    hooks_after: tuple[str, ...] = ()  # hooks that may give another output in its place
     line: int = 0  # in the document that the pipeline was compiled from
 
     def body(self, name: str = "body") -> Graph | None:
@@ -237,7 +242,10 @@ def _read(name: str, value: Any) -> Any:
 
 
 _TUPLES = frozenset(
-    {"needs", "sources", "required_inputs", "handles", "routes", "policies", "caps", "deny"}
+    {
+        *("needs", "sources", "required_inputs", "handles", "routes", "policies", "caps", "deny"),
+        *("hooks_before", "hooks_after"),
+    }
 )
 _FROM_JSON: dict[str, Any] = {
     "retry": Retry.from_record,

@@ -7,10 +7,20 @@ import enum
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from agentfs.manifests.plan import Graph, PlanNode
+from agentfs.manifests.plan import HOOK, Graph, PlanNode
 from agentfs.workflow.model import NodeRow, NodeState
 
-__all__ = ["Fate", "Say", "exits", "has_output", "losers", "next_nodes", "roots", "verdict"]
+__all__ = [
+    "Fate",
+    "Say",
+    "exits",
+    "has_output",
+    "is_barred",
+    "losers",
+    "next_nodes",
+    "roots",
+    "verdict",
+]
 
 Rows = Mapping[str, NodeRow]
 """The rows of one graph, by the names of its nodes. A node without a row is pending."""
@@ -52,6 +62,8 @@ def verdict(graph: Graph, node: PlanNode, rows: Rows, chosen: Mapping[str, str |
     needs = node.needs
     if not needs:
         return RUN
+    if node.hooks_before and not all(_called(graph, name, rows) for name in node.hooks_before):
+        return WAIT
     ended = found = 0
     for name in needs:
         row = rows.get(name)
@@ -69,9 +81,32 @@ def verdict(graph: Graph, node: PlanNode, rows: Rows, chosen: Mapping[str, str |
     return _routed(node, rows, chosen) if node.routes else RUN
 
 
+def _called(graph: Graph, name: str, rows: Rows) -> bool:
+    """Whether nobody has to wait for a hook: it has ended, or is about a node that has not."""
+    row, spec = rows.get(name), graph.by_name[name].spec
+    if row is not None and row.state.final:
+        return True
+    about = rows.get(spec["node"]) if spec["on"] == "post-node" else None
+    return spec["on"] == "post-node" and not (about and about.state.final)
+
+
+def is_barred(graph: Graph, node: PlanNode, rows: Rows) -> bool:
+    """Whether a node must not begin although it always runs: the hooks before the run have not let
+    anything begin, or one before the node itself has come to nothing."""
+    for name in node.hooks_before:
+        row, on = rows.get(name), graph.by_name[name].spec["on"]
+        state = NodeState.PENDING if row is None else row.state
+        if on == "pre-run" and state is not NodeState.COMPLETED:
+            return True
+        if on == "pre-node" and state in (NodeState.FAILED, NodeState.CANCELLED):
+            return True
+    return False
+
+
 def _routed(node: PlanNode, rows: Rows, chosen: Mapping[str, str | None]) -> Fate:
     """Whether one of the switches that name the node has chosen it."""
-    if any(chosen.get(switch) == node.name for switch in node.routes):
+    name = node.spec["node"] if node.kind == HOOK else node.name
+    if any(chosen.get(switch) == name for switch in node.routes):
         return RUN
     for switch in node.routes:
         row = rows.get(switch)
@@ -97,8 +132,13 @@ def next_nodes(
 
 
 def exits(graph: Graph) -> list[PlanNode]:
-    """The nodes that no other depends on."""
-    return [node for node in graph.nodes if not graph.dependents[node.name]]
+    """The nodes that no other depends on; hooks do not count."""
+    hooks = {node.name for node in graph.nodes if node.kind == HOOK}
+    return [
+        node
+        for node in graph.nodes
+        if node.name not in hooks and hooks.issuperset(graph.dependents[node.name])
+    ]
 
 
 def losers(graph: Graph, node: PlanNode, rows: Rows) -> list[PlanNode]:
@@ -111,8 +151,9 @@ def losers(graph: Graph, node: PlanNode, rows: Rows) -> list[PlanNode]:
         row = rows.get(name)
         if name in lost or (row is not None and row.state.final):
             continue
-        onward = (each for each in graph.dependents[name] if each != node.name)
-        if all(each in lost or _is_over(rows.get(each)) for each in onward):
+        onward = (graph.by_name[each] for each in graph.dependents[name] if each != node.name)
+        left = (each.name for each in onward if each.kind != HOOK)
+        if all(each in lost or _is_over(rows.get(each)) for each in left):
             lost[name] = None
             waiting += graph.by_name[name].needs
     return [each for each in graph.nodes if each.name in lost]

@@ -32,7 +32,8 @@ class KernelNodes:
     def output(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> Any:
         """The output of a node of one of the kinds `SIMPLE`."""
         given: Any = None
-        if node.input is not None or node.required_inputs:
+        rewritten = node.hooks_before and self._values.rewritten(live, scope, node)
+        if node.input is not None or node.required_inputs or rewritten:
             prepared = self._values.prepared(live, scope, node)
             given = prepared if isinstance(prepared, dict) else {}
             missing = [name for name in node.required_inputs if given.get(name) is None]

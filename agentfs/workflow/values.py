@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +11,7 @@ from agentfs.library.settings import WorkflowSettings
 from agentfs.manifests.expression import Expression, MappingSource, mapping_source
 from agentfs.manifests.fuel import Fuel
 from agentfs.manifests.kinds import Filling, forms
-from agentfs.manifests.plan import PlanNode
+from agentfs.manifests.plan import HOOK, PlanNode
 from agentfs.manifests.template import (
     MISSING,
     EvaluationError,
@@ -23,7 +23,8 @@ from agentfs.manifests.template import (
 from agentfs.store.ground import Ground
 from agentfs.workflow.advance import exits, has_output
 from agentfs.workflow.journal import RunJournal, decode
-from agentfs.workflow.live import LiveGraph, LiveRun
+from agentfs.workflow.live import LiveGraph, LiveRun, is_loop
+from agentfs.workflow.model import NodeState, RunState
 from agentfs.workflow.outputs import Outputs, is_artifact
 
 __all__ = ["EVALUATION", "Values"]
@@ -72,11 +73,74 @@ class Values:
         return value
 
     def run_input(self, live: LiveRun) -> Any:
-        """The input of the run."""
+        """The input of the run, as the last of the hooks before it has left it."""
         if not live.has_input:
             text = self._journal.run_value(live.run.id, "input")
             live.input, live.has_input = (decode(text) if text else None), True
-        return live.input
+        found = live.input
+        for node in live.plan.graph.nodes:
+            if node.kind != HOOK or node.spec["on"] != "pre-run":
+                break  # they are the first
+            found = self._answer(live, live.top, node.name).get("input", found)
+        return found
+
+    # -- hooks -----------------------------------------------------------------------------------
+
+    def _answer(self, live: LiveRun, scope: LiveGraph, hook: str) -> dict[str, Any]:
+        """What a hook wants; empty if that is nothing, or it has not been called."""
+        row = scope.rows.get(hook)
+        if row is None or row.state is not NodeState.COMPLETED:
+            return {}
+        found = self.output(live, scope.prefix + hook)
+        if is_artifact(found):
+            found = self._outputs.read(found)
+        return found if isinstance(found, dict) else {}
+
+    def _answers(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> list[dict[str, Any]]:
+        """The same of the hooks before a node that are about it."""
+        hooks = (scope.graph.by_name[name] for name in node.hooks_before)
+        return [
+            self._answer(live, scope, hook.name)
+            for hook in hooks
+            if hook.spec["on"] == "pre-node"
+            and hook.spec["node"] == (node.spec["node"] if node.kind == HOOK else node.name)
+        ]
+
+    def rewritten(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> bool:
+        """Whether a hook has given a node another input."""
+        return any("input" in each for each in self._answers(live, scope, node))
+
+    def veto(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> str:
+        """Why hooks do not let a node begin; empty if they do."""
+        for each in self._answers(live, scope, node):
+            if "veto" in each:
+                return str(each["veto"])
+        if is_loop(node) and self.rewritten(live, scope, node):
+            return f"EPERM: a hook gave another input, and a node of kind {node.kind} has none"
+        return ""
+
+    def _for_hook(self, live: LiveRun, scope: LiveGraph, hook: PlanNode) -> dict[str, Any]:
+        """What a hook is told."""
+        run, on = live.run, hook.spec["on"]
+        told = {"on": on, "run": run.id, "pipeline": run.pipeline, "starter": run.starter}
+        if on == "pre-run":
+            return told | {"input": self.run_input(live)}
+        if on == "post-run":
+            closing = live.is_closing(scope)
+            ending = RunState.COMPLETED if run.ending is None else run.ending
+            return told | {
+                "state": RunState.FAILED.value if scope.error else ending.value,
+                "input": self.run_input(live),
+                "output": None if closing else _or_none(lambda: self.result(live, scope)),
+                "error": run.error or run.reason or scope.error,
+            }
+        node = scope.graph.by_name[hook.spec["node"]]
+        told |= {"node": scope.prefix + node.name, "kind": node.kind}
+        if on == "pre-node":
+            return told | {"input": _or_none(lambda: self.prepared(live, scope, node))}
+        row = scope.rows[node.name]
+        output = self._of(live, scope, (node.name,), False).get(node.name)
+        return told | {"state": row.state.value, "output": output, "error": row.error}
 
     # -- names -----------------------------------------------------------------------------------
 
@@ -132,8 +196,10 @@ class Values:
         found = {}
         for name in names:
             node = scope.graph.by_name[name]
-            if has_output(node, scope.rows.get(name)):
+            if node.kind != HOOK and has_output(node, scope.rows.get(name)):
                 value = self.output(live, scope.prefix + name)
+                for hook in node.hooks_after:
+                    value = self._answer(live, scope, hook).get("output", value)
                 if whole and is_artifact(value) and (whole is True or name in whole):
                     value = self._outputs.read(value)
                 found[name] = value
@@ -156,6 +222,8 @@ class Values:
     def spec(self, node: PlanNode, names: dict[str, Any]) -> dict[str, Any]:
         """The settings of a node, with templates and mappings in them evaluated."""
         spec = node.spec
+        if node.kind == HOOK:
+            return spec
         if _has_templates(spec):
             spec = spec | render(_filled_in(node), names, _hyphens(names))
         for key, mapping in _filled_in(node, Filling.MAPPING).items():
@@ -167,6 +235,8 @@ class Values:
     ) -> dict[str, Any]:
         """As `names`, for what `spec` fills in: long values that are passed on as a whole stay what
         stands for their files."""
+        if node.kind == HOOK:
+            return {}
         names = self.names(live, scope, node, False, prepared)
         if any(map(is_artifact, names["nodes"].values())):
             inside = needs_inside(_filled_in(node), _hyphens(names))
@@ -193,7 +263,13 @@ class Values:
         """The input of a node: the run's if it depends on nothing, the output of the one node that
         it depends on, or a map of several; `input_mapping` is laid over, and fields of the run's
         input fill what is left out or null. Where an `input_schema` has properties, the output of
-        the one node is cut to these, if it has any of them, and no others are filled in."""
+        the one node is cut to these, if it has any of them, and no others are filled in. A hook
+        before it may have given another."""
+        if node.kind == HOOK:
+            return self._for_hook(live, scope, node)
+        for each in reversed(self._answers(live, scope, node) if node.hooks_before else ()):
+            if "input" in each:
+                return each["input"]
         base = self._base(live, scope, node)
         declared = _declared(node)
         if node.input is None:
@@ -245,6 +321,14 @@ class Values:
             if not declared or name in declared
         }
         return prepared | missing if missing else prepared
+
+
+def _or_none(value: Callable[[], Any]) -> Any:
+    """None in place of what cannot be evaluated: the node itself will fail by that."""
+    try:
+        return value()
+    except EVALUATION:
+        return None
 
 
 def _declared(node: PlanNode) -> frozenset[str]:

@@ -4,8 +4,8 @@ that may have ended."""
 from __future__ import annotations
 
 from agentfs.base.clock import Clock
-from agentfs.manifests.plan import PlanNode
-from agentfs.workflow.advance import Say, next_nodes, verdict
+from agentfs.manifests.plan import HOOK, PlanNode
+from agentfs.workflow.advance import Say, is_barred, next_nodes, verdict
 from agentfs.workflow.journal import RunJournal, decode
 from agentfs.workflow.kernel_nodes import SIMPLE, KernelNodes
 from agentfs.workflow.live import LiveGraph, LiveRun, Loop, is_loop
@@ -79,6 +79,11 @@ class Walk:
         try:
             if row is None and node.when and not self._holds(live, scope, node):
                 self._steps.skip(live, scope, node, f"when: {node.when}")
+            elif node.hooks_before and (words := self._values.veto(live, scope, node)):
+                if node.kind == HOOK:
+                    self._steps.skip(live, scope, node, words)
+                else:
+                    self._steps.fail(live, scope, node, words, again=False)
             elif is_loop(node):
                 self._loops.begin(live, scope, node)
             elif node.kind in SIMPLE:
@@ -94,7 +99,9 @@ class Walk:
     def _may_begin(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> bool:
         """Whether a pending node is to begin; it is skipped here if that is its fate."""
         if live.is_closing(scope):
-            return node.always and scope.settled and self._is_free(scope, node)
+            if not (node.always and scope.settled) or is_barred(scope.graph, node, scope.rows):
+                return False
+            return self._is_free(scope, node)
         said = verdict(scope.graph, node, scope.rows, scope.chosen)
         if said.say is Say.SKIP and not node.always:
             self._steps.skip(live, scope, node, said.reason)
@@ -105,10 +112,16 @@ class Walk:
     def _is_free(scope: LiveGraph, node: PlanNode) -> bool:
         """Whether all that always runs before it has ended."""
         for name in node.needs:
-            row = scope.rows.get(name)
-            if scope.graph.by_name[name].always and (row is None or not row.state.final):
+            before = scope.graph.by_name[name]
+            if before.always and not Walk._is_over(scope, before):
                 return False
         return True
+
+    @staticmethod
+    def _is_over(scope: LiveGraph, node: PlanNode) -> bool:
+        """Whether a node that always runs has ended, or must not begin."""
+        row = scope.rows.get(node.name)
+        return is_barred(scope.graph, node, scope.rows) if row is None else row.state.final
 
     def _holds(self, live: LiveRun, scope: LiveGraph, node: PlanNode) -> bool:
         return self._values.holds(node.when, self._values.names(live, scope, node, True))
@@ -140,8 +153,7 @@ class Walk:
         have."""
         waiting = []
         for node in scope.graph.nodes:
-            row = scope.rows.get(node.name)
-            if node.always and (row is None or not row.state.final):
+            if node.always and not self._is_over(scope, node):
                 waiting.append(node)
         if not waiting:
             return True

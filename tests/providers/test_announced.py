@@ -47,7 +47,7 @@ VARIANTS: dict[str, tuple[dict[str, object], ...]] = {
         {"path": f"/etc/{name}"}
         for name in (
             *("agentfs.yaml", "roles.yaml", "acl.yaml"),
-            *("models.yaml", "tools.yaml", "harnesses.yaml"),
+            *("models.yaml", "tools.yaml", "harnesses.yaml", "hooks.yaml"),
         )
     ),
     "LimitChanged": tuple({"limit": name} for name in NAMES),

@@ -127,6 +127,7 @@ NAMESPACE = """
 /etc/acl.yaml 0644
 /etc/models.yaml 0644
 /etc/harnesses.yaml 0644
+/etc/hooks.yaml 0644
 /sys/version 0444
 /sys/can 0666
 /sys/boot_id 0444

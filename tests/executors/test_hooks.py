@@ -310,6 +310,26 @@ async def test_other_hooks_are_for_the_runs_that_begin_later(lab: Hooked) -> Non
     assert (await lab.run()).state is RunState.FAILED
 
 
+async def test_a_hook_that_was_under_way_when_the_daemon_ended_is_called_again(
+    lab: Hooked, tmp_path: Path
+) -> None:
+    first = tmp_path / "first"  # only the first call hangs
+    lab.tool(
+        "slow",
+        f"import os\nif not os.path.exists({str(first)!r}):\n"
+        f"    open({str(first)!r}, 'w').close()\n    time.sleep(600)\nsay({{'veto': 'no'}})",
+    )
+    lab.hook("on: pre-run, tool: slow")
+    await lab.put("- {name: n, data: {v: 1}}")
+    run = lab.start()
+    await until(first.exists)
+    list(lab.kernel.engine.start_again())  # as the next daemon does
+    assert (await lab.ended(run)).error == "pre-run:1:slow: EPERM: hook slow: no"
+    row = lab.row(run, "pre-run:1:slow")
+    assert row is not None
+    assert row.attempt == 2
+
+
 def test_every_fault_of_the_document_is_told_with_its_line() -> None:
     text = (
         "hooks:\n- {on: pre-call, tool: x}\n- {on: pre-run, tool: 'a b'}\n"

@@ -214,7 +214,7 @@ async def test_a_call_that_was_under_way_when_the_daemon_ended_is_lost(
     gateway.then(_says("there"))
     run = shop.begin("llm", {"prompt": "x"}, once=once)
     await until(lambda: bool(gateway.heard))
-    shop.kernel.engine.start_again()  # as the next daemon does
+    list(shop.kernel.engine.start_again())  # as the next daemon does
     await shop.ended(run)
     row = shop.runs.node(run.id, "n")
     assert row is not None

@@ -208,6 +208,8 @@ class ProgramSteps(Part):
     async def _taken_up(self, attempt: _Attempt) -> bool:
         """Whether an earlier daemon has started it; then see to what became of it."""
         await self._light.wait_for_tree()
+        if attempt.ended.is_set():
+            return True  # its end was told meanwhile, and its files are gone
         ref = attempt.step.ref
         process = self._light.find_step(ref.run, ref.path, ref.attempt)
         if process is not None:

@@ -25,13 +25,15 @@ OWN_ONLY = "max_children"
 
 
 class Ceilings:
-    """Looks limits up; it has no state of its own."""
+    """Looks limits up; it has no state of its own. `accounts` of a process are those whose limits
+    count what it uses."""
 
-    __slots__ = ("_settings", "_table")
+    __slots__ = ("_settings", "_table", "accounts")
 
     def __init__(self, table: ProcessTable, settings: Settings) -> None:
         self._table = table
         self._settings = settings
+        self.accounts = table.accounts
 
     def effective(self, process: Process, name: str) -> int | float | None:
         """The limit called `name` that holds for `process`; None is none. Process 1 has none but
@@ -50,10 +52,6 @@ class Ceilings:
                 least = limit
         general = self.general(name)
         return general if least is None or (general is not None and general < least) else least
-
-    def accounts(self, process: Process) -> list[Process]:
-        """The processes whose limits count what `process` uses."""
-        return self._table.accounts(process)
 
     def accounts_of(self, pid: int) -> list[int]:
         """The same by pid; that alone if there is no such process."""

@@ -117,7 +117,7 @@ class ProcessTable:
         above it and the agent's process that started them. Their limits are for all that is done
         for them, and nobody has more by starting runs. Process 1 counts nothing."""
         found = [process]
-        while process.light:
+        while process.kind is not ProcessKind.AGENT:
             above = self._by_pid.get(process.ppid)
             if above is None or above.pid == INIT:
                 break

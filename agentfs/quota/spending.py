@@ -120,7 +120,8 @@ class Spending(Part):
         with ground.store.transaction():
             for call in open_calls:
                 for pid in ceilings.accounts_of(call.pid):
-                    self._change_held(pid, call.held_by(self), 1)
+                    held = call.held_by(self)
+                    self._change_held(pid, held, 1, held.tokens)
 
     def __len__(self) -> int:
         return len(self._spent)
@@ -143,11 +144,11 @@ class Spending(Part):
 
     def hold(self, process: Process, use: Use) -> None:
         """Raises EDQUOT, and EMSGSIZE for more tokens than one call may have."""
-        accounts = self._ceilings.accounts(process)
+        accounts, asked = self._ceilings.accounts(process), _asked(use)
         for each in accounts:
-            self._check(each, ASKED[use.kind], _asked(use))
+            self._check(each, ASKED[use.kind], asked)
         for each in accounts:
-            self._change_held(each.pid, use, 1)
+            self._change_held(each.pid, use, 1, asked[TOKENS_OF_A_CALL])
 
     def grow(self, process: Process, held: Use, more: Use) -> None:
         """Raises EDQUOT and EMSGSIZE, as `hold`; it is no further call."""
@@ -178,7 +179,7 @@ class Spending(Part):
             self._settle(each, held, actual)
 
     def _settle(self, process: Process, held: Use, actual: Use | None) -> None:
-        self._change_held(process.pid, held, -1)
+        self._change_held(process.pid, held, -1, held.tokens)
         if actual is None:
             return
         self._count(process.pid, actual)
@@ -242,13 +243,14 @@ class Spending(Part):
             self._spent.place(pid, spent)
         return spent
 
-    def _change_held(self, pid: int, use: Use, sign: int) -> None:
-        """The records of open calls say what they hold; it is in no record here."""
+    def _change_held(self, pid: int, use: Use, sign: int, tokens: int) -> None:
+        """The records of open calls say what they hold; it is in no record here. `tokens` are those
+        of the use."""
         spent = self._account(pid)
         keep_fields(self._store, spent, *HELD)
         spent.held_cost += sign * use.cost
         if use.kind == "llm":
-            spent.held_tokens += sign * use.tokens
+            spent.held_tokens += sign * tokens
             spent.held_llm_calls += sign
         else:
             spent.held_tool_calls += sign

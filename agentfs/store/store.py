@@ -247,8 +247,12 @@ class Store:
     # -- statements, for rooms that have tables of their own -------------------------------------
 
     def read(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
-        """The rows that a SELECT finds."""
-        return self._db.execute(sql, values)
+        """The rows that a SELECT finds. A text that is no UTF-8, as names of files may be, is found
+        nowhere."""
+        try:
+            return self._db.execute(sql, values)
+        except UnicodeEncodeError:
+            return self._db.execute(sql, tuple(map(_as_bytes, values)))
 
     def write(self, sql: str, values: tuple[Any, ...]) -> None:
         """Run a statement as a part of the transaction under way."""
@@ -473,6 +477,11 @@ class Store:
 # What json.loads comes to, without the layers above it: a third of the time with short records, of
 # which a start reads hundreds of thousands.
 _read = json.JSONDecoder().raw_decode
+
+
+def _as_bytes(value: object) -> object:
+    """A text as bytes, which are equal to no text."""
+    return value.encode(errors="surrogateescape") if isinstance(value, str) else value
 
 
 def _dump(record: Mapping[str, Any]) -> str:

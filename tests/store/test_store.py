@@ -451,3 +451,8 @@ def test_publications_are_kept_by_topic_and_number(tmp_path: Path) -> None:
         ("other", 1, 1),
     ]
     store.close()
+
+
+def test_a_name_that_is_no_utf_8_is_found_nowhere(store: Store) -> None:
+    query = "SELECT value FROM meta WHERE key = ?"
+    assert store.read(query, ("last_event\udcff",)).fetchall() == []

@@ -120,13 +120,14 @@ def _half_an_hour(towns: list[Town], panel: Panel, report: Report) -> None:
     """That in which the reminders come, quickly until they are near, and what follows from the
     work."""
     wanted = [town.remind() for town in towns]
-    begun = towns[0].uptime()
+    begun = [town.uptime() for town in towns]  # they were not mounted at the same moment
     for minute, pace in SLOWLY:
-        end = begun + minute * MINUTE
         _turn(towns, panel, pace)
         # In each tree: by a clock that is so fast, they are minutes apart on a busy machine.
         eventually(
-            lambda end=end: all(town.uptime() >= end for town in towns),  # type: ignore[misc]
+            lambda so_long=minute * MINUTE: all(  # type: ignore[misc]
+                town.uptime() >= start + so_long for town, start in zip(towns, begun, strict=True)
+            ),
             "the clock stands",
             PATIENCE,
         )

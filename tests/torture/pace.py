@@ -18,7 +18,7 @@ import trio
 
 __all__ = ["arm_clock"]
 
-WAITING = ("agentfs.base.clock", "agentfs.reminders.reminders", "agentfs.process.maid")
+WAITING = ("agentfs.base.clock", "agentfs.base.due_work", "agentfs.process.maid")
 """The modules that wait for a time of the kernel's clock."""
 
 

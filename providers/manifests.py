@@ -22,7 +22,6 @@ from agentfs.vfs.node import Directory, Node
 from agentfs.vfs.on import on
 from agentfs.vfs.table import DirectoryOf
 from agentfs.workflow.events import RunRemoved, RunStarted
-from agentfs.workflow.model import Start
 
 if TYPE_CHECKING:
     from agentfs.library.library import Edition
@@ -162,20 +161,8 @@ class PipelineDirectory(ManifestDirectory):
         `metadata.namespace` of the document), Deadline (10m: over all attempts), Limits
         (`max_llm_calls=5 max_cost=1`), Caps (`llm tool:search`; `none`), Version (of the document),
         Sync (yes: each step survives a power cut). It never waits: a run may begin queued."""
-        asked = await read_start(request)
-        await self.folder.library.plan(self.name, asked.version, asked.environment)
-        start = Start(
-            self.name,
-            asked.input,
-            version=asked.version,
-            key=asked.key,
-            ref=asked.ref,
-            environment=asked.environment,
-            deadline=asked.deadline,
-            limits=asked.limits,
-            caps=asked.caps,
-            sync=asked.sync,
-        )
+        start = await read_start(self.name, request)
+        await self.folder.library.plan(self.name, start.version, start.environment)
         return f"{self.kernel.runs.start(caller.principal, start).id}\n"
 
     def run_limit(self) -> int:
@@ -239,22 +226,10 @@ class SystemDirectory(ManifestDirectory):
         """Write the input of all its processes, a JSON object, read the number of the system, which
         is in /proc/systems; of one that runs on a timetable, that of its entry in /proc/scheduled.
         Headers as of a pipeline, without Sync."""
-        asked = await read_start(request)
-        if asked.sync:
+        start = await read_start(self.name, request)
+        if start.sync:
             raise KernelError(errno.EINVAL, "Sync: a pipeline can be started with it, not a system")
-        number = self.kernel.systems.run(
-            caller.principal,
-            self.name,
-            asked.input,
-            version=asked.version,
-            key=asked.key,
-            ref=asked.ref,
-            environment=asked.environment,
-            deadline=asked.deadline,
-            limits=asked.limits,
-            caps=asked.caps,
-        )
-        return f"{number}\n"
+        return f"{self.kernel.systems.run(caller.principal, start)}\n"
 
     def run_limit(self) -> int:
         return WHOLE_WRITE

@@ -6,7 +6,6 @@ import errno
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -15,37 +14,23 @@ from agentfs.base.errors import KernelError
 from agentfs.base.yaml_document import near
 from agentfs.model.spec import seconds
 from agentfs.vfs.handles import as_text
+from agentfs.workflow.model import Start
 
-__all__ = ["StartRequest", "json_value", "read_start"]
+__all__ = ["json_value", "read_start"]
 
 IN_A_THREAD = 64 * 1024
 """Bytes of JSON that are read in a thread: a megabyte of small values takes 30 ms."""
 
 
-@dataclass(slots=True)
-class StartRequest:
-    """Who starts a run says this. Durations in seconds; None is what the document says."""
-
-    input: Any = None
-    key: str = ""
-    ref: tuple[str, str] = ("", "")
-    environment: str = ""
-    deadline: float | None = None
-    limits: dict[str, float | None] | None = None
-    caps: tuple[str, ...] | None = None
-    version: int | None = None
-    sync: bool = False
-
-
-async def read_start(request: bytes) -> StartRequest:
-    """Read it. Raises EINVAL: no JSON, an unknown header, or a value that it cannot have."""
+async def read_start(document: str, request: bytes) -> Start:
+    """What it asks for, of a document. Raises EINVAL: no JSON, an unknown header, or a value that
+    it cannot have."""
     text = as_text(request)
-    found = StartRequest()
+    found: dict[str, Any] = {}
     if text.lstrip()[:1].isalpha() and ":" in text.partition("\n")[0]:
         head, _, text = text.replace("\r\n", "\n").partition("\n\n")
-        _headers(head, found)
-    found.input = await json_value(text) if text.strip() else {}
-    return found
+        found = _headers(head)
+    return Start(document, await json_value(text) if text.strip() else {}, **found)
 
 
 async def json_value(text: str) -> Any:
@@ -74,8 +59,9 @@ def _no_number(word: str) -> None:
 # -- headers ---------------------------------------------------------------------------------------
 
 
-def _headers(head: str, found: StartRequest) -> None:
-    seen: set[str] = set()
+def _headers(head: str) -> dict[str, Any]:
+    """The fields of a `Start` that they name."""
+    found: dict[str, Any] = {}
     for number, line in enumerate(head.splitlines(), start=1):
         name, colon, value = line.partition(":")
         key = name.strip().lower()
@@ -90,37 +76,30 @@ def _headers(head: str, found: StartRequest) -> None:
                 f"line {number}: there is no header {name.strip()[:80]!r}{near(key, _READ)}; "
                 f"there are {known}",
             )
-        if key in seen:
+        field, read = _READ[key]
+        if field in found:
             raise KernelError(errno.EINVAL, f"line {number}: {name.strip()} is there twice")
-        seen.add(key)
         try:
-            _READ[key](found, value.strip())
+            found[field] = read(value.strip())
         except ValueError as bad:
             raise KernelError(errno.EINVAL, f"line {number}: {name.strip()}: {bad}") from None
+    return found
 
 
-def _key(found: StartRequest, value: str) -> None:
+def _key(value: str) -> str:
     if not value or len(value) > 256 or not value.isprintable():
         raise ValueError("1 to 256 printable characters were expected")
-    found.key = value
+    return value
 
 
-def _ref(found: StartRequest, value: str) -> None:
+def _ref(value: str) -> tuple[str, str]:
     kind, slash, number = value.partition("/")
     if not kind or not slash or not number:
         raise ValueError("TYPE/ID was expected")
-    found.ref = (kind, number)
+    return kind, number
 
 
-def _environment(found: StartRequest, value: str) -> None:
-    found.environment = value
-
-
-def _deadline(found: StartRequest, value: str) -> None:
-    found.deadline = seconds(value)
-
-
-def _limits(found: StartRequest, value: str) -> None:
+def _limits(value: str) -> dict[str, float | None]:
     given: dict[str, Any] = {}
     if value.startswith("{"):
         given = json.loads(value)
@@ -130,7 +109,7 @@ def _limits(found: StartRequest, value: str) -> None:
             if not equals:
                 raise ValueError(f"NAME=NUMBER was expected, not {word!r}")
             given[name] = amount
-    found.limits = {name: _amount(name, amount) for name, amount in given.items()}
+    return {name: _amount(name, amount) for name, amount in given.items()}
 
 
 def _amount(name: str, amount: Any) -> float | None:
@@ -145,36 +124,36 @@ def _amount(name: str, amount: Any) -> float | None:
     return int(number) if number.is_integer() else number
 
 
-def _caps(found: StartRequest, value: str) -> None:
+def _caps(value: str) -> tuple[str, ...]:
     if value.startswith("["):
         words = json.loads(value)
         if not all(isinstance(word, str) for word in words):
             raise ValueError("a list of names was expected")
     else:
         words = [] if value in ("", "none") else value.replace(",", " ").split()
-    found.caps = tuple(words)
+    return tuple(words)
 
 
-def _version(found: StartRequest, value: str) -> None:
+def _version(value: str) -> int:
     if not (value.isascii() and value.isdigit() and len(value) < 10):
         raise ValueError("a number was expected")
-    found.version = int(value)
+    return int(value)
 
 
-def _sync(found: StartRequest, value: str) -> None:
+def _sync(value: str) -> bool:
     if value not in ("yes", "no"):
         raise ValueError("yes or no was expected")
-    found.sync = value == "yes"
+    return value == "yes"
 
 
-_READ: dict[str, Callable[[StartRequest, str], None]] = {
-    "key": _key,
-    "ref": _ref,
-    "env": _environment,
-    "deadline": _deadline,
-    "limits": _limits,
-    "caps": _caps,
-    "version": _version,
-    "sync": _sync,
+_READ: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "key": ("key", _key),
+    "ref": ("ref", _ref),
+    "env": ("environment", str),
+    "deadline": ("deadline", seconds),
+    "limits": ("limits", _limits),
+    "caps": ("caps", _caps),
+    "version": ("version", _version),
+    "sync": ("sync", _sync),
 }
-"""The headers in small letters."""
+"""The headers in small letters: the field of a `Start`, and what reads the value."""

@@ -36,9 +36,10 @@ from agentfs.triggers.events import (
     EntityTypeMade,
     EntityTypeRemoved,
 )
-from agentfs.triggers.launch import Launcher, Order
+from agentfs.triggers.launch import Launcher
 from agentfs.triggers.maker import TriggerMakers
 from agentfs.triggers.settings import TriggerSettings
+from agentfs.workflow.model import Start
 
 __all__ = ["Entities", "Transition", "WantedState"]
 
@@ -172,7 +173,7 @@ class Entities(Part):
                 raise KernelError(errno.EINVAL, str(bad)) from None
             for pipeline in sorted(machine.processes()):
                 try:
-                    self._launcher.check(kind.maker, Order("pipelines", pipeline))
+                    self._launcher.check(kind.maker, "pipelines", pipeline)
                 except KernelError as bad:
                     raise KernelError(errno.EINVAL, f"{pipeline}: {bad.reason}") from None
             self._check_states(kind, machine)
@@ -355,14 +356,13 @@ class Entities(Part):
         path = f"/etc/pipelines/{process}"
         self._makers.permit(maker, Action.SPAWN, path)
         self._makers.require_capability(maker, "spawn_children")
-        order = Order(
-            "pipelines",
+        start = Start(
             process,
             _scope(entity, wanted),
-            f"entity/{entity.type}/{entity.id}/{entity.created}/{entity.seq + 1}",
-            (entity.type, entity.id),
+            key=f"entity/{entity.type}/{entity.id}/{entity.created}/{entity.seq + 1}",
+            ref=(entity.type, entity.id),
         )
-        return self._launcher.start(maker, order)
+        return self._launcher.start(maker, "pipelines", start)
 
     def _depth(self, actor: Process) -> int:
         """How many processes of transitions are above `actor`, one having made the other. ELOOP if

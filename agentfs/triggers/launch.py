@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from agentfs.triggers.maker import Maker
+from agentfs.workflow.model import Start
 
-__all__ = ["Launcher", "Order"]
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What to start. `kind` is the folder of /etc that has the document `name`; the rest as in
-    `workflow.model.Start`."""
-
-    kind: str
-    name: str
-    input: Any = None
-    key: str = ""
-    ref: tuple[str, str] = ("", "")
-    environment: str = ""
-    deadline: float | None = None
-    limits: dict[str, float | None] | None = None
-    caps: tuple[str, ...] | None = None
+__all__ = ["Launcher"]
 
 
 class Launcher(Protocol):
-    """It starts pipelines and systems."""
+    """It starts pipelines and systems. `kind` is the folder of /etc that has the document."""
 
-    def check(self, maker: Maker, order: Order) -> None:
+    def check(self, maker: Maker, kind: str, name: str) -> None:
         """Raise what a start would be refused with, as far as that is known before: ENOENT,
         EACCES, EPERM, EINVAL."""
 
-    def start(self, maker: Maker, order: Order) -> int:
+    def start(self, maker: Maker, kind: str, start: Start) -> int:
         """Start it, as part of the transaction under way; its number, a pid. Raises KernelError."""
 
     def cancel(self, number: int, why: str) -> None:

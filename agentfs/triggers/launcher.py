@@ -10,7 +10,6 @@ from agentfs.base.yaml_document import near
 from agentfs.library.library import Library
 from agentfs.manifests.system_plan import Init
 from agentfs.store.ground import Ground
-from agentfs.triggers.launch import Order
 from agentfs.triggers.maker import Maker, TriggerMakers
 from agentfs.triggers.system_runs import SystemRuns
 from agentfs.workflow.model import Start
@@ -37,40 +36,28 @@ class RunLauncher:
         self._systems = systems
         self._makers = makers
 
-    def check(self, maker: Maker, order: Order) -> None:
+    def check(self, maker: Maker, kind: str, name: str) -> None:
         """Raise ENOENT if there is no such document."""
-        if self._library.find(order.kind, order.name) is None:
-            known = near(order.name, self._library.names(order.kind))
-            raise KernelError(
-                errno.ENOENT, f"there is no {order.kind.removesuffix('s')} {order.name!r}{known}"
-            )
+        if self._library.find(kind, name) is None:
+            known = near(name, self._library.names(kind))
+            raise KernelError(errno.ENOENT, f"there is no {kind.removesuffix('s')} {name!r}{known}")
 
-    def start(self, maker: Maker, order: Order) -> int:
+    def start(self, maker: Maker, kind: str, start: Start) -> int:
         """Start it, as part of the transaction under way; its number, a pid. Raises what
         `Runs.start` does."""
         if self._store.acting is None:
             self._store.act_for(self._makers.principal(maker))
-        if order.kind == "systems":
-            plan = self._library.system(order.name, None, order.environment)
+        if kind == "systems":
+            plan = self._library.system(start.pipeline, start.version, start.environment)
             once = replace(plan, init=Init())
-            return self._systems.begin(maker, once, order).id
+            return self._systems.begin(maker, once, start).id
         limits: dict[str, float | None] = {**maker.limits}
-        for name, most in (order.limits or {}).items():
+        for name, most in (start.limits or {}).items():
             own = limits.get(name)
             if most is not None:
                 limits[name] = most if own is None else min(most, own)
-        start = Start(
-            order.name,
-            order.input,
-            key=order.key,
-            ref=order.ref,
-            environment=order.environment,
-            deadline=order.deadline,
-            limits=limits or None,
-            caps=order.caps,
-            ceiling=maker.ceiling,
-        )
-        return self._runs.start_for(self._makers.process(maker), start).id
+        bounded = replace(start, limits=limits or None, ceiling=maker.ceiling)
+        return self._runs.start_for(self._makers.process(maker), bounded).id
 
     def cancel(self, number: int, why: str) -> None:
         """End a run, or a system."""

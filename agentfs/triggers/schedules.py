@@ -17,11 +17,12 @@ from agentfs.rights.policy import Action
 from agentfs.store.ground import Ground
 from agentfs.store.part import EndedWork, Part
 from agentfs.triggers.events import ScheduleChanged, ScheduleMade, ScheduleRemoved
-from agentfs.triggers.launch import Launcher, Order
+from agentfs.triggers.launch import Launcher
 from agentfs.triggers.maker import TriggerMakers
 from agentfs.triggers.schedule_spec import ScheduleSpec, read_spec
 from agentfs.triggers.schedule_table import Scheduled, ScheduleState, ScheduleTable
 from agentfs.triggers.settings import TriggerSettings
+from agentfs.workflow.model import Start
 
 __all__ = ["Schedules"]
 
@@ -106,7 +107,7 @@ class Schedules(Part):
                 actor, Action.SPAWN, path, what=f"schedule {spec.target}".encode()
             )
             self._gate.policy.require_capability(actor, "spawn_children")
-            self._launcher.check(maker, self._order(spec, 0, now))
+            self._launcher.check(maker, spec.kind, spec.target)
             self._gate.check_making(actor.agent, "schedules", 1)
             first = timetable.first()
             if until is not None and first > until:
@@ -314,11 +315,12 @@ class Schedules(Part):
         return bool(schedule.waiting) and (not schedule.open or schedule.spec.overlap == "allow")
 
     def _start(self, schedule: Scheduled, now: float, key: str) -> None:
-        order = self._order(schedule.spec, schedule.number, now, key)
-        path = f"/etc/{order.kind}/{order.name}"
+        spec = schedule.spec
+        path = f"/etc/{spec.kind}/{spec.target}"
         self._makers.permit(schedule.maker, Action.SPAWN, path)
         self._makers.require_capability(schedule.maker, "spawn_children")
-        run = self._launcher.start(schedule.maker, order)
+        start = self._wanted(spec, schedule.number, key)
+        run = self._launcher.start(schedule.maker, spec.kind, start)
         self.table.change(
             schedule,
             open=(*schedule.open, run),
@@ -330,18 +332,17 @@ class Schedules(Part):
         )
 
     @staticmethod
-    def _order(spec: ScheduleSpec, number: int, now: float, key: str = "") -> Order:
+    def _wanted(spec: ScheduleSpec, number: int, key: str) -> Start:
         type_, _, name = (spec.ref or "").partition("/")
-        return Order(
-            spec.kind,
+        return Start(
             spec.target,
             spec.input,
-            f"schedule/{number}/{key}" if key else "",
-            (type_, name) if type_ else ("schedule", str(number)),
-            spec.environment,
-            spec.deadline,
-            dict(spec.limits) if spec.limits is not None else None,
-            tuple(spec.caps) if spec.caps is not None else None,
+            key=f"schedule/{number}/{key}" if key else "",
+            ref=(type_, name) if type_ else ("schedule", str(number)),
+            environment=spec.environment,
+            deadline=spec.deadline,
+            limits=dict(spec.limits) if spec.limits is not None else None,
+            caps=tuple(spec.caps) if spec.caps is not None else None,
         )
 
     def _refused(self, schedule: Scheduled, now: float, refused: KernelError) -> None:

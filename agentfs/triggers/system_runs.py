@@ -36,7 +36,6 @@ from agentfs.shared.topics import Publication, Topic, Topics
 from agentfs.store.ground import Ground
 from agentfs.store.part import EndedWork, Part
 from agentfs.triggers.events import SystemChanged, SystemPipeChanged, SystemRemoved, SystemStarted
-from agentfs.triggers.launch import Order
 from agentfs.triggers.maker import Maker, TriggerMakers
 from agentfs.triggers.settings import TriggerSettings
 from agentfs.triggers.system_parts import EVALUATION, PartStarter
@@ -47,6 +46,7 @@ from agentfs.triggers.system_table import (
     SystemRunTable,
     SystemState,
 )
+from agentfs.workflow.model import Start
 
 __all__ = ["SystemRuns"]
 
@@ -138,30 +138,30 @@ class SystemRuns(Part):
 
     # -- beginning and ending --------------------------------------------------------------------
 
-    def begin(self, maker: Maker, plan: SystemPlan, order: Order) -> SystemRun:
+    def begin(self, maker: Maker, plan: SystemPlan, start: Start) -> SystemRun:
         """Start a system, inside a transaction; the same one if one with this key was started
         before. EINVAL (its input), EEXIST (the key, with another input), ENOSPC, EAGAIN, ENOENT
         and EACCES (its topic)."""
-        if order.key and (known := self.table.of_key(plan.name, order.key)) is not None:
-            if known.base != order.input:
-                words = f"system {known.id} has the key {order.key!r} and another input"
+        if start.key and (known := self.table.of_key(plan.name, start.key)) is not None:
+            if known.base != start.input:
+                words = f"system {known.id} has the key {start.key!r} and another input"
                 raise KernelError(errno.EEXIST, words, rule="key")
             return known
-        self._check(plan, order)
+        self._check(plan, start)
         self._parts.tell(Part.check_making, maker.owner, "systems", 1)
         cursor = self._first_cursor(maker, plan)
-        lead = self._lead(maker, plan, order)
+        lead = self._lead(maker, plan, start)
         now = self._clock.now()
-        deadlines = [now + each for each in (plan.deadline, order.deadline) if each]
+        deadlines = [now + each for each in (plan.deadline, start.deadline) if each]
         system = SystemRun(
             lead.pid,
             plan,
             maker,
-            order.input,
+            start.input,
             now,
-            key=order.key,
-            ref="/".join(order.ref) if order.ref[0] else "",
-            environment=order.environment,
+            key=start.key,
+            ref="/".join(start.ref) if start.ref[0] else "",
+            environment=start.environment,
             state=SystemState.WAITING,
             cursor=cursor,
             due=0.0 if plan.init.type == "event" else now,
@@ -172,12 +172,12 @@ class SystemRuns(Part):
         self._store.on_commit(lambda: self._look_at(system))
         return system
 
-    def _check(self, plan: SystemPlan, order: Order) -> None:
+    def _check(self, plan: SystemPlan, start: Start) -> None:
         if plan.input_schema is not None and plan.init.type != "event":
-            wrong = Schema(plan.input_schema).check(order.input)
+            wrong = Schema(plan.input_schema).check(start.input)
             if wrong:
                 raise KernelError(errno.EINVAL, f"the input: {wrong}")
-        if len(json.dumps(order.input)) > MOST_VALUE:
+        if len(json.dumps(start.input)) > MOST_VALUE:
             raise KernelError(errno.EMSGSIZE, f"an input has at most {MOST_VALUE} bytes")
 
     def _first_cursor(self, maker: Maker, plan: SystemPlan) -> int:
@@ -187,15 +187,15 @@ class SystemRuns(Part):
         self._topics.check_subscribe(self._makers.principal(maker), topic)
         return topic.last if plan.init.since is None else plan.init.since
 
-    def _lead(self, maker: Maker, plan: SystemPlan, order: Order) -> Process:
+    def _lead(self, maker: Maker, plan: SystemPlan, start: Start) -> Process:
         """Its entry in the process table: what runs for it is below that."""
         limits: dict[str, Any] = dict(maker.limits)
-        for name, most in (*plan.limits.items(), *(order.limits or {}).items()):
+        for name, most in (*plan.limits.items(), *(start.limits or {}).items()):
             if most is not None:
                 limits[name] = min(most, limits.get(name, most))
         caps = plan.caps
-        if order.caps is not None:
-            caps = order.caps if caps is None else common_caps(caps, order.caps)
+        if start.caps is not None:
+            caps = start.caps if caps is None else common_caps(caps, start.caps)
         return self._light.begin_run(
             self._makers.process(maker),
             plan.name,

@@ -11,12 +11,12 @@ from agentfs.model.principal import Principal
 from agentfs.rights.gate import Gate
 from agentfs.rights.policy import Action
 from agentfs.triggers.entities import Entities
-from agentfs.triggers.launch import Order
 from agentfs.triggers.maker import TriggerMakers
 from agentfs.triggers.schedule_spec import read_spec_of
 from agentfs.triggers.schedules import Schedules
 from agentfs.triggers.system_runs import SystemRuns
 from agentfs.triggers.system_table import SystemRun
+from agentfs.workflow.model import Start
 
 __all__ = ["Systems"]
 
@@ -41,12 +41,12 @@ class Systems:
         self.runs = runs
         self.table = runs.table
 
-    def run(self, principal: Principal, name: str, given: Any = None, **more: Any) -> int:
+    def run(self, principal: Principal, start: Start) -> int:
         """Start a system, as `init` of its document says; its number in /proc/systems, or in
-        /proc/scheduled. `more` are fields of `Order`. ENOENT, EINVAL (the input), EACCES and EPERM
+        /proc/scheduled. ENOENT, EINVAL (the input), EACCES and EPERM
         (`spawn` on /etc/systems/NAME, the capability spawn_children), EEXIST (the key), EAGAIN."""
-        plan = self._library.system(name, more.pop("version", None), more.get("environment", ""))
-        order = Order("systems", name, given, **more)
+        name = start.pipeline
+        plan = self._library.system(name, start.version, start.environment)
         with self._gate.enter(principal, "spawns") as actor:
             what = f"run system {name}".encode()
             self._gate.policy.require(actor, Action.SPAWN, f"/etc/systems/{name}", what=what)
@@ -54,19 +54,19 @@ class Systems:
             for type_, machine in plan.machines.items():
                 self._entities.declare(principal, type_, machine)
             if plan.init.type == "schedule":
-                fields = {"deadline": order.deadline, "limits": order.limits, "caps": order.caps}
+                fields = {"deadline": start.deadline, "limits": start.limits, "caps": start.caps}
                 given_fields = {key: value for key, value in fields.items() if value is not None}
                 spec = read_spec_of(
                     {
                         "system": name,
-                        "input": given,
-                        "environment": order.environment,
+                        "input": start.input,
+                        "environment": start.environment,
                         **plan.init.timing,
                         **given_fields,
                     }
                 )
                 return self._schedules.make(principal, spec).number
-            return self.runs.begin(self._makers.of(actor), plan, order).id
+            return self.runs.begin(self._makers.of(actor), plan, start).id
 
     def control(self, principal: Principal, number: int, command: str) -> None:
         """`cancel [WHY]`, `pause` or `resume`. ENOENT; EPERM unless the owner or the operator asks,

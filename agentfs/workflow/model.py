@@ -182,12 +182,13 @@ _row_values = attrgetter(*_ROW_DEFAULTS)
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What starts a run. `input` is a JSON value; `key` makes the request repeatable; `ref` is
-    (TYPE, ID) of the thing that it is about. `deadline` is in seconds from the start, `limits` and
-    `caps` can narrow only. `sync`: every commit of it is synced to the disk. `parent` is the step
-    that it is a sub-run of, `process` the process that it acts for (None: the caller's), and
-    `ceiling` the most that it may. `levels` are those above the pipeline that it inherits from, the
-    outermost first: a System, a process of it."""
+    """What starts a run, or a system: then `pipeline` is the name of that. `input` is a JSON value;
+    `key` makes the request repeatable; `ref` is (TYPE, ID) of the thing that it is about.
+    `deadline` is in seconds from the start, `limits` and `caps` can narrow only. `sync`: every
+    commit of it is synced to the disk. `parent` is the step that it is a sub-run of, `process` the
+    process that it acts for (None: the caller's), and `ceiling` the most that it may. `levels` are
+    those above the pipeline that it inherits from, the outermost first: a System, a process of
+    it."""
 
     pipeline: str
     input: Any = None

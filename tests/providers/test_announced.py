@@ -247,7 +247,7 @@ class Town:
         kernel.entities.set_machine(operator, "thing", MACHINE)
         kernel.entities.register(operator, "thing", "thing")
         kernel.entities.transition(operator, "thing", "thing", WantedState("B"))
-        system = kernel.systems.run(operator, "pair")
+        system = kernel.systems.run(operator, Start("pair"))
         kernel.systems.runs.run_due()
         self.values |= {
             "schedule": schedule.number,

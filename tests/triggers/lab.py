@@ -10,7 +10,7 @@ import trio
 
 from agentfs.base.errors import KernelError
 from agentfs.triggers.system_table import SystemRun
-from agentfs.workflow.model import Run, RunState
+from agentfs.workflow.model import Run, RunState, Start
 from tests.world import OPERATOR, World
 
 __all__ = ["WAITING", "Real", "refusal"]
@@ -108,7 +108,7 @@ class Real:
         return json.loads(text) if text else None
 
     def system(self, name: str, given: Any = None, **more: Any) -> SystemRun:
-        number = self.systems.run(OPERATOR, name, given, **more)
+        number = self.systems.run(OPERATOR, Start(name, given, **more))
         self.settle()
         return self.systems.runs.get(number)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agentfs.triggers.system_table import SystemState
-from agentfs.workflow.model import RunState
+from agentfs.workflow.model import RunState, Start
 from tests.triggers.lab import Real, refusal
 from tests.world import OPERATOR
 
@@ -196,7 +196,7 @@ def test_limits_and_capabilities_narrow_from_level_to_level(real: Real) -> None:
 def test_an_agent_starts_a_system_and_it_may_no_more_than_the_agent(real: Real) -> None:
     system(real, "  processes: {a: {pipeline: waiting}}")
     ann = real.world.process("ann", max_llm_calls=5)
-    made = real.systems.run(real.world.principal("ann"), "s")
+    made = real.systems.run(real.world.principal("ann"), Start("s"))
     real.settle()
     (number,) = real.open_runs("waiting")
     run = real.kernel.table.get(number)
@@ -208,7 +208,7 @@ def test_an_agent_starts_a_system_and_it_may_no_more_than_the_agent(real: Real) 
         "rules: [{effect: deny, agent: bob, action: spawn, path: /etc/systems/s}]"
     )
     real.world.process("bob")
-    refused = refusal(real.systems.run, real.world.principal("bob"), "s")
+    refused = refusal(real.systems.run, real.world.principal("bob"), Start("s"))
     assert refused.errno == errno.EPERM
     refused = refusal(real.systems.control, real.world.principal("bob"), made, "cancel")
     assert refused.errno == errno.EPERM
@@ -305,13 +305,13 @@ def test_a_key_starts_it_once(real: Real) -> None:
     system(real, "  processes: {a: {pipeline: waiting}}")
     made = real.system("s", {"a": 1}, key="k")
     real.restart()
-    assert real.systems.run(OPERATOR, "s", {"a": 1}, key="k") == made.id
-    assert refusal(real.systems.run, OPERATOR, "s", {"a": 2}, key="k").errno == errno.EEXIST
+    assert real.systems.run(OPERATOR, Start("s", {"a": 1}, key="k")) == made.id
+    assert refusal(real.systems.run, OPERATOR, Start("s", {"a": 2}, key="k")).errno == errno.EEXIST
 
 
 def test_an_input_is_checked_against_the_schema(real: Real) -> None:
     system(real, "  input_schema: {n: int}\n  processes: {a: {pipeline: waiting}}")
-    assert "n" in refusal(real.systems.run, OPERATOR, "s", {"n": "x"}).reason
+    assert "n" in refusal(real.systems.run, OPERATOR, Start("s", {"n": "x"})).reason
     assert real.system("s", {"n": 1})
 
 
@@ -362,12 +362,12 @@ def test_records_that_fail_hold_up_no_others_and_those_that_fell_out_are_counted
 
 def test_a_topic_has_to_be_there_and_open_to_its_maker(real: Real) -> None:
     system(real, "  processes: {a: {pipeline: taking}}\n  init: {type: event, topic: news}")
-    assert refusal(real.systems.run, OPERATOR, "s").errno == errno.ENOENT
+    assert refusal(real.systems.run, OPERATOR, Start("s")).errno == errno.ENOENT
     real.topics.create(OPERATOR, "news", 0o644)
     real.world.process("ann")
-    made = real.systems.run(real.world.principal("ann"), "s")
+    made = real.systems.run(real.world.principal("ann"), Start("s"))
     real.topics.chmod(OPERATOR, "news", 0o600)
-    assert refusal(real.systems.run, real.world.principal("ann"), "s").errno == errno.EACCES
+    assert refusal(real.systems.run, real.world.principal("ann"), Start("s")).errno == errno.EACCES
     real.topics.publish(OPERATOR, real.topics.get("news"), b"1")
     real.settle()
     assert (real.at(made).passes, "may not read" in real.at(made).error) == (0, True)
@@ -424,7 +424,7 @@ def test_a_schedule_starts_a_system(real: Real) -> None:
   init: {type: schedule, every: 1h, overlap: skip}
 """,
     )
-    number = real.systems.run(OPERATOR, "s", {"x": 1})
+    number = real.systems.run(OPERATOR, Start("s", {"x": 1}))
     schedule = real.schedules.get(number)
     real.advance(3600)
     (started,) = schedule.open
@@ -465,14 +465,14 @@ def test_it_ends_alike_whichever_commit_fails_first(tmp_path: Path) -> None:
 
         real.world.store.prepare(fail)
         try:
-            real.systems.run(OPERATOR, "s", key="k")
+            real.systems.run(OPERATOR, Start("s", key="k"))
             for _ in range(30):
                 real.engine.turn()
                 real.systems.runs.run_due()
         except SystemError:
             pass
         real.restart()
-        number = real.systems.run(OPERATOR, "s", key="k")
+        number = real.systems.run(OPERATOR, Start("s", key="k"))
         real.settle()
         done = real.at(number)
         (taken,) = real.all_runs("taking")

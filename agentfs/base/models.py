@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Sequence
 from typing import TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 from agentfs.base.errors import KernelError
 from agentfs.base.yaml_text import MOST_VALUES, YamlError, compose, construct, duplicates, line_of
 
-__all__ = ["read_model"]
+__all__ = ["matching", "read_model"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -27,6 +28,18 @@ EXPECTED = {
     "extra_forbidden": "there is no such key",
 }
 """Plainer words for some of pydantic's faults."""
+
+
+def matching(pattern: re.Pattern[str], wanted: str) -> AfterValidator:
+    """For a text that matches a pattern as a whole; of another it says that `wanted` was
+    expected."""
+
+    def check(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise ValueError(f"{wanted} was expected")
+        return text
+
+    return AfterValidator(check)
 
 
 def read_model(text: str, model: type[M], whole: str, most: int = MOST_VALUES) -> M | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from agentfs.base.models import read_model
+from agentfs.base.models import matching, read_model
 from agentfs.manifests.hooks import Hook, hooked
 from agentfs.manifests.plan import Plan
 from agentfs.model.spec import seconds
@@ -58,15 +58,6 @@ def _of_calls(on: object) -> object:
     return on
 
 
-def _matching(pattern: re.Pattern[str], wanted: str) -> AfterValidator:
-    def check(text: str) -> str:
-        if not pattern.fullmatch(text):
-            raise ValueError(f"{wanted} was expected")
-        return text
-
-    return AfterValidator(check)
-
-
 def _of_run(entry: _Entry) -> _Entry:
     if entry.on.endswith("-run") and "/" in entry.match:
         raise ValueError(f"{entry.on} is about pipelines, and `match: {entry.match}` about a node")
@@ -89,8 +80,8 @@ class _Entry(BaseModel):
     on: Annotated[
         Literal["pre-run", "post-run", "pre-node", "post-node"], BeforeValidator(_of_calls)
     ]
-    match: Annotated[str, _matching(MATCH, "a glob like deploy-*, deploy/send or llm")] = "*"
-    tool: Annotated[str, _matching(TOOL, "the name of a tool")]
+    match: Annotated[str, matching(MATCH, "a glob like deploy-*, deploy/send or llm")] = "*"
+    tool: Annotated[str, matching(TOOL, "the name of a tool")]
     timeout: Annotated[float, BeforeValidator(seconds), Field(gt=0, le=86_400)] = 60.0
     on_failure: Literal["abort", "ignore"] | None = None
 

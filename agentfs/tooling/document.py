@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from agentfs.base.models import read_model
+from agentfs.base.models import matching, read_model
 from agentfs.model.globs import matches
 from agentfs.model.spec import NAME as USER_NAME
 from agentfs.model.spec import NamedLimits, Names, seconds
@@ -47,15 +47,6 @@ FUNCTION = re.compile(r"(/[^:\0]*\.py|[A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")
 URL = re.compile(r"https?://[^\s/?#@]+(?:[/?][^\s#]*)?")
 
 
-def _matching(pattern: re.Pattern[str], wanted: str) -> AfterValidator:
-    def check(text: str) -> str:
-        if not pattern.fullmatch(text):
-            raise ValueError(f"{wanted} was expected")
-        return text
-
-    return AfterValidator(check)
-
-
 def _command(words: list[str]) -> list[str]:
     if not words or not words[0]:
         raise ValueError("a list of words was expected, the program first")
@@ -82,13 +73,13 @@ def _short(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 Command = Annotated[list[str], Field(max_length=256), AfterValidator(_command)]
-Name = Annotated[str, _matching(NAME, "a name like weather: 1 to 64 of A-Z a-z 0-9 _ -")]
-Variable = Annotated[str, _matching(VARIABLE, "the name of a variable")]
-SecretName = Annotated[str, _matching(SECRET, "the name of a secret of /etc/secrets")]
+Name = Annotated[str, matching(NAME, "a name like weather: 1 to 64 of A-Z a-z 0-9 _ -")]
+Variable = Annotated[str, matching(VARIABLE, "the name of a variable")]
+SecretName = Annotated[str, matching(SECRET, "the name of a secret of /etc/secrets")]
 Function = Annotated[
-    str, _matching(FUNCTION, "/PATH/FILE.py:FUNCTION (absolute), or MODULE:FUNCTION,")
+    str, matching(FUNCTION, "/PATH/FILE.py:FUNCTION (absolute), or MODULE:FUNCTION,")
 ]
-Url = Annotated[str, _matching(URL, "http:// or https://, and a host,")]
+Url = Annotated[str, matching(URL, "http:// or https://, and a host,")]
 Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
 Schema = Annotated[dict[str, Any], AfterValidator(_short)]
 
@@ -115,7 +106,7 @@ class _Entry(BaseModel):
     timeout: Duration | None = None
     start_timeout: Duration | None = None
     read: list[Annotated[str, AfterValidator(_absolute)]] = []
-    user: Annotated[str, _matching(USER_NAME, "the name of a user")] | None = None
+    user: Annotated[str, matching(USER_NAME, "the name of a user")] | None = None
     caps: Names | None = None
     deny: Names = []
     limits: _Limits | None = None

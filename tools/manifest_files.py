@@ -18,13 +18,13 @@ from agentfs.base.errors import KernelError
 from agentfs.base.yaml_document import DocumentError
 from agentfs.base.yaml_text import read_yaml
 from agentfs.manifests.documents import (
-    FOLDERS,
     ConfigLevel,
     LocalLibrary,
     Macro,
     Manifest,
     read_manifests,
 )
+from agentfs.manifests.folders import FOLDERS
 from agentfs.manifests.inherit import NodePolicy
 from agentfs.manifests.local import gathered, stem
 from agentfs.manifests.pipeline import check_manifest, checked

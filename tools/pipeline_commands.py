@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from agentfs.manifests.folders import FOLDERS
 from agentfs.tools.how import FileCommand, Given, placeholders
 from agentfs.tools.run_commands import told_end
 from agentfs.tools.run_progress import follow
@@ -19,17 +20,6 @@ from agentfs.tools.tree import ToolError, Tree, TreeError, encoded, shell_questi
 from agentfs.tools.tree_commands import quoted
 
 __all__ = ["pipeline"]
-
-FOLDERS = {
-    "Pipeline": "pipelines",
-    "System": "systems",
-    "Macro": "macros",
-    "Adapter": "adapters",
-    "Policy": "policies",
-    "Middleware": "policies",
-    "Config": "configs",
-}
-"""Where in /etc a manifest of each kind is."""
 
 SEVERITIES = {"error": "red", "warning": "yellow", "info": "dim"}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from agentfs.base.yaml_document import near
+from agentfs.manifests.folders import FOLDERS
 from agentfs.manifests.inherit import Level, NodePolicy
 from agentfs.manifests.levels import LEVEL_KEYS, read_caps, read_level, read_limits
 from agentfs.manifests.plan import Breaker, Rate, Retry
@@ -17,7 +18,6 @@ from agentfs.manifests.source import Located, ManifestText
 from agentfs.model.process import OnLimit
 
 __all__ = [
-    "FOLDERS",
     "ConfigLevel",
     "LocalLibrary",
     "Macro",
@@ -29,17 +29,6 @@ __all__ = [
     "read_manifests",
     "read_policy",
 ]
-
-FOLDERS = {
-    "Pipeline": "pipelines",
-    "System": "systems",
-    "Macro": "macros",
-    "Adapter": "adapters",
-    "Policy": "policies",
-    "Middleware": "policies",
-    "Config": "configs",
-}
-"""Each kind of document, and the folder of /etc that it belongs to."""
 
 METADATA = ("name", "namespace", "description")
 MACRO_KEYS = ("parameters", "nodes", "nodes_raw", "requires_ports", "outputs")

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from agentfs.base.yaml_document import near
 from agentfs.manifests.documents import (
-    FOLDERS,
     LocalLibrary,
     Manifest,
     ManifestLibrary,
@@ -15,6 +14,7 @@ from agentfs.manifests.documents import (
     read_config,
     read_policy,
 )
+from agentfs.manifests.folders import FOLDERS
 from agentfs.manifests.macro import read_macro
 from agentfs.manifests.source import ManifestText
 

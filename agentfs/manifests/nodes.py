@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -249,36 +249,18 @@ class NodeReader:
             return None
         if key.choices:
             return source.choice(given, what, key.choices)
-        shape = key.shape
-        if shape is Shape.TEXT:
-            return source.text(given, what)
-        if shape is Shape.NAME:
-            return source.name(given, what)
-        if shape is Shape.SECONDS:
-            return source.seconds(given, what)
-        if shape is Shape.COUNT:
-            return source.count(given, what)
-        if shape is Shape.NUMBER:
-            return source.number(given, what)
-        if shape is Shape.FLAG:
-            return source.flag(given, what)
-        if shape is Shape.TEXTS:
-            return source.texts(given, what)
-        if shape is Shape.COMMAND:
-            return self._command(given, what)
-        if shape is Shape.MAP:
-            source.map(given, what)
-        elif shape is Shape.LIST:
-            source.many(given, what)
-        elif shape is Shape.SCHEMA:
-            return schema_of(source, given, what)
-        elif shape is Shape.FUNCTION:
-            return self._function(given, what)
-        elif shape is Shape.LIMITS:
-            return read_limits(source, given, what)
-        elif shape is Shape.CAPS:
-            caps = read_caps(source, given, what)
-            return None if caps is None else list(caps)
+        read = _READERS.get(key.shape)
+        if read is not None:
+            return read(source, given, what)
+        match key.shape:
+            case Shape.COMMAND:
+                return self._command(given, what)
+            case Shape.FUNCTION:
+                return self._function(given, what)
+            case Shape.MAP:
+                source.map(given, what)
+            case Shape.LIST:
+                source.many(given, what)
         return given.value
 
     def _command(self, given: Located, what: str) -> list[str] | None:
@@ -471,3 +453,23 @@ def schema_of(source: ManifestText, value: Located, what: str) -> dict[str, Any]
         source.fault(value, f"{what}: {bad}", "E120")
         return None
     return dict(schema)
+
+
+def _caps_of(source: ManifestText, value: Located, what: str) -> list[str] | None:
+    caps = read_caps(source, value, what)
+    return None if caps is None else list(caps)
+
+
+_READERS: dict[Shape, Callable[[ManifestText, Located, str], Any]] = {
+    Shape.TEXT: ManifestText.text,
+    Shape.NAME: ManifestText.name,
+    Shape.SECONDS: ManifestText.seconds,
+    Shape.COUNT: ManifestText.count,
+    Shape.NUMBER: ManifestText.number,
+    Shape.FLAG: ManifestText.flag,
+    Shape.TEXTS: ManifestText.texts,
+    Shape.SCHEMA: schema_of,
+    Shape.LIMITS: read_limits,
+    Shape.CAPS: _caps_of,
+}
+"""By shape what reads a value that needs nothing but its text."""

@@ -11,13 +11,13 @@ import yaml
 from agentfs.base.yaml_document import Diagnostic, DocumentError
 from agentfs.base.yaml_text import CORE
 from agentfs.manifests.documents import (
-    FOLDERS,
     LocalLibrary,
     Manifest,
     ManifestLibrary,
     engine_level,
     read_manifests,
 )
+from agentfs.manifests.folders import FOLDERS
 from agentfs.manifests.fuel import TemplateError
 from agentfs.manifests.graph import GraphReader
 from agentfs.manifests.inherit import Level, settle

@@ -13,7 +13,8 @@ import pytest
 
 from agentfs.base.yaml_document import DocumentError
 from agentfs.base.yaml_text import compose_all, plain
-from agentfs.manifests.documents import FOLDERS, LocalLibrary
+from agentfs.manifests.documents import LocalLibrary
+from agentfs.manifests.folders import FOLDERS
 from agentfs.manifests.kinds import COMMON, KINDS
 from agentfs.manifests.pipeline import check_manifest, compile_pipeline
 from agentfs.manifests.plan import Plan

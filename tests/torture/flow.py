@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -20,8 +19,8 @@ from typing import TypeVar
 from agentfs.agent import Message
 from tests.hatchery import Hatchery, QuickTree
 from tests.torture.aftermath import faults_of, strays_of
-from tests.torture.failpoints import ANY, Panel
-from tests.torture.sweep import SweepReport, View, chosen, dying_tree, is_free
+from tests.torture.failpoints import Panel
+from tests.torture.sweep import SweepReport, View, die_at_each, is_free
 from tests.tree import Tree, eventually
 
 __all__ = ["FlowSweep"]
@@ -147,24 +146,15 @@ class FlowSweep:
 
     def run(self, only: Iterable[int] = (), hatchery: Hatchery | None = None) -> SweepReport:
         """Die at the chosen moments, or `only` at these. A `hatchery` of one's own is left open."""
-        began = time.monotonic()
-        own = None if hatchery else Hatchery("tests.torture.failpoints")
-        mortals = hatchery or own
-        assert mortals is not None
-        try:
-            with dying_tree(mortals) as (tree, panel):
-                self._end = _Scenario(tree, panel).run()
-                self.report.hits = panel.hits
-            for moment in only or chosen(self.report.hits, self._moments, self.report.seed):
-                with dying_tree(mortals, f"{ANY}:{moment}") as (tree, panel):
-                    self._fall(_Scenario(tree, panel), moment)
-        finally:
-            if own is not None:
-                own.close()
-        self.report.seconds = time.monotonic() - began
-        return self.report
+        moments = only or self._moments
+        return die_at_each(self.report, moments, self._learn, self._fall, hatchery)
 
-    def _fall(self, scenario: _Scenario, moment: int) -> None:
+    def _learn(self, tree: QuickTree, panel: Panel) -> None:
+        self._end = _Scenario(tree, panel).run()
+        self.report.hits = panel.hits
+
+    def _fall(self, tree: QuickTree, panel: Panel, moment: int) -> None:
+        scenario = _Scenario(tree, panel)
         try:
             end = scenario.run()
         except DEAD as failure:
@@ -172,7 +162,7 @@ class FlowSweep:
             return
         if not scenario.fell_in:
             return  # threads make the number of hits differ a little: this time there were less
-        self.report.fell[scenario.panel.fell] += 1
+        self.report.fell[panel.fell] += 1
         self.report.steps[scenario.fell_in] += 1
         for fault in scenario.faults():
             self._fault(f"{scenario.place(moment)}: {fault}")
@@ -191,7 +181,7 @@ class _Scenario:
     the person was doing when the daemon died."""
 
     def __init__(self, tree: QuickTree, panel: Panel) -> None:
-        self.panel = panel
+        self._panel = panel
         self.fell_in = ""
         self._doing = "mount"
         self._tree = tree
@@ -204,7 +194,7 @@ class _Scenario:
     def place(self, moment: int) -> str:
         """Where the daemon died, in words."""
         return (
-            f"moment {moment} ({self.panel.fell or 'no death'}, in: {self.fell_in or self._doing})"
+            f"moment {moment} ({self._panel.fell or 'no death'}, in: {self.fell_in or self._doing})"
         )
 
     def faults(self) -> list[str]:
@@ -235,7 +225,7 @@ class _Scenario:
         try:
             return step()
         except DEAD:
-            if not self.panel.fell or self.fell_in:
+            if not self._panel.fell or self.fell_in:
                 raise
         self.fell_in = name
         tree = self._tree
@@ -243,7 +233,7 @@ class _Scenario:
         if (tree.state / "store.db").exists():
             self._crashed += faults_of(tree.state, after_crash=True, new=name == "mount")
         tree.daemon = None
-        tree.words = ("--panel", self.panel.path)
+        tree.words = ("--panel", self._panel.path)
         tree.mount()
         return step()
 

@@ -31,8 +31,7 @@ __all__ = [
     "Sweep",
     "SweepReport",
     "View",
-    "chosen",
-    "dying_tree",
+    "die_at_each",
     "is_free",
     "observe",
 ]
@@ -214,6 +213,35 @@ class SweepReport:
         )
 
 
+def die_at_each(
+    report: SweepReport,
+    moments: Iterable[int] | int,
+    learn: Callable[[QuickTree, Panel], object],
+    fall: Callable[[QuickTree, Panel, int], object],
+    hatchery: Hatchery | None,
+) -> SweepReport:
+    """`learn` in a tree whose daemon does not die, which says how many hits there are; then `fall`
+    in one that dies at each of the moments: those that are named, or so many of all by the seed
+    (0: each). A `hatchery` of one's own is left open."""
+    began = time.monotonic()
+    own = None if hatchery else Hatchery("tests.torture.failpoints")
+    mortals = hatchery or own
+    assert mortals is not None
+    try:
+        with dying_tree(mortals) as (tree, panel):
+            learn(tree, panel)
+        if isinstance(moments, int):
+            moments = chosen(report.hits, moments, report.seed)
+        for moment in moments:
+            with dying_tree(mortals, f"{ANY}:{moment}") as (tree, panel):
+                fall(tree, panel, moment)
+    finally:
+        if own is not None:
+            own.close()
+    report.seconds = time.monotonic() - began
+    return report
+
+
 class Sweep:
     """Runs the scenario. `moments` is how many of all hits are tried, by the seed; 0: each."""
 
@@ -225,32 +253,19 @@ class Sweep:
 
     def run(self, only: Iterable[int] = (), hatchery: Hatchery | None = None) -> SweepReport:
         """Die at the chosen moments, or `only` at these. A `hatchery` of one's own is left open."""
-        began = time.monotonic()
-        own = None if hatchery else Hatchery("tests.torture.failpoints")
-        hatchery = hatchery or own
-        assert hatchery is not None
-        try:
-            self._learn(hatchery)
-            for moment in only or chosen(self.report.hits, self._moments, self.report.seed):
-                with dying_tree(hatchery, f"{ANY}:{moment}") as (tree, panel):
-                    self._fall(tree, panel, moment)
-        finally:
-            if own is not None:
-                own.close()
-        self.report.seconds = time.monotonic() - began
-        return self.report
+        moments = only or self._moments
+        return die_at_each(self.report, moments, self._learn, self._fall, hatchery)
 
-    def _learn(self, hatchery: Hatchery) -> None:
+    def _learn(self, tree: QuickTree, panel: Panel) -> None:
         """What the tree shows after each step, and how many hits there are."""
-        with dying_tree(hatchery) as (tree, panel):
-            tree.mount()
-            self.report.hits = panel.hits
-            self._views = [observe(tree)]
-            for step in STEPS.values():
-                before = panel.hits  # observing has hits, too
-                step(tree)
-                self.report.hits += panel.hits - before
-                self._views.append(observe(tree))
+        tree.mount()
+        self.report.hits = panel.hits
+        self._views = [observe(tree)]
+        for step in STEPS.values():
+            before = panel.hits  # observing has hits, too
+            step(tree)
+            self.report.hits += panel.hits - before
+            self._views.append(observe(tree))
 
     def _fall(self, tree: QuickTree, panel: Panel, moment: int) -> None:
         """Run until the daemon dies, start it again, and compare."""

@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from bench.alternatives.caller import Caller
 from bench.alternatives.servers import ROOT, litellm_proxy, provider
 from bench.counts import cpu_seconds, resident
 from bench.setting import PATIENCE, Setting, Tree
-from bench.table import AT_LEAST, Row, percentile
+from bench.table import AT_LEAST, Best, Row, percentile
 
 __all__ = ["measure"]
 
@@ -40,13 +40,10 @@ class _Way:
     name: str
     caller: Caller
     processes: tuple[int, ...] = ()
-    best: dict[str, float] = field(default_factory=dict)
+    best: Best = field(default_factory=Best)
 
     def spent(self) -> float:
         return sum(map(cpu_seconds, self.processes))
-
-    def keep(self, what: str, figure: float, choose: Callable[..., float] = min) -> None:
-        self.best[what] = choose(self.best.get(what, figure), figure)
 
 
 def measure(setting: Setting) -> Iterator[Row]:
@@ -93,17 +90,17 @@ def _round(way: _Way, setting: Setting) -> None:
     spent = way.spent()
     done = way.caller.call(calls, 1, 1)
     one = (way.spent() - spent) / calls
-    way.keep("processor a call", one)
-    way.keep("call", percentile(done["whole"], 0.5))
+    way.best.keep("processor a call", one)
+    way.best.keep("call", percentile(done["whole"], 0.5))
     done = way.caller.call(setting.size(40, 2), 1, 5, stream=True)
-    way.keep("first byte", percentile(done["first"], 0.5))
+    way.best.keep("first byte", percentile(done["first"], 0.5))
     done = way.caller.call(setting.size(400, LINES), LINES, 1)
-    way.keep("calls a second", len(done["whole"]) * 1e9 / done["took"], max)
+    way.best.keep("calls a second", len(done["whole"]) * 1e9 / done["took"], max)
     spent = way.spent()
     done = way.caller.call(streams, 1, chunks, stream=True)
     if done["words"] != streams * chunks:
         raise SystemExit(f"the benchmark: {way.name}: {done['words']} of {streams * chunks} words")
-    way.keep("processor a chunk", ((way.spent() - spent) / streams - one) / chunks)
+    way.best.keep("processor a chunk", ((way.spent() - spent) / streams - one) / chunks)
 
 
 def _rows(ours: _Way, ways: list[_Way]) -> Iterator[Row]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 __all__ = [
     "AT_LEAST",
     "AT_MOST",
+    "Best",
     "Row",
     "as_markdown",
     "as_text",
@@ -62,6 +63,14 @@ class Row:
             return None
         measured = self.ours if self.ratio is None else self.ratio
         return measured <= self.target if self.bound == AT_MOST else measured >= self.target
+
+
+class Best(dict[str, float]):
+    """The best figure of all rounds, by what it is."""
+
+    def keep(self, what: str, figure: float, choose: Callable[..., float] = min) -> None:
+        """Take note of one more."""
+        self[what] = choose(self.get(what, figure), figure)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

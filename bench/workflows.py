@@ -14,14 +14,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from bench.counts import cpu_seconds, resident
 from bench.setting import PATIENCE, ROOT, Setting, Tree
-from bench.table import AT_LEAST, Row, percentile
+from bench.table import AT_LEAST, Best, Row, percentile
 
 __all__ = ["measure"]
 
@@ -42,10 +42,7 @@ class _Way:
     """An engine, and the best of its rounds."""
 
     name: str
-    best: dict[str, float] = field(default_factory=dict)
-
-    def keep(self, what: str, figure: float, choose: Callable[..., float] = min) -> None:
-        self.best[what] = choose(self.best.get(what, figure), figure)
+    best: Best = field(default_factory=Best)
 
 
 class _Engine(Protocol):
@@ -211,14 +208,14 @@ def _round(way: _Way, engine: _Engine, setting: Setting) -> None:
     """Steps one after the other, 20 at once, and runs of one step."""
     count = setting.size(400, 20)
     done = engine.do("steps", count)
-    way.keep("processor a step", done["spent"] / count)
-    way.keep("steps a second", count / done["took"], max)
+    way.best.keep("processor a step", done["spent"] / count)
+    way.best.keep("steps a second", count / done["took"], max)
     count = setting.size(800, 2 * TOGETHER)
     done = engine.do("together", count)
-    way.keep("processor a step, 20 at once", done["spent"] / count)
-    way.keep("steps a second, 20 at once", count / done["took"], max)
+    way.best.keep("processor a step, 20 at once", done["spent"] / count)
+    way.best.keep("steps a second, 20 at once", count / done["took"], max)
     done = engine.do("runs", setting.size(60, 3))
-    way.keep("start to result, p50", percentile(done["each"], 0.5))
+    way.best.keep("start to result, p50", percentile(done["each"], 0.5))
 
 
 def _waits(way: _Way, engine: _Engine, setting: Setting) -> None:

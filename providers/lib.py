@@ -138,10 +138,10 @@ class NodeKindsDirectory(_Known):
 
 
 class TagsDirectory(_Known):
-    """/lib/tags: the tags that the YAML of a manifest can have, as `!include`."""
+    """/lib/tags: the tags that the templates of a manifest can have, as `{% raw %}`."""
 
     PATH = "/lib/tags"
-    WHAT = "The tags that YAML of a manifest can have."
+    WHAT = "The tags that templates of a manifest can have."
     WORD = "tag"
     KNOWN = TAGS
     key = ("lib", "tags")

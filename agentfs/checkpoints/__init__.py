@@ -1,0 +1,1 @@
+"""Checkpoints of the whole system, and the way back to one."""

@@ -1,0 +1,1 @@
+"""Projects, the seeds that grow in them, and groups of agents."""

@@ -1,0 +1,1 @@
+"""Memory: notes that agents remember and recall, and the index of their files."""

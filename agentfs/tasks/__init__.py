@@ -1,0 +1,1 @@
+"""Tasks that are matched to workers, the workers, and who judges and orders them."""

@@ -11,7 +11,8 @@ from agentfs.base.errors import KernelError
 from agentfs.library.events import ManifestChanged
 from agentfs.providers.children import pid_of
 from agentfs.providers.described import Described
-from agentfs.providers.run_links import RunLink, RunLinks, by_pipeline
+from agentfs.providers.number_links import NumberLink
+from agentfs.providers.run_links import RunLinks, by_pipeline
 from agentfs.providers.start_request import read_start
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified
@@ -280,7 +281,7 @@ class SystemLinks(DirectoryOf):
         return self._manifest.owner()
 
     def _link(self, number: int) -> Node:
-        link = RunLink(self, number, f"../../../../proc/systems/{number}")
+        link = NumberLink(self, number, f"../../../../proc/systems/{number}")
         link.timeout = 0.0  # those that have ended go in their own time
         return link
 

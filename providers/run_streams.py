@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import json
 from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 import trio
 
 from agentfs.base.errors import KernelError
-from agentfs.store.event_log import Record
+from agentfs.providers.ends import EndStream, Readers
 from agentfs.vfs.files import Basics, Stream
 from agentfs.vfs.node import Stat, StreamHandle
 from agentfs.workflow.events import (
@@ -23,104 +22,50 @@ from agentfs.workflow.events import (
     RunStarted,
     RunStateChanged,
 )
-from agentfs.workflow.model import Run
 
 if TYPE_CHECKING:
     from agentfs.kernel import Kernel
     from agentfs.model.principal import Principal
 
-__all__ = ["EventsFile", "RunEndStream", "RunReaders", "end_of"]
+__all__ = ["EventsFile", "run_end", "run_readers"]
 
 PAGE = 128
 """Events that are fetched at once."""
 
 
-class RunReaders:
-    """Who reads a run as it happens, by its id. They are woken when something becomes of it."""
+def run_readers(kernel: Kernel) -> Readers:
+    """Who reads a run as it happens, by its id."""
+    return Readers(
+        kernel.events,
+        "run",
+        RunStarted,
+        RunStateChanged,
+        RunEnded,
+        RunRemoved,
+        NodeChanged,
+        RunSignalled,
+    )
 
-    def __init__(self, kernel: Kernel) -> None:
-        self._of: defaultdict[int, set[StreamHandle]] = defaultdict(set)
-        kernel.events.listen(
-            self._heard,
-            RunStarted,
-            RunStateChanged,
-            RunEnded,
-            RunRemoved,
-            NodeChanged,
-            RunSignalled,
+
+def run_end(kernel: Kernel, readers: Readers, number: int, principal: Principal) -> EndStream:
+    """`/proc/runs/ID/wait`: state, output and error as one JSON object."""
+
+    def end() -> bytes | None:
+        run = kernel.runs.find(number)
+        if run is None:
+            raise KernelError(errno.ESTALE, f"run {number} is forgotten")
+        if not run.state.final:
+            return None
+        output = kernel.runs.output_of(number)
+        head = json.dumps(
+            {"state": run.state.value, "error": run.error or None}, ensure_ascii=False
         )
+        return f'{head[:-1]}, "output": {output or "null"}}}\n'.encode()
 
-    def __len__(self) -> int:
-        return len(self._of)
+    def begin_wait() -> Callable[[], None]:
+        return kernel.why.waits.begin(principal.pid, "end", f"of run {number}")
 
-    def _heard(self, record: Record) -> None:
-        run: int = record.event.run  # type: ignore[attr-defined]  # each of them has it
-        if run in self._of:
-            for reader in tuple(self._of[run]):
-                reader.wake()
-
-    def join(self, run: int, reader: StreamHandle) -> None:
-        self._of[run].add(reader)
-
-    def leave(self, run: int, reader: StreamHandle) -> None:
-        self._of[run].discard(reader)
-        if not self._of[run]:
-            del self._of[run]
-
-
-def end_of(kernel: Kernel, run: Run) -> bytes:
-    """What `wait` gives of a run that has ended: state, output and error as one JSON object."""
-    output = kernel.runs.output_of(run.id)
-    head = json.dumps({"state": run.state.value, "error": run.error or None}, ensure_ascii=False)
-    return f'{head[:-1]}, "output": {output or "null"}}}\n'.encode()
-
-
-class RunEndStream(StreamHandle):
-    """`/proc/runs/ID/wait`: how the run ended, once it has, then the end of the file."""
-
-    seekable = True
-
-    def __init__(self, kernel: Kernel, readers: RunReaders, run: int, principal: Principal) -> None:
-        super().__init__()
-        self._kernel = kernel
-        self._readers = readers
-        self._run = run
-        self._principal = principal
-        self._content: bytes | None = None
-        self._offset = 0  # of the read that is served
-        self._waits: list[Callable[[], None]] = []
-        readers.join(run, self)
-
-    def parked(self) -> None:
-        begin = self._kernel.why.waits.begin
-        self._waits.append(begin(self._principal.pid, "end", f"of run {self._run}"))
-
-    def unparked(self) -> None:
-        self._waits.pop()()
-
-    def ready(self) -> bool:
-        if self._content is not None:
-            return True
-        run = self._kernel.runs.find(self._run)
-        return run is None or run.state.final
-
-    def begin_read(self, offset: int, who: Callable[[], Hashable]) -> None:
-        self._offset = offset
-
-    def try_read(self, size: int) -> bytes | None:
-        if self._content is None:
-            run = self._kernel.runs.find(self._run)
-            if run is None:
-                raise KernelError(errno.ESTALE, f"run {self._run} is forgotten")
-            if not run.state.final:
-                return None
-            self._content = end_of(self._kernel, run)
-        chunk = self._content[self._offset : self._offset + size]
-        self._offset += len(chunk)
-        return chunk
-
-    def release(self) -> None:
-        self._readers.leave(self._run, self)
+    return EndStream(readers, number, end, begin_wait)
 
 
 class EventsFile(Stream):
@@ -128,7 +73,7 @@ class EventsFile(Stream):
 
     timeout = 0.0
 
-    def __init__(self, basics: Basics, kernel: Kernel, readers: RunReaders, run: int) -> None:
+    def __init__(self, basics: Basics, kernel: Kernel, readers: Readers, run: int) -> None:
         super().__init__(basics, lambda caller: RunEventStream(kernel, readers, run))
         self._runs = kernel.runs
         self._run = run
@@ -145,7 +90,7 @@ class RunEventStream(StreamHandle):
 
     seekable = True
 
-    def __init__(self, kernel: Kernel, readers: RunReaders, run: int) -> None:
+    def __init__(self, kernel: Kernel, readers: Readers, run: int) -> None:
         super().__init__()
         self._runs = kernel.runs
         self._readers = readers

@@ -20,10 +20,11 @@ from agentfs.providers.children import pid_of
 from agentfs.providers.described import Described
 from agentfs.providers.devices import Devices
 from agentfs.providers.host import HostTree
-from agentfs.providers.run_links import PAGE, parts_of
+from agentfs.providers.number_links import PAGE
+from agentfs.providers.run_links import parts_of
 from agentfs.providers.run_nodes import NodesDirectory, RunNodeDirectory
 from agentfs.providers.run_signals import SignalsDirectory
-from agentfs.providers.run_streams import EventsFile, RunEndStream, RunReaders
+from agentfs.providers.run_streams import EventsFile, run_end, run_readers
 from agentfs.providers.system_table import SystemTable
 from agentfs.vfs.caller import Caller
 from agentfs.vfs.changes import Change, Created, Modified, Removed
@@ -209,7 +210,7 @@ class RunDirectory(Described):
     @stream("wait", 0o444, example='{"state": "completed", "error": null, "output": {"ok": true}}')
     def wait(self, caller: Caller) -> StreamHandle:
         """Blocks until it has ended, then gives state, error and output as one JSON object."""
-        return RunEndStream(self.kernel, self.runs.readers, self.run.id, caller.principal)
+        return run_end(self.kernel, self.runs.readers, self.run.id, caller.principal)
 
     @file(
         "events",
@@ -445,7 +446,7 @@ class RunsDirectory(SystemTable):
 
     def __init__(self, above: ProcDirectory) -> None:
         super().__init__(above)
-        self.readers = RunReaders(self.kernel)
+        self.readers = run_readers(self.kernel)
         self._devices = Devices()
         self._artifacts: WeakValueDictionary[int, HostTree] = WeakValueDictionary()
 

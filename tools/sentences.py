@@ -17,6 +17,7 @@ SENTENCES = {
     "account_opened": "{key} is in the books ({view})",
     "agent_changed": "its definition or its process changed",
     "agent_defined": "it is defined",
+    "agent_failed": "it has failed: {cause}",
     "agent_refused": "it is not started: {reason}",
     "agent_removed": "it is removed",
     "agent_resumed": "it takes its mail again",

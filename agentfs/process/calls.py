@@ -17,7 +17,8 @@ from agentfs.process import commands, rules
 from agentfs.process.agents import Agents
 from agentfs.process.capabilities import ceiling_below
 from agentfs.process.ceilings import Ceilings
-from agentfs.process.events import ProcessChanged, ProcessSpawned
+from agentfs.process.events import AgentFailed, ProcessChanged, ProcessSpawned
+from agentfs.process.failure import ended_how
 from agentfs.process.recovery import begin_spawn, end_spawn
 from agentfs.process.step_files import run_of
 from agentfs.process.supervisor import Supervisor
@@ -382,6 +383,8 @@ class Processes:
             _refuse_init(process)
             _refuse_light(process)
             program = self._programs.find(process.ospid)
+            if code:
+                self._events.emit(AgentFailed(process.pid, process.name, ended_how(code)))
             self._supervisor.finish(process, code, State.ZOMBIE, text)
             if program is not None and program.attached:
                 self._store.on_commit(lambda: self._programs.detach(program))

@@ -9,6 +9,7 @@ from agentfs.store.event import Event
 __all__ = [
     "AgentChanged",
     "AgentDefined",
+    "AgentFailed",
     "AgentRefused",
     "AgentRemoved",
     "AgentResumed",
@@ -190,6 +191,17 @@ class AgentChanged(Event):
     """Its definition, or the process that is at work for it, changed."""
 
     agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFailed(Event):
+    """Its program has failed: it ended with another code than 0, by a signal, by a limit, or for
+    good after too many restarts. `cause` says which, in words. Once for each such end, whether or
+    not it is started again; no end that somebody has asked for is one, nor one with the daemon."""
+
+    pid: int
+    agent: str
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,14 @@ from agentfs.process.agents import Agents
 from agentfs.process.backoff import Restarts
 from agentfs.process.events import (
     AgentChanged,
+    AgentFailed,
     HeartbeatMissed,
     ProcessChanged,
     ProcessExited,
     ProcessReaped,
     ProcessRestarted,
 )
+from agentfs.process.failure import ended_how
 from agentfs.process.heartbeats import Heartbeats
 from agentfs.process.readiness import Readiness
 from agentfs.process.recovery import STARTED_AGAIN, Recovery
@@ -401,8 +403,11 @@ class Supervisor:
             self.finish(process, known, State.ZOMBIE, why, program, lost=lost)
             return
         again = self.restarts.wanted(process, 1 if told or self._booting else code)
+        hung = self._hung_words(program)
         with self._store.transaction():
             if self.signals.is_told_to_end(process):
+                if process.reason:
+                    self._failed(process, process.reason)
                 killed = self.signals.settle(process) == "KILL"
                 end = State.DEAD if killed else State.ZOMBIE
                 self.finish(process, known, end, why, program)
@@ -411,11 +416,22 @@ class Supervisor:
                 self._hold(process, code)
                 self._schedule(process, 0.0, reason)
             elif not again:
+                if code != 0:
+                    self._failed(process, why or hung or ended_how(code))
                 self.finish(process, known, State.ZOMBIE, why, program)
             elif self.closing:
                 self._hold(process, code)
             else:
                 self._again(process, code, why, program)
+
+    def _hung_words(self, program: Program | None) -> str:
+        """Why a program is being killed that has missed its heartbeats; empty for others."""
+        return "" if program is None else self._hanging.get(program, "")
+
+    def _failed(self, process: Process, cause: str) -> None:
+        """Tell everybody. Programs end with their daemon: that is no failure of theirs."""
+        if not (self.closing or self._booting):
+            self._events.emit(AgentFailed(process.pid, process.name, cause))
 
     def _again(self, process: Process, code: int | None, why: str, program: Program | None) -> None:
         """It failed, or is to run always: try again a little later, or give up."""
@@ -425,11 +441,13 @@ class Supervisor:
         if delay is not None:
             self._hold(process, code)
             ending = "with an unknown code" if code is None else f"with code {code}"
-            hung = "" if program is None else self._hanging.get(program, "")
+            hung = self._hung_words(program)
             reason = why or hung or f"it ended {ending}"
             if self._booting:
                 reason = f"{STARTED_AGAIN}, and its program had ended meanwhile"
                 reason += "" if code is None else f" {ending}"
+            if code != 0:
+                self._failed(process, why or hung or ended_how(code))
             attempt = self.restarts.attempts(process.pid)
             self._schedule(
                 process, delay, f"{reason}; attempt {attempt} of {numbers.restart_attempts}"
@@ -441,6 +459,7 @@ class Supervisor:
         )
         log.error("process %d, %s: %s", process.pid, process.name, text)
         parent = self._table.find(process.ppid)
+        self._failed(process, text)
         self.finish(process, known, State.DEAD, why, program)
         if parent is not None:
             self.signals.notice(parent, f"ESCALATE {process.pid} {process.name} {text}")
@@ -479,8 +498,7 @@ class Supervisor:
         program = program or self._programs.find(process.ospid)
         output = output or self.output(process, program)
         reason = process.reason if process.stopping else ""
-        if program is not None:
-            reason = reason or self._hanging.get(program, "")
+        reason = reason or self._hung_words(program)
         if reason:
             output = f"{output}{reason}\n"
         with self._store.transaction(), self._is_ending(process):
@@ -600,6 +618,7 @@ class Supervisor:
             self._hanging[program] = text
             self._programs.kill(program)
         elif process.state.alive and not process.exec:
+            self._failed(process, text)
             self.finish(process, 128 + signal.SIGKILL, State.DEAD, text)
 
     # -- what was not seen to in time --------------------------------------------------------------

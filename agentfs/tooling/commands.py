@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -14,11 +13,12 @@ import trio
 from agentfs.base.errors import KernelError
 from agentfs.machine.sidecar import Sidecar
 from agentfs.model.process import Process
+from agentfs.process.failure import ended_how
 from agentfs.tooling.document import Definition
 from agentfs.tooling.sidecars import Running, Sidecars
 from agentfs.tooling.toolbox_process import READS, in_memory
 
-__all__ = ["Commands", "Sink", "command_of", "ended_how", "reads_of"]
+__all__ = ["Commands", "Sink", "command_of", "reads_of"]
 
 CHUNK = 64 * 1024
 TAIL = 4096
@@ -163,16 +163,6 @@ def reads_of(tool: Definition) -> tuple[str, ...]:
     """What its program may read of the machine, besides that which every program of its process
     may."""
     return (*READS, *tool.reads) if tool.kind == "python" else tool.reads
-
-
-def ended_how(code: int | None) -> str:
-    """How a program ended, in words."""
-    if code is None:
-        return "nobody knows how it ended"
-    if code > 128:
-        with suppress(ValueError):
-            return f"it was ended by {signal.Signals(code - 128).name}"
-    return f"it ended with exit code {code}"
 
 
 def _why(code: int | None, tail: bytes) -> str:

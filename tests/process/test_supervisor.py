@@ -23,6 +23,7 @@ from agentfs.base.clock import ManualClock, TrioClock
 from agentfs.model.process import Process, State
 from agentfs.process.backoff import Restarts
 from agentfs.process.events import (
+    AgentFailed,
     ChildrenChanged,
     HeartbeatMissed,
     ProcessExited,
@@ -79,6 +80,37 @@ async def test_an_exit_tells_the_parent_and_everybody_who_listens(system: System
     assert system.ends == [(child.pid, 3)]
     kinds = [type(event) for event in system.heard]
     assert kinds.index(ProcessSpawned) < kinds.index(ProcessExited)
+
+
+def causes(system: System) -> list[tuple[str, str]]:
+    return [(event.agent, event.cause) for event in system.of(AgentFailed)]
+
+
+async def test_a_failure_is_told_with_its_cause(system: System) -> None:
+    for name, script in (
+        ("good", "exit 0"),
+        ("bad", "exit 3"),
+        ("shot", "kill -KILL $$"),
+        ("asked", "exec sleep 1000"),
+        ("limited", "exec sleep 1000"),
+        ("declared", "exec sleep 1000"),
+    ):
+        process = await system.shell(name, script, restart="never")
+        if name == "asked":
+            system.processes.signal(OPERATOR, process.pid, "TERM")
+        elif name == "limited":
+            with system.store.transaction():
+                system.table.update(process, reason="limit: tokens")
+                system.supervisor.signals.send(process, "TERM")
+        elif name == "declared":
+            system.processes.done(as_agent(process), process.pid, 4, "a secret")
+        await over(system, process)
+    assert causes(system) == [
+        ("bad", "it ended with exit code 3"),
+        ("shot", "it was ended by SIGKILL"),
+        ("limited", "limit: tokens"),
+        ("declared", "it ended with exit code 4"),
+    ]
 
 
 async def test_orphans_are_adopted_by_the_nearest_living_ancestor_at_once(system: System) -> None:
@@ -160,6 +192,9 @@ async def test_a_failing_program_is_restarted_after_1_2_4_8_16_seconds_and_then_
     notices = [event.text for event in timed.of(SignalSent) if event.pid == parent.pid]
     assert notices[0] == f"CHLD {child.pid} 9"
     assert notices[1].startswith(f"ESCALATE {child.pid} child gave up after 5 restarts")
+    assert causes(timed)[:5] == [("child", "it ended with exit code 9")] * 5
+    assert causes(timed)[5][1].startswith("gave up after 5 restarts within")
+    assert causes(timed)[5][1].endswith("the last exit code was 9")
     assert timed.ends == [(child.pid, 9)] * 6
     assert timed.supervisor.sizes()["attempts"] == 0
 
@@ -323,6 +358,7 @@ async def test_three_missed_heartbeats_kill_the_program_and_it_is_restarted(
     await settle(timed, process, 0)
     assert timed.ends == [(process.pid, 137)]
     assert timed.of(HeartbeatMissed) == [HeartbeatMissed(process.pid, "bob", 30.1)]
+    assert causes(timed) == [("bob", "it missed its heartbeats: none for 30.1 s")]
     told = [event.text for event in timed.of(SignalSent) if event.pid == 1]
     assert told == [f"HUNG {process.pid} bob it missed its heartbeats: none for 30.1 s"]
     mock_clock.jump(1.2)

@@ -15,6 +15,7 @@ import trio
 from agentfs.base.errors import KernelError
 from agentfs.machine.sidecar import Sidecar
 from agentfs.model.process import Process
+from agentfs.process.failure import ended_how
 from agentfs.tooling.commands import CHUNK
 from agentfs.tooling.document import Definition
 from agentfs.tooling.sidecars import Running, Sidecars

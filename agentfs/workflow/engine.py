@@ -328,6 +328,8 @@ class Engine(Part):
             self._go_on(live)
         elif not live.walking:
             self.steps.flush(live)
+            if not live.run.paused:  # a daemon that dies before its turn has the next one see to it
+                self.set_state(live, RunState.RUNNING)
         return live.run
 
     def _current(self, ref: StepRef) -> tuple[LiveRun, LiveGraph, PlanNode]:

@@ -344,6 +344,37 @@ def test_a_sub_run_ends_its_node_with_its_output(lab: Lab) -> None:
     assert (lab.runs.folder(run.id) / "artifacts" / "sub").stat().st_size == 70_002
 
 
+@pytest.mark.parametrize("good", [True, False])
+def test_a_daemon_that_dies_between_a_sub_run_and_its_parent_strands_nobody(
+    lab: Lab, good: bool
+) -> None:
+    lab.pipeline(node("c"), name="child")
+    sub = node("sub", "pipeline", spec={"pipeline": "child"}, on_error="" if good else "mend")
+    mend = [] if good else [node("mend", needs="sub", handles=("sub",))]
+    run = lab.run(sub, node("after", needs="sub"), *mend)
+    assert lab.state(run) == "suspended"
+    ref = lab.step("c").ref
+    if good:
+        lab.engine.succeed(ref, 1)
+    else:
+        lab.engine.fail(ref, "it broke", again=False)
+    lab.restart()  # the parent has not had its turn
+    assert lab.at_work() == (["after"] if good else ["after", "mend"])
+    assert lab.state(run) == "running"
+
+
+def test_a_pause_outlives_the_end_of_a_sub_run_and_the_daemon(lab: Lab) -> None:
+    lab.pipeline(node("c"), name="child")
+    run = lab.run(node("sub", "pipeline", spec={"pipeline": "child"}), node("after", needs="sub"))
+    lab.runs.pause(OPERATOR, run.id)
+    lab.engine.succeed(lab.step("c").ref, 1)
+    lab.restart()
+    assert (lab.state(run), lab.at_work()) == ("suspended", [])
+    lab.runs.resume(OPERATOR, run.id)
+    lab.settle()
+    assert lab.at_work() == ["after"]
+
+
 def test_a_cancel_goes_down_to_sub_runs_and_one_below_goes_up(lab: Lab) -> None:
     _family(lab, retry=Retry(5, 0.0))
     run = lab.start()

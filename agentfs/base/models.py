@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from agentfs.base.errors import KernelError
 from agentfs.base.yaml_text import MOST_VALUES, YamlError, compose, construct, duplicates, line_of
 
-__all__ = ["matching", "read_model"]
+__all__ = ["Fault", "check_whole", "matching", "read_model"]
 
 M = TypeVar("M", bound=BaseModel)
+
+Fault = tuple[tuple[str | int, ...], str]
+"""Where something is wrong, and what was expected there."""
 
 MOST_FAULTS = 20
 """Faults that are told at once: enough to begin with."""
@@ -40,6 +44,25 @@ def matching(pattern: re.Pattern[str], wanted: str) -> AfterValidator:
         return text
 
     return AfterValidator(check)
+
+
+def check_whole(whole: str, given: Any, check: Callable[[Any], M], between: Iterable[Fault]) -> M:
+    """For a validator that wraps a model: what `check(given)` makes, if that finds no fault, and
+    nothing is wrong `between` its parts; else ValidationError with both."""
+    made, found = None, []
+    try:
+        made = check(given)
+    except ValidationError as bad:
+        found = [_detail(fault["loc"], fault["msg"], fault["type"]) for fault in bad.errors()]
+    found += [_detail(where, words) for where, words in between]
+    if found or made is None:
+        raise ValidationError.from_exception_data(whole, found)
+    return made
+
+
+def _detail(where: tuple[str | int, ...], words: str, kind: Any = "value") -> InitErrorDetails:
+    error = PydanticCustomError(kind, "{said}", {"said": words})
+    return InitErrorDetails(type=error, loc=where, input=None)
 
 
 def read_model(text: str, model: type[M], whole: str, most: int = MOST_VALUES) -> M | None:

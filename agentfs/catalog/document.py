@@ -13,13 +13,11 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
-    ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from agentfs.base.models import read_model
+from agentfs.base.models import check_whole, read_model
 from agentfs.base.yaml_document import near
 from agentfs.catalog.entries import DIALECTS, KINDS, MICROS, Key, Model, ProviderEntry, Timeouts
 from agentfs.model.process import Tier
@@ -197,24 +195,7 @@ class _Document(_Form):
     @classmethod
     def _whole(cls, given: Any, check: ModelWrapValidatorHandler[_Document]) -> _Document:
         """Tell faults of one entry together with those between entries."""
-        try:
-            document, found = check(given), []
-        except ValidationError as bad:
-            document, found = None, [_again(fault) for fault in bad.errors()]
-        found += [_fault(words, *where) for where, words in _between(given)]
-        if found or document is None:
-            raise ValidationError.from_exception_data(cls.__name__, found)
-        return document
-
-
-def _again(fault: Any) -> InitErrorDetails:
-    kind = PydanticCustomError(fault["type"], "{said}", {"said": fault["msg"]})
-    return InitErrorDetails(type=kind, loc=fault["loc"], input=None)
-
-
-def _fault(words: str, *where: str | int) -> InitErrorDetails:
-    kind = PydanticCustomError("catalogue", "{said}", {"said": words})
-    return InitErrorDetails(type=kind, loc=where, input=None)
+        return check_whole(cls.__name__, given, check, _between(given))
 
 
 def _between(given: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -132,7 +132,7 @@ class ApprovalNodes(Part):
         if gated is None:
             return
         request = self._approvals.find(number)
-        if request is not None and _agreed(request):
+        if request is not None and request.agreed:
             output = {"approved": True, "by": request.who}
             end(lambda: self._engine.succeed(gated.ref, output))
         else:
@@ -149,13 +149,6 @@ def _deciders(named: object, starter: str) -> str:
     names = named if isinstance(named, list) else [named] if named else []
     others = [str(name) for name in names if str(name) not in (starter, OPERATOR)]
     return ", ".join(others) or OPERATOR
-
-
-def _agreed(request: ApprovalRequest) -> bool:
-    """Whether somebody agreed in time. An approval is void once it was not used for long; that the
-    daemon was away for so long is no fault of those who agreed."""
-    late = request.state is ApprovalState.EXPIRED and bool(request.who)
-    return late or request.state is ApprovalState.APPROVED
 
 
 def _why(request: ApprovalRequest | None) -> tuple[KernelError, str]:

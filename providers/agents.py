@@ -171,7 +171,7 @@ class AgentDirectory(Replacing):
         process = self.process
         return "" if process is None else str(process.pid)
 
-    @value("state", on=(*AT_WORK, StateChanged, ShownStateChanged), example="idle")
+    @value("state", on=(*AT_WORK, StateChanged, ShownStateChanged), polled=True, example="idle")
     def state(self) -> str:
         """The state of its newest process, as in /proc/PID; empty if there is none."""
         process = self.process

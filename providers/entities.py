@@ -89,7 +89,7 @@ class EntityDirectory(Described, SystemTable):
     def tags(self) -> dict[str, str]:
         return {"entity_type": self._entity.type, "owner": self._entity.owner}
 
-    @value("state", 0o666, write="go", on=MOVED, example="PAID", errors=REFUSALS)
+    @value("state", 0o666, write="go", on=MOVED, polled=True, example="PAID", errors=REFUSALS)
     def state(self) -> str:
         """The state. Write another one to have a transition there: it is done when the write
         returns, unless the machine has a process for it (see `pending`)."""

@@ -238,6 +238,7 @@ class ProcessDirectory(Table):
     @value(
         "state",
         on=(StateChanged, ProcessExited, ProcessRestarted, ShownStateChanged),
+        polled=True,
         example="idle",
     )
     def state(self) -> str:

@@ -129,7 +129,7 @@ class RunNodeDirectory(Described):
     def tags(self) -> dict[str, str]:
         return {"kind": self._node.kind, "run": str(self.run.id)}
 
-    @value("state", example="running")
+    @value("state", polled=True, example="running")
     def state(self) -> str:
         """pending, running, waiting (for somebody's answer), backoff (until the next attempt);
         completed, failed, skipped, cancelled."""

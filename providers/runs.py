@@ -139,7 +139,7 @@ class RunDirectory(Described):
             "starter": run.starter,
         }
 
-    @value("state", on=MOVED, example="running")
+    @value("state", on=MOVED, polled=True, example="running")
     def state(self) -> str:
         """queued, running, suspended (only waits are left, or it was paused); completed, failed,
         cancelled, timed_out."""

@@ -68,7 +68,7 @@ class ScheduleDirectory(Described, SystemTable):
         spec = self._schedule.spec
         return {spec.kind.removesuffix("s"): spec.target, "owner": self._schedule.maker.owner}
 
-    @value("state", on=SCHEDULE, example="pending")
+    @value("state", on=SCHEDULE, polled=True, example="pending")
     def state(self) -> str:
         """pending (it waits for its next time), active (what it has started is under way), paused;
         or how it has ended: done, failed (its last run failed, or could not be started),

@@ -63,7 +63,7 @@ class SystemProcessDirectory(_OfSystem):
     def part(self) -> SystemPart:
         return self.system.parts.get(self._name, SystemPart())
 
-    @value("state", on=SYSTEM, example="running")
+    @value("state", on=SYSTEM, polled=True, example="running")
     def state(self) -> str:
         """pending, running, completed, failed, cancelled, or skipped (the pass ended before it
         began)."""
@@ -189,7 +189,7 @@ class SystemRunDirectory(Described, _OfSystem):
     def tags(self) -> dict[str, str]:
         return {"init": self.system.plan.init.type, "owner": self.system.maker.owner}
 
-    @value("state", on=SYSTEM, example="running")
+    @value("state", on=SYSTEM, polled=True, example="running")
     def state(self) -> str:
         """running, waiting (for a record of its topic, or until it begins again), suspended
         (somebody paused it); or how it has ended: completed, failed, cancelled."""

@@ -106,12 +106,13 @@ def value(
     check: str = "",
     on: tuple[Cause, ...] = (),
     private: bool = False,
+    polled: bool = False,
     example: str = "",
     errors: dict[str, str] | None = None,
 ) -> Callable[[Method], Method]:
     """The method returns the content (text gets its newline). `write` names the method
     `async (text, caller)` that takes a new value, `check` one `(caller)` that is asked when it is
-    opened."""
+    opened. `polled`: programs read it again and again until it changes."""
 
     def build(table: Any, key: Hashable, entry: Entry, method: Method) -> Node:
         apply = None
@@ -122,7 +123,8 @@ def value(
                 await setter(as_text(data).strip(), caller)
 
         guard = getattr(table, check) if check else _guard(table, entry)
-        return Value(Basics(key, mode, table.owner, guard), _render(table, method), apply)
+        basics = Basics(key, mode, table.owner, guard)
+        return Value(basics, _render(table, method), apply, polled=polled)
 
     return _declare(
         "Value", name, mode, build, on=on, private=private, example=example, errors=errors

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
-from tests.tree import Tree
+from agentfs.mount.inodes import YOUNG_SECONDS
+from tests.tree import Tree, until
 
 pytestmark = pytest.mark.mount
 
@@ -35,3 +38,20 @@ def test_no_read_is_cut_at_the_size_of_another_moment(tree: Tree) -> None:
         tree.write(f"proc/{pid}/turns", "begin")
         tree.write(f"proc/{pid}/turns", "end ok")
     assert [reader.communicate()[0] for reader in readers] == ["0\n"] * 3
+
+
+def test_a_state_that_grows_between_two_reads_is_no_mix_of_both(tree: Tree) -> None:
+    """`running` and then the end of `suspended`, as read(2) until the end of the file gives it."""
+    pid = tree.spawn("worker")
+    paths = tree / f"proc/{pid}/state", tree / "agents/worker/state"
+    for path in paths:
+        until(path, "idle")
+    time.sleep(YOUNG_SECONDS * 1.1)  # what has just changed is read from a snapshot anyway
+    files = [os.open(path, os.O_RDONLY) for path in paths]
+    read = [os.read(file, 5) for file in files]
+    tree.write(f"proc/{pid}/ctl", "STOP\n")
+    read += [os.read(file, 100) for file in files]
+    for file in files:
+        os.close(file)
+    assert read == [b"idle\n", b"idle\n", b"", b""]
+    assert tree.read(f"proc/{pid}/state") == "sleeping\n"

@@ -92,6 +92,12 @@ def create(path: bytes, _: bytes) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
+def drop(path: bytes, _: bytes) -> None:
+    """Have Linux ask for a name that it has, and hear that there is no such file: it forgets it."""
+    with suppress(FileNotFoundError):
+        os.lstat(path)
+
+
 def hang_up(path: bytes, _: bytes) -> None:
     """Be the other end of a FIFO for a moment. A program that waits for one in open(2) goes on, and
     finds that it is gone again: end of file, or EPIPE."""
@@ -103,12 +109,14 @@ CALLS: dict[bytes, Callable[[bytes, bytes], object]] = {
     b"write": write,
     b"close": close,
     b"create": create,
+    b"mknod": lambda path, _: os.mknod(path, stat.S_IFREG | 0o600),  # IN_CREATE alone
     b"mkdir": lambda path, _: os.mkdir(path),
     b"symlink": lambda path, _: os.symlink(b"announced", path),
     b"mkfifo": lambda path, _: os.mkfifo(path),
     b"unlink": lambda path, _: os.unlink(path),
     b"rmdir": lambda path, _: os.rmdir(path),
     b"rename": os.rename,
+    b"drop": drop,
     b"hangup": hang_up,
 }
 

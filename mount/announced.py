@@ -97,7 +97,7 @@ class Announced:
             entry = attributes(inode)
             if not isinstance(inode.node, Directory):
                 entry.attr_timeout = 0
-            elif inode.watched:
+            elif inode.kept:
                 # Nothing of a directory is in the page cache: even new ones may be kept, or
                 # every step of the announcer's call would ask for them again.
                 entry.attr_timeout = inode.node.timeout
@@ -123,15 +123,24 @@ class Announced:
     # -- the call itself -------------------------------------------------------------------------
 
     def create(self, directory: Inode, name: str) -> tuple[FileInfo, EntryAttributes]:
-        return FileInfo(fh=ANNOUNCED, direct_io=True), self.make(directory, name)
+        return FileInfo(fh=ANNOUNCED, direct_io=True), self.make(directory, name, last=False)
 
-    def make(self, directory: Inode, name: str) -> EntryAttributes:
-        """The announced entry, as if it had just been made."""
-        self._announcer.answer()
-        change = self._current().change
+    def make(self, directory: Inode, name: str, *, last: bool = True) -> EntryAttributes:
+        """The announced entry, as if it had just been made. A name that is told of briefly is not
+        to be kept by Linux: nobody tells it when that is gone."""
+        self._announcer.answer(last=last)
+        current = self._current()
+        change = current.change
         if not isinstance(change, Created) or change.name != name:
             raise KernelError(errno.ESTALE, "another entry is being announced")
-        return tell(self._inodes, change.node, directory, name)
+        passes = current.brief and self._inodes.known(change.node.key) is None
+        entry = tell(self._inodes, change.node, directory, name)
+        if passes:
+            inode = self._inodes.get(entry.st_ino)
+            inode.pass_by()
+            self._announcer.passes(current, inode)
+            entry.entry_timeout = entry.attr_timeout = 0
+        return entry
 
     def setattr(self, inode: Inode) -> EntryAttributes:
         """The attributes for a call that only tells of a change.

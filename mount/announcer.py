@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import mmap
 import os
 import socket
@@ -46,6 +47,12 @@ __all__ = ["Announcement", "Announcer"]
 log = logging.getLogger(__name__)
 
 SIZE = 8 * (RESULTS + MOST)
+
+# Names that Linux is to forget: it is told so many at a time, when nothing was announced for so
+# long, or there are so many. A name that is kept takes 2 KB here and in Linux.
+DROPS = 32
+DROPS_MOST = 4096
+LULL_SECONDS = 0.25
 COMMAND = (sys.executable, "-I", "-S", os.fspath(Path(__file__).with_name("announce_process.py")))
 ENDING_SECONDS = 5.0
 
@@ -65,6 +72,8 @@ class Announcement:
     inode: the file that was modified, or moved. Linux knows a moved file by its old name until it
         is told.
     closes: it was told already that the file was opened and modified. It is to be closed.
+    brief: of a new file only the creation is told.
+    drops: it was told so, and Linux is to forget the name.
     """
 
     change: Change
@@ -72,6 +81,8 @@ class Announcement:
     new_path: str = ""
     inode: Inode | None = None
     closes: bool = False
+    brief: bool = False
+    drops: bool = False
 
     @property
     def modified(self) -> Inode | None:
@@ -89,6 +100,8 @@ class Announcement:
     def operation(self) -> str:
         """The system call that tells of it. Raises KernelError if what came is gone again."""
         match self.change:
+            case _ if self.drops:
+                return "drop"
             case Modified():
                 if self.closes:
                     return "close"
@@ -100,7 +113,7 @@ class Announcement:
             case HungUp():
                 return "hangup"
             case Created(node=File()):
-                return "create"
+                return "mknod" if self.brief else "create"
             case Created(node=Directory()):
                 return "mkdir"
             case Created(node=node):
@@ -126,6 +139,8 @@ class Announcer:
         self._mountpoint = mountpoint
         self._limit = limit
         self._queue: deque[Announcement] = deque()
+        self._drops: deque[Announcement] = deque()  # made when nothing else is to be told
+        self._announced = self._before = 0
         self._modified: set[Inode] = set()
         self._more = trio.Event()
         self._ended: list[subprocess.Popen[bytes]] = []
@@ -183,6 +198,7 @@ class Announcer:
         inode = announcement.modified
         if inode is not None and inode in self._modified:
             return
+        self._announced += 1
         if self.waiting >= self._limit:
             if self.lost == 0:
                 log.warning(
@@ -199,6 +215,12 @@ class Announcer:
             with suppress(OSError):  # the task below meets it as well, and acts
                 self._tell()
         if self._queue:
+            self._more.set()
+
+    def passes(self, announcement: Announcement, inode: Inode) -> None:
+        """Linux is told of an inode that it is to forget soon, unless somebody looks at it."""
+        self._drops.append(replace(announcement, inode=inode, brief=False, drops=True))
+        if len(self._drops) == 1:
             self._more.set()
 
     def expected(self) -> bool:
@@ -299,7 +321,22 @@ class Announcer:
                     await self._all_over(told)
                     await self._modify(told, self._queue.popleft(), modified)
             self._more = trio.Event()
-            await self._more.wait()
+            with trio.move_on_after(LULL_SECONDS if self._drops else math.inf):
+                await self._more.wait()
+            await self._drop_names(told)
+
+    async def _drop_names(self, told: trio.socket.SocketType) -> None:
+        """Have Linux forget the names that it is not to keep, if nothing was announced in the last
+        lull, or there are too many."""
+        self.catch_up()
+        before, self._before = self._before, self._announced
+        while self._drops and not self._queue:
+            if before != self._announced and len(self._drops) <= DROPS_MOST:
+                return
+            drops = [self._drops.popleft() for _ in range(min(DROPS, len(self._drops)))]
+            self._queue.extend(each for each in drops if each.inode and each.inode.passing)
+            self._tell()
+            await self._all_over(told)
 
     async def _hear(self, told: trio.socket.SocketType) -> None:
         while await told.recv(16):
@@ -379,6 +416,8 @@ class Announcer:
 
     def _made(self, announcement: Announcement, number: int) -> None:
         """A call is over: 0, or its errno."""
+        if announcement.drops:
+            return
         if number == 0:
             self._done += 1
             if announcement.inode is not None and announcement.modified is None:

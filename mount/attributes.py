@@ -19,7 +19,7 @@ def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
     Linux holds new attributes valid a moment before it drops the pages that they outdate. A reader
     that comes in between and need not ask still finds those pages. So the first answer after a
     change may not be kept: a reader that comes in between has to ask, and that takes longer. The
-    attributes of a directory that nobody watches are never kept: see `calls`.
+    attributes of a directory that nobody watches for all events are never kept: see `calls`.
     """
     stat, news = inode.tell()
     node = inode.node
@@ -30,7 +30,7 @@ def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
         show_number(entry, node.number)
     entry.generation = inode.generation
     entry.entry_timeout = 0.0 if node.fresh else node.timeout
-    entry.attr_timeout = 0 if news or not inode.watched else node.timeout
+    entry.attr_timeout = node.timeout if inode.kept and not news else 0
     entry.st_mode = pyfuse3.ModeT(stat.mode)
     entry.st_nlink = stat.nlink
     entry.st_uid = stat.uid

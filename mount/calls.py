@@ -13,6 +13,7 @@ import time
 import trio
 
 from agentfs.mount.proc import system_call, threads
+from agentfs.mount.watch import EVENTS
 
 __all__ = ["is_closing", "looks", "may_be_closing", "may_watch"]
 
@@ -20,10 +21,14 @@ __all__ = ["is_closing", "looks", "may_be_closing", "may_watch"]
 # one as well. No number stands for another call there that takes a path. Other machines we do not
 # know.
 _MACHINE = platform.machine()
-# inotify_add_watch and fanotify_mark.
+# inotify_add_watch, whose third argument says for what; fanotify_mark, which divides it otherwise.
 _WATCHING = {
-    "x86_64": {254, 301, 292, 339},
-    "aarch64": {27, 263, 317, 367},
+    "x86_64": {254, 292},
+    "aarch64": {27, 317},
+}.get(_MACHINE, set())
+_MARKING = {
+    "x86_64": {301, 339},
+    "aarch64": {263, 367},
 }.get(_MACHINE, set())
 # stat, lstat, newfstatat and statx; stat, lstat, stat64, lstat64, fstatat64 and statx.
 _LOOKING = {
@@ -44,24 +49,28 @@ PAUSES_SECONDS = (0.0, 0.0002, 0.001, 0.005, 0.02, 0.1, 0.3)
 OTHERS_PAUSES_SECONDS = PAUSES_SECONDS[:5]
 
 
-async def may_watch(tid: int) -> bool:
-    """Whether the thread, which waits for our answer, may be adding a watch; yes if in doubt: it
-    cannot be seen from here, we may not look, or it never falls asleep. 25 µs.
+async def may_watch(tid: int) -> int:
+    """The events (see `mount.watch`) of a watch that the thread, which waits for our answer, may be
+    adding; all of them if in doubt: it cannot be seen from here, we may not look, or it never falls
+    asleep. 25 µs.
 
     Not seen are dnotify, which nobody uses any more, and the rules of Linux's audit.
     """
-    number = await _number(tid) if _WATCHING else None
-    return number is None or number in _WATCHING
+    call = await _call(tid) if _WATCHING else None
+    if call is None or call[0] in _MARKING:
+        return EVENTS
+    return call[3] & EVENTS if call[0] in _WATCHING else 0
 
 
 async def looks(tid: int) -> bool:
     """Whether the thread, which waits for our answer, only asks what a path is (stat, lstat,
     statx), and opens nothing; no if in doubt. 25 µs."""
-    return await _number(tid) in _LOOKING
+    call = await _call(tid)
+    return call is not None and call[0] in _LOOKING
 
 
-async def _number(tid: int) -> int | None:
-    """The number of the call that a thread is in; None if nobody says."""
+async def _call(tid: int) -> tuple[int, ...] | None:
+    """The number of the call that a thread is in, and its arguments; None if nobody says."""
     for pause in PAUSES_SECONDS:
         try:
             words = system_call(tid)
@@ -74,7 +83,7 @@ async def _number(tid: int) -> int | None:
     # whatever call it was made in, and no stack.
     if len(words) != 9 or not words[0].isdigit() or int(words[7], 16) == 0:
         return None
-    return int(words[0])
+    return int(words[0]), *(int(word, 16) for word in words[1:7])
 
 
 # -- closing: asked in a thread of its own ---------------------------------------------------------

@@ -17,7 +17,9 @@ import pyfuse3
 
 from agentfs.mount.announcer import Announcement, Announcer
 from agentfs.mount.inodes import Inode, Inodes
+from agentfs.mount.watch import ARRIVAL, CREATION, LEAVING, REMOVAL, WRITING
 from agentfs.vfs.changes import Change, Created, HungUp, Modified, Moved, Removed
+from agentfs.vfs.node import File
 
 __all__ = ["Coherence", "by_client"]
 
@@ -68,8 +70,8 @@ class Coherence:
 
     def _invalidate(self, inode: Inode) -> None:
         inode.touch()
-        if not inode.watched:
-            return  # Linux keeps nothing of it
+        if not inode.kept:
+            return
         self._announcer.changing(inode)
         self.invalidations += 1
         try:
@@ -79,7 +81,13 @@ class Coherence:
             log.debug("inode %d could not be invalidated: %s", inode.number, failure)
 
     def _announce(
-        self, change: Change, directory: Inode, name: str, inode: Inode | None = None
+        self,
+        change: Change,
+        directory: Inode,
+        name: str,
+        inode: Inode | None = None,
+        *,
+        brief: bool = False,
     ) -> None:
         path = self._inodes.path(directory)
         if path is None:
@@ -92,7 +100,7 @@ class Coherence:
                 return
             new_path = f"{base}/{change.new_name}"
         self._announcer.announce(
-            Announcement(change, f"{path.rstrip('/')}/{name}", new_path, inode)
+            Announcement(change, f"{path.rstrip('/')}/{name}", new_path, inode, brief=brief)
         )
 
     def _modified(self, change: Modified, ours: frozenset[Hashable]) -> None:
@@ -110,8 +118,15 @@ class Coherence:
         if directory is None:
             return
         self._invalidate(directory)
-        if directory.watched and (change.directory, change.name) not in ours:
-            self._announce(change, directory, change.name)
+        if (change.directory, change.name) not in ours:
+            self._announce_creation(change, directory)
+
+    def _announce_creation(self, change: Created, directory: Inode) -> None:
+        """Where nobody waits for a new file to be opened and closed, two requests less tell of it,
+        and where nobody waits for new files, none."""
+        if directory.wanted & (CREATION | WRITING):
+            brief = isinstance(change.node, File) and not directory.wanted & WRITING
+            self._announce(change, directory, change.name, brief=brief)
 
     def _removed(self, change: Removed, ours: frozenset[Hashable]) -> None:
         inode = self._inodes.known(change.key)
@@ -122,8 +137,8 @@ class Coherence:
         if directory is None:
             return
         self._invalidate(directory)
-        if inode is None and not directory.watched:
-            return
+        if (inode is None or inode.passing) and not directory.wanted & REMOVAL:
+            return  # Linux does not keep it, and nobody waits for it
         if (change.directory, change.name) not in ours:
             if inode is not None:
                 inode.lose_name()
@@ -147,7 +162,8 @@ class Coherence:
                 self._invalidate(changed)
         if (change.directory, change.name) in ours:
             return
-        if inode is None and not any(each and each.watched for each in (directory, target)):
+        wanted = (directory and directory.wanted & LEAVING) or (target and target.wanted & ARRIVAL)
+        if (inode is None or inode.passing) and not wanted:
             return
         if inode is not None and directory is not None:
             inode.lose_name()
@@ -160,5 +176,4 @@ class Coherence:
             gone = Removed(change.directory, change.name, change.node.key)
             self._announce(gone, directory, change.name, inode)
         if target is not None:
-            made = Created(change.target, change.new_name, change.node)
-            self._announce(made, target, change.new_name)
+            self._announce_creation(Created(change.target, change.new_name, change.node), target)

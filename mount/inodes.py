@@ -22,6 +22,7 @@ import pyfuse3
 import trio
 
 from agentfs.base.errors import KernelError
+from agentfs.mount.watch import EVENTS
 from agentfs.vfs.node import FOREVER, Directory, Node, Stat
 
 __all__ = ["Inode", "Inodes"]
@@ -47,6 +48,7 @@ class Inode:
 
     lookups: the references that Linux holds.
     parent, name: where it was found last.
+    passing: Linux was told of its creation, and nobody has looked at it. It is to be forgotten.
     touched: the time of its last change, in ns. The st_mtime that Linux is told is never older.
     changes: the number of its changes so far.
     last_change: when the last of them was (time.monotonic).
@@ -57,8 +59,9 @@ class Inode:
     gone: its node was removed. Open handles of it may remain.
     outdated: the number of names by which Linux may still find it though it lost them. Linux is
         told of each by an announcement.
-    watched: somebody may watch it. Nobody watches a restless directory until a program that is
-        about to do so asks for its attributes (see `calls`).
+    wanted: the events that somebody may watch it for (see `watch`). Nobody watches a restless
+        directory until a program that is about to do so asks for its attributes (see `calls`), so
+        Linux has to ask as long as there are events that nobody wants.
     fetched: the size in bytes of a content that is fetched at the open, as it was then.
     followed: its open files whose end matters.
     begun: the number of such files that it ever had.
@@ -82,10 +85,11 @@ class Inode:
         "number",
         "outdated",
         "parent",
+        "passing",
         "told",
         "told_changes",
         "touched",
-        "watched",
+        "wanted",
     )
 
     def __init__(self, number: int, node: Node, parent: Inode | None, name: str) -> None:
@@ -107,8 +111,9 @@ class Inode:
         self.fetched = 0
         self.followed = 0
         self.begun = 0
+        self.passing = False
         self.generation = secrets.randbits(31) + 1
-        self.watched = not (isinstance(node, Directory) and node.restless)
+        self.wanted = 0 if isinstance(node, Directory) and node.restless else EVENTS
 
     # -- what Linux knows of it ------------------------------------------------------------------
 
@@ -119,6 +124,7 @@ class Inode:
     def found(self, node: Node, parent: Inode, name: str) -> None:
         """Linux found it as `name` in `parent`, and holds one more reference."""
         self.lookups += 1
+        self.passing = False
         self.node = node
         if self.parent is not None:
             self.parent, self.name = parent, name
@@ -155,9 +161,18 @@ class Inode:
             self.touched = stat.mtime
         return stat
 
-    def watch(self) -> None:
-        """Somebody may watch it from now on."""
-        self.watched = True
+    def pass_by(self) -> None:
+        """Only its creation was told."""
+        self.passing = True
+
+    def watch(self, events: int) -> None:
+        """Somebody may watch it for these events, too, from now on."""
+        self.wanted |= events
+
+    @property
+    def kept(self) -> bool:
+        """Whether Linux may keep its attributes."""
+        return self.wanted == EVENTS and not self.passing
 
     def fetch(self, size: int) -> None:
         """Its content was fetched, and has so many bytes."""
@@ -208,7 +223,7 @@ class Inode:
         self.node, self.key = node, node.key
         self.parent, self.name = parent, name
         self.gone = False
-        self.watched = True
+        self.wanted = EVENTS
         self.cached = None
         self.touch()
 

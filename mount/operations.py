@@ -196,8 +196,8 @@ class Operations(pyfuse3.Operations):
         if known.node.guarded:
             # Of a file held with O_PATH this is all that Linux asks before it opens it.
             self._admit(known.node, self.inodes.where(known), ctx)
-        if not known.watched and await may_watch(ctx.pid):
-            known.watch()
+        if not known.kept:
+            known.watch(await may_watch(ctx.pid))
         if known.gone and self.second_looks.is_outdated(known) and not await may_watch(ctx.pid):
             # By its name there may be another by now. Linux does not send back a thread that adds a
             # watch.

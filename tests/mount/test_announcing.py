@@ -95,6 +95,97 @@ async def test_what_linux_knows_there_is_told_all_the_same(small: Mounted) -> No
         on_itself.close()
 
 
+async def test_a_watch_is_told_what_it_is_for_and_nothing_else(small: Mounted) -> None:
+    there = await letters(small)
+    async with kept(small, small.path / "letters"):
+        watcher = inotify_simple.INotify()
+        await small.do(watcher.add_watch, str(small.path / "letters"), flags.CREATE)
+        for number in range(10):
+            await arrive(small, there, str(number))
+            await small.announced()  # before it is gone again
+            await move(small, there, str(number), f"{number}-moved")
+            await leave(small, there, f"{number}-moved")
+        await small.announced()
+        assert seen(watcher) == [("CREATE", str(number)) for number in range(10)]
+        assert small.mount.announcer.done == 10
+        watcher.close()
+
+
+async def test_what_linux_is_told_alone_of_a_creation_it_does_not_keep(small: Mounted) -> None:
+    there = await letters(small)
+    async with kept(small, small.path / "letters"):
+        watcher = inotify_simple.INotify()
+        await small.do(watcher.add_watch, str(small.path / "letters"), flags.CREATE)
+        known = len(small.mount.inodes)
+        for number in range(100):
+            await arrive(small, there, str(number))
+        came = 0
+        with trio.fail_after(60):
+            while came < 100 or len(small.mount.inodes) > known:
+                came += len(watcher.read(timeout=0))
+                await trio.sleep(0.01)
+        watcher.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (flags.CREATE, flags.DELETE),
+        (flags.CREATE, flags.MOVED_FROM),
+        (flags.DELETE, flags.MOVED_TO),
+        (flags.CREATE, flags.CLOSE_WRITE),
+        (flags.ATTRIB, flags.CREATE | flags.DELETE | flags.MOVED_TO | flags.MOVED_FROM),
+    ],
+)
+async def test_a_second_watch_for_other_events_misses_nothing(
+    small: Mounted, first: int, then: int
+) -> None:
+    there = await letters(small)
+    async with kept(small, small.path / "letters"):
+        early, late = inotify_simple.INotify(), inotify_simple.INotify()
+        await small.do(early.add_watch, str(small.path / "letters"), first)
+        await arrive(small, there, "before")
+        await small.announced()
+        await small.do(late.add_watch, str(small.path / "letters"), then)
+        await arrive(small, there, "a")
+        await move(small, there, "a", "b")
+        await leave(small, there, "b")
+        await small.announced()
+        expected = {
+            flags.CREATE: ("CREATE", "a"),
+            flags.CLOSE_WRITE: ("CLOSE_WRITE", "a"),
+            flags.MOVED_FROM: ("MOVED_FROM", "a"),
+            flags.MOVED_TO: ("MOVED_TO", "b"),
+            flags.DELETE: ("DELETE", "b"),
+        }
+        assert seen(late) == [said for flag, said in expected.items() if flag & then]
+        early.close()
+        late.close()
+
+
+async def test_a_file_that_is_watched_itself_is_told_of_though_its_folder_is_not(
+    small: Mounted,
+) -> None:
+    there = await letters(small)
+    async with kept(small, small.path / "letters"):
+        on_folder = inotify_simple.INotify()
+        await small.do(on_folder.add_watch, str(small.path / "letters"), flags.CREATE)
+        await arrive(small, there, "one")
+        await small.announced()
+        on_itself = await small.do(watch, small.path / "letters/one")
+        await move(small, there, "one", "two")
+        await leave(small, there, "two")
+        await small.announced()
+        assert [event for event, _ in seen(on_itself)] == [
+            "MOVE_SELF",
+            "ATTRIB",
+            "DELETE_SELF",
+            "IGNORED",
+        ]
+        on_folder.close()
+        on_itself.close()
+
+
 class Latecomer(threading.Thread):
     """Watches a directory from some moment on; `missed` is what came since and was not seen."""
 

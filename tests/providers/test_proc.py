@@ -161,7 +161,7 @@ async def test_wait_gives_the_code_and_signals_end_when_it_is_reaped(world: Worl
     path = f"/proc/{child.pid}"
     wait, another = world.stream(f"{path}/wait", alice), world.stream(f"{path}/wait")
     signals = world.stream(f"{path}/signals")
-    old = world.open(f"{path}/state")
+    old = world.open(f"{path}/status")
     for stream in (wait, another, signals):
         assert stream.try_read(100) is None
         assert not stream.ready()

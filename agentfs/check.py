@@ -33,6 +33,7 @@ from agentfs.store.migrations import LATEST
 from agentfs.store.opening import LAST_EVENT
 from agentfs.store.rows import UNREADABLE, StoreRows
 from agentfs.store.settings import configuration_form
+from agentfs.tasks import check as tasks
 from agentfs.tooling import check as tooling
 from agentfs.tooling import document as tools
 from agentfs.triggers import check as triggers
@@ -44,12 +45,12 @@ __all__ = ["check"]
 
 ROOMS = (
     *(process, mail, asks, reminders, tooling, turns, chats, shared, quota, audit, approvals),
-    *(library, workflow, executors, triggers),
+    *(library, workflow, executors, triggers, tasks),
 )
 
 NUMBERS = (
     *(LAST_EVENT, *process.NUMBERS, *quota.NUMBERS, *audit.NUMBERS, *approvals.NUMBERS),
-    *triggers.NUMBERS,
+    *(*triggers.NUMBERS, *tasks.NUMBERS),
 )
 """Meta values that are numbers."""
 

@@ -115,6 +115,12 @@ from agentfs.store.layout import STORE, lay_out
 from agentfs.store.live_document import LiveDocument
 from agentfs.store.opening import require_whole, taking_up
 from agentfs.store.part import Part
+from agentfs.tasks.policy import PASS_ALL
+from agentfs.tasks.task_mail import TaskMail
+from agentfs.tasks.task_runs import TaskRuns
+from agentfs.tasks.task_table import TaskTable
+from agentfs.tasks.tasks import Tasks
+from agentfs.tasks.workers import Workers
 from agentfs.tooling.sidecars import Sidecars
 from agentfs.tooling.tooling import Tooling
 from agentfs.triggers.entities import Entities
@@ -171,6 +177,7 @@ class Kernel:
             self._build_workflows(ground)
             self._build_boundary(ground)
             self._build_steps(ground)
+            self._build_tasks(ground)
 
     def _build_rights(self, ground: Ground, audit_key: Path) -> None:
         """Who calls, what they may do, and the record of what they did."""
@@ -326,6 +333,16 @@ class Kernel:
         engine.executors.add(add(ToolNodes(ground, engine, self.tooling).nodes))
         engine.executors.add(add(HookNodes(ground, engine, self.tooling).nodes))
         engine.executors.add(add(ApiNodes(ground, engine, service, ports).nodes))
+
+    def _build_tasks(self, ground: Ground) -> None:
+        """Tasks, who does them, and what decides about both."""
+        add, gate, table, made = ground.parts.add, self.gate, self.table, self.made
+        self.workers = add(Workers(ground, gate, table, self.agents, made, self.pools))
+        letters = TaskMail(ground, table, self.supervisor, self.mail, self.workers)
+        runs = TaskRuns(table, self.runs, self.engine)
+        rows = TaskTable(ground, made)
+        self.tasks = add(Tasks(ground, gate, rows, self.workers, letters, runs))
+        self.tasks.judge_by(PASS_ALL)
 
     def load(self) -> None:
         """Read the rest from the store. Nothing is written before everything is read."""

@@ -24,6 +24,7 @@ from agentfs.shared.settings import (
     TopicSettings,
 )
 from agentfs.store.settings import Section
+from agentfs.tasks.settings import TaskSettings, WorkerSettings
 from agentfs.tooling.settings import ToolSettings
 from agentfs.triggers.settings import TriggerSettings
 from agentfs.turns.settings import TurnSettings
@@ -53,6 +54,8 @@ SECTIONS: tuple[type[Section], ...] = (
     ToolSettings,
     PoolSettings,
     TriggerSettings,
+    TaskSettings,
+    WorkerSettings,
     MountSettings,
 )
 """In the order of the document."""

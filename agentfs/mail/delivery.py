@@ -25,7 +25,7 @@ from agentfs.mail.message import Message
 from agentfs.mail.owners import Owners
 from agentfs.mail.readers import Reader
 from agentfs.mail.settings import MessageSettings
-from agentfs.mail.tasks import Tasks
+from agentfs.mail.claim_limits import ClaimLimits
 from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import INIT, Principal
 from agentfs.model.process import Process, State
@@ -63,7 +63,7 @@ class Delivery(Part):
         self._owners = owners
         self._loops = loops
         ceilings = Ceilings(table, ground.settings)
-        self.tasks = Tasks(ground, boxes.claimed, table, ceilings, self._give_back)
+        self.tasks = ClaimLimits(ground, boxes.claimed, table, ceilings, self._give_back)
 
     # -- claiming --------------------------------------------------------------------------------
 

@@ -59,6 +59,7 @@ KERNELS_OWN = frozenset(
         "escalated-past",
         "run",
         "step-key",
+        "task",
     }
 )
 """Headers that only the kernel writes; a sender's are dropped."""
@@ -92,6 +93,8 @@ KERNEL_TYPES = frozenset(
         "reminder",
         "restart-notice",
         "step",
+        "task",
+        "task-cancelled",
         "undeliverable",
     }
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
 
@@ -30,11 +30,14 @@ from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
+from agentfs.store.records import keep_item
 from agentfs.store.store import SHORT_CONTENT
 
 __all__ = ["Mailboxes", "expired"]
 
 log = logging.getLogger(__name__)
+
+Follower = Callable[[Message, str, str], object]
 
 
 class Mailboxes(Part):
@@ -53,6 +56,7 @@ class Mailboxes(Part):
         self._expiring: DueHeap[Message] = DueHeap()
         self._alarm = Alarm(ground.clock, ground.timers, self._fall_due)
         self.waiters = Waiters(self._count_waiting)
+        self._followed: dict[int, Follower] = {}
         self._last_seq = 0
         self._last_arrival = 0.0
         self.doubts = False
@@ -195,6 +199,8 @@ class Mailboxes(Part):
             finished=self._clock.now() if folder == "dead" else 0.0,
         )
         self._store.update_message(message.seq, folder, file, message.record())
+        if message.seq in self._followed:
+            self._followed[message.seq](message, folder, reason)
         if folder == "dead":
             self.retention.bound_dead(self.box(message.mailbox))
 
@@ -204,6 +210,8 @@ class Mailboxes(Part):
         this one, shows there as dead."""
         if message.broadcast and message.folder != "dead":
             self._count_copy(message, "removed" if reason else state)
+        if message.seq in self._followed:
+            self._followed[message.seq](message, state, reason)
         if message.unlisted:
             self.delete(message)
             return
@@ -359,6 +367,21 @@ class Mailboxes(Part):
     def _count_waiting(self, name: str) -> int:
         box = self._boxes.get(name)
         return 0 if box is None else box.waiting
+
+    # -- messages that somebody follows ------------------------------------------------------------
+
+    def follow(self, seq: int, follower: Follower) -> None:
+        """Tell `follower` of each change of the place of message `seq`, inside the transaction of
+        the change: the message, the place (`new`, `cur`, `dead`, `done`, `expired`) and the reason.
+        It may change nothing there; see `Store.conclude`."""
+        if self._store.in_transaction:
+            keep_item(self._store, self._followed, seq)
+        self._followed[seq] = follower
+
+    def unfollow(self, seq: int) -> None:
+        """Tell nobody any more, inside a transaction."""
+        keep_item(self._store, self._followed, seq)
+        self._followed.pop(seq, None)
 
     # -- readers ---------------------------------------------------------------------------------
 

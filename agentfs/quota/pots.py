@@ -62,6 +62,8 @@ _KINDS = (
     PotKind("manifests", "documents", "workflows.max_documents"),
     PotKind("pools", "pools", "pools.max_pools"),
     _again("groups", "groups", "groups.max_groups"),
+    PotKind("tasks", "open tasks", "tasks.max_tasks"),
+    PotKind("workers", "workers", "workers.max_workers"),
     PotKind("reminders", "reminders", "shares.reminders"),
     PotKind("schedules", "schedules", "triggers.max_schedules"),
     PotKind("systems", "systems", "triggers.max_systems"),

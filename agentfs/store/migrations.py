@@ -189,6 +189,24 @@ MIGRATIONS: tuple[str, ...] = (
         record TEXT NOT NULL,
         PRIMARY KEY (type, id, seq)
     ) WITHOUT ROWID;
+    CREATE TABLE ended_tasks (                       -- the open ones are records
+        id        INTEGER PRIMARY KEY,
+        state     TEXT NOT NULL,
+        submitter TEXT NOT NULL,
+        key       TEXT NOT NULL,                     -- of a request that may be repeated
+        in_group  TEXT NOT NULL,
+        ended     REAL NOT NULL,                     -- wall clock, seconds
+        record    TEXT NOT NULL
+    );
+    CREATE INDEX ended_tasks_by_state ON ended_tasks (state);
+    CREATE INDEX ended_tasks_by_end ON ended_tasks (ended);
+    CREATE UNIQUE INDEX ended_tasks_by_key ON ended_tasks (submitter, key) WHERE key != '';
+    CREATE INDEX ended_tasks_by_group ON ended_tasks (in_group) WHERE in_group != '';
+    CREATE TABLE task_values (
+        task   INTEGER PRIMARY KEY,
+        input  TEXT,                                 -- JSON, as is the result
+        result TEXT
+    );
     """,
 )
 

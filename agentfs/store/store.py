@@ -119,6 +119,7 @@ class Store:
         self._changed = 0  # the innermost of them that has changed something
         self._undo: list[Callable[[], object]] = []
         self._commit: list[Callable[[], object]] = []
+        self._last: list[Callable[[], object]] = []
         self._end: list[Callable[[], object]] = []
         self._dirty = False
         self._recent: dict[int, bytes] = {}  # the newest short contents, by message
@@ -171,6 +172,8 @@ class Store:
         return self._transaction
 
     def _commit_all(self) -> None:
+        while self._last:
+            self._last.pop(0)()
         for prepare in self.before_commit:
             prepare()
         event = self._metas.get(LAST_EVENT)
@@ -198,7 +201,7 @@ class Store:
         _call_all(calls, "transaction")
 
     def _roll_back(self) -> None:
-        undo, self._undo, self._commit = self._undo, [], []
+        undo, self._undo, self._commit, self._last = self._undo, [], [], []
         self._metas.clear()
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
@@ -234,6 +237,13 @@ class Store:
             raise RuntimeError("an undo outside a transaction")
         self._changed = self._depth
         self._undo.append(call)
+
+    def conclude(self, call: Callable[[], object]) -> None:
+        """Run `call()` as a part of the transaction under way, once all others are through: what
+        follows from a change that is made in several steps. An exception fails the transaction."""
+        if not self._depth:
+            raise RuntimeError("a conclusion outside a transaction")
+        self._last.append(call)
 
     def on_commit(self, call: Callable[[], object]) -> None:
         """Run `call()` once the transaction is committed."""

@@ -84,6 +84,11 @@ class Runs(Part):
         with self._store.transaction():
             return self._starts.begin(process, start)
 
+    def start_plan(self, process: Process, plan: Plan, start: Start) -> Run:
+        """The same of a plan that has no document."""
+        with self._store.transaction():
+            return self._starts.begin_plan(process, plan, start)
+
     # -- control ---------------------------------------------------------------------------------
 
     def cancel(self, principal: Principal, number: int, why: str = "") -> None:

@@ -80,6 +80,10 @@ class Starts:
                 return known
         return self.make(starter, plan, start, text)
 
+    def begin_plan(self, starter: Process, plan: Plan, start: Start) -> Run:
+        """As `begin`, of a plan that has no document: nobody is asked whether it may be started."""
+        return self.make(starter, plan, start, self._input_text(plan, start.input))
+
     def may_start(self, starter: Process, pipeline: str, text: str = "") -> None:
         """Raise EACCES or EPERM unless runs of a pipeline may be started in the name of a process;
         `text` is the input, which somebody may have to approve."""

@@ -208,6 +208,7 @@ ABOUT_NOBODY = {
     "topic_removed",
     "turn_days_swept",
     "uses_swept",
+    "worker_changed",
 }
 
 

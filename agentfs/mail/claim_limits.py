@@ -24,10 +24,10 @@ from agentfs.store.events import ConfigChanged
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
 
-__all__ = ["Tasks"]
+__all__ = ["ClaimLimits"]
 
 
-class Tasks(Part):
+class ClaimLimits(Part):
     """Asked before a claim. `give_back(message, reason)` returns one, inside a transaction."""
 
     def __init__(

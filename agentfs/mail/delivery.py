@@ -11,6 +11,7 @@ import errno
 from functools import partial
 
 from agentfs.base.errors import KernelError
+from agentfs.mail.claim_limits import ClaimLimits
 from agentfs.mail.events import (
     MessageClaimed,
     MessageDone,
@@ -25,7 +26,6 @@ from agentfs.mail.message import Message
 from agentfs.mail.owners import Owners
 from agentfs.mail.readers import Reader
 from agentfs.mail.settings import MessageSettings
-from agentfs.mail.claim_limits import ClaimLimits
 from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import INIT, Principal
 from agentfs.model.process import Process, State

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agentfs.store.rows import UNREADABLE, StoreRows, read_record
-from agentfs.tasks.model import PREFIX, Task, TaskState, Worker, WorkerKind
+from agentfs.tasks.model import Task, TaskState, TaskWorker, WorkerKind
 from agentfs.tasks.task_table import KIND, LAST_TASK
 
 __all__ = ["NUMBERS", "faults"]
@@ -16,10 +16,10 @@ NUMBERS = (LAST_TASK,)
 
 def faults(rows: StoreRows) -> Iterator[str]:
     """Every fault of them, in words."""
-    workers: dict[str, Worker] = {}
+    workers: dict[str, TaskWorker] = {}
     for name, record in rows.records("worker"):
         try:
-            worker = workers[name] = Worker.read(name, record)
+            worker = workers[name] = TaskWorker.read(name, record)
         except UNREADABLE as bad:
             yield f"worker {name}: {bad!r}"
             continue
@@ -72,7 +72,7 @@ def _assignments(rows: StoreRows) -> dict[int, tuple[str, str, str]]:
     query = (
         "SELECT seq, mailbox, state, substr(coalesce(long_contents.content, messages.content),"
         " 1, 1000) FROM messages LEFT JOIN long_contents USING (seq)"
-        f" WHERE state IN ('new', 'cur', 'dead') AND (mailbox LIKE '{PREFIX}/%'"  # noqa: S608
+        " WHERE state IN ('new', 'cur', 'dead') AND (mailbox LIKE 'workers/%'"
         " OR record LIKE '%\"unlisted\":true%')"
     )
     found = {}
@@ -85,7 +85,7 @@ def _assignments(rows: StoreRows) -> dict[int, tuple[str, str, str]]:
 
 
 def _open_faults(
-    task: Task, workers: dict[str, Worker], messages: dict[int, tuple[str, str, str]]
+    task: Task, workers: dict[str, TaskWorker], messages: dict[int, tuple[str, str, str]]
 ) -> Iterator[str]:
     """Whether it is where its state says, with the message and the worker that go with it."""
     mailbox, state, name = messages.pop(task.message, ("", "", ""))

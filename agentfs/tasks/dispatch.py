@@ -22,7 +22,7 @@ from agentfs.model.names import INIT_NAME
 from agentfs.store.events import ConfigChanged
 from agentfs.store.ground import Ground
 from agentfs.tasks.matching import fits, unmatched
-from agentfs.tasks.model import Task, TaskState, Worker, WorkerKind, WorkerState
+from agentfs.tasks.model import Task, TaskState, TaskWorker, WorkerKind, WorkerState
 from agentfs.tasks.policy import LEAST_LOADED, Router
 from agentfs.tasks.settings import TaskSettings
 from agentfs.tasks.task_table import TaskTable
@@ -56,7 +56,7 @@ class _Line:
     tasks: DueHeap[Task] = field(default_factory=DueHeap)
     workers: set[str] = field(default_factory=set)
 
-    def takes(self, worker: Worker) -> bool:
+    def takes(self, worker: TaskWorker) -> bool:
         """Whether a worker may do these: it is capable, and is the operator's, or works for the
         same user, or the task is the operator's."""
         if self.program:
@@ -67,7 +67,7 @@ class _Line:
         return fits(self.requirements, capable(worker, self.requirements))
 
 
-Hand = Callable[[Task, Worker | None], object]
+Hand = Callable[[Task, TaskWorker | None], object]
 Refuse = Callable[[Task, KernelError], object]
 
 PASSING = frozenset({errno.EAGAIN, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE})
@@ -86,7 +86,7 @@ class Dispatcher:
         workers: Workers,
         hand: Hand,
         refuse: Refuse,
-        has_room: Callable[[Worker], bool],
+        has_room: Callable[[TaskWorker], bool],
     ) -> None:
         self._store = ground.store
         self._settings = ground.settings
@@ -132,7 +132,7 @@ class Dispatcher:
         elif task.state in (TaskState.ASSIGNED, TaskState.RUNNING):
             self.wake()
 
-    def worker_changed(self, worker: Worker) -> None:
+    def worker_changed(self, worker: TaskWorker) -> None:
         """It came, is capable of something else, or went."""
         there = self._workers.find(worker.name) is worker
         for line in self._lines.values():
@@ -223,10 +223,10 @@ class Dispatcher:
         most = self._settings.of(TaskSettings).max_concurrent
         return most - self._table.count_under_way() - len(self._asked)
 
-    def _next(self) -> tuple[Task, list[tuple[Worker, int]]] | None:
+    def _next(self) -> tuple[Task, list[tuple[TaskWorker, int]]] | None:
         """The first task that can be assigned, and the workers that are free for it; none if the
         kernel does it itself."""
-        best: tuple[Task, list[tuple[Worker, int]]] | None = None
+        best: tuple[Task, list[tuple[TaskWorker, int]]] | None = None
         for line in self._lines.values():
             task = self._first(line)
             if task is None or (best and _place(best[0]) <= _place(task)):
@@ -246,7 +246,7 @@ class Dispatcher:
         waiting = (t for t in line.tasks if t.id not in self._asked and t.id not in self._refused)
         return min(waiting, key=_place, default=None)
 
-    def _free(self, line: _Line, task: Task) -> list[tuple[Worker, int]]:
+    def _free(self, line: _Line, task: Task) -> list[tuple[TaskWorker, int]]:
         """The workers that could have it now, with what they have; the one that had it last only if
         there is no other."""
         free = [
@@ -257,11 +257,11 @@ class Dispatcher:
         others = [each for each in free if each[0].name != task.worker]
         return others or free
 
-    def _is_free(self, worker: Worker) -> bool:
+    def _is_free(self, worker: TaskWorker) -> bool:
         active = worker.state is WorkerState.ACTIVE and not worker.removed
         return active and self._load(worker) < worker.capacity and self._has_room(worker)
 
-    def _load(self, worker: Worker) -> int:
+    def _load(self, worker: TaskWorker) -> int:
         return len(self._table.by_worker.of(worker.name))
 
     def proposed(self, number: int, names: Sequence[str]) -> bool:
@@ -278,7 +278,7 @@ class Dispatcher:
         self._go()
         return True
 
-    def _choose(self, task: Task, order: Sequence[str], candidates: list[Worker]) -> None:
+    def _choose(self, task: Task, order: Sequence[str], candidates: list[TaskWorker]) -> None:
         """The first of the order that is a candidate; of no order the one with the least to do."""
         by_name = {worker.name: worker for worker in candidates}
         names = [name for name in order if name in by_name]
@@ -287,7 +287,7 @@ class Dispatcher:
             names = list(LEAST_LOADED.order(task, loads) or ())
         self._try(task, by_name[names[0]])
 
-    def _try(self, task: Task, worker: Worker | None) -> None:
+    def _try(self, task: Task, worker: TaskWorker | None) -> None:
         try:
             with self._store.transaction():
                 self._hand(task, worker)
@@ -300,7 +300,7 @@ class Dispatcher:
             self._timers.call_later(RETRY, self._again)
 
 
-def capable(worker: Worker, required: dict[str, object]) -> dict[str, object]:
+def capable(worker: TaskWorker, required: dict[str, object]) -> dict[str, object]:
     """What a worker is capable of. Everyone has its name. The functions of a pool are not known
     here, unless its worker names one."""
     has: dict[str, object] = {"worker": worker.name, **worker.capabilities}

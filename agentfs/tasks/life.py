@@ -22,7 +22,7 @@ from agentfs.tasks.events import (
     TaskValidated,
 )
 from agentfs.tasks.model import Task, TaskState
-from agentfs.tasks.policy import Verdict
+from agentfs.tasks.policy import Judgement
 from agentfs.tasks.task_table import TaskTable
 
 __all__ = ["TaskLife"]
@@ -42,13 +42,13 @@ class TaskLife:
         self._table.add(task, given)
         self._events.emit(TaskSubmitted(task.submitter, task.id, "", task.priority, task.group))
 
-    def validate(self, task: Task, verdict: Verdict) -> None:
+    def validate(self, task: Task, verdict: Judgement) -> None:
         """It may be done."""
         said = _record(verdict)
         self._go(task, TaskState.VALIDATED, verdict.by, verdict.reason or "passed", verdict=said)
         self._tell(TaskValidated, task, TaskState.PENDING, verdict.by)
 
-    def reject(self, task: Task, verdict: Verdict) -> None:
+    def reject(self, task: Task, verdict: Judgement) -> None:
         """It may not."""
         said, reason = _record(verdict), verdict.reason or f"{verdict.by} did not pass it"
         old = task.state
@@ -98,7 +98,7 @@ class TaskLife:
         self._go(task, TaskState.VALIDATED, task.worker or "kernel", reason, **fields)
         self._tell(TaskReturned, task, old, task.worker, task.attempt, reason)
 
-    def complete(self, task: Task, verdict: Verdict) -> None:
+    def complete(self, task: Task, verdict: Judgement) -> None:
         """Its result is there, and has passed."""
         old = task.state
         self._end(
@@ -106,7 +106,7 @@ class TaskLife:
         )
         self._tell(TaskCompleted, task, old, task.worker, task.attempt)
 
-    def fail(self, task: Task, by: str, error: str, verdict: Verdict | None = None) -> None:
+    def fail(self, task: Task, by: str, error: str, verdict: Judgement | None = None) -> None:
         """There will be no result."""
         old = task.state
         said = task.verdict if verdict is None else _record(verdict)
@@ -137,5 +137,5 @@ class TaskLife:
         self._events.emit(kind(task.submitter, task.id, old.value, *more))
 
 
-def _record(verdict: Verdict) -> dict[str, Any]:
+def _record(verdict: Judgement) -> dict[str, Any]:
     return {"passed": verdict.passed, "by": verdict.by, "reason": verdict.reason}

@@ -19,7 +19,7 @@ __all__ = [
     "TaskAnswer",
     "TaskRequest",
     "TaskState",
-    "Worker",
+    "TaskWorker",
     "WorkerKind",
     "WorkerRequest",
     "WorkerState",
@@ -148,7 +148,7 @@ class WorkerState(enum.Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Worker:
+class TaskWorker:
     """One worker. `heartbeat` is the time of its last sign of life (wall clock, seconds), `changed`
     (ns) when its mode, owner or capabilities did last. `stops`: where a task is cancelled, the
     program of its agent is ended and started again. Only `Workers` changes its fields."""
@@ -186,7 +186,7 @@ class Worker:
         return record | {"kind": self.kind.value, "state": self.state.value}
 
     @classmethod
-    def read(cls, name: str, record: dict[str, Any]) -> Worker:
+    def read(cls, name: str, record: dict[str, Any]) -> TaskWorker:
         """The worker that gave this record."""
         owned = Ownership.from_record(record)
         own = {key: value for key, value in record.items() if key not in owned.record()}

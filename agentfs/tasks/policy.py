@@ -10,12 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agentfs.tasks.model import Task, Worker
+from agentfs.tasks.model import Task, TaskWorker
 
-__all__ = ["LEAST_LOADED", "PASS_ALL", "Judge", "Router", "Verdict", "When"]
+__all__ = ["LEAST_LOADED", "PASS_ALL", "Judge", "Judgement", "Moment", "Router"]
 
 
-class When(enum.Enum):
+Candidate = tuple[TaskWorker, int]
+"""A worker that could do a task, and how many it has."""
+
+
+class Moment(enum.Enum):
     """What the guardian judges: the task, before a worker gets it, or its result."""
 
     SUBMIT = "submit"
@@ -23,7 +27,7 @@ class When(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Judgement:
     """`by` names the rule and who decided, `reason` is in words. `again`: after a result that did
     not pass, another attempt is made."""
 
@@ -36,7 +40,7 @@ class Verdict:
 class Judge(Protocol):
     """The guardian."""
 
-    def begin(self, task: Task, when: When) -> Verdict | None:
+    def begin(self, task: Task, when: Moment) -> Judgement | None:
         """Judge a task, inside the transaction that submits it or takes its result. None: the
         verdict comes later, by `Tasks.judged`."""
 
@@ -44,19 +48,19 @@ class Judge(Protocol):
 class Router(Protocol):
     """The mind."""
 
-    def order(self, task: Task, candidates: Sequence[tuple[Worker, int]]) -> Sequence[str] | None:
+    def order(self, task: Task, candidates: Sequence[Candidate]) -> Sequence[str] | None:
         """The names of workers for a task, the best first. `candidates` all fit and have room; with
         each is how many tasks it has. None: the answer comes later, by `Tasks.proposed`. It may
         not raise, and changes nothing in the store."""
 
 
 class _PassAll:
-    def begin(self, task: Task, when: When) -> Verdict | None:
-        return Verdict(True, "default")
+    def begin(self, task: Task, when: Moment) -> Judgement | None:
+        return Judgement(True, "default")
 
 
 class _LeastLoaded:
-    def order(self, task: Task, candidates: Sequence[tuple[Worker, int]]) -> Sequence[str] | None:
+    def order(self, task: Task, candidates: Sequence[Candidate]) -> Sequence[str] | None:
         by_load = sorted(candidates, key=lambda each: (each[1] / each[0].capacity, each[0].name))
         return [worker.name for worker, _ in by_load]
 

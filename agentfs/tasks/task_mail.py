@@ -18,7 +18,7 @@ from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
 from agentfs.rights.ownership import Access
 from agentfs.store.ground import Ground
-from agentfs.tasks.model import PREFIX, Task, Worker, WorkerKind
+from agentfs.tasks.model import PREFIX, Task, TaskWorker, WorkerKind
 from agentfs.tasks.workers import Workers
 
 __all__ = ["TaskMail"]
@@ -46,11 +46,11 @@ class TaskMail:
 
     # -- for tasks, inside a transaction -----------------------------------------------------------
 
-    def has_room(self, worker: Worker) -> bool:
+    def has_room(self, worker: TaskWorker) -> bool:
         """Whether an assignment may be sent; an inbox can be full of other mail."""
         return worker.kind is not WorkerKind.AGENT or not self._mail.is_full(worker.agent)
 
-    def send(self, task: Task, worker: Worker, given: str, moved: Moved) -> int:
+    def send(self, task: Task, worker: TaskWorker, given: str, moved: Moved) -> int:
         """Let `worker` have the task, whose input is the JSON `given`; the number of the message.
         `moved(task, message, place, reason)` is told where that goes."""
         deadline = task.deadline or None
@@ -107,7 +107,7 @@ class TaskMail:
         self._mail.delivery.done(message, reason)
         self._mail.delivery.rest(pid)
 
-    def tell_cancelled(self, task: Task, worker: Worker, words: str) -> None:
+    def tell_cancelled(self, task: Task, worker: TaskWorker, words: str) -> None:
         """Its worker, which has claimed it, is to stop; some are stopped."""
         body = {"task": task.id, "attempt": task.attempt, "cancelled": words}
         headers = [("Type", "task-cancelled"), ("Task", str(task.id))]
@@ -125,12 +125,12 @@ class TaskMail:
             renew = partial(self._supervisor.renew, process, f"task {task.id} was {words}")
             self._store.on_commit(renew)
 
-    def forget(self, worker: Worker) -> None:
+    def forget(self, worker: TaskWorker) -> None:
         """The worker is no more, and its mailbox goes with it."""
         if worker.kind is WorkerKind.PROGRAM:
             self._mail.remove(worker.mailbox)
 
-    def waits(self, worker: Worker) -> bool:
+    def waits(self, worker: TaskWorker) -> bool:
         """Whether a program waits for its tasks."""
         return worker.kind is WorkerKind.PROGRAM and worker.mailbox in self._mail.boxes.waiters
 

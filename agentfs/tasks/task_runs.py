@@ -11,7 +11,7 @@ from agentfs.base.errors import KernelError
 from agentfs.manifests.plan import Graph, Plan, PlanNode
 from agentfs.model.process import Process
 from agentfs.process.table import ProcessTable
-from agentfs.tasks.model import Task, Worker
+from agentfs.tasks.model import Task, TaskWorker
 from agentfs.workflow.engine import Engine
 from agentfs.workflow.model import Run, RunState, Start
 from agentfs.workflow.runs import Runs
@@ -32,7 +32,7 @@ class TaskRuns:
         self._runs = runs
         self._engine = engine
 
-    def start(self, task: Task, worker: Worker | None, given: str) -> Run:
+    def start(self, task: Task, worker: TaskWorker | None, given: str) -> Run:
         """Begin one, inside a transaction: the function of `worker`'s pool, or without a worker the
         task's own program. Raises EINVAL, EHOSTUNREACH (nobody in whose name it could be), EAGAIN
         and what the start of a run raises."""
@@ -64,7 +64,7 @@ def _program(task: Task) -> tuple[str, dict[str, Any]]:
     return "program", {"program": task.program}
 
 
-def _function(task: Task, worker: Worker) -> tuple[str, dict[str, Any]]:
+def _function(task: Task, worker: TaskWorker) -> tuple[str, dict[str, Any]]:
     fn = task.requirements.get("fn") or worker.capabilities.get("fn")
     if not isinstance(fn, str):
         raise KernelError(

@@ -37,10 +37,10 @@ from agentfs.tasks.model import (
     TaskAnswer,
     TaskRequest,
     TaskState,
-    Worker,
+    TaskWorker,
     WorkerKind,
 )
-from agentfs.tasks.policy import PASS_ALL, Judge, Router, Verdict, When
+from agentfs.tasks.policy import PASS_ALL, Judge, Judgement, Moment, Router
 from agentfs.tasks.settings import TaskSettings
 from agentfs.tasks.task_mail import TaskMail
 from agentfs.tasks.task_runs import TaskRuns
@@ -102,7 +102,7 @@ class Tasks(Part):
         """Ask this mind from now on."""
         self._dispatcher.route_by(router)
 
-    # -- one run of the daemon -----------------------------------------------------------------------
+    # -- one run of the daemon ---------------------------------------------------------------------
 
     def load(self) -> None:
         self.table.load()
@@ -125,7 +125,7 @@ class Tasks(Part):
             with self._store.transaction():
                 self._note_moved(task.id, message, message.folder, message.reason)
 
-    # -- looking -------------------------------------------------------------------------------------
+    # -- looking -----------------------------------------------------------------------------------
 
     def find(self, number: int) -> Task | None:
         """A task, open or ended."""
@@ -200,7 +200,7 @@ class Tasks(Part):
         path = f"/dev/tasks/{task.id}"
         self._gate.policy.require(actor, Action.READ_PROCESS, path, submitter)
 
-    # -- for submitters ------------------------------------------------------------------------------
+    # -- for submitters ----------------------------------------------------------------------------
 
     def submit(self, principal: Principal, request: TaskRequest) -> Task:
         """Have something done. The same key of the same submitter is the same task. EACCES, EEXIST
@@ -231,7 +231,7 @@ class Tasks(Part):
                 program=request.program,
             )
             self._life.submit(task, given)
-            verdict = self._judge.begin(task, When.SUBMIT)
+            verdict = self._judge.begin(task, Moment.SUBMIT)
             if verdict is not None:
                 self._judged_before(task, verdict)
             return task
@@ -302,19 +302,19 @@ class Tasks(Part):
             self._gate.policy.require(actor, Action.KILL, path, submitter, what=what.encode())
         return task
 
-    # -- the guardian and the mind -------------------------------------------------------------------
+    # -- the guardian and the mind -----------------------------------------------------------------
 
-    def judged(self, number: int, when: When, verdict: Verdict) -> bool:
+    def judged(self, number: int, when: Moment, verdict: Judgement) -> bool:
         """The guardian's verdict, which did not come at once. False if nobody waits for it: the
         task was cancelled meanwhile."""
         task = self.table.open.get(number)
         if task is None:
             return False
-        if when is When.SUBMIT and task.state is TaskState.PENDING:
+        if when is Moment.SUBMIT and task.state is TaskState.PENDING:
             with self._store.transaction():
                 self._judged_before(task, verdict)
             return True
-        if when is When.RESULT and task.judged:
+        if when is Moment.RESULT and task.judged:
             with self._store.transaction():
                 self._judged_after(task, verdict)
             return True
@@ -324,13 +324,13 @@ class Tasks(Part):
         """The mind's order for a task, which did not come at once. False if it comes too late."""
         return self._dispatcher.proposed(number, names)
 
-    def _judged_before(self, task: Task, verdict: Verdict) -> None:
+    def _judged_before(self, task: Task, verdict: Judgement) -> None:
         if verdict.passed:
             self._life.validate(task, verdict)
         else:
             self._life.reject(task, verdict)
 
-    def _judged_after(self, task: Task, verdict: Verdict) -> None:
+    def _judged_after(self, task: Task, verdict: Judgement) -> None:
         if verdict.passed:
             self._life.complete(task, verdict)
             return
@@ -341,7 +341,7 @@ class Tasks(Part):
         else:
             self._life.fail(task, verdict.by, f"the result was rejected: {reason}", verdict)
 
-    # -- for workers ---------------------------------------------------------------------------------
+    # -- for workers -------------------------------------------------------------------------------
 
     def progress(self, principal: Principal, number: int, words: str, attempt: int = 0) -> None:
         """Say how far it is. ENOENT, EACCES (it is another's), ESTALE (the attempt is over)."""
@@ -428,7 +428,7 @@ class Tasks(Part):
             )
         self._letters.take_out(task)
         self.table.put_result(task, text)
-        verdict = self._judge.begin(task, When.RESULT)
+        verdict = self._judge.begin(task, Moment.RESULT)
         if verdict is None:
             self._life.change(task, task.worker, "its result is judged", judged=True, deadline=0.0)
         else:
@@ -441,9 +441,9 @@ class Tasks(Part):
         else:
             self._life.fail(task, task.worker, words)
 
-    # -- handing over --------------------------------------------------------------------------------
+    # -- handing over ------------------------------------------------------------------------------
 
-    def _hand(self, task: Task, worker: Worker | None) -> None:
+    def _hand(self, task: Task, worker: TaskWorker | None) -> None:
         """Assign a task, inside a transaction."""
         deadline = 0.0 if task.timeout is None else self._clock.now() + task.timeout
         self.table.change(task, attempt=task.attempt + 1, deadline=deadline)
@@ -463,7 +463,7 @@ class Tasks(Part):
         with self._store.transaction():
             self._life.fail(task, "kernel", failure.reason)
 
-    # -- what becomes of an assignment ---------------------------------------------------------------
+    # -- what becomes of an assignment -------------------------------------------------------------
 
     def _note_moved(self, number: int, message: Message, place: str, reason: str) -> None:
         """The message of a task went somewhere, inside a transaction that may go on with it."""
@@ -503,7 +503,7 @@ class Tasks(Part):
         if run:
             self._runs.cancel(run, reason)
 
-    def _worker_gone(self, worker: Worker, reason: str) -> None:
+    def _worker_gone(self, worker: TaskWorker, reason: str) -> None:
         """It gets nothing any more, and what it has comes back."""
         for task in tuple(self.table.by_worker.of(worker.name).values()):
             self._come_back(task, reason)
@@ -530,7 +530,7 @@ class Tasks(Part):
             case state:
                 self._come_back(task, words or f"its run was {state}")
 
-    # -- time ----------------------------------------------------------------------------------------
+    # -- time --------------------------------------------------------------------------------------
 
     def _expect(self, number: int, task: Task) -> None:
         if task.deadline and task.under_way:
@@ -568,7 +568,7 @@ class Tasks(Part):
             self.table.pass_on(name, INIT_NAME)
 
 
-def _serves(principal: Principal, worker: Worker) -> bool:
+def _serves(principal: Principal, worker: TaskWorker) -> bool:
     """Whether `principal` may answer for a worker."""
     if worker.kind is WorkerKind.AGENT:
         return principal.acts_for(worker.agent)

@@ -37,15 +37,15 @@ from agentfs.tasks.events import (
     WorkerRegistered,
     WorkerRemoved,
 )
-from agentfs.tasks.model import Worker, WorkerKind, WorkerRequest, WorkerState
+from agentfs.tasks.model import TaskWorker, WorkerRequest, WorkerState
 from agentfs.tasks.settings import TaskSettings, WorkerSettings
 
 __all__ = ["Workers"]
 
-Gone = Callable[[Worker, str], object]
+Gone = Callable[[TaskWorker, str], object]
 
 
-class Workers(Registry[Worker]):
+class Workers(Registry[TaskWorker]):
     """All workers by name, and the system calls on them."""
 
     KIND = "worker"
@@ -61,23 +61,23 @@ class Workers(Registry[Worker]):
         made: Made,
         pools: Pools,
     ) -> None:
-        super().__init__(ground, gate, table, agents, made, Worker.read)
+        super().__init__(ground, gate, table, agents, made, TaskWorker.read)
         self._pools = pools
         self._heard: dict[str, float] = {}  # of those that have to beat: when, as Clock.monotonic
         self._by_agent = self._by_name.index(_depends_on, "ownership", "agent")
         for name, worker in self._by_name.items():  # read before there was the index
             self._by_agent.add(_depends_on(worker), name, worker)
-        self._came: Callable[[Worker], object] = lambda worker: None
+        self._came: Callable[[TaskWorker], object] = lambda worker: None
         self._gone: Gone = lambda worker, reason: None
-        self._waits: Callable[[Worker], bool] = lambda worker: False
+        self._waits: Callable[[TaskWorker], bool] = lambda worker: False
         self._alarm = Alarm(ground.clock, ground.timers, self._look, ground.clock.monotonic)
         ground.events.listen(self._heard_of, ProcessSpawned, ConfigChanged)
 
     def follow(
         self,
-        came: Callable[[Worker], object],
+        came: Callable[[TaskWorker], object],
         gone: Gone,
-        waits: Callable[[Worker], bool],
+        waits: Callable[[TaskWorker], bool],
     ) -> None:
         """Call `came(worker)` when a worker may get tasks, or others than before, and
         `gone(worker, reason)` when it may get none any more; both inside the transaction of that.
@@ -86,7 +86,7 @@ class Workers(Registry[Worker]):
 
     # -- looking -----------------------------------------------------------------------------------
 
-    def every(self) -> Iterator[Worker]:
+    def every(self) -> Iterator[TaskWorker]:
         """All workers, by name."""
         return (self._by_name[name] for name in self)
 
@@ -101,14 +101,14 @@ class Workers(Registry[Worker]):
 
     # -- system calls ------------------------------------------------------------------------------
 
-    def register(self, principal: Principal, request: WorkerRequest) -> Worker:
+    def register(self, principal: Principal, request: WorkerRequest) -> TaskWorker:
         """Have a worker. EINVAL, EEXIST, ENOENT (no such agent or pool), EPERM (an agent registers
         only itself, and its own pools), EACCES, ENOSPC, EDQUOT."""
         with self._gate.enter(principal) as actor:
             most = self._settings.of(WorkerSettings).max_workers
             owned = self._check_new(principal, actor, request.name, request.mode, most)
             check_reserved(request.name)
-            worker = Worker(
+            worker = TaskWorker(
                 request.name,
                 self._owner(principal, request, owned),
                 int(self._clock.now() * 1e9),
@@ -154,13 +154,13 @@ class Workers(Registry[Worker]):
             worker.ownership.require_owner(principal, f"remove {worker}")
             self._remove(worker, f"worker {name} was removed")
 
-    def _remove(self, worker: Worker, reason: str) -> None:
+    def _remove(self, worker: TaskWorker, reason: str) -> None:
         self._discard(worker)
         self._store.on_commit(partial(self._forget, worker))
         self._events.emit(WorkerRemoved(worker.ownership.owner, worker.name))
         self._gone(worker, reason)
 
-    def _forget(self, worker: Worker) -> None:
+    def _forget(self, worker: TaskWorker) -> None:
         worker.removed = True
         self._heard.pop(worker.name, None)
 
@@ -171,8 +171,8 @@ class Workers(Registry[Worker]):
         capabilities: dict[str, Any] | None = None,
         capacity: int | None = None,
     ) -> None:
-        """Let it be capable of something else, or have room for more or fewer tasks. What it has
-        stays with it. ENOENT; EPERM unless the owner agent or the operator asks; EINVAL."""
+        """Let it be capable of something else, or have room for more or fewer tasks; it keeps
+        those that it has. ENOENT; EPERM unless the owner agent or the operator asks; EINVAL."""
         with self._gate.enter(principal):
             worker = self.get(name)
             worker.ownership.require_owner(principal, f"change {worker}")
@@ -219,12 +219,12 @@ class Workers(Registry[Worker]):
         for worker in tuple(self._by_name.values()):
             self._check(worker)
 
-    def _lives(self, worker: Worker) -> bool:
+    def _lives(self, worker: TaskWorker) -> bool:
         """As far as the process table says."""
         name = _depends_on(worker)
         return name == INIT_NAME or self._table.by_name(name) is not None
 
-    def _check(self, worker: Worker) -> None:
+    def _check(self, worker: TaskWorker) -> None:
         """See whether it lives. One from outside is lost only by its silence."""
         if self._by_name.get(worker.name) is not worker:
             return
@@ -235,19 +235,19 @@ class Workers(Registry[Worker]):
             else:
                 self._lose(worker, f"{_depends_on(worker)} has no process")
 
-    def _hear(self, worker: Worker) -> None:
+    def _hear(self, worker: TaskWorker) -> None:
         if worker.beats:
             now = self._clock.monotonic()
             self._heard[worker.name] = now
             self._alarm.set(now + self._settings.of(TaskSettings).heartbeat_timeout)
 
-    def _revive(self, worker: Worker) -> None:
+    def _revive(self, worker: TaskWorker) -> None:
         if worker.state is WorkerState.LOST and self._lives(worker):
             self._by_name.change(worker.name, state=WorkerState.ACTIVE)
             self._events.emit(WorkerRecovered(worker.ownership.owner, worker.name))
             self._came(worker)
 
-    def _lose(self, worker: Worker, reason: str) -> None:
+    def _lose(self, worker: TaskWorker, reason: str) -> None:
         if worker.state is WorkerState.ACTIVE:
             self._by_name.change(worker.name, state=WorkerState.LOST)
             self._events.emit(WorkerLost(worker.ownership.owner, worker.name, reason))
@@ -292,6 +292,6 @@ class Workers(Registry[Worker]):
                 self._alarm.set(self._look())
 
 
-def _depends_on(worker: Worker) -> str:
+def _depends_on(worker: TaskWorker) -> str:
     """The agent with whose process it lives; init, who always does."""
     return worker.agent or worker.ownership.owner

@@ -13,7 +13,7 @@ import pytest
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
 from agentfs.tasks.model import Task, TaskRequest, TaskState, WorkerRequest
-from agentfs.tasks.policy import Verdict, When
+from agentfs.tasks.policy import Judgement, Moment
 from tests.world import OPERATOR, World
 
 
@@ -97,7 +97,7 @@ def test_an_answer_for_an_attempt_that_is_over_is_refused(world: World) -> None:
 class Late:
     """A guardian that says nothing at once."""
 
-    def begin(self, task: Task, when: When) -> Verdict | None:
+    def begin(self, task: Task, when: Moment) -> Judgement | None:
         return None
 
 
@@ -107,15 +107,15 @@ def test_a_verdict_may_come_later(world: World) -> None:
     register(world, "w1")
     task = submit(world)
     assert state(world, task) == "pending"
-    assert tasks.judged(task.id, When.SUBMIT, Verdict(True, "rule a"))
+    assert tasks.judged(task.id, Moment.SUBMIT, Judgement(True, "rule a"))
     claim(world, "w1")
     tasks.complete(OPERATOR, task.id, "result")
     assert state(world, task) == "running"
     assert tasks.result_of(task) == ""
-    assert tasks.judged(task.id, When.RESULT, Verdict(False, "rule b", "too short"))
+    assert tasks.judged(task.id, Moment.RESULT, Judgement(False, "rule b", "too short"))
     failed = tasks.get(task.id)
     assert (failed.state, failed.error) == (
         TaskState.FAILED,
         "the result was rejected: too short",
     )
-    assert not tasks.judged(task.id, When.RESULT, Verdict(True, "rule b"))
+    assert not tasks.judged(task.id, Moment.RESULT, Judgement(True, "rule b"))

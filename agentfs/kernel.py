@@ -97,6 +97,7 @@ from agentfs.quota.open_calls import OpenCalls
 from agentfs.quota.rates import Rates
 from agentfs.quota.shares import Shares
 from agentfs.quota.spending import Spending
+from agentfs.recall.memories import Memories
 from agentfs.reminders.reminders import Reminders
 from agentfs.rights import acl, roles
 from agentfs.rights.gate import Gate
@@ -261,6 +262,7 @@ class Kernel:
         self.artifacts = Artifacts(ground, gate, table, self.disk, artifacts)
         add(Inheritance(ground, artifacts, table, agents))
         self.reminders = add(Reminders(ground, gate, agents, self.mail, self.made))
+        self.memories = add(Memories(ground, gate, agents, self.capabilities, self.disk))
         self.turns = add(TurnLog(ground, gate, table, self.mail, self.accounting))
 
     def _build_workflows(self, ground: Ground) -> None:

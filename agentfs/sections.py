@@ -16,6 +16,7 @@ from agentfs.quota.settings import (
     GroupSettings,
     ShareSettings,
 )
+from agentfs.recall.settings import MemorySettings
 from agentfs.reminders.settings import ReminderSettings
 from agentfs.shared.settings import (
     ArtifactSettings,
@@ -41,6 +42,7 @@ SECTIONS: tuple[type[Section], ...] = (
     ArtifactSettings,
     LockSettings,
     ReminderSettings,
+    MemorySettings,
     TurnSettings,
     WorkflowSettings,
     ChatSettings,

@@ -132,6 +132,11 @@ class HostTree:
         node.found(found)
         return node
 
+    def known(self, parent: HostDirectory, name: str) -> HostNode | None:
+        """The node that was found as `name` in `parent`, if anybody has it still; it may be gone by
+        now."""
+        return next((node for node in self._nodes.values() if (parent, name) in node.names), None)
+
     def _new(self, found: os.stat_result) -> HostNode:
         device, number = found.st_dev, found.st_ino
         generation = 0

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from agentfs.base.errors import KernelError
 from agentfs.base.within import is_directory
 from agentfs.process.events import AgentChanged
-from agentfs.providers.host import HostTree
+from agentfs.providers.host import HostDirectory, HostTree
+from agentfs.recall.events import MemoryExpired, MemoryStored
+from agentfs.recall.follower import NOTES
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.changes import Change, Modified
+from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.declare import directory
 from agentfs.vfs.node import Directory
 from agentfs.vfs.on import on
@@ -51,6 +55,38 @@ class MemoryRows(AddedRows):
             counted = self._kernel.disk.memory(self._agent.name)
             self._tree = HostTree(self._folder, self._may_use, devices, counted)
         return self._tree.root
+
+    @on(MemoryStored)
+    def _stored(self, event: MemoryStored) -> Iterator[Change]:
+        notes = self._notes()
+        if notes is None or self._tree is None:
+            return
+        if event.first:
+            yield Created(self._tree.root.key, NOTES, notes)
+        with suppress(KernelError):  # it is gone again
+            name = f"{event.note}.md"
+            yield Created(notes.key, name, notes.lookup(name))
+
+    @on(MemoryExpired)
+    def _expired(self, event: MemoryExpired) -> Iterator[Change]:
+        notes = self._notes()
+        if notes is None or self._tree is None:
+            return
+        name = f"{event.note}.md"
+        gone = self._tree.known(notes, name)
+        if gone is not None:
+            yield Removed(notes.key, name, gone.key)
+        yield Modified(notes.key)
+
+    def _notes(self) -> HostDirectory | None:
+        """The directory of notes, in which something has changed; None if nobody looked here."""
+        if self._tree is None:
+            return None
+        self._tree.stale()
+        with suppress(KernelError):
+            found = self._tree.root.lookup(NOTES)
+            return found if isinstance(found, HostDirectory) else None
+        return None
 
     @on(AgentChanged)
     def _changes(self, event: AgentChanged) -> Iterator[Change]:

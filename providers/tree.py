@@ -52,6 +52,7 @@ from agentfs.providers.process_commands import CommandRows
 from agentfs.providers.process_program import ProgramRows
 from agentfs.providers.process_signs import SignRows
 from agentfs.providers.queues import QueuesDirectory
+from agentfs.providers.recall import RecallRows
 from agentfs.providers.reminders import RemindersDirectory
 from agentfs.providers.root import RootDirectory, Served
 from agentfs.providers.run_groups import ByPipelineDirectory, ByRefDirectory, ByStateDirectory
@@ -89,6 +90,7 @@ attach(
     AgentShmDirectory,
     LogRows,
     MemoryRows,
+    RecallRows,
     ProcDirectory,
     ProgramRows,
     ChildrenDirectory,

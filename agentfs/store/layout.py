@@ -27,6 +27,9 @@ FILES = (
     f"{STORE}-wal",
     f"{STORE}-shm",
     "store.mark",
+    "recall.db",
+    "recall.db-wal",
+    "recall.db-shm",
     "audit.key",
     "audit.key.checkpoints",
 )

@@ -50,6 +50,7 @@ VARIANTS: dict[str, tuple[dict[str, object], ...]] = {
             *("models.yaml", "tools.yaml", "harnesses.yaml", "hooks.yaml"),
         )
     ),
+    "MemoryStored": ({"first": True}, {"first": False}),
     "LimitChanged": tuple({"limit": name} for name in NAMES),
     "ProcessChanged": ({}, {"pid": INIT, "agent": "init"}, {"pid": 99, "agent": "gone"}),
     "AgentChanged": ({}, {"agent": "gone"}),
@@ -211,6 +212,8 @@ class Town:
             ("prompts", "greet", "Greet {{ input.name }}."),
         ):
             await kernel.library.put(OPERATOR.principal, kind, name, text)
+        note = kernel.memories.remember(bob.principal, "bob", b"remember this")
+        town.values["note"] = note.rpartition("/")[2].removesuffix(".md")
         begin = Start("hello", {"name": "ann"}, ref=("order", "7"))
         town.values["run"] = kernel.runs.start(OPERATOR.principal, begin).id
         await kernel.runs.wait_ended(kernel.runs.page(0, 1)[0])

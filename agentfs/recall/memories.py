@@ -1,0 +1,262 @@
+"""The system calls on memory: `remember` keeps a note as a plain file, `recall` finds it again."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+
+import trio
+
+from agentfs.base.errors import KernelError
+from agentfs.model.principal import Principal
+from agentfs.process.agents import Agents
+from agentfs.process.capabilities import Capabilities
+from agentfs.process.events import AgentDefined
+from agentfs.quota.disk_shares import DiskShares
+from agentfs.quota.file_bytes import LEAST, Makers, taken
+from agentfs.recall import place
+from agentfs.recall.events import MemoryExpired, MemoryRecalled, MemoryStored
+from agentfs.recall.follower import NOTES, Follower
+from agentfs.recall.hits import Hit
+from agentfs.recall.index import FILE, MemoryIndex
+from agentfs.recall.note import Note
+from agentfs.recall.query import MemoryQuery
+from agentfs.recall.searcher import Searcher
+from agentfs.recall.settings import MemorySettings
+from agentfs.rights.gate import Gate
+from agentfs.store.event_log import Record
+from agentfs.store.ground import Ground
+from agentfs.store.part import Part
+from agentfs.store.records import keep_fields
+
+__all__ = ["Memories"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SOON = 0.2
+"""Seconds from a change to the first look at it: what comes meanwhile is read with it."""
+
+BREATH = 0.002
+"""Seconds between two steps, in which a query may have its turn."""
+
+AGAIN = 10.0
+"""Seconds until the next try where the index cannot be written."""
+
+EXPIRING = 100
+"""Notes that are removed in one round."""
+
+
+class Memories(Part):
+    """What agents remember. The index is kept while `run` runs."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        gate: Gate,
+        agents: Agents,
+        capabilities: Capabilities,
+        disk: DiskShares,
+    ) -> None:
+        self._store = ground.store
+        self._events = ground.events
+        self._clock = ground.clock
+        self._settings = ground.settings
+        self._gate = gate
+        self._agents = agents
+        self._capabilities = capabilities
+        self._disk = disk
+        self._follower = Follower(MemoryIndex(ground.state_dir / FILE))
+        self._searcher = Searcher(self._follower)
+        self._threads = trio.CapacityLimiter(4)
+        self._last = 0  # the number of the latest note
+        self._nursery: trio.Nursery | None = None
+        self._told = trio.Event()  # of an agent that came or went
+        self._expired: list[tuple[int, bytes, str]] = []
+        self._events.listen(self._heard, AgentDefined)
+
+    # -- one run of the daemon ---------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Each note has an event when it is kept, so none has a higher number than the last one."""
+        self._last = self._events.last
+        for name in self._agents:
+            self._follow(name)
+
+    def _heard(self, record: Record) -> None:
+        assert isinstance(record.event, AgentDefined)
+        self._follow(record.event.agent)
+        self._told.set()
+
+    def _follow(self, name: str) -> None:
+        agent = self._agents.find(name)
+        if agent is not None:
+            self._follower.follow(agent.id, self._agents.memory_dir(name))
+
+    def agent_removed(self, name: str) -> None:
+        number = self._agents.get(name).id
+        self._store.on_commit(lambda: self._follower.forget(number))
+        self._told.set()
+
+    async def run(self) -> None:
+        """Have the index know what changes, until cancelled."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._follow_changes)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._in_thread(self._searcher.close)
+
+    def begin(self, answer: Callable[[], Awaitable[None]]) -> None:
+        """Have a query answered, beside everything else. Raises ENODEV while the daemon starts or
+        ends."""
+        if self._nursery is None or self._nursery.cancel_scope.cancel_called:
+            raise KernelError(errno.ENODEV, "the system is starting, or ending")
+        self._nursery.start_soon(answer)
+
+    async def _follow_changes(self) -> None:
+        searcher = self._searcher
+        while True:
+            more = await self._in_thread(searcher.work)
+            now = self._clock.now()
+            self._expired = await self._in_thread(partial(searcher.expired, now, EXPIRING))
+            if searcher.trouble:
+                await trio.sleep(AGAIN)
+            elif more:
+                await trio.sleep(BREATH)
+            else:
+                await self._change()
+
+    async def _change(self) -> None:
+        """Wait until something has changed, and a little longer."""
+        self._told = trio.Event()
+        due = self._follower.due()
+        async with trio.open_nursery() as nursery:
+            if due is not None:
+                rest = max(0.0, due - time.monotonic())
+                nursery.cancel_scope.deadline = trio.current_time() + rest
+            nursery.start_soon(self._until_told, nursery.cancel_scope)
+            descriptor = self._follower.fileno()
+            if descriptor is not None:
+                await trio.lowlevel.wait_readable(descriptor)
+                nursery.cancel_scope.cancel()
+        await trio.sleep(SOON)
+
+    async def _until_told(self, scope: trio.CancelScope) -> None:
+        await self._told.wait()
+        scope.cancel()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(work, limiter=self._threads)
+
+    def complaint(self) -> str:
+        trouble = self._searcher.trouble
+        return f"recall finds nothing new: {trouble}" if trouble else ""
+
+    # -- system calls ------------------------------------------------------------------------------
+
+    def check(self, principal: Principal, agent: str) -> None:
+        """Raise EACCES unless `principal` may use the memory of `agent`, and has the capability."""
+        if not principal.acts_for(agent):
+            raise KernelError(
+                errno.EACCES,
+                f"the memory of {agent} is private, and you are {principal.name}",
+                rule="private",
+            )
+        self._capabilities.require(principal, "memory")
+
+    def limit(self) -> int:
+        """Bytes that a note may have."""
+        return self._settings.of(MemorySettings).max_note
+
+    def remember(self, principal: Principal, agent: str, request: bytes) -> str:
+        """Keep a note; the path of its file, which begins with `memory/`. Raises EACCES, EINVAL
+        (a header, no text), EMSGSIZE, EDQUOT and ENOSPC (the share, the disk)."""
+        if len(request) > self.limit():
+            raise KernelError(
+                errno.EMSGSIZE, f"a note has at most {self.limit():,} bytes", rule="memory.max_note"
+            )
+        note, made = self.read(request), ""
+        try:
+            with self._gate.enter(principal):
+                self.check(principal, agent)
+                now, owner = self._clock.now(), self._agents.get(agent)
+                root = os.fspath(self._agents.memory_dir(agent))
+                name, content = self._next(root), note.file(now)
+                counted = self._disk.memory(agent)
+                counted.check(principal, len(content) + 2 * LEAST)
+                folder = place.make_folder(root, owner.uid, owner.gid)
+                if folder is not None:
+                    counted.made(Makers(""), taken(folder))
+                found = place.keep(root, f"{name}.md", content, owner.uid, owner.gid)
+                made = f"{name}.md"
+                self._store.on_commit(partial(counted.made, Makers(""), taken(found)))
+                self._events.emit(MemoryStored(agent, name, len(content), folder is not None))
+        except BaseException:
+            if made:  # and refused at the end, or the store is full
+                place.take_back(root, made)
+            raise
+        return f"memory/{NOTES}/{made}"
+
+    def _next(self, root: str) -> str:
+        """A name that no note has had, and no file has."""
+        keep_fields(self._store, self, "_last")
+        self._last = max(self._last, self._events.last)
+        while True:
+            self._last += 1
+            name = f"{self._last:012d}"
+            if not os.path.lexists(f"{root}/{NOTES}/{name}.md"):
+                return name
+
+    def read(self, request: bytes) -> Note:
+        """The note that a request asks to keep. Raises EINVAL."""
+        try:
+            text = request.decode()
+        except UnicodeDecodeError as bad:
+            raise KernelError(errno.EINVAL, f"not UTF-8 text at byte {bad.start}") from None
+        if "\0" in text:
+            raise KernelError(errno.EINVAL, "a note is text, and this has a NUL in it")
+        return Note.parse(text, self._clock.now())
+
+    async def recall(self, principal: Principal, agent: str, request: bytes) -> list[Hit]:
+        """Find what fits a query best. Raises EACCES, EINVAL (nothing is asked for), EMSGSIZE."""
+        query = MemoryQuery.parse(request)
+        self._gate.actor(principal)
+        self.check(principal, agent)
+        self._gate.require_room(principal)
+        number, root = self._agents.get(agent).id, os.fspath(self._agents.memory_dir(agent))
+        now = self._clock.now()
+        found = await self._in_thread(lambda: self._searcher.search(number, root, query, now))
+        with self._gate.enter(principal):
+            here = self._agents.find(agent)
+            if here is None or here.id != number:
+                raise KernelError(errno.ESTALE, f"the agent {agent} was removed")
+            self.check(principal, agent)
+            self._events.emit(MemoryRecalled(agent, len(found)))
+        return found
+
+    # -- notes whose time is over ------------------------------------------------------------------
+
+    def tidy(self) -> None:
+        """Remove notes that said that they are good until now."""
+        expired, self._expired = self._expired, []
+        self._told.set()  # the next ones are looked for
+        by_number = {agent.id: agent for agent in map(self._agents.get, self._agents)}
+        for number, path, stamp in expired:
+            agent, name = by_number.get(number), os.fsdecode(path).rpartition("/")[2]
+            if agent is None:
+                continue
+            with suppress(OSError), self._store.transaction():
+                root = os.fspath(self._agents.memory_dir(agent.name))
+                gone = place.remove(root, name, stamp)
+                if gone is not None:
+                    counted = self._disk.memory(agent.name)
+                    counted.removed(Makers(""), taken(gone), is_open=False)
+                    self._events.emit(MemoryExpired(agent.name, name.removesuffix(".md")))

@@ -1,0 +1,105 @@
+"""Queries, and what keeps the index for them. All of it is for threads; whatever becomes of the
+index, the files are there, and it is made anew of them."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sqlite3
+from collections.abc import Callable
+from typing import TypeVar
+
+from agentfs.base.errors import KernelError
+from agentfs.recall.follower import Follower
+from agentfs.recall.hits import Hit, answers
+from agentfs.recall.index import IndexRow, MemoryIndex
+from agentfs.recall.query import MemoryQuery
+
+__all__ = ["CATCHING_UP", "Searcher"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CATCHING_UP = 0.2
+"""Seconds at most in which a query has what has just changed read."""
+
+SPARE = 20
+"""Files that are looked at beyond those asked for: the best line of each decides on their order."""
+
+TRIES = 3
+"""Times that a query is asked while files change under it."""
+
+
+class Searcher:
+    """`trouble`: why the index is not up to date, in words; empty if nothing is in its way."""
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+        self._index = follower.index
+        self.trouble = ""
+
+    def close(self) -> None:
+        with self._follower.lock:
+            self._follower.close()
+
+    def work(self) -> bool:
+        """Have the index know a part of what has changed; whether something is left."""
+        return bool(self._safely(self._follower.step))
+
+    def search(self, agent: int, root: str, query: MemoryQuery, now: float) -> list[Hit]:
+        """What one agent knows; its memory is at `root`. Raises KernelError: the index cannot be
+        used, or made."""
+        most = query.limit + SPARE
+        for _ in range(TRIES):
+            self._safely(lambda: self._follower.catch_up(agent, CATCHING_UP))
+            rows = self._safely(lambda: self._index.search(agent, query, now, most))
+            if rows is None:
+                continue
+            hits, stale = self._answers(root, query, rows)
+            if not stale:
+                return hits[: query.limit]
+            self._look_again(agent, stale)
+        if rows is None:
+            raise KernelError(errno.EIO, f"the index of memories: {self.trouble}")
+        return hits[: query.limit]
+
+    def _answers(
+        self, root: str, query: MemoryQuery, rows: list[IndexRow]
+    ) -> tuple[list[Hit], list[IndexRow]]:
+        try:
+            return answers(root, query, rows)
+        except OSError as failure:
+            if isinstance(failure, FileNotFoundError):
+                return [], []
+            raise KernelError.from_os(failure, "the memory cannot be read") from None
+
+    def _look_again(self, agent: int, stale: list[IndexRow]) -> None:
+        with self._follower.lock:
+            for row in stale:
+                self._follower.look_again(agent, row.path)
+
+    def expired(self, now: float, most: int) -> list[tuple[int, bytes, str]]:
+        """Some of the notes whose time is over: (agent, path, stamp)."""
+        return self._safely(lambda: self._index.expired(now, most)) or []
+
+    def _safely(self, work: Callable[[], T]) -> T | None:
+        """Do something with the index; None if it could not be done."""
+        with self._follower.lock:
+            try:
+                self._follower.ready()
+                done = work()
+            except (sqlite3.Error, OSError) as failure:
+                self._failed(failure)
+                return None
+        self.trouble = ""
+        return done
+
+    def _failed(self, failure: sqlite3.Error | OSError) -> None:
+        words = str(failure)
+        if isinstance(failure, sqlite3.Error) and MemoryIndex.is_damage(failure):
+            log.error("the index of memories is made anew: %s", words)
+            self._index.discard()
+        elif words != self.trouble:
+            log.error("the index of memories is not up to date: %s", words)
+        self.trouble = words

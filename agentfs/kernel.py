@@ -25,6 +25,9 @@ from agentfs.catalog.catalog import Catalog
 from agentfs.catalog.secrets import Secrets
 from agentfs.chats.asking import Asking
 from agentfs.chats.chats import Chats
+from agentfs.checkpoints import swap
+from agentfs.checkpoints.checkpoints import Checkpoints
+from agentfs.checkpoints.freezing import Freezing
 from agentfs.executors.agent_loops import AgentKinds
 from agentfs.executors.agents import AgentNodes
 from agentfs.executors.api import ApiNodes
@@ -134,6 +137,7 @@ from agentfs.triggers.systems import Systems
 from agentfs.triggers.transitions import TransitionSteps
 from agentfs.turns import harnesses
 from agentfs.turns.turns import TurnLog
+from agentfs.vfs.standstill import Standstill
 from agentfs.why import Why
 from agentfs.workflow.engine import Engine
 from agentfs.workflow.retention import RunRetention
@@ -161,6 +165,7 @@ class Kernel:
         audit_key: Path | None = None,
     ) -> None:
         lay_out(state_dir)
+        swap.finish(state_dir)
         if lost := require_whole(state_dir / STORE):
             log.error("%s", lost)
         self.state_dir, self.mountpoint, self.version = state_dir, mountpoint, agentfs.__version__
@@ -306,6 +311,9 @@ class Kernel:
         self.why = add(Why(ground, table, self.supervisor, mail, self.stalls, self.approvals))
         connect, waits = self.gateway.connect, self.why.waits
         self.chats = add(Chats(ground, self.gate, self.calls, self.agents, connect, waits))
+        self.standstill = Standstill()
+        freezing = Freezing(self.programs, self.standstill)
+        self.checkpoints = add(Checkpoints(ground, self.gate, self.agents, mail, freezing))
         self.explanations = Explanations(
             self.policy, table, self.agents, mail.threads, self.queues, self.topics
         )

@@ -6,6 +6,7 @@ from agentfs.approvals.settings import ApprovalSettings
 from agentfs.asks.settings import EscalationSettings
 from agentfs.audit.settings import AuditSettings
 from agentfs.chats.settings import ChatSettings
+from agentfs.checkpoints.settings import CheckpointSettings
 from agentfs.executors.settings import PoolSettings
 from agentfs.library.settings import WorkflowSettings
 from agentfs.mail.settings import MessageSettings
@@ -58,6 +59,7 @@ SECTIONS: tuple[type[Section], ...] = (
     TriggerSettings,
     TaskSettings,
     WorkerSettings,
+    CheckpointSettings,
     MountSettings,
 )
 """In the order of the document."""

@@ -71,6 +71,8 @@ def handler(
         requests, wakeups = operations.requests, operations.wakeups
         wakeups.handled()
         try:
+            if requests.host.standstill.on:
+                await requests.stand_still(name, args)
             pass_on, fairness, key = wakeups.turns.pass_on, requests.fairness, None
             if fairness.busy and fairness.asks():
                 key = requests.whose(name, args)

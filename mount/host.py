@@ -9,12 +9,17 @@ from agentfs.base.errors import ApprovalError, KernelError
 from agentfs.model.principal import Principal
 from agentfs.quota.shares import Charge
 from agentfs.vfs.node import Awaited
+from agentfs.vfs.standstill import Standstill
 
 __all__ = ["Host"]
 
 
 class Host(Protocol):
     """Answers who calls, keeps refusals, and sets the bounds."""
+
+    @property
+    def standstill(self) -> Standstill:
+        """Whether requests are to wait just now."""
 
     def identify(self, tid: int, uid: int, gid: int) -> Principal:
         """Whom the calling thread acts for."""

@@ -10,6 +10,7 @@ from pyfuse3 import RequestContext
 
 from agentfs.base.errors import KernelError
 from agentfs.base.watchdog import Watchdog
+from agentfs.model.principal import Principal
 from agentfs.mount.announcer import Announcer
 from agentfs.mount.fairness import Fairness, key_of
 from agentfs.mount.handles import Handles, OpenFile
@@ -108,19 +109,34 @@ class Requests:
     def whose(self, name: str, args: tuple[object, ...]) -> int | None:
         """The principal that a request counts for (see `fairness`); None for a request that is to
         go on at once."""
+        found = self._caller_of(name, args)
+        if isinstance(found, RequestContext):
+            tid, uid, gid = found.pid, found.uid, found.gid
+            return self.fairness.remembered(tid, lambda: self.host.identify(tid, uid, gid))
+        return None if found is None else key_of(found)
+
+    def _caller_of(self, name: str, args: tuple[Any, ...]) -> Principal | RequestContext | None:
+        """Whose an open file is, or which thread calls; None for the announcer."""
         try:
             if name in OF_FILES:
-                return key_of(self.handles.file(args[0]).caller.principal)  # type: ignore[arg-type]
+                return self.handles.file(args[0]).caller.principal
             if name in OF_DIRECTORIES:
-                opened = self.handles.directory(args[0])  # type: ignore[arg-type]
-                return key_of(opened.caller.principal)
+                return self.handles.directory(args[0]).caller.principal
         except KernelError:
             return None  # the announcer's
         ctx = args[-1] if args else None
         if not isinstance(ctx, RequestContext) or not ctx.pid or ctx.pid == self._announcer.tid:
             return None
-        tid, uid, gid = ctx.pid, ctx.uid, ctx.gid
-        return self.fairness.remembered(tid, lambda: self.host.identify(tid, uid, gid))
+        return ctx
+
+    async def stand_still(self, name: str, args: tuple[object, ...]) -> None:
+        """Wait until requests may go on, unless this one may pass, as the announcer's may: it tells
+        of the past."""
+        still, found = self.host.standstill, self._caller_of(name, args)
+        if isinstance(found, RequestContext):
+            found = self.host.identify(found.pid, found.uid, found.gid)
+        if found is not None and not still.may_pass(found):
+            await still.wait()
 
     # -- around each piece of a request that does not wait: see `driven` -------------------------
 

@@ -13,6 +13,7 @@ from agentfs.providers.budget import BudgetDirectory, CallRows
 from agentfs.providers.calls import CallsDirectory
 from agentfs.providers.caps import CapsDirectory, SysCapsDirectory
 from agentfs.providers.chats import ChatsDirectory
+from agentfs.providers.checkpoints import CheckpointsDirectory
 from agentfs.providers.children import ChildrenDirectory
 from agentfs.providers.descriptors import divide
 from agentfs.providers.dev import DevDirectory
@@ -134,6 +135,7 @@ attach(
     SysDirectory,
     AuditDirectory,
     SysCapsDirectory,
+    CheckpointsDirectory,
     AccountingDirectory,
     CgroupDirectory,
     StatsDirectory,

@@ -16,6 +16,7 @@ import agentfs
 from agentfs.tools.approve import approve
 from agentfs.tools.audit_commands import KEY, audit, key_path
 from agentfs.tools.can import can
+from agentfs.tools.checkpoint import checkpoint
 from agentfs.tools.happenings import events
 from agentfs.tools.how import OWN_PROCESS, FileCommand, Given, placeholders
 from agentfs.tools.inbox import inbox
@@ -63,6 +64,7 @@ for command in (
     approve,
     audit,
     can,
+    checkpoint,
     model,
     secret,
     state,

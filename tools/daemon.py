@@ -60,6 +60,7 @@ class Bridge:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self.standstill = kernel.standstill
         self.identify = kernel.identity.resolve
         self.charge = kernel.shares.charge
 

@@ -10,7 +10,7 @@ import os
 import pwd
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from agentfs.tools.exits import NO_TREE, USAGE, ToolError
 from agentfs.tools.mounts import GONE, condition, mounts
@@ -209,8 +209,19 @@ class Tree:
 
     def remove(self, name: str) -> None:
         """Remove a file, as `rm` does."""
+        self._call(os.unlink, name)
+
+    def make_directory(self, name: str) -> None:
+        """Make a directory, as `mkdir` does."""
+        self._call(os.mkdir, name)
+
+    def remove_directory(self, name: str) -> None:
+        """Remove a directory, as `rmdir` does."""
+        self._call(os.rmdir, name)
+
+    def _call(self, call: Callable[[str], object], name: str) -> None:
         try:
-            os.unlink(self.path(name))
+            call(self.path(name))
         except OSError as failed:
             raise self.failure(name, failed) from None
 

@@ -169,6 +169,12 @@ class ControlGroups:
         """Have everything in the group stand still, or go on. Raises OSError."""
         _write(f"{self.path(pid)}/cgroup.freeze", b"1" if frozen else b"0")
 
+    def is_frozen(self, pid: int) -> bool:
+        """Whether everything in the group stands still."""
+        with suppress(OSError):
+            return b"frozen 1" in read_file(f"{self.path(pid)}/cgroup.events")
+        return False
+
     def kill(self, pid: int) -> None:
         """SIGKILL everything in the group, forks under way included, if there is one."""
         with suppress(FileNotFoundError):

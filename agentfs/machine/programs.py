@@ -601,6 +601,14 @@ class Programs:
             return {program.ospid, *self.groups.members(program.pid)}
         return {program.ospid, *program.stilled}
 
+    def is_still(self, program: Program) -> bool:
+        """Whether all that is held with it stands still, as everybody does who waits in a call to
+        the tree, or to a disk."""
+        if self.groups.available and self.groups.is_frozen(program.pid):
+            return True
+        found = map(read_status, self.standing(program))
+        return all(stat is None or stat.state in "TtDZX" for stat in found)
+
     def release(self, program: Program, *, stay: bool = False) -> None:
         """Let it go on; `stay`: it was stopped by somebody else meanwhile."""
         program.held = False

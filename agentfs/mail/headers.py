@@ -92,6 +92,7 @@ KERNEL_TYPES = frozenset(
         "port-request",
         "reminder",
         "restart-notice",
+        "rollback",
         "step",
         "task",
         "task-cancelled",

@@ -18,7 +18,10 @@ SECRETS = "secrets"
 TAPES = "tapes"
 """The folder of recorded and of written answers of models."""
 
-FOLDERS = ("shared", "shared/docs", "agents", "logs", "reapers", "runs", SECRETS, TAPES)
+FOLDERS = (
+    *("shared", "shared/docs", "agents", "logs", "reapers", "runs", SECRETS, TAPES),
+    "checkpoints",
+)
 FILES = (
     "kernel.log",
     "lock",

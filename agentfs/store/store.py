@@ -31,7 +31,7 @@ from agentfs.store.opening import LAST_EVENT, StoreMark, is_full
 from agentfs.store.reserve import let_go
 from agentfs.store.shrinking import Shrinking, make_shrinkable
 
-__all__ = ["AGENTS", "LAST_EVENT", "PROCESSES", "SHORT_CONTENT", "Store"]
+__all__ = ["AGENTS", "LAST_EVENT", "PROCESSES", "SHORT_CONTENT", "Store", "StoreCopy"]
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +128,7 @@ class Store:
         self._shrinking = Shrinking(self._db)
         self._ballast: Ballast | None = None
         self._room = 0  # bytes that may be written before the ballast is asked again
+        self._copies = 0  # how many are being made
         self.before_commit: list[Callable[[], object]] = []
         self.acting: Principal | None = None
         """The party for which the transaction under way is made; None: the kernel itself."""
@@ -473,15 +474,60 @@ class Store:
         self._room = 0  # the log is longer than it was
         self.commits += bool(steps)
 
+    def copy_to(self, path: Path) -> StoreCopy:
+        """A copy of everything that is committed now, and of nothing that comes later. It is at
+        `path` once `StoreCopy.write` has run. Takes 0.2 ms. Raises KernelError ENOSPC, EIO."""
+        self._copies += 1
+        try:
+            return StoreCopy(self.path, path, self._copied)
+        except sqlite3.Error as failure:
+            self._copied()
+            number = errno.ENOSPC if is_full(failure) else errno.EIO
+            raise KernelError(number, f"the store cannot be copied: {failure}") from failure
+
+    def _copied(self) -> None:
+        self._copies -= 1
+
     async def checkpoint(self) -> None:
         """Fold the log into the database, in a thread. If the log has become long, fold the rest as
-        well, here, and begin it anew: little was written meanwhile."""
+        well, here, and begin it anew: little was written meanwhile. While a copy is made it is not
+        begun anew: that would wait for the copy."""
         pages = await trio.to_thread.run_sync(_checkpoint, self.path)
-        if pages >= MOST_PAGES:
+        if pages >= MOST_PAGES and not self._copies:
             try:
                 self._db.execute("PRAGMA wal_checkpoint(RESTART)")
             except sqlite3.Error as failure:
                 log.warning("the log could not be begun anew, trying again: %s", failure)
+
+
+class StoreCopy:
+    """One copy of a store, as it was when this was made. Closes itself at the end of a `with`."""
+
+    def __init__(self, store: Path, path: Path, over: Callable[[], object]) -> None:
+        self._path = path
+        self._over = over
+        self._seen = sqlite3.connect(store, isolation_level=None, check_same_thread=False)
+        try:
+            self._seen.execute("BEGIN")
+            self._seen.execute("SELECT max(rowid) FROM sqlite_schema").fetchone()  # from here on
+        except sqlite3.Error:
+            self._seen.close()
+            raise
+
+    def write(self) -> None:
+        """Write the copy and sync it: one file, without a log. For a thread: 3 ms a megabyte, in
+        which the log of the store is not begun anew. Raises sqlite3.Error, OSError."""
+        with closing(sqlite3.connect(self._path, isolation_level=None)) as target:
+            self._seen.backup(target)
+            target.execute("PRAGMA journal_mode = DELETE")
+        _sync_file(self._path)
+
+    def __enter__(self) -> StoreCopy:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._seen.close()
+        self._over()
 
 
 # What json.loads comes to, without the layers above it: a third of the time with short records, of

@@ -27,6 +27,7 @@ from agentfs.vfs.exchange import Answerer, PendingReply
 from agentfs.vfs.files import Basics, Owner, Value
 from agentfs.vfs.namespace import Namespace
 from agentfs.vfs.node import Node, StreamHandle
+from agentfs.vfs.standstill import Standstill
 from agentfs.vfs.table import DirectoryOf, Table
 
 T = TypeVar("T")
@@ -248,6 +249,8 @@ class Operator:
             "contents": Pot(POTS["contents"], lambda: 1 << 30, ShareSettings),
             "handles": Pot(POTS["handles"], lambda: 1 << 16, ShareSettings),
         }
+
+    standstill = Standstill()
 
     def identify(self, tid: int, uid: int, gid: int) -> Principal:
         return Principal(Kind.OPERATOR, 1, "init", uid, gid)

@@ -74,6 +74,8 @@ VARIANTS: dict[str, tuple[dict[str, object], ...]] = {
     "QueueCreated": ({"name": "jobs"}, {"name": "gone"}),
     "TopicCreated": ({"name": "news"}, {"name": "gone"}),
     "PoolCreated": ({"name": "sums"}, {"name": "gone"}),
+    "CheckpointCreated": ({"name": "good"}, {"name": "gone"}),
+    "CheckpointRemoved": ({"name": "good"},),
     "ChatMade": ({}, {"chat": "gone"}),
     "AskOpened": ({}, {"id": "000000000099"}),
     "ApprovalAsked": ({}, {"id": "000099"}),
@@ -200,6 +202,7 @@ class Town:
         kernel.tooling.document.replace("tools: {thing: {exec: [/bin/cat]}}")
         ask = kernel.asks.ask(bob.principal, "bob", b"To: carol\nReply-By: 1h\n\nhow?\n").key
         kernel.chats.make(bob.principal, "bob", "plan")
+        await kernel.checkpoints.create(OPERATOR.principal, "good")
         macro = "kind: Macro\nmetadata: {name: twice}\nnodes: [{name: x, data: {v: 1}}]\n"
         system = (
             "kind: System\nmetadata: {name: team}\nspec: {processes: {a: {exec: [/bin/true]}}}\n"

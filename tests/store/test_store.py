@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import trio
@@ -456,3 +457,34 @@ def test_publications_are_kept_by_topic_and_number(tmp_path: Path) -> None:
 def test_a_name_that_is_no_utf_8_is_found_nowhere(store: Store) -> None:
     query = "SELECT value FROM meta WHERE key = ?"
     assert store.read(query, ("last_event\udcff",)).fetchall() == []
+
+
+def test_a_copy_is_of_its_moment_while_others_write_and_fold(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db")
+    put(store, 1)
+    with store.copy_to(tmp_path / "copy.db") as copy:
+        put(store, 2)
+        for _ in range(3):
+            assert store.read("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[0] == 0
+            put(store, 3 + _)
+        copy.write()
+    assert [row[0] for row in store.messages()] == [1, 2, 3, 4, 5]
+    assert sorted(path.name for path in tmp_path.glob("copy*")) == ["copy.db"]
+    copied = Store(tmp_path / "copy.db")
+    assert [row[0] for row in copied.messages()] == [1]
+    copied.close()
+    store.close()
+
+
+async def test_a_copy_does_not_hold_the_loop_when_the_log_is_long(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db")
+    put(store, 1)
+    with store.copy_to(tmp_path / "copy.db") as copy, patch("agentfs.store.store.MOST_PAGES", 1):
+        put(store, 2)
+        before = store.read("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        await store.checkpoint()  # to begin the log anew would wait for the copy, five seconds
+        put(store, 3)
+        after = store.read("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        assert after[1] > before[1]
+        copy.write()
+    store.close()

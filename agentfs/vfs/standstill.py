@@ -1,0 +1,44 @@
+"""Moments in which nobody uses the tree: requests wait until they are over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import trio
+
+from agentfs.model.principal import Principal
+
+__all__ = ["Standstill"]
+
+
+def _nobody(principal: Principal) -> bool:
+    return False
+
+
+class Standstill:
+    """Asked before each request. `on`: requests wait, but for those of whom `may_pass`."""
+
+    def __init__(self) -> None:
+        self.on = False
+        self._over = trio.Event()
+        self.may_pass: Callable[[Principal], bool] = _nobody
+
+    @contextmanager
+    def hold(self, may_pass: Callable[[Principal], bool] = _nobody) -> Iterator[None]:
+        """Let requests wait until the block ends. Blocks lie within each other, or one after the
+        other."""
+        before = self.on, self.may_pass
+        self.on, self.may_pass = True, may_pass
+        try:
+            yield
+        finally:
+            self.on, self.may_pass = before
+            if not self.on:
+                self._over.set()
+                self._over = trio.Event()
+
+    async def wait(self) -> None:
+        """Wait until it is over."""
+        while self.on:
+            await self._over.wait()

@@ -23,6 +23,7 @@ from agentfs.library import check as library
 from agentfs.library import hooks
 from agentfs.mail import check as mail
 from agentfs.process import check as process
+from agentfs.projects import check as projects
 from agentfs.quota import check as quota
 from agentfs.reminders import check as reminders
 from agentfs.rights import acl, roles
@@ -45,12 +46,12 @@ __all__ = ["check"]
 
 ROOMS = (
     *(process, mail, asks, reminders, tooling, turns, chats, shared, quota, audit, approvals),
-    *(library, workflow, executors, triggers, tasks),
+    *(library, workflow, executors, triggers, tasks, projects),
 )
 
 NUMBERS = (
     *(LAST_EVENT, *process.NUMBERS, *quota.NUMBERS, *audit.NUMBERS, *approvals.NUMBERS),
-    *(*triggers.NUMBERS, *tasks.NUMBERS),
+    *(*triggers.NUMBERS, *tasks.NUMBERS, *projects.NUMBERS),
 )
 """Meta values that are numbers."""
 

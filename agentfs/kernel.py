@@ -83,6 +83,10 @@ from agentfs.process.maid import Maid
 from agentfs.process.path_rules import PathRules
 from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
+from agentfs.projects.groups import AgentGroups
+from agentfs.projects.phase_work import PhaseWork
+from agentfs.projects.projects import Projects
+from agentfs.projects.seeds import Seeds
 from agentfs.quota.accounting import Accounting
 from agentfs.quota.alerts import Alerts
 from agentfs.quota.branches import Branches
@@ -184,6 +188,7 @@ class Kernel:
             self._build_boundary(ground)
             self._build_steps(ground)
             self._build_tasks(ground)
+            self._build_projects(ground)
 
     def _build_rights(self, ground: Ground, audit_key: Path) -> None:
         """Who calls, what they may do, and the record of what they did."""
@@ -290,10 +295,10 @@ class Kernel:
     def _build_triggers(self, ground: Ground) -> None:
         """What starts runs by itself: schedules, entities, systems."""
         add, gate, table, runs = ground.parts.add, self.gate, self.table, self.runs
-        makers = TriggerMakers(gate, table, self.agents, self.ceilings, self.made)
+        makers = self.makers = TriggerMakers(gate, table, self.agents, self.ceilings, self.made)
         starter = PartStarter(table, self.processes, runs, makers)
         systems = add(SystemRuns(ground, makers, table, self.light, starter, self.topics))
-        launcher = RunLauncher(ground, self.library, runs, systems, makers)
+        launcher = self.launcher = RunLauncher(ground, self.library, runs, systems, makers)
         self.schedules = add(Schedules(ground, gate, makers, launcher))
         self.entities = add(Entities(ground, gate, table, makers, launcher))
         self.systems = Systems(gate, self.library, makers, systems, self.schedules, self.entities)
@@ -353,6 +358,14 @@ class Kernel:
         rows = TaskTable(ground, made)
         self.tasks = add(Tasks(ground, gate, rows, self.workers, letters, runs))
         self.tasks.judge_by(PASS_ALL)
+
+    def _build_projects(self, ground: Ground) -> None:
+        """What agents do together."""
+        add, gate, table, agents = ground.parts.add, self.gate, self.table, self.agents
+        self.agent_groups = add(AgentGroups(ground, gate, table, agents, self.mail, self.made))
+        self.projects = add(Projects(ground, gate, table, agents, self.disk, self.made))
+        work = PhaseWork(self.library, self.makers, self.launcher, self.runs, self.tasks)
+        self.seeds = add(Seeds(ground, gate, self.makers, self.projects, work))
 
     def load(self) -> None:
         """Read the rest from the store. Nothing is written before everything is read."""

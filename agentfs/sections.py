@@ -11,6 +11,7 @@ from agentfs.executors.settings import PoolSettings
 from agentfs.library.settings import WorkflowSettings
 from agentfs.mail.settings import MessageSettings
 from agentfs.process.settings import LimitSettings, ProcessSettings
+from agentfs.projects.settings import ProjectSettings
 from agentfs.quota.settings import (
     AccountingSettings,
     BudgetSettings,
@@ -60,6 +61,7 @@ SECTIONS: tuple[type[Section], ...] = (
     TaskSettings,
     WorkerSettings,
     CheckpointSettings,
+    ProjectSettings,
     MountSettings,
 )
 """In the order of the document."""

@@ -14,27 +14,27 @@ __all__ = ["EndStream", "Readers"]
 
 
 class Readers:
-    """Who reads of a thing as it happens, by the number of the thing, which is in the field `which`
-    of each of these kinds of events. They are woken when something becomes of it."""
+    """Who reads of a thing as it happens, by the number of the thing, or its name, which is in the
+    field `which` of each of these kinds of events. They are woken when something becomes of it."""
 
     def __init__(self, events: EventLog, which: str, *kinds: type[Event]) -> None:
         self._which = which
-        self._of: defaultdict[int, set[StreamHandle]] = defaultdict(set)
+        self._of: defaultdict[int | str, set[StreamHandle]] = defaultdict(set)
         events.listen(self._heard, *kinds)
 
     def __len__(self) -> int:
         return len(self._of)
 
     def _heard(self, record: Record) -> None:
-        number: int = getattr(record.event, self._which)
+        number: int | str = getattr(record.event, self._which)
         if number in self._of:
             for reader in tuple(self._of[number]):
                 reader.wake()
 
-    def join(self, number: int, reader: StreamHandle) -> None:
+    def join(self, number: int | str, reader: StreamHandle) -> None:
         self._of[number].add(reader)
 
-    def leave(self, number: int, reader: StreamHandle) -> None:
+    def leave(self, number: int | str, reader: StreamHandle) -> None:
         self._of[number].discard(reader)
         if not self._of[number]:
             del self._of[number]
@@ -50,7 +50,7 @@ class EndStream(StreamHandle):
     def __init__(
         self,
         readers: Readers,
-        number: int,
+        number: int | str,
         end: Callable[[], bytes | None],
         begin_wait: Callable[[], Callable[[], None]],
     ) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from agentfs.base.errors import ApprovalError, KernelError
 from agentfs.mail.held import Held
 from agentfs.mail.message import Draft, check_opening
+from agentfs.mail.tally import GROUP
 from agentfs.providers.dead import DeadDirectory
 from agentfs.providers.host import HostDirectory
 from agentfs.providers.mail_changes import mail_changes
@@ -137,7 +138,8 @@ class InboxDirectory(Table):
 
 
 class OutboxDirectory(DirectoryOf):
-    """/agents/NAME/outbox: a file for each agent that NAME may write to at the moment.
+    """/agents/NAME/outbox: a file for each agent that NAME may write to at the moment, and a file
+    `@GROUP` for each group of agents that it is in, or owns: that message is for all its members.
 
     With more than `MANY` agents, others than NAME (the operator's `find`) are listed only NAME's
     parent and children: all of them together would be the square of the agents. Every agent
@@ -160,18 +162,28 @@ class OutboxDirectory(DirectoryOf):
 
     def lookup(self, name: str) -> Node:
         # Also one that may not be written to: its open can say why.
-        self.room.kernel.agents.get(name)
+        if name.startswith(GROUP):
+            self.room.kernel.agent_groups.get(name.removeprefix(GROUP))
+        else:
+            self.room.kernel.agents.get(name)
         return OutboxFile(self, name)
 
     def entries(self) -> Iterator[tuple[str, Node]]:
         for name in self.room.kernel.mail.peers(self.room.name):
             yield name, OutboxFile(self, name)
+        yield from self._groups()
+
+    def _groups(self) -> Iterator[tuple[str, Node]]:
+        """Those that the agent is in, or owns."""
+        for name in self.room.kernel.agent_groups.of(self.room.name):
+            yield f"{GROUP}{name}", OutboxFile(self, f"{GROUP}{name}")
 
     def listing(self, caller: Caller) -> Iterable[tuple[str, Node]]:
         kernel, name = self.room.kernel, self.room.name
         if caller.principal.name == name or len(kernel.agents) <= self.MANY:
             return self.entries()
-        return [(peer, OutboxFile(self, peer)) for peer in kernel.mail.peers(name, self._family())]
+        family = kernel.mail.peers(name, self._family())
+        return [*((peer, OutboxFile(self, peer)) for peer in family), *self._groups()]
 
     def _family(self) -> list[str]:
         table = self.room.kernel.table

@@ -52,6 +52,7 @@ from agentfs.providers.proc import ProcDirectory
 from agentfs.providers.process_commands import CommandRows
 from agentfs.providers.process_program import ProgramRows
 from agentfs.providers.process_signs import SignRows
+from agentfs.providers.projects import ActiveRows, ProjectsDirectory
 from agentfs.providers.queues import QueuesDirectory
 from agentfs.providers.recall import RecallRows
 from agentfs.providers.reminders import RemindersDirectory
@@ -92,6 +93,7 @@ attach(
     LogRows,
     MemoryRows,
     RecallRows,
+    ActiveRows,
     ProcDirectory,
     ProgramRows,
     ChildrenDirectory,
@@ -143,6 +145,7 @@ attach(
     FigureRows,
     GatewayFacts,
     SharedRows,
+    ProjectsDirectory,
     LibDirectory,
     ToolsDirectory,
     ToolLink,

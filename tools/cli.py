@@ -23,6 +23,7 @@ from agentfs.tools.inbox import inbox
 from agentfs.tools.listing import ps, status, tree
 from agentfs.tools.model import model
 from agentfs.tools.pipeline_commands import pipeline
+from agentfs.tools.project_commands import project, seed
 from agentfs.tools.run_command import run
 from agentfs.tools.run_commands import runs
 from agentfs.tools.secret import secret
@@ -59,6 +60,8 @@ for command in (
     run,
     pipeline,
     runs,
+    project,
+    seed,
     inbox,
     events,
     approve,

@@ -125,7 +125,11 @@ class HookedPlans:
 
     def plan_now(self, name: str, version: int | None = None, environment: str = "") -> Plan:
         """The plan of a pipeline; None is its newest version. Raises ENOENT."""
-        plan, hooks = self._library.plan_now(name, version, environment), self._hooks.now
+        return self.hooked(self._library.plan_now(name, version, environment))
+
+    def hooked(self, plan: Plan) -> Plan:
+        """A plan of any origin, with the hooks."""
+        hooks = self._hooks.now
         if not hooks:
             return plan
         known = self._made.get(id(plan))

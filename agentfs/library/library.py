@@ -324,6 +324,13 @@ class Library(Part):
             self._keep(edition, environment, plan)
         return plan
 
+    def plan_of(self, name: str, text: str) -> Plan:
+        """The plan of a pipeline that is no document here, and may name those that are. Raises
+        EINVAL with every fault."""
+        return _compiled(
+            Edition("pipelines", name, 0, text, "", 0, 0, 0.0), self._names_for(text), ""
+        )
+
     def system(self, name: str, version: int | None = None, environment: str = "") -> SystemPlan:
         """The plan of a system, inside a transaction, too. Raises ENOENT, and EINVAL if what it
         names is gone meanwhile."""

@@ -113,6 +113,7 @@ _REFERENCE = re.compile("<.*>|[0-9]+")
 
 MAX_BLOCK = 64 * 1024  # bytes; more than any mail program writes, little enough to keep in memory
 MAX_NAME = 64  # bytes
+NAMED = re.compile(f"@?{NAME.pattern}")  # an agent, or a group
 
 # Control characters, and what some reader takes for the end of a line.
 FORBIDDEN = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
@@ -231,7 +232,7 @@ def _in_our_form(key: str, text: bytes) -> bool:
     match key:
         case "to":
             names = " ".join(words).split(",")
-            return all(name.strip() == "*" or NAME.fullmatch(name.strip()) for name in names)
+            return all(name.strip() == "*" or NAMED.fullmatch(name.strip()) for name in names)
         case "priority" | "type":
             return len(words) <= 1
         case "in-reply-to" | "references":

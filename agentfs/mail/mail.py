@@ -25,7 +25,7 @@ from agentfs.mail.receiving import Receiving
 from agentfs.mail.routing import effective, overseer_of, peers, relation
 from agentfs.mail.sent import Sent
 from agentfs.mail.settings import MessageSettings
-from agentfs.mail.tally import EVERYBODY
+from agentfs.mail.tally import EVERYBODY, GROUP
 from agentfs.mail.threads import Threads
 from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import Principal
@@ -134,6 +134,9 @@ class Mail(Part):
     def check(self, principal: Principal, sender: str, receiver: str, size: int = 0) -> None:
         """Raise what `send` of `size` bytes would: EACCES, ENOENT, EMSGSIZE, ENOSPC, EDQUOT,
         EAGAIN. Nobody is asked to approve what is not there yet."""
+        if receiver.startswith(GROUP):
+            self.broadcasts.check(principal, sender, receiver, size)
+            return
         self.boxes.expire_due()
         actor = self._gate.actor(principal)
         self._admit(actor, principal, sender, receiver, size)
@@ -145,9 +148,9 @@ class Mail(Part):
         inbox is full), EDQUOT (the sender has its share of it), EAGAIN (messages_per_minute).
 
         A draft that says `claimed` is delivered and claimed in one: what a mail program does that
-        saves a message it has changed. One to `*` is a broadcast.
+        saves a message it has changed. One to `*` or `@GROUP` is a broadcast.
         """
-        if draft.to == EVERYBODY:
+        if draft.to == EVERYBODY or draft.to.startswith(GROUP):
             return self.broadcasts.send(principal, sender, draft)
         self.boxes.expire_due()
         replied = draft.in_reply_to

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["EVERYBODY", "OUTCOMES", "still_waiting"]
+__all__ = ["EVERYBODY", "GROUP", "OUTCOMES", "still_waiting"]
 
 EVERYBODY = "*"
 """The receiver of a broadcast, and the mailbox in which it is kept."""
+
+GROUP = "@"
+"""Before the name of a group it is the receiver of a broadcast to its members."""
 
 OUTCOMES = ("done", "dead", "expired", "removed")
 """How a copy ends; `removed`: its agent was, before it took the copy."""

@@ -68,6 +68,7 @@ class DiskShares(Part):
         self._shared = self._pot("shared")
         root = os.fspath(self._state / "shared")
         self.shared = Bytes(root, self._shared, self._holder, self._mark)
+        self._beside: dict[str, Bytes] = {}  # by directory
         self._own: dict[str, dict[str, Bytes]] = {}  # by agent and directory
         self.rounds = 0
 
@@ -111,6 +112,19 @@ class DiskShares(Part):
     def beside_mail(self, name: str) -> Bytes:
         """The files that mail programs keep in its inbox: they are in the same pot."""
         return self._of(name, self._agents.beside_mail(name))
+
+    def beside_shared(self, place: Path) -> Bytes:
+        """The files of several agents in `place`: they are in the pot of /shared."""
+        root = os.fspath(place)
+        if root not in self._beside:
+            self._beside[root] = Bytes(root, self._shared, self._holder, self._mark)
+        return self._beside[root]
+
+    def place_removed(self, place: Path) -> None:
+        """Those are gone."""
+        counted = self._beside.pop(os.fspath(place), None)
+        if counted is not None:
+            counted.close()
 
     def of_run(self, starter: str, place: Path) -> Bytes:
         """What the steps of a run leave in `place`: it is in the same pot of whoever started it."""
@@ -175,7 +189,8 @@ class DiskShares(Part):
         """Until cancelled."""
         while True:
             began = trio.current_time()
-            await self.look(self.shared)
+            for shared in (self.shared, *self._beside.values()):
+                await self.look(shared)
             for name in {*self._agents, *self._own}:
                 if self._agents.find(name) is not None:  # by now
                     self.memory(name)

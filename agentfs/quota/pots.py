@@ -61,6 +61,8 @@ _KINDS = (
     PotKind("locks", "locks", "locks.max_locks"),
     PotKind("manifests", "documents", "workflows.max_documents"),
     PotKind("pools", "pools", "pools.max_pools"),
+    PotKind("projects", "projects", "projects.max_projects"),
+    PotKind("agent_groups", "groups of agents", "projects.max_groups"),
     _again("groups", "groups", "groups.max_groups"),
     PotKind("tasks", "open tasks", "tasks.max_tasks"),
     PotKind("workers", "workers", "workers.max_workers"),
@@ -69,6 +71,7 @@ _KINDS = (
     PotKind("systems", "systems", "triggers.max_systems"),
     PotKind("entity_types", "types of entities", "triggers.max_entity_types"),
     PotKind("entities", "entities", "triggers.max_entities"),
+    PotKind("seeds", "seeds that are open", "projects.max_seeds"),
     _again("asks", "questions that wait for an answer", "shares.asks"),
     _again("approvals", "requests that wait for approval", "shares.approvals"),
 )

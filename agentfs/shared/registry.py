@@ -16,6 +16,7 @@ from agentfs.model.process import Process
 from agentfs.process.agents import Agents
 from agentfs.process.table import ProcessTable
 from agentfs.quota.made import Made
+from agentfs.quota.pots import POTS
 from agentfs.rights.gate import Gate
 from agentfs.rights.ownership import Access, Ownership
 from agentfs.rights.policy import Action
@@ -127,7 +128,7 @@ class Registry(Part, Generic[Thing]):
             raise KernelError(
                 errno.ENOSPC,
                 f"there are {most} {self._pot} already",
-                rule=f"{self._pot}.max_{self._pot}",
+                rule=POTS[self._pot].setting,
             )
         self._gate.check_making(actor.agent, self._pot, 1)
         return ownership

@@ -20,7 +20,7 @@ TAPES = "tapes"
 
 FOLDERS = (
     *("shared", "shared/docs", "agents", "logs", "reapers", "runs", SECRETS, TAPES),
-    "checkpoints",
+    *("projects", "checkpoints"),
 )
 FILES = (
     "kernel.log",

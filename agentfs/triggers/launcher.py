@@ -8,7 +8,9 @@ from dataclasses import replace
 from agentfs.base.errors import KernelError
 from agentfs.base.yaml_document import near
 from agentfs.library.library import Library
+from agentfs.manifests.plan import Plan
 from agentfs.manifests.system_plan import Init
+from agentfs.rights.policy import Action
 from agentfs.store.ground import Ground
 from agentfs.triggers.maker import Maker, TriggerMakers
 from agentfs.triggers.system_runs import SystemRuns
@@ -51,13 +53,17 @@ class RunLauncher:
             plan = self._library.system(start.pipeline, start.version, start.environment)
             once = replace(plan, init=Init())
             return self._systems.begin(maker, once, start).id
-        limits: dict[str, float | None] = {**maker.limits}
-        for name, most in (start.limits or {}).items():
-            own = limits.get(name)
-            if most is not None:
-                limits[name] = most if own is None else min(most, own)
-        bounded = replace(start, limits=limits or None, ceiling=maker.ceiling)
-        return self._runs.start_for(self._makers.process(maker), bounded).id
+        return self._runs.start_for(self._makers.process(maker), _bounded(maker, start)).id
+
+    def start_plan(self, maker: Maker, plan: Plan, start: Start) -> int:
+        """The same of a plan that no document has."""
+        path = f"/etc/pipelines/{plan.name}"
+        self._makers.permit(maker, Action.SPAWN, path)
+        self._makers.require_capability(maker, "spawn_children")
+        if self._store.acting is None:
+            self._store.act_for(self._makers.principal(maker))
+        process = self._makers.process(maker)
+        return self._runs.start_plan(process, plan, _bounded(maker, start)).id
 
     def cancel(self, number: int, why: str) -> None:
         """End a run, or a system."""
@@ -73,3 +79,13 @@ class RunLauncher:
             return not system.state.final
         run = self._runs.find(number)
         return run is not None and not run.state.final
+
+
+def _bounded(maker: Maker, start: Start) -> Start:
+    """What is started may no more than its maker."""
+    limits: dict[str, float | None] = {**maker.limits}
+    for name, most in (start.limits or {}).items():
+        own = limits.get(name)
+        if most is not None:
+            limits[name] = most if own is None else min(most, own)
+    return replace(start, limits=limits or None, ceiling=maker.ceiling)

@@ -43,6 +43,9 @@ class Plans(Protocol):
     def plan_now(self, name: str, version: int | None = None, environment: str = "") -> Plan:
         """The plan of a pipeline; None is its newest version. Raises ENOENT."""
 
+    def hooked(self, plan: Plan) -> Plan:
+        """A plan of another origin, with the hooks that are in effect."""
+
 
 class Starts:
     """Starts runs, inside the transaction of its caller."""
@@ -82,7 +85,8 @@ class Starts:
 
     def begin_plan(self, starter: Process, plan: Plan, start: Start) -> Run:
         """As `begin`, of a plan that has no document: nobody is asked whether it may be started."""
-        return self.make(starter, plan, start, self._input_text(plan, start.input))
+        text = self._input_text(plan, start.input)
+        return self.make(starter, self._plans.hooked(plan), start, text)
 
     def may_start(self, starter: Process, pipeline: str, text: str = "") -> None:
         """Raise EACCES or EPERM unless runs of a pipeline may be started in the name of a process;

@@ -76,6 +76,17 @@ VARIANTS: dict[str, tuple[dict[str, object], ...]] = {
     "PoolCreated": ({"name": "sums"}, {"name": "gone"}),
     "CheckpointCreated": ({"name": "good"}, {"name": "gone"}),
     "CheckpointRemoved": ({"name": "good"},),
+    "AgentGroupCreated": ({"name": "crew"}, {"name": "gone"}),
+    **{
+        f"AgentGroup{what}": ({"name": "crew"},)
+        for what in ("Changed", "MemberCompleted", "Removed")
+    },
+    "ProjectCreated": ({"name": "bees"}, {"name": "gone"}),
+    **{
+        f"Project{what}": ({"name": "bees"},)
+        for what in ("Activated", "Changed", "Left", "Removed")
+    },
+    "SeedCreated": ({}, {"seed": 99}),
     "ChatMade": ({}, {"chat": "gone"}),
     "AskOpened": ({}, {"id": "000000000099"}),
     "ApprovalAsked": ({}, {"id": "000099"}),
@@ -236,6 +247,11 @@ class Town:
         )
         approval = kernel.approvals.file(needed).name
         town.values["call"] = kernel.calls.llm(bob.principal, world.pid("bob"), "", 10)
+        kernel.agent_groups.create(bob.principal, "crew", 0o755)
+        kernel.agent_groups.set_members(bob.principal, "crew", ["bob"])
+        kernel.projects.create(bob.principal, "bees", 0o755)
+        seed = kernel.seeds.plant(bob.principal, "bees", "a page")
+        town.ids["agentfs.projects.events"] = {"project": "bees", "seed": seed.number}
         for module, number in (("asks", ask), ("reminders", reminder.id), ("approvals", approval)):
             town.ids[f"agentfs.{module}.events"] = {"id": number}
         return town

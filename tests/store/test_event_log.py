@@ -172,6 +172,7 @@ def every_kind() -> set[type[Event]]:
 ABOUT_NOBODY = {
     "account_closed",
     "account_opened",
+    "agent_group_changed",
     "audit_cut",
     "audit_full",
     "audit_half_full",
@@ -195,6 +196,7 @@ ABOUT_NOBODY = {
     "node_changed",
     "pool_changed",
     "pool_removed",
+    "project_changed",
     "queue_changed",
     "refusals_dropped",
     "run_ended",

@@ -148,8 +148,9 @@ class Follower:
         """When the next scan is due of what cannot be followed; monotonic, None: never."""
         return min((each.due for each in self._memories.values() if each.blind), default=None)
 
-    def catch_up(self, agent: int, seconds: float) -> None:
-        """Read what has changed in one memory, so that a query knows of it."""
+    def catch_up(self, agent: int, seconds: float) -> bool:
+        """Read what has changed in one memory, so that a query knows of it; whether something is
+        left."""
         self.step(0.0)
         ends = time.monotonic() + seconds
         memory = self._memories.get(agent)
@@ -165,7 +166,8 @@ class Follower:
                         self._scans[mine[0]] = None
                         break
             else:
-                return
+                return False
+        return True
 
     def look_again(self, agent: int, path: bytes) -> None:
         """This file is not what the index says."""

@@ -150,7 +150,8 @@ class MemoryIndex:
         """Have it open. Whether what was open before is gone: everything is to be read again."""
         if self._connection is not None and self._is_there():
             return False
-        self.close()
+        if self._connection is not None:
+            self.discard()  # another file is there, or none: the old log must not get into it
         try:
             self._open()
         except sqlite3.Error as failure:
@@ -168,6 +169,7 @@ class MemoryIndex:
 
     def _open(self) -> None:
         made = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        os.fchmod(made, 0o600)
         found = os.fstat(made)
         os.close(made)
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)

@@ -38,6 +38,7 @@ class Searcher:
         self._follower = follower
         self._index = follower.index
         self.trouble = ""
+        self._damages = 0  # so often the index was made anew
 
     def close(self) -> None:
         with self._follower.lock:
@@ -45,20 +46,23 @@ class Searcher:
 
     def work(self) -> bool:
         """Have the index know a part of what has changed; whether something is left."""
-        return bool(self._safely(self._follower.step))
+        return self._up_to_date(self._follower.step)
 
     def search(self, agent: int, root: str, query: MemoryQuery, now: float) -> list[Hit]:
         """What one agent knows; its memory is at `root`. Raises KernelError: the index cannot be
         used, or made."""
         most = query.limit + SPARE
+        rows: list[IndexRow] | None = None
+        hits: list[Hit] = []
         for _ in range(TRIES):
-            self._safely(lambda: self._follower.catch_up(agent, CATCHING_UP))
+            damages = self._damages
+            self._up_to_date(lambda: self._follower.catch_up(agent, CATCHING_UP))
             rows = self._safely(lambda: self._index.search(agent, query, now, most))
-            if rows is None:
+            if rows is None or self._damages != damages:
                 continue
             hits, stale = self._answers(root, query, rows)
             if not stale:
-                return hits[: query.limit]
+                break
             self._look_again(agent, stale)
         if rows is None:
             raise KernelError(errno.EIO, f"the index of memories: {self.trouble}")
@@ -83,23 +87,30 @@ class Searcher:
         """Some of the notes whose time is over: (agent, path, stamp)."""
         return self._safely(lambda: self._index.expired(now, most)) or []
 
+    def _up_to_date(self, work: Callable[[], bool]) -> bool:
+        """Bring the index up to date, as far as `work` does that; what it says, False if it could
+        not be done."""
+        done = self._safely(work)
+        if done is not None:
+            self.trouble = ""
+        return bool(done)
+
     def _safely(self, work: Callable[[], T]) -> T | None:
         """Do something with the index; None if it could not be done."""
         with self._follower.lock:
             try:
                 self._follower.ready()
-                done = work()
+                return work()
             except (sqlite3.Error, OSError) as failure:
                 self._failed(failure)
                 return None
-        self.trouble = ""
-        return done
 
     def _failed(self, failure: sqlite3.Error | OSError) -> None:
         words = str(failure)
         if isinstance(failure, sqlite3.Error) and MemoryIndex.is_damage(failure):
             log.error("the index of memories is made anew: %s", words)
             self._index.discard()
+            self._damages += 1
         elif words != self.trouble:
             log.error("the index of memories is not up to date: %s", words)
         self.trouble = words

@@ -369,6 +369,28 @@ class Agent:
                 os.rmdir(place)
             raise
 
+    def remember(self, text: Text, **headers: object) -> str:
+        """Keep a note; the path of its file below the agent's directory. Headers: `type` (fact,
+        skill, …), `tags` (words with commas between), `expires` (90d, or a date)."""
+        return self._call(f"{self.home}/remember", _compose(text, headers), reply=True)
+
+    def recall(self, query: Text, **headers: object) -> list[dict[str, Any]]:
+        """What the files of one's memory say of some words, the best first: each with `path`,
+        `line`, `snippet`, `score`, `type`, `tags`. Headers narrow it: `type`, `tags`, `limit`."""
+        return _in_thread(self.arecall(query, **headers))
+
+    async def arecall(self, query: Text, **headers: object) -> list[dict[str, Any]]:
+        """The same under trio or asyncio."""
+        file = self._open(f"{self.home}/recall", os.O_RDWR | os.O_NONBLOCK)
+        try:
+            os.write(file, _compose(query, headers))
+            found = b""
+            while (piece := await _read(file)) != b"":
+                found += piece
+        finally:
+            _close(file)
+        return [json.loads(line) for line in found.splitlines()]
+
     def remind(self, when: str, text: str) -> str:
         """Have a message sent to oneself: `in 10m`, `at 2026-12-01T09:00Z`, `cron "0 9 * * 1"`. Its
         number, to remove `reminders/NUMBER` by. The text may have several lines."""

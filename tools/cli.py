@@ -21,6 +21,7 @@ from agentfs.tools.happenings import events
 from agentfs.tools.how import OWN_PROCESS, FileCommand, Given, placeholders
 from agentfs.tools.inbox import inbox
 from agentfs.tools.listing import ps, status, tree
+from agentfs.tools.memory_commands import recall, remember
 from agentfs.tools.model import model
 from agentfs.tools.pipeline_commands import pipeline
 from agentfs.tools.project_commands import project, seed
@@ -69,6 +70,8 @@ for command in (
     can,
     checkpoint,
     model,
+    remember,
+    recall,
     secret,
     state,
     tool,

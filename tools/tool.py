@@ -16,7 +16,6 @@ import click
 
 from agentfs.tools.how import FileCommand, Given, placeholders
 from agentfs.tools.tree import (
-    CHUNK,
     ToolError,
     Tree,
     TreeError,
@@ -285,16 +284,8 @@ def call_tool(name: str, arguments: tuple[str, ...]) -> None:
     file = f"{FOLDER}/{name}/call"
     given = None if arguments == ("-",) else encoded(arguments_object(arguments))
     content = sys.stdin.buffer.read() if given is None else given
-    handle = tree.open(file, os.O_RDWR)
-    try:
-        while content:
-            content = content[os.write(handle, content) :]
-        while part := os.read(handle, CHUNK):
-            put(part)
-    except OSError as failed:
-        raise tree.failure(file, failed) from None
-    finally:
-        os.close(handle)
+    for part in tree.exchange(file, content):
+        put(part)
 
 
 def arguments_object(words: tuple[str, ...]) -> str:

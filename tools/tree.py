@@ -11,6 +11,7 @@ import pwd
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from agentfs.tools.exits import NO_TREE, USAGE, ToolError
 from agentfs.tools.mounts import GONE, condition, mounts
@@ -271,6 +272,20 @@ class Tree:
             raise self.failure(name, failed) from None
         finally:
             os.close(descriptor)
+
+    def exchange(self, name: str, request: bytes) -> Iterator[bytes]:
+        """Write `request`, and give the answer piece by piece, through one descriptor."""
+        descriptor = self.open(name, os.O_RDWR)
+        try:
+            while request:
+                request = request[os.write(descriptor, request) :]
+            while data := os.read(descriptor, CHUNK):
+                yield data
+        except OSError as failed:
+            raise self.failure(name, failed) from None
+        finally:
+            with suppress(OSError):  # it refuses again what it refused
+                os.close(descriptor)
 
     # -- processes -------------------------------------------------------------------------------
 

@@ -79,6 +79,7 @@ class Memories(Part):
         self._last = 0  # the number of the latest note
         self._nursery: trio.Nursery | None = None
         self._told = trio.Event()  # of an agent that came or went
+        self._followed: set[int] = set()  # agents, by number
         self._expired: list[tuple[int, bytes, str]] = []
         self._events.listen(self._heard, AgentDefined)
 
@@ -93,17 +94,23 @@ class Memories(Part):
     def _heard(self, record: Record) -> None:
         assert isinstance(record.event, AgentDefined)
         self._follow(record.event.agent)
-        self._told.set()
 
     def _follow(self, name: str) -> None:
         agent = self._agents.find(name)
-        if agent is not None:
+        if agent is not None and agent.id not in self._followed:
+            self._followed.add(agent.id)
             self._follower.follow(agent.id, self._agents.memory_dir(name))
+            self._told.set()
 
     def agent_removed(self, name: str) -> None:
         number = self._agents.get(name).id
-        self._store.on_commit(lambda: self._follower.forget(number))
-        self._told.set()
+
+        def forget() -> None:
+            self._followed.discard(number)
+            self._follower.forget(number)
+            self._told.set()
+
+        self._store.on_commit(forget)
 
     async def run(self) -> None:
         """Have the index know what changes, until cancelled."""
@@ -191,7 +198,7 @@ class Memories(Part):
                 root = os.fspath(self._agents.memory_dir(agent))
                 name, content = self._next(root), note.file(now)
                 counted = self._disk.memory(agent)
-                counted.check(principal, len(content) + 2 * LEAST)
+                counted.check(principal, max(len(content), LEAST) + LEAST)
                 folder = place.make_folder(root, owner.uid, owner.gid)
                 if folder is not None:
                     counted.made(Makers(""), taken(folder))
@@ -231,6 +238,7 @@ class Memories(Part):
         self._gate.actor(principal)
         self.check(principal, agent)
         self._gate.require_room(principal)
+        self._follow(agent)
         number, root = self._agents.get(agent).id, os.fspath(self._agents.memory_dir(agent))
         now = self._clock.now()
         found = await self._in_thread(lambda: self._searcher.search(number, root, query, now))
@@ -245,7 +253,10 @@ class Memories(Part):
     # -- notes whose time is over ------------------------------------------------------------------
 
     def tidy(self) -> None:
-        """Remove notes that said that they are good until now."""
+        """Remove notes that said that they are good until now. Follow those agents, too, of whom no
+        event has told: process 1 is made with the first boot."""
+        for name in self._agents:
+            self._follow(name)
         expired, self._expired = self._expired, []
         self._told.set()  # the next ones are looked for
         by_number = {agent.id: agent for agent in map(self._agents.get, self._agents)}

@@ -139,3 +139,52 @@ async def test_a_query_is_narrowed(world: Remembering) -> None:
     assert await world.paths("Type: NOTE\n\napples") == [plain]
     assert await world.paths("Tags: red\n\n") == [skill, fact]
     assert len(await world.paths("Limit: 2\n\napples")) == 2
+
+
+async def test_the_operator_remembers_too(world: Remembering) -> None:
+    await world.remember("apples of the operator", "init", OPERATOR)
+    assert len(await world.recall("apples", "init", OPERATOR)) == 1
+
+
+async def test_one_handle_is_for_several_notes_and_a_close_keeps_one(world: Remembering) -> None:
+    alice = world.as_agent("alice")
+    handle = world.open("/agents/alice/remember", os.O_RDWR, alice)
+    await handle.write(0, b"Type: fact\n")  # as printf of a shell does it
+    await handle.write(11, b"\n")
+    await handle.write(12, b"apples\n")
+    await handle.hold()  # a copy of the descriptor is closed
+    assert await world.recall("apples") == []
+    first = (await handle.read(19, 4096)).decode()
+    await handle.write(60, b"pears\n")
+    await handle.flush()
+    handle.release()
+    (apple,) = await world.recall("Type: fact\n\napples")
+    assert f"{apple['path']}\n" == first
+    (pear,) = await world.recall("pears")
+    assert pear["type"] == "note"
+    with refused("EINVAL"):
+        await world.write("/agents/alice/remember", "Tags: x\nTipe: y\n\n", alice)
+
+
+async def test_notes_count_as_memory(world: Remembering) -> None:
+    await world.write("/etc/agentfs.yaml", "shares: {memory: 30000}\n")
+    alice = world.as_agent("alice")
+    with refused("ENOSPC"):
+        for _ in range(20):
+            await world.write("/agents/alice/remember", "apples", alice)
+    assert 0 < len(os.listdir(world.memory() / "notes")) < 8
+
+
+async def test_the_best_comes_first(world: Remembering) -> None:
+    some = await world.remember("A boat with a red sail.")
+    most = await world.remember("Red apples grow here, and sweet ones.\nA barn.")
+    whole = await world.remember("# Fruit\n\nSweet red apples.\n")
+    found = await world.recall("sweet red apples")
+    assert [hit["path"] for hit in found] == [whole, most, some]
+    assert found[0]["snippet"] == "Sweet red apples."
+    assert found[0]["score"] > found[1]["score"] > found[2]["score"] > 0
+    long = "x " * 400 + "the needle " + "y " * 400
+    await world.remember(long)
+    (hit,) = await world.recall("needle")
+    assert "the needle" in hit["snippet"]
+    assert len(hit["snippet"]) < 260

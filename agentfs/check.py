@@ -35,6 +35,7 @@ from agentfs.store.opening import LAST_EVENT
 from agentfs.store.rows import UNREADABLE, StoreRows
 from agentfs.store.settings import configuration_form
 from agentfs.tasks import check as tasks
+from agentfs.tasks import mind_document, rules
 from agentfs.tooling import check as tooling
 from agentfs.tooling import document as tools
 from agentfs.triggers import check as triggers
@@ -63,6 +64,8 @@ DOCUMENTS: dict[str, Form[Any]] = {
     "/etc/tools.yaml": tools.FORM,
     "/etc/harnesses.yaml": harnesses.FORM,
     "/etc/hooks.yaml": hooks.FORM,
+    "/etc/guardian.yaml": rules.FORM,
+    "/etc/mind.yaml": mind_document.FORM,
 }
 
 

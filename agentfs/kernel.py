@@ -123,7 +123,11 @@ from agentfs.store.layout import STORE, lay_out
 from agentfs.store.live_document import LiveDocument
 from agentfs.store.opening import require_whole, taking_up
 from agentfs.store.part import Part
-from agentfs.tasks.policy import PASS_ALL
+from agentfs.tasks import mind_document, rules
+from agentfs.tasks.consensus import Consensus
+from agentfs.tasks.guardian import Guardian, Panel
+from agentfs.tasks.mind import Mind
+from agentfs.tasks.programs import PolicyPrograms
 from agentfs.tasks.task_mail import TaskMail
 from agentfs.tasks.task_runs import TaskRuns
 from agentfs.tasks.task_table import TaskTable
@@ -203,9 +207,11 @@ class Kernel:
         self.catalog = Catalog(ground, Secrets(ground, self.gate))
         self.harnesses = LiveDocument(self.store, self.events, harnesses.FORM)
         self.hooks = LiveDocument(self.store, self.events, hooks.FORM)
+        self.guardian_rules = LiveDocument(self.store, self.events, rules.FORM)
+        self.mind_policy = LiveDocument(self.store, self.events, mind_document.FORM)
         self.documents = (
             *(self.settings, self.roles, self.acl, self.catalog, self.harnesses),
-            self.hooks,
+            *(self.hooks, self.guardian_rules, self.mind_policy),
         )
         add(*self.documents)
         self.rules = PathRules(self.gate)
@@ -326,7 +332,8 @@ class Kernel:
     def _build_steps(self, ground: Ground) -> None:
         """Who does the steps of runs that talk: with people, agents, models, tools, services."""
         add, engine, mail, agents = ground.parts.add, self.engine, self.mail, self.agents
-        asking, models = add(Asking(self.gateway.connect)), ModelChoice(self.calls.relayed)
+        asking = self.asking = add(Asking(self.gateway.connect))
+        models = ModelChoice(self.calls.relayed)
         program = ProgramBehind(self.beside)
         service = ServiceBehind(program)
         behind: dict[str, Behind] = {
@@ -357,7 +364,11 @@ class Kernel:
         runs = TaskRuns(table, self.runs, self.engine)
         rows = TaskTable(ground, made)
         self.tasks = add(Tasks(ground, gate, rows, self.workers, letters, runs))
-        self.tasks.judge_by(PASS_ALL)
+        programs = PolicyPrograms(self.beside, self.processes, self.light)
+        panel = Panel(self.approvals, Consensus(self.mail, self.asks), programs)
+        book, mind = self.guardian_rules, self.mind_policy
+        add(Guardian(ground, self.tasks, self.workers, book, panel, table))
+        add(Mind(ground, self.tasks, mind, programs, self.catalog, self.asking))
 
     def _build_projects(self, ground: Ground) -> None:
         """What agents do together."""

@@ -58,7 +58,7 @@ class EtcDirectory(Replacing, SystemTable):
     REPLACED = frozenset(
         {
             *("agentfs.yaml", "roles.yaml", "acl.yaml", "models.yaml", "tools.yaml"),
-            *("harnesses.yaml", "hooks.yaml"),
+            *("harnesses.yaml", "hooks.yaml", "guardian.yaml", "mind.yaml"),
         }
     )
 
@@ -193,6 +193,24 @@ class EtcDirectory(Replacing, SystemTable):
         node (EPERM), or give it another input. The comments of the text that is there at first have
         all of it."""
         return self.document(self.kernel.hooks)
+
+    @live_document(
+        "guardian.yaml",
+        "rules:\n- {name: costly, match: task.priority > 7, action: approve, timeout: 10m}\n",
+    )
+    def guardian_rules(self) -> Node:
+        """Rules by which tasks and their results are judged (YAML): for each a `name`, `when`
+        (submit, result, both), `match` (an expression over `task`), and an `action` (pass, reject,
+        approve, program, consensus) with what it needs. Silence is a no.
+        The comments of the text that is there at first have every key."""
+        return self.document(self.kernel.guardian_rules)
+
+    @live_document("mind.yaml", "policy: round-robin\n")
+    def mind_policy(self) -> Node:
+        """Which worker gets a task of those that fit (YAML): `policy` (least-loaded, first-fit,
+        round-robin, program, model), `program` or `model`, `timeout`. A program and a model only
+        propose."""
+        return self.document(self.kernel.mind_policy)
 
     async def replace(self, name: str, content: bytes, caller: Caller) -> None:
         self._write(self._documents[name], content, caller)

@@ -168,6 +168,7 @@ SENTENCES = {
     "task_completed": "{worker} has completed its task {task}",
     "task_dead": "its task {task} is dead: {reason}",
     "task_failed": "its task {task} has failed: {reason}",
+    "task_judged": "rule {by} judged its task {task} ({when}), passed: {passed} {reason}",
     "task_progressed": "{worker} says of its task {task}: {words}",
     "task_rejected": "its task {task} is rejected by {by}: {reason}",
     "task_removed": "its task {task} is not kept any more",

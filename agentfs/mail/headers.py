@@ -96,6 +96,7 @@ KERNEL_TYPES = frozenset(
         "step",
         "task",
         "task-cancelled",
+        "task-vote",
         "undeliverable",
     }
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agentfs.store.rows import UNREADABLE, StoreRows, read_record
+from agentfs.tasks.deliberation import KIND as JUDGEMENTS
+from agentfs.tasks.deliberation import Deliberation
 from agentfs.tasks.model import Task, TaskState, TaskWorker, WorkerKind
 from agentfs.tasks.task_table import KIND, LAST_TASK
 
@@ -27,6 +29,17 @@ def faults(rows: StoreRows) -> Iterator[str]:
             yield f"worker {name}: there is no agent {worker.ownership.owner}, who owns it"
         if worker.agent and worker.agent not in rows.agents:
             yield f"worker {name}: there is no agent {worker.agent}"
+    judged: dict[int, Deliberation] = {}
+    for key, record in rows.records(JUDGEMENTS):
+        try:
+            number, deliberation = Deliberation.read(key, record)
+            rule = deliberation.rule
+        except UNREADABLE as bad:
+            yield f"judgement of task {key}: {bad!r}"
+            continue
+        judged[number] = deliberation
+        if deliberation.votes.keys() - deliberation.questions.keys():
+            yield f"judgement of task {number}: rule {rule.name} has votes of nobody who was asked"
     messages = _assignments(rows)
     values = {number for (number,) in rows.read("SELECT task FROM task_values")}
     last = rows.number(LAST_TASK) or 0
@@ -40,6 +53,8 @@ def faults(rows: StoreRows) -> Iterator[str]:
         values.discard(number)
         if number > last:
             yield f"{what}: the last one has number {last}"
+        if (task.state is TaskState.PENDING or task.judged) and number not in judged:
+            yield f"{what}: it waits for a judgement, and nobody makes one"
         if not task.state.final:
             yield from (f"{what}: {fault}" for fault in _open_faults(task, workers, messages))
     yield from (f"there is no task {number}, whose input is kept" for number in sorted(values))

@@ -15,6 +15,7 @@ __all__ = [
     "TaskDead",
     "TaskEvent",
     "TaskFailed",
+    "TaskJudged",
     "TaskProgressed",
     "TaskRejected",
     "TaskRemoved",
@@ -63,6 +64,17 @@ class TaskValidated(TaskEvent):
 class TaskRejected(TaskEvent):
     """`by` refused it."""
 
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskJudged(TaskEvent):
+    """A rule of the guardian was about it, or about its result (`when`: submit, result). `by` is
+    the rule, and who decided."""
+
+    when: str
+    passed: bool
     by: str
     reason: str
 

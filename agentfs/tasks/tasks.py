@@ -147,9 +147,10 @@ class Tasks(Part):
         return "" if task.judged else self.table.result_of(task.id)
 
     def reason(self, task: Task) -> str:
-        """Why it is where it is, in words; of one that waits, why no worker has it."""
+        """Why it is where it is, in words; of one that waits, why no worker has it, or who has not
+        judged it."""
         if task.state is not TaskState.VALIDATED:
-            return task.reason
+            return task.reason or self._judge.waits_for(task.id)
         waits = self._dispatcher.why(task)
         return f"{waits} (came back: {task.reason})" if task.reason and waits else waits
 
@@ -285,11 +286,13 @@ class Tasks(Part):
 
     def set_priority(self, principal: Principal, number: int, priority: int) -> None:
         """Let it come sooner, or later: 0 to 9, 9 first. ENOENT, EPERM (it has ended), EACCES,
-        EINVAL."""
+        EINVAL, and EPERM where the guardian's rules are about such a task."""
         with self._gate.enter(principal) as actor:
             task = self._controlled(principal, actor.agent, number, "change")
             if not 0 <= priority <= 9:
                 raise KernelError(errno.EINVAL, f"a priority is 0 to 9, not {priority}")
+            if not principal.is_operator:
+                self._judge.check_change(task, priority=priority)
             self._life.change(task, actor.agent, f"priority {priority}", priority=priority)
 
     def _controlled(self, principal: Principal, agent: str, number: int, what: str) -> Task:

@@ -156,7 +156,8 @@ def test_a_type_of_the_kernels_is_no_senders(said: str) -> None:
         assert refused(content).errno == errno.EINVAL
         assert refused(content, to="bob").errno == errno.EINVAL
         assert to_bob(content, filename="1.M2.host").headers == [], "mail from elsewhere may say so"
-    assert sent(f"To: bob\nType: {said}s\n\nx".encode()).headers == [("Type", f"{said}s")]
+    if not any(said.startswith(f"{own}-") for own in KERNEL_TYPES):
+        assert sent(f"To: bob\nType: {said}s\n\nx".encode()).headers == [("Type", f"{said}s")]
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ VARIANTS: dict[str, tuple[dict[str, object], ...]] = {
         for name in (
             *("agentfs.yaml", "roles.yaml", "acl.yaml"),
             *("models.yaml", "tools.yaml", "harnesses.yaml", "hooks.yaml"),
+            *("guardian.yaml", "mind.yaml"),
         )
     ),
     "MemoryStored": ({"first": True}, {"first": False}),

@@ -1,0 +1,490 @@
+"""The guardian: judges tasks before anybody does them, and their results, by /etc/guardian.yaml.
+
+Most rules decide at once, inside the transaction that submits a task or takes its result. Others
+ask somebody: a person or an agent (by /dev/approvals), a program, a quorum (by mail). Those are
+asked one rule after the other, and all have to agree; silence is a no. The progress of a judgement
+is kept: after a kill -9 the next daemon takes it up, reads the decisions that came meanwhile, and
+asks programs again.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from agentfs.approvals.approvals import Approvals
+from agentfs.approvals.events import ApprovalDecided
+from agentfs.approvals.request import OPERATOR, ApprovalState
+from agentfs.approvals.settings import ApprovalSettings
+from agentfs.asks.events import AskAnswered, AskCancelled, AskDropped, AskExpired, AskFailed
+from agentfs.base.alarm import Alarm
+from agentfs.base.content import Content
+from agentfs.base.errors import ApprovalError, KernelError
+from agentfs.model.principal import INIT
+from agentfs.process.table import ProcessTable
+from agentfs.store.event_log import Record
+from agentfs.store.ground import Ground
+from agentfs.store.later import AGAIN, when_there_is_room
+from agentfs.store.live_document import LiveDocument
+from agentfs.store.part import Part
+from agentfs.store.records import Records
+from agentfs.tasks.consensus import SILENT, YES, Consensus, needed
+from agentfs.tasks.deliberation import KIND, Deliberation
+from agentfs.tasks.errands import TaskErrands
+from agentfs.tasks.events import (
+    TaskCancelled,
+    TaskDead,
+    TaskFailed,
+    TaskJudged,
+    TaskReturned,
+)
+from agentfs.tasks.model import Task
+from agentfs.tasks.policy import Judgement, Moment
+from agentfs.tasks.programs import PolicyPrograms
+from agentfs.tasks.rules import DEFAULT_RULE, GuardianRule, Rulebook
+from agentfs.tasks.tasks import Tasks
+from agentfs.tasks.view import SeenTask
+from agentfs.tasks.workers import Workers
+
+__all__ = ["Guardian", "Panel"]
+
+BATCH = 20
+"""Judgements that somebody is asked about in one step: about 10 ms."""
+
+log = logging.getLogger(__name__)
+
+
+class Panel:
+    """Those who can be asked."""
+
+    def __init__(
+        self, approvals: Approvals, consensus: Consensus, programs: PolicyPrograms
+    ) -> None:
+        self.approvals = approvals
+        self.consensus = consensus
+        self.programs = programs
+
+
+class Guardian(Part):
+    """All judgements under way. `book` is /etc/guardian.yaml."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        tasks: Tasks,
+        workers: Workers,
+        book: LiveDocument[Rulebook],
+        panel: Panel,
+        table: ProcessTable,
+    ) -> None:
+        self._store, self._events = ground.store, ground.events
+        self._clock, self._timers = ground.clock, ground.timers
+        self._settings = ground.settings
+        self._tasks = tasks
+        self._workers = workers
+        self._book = book
+        self._approvals = panel.approvals
+        self._consensus = panel.consensus
+        self._programs = panel.programs
+        self._table = table
+        self._errands = TaskErrands(ground)
+        self._open: Records[int, Deliberation] = Records(
+            ground.store, KIND, Deliberation.read, Deliberation.record
+        )
+        self._of_request = self._open.index(lambda each: each.request or None, "request")
+        self._before_quorum = self._open.index(
+            lambda each: each.submitter if each.questions else None, "questions"
+        )
+        self._of_question: dict[int, int] = {}
+        self._unasked: deque[int] = deque()  # those that somebody is still to be asked about
+        self._open.follow(self._entered, self._left, ("questions",))
+        self._alarm = Alarm(ground.clock, ground.timers, self._ask_again)
+        listen = ground.events.listen
+        listen(self._decided, ApprovalDecided)
+        listen(self._voted, AskAnswered, AskExpired, AskFailed, AskCancelled, AskDropped)
+        listen(self._task_ended, TaskCancelled, TaskFailed, TaskDead, TaskReturned)
+        tasks.judge_by(self)
+
+    def _entered(self, task: int, pending: Deliberation) -> None:
+        self._of_question |= dict.fromkeys(filter(None, pending.questions.values()), task)
+
+    def _left(self, task: int, pending: Deliberation) -> None:
+        for question in filter(None, pending.questions.values()):
+            self._of_question.pop(question, None)
+
+    def load(self) -> None:
+        self._open.load()
+
+    async def run(self) -> None:
+        """Have programs asked, until cancelled."""
+        await self._errands.run()
+
+    def complaint(self) -> str:
+        return self._errands.trouble
+
+    def __len__(self) -> int:
+        """How many judgements are under way."""
+        return len(self._open)
+
+    def waits_for(self, task: int) -> str:
+        """Whom the judgement of a task waits for, in words; "" if there is none."""
+        pending = self._open.get(task)
+        if pending is None:
+            return ""
+        rule = pending.rule
+        if not pending.asked:
+            return f"rule {rule.name}: it is asked as soon as that can be"
+        if pending.request:
+            return f"rule {rule.name}: request {pending.request:06d} of /dev/approvals"
+        if pending.questions:
+            missing = [each for each in pending.questions if each not in pending.votes]
+            return f"rule {rule.name}: the votes of {', '.join(missing)}"
+        return f"rule {rule.name}: {(rule.program or [''])[0]}"
+
+    def check_change(self, task: Task, **changes: Any) -> None:
+        """Raise EPERM if a task that was judged may not be changed so: a rule is about what it
+        would be then, and somebody had to be asked again."""
+        scope = self._scope(task, Moment.SUBMIT)
+        scope["task"] |= changes
+        found = self._book.now.judge(Moment.SUBMIT, lambda: scope)
+        if isinstance(found, tuple):
+            raise KernelError(
+                errno.EPERM,
+                f"rule {found[0].name} of /etc/guardian.yaml is about such a task: submit it anew",
+                rule=f"guardian.yaml: {found[0].name}",
+            )
+        if not found.passed:
+            raise KernelError(errno.EPERM, found.reason, rule=f"guardian.yaml: {found.by}")
+
+    # -- the begin ---------------------------------------------------------------------------------
+
+    def begin(self, task: Task, when: Moment) -> Judgement | None:
+        """Judge a task, inside the transaction that submits it or takes its result. None: the
+        verdict is told later. Raises EAGAIN, and EDQUOT, for a submitter who waits for too many
+        decisions."""
+        found = self._book.now.judge(when, lambda: self._scope(task, when))
+        if isinstance(found, Judgement):
+            if found.by != DEFAULT_RULE or not found.passed:
+                self._announce(task, when, found)
+            return found
+        rules = [rule.record() for rule in found]
+        pending = Deliberation(
+            task.id, task.submitter, when.value, task.attempt, self._clock.now(), rules
+        )
+        self._open.put(task.id, pending)
+        if when is Moment.SUBMIT:
+            verdict = self._go_on(pending, task)
+        else:
+            verdict = self._go_on_or_wait(pending, task)
+        if verdict is not None:
+            self._close(pending)
+            self._announce(task, when, verdict)
+        return verdict
+
+    def _seen(self, task: Task, when: Moment) -> SeenTask:
+        return SeenTask(task, self._tasks.table, result=when is Moment.RESULT)
+
+    def _scope(self, task: Task, when: Moment) -> dict[str, Any]:
+        """What expressions may name."""
+        now = {"now": self._clock.now()}
+        return {"task": self._seen(task, when).scope(), "when": when.value, "ctx": now}
+
+    def _announce(self, task: Task, when: Moment, verdict: Judgement) -> None:
+        self._events.emit(
+            TaskJudged(
+                task.submitter,
+                task.id,
+                task.state.value,
+                when.value,
+                verdict.passed,
+                verdict.by,
+                verdict.reason,
+            )
+        )
+
+    # -- asking ------------------------------------------------------------------------------------
+
+    def _go_on(self, pending: Deliberation, task: Task) -> Judgement | None:
+        """Ask the first rule, and the next ones as long as the answer is known at once; None if
+        somebody has to answer. Raises what keeps the first one from being asked."""
+        while pending.rules:
+            rule = pending.rule
+            match rule.action:
+                case "approve":
+                    verdict = self._ask_approval(pending, rule, task)
+                case "program":
+                    verdict = self._ask_program(pending, rule, task)
+                case _:
+                    verdict = self._ask_quorum(pending, rule, task)
+            if verdict is None:
+                self._open.change(task.id, asked=True)
+                return None
+            if not verdict.passed:
+                return verdict
+            self._agree(pending, verdict.by)
+        return Judgement(True, ", ".join(pending.agreed))
+
+    def _go_on_or_wait(self, pending: Deliberation, task: Task) -> Judgement | None:
+        """The same. If somebody cannot be asked now, it is tried again in a second, as long as the
+        rule has time."""
+        try:
+            return self._go_on(pending, task)
+        except KernelError as refusal:
+            rule = pending.rule
+            if self._clock.now() >= pending.since + rule.timeout:
+                return rule.no(f"rule {rule.name} could not be asked: {refusal.reason}")
+            self._store.on_commit(partial(self._wait, pending.task))
+            return None
+
+    def _wait(self, task: int) -> None:
+        self._unasked.append(task)
+        self._alarm.set(self._clock.now() + AGAIN)
+
+    def _agree(self, pending: Deliberation, by: str) -> None:
+        self._open.change(
+            pending.task,
+            rules=pending.rules[1:],
+            agreed=[*pending.agreed, by],
+            since=self._clock.now(),
+            asked=False,
+            request=0,
+            questions={},
+            votes={},
+        )
+
+    def _interested(self, task: Task, when: str) -> str:
+        """The agent whose task, or result, it is: it decides nothing about that."""
+        worker = self._workers.find(task.worker) if when == Moment.RESULT.value else None
+        if worker is None:
+            return task.submitter
+        return worker.agent or worker.ownership.owner
+
+    def _text(self, pending: Deliberation, task: Task) -> bytes:
+        when = Moment(pending.when)
+        if when is Moment.SUBMIT:
+            head = f"May task {task.id} of {task.submitter} be done?"
+        else:
+            head = f"Is the result of task {task.id} right, which {task.worker} gives?"
+        text = f"{head}\n\n{self._seen(task, when).text()}"
+        return text.encode("utf-8", "surrogatepass")
+
+    def _ask_approval(
+        self, pending: Deliberation, rule: GuardianRule, task: Task
+    ) -> Judgement | None:
+        submits = pending.when == Moment.SUBMIT.value
+        name = self._interested(task, pending.when)
+        process = self._table.by_name(name) or self._table.get(INIT)
+        others = [each for each in rule.by if each != name]
+        needed = ApprovalError(
+            f"rule {rule.name} of /etc/guardian.yaml needs an approval",
+            rule=f"guardian.yaml: {rule.name}",
+            pid=process.pid,
+            agent=name,
+            user=process.user,
+            action="run the task" if submits else "complete the task",
+            path=f"/dev/tasks/{task.id}",
+            by=", ".join(others) or OPERATOR,
+            timeout=rule.timeout,
+            content=Content.of(self._text(pending, task)),
+        )
+        self._open.change(task.id, request=self._approvals.file(needed).id)
+        return None
+
+    def _ask_program(
+        self, pending: Deliberation, rule: GuardianRule, task: Task
+    ) -> Judgement | None:
+        self._errands.begin(task.id, partial(self._run_program, pending, rule, task))
+        return None
+
+    async def _run_program(self, pending: Deliberation, rule: GuardianRule, task: Task) -> None:
+        seen = self._seen(task, Moment(pending.when)).json()
+        given = f'{{"when": "{pending.when}", "task": {seen}}}\n'
+        command = rule.program or []
+        said = await self._programs.run(self._book.now.agent, command, given, rule.timeout)
+        silent = not said.well and not said.text
+        self._errands.complain(f"guardian, rule {rule.name}: {said.failure}" if silent else "")
+        by = command[0]
+        verdict = rule.yes(by) if said.well else rule.no(said.reason, by)
+        self._answer(pending, rule, lambda: verdict)
+
+    def _ask_quorum(
+        self, pending: Deliberation, rule: GuardianRule, task: Task
+    ) -> Judgement | None:
+        self._consensus.check_room()
+        most = self._settings.of(ApprovalSettings).max_pending
+        if len(self._before_quorum.of(task.submitter)) >= most:
+            raise KernelError(
+                errno.EAGAIN,
+                f"{task.submitter} waits for {most} votes already",
+                rule="approvals.max_pending",
+            )
+        name = self._interested(task, pending.when)
+        voters = [each for each in rule.voters if each != name]
+        if needed(rule, voters) > len(voters) or not voters:
+            words = f"{rule.quorum} of the voters had to agree, and but for {name} there are"
+            return rule.no(f"{words} {len(voters)}")
+        text, deadline = self._text(pending, task), self._clock.now() + rule.timeout
+        questions, votes = dict[str, int](), dict[str, str]()
+        for voter in voters:
+            try:
+                questions[voter] = self._consensus.ask(voter, task.id, text, deadline)
+            except KernelError as failure:
+                questions[voter], votes[voter] = 0, f"{SILENT}: {failure.reason}"
+        self._open.change(task.id, questions=questions, votes=votes)
+        return self._counted(pending)
+
+    # -- answers -----------------------------------------------------------------------------------
+
+    def _decided(self, record: Record) -> None:
+        """A request for an approval is decided, or nobody can any more."""
+        assert isinstance(record.event, ApprovalDecided)
+        for pending in tuple(self._of_request.of(int(record.event.id)).values()):
+            self._look_at_request(pending)
+
+    def _look_at_request(self, pending: Deliberation) -> None:
+        request = self._approvals.find(pending.request)
+        if request is None or request.state is not ApprovalState.PENDING:
+            self._answer(pending, pending.rule, partial(self._approved, pending))
+
+    def _approved(self, pending: Deliberation) -> Judgement:
+        rule, request = pending.rule, self._approvals.find(pending.request)
+        if request is None:
+            return rule.no("the request for an approval is no more")
+        if request.agreed:
+            if request.state is ApprovalState.APPROVED:
+                self._approvals.use(request.id)
+            return rule.yes(request.who)
+        if request.state is ApprovalState.REJECTED:
+            return rule.no(request.reason or "it was not approved", request.who)
+        if request.state is ApprovalState.EXPIRED:
+            return rule.no(f"nobody decided request {request.name} in time")
+        return rule.no(f"request {request.name} was withdrawn")
+
+    def _voted(self, record: Record) -> None:
+        """A question was answered, or nobody will answer it."""
+        number: int = int(record.event.id)  # type: ignore[attr-defined]  # all of them have one
+        pending = self._open.get(self._of_question.get(number, 0))
+        if pending is not None:
+            self._look_at_votes(pending)
+
+    def _look_at_votes(self, pending: Deliberation) -> None:
+        self._answer(pending, pending.rule, partial(self._count, pending))
+
+    def _count(self, pending: Deliberation) -> Judgement | None:
+        """Read what was answered by now."""
+        votes = dict(pending.votes)
+        for voter, question in pending.questions.items():
+            if voter not in votes and (vote := self._consensus.vote(question)):
+                votes[voter] = vote
+        self._open.change(pending.task, votes=votes)
+        return self._counted(pending)
+
+    @staticmethod
+    def _counted(pending: Deliberation) -> Judgement | None:
+        """The verdict of a quorum, as soon as no vote can change it."""
+        rule, votes = pending.rule, pending.votes
+        voters = tuple(pending.questions)
+        most = needed(rule, voters)
+        words = {voter: vote.replace(":", " ").split(" ")[0] for voter, vote in votes.items()}
+        yes = [voter for voter, word in words.items() if word == YES]
+        by = ", ".join(f"{voter} {word}" for voter, word in words.items())
+        if len(yes) >= most:
+            return rule.yes(by)
+        if len(voters) - (len(votes) - len(yes)) >= most:
+            return None
+        no = "; ".join(f"{voter}: {vote}" for voter, vote in votes.items() if voter not in yes)
+        return rule.no(f"{most} had to agree, and {len(yes)} did: {no}", by)
+
+    def _answer(
+        self, pending: Deliberation, rule: GuardianRule, answer: Callable[[], Judgement | None]
+    ) -> None:
+        """Somebody has answered a rule, or nobody will; as soon as the store has room for that."""
+
+        def record() -> None:
+            if self._open.get(pending.task) is not pending or pending.rule != rule:
+                return
+            with self._store.transaction():
+                said = answer()
+                if said is not None:
+                    self._settle(pending, said)
+
+        try:
+            when_there_is_room(self._timers, record, f"task {pending.task} is judged")
+        except KernelError:
+            log.exception("the judgement of task %d", pending.task)
+
+    def _settle(self, pending: Deliberation, answer: Judgement) -> None:
+        """A rule has its answer: ask the next one, or tell the verdict."""
+        task = self._tasks.find(pending.task)
+        if task is None or not pending.is_of(task):
+            self._close(pending)
+        elif answer.passed:
+            self._take_back(pending)
+            self._agree(pending, answer.by)
+            self._tell(pending, task, self._go_on_or_wait(pending, task))
+        else:
+            self._tell(pending, task, answer)
+
+    def _tell(self, pending: Deliberation, task: Task, verdict: Judgement | None) -> None:
+        if verdict is not None:
+            when = Moment(pending.when)
+            self._close(pending)
+            self._announce(task, when, verdict)
+            self._tasks.judged(task.id, when, verdict)
+
+    def _ask_again(self) -> float | None:
+        """Ask about the first ones of those that nobody could be asked about. Returns when this is
+        to be called again."""
+        for _ in range(min(BATCH, len(self._unasked))):
+            pending = self._open.get(self._unasked.popleft())
+            if pending is None or pending.asked:
+                continue
+            task = self._tasks.find(pending.task)
+            with self._store.transaction():
+                if task is None or not pending.is_of(task):
+                    self._close(pending)
+                else:
+                    self._tell(pending, task, self._go_on_or_wait(pending, task))
+        return self._clock.now() + AGAIN if self._unasked else None
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def _task_ended(self, record: Record) -> None:
+        """A task under judgement has ended otherwise."""
+        number: int = record.event.task  # type: ignore[attr-defined]  # all of them have one
+        pending = self._open.get(number)
+        if pending is not None and not pending.is_of(self._tasks.find(number)):
+            with self._store.transaction():
+                self._close(pending)
+
+    def _close(self, pending: Deliberation) -> None:
+        self._take_back(pending)
+        self._open.drop(pending.task)
+
+    def _take_back(self, pending: Deliberation) -> None:
+        """Nobody who was asked need answer any more."""
+        if pending.request:
+            self._approvals.withdraw(pending.request, "nobody waits for it any more")
+        for question in filter(None, pending.questions.values()):
+            self._consensus.withdraw(question)
+        self._errands.end(pending.task)
+
+    def take_up(self) -> None:
+        """Of what was answered before the last daemon could say so; programs are asked again."""
+        for pending in tuple(self._open.values()):
+            task = self._tasks.find(pending.task)
+            if task is None or not pending.is_of(task):
+                with self._store.transaction():
+                    self._close(pending)
+            elif not pending.asked:
+                self._wait(pending.task)
+            elif pending.request:
+                self._look_at_request(pending)
+            elif pending.questions:
+                self._look_at_votes(pending)
+            else:
+                self._ask_program(pending, pending.rule, task)

@@ -48,7 +48,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-__all__ = ["Agent", "Call", "Message", "Record", "Subscription", "Talk"]
+__all__ = ["Agent", "Call", "Message", "Record", "Subscription", "Talk", "Work"]
 
 log = logging.getLogger("agentfs.agent")
 
@@ -99,6 +99,24 @@ class Message:
 
     def __repr__(self) -> str:
         return f"<message {self.id} from {self.sender}, attempt {self.attempt}>"
+
+
+class Work(Message):
+    """A task that was received: its number, which attempt this is (from 1), what is to be done, and
+    what with."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        said = json.loads(self.body)
+        self.task: int = said["task"]
+        self.attempt = said["attempt"]
+        self.description: str = said["description"]
+        self.input: Any = said["input"]
+        self.requirements: dict[str, Any] = said["requirements"]
+        self.key: str | None = said["key"]
+
+    def __repr__(self) -> str:
+        return f"<task {self.task} from {self.sender}, attempt {self.attempt}>"
 
 
 class Record(NamedTuple):
@@ -160,6 +178,32 @@ class Agent:
 
         path = f"{self.tree}/dev/queues/{queue}/recv"
         return keep
+
+    def on_work(self, worker: str, **about: Any) -> Callable[[Handler], Handler]:
+        """Be the worker of that name (`capabilities={"cpu": "high"}, capacity=1`), and call
+        `handler(work)` for each task: the result is what it returns; if it raises, another worker
+        may try. OSError: it may not be that worker."""
+
+        def keep(handler: Handler) -> Handler:
+            self._sources[path] = _TaskSource(path, lambda message: handler)
+            return handler
+
+        request = json.dumps({"name": _name(worker)} | about)
+        folder = f"{self.tree}/dev/workers"
+        path = f"{folder}/{worker}/recv"
+        try:
+            self._call(f"{folder}/new", request.encode(), reply=True)
+        except FileExistsError:  # by the program that this one comes after
+            if "capabilities" in about:
+                told = json.dumps(about["capabilities"]).encode()
+                self._call(f"{folder}/{worker}/capabilities", told, flags=os.O_TRUNC)
+            if "capacity" in about:
+                self._call(f"{folder}/{worker}/ctl", b"capacity %d" % about["capacity"])
+        return keep
+
+    def progress(self, work: Work, words: str) -> None:
+        """Say how far a task is."""
+        self._call(f"{self.tree}/dev/tasks/{work.task}/ctl", _bytes(f"progress {_line(words)}"))
 
     def on_signal(self, name: str) -> Callable[[Handler], Handler]:
         """Call `handler(*words)` when a signal comes: no words for TERM, the pid and the code for
@@ -276,7 +320,7 @@ class Agent:
         except Exception as failure:
             log.exception("the handler of %r failed", message)
             words = " ".join(f"{type(failure).__name__}: {failure}".split())
-            source.settle(f"failed {words[:500]}")
+            source.fail(message, words[:500])
             await _wait(self._wake, min(FAILED_PAUSE * 2 ** (message.attempt - 1), LONGEST_PAUSE))
         except BaseException:
             source.owed = "back"
@@ -295,6 +339,9 @@ class Agent:
             returned = handler(message)
             if inspect.isawaitable(returned):
                 returned = await returned
+            if isinstance(source, _TaskSource):
+                await source.answer(message, returned)
+                return
             if returned is None:
                 return
             answer = await _answer(returned)
@@ -718,6 +765,8 @@ class Subscription:
 class _Source:
     """One `recv`, of the inbox or of a queue, and what is known of the message it gave last."""
 
+    kind = Message
+
     def __init__(self, path: str, handler: Callable[[Message], Callable[..., object] | None]):
         self.path = path
         self.handler = handler
@@ -725,6 +774,7 @@ class _Source:
         self.ready = False
         self.owed = ""  # what is to be said of the last message, unless asking for the next says it
         self._finished = ""  # the id of the last message, if it was handled
+        self._ending = "done"  # what is to be said of one that was handled
 
     def opened(self, file: int) -> None:
         self.file, self.ready = file, True
@@ -742,17 +792,21 @@ class _Source:
             except BlockingIOError:
                 self.ready = False
                 break
-            message, self.owed = Message(content), ""
+            message, self.owed = self.kind(content), ""
             self.ready = message.waiting > 0  # else the poller says when there is another
             if message.id != self._finished:
                 return message
-            self.owed = "done"  # a crash of the daemon came between handling and acknowledging it
+            self.owed = self._ending  # a crash of the daemon came between handling and saying so
         self._say()
         return None
 
     def finish(self, message: Message) -> None:
         """It was handled."""
-        self._finished, self.owed = message.id, "done"
+        self._finished, self.owed = message.id, self._ending
+
+    def fail(self, message: Message, words: str) -> None:
+        """It could not be handled."""
+        self.settle(f"failed {words}")
 
     def settle(self, words: str = "") -> None:
         """Say what became of the message; when the daemon is back if it cannot be said now."""
@@ -765,6 +819,38 @@ class _Source:
             with contextlib.suppress(FileNotFoundError):  # it expired, or was settled otherwise
                 os.write(self.file, _bytes(self.owed))
             self.owed = ""
+
+
+class _TaskSource(_Source):
+    """The `recv` of a worker: an answer is written for each message."""
+
+    kind = Work
+
+    async def answer(self, work: Message, returned: Any) -> None:
+        """Have an answer: what its handler returned, as JSON."""
+        if not (
+            returned is None or isinstance(returned, Mapping | list | tuple | bool | int | float)
+        ):
+            returned = (await _answer(returned)).decode(errors="replace")
+        self._ending = self._about(work, ok=returned)
+
+    def fail(self, message: Message, words: str) -> None:
+        self._finished, self._ending = message.id, self._about(message, error=words, again=True)
+        self.settle(self._ending)
+
+    @staticmethod
+    def _about(work: Message, **said: object) -> str:
+        assert isinstance(work, Work)
+        return json.dumps({"task": work.task, "attempt": work.attempt} | said)
+
+    def _say(self) -> None:
+        try:
+            super()._say()
+        except OSError as failure:
+            if failure.errno not in (errno.ESTALE, errno.EACCES):
+                raise
+            self.owed = ""
+            log.warning("an answer came too late: %s", failure.strerror)
 
 
 # -- helpers -------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ SIDES = {
     "files": "ordinary work in /shared: passthrough_hp, bindfs, tmpfs, the disk",
     "models": "calls of models: LiteLLM's proxy, no proxy, a topic",
     "workflows": "steps, starts, waits and wakes of runs: DBOS and LangGraph on SQLite",
+    "tasks": "submit to assigned, assigned to completed: a queue's send and receive",
     "instructions": "of the kernel's own calls, counted by Callgrind",
 }
 """The sides, each a module of this package with a function `measure`, and what they measure."""

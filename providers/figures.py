@@ -60,6 +60,31 @@ class StatsDirectory(SystemTable):
         the gateway, and the mount's own."""
         return json.dumps(self._figures.read())
 
+    @live("kernel", example='{"state": "running", "version": "0.1.0", "boot": "5f0c1d2e3a4b5c6d"}')
+    def kernel_file(self) -> str:
+        """state (running, or faulty: /sys/health says how), version and boot_id, as JSON."""
+        healthy = self.kernel.maid.report.items()
+        state = "faulty" if dict(healthy).get("Ok") is False else "running"
+        said = {"state": state, "version": self.kernel.version, "boot": self.kernel.events.boot}
+        return json.dumps(said)
+
+    @live("workers", example='{"total": 5, "active": 4, "lost": 1}')
+    def workers(self) -> str:
+        """How many workers there are, and how many are active and lost, as JSON."""
+        counts = self.kernel.workers.counts()
+        return json.dumps({"total": sum(counts.values())} | counts)
+
+    @live("tasks", example='{"total": 12, "by_status": {"pending": 0, "validated": 3, …}}')
+    def tasks(self) -> str:
+        """How many tasks there are, and how many are in each state, as JSON."""
+        counts = self.kernel.tasks.counts()
+        return json.dumps({"total": sum(counts.values()), "by_status": counts})
+
+    @live("uptime", example="3600.214")
+    def uptime(self) -> str:
+        """Seconds since the daemon started."""
+        return f"{self._figures.uptime():.3f}"
+
 
 class FigureRows(AddedRows):
     """The same figures for who collects them."""
@@ -85,6 +110,10 @@ class SystemFigures:
         self.kernel = directory.kernel
         self._of_mount = directory.figures
 
+    def uptime(self) -> float:
+        """Seconds since the daemon started."""
+        return max(0.0, self.kernel.clock.now() - self.kernel.started)
+
     def read(self) -> dict[str, Any]:
         """All figures of this moment."""
         kernel, gateway = self.kernel, self.kernel.gateway
@@ -96,7 +125,7 @@ class SystemFigures:
             claimed += len(box.cur)
             dead += len(box.dead)
         return {
-            "uptime": round(max(0.0, kernel.clock.now() - kernel.started), 3),
+            "uptime": round(self.uptime(), 3),
             "processes": {state.value: states.count(state) for state in State},
             "agents": len(kernel.agents),
             "messages": {"waiting": waiting, "claimed": claimed, "dead": dead},

@@ -161,8 +161,10 @@ class Recv(StreamHandle):
     def _waits(self) -> Callable[[], None]:
         """Its process waits for mail from now on; the result ends that."""
         queue = self._name.partition("/")[2]
-        begin = self._room.kernel.why.waits.begin
-        return begin(self._principal.pid, "mail", f"of queue {queue}" if queue else "")
+        return self._begin_wait("mail", f"of queue {queue}" if queue else "")
+
+    def _begin_wait(self, what: str, detail: str) -> Callable[[], None]:
+        return self._room.kernel.why.waits.begin(self._principal.pid, what, detail)
 
     def _end_poll(self) -> None:
         """There may be a message. Linux does not say when a poll ends for another reason: until

@@ -66,10 +66,12 @@ from agentfs.providers.shared import SharedRows
 from agentfs.providers.shm import AgentShmDirectory, DevShmDirectory
 from agentfs.providers.sys import SysDirectory
 from agentfs.providers.systems import SystemRunsDirectory
+from agentfs.providers.tasks import TasksByStateDirectory, TasksDirectory
 from agentfs.providers.tools import LibDirectory, ToolLink, ToolsDirectory
 from agentfs.providers.topics import TopicsDirectory
 from agentfs.providers.turns import AgentStatsDirectory, TurnRows
 from agentfs.providers.waits import WaitsDirectory
+from agentfs.providers.workers import WorkersDirectory
 from agentfs.vfs.index import EventIndex
 from agentfs.vfs.namespace import Namespace
 from agentfs.vfs.table import attach
@@ -122,6 +124,9 @@ attach(
     TopicsDirectory,
     PoolsDirectory,
     LocksDirectory,
+    TasksDirectory,
+    TasksByStateDirectory,
+    WorkersDirectory,
     WaitsDirectory,
     PortsDirectory,
     DevShmDirectory,

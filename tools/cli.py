@@ -29,6 +29,7 @@ from agentfs.tools.run_command import run
 from agentfs.tools.run_commands import runs
 from agentfs.tools.secret import secret
 from agentfs.tools.state import state
+from agentfs.tools.task_commands import task, tasks, workers
 from agentfs.tools.terminal import coloured
 from agentfs.tools.tool import tool
 from agentfs.tools.tree_commands import COMMANDS
@@ -63,6 +64,9 @@ for command in (
     runs,
     project,
     seed,
+    tasks,
+    task,
+    workers,
     inbox,
     events,
     approve,

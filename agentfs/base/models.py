@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import yaml
@@ -14,7 +14,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from agentfs.base.errors import KernelError
 from agentfs.base.yaml_text import MOST_VALUES, YamlError, compose, construct, duplicates, line_of
 
-__all__ = ["Fault", "check_whole", "matching", "read_model"]
+__all__ = ["Fault", "check_whole", "matching", "read_model", "validated"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -84,13 +84,25 @@ def read_model(text: str, model: type[M], whole: str, most: int = MOST_VALUES) -
     try:
         return model.model_validate(given)
     except ValidationError as bad:
-        faults = bad.errors(include_url=False, include_context=False, include_input=False)
-        said = [
-            f"line {_line(node, fault['loc'])}: {'.'.join(map(str, fault['loc'])) or whole}: "
-            f"{EXPECTED.get(fault['type']) or fault['msg'].removeprefix('Value error, ')}"
-            for fault in faults
-        ]
+        said = [f"line {_line(node, path)}: {words}" for path, words in _faults(bad, whole)]
         raise KernelError(errno.EINVAL, _told(said)) from None
+
+
+def validated(given: object, model: type[M], whole: str) -> M:
+    """The same of a value that was read already, as JSON: `WHERE: what was expected`."""
+    try:
+        return model.model_validate(given)
+    except ValidationError as bad:
+        said = [words for _, words in _faults(bad, whole)]
+        raise KernelError(errno.EINVAL, _told(said)) from None
+
+
+def _faults(bad: ValidationError, whole: str) -> Iterator[Fault]:
+    """Each fault: where, and in words."""
+    for fault in bad.errors(include_url=False, include_context=False, include_input=False):
+        where = ".".join(map(str, fault["loc"])) or whole
+        words = EXPECTED.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
+        yield fault["loc"], f"{where}: {words}"
 
 
 def _told(faults: list[str]) -> str:

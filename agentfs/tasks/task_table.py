@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from heapq import nlargest
 from typing import Any
 
 from agentfs.quota.made import Made
@@ -107,6 +108,47 @@ class TaskTable:
             query = f"SELECT id FROM ended_tasks WHERE {' AND '.join(wheres)} ORDER BY id LIMIT ?"  # noqa: S608
             found += [number for (number,) in self._store.read(query, (*values, most))]
         return sorted(found)[:most]
+
+    def newest(
+        self,
+        limit: int,
+        state: TaskState | None = None,
+        submitter: str = "",
+        worker: str = "",
+        group: str = "",
+        since: float = 0.0,
+    ) -> list[Task]:
+        """The newest tasks that are so, newest first, at most `limit`."""
+
+        def wanted(task: Task) -> bool:
+            return (
+                state in (None, task.state)
+                and submitter in ("", task.submitter)
+                and worker in ("", task.worker)
+                and group in ("", task.group)
+                and task.created >= since
+            )
+
+        there = self.open if state is None else self.by_state.of(state)
+        found = nlargest(limit, (number for number in there if wanted(self.open[number])))
+        tasks = [self.open[number] for number in found]
+        wheres = {
+            "state = ?": None if state is None else state.value,
+            "submitter = ?": submitter or None,
+            "in_group = ?": group or None,
+            "json_extract(record, '$.worker') = ?": worker or None,
+            "json_extract(record, '$.created') >= ?": since or None,
+        }
+        given = {where: value for where, value in wheres.items() if value is not None}
+        query = (
+            f"SELECT id, submitter, record FROM ended_tasks"  # noqa: S608
+            f" WHERE {' AND '.join(given) or 'true'} ORDER BY id DESC LIMIT ?"
+        )
+        for row in self._store.read(query, (*given.values(), limit)).fetchall():
+            task = _row(row)
+            assert task is not None
+            tasks.append(task)
+        return nlargest(limit, tasks, key=lambda task: task.id)
 
     # -- changes -----------------------------------------------------------------------------------
 

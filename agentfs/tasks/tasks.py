@@ -19,7 +19,6 @@ from typing import Any
 from agentfs.base.alarm import Alarm
 from agentfs.base.due_heap import DueHeap
 from agentfs.base.errors import KernelError
-from agentfs.base.models import read_model
 from agentfs.mail.message import Message
 from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import Principal
@@ -372,13 +371,15 @@ class Tasks(Part):
             self._letters.take_out(task)
             self._take_error(task, error, again=again)
 
-    def answer(self, principal: Principal, name: str, line: bytes) -> None:
-        """A line that a worker has written to its `recv`. EINVAL, ENOENT, and as `complete`."""
+    def check_answer(self, principal: Principal, number: int) -> None:
+        """Raise what `complete` would, whatever the result."""
+        self._gate.actor(principal)
+        self._worked(principal, number, 0)
+
+    def answer(self, principal: Principal, name: str, said: TaskAnswer) -> None:
+        """What a worker has written to its `recv`. ENOENT, and as `complete`."""
         worker = self._workers.get(name)
         worker.ownership.require(principal, Access.TAKE, str(worker))
-        said = read_model(line.decode(errors="replace"), TaskAnswer, "answer")
-        if said is None:
-            raise KernelError(errno.EINVAL, "an empty answer")
         task = self.get(said.task)
         if task.worker != name:
             raise KernelError(errno.EACCES, f"task {task.id} is not {name}'s", rule="claim")

@@ -29,6 +29,7 @@ from agentfs.process.events import ShownStateChanged, WhyChanged
 from agentfs.providers.tree import build
 from agentfs.quota.meter import Use
 from agentfs.store.event import Event, vocabulary
+from agentfs.tasks.model import TaskRequest, WorkerRequest
 from agentfs.triggers.entities import WantedState
 from agentfs.vfs.changes import Change, Created, HungUp, Modified, Moved, Removed
 from agentfs.vfs.node import Directory
@@ -120,6 +121,7 @@ VARIANTS: dict[str, tuple[dict[str, object], ...]] = {
     ),
     "SystemStarted": ({}, {"system": 9999}),
     "SystemChanged": ({"process": "", "run": 0}, {"process": "a", "run": 5}),
+    "WorkerRegistered": ({}, {"worker": "gone"}),
     "MessageArrived": ({}, {"agent": "queues/jobs"}, {"id": "000000000099"}, {"sender": "carol"}),
     "BroadcastSent": ({}, {"id": "000000000099"}),
 } | {
@@ -233,6 +235,9 @@ class Town:
         town.values["run"] = kernel.runs.start(OPERATOR.principal, begin).id
         await kernel.runs.wait_ended(kernel.runs.page(0, 1)[0])
         await town.with_triggers()
+        kernel.workers.register(OPERATOR.principal, WorkerRequest(name="w1"))
+        task = kernel.tasks.submit(OPERATOR.principal, TaskRequest(description="work"))
+        town.values |= {"task": task.id, "worker": "w1"}
         [reminder] = kernel.reminders.set(bob.principal, "bob", "in 1h wake up")
         needed = ApprovalError(
             "it has to be approved",

@@ -12,7 +12,7 @@ import pytest
 
 from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
-from agentfs.tasks.model import Task, TaskRequest, TaskState, WorkerRequest
+from agentfs.tasks.model import Task, TaskAnswer, TaskRequest, TaskState, WorkerRequest
 from agentfs.tasks.policy import Judgement, Moment
 from tests.world import OPERATOR, World
 
@@ -58,7 +58,7 @@ def test_a_task_is_done_by_a_worker(world: World) -> None:
     assert told is not None
     assert (told["task"], told["attempt"], told["input"]) == (task.id, 1, {"n": 2})
     assert state(world, task) == "running"
-    world.kernel.tasks.answer(OPERATOR, "w1", b'{"task": 1, "attempt": 1, "ok": 4}\n')
+    world.kernel.tasks.answer(OPERATOR, "w1", TaskAnswer(task=1, attempt=1, ok=4))
     assert state(world, task) == "completed"
     assert world.kernel.tasks.result_of(task) == "4"
     assert task_events(world) == [

@@ -141,6 +141,8 @@ def lines() -> Iterator[list[str]]:
         given = dice.choices(WORDS, k=dice.randrange(4))
         if name == "events":
             given.insert(0, "--no-follow")  # at the end it could be the value of an option
+        if name == "run":  # a model would work on a long prompt for minutes
+            given = ["--model", "nobody", *given]
         if name == "log":
             given = [word for word in given if not word.startswith("-f")]
         yield [name, *given]

@@ -1,0 +1,204 @@
+"""The words of other systems, and what says the same here. Each row is done through a mount, in a
+shell, and its event is seen in /dev/events."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.hatchery import Hatchery, QuickTree
+from tests.tree import PATIENCE, Tree
+
+pytestmark = pytest.mark.mount
+
+
+@dataclass(frozen=True)
+class Row:
+    """`said` is their endpoint or event; `script` does the same through files; `event` is its type
+    in /dev/events ("": it changes nothing), and `prints` a pattern in what the script prints."""
+
+    said: str
+    script: str
+    event: str = ""
+    prints: str = ""
+
+
+HELPERS = r"""
+ask() { exec 3<>"$1"; printf %s "$2" >&3 && cat <&3; exec 3>&-; } # FILE REQUEST
+submit() { ask dev/tasks/new "{description: $1, requirements: {only: ${2:-nobody}}}"; }
+worker() { echo "{name: $1, capabilities: {only: $1}}" > dev/workers/new; }
+take() { exec 4<>dev/workers/$1/recv; cat <&4 > /dev/null; } # leaves it open
+answer() { echo "{\"task\": $1, \"attempt\": 1, $2}" >&4; }
+"""
+
+COLONY = (
+    # -- its endpoints
+    Row("GET /health", "cat sys/health", prints=r"Ok:\tyes"),
+    Row(
+        "GET /system/stats",
+        "cat sys/stats/kernel sys/stats/workers sys/stats/tasks sys/stats/uptime",
+        prints=r'(?s)"state": "running".*"active": \d+.*"validated": \d+.*^\d+\.\d+$',
+    ),
+    Row(
+        "POST /tasks",
+        "ask dev/tasks/new '{\"description\": \"sum\", \"priority\": 5,"
+        ' "requirements": {"cpu": "medium"}}\'',
+        "task_submitted",
+        r"^\d+$",
+    ),
+    Row(
+        "GET /tasks?status&limit",
+        "submit a; ask dev/tasks/query 'state=validated limit=100'",
+        prints=r'"state": "validated"',
+    ),
+    Row(
+        "GET /tasks/{task_id}",
+        "cat dev/tasks/$(submit looked-at)/info",
+        prints=r'"description": "looked-at", "state": "validated"',
+    ),
+    Row("GET /tasks/{task_id}: 404", "! cat dev/tasks/9999/info 2>&1", prints="No such file"),
+    Row(
+        "DELETE /tasks/{task_id}",
+        "t=$(submit b); echo cancel > dev/tasks/$t/ctl; cat dev/tasks/$t/state",
+        "task_cancelled",
+        "^cancelled$",
+    ),
+    Row(
+        "DELETE /tasks/{task_id}: 409 finished",
+        "t=$(submit b); echo cancel > dev/tasks/$t/ctl; echo cancel 2>&1 > dev/tasks/$t/ctl"
+        " || cat proc/self/error",
+        prints="EPERM: .*cancelled",
+    ),
+    Row("POST /workers", "ask dev/workers/new '{\"name\": \"v1\"}'", "worker_registered", "^v1$"),
+    Row("GET /workers", "worker v2; cat dev/workers/*/info", prints='"name": "v2"'),
+    Row("GET /workers/{worker_id}", "worker v3; cat dev/workers/v3/status", prints="\tactive"),
+    Row(
+        "POST /workers/{worker_id}/heartbeat",
+        "worker v4; echo alive > dev/workers/v4/heartbeat",
+        "worker_heartbeat",
+    ),
+    Row(
+        "GET /system/audit?event_type&limit",
+        "submit audited; ask sys/audit/query 'type=task_submitted limit=100'",
+        prints='"task_submitted"',
+    ),
+    Row(
+        "WS /ws/events",
+        "submit streamed; timeout 5 grep -m 1 task_validated dev/events.all",
+        prints=r'"seq": \d+, "time": "[^"]*Z", "type": "task_validated"',
+    ),
+    # -- its events, and the rest of the life of a task
+    Row("kernel_started", "grep -m 1 kernel_started dev/events.all", prints='"kernel_started"'),
+    Row("task_submitted", "submit c", "task_submitted"),
+    Row("task_validated", "submit d", "task_validated"),
+    Row("task_cancelled", "echo cancel > dev/tasks/$(submit e)/ctl", "task_cancelled"),
+    Row("worker_registered", "worker e1", "worker_registered"),
+    Row("worker_heartbeat", "worker e2; echo > dev/workers/e2/heartbeat", "worker_heartbeat"),
+    Row("assigned", "worker e3; submit f e3", "task_assigned"),
+    Row("started", "worker e4; submit g e4; take e4", "task_started"),
+    Row(
+        "progress",
+        "worker e5; t=$(submit h e5); take e5; answer $t '\"progress\": \"half\"';"
+        " tail -n 1 dev/tasks/$t/history",
+        "task_progressed",
+        '"half"',
+    ),
+    Row(
+        "completed, and result retrieval",
+        "worker e6; t=$(submit i e6); take e6; answer $t '\"ok\": 6';"
+        " cat dev/tasks/$t/{wait,result}",
+        "task_completed",
+        r'(?s)\{"state": "completed", "error": null, "result": 6\}\n6$',
+    ),
+    Row(
+        "failed",
+        "worker e7; t=$(submit j e7); take e7; answer $t '\"error\": \"no\"';"
+        " cat dev/tasks/$t/error",
+        "task_failed",
+        "^no$",
+    ),
+    Row(
+        "retry",
+        "worker e8; t=$(submit k e8); take e8; answer $t '\"error\": \"no\", \"again\": true';"
+        " cat dev/tasks/$t/attempt",
+        "task_returned",
+        "^[12]$",
+    ),
+    Row(
+        "too many retries",
+        "worker e9; t=$(ask dev/tasks/new '{description: l, max_attempts: 1,"
+        " requirements: {only: e9}}');"
+        " take e9; answer $t '\"error\": \"no\", \"again\": true'; cat dev/tasks/$t/wait",
+        "task_dead",
+        '"state": "dead"',
+    ),
+    Row(
+        "worker lost",
+        "p=$(ask proc/1/spawn '{name: lost1, exec: sleep 1000}');"
+        " echo '{name: l1, agent: lost1}' > dev/workers/new; echo KILL > proc/$p/ctl",
+        "worker_lost",
+    ),
+    Row("deregistration", "worker f1; rmdir dev/workers/f1", "worker_removed"),
+    Row("capacity", "worker f2; echo capacity 9 > dev/workers/f2/ctl", "worker_changed"),
+)  # fmt: skip
+"""ColonyOS: its endpoints and events, and the rest that it names no endpoint for."""
+
+
+@pytest.fixture(scope="module")
+def tree(
+    fuse: None, hatchery: Hatchery, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Tree]:
+    made = QuickTree(tmp_path_factory.mktemp("words") / "tree", hatchery=hatchery)
+    try:
+        made.mount()
+        made.write("etc/agentfs.yaml", "tasks: {max_concurrent: 100}\n")
+        yield made
+    finally:
+        made.clean_up()
+
+
+def say(tree: Tree, row: Row) -> None:
+    """Do a row, and look for what it says."""
+    stream = os.open(tree / "dev/events", os.O_RDONLY)
+    try:
+        done = subprocess.run(
+            ["bash", "-e", "-c", f"cd {tree.path}\n{HELPERS}\n{row.script}"],
+            env=os.environ | {"AGENTFS": str(tree.path)},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, (
+            row.script,
+            done.stdout,
+            done.stderr,
+            tree.read("proc/self/error"),
+        )
+        assert re.search(row.prints, done.stdout, re.MULTILINE), done.stdout
+        if row.event:
+            assert row.event in _types(stream, row.event)
+    finally:
+        os.close(stream)
+
+
+def _types(stream: int, wanted: str) -> list[str]:
+    """The types of events up to the one that is wanted."""
+    found: list[str] = []
+    rest, deadline = b"", time.monotonic() + PATIENCE
+    while wanted not in found and select.select([stream], [], [], deadline - time.monotonic())[0]:
+        *lines, rest = (rest + os.read(stream, 65536)).split(b"\n")
+        found += [json.loads(line)["type"] for line in lines]
+    return found
+
+
+@pytest.mark.parametrize("row", COLONY, ids=lambda row: row.said)
+def test_what_colonyos_says(tree: Tree, row: Row) -> None:
+    say(tree, row)

@@ -1,0 +1,19 @@
+"""docs/tasks.md: each line is run as it is written, and says what the page says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.pages import blocks, run
+from tests.tree import Tree
+
+pytestmark = pytest.mark.mount
+
+
+def test_the_page_is_right(tree: Tree, tmp_path: Path) -> None:
+    scripts = list(blocks("tasks.md"))
+    assert len(scripts) >= 10
+    for script, expected in scripts:
+        assert run(script, tree, tmp_path) == expected, script

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +24,7 @@ from agentfs.store.events import ConfigChanged
 from agentfs.store.ground import Ground
 from agentfs.tasks.matching import fits, unmatched
 from agentfs.tasks.model import Task, TaskState, TaskWorker, WorkerKind, WorkerState
-from agentfs.tasks.policy import LEAST_LOADED, Router
+from agentfs.tasks.policy import LEAST_LOADED, Candidate, Router
 from agentfs.tasks.settings import TaskSettings
 from agentfs.tasks.task_table import TaskTable
 from agentfs.tasks.workers import Workers
@@ -32,8 +33,8 @@ __all__ = ["Dispatcher"]
 
 log = logging.getLogger(__name__)
 
-BATCH = 25
-"""Assignments in one transaction: 5 ms."""
+STEP = 0.004
+"""Seconds of one batch of assignments: the last one may begin just before its end."""
 
 PAUSE = 0.005
 """Seconds for everybody else between two of them."""
@@ -100,8 +101,9 @@ class Dispatcher:
         self._lines: dict[tuple[str, int, bool, bool], _Line] = {}
         self._asked: dict[int, tuple[Task, Timer]] = {}
         self._refused: set[int] = set()
-        self._called = False
-        table.open.follow(self._entered, self._left, ("state", "priority"))
+        self._able: dict[str, dict[str, object]] = {}  # what each worker was capable of last
+        self._begun = self._called = self._retries = False
+        table.open.follow(self._entered, self._left, ("state", "priority", "judged"))
         ground.events.listen(lambda record: self.wake(), ConfigChanged)
 
     def route_by(self, router: Router) -> None:
@@ -129,12 +131,19 @@ class Dispatcher:
             line.tasks.discard(number)
             if not line.tasks:
                 del self._lines[key]
+            self._ask_no_more(number)
         elif task.state in (TaskState.ASSIGNED, TaskState.RUNNING):
             self.wake()
 
     def worker_changed(self, worker: TaskWorker) -> None:
         """It came, is capable of something else, or went."""
         there = self._workers.find(worker.name) is worker
+        before = self._able.pop(worker.name, None)
+        if there:
+            self._able[worker.name] = worker.capabilities
+        if there and before is worker.capabilities:
+            self.wake()  # it was lost, or comes back
+            return
         for line in self._lines.values():
             line.workers.discard(worker.name)
             if there and line.takes(worker):
@@ -171,51 +180,62 @@ class Dispatcher:
 
     def wake(self) -> None:
         """There may be room for a task."""
-        if self._called or not self._lines:
+        if self._called or not self._begun or not self._lines:
             return
         if self._store.in_transaction:
             self._called = True
             self._store.on_end(self._go)
+        else:
+            self._go()
 
     def begin(self) -> None:
-        """Everything is read: assign what can be."""
-        for line in self._lines.values():
-            line.workers = {w.name for w in self._workers.every() if line.takes(w)}
+        """Everything is read: assign what can be, from now on."""
+        self._begun = True
+        self._able = {worker.name: worker.capabilities for worker in self._workers.every()}
         self._go()
 
     def _go(self) -> None:
         """Assign a batch; if that was not all, the next one follows soon."""
         self._called = True  # what this changes is looked at here
+        ends, more = time.monotonic() + STEP, True
         try:
-            more = self._assign_batch()
+            while more and time.monotonic() < ends:
+                more = self._assign_next()
         except KernelError as failure:
             log.warning("tasks wait, although there may be room: %s", failure)
-            self._timers.call_later(RETRY, self._again)
+            self._retry()
             more = False
         finally:
             self._called = False
         if more:
             self._timers.call_later(PAUSE, self._go)
 
+    def _retry(self) -> None:
+        """Something was in the way that nobody tells of when it is over."""
+        if not self._retries:
+            self._retries = True
+            self._timers.call_later(RETRY, self._again)
+
     def _again(self) -> None:
+        self._retries = False
         self._refused.clear()
         self._go()
 
-    def _assign_batch(self) -> bool:
-        for _ in range(BATCH):
-            found = self._next() if self._room() > 0 else None
-            if found is None:
-                return False
-            task, candidates = found
-            if not candidates:
-                self._try(task, None)
-                continue
-            order = self._router.order(task, candidates)
-            if order is None:
-                timer = self._timers.call_later(PATIENCE, partial(self.proposed, task.id, ()))
-                self._asked[task.id] = task, timer
-            else:
-                self._choose(task, order, [worker for worker, _ in candidates])
+    def _assign_next(self) -> bool:
+        """Assign the first task that can be; whether there was one."""
+        found = self._next() if self._room() > 0 else None
+        if found is None:
+            return False
+        task, candidates = found
+        if not candidates:
+            self._try(task, None)
+            return True
+        order = self._router.order(task, candidates)
+        if order is None:
+            timer = self._timers.call_later(PATIENCE, partial(self.proposed, task.id, ()))
+            self._asked[task.id] = task, timer
+        else:
+            self._choose(task, order, [worker for worker, _ in candidates])
         return True
 
     def _room(self) -> int:
@@ -223,19 +243,18 @@ class Dispatcher:
         most = self._settings.of(TaskSettings).max_concurrent
         return most - self._table.count_under_way() - len(self._asked)
 
-    def _next(self) -> tuple[Task, list[tuple[TaskWorker, int]]] | None:
+    def _next(self) -> tuple[Task, list[Candidate]] | None:
         """The first task that can be assigned, and the workers that are free for it; none if the
         kernel does it itself."""
-        best: tuple[Task, list[tuple[TaskWorker, int]]] | None = None
+        free = {worker.name for worker in self._workers.every() if self._is_free(worker)}
+        best: tuple[Task, _Line] | None = None
         for line in self._lines.values():
-            task = self._first(line)
-            if task is None or (best and _place(best[0]) <= _place(task)):
+            if not line.program and line.workers.isdisjoint(free):
                 continue
-            if line.program:
-                best = task, []
-            elif free := self._free(line, task):
-                best = task, free
-        return best
+            task = self._first(line)
+            if task is not None and (best is None or _place(task) < _place(best[0])):
+                best = task, line
+        return None if best is None else (best[0], self._free(best[1], best[0]))
 
     def _first(self, line: _Line) -> Task | None:
         first = line.tasks.first()
@@ -246,7 +265,7 @@ class Dispatcher:
         waiting = (t for t in line.tasks if t.id not in self._asked and t.id not in self._refused)
         return min(waiting, key=_place, default=None)
 
-    def _free(self, line: _Line, task: Task) -> list[tuple[TaskWorker, int]]:
+    def _free(self, line: _Line, task: Task) -> list[Candidate]:
         """The workers that could have it now, with what they have; the one that had it last only if
         there is no other."""
         free = [
@@ -258,25 +277,34 @@ class Dispatcher:
         return others or free
 
     def _is_free(self, worker: TaskWorker) -> bool:
-        active = worker.state is WorkerState.ACTIVE and not worker.removed
-        return active and self._load(worker) < worker.capacity and self._has_room(worker)
+        if worker.state is not WorkerState.ACTIVE or self._load(worker) >= worker.capacity:
+            return False
+        if not self._has_room(worker):
+            self._retry()
+            return False
+        return True
 
     def _load(self, worker: TaskWorker) -> int:
         return len(self._table.by_worker.of(worker.name))
 
     def proposed(self, number: int, names: Sequence[str]) -> bool:
         """The mind has answered, or will not; whether anybody still waited for that."""
-        task, timer = self._asked.pop(number, (None, None))
-        if task is None or timer is None:
+        task = self._ask_no_more(number)
+        line = None if task is None else self._lines.get(_key(task))
+        if task is None or line is None or number not in line.tasks.items:
             return False
-        timer.cancel()
-        line = self._lines.get(_key(task))
-        if line is not None and number in line.tasks.items and self._room() > 0:
-            free = self._free(line, task)
-            if free:
-                self._choose(task, names, [worker for worker, _ in free])
+        free = self._free(line, task) if self._room() > 0 else []
+        if free:
+            self._choose(task, names, [worker for worker, _ in free])
         self._go()
         return True
+
+    def _ask_no_more(self, number: int) -> Task | None:
+        """The task of a question to the mind that was open."""
+        task, timer = self._asked.pop(number, (None, None))
+        if timer is not None:
+            timer.cancel()
+        return task
 
     def _choose(self, task: Task, order: Sequence[str], candidates: list[TaskWorker]) -> None:
         """The first of the order that is a candidate; of no order the one with the least to do."""
@@ -297,7 +325,7 @@ class Dispatcher:
                 return
             log.warning("task %d is not handed over for now: %s", task.id, failure)
             self._refused.add(task.id)
-            self._timers.call_later(RETRY, self._again)
+            self._retry()
 
 
 def capable(worker: TaskWorker, required: dict[str, object]) -> dict[str, object]:

@@ -11,6 +11,7 @@ from agentfs.base.errors import KernelError
 from agentfs.manifests.plan import Graph, Plan, PlanNode
 from agentfs.model.process import Process
 from agentfs.process.table import ProcessTable
+from agentfs.store.part import EndedWork
 from agentfs.tasks.model import Task, TaskWorker
 from agentfs.workflow.engine import Engine
 from agentfs.workflow.model import Run, RunState, Start
@@ -53,6 +54,11 @@ class TaskRuns:
         run = self._engine.open.find(number)
         if run is not None and run.ending is None:
             self._engine.close(run, RunState.CANCELLED, words)
+
+    @staticmethod
+    def words(run: EndedWork) -> str:
+        """Why a run has not completed."""
+        return run.error.removeprefix(f"{NODE}: ") or run.reason
 
     def output(self, run: int) -> Any:
         """What the node of a run has given."""

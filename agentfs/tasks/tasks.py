@@ -22,6 +22,7 @@ from agentfs.base.errors import KernelError
 from agentfs.mail.message import Message
 from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import Principal
+from agentfs.model.process import Process
 from agentfs.rights.gate import Gate
 from agentfs.rights.ownership import Access
 from agentfs.rights.policy import Action
@@ -188,17 +189,19 @@ class Tasks(Part):
         return {state.value: count for state, count in self.table.counts().items()}
 
     def require_read(self, principal: Principal, task: Task) -> None:
-        """Raise EACCES or EPERM unless the caller may see a task: it is its submitter, its worker,
-        or may read the process of its submitter."""
+        """Raise EACCES or EPERM unless the caller may see what a task says: it is its submitter,
+        its worker, the operator, or may end the process of its submitter."""
         actor = self._gate.actor(principal)
         if principal.is_operator or actor.agent == task.submitter:
             return
         worker = self._workers.find(task.worker)
-        if worker is not None and _serves(principal, worker):
-            return
+        if worker is None or not _serves(principal, worker):
+            self._require_power(actor, task)
+
+    def _require_power(self, actor: Process, task: Task) -> None:
+        """EACCES or EPERM unless `actor` may end the process of its submitter."""
         submitter = self._workers.process_of(task.submitter)
-        path = f"/dev/tasks/{task.id}"
-        self._gate.policy.require(actor, Action.READ_PROCESS, path, submitter)
+        self._gate.policy.permit(actor, Action.KILL, f"/dev/tasks/{task.id}", submitter)
 
     # -- for submitters ----------------------------------------------------------------------------
 
@@ -270,38 +273,39 @@ class Tasks(Part):
         """Nobody wants it any more: what does it is told, or ended. ENOENT, EPERM (it has ended),
         EACCES."""
         with self._gate.enter(principal, "signals") as actor:
-            task = self._controlled(principal, actor.agent, number, "cancel")
+            task = self._controlled(principal, actor, number)
             words = f"cancelled by {actor.agent}" + (f": {why[:500]}" if why else "")
             self._cancel(task, actor.agent, words)
 
     def _cancel(self, task: Task, by: str, words: str) -> None:
         was, worker = task.state, self._workers.find(task.worker)
         self._letters.take_out(task, words)
+        judged = task.judged
+        if judged:  # it never passed
+            self.table.put_result(task, None)
         self._life.cancel(task, by, words)
         if task.run:
             self._runs.cancel(task.run, words)
-        elif was is TaskState.RUNNING and worker is not None and not task.judged:
+        elif was is TaskState.RUNNING and worker is not None and not judged:
             self._letters.tell_cancelled(task, worker, words)
 
     def set_priority(self, principal: Principal, number: int, priority: int) -> None:
         """Let it come sooner, or later: 0 to 9, 9 first. ENOENT, EPERM (it has ended), EACCES,
         EINVAL, and EPERM where the guardian's rules are about such a task."""
         with self._gate.enter(principal) as actor:
-            task = self._controlled(principal, actor.agent, number, "change")
+            task = self._controlled(principal, actor, number)
             if not 0 <= priority <= 9:
                 raise KernelError(errno.EINVAL, f"a priority is 0 to 9, not {priority}")
             if not principal.is_operator:
                 self._judge.check_change(task, priority=priority)
             self._life.change(task, actor.agent, f"priority {priority}", priority=priority)
 
-    def _controlled(self, principal: Principal, agent: str, number: int, what: str) -> Task:
+    def _controlled(self, principal: Principal, actor: Process, number: int) -> Task:
         task = self.get(number)
         if task.state.final:
             raise KernelError(errno.EPERM, f"task {number} is {task.state.value}: it stays so")
-        if not principal.is_operator and agent != task.submitter:
-            actor, path = self._gate.actor(principal), f"/dev/tasks/{number}"
-            submitter = self._workers.process_of(task.submitter)
-            self._gate.policy.require(actor, Action.KILL, path, submitter, what=what.encode())
+        if not principal.is_operator and actor.agent != task.submitter:
+            self._require_power(actor, task)
         return task
 
     # -- the guardian and the mind -----------------------------------------------------------------
@@ -411,6 +415,8 @@ class Tasks(Part):
             if task.state is TaskState.ASSIGNED:
                 raise KernelError(errno.EPERM, f"task {number} is not claimed: read its message")
             raise KernelError(errno.ESTALE, f"the attempt is over: task {number} waits again")
+        if task.run:
+            raise KernelError(errno.EPERM, f"run {task.run} does task {number}, and will answer")
         if principal.is_agent and task.claimant not in (0, principal.pid):
             raise KernelError(
                 errno.EACCES, f"process {task.claimant} has claimed task {number}", rule="claim"
@@ -494,16 +500,19 @@ class Tasks(Part):
         elif place == "done" and not reason:
             self._letters.take_out(task)
             self._life.fail(task, task.worker, SAID_NOTHING)
-        elif place != "new" or task.state is TaskState.RUNNING:
-            self._come_back(task, reason or "its worker gave it back, or ended")
+        elif place == "new" and message is not None and message.attempt - message.revived <= 1:
+            if task.state is TaskState.RUNNING:
+                self._come_back(task, f"{task.worker} gave it back", lost=False)
+        else:
+            self._come_back(task, reason or f"{task.worker} ended, or failed, before it was done")
 
-    def _come_back(self, task: Task, reason: str) -> None:
-        """This attempt is over: another worker may have the task. An attempt that nobody has begun
-        does not count."""
+    def _come_back(self, task: Task, reason: str, *, lost: bool = True) -> None:
+        """This attempt is over: another worker may have the task. `lost`: it counts; one that
+        nobody has begun does not."""
         self._letters.take_out(task, reason)
         run = task.run
-        began = task.state is TaskState.RUNNING
-        self._life.come_back(task, reason, lost=began)
+        lost = lost and task.state is TaskState.RUNNING
+        self._life.come_back(task, reason, lost=lost)
         if run:
             self._runs.cancel(run, reason)
 
@@ -522,7 +531,7 @@ class Tasks(Part):
                 self._ended(task, run)
 
     def _ended(self, task: Task, run: EndedWork) -> None:
-        words = run.error or run.reason
+        words = self._runs.words(run)
         match run.state.value:
             case "completed":
                 try:

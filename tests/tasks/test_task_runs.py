@@ -13,7 +13,7 @@ from agentfs.check import check
 from agentfs.tasks.model import Task, TaskRequest, TaskState, WorkerRequest
 from tests.executors.lab import laboratory
 from tests.executors.test_pools import Hand
-from tests.process.world import eventually, gone
+from tests.process.world import gone
 from tests.tasks.test_tasks import refused
 from tests.workflow.lab import Lab
 from tests.world import OPERATOR
@@ -49,7 +49,7 @@ async def test_a_program_is_run_by_the_kernel(tmp_path: Path) -> None:
         refused(errno.EPERM, tasks.complete, OPERATOR, sleeps.id, 1)
         tasks.cancel(OPERATOR, sleeps.id, "enough")
         assert tasks.get(sleeps.id).state is TaskState.CANCELLED
-        await eventually(lambda: gone(ospid))
+        await gone(ospid)
         await lab.ended(run)
         assert check(tmp_path / "state" / "store.db") == []
 

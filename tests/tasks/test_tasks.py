@@ -14,7 +14,7 @@ from agentfs.base.errors import KernelError
 from agentfs.model.process import Role
 from agentfs.tasks.model import Task, TaskRequest, TaskState
 from agentfs.tasks.policy import Judgement, Moment
-from tests.tasks.yard import OPERATOR, Yard
+from tests.tasks.yard import OPERATOR, Asked, Yard
 
 
 def refused(number: int, call: Callable[..., object], *args: Any, **more: Any) -> str:
@@ -141,8 +141,9 @@ def test_an_answer_for_an_attempt_that_is_over_is_stale(yard: Yard) -> None:
     refused(errno.ESTALE, yard.answer, "w1", 1, 2, ok="twice")
     assert yard.kernel.tasks.result_of(yard.task(task)) == '"new"'
     refused(errno.ENOENT, yard.answer, "w1", 7, 1, ok=1)
-    for line in (b"", b"[]", b'{"task": 1}', b'{"task": 1, "attempt": 1}', b"\xff", b'{"x": 1}'):
-        refused(errno.EINVAL, yard.kernel.tasks.answer, OPERATOR, "w1", line)
+    for wrong in ({}, {"ok": 1, "error": "x"}, {"ok": 1, "again": True}, {"x": 1}):
+        with pytest.raises(ValueError, match="validation error"):
+            yard.answer("w1", 1, 2, **wrong)
 
 
 def test_cancel_in_every_state(yard: Yard) -> None:
@@ -169,7 +170,7 @@ def test_cancel_in_every_state(yard: Yard) -> None:
     assert yard.take("w1") is None
 
 
-class Late:
+class Late(Asked):
     """A guardian that says nothing at once."""
 
     def begin(self, task: Task, when: Moment) -> Judgement | None:
@@ -182,6 +183,7 @@ def test_a_verdict_may_come_later(yard: Yard) -> None:
     yard.register("w1")
     task = yard.submit()
     assert yard.state_of(task) == "pending"
+    assert tasks.reason(task) == "a test"
     assert tasks.judged(task.id, Moment.SUBMIT, Judgement(True, "rule a"))
     assert not tasks.judged(task.id, Moment.SUBMIT, Judgement(True, "rule a"))
     yard.claim("w1")
@@ -198,7 +200,7 @@ def test_a_verdict_may_come_later(yard: Yard) -> None:
 
 
 def test_what_the_guardian_refuses_no_worker_gets(yard: Yard) -> None:
-    class Strict:
+    class Strict(Asked):
         def begin(self, task: Task, when: Moment) -> Judgement | None:
             return Judgement(False, "rule a", "too dear")
 

@@ -8,10 +8,24 @@ from typing import Any
 
 from agentfs.mail.message import Message
 from agentfs.model.principal import Principal
-from agentfs.tasks.model import Task, TaskRequest, TaskWorker, WorkerRequest
+from agentfs.tasks.model import Task, TaskAnswer, TaskRequest, TaskWorker, WorkerRequest
+from agentfs.tasks.policy import Judgement, Moment
 from tests.world import OPERATOR, World
 
-__all__ = ["OPERATOR", "Yard"]
+__all__ = ["OPERATOR", "Asked", "Yard"]
+
+
+class Asked:
+    """A guardian that passes everything; tests override `begin`."""
+
+    def begin(self, task: Task, when: Moment) -> Judgement | None:
+        return Judgement(True, "test")
+
+    def check_change(self, task: Task, **changes: Any) -> None:
+        """Whatever it is."""
+
+    def waits_for(self, task: int) -> str:
+        return "a test"
 
 
 class Yard(World):
@@ -57,8 +71,8 @@ class Yard(World):
 
     def answer(self, worker: str, task: int, attempt: int, by: str = "", **said: Any) -> None:
         """Write a line to its `recv`."""
-        line = json.dumps({"task": task, "attempt": attempt, **said})
-        self.kernel.tasks.answer(self.who(by), worker, line.encode())
+        line = TaskAnswer.model_validate({"task": task, "attempt": attempt, **said})
+        self.kernel.tasks.answer(self.who(by), worker, line)
 
     def told(self) -> list[str]:
         """The types of the events of tasks and workers since the last call."""

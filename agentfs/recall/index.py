@@ -16,7 +16,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from agentfs.recall.note import Heading
@@ -104,12 +104,15 @@ class Stamp:
     @property
     def text(self) -> str:
         """As a row has it. It begins with what all names of one file have."""
-        young = " young" if self.young else ""
-        return f"{self.device} {self.inode} {self.size} {self.modified} {self.changed}{young}"
+        return f"{self._same} young" if self.young else self._same
+
+    @property
+    def _same(self) -> str:
+        return f"{self.device} {self.inode} {self.size} {self.modified} {self.changed}"
 
     def fits(self, row: str) -> bool:
         """Whether this is the file that a row is about, unchanged as far as one can tell."""
-        return replace(self, young=False).text == row.removesuffix(" young")
+        return self._same == row.removesuffix(" young")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ T = TypeVar("T")
 CATCHING_UP = 0.2
 """Seconds at most in which a query has what has just changed read."""
 
-SPARE = 20
+SPARE = 10
 """Files that are looked at beyond those asked for: the best line of each decides on their order."""
 
 TRIES = 3

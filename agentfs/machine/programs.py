@@ -309,6 +309,7 @@ class Programs:
             try:
                 ospid, offset = await self._run(launch, group, process)
             except BaseException:
+                self._launches.discard(launch)
                 if group is not None:
                     self._leave_group(process.pid)
                 raise
@@ -504,8 +505,10 @@ class Programs:
             self._leave_group(program.pid)
 
     def _leave_group(self, pid: int) -> None:
-        """Remove the control groups of a process, if nothing that is watched is in them."""
-        if not any(program.pid == pid for program in self._watched.values()):
+        """Remove the control groups of a process, if nothing that is watched is in them, or is
+        about to enter them."""
+        inside = any(program.pid == pid for program in self._watched.values())
+        if not inside and not any(launch.pid == pid for launch in self._launches):
             self.groups.remove(pid)
 
     def _end_leftovers(self, program: Program) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import pwd
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from agentfs.machine.cgroups import ControlGroups
 from agentfs.machine.launch import Launch, Terms
 from agentfs.machine.logs import TAIL, rotate, tail
 from agentfs.machine.proc import read_stat
-from agentfs.model.process import State
+from agentfs.machine.sidecar import Sidecar
+from agentfs.model.process import Process, State
 from tests.process.test_rules import refused
 from tests.process.world import (
     OPERATOR,
@@ -422,3 +424,40 @@ async def test_the_watch_cannot_be_had_and_nothing_runs(
         await system.spawn("bob", exec=["sleep", "1000"])
     assert caught.value.errno == errno.EMFILE
     assert system.table.by_name("bob") is None
+
+
+async def test_a_program_that_ends_leaves_the_group_to_one_that_is_being_started(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one that ended had removed it, and a tool could not be started (ENODEV)."""
+    if not system.programs.groups.available:
+        pytest.skip("without control groups")
+    process = await system.spawn("bob")
+    places = system.agents.log_path("bob"), system.agents.memory_dir("bob")
+    system.agents.prepare("bob")
+    first = await system.programs.start_beside(process, Sidecar(exec=("sleep", "1000")), *places)
+    opened, go = threading.Event(), threading.Event()
+    open_group = system.programs.measures.open_group
+
+    def slow(process: Process) -> list[int]:
+        entries = open_group(process)
+        opened.set()
+        assert go.wait(60)
+        return entries
+
+    monkeypatch.setattr(system.programs.measures, "open_group", slow)
+    codes: list[int | None] = []
+
+    async def second() -> None:
+        sidecar = Sidecar(exec=("true",))
+        program = await system.programs.start_beside(process, sidecar, *places)
+        codes.append(await system.programs.wait(program))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(second)
+        assert await trio.to_thread.run_sync(opened.wait, 60)
+        system.programs.kill(first)
+        await system.programs.wait(first)
+        go.set()
+    assert codes == [0]
+    await eventually(lambda: system.programs.groups.pids() == [])

@@ -171,6 +171,7 @@ class Kernel:
         mountpoint: str,
         clock: Clock | None = None,
         audit_key: Path | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         lay_out(state_dir)
         swap.finish(state_dir)
@@ -178,7 +179,8 @@ class Kernel:
             log.error("%s", lost)
         self.state_dir, self.mountpoint, self.version = state_dir, mountpoint, agentfs.__version__
         self.node, self.owner = platform.node() or "localhost", (os.geteuid(), os.getegid())
-        self.watchdog = Watchdog(lambda hold: self.events.emit(LoopHeld.of(hold)))
+        self.watchdog = watchdog or Watchdog()
+        self.watchdog.report_to(lambda hold: self.events.emit(LoopHeld.of(hold)))
         with taking_up(state_dir / STORE):
             ground = self.ground = Ground.open(state_dir, SECTIONS, clock)
             self.store, self.events, self.settings = ground.store, ground.events, ground.settings
@@ -411,6 +413,7 @@ class Kernel:
                         await self.supervisor.shutdown()
                     nursery.cancel_scope.cancel()
         finally:
+            self.watchdog.report_to(lambda hold: None)
             self.ground.parts.tell(Part.flush)
             self.audit.checkpoint()
             self.store.close()

@@ -73,6 +73,10 @@ class Coherence:
         if not inode.kept:
             return
         self._announcer.changing(inode)
+        self.ask_again(inode)
+
+    def ask_again(self, inode: Inode) -> None:
+        """Let Linux ask for the attributes of an inode before it uses them again."""
         self.invalidations += 1
         try:
             pyfuse3.invalidate_inode(inode.number, attr_only=True)

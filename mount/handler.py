@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import pyfuse3
+import trio
 
 from agentfs.base.errors import KernelError
 from agentfs.mount.announcer import Announcer
@@ -93,6 +94,10 @@ def handler(
             return result
         except pyfuse3.FUSEError:
             raise
+        except trio.Cancelled:
+            if not requests.suspended:
+                raise
+            raise pyfuse3.FUSEError(errno.ESTALE) from None  # its tree is no more
         except KernelError as refusal:
             raise pyfuse3.FUSEError(refusal.errno) from None
         except OSError as failure:

@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pyfuse3
@@ -22,6 +23,28 @@ from agentfs.vfs.node import Handle, Node, StreamHandle, is_writing
 __all__ = ["Handles", "OpenDirectory", "OpenFile"]
 
 log = logging.getLogger(__name__)
+
+
+class _Stale(StreamHandle):
+    """An open file of a system that is no more."""
+
+    def try_read(self, size: int) -> bytes:
+        raise _stale()
+
+    def ready(self) -> bool:
+        return True
+
+    def try_write(self, data: bytes) -> int:
+        raise _stale()
+
+    async def fsync(self) -> None:
+        raise _stale()
+
+
+def _stale() -> KernelError:
+    return KernelError(
+        errno.ESTALE, "the system was rolled back since it was opened: open it again"
+    )
 
 
 @dataclass(slots=True)
@@ -51,6 +74,13 @@ class OpenFile:
     def writes(self) -> bool:
         return is_writing(self.flags)
 
+    def expire(self) -> None:
+        """The file that was opened is no more. Those who poll it are told to look."""
+        with suppress(Exception):  # it was a part of a system that has ended
+            self.handle.release()
+        self.handle, self.family = _Stale(), None
+        self._notify()
+
     def poll(self, stream: StreamHandle, poll: pyfuse3.PollHandle) -> None:
         """Somebody polls the file, and is told by `poll` when it may be worth to look again."""
         if self._poll is None:
@@ -79,6 +109,10 @@ class OpenDirectory:
     charge: Charge
     entries: list[tuple[str, Node | None]] | None = None
     rest: Iterator[str] | None = None
+
+    def expire(self) -> None:
+        """What was opened is no more: it is empty."""
+        self.entries, self.rest = [], None
 
     def rewind(self) -> None:
         """Begin again with what is there now."""
@@ -154,3 +188,10 @@ class Handles:
 
     def files(self) -> list[OpenFile]:
         return list(self._files.values())
+
+    def expire(self) -> None:
+        """Everything that is open is stale from now on."""
+        for file in self._files.values():
+            file.expire()
+        for directory in self._directories.values():
+            directory.expire()

@@ -17,6 +17,7 @@ import secrets
 import stat as st
 import time
 from collections.abc import Hashable, Iterator
+from typing import NamedTuple
 
 import pyfuse3
 import trio
@@ -25,7 +26,7 @@ from agentfs.base.errors import KernelError
 from agentfs.mount.watch import EVENTS
 from agentfs.vfs.node import FOREVER, Directory, Node, Stat
 
-__all__ = ["Inode", "Inodes"]
+__all__ = ["Inode", "Inodes", "Renewed"]
 
 # Each kind of number has a range of its own.
 REAL = 1 << 50
@@ -57,6 +58,7 @@ class Inode:
     asked: when somebody asked for its attributes last (time.monotonic).
     cached: the version of the content that may be in Linux's page cache.
     gone: its node was removed. Open handles of it may remain.
+    stale: it is of a tree that is no more. Linux is told to look its name up again.
     outdated: the number of names by which Linux may still find it though it lost them. Linux is
         told of each by an announcement.
     wanted: the events that somebody may watch it for (see `watch`). Nobody watches a restless
@@ -86,6 +88,7 @@ class Inode:
         "outdated",
         "parent",
         "passing",
+        "stale",
         "told",
         "told_changes",
         "touched",
@@ -107,6 +110,7 @@ class Inode:
         self.asked = 0.0
         self.cached: object = None
         self.gone = False
+        self.stale = False
         self.outdated = 0
         self.fetched = 0
         self.followed = 0
@@ -210,6 +214,10 @@ class Inode:
         """Its node is no more."""
         self.gone = True
 
+    def expire(self) -> None:
+        """Its tree is no more."""
+        self.gone = self.stale = True
+
     def move(self, parent: Inode, name: str) -> None:
         """It is `name` in `parent` now."""
         self.parent, self.name = parent, name
@@ -264,6 +272,20 @@ class Inode:
         return self.node
 
 
+class Renewed(NamedTuple):
+    """An inode in another tree, and what is by its path there; None: nothing."""
+
+    inode: Inode
+    node: Node | None
+
+
+def _found(parent: Inode, name: str) -> Node | None:
+    try:
+        return parent.directory().lookup(name)
+    except (KernelError, OSError):
+        return None
+
+
 class Inodes:
     """All inodes by number, and the current ones by key."""
 
@@ -285,11 +307,12 @@ class Inodes:
         return iter(self._by_number.values())
 
     def get(self, number: int) -> Inode:
-        """Raises ESTALE for a number that was forgotten, which the Linux kernel never uses."""
-        try:
-            return self._by_number[number]
-        except KeyError:
-            raise KernelError(errno.ESTALE, f"inode {number} is not known") from None
+        """Raises ESTALE for a number that was forgotten, which the Linux kernel never uses, and for
+        what is of an earlier tree: Linux looks that up again by itself, if it came by a path."""
+        inode = self._by_number.get(number)
+        if inode is None or inode.stale:
+            raise KernelError(errno.ESTALE, f"inode {number} is not known")
+        return inode
 
     def known(self, key: Hashable) -> Inode | None:
         """The inode of `key` if the Linux kernel knows it."""
@@ -314,6 +337,40 @@ class Inodes:
         if not node.apart:
             self._by_key[node.key] = inode
         return inode
+
+    def transplant(self, root: Node) -> Iterator[Renewed]:
+        """The tree is another one, with this `root`. Each inode whose path leads to a node of the
+        same key is that node from now on; all others are stale. A node that Linux keeps for less
+        than `FOREVER` is looked up anew anyway. Gives what became of each as it goes; nothing of
+        the inodes may be used before it is through."""
+        self.root.become(root)
+        self._by_key = {root.key: self.root}
+        yield Renewed(self.root, root)
+        below: dict[int, list[Inode]] = {}
+        for inode in self._by_number.values():
+            if inode.parent is not None and not inode.gone:
+                below.setdefault(inode.parent.number, []).append(inode)
+            elif inode is not self.root:
+                inode.expire()
+        ahead = [self.root]
+        while ahead:
+            parent = ahead.pop()
+            for inode in below.pop(parent.number, ()):
+                found = None if parent.stale else _found(parent, inode.name)
+                kept = (
+                    found is not None
+                    and found.key == inode.key
+                    and found.timeout >= FOREVER
+                    and not found.apart
+                )
+                if kept:
+                    assert found is not None
+                    inode.become(found)
+                    self._by_key[found.key] = inode
+                else:
+                    inode.expire()
+                ahead.append(inode)
+                yield Renewed(inode, found)
 
     def number(self, node: Node) -> int:
         """The number that a node has, or will have once Linux is told of it."""

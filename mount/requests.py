@@ -85,6 +85,7 @@ class Requests:
 
     at_work: the one of which a piece runs now. While it waits, others take its place.
     faults: the number of those that failed by a fault of ours (EIO).
+    suspended: none is taken now. Those under way end, with ESTALE.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Requests:
         self.handles = handles
         self.fairness = fairness
         self.faults = 0
+        self.suspended = False
         self.at_work = Asked(self, "nothing", (), None)
         self._announcer = announcer
         self._watchdog = watchdog
@@ -130,8 +132,10 @@ class Requests:
         return ctx
 
     async def stand_still(self, name: str, args: tuple[object, ...]) -> None:
-        """Wait until requests may go on, unless this one may pass, as the announcer's may: it tells
-        of the past."""
+        """Wait until requests may go on, unless this one may pass: the announcer's, which tells of
+        the past, and a close that changes nothing, as that of the one who asked for a rollback."""
+        if name == "flush" and not self._changes(args):
+            return
         still, found = self.host.standstill, self._caller_of(name, args)
         if isinstance(found, RequestContext):
             found = self.host.identify(found.pid, found.uid, found.gid)
@@ -151,6 +155,17 @@ class Requests:
         if key is None and asked.by is not None:
             key = key_of(asked.by.principal)
         self.fairness.charge(key, began, held)
+
+    def _changes(self, args: tuple[Any, ...]) -> bool:
+        """Whether the close of a file takes up what was written to it."""
+        try:
+            return self.handles.file(args[0]).handle.unflushed
+        except KernelError:
+            return False  # the announcer's
+
+    def suspend(self, suspended: bool) -> None:
+        """None is to be taken from now on, or they are taken again."""
+        self.suspended = suspended
 
     def fault(self) -> None:
         """One failed by a fault of ours."""

@@ -24,8 +24,9 @@ from agentfs.mount.operations import Operations
 from agentfs.mount.parking import Parking
 from agentfs.mount.wakeups import Wakeups
 from agentfs.store.event_log import EventLog, Record
-from agentfs.vfs.changes import Change
+from agentfs.vfs.changes import Change, Created, Modified, Removed
 from agentfs.vfs.namespace import Namespace
+from agentfs.vfs.node import Directory
 
 __all__ = ["Mount", "serve"]
 
@@ -38,6 +39,9 @@ SPARE_TASKS = 200 + MOST
 # and ends a task for each of the others: 40 µs, measured.
 IDLE_TASKS = 8
 
+# Inodes that are seen to between two turns of the event loop, when the tree is another one: 10 µs
+# for each, and more where it is on the disk.
+STEP = 200
 
 # Seconds between two looks at where the tree is: reading the mount table takes 0.1 ms.
 LOOK_EVERY = 2.0
@@ -58,6 +62,9 @@ class Mount:
     ) -> None:
         self._namespace = namespace
         self._host = host
+        self._events: EventLog | None = None
+        self._taking = trio.CancelScope()
+        self._idle, self._resumed = trio.Event(), trio.Event()
         self.watchdog = watchdog
         self.mountpoint = mountpoint
         self.place = mountpoint
@@ -65,13 +72,75 @@ class Mount:
         self.announcer = Announcer(mountpoint, host.announce_queue())
         self.coherence = Coherence(self.inodes, self.announcer)
         self.wakeups = Wakeups(self._interrupted, self.announcer.expected)
-        self.parking = Parking(host.charge, self.wakeups.end_turn)
+        self.parking = Parking(lambda *who: host.charge(*who), self.wakeups.end_turn)
         self.operations = Operations(
             host, self.inodes, self.announcer, self.parking, self.wakeups, watchdog
         )
 
     def _interrupted(self) -> None:
         self.parking.hint()
+
+    # -- one tree after the other ----------------------------------------------------------------
+
+    async def take_requests(self, most: int) -> None:
+        """Answer requests, by so many tasks at most, until the mount is gone. While it is suspended
+        they wait in the device."""
+        while True:
+            with trio.CancelScope() as self._taking:
+                await pyfuse3.main(IDLE_TASKS, most)
+                return
+            self._idle.set()
+            await self._resumed.wait()
+
+    async def suspend(self) -> None:
+        """Take no requests from now on. Those under way end with ESTALE."""
+        self._idle, self._resumed = trio.Event(), trio.Event()
+        self._suspend(True)
+        self._taking.cancel()
+        await self._idle.wait()
+
+    async def show(self, namespace: Namespace, events: EventLog) -> None:
+        """Have this tree in the place of the one that was shown until it was suspended, and take
+        requests again. Open files are stale. Linux keeps what it knows of a path that there is in
+        both, asks for it anew, and watchers are told what came, went or may have changed."""
+        self.follow(events)
+        self._namespace = namespace
+        self.operations.handles.expire()
+        changes: list[Change] = []
+        for number, (inode, node) in enumerate(self.inodes.transplant(namespace.root), start=1):
+            if not inode.stale:
+                changes.append(Modified(inode.key))
+            elif inode.parent is not None and not inode.parent.stale:
+                above = inode.parent.key
+                is_directory = isinstance(inode.node, Directory)
+                changes.append(Removed(above, inode.name, inode.key, is_directory=is_directory))
+                if node is not None:
+                    changes.append(Created(above, inode.name, node))
+            if inode.stale:
+                self.coherence.ask_again(inode)
+            if number % STEP == 0:
+                await trio.lowlevel.checkpoint()
+        for number, change in enumerate(changes, start=1):
+            self.coherence.apply((change,))
+            if number % STEP == 0:
+                await trio.lowlevel.checkpoint()
+        self._suspend(False)
+        self._resumed.set()
+
+    def _suspend(self, suspended: bool) -> None:
+        self.operations.requests.suspend(suspended)
+        self.wakeups.suspend(suspended)
+
+    def follow(self, events: EventLog) -> None:
+        """The changes of the tree are told here from now on."""
+        self.unfollow()
+        self._events = events
+        events.listen(self.take)
+
+    def unfollow(self) -> None:
+        if self._events is not None:
+            self._events.unlisten(self.take)
+            self._events = None
 
     def take(self, record: Record) -> None:
         """An event of the kernel: let caches and watchers see what it changed."""
@@ -123,12 +192,12 @@ async def serve(
     except RuntimeError as failure:
         mount.wakeups.restore()
         raise OSError(f"{mount.mountpoint} cannot be mounted: {failure}") from None
-    events.listen(mount.take)
+    mount.follow(events)
     mount.operations.mounts.begin(mount.mountpoint)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(mount.watchdog.run)
-            nursery.start_soon(pyfuse3.main, IDLE_TASKS, max_tasks + SPARE_TASKS)
+            nursery.start_soon(mount.take_requests, max_tasks + SPARE_TASKS)
             nursery.start_soon(mount.operations.requests.fairness.run)
             nursery.start_soon(mount.parking.watch)
             nursery.start_soon(mount.announcer.run)
@@ -141,7 +210,7 @@ async def serve(
             await trio.sleep(0.05)  # let the parked reads answer before the device is closed
             nursery.cancel_scope.cancel()
     finally:
-        events.unlisten(mount.take)
+        mount.unfollow()
         for opened in mount.operations.handles.files():
             opened.handle.release()
         _unmount(mount)

@@ -62,6 +62,7 @@ class Wakeups:
         self.interrupts = 0
         self._poller: select.poll | None = None
         self._turn_ends = 0.0
+        self._suspended = False
 
     def handled(self) -> None:
         """A handler was called: that explains the request that arrived."""
@@ -90,6 +91,11 @@ class Wakeups:
         """Something else is to go on now: before the next request is taken."""
         self._turn_ends = 0.0
 
+    def suspend(self, suspended: bool) -> None:
+        """No request is to be taken from the device from now on: the tasks that wait for one are
+        being cancelled. Or they are taken again."""
+        self._suspended = suspended
+
     async def _wait(self, descriptor: int) -> None:
         if self._unexplained:
             self._unexplained = False
@@ -104,8 +110,10 @@ class Wakeups:
         # event loop, for a while.
         if not ready and self._expected():
             ready = self._poller.poll(AT_ONCE_MS)
-        if not ready or time.monotonic() >= self._turn_ends:
+        if not ready or self._suspended or time.monotonic() >= self._turn_ends:
             await trio.lowlevel.wait_readable(descriptor)
+            if self._suspended:
+                await trio.lowlevel.checkpoint()
             self._turn_ends = time.monotonic() + TURN_SECONDS
             ready = self._poller.poll(0)
         for _, events in ready:

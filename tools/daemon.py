@@ -13,7 +13,7 @@ import logging.handlers
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from types import FrameType
 import trio
 
 from agentfs.base.errors import ApprovalError, KernelError
+from agentfs.checkpoints import swap
 from agentfs.kernel import Kernel
 from agentfs.machine.reapers import Reaper, go_behind_reaper, stand_by
 from agentfs.machine.standstill import room
@@ -36,6 +37,7 @@ from agentfs.store.lock import only_daemon
 from agentfs.store.opening import is_full
 from agentfs.store.reserve import give_way, keep_reserve
 from agentfs.tools.priority import go_before_programs
+from agentfs.vfs.namespace import Namespace
 from agentfs.vfs.settings import MOST_PARKED, MountSettings
 
 __all__ = ["main"]
@@ -59,6 +61,10 @@ class Bridge:
     """The kernel as the mount sees it (`agentfs.mount.host.Host`)."""
 
     def __init__(self, kernel: Kernel) -> None:
+        self.serve(kernel)
+
+    def serve(self, kernel: Kernel) -> None:
+        """From now on this is the kernel."""
         self._kernel = kernel
         self.standstill = kernel.standstill
         self.identify = kernel.identity.resolve
@@ -146,7 +152,7 @@ def main(
 
 def _run_with_room(
     state: Path,
-    make: Callable[[], Kernel],
+    make: Callable[..., Kernel],
     options: set[str],
     starter: Starter,
     reaper: Reaper | None,
@@ -199,7 +205,7 @@ def _log_to(path: Path, *, also_stderr: bool) -> None:
 
 
 async def _run(
-    make: Callable[[], Kernel],
+    make: Callable[..., Kernel],
     options: set[str],
     starter: Starter,
     let_go: Callable[[], object],
@@ -207,32 +213,103 @@ async def _run(
 ) -> None:
     """Kernel, tree and mount, and nothing left of them when it returns. `let_go` is called when
     somebody looks after the logs."""
-    stop = trio.Event()
     gc.disable()
-    kernel = make()
-    mountpoint, state = kernel.mountpoint, kernel.state_dir
-    kernel.supervisor.hold_programs()
-    namespace = build(kernel, lambda: mount.statistics())
-    mount = Mount(namespace, Bridge(kernel), mountpoint, kernel.watchdog)
+    system = MountedSystem(make)
+    state, mountpoint = system.kernel.state_dir, system.mount.mountpoint
 
     def ready() -> None:
         log.info("mounted at %s, state in %s", mountpoint, state)
-        kernel.supervisor.tree_is_up()
         let_go()
-        keep_out_of_collections()
         starter.tell("ok")
 
-    async with kernel.running(), trio.open_nursery() as nursery:
-        await nursery.start(_end_on_signals, kernel, stop)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_end_on_signals, system)
         if reaper is not None:
             await nursery.start(stand_by, state, reaper)
         nursery.start_soon(keep_reserve, state)
-        nursery.start_soon(LogWatcher(kernel).run, mount.apply)
-        tell_of_publications(kernel, mount.apply)
-        tell_of_withdrawals(kernel, mount.apply)
-        await serve(mount, kernel.events, options, ready, stop, MOST_PARKED)
+        mounting: Callable[[], Awaitable[object]] = partial(nursery.start, system.serve, options)
+        while await system.run_kernel(mounting, ready):
+            await system.roll_back()
+            mounting, ready = system.show, lambda: None
         nursery.cancel_scope.cancel()
     log.info("unmounted %s", mountpoint)
+
+
+class MountedSystem:
+    """One mount, and the kernels behind it: another one whenever the system is rolled back.
+
+    stop: the tree is to be unmounted.
+    """
+
+    def __init__(self, make: Callable[..., Kernel]) -> None:
+        self._make = make
+        self.kernel = make()
+        self._bridge = Bridge(self.kernel)
+        self.mount = Mount(self._tree(), self._bridge, self.kernel.mountpoint, self.kernel.watchdog)
+        self.stop = trio.Event()
+        self._gone = trio.Event()
+
+    def _tree(self) -> Namespace:
+        self.kernel.supervisor.hold_programs()
+        return build(self.kernel, lambda: self.mount.statistics())
+
+    async def serve(self, options: set[str], *, task_status: trio.TaskStatus[None]) -> None:
+        """Mount, and serve until the tree is unmounted."""
+        try:
+            await serve(
+                self.mount, self.kernel.events, options, task_status.started, self.stop, MOST_PARKED
+            )
+        finally:
+            self._gone.set()
+
+    async def run_kernel(
+        self, mounting: Callable[[], Awaitable[object]], ready: Callable[[], object]
+    ) -> bool:
+        """Run the kernel until the tree is gone, or until it is to give way to another: True.
+        `mounting` brings its tree to the mount, and then `ready` is called."""
+        kernel, mount = self.kernel, self.mount
+        async with kernel.running(), trio.open_nursery() as nursery:
+            nursery.start_soon(LogWatcher(kernel).run, mount.apply)
+            tell_of_publications(kernel, mount.apply)
+            tell_of_withdrawals(kernel, mount.apply)
+            await mounting()
+            kernel.supervisor.tree_is_up()
+            keep_out_of_collections()
+            ready()
+            await _first_of(self._gone.wait, kernel.checkpoints.asked)
+            rolls_back = not self._gone.is_set()
+            if rolls_back:
+                log.info("rolling back: the programs end")
+                await kernel.supervisor.shutdown(kernel.checkpoints.grace)
+                await mount.suspend()
+            nursery.cancel_scope.cancel()
+        return rolls_back
+
+    async def roll_back(self) -> None:
+        """Have the state as it was decided, and the kernel of that. Raises StateError."""
+        state = self.kernel.state_dir
+        await trio.to_thread.run_sync(swap.finish, state)
+        gc.unfreeze()
+        gc.disable()
+        self.kernel = self._make(watchdog=self.kernel.watchdog)
+        self._bridge.serve(self.kernel)
+
+    async def show(self) -> None:
+        """Show the tree of the kernel that there is now."""
+        await self.mount.show(self._tree(), self.kernel.events)
+        log.info("rolled back, and at %s again", self.mount.place)
+
+
+async def _first_of(*waits: Callable[[], Awaitable[None]]) -> None:
+    """Wait for the first of these."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(one: Callable[[], Awaitable[None]]) -> None:
+            await one()
+            nursery.cancel_scope.cancel()
+
+        for one in waits:
+            nursery.start_soon(wait, one)
 
 
 def keep_out_of_collections() -> None:
@@ -243,9 +320,7 @@ def keep_out_of_collections() -> None:
     gc.enable()
 
 
-async def _end_on_signals(
-    kernel: Kernel, stop: trio.Event, *, task_status: trio.TaskStatus[None]
-) -> None:
+async def _end_on_signals(system: MountedSystem, *, task_status: trio.TaskStatus[None]) -> None:
     """TERM and INT: end the programs while their tree is still there, then unmount. A
     second signal does nothing: one that is sent to a whole process group comes twice, the second
     time through the reaper."""
@@ -255,8 +330,8 @@ async def _end_on_signals(
         task_status.started()
         async for number in signals:
             log.info("ending: %s", signal.Signals(number).name)
-            await kernel.supervisor.shutdown()
-            stop.set()
+            await system.kernel.supervisor.shutdown()
+            system.stop.set()
             await trio.sleep_forever()
 
 

@@ -86,6 +86,10 @@ class Watchdog(trio.abc.Instrument):
         self._look_again = 0.0
         self._delay = self._busy = 0.0
 
+    def report_to(self, tell: Callable[[LoopHold], object]) -> None:
+        """From now on `tell` is called."""
+        self.tell = tell
+
     # -- measuring -------------------------------------------------------------------------------
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:

@@ -282,6 +282,7 @@ class Checkpoints(Part):
                     await trio.to_thread.run_sync(swap.give_up, self._state)
                 raise
         self._busy = f"the system is being rolled back to {name}"
+        self._freezing.close_tree()
         self._asked.set()
 
     async def verify(self, principal: Principal, name: str) -> None:
@@ -294,6 +295,11 @@ class Checkpoints(Part):
         bad = await self._on_disk(lambda: next(verify.faults(self._folder / name), ""))
         if bad:
             raise KernelError(errno.EIO, f"checkpoint {name} is damaged: {bad}")
+
+    @property
+    def grace(self) -> float:
+        """Seconds that programs have to end before a rollback kills them."""
+        return self._settings.of(CheckpointSettings).grace
 
     async def asked(self) -> None:
         """Wait until the system is to be rolled back."""

@@ -51,6 +51,11 @@ class Freezing:
                 for program in held:
                     self._programs.release(program)
 
+    def close_tree(self) -> None:
+        """From now on nobody but agents uses the tree: their programs are to end, and may have
+        something to say before. It is not opened again."""
+        self._standstill.begin(lambda principal: principal.is_agent)
+
     async def _all_still(self, held: list[Program]) -> None:
         with trio.move_on_after(PATIENCE):
             for program in held:

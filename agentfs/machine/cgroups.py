@@ -130,6 +130,12 @@ class ControlGroups:
         except OSError:
             return []
 
+    def threads(self, pid: int) -> list[int]:
+        """The threads in the group of a process, empty if there is none."""
+        with suppress(OSError):
+            return [*map(int, read_file(f"{self.path(pid)}/cgroup.threads").split())]
+        return []
+
     def cpu_seconds(self, pid: int) -> float | None:
         """The processor time that everything in the group has used, what has ended included; None
         if there is none."""

@@ -606,11 +606,15 @@ class Programs:
 
     def is_still(self, program: Program) -> bool:
         """Whether all that is held with it stands still, as everybody does who waits in a call to
-        the tree, or to a disk."""
-        if self.groups.available and self.groups.is_frozen(program.pid):
+        the tree, or to a disk: for those, Linux does not say that a group is frozen. A thread that
+        is told to freeze runs until it does, and shows as sleeping then."""
+        if not self.groups.available:
+            found = map(read_status, self.standing(program))
+            return all(stat is None or stat.state in "TtDZX" for stat in found)
+        if self.groups.is_frozen(program.pid):
             return True
-        found = map(read_status, self.standing(program))
-        return all(stat is None or stat.state in "TtDZX" for stat in found)
+        threads = map(read_status, self.groups.threads(program.pid))
+        return all(stat is None or stat.state != "R" for stat in threads)
 
     def release(self, program: Program, *, stay: bool = False) -> None:
         """Let it go on; `stay`: it was stopped by somebody else meanwhile."""

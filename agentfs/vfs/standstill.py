@@ -29,7 +29,7 @@ class Standstill:
         """Let requests wait until the block ends. Blocks lie within each other, or one after the
         other."""
         before = self.on, self.may_pass
-        self.on, self.may_pass = True, may_pass
+        self.begin(may_pass)
         try:
             yield
         finally:
@@ -37,6 +37,10 @@ class Standstill:
             if not self.on:
                 self._over.set()
                 self._over = trio.Event()
+
+    def begin(self, may_pass: Callable[[Principal], bool]) -> None:
+        """Let requests wait until all of this has an end."""
+        self.on, self.may_pass = True, may_pass
 
     async def wait(self) -> None:
         """Wait until it is over."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
+from agentfs.check import check
 from tests.hatchery import Hatchery, QuickTree
-from tests.tree import Tree
+from tests.tree import Tree, eventually, until
 
 pytestmark = pytest.mark.mount
 
@@ -42,3 +44,45 @@ def test_a_checkpoint_is_a_directory(tree: Tree) -> None:
     (tree / "sys/checkpoints/good").rmdir()
     assert os.listdir(tree / "sys/checkpoints") == []
     assert os.listdir(tree.state / "checkpoints") == []
+
+
+def test_a_rollback_is_under_the_same_mount(tree: Tree) -> None:
+    loop = 'while m=$(cat "$AGENTFS/agents/self/recv"); do echo "$m" >> got; done'
+    pid = tree.spawn("carol", role="worker", exec=["sh", "-c", loop], restart="always")
+    tree.write("agents/init/outbox/carol", "one")
+    memory = tree / "agents/carol/memory"
+
+    def got() -> str:
+        return (memory / "got").read_text() if (memory / "got").exists() else ""
+
+    eventually(lambda: "one" in got())
+    until(tree / "agents/carol/state", "idle")  # the next read has acknowledged it
+    (memory / "note").write_text("then")
+    boot, first = tree.read("sys/boot_id"), (tree / f"proc/{pid}/ospid").read_text()
+    (tree / "sys/checkpoints/good").mkdir()
+    assert "not all programs stand still" not in tree.log()
+    tree.write("agents/init/outbox/carol", "two")
+    (memory / "note").write_text("now")
+    late = tree.spawn("dave", role="worker")
+    reader = tree.start("cat", str(tree / "dev/events"), stderr=subprocess.PIPE, text=True)
+    held = os.open(tree / f"proc/{late}/status", os.O_RDONLY)
+    tree.write("sys/checkpoints/good/ctl", "rollback\n")
+    assert (memory / "note").read_text() == "then"
+    assert tree.read("sys/boot_id") != boot
+    assert not (tree / f"proc/{late}").exists()
+    with pytest.raises(OSError, match="Stale"):
+        os.pread(held, 100, 0)
+    os.close(held)
+    assert reader.wait(60) == 1
+    assert reader.stderr is not None
+    assert "Stale" in reader.stderr.read()
+    eventually(lambda: "Type: rollback" in got())
+    assert got().count("\n\none") == 1
+    assert "\n\ntwo" not in got()
+    assert (tree / f"proc/{pid}/ospid").read_text() != first
+    assert tree.spawn("erin", role="worker") > late
+    tree.unmount()
+    assert check(tree.state / "store.db") == []
+    tree.mount()
+    assert (memory / "note").read_text() == "then"
+    (tree / "sys/checkpoints/good").rmdir()

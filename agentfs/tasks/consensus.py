@@ -15,12 +15,14 @@ from agentfs.mail.message import Draft, Relation
 from agentfs.mail.notices import KERNEL
 from agentfs.model.names import INIT_NAME
 from agentfs.tasks.rules import GuardianRule
-from agentfs.tasks.view import LONGEST
 
 __all__ = ["Consensus", "needed"]
 
 YES, NO, SILENT = "yes", "no", "silent"
 """The first word of a vote as it is kept."""
+
+LONGEST = 64 * 1024
+"""Bytes of a task in a message to a voter; the rest is in /dev/tasks."""
 
 LONGEST_WORDS = 200
 """Characters of a voter's words that are kept."""

@@ -52,8 +52,8 @@ from agentfs.tasks.workers import Workers
 
 __all__ = ["Guardian", "Panel"]
 
-BATCH = 20
-"""Judgements that somebody is asked about in one step: about 10 ms."""
+BATCH = 10
+"""Judgements that somebody is asked about in one step: 5 ms, if the tasks are short."""
 
 log = logging.getLogger(__name__)
 
@@ -145,20 +145,28 @@ class Guardian(Part):
             return f"rule {rule.name}: the votes of {', '.join(missing)}"
         return f"rule {rule.name}: {(rule.program or [''])[0]}"
 
-    def check_change(self, task: Task, **changes: Any) -> None:
-        """Raise EPERM if a task that was judged may not be changed so: a rule is about what it
-        would be then, and somebody had to be asked again."""
-        scope = self._scope(task, Moment.SUBMIT)
-        scope["task"] |= changes
-        found = self._book.now.judge(Moment.SUBMIT, lambda: scope)
-        if isinstance(found, tuple):
+    def check_priority(self, task: Task, priority: int) -> None:
+        """Raise EPERM if a task that was judged may not come sooner, or later: a rule rejects what
+        it would be then, or somebody had to be asked again. Those who were asked about it need
+        not be asked whether it may come later."""
+
+        def judged(**changes: Any) -> Judgement | tuple[GuardianRule, ...]:
+            scope = self._scope(task, Moment.SUBMIT)
+            scope["task"] |= changes
+            return self._book.now.judge(Moment.SUBMIT, lambda: scope)
+
+        found = judged(priority=priority)
+        if isinstance(found, Judgement):
+            if not found.passed:
+                raise KernelError(errno.EPERM, found.reason, rule=f"guardian.yaml: {found.by}")
+            return
+        asked = judged() if priority < task.priority else ()
+        if isinstance(asked, Judgement) or any(rule not in asked for rule in found):
             raise KernelError(
                 errno.EPERM,
                 f"rule {found[0].name} of /etc/guardian.yaml is about such a task: submit it anew",
                 rule=f"guardian.yaml: {found[0].name}",
             )
-        if not found.passed:
-            raise KernelError(errno.EPERM, found.reason, rule=f"guardian.yaml: {found.by}")
 
     # -- the begin ---------------------------------------------------------------------------------
 
@@ -189,7 +197,7 @@ class Guardian(Part):
         return SeenTask(task, self._tasks.table, result=when is Moment.RESULT)
 
     def _scope(self, task: Task, when: Moment) -> dict[str, Any]:
-        """What expressions may name."""
+        """The names that expressions may use."""
         now = {"now": self._clock.now()}
         return {"task": self._seen(task, when).scope(), "when": when.value, "ctx": now}
 

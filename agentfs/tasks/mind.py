@@ -27,7 +27,7 @@ from agentfs.store.live_document import LiveDocument
 from agentfs.store.part import Part
 from agentfs.tasks.errands import TaskErrands
 from agentfs.tasks.mind_document import MindDocument
-from agentfs.tasks.model import Task, TaskWorker
+from agentfs.tasks.model import Task, TaskState, TaskWorker
 from agentfs.tasks.policy import LEAST_LOADED
 from agentfs.tasks.programs import PolicyPrograms
 from agentfs.tasks.tasks import Tasks
@@ -116,7 +116,7 @@ class Mind(Part):
         names: Sequence[str] = ()
         try:
             task = self._tasks.find(number)
-            if task is not None:
+            if task is not None and task.state is TaskState.VALIDATED:
                 names = await self._proposal(task, candidates)
         except KernelError as failure:
             self._errands.complain(f"mind: {failure.reason}")

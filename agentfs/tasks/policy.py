@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from agentfs.tasks.model import Task, TaskWorker
 
@@ -44,8 +44,8 @@ class Judge(Protocol):
         """Judge a task, inside the transaction that submits it or takes its result. None: the
         verdict comes later, by `Tasks.judged`."""
 
-    def check_change(self, task: Task, **changes: Any) -> None:
-        """Raise EPERM if a task that was judged may not be changed so."""
+    def check_priority(self, task: Task, priority: int) -> None:
+        """Raise EPERM if a task that was judged may not have this priority."""
 
     def waits_for(self, task: int) -> str:
         """Whom the judgement of a task waits for, in words; "" if there is none."""
@@ -64,8 +64,8 @@ class _PassAll:
     def begin(self, task: Task, when: Moment) -> Judgement | None:
         return Judgement(True, "default")
 
-    def check_change(self, task: Task, **changes: Any) -> None:
-        """Nothing was asked about it."""
+    def check_priority(self, task: Task, priority: int) -> None:
+        """It may have any."""
 
     def waits_for(self, task: int) -> str:
         return ""

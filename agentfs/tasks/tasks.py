@@ -297,7 +297,7 @@ class Tasks(Part):
             if not 0 <= priority <= 9:
                 raise KernelError(errno.EINVAL, f"a priority is 0 to 9, not {priority}")
             if not principal.is_operator:
-                self._judge.check_change(task, priority=priority)
+                self._judge.check_priority(task, priority)
             self._life.change(task, actor.agent, f"priority {priority}", priority=priority)
 
     def _controlled(self, principal: Principal, actor: Process, number: int) -> Task:

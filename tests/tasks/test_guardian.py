@@ -149,6 +149,12 @@ def test_a_task_that_has_passed_cannot_become_one_that_would_not(office: Office)
     tasks.set_priority(office.principal("cleo"), number, 6)
     tasks.set_priority(OPERATOR, number, 9)
     assert office.task(number).priority == 9
+    office.guardian(APPROVE)
+    number = office.submit(by=office.principal("cleo"), priority=5)
+    decide(office, "ann", 1, True)
+    tasks.set_priority(office.principal("cleo"), number, 4)
+    with pytest.raises(KernelError):
+        tasks.set_priority(office.principal("cleo"), number, 5)  # ann has agreed to no such task
 
 
 def test_a_task_says_whom_its_judgement_waits_for(office: Office) -> None:

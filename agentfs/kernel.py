@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -116,9 +117,10 @@ from agentfs.shared.inheritance import Inheritance
 from agentfs.shared.locks import Locks
 from agentfs.shared.queues import Queues
 from agentfs.shared.topics import Topics
-from agentfs.store.events import LoopHeld
+from agentfs.store.events import KernelStarted, LoopHeld
 from agentfs.store.ground import Ground
 from agentfs.store.instance import Instance
+from agentfs.store.later import when_there_is_room
 from agentfs.store.layout import STORE, lay_out
 from agentfs.store.live_document import LiveDocument
 from agentfs.store.opening import require_whole, taking_up
@@ -406,6 +408,8 @@ class Kernel:
                     await nursery.start(self.supervisor.run)
                 self.audit.checkpoint()
                 self.store.keep_ballast()
+                started = KernelStarted(self.version, self.events.boot)
+                when_there_is_room(self.timers, partial(self.events.emit, started), "the start")
                 try:
                     yield
                 finally:

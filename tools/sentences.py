@@ -83,6 +83,7 @@ SENTENCES = {
     "health_checked": "the maid has made her round; all is well: {ok}",
     "heartbeat_missed": "it was silent for {seconds} s, and missed its heartbeats: it is ended",
     "key_renewed": "{program} has printed another key of a provider",
+    "kernel_started": "AgentFS {version} has started: run {boot} of the daemon",
     "limit_changed": "its {limit} is {value}",
     "lock_changed": "the note of lock {name} is another",
     "lock_released": "lock {name} is free: {reason}",

@@ -12,6 +12,7 @@ __all__ = [
     "ConfigChanged",
     "DocumentRefused",
     "HealthChecked",
+    "KernelStarted",
     "LoopHeld",
 ]
 
@@ -41,6 +42,16 @@ class HealthChecked(Event):
     whose: ClassVar[str] = ""
 
     ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KernelStarted(Event):
+    """A run of the daemon has taken up everything, and programs may work. `boot` names the run."""
+
+    whose: ClassVar[str] = ""
+
+    version: str
+    boot: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,6 +217,11 @@ def _properties(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
+def _words(given: object) -> object:
+    """A command as a text is a shell's, as that of a process is."""
+    return ["/bin/sh", "-c", given] if isinstance(given, str) else given
+
+
 Properties = Annotated[dict[str, Any], Field(max_length=64), AfterValidator(_properties)]
 Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0, le=366 * 86_400)]
 
@@ -234,7 +239,9 @@ class TaskRequest(BaseModel):
     timeout: Seconds | None = None
     key: Annotated[str, Field(max_length=255)] = ""
     group: Annotated[str, Field(max_length=64)] = ""
-    program: Annotated[list[str], Field(min_length=1, max_length=256)] | None = None
+    program: Annotated[list[str], BeforeValidator(_words), Field(min_length=1, max_length=256)] | (
+        None
+    ) = None
 
 
 class WorkerRequest(BaseModel):

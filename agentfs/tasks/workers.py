@@ -102,9 +102,14 @@ class Workers(Registry[TaskWorker]):
     # -- system calls ------------------------------------------------------------------------------
 
     def register(self, principal: Principal, request: WorkerRequest) -> TaskWorker:
-        """Have a worker. EINVAL, EEXIST, ENOENT (no such agent or pool), EPERM (an agent registers
-        only itself, and its own pools), EACCES, ENOSPC, EDQUOT."""
+        """Have a worker. One of that name and kind which is the caller's already is the same, with
+        what is said now: a program that is started again registers again. EINVAL, EEXIST (it is
+        somebody else's), ENOENT (no such agent or pool), EPERM (an agent registers only itself, and
+        its own pools), EACCES, ENOSPC, EDQUOT."""
         with self._gate.enter(principal) as actor:
+            known = self._known(principal, request)
+            if known is not None:
+                return known
             most = self._settings.of(WorkerSettings).max_workers
             owned = self._check_new(principal, actor, request.name, request.mode, most)
             check_reserved(request.name)
@@ -129,6 +134,23 @@ class Workers(Registry[TaskWorker]):
             self._hear(worker)
             self._came(worker)
             return worker
+
+    def _known(self, principal: Principal, request: WorkerRequest) -> TaskWorker | None:
+        """The worker that is registered again, as it is now."""
+        known = self.find(request.name)
+        if known is None or not known.ownership.owned_by(principal):
+            return None
+        asked = (request.kind, request.agent, request.pool)
+        if (known.kind, known.agent, known.pool) != asked:
+            return None
+        wanted = {"capabilities": request.capabilities, "capacity": request.capacity}
+        stops = request.on_cancel == "stop"
+        if (known.capabilities, known.capacity, known.stops) != (*wanted.values(), stops):
+            self._update(known, **wanted, stops=stops)
+            self._came(known)
+        self._hear(known)
+        self._revive(known)
+        return known
 
     def _owner(self, principal: Principal, request: WorkerRequest, owned: Ownership) -> Ownership:
         if request.pool:

@@ -214,6 +214,7 @@ ABOUT_NOBODY = {
     "turn_days_swept",
     "uses_swept",
     "worker_changed",
+    "kernel_started",
 }
 
 

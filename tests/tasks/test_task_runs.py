@@ -36,9 +36,7 @@ async def test_a_program_is_run_by_the_kernel(tmp_path: Path) -> None:
         task = await done(task)
         assert task.state is TaskState.COMPLETED
         assert tasks.result_of(task) == '{"a":[1]}'
-        failed = await done(
-            tasks.submit(OPERATOR, request(program=["sh", "-c", "echo no >&2; false"]))
-        )
+        failed = await done(tasks.submit(OPERATOR, request(program="echo no >&2; false")))
         assert (failed.state, failed.error) == (TaskState.FAILED, "exit code 1: no")
 
         sleeps = tasks.submit(OPERATOR, request(program=["sh", "-c", "sleep 1000 & sleep 1000"]))

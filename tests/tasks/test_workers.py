@@ -140,7 +140,23 @@ def test_removing_a_worker_gives_its_tasks_back(yard: Yard) -> None:
     assert yard.kernel.tasks.reason(yard.task(waits)).startswith("there is no worker")
     yard.register("w1")
     assert yard.claim("w1")["attempt"] == 2
-    refused(errno.EEXIST, yard.register, "w1")
+
+
+def test_a_worker_that_registers_again_is_the_same(yard: Yard) -> None:
+    yard.process("ann")
+    yard.process("bob")
+    first = yard.register("desk", by="ann")
+    task = yard.submit(by="ann")
+    yard.claim("desk", by="ann")
+    yard.told()
+    assert yard.register("desk", by="ann") is first
+    assert yard.told() == []
+    yard.register("desk", by="ann", capabilities={"gpu": 1}, capacity=9)
+    assert (first.capabilities, first.capacity) == ({"gpu": 1}, 9)
+    assert yard.told() == ["worker_changed"]
+    assert yard.state_of(task) == "running"
+    refused(errno.EEXIST, yard.register, "desk", by="bob")
+    refused(errno.EEXIST, yard.register, "desk", by="ann", agent="ann")
 
 
 def test_a_removed_agent_is_no_worker(yard: Yard) -> None:

@@ -195,7 +195,8 @@ def plant(name: str, goal: tuple[str, ...], criteria: tuple[str, ...], wait: boo
     number = tree.ask(f"{path}/new", encoded(_request(" ".join(goal), criteria)))
     if wait:
         _await(tree, f"{path}/{number}")
-    click.echo(number)
+    else:
+        click.echo(number)
 
 
 @seed.command("ls", cls=FileCommand, how=lambda given: f"ls {_of(given, '/seeds')}")

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -23,6 +24,7 @@ from agentfs.projects.outcomes import (
 )
 from agentfs.projects.seed import Seed, SeedState
 from agentfs.projects.spec import Phase, read_spec
+from agentfs.tasks.model import TaskState, WorkerRequest
 from agentfs.workflow.model import RunState
 from tests.projects.world import PHASES, Nursery
 from tests.world import OPERATOR
@@ -367,3 +369,80 @@ def test_answers_are_read_as_programs_models_and_people_give_them() -> None:
     assert said_no("node evaluate: exit code 12: a bug") is None
     assert said_no("node evaluate: exit code 137 (SIGKILL)") is None
     assert criteria_of([]) == ()
+
+
+# -- tasks -----------------------------------------------------------------------------------------
+
+
+def task_of(world: Nursery, seed: Seed) -> int:
+    """The number of the task that does its phase; a worker has claimed it."""
+    assert seed.task
+    message = world.mail.receiving.claim_next(OPERATOR, "workers/w1")
+    assert message is not None
+    return seed.task
+
+
+def test_a_phase_may_be_a_task_for_a_worker(world: Nursery) -> None:
+    world.kernel.workers.register(OPERATOR, WorkerRequest(name="w1", capabilities={"writes": True}))
+    task = {"task": {"requirements": {"writes": True}, "priority": 7}}
+    world.specify(nodes={"execute": task, "evaluate": task}, evolutions=0)
+    seed = world.plant()
+    number = task_of(world, seed)
+    found = world.kernel.tasks.get(number)
+    assert (found.submitter, found.priority, found.key) == ("alice", 7, "seed/1/execute/1")
+    assert json.loads(world.kernel.tasks.input_of(found))["goal"] == "a page on bees"
+    world.kernel.tasks.complete(OPERATOR, number, {"path": "bees.md"})
+    world.settle()
+    assert world.kernel.seeds.table.result(seed.number) == {"path": "bees.md"}
+    assert place(seed) == ("running", "evaluate", 1)
+    world.kernel.tasks.complete(OPERATOR, task_of(world, seed), 0.9)
+    world.settle()
+    assert place(seed) == ("passed", "evaluate", 1)
+
+
+def test_a_task_that_ended_just_before_the_daemon_did_is_not_submitted_again(
+    world: Nursery,
+) -> None:
+    world.kernel.workers.register(OPERATOR, WorkerRequest(name="w1"))
+    world.specify(nodes={"execute": {"task": {}}})
+    number = task_of(world, world.plant())
+    with patch.object(world.kernel.seeds, "_look"):  # the death comes before it is heard of
+        world.kernel.tasks.complete(OPERATOR, number, "a text")
+    world.restart()
+    world.settle()
+    seed = world.seed(1)
+    assert place(seed) == ("waiting", "evaluate", 1)
+    assert world.kernel.seeds.table.result(1) == "a text"
+    assert sum(world.kernel.tasks.counts().values()) == 1
+
+
+def test_a_task_that_fails_fails_the_seed_and_a_cancelled_seed_cancels_its_task(
+    world: Nursery,
+) -> None:
+    world.kernel.workers.register(OPERATOR, WorkerRequest(name="w1"))
+    world.specify(nodes={"execute": {"task": {}}})
+    seed = world.plant()
+    world.kernel.tasks.fail(OPERATOR, task_of(world, seed), "no paper")
+    world.settle()
+    assert place(seed) == ("failed", "execute", 1)
+    assert "no paper" in seed.reason
+    world.kernel.seeds.retry(world.alice, seed)
+    world.settle()
+    again = task_of(world, seed)
+    assert world.kernel.tasks.get(again).key == "seed/1/execute/2"
+    world.kernel.seeds.cancel(world.alice, seed)
+    assert world.kernel.tasks.get(again).state is TaskState.CANCELLED
+
+
+def test_nobody_submits_a_task_for_an_agent_without_a_process(world: Nursery) -> None:
+    world.kernel.workers.register(OPERATOR, WorkerRequest(name="w1"))
+    world.specify("interview", nodes={"execute": {"task": {}}})
+    seed = world.plant(who="bob")
+    bob = world.table.by_name("bob")
+    assert bob is not None
+    run = seed.run
+    world.end(bob, 0)
+    assert world.kernel.runs.get(run).starter == "bob"
+    world.answer(seed, 0)
+    assert place(seed) == ("failed", "execute", 0)
+    assert "nobody works for bob" in seed.reason

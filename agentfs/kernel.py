@@ -84,6 +84,7 @@ from agentfs.process.maid import Maid
 from agentfs.process.path_rules import PathRules
 from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
+from agentfs.projects.group_tasks import GroupTasks
 from agentfs.projects.groups import AgentGroups
 from agentfs.projects.phase_work import PhaseWork
 from agentfs.projects.projects import Projects
@@ -378,6 +379,7 @@ class Kernel:
         """What agents do together."""
         add, gate, table, agents = ground.parts.add, self.gate, self.table, self.agents
         self.agent_groups = add(AgentGroups(ground, gate, table, agents, self.mail, self.made))
+        add(GroupTasks(ground, self.agent_groups, self.tasks, self.workers))
         self.projects = add(Projects(ground, gate, table, agents, self.disk, self.made))
         work = PhaseWork(self.library, self.makers, self.launcher, self.runs, self.tasks)
         self.seeds = add(Seeds(ground, gate, self.makers, self.projects, work))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentfs.providers.accounting import AccountingDirectory
+from agentfs.providers.agent_groups import AgentGroupsDirectory
 from agentfs.providers.agents import AgentsDirectory
 from agentfs.providers.approvals import ApprovalsDirectory
 from agentfs.providers.asks import AsksDirectory
@@ -126,6 +127,7 @@ attach(
     LocksDirectory,
     TasksDirectory,
     TasksByStateDirectory,
+    AgentGroupsDirectory,
     WorkersDirectory,
     WaitsDirectory,
     PortsDirectory,

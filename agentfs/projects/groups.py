@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import errno
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agentfs.base.errors import KernelError
@@ -57,14 +57,16 @@ class MemberState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member. `words` are its own, or say how its program ended."""
+    """One member. `words` are its own, or say how its program or its task ended; `since` is when
+    it came, or began anew: the time in seconds."""
 
     state: MemberState
     words: str = ""
+    since: float = 0.0
 
-    def record(self) -> list[str]:
+    def record(self) -> list[str | float]:
         """As JSON."""
-        return [self.state.value, self.words]
+        return [self.state.value, self.words, self.since]
 
 
 @dataclass(slots=True, eq=False)
@@ -98,8 +100,8 @@ class AgentGroup:
     @classmethod
     def read(cls, name: str, record: dict[str, Any]) -> AgentGroup:
         members = {
-            each: Member(MemberState(state), words)
-            for each, (state, words) in record["members"].items()
+            each: Member(MemberState(state), words, since)
+            for each, (state, words, since) in record["members"].items()
         }
         return cls(name, Ownership.from_record(record), record["changed"], members)
 
@@ -206,7 +208,7 @@ class AgentGroups(Registry[AgentGroup]):
             group = self._of_member(principal, name, agent, "say so")
             if len(words) > LONGEST or "\n" in words:
                 raise KernelError(errno.EINVAL, f"one line of at most {LONGEST} characters")
-            self._ended(group, agent, failed=failed, words=words)
+            self.ended(group, agent, failed=failed, words=words)
 
     def again(self, principal: Principal, name: str, agent: str) -> None:
         """A member begins anew. ENOENT, EPERM as `finish`."""
@@ -228,7 +230,7 @@ class AgentGroups(Registry[AgentGroup]):
         """A member has begun."""
         for group in self._with(process):
             if group.members[process.name].state is MemberState.PENDING:
-                self._put(group, group.members | {process.name: Member(MemberState.RUNNING)})
+                self.begun(group, process.name)
 
     def program_ended(self, process: Process, code: int) -> None:
         """Perhaps it is started again: the process says whether it is over."""
@@ -240,7 +242,7 @@ class AgentGroups(Registry[AgentGroup]):
         words = ended_how(None if code == UNKNOWN else code)
         for group in self._with(process):
             if not group.members[process.name].state.final:
-                self._ended(group, process.name, failed=code != 0, words=words if code else "")
+                self.ended(group, process.name, failed=code != 0, words=words if code else "")
 
     def agent_removed(self, name: str) -> None:
         """It is in no group any more."""
@@ -259,12 +261,24 @@ class AgentGroups(Registry[AgentGroup]):
     def _new(self, agent: str) -> Member:
         process = self._table.by_name(agent)
         alive = process is not None and process.state.alive
-        return Member(MemberState.RUNNING if alive else MemberState.PENDING)
+        state = MemberState.RUNNING if alive else MemberState.PENDING
+        return Member(state, since=self._clock.now())
 
-    def _ended(self, group: AgentGroup, agent: str, *, failed: bool, words: str) -> None:
+    def begun(self, group: AgentGroup, agent: str) -> None:
+        """A member is at work, inside a transaction."""
+        member = replace(group.members[agent], state=MemberState.RUNNING, words="")
+        self._put(group, group.members | {agent: member})
+
+    def ended(self, group: AgentGroup, agent: str, *, failed: bool, words: str) -> None:
+        """It has done its part, or has not managed to, inside a transaction."""
         state = MemberState.FAILED if failed else MemberState.COMPLETED
-        self._put(group, group.members | {agent: Member(state, words)})
+        member = replace(group.members[agent], state=state, words=words[:LONGEST])
+        self._put(group, group.members | {agent: member})
         self._events.emit(AgentGroupMemberCompleted(group.name, agent, state.value))
+
+    def changed_beside(self, group: AgentGroup) -> None:
+        """Something else of it has changed, inside a transaction: its tasks."""
+        self._update(group)
 
     def _put(self, group: AgentGroup, members: dict[str, Member]) -> None:
         self._update(group, members=members)

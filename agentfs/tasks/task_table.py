@@ -36,6 +36,7 @@ class TaskTable:
             lambda task: task.worker if task.under_way else None, "state", "worker", "judged"
         )
         """Those that each worker has now."""
+        self.by_group = self.open.index(lambda task: task.group or None, "group")
         self._under_way = self.open.index(
             lambda task: "" if task.under_way else None, "state", "judged"
         )

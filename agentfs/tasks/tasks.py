@@ -138,6 +138,10 @@ class Tasks(Part):
             raise KernelError(errno.ENOENT, f"there is no task {number}")
         return task
 
+    def open_of_group(self, name: str) -> int:
+        """How many tasks of a group have not ended."""
+        return len(self.table.by_group.of(name))
+
     def input_of(self, task: Task) -> str:
         """What it was given, as JSON."""
         return self.table.input_of(task.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -15,6 +16,7 @@ from agentfs.projects.events import AgentGroupCreated, AgentGroupMemberCompleted
 from agentfs.projects.groups import AgentGroup, MemberState
 from agentfs.store.part import Part
 from agentfs.store.store import Store
+from agentfs.tasks.model import TaskRequest, WorkerRequest
 from tests.world import OPERATOR, World
 
 
@@ -188,12 +190,57 @@ def test_an_agent_that_is_removed_leaves_its_groups(world: World, team: AgentGro
     assert team.ownership.owner == "init"
 
 
+def test_a_member_has_done_its_part_with_the_tasks_of_the_group(
+    world: World, team: AgentGroup
+) -> None:
+    tasks, workers = world.kernel.tasks, world.kernel.workers
+    for name in ("bob", "carol"):
+        workers.register(
+            OPERATOR, WorkerRequest(name=name, agent=name, capabilities={"only": name})
+        )
+
+    def submit(who: str) -> int:
+        world.clock.advance(1.0)
+        request = TaskRequest(description="x", requirements={"only": who}, group="team")
+        return tasks.submit(OPERATOR, request).id
+
+    first, second, third = submit("bob"), submit("bob"), submit("carol")
+    assert world.recv("bob")
+    tasks.complete(world.principal("bob"), first, 1)
+    assert states(team) == {"bob": "running", "carol": "running"}, "it was given another one"
+    assert world.recv("bob")
+    tasks.complete(world.principal("bob"), second, 2)
+    assert world.recv("carol")
+    tasks.fail(world.principal("carol"), third, "no paper")
+    assert states(team) == {"bob": "completed", "carol": "failed"}
+    assert team.members["carol"].words == f"task {third} is failed: no paper"
+    world.clock.advance(1.0)
+    world.kernel.agent_groups.again(OPERATOR, "team", "carol")
+    world.restart()
+    team = world.kernel.agent_groups.get("team")
+    assert states(team) == {"bob": "completed", "carol": "running"}, "it began anew after that"
+
+
+def test_a_task_that_ended_just_before_the_daemon_did_counts_all_the_same(
+    world: World, team: AgentGroup
+) -> None:
+    tasks = world.kernel.tasks
+    world.kernel.workers.register(OPERATOR, WorkerRequest(name="bob", agent="bob"))
+    number = tasks.submit(OPERATOR, TaskRequest(description="x", group="team")).id
+    assert world.recv("bob")
+    with patch.object(world.kernel.agent_groups, "ended"):  # the death comes before it is heard of
+        tasks.complete(world.principal("bob"), number, 1)
+    assert states(team)["bob"] == "running"
+    world.restart()
+    assert states(world.kernel.agent_groups.get("team"))["bob"] == "completed"
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
         ({"owner": "nobody"}, "there is no agent nobody, who owns it"),
-        ({"members": {"ghost": ["pending", ""]}}, "there is no agent ghost, who is in it"),
-        ({"members": {"bob": ["asleep", ""]}}, "its record cannot be read"),
+        ({"members": {"ghost": ["pending", "", 0.0]}}, "there is no agent ghost, who is in it"),
+        ({"members": {"bob": ["asleep", "", 0.0]}}, "its record cannot be read"),
     ],
 )
 def test_a_spoiled_record_is_found(

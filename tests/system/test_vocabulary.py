@@ -37,6 +37,19 @@ submit() { ask dev/tasks/new "{description: $1, requirements: {only: ${2:-nobody
 worker() { echo "{name: $1, capabilities: {only: $1}}" > dev/workers/new; }
 take() { exec 4<>dev/workers/$1/recv; cat <&4 > /dev/null; } # leaves it open
 answer() { echo "{\"task\": $1, \"attempt\": 1, $2}" >&4; }
+start() { ask proc/1/spawn "{name: $1, restart: never, exec: [sh, -c, '$2']}"; } # NAME SCRIPT
+last() { grep -m 1 "\"type\": \"$1\"" dev/events.all; } # the first event of a type
+asks-a-person() {
+  printf 'kind: Pipeline\nmetadata: {name: %s}\nspec: {nodes: [{name: a, approval: "go?"}]}\n' $1 \
+    > etc/pipelines/$1.yaml
+  ask etc/pipelines/$1/run '{}' > /dev/null
+}
+project() { # whose seeds evolve once
+  mkdir projects/$1
+  phases='{execute: {data: {v: 1}}, evaluate: {expression: {score: "0.1"}}}'
+  echo "{evolutions: 1, phases: $phases}" > projects/$1/spec.yaml
+}
+plant() { ask projects/$1/seeds/new 'a page'; }
 """
 
 COLONY = (
@@ -152,6 +165,97 @@ COLONY = (
 """ColonyOS: its endpoints and events, and the rest that it names no endpoint for."""
 
 
+OXIOS = (
+    Row("AgentCreated", "ask proc/1/spawn 'name: o1'", "agent_defined", r"^\d+$"),
+    Row("AgentStarted", "ask proc/1/spawn 'name: o2'", "process_spawned", r"^\d+$"),
+    Row(
+        "AgentStopped",
+        "p=$(start o3 'exit 0'); cat proc/$p/wait",
+        "process_exited",
+        "^0",
+    ),
+    Row(
+        "AgentFailed",
+        "p=$(start o4 'exit 3'); cat proc/$p/wait; last agent_failed",
+        "agent_failed",
+        '"cause": "it ended with exit code 3"',
+    ),
+    Row(
+        "AgentOutput",
+        "p=$(start o5 'echo an answer'); cat proc/$p/wait; cat agents/o5/log",
+        prints="^an answer$",
+    ),
+    Row(
+        "MessageReceived",
+        "ask proc/1/spawn 'name: o6'; echo hi > agents/init/outbox/o6; cat agents/o6/inbox/new/*",
+        "message_arrived",
+        "^hi$",
+    ),
+    Row("ApprovalRequested", "asks-a-person p1; ls dev/approvals", "approval_asked", r"\d+"),
+    Row(
+        "ApprovalResolved",
+        "asks-a-person p2; a=$(ls dev/approvals | grep '^0' | tail -n 1);"
+        " echo approve > dev/approvals/$a/decision",
+        "approval_decided",
+    ),
+    Row(
+        "MemoryStored",
+        "ask proc/1/spawn 'name: o7'; echo 'bees sleep' > agents/o7/remember",
+        "memory_stored",
+    ),
+    Row(
+        "MemoryRecalled",
+        "ask proc/1/spawn 'name: o8'; echo 'ants dig' > agents/o8/remember;"
+        " ask agents/o8/recall ants",
+        "memory_recalled",
+        "ants dig",
+    ),
+    Row("AgentGroupCreated", "mkdir dev/tasks/groups/g1", "agent_group_created"),
+    Row(
+        "AgentGroupMemberCompleted",
+        "mkdir dev/tasks/groups/g2; ask proc/1/spawn 'name: o9';"
+        " echo o9 > dev/tasks/groups/g2/members; echo complete o9 > dev/tasks/groups/g2/ctl;"
+        " cat dev/tasks/groups/g2/wait",
+        "agent_group_member_completed",
+        '"completed": \\["o9"\\]',
+    ),
+    Row("ProjectCreated", "mkdir projects/q1", "project_created"),
+    Row(
+        "ProjectActivated",
+        "mkdir projects/q2; echo activate > projects/q2/ctl; cat agents/init/project",
+        "project_activated",
+        "^q2$",
+    ),
+    Row("SeedCreated", "project q3; plant q3", "seed_created", r"^\d+$"),
+    Row("PhaseStarted", "project q4; plant q4", "phase_started"),
+    Row(
+        "PhaseCompleted",
+        "project q5; s=$(plant q5); cat projects/q5/seeds/$s/wait",
+        "phase_completed",
+        '"state": "failed"',
+    ),
+    Row(
+        "EvaluationComplete",
+        "project q6; s=$(plant q6); cat projects/q6/seeds/$s/{wait,evaluation}",
+        "evaluation_complete",
+        '"score": 0.1',
+    ),
+    Row(
+        "EvolutionStarted",
+        "project q7; s=$(plant q7); cat projects/q7/seeds/$s/{wait,child}",
+        "evolution_started",
+        r"^\d+$",
+    ),
+    Row(
+        "EvolutionMaxReached",
+        "project q8; s=$(plant q8); cat projects/q8/seeds/$s/wait",
+        "evolution_max_reached",
+        "after 1 evolutions",
+    ),
+)  # fmt: skip
+"""Oxios 1.0.1: all of its twenty events."""
+
+
 @pytest.fixture(scope="module")
 def tree(
     fuse: None, hatchery: Hatchery, tmp_path_factory: pytest.TempPathFactory
@@ -202,3 +306,12 @@ def _types(stream: int, wanted: str) -> list[str]:
 @pytest.mark.parametrize("row", COLONY, ids=lambda row: row.said)
 def test_what_colonyos_says(tree: Tree, row: Row) -> None:
     say(tree, row)
+
+
+@pytest.mark.parametrize("row", OXIOS, ids=lambda row: row.said)
+def test_what_oxios_says(tree: Tree, row: Row) -> None:
+    say(tree, row)
+
+
+def test_the_tables_have_every_word_once() -> None:
+    assert len({row.said for row in OXIOS}) == len(OXIOS) == 20

@@ -98,8 +98,8 @@ class AgentGroupDirectory(Table):
         },
     )
     def members(self) -> str:
-        """Who is in it, a name a line. Writing the names says who is; whoever stays is as far as
-        before."""
+        """Who is in it, a name a line. Writing all names at once, with blanks or lines between,
+        says who is; whoever stays is as far as before."""
         return "".join(f"{name}\n" for name in self.group.members)
 
     async def set_members(self, text: str, caller: Caller) -> None:

@@ -194,8 +194,8 @@ class ProjectDirectory(Described):
         },
     )
     def members(self) -> str:
-        """Who works on it, a name a line, its owner first. Writing the names says who does; the
-        owner always does."""
+        """Who works on it, a name a line, its owner first. Writing all names at once, with blanks
+        or lines between, says who does; the owner always does."""
         project = self.project
         return "".join(f"{name}\n" for name in (project.ownership.owner, *project.members))
 

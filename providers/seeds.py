@@ -22,7 +22,7 @@ from agentfs.providers.described import Described
 from agentfs.providers.ends import EndStream
 from agentfs.providers.system_table import SystemTable
 from agentfs.vfs.caller import Caller
-from agentfs.vfs.declare import control, stream, transaction, value
+from agentfs.vfs.declare import control, document, stream, transaction, value
 from agentfs.vfs.files import Owner, fields
 from agentfs.vfs.handles import as_text
 from agentfs.vfs.node import Node, StreamHandle
@@ -107,19 +107,31 @@ class SeedDirectory(Described, SystemTable):
 
     # -- files -------------------------------------------------------------------------------------
 
-    @value("goal", 0o666, write="set_goal", on=CHANGED, example="a page on bees", errors=REFUSALS)
+    @document(
+        "goal",
+        0o666,
+        write="set_goal",
+        check="may_answer",
+        on=CHANGED,
+        example="a page on bees",
+        errors=REFUSALS,
+    )
     def goal(self) -> str:
         """What is to be reached. It may be written while the seed waits because its goal is not
         clear: it is interviewed again then."""
         return self.seed.goal
 
-    async def set_goal(self, text: str, caller: Caller) -> None:
-        self.kernel.seeds.set_goal(caller.principal, self.seed, text)
+    def may_answer(self, caller: Caller) -> None:
+        self.kernel.seeds.check_answer(caller.principal, self.seed)
 
-    @value(
+    async def set_goal(self, content: bytes, caller: Caller) -> None:
+        self.kernel.seeds.set_goal(caller.principal, self.seed, as_text(content))
+
+    @document(
         "criteria",
         0o666,
         write="set_criteria",
+        check="may_answer",
         on=CHANGED,
         example="it names three kinds\nit has a source for each\n",
         errors=REFUSALS,
@@ -128,8 +140,8 @@ class SeedDirectory(Described, SystemTable):
         """What the result has to be like, one a line. Written as `goal` is."""
         return "".join(f"{line}\n" for line in self.seed.criteria)
 
-    async def set_criteria(self, text: str, caller: Caller) -> None:
-        self.kernel.seeds.set_criteria(caller.principal, self.seed, text)
+    async def set_criteria(self, content: bytes, caller: Caller) -> None:
+        self.kernel.seeds.set_criteria(caller.principal, self.seed, as_text(content))
 
     @value("phase", on=CHANGED, example="execute")
     def phase(self) -> str:
@@ -158,15 +170,29 @@ class SeedDirectory(Described, SystemTable):
         """What the interview asks, one a line."""
         return "".join(f"{line}\n" for line in self.seed.questions)
 
-    @value("result", 0o666, write="set_result", on=CHANGED, example='"shared/bees.md"', errors=REFUSALS)  # fmt: skip  # noqa: E501
+    @document(
+        "result",
+        0o666,
+        write="set_result",
+        check="may_execute",
+        on=CHANGED,
+        example='"shared/bees.md"',
+        errors=REFUSALS | {"EFBIG": "more than 1 MiB"},
+    )
     def result(self) -> str:
         """What its execution has given, as JSON; empty before that. A member writes it, JSON or
-        text, where the project says of nobody that he executes. At most 1 MiB (EFBIG)."""
+        text, where the specification has nobody execute it; it is taken when the file is closed."""
         seed = self.seed
         result = self.kernel.seeds.table.result(seed.number)
         return "" if result is None else json.dumps(result, ensure_ascii=False)
 
-    async def set_result(self, text: str, caller: Caller) -> None:
+    def may_execute(self, caller: Caller) -> None:
+        self.kernel.seeds.check_result(caller.principal, self.seed)
+
+    async def set_result(self, content: bytes, caller: Caller) -> None:
+        text = as_text(content)
+        if not text.strip():
+            raise KernelError(errno.EINVAL, "a result was expected, JSON or text")
         self.kernel.seeds.set_result(caller.principal, self.seed, text)
 
     @value(
@@ -178,8 +204,8 @@ class SeedDirectory(Described, SystemTable):
         errors=REFUSALS,
     )
     def evaluation(self) -> str:
-        """How good its result is, as one JSON object; empty before that. It may be written where
-        the project says of nobody that he evaluates, by a member that has not planted it."""
+        """How good its result is, as one JSON object; empty before that. Where the specification
+        has nobody evaluate it, a member writes it that has not planted the seed."""
         found = told(self.seed.evaluation)
         return "" if found is None else json.dumps(found, ensure_ascii=False)
 

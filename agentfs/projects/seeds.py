@@ -157,6 +157,10 @@ class Seeds(Part):
             self._asked(principal, seed, Phase.INTERVIEW, "other criteria")
             self._answered(seed, criteria=criteria_of(text))
 
+    def check_answer(self, principal: Principal, seed: Seed) -> None:
+        """Raise what both would, as far as that is known before."""
+        self._asked(principal, seed, Phase.INTERVIEW, "another goal")
+
     def accept(self, principal: Principal, seed: Seed) -> None:
         """Go on with a goal that is not clear. EPERM as `set_goal`."""
         with self._gate.enter(principal):
@@ -170,6 +174,10 @@ class Seeds(Part):
         with self._gate.enter(principal):
             self._waits(principal, seed, Phase.EXECUTE, "a result")
             self._executed(seed, as_value(text))
+
+    def check_result(self, principal: Principal, seed: Seed) -> None:
+        """Raise what that would, as far as it is known before."""
+        self._waits(principal, seed, Phase.EXECUTE, "a result")
 
     def evaluate(self, principal: Principal, seed: Seed, evaluation: Assessment) -> None:
         """How good its result is, where nobody else evaluates it. EPERM unless it waits for that,

@@ -185,20 +185,14 @@ class Agent:
         may try. OSError: it may not be that worker."""
 
         def keep(handler: Handler) -> Handler:
-            self._sources[path] = _TaskSource(path, lambda message: handler)
+            self._sources[path] = _TaskSource(
+                path, lambda message: handler if isinstance(message, Work) else _noted
+            )
             return handler
 
         request = json.dumps({"name": _name(worker)} | about)
-        folder = f"{self.tree}/dev/workers"
-        path = f"{folder}/{worker}/recv"
-        try:
-            self._call(f"{folder}/new", request.encode(), reply=True)
-        except FileExistsError:  # by the program that this one comes after
-            if "capabilities" in about:
-                told = json.dumps(about["capabilities"]).encode()
-                self._call(f"{folder}/{worker}/capabilities", told, flags=os.O_TRUNC)
-            if "capacity" in about:
-                self._call(f"{folder}/{worker}/ctl", b"capacity %d" % about["capacity"])
+        path = f"{self.tree}/dev/workers/{worker}/recv"
+        self._call(f"{self.tree}/dev/workers/new", request.encode(), reply=True)
         return keep
 
     def progress(self, work: Work, words: str) -> None:
@@ -762,10 +756,14 @@ class Subscription:
         return Record(fields["seq"], fields["from"], data)
 
 
+def _noted(message: Message) -> None:
+    log.info("%r: %s", message, message.text)
+
+
 class _Source:
     """One `recv`, of the inbox or of a queue, and what is known of the message it gave last."""
 
-    kind = Message
+    kind: Callable[[bytes], Message] = Message
 
     def __init__(self, path: str, handler: Callable[[Message], Callable[..., object] | None]):
         self.path = path
@@ -822,12 +820,19 @@ class _Source:
 
 
 class _TaskSource(_Source):
-    """The `recv` of a worker: an answer is written for each message."""
+    """The `recv` of a worker: an answer is written for each task. A cancelled one is over already:
+    nobody waits for an answer."""
 
-    kind = Work
+    @staticmethod
+    def kind(content: bytes) -> Message:
+        message = Message(content)
+        return Work(content) if message.type == "task" else message
 
     async def answer(self, work: Message, returned: Any) -> None:
         """Have an answer: what its handler returned, as JSON."""
+        if not isinstance(work, Work):
+            self._ending = "done"
+            return
         if not (
             returned is None or isinstance(returned, Mapping | list | tuple | bool | int | float)
         ):

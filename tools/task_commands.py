@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 
-from agentfs.tools.assignments import assignment
 from agentfs.tools.exits import INTERRUPTED
 from agentfs.tools.how import FileCommand, Given, placeholders
 from agentfs.tools.terminal import beginning, paint, shown
@@ -167,7 +166,9 @@ def _request(given: Given) -> str:
 
 def _pair(text: str) -> tuple[str, Any]:
     """NAME=VALUE, where a value that is no JSON is a text."""
-    name, value = assignment(text)
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise click.UsageError(f"--require takes NAME=VALUE, not {shown(text)!r}")
     try:
         return name, json.loads(value)
     except ValueError:

@@ -15,6 +15,7 @@ from typing import Any
 
 from agentfs.base.alarm import Alarm
 from agentfs.base.errors import KernelError
+from agentfs.base.models import validated
 from agentfs.executors.pools import Pools
 from agentfs.model.names import INIT_NAME, check_reserved
 from agentfs.model.principal import Principal
@@ -201,10 +202,7 @@ class Workers(Registry[TaskWorker]):
             given: dict[str, Any] = {"name": name}
             given |= {"capabilities": worker.capabilities if capabilities is None else capabilities}
             given |= {"capacity": worker.capacity if capacity is None else capacity}
-            try:
-                wanted = WorkerRequest.model_validate(given)
-            except ValueError as bad:
-                raise KernelError(errno.EINVAL, str(bad)) from None
+            wanted = validated(given, WorkerRequest, "worker")
             self._update(worker, capabilities=wanted.capabilities, capacity=wanted.capacity)
             self._came(worker)
 

@@ -23,22 +23,22 @@ submit() { # submit WHAT REQUIREMENTS: its number
 worker() { # worker NAME CAPABILITIES: it comes, does task after task, and beats
     echo "{name: $1, capabilities: $2}" > dev/workers/new
     exec 4<> "dev/workers/$1/recv"
-    while message=$(cat <&4); do
+    while message=$(cat <&4) 2> /dev/null; do # until the worker is removed
         id=$(echo "$message" | sed -n 's/^Task: //p')
         echo alive > "dev/workers/$1/heartbeat"
         echo "$1: $(cat "dev/tasks/$id/description")" > "dev/tasks/$id/result"
     done
 }
-trap 'kill $(jobs -p)' EXIT
 worker ant '{cpu: high}' &
 worker bee '{cpu: low, memory: 4}' &
 (echo '{name: wasp, capabilities: {gpu: true}}' > dev/workers/new
 exec 4<> dev/workers/wasp/recv
 cat <&4 > /dev/null # it takes a task, and says nothing any more
 exec sleep 1000) &
+trap "kill $!; rmdir dev/workers/*/" EXIT
 
 tasks=$(submit count '{cpu: medium}'; submit sort '{memory: 2}'; submit draw '{gpu: true}')
-until grep -q lost dev/workers/wasp/state; do sleep 0.1; done 2> /dev/null
+until grep -s lost dev/workers/wasp/state; do sleep 0.1; done
 worker drone '{gpu: true, cpu: low}' &
 for id in $tasks $(submit 'sudo rm' '{}'); do
     cat "dev/tasks/$id/wait"

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -70,7 +71,8 @@ class Desk:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        os.close(self.file)
+        with contextlib.suppress(OSError):  # the daemon is gone
+            os.close(self.file)
 
     def take(self) -> dict[str, Any]:
         head, _, body = os.read(self.file, 65536).decode().partition("\n\n")
@@ -277,9 +279,7 @@ def test_an_answer_may_be_written_to_the_task_by_its_worker_alone(tree: Tree) ->
     register(tree, "writer")
     task = submit(tree, requirements={"only": "writer"})
     assert "EPERM" in refusal(tree, f"dev/tasks/{task}/result", "42\n"), "nobody has claimed it"
-    stranger = (
-        f"echo 1 > {tree.path}/dev/tasks/{task}/result; cat $AGENTFS/proc/self/error"
-    )
+    stranger = f"echo 1 > {tree.path}/dev/tasks/{task}/result; cat $AGENTFS/proc/self/error"
     with Desk(tree, "writer") as desk:
         desk.take()
         tree.spawn("stranger", exec=["bash", "-c", stranger])
@@ -417,7 +417,7 @@ def test_the_commands_say_what_the_files_say(tree: Tree) -> None:
     assert (told["input"], told["result"]) == ({"a": 1}, None)
     assert [entry["state"] for entry in told["history"]] == ["pending", "validated", "assigned"]
     listed = tree.run("tasks", "--worker", "seen").stdout
-    assert f"{number}  assigned  7    seen    1    init  draw a bee" in listed
+    assert re.search(rf"^{number} +assigned +7 +seen +1 +init +draw a bee$", listed, re.MULTILINE)
     rows = [json.loads(line) for line in tree.run("workers", "--json").stdout.splitlines()]
     assert [row["tasks"] for row in rows if row["name"] == "seen"] == [[int(number)]]
     assert "gpu true" in tree.run("workers").stdout
@@ -451,7 +451,7 @@ def test_ctrl_c_leaves_the_task_and_says_how_to_go_on(tree: Tree) -> None:
     with contextlib.suppress(OSError):
         while piece := os.read(terminal, 4096):
             said += piece
-            if b"no worker" in said and b"^C" not in said:
+            if b"validated:" in said and b"^C" not in said:  # it waits, and says why
                 os.write(terminal, b"\x03")
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os.close(terminal)
@@ -478,9 +478,10 @@ def test_colonyos_simulation_as_a_shell_script(tree: Tree) -> None:
         timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
-    ends = [json.loads(line) for line in done.stdout.splitlines()]
+    lost, *lines = done.stdout.splitlines()
+    assert lost == "lost", "the one that took a task and fell silent"
+    ends = [json.loads(line) for line in lines]
     assert [end["state"] for end in ends] == ["completed"] * 3 + ["rejected"]
     assert [end["result"] for end in ends] == ["ant: count", "bee: sort", "drone: draw", None]
     assert "no root here" in ends[3]["error"]
-    [lost] = [n for n in os.listdir(tree / "dev/workers") if n == "wasp"]
-    assert tree.read(f"dev/workers/{lost}/state") == "lost\n"
+    assert os.listdir(tree / "dev/workers") == ["new"], "all have gone home"

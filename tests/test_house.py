@@ -4,6 +4,7 @@ there are fewer, and never raise it."""
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ SERVICE = "repr=False"
 """In the decorator of a service whose constructor is written by `dataclass`."""
 
 
+@functools.cache
 def trees() -> dict[str, ast.Module]:
+    """All modules. Not while tests are collected: every worker of the suite would keep them."""
     files = [
         file
         for room in ("agentfs", *ROOMS)
@@ -32,13 +35,14 @@ def trees() -> dict[str, ast.Module]:
     return {str(file.relative_to(ROOT)): ast.parse(file.read_text()) for file in files}
 
 
-TREES = trees()
-CLASSES = [
-    (file, node)
-    for file, tree in TREES.items()
-    for node in ast.walk(tree)
-    if isinstance(node, ast.ClassDef)
-]
+@functools.cache
+def classes() -> list[tuple[str, ast.ClassDef]]:
+    return [
+        (file, node)
+        for file, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    ]
 
 
 def decorators(cls: ast.ClassDef) -> str:
@@ -98,10 +102,10 @@ def from_outside() -> Iterator[str]:
     """Attributes that are set, and lists that grow, of a service: not by the service, not by the
     function that has just made it, and not in its module."""
     homes: defaultdict[str, set[str]] = defaultdict(set)
-    for file, cls in CLASSES:
+    for file, cls in classes():
         for name in () if "frozen=True" in decorators(cls) else attributes_set(cls):
             homes[name].add("everywhere" if is_record(cls) else file)
-    for file, tree in TREES.items():
+    for file, tree in trees().items():
         for function in functions(tree):
             own = made_here(function)
             for node in ast.walk(function):
@@ -117,7 +121,7 @@ def from_outside() -> Iterator[str]:
 
 
 def many_arguments() -> Iterator[str]:
-    for file, cls in CLASSES:
+    for file, cls in classes():
         if is_record(cls):
             continue
         count = 0
@@ -131,7 +135,7 @@ def many_arguments() -> Iterator[str]:
 
 
 def upcalls() -> Iterator[str]:
-    for file, tree in TREES.items():
+    for file, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Name) and node.id == "NotImplementedError":
                 yield from () if file.startswith("agentfs/vfs/") else (f"{file}:{node.lineno}",)
@@ -141,7 +145,7 @@ def kernel_lines() -> Iterator[str]:
     file = "agentfs/kernel.py"
     imports = {
         line
-        for node in TREES[file].body
+        for node in trees()[file].body
         if isinstance(node, ast.Import | ast.ImportFrom)
         for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
     }
@@ -152,7 +156,7 @@ def kernel_lines() -> Iterator[str]:
 
 def undoing() -> Iterator[str]:
     """Modules that undo a change of memory themselves."""
-    for file, tree in TREES.items():
+    for file, tree in trees().items():
         if any(isinstance(n, ast.Attribute) and n.attr == "on_rollback" for n in ast.walk(tree)):
             yield file
 
@@ -161,7 +165,7 @@ def two_meanings() -> Iterator[str]:
     """Class names that mean two things. What is private to a module is nobody else's, and agent.py
     is the programs'."""
     files = defaultdict(list)
-    for file, cls in CLASSES:
+    for file, cls in classes():
         if not cls.name.startswith("_") and file != "agentfs/agent.py":
             files[cls.name].append(file)
     for name, where in files.items():
@@ -171,7 +175,7 @@ def two_meanings() -> Iterator[str]:
 
 def elsewhere() -> Iterator[str]:
     """References to pages that are not in the repository."""
-    for file in [*TREES, *(str(p.relative_to(ROOT)) for p in (ROOT / "tests").rglob("*.py"))]:
+    for file in [*trees(), *(str(p.relative_to(ROOT)) for p in (ROOT / "tests").rglob("*.py"))]:
         for number, line in enumerate((ROOT / file).read_text().splitlines(), start=1):
             if re.search(r"\bdesign/\w", line) and file != "tests/test_house.py":
                 yield f"{file}:{number}: {line.strip()}"
@@ -179,7 +183,7 @@ def elsewhere() -> Iterator[str]:
 
 def riddles() -> Iterator[str]:
     """Sentences whose subject is a clause: "What was not read comes again." Name the thing."""
-    for file in TREES:
+    for file in trees():
         for number, line in enumerate((ROOT / file).read_text().splitlines(), start=1):
             if re.search(r"[.;] (Who|Whoever|What|Whatever) ", line):
                 yield f"{file}:{number}: {line.strip()}"

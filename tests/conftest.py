@@ -32,8 +32,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """The collector of garbage leaves alone what is there before the first test: 7,000 tests and all
-    modules, through which it would go again and again (a quarter of the tests' time)."""
+    """The garbage collector leaves alone what is there before the first test: 7,000 tests and all
+    modules, through which it would go again and again (a quarter of the time of tests without a
+    mount)."""
     gc.collect()
     gc.freeze()
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from agentfs.base.errors import KernelError
+from agentfs.check import check
 from agentfs.model.names import INIT_NAME
 from agentfs.tasks.events import TaskJudged, TaskRejected, TaskValidated
 from tests.tasks.office import Office, guardian_of
@@ -207,6 +210,28 @@ def test_so_many_have_to_agree(office: Office, quorum: str, yes: int, passes: bo
     office.pass_time(61)
     assert office.verdict(number)[0] is passes
     assert len(guardian_of(office.kernel)) == 0
+
+
+def test_one_submitter_cannot_fill_the_inboxes_of_the_voters(office: Office) -> None:
+    office.guardian(PANEL)
+    office.settings.replace("approvals:\n  max_pending: 2\n")
+    for _ in range(2):
+        office.submit(by=office.principal("cleo"))
+    with pytest.raises(KernelError) as refused:
+        office.submit(by=office.principal("cleo"))
+    assert (refused.value.errno, refused.value.rule) == (errno.EAGAIN, "approvals.max_pending")
+    assert len(office.waiting("ann")) == 2
+    assert office.state_of(office.submit()) == "pending", "others are not kept from it"
+
+
+def test_a_voter_whose_inbox_is_full_is_silent(office: Office) -> None:
+    office.guardian(PANEL.replace("ann, bob, cleo", "ann, bob"))
+    office.settings.replace("messages:\n  max_waiting: 1\n")
+    office.send("cleo", "bob")
+    passed, by, reason = office.verdict(office.submit())
+    assert (passed, by) == (False, "panel (bob silent)")
+    assert "the inbox of bob is full" in reason
+    assert office.kernel.asks.waiting == 0
 
 
 def test_silence_is_a_no(office: Office) -> None:
@@ -434,3 +459,33 @@ def test_the_end_of_its_submitter_ends_a_judgement(office: Office) -> None:
     office.agents.remove(OPERATOR, "cleo")
     assert office.state_of(number) == "cancelled"
     assert len(guardian_of(office.kernel)) == office.kernel.approvals.open == 0
+
+
+@pytest.mark.parametrize(
+    ("sql", "fault"),
+    [
+        (
+            "DELETE FROM records WHERE kind = 'judgement'",
+            "task 1: it waits for a judgement, and nobody makes one",
+        ),
+        (
+            "UPDATE records SET record = '{}' WHERE kind = 'judgement'",
+            "judgement of task 1: KeyError('task')",
+        ),
+        (
+            "UPDATE records SET record = json_set(record, '$.votes.nemo', 'yes')"
+            " WHERE kind = 'judgement'",
+            "judgement of task 1: rule panel has votes of nobody who was asked",
+        ),
+    ],
+)
+def test_what_cannot_be_in_a_store_is_told(tmp_path: Path, sql: str, fault: str) -> None:
+    office = Office(tmp_path / "state")
+    office.process("ann")
+    office.guardian(PANEL.replace("ann, bob, cleo", "ann"))
+    office.submit()
+    office.close()
+    path = office.state / "store.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(sql)
+    assert fault in check(path)

@@ -128,8 +128,9 @@ from agentfs.store.opening import require_whole, taking_up
 from agentfs.store.part import Part
 from agentfs.tasks import mind_document, rules
 from agentfs.tasks.consensus import Consensus
-from agentfs.tasks.guardian import Guardian, Panel
+from agentfs.tasks.guardian import Guardian
 from agentfs.tasks.mind import Mind
+from agentfs.tasks.panel import Panel
 from agentfs.tasks.programs import PolicyPrograms
 from agentfs.tasks.task_mail import TaskMail
 from agentfs.tasks.task_runs import TaskRuns
@@ -370,10 +371,10 @@ class Kernel:
         rows = TaskTable(ground, made)
         self.tasks = add(Tasks(ground, gate, rows, self.workers, letters, runs))
         programs = PolicyPrograms(self.beside, self.processes, self.light)
-        panel = Panel(self.approvals, Consensus(self.mail, self.asks), programs)
-        book, mind = self.guardian_rules, self.mind_policy
-        add(Guardian(ground, self.tasks, self.workers, book, panel, table))
-        add(Mind(ground, self.tasks, mind, programs, self.catalog, self.asking))
+        consensus = Consensus(self.mail, self.asks)
+        panel = Panel(ground, rows, self.workers, table, self.approvals, consensus)
+        add(Guardian(ground, self.tasks, self.guardian_rules, panel, programs))
+        add(Mind(ground, self.tasks, self.mind_policy, programs, self.catalog, self.asking))
 
     def _build_projects(self, ground: Ground) -> None:
         """What agents do together."""

@@ -16,23 +16,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from agentfs.approvals.approvals import Approvals
 from agentfs.approvals.events import ApprovalDecided
-from agentfs.approvals.request import OPERATOR, ApprovalState
 from agentfs.approvals.settings import ApprovalSettings
 from agentfs.asks.events import AskAnswered, AskCancelled, AskDropped, AskExpired, AskFailed
 from agentfs.base.alarm import Alarm
-from agentfs.base.content import Content
-from agentfs.base.errors import ApprovalError, KernelError
-from agentfs.model.principal import INIT
-from agentfs.process.table import ProcessTable
+from agentfs.base.errors import KernelError
 from agentfs.store.event_log import Record
 from agentfs.store.ground import Ground
 from agentfs.store.later import AGAIN, when_there_is_room
 from agentfs.store.live_document import LiveDocument
 from agentfs.store.part import Part
 from agentfs.store.records import Records
-from agentfs.tasks.consensus import SILENT, YES, Consensus, needed
 from agentfs.tasks.deliberation import KIND, Deliberation
 from agentfs.tasks.errands import TaskErrands
 from agentfs.tasks.events import (
@@ -43,30 +37,19 @@ from agentfs.tasks.events import (
     TaskReturned,
 )
 from agentfs.tasks.model import Task
+from agentfs.tasks.panel import Panel
 from agentfs.tasks.policy import Judgement, Moment
 from agentfs.tasks.programs import PolicyPrograms
 from agentfs.tasks.rules import DEFAULT_RULE, GuardianRule, Rulebook
 from agentfs.tasks.tasks import Tasks
 from agentfs.tasks.view import SeenTask
-from agentfs.tasks.workers import Workers
 
-__all__ = ["Guardian", "Panel"]
+__all__ = ["Guardian"]
 
 BATCH = 10
 """Judgements that somebody is asked about in one step: 5 ms, if the tasks are short."""
 
 log = logging.getLogger(__name__)
-
-
-class Panel:
-    """Those who can be asked."""
-
-    def __init__(
-        self, approvals: Approvals, consensus: Consensus, programs: PolicyPrograms
-    ) -> None:
-        self.approvals = approvals
-        self.consensus = consensus
-        self.programs = programs
 
 
 class Guardian(Part):
@@ -76,21 +59,17 @@ class Guardian(Part):
         self,
         ground: Ground,
         tasks: Tasks,
-        workers: Workers,
         book: LiveDocument[Rulebook],
         panel: Panel,
-        table: ProcessTable,
+        programs: PolicyPrograms,
     ) -> None:
         self._store, self._events = ground.store, ground.events
         self._clock, self._timers = ground.clock, ground.timers
         self._settings = ground.settings
         self._tasks = tasks
-        self._workers = workers
         self._book = book
-        self._approvals = panel.approvals
-        self._consensus = panel.consensus
-        self._programs = panel.programs
-        self._table = table
+        self._panel = panel
+        self._programs = programs
         self._errands = TaskErrands(ground)
         self._open: Records[int, Deliberation] = Records(
             ground.store, KIND, Deliberation.read, Deliberation.record
@@ -220,14 +199,13 @@ class Guardian(Part):
         """Ask the first rule, and the next ones as long as the answer is known at once; None if
         somebody has to answer. Raises what keeps the first one from being asked."""
         while pending.rules:
-            rule = pending.rule
-            match rule.action:
+            match pending.rule.action:
                 case "approve":
-                    verdict = self._ask_approval(pending, rule, task)
+                    verdict = self._ask_approver(pending, task)
                 case "program":
-                    verdict = self._ask_program(pending, rule, task)
+                    verdict = self._ask_program(pending, task)
                 case _:
-                    verdict = self._ask_quorum(pending, rule, task)
+                    verdict = self._ask_quorum(pending, task)
             if verdict is None:
                 self._open.change(task.id, asked=True)
                 return None
@@ -264,48 +242,12 @@ class Guardian(Part):
             votes={},
         )
 
-    def _interested(self, task: Task, when: str) -> str:
-        """The agent whose task, or result, it is: it decides nothing about that."""
-        worker = self._workers.find(task.worker) if when == Moment.RESULT.value else None
-        if worker is None:
-            return task.submitter
-        return worker.agent or worker.ownership.owner
-
-    def _text(self, pending: Deliberation, task: Task) -> bytes:
-        when = Moment(pending.when)
-        if when is Moment.SUBMIT:
-            head = f"May task {task.id} of {task.submitter} be done?"
-        else:
-            head = f"Is the result of task {task.id} right, which {task.worker} gives?"
-        text = f"{head}\n\n{self._seen(task, when).text()}"
-        return text.encode("utf-8", "surrogatepass")
-
-    def _ask_approval(
-        self, pending: Deliberation, rule: GuardianRule, task: Task
-    ) -> Judgement | None:
-        submits = pending.when == Moment.SUBMIT.value
-        name = self._interested(task, pending.when)
-        process = self._table.by_name(name) or self._table.get(INIT)
-        others = [each for each in rule.by if each != name]
-        needed = ApprovalError(
-            f"rule {rule.name} of /etc/guardian.yaml needs an approval",
-            rule=f"guardian.yaml: {rule.name}",
-            pid=process.pid,
-            agent=name,
-            user=process.user,
-            action="run the task" if submits else "complete the task",
-            path=f"/dev/tasks/{task.id}",
-            by=", ".join(others) or OPERATOR,
-            timeout=rule.timeout,
-            content=Content.of(self._text(pending, task)),
-        )
-        self._open.change(task.id, request=self._approvals.file(needed).id)
+    def _ask_approver(self, pending: Deliberation, task: Task) -> Judgement | None:
+        self._open.change(task.id, request=self._panel.ask_approver(pending, task))
         return None
 
-    def _ask_program(
-        self, pending: Deliberation, rule: GuardianRule, task: Task
-    ) -> Judgement | None:
-        self._errands.begin(task.id, partial(self._run_program, pending, rule, task))
+    def _ask_program(self, pending: Deliberation, task: Task) -> Judgement | None:
+        self._errands.begin(task.id, partial(self._run_program, pending, pending.rule, task))
         return None
 
     async def _run_program(self, pending: Deliberation, rule: GuardianRule, task: Task) -> None:
@@ -319,10 +261,7 @@ class Guardian(Part):
         verdict = rule.yes(by) if said.well else rule.no(said.reason, by)
         self._answer(pending, rule, lambda: verdict)
 
-    def _ask_quorum(
-        self, pending: Deliberation, rule: GuardianRule, task: Task
-    ) -> Judgement | None:
-        self._consensus.check_room()
+    def _ask_quorum(self, pending: Deliberation, task: Task) -> Judgement | None:
         most = self._settings.of(ApprovalSettings).max_pending
         if len(self._before_quorum.of(task.submitter)) >= most:
             raise KernelError(
@@ -330,20 +269,12 @@ class Guardian(Part):
                 f"{task.submitter} waits for {most} votes already",
                 rule="approvals.max_pending",
             )
-        name = self._interested(task, pending.when)
-        voters = [each for each in rule.voters if each != name]
-        if needed(rule, voters) > len(voters) or not voters:
-            words = f"{rule.quorum} of the voters had to agree, and but for {name} there are"
-            return rule.no(f"{words} {len(voters)}")
-        text, deadline = self._text(pending, task), self._clock.now() + rule.timeout
-        questions, votes = dict[str, int](), dict[str, str]()
-        for voter in voters:
-            try:
-                questions[voter] = self._consensus.ask(voter, task.id, text, deadline)
-            except KernelError as failure:
-                questions[voter], votes[voter] = 0, f"{SILENT}: {failure.reason}"
+        asked = self._panel.ask_quorum(pending, task)
+        if isinstance(asked, Judgement):
+            return asked
+        questions, votes = asked
         self._open.change(task.id, questions=questions, votes=votes)
-        return self._counted(pending)
+        return self._panel.outcome(pending)
 
     # -- answers -----------------------------------------------------------------------------------
 
@@ -354,23 +285,8 @@ class Guardian(Part):
             self._look_at_request(pending)
 
     def _look_at_request(self, pending: Deliberation) -> None:
-        request = self._approvals.find(pending.request)
-        if request is None or request.state is not ApprovalState.PENDING:
-            self._answer(pending, pending.rule, partial(self._approved, pending))
-
-    def _approved(self, pending: Deliberation) -> Judgement:
-        rule, request = pending.rule, self._approvals.find(pending.request)
-        if request is None:
-            return rule.no("the request for an approval is no more")
-        if request.agreed:
-            if request.state is ApprovalState.APPROVED:
-                self._approvals.use(request.id)
-            return rule.yes(request.who)
-        if request.state is ApprovalState.REJECTED:
-            return rule.no(request.reason or "it was not approved", request.who)
-        if request.state is ApprovalState.EXPIRED:
-            return rule.no(f"nobody decided request {request.name} in time")
-        return rule.no(f"request {request.name} was withdrawn")
+        if self._panel.is_decided(pending):
+            self._answer(pending, pending.rule, partial(self._panel.decision, pending))
 
     def _voted(self, record: Record) -> None:
         """A question was answered, or nobody will answer it."""
@@ -383,29 +299,8 @@ class Guardian(Part):
         self._answer(pending, pending.rule, partial(self._count, pending))
 
     def _count(self, pending: Deliberation) -> Judgement | None:
-        """Read what was answered by now."""
-        votes = dict(pending.votes)
-        for voter, question in pending.questions.items():
-            if voter not in votes and (vote := self._consensus.vote(question)):
-                votes[voter] = vote
-        self._open.change(pending.task, votes=votes)
-        return self._counted(pending)
-
-    @staticmethod
-    def _counted(pending: Deliberation) -> Judgement | None:
-        """The verdict of a quorum, as soon as no vote can change it."""
-        rule, votes = pending.rule, pending.votes
-        voters = tuple(pending.questions)
-        most = needed(rule, voters)
-        words = {voter: vote.replace(":", " ").split(" ")[0] for voter, vote in votes.items()}
-        yes = [voter for voter, word in words.items() if word == YES]
-        by = ", ".join(f"{voter} {word}" for voter, word in words.items())
-        if len(yes) >= most:
-            return rule.yes(by)
-        if len(voters) - (len(votes) - len(yes)) >= most:
-            return None
-        no = "; ".join(f"{voter}: {vote}" for voter, vote in votes.items() if voter not in yes)
-        return rule.no(f"{most} had to agree, and {len(yes)} did: {no}", by)
+        self._open.change(pending.task, votes=self._panel.votes(pending))
+        return self._panel.outcome(pending)
 
     def _answer(
         self, pending: Deliberation, rule: GuardianRule, answer: Callable[[], Judgement | None]
@@ -452,11 +347,15 @@ class Guardian(Part):
             if pending is None or pending.asked:
                 continue
             task = self._tasks.find(pending.task)
-            with self._store.transaction():
-                if task is None or not pending.is_of(task):
-                    self._close(pending)
-                else:
-                    self._tell(pending, task, self._go_on_or_wait(pending, task))
+            try:
+                with self._store.transaction():
+                    if task is None or not pending.is_of(task):
+                        self._close(pending)
+                    else:
+                        self._tell(pending, task, self._go_on_or_wait(pending, task))
+            except KernelError as failure:  # the store has no room: later it may have some
+                log.warning("the judgement of task %d waits: %s", pending.task, failure)
+                self._unasked.append(pending.task)
         return self._clock.now() + AGAIN if self._unasked else None
 
     # -- the end -----------------------------------------------------------------------------------
@@ -475,10 +374,7 @@ class Guardian(Part):
 
     def _take_back(self, pending: Deliberation) -> None:
         """Nobody who was asked need answer any more."""
-        if pending.request:
-            self._approvals.withdraw(pending.request, "nobody waits for it any more")
-        for question in filter(None, pending.questions.values()):
-            self._consensus.withdraw(question)
+        self._panel.dismiss(pending)
         self._errands.end(pending.task)
 
     def take_up(self) -> None:
@@ -495,4 +391,4 @@ class Guardian(Part):
             elif pending.questions:
                 self._look_at_votes(pending)
             else:
-                self._ask_program(pending, pending.rule, task)
+                self._ask_program(pending, task)

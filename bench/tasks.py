@@ -1,7 +1,7 @@
 """The side `tasks`: what a task costs beside a message in a queue, in turns.
 
-A submission is a write to /dev/tasks/new whose reply is read; when that is there, the task is
-assigned: its message waits for the worker. A send is a write to the queue. A task is done by a read
+A submission is a write to /dev/tasks/new; when it returns, the task is assigned: its message waits
+for the worker. A send is a write to the queue. A task is done by a read
 of the worker's `recv` and a write of the answer; a message by a read of the queue's `recv` and a
 write of `done`. All of them through the mount, by one program.
 """
@@ -52,7 +52,6 @@ class _Side:
 
     def submit(self) -> None:
         os.write(self._new, TASK.encode())
-        os.read(self._new, 64)
 
     def do(self) -> None:
         head = os.read(self._tasks, 65536).decode()

@@ -460,7 +460,7 @@ class Tasks(Part):
     def _hand(self, task: Task, worker: TaskWorker | None) -> None:
         """Assign a task, inside a transaction."""
         deadline = 0.0 if task.timeout is None else self._clock.now() + task.timeout
-        self.table.change(task, attempt=task.attempt + 1, deadline=deadline)
+        self.table.open.set(task.id, attempt=task.attempt + 1, deadline=deadline)  # stored below
         given = self.table.input_of(task.id)
         if worker is not None and worker.kind is not WorkerKind.POOL:
             message = self._letters.send(task, worker, given, self._note_moved)

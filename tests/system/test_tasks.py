@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 
 from tests.hatchery import Hatchery, QuickTree
+from tests.llm.small import serve
+from tests.pages import run
 from tests.system.test_inotify import Watcher
 from tests.tree import AGENTFS, PATIENCE, Tree, eventually, until
 
@@ -485,3 +487,28 @@ def test_colonyos_simulation_as_a_shell_script(tree: Tree) -> None:
     assert [end["result"] for end in ends] == ["ant: count", "bee: sort", "drone: draw", None]
     assert "no root here" in ends[3]["error"]
     assert os.listdir(tree / "dev/workers") == ["new"], "all have gone home"
+
+
+def test_a_seed_evolves_twice_before_a_small_model_says_what_it_is_to_say(
+    tree: Tree, tmp_path: Path
+) -> None:
+    serve(tree, "tape")
+    stream = os.open(tree / "dev/events", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        said = run(f"sh {ROOT}/examples/colony/seed.sh", tree, tmp_path).splitlines()
+        assert said[0] == "The capital of Italy is Rome."
+        assert [line.split()[1] for line in said[2:]] == ["evolved", "evolved", "passed"]
+        events = [json.loads(line)["type"] for line in _lines(stream)]
+    finally:
+        os.close(stream)
+    assert [events.count(kind) for kind in ("seed_created", "evolution_started")] == [3, 2]
+    assert events.count("evaluation_complete") == 3
+
+
+def _lines(stream: int) -> list[bytes]:
+    """What can be read of a stream now."""
+    found = b""
+    with contextlib.suppress(BlockingIOError):
+        while piece := os.read(stream, 65536):
+            found += piece
+    return found.splitlines()

@@ -99,6 +99,12 @@ COLONY = (
         "worker_heartbeat",
     ),
     Row(
+        "POST /system/checkpoint",
+        "mkdir sys/checkpoints/good; cat sys/checkpoints/good/info",
+        "checkpoint_created",
+    ),
+    Row("POST /system/rollback: 404", "! cd sys/checkpoints/none 2>&1", prints="No such file"),
+    Row(
         "GET /system/audit?event_type&limit",
         "submit audited; ask sys/audit/query 'type=task_submitted limit=100'",
         prints='"task_submitted"',

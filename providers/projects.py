@@ -249,7 +249,7 @@ class ProjectDirectory(Described):
             case ["add", _, *_] as words:
                 projects.set_members(principal, name, [*self.project.members, *words[1:]])
             case ["remove"]:
-                projects.remove(principal, name, force=True)
+                self.kernel.seeds.remove_project(principal, name, force=True)
             case ["remove", *names]:
                 for agent in names:
                     projects.leave(principal, name, agent)
@@ -264,7 +264,8 @@ class ProjectDirectory(Described):
 
 
 class ProjectsDirectory(SystemTable):
-    """/projects: `mkdir` makes a project, `rmdir` removes one without files in its memory."""
+    """/projects: `mkdir` makes a project, `rmdir` removes one without files in its memory and
+    without open seeds."""
 
     PATH = "/projects"
     WHAT = "What agents work on together: a directory for each project."
@@ -303,7 +304,7 @@ class ProjectsDirectory(SystemTable):
         return ProjectDirectory(self, project)
 
     def rmdir(self, name: str, caller: Caller) -> None:
-        self.kernel.projects.remove(caller.principal, name)
+        self.kernel.seeds.remove_project(caller.principal, name)
 
     # -- news --------------------------------------------------------------------------------------
 

@@ -237,8 +237,9 @@ class Projects(Registry[Project]):
                 self._deactivate(agent)
 
     def remove(self, principal: Principal, name: str, *, force: bool = False) -> None:
-        """Remove one. ENOENT; EPERM unless the owner agent or the operator asks; ENOTEMPTY if there
-        is something in its memory, unless by `force`: then that goes, too."""
+        """Remove one; its seeds go by `Seeds.remove_project`. ENOENT; EPERM unless the owner agent
+        or the operator asks; ENOTEMPTY if there is something in its memory, unless by `force`: then
+        that goes, too."""
         with self._gate.enter(principal):
             project = self.get(name)
             project.ownership.require_owner(principal, f"remove {project}")

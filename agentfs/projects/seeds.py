@@ -25,7 +25,6 @@ from agentfs.projects.events import (
     EvolutionStarted,
     PhaseCompleted,
     PhaseStarted,
-    ProjectRemoved,
     SeedChanged,
     SeedCreated,
     SeedRemoved,
@@ -90,18 +89,15 @@ class Seeds(Part):
         self.table = table = SeedTable(ground)
         makers.made.count_in("seeds", lambda: table.of_owner, lambda: table.open)
         ground.events.listen(self._task_ended, *TASK_ENDS)
-        ground.events.listen(self._project_removed, ProjectRemoved)
 
     def load(self) -> None:
         self.table.load()
 
     def take_up(self) -> None:
-        """A task, or a project, may have ended just before the daemon did."""
+        """A task may have ended just before the daemon did."""
         with self._store.transaction():
             for seed in self.table:
-                if self._projects.find(seed.project) is None:
-                    self._drop(seed)
-                elif seed.due is None and seed.state is SeedState.RUNNING and self._is_done(seed):
+                if seed.due is None and seed.state is SeedState.RUNNING and self._is_done(seed):
                     self._look(seed)
 
     def _is_done(self, seed: Seed) -> bool:
@@ -123,6 +119,22 @@ class Seeds(Part):
     def check_spec(self, spec: ProjectSpec) -> None:
         """Raise EINVAL with every fault of the phases of a specification."""
         self._work.check(spec)
+
+    def remove_project(self, principal: Principal, name: str, *, force: bool = False) -> None:
+        """Remove a project with its seeds, and what is under way for them. Raises what
+        `Projects.remove` does, and ENOTEMPTY if seeds are open, unless by `force`."""
+        with self._gate.enter(principal):
+            self._projects.remove(principal, name, force=force)
+            seeds = self.table.of_project(name)
+            count = sum(seed.open for seed in seeds)
+            if count and not force:
+                raise KernelError(
+                    errno.ENOTEMPTY,
+                    f"{count} seeds of project {name} are open; `remove` in its ctl ends them",
+                    rule="project in use",
+                )
+            for seed in seeds:
+                self._drop(seed)
 
     def plant(
         self, principal: Principal, project: str, goal: str, criteria: tuple[str, ...] = ()
@@ -505,14 +517,6 @@ class Seeds(Part):
     def _look(self, seed: Seed) -> None:
         """It is its turn again."""
         self.table.change(seed, due=self._clock.now())
-
-    def _project_removed(self, record: Record) -> None:
-        """Its seeds go with it."""
-        assert isinstance(record.event, ProjectRemoved)
-        if self._projects.find(record.event.name) is None:
-            with self._store.transaction():
-                for seed in self.table.of_project(record.event.name):
-                    self._drop(seed)
 
     def _drop(self, seed: Seed) -> None:
         self._work.cancel(seed, f"project {seed.project} was removed")

@@ -295,7 +295,13 @@ def test_what_a_project_had_goes_with_it(world: Nursery) -> None:
     world.specify("execute")
     seed = world.plant()
     run = seed.run
-    world.kernel.projects.remove(world.alice, "bees")
+    bob = world.principal("bob")
+    assert refused(world.kernel.seeds.remove_project, bob, "bees").errno == errno.EPERM
+    assert seed.open
+    assert refused(world.kernel.seeds.remove_project, world.alice, "bees").errno == errno.ENOTEMPTY
+    assert world.kernel.projects.memory_dir("bees").is_dir()
+    world.kernel.seeds.remove_project(world.alice, "bees", force=True)
+    world.restart()
     world.settle()
     assert list(world.kernel.seeds.table) == []
     assert world.kernel.runs.get(run).state is RunState.CANCELLED

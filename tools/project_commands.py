@@ -258,7 +258,8 @@ def _await(tree: Tree, path: str) -> None:
 
 def _said_how(verb: str) -> Any:
     def how(given: Given) -> str:
-        words = " ".join([verb, *(given.get("words") or ())])
+        missing = ("N",) if verb == "score" else ()
+        words = " ".join([verb, *(given.get("words") or missing)])
         return f"echo {quoted(words)} > {_file(given, 'ctl')}"
 
     return how

@@ -198,6 +198,7 @@ def test_every_directory_says_its_path() -> None:
         "Described",
         "DocumentFolder",
         "MessagesDirectory",
+        "NumberLinks",
         "Replacing",
         "SystemTable",
     }

@@ -44,6 +44,7 @@ from agentfs.executors.behind import (
     to_queue,
 )
 from agentfs.executors.desk import StepDesk
+from agentfs.executors.embeddings import Embeddings
 from agentfs.executors.functions import Functions
 from agentfs.executors.hooks import HookNodes
 from agentfs.executors.messages import MessageNodes
@@ -284,7 +285,6 @@ class Kernel:
         self.artifacts = Artifacts(ground, gate, table, self.disk, artifacts)
         add(Inheritance(ground, artifacts, table, agents))
         self.reminders = add(Reminders(ground, gate, agents, self.mail, self.made))
-        self.memories = add(Memories(ground, gate, agents, self.capabilities, self.disk))
         self.turns = add(TurnLog(ground, gate, table, self.mail, self.accounting))
 
     def _build_workflows(self, ground: Ground) -> None:
@@ -340,6 +340,8 @@ class Kernel:
         add, engine, mail, agents = ground.parts.add, self.engine, self.mail, self.agents
         asking = self.asking = add(Asking(self.gateway.connect))
         models = ModelChoice(self.calls.relayed)
+        embed, caps = Embeddings(asking), self.capabilities
+        self.memories = add(Memories(ground, self.gate, agents, caps, self.disk, embed))
         program = ProgramBehind(self.beside)
         service = ServiceBehind(program)
         behind: dict[str, Behind] = {

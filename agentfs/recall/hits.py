@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentfs.recall import files
 from agentfs.recall.index import IndexRow
 from agentfs.recall.note import heading
 from agentfs.recall.query import MemoryQuery
+from agentfs.recall.vectors import best_first, joined
 from agentfs.recall.words import words
 
-__all__ = ["Hit", "answers"]
+__all__ = ["Hit", "answers", "texts", "together"]
 
 SNIPPET = 240
 """Characters of a line that are shown at most."""
@@ -30,9 +31,10 @@ USUAL = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A place that was found. `path` begins with `memory/`; `score` is that of `_score`."""
+    """A place that was found: the `file`, from the memory, and its line. `score` is that of
+    `_score`, or of `together`."""
 
-    path: str
+    file: bytes
     line: int
     snippet: str
     score: float
@@ -42,7 +44,7 @@ class Hit:
     def json(self) -> str:
         """One line."""
         told = {
-            "path": self.path,
+            "path": os.path.join("memory", os.fsdecode(self.file)),
             "line": self.line,
             "snippet": self.snippet,
             "score": round(self.score, 4),
@@ -71,13 +73,33 @@ def answers(
     return hits, stale
 
 
+def texts(root: str, rows: Iterable[IndexRow]) -> list[tuple[IndexRow, str]]:
+    """What the files that the index has say, without headers; those that have changed are left
+    out. Raises OSError."""
+    found = []
+    with files.home(root) as here:
+        for row in rows:
+            file = files.read(here, row.path)
+            if file is not None and file.stamp.fits(row.stamp):
+                text = file.text or ""
+                found.append((row, text.split("\n", heading(text).lines)[-1]))
+    return found
+
+
+def together(by_words: Sequence[Hit], by_meaning: Sequence[Hit]) -> list[Hit]:
+    """Both answers as one, by the places that the files have in them."""
+    hits = {hit.file: hit for hit in (*by_meaning, *by_words)}
+    scores = joined([hit.file for hit in by_words], [hit.file for hit in by_meaning])
+    return [replace(hits[file], score=score) for file, score in best_first(scores)]
+
+
 def _hit(query: MemoryQuery, row: IndexRow, text: str) -> Hit:
     lines = text.split("\n")
     first = heading(text).lines
     number, literal = _best(query, lines[first:])
     line = lines[first + number].strip()
     return Hit(
-        os.path.join("memory", os.fsdecode(row.path)),
+        row.path,
         first + number + 1,
         _cut(line, query),
         _score(query, row, text, literal=literal),

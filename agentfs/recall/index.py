@@ -21,6 +21,7 @@ from pathlib import Path
 
 from agentfs.recall.note import Heading
 from agentfs.recall.query import MemoryQuery
+from agentfs.recall.vectors import CLOSE, Vector, nearest
 from agentfs.recall.words import TOKENIZER, phrase
 
 __all__ = ["FILE", "IndexRow", "MemoryIndex", "Seen", "Stamp"]
@@ -46,6 +47,12 @@ CREATE TABLE files (
 );
 CREATE INDEX expiring ON files (expires) WHERE expires IS NOT NULL;
 CREATE INDEX stamps ON files (agent, stamp);
+CREATE TABLE vectors (
+    file INTEGER PRIMARY KEY REFERENCES files ON DELETE CASCADE,
+    model TEXT NOT NULL,
+    data BLOB NOT NULL,
+    signs BLOB NOT NULL
+);
 """
 
 _COLUMNS = "files.id, path, stamp, type, tags"
@@ -55,6 +62,8 @@ _FITS = """
     AND NOT EXISTS (SELECT 1 FROM json_each(:tags) WHERE NOT instr(files.tags, value))
 """
 """A file is one that a query may find. `tags` is a list of tags as they stand in a row."""
+
+_NUMBERED = f"SELECT {_COLUMNS}, 0.0 FROM files WHERE id = :id AND {_FITS}"  # noqa: S608
 
 # `WORDS` stands for the table of the words of an agent, which has no other letters in its name.
 _LOOK = f"""
@@ -261,6 +270,7 @@ class MemoryIndex:
                 heading.expires if expires else None,
             ),
         ).fetchone()
+        self._db.execute("DELETE FROM vectors WHERE file = ?", (number,))
         gone = self._of(agent, _TAKE, (number,)).rowcount
         self._tables[agent] += 1 - max(gone, 0)
         self._of(agent, _ADD, (number, " ".join(seen.words)))
@@ -358,6 +368,47 @@ class MemoryIndex:
             for each in pieces
             if self._of(agent, _COUNT, (each, most + 1)).fetchone()[0] <= most
         ]
+
+    # -- vectors -----------------------------------------------------------------------------------
+
+    def without_vector(self, agent: int, model: str, most: int) -> list[IndexRow]:
+        """Files that have none of this model, the newest first."""
+        found = self._db.execute(
+            f"SELECT {_COLUMNS}, 0.0 FROM files LEFT JOIN vectors"  # noqa: S608
+            " ON vectors.file = files.id AND model = ?"
+            " WHERE agent = ? AND data IS NULL ORDER BY modified DESC LIMIT ?",
+            (model, agent, most),
+        )
+        return _rows(found)
+
+    def put_vector(self, row: IndexRow, model: str, vector: Vector | None) -> None:
+        """Keep the vector of a file, if that is as it was; None: it has no text. Inside
+        `writing`."""
+        data, signs = (b"", b"") if vector is None else (vector.data, vector.signs)
+        self._db.execute(
+            "INSERT OR REPLACE INTO vectors (file, model, data, signs)"
+            " SELECT id, ?, ?, ? FROM files WHERE id = ? AND stamp = ?",
+            (model, data, signs, row.id, row.stamp),
+        )
+
+    def meant(
+        self, agent: int, query: MemoryQuery, now: float, model: str, vector: Vector
+    ) -> list[IndexRow]:
+        """The files whose vectors are like this one, the likest first."""
+        signs = self._db.execute(
+            "SELECT file, signs FROM vectors JOIN files ON files.id = file"
+            " WHERE agent = ? AND model = ?",
+            (agent, model),
+        )
+        asked, found = _asked(query, now), []
+        for number in nearest(vector, signs, CLOSE):
+            (data,) = self._db.execute(
+                "SELECT data FROM vectors WHERE file = ?", (number,)
+            ).fetchone()
+            rows = _rows(self._db.execute(_NUMBERED, asked | {"id": number}))
+            found += [(vector.likeness(data), row) for row in rows]
+        found.sort(key=lambda each: -each[0])
+        return [row for _, row in found]
 
 
 def _asked(query: MemoryQuery, now: float) -> dict[str, object]:

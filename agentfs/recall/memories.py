@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -23,12 +24,13 @@ from agentfs.quota.file_bytes import LEAST, Makers, taken
 from agentfs.recall import place
 from agentfs.recall.events import MemoryExpired, MemoryRecalled, MemoryStored
 from agentfs.recall.follower import NOTES, Follower
-from agentfs.recall.hits import Hit
+from agentfs.recall.hits import Hit, together
 from agentfs.recall.index import FILE, MemoryIndex
 from agentfs.recall.note import Note
 from agentfs.recall.query import MemoryQuery
 from agentfs.recall.searcher import Searcher
 from agentfs.recall.settings import MemorySettings
+from agentfs.recall.vectors import Embed, Vector
 from agentfs.rights.gate import Gate
 from agentfs.store.event_log import Record
 from agentfs.store.ground import Ground
@@ -50,6 +52,13 @@ BREATH = 0.002
 AGAIN = 10.0
 """Seconds until the next try where the index cannot be written."""
 
+PATIENCE = 5.0
+"""Seconds for the vectors of a query, and of files that have none yet. Later queries ask for the
+rest."""
+
+TOGETHER = 64
+"""Texts in one request for vectors."""
+
 EXPIRING = 100
 """Notes that are removed in one round."""
 
@@ -64,6 +73,7 @@ class Memories(Part):
         agents: Agents,
         capabilities: Capabilities,
         disk: DiskShares,
+        embed: Embed,
     ) -> None:
         self._store = ground.store
         self._events = ground.events
@@ -73,6 +83,7 @@ class Memories(Part):
         self._agents = agents
         self._capabilities = capabilities
         self._disk = disk
+        self._embed = embed
         self._follower = Follower(MemoryIndex(ground.state_dir / FILE))
         self._searcher = Searcher(self._follower)
         self._threads = trio.CapacityLimiter(4)
@@ -242,6 +253,12 @@ class Memories(Part):
         number, root = self._agents.get(agent).id, os.fspath(self._agents.memory_dir(agent))
         now = self._clock.now()
         found = await self._in_thread(lambda: self._searcher.search(number, root, query, now))
+        model = self._settings.of(MemorySettings).embeddings
+        if model and query.phrases and principal.pid is not None:
+            asked = _Asked(principal.pid, number, root, query, model)
+            with suppress(KernelError):  # its words are found all the same
+                found = together(found, await self._meant(asked, now))
+        found = found[: query.limit]
         with self._gate.enter(principal):
             here = self._agents.find(agent)
             if here is None or here.id != number:
@@ -249,6 +266,35 @@ class Memories(Part):
             self.check(principal, agent)
             self._events.emit(MemoryRecalled(agent, len(found)))
         return found
+
+    async def _meant(self, asked: _Asked, now: float) -> list[Hit]:
+        """What is like a query in its meaning. Raises KernelError: no vectors could be had."""
+        ends = trio.current_time() + PATIENCE
+        vector: Vector | None = None
+        while vector is None or trio.current_time() < ends:
+            more = await self._in_thread(
+                lambda: self._searcher.without_vector(
+                    asked.agent, asked.root, asked.model, TOGETHER
+                )
+            )
+            if vector is not None and not more:
+                break
+            texts = [text for _, text in more]
+            own = [] if vector is not None else [asked.query.text]
+            try:
+                with trio.fail_after(PATIENCE):
+                    given = await self._embed(asked.pid, asked.model, [*own, *texts])
+            except (KernelError, trio.TooSlowError) as failure:
+                log.info("recall by words alone: %s gave no vectors: %s", asked.model, failure)
+                raise KernelError(errno.EREMOTEIO, f"no vectors: {failure}") from None
+            made = [*map(Vector, given)]
+            vector = vector or made[0]
+            kept = [*zip((row for row, _ in more), made[len(own) :], strict=True)]
+            await self._in_thread(partial(self._searcher.put_vectors, asked.model, kept))
+        close = partial(
+            self._searcher.meant, asked.agent, asked.root, asked.query, now, asked.model, vector
+        )
+        return await self._in_thread(close)
 
     # -- notes whose time is over ------------------------------------------------------------------
 
@@ -271,3 +317,15 @@ class Memories(Part):
                     counted = self._disk.memory(agent.name)
                     counted.removed(Makers(""), taken(gone), is_open=False)
                     self._events.emit(MemoryExpired(agent.name, name.removesuffix(".md")))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A query for what is meant: process `pid` pays for the vectors of `model`; the agent, by its
+    number, has its memory at `root`."""
+
+    pid: int
+    agent: int
+    root: str
+    query: MemoryQuery
+    model: str

@@ -6,14 +6,15 @@ from __future__ import annotations
 import errno
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from agentfs.base.errors import KernelError
 from agentfs.recall.follower import Follower
-from agentfs.recall.hits import Hit, answers
+from agentfs.recall.hits import Hit, answers, texts
 from agentfs.recall.index import IndexRow, MemoryIndex
 from agentfs.recall.query import MemoryQuery
+from agentfs.recall.vectors import Vector
 
 __all__ = ["CATCHING_UP", "Searcher"]
 
@@ -26,6 +27,9 @@ CATCHING_UP = 0.2
 
 SPARE = 10
 """Files that are looked at beyond those asked for: the best line of each decides on their order."""
+
+BEGINNING = 2000
+"""Characters of a file that its vector is made of."""
 
 TRIES = 3
 """Times that a query is asked while files change under it."""
@@ -49,8 +53,8 @@ class Searcher:
         return self._up_to_date(self._follower.step)
 
     def search(self, agent: int, root: str, query: MemoryQuery, now: float) -> list[Hit]:
-        """What one agent knows; its memory is at `root`. Raises KernelError: the index cannot be
-        used, or made."""
+        """What one agent knows, some more than are asked for; its memory is at `root`. Raises
+        KernelError: the index cannot be used, or made."""
         most = query.limit + SPARE
         rows: list[IndexRow] | None = None
         hits: list[Hit] = []
@@ -66,7 +70,49 @@ class Searcher:
             self._look_again(agent, stale)
         if rows is None:
             raise KernelError(errno.EIO, f"the index of memories: {self.trouble}")
-        return hits[: query.limit]
+        return hits
+
+    # -- what is meant -----------------------------------------------------------------------------
+
+    def without_vector(
+        self, agent: int, root: str, model: str, most: int
+    ) -> list[tuple[IndexRow, str]]:
+        """Some files that have no vector of a model yet, and what their texts begin with."""
+        rows = self._safely(lambda: self._index.without_vector(agent, model, most)) or []
+        found, empty = [], []
+        for row, text in self._texts(root, rows):
+            if text.strip():
+                found.append((row, text[:BEGINNING]))
+            else:
+                empty.append((row, None))
+        self.put_vectors(model, empty)
+        return found
+
+    def _texts(self, root: str, rows: list[IndexRow]) -> list[tuple[IndexRow, str]]:
+        try:
+            return texts(root, rows)
+        except OSError:
+            return []
+
+    def put_vectors(self, model: str, vectors: Sequence[tuple[IndexRow, Vector | None]]) -> None:
+        """Keep the vectors of files."""
+
+        def put() -> None:
+            with self._index.writing():
+                for row, vector in vectors:
+                    self._index.put_vector(row, model, vector)
+
+        self._safely(put)
+
+    def meant(
+        self, agent: int, root: str, query: MemoryQuery, now: float, model: str, vector: Vector
+    ) -> list[Hit]:
+        """The files of one agent whose vectors are like that of a query, the likest first."""
+        rows = self._safely(lambda: self._index.meant(agent, query, now, model, vector)) or []
+        rows = rows[: query.limit + SPARE]
+        place = {row.path: number for number, row in enumerate(rows)}
+        hits, _ = self._answers(root, query, rows)
+        return sorted(hits, key=lambda hit: place[hit.file])
 
     def _answers(
         self, root: str, query: MemoryQuery, rows: list[IndexRow]

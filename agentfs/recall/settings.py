@@ -15,8 +15,10 @@ LARGEST = 1024 * 1024
 
 
 class MemorySettings(Section):
-    """`max_note`: bytes of one note."""
+    """`max_note`: bytes of one note. `embeddings`: the model of /etc/models.yaml by whose vectors
+    `recall` finds what is meant, too, at its caller's cost; empty: it finds words alone."""
 
     NAME: ClassVar = "memory"
 
     max_note: Annotated[int, Field(ge=1, le=LARGEST)] = 256 * 1024
+    embeddings: str = ""

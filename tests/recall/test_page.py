@@ -11,8 +11,9 @@ import pytest
 
 from agentfs.agent import Agent
 from tests.hatchery import Hatchery, QuickTree
+from tests.llm.server import Provider
 from tests.pages import blocks, run
-from tests.tree import Tree
+from tests.tree import Tree, eventually
 
 pytestmark = pytest.mark.mount
 
@@ -77,3 +78,25 @@ def test_the_note_is_in_listings_that_linux_has_kept(tree: Tree) -> None:
         assert set(os.listdir(notes)) - before == {name}
         before.add(name)
         assert (tree / f"agents/init/{path}").read_text().endswith("\n\none more\n")
+
+
+def test_vectors_are_had_through_the_gateway_and_counted(tree: Tree) -> None:
+    tree.run("remember", "a kitten")
+    before = tree.read("etc/models.yaml")
+    with Provider() as provider:
+        models = f"""
+providers: {{here: {{url: "{provider.url}", speaks: [responses, embeddings]}}}}
+models: {{vectors: {{tier: operational, provider: here, input: 1000000}}}}
+"""
+        tree.write("etc/models.yaml", models)
+        tree.write("etc/agentfs.yaml", "memory: {embeddings: vectors}\n")
+        try:
+            assert "a kitten" in tree.run("recall", "kitten").stdout
+            (call,) = provider.wait(lambda log: len(log) == 1 and log[0].over)
+            assert call.dialect == "embeddings"
+            calls = tree / "sys/accounting/agent/init/calls"
+            eventually(lambda: calls.exists() and calls.read_text() == "1\n")
+            assert float(tree.read("sys/accounting/agent/init/cost")) > 0
+        finally:
+            tree.write("etc/agentfs.yaml", "")
+            tree.write("etc/models.yaml", before)

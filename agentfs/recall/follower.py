@@ -5,8 +5,8 @@ written through the mount, through a bind mount, or by a person in the state dir
 happened while nothing ran, and what inotify has no room for, is found by scans that compare stamps;
 where there are no watches left, scans come round again and again.
 
-All of it is for threads, and one of them at a time: `lock`. A `step` takes `STEP` seconds at most,
-so that a query never waits for long, however much there is to read.
+All of it is for threads, and one of them at a time: `lock`. A `step` is at work for `STEP` seconds
+at most, so that a query never waits for long, however much there is to read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NOTES = "notes"
 """The directory in a memory in which notes are kept."""
 
 STEP = 0.05
-"""Seconds of one step; a file of a megabyte, which takes twice as long, is read in one."""
+"""Seconds of processor time of one step. A file is read in one; a megabyte takes longer."""
 
 _BATCH = 64
 """Files in one transaction of the index."""
@@ -63,12 +63,12 @@ Place = tuple[int, bytes]
 @dataclass
 class _Memory:
     """The memory of an agent. `watches`: those of its directories, by path. `blind`: there are some
-    that have none, so that it is scanned again at `due`."""
+    that have none, so that it is scanned again. `scanned`: it was, once."""
 
     path: str
     watches: dict[bytes, int] = field(default_factory=dict)
     blind: bool = False
-    due: float = 0.0
+    scanned: bool = False
 
 
 class Follower:
@@ -87,7 +87,10 @@ class Follower:
         self._changed: dict[Place, None] = {}
         self._scans: dict[Place, None] = {}
         self._walk: Iterator[None] | None = None
+        self._walking = 0  # the agent whose memory that is
         self._forgotten: set[int] = set()
+        self._round: float | None = None  # when the one under way began
+        self._due = 0.0  # when the next one is to begin
 
     # -- for the event loop ------------------------------------------------------------------------
 
@@ -123,15 +126,12 @@ class Follower:
                 self._sightless = True
                 log.warning("memories are scanned, for want of inotify: %s", failure.strerror)
         if self.index.open():
-            for agent in self.index.agents():
-                if agent not in self._memories:
-                    self._forgotten.add(agent)  # until somebody says that it is there
             self._scans |= dict.fromkeys((agent, b"") for agent in self._memories)
 
     def step(self, seconds: float = STEP) -> bool:
         """Do what there is to do for so long; whether something is left. Raises sqlite3.Error if
         the index cannot be written: it goes on from there the next time."""
-        ends = time.monotonic() + seconds
+        ends = time.thread_time() + seconds
         self._hear()
         self._drain()
         self._look_round()
@@ -140,34 +140,41 @@ class Follower:
                 self._read_some()
             else:
                 self._scan_some(ends)
-            if time.monotonic() >= ends:
+            if time.thread_time() >= ends:
                 break
         return self._pending()
 
     def due(self) -> float | None:
-        """When the next scan is due of what cannot be followed; monotonic, None: never."""
-        return min((each.due for each in self._memories.values() if each.blind), default=None)
+        """When the next round of scans is due, monotonic; None: everything is followed."""
+        return self._due if any(memory.blind for memory in self._memories.values()) else None
 
     def catch_up(self, agent: int, seconds: float) -> bool:
         """Read what has changed in one memory, so that a query knows of it; whether something is
         left."""
         self.step(0.0)
-        ends = time.monotonic() + seconds
+        ends = time.thread_time() + seconds
         memory = self._memories.get(agent)
         if memory is not None and b"" not in memory.watches:
             self._scans[agent, b""] = None
-        while time.monotonic() < ends:
+        while time.thread_time() < ends:
             if mine := _of(self._changed, agent):
                 self._read_all(mine[:_BATCH])
+            elif self._walk is not None and self._walking == agent:
+                self._scan_some(ends)
             elif mine := _of(self._scans, agent):
                 del self._scans[mine[0]]
                 for _ in self._scan(*mine[0]):
-                    if time.monotonic() >= ends:
+                    if time.thread_time() >= ends:
                         self._scans[mine[0]] = None
                         break
             else:
                 return False
         return True
+
+    def knows(self, agent: int) -> bool:
+        """Whether all of a memory was looked at once."""
+        memory = self._memories.get(agent)
+        return memory is not None and memory.scanned
 
     def look_again(self, agent: int, path: bytes) -> None:
         """This file is not what the index says."""
@@ -236,7 +243,7 @@ class Follower:
         if not place[1]:
             self._unwatch(memory, b"")
             self._changed[place] = None
-            memory.blind, memory.due = True, time.monotonic() + 1.0
+            memory.blind = True  # it may be there again at the next look
 
     def _unwatch(self, memory: _Memory, path: bytes) -> None:
         """Follow what was at this path no more, and nothing below."""
@@ -267,11 +274,16 @@ class Follower:
         memory.watches[path] = watch
 
     def _look_round(self) -> None:
+        """Begin the next round, in which everything is scanned that cannot be followed."""
         now = time.monotonic()
-        for agent, memory in self._memories.items():
-            if memory.blind and memory.due <= now:
-                memory.due = now + ROUND  # at least: the scan says how long it took
-                self._scans[agent, b""] = None
+        if self._round is not None and not self._scans and self._walk is None:
+            self._due = now + max(ROUND, REST * (now - self._round))
+            self._round = None
+        if self._round is None and now >= self._due:
+            blind = [agent for agent, memory in self._memories.items() if memory.blind]
+            if blind:
+                self._round = now
+                self._scans |= dict.fromkeys((agent, b"") for agent in blind)
 
     # -- scans -------------------------------------------------------------------------------------
 
@@ -283,10 +295,10 @@ class Follower:
             del self._scans[place]
             if place[0] not in self._memories:
                 return
-            self._walk = self._scan(*place)
+            self._walk, self._walking = self._scan(*place), place[0]
         try:
             for _ in self._walk:
-                if time.monotonic() >= ends:
+                if time.thread_time() >= ends:
                     return
         except OSError as failure:
             log.warning("a memory could not be scanned: %s", failure.strerror)
@@ -295,7 +307,6 @@ class Follower:
     def _scan(self, agent: int, path: bytes) -> Iterator[None]:
         """Find what is not as the index has it; a part of it at a time."""
         memory = self._memories[agent]
-        began = time.monotonic()
         if not path:
             memory.blind = False
         known = self.index.stamps(agent, path)
@@ -311,8 +322,8 @@ class Follower:
             self._changed[agent, gone] = None
         if b"" not in memory.watches:
             memory.blind = True  # it is not there, or another disk is
-        if memory.blind:
-            memory.due = time.monotonic() + max(ROUND, REST * (time.monotonic() - began))
+        if not path:
+            memory.scanned = True
 
     # -- files -------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ It is not for the event loop: `Follower` uses it in threads, one at a time.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -19,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentfs.quota.disk_shares import KEPT
 from agentfs.recall.note import Heading
 from agentfs.recall.query import MemoryQuery
 from agentfs.recall.vectors import CLOSE, Vector, nearest
@@ -239,7 +241,11 @@ class MemoryIndex:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """One change: all that is in the block, or nothing of it."""
+        """One change: all that is in the block, or nothing of it. Raises OSError, ENOSPC, before
+        it takes what the disk keeps for the store."""
+        disk = os.statvfs(self._path.parent)
+        if disk.f_bavail * disk.f_frsize < min(KEPT, disk.f_blocks * disk.f_frsize // 8):
+            raise OSError(errno.ENOSPC, "the disk is full")
         tables = dict(self._tables)
         self._db.execute("BEGIN IMMEDIATE")
         try:

@@ -18,7 +18,6 @@ from agentfs.base.errors import KernelError
 from agentfs.model.principal import Principal
 from agentfs.process.agents import Agents
 from agentfs.process.capabilities import Capabilities
-from agentfs.process.events import AgentDefined
 from agentfs.quota.disk_shares import DiskShares
 from agentfs.quota.file_bytes import LEAST, Makers, taken
 from agentfs.recall import place
@@ -32,7 +31,6 @@ from agentfs.recall.searcher import Searcher
 from agentfs.recall.settings import MemorySettings
 from agentfs.recall.vectors import Embed, Vector
 from agentfs.rights.gate import Gate
-from agentfs.store.event_log import Record
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
 from agentfs.store.records import keep_fields
@@ -48,6 +46,10 @@ SOON = 0.2
 
 BREATH = 0.002
 """Seconds between two steps, in which a query may have its turn."""
+
+FIRST = 10.0
+"""Seconds at most in which the first query of a memory waits until all of that was read: some
+100,000 files."""
 
 AGAIN = 10.0
 """Seconds until the next try where the index cannot be written."""
@@ -89,39 +91,37 @@ class Memories(Part):
         self._threads = trio.CapacityLimiter(4)
         self._last = 0  # the number of the latest note
         self._nursery: trio.Nursery | None = None
-        self._told = trio.Event()  # of an agent that came or went
+        self._told = trio.Event()  # there is another agent to follow, or one less
         self._followed: set[int] = set()  # agents, by number
+        self._known: set[int] = set()  # those of whom everything was read once
         self._expired: list[tuple[int, bytes, str]] = []
-        self._events.listen(self._heard, AgentDefined)
 
     # -- one run of the daemon ---------------------------------------------------------------------
 
     def load(self) -> None:
         """Each note has an event when it is kept, so none has a higher number than the last one."""
         self._last = self._events.last
-        for name in self._agents:
-            self._follow(name)
 
-    def _heard(self, record: Record) -> None:
-        assert isinstance(record.event, AgentDefined)
-        self._follow(record.event.agent)
-
-    def _follow(self, name: str) -> None:
-        agent = self._agents.find(name)
-        if agent is not None and agent.id not in self._followed:
+    def _follow(self, name: str) -> int:
+        """Have the index know the memory of an agent from now on; the number of the agent. Those
+        who never remember, nor recall, cost nothing."""
+        agent = self._agents.get(name)
+        if agent.id not in self._followed:
             self._followed.add(agent.id)
             self._follower.follow(agent.id, self._agents.memory_dir(name))
             self._told.set()
+        return agent.id
 
     def agent_removed(self, name: str) -> None:
         number = self._agents.get(name).id
+        if number in self._followed:
+            self._store.on_commit(partial(self._forget, number))
 
-        def forget() -> None:
-            self._followed.discard(number)
-            self._follower.forget(number)
-            self._told.set()
-
-        self._store.on_commit(forget)
+    def _forget(self, number: int) -> None:
+        self._followed.discard(number)
+        self._known.discard(number)
+        self._follower.forget(number)
+        self._told.set()
 
     async def run(self) -> None:
         """Have the index know what changes, until cancelled."""
@@ -141,7 +141,15 @@ class Memories(Part):
 
     async def _follow_changes(self) -> None:
         searcher = self._searcher
+        in_index = await self._in_thread(searcher.agents)
+        by_number = {agent.id: agent.name for agent in map(self._agents.get, self._agents)}
+        for number in in_index:
+            if number in by_number:
+                self._follow(by_number[number])
+            else:
+                self._follower.forget(number)
         while True:
+            told = self._told = trio.Event()
             more = await self._in_thread(searcher.work)
             now = self._clock.now()
             self._expired = await self._in_thread(partial(searcher.expired, now, EXPIRING))
@@ -150,29 +158,33 @@ class Memories(Part):
             elif more:
                 await trio.sleep(BREATH)
             else:
-                await self._change()
+                await self._change(told)
 
-    async def _change(self) -> None:
-        """Wait until something has changed, and a little longer."""
-        self._told = trio.Event()
+    async def _change(self, told: trio.Event) -> None:
+        """Wait until something has changed, or was told, and a little longer."""
         due = self._follower.due()
         async with trio.open_nursery() as nursery:
             if due is not None:
                 rest = max(0.0, due - time.monotonic())
                 nursery.cancel_scope.deadline = trio.current_time() + rest
-            nursery.start_soon(self._until_told, nursery.cancel_scope)
+            nursery.start_soon(_cancel_at, told, nursery.cancel_scope)
             descriptor = self._follower.fileno()
             if descriptor is not None:
                 await trio.lowlevel.wait_readable(descriptor)
                 nursery.cancel_scope.cancel()
         await trio.sleep(SOON)
 
-    async def _until_told(self, scope: trio.CancelScope) -> None:
-        await self._told.wait()
-        scope.cancel()
-
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, limiter=self._threads)
+
+    async def _read_whole(self, agent: int) -> None:
+        """Wait until everything in a memory was read once, but not for ever."""
+        ends = trio.current_time() + FIRST
+        while agent not in self._known and trio.current_time() < ends:
+            if await self._in_thread(partial(self._searcher.knows, agent)):
+                self._known.add(agent)
+            else:
+                await trio.sleep(BREATH)
 
     def complaint(self) -> str:
         trouble = self._searcher.trouble
@@ -206,6 +218,7 @@ class Memories(Part):
             with self._gate.enter(principal):
                 self.check(principal, agent)
                 now, owner = self._clock.now(), self._agents.get(agent)
+                self._follow(agent)
                 root = os.fspath(self._agents.memory_dir(agent))
                 name, content = self._next(root), note.file(now)
                 counted = self._disk.memory(agent)
@@ -249,8 +262,8 @@ class Memories(Part):
         self._gate.actor(principal)
         self.check(principal, agent)
         self._gate.require_room(principal)
-        self._follow(agent)
-        number, root = self._agents.get(agent).id, os.fspath(self._agents.memory_dir(agent))
+        number, root = self._follow(agent), os.fspath(self._agents.memory_dir(agent))
+        await self._read_whole(number)
         now = self._clock.now()
         found = await self._in_thread(lambda: self._searcher.search(number, root, query, now))
         model = self._settings.of(MemorySettings).embeddings
@@ -299,10 +312,7 @@ class Memories(Part):
     # -- notes whose time is over ------------------------------------------------------------------
 
     def tidy(self) -> None:
-        """Remove notes that said that they are good until now. Follow those agents, too, of whom no
-        event has told: process 1 is made with the first boot."""
-        for name in self._agents:
-            self._follow(name)
+        """Remove notes that said that they are good until now."""
         expired, self._expired = self._expired, []
         self._told.set()  # the next ones are looked for
         by_number = {agent.id: agent for agent in map(self._agents.get, self._agents)}
@@ -329,3 +339,8 @@ class _Asked:
     root: str
     query: MemoryQuery
     model: str
+
+
+async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CATCHING_UP = 0.2
-"""Seconds at most in which a query has what has just changed read."""
+CATCHING_UP = 1.0
+"""Seconds of processor time at most in which a query has what has just changed read."""
 
 SPARE = 10
 """Files that are looked at beyond those asked for: the best line of each decides on their order."""
@@ -51,6 +51,15 @@ class Searcher:
     def work(self) -> bool:
         """Have the index know a part of what has changed; whether something is left."""
         return self._up_to_date(self._follower.step)
+
+    def agents(self) -> tuple[int, ...]:
+        """Those of whom the index has something."""
+        return self._safely(self._index.agents) or ()
+
+    def knows(self, agent: int) -> bool:
+        """Whether everything in a memory was read; some of it is read now."""
+        left = self._up_to_date(lambda: self._follower.catch_up(agent, CATCHING_UP))
+        return not left and self._follower.knows(agent)
 
     def search(self, agent: int, root: str, query: MemoryQuery, now: float) -> list[Hit]:
         """What one agent knows, some more than are asked for; its memory is at `root`. Raises

@@ -132,7 +132,18 @@ def _messages(history: History) -> Iterator[str]:
                     f" both as attempt {after.attempt}"
                 )
             elif after.time < before.earliest - SLACK:
-                yield f"backwards: attempt {after.attempt} of {number} came before the one before"
+                yield (
+                    f"backwards: attempt {after.attempt} of {number} came before the one before:"
+                    f" {_told(after)}, {_told(before)}"
+                )
+
+
+def _told(delivery: Delivery) -> str:
+    """Who got it when, so that a violation can be followed in the notes."""
+    return (
+        f"{delivery.consumer} asked at {delivery.earliest:.3f} and got attempt"
+        f" {delivery.attempt} by {delivery.time:.3f}"
+    )
 
 
 def _acknowledged(history: History) -> Iterator[str]:
@@ -140,7 +151,10 @@ def _acknowledged(history: History) -> Iterator[str]:
     for delivery in history.deliveries:
         when = history.acknowledged.get(delivery.id)
         if when is not None and delivery.earliest > when + SLACK:
-            yield f"back: {delivery.id} came to {delivery.consumer} after it was acknowledged"
+            yield (
+                f"back: {delivery.id} came to {delivery.consumer} after it was acknowledged at"
+                f" {when:.3f}: {_told(delivery)}"
+            )
     for number, _ in history.left:
         if number in history.acknowledged:
             yield f"back: {number} is still there after it was acknowledged"

@@ -223,7 +223,7 @@ class Dispatcher:
 
     def _assign_next(self) -> bool:
         """Assign the first task that can be; whether there was one."""
-        found = self._next() if self._room() > 0 else None
+        found = self._next() if self._lines and self._room() > 0 else None
         if found is None:
             return False
         task, candidates = found
@@ -329,9 +329,9 @@ class Dispatcher:
 
 
 def capable(worker: TaskWorker, required: dict[str, object]) -> dict[str, object]:
-    """What a worker is capable of. Everyone has its name. The functions of a pool are not known
-    here, unless its worker names one."""
-    has: dict[str, object] = {"worker": worker.name, **worker.capabilities}
+    """What a worker is capable of. Everyone has its name, and nobody another's. The functions of a
+    pool are not known here, unless its worker names one."""
+    has: dict[str, object] = {**worker.capabilities, "worker": worker.name}
     if worker.kind is WorkerKind.POOL and "fn" in required:
         has.setdefault("fn", required["fn"])
     return has

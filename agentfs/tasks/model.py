@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -113,11 +114,10 @@ class Task:
 
     def record(self) -> dict[str, Any]:
         """Its record in the store: what is not as usual."""
-        record = {
-            name: value
-            for name, usual in _USUAL.items()
-            if (value := getattr(self, name)) != usual and name != "id"
-        }
+        record: dict[str, Any] = {}
+        for (name, usual), value in zip(_USUAL.items(), _values(self), strict=True):
+            if value is not usual and value != usual:
+                record[name] = value
         return record | {"state": self.state.value}
 
     @classmethod
@@ -131,7 +131,9 @@ _USUAL: dict[str, Any] = {
     if each.default is not MISSING
     else (None if each.default_factory is MISSING else each.default_factory())
     for each in fields(Task)
+    if each.name not in ("id", "state")
 }
+_values = attrgetter(*_USUAL)
 
 
 class WorkerKind(enum.Enum):

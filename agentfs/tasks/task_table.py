@@ -160,13 +160,17 @@ class TaskTable:
         return number
 
     def add(self, task: Task, given: str) -> None:
-        """Keep a new one, with its input as JSON."""
-        self.open.put(task.id, task)
+        """Have a new one, with its input as JSON. The next change stores it, or `save`."""
+        self.open.place(task.id, task)
         self._store.write("INSERT INTO task_values VALUES (?, ?, NULL)", (task.id, given))
 
     def change(self, task: Task, **fields: Any) -> None:
         """Set fields of an open task."""
         self.open.change(task.id, **fields)
+
+    def save(self, task: Task) -> None:
+        """Store an open task as it is."""
+        self.open.save(task.id)
 
     def put_result(self, task: Task, result: str | None) -> None:
         """Keep its result, as JSON; None: it has none."""

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from agentfs.base.alarm import Alarm
@@ -27,6 +29,7 @@ from agentfs.rights.gate import Gate
 from agentfs.rights.ownership import Access
 from agentfs.rights.policy import Action
 from agentfs.store.ground import Ground
+from agentfs.store.later import AGAIN, when_there_is_room
 from agentfs.store.part import EndedWork, Part
 from agentfs.tasks.dispatch import Dispatcher
 from agentfs.tasks.events import TaskRemoved
@@ -49,6 +52,8 @@ from agentfs.tasks.workers import Workers
 from agentfs.workflow.journal import encode
 
 __all__ = ["Tasks"]
+
+log = logging.getLogger(__name__)
 
 SAID_NOTHING = "the worker took the next one and said nothing"
 
@@ -111,7 +116,8 @@ class Tasks(Part):
         """Follow what is under way, and see what became of it meanwhile."""
         for task in tuple(self.table.open.values()):
             if task.message:
-                self._take_up(task)
+                what = f"what became of task {task.id}"
+                when_there_is_room(self._timers, partial(self._take_up, task), what)
         self._dispatcher.begin()
 
     def _take_up(self, task: Task) -> None:
@@ -239,7 +245,9 @@ class Tasks(Part):
             )
             self._life.submit(task, given)
             verdict = self._judge.begin(task, Moment.SUBMIT)
-            if verdict is not None:
+            if verdict is None:
+                self.table.save(task)
+            else:
                 self._judged_before(task, verdict)
             return task
 
@@ -559,9 +567,14 @@ class Tasks(Part):
 
     def _time_out(self) -> float | None:
         """End the attempts that took too long; when to look again."""
-        while (task := self._due.first()) is not None and task.deadline <= self._clock.now():
-            with self._store.transaction():
-                self._come_back(task, f"the attempt took longer than {task.timeout:g} s")
+        now = self._clock.now()
+        while (task := self._due.first()) is not None and task.deadline <= now:
+            try:
+                with self._store.transaction():
+                    self._come_back(task, f"the attempt took longer than {task.timeout:g} s")
+            except KernelError as failure:
+                log.warning("task %d goes on for now: %s", task.id, failure)
+                return now + AGAIN
         return None if task is None else task.deadline
 
     def tidy(self) -> None:

@@ -9,6 +9,7 @@ something from time to time.
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -30,6 +31,7 @@ from agentfs.shared.registry import Registry
 from agentfs.store.event_log import Record
 from agentfs.store.events import ConfigChanged
 from agentfs.store.ground import Ground
+from agentfs.store.later import AGAIN, when_there_is_room
 from agentfs.tasks.events import (
     WorkerChanged,
     WorkerHeartbeat,
@@ -42,6 +44,8 @@ from agentfs.tasks.model import TaskWorker, WorkerRequest, WorkerState
 from agentfs.tasks.settings import TaskSettings, WorkerSettings
 
 __all__ = ["Workers"]
+
+log = logging.getLogger(__name__)
 
 Gone = Callable[[TaskWorker, str], object]
 
@@ -63,6 +67,7 @@ class Workers(Registry[TaskWorker]):
         pools: Pools,
     ) -> None:
         super().__init__(ground, gate, table, agents, made, TaskWorker.read)
+        self._timers = ground.timers
         self._pools = pools
         self._heard: dict[str, float] = {}  # of those that have to beat: when, as Clock.monotonic
         self._by_agent = self._by_name.index(_depends_on, "ownership", "agent")
@@ -114,6 +119,7 @@ class Workers(Registry[TaskWorker]):
             most = self._settings.of(WorkerSettings).max_workers
             owned = self._check_new(principal, actor, request.name, request.mode, most)
             check_reserved(request.name)
+            self._check_namesake(principal, request)
             worker = TaskWorker(
                 request.name,
                 self._owner(principal, request, owned),
@@ -152,6 +158,17 @@ class Workers(Registry[TaskWorker]):
         self._hear(known)
         self._revive(known)
         return known
+
+    def _check_namesake(self, principal: Principal, request: WorkerRequest) -> None:
+        """Whoever asks for a worker by the name of an agent means that agent."""
+        namesake = self._agents.find(request.name)
+        if namesake is not None and not principal.acts_for(namesake.name):
+            raise KernelError(
+                errno.EPERM,
+                f"{request.name} is an agent: only that one and the operator may register a worker"
+                " of its name",
+                rule="name",
+            )
 
     def _owner(self, principal: Principal, request: WorkerRequest, owned: Ownership) -> Ownership:
         if request.pool:
@@ -237,7 +254,8 @@ class Workers(Registry[TaskWorker]):
     def take_up(self) -> None:
         """Of those that ended, or came back, while the daemon was away."""
         for worker in tuple(self._by_name.values()):
-            self._check(worker)
+            check = partial(self._check, worker)
+            when_there_is_room(self._timers, check, f"worker {worker.name} may be lost")
 
     def _lives(self, worker: TaskWorker) -> bool:
         """As far as the process table says."""
@@ -285,10 +303,17 @@ class Workers(Registry[TaskWorker]):
             if self._waits(worker):
                 self._heard[worker.name] = now  # its program waits in a read
             elif self._heard[worker.name] + patience <= now:
-                with self._store.transaction():
-                    self._lose(worker, f"nothing was heard of it for {patience:g} s")
+                self._give_up(worker, f"nothing was heard of it for {patience:g} s")
         left = [self._heard[w.name] for w in active if w.state is WorkerState.ACTIVE]
-        return min(left) + patience if left else None
+        return max(min(left) + patience, now + AGAIN) if left else None
+
+    def _give_up(self, worker: TaskWorker, reason: str) -> None:
+        """Lose it; on a full disk it is tried again soon."""
+        try:
+            with self._store.transaction():
+                self._lose(worker, reason)
+        except KernelError as failure:
+            log.warning("worker %s is not lost for now: %s", worker.name, failure)
 
     def process_ended(self, process: Process) -> None:
         """Its worker is lost with it, unless the agent has another process already."""

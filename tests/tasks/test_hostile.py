@@ -100,3 +100,14 @@ def test_a_message_thrown_away_is_a_failure(yard: Yard) -> None:
     (file,) = yard.mail.mailbox("bob").new
     yard.mail.delivery.acknowledge(yard.principal("bob"), "bob", "new", file)
     assert yard.state_of(task) == "failed"
+
+
+def test_nobody_takes_the_name_of_another_worker(yard: Yard) -> None:
+    for name in ("bob", "eve"):
+        yard.process(name)
+    refused(errno.EPERM, yard.register, "bob", by="eve")
+    yard.register("eve", by="eve", capabilities={"worker": "bob"})
+    task = yard.submit(requirements={"worker": "bob"})
+    assert yard.kernel.tasks.reason(task) == "needs worker bob: one has eve"
+    yard.register("bob", by="bob")
+    assert yard.task(task).worker == "bob"

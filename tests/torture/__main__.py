@@ -4,7 +4,8 @@ then no harm at all: the agents of the documents are left alone.
 --seconds N     how long harm is done (60)
 --messages N    how many messages are sent at most (200 a second, 10,000 at least)
 --sweep N       at how many moments of the scenario the daemon dies (40; `all`: at each)
---flow N        at how many moments of a run with nodes of all kinds (20; `all`: at each)
+--flow N        at how many moments of a run with nodes of all kinds, and of tasks of all kinds (20;
+                `all`: at each)
 --moment N      only the death at this moment, as a fault names it
 --soak N        how long the agents of the documents are left alone by the machine's clock, and then
                 again by one that is 2,000 times as fast, with which 302 s are a week (15)
@@ -27,6 +28,7 @@ from pathlib import Path
 from tests.hatchery import QuickTree
 from tests.torture.flow import FlowSweep
 from tests.torture.fuzz import Fuzz
+from tests.torture.labour import TaskSweep
 from tests.torture.model import check
 from tests.torture.neighbour import Neighbour
 from tests.torture.rig import torture
@@ -62,9 +64,10 @@ def main() -> int:
     print(report)
     wrong += report.faults
     if given.moment is None:
-        report = FlowSweep(given.seed, given.flow, say=lambda words: print(words, flush=True)).run()
-        print(report)
-        wrong += report.faults
+        for kind in (FlowSweep, TaskSweep):
+            report = kind(given.seed, given.flow, say=lambda words: print(words, flush=True)).run()
+            print(report)
+            wrong += report.faults
     if given.soak and given.moment is None:
         wrong += _soak(given.soak)
     print(

@@ -23,7 +23,7 @@ from tests.torture.failpoints import Panel
 from tests.torture.sweep import SweepReport, View, die_at_each, is_free
 from tests.tree import Tree, eventually
 
-__all__ = ["FlowSweep"]
+__all__ = ["FlowSweep", "Scenario"]
 
 T = TypeVar("T")
 
@@ -138,8 +138,10 @@ class FlowSweep:
     """Runs the scenario to its end, over a death at each of the moments: of all hits so many as
     `moments` says, by the seed; 0: each."""
 
+    NAME = "workflows"
+
     def __init__(self, seed: int, moments: int = 0, *, say: Callable[[str], object] = str) -> None:
-        self.report = SweepReport(seed, "workflows")
+        self.report = SweepReport(seed, self.NAME)
         self._moments = moments
         self._say = say
         self._end: View = {}
@@ -149,12 +151,16 @@ class FlowSweep:
         moments = only or self._moments
         return die_at_each(self.report, moments, self._learn, self._fall, hatchery)
 
+    def scenario(self, tree: QuickTree, panel: Panel) -> Scenario:
+        """What happens in a tree."""
+        return _Flow(tree, panel)
+
     def _learn(self, tree: QuickTree, panel: Panel) -> None:
-        self._end = _Scenario(tree, panel).run()
+        self._end = self.scenario(tree, panel).run()
         self.report.hits = panel.hits
 
     def _fall(self, tree: QuickTree, panel: Panel, moment: int) -> None:
-        scenario = _Scenario(tree, panel)
+        scenario = self.scenario(tree, panel)
         try:
             end = scenario.run()
         except DEAD as failure:
@@ -176,9 +182,9 @@ class FlowSweep:
         self._say(words)
 
 
-class _Scenario:
-    """One tree, those who work in it, and a person who does again what failed. `fell_in` is what
-    the person was doing when the daemon died."""
+class Scenario:
+    """One tree, and a person in it who does again what failed. `fell_in` is what the person was
+    doing when the daemon died."""
 
     def __init__(self, tree: QuickTree, panel: Panel) -> None:
         self._panel = panel
@@ -187,9 +193,7 @@ class _Scenario:
         self._tree = tree
         self._folder = tree.path.parent / "work"
         self._folder.mkdir()
-        (self._folder / "flow.py").write_text(CODE)
         self._crashed: list[str] = []
-        self._worker: subprocess.Popen[bytes] | None = None
 
     def place(self, moment: int) -> str:
         """Where the daemon died, in words."""
@@ -203,20 +207,7 @@ class _Scenario:
 
     def run(self) -> View:
         """What there is in the end."""
-        tree = self._tree
-        self._do("mount", lambda: None if os.path.ismount(tree.path) else tree.mount())
-        self._do("make the pool", lambda: (tree / "dev/pools/sums").mkdir(exist_ok=True))
-        self._work()
-        self._do("spawn the agent", self._spawn)
-        for name, text in DOCUMENTS.items():
-            self._do(f"write {name}", lambda at=(name, text): _write(tree, *at))  # type: ignore[misc]
-        given = json.dumps({"n": 4, "folder": str(self._folder)})
-        request = f"Key: one\n\n{given}"
-        run = self._do("start", lambda: int(tree.ask("etc/pipelines/main/run", request)))
-        self._do("send the signal", lambda: self._signal(run))
-        self._do("approve", lambda: self._approve(run))
-        self._do("wait", lambda: eventually(lambda: self._is_over(run)))
-        return self._do("look", lambda: self._observe(run))
+        raise NotImplementedError
 
     def _do(self, name: str, step: Callable[[], T]) -> T:
         """Do a step of the person; if the daemon dies in it, start the next one, and do it
@@ -236,6 +227,32 @@ class _Scenario:
         tree.words = ("--panel", self._panel.path)
         tree.mount()
         return step()
+
+
+class _Flow(Scenario):
+    """A run with nodes of all kinds, and those who work for it."""
+
+    def __init__(self, tree: QuickTree, panel: Panel) -> None:
+        super().__init__(tree, panel)
+        (self._folder / "flow.py").write_text(CODE)
+        self._worker: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> View:
+        """What there is in the end."""
+        tree = self._tree
+        self._do("mount", lambda: None if os.path.ismount(tree.path) else tree.mount())
+        self._do("make the pool", lambda: (tree / "dev/pools/sums").mkdir(exist_ok=True))
+        self._work()
+        self._do("spawn the agent", self._spawn)
+        for name, text in DOCUMENTS.items():
+            self._do(f"write {name}", lambda at=(name, text): _write(tree, *at))  # type: ignore[misc]
+        given = json.dumps({"n": 4, "folder": str(self._folder)})
+        request = f"Key: one\n\n{given}"
+        run = self._do("start", lambda: int(tree.ask("etc/pipelines/main/run", request)))
+        self._do("send the signal", lambda: self._signal(run))
+        self._do("approve", lambda: self._approve(run))
+        self._do("wait", lambda: eventually(lambda: self._is_over(run)))
+        return self._do("look", lambda: self._observe(run))
 
     def _work(self) -> None:
         """Start a worker at the pool."""

@@ -13,6 +13,7 @@ import pytest
 
 from tests.hatchery import Hatchery
 from tests.torture.flow import FlowSweep
+from tests.torture.labour import TaskSweep
 from tests.torture.model import check
 from tests.torture.rig import torture
 from tests.torture.sweep import STEPS, Sweep
@@ -54,4 +55,12 @@ def test_a_run_with_nodes_of_all_kinds_ends_alike_over_a_death(mortals: Hatchery
     report = FlowSweep(0).run(moments, mortals)
     assert report.faults == []
     assert report.hits > 1000
+    assert report.fell.total() == len(moments)
+
+
+def test_tasks_of_every_kind_end_alike_over_a_death(mortals: Hatchery) -> None:
+    moments = [150, 250, 350, 450]
+    report = TaskSweep(0).run(moments, mortals)
+    assert report.faults == []
+    assert report.hits > 400
     assert report.fell.total() == len(moments)

@@ -368,7 +368,7 @@ class Kernel:
         """Tasks, who does them, and what decides about both."""
         add, gate, table, made = ground.parts.add, self.gate, self.table, self.made
         self.workers = add(Workers(ground, gate, table, self.agents, made, self.pools))
-        letters = TaskMail(ground, table, self.supervisor, self.mail, self.workers)
+        letters = TaskMail(table, self.supervisor, self.mail, self.workers)
         runs = TaskRuns(table, self.runs, self.engine)
         rows = TaskTable(ground, made)
         self.tasks = add(Tasks(ground, gate, rows, self.workers, letters, runs))

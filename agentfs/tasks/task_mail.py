@@ -17,7 +17,6 @@ from agentfs.model.process import Process
 from agentfs.process.supervisor import Supervisor
 from agentfs.process.table import ProcessTable
 from agentfs.rights.ownership import Access
-from agentfs.store.ground import Ground
 from agentfs.tasks.model import PREFIX, Task, TaskWorker, WorkerKind
 from agentfs.tasks.workers import Workers
 
@@ -31,13 +30,11 @@ class TaskMail:
 
     def __init__(
         self,
-        ground: Ground,
         table: ProcessTable,
         supervisor: Supervisor,
         mail: Mail,
         workers: Workers,
     ) -> None:
-        self._store = ground.store
         self._table = table
         self._supervisor = supervisor
         self._mail = mail
@@ -122,8 +119,7 @@ class TaskMail:
             self._mail.accept(worker.mailbox, task.submitter, draft, Relation.OTHER, unlisted=True)
         process = self._table.by_name(worker.agent) if worker.stops else None
         if process is not None:
-            renew = partial(self._supervisor.renew, process, f"task {task.id} was {words}")
-            self._store.on_commit(renew)
+            self._supervisor.renew(process, f"task {task.id} was {words}")
 
     def forget(self, worker: TaskWorker) -> None:
         """The worker is no more, and its mailbox goes with it."""

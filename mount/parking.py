@@ -37,6 +37,10 @@ RESTLESS_SECONDS = 0.1
 # The net below: a caller whose end went unnoticed for whatever reason. With 1,000 readers a look
 # takes a tenth of a second; an idle daemon is to use less than 1 % of a core.
 ROUTINE_SECONDS = 30.0
+# The same after callers were frozen, which uses up their FUSE_INTERRUPT as a stop does. Looking at
+# one takes 0.1 ms: with so many seconds for each, that is a hundredth of a core.
+THAWED_SECONDS = 0.01
+SOONEST_SECONDS = 1.0
 # Linux makes a signal pending a moment before or after it tells us; look twice.
 SECOND_LOOK_SECONDS = 0.02
 
@@ -63,6 +67,7 @@ class Parked:
     inode: the number of the file's inode.
     restless: the thread was stopped once. Linux will not interrupt this request again.
     heirs_restless: another process was stopped once that holds the file open.
+    thawed: it was interrupted, and had no signal: its thread was frozen.
     """
 
     __slots__ = (
@@ -74,6 +79,7 @@ class Parked:
         "interrupted",
         "known",
         "restless",
+        "thawed",
         "tid",
     )
 
@@ -89,6 +95,7 @@ class Parked:
         self.interrupted = False
         self.restless = False
         self.heirs_restless = False
+        self.thawed = False
 
     async def rest(self) -> None:
         """Wait until it is woken."""
@@ -106,6 +113,10 @@ class Parked:
         """The thread was stopped."""
         self.restless = True
 
+    def notice_thaw(self) -> None:
+        """The thread was frozen, perhaps."""
+        self.thawed = True
+
     def notice_stopped_heir(self) -> None:
         """Another process was stopped that holds the file open."""
         self.heirs_restless = True
@@ -116,10 +127,15 @@ class Parking:
     whenever one of them may go on."""
 
     def __init__(
-        self, charge: Callable[[Principal, str], Charge], woken: Callable[[], object]
+        self,
+        charge: Callable[[Principal, str], Charge],
+        woken: Callable[[], object],
+        freezes: Callable[[], bool],
     ) -> None:
+        """`freezes()`: whether programs are frozen now, or were a moment ago."""
         self._charge = charge
         self._woken = woken
+        self._freezes = freezes
         self._parked: set[Parked] = set()
         self._hint = trio.Event()
         self._closed = False
@@ -195,7 +211,7 @@ class Parking:
 
     async def watch(self) -> None:
         """Find interrupted callers, until cancelled."""
-        routine = trio.current_time() + ROUTINE_SECONDS
+        routine = trio.current_time() + self._routine()
         while True:
             restless = [each for each in self._parked if each.restless or each.heirs_restless]
             wait = RESTLESS_SECONDS if restless else routine - trio.current_time()
@@ -204,12 +220,21 @@ class Parking:
             if self._hint.is_set():
                 self._hint = trio.Event()
                 self._look(tuple(self._parked))
+                if self._freezes():
+                    for parked in self._parked:
+                        parked.notice_thaw()
                 await trio.sleep(SECOND_LOOK_SECONDS)
             elif trio.current_time() < routine:
                 self._look(restless, [each for each in restless if each.heirs_restless])
                 continue
-            routine = trio.current_time() + ROUTINE_SECONDS
             self._look(tuple(self._parked))
+            routine = trio.current_time() + self._routine()
+
+    def _routine(self) -> float:
+        """Seconds until all are looked at without a hint."""
+        if not any(parked.thawed for parked in self._parked):
+            return ROUTINE_SECONDS
+        return max(SOONEST_SECONDS, THAWED_SECONDS * len(self._parked))
 
     def _look(self, suspects: Iterable[Parked], with_heirs: Iterable[Parked] | None = None) -> None:
         """Find those of `suspects` that were interrupted. `with_heirs`: the calls whose heirs are

@@ -24,7 +24,7 @@ from agentfs.mount.operations import Operations
 from agentfs.mount.parking import Parking
 from agentfs.mount.wakeups import Wakeups
 from agentfs.store.event_log import EventLog, Record
-from agentfs.vfs.changes import Change, Created, Modified, Removed
+from agentfs.vfs.changes import Change, Modified, Removed
 from agentfs.vfs.namespace import Namespace
 from agentfs.vfs.node import Directory
 
@@ -72,7 +72,11 @@ class Mount:
         self.announcer = Announcer(mountpoint, host.announce_queue())
         self.coherence = Coherence(self.inodes, self.announcer)
         self.wakeups = Wakeups(self._interrupted, self.announcer.expected)
-        self.parking = Parking(lambda *who: host.charge(*who), self.wakeups.end_turn)
+        self.parking = Parking(
+            lambda *who: host.charge(*who),
+            self.wakeups.end_turn,
+            lambda: host.standstill.lately,
+        )
         self.operations = Operations(
             host, self.inodes, self.announcer, self.parking, self.wakeups, watchdog
         )
@@ -102,7 +106,7 @@ class Mount:
     async def show(self, namespace: Namespace, events: EventLog) -> None:
         """Have this tree in the place of the one that was shown until it was suspended, and take
         requests again. Open files are stale. Linux keeps what it knows of a path that there is in
-        both, asks for it anew, and watchers are told what came, went or may have changed."""
+        both, asks for it anew, and watchers are told what went and what may have changed."""
         self.follow(events)
         self._namespace = namespace
         self.operations.handles.expire()
@@ -110,12 +114,12 @@ class Mount:
         for number, (inode, node) in enumerate(self.inodes.transplant(namespace.root), start=1):
             if not inode.stale:
                 changes.append(Modified(inode.key))
-            elif inode.parent is not None and not inode.parent.stale:
-                above = inode.parent.key
+            elif node is None and inode.parent is not None and not inode.parent.stale:
+                # Of one that another took the place of nothing is told: Linux would take a
+                # directory that is removed by its name for dead, and by then that is the new one.
                 is_directory = isinstance(inode.node, Directory)
-                changes.append(Removed(above, inode.name, inode.key, is_directory=is_directory))
-                if node is not None:
-                    changes.append(Created(above, inode.name, node))
+                gone = Removed(inode.parent.key, inode.name, inode.key, is_directory=is_directory)
+                changes.append(gone)
             if inode.stale:
                 self.coherence.ask_again(inode)
             if number % STEP == 0:

@@ -60,6 +60,7 @@ def run(state: str | None, audit_key: str | None = None) -> int:
         findings.append(Finding("missing", state, words))
     elif state is not None:
         findings += _store(Path(state), audit_key)
+        findings += _checkpoints(Path(state))
         findings += _names(Path(state))
         findings += _same_user(Path(state))
         findings.append(_audit(Path(state), audit_key))
@@ -383,6 +384,23 @@ def _store(state: Path, key: str | None) -> list[Finding]:
         return [Finding("ok", str(state), "the store is consistent")]
     advice = f"agentfs doctor --state {state} --repair saves what can be saved"
     return [*findings, Finding("note", str(state), advice)]
+
+
+def _checkpoints(state: Path) -> Iterator[Finding]:
+    """Whether each checkpoint is still what was written, and whether the state is on its way back
+    to one."""
+    from agentfs.checkpoints.swap import pending
+    from agentfs.checkpoints.verify import faults, places
+
+    if (name := pending(state)) is not None:
+        words = f"it is being rolled back to checkpoint {name}, which the next start completes"
+        yield Finding("note", str(state), words)
+    found = [*places(state)]
+    bad = [(place.name, fault) for place in found for fault in faults(place)]
+    for name, fault in bad:
+        yield Finding("missing", str(state), f"checkpoint {name}: {fault}")
+    if found and not bad:
+        yield Finding("ok", str(state), f"{len(found)} checkpoints are what was written")
 
 
 def _names(state: Path) -> Iterator[Finding]:

@@ -52,7 +52,6 @@ copied may have changed again, and it would not show."""
 class Making:
     """Makes a checkpoint of `state` in `place`. `earlier` is the one before, if there is one.
 
-    copied: the bytes that were copied, and not linked.
     outside: what is mounted below the folders, and is in no checkpoint.
     """
 
@@ -65,7 +64,7 @@ class Making:
         self._before: Inventory = {}
         self._found: Inventory = {}
         self._is_still = False
-        self.copied = 0
+        self._linked: set[str] = set()
         self.outside: frozenset[str] = frozenset()
 
     def begin(self) -> None:
@@ -134,6 +133,7 @@ class Making:
             try:
                 os.link(self._earlier / FILES / entry.path, target)
                 entry.sum = earlier.sum
+                self._linked.add(entry.path)
                 return True
             except OSError:  # too many links, or it is damaged
                 target.unlink(missing_ok=True)
@@ -146,24 +146,26 @@ class Making:
             with suppress(OSError):
                 target.unlink()
             return False
-        self.copied += entry.size
+        self._linked.discard(entry.path)
         return True
 
     def finish(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Sum up what is new, write the inventory and the facts, and sync it all; returns the
         facts. The store was copied by now. Raises OSError."""
         size = files = 0
+        copied_size = 0
         for entry in self._found.values():
             if entry.is_file:
                 copied = self._files / entry.path
                 entry.size = copied.stat().st_size
                 entry.sum = entry.sum or copies.sum_of(copied)
                 size, files = size + entry.size, files + 1
+                copied_size += 0 if entry.path in self._linked else entry.size
         inventory.write(self.place / LISTED, self._found)
         facts = facts | {
             "files": files,
             "bytes": size,
-            "copied": self.copied,
+            "copied": copied_size,
             "store": self.store.stat().st_size,
             "left_out": sorted(self.outside),
             "sums": {STORE: copies.sum_of(self.store), LISTED: copies.sum_of(self.place / LISTED)},

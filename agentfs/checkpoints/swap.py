@@ -31,7 +31,7 @@ from agentfs.store.layout import STORE, StateError
 from agentfs.store.opening import UNREADABLE
 from agentfs.store.store import Store
 
-__all__ = ["begin", "decide", "finish", "give_up", "prepare"]
+__all__ = ["begin", "decide", "finish", "give_up", "pending"]
 
 ROLLBACK = "rollback"
 NEW, OLD, PLAN = "new", "old", "plan"
@@ -67,6 +67,14 @@ def begin(state: Path, checkpoint: Path) -> None:
     copies.sync_disk(place)
 
 
+def pending(state: Path) -> str | None:
+    """The checkpoint to which the state is on its way; None if there is no way back."""
+    try:
+        return str(json.loads((state / ROLLBACK / PLAN).read_text("ascii"))["name"])
+    except (OSError, ValueError, LookupError):
+        return None
+
+
 def give_up(state: Path) -> None:
     """Have nothing of a copy that was not decided on."""
     if not (state / ROLLBACK / PLAN).exists():
@@ -99,7 +107,7 @@ def finish(state: Path) -> None:
                 f"{state / mounted[0]}: something is mounted there, and the state is being rolled"
                 f" back to checkpoint {plan['name']}: unmount it and start again"
             )
-        prepare(state, plan)
+        _prepare(state, plan)
         _swap(state, place)
     except (OSError, sqlite3.Error, *UNREADABLE) as failure:
         raise StateError(
@@ -108,7 +116,7 @@ def finish(state: Path) -> None:
         ) from failure
 
 
-def prepare(state: Path, plan: dict[str, Any]) -> None:
+def _prepare(state: Path, plan: dict[str, Any]) -> None:
     """Complete the store of the copy with what never goes back. Raises sqlite3.Error."""
     new = state / ROLLBACK / NEW / STORE
     if not new.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,10 @@ import trio
 from agentfs.model.principal import Principal
 
 __all__ = ["Standstill"]
+
+
+MOMENT = 1.0
+"""Seconds in which what it has caused may still come to light."""
 
 
 def _nobody(principal: Principal) -> bool:
@@ -22,6 +27,7 @@ class Standstill:
     def __init__(self) -> None:
         self.on = False
         self._over = trio.Event()
+        self._until = 0.0
         self.may_pass: Callable[[Principal], bool] = _nobody
 
     @contextmanager
@@ -35,8 +41,14 @@ class Standstill:
         finally:
             self.on, self.may_pass = before
             if not self.on:
+                self._until = time.monotonic() + MOMENT
                 self._over.set()
                 self._over = trio.Event()
+
+    @property
+    def lately(self) -> bool:
+        """Whether it is on, or was a moment ago."""
+        return self.on or time.monotonic() < self._until
 
     def begin(self, may_pass: Callable[[Principal], bool]) -> None:
         """Let requests wait until all of this has an end."""

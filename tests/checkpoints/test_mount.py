@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -86,3 +87,13 @@ def test_a_rollback_is_under_the_same_mount(tree: Tree) -> None:
     tree.mount()
     assert (memory / "note").read_text() == "then"
     (tree / "sys/checkpoints/good").rmdir()
+
+
+def test_a_reader_that_was_frozen_can_be_killed(tree: Tree) -> None:
+    pid = tree.spawn("fred", role="worker", exec=["cat", "recv"], cwd="../")
+    until(tree / "agents/fred/state", "idle")
+    reader = int(tree.read(f"proc/{pid}/ospid"))
+    (tree / "sys/checkpoints/cold").mkdir()
+    os.kill(reader, signal.SIGKILL)
+    until(tree / f"proc/{pid}/state", "zombie", patience=20)
+    (tree / "sys/checkpoints/cold").rmdir()

@@ -37,9 +37,9 @@ __all__ = [
 CHECKPOINTS = "checkpoints"
 """The folder of all of them, in the state directory."""
 
-FOLDERS = ("agents", "artifacts", "runs", "shared")
-"""The folders of the state directory that are in a checkpoint, beside the store: memory, artifacts,
-what runs need, and what is shared. No secret, no key, no log."""
+FOLDERS = ("agents", "artifacts", "projects", "runs", "shared")
+"""The folders of the state directory that are in a checkpoint, beside the store: memory of agents
+and of projects, artifacts, what runs need, and what is shared. No secret, no key, no log."""
 
 INFO, LISTED, FILES = "info.json", "files.jsonl", "files"
 """What lies in a checkpoint beside the store: its figures, its inventory, and the files."""

@@ -59,16 +59,21 @@ def test_a_rollback_is_under_the_same_mount(tree: Tree) -> None:
     eventually(lambda: "one" in got())
     until(tree / "agents/carol/state", "idle")  # the next read has acknowledged it
     (memory / "note").write_text("then")
+    (tree / "projects/bees").mkdir()
+    plan = tree / "projects/bees/memory/plan.md"
+    plan.write_text("one page")
     boot, first = tree.read("sys/boot_id"), (tree / f"proc/{pid}/ospid").read_text()
     (tree / "sys/checkpoints/good").mkdir()
     assert "not all programs stand still" not in tree.log()
     tree.write("agents/init/outbox/carol", "two")
     (memory / "note").write_text("now")
+    plan.write_text("two pages")
     late = tree.spawn("dave", role="worker")
     reader = tree.start("cat", str(tree / "dev/events"), stderr=subprocess.PIPE, text=True)
     held = os.open(tree / f"proc/{late}/status", os.O_RDONLY)
     tree.write("sys/checkpoints/good/ctl", "rollback\n")
     assert (memory / "note").read_text() == "then"
+    assert plan.read_text() == "one page"
     assert tree.read("sys/boot_id") != boot
     assert not (tree / f"proc/{late}").exists()
     with pytest.raises(OSError, match="Stale"):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import signal
 import subprocess
+import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -102,3 +107,41 @@ def test_a_reader_that_was_frozen_can_be_killed(tree: Tree) -> None:
     os.kill(reader, signal.SIGKILL)
     until(tree / f"proc/{pid}/state", "zombie", patience=20)
     (tree / "sys/checkpoints/cold").rmdir()
+
+
+def test_what_was_accepted_before_is_there_once_and_what_came_after_is_not(tree: Tree) -> None:
+    tree.spawn("gina", role="worker")
+    stop, begun, ended = threading.Event(), dict[str, float](), dict[str, float]()
+
+    def send(sender: int) -> None:
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            text = f"<{sender}-{number}>"
+            begun[text] = time.monotonic()
+            tree.write("agents/init/outbox/gina", text)
+            ended[text] = time.monotonic()
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(ended) > 50)
+    before = time.monotonic()
+    (tree / "sys/checkpoints/loaded").mkdir()
+    after, sent = time.monotonic(), len(ended)
+    eventually(lambda: len(ended) > sent + 50)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    newest = max(int(name.split(".")[0]) for name in os.listdir(tree / "agents/gina/inbox/new"))
+    tree.write("sys/checkpoints/loaded/ctl", "rollback\n")
+    inbox = tree / "agents/gina/inbox/new"
+    found = Counter(
+        text for path in inbox.iterdir() for text in re.findall(r"<\d-\d+>", path.read_text())
+    )
+    assert set(found.values()) == {1}
+    assert {text for text, at in ended.items() if at < before} <= found.keys()
+    assert not {text for text, at in begun.items() if at > after} & found.keys()
+    tree.write("agents/init/outbox/gina", "next")
+    assert max(int(name.split(".")[0]) for name in os.listdir(inbox)) > newest
+    (tree / "sys/checkpoints/loaded").rmdir()

@@ -14,6 +14,7 @@ __all__ = [
     "alike",
     "check_name",
     "check_reserved",
+    "is_kernels",
     "misshapen",
     "reserved",
 ]
@@ -23,6 +24,9 @@ INIT_NAME = "init"
 RESERVED = ("operator", "kernel", "user", "nobody", "all", INIT_NAME, "self")
 """Parties that decide something, that files and records name, or that mean something else in a
 path."""
+
+KERNELS = ("guardian", "mind")
+"""Agents that the kernel makes to judge and to choose; those for tools begin with `tool-`."""
 
 NUMBERED = re.compile(r"[A-Za-z][0-9]+")
 
@@ -46,6 +50,12 @@ _TAKEN = {alike(name): name for name in RESERVED}
 def reserved(name: str) -> str:
     """The reserved name that `name` is or looks like; empty if there is none."""
     return _TAKEN.get(alike(name), "")
+
+
+def is_kernels(name: str) -> bool:
+    """Whether the kernel makes an agent of this name, or of one that looks the same. Where an agent
+    could make it first, nobody would be judged, and a tool would not start."""
+    return name.startswith("tool-") or alike(name) in map(alike, KERNELS)
 
 
 def misshapen(name: str) -> str:

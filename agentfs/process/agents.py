@@ -17,7 +17,7 @@ from typing import Any
 from agentfs.base.clock import change_time
 from agentfs.base.errors import KernelError
 from agentfs.base.within import give, is_directory, mounts
-from agentfs.model.names import INIT_NAME, check_name
+from agentfs.model.names import INIT_NAME, check_name, is_kernels
 from agentfs.model.principal import Principal
 from agentfs.model.process import Agent, Process, Role
 from agentfs.model.spec import parse_spec
@@ -150,13 +150,19 @@ class Agents(Part):
 
     def check_new(self, actor: Process, name: str) -> None:
         """Raise EINVAL unless an agent can be called so, EEXIST if one is but for upper and lower
-        case, EACCES for anybody but the operator if a rule of /etc/acl.yaml speaks of it, EDQUOT or
-        ENOSPC if `actor` may define no more."""
+        case, EACCES for anybody but the operator if a rule of /etc/acl.yaml speaks of it, or if the
+        kernel makes it, EDQUOT or ENOSPC if `actor` may define no more."""
         check_name(name)
         if name.lower() in self._in_lower:
             raise KernelError(
                 errno.EEXIST,
                 f"there is an agent whose name differs from {name!r} by case only",
+                rule="name",
+            )
+        if actor.role is not Role.KERNEL and is_kernels(name):
+            raise KernelError(
+                errno.EACCES,
+                f"the kernel makes an agent {name} where it needs one: only the operator may do so",
                 rule="name",
             )
         rule = self._gate.policy.acl.named().get(name)

@@ -148,6 +148,18 @@ async def test_an_agent_is_put_to_work_again_by_its_creator_and_the_operator_onl
     assert "creator defined that agent" in refusal.reason
 
 
+async def test_an_agent_the_kernel_makes_is_made_by_nobody_else(system: System) -> None:
+    parent = await system.spawn("parent")
+    who = as_agent(parent)
+    for name in ("guardian", "Guardian", "m1nd", "tool-grep"):
+        refusal = await refused(system, who=who, parent=parent.pid, name=name)
+        assert refusal.errno == errno.EACCES, name
+        assert "the kernel makes an agent" in refusal.reason
+        with pytest.raises(KernelError, match="the kernel makes"):
+            system.agents.define(who, name, parent.uid, parent.gid)
+    await system.spawn("guardian")
+
+
 async def test_only_process_1_may_assign_another_user(system: System) -> None:
     parent = await system.spawn("parent")
     who = as_agent(parent)

@@ -37,7 +37,7 @@ def with_defaults(text: str, given: BaseModel) -> str:
         part = getattr(given, section)
         default = type(part)().model_dump()
         missing = [
-            f"{name}: {value}"
+            f"{name}: {value!r}" if value == "" else f"{name}: {value}"
             for name, value in default.items()
             if name not in part.model_fields_set
         ]

@@ -78,7 +78,7 @@ PASSING = frozenset({errno.EAGAIN, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.
 class Dispatcher:
     """The lines. `hand(task, worker)` hands a task over, inside a transaction (None: the kernel
     itself does it), and may raise; `refuse(task, failure)` is told of what will not be over soon;
-    `has_room(worker)` says whether that would be in vain."""
+    `why_not(worker)` says in words why that would be in vain for now, "" if it would not."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Dispatcher:
         workers: Workers,
         hand: Hand,
         refuse: Refuse,
-        has_room: Callable[[TaskWorker], bool],
+        why_not: Callable[[TaskWorker], str],
     ) -> None:
         self._store = ground.store
         self._settings = ground.settings
@@ -96,7 +96,7 @@ class Dispatcher:
         self._workers = workers
         self._hand = hand
         self._refuse = refuse
-        self._has_room = has_room
+        self._why_not = why_not
         self._router: Router = LEAST_LOADED
         self._lines: dict[tuple[str, int, bool, bool], _Line] = {}
         self._asked: dict[int, tuple[Task, Timer]] = {}
@@ -166,11 +166,14 @@ class Dispatcher:
             if not active:
                 return "; ".join(f"{worker} would fit, and is lost" for worker in able)
             if not any(self._is_free(worker) for worker in active):
-                full = (f"{w.name} has {self._load(w)} of {w.capacity}" for w in active)
-                return f"every worker that fits is full: {', '.join(full)}"
+                return f"no worker that fits is free: {', '.join(map(self._taken, active))}"
         if self._room() <= 0:
             return f"{most} tasks are under way, as many as there may be (tasks.max_concurrent)"
         return "the mind chooses a worker" if task.id in self._asked else "it is its turn soon"
+
+    def _taken(self, worker: TaskWorker) -> str:
+        full = f"{worker.name} has {self._load(worker)} of {worker.capacity}"
+        return self._why_not(worker) or full
 
     def _unfit(self, line: _Line) -> str:
         every = [capable(worker, line.requirements) for worker in self._workers.every()]
@@ -279,7 +282,7 @@ class Dispatcher:
     def _is_free(self, worker: TaskWorker) -> bool:
         if worker.state is not WorkerState.ACTIVE or self._load(worker) >= worker.capacity:
             return False
-        if not self._has_room(worker):
+        if self._why_not(worker):
             self._retry()
             return False
         return True

@@ -128,7 +128,7 @@ class TaskMail:
 
     def waits(self, worker: TaskWorker) -> bool:
         """Whether a program waits for its tasks."""
-        return worker.kind is WorkerKind.PROGRAM and worker.mailbox in self._mail.boxes.waiters
+        return worker.kind is not WorkerKind.POOL and worker.mailbox in self._mail.boxes.waiters
 
     # -- what delivery asks ------------------------------------------------------------------------
 

@@ -90,9 +90,10 @@ class Tasks(Part):
         self._runs = runs
         self._life = TaskLife(ground, table)
         self._judge: Judge = PASS_ALL
+        self._silent: set[str] = set()  # workers that have not claimed what they were given
         self._moved: dict[int, tuple[str, str]] = {}  # what became of messages, in a transaction
         self._dispatcher = Dispatcher(
-            ground, table, workers, self._hand, self._refuse, letters.has_room
+            ground, table, workers, self._hand, self._refuse, self._why_not
         )
         self._due: DueHeap[Task] = DueHeap()
         self._alarm = Alarm(ground.clock, ground.timers, self._time_out)
@@ -507,6 +508,7 @@ class Tasks(Part):
             if task.state is TaskState.ASSIGNED:
                 self._life.start(task, message.claimed_by or 0)
                 self._workers.seen(task.worker)
+                self._silent.discard(task.worker)
             elif message.claimed_by and message.claimed_by != task.claimant:
                 self.table.change(task, claimant=message.claimed_by)
         elif place == "done" and not reason:
@@ -530,6 +532,7 @@ class Tasks(Part):
 
     def _worker_gone(self, worker: TaskWorker, reason: str) -> None:
         """It gets nothing any more, and what it has comes back."""
+        self._silent.discard(worker.name)
         for task in tuple(self.table.by_worker.of(worker.name).values()):
             self._come_back(task, reason)
         if self._workers.find(worker.name) is not worker:
@@ -558,24 +561,60 @@ class Tasks(Part):
     # -- time --------------------------------------------------------------------------------------
 
     def _expect(self, number: int, task: Task) -> None:
-        if task.deadline and task.under_way:
-            self._due.add(task.deadline, number, task)
-            self._alarm.set(task.deadline)
+        due = self._due_of(task)
+        if due is not None:
+            self._due.add(due, number, task)
+            self._alarm.set(due)
+
+    def _due_of(self, task: Task) -> float | None:
+        """When the attempt is over; or before that, when its worker should have claimed it."""
+        if not task.under_way:
+            return None
+        ends = [task.deadline] if task.deadline else []
+        if task.state is TaskState.ASSIGNED:
+            ends.append(task.changed + self._settings.of(TaskSettings).claim_timeout)
+        return min(ends, default=None)
 
     def _expect_no_more(self, number: int, task: Task) -> None:
         self._due.discard(number)
 
     def _time_out(self) -> float | None:
-        """End the attempts that took too long; when to look again."""
+        """End the attempts that took too long, and take back what nobody has claimed; when to look
+        again."""
         now = self._clock.now()
-        while (task := self._due.first()) is not None and task.deadline <= now:
+        while (task := self._due.first()) is not None and self._due.key_of(task.id) <= now:
             try:
                 with self._store.transaction():
-                    self._come_back(task, f"the attempt took longer than {task.timeout:g} s")
+                    if task.deadline and task.deadline <= now:
+                        self._come_back(task, f"the attempt took longer than {task.timeout:g} s")
+                    else:
+                        self._take_back(task, now)
             except KernelError as failure:
                 log.warning("task %d goes on for now: %s", task.id, failure)
                 return now + AGAIN
-        return None if task is None else task.deadline
+        return None if task is None else self._due.key_of(task.id)
+
+    def _take_back(self, task: Task, now: float) -> None:
+        """Nobody has claimed it in all the time that there is for that. A worker that has claimed
+        another one is busy; any other gives back all that it has."""
+        patience = self._settings.of(TaskSettings).claim_timeout
+        given = tuple(self.table.by_worker.of(task.worker).values())
+        if any(each.state is TaskState.RUNNING for each in given):
+            self._due.add(now + patience, task.id, task)
+            return
+        self._silent.add(task.worker)
+        for each in given:
+            self._come_back(each, f"{each.worker} has claimed nothing for {patience:g} s")
+
+    def _why_not(self, worker: TaskWorker) -> str:
+        """Why a worker gets nothing for now, in words; "" if it may get something."""
+        if not self._letters.has_room(worker):
+            return f"the inbox of {worker.name} is full"
+        if worker.name in self._silent:
+            if not self._letters.waits(worker):
+                return f"{worker.name} claims nothing of what it gets"
+            self._silent.discard(worker.name)
+        return ""
 
     def tidy(self) -> None:
         """Forget what ended long ago, in small steps until there is no more."""

@@ -35,7 +35,7 @@ def test_a_worker_that_is_full_says_so(yard: Yard) -> None:
     yard.register("w1", capacity=1)
     yard.submit()
     waits = yard.submit()
-    assert yard.kernel.tasks.reason(waits) == "every worker that fits is full: w1 has 1 of 1"
+    assert yard.kernel.tasks.reason(waits) == "no worker that fits is free: w1 has 1 of 1"
     yard.kernel.workers.change(OPERATOR, "w1", capacity=9)
     assert yard.state_of(waits) == "assigned"
     yard.submit()
@@ -108,7 +108,7 @@ def test_an_agent_is_a_worker_as_long_as_it_has_a_process(yard: Yard) -> None:
     ones = [yard.submit(), yard.submit()]
     yard.claim("bob")
     assert {yard.task(each).worker for each in ones} == {"bob", "desk"}
-    yard.wait(10_000)
+    yard.wait(500)
     yard.told()
     yard.end(bob, 1)
     assert sorted(yard.told()) == ["task_returned", "task_returned", "worker_lost", "worker_lost"]
@@ -119,6 +119,34 @@ def test_an_agent_is_a_worker_as_long_as_it_has_a_process(yard: Yard) -> None:
     yard.kernel.workers.take_up()
     assert yard.kernel.workers.counts() == {"active": 2, "lost": 0}
     assert {yard.state_of(each) for each in ones} == {"assigned"}
+
+
+def test_who_claims_nothing_gives_it_back_and_holds_up_nobody(yard: Yard) -> None:
+    yard.configure("tasks: {max_concurrent: 2}\n")
+    for name in ("idler", "worker"):
+        yard.process(name)
+        yard.register(name, by=name, agent=name, capabilities={"idle": name == "idler"})
+    idle = [yard.submit(requirements={"idle": True}) for _ in range(2)]
+    other = yard.submit(requirements={"idle": False})
+    assert yard.state_of(other) == "validated"
+    yard.wait(599)
+    assert [yard.state_of(each) for each in idle] == ["assigned"] * 2
+    yard.wait(2)
+    assert [yard.state_of(each) for each in idle] == ["validated"] * 2
+    assert [yard.task(each).lost for each in idle] == [0, 0]
+    assert "idler claims nothing" in yard.kernel.tasks.reason(yard.task(idle[0]))
+    assert not yard.mail.mailbox("idler").new
+    assert yard.claim("worker")["task"] == other.id
+    stop = yard.mail.receiving.on_waiting("idler", lambda: None)
+    yard.wait(2)
+    assert yard.state_of(idle[0]) == "assigned"
+    stop()
+    assert yard.claim("idler")["task"] == idle[0].id
+    yard.wait(5_000)  # it is busy, and has claimed what it does
+    assert yard.state_of(idle[0]) == "running"
+    yard.answer("worker", other.id, 1, by="worker", ok=1)
+    yard.wait(5_000)
+    assert yard.state_of(idle[1]) == "assigned"
 
 
 def test_a_program_that_is_started_again_gets_the_task_as_the_next_attempt(yard: Yard) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.hatchery import Hatchery, QuickTree
-from tests.tree import PATIENCE, Tree
+from tests.tree import PATIENCE, Tree, eventually
 
 pytestmark = pytest.mark.mount
 
@@ -321,3 +321,22 @@ def test_what_oxios_says(tree: Tree, row: Row) -> None:
 
 def test_the_tables_have_every_word_once() -> None:
     assert len({row.said for row in OXIOS}) == len(OXIOS) == 20
+
+
+def test_what_colonyos_says_of_the_way_back(tree: Tree) -> None:
+    """POST /system/rollback/{checkpoint_id}: the last of all, because everything begins anew."""
+    (tree / "sys/checkpoints/back").mkdir()
+    (tree / "shared/since").write_text("later\n")
+    tree.write("sys/checkpoints/back/ctl", "rollback\n")
+    eventually(lambda: "system_rolled_back" in _events_so_far(tree))
+    assert not (tree / "shared/since").exists()
+
+
+def _events_so_far(tree: Tree) -> str:
+    stream = os.open(tree / "dev/events.all", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        return os.read(stream, 1 << 20).decode()
+    except BlockingIOError:
+        return ""
+    finally:
+        os.close(stream)

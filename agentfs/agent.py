@@ -826,7 +826,7 @@ class _TaskSource(_Source):
     @staticmethod
     def kind(content: bytes) -> Message:
         message = Message(content)
-        return Work(content) if message.type == "task" else message
+        return Work(content) if message.type == "assigned-task" else message
 
     async def answer(self, work: Message, returned: Any) -> None:
         """Have an answer: what its handler returned, as JSON."""

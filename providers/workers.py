@@ -223,12 +223,12 @@ class WorkerDirectory(Table):
         },
     )
     def recv(self, caller: Caller) -> StreamHandle:
-        """The next task: a message of Type `task` with one line of JSON: task, attempt,
+        """The next task: a message of Type `assigned-task` with one line of JSON: task, attempt,
         description, input, requirements, priority, key, deadline. It is being done from then on,
         and comes back if its reader dies. The answer is written to the same handle, a line of JSON:
         `{task, attempt, ok: RESULT}`, `{task, attempt, error: WORDS, again: true}` (another worker
         may try), `{task, attempt, progress: WORDS}`; or to /dev/tasks/ID/result. To ask for the
-        next one without an answer is to fail it. A message of Type `task-cancelled` says that
+        next one without an answer is to fail it. A message of Type `cancelled-task` says that
         nobody wants a task any more."""
         room = self._workers.room(self._worker)
         self._worker.ownership.require(caller.principal, Access.TAKE, str(self._worker))

@@ -87,6 +87,8 @@ KERNEL_TYPES = frozenset(
         "ask-cancelled",
         "ask-expired",
         "ask-failed",
+        "assigned-task",
+        "cancelled-task",
         "escalation",
         "notice",
         "port-request",
@@ -94,10 +96,8 @@ KERNEL_TYPES = frozenset(
         "restart-notice",
         "rollback",
         "step",
-        "task",
-        "task-cancelled",
-        "task-vote",
         "undeliverable",
+        "vote-request",
     }
 )
 """Types of a message that only the kernel writes."""

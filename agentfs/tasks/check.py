@@ -59,7 +59,7 @@ def faults(rows: StoreRows) -> Iterator[str]:
             yield from (f"{what}: {fault}" for fault in _open_faults(task, workers, messages))
     yield from (f"there is no task {number}, whose input is kept" for number in sorted(values))
     for number, (mailbox, _, text) in messages.items():
-        if text not in ("task-cancelled", ""):
+        if text not in ("cancelled-task", ""):
             yield f"message {number:012d} in {mailbox} assigns {text}, which is not assigned so"
 
 
@@ -93,7 +93,7 @@ def _assignments(rows: StoreRows) -> dict[int, tuple[str, str, str]]:
     found = {}
     for seq, mailbox, state, start in rows.read(query):
         head = bytes(start or b"").partition(b"\n\n")[0].decode(errors="replace").split("\n")
-        if "Type: task" in head:
+        if "Type: assigned-task" in head:
             number = next((line[6:] for line in head if line.startswith("Task: ")), "")
             found[seq] = mailbox, state, f"task {number}"
     return found

@@ -63,7 +63,7 @@ class Consensus:
         draft = Draft(
             voter,
             head.encode() + cut,
-            [("Auto-Submitted", "auto-generated"), ("Type", "task-vote"), ("Task", str(task))],
+            [("Auto-Submitted", "auto-generated"), ("Type", "vote-request"), ("Task", str(task))],
             reply_by=deadline,
             answer_apart=True,
         )

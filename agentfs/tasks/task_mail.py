@@ -62,7 +62,7 @@ class TaskMail:
             "deadline": deadline,
         }
         headers = [
-            ("Type", "task"),
+            ("Type", "assigned-task"),
             ("Task", str(task.id)),
             ("Attempt", str(task.attempt)),
             *([("Deadline", rfc3339(deadline))] if deadline else []),
@@ -107,7 +107,7 @@ class TaskMail:
     def tell_cancelled(self, task: Task, worker: TaskWorker, words: str) -> None:
         """Its worker, which has claimed it, is to stop; some are stopped."""
         body = {"task": task.id, "attempt": task.attempt, "cancelled": words}
-        headers = [("Type", "task-cancelled"), ("Task", str(task.id))]
+        headers = [("Type", "cancelled-task"), ("Task", str(task.id))]
         draft = Draft(
             worker.mailbox,
             json.dumps(body, ensure_ascii=False).encode(errors="backslashreplace") + b"\n",

@@ -19,6 +19,7 @@ from agentfs.vfs.handles import (
     Edited,
     Late,
     Lines,
+    Polled,
     Rendered,
     RequestHandle,
     Snapshot,
@@ -112,8 +113,9 @@ class Value(_DeclaredFile):
     """Exact size, page-cached, coherent. A write, where allowed, is parsed and applied at once.
 
     A program reads until the end, and Linux's page cache is of the file and not of the open file: a
-    change to a longer value between its last two reads gives it a mix, `running`, newline, `d`. An
-    open file of a `polled` value stays what it was, for 60 µs more.
+    change to a longer value between its last two reads gives it a mix, `running`, newline, `d`. A
+    `polled` value that is open is what it was when it was read from the start last; that costs
+    60 µs more.
     """
 
     kind = "value"
@@ -136,7 +138,7 @@ class Value(_DeclaredFile):
 
     def open(self, flags: int, caller: Caller) -> Handle:
         if not is_writing(flags):
-            return Snapshot(self._render()) if self._polled else Rendered(self._render)
+            return Polled(self._render) if self._polled else Rendered(self._render)
         apply = self._apply
         if apply is None:
             raise KernelError(errno.EACCES, "this value can only be read")

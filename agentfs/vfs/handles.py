@@ -21,6 +21,7 @@ __all__ = [
     "Gathered",
     "Late",
     "Lines",
+    "Polled",
     "Rendered",
     "RequestHandle",
     "Snapshot",
@@ -82,6 +83,23 @@ class Snapshot(Handle):
         return len(self._content)
 
     async def read(self, offset: int, size: int) -> bytes:
+        return self._content[offset : offset + size]
+
+
+class Polled(Handle):
+    """Bytes rendered at each read from the start; a read that goes on finds more of the same."""
+
+    def __init__(self, render: Callable[[], bytes]) -> None:
+        self._render = render
+        self._content = b""
+
+    @property
+    def kept(self) -> int:
+        return len(self._content)
+
+    async def read(self, offset: int, size: int) -> bytes:
+        if offset == 0:
+            self._content = self._render()
         return self._content[offset : offset + size]
 
 

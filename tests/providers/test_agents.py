@@ -41,6 +41,9 @@ async def test_the_whole_life_of_an_agent(world: World) -> None:
         "shm",
         "log",
         "memory",
+        "remember",
+        "recall",
+        "project",
     ]
     with refused("EEXIST"):
         agents.mkdir("dora", 0o755, OPERATOR)

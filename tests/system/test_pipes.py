@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.test_identity import ROOT_ONLY, _open_to_all
-from tests.tree import Tree, eventually
+from tests.tree import PATIENCE, Tree, eventually
 
 pytestmark = pytest.mark.mount
 
@@ -279,7 +279,7 @@ def test_who_waits_for_the_other_end_sees_the_end_of_it(
         eventually(lambda: json.loads(tree.read("sys/stats/system"))["mount"]["parked"] == 1)
     tree.write(f"proc/{pid}/ctl", "KILL\n")
     for program in waiting:
-        assert program.wait(10) == 0
+        assert program.wait(PATIENCE) == 0
     if reaped_at_once:
         thread.join()
         os.close(waits)

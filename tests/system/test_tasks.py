@@ -78,7 +78,7 @@ class Desk:
 
     def take(self) -> dict[str, Any]:
         head, _, body = os.read(self.file, 65536).decode().partition("\n\n")
-        assert "\nType: task\n" in head
+        assert "\nType: assigned-task\n" in head
         said: dict[str, Any] = json.loads(body)
         return said
 
@@ -351,7 +351,7 @@ def test_a_worker_is_told_of_what_is_cancelled_and_its_answer_is_stale(tree: Tre
             desk.answer(said, ok=1)
         assert late.value.errno == errno.ESTALE
         notice = os.read(desk.file, 65536).decode()
-        assert "Type: task-cancelled\n" in notice
+        assert "Type: cancelled-task\n" in notice
         assert "not any more" in notice
 
 

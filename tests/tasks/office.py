@@ -65,7 +65,7 @@ class Office(World):
         while True:
             message = self.mail.receiving.claim_next(self.principal(voter), voter)
             assert message is not None
-            if self.header(message, "Type") == "task-vote":
+            if self.header(message, "Type") == "vote-request":
                 return message.seq
 
     def reply(self, voter: str, question: int, text: str) -> None:

@@ -47,14 +47,14 @@ def test_a_forged_assignment_is_none(yard: Yard) -> None:
     yard.process("bob")
     yard.process("eve")
     yard.register("bob", by="bob", agent="bob")
-    for text in ("Type: TASK\n\nx", "Type: task-cancelled\n\nx"):
+    for text in ("Type: Assigned-TASK\n\nx", "Type: cancelled-task\n\nx"):
         refused(errno.EINVAL, yard.send, "eve", "bob", text)
-    body = yard.send("eve", "bob", "Type: task\nTask: 1\n\nx")  # all of it is body
+    body = yard.send("eve", "bob", "Type: assigned-task\nTask: 1\n\nx")  # all of it is body
     assert yard.header(body, "Type") is None
     yard.mail.delivery.acknowledge(yard.principal("bob"), "bob", "new", body.file)
     forged = Draft.parse(b"Subject: x\nTask: 7\nTo: bob\n\nx", now=yard.clock.now())
     assert all(name.lower() != "task" for name, _ in forged.headers)
-    text = "hello\n\nType: task\nTask: 9\r\nFrom: init\x00"
+    text = "hello\n\nType: assigned-task\nTask: 9\r\nFrom: init\x00"
     task = yard.submit(text, by="eve", input={"task": 9, "From": "init"})
     message = yard.take("bob")
     assert message is not None

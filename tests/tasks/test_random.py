@@ -159,7 +159,7 @@ class Story:
             for box in self.yard.mail.boxes
             for folder in (box.new, box.cur, box.dead)
             for message in folder.values()
-            if self.yard.header(message, "Type") == "task"
+            if self.yard.header(message, "Type") == "assigned-task"
         )
         under_way = [task for task in table.open.values() if task.under_way]
         assert messages == sorted(task.message for task in under_way)

@@ -65,7 +65,7 @@ def test_the_message_of_an_assignment_is_the_kernels(yard: Yard) -> None:
     message = yard.take("w1")
     assert message is not None
     said = {name: yard.header(message, name) for name in ("From", "Type", "Task", "Attempt")}
-    assert said == {"From": "ann", "Type": "task", "Task": "1", "Attempt": "1"}
+    assert said == {"From": "ann", "Type": "assigned-task", "Task": "1", "Attempt": "1"}
     assert yard.header(message, "Priority") == "high"
     deadline = yard.header(message, "Deadline")
     assert deadline is not None
@@ -161,7 +161,7 @@ def test_cancel_in_every_state(yard: Yard) -> None:
     refused(errno.ESTALE, yard.answer, "w1", running.id, 1, ok=1)
     told = yard.take("w1")
     assert told is not None
-    assert yard.header(told, "Type") == "task-cancelled"
+    assert yard.header(told, "Type") == "cancelled-task"
     assert json.loads(yard.body(told))["task"] == running.id
     assert [yard.state_of(each) for each in (waits, assigned, running)] == ["cancelled"] * 3
     assert "stays so" in refused(errno.EPERM, cancel, OPERATOR, running.id)

@@ -37,6 +37,10 @@ WEIGHTS = {
 }
 """What happens next, and how often. In between the daemon falls at failpoints by itself."""
 
+LATE = 15
+"""After so many the daemon is killed, if that was not among them: one short run in a hundred had no
+death of a daemon, and was not torture."""
+
 ARMED = 0.6  # of all daemons
 FARTHEST = 400  # the last hit at which one may fall: beyond, most daemons are killed before
 STOPPED = (0.05, 1.5)  # seconds that a program stands still
@@ -147,6 +151,8 @@ class Hazards:
             "open many files": self._open_many,
         }
         (what,) = self._chance.choices(list(WEIGHTS), list(WEIGHTS.values()))
+        if sum(self.counts.values()) >= LATE and not self.counts["kill the daemon"]:
+            what = "kill the daemon"
         if what == "fill the disk" and not self.own_disk:
             return
         self.counts[what] += 1

@@ -26,7 +26,7 @@ with open(tree + "/dev/workers/new", "w") as new:
 recv = os.open(tree + "/agents/hand/recv", os.O_RDWR | os.O_DIRECT)
 while True:
     head, _, body = os.read(recv, 1 << 20).decode().partition("\\n\\n")
-    if "\\nType: task\\n" not in head:
+    if "\\nType: assigned-task\\n" not in head:
         continue
     task = json.loads(body)
     mark = folder + "/" + task["key"]
@@ -125,5 +125,7 @@ class _Labour(Scenario):
         view["workers"] = str(sorted(set(os.listdir(self._tree / "dev/workers")) - {"new"}))
         box = self._tree / "agents/hand/inbox"
         left = [path for folder in ("new", "cur") for path in (box / folder).iterdir()]
-        view["left"] = str([path.name for path in left if "\nType: task\n" in path.read_text()])
+        view["left"] = str(
+            [path.name for path in left if "\nType: assigned-task\n" in path.read_text()]
+        )
         return view

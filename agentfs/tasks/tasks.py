@@ -427,6 +427,8 @@ class Tasks(Part):
         if task.state is not TaskState.RUNNING:
             if task.state is TaskState.ASSIGNED:
                 raise KernelError(errno.EPERM, f"task {number} is not claimed: read its message")
+            if not task.attempt:
+                raise KernelError(errno.EPERM, f"no worker has task {number} yet")
             raise KernelError(errno.ESTALE, f"the attempt is over: task {number} waits again")
         if task.run:
             raise KernelError(errno.EPERM, f"run {task.run} does task {number}, and will answer")

@@ -8,12 +8,14 @@ import errno
 import json
 import os
 import pty
+import random
 import re
 import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,9 @@ def test_what_is_written_wrong_is_refused_in_words_and_changes_nothing(tree: Tre
     ):
         assert words in refusal(tree, f"dev/workers/right/{path}", text)
     assert tree.read("dev/tasks/stats") == before
+    waits = submit(tree, requirements={"only": "no one"})
+    assert "EPERM: no worker has task" in refusal(tree, f"dev/tasks/{waits}/result", "x")
+    tree.write(f"dev/tasks/{waits}/ctl", "cancel\n")
 
 
 def test_queries_give_the_newest_first(tree: Tree) -> None:
@@ -260,6 +265,52 @@ def test_a_worker_that_is_killed_loses_its_task_to_another(tree: Tree) -> None:
         assert twice.value.errno == errno.ESTALE
     end = json.loads(tree.read(f"dev/tasks/{task}/wait"))
     assert end == {"state": "completed", "error": None, "result": {"n": 1}}
+
+
+CARRIER = """
+import json, os, sys, time
+recv = os.open(sys.argv[1] + "/recv", os.O_RDWR | os.O_DIRECT)
+while True:
+    head, _, body = os.read(recv, 1 << 16).partition(b"\\n\\n")
+    task = json.loads(body)
+    time.sleep(0.05)
+    answer = {"task": task["task"], "attempt": task["attempt"], "ok": task["input"] * 2}
+    os.write(recv, json.dumps(answer).encode())
+"""
+
+
+def test_two_hundred_tasks_of_five_workers_that_are_killed_have_a_result_each(tree: Tree) -> None:
+    chance, count = random.Random(15), 200
+    names = [f"carrier-{number}" for number in range(5)]
+
+    def begin(name: str) -> subprocess.Popen[bytes]:
+        return tree.start(sys.executable, "-S", "-c", CARRIER, str(tree / f"dev/workers/{name}"))
+
+    for name in names:
+        register(tree, name, capabilities={"only": "carrier"})
+    carriers = {name: begin(name) for name in names}
+    wanted = {"requirements": {"only": "carrier"}, "max_attempts": 1000}
+    tasks = [submit(tree, input=number, **wanted) for number in range(count)]
+    kills = 0
+    while any(state(tree, task) != "completed" for task in tasks):
+        name = chance.choice(names)
+        time.sleep(chance.uniform(0, 0.1))
+        carriers[name].kill()
+        carriers[name].wait()
+        carriers[name] = begin(name)
+        kills += 1
+    for carrier in carriers.values():
+        carrier.kill()
+    attempts = 0
+    for number, task in enumerate(tasks):
+        assert json.loads(tree.read(f"dev/tasks/{task}/result")) == 2 * number
+        steps = [json.loads(line) for line in tree.read(f"dev/tasks/{task}/history").splitlines()]
+        assert [step["state"] for step in steps].count("completed") == 1
+        attempts += info(tree, task)["attempt"]
+    assert kills > 10
+    assert attempts > count, "some were killed at work"
+    for name in names:
+        (tree / f"dev/workers/{name}").rmdir()
 
 
 def test_two_programs_of_one_worker_get_different_tasks(tree: Tree) -> None:

@@ -251,11 +251,11 @@ def test_a_kill_9_of_the_daemon_charges_what_has_come_at_the_next_start(trees, p
     provider.reset()
 
     def answers() -> bool:
-        """At the address that it has. A connection that came while the doors were made anew is
-        reset: nobody could say whose it was."""
+        """At the address that it has. Until the doors are made anew a connection is refused, and
+        one that came meanwhile is reset: nobody could say whose it was."""
         try:
             return agent.do("chat()")[0] == 200
-        except ConnectionResetError:
+        except (ConnectionRefusedError, ConnectionResetError):
             return False
 
     eventually(answers)

@@ -71,7 +71,7 @@ class Coherence:
     def _invalidate(self, inode: Inode) -> None:
         inode.touch()
         if not inode.kept:
-            return
+            return  # Linux asks every time
         self._announcer.changing(inode)
         self.ask_again(inode)
 

@@ -160,8 +160,7 @@ class Approvals(Part):
     def _ask(self, needed: ApprovalError) -> ApprovalRequest:
         now = self._clock.now()
         with self._store.transaction():
-            number = int(self._store.meta("last_approval", "0")) + 1
-            self._store.set_meta("last_approval", str(number))
+            number = self._store.next_number("last_approval")
             request = ApprovalRequest(
                 number,
                 needed.agent,

@@ -83,9 +83,7 @@ class Agents(Part):
 
     def _next_id(self) -> int:
         """A number that no agent has had. Inside a transaction."""
-        number = self.last_id + 1
-        self._store.set_meta(LAST_ID, str(number))
-        return number
+        return self._store.next_number(LAST_ID)
 
     def on_withdrawn(self, call: Callable[[str], object]) -> None:
         """Call `call` with the name of each agent whose first program could not be started: it has

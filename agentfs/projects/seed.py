@@ -206,9 +206,7 @@ class SeedTable:
 
     def next_number(self) -> int:
         """A number that no other has had."""
-        number = int(self._store.meta(LAST, "0")) + 1
-        self._store.set_meta(LAST, str(number))
-        return number
+        return self._store.next_number(LAST)
 
     def add(self, seed: Seed) -> None:
         seed.changed = int(self._clock.now() * 1e9)

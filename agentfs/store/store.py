@@ -297,6 +297,13 @@ class Store:
         self._changed = self._depth
         self._metas[key] = value
 
+    def next_number(self, key: str) -> int:
+        """The number after the last one that was given under this key, from 1 on: none is given
+        twice, whatever became of what had it."""
+        number = int(self.meta(key, "0")) + 1
+        self.set_meta(key, str(number))
+        return number
+
     # -- records: JSON by kind and key -----------------------------------------------------------
 
     def records(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:

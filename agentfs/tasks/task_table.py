@@ -155,9 +155,7 @@ class TaskTable:
 
     def next_number(self) -> int:
         """The number of a new task."""
-        number = int(self._store.meta(LAST_TASK, "0")) + 1
-        self._store.set_meta(LAST_TASK, str(number))
-        return number
+        return self._store.next_number(LAST_TASK)
 
     def add(self, task: Task, given: str) -> None:
         """Have a new one, with its input as JSON. The next change stores it, or `save`."""

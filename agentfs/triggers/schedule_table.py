@@ -190,9 +190,7 @@ class ScheduleTable:
 
     def next_number(self) -> int:
         """A number that no other has had."""
-        number = int(self._store.meta(LAST, "0")) + 1
-        self._store.set_meta(LAST, str(number))
-        return number
+        return self._store.next_number(LAST)
 
     def add(self, schedule: Scheduled) -> None:
         schedule.due = schedule.next

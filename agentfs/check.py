@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from agentfs.shared import check as shared
 from agentfs.store.live_document import Form
 from agentfs.store.migrations import LATEST
 from agentfs.store.opening import LAST_EVENT
+from agentfs.store.replay import reading
 from agentfs.store.rows import UNREADABLE, StoreRows
 from agentfs.store.settings import configuration_form
 from agentfs.tasks import check as tasks
@@ -74,10 +74,7 @@ def check(path: Path) -> list[str]:
     if not path.exists():
         return [f"there is no store at {path}"]
     try:
-        with closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        ) as connection:
-            connection.execute("BEGIN")  # one snapshot for all that follows
+        with reading(path) as connection:
             faults = list(_faults(connection, path))
         return faults or shared.content_faults(path)
     except sqlite3.Error as failure:

@@ -407,6 +407,7 @@ class Kernel:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.timers.run)
                 nursery.start_soon(self.store.checkpoint_regularly)
+                nursery.start_soon(self.store.fold_regularly)
                 for work in self.ground.parts.each(Part.run):
                     nursery.start_soon(work)
                 with taking_up(self.store.path):

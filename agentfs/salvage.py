@@ -1,4 +1,5 @@
-"""Saves the rows of a damaged store into a new one, one by one, the mail first.
+"""Saves the rows of a damaged store into a new one, one by one, the mail first, and then what its
+log has and the database lacks.
 
 The damaged store is only read. If a page cannot be read, reading goes on behind its rows.
 """
@@ -23,6 +24,7 @@ from agentfs.model.names import INIT_NAME
 from agentfs.model.spec import NAME
 from agentfs.store.migrations import migrate
 from agentfs.store.opening import LAST_EVENT
+from agentfs.store.replay import remains
 
 __all__ = [
     "Saved",
@@ -133,6 +135,7 @@ def salvage(source: Path, target: Path) -> list[Saved]:
         migrate(new)
         new.execute("BEGIN")
         saved = [_Table(old, new, table).copy() for table in ORDER]
+        remains(new, source).write(new)
         new.execute("COMMIT")
         new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return saved

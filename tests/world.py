@@ -20,6 +20,7 @@ from agentfs.model.principal import INIT, Kind, Principal
 from agentfs.model.process import Limits, Process, Restart, Role, State, Tier
 from agentfs.store.event import Event
 from agentfs.store.part import Part
+from tests.storage import copy_store
 
 UID, GID = os.getuid(), os.getgid()
 OPERATOR = Principal(Kind.OPERATOR, INIT, "init", UID, GID)
@@ -100,12 +101,9 @@ class World:
         """kill -9 of the daemon and its next start: on what it had written by now."""
         left = self.state.with_name(f"{self.state.name}-killed")
         left.mkdir()
-        files = ("store.db", "store.db-wal")
-        for name in files:
-            shutil.copy(self.state / name, left / name)
+        copy_store(self.state, left)
         self._stop()
-        for name in files:
-            shutil.copy(left / name, self.state / name)
+        copy_store(left, self.state)
         shutil.rmtree(left)
         assert check(self.state / "store.db") == []
         self._start()

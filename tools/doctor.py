@@ -214,13 +214,9 @@ def _same_user(state: Path) -> Iterator[Finding]:
     """The agents that run as the user whose the state directory is, so as the operator."""
     from agentfs.model.names import INIT_NAME
     from agentfs.store.layout import STORE
+    from agentfs.store.replay import reading
 
-    with (
-        contextlib.suppress(sqlite3.Error, OSError),
-        contextlib.closing(
-            sqlite3.connect(f"{(state / STORE).absolute().as_uri()}?mode=ro", uri=True)
-        ) as store,
-    ):
+    with contextlib.suppress(sqlite3.Error, OSError), reading(state / STORE) as store:
         owner = state.stat().st_uid
         records = [json.loads(text) for (text,) in store.execute("SELECT record FROM processes")]
         same = sorted(
@@ -412,13 +408,9 @@ def _names(state: Path) -> Iterator[Finding]:
     from agentfs.rights import acl
     from agentfs.rights.policy import across_users
     from agentfs.store.layout import STORE
+    from agentfs.store.replay import reading
 
-    with (
-        contextlib.suppress(sqlite3.Error),
-        contextlib.closing(
-            sqlite3.connect(f"{(state / STORE).absolute().as_uri()}?mode=ro", uri=True)
-        ) as store,
-    ):
+    with contextlib.suppress(sqlite3.Error), reading(state / STORE) as store:
         agents = {name for (name,) in store.execute("SELECT name FROM agents")}
         text = store.execute("SELECT value FROM meta WHERE key = ?", (acl.FILE,)).fetchone()
         with contextlib.suppress(KernelError):

@@ -31,7 +31,10 @@ from agentfs.store.opening import require_whole
 __all__ = ["repair", "trial"]
 
 MARK = "store.mark"
-OF_THE_STORE = (STORE, f"{STORE}-wal", MARK)
+LOGS = ("-wal", "-log0", "-log1")
+"""The files beside a store that have something it may lack, by the ends of their names."""
+
+OF_THE_STORE = (STORE, *(f"{STORE}{log}" for log in LOGS), MARK)
 NAMES = {
     "messages": "messages",
     "agents": "agents",
@@ -48,7 +51,7 @@ def trial(store: Path, key: Path) -> str:
         state = Path(folder)
         for source, name in (
             (store, STORE),
-            (store.with_name(f"{store.name}-wal"), f"{STORE}-wal"),
+            *((store.with_name(f"{store.name}{log}"), f"{STORE}{log}") for log in LOGS),
             (key, "audit.key"),
             (key.with_name(f"{key.name}.checkpoints"), "audit.key.checkpoints"),
         ):
@@ -104,7 +107,7 @@ def _save(state: Path, aside: Path, key: Path, say: Callable[[str], object]) -> 
     """Put what can be saved in the place of the store."""
     with tempfile.TemporaryDirectory(prefix="repairing-", dir=state) as folder:
         work = Path(folder)
-        for name in (STORE, f"{STORE}-wal"):
+        for name in (STORE, *(f"{STORE}{log}" for log in LOGS)):
             if (aside / name).exists():
                 shutil.copy(aside / name, work / name)
         made = state / "store.repaired"
@@ -124,11 +127,11 @@ def _save(state: Path, aside: Path, key: Path, say: Callable[[str], object]) -> 
         if why:
             made.unlink()
             raise StateError(f"{state}: it cannot be repaired: {why}")
-        for name in (f"{STORE}-wal", f"{STORE}-shm", MARK):
+        for name in (*(f"{STORE}{log}" for log in LOGS), f"{STORE}-shm", MARK):
             (state / name).unlink(missing_ok=True)
         os.replace(made, state / STORE)
-        for name in ("store.repaired-wal", "store.repaired-shm"):
-            (state / name).unlink(missing_ok=True)
+        for end in (*LOGS, "-shm"):
+            (state / f"store.repaired{end}").unlink(missing_ok=True)
         say(f"{state}: it can be mounted")
 
 

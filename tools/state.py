@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -105,7 +105,7 @@ def _all() -> Iterator[StateDirectory]:
             store = path / STORE
             if not store.exists():
                 continue
-            files = [store, path / f"{STORE}-wal"]
+            files = [store, *(path / f"{STORE}{log}" for log in ("-wal", "-log0", "-log1"))]
             used = max(file.stat().st_mtime for file in files if file.exists())
             yield StateDirectory(str(path), _mountpoint(path), used, _bytes(path), _holder(path))
 
@@ -114,9 +114,10 @@ def _mountpoint(path: Path) -> str:
     """Where it was mounted last, as its store says."""
     import sqlite3  # slow to import
 
-    uri = f"{(path / STORE).absolute().as_uri()}?mode=ro"
+    from agentfs.store.replay import reading
+
     try:
-        with closing(sqlite3.connect(uri, uri=True)) as store:
+        with reading(path / STORE) as store:
             row = store.execute("SELECT value FROM meta WHERE key = 'mountpoint'").fetchone()
     except sqlite3.Error:
         return ""

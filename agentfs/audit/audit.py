@@ -13,6 +13,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -237,7 +238,9 @@ class Audit(Part):
 
     @property
     def path(self) -> Path:
-        """The store's file. A reader opens a connection of its own."""
+        """The store's file, with all records in it. A reader opens a connection of its own. Raises
+        ENOSPC or EIO if the disk does not take what is not in it yet."""
+        self._store.fold()
         return self._store.path
 
     def head(self) -> str:
@@ -246,4 +249,5 @@ class Audit(Part):
 
     async def verify(self) -> Verification:
         """Check everything, in a thread and for one caller at a time."""
-        return await trio.to_thread.run_sync(verify, self.path, self.key, limiter=self._verifying)
+        look = partial(verify, self.path, self.key, folded=True)
+        return await trio.to_thread.run_sync(look, limiter=self._verifying)

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from agentfs.store.batch import ChangeKind
 from agentfs.store.store import Store
 
 __all__ = [
@@ -63,7 +64,7 @@ class AuditTables:
         return list(self._store.read(query, (seq, limit)))
 
     def append(self, seq: int, record: str, digest: bytes, head: str) -> None:
-        self._store.write("INSERT INTO audit VALUES (?, ?, ?)", (seq, record, digest))
+        self._store.change(ChangeKind.AUDITED, seq, record, digest)
         self._store.set_meta(HEAD, head)
 
     def checkpoints(self) -> Iterator[tuple[int, str]]:

@@ -135,8 +135,9 @@ class Mirroring:
             await self._due.wait()
             self._due = trio.Event()
             try:
+                self._store.fold()  # nobody finds a line of a record that SQLite lacks
                 await self._store.sync()
-            except OSError as failure:
+            except (OSError, KernelError) as failure:
                 log.warning("the store cannot be synced: %s", failure)
             else:
                 await trio.to_thread.run_sync(self.write)

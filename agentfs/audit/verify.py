@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from agentfs.audit.gaps import Gap, first_of, is_gap
 from agentfs.audit.mirror import Mirror
 from agentfs.audit.seal import GENESIS, Checkpoint, Seal
 from agentfs.base.errors import KernelError
+from agentfs.store.replay import reading
 
 __all__ = ["Verification", "verify"]
 
@@ -44,13 +44,14 @@ class _BadError(Exception):
     """The first fault."""
 
 
-def verify(store: Path, key: Path) -> Verification:
+def verify(store: Path, key: Path, *, folded: bool = False) -> Verification:
     """Check the audit in the store at `store` with the key at `key`. That takes about 5 s for a
-    million records. A store that cannot be read is a fault, too."""
+    million records. A store that cannot be read is a fault, too. `folded`: its daemon has just
+    folded the log, so that need not be looked at."""
     try:
         lines = Mirror(key).lines()  # before the snapshot, so that their records are in it
-        with closing(tables.beside(store)) as connection:
-            connection.execute("BEGIN")
+        with reading(store, folded=folded) as connection:
+            connection.text_factory = bytes
             return _Audit(connection, key, lines).verify()
     except (_BadError, KernelError) as bad:
         return Verification(fault=str(bad.args[0]))

@@ -36,7 +36,7 @@ __all__ = ["begin", "decide", "finish", "give_up", "pending"]
 ROLLBACK = "rollback"
 NEW, OLD, PLAN = "new", "old", "plan"
 
-LOGS = (f"{STORE}-wal", f"{STORE}-shm")
+LOGS = (f"{STORE}-wal", f"{STORE}-shm", f"{STORE}-log0", f"{STORE}-log1")
 
 DERIVED = ("recall.db", "recall.db-wal", "recall.db-shm")
 """Files of the state directory that are made anew from others."""

@@ -299,7 +299,7 @@ class Mailboxes(Part):
             self._put(message)
 
         self._store.on_rollback(undo)
-        self._store.delete_message(message.seq, message.size)
+        self._store.delete_message(message.seq)
 
     def delete_finished(self, sender: str, messages: list[Message]) -> None:
         """Drop these finished messages of `sender` for good."""

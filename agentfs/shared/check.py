@@ -4,9 +4,7 @@ the contents of artifacts."""
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 from agentfs.base.errors import KernelError
@@ -15,6 +13,7 @@ from agentfs.shared.artifact_table import FOLDER, KIND
 from agentfs.shared.draft import UNFINISHED
 from agentfs.shared.locks import KIND as LOCK
 from agentfs.shared.locks import Lock
+from agentfs.store.replay import reading
 from agentfs.store.rows import UNREADABLE, Record, StoreRows, read_record
 
 __all__ = ["content_faults", "faults"]
@@ -123,7 +122,7 @@ def content_faults(store: Path) -> list[str]:
 
 
 def _compare(store: Path) -> set[str]:
-    with closing(sqlite3.connect(f"{store.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+    with reading(store) as connection:
         found = list(StoreRows(connection, store).records(KIND))
     faults = set()
     named = set()

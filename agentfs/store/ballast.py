@@ -64,12 +64,13 @@ class Ballast:
         self.full = False
         """No more can be had, so that agents were refused, or would be."""
 
-    def room(self, size: int, acting: Principal | None) -> int:
-        """How many bytes agents may write now. Raises sqlite3.OperationalError if less than `size`
-        is left to `acting`, for whom the transaction is; None is the kernel itself."""
+    def room(self, size: int, acting: Principal | None, due: int = 0) -> int:
+        """How many bytes agents may write now, beside `due` bytes that were accepted and are to be
+        written. Raises sqlite3.OperationalError if less than `size` is left to `acting`, for whom
+        the transaction is; None is the kernel itself."""
         if not self._able:
             return STEP
-        used = self._used()
+        used = self._used() + due
         wanted = used + BALLAST + size
         if wanted > self._set_aside:
             self._extend(used, wanted + STEP)

@@ -29,6 +29,8 @@ FILES = (
     STORE,
     f"{STORE}-wal",
     f"{STORE}-shm",
+    f"{STORE}-log0",
+    f"{STORE}-log1",
     "store.mark",
     "recall.db",
     "recall.db-wal",

@@ -1,13 +1,14 @@
 """Whether a store is whole, asked before it is opened for writing, so that nothing gets worse.
 
-SQLite checks a page only when it uses it, and if a log was cut, takes the rest for all that there
-was. So all pages are looked through here, and the log has to reach as far as the mark beside it
-says (`StoreMark`).
+SQLite checks a page only when it uses it, and if its log was cut, takes the rest for all that there
+was; with ours it is the same. So all pages are looked through here, and the logs have to reach as
+far as the mark beside them says (`StoreMark`).
 """
 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import sqlite3
 import time
@@ -19,7 +20,9 @@ from pathlib import Path
 from agentfs.base.errors import KernelError
 from agentfs.machine.proc import boot_id
 from agentfs.store.layout import StateError
+from agentfs.store.log import log_files
 from agentfs.store.migrations import LATEST
+from agentfs.store.replay import lacking
 
 __all__ = ["LAST_EVENT", "StoreMark", "is_full", "look_through", "require_whole", "taking_up"]
 
@@ -35,6 +38,9 @@ LAST_EVENT = "event_seq"
 """The meta value with the number of the last event."""
 
 
+NUMBER = 20
+"""The length of the number in a mark, with blanks before it."""
+
 UNREADABLE = (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 """Exceptions of reading a record that is not what it should be."""
 
@@ -43,12 +49,16 @@ class StoreMark:
     """STORE.mark, beside a store: the number of the last event that was committed, and in which
     life of the machine. It is written behind every commit, and never synced. After kill -9 it is
     behind the store by one commit at most; after a power cut either may have got further.
+
+    It is written through memory that it shares with Linux: that takes 0.3 µs, and pwrite(2) 1.5.
+    Its blocks are set aside before; where that cannot be, it is pwrite(2).
     """
 
     def __init__(self, store: Path) -> None:
         self.path = store.with_suffix(".mark")
         self._boot = boot_id()
         self._descriptor = -1
+        self._shared: mmap.mmap | None = None
 
     def read(self) -> tuple[int, bool]:
         """Its number (0: none), and whether the machine ran on ever since."""
@@ -61,13 +71,24 @@ class StoreMark:
     def write(self, number: str) -> None:
         """Say that event `number` was committed. If the disk refuses, the mark stays behind, which
         does no harm."""
+        if self._shared is not None:
+            self._shared[:NUMBER] = b"%20s" % number.encode()
+            return
         with suppress(OSError):
             if self._descriptor < 0:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
                 self._descriptor = os.open(self.path, flags, 0o600)
-            os.pwrite(self._descriptor, f"{number:>20} {self._boot}\n".encode(), 0)
+            text = f"{number:>{NUMBER}} {self._boot}\n".encode()
+            os.pwrite(self._descriptor, text, 0)
+            os.posix_fallocate(self._descriptor, 0, len(text))
+            self._shared = mmap.mmap(self._descriptor, len(text))  # has a descriptor of its own
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def close(self) -> None:
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -89,8 +110,10 @@ def require_whole(store: Path) -> str:
         raise StateError(f"{store}: {found}; {_advice(state)}")
     if found >= known:
         return ""
-    lost = f"{store}-wal, the log of the store, was cut or damaged: it ends with event {found}, and"
-    lost += f" {known} had been committed"
+    lost = (
+        f"a log of the store, {store}-wal, -log0 or -log1, was cut or damaged: it ends with event"
+        f" {found}, and {known} had been committed"
+    )
     if same_boot:
         raise StateError(f"{lost}; put it back, or {_advice(state)}")
     return f"{lost}. The machine was started again meanwhile: what was not synced is lost"
@@ -99,8 +122,8 @@ def require_whole(store: Path) -> str:
 def _require_new(store: Path, known: int) -> None:
     """Raise StateError if there is a trace of a store that is gone."""
     state = store.parent
-    log = store.with_name(f"{store.name}-wal")
-    traces = [str(log)] if log.exists() and log.stat().st_size else []
+    logs = (store.with_name(f"{store.name}-wal"), *log_files(store))
+    traces = [str(log) for log in logs if log.exists() and log.stat().st_size]
     with suppress(OSError):
         traces += [entry.path for entry in os.scandir(state / "agents")][:3]
     if known or traces:
@@ -139,10 +162,12 @@ def look_through(store: Path, patience: float | None = None) -> int | str:
                 return f"the database is damaged ({'; '.join(' '.join(lines).splitlines())})"
         database.set_progress_handler(None, 0)
         row = database.execute("SELECT value FROM meta WHERE key = ?", (LAST_EVENT,)).fetchone()
+        last = "0" if row is None else row[0]
+        last = lacking(database, store).metas.get(LAST_EVENT, last)
     try:
-        return 0 if row is None else int(row[0])
+        return int(last)
     except ValueError:
-        return f"the number of its last event is {row[0]!r}"
+        return f"the number of its last event is {last!r}"
 
 
 @contextmanager

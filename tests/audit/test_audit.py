@@ -30,6 +30,7 @@ from agentfs.store.layout import StateError
 from agentfs.store.part import Part
 from agentfs.store.store import Store
 from tests.audit.world import ALICE, BOB, STRANGER, System, edit
+from tests.storage import without_log
 
 
 @pytest.fixture
@@ -536,7 +537,7 @@ def test_a_call_whose_record_cannot_be_written_is_refused_and_changes_nothing(
 ) -> None:
     """The disk is full for the audit alone."""
     system.define("before")
-    (pages,) = system.store._db.execute("PRAGMA page_count").fetchone()
+    (pages,) = without_log(system.store)._db.execute("PRAGMA page_count").fetchone()
     system.store._db.execute(f"PRAGMA max_page_count = {pages + 1}")
     made = 0
     with pytest.raises(KernelError) as refused:

@@ -102,7 +102,7 @@ def test_what_cannot_be_written_is_written_later(
         def fail(*_: object) -> None:
             raise sqlite3.OperationalError("database or disk is full")
 
-        full.setattr(system.store, "write", fail)
+        full.setattr(system.store, "change", fail)
         changes.add(ALICE, "removed", "/shared/a")
         wait(system, 1.1)
         changes.add(ALICE, "removed", "/shared/b")

@@ -27,7 +27,7 @@ class System:
     """A kernel with processes of alice and bob. Its first record is of how it is configured."""
 
     def __init__(self, folder: Path, *, every: int = 4, key: Path | None = None) -> None:
-        self.path = folder / "store.db"
+        self._path = folder / "store.db"
         self.key = key or folder / "audit.key"
         self.closed = False
         self.clock = ManualClock()
@@ -42,6 +42,13 @@ class System:
                 kernel.supervisor.boot()
                 for name in ("alice", "bob"):
                     put_process(kernel, name)
+
+    @property
+    def path(self) -> Path:
+        """Of the store, with everything in it."""
+        if not self.closed:
+            self.store.fold()
+        return self._path
 
     def define(self, *names: str, by: Principal | None = None) -> None:
         """A change for each name, one of the kernel's own without a principal."""

@@ -14,6 +14,7 @@ from agentfs.model.principal import Kind, Principal
 from agentfs.model.process import Process, Role, State
 from agentfs.process.events import StateChanged
 from agentfs.store.part import Part
+from tests.storage import without_log
 from tests.world import OPERATOR, World
 
 
@@ -146,7 +147,7 @@ def test_a_file_name_that_is_none_is_refused(world: World, bob: Process, name: s
 
 def test_a_full_store_refuses_and_changes_nothing(world: World, bob: Process) -> None:
     kept = world.send("alice", "bob", "kept")
-    pages = world.store._db.execute("PRAGMA page_count").fetchone()[0]
+    pages = without_log(world.store)._db.execute("PRAGMA page_count").fetchone()[0]
     world.store._db.execute(f"PRAGMA max_page_count = {pages}")
     big = "x" * 500_000
     refusal = refuse(world, errno.ENOSPC, "alice", "bob", body=big.encode())
@@ -378,7 +379,7 @@ def test_expiry_survives_a_restart_and_a_step_of_the_clock(world: World, bob: Pr
 def test_a_full_store_keeps_the_expired_and_tries_again(world: World, bob: Process) -> None:
     world.send("alice", "bob", "Expires: 10s\n\nsoon")
     world.clock.advance(10)
-    world.store._db.execute("PRAGMA query_only = ON")
+    without_log(world.store)._db.execute("PRAGMA query_only = ON")
     world.timers.run_due()
     assert world.recv("bob") is None
     assert len(world.mail.mailbox("bob").new) == 1

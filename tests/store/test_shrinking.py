@@ -47,7 +47,7 @@ def fill(store: Store, first: int = 1) -> None:
 def consume(store: Store, first: int = 1) -> None:
     for seq in range(first, first + 2 * MESSAGES, 2):
         with store.transaction():
-            store.delete_message(seq, SIZE)
+            store.delete_message(seq)
 
 
 def free(store: Store) -> int:

@@ -1,7 +1,6 @@
 """The store: transactions, and what is read back."""
 
 import errno
-import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +12,7 @@ import trio
 
 from agentfs.base.errors import KernelError
 from agentfs.store.store import AGENTS, PROCESSES, RECENT, SHORT_CONTENT, Store
+from tests.storage import copy_store, without_log
 
 
 def put(store: Store, seq: int, content: bytes = b"text", mailbox: str = "bob") -> None:
@@ -59,10 +59,10 @@ def test_a_content_of_any_size_is_kept_and_goes_with_its_message(store: Store, s
     ]
     assert store.content(1) == content
     with store.transaction():
-        store.delete_message(1, size)
+        store.delete_message(1)
     with pytest.raises(KeyError):
         store.content(1)
-    assert store._db.execute("SELECT count(*) FROM long_contents").fetchone() == (0,)
+    assert store.read("SELECT count(*) FROM long_contents").fetchone() == (0,)
 
 
 def test_a_change_of_state_does_not_write_a_long_content_again(store: Store) -> None:
@@ -252,6 +252,7 @@ def test_a_commit_call_may_start_a_transaction_of_its_own(store: Store) -> None:
 
 
 def fill_up(store: Store) -> None:
+    without_log(store)
     (pages,) = store._db.execute("PRAGMA page_count").fetchone()
     store._db.execute(f"PRAGMA max_page_count = {pages}")
 
@@ -286,7 +287,7 @@ def test_a_failed_write_that_is_caught_fails_the_transaction_all_the_same(store:
 
 
 def test_a_store_that_cannot_be_written_is_eio(store: Store) -> None:
-    store._db.execute("PRAGMA query_only = ON")
+    without_log(store)._db.execute("PRAGMA query_only = ON")
     with pytest.raises(KernelError) as caught, store.transaction():
         store.set_meta("x", "1")
     assert caught.value.errno == errno.EIO
@@ -320,7 +321,7 @@ def test_a_content_is_what_the_store_has_whether_it_is_recent_or_not(store: Stor
     assert len(store.content(1000)) == SHORT_CONTENT + 1
     with store.transaction():
         store.finish_message(RECENT + 8, "done", {}, b"its head")
-        store.delete_message(RECENT + 9, 3)
+        store.delete_message(RECENT + 9)
         store.delete_finished([RECENT + 7])
     assert store.content(RECENT + 8) == b"its head"
     for gone in (RECENT + 7, RECENT + 9):
@@ -353,8 +354,7 @@ def test_what_was_committed_is_there_after_kill_9_and_nothing_else(
     left.mkdir()
     with store.transaction():
         store.set_meta("half", "done")
-        for name in ("store.db", "store.db-wal"):
-            shutil.copy(tmp_path / name, left / name)
+        copy_store(tmp_path, left)
     again = Store(left / "store.db")
     assert [row[0] for row in again.messages()] == [1]
     assert again.meta("half") == ""
@@ -376,6 +376,7 @@ async def test_a_long_log_is_begun_anew_though_somebody_always_writes(
 ) -> None:
     """SQLite begins it anew only if nothing was written during the checkpoint before."""
     log = tmp_path / "store.db-wal"
+    without_log(store)
     for seq in range(50):
         put(store, seq)
     await store.checkpoint()
@@ -396,7 +397,7 @@ async def test_of_a_log_that_was_very_long_a_part_is_kept(
 ) -> None:
     monkeypatch.setattr("agentfs.store.store.MOST_PAGES", 50)
     monkeypatch.setattr("agentfs.store.store.KEPT_LOG", 100_000)
-    store = Store(tmp_path / "store.db")
+    store = without_log(Store(tmp_path / "store.db"))
     log = tmp_path / "store.db-wal"
     put(store, 1, b"x" * 2_000_000)
     assert log.stat().st_size > 2_000_000

@@ -34,7 +34,10 @@ SITES = {
     "committed": "a transaction was committed, and nobody knows yet",
     "told": "what follows a commit (events, timers, wake-ups) was done in part",
     "rollback": "a transaction is rolled back",
-    "checkpoint": "the log is folded into the database, in a thread",
+    "log": "a transaction is written to the log: not yet",
+    "logged": "a transaction was written to the log, and nobody knows yet",
+    "drop": "a file of the log is emptied, whose content a synced checkpoint has in the database",
+    "checkpoint": "SQLite's log is folded into the database, in a thread",
     "file": "a file beside the store was linked, renamed or removed",
     "fsync": "something was synced",
     "invalidate": "Linux is told that an inode changed",
@@ -160,6 +163,7 @@ def _wrap_async(
 
 def _arm_store(hit: Callable[[str], None]) -> None:
     from agentfs.store import store
+    from agentfs.store.log import Log
 
     class Connection(sqlite3.Connection):
         """Hits around the statements that make a transaction."""
@@ -174,6 +178,11 @@ def _arm_store(hit: Callable[[str], None]) -> None:
                 hit("committed")
             elif verb in ("INSERT", "UPDATE", "DELETE"):
                 hit("write")
+            return cursor
+
+        def executemany(self, sql: str, values: Any) -> sqlite3.Cursor:
+            cursor = super().executemany(sql, values)
+            hit("write")
             return cursor
 
     connect = sqlite3.connect
@@ -197,12 +206,15 @@ def _arm_store(hit: Callable[[str], None]) -> None:
 
     store._call_all = told
     _wrap(store, "_checkpoint", hit, "checkpoint", "checkpoint")
+    _wrap(Log, "append", hit, "log", "logged")
+    _wrap(Log, "drop", hit, "drop", "drop")
 
 
 def _arm_files(hit: Callable[[str], None]) -> None:
     for name in ("link", "rename", "replace", "unlink"):
         _wrap(os, name, hit, "", "file")
-    _wrap(os, "fsync", hit, "", "fsync")
+    for name in ("fsync", "fdatasync"):
+        _wrap(os, name, hit, "", "fsync")
 
 
 def _arm_programs(hit: Callable[[str], None]) -> None:

@@ -307,7 +307,7 @@ class _Flow(Scenario):
         view["numbers"] = str([each["seq"] for each in events] == list(range(1, len(events) + 1)))
         view["ends"] = str([e["type"] for e in events if e["type"] == "PipelineCompleted"])
         keys = (self._folder / "effects").read_text().splitlines()
-        view["step keys"] = str(set(keys))
+        view["step keys"] = str({key.removeprefix(f"{run}/") for key in keys})
         view["effects"] = "2 to 4" if 2 <= len(keys) <= 4 else str(len(keys))
         return view
 

@@ -45,13 +45,13 @@ def test_there_is_no_failpoint_of_another_name(panel: Panel) -> None:
 
 
 def test_a_daemon_falls_at_the_hit_and_the_next_one_goes_on(armed: QuickTree, panel: Panel) -> None:
-    armed.words += ("--failpoint", "committed:12")
+    armed.words += ("--failpoint", "logged:12")
     armed.mount()
     sent = 0
     with pytest.raises(OSError):
         for sent in range(100):
             armed.write("agents/init/outbox/init", f"{sent}")
-    assert panel.fell == "committed"
+    assert panel.fell == "logged"
     armed.daemon = None
     armed.words = ("--panel", panel.path)
     armed.mount()
@@ -59,7 +59,7 @@ def test_a_daemon_falls_at_the_hit_and_the_next_one_goes_on(armed: QuickTree, pa
     assert len(list((armed / "agents/init/inbox/new").iterdir())) == sent + 1
 
 
-@pytest.mark.parametrize("site", ["write", "told", "reply"])
+@pytest.mark.parametrize("site", ["log", "told", "reply"])
 def test_a_daemon_can_fall_at(site: str, armed: QuickTree, panel: Panel) -> None:
     assert site in SITES
     armed.words += ("--failpoint", f"{site}:30")

@@ -89,7 +89,7 @@ class Story:
         count, after = store._commit_all, store._after_commit
 
         def commit() -> None:
-            if store._dirty or store._metas:
+            if store._direct or store._changes or store._metas:
                 self.commits += 1
                 if self.before and self.commits == self.die_at:
                     raise Death

@@ -1,0 +1,28 @@
+"""The store, for tests that copy its files or break its disk."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from agentfs.store.store import Store
+
+__all__ = ["STORE_FILES", "copy_store", "without_log"]
+
+STORE_FILES = ("store.db", "store.db-wal", "store.db-log0", "store.db-log1")
+"""All that a daemon which is killed leaves of its store."""
+
+
+def copy_store(state: Path, copy: Path) -> None:
+    """Have in the directory `copy` what a daemon that is killed now leaves in `state`."""
+    for name in STORE_FILES:
+        if (state / name).exists():
+            shutil.copy(state / name, copy / name)
+
+
+def without_log(store: Store) -> Store:
+    """From now on every transaction commits in SQLite, as where the log has no room: what a test
+    does to SQLite fails at once."""
+    store.fold()
+    store._log.usable = False
+    return store

@@ -14,6 +14,7 @@ from agentfs.agent import Message
 from tests.torture.aftermath import faults_of
 from tests.torture.cast import Cast, Program
 from tests.torture.hazards import Hazards
+from tests.torture.ledger import Ledger
 from tests.torture.model import Delivery, History, Life, Spending
 
 __all__ = ["Report", "torture"]
@@ -25,10 +26,11 @@ processes:
   restart_attempts: 1000000
 topics: {max_records: 500}
 messages: {max_waiting: 300}
+audit: {max_records: 20000000}
 """
 """What is killed is started again at once, and as often as it is killed; a subscriber that is away
 loses something now and then, and is to be told. No more waits than the slowest consumer gets
-through at the end."""
+through at the end. The audit keeps the whole life of each message."""
 
 PAUSE = (0.02, 0.3)  # seconds between two hazards
 DRAIN = 60.0  # seconds in which everything must have been delivered once nothing happens any more
@@ -106,6 +108,7 @@ class _Rig:
         self._report.hazards = self.hazards.counts
         self._report.most_open = self.hazards.most_open
         self._read_notes()
+        self._report.faults += self._compare_with_the_audit()
         self._report.seconds = time.monotonic() - began
         return self._report
 
@@ -200,6 +203,11 @@ class _Rig:
             else:
                 self._note(program.name, words)
         self._report.history.tried.add(LAST)
+
+    def _compare_with_the_audit(self) -> list[str]:
+        ledger = Ledger({program.pid: program.name for program in self._cast})
+        ledger.read(self._tree.state / "store.db")
+        return list(ledger.compare(self._report.history))
 
     def _note_spending(self, name: str, lines: list[list[str]]) -> None:
         spending = next(each for each in self._report.history.spendings if each.name == name)

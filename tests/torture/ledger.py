@@ -1,0 +1,120 @@
+"""What the audit says of each message, in the order of its records: no clock is asked.
+
+Notes have times, and a program may stand still between a call's return and its note. The kernel
+writes each change of a message into the audit in the transaction of that change, so the order of
+the records is the order in which things happened, also under any load. A message's life is judged
+by that, and what the programs noted has to be in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agentfs.audit.audit_table import beside, page
+from tests.torture.model import History
+
+__all__ = ["Ledger"]
+
+PAGE = 10_000
+ALL = 2**63 - 1
+GONE = ""
+
+
+@dataclass(slots=True)
+class _Life:
+    """Where the message is (`new`, `cur`, `dead`, or gone), at which attempt, and who has had it at
+    which."""
+
+    folder: str
+    attempt: int = 1
+    had: set[tuple[str, int]] = field(default_factory=set)
+    done: bool = False
+
+
+class Ledger:
+    """The lives of all messages. `names` are the programs, by the number of their process;
+    `faults` are the records that cannot follow the ones before."""
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        self._names = names
+        self._lives: dict[str, _Life] = {}
+        self.faults: list[str] = []
+
+    def read(self, store: Path) -> None:
+        """Take in the whole audit of a store that no daemon has open."""
+        with closing(beside(store)) as connection:
+            seq = 0
+            while rows := page(connection, seq, ALL, PAGE):
+                for seq, record, _ in rows:
+                    for change in json.loads(record)["changes"]:
+                        self.see(seq, change)
+
+    def see(self, seq: int, change: Mapping[str, Any]) -> None:
+        """Take in one change of record `seq`."""
+        kind, number = change["type"], change.get("id")
+        if kind == "message_arrived":
+            if number in self._lives:
+                self._fault(seq, kind, number)
+            self._lives[number] = _Life("new")
+        elif kind in _COMES_FROM:
+            life = self._lives.get(number)
+            came_from = _COMES_FROM[kind] or change["folder"]
+            if life is None or life.folder != came_from:
+                self._fault(seq, kind, number)
+                life = self._lives.setdefault(number, _Life(came_from))
+            self._go_on(seq, life, change)
+
+    def _go_on(self, seq: int, life: _Life, change: Mapping[str, Any]) -> None:
+        match change["type"]:
+            case "message_claimed":
+                life.folder = "cur"
+                life.had.add((self._names.get(change["pid"], "somebody"), life.attempt))
+            case "message_returned" | "message_revived" as kind:
+                more = change["attempt"] - life.attempt
+                if more not in ((1,) if kind == "message_revived" else (0, 1)):
+                    self._fault(seq, f"{kind} as attempt {change['attempt']}", change["id"])
+                life.folder, life.attempt = "new", change["attempt"]
+            case "message_given_up":
+                life.folder = "dead"
+            case "message_done" | "message_expired" | "dead_letter_dropped" as kind:
+                life.folder, life.done = GONE, kind == "message_done"
+
+    def _fault(self, seq: int, what: str, number: str) -> None:
+        life = self._lives.get(number)
+        was = "unknown" if life is None else f"in {life.folder or 'no folder'}/"
+        attempt = "" if life is None else f", attempt {life.attempt}"
+        self.faults.append(f"ledger: record {seq}: {what} of {number}, which was {was}{attempt}")
+
+    def compare(self, history: History) -> Iterator[str]:
+        """Everything that was noted and is not in the audit."""
+        yield from self.faults
+        for each in history.deliveries:
+            life = self._lives.get(each.id)
+            if life is None or (each.consumer, each.attempt) not in life.had:
+                yield (
+                    f"unrecorded: {each.consumer} got {each.id} as attempt {each.attempt}, and the"
+                    f" audit has it for {sorted(life.had) if life else 'nobody'}"
+                )
+        for number in history.acknowledged:
+            if number in self._lives and not self._lives[number].done:
+                yield f"unrecorded: {number} was acknowledged, and is in {self._lives[number]}"
+        for number, _ in history.left:
+            if number not in self._lives or not self._lives[number].folder:
+                yield f"unrecorded: {number} is still there, and the audit has it as gone"
+
+
+_COMES_FROM = {
+    "message_claimed": "new",
+    "message_returned": "cur",
+    "message_revived": "dead",
+    "message_done": GONE,  # the event says from where
+    "message_expired": GONE,
+    "message_given_up": GONE,
+    "dead_letter_dropped": "dead",
+}
+"""In which folder a message has to be for that to become of it."""

@@ -685,27 +685,6 @@ def test_a_removal_that_fails_leaves_the_mail(world: World, alice: Process) -> N
     assert world.waiting("ghost") == ["hello"]
 
 
-def test_a_message_that_was_refused_last_leaves_its_place_to_nobody(
-    world: World, alice: Process
-) -> None:
-    """The next one gets its number, and must not get its turn, or its end."""
-    world.agent("ghost")
-    refusing = True
-
-    class Refusal(Part):
-        def admit(self, principal: Principal) -> None:
-            if refusing:
-                raise KernelError(errno.ENOSPC, "no room for its record")
-
-    world.kernel.ground.parts.add(Refusal())
-    with pytest.raises(KernelError):
-        world.send("alice", "ghost", "Priority: critical\nExpires: 1m\n\nrefused")
-    refusing = False
-    for text in ("Priority: low\n\nlast", "Priority: critical\n\nfirst"):
-        world.send("alice", "ghost", text)
-    assert [world.recv("ghost"), world.recv("ghost")] == ["first", "last"]
-
-
 def test_a_restart_finds_everything_as_it_was(world: World, bob: Process) -> None:
     world.process("carol", bob.ppid)
     for number in range(5):

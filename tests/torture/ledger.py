@@ -27,13 +27,14 @@ GONE = ""
 
 @dataclass(slots=True)
 class _Life:
-    """Where the message is (`new`, `cur`, `dead`, or gone), at which attempt, and who has had it at
-    which."""
+    """Where the message is (`new`, `cur`, `dead`, or gone), at which attempt, who has had it at
+    which, and who had it when it was done."""
 
     folder: str
     attempt: int = 1
+    holder: str = ""
     had: set[tuple[str, int]] = field(default_factory=set)
-    done: bool = False
+    done: tuple[str, int] | None = None
 
 
 class Ledger:
@@ -73,7 +74,8 @@ class Ledger:
         match change["type"]:
             case "message_claimed":
                 life.folder = "cur"
-                life.had.add((self._names.get(change["pid"], "somebody"), life.attempt))
+                life.holder = self._names.get(change["pid"], "somebody")
+                life.had.add((life.holder, life.attempt))
             case "message_returned" | "message_revived" as kind:
                 more = change["attempt"] - life.attempt
                 if more not in ((1,) if kind == "message_revived" else (0, 1)):
@@ -82,7 +84,9 @@ class Ledger:
             case "message_given_up":
                 life.folder = "dead"
             case "message_done" | "message_expired" | "dead_letter_dropped" as kind:
-                life.folder, life.done = GONE, kind == "message_done"
+                life.folder = GONE
+                if kind == "message_done":
+                    life.done = life.holder, life.attempt
 
     def _fault(self, seq: int, what: str, number: str) -> None:
         life = self._lives.get(number)
@@ -91,7 +95,9 @@ class Ledger:
         self.faults.append(f"ledger: record {seq}: {what} of {number}, which was {was}{attempt}")
 
     def compare(self, history: History) -> Iterator[str]:
-        """Everything that was noted and is not in the audit."""
+        """Everything that is wrong with the lives, and everything that was noted and is not in
+        them. No reader in the rig is so slow that its time is over: nothing is taken from one that
+        lives."""
         yield from self.faults
         for each in history.deliveries:
             life = self._lives.get(each.id)
@@ -101,8 +107,18 @@ class Ledger:
                     f" audit has it for {sorted(life.had) if life else 'nobody'}"
                 )
         for number in history.acknowledged:
-            if number in self._lives and not self._lives[number].done:
+            if number in self._lives and self._lives[number].done is None:
                 yield f"unrecorded: {number} was acknowledged, and is in {self._lives[number]}"
+        for who, number, attempt in sorted(history.endings):
+            done = self._lives[number].done if number in self._lives else None
+            if done is None or done == (who, attempt):
+                continue
+            # A client that gets again what it has done ends that without a word to its handler.
+            if done[0] != who or (who, number, done[1]) in history.endings:
+                yield (
+                    f"in vain: {who} acknowledged attempt {attempt} of {number}, which was taken"
+                    f" from it before: attempt {done[1]} of {done[0]} was the one that ended it"
+                )
         for number, _ in history.left:
             if number not in self._lives or not self._lives[number].folder:
                 yield f"unrecorded: {number} is still there, and the audit has it as gone"

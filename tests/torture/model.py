@@ -77,6 +77,7 @@ class History:
     halves: set[str] = field(default_factory=set)  # whose opener ends well, and another writes on
     deliveries: list[Delivery] = field(default_factory=list)
     acknowledged: dict[str, float] = field(default_factory=dict)  # id -> when it was certain
+    endings: set[tuple[str, str, int]] = field(default_factory=set)  # (who, id, attempt) that did
     left: list[tuple[str, str]] = field(default_factory=list)  # (id, payload) that wait or are dead
     lives: list[Life] = field(default_factory=list)
     spendings: list[Spending] = field(default_factory=list)

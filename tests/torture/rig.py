@@ -226,6 +226,7 @@ class _Rig:
 
     def _note(self, name: str, lines: list[list[str]]) -> None:
         history, topics = self._report.history, self._cast.topics
+        attempts: dict[str, int] = {}  # of each message, as this program got it last
         for word, time_, *more in lines:
             match word, more:
                 case "try", [payload]:
@@ -239,11 +240,14 @@ class _Rig:
                 case "ok", [payload]:
                     history.accepted.add(payload)
                 case "got", [asked, number, attempt, payload]:
+                    attempts[number] = int(attempt)
                     history.deliveries.append(
                         Delivery(float(time_), name, number, int(attempt), payload, float(asked))
                     )
                 case "ack", [number]:
                     history.acknowledged.setdefault(number, float(time_))
+                    if number in attempts:  # else it was a notice of the kernel
+                        history.endings.add((name, number, attempts[number]))
                 case "life", [since]:
                     history.lives.append(Life(topics[0], int(since)))
                 case "sub", [seq, payload]:

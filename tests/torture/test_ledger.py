@@ -53,7 +53,10 @@ def good() -> tuple[list[Change], History]:
         Delivery(2.0, "bob", "02", 2, "a:2"),
     ]
     history = History(
-        deliveries=deliveries, acknowledged={"01": 1.0, "02": 3.0}, left=[("03", "a:3")]
+        deliveries=deliveries,
+        acknowledged={"01": 1.0, "02": 3.0},
+        endings={("alice", "01", 1), ("bob", "02", 2)},
+        left=[("03", "a:3")],
     )
     return changes, history
 
@@ -114,14 +117,39 @@ def _left(history: History) -> None:
     history.left.append(("02", "a:2"))
 
 
+def _in_vain(history: History) -> None:
+    history.endings.add(("alice", "02", 1))
+
+
+def _in_vain_by_the_same(history: History) -> None:
+    history.endings.add(("bob", "02", 1))
+
+
 @pytest.mark.parametrize(
-    "spoil", [_another_reader, _another_attempt, _of_nothing, _acknowledged, _left]
+    "spoil",
+    [
+        _another_reader,
+        _another_attempt,
+        _of_nothing,
+        _acknowledged,
+        _left,
+        _in_vain,
+        _in_vain_by_the_same,
+    ],
 )
 def test_a_note_that_is_not_in_the_audit_is_a_fault(spoil: Callable[[History], None]) -> None:
     changes, history = good()
     spoil(history)
     (fault,) = judged(changes, history)
-    assert fault.startswith("unrecorded: ")
+    assert fault.startswith("in vain: " if "in_vain" in spoil.__name__ else "unrecorded: ")
+
+
+def test_a_client_that_ends_again_what_it_has_done_is_well() -> None:
+    """Its daemon died; its handler hears of the message once."""
+    changes, history = good()
+    history.deliveries[2:] = []
+    history.endings = {("alice", "01", 1), ("bob", "02", 1)}
+    assert judged(changes, history) == []
 
 
 def test_the_audit_of_a_kernel_has_the_life_of_each_message(tmp_path: Path) -> None:

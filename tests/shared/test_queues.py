@@ -419,6 +419,20 @@ def test_what_cannot_be_stored_is_undone(
     assert (world.memory(), queue.record()) == before
 
 
+@pytest.mark.parametrize("step", [86400.0, -86400.0])
+def test_a_step_of_the_clock_leaves_each_reader_what_it_has(world: QueueWorld, step: float) -> None:
+    """Two at one queue: neither gets what the other is at work on, and each ends its own."""
+    world.queue()
+    for name in ("ann", "bob"):
+        world.process(name, timeout_seconds=300)
+    sent = [world.put("init", text) for text in ("one", "two", "three", "four")]
+    assert [world.take("ann"), world.take("bob")] == sent[:2]
+    world.clock.step(step)
+    world.timers.run_due()
+    assert [world.take("bob"), world.take("ann")] == sent[2:]
+    assert [(each.folder, each.attempt) for each in sent[:2]] == [("done", 1)] * 2
+
+
 def test_ten_thousand_queues_cost_a_message_in_one_of_them_nothing(world: QueueWorld) -> None:
     with world.store.transaction():
         for number in range(10_000):

@@ -9,6 +9,7 @@ by that, and what the programs noted has to be in it.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -27,10 +28,12 @@ GONE = ""
 
 @dataclass(slots=True)
 class _Life:
-    """Where the message is (`new`, `cur`, `dead`, or gone), at which attempt, who has had it at
-    which, and who had it when it was done."""
+    """Where the message is (`new`, `cur`, `dead`, or gone), in which line it waits (its mailbox and
+    its sender), at which attempt it is, who has had it at which, and who had it when it was done.
+    """
 
     folder: str
+    line: tuple[str, str] = ("", "")
     attempt: int = 1
     holder: str = ""
     had: set[tuple[str, int]] = field(default_factory=set)
@@ -44,6 +47,7 @@ class Ledger:
     def __init__(self, names: Mapping[int, str]) -> None:
         self._names = names
         self._lives: dict[str, _Life] = {}
+        self._lines: dict[tuple[str, str], set[str]] = defaultdict(set)
         self.faults: list[str] = []
 
     def read(self, store: Path) -> None:
@@ -61,7 +65,9 @@ class Ledger:
         if kind == "message_arrived":
             if number in self._lives:
                 self._fault(seq, kind, number)
-            self._lives[number] = _Life("new")
+            line = change["agent"], change["sender"]
+            self._lives[number] = _Life("new", line)
+            self._lines[line].add(number)
         elif kind in _COMES_FROM:
             life = self._lives.get(number)
             came_from = _COMES_FROM[kind] or change["folder"]
@@ -69,6 +75,10 @@ class Ledger:
                 self._fault(seq, kind, number)
                 life = self._lives.setdefault(number, _Life(came_from))
             self._go_on(seq, life, change)
+            waiting = self._lines[life.line]
+            waiting.discard(number)
+            if life.folder == "new":
+                waiting.add(number)
 
     def _go_on(self, seq: int, life: _Life, change: Mapping[str, Any]) -> None:
         match change["type"]:
@@ -76,6 +86,7 @@ class Ledger:
                 life.folder = "cur"
                 life.holder = self._names.get(change["pid"], "somebody")
                 life.had.add((life.holder, life.attempt))
+                self._check_turn(seq, life, change)
             case "message_returned" | "message_revived" as kind:
                 more = change["attempt"] - life.attempt
                 if more not in ((1,) if kind == "message_revived" else (0, 1)):
@@ -87,6 +98,17 @@ class Ledger:
                 life.folder = GONE
                 if kind == "message_done":
                     life.done = life.holder, life.attempt
+
+    def _check_turn(self, seq: int, life: _Life, change: Mapping[str, Any]) -> None:
+        """In the rig the messages of one program to one mailbox have one priority: the first comes
+        first. A reader that renames files takes which it likes, and after a death of the daemon
+        each reader gets first what it had."""
+        number = change["id"]
+        program = life.line[1] in self._names.values()
+        if program and life.attempt == 1 and change["renamed"].endswith(":2,"):
+            first = min(self._lines[life.line], default=number)
+            if first < number:
+                self._fault(seq, f"message_claimed before {first}", number)
 
     def _fault(self, seq: int, what: str, number: str) -> None:
         life = self._lives.get(number)

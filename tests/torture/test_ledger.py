@@ -15,12 +15,12 @@ from tests.world import World
 Change = dict[str, object]
 
 
-def _arrives(number: str) -> Change:
-    return {"type": "message_arrived", "id": number}
+def _arrives(number: str, sender: str = "ann") -> Change:
+    return {"type": "message_arrived", "id": number, "agent": "box", "sender": sender}
 
 
-def _claims(number: str, pid: int) -> Change:
-    return {"type": "message_claimed", "id": number, "pid": pid}
+def _claims(number: str, pid: int, flags: str = "") -> Change:
+    return {"type": "message_claimed", "id": number, "pid": pid, "renamed": f"{number}:2,{flags}"}
 
 
 def _returns(number: str, attempt: int) -> Change:
@@ -62,7 +62,7 @@ def good() -> tuple[list[Change], History]:
 
 
 def judged(changes: list[Change], history: History) -> list[str]:
-    ledger = Ledger({2: "alice", 3: "bob"})
+    ledger = Ledger({2: "alice", 3: "bob", 4: "ann", 5: "zoe"})
     for seq, change in enumerate(changes, 1):
         ledger.see(seq, change)
     return list(ledger.compare(history))
@@ -95,6 +95,17 @@ def test_a_life_that_cannot_be_is_a_fault(change: Change, word: str) -> None:
         found[0].partition(": record 13: ")[2]
     ]
     assert word in found[0]
+
+
+def test_what_one_sender_sends_to_a_mailbox_is_received_in_that_order() -> None:
+    changes, history = good()
+    changes += [_arrives("04"), _arrives("05", "zoe"), _arrives("06"), _arrives("07", "zoe")]
+    well = [_claims("05", 2), _claims("07", 2, "S"), _claims("04", 3), _returns("04", 2)]
+    assert judged([*changes, *well, _claims("04", 2), _claims("06", 3)], history) == []
+    (fault,) = judged([*changes, *well, _claims("06", 3)], history)
+    assert (
+        fault == "ledger: record 21: message_claimed before 04 of 06, which was in cur/, attempt 1"
+    )
 
 
 def _another_reader(history: History) -> None:

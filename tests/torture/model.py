@@ -185,10 +185,11 @@ def _topics(history: History) -> Iterator[str]:
                 yield f"twice: {payload} is in {topic} {count} times"
             if payload not in history.tried:
                 yield f"invented: {payload} was never published"
+        arrived = set(records.values())
         gone = {
             payload
-            for payload in history.accepted & history.published
-            if payload.startswith(f"{topic}:") and payload not in set(records.values())
+            for payload in (history.accepted & history.published) - arrived
+            if payload.startswith(f"{topic}:")
         }
         if len(gone) > len(missed[topic] - records.keys()):
             yield f"lost: {topic} has not {', '.join(sorted(gone))}, and nobody was told"

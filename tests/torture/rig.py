@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from tests.torture.aftermath import faults_of
 from tests.torture.cast import Cast, Program
 from tests.torture.hazards import Hazards
 from tests.torture.ledger import Ledger
-from tests.torture.model import Delivery, History, Life, Spending
+from tests.torture.model import Delivery, History, Life, Spending, check
 
 __all__ = ["Report", "torture"]
 
@@ -47,6 +48,12 @@ class Report:
     faults: list[str] = field(default_factory=list)  # of the store, after a crash or at the end
     undrained: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    kept: Path | None = None
+    """Where the notes and the store are, if there are violations."""
+
+    @property
+    def violations(self) -> list[str]:
+        return [*check(self.history), *self.faults, *self.undrained]
 
     def __str__(self) -> str:
         history = self.history
@@ -72,7 +79,10 @@ def torture(folder: Path, seconds: float, messages: int, seed: int) -> Report:
     """
     rig = _Rig(folder, messages, random.Random(seed))
     try:
-        return rig.run(seconds)
+        report = rig.run(seconds)
+        if report.violations:
+            report.kept = rig.keep()
+        return report
     finally:
         rig.hazards.close()
 
@@ -80,6 +90,7 @@ def torture(folder: Path, seconds: float, messages: int, seed: int) -> Report:
 class _Rig:
     def __init__(self, folder: Path, messages: int, chance: random.Random) -> None:
         self._chance = chance
+        self._folder = folder
         self._notes = folder / "notes"
         self._notes.mkdir(parents=True)
         self._stop = folder / "stop"
@@ -111,6 +122,16 @@ class _Rig:
         self._report.faults += self._compare_with_the_audit()
         self._report.seconds = time.monotonic() - began
         return self._report
+
+    def keep(self) -> Path:
+        """Copy what a violation is explained by from the small disk, which is about to go, to
+        beside the notes."""
+        kept = self._folder / "kept"
+        kept.mkdir()
+        for pattern in ("store.*", "audit.*", "kernel.log*"):
+            for path in self._tree.state.glob(pattern):
+                shutil.copy(path, kept)
+        return self._folder
 
     def _producing(self) -> bool:
         """Whether somebody still sends; while the daemon is away, yes."""

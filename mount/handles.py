@@ -61,9 +61,8 @@ class OpenFile:
     family: Family | None = None
     _poll: pyfuse3.PollHandle | None = None
 
-    @property
     def client(self) -> Client:
-        """The caller that may have to wait, for parking."""
+        """The caller that has to wait, for parking."""
         return Client(self.caller.principal, self.caller.tid, self.inode.number, self.flags)
 
     @property

@@ -126,7 +126,7 @@ class Operations(pyfuse3.Operations):
         Raises EAGAIN where it may not wait, EINTR, and EACCES if the answer is no."""
         awaited = self.host.approval(needed)
         try:
-            await self.parking.read(awaited, 1, client)
+            await self.parking.read(awaited, 1, lambda: client)
         except KernelError as end:
             if end.errno == errno.EINTR:
                 awaited.give_up()
@@ -529,7 +529,7 @@ class Operations(pyfuse3.Operations):
                             return await self.parking.write(handle, buf, opened.client)
                         return await handle.write(off, buf)
                     except ApprovalError as needed:
-                        await self._approval(needed, opened.client)
+                        await self._approval(needed, opened.client())
         except KernelError as refusal:
             raise self._refused(opened.caller, self.inodes.where(opened.inode), refusal)
 
@@ -572,7 +572,7 @@ class Operations(pyfuse3.Operations):
                         await take()
                         break
                     except ApprovalError as needed:
-                        await self._approval(needed, opened.client)
+                        await self._approval(needed, opened.client())
         except KernelError as refusal:
             raise self._refused(opened.caller, self.inodes.where(inode), refusal)
         if inode.parent is not None and not inode.gone:

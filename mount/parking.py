@@ -22,7 +22,7 @@ import trio
 from agentfs.base.errors import KernelError
 from agentfs.machine.proc import all_pids
 from agentfs.model.principal import Principal
-from agentfs.mount.proc import deliverable
+from agentfs.mount.proc import Signals, deliverable
 from agentfs.mount.reading import holding, waiting
 from agentfs.quota.shares import Charge
 from agentfs.vfs.node import StreamHandle
@@ -137,27 +137,28 @@ class Parking:
         self._woken = woken
         self._freezes = freezes
         self._parked: set[Parked] = set()
+        self._signals = Signals()
         self._hint = trio.Event()
         self._closed = False
 
     def __len__(self) -> int:
         return len(self._parked)
 
-    async def read(self, handle: StreamHandle, size: int, client: Client) -> bytes:
-        """The next bytes of a stream. Raises EAGAIN (O_NONBLOCK, or too many wait already), EINTR,
-        ENODEV (the mount goes away)."""
+    async def read(self, handle: StreamHandle, size: int, client: Callable[[], Client]) -> bytes:
+        """The next bytes of a stream; `client()` is asked if it has to wait for them. Raises EAGAIN
+        (O_NONBLOCK, or too many wait already), EINTR, ENODEV (the mount goes away)."""
         data = handle.try_read(size)
         if data is not None:
             return data
-        parked = await self._park(handle, client)
+        parked = await self._park(handle, client())
         return await self._until(parked, lambda: handle.try_read(size))
 
-    async def write(self, handle: StreamHandle, data: bytes, client: Client) -> int:
+    async def write(self, handle: StreamHandle, data: bytes, client: Callable[[], Client]) -> int:
         """The number of bytes that a stream took. Raises as `read` does."""
         taken = handle.try_write(data)
         if taken is not None:
             return taken
-        parked = await self._park(handle, client)
+        parked = await self._park(handle, client())
         return await self._until(parked, lambda: handle.try_write(data))
 
     async def _park(self, handle: StreamHandle, client: Client) -> Parked:
@@ -181,7 +182,7 @@ class Parking:
             while True:
                 # Before the attempt: nothing is given to, or taken from, a caller that is being
                 # killed and would never know.
-                if parked.interrupted or _is_interrupted(parked.tid):
+                if parked.interrupted or self._is_interrupted(parked.tid):
                     raise KernelError(errno.EINTR, "a signal ended the wait")
                 done = attempt()
                 if done is not None:
@@ -194,6 +195,11 @@ class Parking:
             unsubscribe()
             parked.charge.release()
             parked.handle.unparked()
+
+    def _is_interrupted(self, tid: int) -> bool:
+        """Whether the thread has a signal to handle. One that is gone may have heirs: no."""
+        pending = self._signals.deliverable(tid)
+        return pending is not None and bool(pending & ~_STOP)
 
     def _wake(self, parked: Parked) -> None:
         parked.wake()
@@ -211,6 +217,12 @@ class Parking:
 
     async def watch(self) -> None:
         """Find interrupted callers, until cancelled."""
+        try:
+            await self._watch()
+        finally:
+            self._signals.close()
+
+    async def _watch(self) -> None:
         routine = trio.current_time() + self._routine()
         while True:
             restless = [each for each in self._parked if each.restless or each.heirs_restless]
@@ -283,9 +295,3 @@ class Parking:
             for unknown in orphaned:
                 if unknown.inode not in held:
                     unknown.interrupt()
-
-
-def _is_interrupted(tid: int) -> bool:
-    """Whether the thread has a signal to handle. One that is gone may have heirs: no."""
-    pending = deliverable(tid)
-    return pending is not None and bool(pending & ~_STOP)

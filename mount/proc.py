@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import OrderedDict
 from contextlib import suppress
 
 import trio
@@ -20,6 +21,7 @@ from agentfs.machine.proc import field, read_file, thread_group
 __all__ = [
     "LOOKS",
     "TELLS_CHILDREN",
+    "Signals",
     "begins_with",
     "children",
     "command_line",
@@ -39,6 +41,12 @@ TELLS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 """CONFIG_PROC_CHILDREN: all distributions have it."""
 
 PAGE = 4096
+
+STATUS = 16 * 1024
+"""Bytes of /proc/TID/status that are read at once. It has 1.5 KB, and more with many groups."""
+
+LOOKED_AT = 64
+"""Threads whose /proc/TID/status is kept open: as many descriptors of ours."""
 
 LOOKS = trio.CapacityLimiter(40)
 """Of the threads for looks that may hang. Everything else that is done in threads goes on, however
@@ -97,9 +105,54 @@ def deliverable(tid: int) -> int | None:
     """The signals (bit n-1 for signal n) that wait for a thread and that it neither blocks nor
     ignores; None if the thread is gone or ending."""
     try:
-        found = _SIGNALS.search(read_file(f"/proc/{tid}/status"))
+        return _deliverable(read_file(f"/proc/{tid}/status"))
     except OSError:
         return None
+
+
+class Signals:
+    """The same, of threads that are looked at again and again: for the last `LOOKED_AT` of them
+    /proc/TID/status is kept open, which takes half of the time (12 and 7 µs). A descriptor is of
+    one thread: once that is gone it says so, whoever has its number by then."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[int, int] = OrderedDict()
+
+    def deliverable(self, tid: int) -> int | None:
+        """As the function."""
+        descriptor = self._open.get(tid)
+        try:
+            if descriptor is not None:
+                self._open.move_to_end(tid)
+                try:
+                    return self._look(descriptor, tid)
+                except ProcessLookupError:  # the number may be of another thread now
+                    self._open.pop(tid)
+                    os.close(descriptor)
+            descriptor = os.open(f"/proc/{tid}/status", os.O_RDONLY)
+        except OSError:
+            return None
+        self._open[tid] = descriptor
+        if len(self._open) > LOOKED_AT:
+            os.close(self._open.popitem(last=False)[1])
+        try:
+            return self._look(descriptor, tid)
+        except OSError:
+            return None
+
+    @staticmethod
+    def _look(descriptor: int, tid: int) -> int | None:
+        status = os.pread(descriptor, STATUS, 0)
+        return deliverable(tid) if len(status) == STATUS else _deliverable(status)
+
+    def close(self) -> None:
+        """Keep nothing open any more."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+
+def _deliverable(status: bytes) -> int | None:
+    found = _SIGNALS.search(status)
     if found is None or found["state"] in (b"Z", b"X"):
         return None
     pending = int(found["own"], 16) | int(found["shared"], 16)

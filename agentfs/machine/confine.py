@@ -4,7 +4,8 @@ A process without `network_access` has no network, or, with `llm`, one of its ow
 but the gateway of models (`agentfs.machine.network`); one without `file_write` has a read-only view
 of the host, one without `shell_exec` executes nothing but its own program, one without `host_read`
 reads nothing of the host but what it needs to run. `Confinement` says what is to hold, `mechanisms`
-what this machine has, `Cell` is made before the fork and entered in the child.
+what this machine has, `Cell` is made for one program, whose child enters it
+(`agentfs.machine.fork_server`).
 
 What cannot be kept from a program: asking somebody who is not confined, through a UNIX socket or
 with files that others execute.
@@ -12,11 +13,9 @@ with files that others execute.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 import stat
-import struct
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -44,16 +43,12 @@ DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx")
 OVER_FILES = (0, 1, 3, 4)
 OF_THE_NETWORK = (10,)
 DAC_OVERRIDE = 1
-CAPABILITY_VERSION_3 = 0x20080522
-PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 23, 24, 38
 
 OF_FILES = landlock.DEVICE | landlock.READ_FILE
 """The rights that can be had on what is no folder."""
 
 Place = str | int
 """A path, or a descriptor."""
-
-_libc = ctypes.PyDLL(None, use_errno=True)  # see `agentfs.machine.landlock`
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +146,9 @@ def described(wanted: Confinement, held: Iterable[str], here: Mechanisms | None 
 
 
 class Cell:
-    """The confinement of one program that is being started. `close` it in the parent when the
-    program executes, or has failed to."""
+    """The confinement of one program that is being started: the privileges of root that are `kept`,
+    the descriptor of its `ruleset`, the filter of its `calls`. `close` it when the program
+    executes, or has failed to."""
 
     def __init__(
         self,
@@ -167,27 +163,22 @@ class Cell:
         self.held = held
         self._one = None if held.execute else seccomp.OneExec()
         try:
-            self._ruleset = _ruleset(held, folders, files, readable)
-            filter_ = seccomp.program(
+            self.calls = seccomp.program(
                 network=held.network, models=held.models, write=held.write, execute=held.execute
             )
-            kept = _kept(held, folders)
-            self._steps = (
-                lambda: _drop_privileges(kept),
-                landlock.enter(self._ruleset),
-                seccomp.load(filter_, self._one),
-            )
+            self.kept = _kept(held, folders)
+            self.ruleset = _ruleset(held, folders, files, readable)
         except BaseException:
             self._end_one()
             raise
 
-    def enter(self) -> None:
-        """In the forked child: there is no way back. Raises OSError."""
-        for step in self._steps:
-            step()
+    @property
+    def asks(self) -> int | None:
+        """Where the child sends the listener of the filter, if that has one."""
+        return None if self._one is None else self._one.childs
 
     def close(self) -> None:
-        os.close(self._ruleset)
+        os.close(self.ruleset)
         self._end_one()
 
     def _end_one(self) -> None:
@@ -254,30 +245,3 @@ def _is_reachable(folder: str) -> bool:
         if above == "/":
             return True
         above = os.path.dirname(above)
-
-
-def _drop_privileges(keep: int) -> None:
-    """No program that it executes gives it any, and of root's it has `keep`."""
-    _prctl(PR_SET_NO_NEW_PRIVS, 1)
-    if os.geteuid() != 0:
-        return
-    for number in range(64):
-        if not keep >> number & 1 and _libc.prctl(PR_CAPBSET_READ, number, 0, 0, 0) == 1:
-            _prctl(PR_CAPBSET_DROP, number)
-    header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
-    before = ctypes.create_string_buffer(24)
-    _check(_libc.capget(header, before))
-    effective, permitted, _, *_ = struct.unpack("=6I", before.raw)
-    kept = permitted & keep
-    after = struct.pack("=6I", effective & kept, kept, 0, 0, 0, 0)
-    _check(_libc.capset(header, after))
-
-
-def _prctl(option: int, argument: int) -> None:
-    _check(_libc.prctl(option, argument, 0, 0, 0))
-
-
-def _check(result: int) -> None:
-    if result < 0:
-        failure = ctypes.get_errno()
-        raise OSError(failure, os.strerror(failure))

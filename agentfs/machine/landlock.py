@@ -10,12 +10,12 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-__all__ = ["DEVICE", "FILE", "FOLDER", "LOOK", "READ_FILE", "REFER", "abi", "enter", "ruleset"]
+__all__ = ["DEVICE", "FILE", "FOLDER", "LOOK", "READ_FILE", "REFER", "abi", "ruleset"]
 
 # linux/landlock.h. The numbers of the system calls are the same on every architecture.
-CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
+CREATE_RULESET, ADD_RULE = 444, 445
 CREATE_RULESET_VERSION = 1
 PATH_BENEATH = 1
 
@@ -36,8 +36,7 @@ FOLDER = (FILE | REMOVE_AND_MAKE | REFER) & ~(MAKE_CHAR | MAKE_BLOCK)
 LOOK = READ_FILE | READ_DIR
 """What a folder that may be read is allowed, with all below it; a file of that only READ_FILE."""
 
-# PyDLL keeps the interpreter's lock: in a forked child there is nobody to hand it to.
-_libc = ctypes.PyDLL(None, use_errno=True)
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _call(number: int, *arguments: object) -> int:
@@ -91,10 +90,3 @@ def ruleset(
         os.close(made)
         raise
     return made
-
-
-def enter(descriptor: int) -> Callable[[], object]:
-    """A function that lays the ruleset on the process that calls it, which must have no new
-    privileges. It raises OSError, and takes no lock: it is for a forked child."""
-    ruleset, flags = ctypes.c_int(descriptor), ctypes.c_uint(0)
-    return lambda: _call(RESTRICT_SELF, ruleset, flags)

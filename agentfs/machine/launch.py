@@ -1,16 +1,17 @@
-"""Starting one program: fork, its control group, its user, its folder, its limits and confinement,
-exec. For a thread.
+"""Starting one program: what it is to be and to have becomes an order to the fork server, whose
+child does it all (`agentfs.machine.fork_server`). For a thread, which waits for the exec.
 
 The executable and the folder may lie on our own mount, so the child can need the event loop before
-it has executed anything. Hence no vfork (it would hold the interpreter's lock until the exec: a
-`preexec_fn` makes CPython fork), and hence `Launch.ospid`, which the child itself writes into
-shared memory, so that its calls can be told from a stranger's while the thread still waits.
+it has executed anything. Hence no vfork (it would hold the interpreter's lock until the exec), and
+hence `Launch.ospid`, which the child itself writes into shared memory, so that its calls can be
+told from a stranger's while the thread still waits.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import logging
 import mmap
 import os
@@ -18,21 +19,19 @@ import pwd
 import shutil
 import signal
 import socket
-import struct
-import subprocess
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agentfs.base.errors import KernelError
-from agentfs.machine import network
+from agentfs.machine import fork_server, network, seccomp
 from agentfs.machine.confine import FREE, Cell, Confinement
+from agentfs.machine.fork_client import ForkServer
 from agentfs.machine.own_program import own_program
-from agentfs.machine.proc import own_stat
 from agentfs.machine.readable import SYSTEM, named_files, of_program
-from agentfs.machine.rlimits import Limit, lay_on
+from agentfs.machine.rlimits import Limit
 from agentfs.machine.unstarted import why_not
 from agentfs.model.process import Process
 
@@ -43,20 +42,18 @@ log = logging.getLogger(__name__)
 INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR")
 """What a program gets of the daemon's environment, and every LC_*."""
 
-SHARED = struct.Struct("=qqq")  # the child's pid, the step that failed, its errno
-BEGAN = struct.Struct("=q")  # after these: the child's start time
-ABANDONED = SHARED.size + BEGAN.size  # where it says, in a byte, that nobody wants the child
-ENTER_GROUP, ENTER_FOLDER, ENTER_CELL, ENTER_NETWORK = 1, 2, 3, 4
 STEPS = {
-    ENTER_GROUP: "its control group",
-    ENTER_NETWORK: "a network of its own",
-    ENTER_CELL: "its limits",
+    fork_server.GROUP: "its control group",
+    fork_server.USER: "its user",
+    fork_server.NETWORK: "a network of its own",
+    fork_server.CELL: "its limits",
 }
-PR_SET_CHILD_SUBREAPER = 36
+"""What a program could not enter, by the step that failed."""
 
-THIRD = 3
-"""The descriptor of `Terms.third`. In the daemon this one is taken since its first moment, so
-`Popen` has nothing of its own there."""
+TRIES = 3
+"""Fork servers that may die before they have forked for a launch."""
+
+PR_SET_CHILD_SUBREAPER = 36
 
 NICE = os.getpriority(os.PRIO_PROCESS, 0)
 """The niceness that the daemon was started with: programs have the same."""
@@ -85,8 +82,16 @@ class Launch:
     """A program that is being started for `process`. Once it runs, `held` says to what it is
     confined, and `listener` is the socket in its own network, if it has one: close that."""
 
-    def __init__(self, process: Process, mountpoint: str, log_path: Path, terms: Terms) -> None:
+    def __init__(
+        self,
+        process: Process,
+        mountpoint: str,
+        log_path: Path,
+        terms: Terms,
+        server: ForkServer,
+    ) -> None:
         self.pid = process.pid
+        self._server = server
         self._process = process
         self._env = terms.env
         self._stdio = terms.stdio
@@ -101,7 +106,8 @@ class Launch:
         self.listener: socket.socket | None = None
         self._limits = terms.limits
         self._forks = terms.forks
-        self._shared = mmap.mmap(-1, mmap.PAGESIZE)
+        # What the child says and is told; shared with it while there may be one that starts.
+        self._shared: mmap.mmap | bytearray = bytearray(fork_server.ORDER)
         self.thread = -1  # the id of the thread that does it
         self._lock = threading.Lock()
 
@@ -117,27 +123,31 @@ class Launch:
     @property
     def ospid(self) -> int:
         """The child's OS pid; 0 before there is one."""
-        return int(SHARED.unpack_from(self._shared, 0)[0])
+        return self._head()[0]
 
     @property
     def began(self) -> int:
         """The child's start time, as it says itself: while it is in execve nobody else can ask for
         that without waiting, and on a busy machine that is no moment."""
-        return int(BEGAN.unpack_from(self._shared, SHARED.size)[0])
+        return self._head()[1]
+
+    def _head(self) -> tuple[int, int, int, int]:
+        pid, began, step, number = fork_server.HEAD.unpack_from(self._shared, 0)
+        return pid, began, step, number
 
     def abandon(self) -> None:
         """Nobody waits for it any more: end its child, now or when there is one. The thread reaps
         it; if that is through already, it is an orphan for us to reap."""
         with self._lock:  # or it is reaped, and its number another's
-            self._shared[ABANDONED] = 1
+            self._shared[fork_server.ABANDONED] = 1
             if self.ospid:
                 _end(self.ospid)
 
     def _is_abandoned(self, child: int) -> bool:
         """Whether nobody wants this child, which has executed its program, or was killed before: it
-        is ended then. Popen takes the one for the other."""
+        is ended then. One looks like the other from here."""
         with self._lock:
-            if not self._shared[ABANDONED]:
+            if not self._shared[fork_server.ABANDONED]:
                 return False
         _end(child)
         with suppress(ChildProcessError):
@@ -183,7 +193,7 @@ class Launch:
             raise KernelError(
                 number, f"{process.name} cannot be started: {words} ({os.strerror(number)})"
             ) from failure
-        except (ValueError, subprocess.SubprocessError) as failure:
+        except ValueError as failure:
             raise KernelError(
                 errno.EINVAL, f"cannot start {process.exec[0]!r}: {failure}"
             ) from failure
@@ -208,12 +218,12 @@ class Launch:
         if not self.held.models:
             return self._fork(written, home, entries, cell)
         if network.made_by_us():
-            with network.inside() as listener:
-                child = self._fork(written, home, entries, cell)
+            with network.inside() as (listener, space):
+                child = self._fork(written, home, entries, cell, in_network=space)
             self.listener = listener
             return child
         with closing(network.Handover()) as handover:
-            child = self._fork(written, home, entries, cell, handover.enter)
+            child = self._fork(written, home, entries, cell, make_network=handover.childs)
             self.listener = handover.take()
         return child
 
@@ -273,86 +283,97 @@ class Launch:
         home: int,
         entries: list[int],
         cell: Cell | None,
-        enter_network: Callable[[], object] | None = None,
+        *,
+        in_network: int | None = None,
+        make_network: int | None = None,
     ) -> int:
-        process = self._process
-        other = os.geteuid() == 0 and process.uid != os.geteuid()
-        env = self._environment()
+        """Have the fork server do it; the child's pid once it has executed the program."""
+        process, env = self._process, self._environment()
         executable, command = self._command(env)
+        other = os.geteuid() == 0 and process.uid != os.geteuid()
         given, output, errors = self._stdio
-        child = subprocess.Popen(
-            command,
-            executable=executable,
-            stdin=subprocess.DEVNULL if given is None else given,
-            stdout=written if output is None else output,
-            stderr=written if errors is None else errors,
-            env=env,
-            start_new_session=True,
-            user=process.uid if other else None,
-            group=process.gid if other else None,
-            extra_groups=_groups(process) if other else None,
-            pass_fds=() if self._third is None else (THIRD,),
-            preexec_fn=self._child(home, entries, enter_network, cell),
+        below = [os.path.relpath(str(self._home), self._mountpoint)] if self._in_tree else []
+        order = _Order()
+        order.say(
+            home=order.give(home),
+            folders=[*map(_as_bytes, (*below, *filter(None, [self._cwd])))],
+            entries=[*map(order.give, entries)],
+            nice=NICE,
+            in_network=order.give(in_network),
+            make_network=order.give(make_network),
+            user=(process.uid, process.gid, _groups(process)) if other else None,
+            cell=None if cell is None else _cell_words(cell, order),
+            limits=[*self._limits, *self._forks()],
+            stdio=(
+                order.give(given),
+                order.give(written if output is None else output),
+                order.give(written if errors is None else errors),
+            ),
+            third=order.give(self._third),
+            files=_candidates(executable or command[0], env["PATH"]),
+            words=[*map(_as_bytes, command)],
+            environment=_checked(env),
         )
-        child.returncode = 0  # its end is watched for elsewhere: Popen must not wait for it
-        if self._is_abandoned(child.pid):
-            raise KernelError(errno.ECANCELED, f"nobody waits for {process.name} any more")
-        _, step, number = SHARED.unpack_from(self._shared, 0)
-        if step:
+        child = self._begun(order)
+        if self._is_abandoned(child):
+            raise self._is_not_wanted()
+        self._check_steps(child)
+        return child
+
+    def _begun(self, order: _Order) -> int:
+        """The pid of the child, once it has executed something or ended."""
+        for _ in range(TRIES):
+            with order.file() as file, self._sharing(file):
+                ours, childs = os.pipe2(os.O_CLOEXEC)
+                try:
+                    self._server.order([file, childs, *order.given])
+                finally:
+                    os.close(childs)
+                    with open(ours, "rb", buffering=0) as report:
+                        report.read(1)  # until nobody holds the other end
+            pid, _, step, _ = self._head()
+            if pid or step:
+                return pid
+            if self._shared[fork_server.ABANDONED]:
+                raise self._is_not_wanted()
+        raise KernelError(
+            errno.EAGAIN,
+            f"{self._process.name} cannot be started: the process that forks programs was killed"
+            f" {TRIES} times, try again",
+        )
+
+    def _is_not_wanted(self) -> KernelError:
+        text = f"nobody waits for {self._process.name} any more"
+        return KernelError(errno.ECANCELED, text)
+
+    @contextmanager
+    def _sharing(self, file: int) -> Iterator[None]:
+        """The child that gets the file sees what we do, and we what it says."""
+        mapped = mmap.mmap(file, fork_server.ORDER)
+        with self._lock:
+            mapped[fork_server.ABANDONED] = self._shared[fork_server.ABANDONED]
+            self._shared = mapped
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._shared = bytearray(mapped)
+
+    def _check_steps(self, child: int) -> None:
+        """Raises OSError with the errno of the exec or the fork, KernelError with that of what went
+        before the exec."""
+        _, _, step, number = self._head()
+        if not step:
+            return
+        if child:
             with suppress(ChildProcessError):
-                os.waitpid(child.pid, 0)
-            folder = self._cwd or str(self._home or "/")
-            where = STEPS.get(step, folder)
-            raise KernelError(
-                int(number), f"{process.name} cannot enter {where}: {os.strerror(number)}"
-            )
-        return child.pid
-
-    def _child(
-        self,
-        home: int,
-        entries: list[int],
-        enter_network: Callable[[], object] | None,
-        cell: Cell | None,
-    ) -> Callable[[], None]:
-        """What the child does before exec: little, and without taking a lock."""
-        shared, cwd, limits = self._shared, self._cwd, (*self._limits, *self._forks())
-        third = self._third
-        below = os.path.relpath(str(self._home), self._mountpoint) if self._in_tree else ""
-
-        def enter() -> None:
-            step = ENTER_GROUP
-            let_go_of_our_mount()
-            take_every_signal()
-            os.setpriority(os.PRIO_PROCESS, 0, NICE)
-            SHARED.pack_into(shared, 0, os.getpid(), 0, 0)
-            if shared[ABANDONED]:
-                os._exit(127)
-            with suppress(OSError):
-                BEGAN.pack_into(shared, SHARED.size, own_stat().start)
-            try:
-                for entry in entries:
-                    os.write(entry, b"0")
-                step = ENTER_FOLDER
-                os.fchdir(home)
-                if below:
-                    os.chdir(below)
-                if cwd:
-                    os.chdir(cwd)
-                step = ENTER_NETWORK
-                if enter_network is not None:
-                    enter_network()
-                step = ENTER_CELL
-                if cell is not None:
-                    cell.enter()
-                lay_on(0, limits)
-                if third is not None:  # last: what it replaces may be one of those above
-                    os.dup2(third, THIRD)
-            except OSError as failure:
-                SHARED.pack_into(shared, 0, os.getpid(), step, failure.errno or errno.EIO)
-                os._exit(127)
-
-        return enter
+                os.waitpid(child, 0)
+        if step in (fork_server.EXECUTE, fork_server.FORK):
+            raise OSError(number, os.strerror(number))
+        where = STEPS.get(step, self._cwd or str(self._home or "/"))
+        raise KernelError(
+            number, f"{self._process.name} cannot enter {where}: {os.strerror(number)}"
+        )
 
     def _environment(self) -> dict[str, str]:
         process = self._process
@@ -389,27 +410,64 @@ def _end(child: int) -> None:
         os.killpg(child, signal.SIGKILL)
 
 
-def let_go_of_our_mount() -> None:
-    """Close the device of our mount, in the child, before it touches anything on it.
+class _Order:
+    """What the fork server is sent: words, and descriptors that they name by their places."""
 
-    A child that waits for the mount and holds its device would keep the mount from being cut off
-    when the daemon is killed in that moment, and all its users would hang for good.
-    """
-    for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
-                os.close(int(name))
+    def __init__(self) -> None:
+        self.given: list[int] = []
+        self._words = b""
+
+    def give(self, descriptor: int | None) -> int | None:
+        """The place of a descriptor in the order, behind its file and its report."""
+        if descriptor is None:
+            return None
+        self.given.append(descriptor)
+        return len(self.given) + 1
+
+    def say(self, **words: object) -> None:
+        self._words = json.dumps(words).encode()
+
+    @contextmanager
+    def file(self) -> Iterator[int]:
+        """A new file with the words."""
+        file = os.memfd_create("launch", os.MFD_CLOEXEC)
+        try:
+            os.pwrite(file, self._words, fork_server.ORDER)
+            yield file
+        finally:
+            os.close(file)
 
 
-def take_every_signal() -> None:
-    """Have every signal do what it does by default, in the child, and block none.
+def _cell_words(cell: Cell, order: _Order) -> dict[str, object]:
+    return {
+        "kept": cell.kept,
+        "ruleset": order.give(cell.ruleset),
+        "calls": cell.calls.decode("latin-1"),
+        "seccomp": seccomp.number(),
+        "asks": order.give(cell.asks),
+    }
 
-    Programs would inherit what the daemon ignores or blocks: HUP if it was started by nohup, INT
-    and QUIT by a shell's `&`. A shell could not even trap those.
-    """
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+def _as_bytes(text: str) -> str:
+    """The bytes of a text, each as a character: the child needs no encoding of ours. Raises
+    ValueError for a NUL, which no argument of execve(2) can have."""
+    if "\0" in text:
+        raise ValueError("embedded null byte")
+    return os.fsencode(text).decode("latin-1")
+
+
+def _checked(env: Mapping[str, str]) -> list[tuple[str, str]]:
+    for name in env:
+        if "=" in name:
+            raise ValueError(f"{name!r} is no name of a variable")
+    return [(_as_bytes(name), _as_bytes(text)) for name, text in env.items()]
+
+
+def _candidates(program: str, path: str) -> list[str]:
+    """The files that a name may mean, in their order."""
+    if "/" in program:
+        return [_as_bytes(program)]
+    return [_as_bytes(os.path.join(folder, program)) for folder in path.split(os.pathsep)]
 
 
 def _groups(process: Process) -> list[int]:

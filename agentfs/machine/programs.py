@@ -23,6 +23,7 @@ from agentfs.machine import network, orphans
 from agentfs.machine.census import Census
 from agentfs.machine.cgroups import ControlGroups
 from agentfs.machine.confine import Confinement, mechanisms
+from agentfs.machine.fork_client import ForkServer
 from agentfs.machine.grants import Grants
 from agentfs.machine.kin import Kin
 from agentfs.machine.launch import Launch, Terms, become_subreaper
@@ -64,8 +65,8 @@ LAUNCH_SECONDS = 10.0
 """How long a launch may take, once it has a thread: its executable may be on a dead network file
 system, or leased."""
 
-# Descriptors that a launch has for a moment: log, folder, group, Popen's pipe, what confines it.
-OF_A_LAUNCH = 8
+# Descriptors that a launch has for a moment: log, folder, groups, order, report, what confines it.
+OF_A_LAUNCH = 12
 
 OWN = 1 / 8
 """The part of RLIMIT_NOFILE that programs leave, for what the operator does: each takes one of our
@@ -128,6 +129,7 @@ class Programs:
         self._adopted: list[tuple[Program, Process]] = []  # that may stand still
         self.generation = 0  # counts the programs that came or went
         self._launched = trio.Event()
+        self._fork_server = ForkServer()
         self._limiter = trio.CapacityLimiter(LAUNCHES_AT_ONCE)
         self._slots = Slots(self._limiter, LAUNCHES_OF_ONE)
         self.groups = ControlGroups(instance_id)
@@ -301,7 +303,7 @@ class Programs:
 
     async def _start(self, process: Process, log_path: Path, terms: Terms) -> Program:
         self._require_descriptors(process.name)
-        launch = Launch(process, self._mountpoint, log_path, terms)
+        launch = Launch(process, self._mountpoint, log_path, terms, self._fork_server)
         group = (lambda: self.measures.open_group(process)) if self.groups.available else None
         self._launches.add(launch)
         self.generation += 1
@@ -363,6 +365,8 @@ class Programs:
                 return await trio.to_thread.run_sync(run, limiter=turn, abandon_on_cancel=True)
             except trio.Cancelled:
                 launch.abandon()
+                if scope.cancel_called and not launch.ospid:
+                    self._fork_server.end()  # it stands still: the launches that wait for it too
                 raise
         raise KernelError(
             errno.ETIMEDOUT,
@@ -714,6 +718,7 @@ class Programs:
         """Reap what ended after losing its parents to us, the sub-reaper; `all_of_them` looks at
         every process of the machine, 10 µs each. Nothing while a launch is under way, whose
         child we may not know yet."""
+        self._fork_server.look()
         if not self._launches:
             orphans.reap_all(self._watched) if all_of_them else orphans.reap(self._watched)
 
@@ -747,8 +752,9 @@ class Programs:
             self.groups.tidy()
 
     def close(self) -> None:
-        """Remove what is left of the control groups, and the listeners."""
+        """Remove what is left of the control groups, the listeners, the fork server."""
         self.listeners.close()
+        self._fork_server.end()
         if self.groups.available:
             self.groups.close()
 

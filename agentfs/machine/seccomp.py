@@ -1,4 +1,4 @@
-"""Seccomp: filters of system calls, made by libseccomp before the fork and loaded in the child.
+"""Seccomp: filters of system calls, made by libseccomp before the fork; the child loads them.
 
 libseccomp writes the filter (through `pyseccomp`, which is a thin binding without a compiled part);
 what the forked child does is one system call, and nothing of the library's.
@@ -21,7 +21,7 @@ import socket
 import struct
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 
 try:
@@ -29,11 +29,10 @@ try:
 except (ImportError, RuntimeError):  # the latter: there is no libseccomp on this machine
     pyseccomp = None
 
-__all__ = ["OneExec", "available", "can_listen", "load", "program"]
+__all__ = ["OneExec", "available", "can_listen", "number", "program"]
 
 # linux/seccomp.h
-SET_MODE_FILTER, GET_ACTION_AVAIL = 1, 2
-NEW_LISTENER = 1 << 3
+GET_ACTION_AVAIL = 2
 USER_NOTIF = 0x7FC00000
 NOTIF_RECV, NOTIF_SEND = 0xC0502100, 0xC0182101
 CONTINUE = 1
@@ -83,13 +82,7 @@ FILE_IOCTLS = (0x58, 0x66, 0x76, 0x94)
 """The types (X, f, v, btrfs) of the ioctls that change flags, versions and subvolumes through a
 descriptor that was opened for reading."""
 
-_libc = ctypes.PyDLL(None, use_errno=True)  # see `agentfs.machine.landlock`
-
-
-class _Program(ctypes.Structure):
-    """struct sock_fprog."""
-
-    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _number(call: str) -> int:
@@ -223,24 +216,9 @@ def _parsed(table: Iterable[str]) -> Iterator[tuple[str, int]]:
         yield call, int(number)
 
 
-def load(filter_: bytes, one: OneExec | None) -> Callable[[], object]:
-    """A function that lays the filter on the process that calls it, which must have no new
-    privileges; `one` is told who is to be asked. It is for a forked child, as is what it raises:
-    OSError."""
-    described = _Program(len(filter_) // 8, filter_)
-    where = ctypes.byref(described)
-    number = ctypes.c_long(_number("seccomp"))
-    operation, flags = ctypes.c_uint(SET_MODE_FILTER), ctypes.c_uint(NEW_LISTENER if one else 0)
-
-    def enter(_kept: object = described) -> None:
-        result = int(_libc.syscall(number, operation, flags, where))
-        if result < 0:
-            failure = ctypes.get_errno()
-            raise OSError(failure, os.strerror(failure))
-        if one is not None:
-            one.hand_over(result)
-
-    return enter
+def number() -> int:
+    """The number of seccomp(2) on this architecture, for who loads the filter."""
+    return _number("seccomp")
 
 
 class OneExec:
@@ -255,10 +233,10 @@ class OneExec:
         self._thread = threading.Thread(target=self._answer, name="one exec", daemon=True)
         self._thread.start()
 
-    def hand_over(self, listener: int) -> None:
-        """In the child: give the listener to the parent, and keep none."""
-        socket.send_fds(self._childs, [b"1"], [listener])
-        os.close(listener)
+    @property
+    def childs(self) -> int:
+        """The socket through which the child gives the listener to us; it keeps none."""
+        return self._childs.fileno()
 
     def _answer(self) -> None:
         with self._ours:

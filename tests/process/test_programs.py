@@ -19,6 +19,7 @@ import trio.testing
 from agentfs.base.errors import KernelError
 from agentfs.machine import proc, programs
 from agentfs.machine.cgroups import ControlGroups
+from agentfs.machine.fork_client import ForkServer
 from agentfs.machine.launch import Launch, Terms
 from agentfs.machine.logs import TAIL, rotate, tail
 from agentfs.machine.proc import read_stat
@@ -152,6 +153,7 @@ async def test_cwd_is_relative_to_the_memory_or_absolute(system: System, tmp_pat
 async def test_a_program_that_cannot_be_started_leaves_no_trace(
     system: System, spec: dict[str, Any], expected: int, descriptors: Any
 ) -> None:
+    await refused(system, name="bob", **spec)  # the first launch starts the fork server
     before = descriptors()
     refusal = await refused(system, name="bob", **spec)
     assert refusal.errno == expected
@@ -356,7 +358,7 @@ async def test_what_a_launch_starts_after_it_was_abandoned_is_ended(
     system: System, tmp_path: Path
 ) -> None:
     process = replace(await system.spawn("bob"), exec=("sleep", "1000"))
-    launch = Launch(process, str(tmp_path), tmp_path / "log", Terms())
+    launch = Launch(process, str(tmp_path), tmp_path / "log", Terms(), ForkServer())
     launch.abandon()
     with pytest.raises(KernelError) as caught:
         launch.run(None)

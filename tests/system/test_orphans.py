@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agentfs.store.replay import replay
 from tests.hatchery import Hatchery
 from tests.puppet import Puppet
 from tests.system.test_reaper import parent_of, watched
@@ -177,6 +178,7 @@ def test_what_was_started_and_not_recorded_is_ended_by_the_next_daemon(told: Tre
     alice, bob = (int(told.read(f"proc/{pid}/ospid")) for pid in pids)
     told.crash()
     with contextlib.closing(sqlite3.connect(told.state / "store.db")) as store, store:
+        replay(store, told.state / "store.db")
         store.execute(
             "UPDATE processes SET record = json_set(record, '$.ospid', NULL, '$.os_start', 0)"
             " WHERE pid = ?",

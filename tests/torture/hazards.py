@@ -105,6 +105,10 @@ class Hazards:
         """Whether the daemon has ended, or does so `within` seconds."""
         return bool(select.select([self._pidfd], [], [], within)[0])
 
+    def _signal_daemon(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it fell this moment
+            signal.pidfd_send_signal(self._pidfd, number)
+
     def see(self) -> None:
         """Let go on what has stood still for long enough, and bring back a daemon that fell."""
         now = time.monotonic()
@@ -173,15 +177,13 @@ class Hazards:
                 (os.killpg if whole else os.kill)(ospid, signal.SIGKILL)
 
     def _kill_daemon(self) -> None:
-        assert self.tree.daemon is not None
-        os.kill(self.tree.daemon, signal.SIGKILL)
+        self._signal_daemon(signal.SIGKILL)
         self._wait_for_the_end("killed")
 
     def _wait_for_the_end(self, why: str) -> None:
         if not self.fallen(PATIENCE):
             self.faults.append(f"the daemon was {why}, and has not ended in {PATIENCE:.0f} s")
-            assert self.tree.daemon is not None
-            os.kill(self.tree.daemon, signal.SIGKILL)
+            self._signal_daemon(signal.SIGKILL)
             self.fallen(PATIENCE)
         self._recover()
 
@@ -194,10 +196,9 @@ class Hazards:
                 self._stopped.append((time.monotonic() + seconds, ospid))
 
     def _stop_daemon(self) -> None:
-        assert self.tree.daemon is not None
-        os.kill(self.tree.daemon, signal.SIGSTOP)
+        self._signal_daemon(signal.SIGSTOP)
         time.sleep(self._chance.uniform(*STOPPED) / 2)
-        os.kill(self.tree.daemon, signal.SIGCONT)
+        self._signal_daemon(signal.SIGCONT)
 
     def _step(self) -> None:
         self._panel.offset = self._chance.uniform(-STEP, STEP)
@@ -223,9 +224,8 @@ class Hazards:
         self._stopped.clear()
 
     def _unmount(self) -> None:
-        assert self.tree.daemon is not None
         self._go_on()
-        os.kill(self.tree.daemon, signal.SIGTERM)  # what `agentfs umount` does
+        self._signal_daemon(signal.SIGTERM)  # what `agentfs umount` does
         self._wait_for_the_end("asked to end")
 
     def _unmount_lazily(self) -> None:
@@ -270,8 +270,7 @@ class Hazards:
         self._go_on()
         self._panel.offset = 0.0
         if not self.fallen():
-            assert self.tree.daemon is not None
-            os.kill(self.tree.daemon, signal.SIGKILL)
+            self._signal_daemon(signal.SIGKILL)
             self.fallen(PATIENCE)
         os.close(self._pidfd)
         self._note_fall()

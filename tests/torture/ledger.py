@@ -60,7 +60,8 @@ class Ledger:
                         self.see(seq, change)
 
     def see(self, seq: int, change: Mapping[str, Any]) -> None:
-        """Take in one change of record `seq`."""
+        """Take in one change of record `seq`. Of the kernel's own messages the folders count alone:
+        they may arrive as later attempts and with other priorities, of which no event tells."""
         kind, number = change["type"], change.get("id")
         if kind == "message_arrived":
             if number in self._lives:
@@ -89,7 +90,8 @@ class Ledger:
                 self._check_turn(seq, life, change)
             case "message_returned" | "message_revived" as kind:
                 more = change["attempt"] - life.attempt
-                if more not in ((1,) if kind == "message_revived" else (0, 1)):
+                possible = (1,) if kind == "message_revived" else (0, 1)
+                if self._is_of_program(life) and more not in possible:
                     self._fault(seq, f"{kind} as attempt {change['attempt']}", change["id"])
                 life.folder, life.attempt = "new", change["attempt"]
             case "message_given_up":
@@ -99,13 +101,15 @@ class Ledger:
                 if kind == "message_done":
                     life.done = life.holder, life.attempt
 
+    def _is_of_program(self, life: _Life) -> bool:
+        return life.line[1] in self._names.values()
+
     def _check_turn(self, seq: int, life: _Life, change: Mapping[str, Any]) -> None:
         """In the rig the messages of one program to one mailbox have one priority: the first comes
         first. A reader that renames files takes which it likes, and after a death of the daemon
         each reader gets first what it had."""
         number = change["id"]
-        program = life.line[1] in self._names.values()
-        if program and life.attempt == 1 and change["renamed"].endswith(":2,"):
+        if self._is_of_program(life) and life.attempt == 1 and change["renamed"].endswith(":2,"):
             first = min(self._lines[life.line], default=number)
             if first < number:
                 self._fault(seq, f"message_claimed before {first}", number)

@@ -97,6 +97,13 @@ def test_a_life_that_cannot_be_is_a_fault(change: Change, word: str) -> None:
     assert word in found[0]
 
 
+def test_a_notice_may_arrive_as_a_later_attempt_but_live_as_any_message() -> None:
+    changes, history = good()
+    changes += [_arrives("04", "init"), _claims("04", 2), _returns("04", 3)]
+    assert judged(changes, history) == []
+    assert len(judged([*changes, _returns("04", 4)], history)) == 1
+
+
 def test_what_one_sender_sends_to_a_mailbox_is_received_in_that_order() -> None:
     changes, history = good()
     changes += [_arrives("04"), _arrives("05", "zoe"), _arrives("06"), _arrives("07", "zoe")]

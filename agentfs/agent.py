@@ -233,20 +233,20 @@ class Agent:
         os.eventfd_write(self._wake, 1)
 
     async def _loop(self) -> None:
-        pause = FIRST_PAUSE
+        absence = _Absence(self)
         while not self._stopped:
             try:
                 with contextlib.ExitStack() as stack:
                     poller, signals = self._connect(stack)
-                    pause = FIRST_PAUSE
                     self._enter_again()
+                    absence = _Absence(self)
                     await self._serve(poller, signals)
             except OSError as failure:  # of our own files: those of handlers are theirs
-                if not self._is_away(failure):
+                pause = absence.pause(failure)
+                if pause is None:
                     raise
                 log.warning("the tree is away (%s); trying again", failure.strerror)
                 await _wait(self._wake, pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
         self._stopped = False
 
     def _enter_again(self) -> None:
@@ -570,21 +570,16 @@ class Agent:
 
     def _open(self, path: str, flags: int) -> int:
         """Open a file, as soon as the tree is there. An event loop is not held up for that."""
-        deadline, pause = time.monotonic() + self.patience, FIRST_PAUSE
-        was_there = False
+        deadline, absence = time.monotonic() + self.patience, _Absence(self)
         while True:
             try:
                 return os.open(path, flags | os.O_CLOEXEC, 0o600)
             except OSError as failure:
+                pause = absence.pause(failure)
                 late = time.monotonic() > deadline or _running() != (None, None)
-                is_there = not self._is_away(failure)
-                if late or (is_there and (was_there or failure.errno != errno.ENOENT)):
+                if pause is None or (pause and late):
                     raise
-            was_there = is_there
-            if is_there:  # since when? Maybe it was mounted between the open and the look
-                continue
             time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
 
     def _is_away(self, failure: OSError) -> bool:
         """Whether the daemon is: also where there is no such file, because nothing is mounted."""
@@ -609,6 +604,26 @@ class Agent:
                     raise
             finally:
                 _close(file)
+
+
+class _Absence:
+    """Of the daemon, while attempts to reach it fail one after the other."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._was_there = False
+        self._next = FIRST_PAUSE
+
+    def pause(self, failure: OSError) -> float | None:
+        """Seconds to wait before the next attempt. None: the daemon is there, and has refused."""
+        if self._agent._is_away(failure):
+            self._was_there = False
+            pause, self._next = self._next, min(2 * self._next, LONGEST_PAUSE)
+            return pause
+        if failure.errno != errno.ENOENT or self._was_there:
+            return None
+        self._was_there = True  # since when? Maybe it was mounted between the open and this look
+        return 0.0
 
 
 class Call:

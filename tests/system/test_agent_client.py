@@ -607,25 +607,47 @@ def test_a_call_waits_for_the_daemon_to_come_back(quick: QuickTree) -> None:
     assert Message((quick / "agents/alice/recv").read_bytes()).text == "patience"
 
 
+@pytest.fixture
+def one_too_early(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Lets the next open find nothing mounted, where the look after it finds the tree."""
+
+    def begin() -> None:
+        def open_once(path: object, *given: int, **named: int) -> int:
+            monkeypatch.undo()
+            raise FileNotFoundError(errno.ENOENT, "nothing is mounted yet", path)
+
+        monkeypatch.setattr(os, "open", open_once)
+
+    return begin
+
+
 def test_a_tree_that_is_mounted_just_after_a_file_was_not_found_is_asked_again(
-    quick: QuickTree, monkeypatch: pytest.MonkeyPatch
+    quick: QuickTree, one_too_early: Callable[[], None]
 ) -> None:
     quick.spawn("alice")
-    init, real = operator(quick), os.open
-    asked: list[object] = []
-
-    def before_the_mount(path: object, *given: int, **named: int) -> int:
-        asked.append(path)
-        if len(asked) == 1:
-            raise FileNotFoundError(errno.ENOENT, "nothing is mounted yet")
-        return real(path, *given, **named)  # type: ignore[call-overload, no-any-return]
-
-    monkeypatch.setattr(os, "open", before_the_mount)
+    init = operator(quick)
+    one_too_early()
     init.send("alice", "early")
-    monkeypatch.undo()
     assert Message((quick / "agents/alice/recv").read_bytes()).text == "early"
     with pytest.raises(FileNotFoundError):
         init.get("nothing")
+
+
+def test_a_loop_asks_again_too(quick: QuickTree, one_too_early: Callable[[], None]) -> None:
+    init, heard = operator(quick), []
+
+    @init.on_message
+    def hear(message: Message) -> None:
+        heard.append(message.text)
+        init.stop()
+
+    init.send("init", "early")
+    one_too_early()
+    init.run()
+    assert heard == ["early"]
+    init.on_queue("nobody made this one")(hear)
+    with pytest.raises(FileNotFoundError):
+        init.run()
 
 
 def requests(tree: Tree) -> int:

@@ -22,7 +22,7 @@ import trio
 from agentfs.base.errors import KernelError
 from agentfs.machine.proc import all_pids
 from agentfs.model.principal import Principal
-from agentfs.mount.proc import Signals, deliverable
+from agentfs.mount.proc import PendingSignals, deliverable
 from agentfs.mount.reading import holding, waiting
 from agentfs.quota.shares import Charge
 from agentfs.vfs.node import StreamHandle
@@ -137,7 +137,7 @@ class Parking:
         self._woken = woken
         self._freezes = freezes
         self._parked: set[Parked] = set()
-        self._signals = Signals()
+        self._signals = PendingSignals()
         self._hint = trio.Event()
         self._closed = False
 

@@ -21,7 +21,7 @@ from agentfs.machine.proc import field, read_file, thread_group
 __all__ = [
     "LOOKS",
     "TELLS_CHILDREN",
-    "Signals",
+    "PendingSignals",
     "begins_with",
     "children",
     "command_line",
@@ -110,7 +110,7 @@ def deliverable(tid: int) -> int | None:
         return None
 
 
-class Signals:
+class PendingSignals:
     """The same, of threads that are looked at again and again: for the last `LOOKED_AT` of them
     /proc/TID/status is kept open, which takes half of the time (12 and 7 µs). A descriptor is of
     one thread: once that is gone it says so, whoever has its number by then."""

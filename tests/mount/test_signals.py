@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from agentfs.mount import proc
-from agentfs.mount.proc import Signals, deliverable
+from agentfs.mount.proc import PendingSignals, deliverable
 
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 USR1 = 1 << (signal.SIGUSR1 - 1)
 
 
 @pytest.fixture
-def signals() -> Iterator[Signals]:
-    kept = Signals()
+def signals() -> Iterator[PendingSignals]:
+    kept = PendingSignals()
     yield kept
     kept.close()
 
@@ -61,14 +61,16 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_a_signal_that_comes_later_is_seen(signals: Signals, start: Callable[[], int]) -> None:
+def test_a_signal_that_comes_later_is_seen(
+    signals: PendingSignals, start: Callable[[], int]
+) -> None:
     pid = start()
     assert signals.deliverable(pid) == 0
     stop_with_a_signal(pid)
     assert signals.deliverable(pid) == deliverable(pid) == USR1
 
 
-def test_a_thread_that_is_gone_has_none(signals: Signals, start: Callable[[], int]) -> None:
+def test_a_thread_that_is_gone_has_none(signals: PendingSignals, start: Callable[[], int]) -> None:
     pid = start()
     assert signals.deliverable(pid) == 0
     os.kill(pid, signal.SIGKILL)
@@ -82,7 +84,7 @@ def test_a_thread_that_is_gone_has_none(signals: Signals, start: Callable[[], in
 
 @pytest.mark.skipif(not os.access(LAST_PID, os.W_OK), reason="only root may choose a pid")
 def test_a_number_that_another_process_has_by_now_is_that_process(
-    signals: Signals, start: Callable[[], int]
+    signals: PendingSignals, start: Callable[[], int]
 ) -> None:
     for _ in range(200):  # another program may get the number
         pid = start()
@@ -98,7 +100,7 @@ def test_a_number_that_another_process_has_by_now_is_that_process(
 
 
 def test_a_long_status_is_read_whole(
-    signals: Signals, start: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+    signals: PendingSignals, start: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The line of groups, which may have 65,536, comes before the signals."""
     monkeypatch.setattr(proc, "STATUS", 64)
@@ -108,7 +110,7 @@ def test_a_long_status_is_read_whole(
 
 
 def test_only_some_are_kept_open(
-    signals: Signals, start: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+    signals: PendingSignals, start: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proc, "LOOKED_AT", 2)
     before = descriptors()

@@ -83,20 +83,23 @@ class _Shape:
         places = {name: f'"{name}":%s' for name in told}
         places["type"] = f'"type":{quoted(kind.type)}'
         self._template = f"{{{','.join(places[key] for key in sorted(places))}}}"
-        texts = len(told) > 1 and set(told.values()) <= {"str", str}
-        self._texts = attrgetter(*self._names) if texts else None
+        self._values: Callable[[Event], tuple[Any, ...]]
+        if len(self._names) > 1:
+            self._values = attrgetter(*self._names)
+        else:
+            self._values = lambda event: tuple(getattr(event, name) for name in self._names)
 
     def fill(self, event: Event) -> str:
-        if self._texts is not None:  # only texts, as most have: half the time
-            return self._template % tuple(map(quoted, self._texts(event)))
-        values = []
-        for name in self._names:
-            value = getattr(event, name)
-            if type(value) is str:
-                values.append(quoted(value))
-            else:
-                values.append(str(value) if type(value) is int else canonical(value))
-        return self._template % tuple(values)
+        return self._template % tuple(
+            [
+                quoted(value)
+                if type(value) is str
+                else str(value)
+                if type(value) is int
+                else canonical(value)
+                for value in self._values(event)
+            ]
+        )
 
 
 _shapes: dict[type[Event], _Shape] = {}

@@ -8,6 +8,7 @@ one of another purpose.
 from __future__ import annotations
 
 import errno
+import hashlib
 import hmac
 import json
 import os
@@ -83,12 +84,17 @@ class Seal:
                 errno.EINVAL, f"the key of the audit, {path}, has {len(key)} bytes, not {KEY_SIZE}"
             )
         self.path = path
-        self._keyed = hmac.new(key, digestmod="sha256")
+        # HMAC (RFC 2104) by two hashes that have taken the padded key: a third of the time that an
+        # `hmac` object takes to be copied (2.0 and 5.8 µs). Every transaction comes by.
+        padded = key.ljust(hashlib.sha256().block_size, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
 
     def _sign(self, text: bytes) -> str:
-        signature = self._keyed.copy()
-        signature.update(text)
-        return signature.hexdigest()
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(text)
+        outer.update(inner.digest())
+        return outer.hexdigest()
 
     def head(self, seq: int, digest: bytes) -> str:
         """The head as the store keeps it: number, hash, signature."""

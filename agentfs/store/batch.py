@@ -63,12 +63,12 @@ _SHAPES = {
     ChangeKind.PUBLISHED: "qssb",  # number, topic, record, content
     ChangeKind.UNPUBLISHED: "qs",  # up to this number, of this topic
 }
-_HEADS = {
-    int(kind): struct.Struct(f"<B{shape.count('q')}q{len(shape) - shape.count('q')}I")
+# From where to where the texts of a change are, behind its kind and its numbers; None: to its end.
+_TEXTS: dict[int, tuple[int, int | None]] = {
+    kind: (1 + shape.count("q"), len(shape) if shape.endswith("b") else None)
     for kind, shape in _SHAPES.items()
 }
-_NUMBERS = {int(kind): shape.count("q") for kind, shape in _SHAPES.items()}
-_TEXTS = {int(kind): [each == "s" for each in shape.lstrip("q")] for kind, shape in _SHAPES.items()}
+_COUNT = struct.Struct("<I")
 
 
 _AGENTS = (
@@ -82,37 +82,58 @@ _PROCESSES = (
 
 
 def encode(changes: Iterable[Change]) -> bytes:
-    """Changes as the log has them. Raises UnicodeEncodeError for a text that is no UTF-8. It is one
-    function, because every transaction comes by."""
-    found: list[bytes] = []
+    """Changes as the log has them: how many integers follow; of each change its kind, its numbers
+    and the lengths of its texts (in characters) and bytes; all texts as UTF-8; all bytes. Raises
+    UnicodeEncodeError for a text that is no UTF-8. It is one function that packs everything at
+    once, because every transaction comes by: one that packs each change takes twice as long."""
+    integers: list[int] = []
+    texts: list[str] = []
+    contents: list[bytes] = []
     for change in changes:
-        kind = change[0]
-        begin = 1 + _NUMBERS[kind]
-        parts, lengths = [], []
-        for value in change[begin:]:
-            part = value.encode() if type(value) is str else value
-            parts.append(part)
-            lengths.append(len(part))
-        found.append(_HEADS[kind].pack(*change[:begin], *lengths))
-        found += parts
-    return b"".join(found)
+        begin, end = _TEXTS[change[0]]
+        words = change[begin:end]
+        integers += change[:begin]
+        integers += map(len, words)
+        texts += words
+        if end is not None:
+            content = change[end]
+            integers.append(len(content))
+            contents.append(content)
+    count = len(integers)
+    contents[:0] = struct.pack(f"<I{count}q", count, *integers), "".join(texts).encode()
+    return b"".join(contents)
 
 
 def decode(data: bytes) -> Iterator[Change]:
     """The changes of a record. Raises ValueError, KeyError or struct.error for what is none."""
+    (count,) = _COUNT.unpack_from(data)
+    integers = struct.unpack_from(f"<{count}q", data, _COUNT.size)
+    heads = list(_heads(integers))
+    behind = len(data) - sum(head[-1] for head in heads if _SHAPES[head[0]].endswith("b"))
+    text = data[_COUNT.size + 8 * count : behind].decode()
     at = 0
-    while at < len(data):
-        kind = data[at]
-        head = _HEADS[kind]
-        values = head.unpack_from(data, at)
-        at += head.size
-        begin = 1 + _NUMBERS[kind]
-        change = [ChangeKind(kind), *values[1:begin]]
-        for is_text, length in zip(_TEXTS[kind], values[begin:], strict=True):
-            part = data[at : at + length]
-            change.append(part.decode() if is_text else part)
-            at += length
+    for kind, *values in heads:
+        change: list[Any] = [kind]
+        for value, sort in zip(values, _SHAPES[kind], strict=True):
+            if sort == "q":
+                change.append(value)
+            elif sort == "s":
+                change.append(text[at : at + value])
+                at += value
+            else:
+                change.append(data[behind : behind + value])
+                behind += value
         yield tuple(change)
+
+
+def _heads(integers: tuple[int, ...]) -> Iterator[tuple[ChangeKind, *tuple[int, ...]]]:
+    """Of each change its kind, its numbers and the lengths of the rest."""
+    at = 0
+    while at < len(integers):
+        kind = ChangeKind(integers[at])
+        behind = at + 1 + len(_SHAPES[kind])
+        yield kind, *integers[at + 1 : behind]
+        at = behind
 
 
 @dataclass(slots=True)

@@ -26,6 +26,7 @@ WEIGHTS = {
     "kill a consumer": 30,
     "kill a producer": 24,
     "kill a spender": 6,
+    "kill the fork server": 4,
     "kill the daemon": 12,
     "stop a program": 12,
     "stop the daemon": 4,
@@ -145,6 +146,7 @@ class Hazards:
             "kill a consumer": lambda: self._kill("consumer"),
             "kill a producer": lambda: self._kill("producer"),
             "kill a spender": lambda: self._kill("spender"),
+            "kill the fork server": self._kill_fork_server,
             "kill the daemon": self._kill_daemon,
             "stop a program": self._stop,
             "stop the daemon": self._stop_daemon,
@@ -175,6 +177,15 @@ class Hazards:
         if ospid:
             with contextlib.suppress(OSError):
                 (os.killpg if whole else os.kill)(ospid, signal.SIGKILL)
+
+    def _kill_fork_server(self) -> None:
+        """The process beside the daemon that forks the programs is gone: there is to be another,
+        and those that were forked are to be as they were."""
+        for children in Path("/proc").glob(f"{self.tree.daemon}/task/*/children"):
+            with contextlib.suppress(OSError):  # the thread has ended, or the child has
+                for child in children.read_text().split():
+                    if b"fork_server" in Path(f"/proc/{child}/cmdline").read_bytes():
+                        os.kill(int(child), signal.SIGKILL)
 
     def _kill_daemon(self) -> None:
         self._signal_daemon(signal.SIGKILL)

@@ -15,12 +15,16 @@ from collections.abc import Callable, Iterator
 from bench.counts import children, cpu_seconds, resident
 from bench.population import Population
 from bench.setting import Setting, Tree
-from bench.table import Row
+from bench.table import Row, percentile
 
 __all__ = ["measure"]
 
 SIZES = (100, 1_000, 10_000, 100_000)
 REFERENCE = 1_000
+
+SPAWN_BESIDE_A_PLAIN_ONE = 9.0
+"""Half of what it was when the daemon forked each program itself: 13 ms beside 0.75 on a machine
+that did little else."""
 
 WAITING = """
 import os, sys, threading
@@ -44,6 +48,7 @@ def measure(setting: Setting) -> Iterator[Row]:
     """The table, the restarts with it full, programs, and readers that wait."""
     yield from _table(setting)
     yield from _programs(setting)
+    yield from _spawns(setting)
     yield from _waiting(setting)
 
 
@@ -213,6 +218,45 @@ def _programs(setting: Setting) -> Iterator[Row]:
         tree.unmount()
         passed = time.perf_counter() - started
         yield Row("scale", f"end of all {running:,} programs", passed, "s")
+
+
+def _spawns(setting: Setting) -> Iterator[Row]:
+    """Spawns of `true` with the wait for its end, beside those of a plain program's."""
+    count = setting.size(100, 3)
+    with setting.tree("spawns") as tree:
+        _spawn_and_wait(tree)  # which starts the fork server
+        servers = [tree.daemon, *children(tree.daemon)]
+        ours, theirs, spent = list[float](), list[float](), list[float]()
+        for _ in range(setting.size(5, 1)):
+            before = sum(map(cpu_seconds, servers))
+            ours += [_seconds(lambda: _spawn_and_wait(tree)) for _ in range(count)]
+            theirs += [_seconds(_spawn_plainly) for _ in range(count)]
+            spent.append((sum(map(cpu_seconds, servers)) - before) / count * 1e3)
+        yield Row(
+            "scale",
+            "spawn of `true` and its end, p50",
+            percentile(ours, 0.5) * 1e3,
+            "ms",
+            "posix_spawn and wait",
+            percentile(theirs, 0.5) * 1e3,
+            SPAWN_BESIDE_A_PLAIN_ONE,
+            counts={"ms of the daemon and its helpers": percentile(spent, 0.5)},
+        )
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def _spawn_and_wait(tree: Tree) -> None:
+    pid = tree.spawn("spawned", exec=["/bin/true"], restart="never")
+    (tree / f"proc/{pid}/wait").read_text()
+
+
+def _spawn_plainly() -> None:
+    os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
 
 
 def _room() -> int:

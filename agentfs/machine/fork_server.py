@@ -1,5 +1,5 @@
 """The fork server: a small process that forks the programs, and is no parent of theirs. Run by its
-path, with `python -I -S`; it has 5 MiB of its own, and nothing of the daemon's in it.
+path, with `python -I -S`; it has 6 MiB of its own, and nothing of the daemon's in it.
 
 A fork copies the tables of a process's memory, and makes each page that it writes to next be copied
 too: of the daemon, with its 70 MiB, that is 3 ms and 2,000 page faults for each program. A fork of

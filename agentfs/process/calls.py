@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
-import yaml
-
 from agentfs.base.errors import KernelError
+from agentfs.base.yaml_text import write_yaml
 from agentfs.machine.proc import read_status
 from agentfs.machine.programs import Programs
 from agentfs.model.principal import Principal
@@ -492,4 +491,4 @@ class Processes:
 def _text(spec: ProcessSpec) -> str:
     """The definition as /agents/NAME/spec.yaml shows it: what was given, and the name."""
     given = spec.model_dump(exclude_defaults=True, exclude={"name"})
-    return yaml.safe_dump({"name": spec.name, **given}, sort_keys=False, allow_unicode=True)
+    return write_yaml({"name": spec.name, **given})

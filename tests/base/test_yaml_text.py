@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import time
 from datetime import date
+from random import Random
 
 import pytest
+import yaml
 
 from agentfs.base.errors import KernelError
 from agentfs.base.yaml_text import (
@@ -17,6 +19,7 @@ from agentfs.base.yaml_text import (
     compose_all,
     plain,
     read_yaml,
+    write_yaml,
 )
 from agentfs.catalog.document import parse as parse_models
 from agentfs.model.spec import parse_spec
@@ -254,3 +257,31 @@ def test_several_documents_are_read_together_and_empty_ones_left_out() -> None:
 def test_the_core_schema_refuses(text: str, words: str) -> None:
     with pytest.raises(YamlError, match=words):
         [plain(node) for node in compose_all(text)]
+
+
+def texts(random: Random) -> str:
+    parts = [*"ab :-#'\"\\\n\t!&*%@`{}[],?|>=01.~é漢", "\x85", "\u2028", "\ufeff", "\x07", "😀"]
+    some = random.choice((parts, parts[:-5], [*"ab cd ef. ,:-#'\n"]))
+    return "".join(
+        random.choices([*some, "   ", "null", "yes", "1e3"], k=random.choice((1, 9, 99)))
+    )
+
+
+def test_libyaml_writes_what_pyyaml_does_of_any_text() -> None:
+    random, quick = Random(7), 0
+    for _ in range(400):
+        one = texts(random)
+        value = {one[:20]: one, "list": [one, {"b": None, "a": 1.5}], "empty": {}}
+        written = write_yaml(value)
+        assert written == yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+        quick += written == yaml.dump(
+            value, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True
+        )
+    assert 100 < quick < 400, "libyaml writes others, but for these"
+    assert write_yaml({"a": "😀"}) == "a: 😀\n"
+    assert write_yaml({"a": "\udcff"}) == 'a: "\\uDCFF"\n'
+
+
+def test_a_definition_is_shown_as_it_was_given() -> None:
+    spec = {"name": "bob", "exec": ["sh", "-c", "echo 'a: b' # c\n"], "env": {"A": "ü"}}
+    assert read_yaml(write_yaml(spec)) == spec

@@ -15,6 +15,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from agentfs.base.build import build
 from agentfs.model.process import State
 from agentfs.providers.system_table import SystemTable
 from agentfs.vfs.declare import live
@@ -60,13 +61,17 @@ class StatsDirectory(SystemTable):
         the gateway, and the mount's own."""
         return json.dumps(self._figures.read())
 
-    @live("kernel", example='{"state": "running", "version": "0.1.0", "boot": "5f0c1d2e3a4b5c6d"}')
+    @live(
+        "kernel",
+        example='{"state": "running", "version": "0.1.0", "build": "pure", "boot": "5f0c…"}',
+    )
     def kernel_file(self) -> str:
-        """state (running, or faulty: /sys/health says how), version and boot_id, as JSON."""
+        """state (running, or faulty: /sys/health says how), version,
+        build (pure, or compiled) and boot_id, as JSON."""
         healthy = self.kernel.maid.report.items()
         state = "faulty" if dict(healthy).get("Ok") is False else "running"
-        said = {"state": state, "version": self.kernel.version, "boot": self.kernel.events.boot}
-        return json.dumps(said)
+        said = {"state": state, "version": self.kernel.version, "build": build()}
+        return json.dumps(said | {"boot": self.kernel.events.boot})
 
     @live("workers", example='{"total": 5, "active": 4, "lost": 1}')
     def workers(self) -> str:

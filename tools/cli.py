@@ -13,6 +13,7 @@ import sys
 import click
 
 import agentfs
+from agentfs.base.build import build
 from agentfs.tools.approve import approve
 from agentfs.tools.audit_commands import KEY, audit, key_path
 from agentfs.tools.can import can
@@ -38,7 +39,7 @@ __all__ = ["main"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(agentfs.__version__, prog_name="agentfs")
+@click.version_option(f"{agentfs.__version__} ({build()})", prog_name="agentfs")
 def commands() -> None:
     """An operating system for AI agents whose whole interface is a file system.
 

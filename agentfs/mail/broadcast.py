@@ -51,10 +51,10 @@ class Acceptance(Protocol):
         sender: str,
         draft: Draft,
         relation: Relation,
-        actor: Process | None = ...,
+        actor: Process | None = None,
         *,
-        unlisted: bool = ...,
-        broadcast: int = ...,
+        unlisted: bool = False,
+        broadcast: int = 0,
     ) -> Message: ...
 
 

@@ -97,8 +97,14 @@ class Records(dict[K, T], Generic[K, T]):
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError("a table of records is changed by put, drop and change")
 
-    __setitem__ = __delitem__ = __ior__ = _refuse
-    clear = pop = popitem = setdefault = update = _refuse
+    __setitem__ = _refuse
+    __delitem__ = _refuse
+    __ior__ = _refuse
+    clear = _refuse
+    pop = _refuse
+    popitem = _refuse
+    setdefault = _refuse
+    update = _refuse
 
     # -- indexes ---------------------------------------------------------------------------------
 

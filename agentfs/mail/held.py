@@ -12,7 +12,7 @@ import logging
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from agentfs.base.errors import KernelError
@@ -44,8 +44,7 @@ class Held:
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
-        record = {slot: getattr(self, slot) for slot in self.__slots__}
-        return record | {"content": b64encode(self.content).decode()}
+        return asdict(self) | {"content": b64encode(self.content).decode()}
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Held:

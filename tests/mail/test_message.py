@@ -4,6 +4,7 @@ import email
 import email.policy
 import errno
 import re
+from dataclasses import fields
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -439,7 +440,7 @@ def test_a_message_survives_being_recorded() -> None:
         *where, claimed_by=4, claimed_at=NOW, reader=4, thread=(1, 2), hops=3, said=(5, 6)
     )
     again = Message.from_record(7, "bob", "cur", "x:2,S", message.record(), 100)
-    for slot in Message.__slots__:
+    for slot in [each.name for each in fields(Message)]:
         assert getattr(again, slot) == getattr(message, slot)
     assert message.id == "000000000007"
     assert message.through_recv

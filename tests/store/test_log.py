@@ -18,7 +18,6 @@ import trio.testing
 from agentfs.audit.verify import verify
 from agentfs.base.errors import KernelError
 from agentfs.check import check
-from agentfs.store import log as logs
 from agentfs.store import store as stores
 from agentfs.store.batch import _SHAPES, Batch, ChangeKind, decode, encode
 from agentfs.store.log import HEAD, Log, LogPlace, Segment, log_files, written_after
@@ -338,7 +337,7 @@ async def test_a_file_goes_only_when_a_synced_checkpoint_has_it(
     zero, one = log_files(store.path)
     put(store, 1)
     with monkeypatch.context() as broken:
-        broken.setattr(stores, "_sync_file", lambda path: os.stat("/no disk"))
+        broken.setattr(os, "fsync", lambda descriptor: os.stat("/no disk"))
         await store.checkpoint()
     put(store, 2)
     assert one.stat().st_size > 0, "the disk has not said that it has it"
@@ -363,16 +362,11 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     halves: list[int] = []
     pwrite = os.pwrite
 
-    class Os:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(os, name)
+    def half(descriptor: int, data: bytes, offset: int) -> int:
+        halves.append(len(data) // 2)
+        return pwrite(descriptor, data[: len(data) // 2], offset)
 
-        @staticmethod
-        def pwrite(descriptor: int, data: bytes, offset: int) -> int:
-            halves.append(len(data) // 2)
-            return pwrite(descriptor, data[: len(data) // 2], offset)
-
-    monkeypatch.setattr(logs, "os", Os())
+    monkeypatch.setattr(os, "pwrite", half)
     return halves
 
 

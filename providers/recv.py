@@ -34,13 +34,16 @@ class Recv(StreamHandle):
     Nothing is claimed before somebody reads. A word that is written says what became of the message
     that was read last, if one does not simply ask for the next.
 
-    Of those that wait in a read, the one that has waited longest is woken for each message, and
-    hands on if it does not take it. A reader that polls is woken always.
+    Of those that wait in a read, the one that has waited longest gets the message that comes,
+    claimed already (see `mail/hand_over.py`); or it is woken to try, and hands on if it does not
+    take it. A reader that polls is woken always.
     """
 
     followed = True
     seekable = True
     path = "recv"
+    most = 1
+    """How many messages it takes at once."""
 
     def __init__(self, room: Mailroom, caller: Caller) -> None:
         super().__init__()
@@ -152,7 +155,7 @@ class Recv(StreamHandle):
             return True  # a read would say what is wrong
 
     def _join(self) -> None:
-        self._receiving.wait(self._principal, self._name, self._reader, self.wake)
+        self._receiving.wait(self._principal, self._name, self._reader, self.wake, self.most)
 
     def wake(self) -> None:
         self._end_poll()
@@ -190,6 +193,7 @@ class Recv(StreamHandle):
             self._join()
         else:
             self._receiving.idle.end(self._reader)
+            self._receiving.put_back(self._reader)
         self._receiving.hand_on(self._name)
 
     @property
@@ -217,10 +221,10 @@ class RecvBatch(Recv):
 
     def __init__(self, room: Mailroom, caller: Caller) -> None:
         super().__init__(room, caller)
-        self._size = self.USUAL
+        self.most = self.USUAL
 
     def claim(self) -> bytes | None:
-        batch = self._receiving.claim_batch(self._principal, self._name, self._size, self._reader)
+        batch = self._receiving.claim_batch(self._principal, self._name, self.most, self._reader)
         if not batch:
             return None
         return b"".join(
@@ -237,6 +241,6 @@ class RecvBatch(Recv):
                 errno.EINVAL,
                 f"the size of a batch, 1 to {self.MOST}, or done, back or failed, not {wanted!r}",
             )
-        self._size = number
+        self.most = number
         self._base += len(data)
         return len(data)

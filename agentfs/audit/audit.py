@@ -1,9 +1,11 @@
 """The audit: who changed what, and who was refused, as a chain that cannot be edited unseen.
 
 Each committed transaction that emitted events has one record, which is written in that same
-transaction: no change without its record, and no record without its change. A refusal is such an
-event. Each record has a hash over itself and the hash before. The newest hash is signed, in every
-transaction, with a key that is no part of the store. `agentfs.audit.verify` checks all that.
+transaction: no change without its record, and no record without its change. Where it hands a
+message over to a reader that waits, that part of it has a record of its own, the reader's. A
+refusal is such an event. Each record has a hash over itself and the hash before. The newest hash is
+signed, in every transaction, with a key that is no part of the store. `agentfs.audit.verify` checks
+all that.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import errno
 import hashlib
 import logging
 import secrets
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -119,29 +120,29 @@ class Audit(Part):
         self._noted = ()
 
     def _record(self) -> None:
-        """Write the record of the transaction that is about to be committed. If that cannot be
-        done, the transaction fails."""
-        changes: Sequence[Event] = self._events.pending
-        if self._noted:
-            changes = (*changes, *self._noted)
-        if not changes:
-            return
+        """Write the record of the transaction that is about to be committed, or the records, where
+        a part of it is somebody else's doing. If that cannot be done, the transaction fails."""
+        noted = self._noted
         limits = self._settings.of(AuditSettings)
-        stops = limits.when_full == "stop" and self.pruning.stops
-        if stops and all(isinstance(change, REFUSED) for change in changes):
-            return  # refusals without room are in `/dev/events` and `kernel.log` alone
-        seq = self.seq + 1
-        if self._store.acting is not self._acting:
-            self._acting = self._store.acting
-            self._actor = records.actor(self._acting)
-        text = records.record(seq, self._clock.now(), self._actor, changes)
-        digest = hashlib.sha256(self._digest + text.encode("ascii")).digest()
-        self._tables.append(seq, text, digest, self._seal.head(seq, digest))
-        keep_fields(self._store, self, "seq", "_digest", "_marked")
-        self.seq, self._digest = seq, digest
-        self._watch_room(limits)
-        if seq - self._marked >= limits.checkpoint_every:
-            self._mark()
+        for acting, changes in self._events.shares(self._store.acting):
+            if noted:
+                changes, noted = (*changes, *noted), ()
+            if not changes:
+                continue
+            stops = limits.when_full == "stop" and self.pruning.stops
+            if stops and all(isinstance(change, REFUSED) for change in changes):
+                continue  # refusals without room are in `/dev/events` and `kernel.log` alone
+            seq = self.seq + 1
+            if acting is not self._acting:
+                self._acting, self._actor = acting, records.actor(acting)
+            text = records.record(seq, self._clock.now(), self._actor, changes)
+            digest = hashlib.sha256(self._digest + text.encode("ascii")).digest()
+            self._tables.append(seq, text, digest, self._seal.head(seq, digest))
+            keep_fields(self._store, self, "seq", "_digest", "_marked")
+            self.seq, self._digest = seq, digest
+            self._watch_room(limits)
+            if seq - self._marked >= limits.checkpoint_every:
+                self._mark()
 
     def _watch_room(self, limits: AuditSettings) -> None:
         """Tell when the audit is half full, and look whether everybody has to stop."""
@@ -200,13 +201,13 @@ class Audit(Part):
 
     # -- pruning ---------------------------------------------------------------------------------
 
-    def admit(self, principal: Principal) -> None:
-        """Raise ENOSPC if the record of the transaction under way has no room and the operator
-        chose to stop then. Promises of before are kept."""
-        if not self.pruning.stops or principal.is_operator or self._store.promised:
+    def admit(self, principal: Principal, ahead: int = 0) -> None:
+        """Raise ENOSPC if the record of the transaction under way (with `ahead` of others before
+        it) has no room and the operator chose to stop then. Promises of before are kept."""
+        if not (ahead or self.pruning.stops) or principal.is_operator or self._store.promised:
             return
         if not all(isinstance(change, REFUSED) for change in self._events.pending):
-            self.pruning.require_room()
+            self.pruning.require_room(ahead)
 
     def require_room(self, principal: Principal | None) -> None:
         """Raise ENOSPC under the same conditions, for a change that has its record later or has

@@ -101,10 +101,11 @@ class Pruning:
         limits = self._settings.of(AuditSettings)
         return limits.when_full == "stop" and self.kept >= limits.max_records
 
-    def require_room(self) -> None:
-        """Raise ENOSPC while `stops`."""
-        if self.stops:
-            most = self._settings.of(AuditSettings).max_records
+    def require_room(self, ahead: int = 0) -> None:
+        """Raise ENOSPC while `stops`, or once `ahead` more records are made."""
+        limits = self._settings.of(AuditSettings)
+        most = limits.max_records
+        if limits.when_full == "stop" and self.kept + ahead >= most:
             raise KernelError(
                 errno.ENOSPC,
                 f"the audit keeps {most} records, as many as it may, and the operator chose to stop"

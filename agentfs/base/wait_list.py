@@ -27,6 +27,16 @@ class WaitList:
         return len(self._waiting)
 
     @property
+    def called(self) -> int:
+        """How many were called and are not back yet."""
+        return len(self._called)
+
+    @property
+    def first(self) -> Call | None:
+        """The one that is called next; None if nobody waits."""
+        return next(iter(self._waiting), None)
+
+    @property
     def idle(self) -> bool:
         """Whether there is no call, made or waiting."""
         return not (self._waiting or self._called)
@@ -40,6 +50,10 @@ class WaitList:
         """Wait no more."""
         self._called.pop(call, None)
         self._waiting.pop(call, None)
+
+    def put_first(self, call: Call) -> None:
+        """Wait again, in the place of the first that it had left."""
+        self._waiting = {call: None, **self._waiting}
 
     def call(self, pieces: int) -> None:
         """There are so many pieces: make a call for each that is not somebody's already."""

@@ -209,7 +209,8 @@ class Delivery(Part):
         got from `recv` last; everything else that it claimed is returned."""
         with self._store.transaction():
             for message in self._boxes.claimed.of(process.pid):
-                if code == 0 and message.reader == process.pid and not is_over(message):
+                asked = not (message.unread or is_over(message))
+                if code == 0 and message.reader == process.pid and asked:
                     self.done(message)
                 else:
                     self.fail(message, f"{process.name} ended with code {code}")
@@ -243,8 +244,12 @@ class Delivery(Part):
         return process is not None and process.state.alive
 
     def fail(self, message: Message, reason: str) -> None:
-        """It was not acknowledged: it waits for the next attempt, or was given up with the last."""
+        """It was not acknowledged: it waits for the next attempt, or was given up with the last. If
+        no read has given it yet, this was no attempt."""
         box = self._boxes.box(message.mailbox)
+        if message.unread:
+            self.wait_again(message, box.free_name("new", message.named))
+            return
         most = message.revived + self._settings.of(MessageSettings).max_delivery_attempts
         if message.attempt < most:
             name = box.free_name("new", message.named)

@@ -61,7 +61,13 @@ class Mailboxes(Part):
         self._last_arrival = 0.0
         self.doubts = False
         """Whether any message may be in doubt (see `load`)."""
+        self.offer: Callable[[str], object] = lambda name: None
         ground.events.listen(self._heard, ConfigChanged)
+
+    def offer_by(self, offer: Callable[[str], object]) -> None:
+        """Have `offer(name)` called at the end of a transaction that has put a new message into
+        mailbox `name`, for which somebody waits."""
+        self.offer = offer
 
     def load(self) -> None:
         """Read everything from the store.
@@ -146,6 +152,9 @@ class Mailboxes(Part):
         self._store.put_message(
             message.seq, message.mailbox, message.folder, message.file, message.record(), content
         )
+        name = message.mailbox
+        if message.folder == "new" and self.waiters.is_parked(name):
+            self._store.conclude(lambda: self.offer(name))
 
     def insert_done(self, message: Message, content: bytes) -> None:
         """Keep a new message that was handed over already, as `finish` leaves one."""

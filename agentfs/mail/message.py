@@ -306,6 +306,11 @@ class Message:
         """Whether it was claimed through `recv`."""
         return self.reader is not None
 
+    @property
+    def unread(self) -> bool:
+        """Whether it was handed over to a reader that waits, and no read has given it yet."""
+        return self.through is not None and self in self.through.handed
+
     def record(self) -> dict[str, Any]:
         """The record in the store, beside the columns that it has of its own. Defaults are left
         out."""

@@ -8,8 +8,12 @@ loop that it was opened for, and the next file of the same path that this loop o
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from agentfs.machine.lineage import Lineage
+
+if TYPE_CHECKING:
+    from agentfs.mail.message import Message
 
 __all__ = ["Reader"]
 
@@ -18,7 +22,8 @@ class Reader:
     """One open file `path` (`recv`, `recv.batch`) of the mailbox `mailbox`. `began`: it has tried
     to claim; `claimed`: it got something; `settled`: somebody said what became of that, by a word
     or by deleting it; `went_without`: it asked for more in vain, which acknowledged what it had;
-    `closed`: what it got waits for the next file of its loop."""
+    `closed`: what it got waits for the next file of its loop; `handed`: what was claimed for it
+    while it waited in a read (see `hand_over`), and no read has been answered with yet."""
 
     __slots__ = (
         "_find",
@@ -26,6 +31,7 @@ class Reader:
         "began",
         "claimed",
         "closed",
+        "handed",
         "mailbox",
         "path",
         "settled",
@@ -42,6 +48,7 @@ class Reader:
         self.settled = False
         self.went_without = False
         self.closed = False
+        self.handed: tuple[Message, ...] = ()
         self._find = find
         self._origin: Lineage | None = None
 

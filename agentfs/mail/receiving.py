@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 from agentfs.base.errors import KernelError
 from agentfs.mail.delivery import Delivery, is_over
+from agentfs.mail.hand_over import HandOver, WaitingReader
 from agentfs.mail.idle_readers import IdleReaders
 from agentfs.mail.mailbox import Mailbox
 from agentfs.mail.mailboxes import Mailboxes, expired
@@ -22,6 +23,7 @@ from agentfs.process.table import ProcessTable
 from agentfs.rights.gate import Gate
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
+from agentfs.store.records import keep_fields
 
 __all__ = ["Receiving"]
 
@@ -48,6 +50,7 @@ class Receiving(Part):
         self._delivery = delivery
         self.idle = IdleReaders(ground.timers, self.parked)
         """Readers of inboxes that wait in a read."""
+        self._handing = HandOver(ground, boxes, delivery, self._give)
 
     def waiting(self, name: str, reader: int | None = None) -> bool:
         """Whether a `claim_next` (of the principal of pid `reader`) would give a message now.
@@ -72,7 +75,10 @@ class Receiving(Part):
         """Claim the message that is first, and acknowledge what the `reader` (without one: the
         principal) claimed before it in this way. None if no message waits, or its process has all
         the tasks that it may have; it has asked for more all the same, so what it claimed before
-        is acknowledged."""
+        is acknowledged. A message that was handed over to the `reader` while it waited is the
+        answer, without any change."""
+        if reader is not None and reader.handed and (found := self._handing.collect(reader)):
+            return found[0]
         self._boxes.expire_due()
         box = self._delivery.own(principal, name)
         self._begin(box, principal.pid, reader)
@@ -101,7 +107,10 @@ class Receiving(Part):
         least), and acknowledge what is left of those that the `reader` (without one: the
         principal) claimed before through `recv` or in this way: never more than its process may
         have at once. Empty if no message waits, or none may be claimed; what it claimed before is
-        acknowledged all the same."""
+        acknowledged all the same. Messages that were handed over are the answer, as in
+        `claim_next`."""
+        if reader is not None and reader.handed and (found := self._handing.collect(reader)):
+            return found
         self._boxes.expire_due()
         box = self._delivery.own(principal, name)
         self._begin(box, principal.pid, reader)
@@ -109,21 +118,58 @@ class Receiving(Part):
         if not self._waiting(box, principal.pid) or (free is not None and free < 1):
             self._go_without(box, principal, reader)
             return []
-        most = most if free is None else min(most, free)
-        room = self._settings.of(MessageSettings).max_batch_bytes
         with self._gate.enter(principal, "claims") as actor:
             self._end_before(box, actor, reader)
             while (doubted := self._in_doubt(box, actor.pid)) is not None:
                 again = box.free_name("new", doubted.named)
                 self._delivery.wait_again(doubted, again, attempt=doubted.attempt + 1)
-            batch: list[Message] = []
-            while len(batch) < most and (first := box.first()) is not None:
-                room -= self._boxes.size(first)
-                if (batch and room < 0) or expired(first, self._clock.now()):
-                    break
-                self._receive(box, first, actor, reader)
-                batch.append(first)
-            return batch
+            return self._receive_first(
+                box, actor, reader, most if free is None else min(most, free)
+            )
+
+    def _receive_first(
+        self, box: Mailbox, actor: Process, reader: Reader | None, most: int
+    ) -> list[Message]:
+        room = self._settings.of(MessageSettings).max_batch_bytes
+        batch: list[Message] = []
+        while len(batch) < most and (first := box.first()) is not None:
+            room -= self._boxes.size(first)
+            if (batch and room < 0) or expired(first, self._clock.now()):
+                break
+            self._receive(box, first, actor, reader)
+            batch.append(first)
+        return batch
+
+    def _give(self, name: str, waiting: WaitingReader) -> bool:
+        """Claim for a reader that waits what its own try would give it now; False where that would
+        be refused, or do more than this."""
+        principal, reader, most = waiting
+        box = self._boxes.box(name)
+        first = box.first()
+        if (
+            first is None
+            or expired(first, self._clock.now())
+            or reader.closed
+            or reader.handed
+            or self._store.is_full  # what an agent may write then is less than what others may
+            or self._in_doubt(box, principal.pid) is not None
+        ):
+            return False
+        try:
+            self._delivery.own(principal, name)
+        except KernelError:
+            return False
+        free = self._free(box, principal, reader, most)
+        if free is not None and free < 1:
+            return False
+
+        def claim(actor: Process) -> None:
+            self._end_before(box, actor, reader)
+            keep_fields(self._store, reader, "claimed", "settled", "went_without")
+            count = most if free is None else min(most, free)
+            self._handing.hand(reader, self._receive_first(box, actor, reader, count))
+
+        return self._gate.beside(principal, "claims", claim)
 
     def _begin(self, box: Mailbox, pid: int | None, reader: Reader | None) -> None:
         """Before `reader` claims: what failed loops of its principal left waits again, and what
@@ -148,9 +194,9 @@ class Receiving(Part):
             held = box.reading(reader)
             if not held and not reader.claimed:
                 held = [each for each in box.reading(actor.pid) if reader.continues(each.through)]
-        if not self._boxes.doubts:
-            return held
-        return [message for message in held if not self._is_doubted(message)]
+        if self._boxes.doubts:
+            held = [message for message in held if not self._is_doubted(message)]
+        return [message for message in held if not message.unread]
 
     def _is_onlooker(self, box: Mailbox, actor: Process) -> bool:
         """Whether `actor` is the operator, and looks at mail that a program is to work on: a
@@ -195,14 +241,20 @@ class Receiving(Part):
     # -- no more than a process may have ---------------------------------------------------------
 
     def wait(
-        self, principal: Principal, name: str, reader: Reader, call: Callable[[], object]
+        self,
+        principal: Principal,
+        name: str,
+        reader: Reader,
+        call: Callable[[], object],
+        most: int = 1,
     ) -> None:
         """Let `call()` be called when `reader` may get a message, until `wait_no_more`: one that
-        comes, or where its process has all the tasks it may have, when one of these ends."""
+        comes, or where its process has all the tasks it may have, when one of these ends. Up to
+        `most` that come are handed over to it (see `hand_over`)."""
         self.wait_no_more(name, call)
         held_up = self._held_up(self._boxes.box(name), principal, reader)
         if held_up is None:
-            self._boxes.waiters.line(name).join(call)
+            self._handing.join(name, WaitingReader(principal, reader, most), call)
         else:
             self._boxes.claimed.wait(held_up.pid, call)
             self.hand_on(name)
@@ -218,14 +270,22 @@ class Receiving(Part):
 
     def wait_no_more(self, name: str, call: Callable[[], object]) -> None:
         """Take that back; then `hand_on`."""
-        self._boxes.waiters.line(name).leave(call)
+        self._handing.leave(name, call)
         self._boxes.claimed.leave(call)
+
+    def put_back(self, reader: Reader) -> None:
+        """No read of `reader` waits any more: what was handed over to it, and no read has given,
+        waits again. That was no attempt."""
+        if reader.handed:
+            self._handing.put_back(reader)
 
     def poll(
         self, principal: Principal, name: str, reader: Reader, call: Callable[[], object]
     ) -> bool:
         """Whether a `claim_next` would give a message now. Where that depends on a task of its
         process, `call()` is called once one has ended. ENOENT."""
+        if reader.handed:
+            return True
         if not self.waiting(name, principal.pid):
             return False
         held_up = self._held_up(self._boxes.box(name), principal, reader)
@@ -302,9 +362,10 @@ class Receiving(Part):
             with self._store.transaction():
                 for message in over:
                     pid = message.claimed_by
+                    seen = not message.unread
                     again = self._boxes.box(message.mailbox).free_name("new", message.named)
                     self._delivery.wait_again(
-                        message, again, message.attempt + 1, message.revived + 1
+                        message, again, message.attempt + seen, message.revived + seen
                     )
                     self._delivery.rest(pid)
         return len(over)
@@ -346,9 +407,11 @@ class Receiving(Part):
 
     def _unsettled(self, box: Mailbox, pid: int, reader: Reader | None) -> list[Message]:
         if reader is None or reader.closed:
-            return box.reading(pid)
-        found = box.reading(reader)
-        return found or [each for each in box.reading(pid) if reader.follows(each.through)]
+            found = box.reading(pid)
+        else:
+            found = box.reading(reader)
+            found = found or [each for each in box.reading(pid) if reader.follows(each.through)]
+        return [message for message in found if not message.unread]
 
     def _in_doubt(self, box: Mailbox, reader: int | None) -> Message | None:
         """The message that the daemon may have given to that reader when it ended, or may not
@@ -374,6 +437,7 @@ class Receiving(Part):
     def tidy(self) -> int:
         """Return what was read by programs that have failed since, and what was read by the way;
         say how many."""
+        self._handing.tidy()
         received = [
             message
             for box in self._boxes

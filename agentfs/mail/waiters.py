@@ -23,6 +23,11 @@ class Waiters:
     def __contains__(self, name: str) -> bool:
         return name in self._listeners or name in self._lines
 
+    def is_parked(self, name: str) -> bool:
+        """Whether a call of the line of `name` is still to be made."""
+        line = self._lines.get(name)
+        return line is not None and len(line) > 0
+
     def listen(self, name: str, call: Call) -> Callable[[], None]:
         """Call `call()` whenever mail comes to wait for `name`, or its mailbox is removed, until
         the function that is returned is called."""

@@ -51,6 +51,7 @@ class Gate:
         self, ground: Ground, policy: Policy, find: Callable[[int], Process | None]
     ) -> None:
         self._store = ground.store
+        self._events = ground.events
         self._parts = ground.parts
         self._find = find
         self.policy = policy
@@ -80,14 +81,33 @@ class Gate:
         self.calls += 1
         return _Entered(self, self.actor(principal), principal, self._store.transaction(), kind)
 
-    def admit(self, principal: Principal, actor: Process, kind: str) -> None:
-        """Before what `principal` did is accepted: raise ENOSPC if its record has no room, and
-        count the call. This comes last, because a call that is refused for another reason does not
-        count.
+    def admit(self, principal: Principal, actor: Process, kind: str, ahead: int = 0) -> None:
+        """Before what `principal` did is accepted: raise ENOSPC if its record (with `ahead` of
+        others before it) has no room, and count the call. This comes last, because a call that is
+        refused for another reason does not count.
         """
-        self._parts.tell(Part.admit, principal)
+        self._parts.tell(Part.admit, principal, ahead)
         if kind:
             self._parts.tell(Part.count_call, actor, kind)
+
+    def beside(self, principal: Principal, kind: str, change: Callable[[Process], object]) -> bool:
+        """Within the transaction of somebody else, make `change(actor)`, a call that `principal`
+        has made before and waits in. The questions that `enter` asks at its end come first here. If
+        one of them refuses the call, nothing is changed: False."""
+        actor = self.process(principal)
+        if actor is None:
+            return False
+        promised = self._store.promised
+        self._store.promise(False)  # the call was not accepted before
+        try:
+            self.admit(principal, actor, kind, self._events.records)
+        except KernelError:
+            return False
+        finally:
+            self._store.promise(promised)
+        self.calls += 1
+        self._events.apart(principal, lambda: change(actor))
+        return True
 
     def require_room(self, principal: Principal | None) -> None:
         """Raise ENOSPC if the system stops until the audit has room. For a call that has no record

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from agentfs.base.clock import Clock, rfc3339
+from agentfs.model.principal import Principal
 from agentfs.store.event import Event
 from agentfs.store.records import keep_fields
 from agentfs.store.store import LAST_EVENT, Store
@@ -67,6 +68,7 @@ class EventLog:
         self._clock = clock
         self._kept: deque[Record] = deque(maxlen=capacity)
         self._pending: list[Event] = []
+        self._apart: tuple[tuple[Principal, int, int], ...] = ()  # see `apart`
         self._outgoing: deque[Event] = deque()
         self._publishing = False
         self._listeners: dict[Callable[[Record], object], tuple[type[Event], ...]] = {}
@@ -109,6 +111,31 @@ class EventLog:
         )
         return found
 
+    def apart(self, principal: Principal, change: Callable[[], object]) -> None:
+        """Make `change()`, a part of the transaction under way that is the doing of `principal`,
+        and not of whom the rest of it is for."""
+        begin = len(self._pending)
+        change()
+        if len(self._pending) > begin:
+            keep_fields(self._store, self, "_apart")
+            self._apart = (*self._apart, (principal, begin, len(self._pending)))
+
+    @property
+    def records(self) -> int:
+        """How many records the audit will have of the transaction under way, so far."""
+        return bool(self._pending) + len(self._apart)
+
+    def shares(self, acting: Principal | None) -> list[tuple[Principal | None, Sequence[Event]]]:
+        """What the transaction under way has emitted so far, by whose doing it is: that of
+        `acting`, for whom it is made, comes first."""
+        if not self._apart:
+            return [(acting, self._pending)]
+        rest = self._pending.copy()
+        for _, begin, end in reversed(self._apart):
+            del rest[begin:end]
+        others = [(principal, self._pending[begin:end]) for principal, begin, end in self._apart]
+        return [(acting, rest), *others]
+
     @property
     def pending(self) -> Sequence[Event]:
         """What the transaction under way has emitted so far."""
@@ -147,7 +174,7 @@ class EventLog:
         """Send out what was committed. A listener may commit events of its own: they go out after
         those that are under way, so that every listener sees every number in order."""
         self._outgoing += self._pending
-        self._pending = []
+        self._pending, self._apart = [], ()
         if self._publishing:
             return
         self._publishing = True

@@ -120,9 +120,10 @@ class Part:
     def spawned(self, process: Process, spec: ProcessSpec) -> None:
         """`process` was made as `spec` says, and its program is not started yet."""
 
-    def admit(self, principal: Principal) -> None:
-        """A system call of `principal` is about to be accepted, inside its transaction. Raises
-        ENOSPC if there is no room for its record in the audit."""
+    def admit(self, principal: Principal, ahead: int = 0) -> None:
+        """A system call of `principal` is about to be accepted, inside its transaction, or inside
+        one in which the calls of others have `ahead` records before it. Raises ENOSPC if there is
+        no room for its record in the audit."""
 
     def require_room(self, principal: Principal | None) -> None:
         """The same of a call that has no record in the audit, or gets it later. None: somebody who

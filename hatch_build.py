@@ -34,7 +34,7 @@ LIBRARY = "agentfs"
 each source only finds its part of it. So calls between modules are calls in C."""
 
 OPTIMIZATION = "2"
-"""Of gcc. With 3 the library is larger, and no message is cheaper."""
+"""Of gcc."""
 
 KEPT = (".venv", ".venv-bench", ".venv-litellm", ".venv-durable", ".clients", "bench/build")
 """What a checkout has beside its files: links of the same name lead to it from a copy."""

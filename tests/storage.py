@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+from agentfs.store.replay import replay
 from agentfs.store.store import Store
 
-__all__ = ["STORE_FILES", "copy_store", "without_log"]
+__all__ = ["STORE_FILES", "copy_store", "edited", "without_log"]
 
 STORE_FILES = ("store.db", "store.db-wal", "store.db-log0", "store.db-log1")
 """All that a daemon which is killed leaves of its store."""
@@ -26,3 +30,14 @@ def without_log(store: Store) -> Store:
     store.fold()
     store._log.usable = False
     return store
+
+
+@contextmanager
+def edited(store: Path) -> Iterator[sqlite3.Connection]:
+    """One transaction in the store of a daemon that has ended, however: all that it has answered is
+    in the database before."""
+    with closing(sqlite3.connect(store, isolation_level=None)) as database:
+        replay(database, store)
+        database.execute("BEGIN")
+        yield database
+        database.execute("COMMIT")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from agentfs.model.names import RESERVED
 from tests.process.world import alive
 from tests.puppet import Puppet
+from tests.storage import edited
 from tests.system.test_events import after
 from tests.tree import Tree, eventually
 
@@ -38,7 +37,7 @@ def refused(call: object, *arguments: object) -> str:
 
 def rewrite(store: Path, old: str, new: str) -> None:
     """Let the store have an agent of another name, as an earlier release would have it."""
-    with closing(sqlite3.connect(store)) as database, database:
+    with edited(store) as database:
         for table, key in (("agents", "name"), ("processes", "pid")):
             for row, text in database.execute(f"SELECT {key}, record FROM {table}").fetchall():
                 record = json.loads(text)
@@ -191,7 +190,7 @@ def test_who_made_something_is_no_name_that_another_may_take(tree: Tree, earlier
 
 def without_numbers(store: Path) -> None:
     """Let the store be as an earlier release left it."""
-    with closing(sqlite3.connect(store)) as database, database:
+    with edited(store) as database:
         for name, text in database.execute("SELECT name, record FROM agents").fetchall():
             record = json.loads(text)
             del record["id"], record["creator_id"]

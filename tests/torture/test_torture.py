@@ -41,7 +41,7 @@ def test_kills_at_random_lose_nothing_and_repeat_nothing_unmarked(
 
 def test_a_daemon_that_dies_in_a_call_leaves_it_done_or_undone(mortals: Hatchery) -> None:
     # One moment in each part of the scenario; there are about thirty for a call.
-    moments = [250, 450, 700, 1000]
+    moments = [230, 420, 640, 860]
     report = Sweep(0).run(moments, mortals)
     assert report.faults == []
     assert report.hits > 10 * len(STEPS)

@@ -14,12 +14,20 @@ import trio
 
 from agentfs.kernel import Kernel
 from agentfs.mail.message import Draft
+from agentfs.mail.readers import Reader
 from agentfs.model.principal import INIT, Kind, Principal
 from agentfs.model.spec import parse_spec
 
 __all__ = ["CALLS"]
 
-CALLS = ("spawn", "two state changes", "send", "receive and acknowledge")
+CALLS = (
+    "spawn",
+    "two state changes",
+    "send",
+    "receive and acknowledge",
+    "send to a recv",
+    "receive, which acknowledges the one before",
+)
 OPERATOR = Principal(Kind.OPERATOR, INIT, "init", 0, 0)
 RECEIVER, RECEIVER_PID = "bench-2", 2
 
@@ -30,6 +38,8 @@ class Calls:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._last = INIT
+        self._receiver = Principal(Kind.AGENT, RECEIVER_PID, RECEIVER, 0, 0)
+        self._reader = Reader(RECEIVER)
 
     async def spawn(self) -> None:
         spec = parse_spec(f"name: bench-{self._last + 1}")
@@ -44,6 +54,12 @@ class Calls:
         draft = Draft.parse(text, now=self._kernel.clock.now())
         self._kernel.mail.send(OPERATOR, OPERATOR.name, draft)
 
+    async def receive_next(self) -> None:
+        """As an open `recv` does."""
+        message = self._kernel.mail.receiving.claim_next(self._receiver, RECEIVER, self._reader)
+        assert message is not None, "there are as many messages as were sent"
+        self._kernel.mail.receiving.received(message)
+
     async def receive(self) -> None:
         message = self._kernel.mail.receiving.claim_next(OPERATOR, RECEIVER)
         assert message is not None, "there are as many messages as were sent"
@@ -57,7 +73,18 @@ async def _main() -> None:
     kernel.supervisor.boot()
     calls = Calls(kernel)
     made: dict[str, Callable[[], Awaitable[None]]] = dict(
-        zip(CALLS, (calls.spawn, calls.change, calls.send, calls.receive), strict=True)
+        zip(
+            CALLS,
+            (
+                calls.spawn,
+                calls.change,
+                calls.send,
+                calls.receive,
+                calls.send,
+                calls.receive_next,
+            ),
+            strict=True,
+        )
     )
     gc.disable()  # when it comes round depends on all that was made before
     print("ready", flush=True)

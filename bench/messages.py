@@ -116,14 +116,25 @@ def race(way: Way, couples: list[Couple], messages: int) -> Result:
 def _rows(family: Family, results: dict[str, Result], pairs: int) -> Iterator[Row]:
     for comparison in family.comparisons:
         ours, theirs = results[comparison.ours], results[comparison.beside]
+        what, wanted = f"{pairs} to {pairs}, {comparison.ours}", comparison.wanted.get(pairs)
         yield Row(
             "messages",
-            f"{pairs} to {pairs}, {comparison.ours}",
+            what,
             ours.rate,
             "/s",
             comparison.beside,
             theirs.rate,
-            comparison.target,
+            wanted and wanted.rate,
             AT_LEAST,
             counts={"µs of processor a message": ours.cpu, "µs theirs": theirs.cpu},
         )
+        if wanted is not None and wanted.processor is not None:
+            yield Row(
+                "messages",
+                f"{what}: processor of all",
+                ours.cpu,
+                "µs",
+                comparison.beside,
+                theirs.cpu,
+                wanted.processor,
+            )

@@ -23,6 +23,7 @@ __all__ = ["SIDES", "main"]
 SIDES = {
     "metadata": "stat, pread, open+read+close, readdir: tmpfs, /proc, C libfuse, pyfuse3",
     "messages": "send, receive, acknowledge, wake, inotify: Maildir, SQLite queue, Redis Streams",
+    "log": "the store's log: calls of the system, sends during folds, replay",
     "checks": "the cost of rules, limits, groups and budgets for a message",
     "scale": "100 to 100,000 processes, 1 to 1,000 programs, start-up, restart after kill -9",
     "clients": "1 to 64 clients with a mix of calls: throughput, fairness, p99",

@@ -8,10 +8,17 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import pytest
+
+from agentfs.base.build import build
 from agentfs.store.replay import replay
 from agentfs.store.store import Store
 
-__all__ = ["STORE_FILES", "copy_store", "edited", "without_log"]
+__all__ = ["STORE_FILES", "copy_store", "edited", "pure_only", "without_log"]
+
+pure_only = pytest.mark.skipif(
+    build() == "compiled", reason="it replaces a method of an object, which a class of C forbids"
+)
 
 STORE_FILES = ("store.db", "store.db-wal", "store.db-log0", "store.db-log1")
 """All that a daemon which is killed leaves of its store."""

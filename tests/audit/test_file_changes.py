@@ -94,20 +94,17 @@ def test_a_record_is_bounded_and_counts_what_it_does_not_name(
     assert len(json.dumps(change)) < 20_000
 
 
-def test_what_cannot_be_written_is_written_later(
-    system: System, changes: FileChanges, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as full:
+def test_what_cannot_be_written_is_written_later(system: System, changes: FileChanges) -> None:
+    def fail() -> None:
+        raise sqlite3.OperationalError("database or disk is full")
 
-        def fail(*_: object) -> None:
-            raise sqlite3.OperationalError("database or disk is full")
-
-        full.setattr(system.store, "change", fail)
-        changes.add(ALICE, "removed", "/shared/a")
-        wait(system, 1.1)
-        changes.add(ALICE, "removed", "/shared/b")
-        wait(system, 1.1)
-        assert told(system) == []
+    system.store.before_commit.append(fail)
+    changes.add(ALICE, "removed", "/shared/a")
+    wait(system, 1.1)
+    changes.add(ALICE, "removed", "/shared/b")
+    wait(system, 1.1)
+    system.store.before_commit.remove(fail)
+    assert told(system) == []
     wait(system, 1.1)
     ((_, change),) = told(system)
     assert [file["path"] for file in change["files"]] == ["/shared/a", "/shared/b"]

@@ -13,6 +13,7 @@ from bench.setting import Setting
 EXPECTED = {
     "metadata": {"stat, apart", "readdir of 100, an entry", "pread of a live file, apart"},
     "checks": {"send, all rules active"},
+    "log": {"a send while folds are made, p99", "replay of 100 messages, later than without"},
     "scale": {"look-up, 20 processes", "daemon idle, 5 readers parked"},
     "files": {"git clone", "git status", "tar x", "grep -r", "rsync -a", "rm -rf"},
     "clients": {"1 client, p99", "3 clients, the mix"},

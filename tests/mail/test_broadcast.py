@@ -14,7 +14,7 @@ from agentfs.mail.message import Draft, Message
 from agentfs.model.process import Process, Role
 from agentfs.rights.acl import Acl
 from agentfs.store.store import Store
-from tests.storage import copy_store
+from tests.storage import copy_store, pure_only
 from tests.world import OPERATOR, World
 
 
@@ -201,6 +201,7 @@ def test_a_full_inbox_refuses_it_for_all(world: World, crowd: dict[str, Process]
     assert (world.memory(), world.stored()) == (before, stored)
 
 
+@pure_only
 def test_a_fault_in_the_middle_leaves_no_copy(
     world: World, crowd: dict[str, Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +221,7 @@ def test_a_fault_in_the_middle_leaves_no_copy(
     assert world.kinds() == []
 
 
+@pure_only
 def test_a_kill_at_any_statement_leaves_all_copies_or_none(
     world: World, crowd: dict[str, Process], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from agentfs.sections import SECTIONS
 from agentfs.store.event import Event
 from agentfs.store.ground import Ground
 from agentfs.store.store import PROCESSES
+from tests.storage import pure_only
 
 
 class Table:
@@ -305,6 +306,7 @@ def test_process_1_is_not_found_by_the_daemons_pid(made: Table) -> None:
     assert made.table.by_ospid(77) is None
 
 
+@pure_only
 def test_a_hundred_thousand_processes_cost_at_most_5_kb_each(made: Table) -> None:
     count = 100_000
     root = made.add()

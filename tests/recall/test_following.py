@@ -303,9 +303,12 @@ async def test_a_note_that_was_written_again_does_not_expire(world: Remembering)
 
 async def test_a_note_that_is_refused_in_the_end_is_not_there(world: Remembering) -> None:
     notes = world.memory() / "notes"
-    with (
-        patch.object(world.kernel.gate, "admit", side_effect=ValueError),
-        pytest.raises(ValueError),
-    ):
+
+    def refuse() -> None:
+        raise ValueError
+
+    world.kernel.store.before_commit.append(refuse)
+    with pytest.raises(ValueError):
         await world.remember("apples")
+    world.kernel.store.before_commit.remove(refuse)
     assert os.listdir(notes) == []

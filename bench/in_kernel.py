@@ -16,6 +16,7 @@ from agentfs.kernel import Kernel
 from agentfs.mail.message import Draft
 from agentfs.mail.readers import Reader
 from agentfs.model.principal import INIT, Kind, Principal
+from agentfs.model.process import State
 from agentfs.model.spec import parse_spec
 
 __all__ = ["CALLS"]
@@ -46,7 +47,9 @@ class Calls:
         self._last = (await self._kernel.processes.spawn(OPERATOR, INIT, spec)).pid
 
     async def change(self) -> None:
-        for word in ("running", "idle"):
+        words = ("running", "idle")
+        state = self._kernel.table.get(RECEIVER_PID).state
+        for word in words if state is not State.RUNNING else reversed(words):  # it has a message
             self._kernel.processes.command(OPERATOR, RECEIVER_PID, word)
 
     async def send(self) -> None:

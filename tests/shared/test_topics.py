@@ -13,6 +13,7 @@ from agentfs.model.principal import Kind, Principal
 from agentfs.model.process import Role
 from agentfs.shared.events import TopicChanged, TopicCreated, TopicRemoved
 from agentfs.shared.topics import Publication, Topic
+from tests.storage import pure_only
 from tests.world import OPERATOR, World
 
 USER = Principal(Kind.USER, None, "user 77", 77, 77)
@@ -214,6 +215,7 @@ def test_a_topic_that_is_made_again_starts_anew(world: TopicWorld) -> None:
     assert world.kept("news") == {1: "first"}
 
 
+@pure_only
 def test_a_publication_that_cannot_be_stored_did_not_happen(
     world: TopicWorld, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:

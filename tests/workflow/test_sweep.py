@@ -13,6 +13,7 @@ import pytest
 from agentfs.base.errors import KernelError
 from agentfs.manifests.plan import Concurrency, Retry
 from agentfs.workflow.model import Run, Start
+from tests.storage import pure_only
 from tests.workflow.lab import Lab, data, expression, graph, node
 from tests.world import OPERATOR
 
@@ -203,6 +204,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any
     return ends, story.commits, story.effects
 
 
+@pure_only
 def test_the_scenario_ends_as_it_should(undisturbed) -> None:
     ends, commits, effects = undisturbed
     states = {name.split()[0]: end[0] for name, end in ends.items()}
@@ -213,6 +215,7 @@ def test_the_scenario_ends_as_it_should(undisturbed) -> None:
     assert len(effects) == len(set(effects))
 
 
+@pure_only
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_whenever_the_daemon_dies_everything_ends_alike(
     tmp_path: Path, undisturbed, before: bool

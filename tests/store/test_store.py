@@ -308,17 +308,32 @@ def test_what_a_transaction_set_reads_back_in_it_and_goes_with_it(store: Store) 
     assert [store.meta(key) for key in "xyz"] == ["2", "1", "1"]
 
 
+def test_what_waits_is_in_memory_however_many_were_finished_since(store: Store) -> None:
+    asked: list[str] = []
+    store._db.set_trace_callback(asked.append)
+    put(store, 1, b"1")
+    for seq in range(2, RECENT + 10):
+        put(store, seq, b"%d" % seq)
+        with store.transaction():
+            store.finish_message(seq, "done", {}, None)
+            store.delete_finished([seq - 1] if seq > 2 else [])
+    store.fold()
+    asked.clear()
+    assert store.content(1) == b"1"
+    assert asked == []
+
+
 def test_a_content_is_what_the_store_has_whether_it_is_recent_or_not(store: Store) -> None:
     for seq in range(1, RECENT + 10):
         put(store, seq, b"%d" % seq)
     assert [store.content(seq) for seq in (1, RECENT + 9)] == [b"1", b"%d" % (RECENT + 9)]
     with pytest.raises(LookupError), store.transaction():
-        store.put_message(1000, "bob", "new", "1000", {}, b"never")
+        store.put_message(RECENT + 20, "bob", "new", "1044", {}, b"never")
         raise LookupError
     with pytest.raises(KeyError):
-        store.content(1000)
-    put(store, 1000, b"x" * (SHORT_CONTENT + 1))
-    assert len(store.content(1000)) == SHORT_CONTENT + 1
+        store.content(RECENT + 20)
+    put(store, RECENT + 20, b"x" * (SHORT_CONTENT + 1))
+    assert len(store.content(RECENT + 20)) == SHORT_CONTENT + 1
     with store.transaction():
         store.finish_message(RECENT + 8, "done", {}, b"its head")
         store.delete_message(RECENT + 9)

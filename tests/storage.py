@@ -8,17 +8,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import pytest
-
-from agentfs.base.build import build
 from agentfs.store.replay import replay
 from agentfs.store.store import Store
 
-__all__ = ["STORE_FILES", "copy_store", "edited", "pure_only", "without_log"]
-
-pure_only = pytest.mark.skipif(
-    build() == "compiled", reason="it replaces a method of an object, which a class of C forbids"
-)
+__all__ = ["STORE_FILES", "copy_store", "edited", "refusing", "without_log"]
 
 STORE_FILES = ("store.db", "store.db-wal", "store.db-log0", "store.db-log1")
 """All that a daemon which is killed leaves of its store."""
@@ -37,6 +30,21 @@ def without_log(store: Store) -> Store:
     store.fold()
     store._log.usable = False
     return store
+
+
+@contextmanager
+def refusing(store: Store, what: str) -> Iterator[None]:
+    """Meanwhile the disk has no room for statements that do `what`: "DELETE ON records", or with
+    a condition that is true before it: "INSERT ON messages WHEN NEW.state = 'new'"."""
+    database = without_log(store)._db
+    database.execute(
+        f"CREATE TEMP TRIGGER refusing BEFORE {what}"
+        " BEGIN SELECT RAISE(FAIL, 'database or disk is full'); END"
+    )
+    try:
+        yield
+    finally:
+        database.execute("DROP TRIGGER refusing")
 
 
 @contextmanager

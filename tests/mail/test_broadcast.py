@@ -14,7 +14,7 @@ from agentfs.mail.message import Draft, Message
 from agentfs.model.process import Process, Role
 from agentfs.rights.acl import Acl
 from agentfs.store.store import Store
-from tests.storage import copy_store, pure_only
+from tests.storage import copy_store, refusing
 from tests.world import OPERATOR, World
 
 
@@ -201,43 +201,36 @@ def test_a_full_inbox_refuses_it_for_all(world: World, crowd: dict[str, Process]
     assert (world.memory(), world.stored()) == (before, stored)
 
 
-@pure_only
-def test_a_fault_in_the_middle_leaves_no_copy(
-    world: World, crowd: dict[str, Process], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_in_the_middle_leaves_no_copy(world: World, crowd: dict[str, Process]) -> None:
     before, stored = world.memory(), world.stored()
-    put, puts = world.store.put_message, []
-
-    def fails(*arguments: object) -> None:
-        puts.append(arguments)
-        if len(puts) == 4:
-            raise KernelError(errno.ENOSPC, "the disk is full")
-        put(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(world.store, "put_message", fails)
-    with pytest.raises(KernelError):
+    third = "INSERT ON messages WHEN (SELECT count(*) FROM messages) = 2"
+    with (
+        refusing(world.store, third),
+        pytest.raises(KernelError, match="disk is full"),
+        world.store.transaction(),
+    ):
+        world.store.write(
+            "DELETE FROM records WHERE kind = ?", ("none",)
+        )  # SQLite is asked at once
         broadcast(world)
     assert (world.memory(), world.stored()) == (before, stored)
     assert world.kinds() == []
 
 
-@pure_only
 def test_a_kill_at_any_statement_leaves_all_copies_or_none(
-    world: World, crowd: dict[str, Process], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    world: World, crowd: dict[str, Process], tmp_path: Path
 ) -> None:
     left: list[Path] = []
-    write = world.store.change
 
-    def killed_here(*arguments: object) -> None:
-        write(*arguments)  # type: ignore[arg-type]
+    def killed_here(statement: str) -> None:
         left.append(tmp_path / f"left-{len(left)}")
         left[-1].mkdir()
         copy_store(world.state, left[-1])
 
-    monkeypatch.setattr(world.store, "change", killed_here)
+    world.store._db.set_trace_callback(killed_here)  # called as each begins, COMMIT the last
     broadcast(world, text="x" * 100_000)
+    world.store._db.set_trace_callback(None)
     assert len(left) > 5  # a row for each copy, and the record of the audit
-    monkeypatch.undo()
     for folder in left:
         assert check(folder / "store.db") == []
         store = Store(folder / "store.db")

@@ -51,6 +51,7 @@ from tests.process.world import (
     gone,
     running,
 )
+from tests.storage import refusing
 
 
 class Task(Part):
@@ -454,16 +455,9 @@ async def test_the_maid_notices_a_program_whose_end_was_missed(system: System) -
     assert system.maid.report["Ok"] is False
 
 
-async def test_an_end_that_cannot_be_stored_is_taken_up_by_the_maid(
-    system: System, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_end_that_cannot_be_stored_is_taken_up_by_the_maid(system: System) -> None:
     process = await system.shell("bob", "exec sleep 1000", restart="never")
-
-    def full(*_: object) -> None:
-        raise OSError("the disk is full")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(system.store, "put_record", full)
+    with refusing(system.store, "INSERT ON processes"):
         os.kill(process.ospid or 0, signal.SIGKILL)
         await system.all_reaped()
     assert process.state.alive

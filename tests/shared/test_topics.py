@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from agentfs.model.principal import Kind, Principal
 from agentfs.model.process import Role
 from agentfs.shared.events import TopicChanged, TopicCreated, TopicRemoved
 from agentfs.shared.topics import Publication, Topic
-from tests.storage import pure_only
+from tests.storage import refusing
 from tests.world import OPERATOR, World
 
 USER = Principal(Kind.USER, None, "user 77", 77, 77)
@@ -215,9 +214,8 @@ def test_a_topic_that_is_made_again_starts_anew(world: TopicWorld) -> None:
     assert world.kept("news") == {1: "first"}
 
 
-@pure_only
 def test_a_publication_that_cannot_be_stored_did_not_happen(
-    world: TopicWorld, refused: Refused, monkeypatch: pytest.MonkeyPatch
+    world: TopicWorld, refused: Refused
 ) -> None:
     world.limits(max_records=2)
     topic = world.topic("news")
@@ -225,19 +223,13 @@ def test_a_publication_that_cannot_be_stored_did_not_happen(
     before = topic_state(topic)
     woken: list[int] = []
     topic.readers.add(lambda: woken.append(1))
-
-    def full(*_: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
-    with monkeypatch.context() as broken:
-        broken.setattr(world.store, "delete_publications", full)
+    with refusing(world.store, "DELETE ON publications"):
         refused("ENOSPC", world.topics.publish, OPERATOR, topic, b"three")
         refused("ENOSPC", world.topics.remove, OPERATOR, "news")
     assert topic_state(topic) == before
     assert woken == []
     assert world.kept("news") == {1: "one", 2: "two"}
-    with monkeypatch.context() as broken:
-        broken.setattr(world.store, "put_record", full)
+    with refusing(world.store, "INSERT ON records"):
         refused("ENOSPC", world.topics.chmod, OPERATOR, "news", 0o600)
         refused("ENOSPC", world.topics.create, OPERATOR, "other", 0o666)
     assert topic_state(topic) == before

@@ -13,7 +13,6 @@ import pytest
 from agentfs.base.errors import KernelError
 from agentfs.manifests.plan import Concurrency, Retry
 from agentfs.workflow.model import Run, Start
-from tests.storage import pure_only
 from tests.workflow.lab import Lab, data, expression, graph, node
 from tests.world import OPERATOR
 
@@ -73,6 +72,10 @@ ANSWERS: dict[str, list[Any]] = {
 """What the attempts of a node give: `again` and `fail` are failures; all others give 1."""
 
 
+def die() -> None:
+    raise Death
+
+
 class Story:
     """The world around the daemon: it does steps, sends signals, retries, cancels, lets time go by;
     and begins the daemon again when it is dead."""
@@ -87,21 +90,16 @@ class Story:
     def _arm(self) -> None:
         describe(self.lab)
         store = self.lab.world.store
-        count, after = store._commit_all, store._after_commit
 
         def commit() -> None:
             if store._direct or store._changes or store._metas:
                 self.commits += 1
                 if self.before and self.commits == self.die_at:
-                    raise Death
-            count()
+                    die()
+                if not self.before and self.commits >= self.die_at and not self.deaths:
+                    store._commit.insert(0, die)  # before all that follows from the commit
 
-        def committed() -> None:
-            if not self.before and self.commits >= self.die_at and not self.deaths:
-                raise Death
-            after()
-
-        store._commit_all, store._after_commit = commit, committed
+        store.prepare(commit)
 
     def tell(self) -> dict[str, Any]:
         """Let it all happen."""
@@ -204,7 +202,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any
     return ends, story.commits, story.effects
 
 
-@pure_only
 def test_the_scenario_ends_as_it_should(undisturbed) -> None:
     ends, commits, effects = undisturbed
     states = {name.split()[0]: end[0] for name, end in ends.items()}
@@ -215,7 +212,6 @@ def test_the_scenario_ends_as_it_should(undisturbed) -> None:
     assert len(effects) == len(set(effects))
 
 
-@pure_only
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_whenever_the_daemon_dies_everything_ends_alike(
     tmp_path: Path, undisturbed, before: bool

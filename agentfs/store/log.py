@@ -141,6 +141,7 @@ class Log:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._files = tuple(os.open(path, flags, 0o600) for path in self._paths)
         self.usable = True
+        self._unsynced = [True, True]  # of each file: whether the disk may lack something
         self._seed = 0
         found = Segment.read(self._path(place.generation))
         if found is not None and found.generation == place.generation:
@@ -174,13 +175,19 @@ class Log:
             written = -1
         if written == len(data):
             self.place = LogPlace(generation, end + written)
+            self._unsynced[generation % 2] = True
             return True
         try:
             os.ftruncate(self._file(), end)
         except OSError as failure:  # what comes would stand behind a piece of a record
-            log.error("the log is not used any more until it is begun anew: %s", failure)
-            self.usable = False
+            log.error("a piece of a record stays in the log: %s", failure)
+            self.give_up()
         return False
+
+    def give_up(self) -> None:
+        """Nothing more is to be written to this file: nobody knows what is in it."""
+        log.error("the log is not used any more until it is begun anew")
+        self.usable = False
 
     def _head(self) -> bytes:
         head = _HEAD.pack(_MAGIC, self.place.generation, self._before, secrets.token_bytes(8))
@@ -209,10 +216,11 @@ class Log:
             with suppress(OSError):
                 os.ftruncate(file, 0)
 
-    def sync(self) -> None:
-        """Wait until the disk has everything. Raises OSError. May run in a thread."""
-        for file in self._files:
-            os.fdatasync(file)
+    def unsynced(self) -> list[int]:
+        """The files of which the disk may lack something, for who syncs them now."""
+        found = [file for file, lacks in zip(self._files, self._unsynced, strict=True) if lacks]
+        self._unsynced = [False, False]
+        return found
 
     def close(self) -> None:
         for file in self._files:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
@@ -38,7 +37,7 @@ from agentfs.store.opening import LAST_EVENT, StoreMark, is_full
 from agentfs.store.replay import BESIDE, PLACE, replay
 from agentfs.store.reserve import let_go
 from agentfs.store.shrinking import Shrinking, make_shrinkable
-from agentfs.store.syncing import SharedSync
+from agentfs.store.syncing import Logs, SharedSync, sync_file
 
 __all__ = ["AGENTS", "LAST_EVENT", "PROCESSES", "SHORT_CONTENT", "Store", "StoreCopy"]
 
@@ -155,8 +154,8 @@ class Store:
         self._stuck = False  # SQLite had no room for a fold
         self._waiting = trio.Event()  # there is something to fold
         self._long = trio.Event()  # the log is long
-        self._synced = -1  # how many transactions beside the log were synced
-        self.sync = SharedSync(self._sync_all)
+        self._logs = Logs(self._log, path, lambda: self._beside, self.fold)
+        self.sync = SharedSync(self._logs.sync)
         """Make every commit so far survive a power cut."""
         self._recent: dict[int, bytes] = {}  # the newest short contents, by message
         self._metas: dict[str, str] = {}  # what the transaction set, written with its commit
@@ -181,6 +180,7 @@ class Store:
                 self._log.clear()
         except sqlite3.Error as failure:
             log.warning("the log of the store stays, with everything in it: %s", failure)
+        self._logs.close()
         self._log.close()
         self._db.close()
         self._mark.close()
@@ -637,14 +637,6 @@ class Store:
 
     # -- power cuts ----------------------------------------------------------------------------
 
-    def _sync_all(self) -> None:
-        """Sync the log, and SQLite's if something was committed there. Waits for the disk."""
-        beside = self._beside
-        self._log.sync()
-        if beside != self._synced:  # at first, when files may be new, too
-            _sync_file(Path(f"{self.path}-wal"))
-            self._synced = beside
-
     async def checkpoint_regularly(self) -> None:
         """Fold the logs into the database every few seconds, off the event loop."""
         done = 0
@@ -724,7 +716,7 @@ class StoreCopy:
         with closing(sqlite3.connect(self._path, isolation_level=None)) as target:
             self._seen.backup(target)
             target.execute("PRAGMA journal_mode = DELETE")
-        _sync_file(self._path)
+        sync_file(self._path)
 
     def __enter__(self) -> StoreCopy:
         return self
@@ -819,23 +811,13 @@ def _call_all(calls: list[Callable[[], object]], after: str) -> None:
             log.exception("a call after a %s failed", after)
 
 
-def _sync_file(path: Path) -> None:
-    """Sync a file and the directory that names it."""
-    for name, flags in ((path, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
-        descriptor = os.open(name, flags)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _checkpoint(path: Path) -> int | None:
     """Sync SQLite's log and fold it; returns the number of its pages, or None if that failed. If it
     has become long, a second round folds what was written during the first, so that little is left
     for the event loop. If the database finds no room to grow, it gets that of the reserve: once it
     has all, the whole log is free."""
     try:
-        _sync_file(Path(f"{path}-wal"))
+        sync_file(Path(f"{path}-wal"))
         with closing(sqlite3.connect(path, timeout=1.0)) as connection:
             try:
                 pages = _fold(connection)

@@ -1,12 +1,28 @@
-"""One wait for the disk for everybody who asks while another one is under way."""
+"""What makes commits survive a power cut: one wait for the disk, for everybody who asks while
+another one is under way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import trio
 
-__all__ = ["SharedSync"]
+from agentfs.machine.datasync import DataSync
+from agentfs.store.log import Log
+
+__all__ = ["Logs", "SharedSync", "sync_file"]
+
+
+def sync_file(path: Path) -> None:
+    """Sync a file and the directory that names it."""
+    for name, flags in ((path, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
+        descriptor = os.open(name, flags)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 class _Round:
@@ -18,11 +34,48 @@ class _Round:
         self.failure: OSError | None = None
 
 
-class SharedSync:
-    """Calls `sync()` in a thread, for each caller once after the call. All callers that come while
-    one is under way have the next one together."""
+class Logs:
+    """The log of a store and SQLite's. `beside()`: how many transactions were committed in SQLite
+    itself; `fold()` brings everything there."""
 
-    def __init__(self, sync: Callable[[], object]) -> None:
+    def __init__(
+        self, ours: Log, store: Path, beside: Callable[[], int], fold: Callable[[], object]
+    ) -> None:
+        self._ours = ours
+        self._theirs = Path(f"{store}-wal")
+        self._beside = beside
+        self._fold = fold
+        self._disk = DataSync()
+        self._synced = -1  # how many of those transactions: at first, when files may be new, none
+
+    async def sync(self) -> None:
+        """Wait until the disk has every commit so far. Raises OSError.
+
+        Where the disk has refused a sync of our log, nobody knows what is there, and the next sync
+        would not tell: Linux says it once. So from then on all of it is synced in SQLite's log.
+        """
+        if not self._ours.usable:
+            self._fold()
+        beside = self._beside()
+        try:
+            await self._disk(self._ours.unsynced())
+        except OSError:
+            self._ours.give_up()
+            self._synced = -1
+            raise
+        if beside != self._synced:
+            await trio.to_thread.run_sync(sync_file, self._theirs)
+            self._synced = beside
+
+    def close(self) -> None:
+        self._disk.close()
+
+
+class SharedSync:
+    """Calls `sync()`, which waits for the disk, for each caller once after the call. All callers
+    that come while one is under way have the next one together."""
+
+    def __init__(self, sync: Callable[[], Awaitable[None]]) -> None:
         self._sync = sync
         self._turn = trio.Lock()
         self._next: _Round | None = None  # it has not begun
@@ -47,7 +100,7 @@ class SharedSync:
         try:
             async with self._turn:
                 self._next = None
-                await trio.to_thread.run_sync(self._sync)
+                await self._sync()
                 mine.done = True
         except OSError as failure:
             mine.failure = failure

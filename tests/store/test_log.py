@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import trio.testing
 from agentfs.audit.verify import verify
 from agentfs.base.errors import KernelError
 from agentfs.check import check
+from agentfs.machine.datasync import _Calls
 from agentfs.store import store as stores
 from agentfs.store.batch import _SHAPES, Batch, ChangeKind, decode, encode
 from agentfs.store.log import HEAD, Log, LogPlace, Segment, log_files, written_after
@@ -580,8 +581,9 @@ async def test_who_waits_for_the_disk_at_the_same_time_waits_together() -> None:
     began: list[int] = []
     written = 0
 
-    def sync() -> None:
+    async def sync() -> None:
         began.append(written)
+        await trio.testing.wait_all_tasks_blocked()
 
     shared = SharedSync(sync)
 
@@ -601,7 +603,8 @@ async def test_who_waits_for_the_disk_at_the_same_time_waits_together() -> None:
 async def test_a_sync_that_failed_is_everybodys_and_one_that_is_cancelled_nobodys() -> None:
     failing = True
 
-    def sync() -> None:
+    async def sync() -> None:
+        await trio.testing.wait_all_tasks_blocked()
         if failing:
             raise OSError(errno.EIO, "no disk")
 
@@ -627,3 +630,113 @@ async def test_a_sync_that_failed_is_everybodys_and_one_that_is_cancelled_nobody
         nursery.start_soon(one)
         await trio.testing.wait_all_tasks_blocked()
     assert len(failures) == 5
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The files of each sync of the log, in turn."""
+    found: list[list[str]] = []
+    submit = _Calls.submit
+
+    def counted(calls: _Calls, files: Sequence[int]) -> int:
+        found.append([Path(os.readlink(f"/proc/self/fd/{file}")).name for file in files])
+        return submit(calls, files)
+
+    monkeypatch.setattr(_Calls, "submit", counted)
+    return found
+
+
+async def test_many_who_send_and_sync_at_once_wait_for_few_syncs(
+    tmp_path: Path, synced: list[list[str]]
+) -> None:
+    store = Store(tmp_path / "store.db")
+    await store.sync()
+    synced.clear()
+
+    async def send(seq: int) -> None:
+        put(store, seq)
+        await store.sync()
+
+    async with trio.open_nursery() as nursery:
+        for seq in range(1, 51):
+            nursery.start_soon(send, seq)
+    assert 1 <= len(synced) <= 3
+    store.close()
+
+
+async def test_a_sync_is_of_what_was_written_and_folds_nothing(
+    tmp_path: Path, synced: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store.db")
+    put(store, 1)
+    await store.sync()
+    assert [len(files) for files in synced] == [2], "at first both files may be new"
+    synced.clear()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: pytest.fail("SQLite's log is synced"))
+    put(store, 2)
+    await store.sync()
+    assert synced == [["store.db-log1"]]
+    assert store._unfolded.count == 2
+    synced.clear()
+    put(store, 3)
+    store.fold()
+    assert store._log.turn()
+    put(store, 4)
+    await store.sync()
+    assert sorted(*synced) == ["store.db-log0", "store.db-log1"], "what was folded is in neither"
+    monkeypatch.undo()
+    store.close()
+
+
+async def test_a_sync_waits_for_sqlites_log_where_something_was_committed_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = without_log(Store(tmp_path / "store.db"))
+    await store.sync()
+    store._log.usable = True
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def counted(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", counted)
+    put(store, 1)
+    await store.sync()
+    assert synced == []
+    with store.transaction():
+        store.write("INSERT INTO meta VALUES (?, ?)", ("key", "value"))
+    await store.sync()
+    assert "store.db-wal" in synced
+    store.close()
+
+
+async def test_a_log_that_the_disk_did_not_sync_is_used_no_more_and_sqlites_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store.db")
+    await store.sync()
+    put(store, 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(_Calls, "ended", _refused(_Calls.ended))
+        with pytest.raises(OSError, match="Input/output"):
+            await store.sync()
+    place = store._log.place
+    await store.sync()
+    assert [row[0] for row in rows(store.path)] == [1], "it is where it was synced"
+    put(store, 2)
+    await store.sync()
+    assert store._log.place == place
+    left = killed(store, tmp_path / "left")
+    for path in log_files(left):
+        path.unlink()
+    assert seqs(left) == [1, 2]
+    await store.checkpoint()
+    put(store, 3)
+    assert store._log.place.generation == place.generation + 1
+    store.close()
+
+
+def _refused(ended: Callable[[_Calls], list[int]]) -> Callable[[_Calls], list[int]]:
+    return lambda calls: [errno.EIO for _ in ended(calls)]

@@ -211,10 +211,13 @@ def _arm_store(hit: Callable[[str], None]) -> None:
 
 
 def _arm_files(hit: Callable[[str], None]) -> None:
+    from agentfs.machine.datasync import DataSync
+
     for name in ("link", "rename", "replace", "unlink"):
         _wrap(os, name, hit, "", "file")
     for name in ("fsync", "fdatasync"):
         _wrap(os, name, hit, "", "fsync")
+    _wrap_async(DataSync, "__call__", hit, "", "fsync")
 
 
 def _arm_programs(hit: Callable[[str], None]) -> None:

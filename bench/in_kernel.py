@@ -1,4 +1,5 @@
-"""A kernel without a mount that makes the calls it is told to, for `bench.instructions`.
+"""A kernel that makes the calls it is told to, for `bench.instructions`. It has a tree, whose
+listeners hear of each event and ask the mount's inodes for what it changes. It has no mount.
 
 Usage: in_kernel.py STATE. It reads lines `CALL TIMES` and answers each with `done`.
 """
@@ -18,6 +19,10 @@ from agentfs.mail.readers import Reader
 from agentfs.model.principal import INIT, Kind, Principal
 from agentfs.model.process import State
 from agentfs.model.spec import parse_spec
+from agentfs.mount.announcer import Announcer
+from agentfs.mount.coherence import Coherence
+from agentfs.mount.inodes import Inodes
+from agentfs.providers.tree import build
 
 __all__ = ["CALLS"]
 
@@ -70,10 +75,19 @@ class Calls:
         self._kernel.mail.delivery.acknowledge(OPERATOR, RECEIVER, "cur", message.file)
 
 
+def _follow(kernel: Kernel, mountpoint: str) -> None:
+    """What a mount does of which Linux knows nothing but the root."""
+    tree = build(kernel)
+    coherence = Coherence(Inodes(tree.root), Announcer(mountpoint, 1))
+    kernel.events.listen(lambda record: coherence.apply(tree.changes(record.event)))
+
+
 async def _main() -> None:
-    kernel = Kernel(Path(sys.argv[1]), str(Path(sys.argv[1]) / "mnt"))
+    mountpoint = str(Path(sys.argv[1]) / "mnt")
+    kernel = Kernel(Path(sys.argv[1]), mountpoint)
     kernel.load()
     kernel.supervisor.boot()
+    _follow(kernel, mountpoint)
     calls = Calls(kernel)
     made: dict[str, Callable[[], Awaitable[None]]] = dict(
         zip(

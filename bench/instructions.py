@@ -1,4 +1,5 @@
-"""How many instructions a system call of the kernel takes, without the mount: counted by Callgrind.
+"""How many instructions a system call of the kernel takes, with the listeners of the tree and
+without the mount: counted by Callgrind.
 
 The count hardly depends on how busy the machine is, so two versions can be compared anywhere.
 """

@@ -19,7 +19,7 @@ from bench.alternatives.servers import Redis, interpreter, on_ext4, redis_server
 from bench.alternatives.ways import Family, Way, families
 from bench.counts import cpu_seconds
 from bench.setting import Setting, Tree
-from bench.table import AT_LEAST, Row
+from bench.table import AT_LEAST, Row, beside, median
 from bench.waking import wakes
 
 __all__ = ["Result", "measure", "race", "rates"]
@@ -36,9 +36,6 @@ class Result:
 
     rate: float
     cpu: float
-
-    def best(self, other: Result) -> Result:
-        return Result(max(self.rate, other.rate), min(self.cpu, other.cpu))
 
 
 def measure(setting: Setting) -> Iterator[Row]:
@@ -84,14 +81,15 @@ def rates(
 
 def _in_turns(
     running: list[tuple[Way, list[Couple]]], messages: int, rounds: int
-) -> dict[str, Result]:
-    """The best rate and the least processor time of each way. One round more, to warm up."""
-    best: dict[str, Result] = {}
-    for _ in range(rounds + 1):
+) -> dict[str, list[Result]]:
+    """What each way came to in each round. One round more, to warm up."""
+    results: dict[str, list[Result]] = {way.name: [] for way, _ in running}
+    for warm in (False, *[True] * rounds):
         for way, couples in running:
             result = race(way, couples, messages)
-            best[way.name] = result.best(best.get(way.name, result))
-    return best
+            if warm:
+                results[way.name].append(result)
+    return results
 
 
 def race(way: Way, couples: list[Couple], messages: int) -> Result:
@@ -113,28 +111,32 @@ def race(way: Way, couples: list[Couple], messages: int) -> Result:
     return Result(total * 1e9 / took, spent / total * 1e6)
 
 
-def _rows(family: Family, results: dict[str, Result], pairs: int) -> Iterator[Row]:
+def _rows(family: Family, results: dict[str, list[Result]], pairs: int) -> Iterator[Row]:
     for comparison in family.comparisons:
         ours, theirs = results[comparison.ours], results[comparison.beside]
         what, wanted = f"{pairs} to {pairs}, {comparison.ours}", comparison.wanted.get(pairs)
-        yield Row(
+        spent, spent_theirs = ([result.cpu for result in each] for each in (ours, theirs))
+        yield beside(
             "messages",
             what,
-            ours.rate,
+            [result.rate for result in ours],
             "/s",
             comparison.beside,
-            theirs.rate,
+            [result.rate for result in theirs],
             wanted and wanted.rate,
             AT_LEAST,
-            counts={"µs of processor a message": ours.cpu, "µs theirs": theirs.cpu},
+            counts={
+                "µs of processor a message": median(spent),
+                "µs theirs": median(spent_theirs),
+            },
         )
-        if wanted is not None and wanted.processor is not None:
-            yield Row(
+        if wanted is not None:
+            yield beside(
                 "messages",
                 f"{what}: processor of all",
-                ours.cpu,
+                spent,
                 "µs",
                 comparison.beside,
-                theirs.cpu,
+                spent_theirs,
                 wanted.processor,
             )

@@ -15,7 +15,9 @@ __all__ = [
     "Row",
     "as_markdown",
     "as_text",
+    "beside",
     "heading",
+    "median",
     "percentile",
     "write_json",
 ]
@@ -28,7 +30,7 @@ AT_LEAST = "≥"
 class Row:
     """One figure of ours and, measured in the same run, the figure it is held against.
 
-    `ratio` is ours divided by theirs, always: for a time the target is an upper bound (AT_MOST),
+    `ratio` is ours divided by theirs: for a time the target is an upper bound (AT_MOST),
     for a rate a lower one (AT_LEAST). Without `theirs` the target, if any, bounds `ours` itself.
     `counts` are what does not depend on how busy the machine is: instructions, processor time of
     the daemon a call, system calls, lost events. `note` is a sentence for the reader of the row.
@@ -48,10 +50,15 @@ class Row:
     bound: str = AT_MOST
     counts: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    rounds: tuple[float, ...] = ()
+    """The ratio of each round, where a round has both figures. `ours` and `theirs` are medians."""
 
     @property
     def ratio(self) -> float | None:
-        """Ours / theirs; None where there is nothing beside, NaN where that is zero."""
+        """The median of `rounds`; without them ours / theirs; None where there is nothing beside,
+        NaN where that is zero, in any round."""
+        if self.rounds:
+            return math.nan if any(map(math.isnan, self.rounds)) else median(self.rounds)
         if self.theirs is None:
             return None
         return self.ours / self.theirs if self.theirs else math.nan
@@ -71,6 +78,42 @@ class Best(dict[str, float]):
     def keep(self, what: str, figure: float, choose: Callable[..., float] = min) -> None:
         """Take note of one more."""
         self[what] = choose(self.get(what, figure), figure)
+
+
+def beside(
+    side: str,
+    what: str,
+    ours: Sequence[float],
+    unit: str,
+    name: str,
+    theirs: Sequence[float],
+    target: float | None = None,
+    bound: str = AT_MOST,
+    *,
+    counts: dict[str, float] | None = None,
+    note: str = "",
+) -> Row:
+    """A row of figures that were measured in turns, one of ours and one of theirs in each round:
+    the medians, and the median of the rounds' ratios."""
+    rounds = tuple(mine / his if his else math.nan for mine, his in zip(ours, theirs, strict=True))
+    return Row(
+        side,
+        what,
+        median(ours),
+        unit,
+        name,
+        median(theirs),
+        target,
+        bound,
+        counts or {},
+        note,
+        rounds,
+    )
+
+
+def median(values: Sequence[float]) -> float:
+    """The value that half of `values` do not exceed: one of them."""
+    return percentile(values, 0.5)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -93,7 +136,7 @@ def as_text(row: Row) -> str:
         f"{row.what:<44}{_number(row.ours, row.unit):>15}   {row.beside:<30}"
         f"{theirs:>15}{ratio:>9}  {_target(row)}"
     ).rstrip()
-    return f"{line}\n    {_details(row)}" if row.counts or row.note else line
+    return f"{line}\n    {_details(row)}" if _details(row) else line
 
 
 def as_markdown(rows: Iterable[Row]) -> str:
@@ -107,7 +150,7 @@ def as_markdown(rows: Iterable[Row]) -> str:
             lines += ["| what | AgentFS | beside | | ratio | target |", "|---|---|---|---|---|---|"]
         theirs = "" if row.theirs is None else _number(row.theirs, row.unit)
         ratio = "" if row.ratio is None else _short(row.ratio)
-        what = f"{row.what} ({_details(row)})" if row.counts or row.note else row.what
+        what = f"{row.what} ({_details(row)})" if _details(row) else row.what
         cells = (what, _number(row.ours, row.unit), row.beside, theirs, ratio, _target(row))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines).lstrip("\n")
@@ -134,6 +177,8 @@ def _plain(value: object) -> object:
         return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
     return value
 
 
@@ -148,6 +193,9 @@ def _target(row: Row) -> str:
 
 def _details(row: Row) -> str:
     counted = [f"{_short(value)} {name}" for name, value in row.counts.items()]
+    if row.rounds:
+        least, most = _short(min(row.rounds)), _short(max(row.rounds))
+        counted.append(f"rounds {least} to {most}")
     return "; ".join([*counted, *([row.note] if row.note else [])])
 
 

@@ -14,7 +14,9 @@ from agentfs.base.build import build
 __all__ = ["CALLS_BEFORE", "KERNEL_BEFORE", "of_build"]
 
 KERNEL_BEFORE = 985.0
-"""Thousands of instructions of the kernel, without the mount."""
+"""Thousands of instructions of the kernel and of the tree's listeners, without the mount. Of these
+the tree's listeners took 80. Today's `in_kernel` counts 997 of that commit, and 898 without a tree.
+"""
 
 CALLS_BEFORE = 26.7
 """pwrite64(2) and fcntl(2): what SQLite did for the two transactions of a message."""

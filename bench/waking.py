@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -15,19 +15,22 @@ from bench.alternatives.crew import Couple, Crew
 from bench.alternatives.servers import Redis
 from bench.alternatives.ways import mail, stream
 from bench.setting import PATIENCE, Setting, Tree
-from bench.table import AT_LEAST, Row, percentile
+from bench.table import AT_LEAST, Row, beside, median, percentile
 
 __all__ = ["Delay", "announcing", "delay", "wakes", "watching"]
 
 ROUNDS = 5
-LATENCIES, APART = 100, 0.01
-"""Messages whose way is timed in a round, and the seconds between two: the receiver waits again."""
+LATENCIES = 100
+"""Messages whose way is timed in a round."""
+APART, SOON = 0.01, 0.001
+"""Seconds between two, in which the receiver waits again: after ten milliseconds all code is in no
+cache of the processor, and after one most of it is."""
 CHANGES, EVERY = 3000, 0.001
 """Changes that a watcher is to see, and the seconds between two."""
 ANNOUNCED = 1000
 """Messages of a round that are announced, or not."""
 
-PARKED = "parked read"
+PARKED, REDIS = "parked read", "blocking XREADGROUP"
 READERS = {
     PARKED: ("ours", "RecvReceiver"),
     "poll": ("ours", "PollReceiver"),
@@ -42,9 +45,6 @@ class Delay:
 
     p50: float
     p99: float
-
-    def best(self, other: Delay) -> Delay:
-        return Delay(min(self.p50, other.p50), min(self.p99, other.p99))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,33 +83,55 @@ def latencies(setting: Setting, hired: Crew, tree: Tree, everysec: Redis) -> Ite
     Counted from the sender's call: a receiver may have the message before the sender's call has
     returned (then the time since the return is below zero), and of such times there is no ratio.
     """
-    redis = "blocking XREADGROUP"
-    ways = [stream(redis, everysec, key="wake")]
+    ways = [stream(REDIS, everysec, key="wake")]
     ways += [mail(name, tree, receiver=(*end, {})) for name, end in READERS.items()]
     couples = hired.couples([(way, f"wake-{number}") for number, way in enumerate(ways)])
-    called: dict[str, Delay] = {}
-    returned: dict[str, Delay] = {}
-    for _ in range(setting.size(ROUNDS, 1) + 1):
-        for way, couple in zip(ways, couples, strict=True):
-            timing = _timed(couple, setting.size(LATENCIES, 10), APART)
-            for best, moments in ((called, timing.calls), (returned, timing.returns)):
-                found = timing.since(moments)
-                best[way.name] = found.best(best.get(way.name, found))
+    all_of_them = dict(zip((way.name for way in ways), couples, strict=True))
+    timings = _in_turns(setting, all_of_them, APART)
     for name in READERS:
-        for share in ("p50", "p99"):
-            yield Row(
-                "messages",
-                f"wake by {name}, {share}",
-                getattr(called[name], share),
-                "µs",
-                redis,
-                getattr(called[redis], share),
-                1.5 if (name, share) == (PARKED, "p50") else None,
-                counts={
-                    "µs after send returned": getattr(returned[name], share),
-                    "µs theirs": getattr(returned[redis], share),
-                },
-            )
+        yield from _wake(f"wake by {name}", timings[name], timings[REDIS], name == PARKED)
+    timings = _in_turns(setting, {name: all_of_them[name] for name in (REDIS, PARKED)}, SOON)
+    yield from _wake(f"wake by {PARKED}, every 1 ms", timings[PARKED], timings[REDIS])
+
+
+def _in_turns(
+    setting: Setting, couples: Mapping[str, Couple], apart: float
+) -> dict[str, list[Timing]]:
+    """What each way came to in each round. One round more, to warm up."""
+    timings: dict[str, list[Timing]] = {name: [] for name in couples}
+    for warm in (False, *[True] * setting.size(ROUNDS, 1)):
+        for name, couple in couples.items():
+            timing = _timed(couple, setting.size(LATENCIES, 10), apart)
+            if warm:
+                timings[name].append(timing)
+    return timings
+
+
+def _wake(
+    what: str, ours: list[Timing], theirs: list[Timing], aimed: bool = False
+) -> Iterator[Row]:
+    """The medians of what the rounds came to."""
+    for share, target in (("p50", 1.5 if aimed else None), ("p99", None)):
+        called, returned = (
+            [
+                [getattr(timing.since(getattr(timing, moments)), share) for timing in timings]
+                for timings in (ours, theirs)
+            ]
+            for moments in ("calls", "returns")
+        )
+        yield beside(
+            "messages",
+            f"{what}, {share}",
+            called[0],
+            "µs",
+            REDIS,
+            called[1],
+            target,
+            counts={
+                "µs after send returned": median(returned[0]),
+                "µs theirs": median(returned[1]),
+            },
+        )
 
 
 def _timed(couple: Couple, count: int, interval: float) -> Timing:
@@ -155,9 +177,9 @@ def announcing(setting: Setting, hired: Crew, tree: Tree) -> Iterator[Row]:
     ways = (quiet, known, told)
     couples = hired.couples([(quiet, "quiet"), (known, "known"), (told, "told")])
     messages = setting.size(ANNOUNCED, 20)
-    rates = {way.name: 0.0 for way in ways}
+    rates: dict[str, list[float]] = {way.name: [] for way in ways}
     made = dict.fromkeys(rates, 0.0)
-    rounds = setting.size(ROUNDS, 1) + 1
+    rounds = setting.size(ROUNDS, 1)
     with ExitStack() as opened:
         watcher = opened.enter_context(INotify())
         for folder in ("new", "cur"):
@@ -165,19 +187,21 @@ def announcing(setting: Setting, hired: Crew, tree: Tree) -> Iterator[Row]:
             looked = os.open(tree / f"agents/known-to/inbox/{folder}", os.O_RDONLY)
             opened.callback(os.close, looked)
             watcher.add_watch(str(tree / f"agents/told-to/inbox/{folder}"), masks.ALL_EVENTS)
-        for _ in range(rounds):
+        for warm in (False, *[True] * rounds):
             for way, couple in zip(ways, couples, strict=True):
                 before = _figure(tree, "announced_total")
                 rate = _until_announced(tree, couple, messages)
-                rates[way.name] = max(rates[way.name], rate)
-                made[way.name] += (_figure(tree, "announced_total") - before) / messages / rounds
+                announced = _figure(tree, "announced_total") - before
                 while watcher.read(timeout=0):
                     pass
+                if warm:
+                    rates[way.name].append(rate)
+                    made[way.name] += announced / messages / rounds
     for way, what, target in (
         (known, "1 to 1, Linux knows the inbox and nobody watches", 0.7),
         (told, "1 to 1, all is announced to a watcher", None),
     ):
-        yield Row(
+        yield beside(
             "messages",
             what,
             rates[way.name],

@@ -38,9 +38,10 @@ class Way:
 
 
 class Wanted(NamedTuple):
-    """Times the rate of the other that is wanted, and times its processor time that is allowed."""
+    """Times the rate of the other that is wanted, and times its processor time that is allowed; of
+    both there is a row, and without a number no target."""
 
-    rate: float
+    rate: float | None = None
     processor: float | None = None
 
 

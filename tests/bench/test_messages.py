@@ -29,7 +29,6 @@ def alternatives() -> str | None:
 def test_a_delay_is_from_the_moment_of_the_same_number() -> None:
     found = waking.delay([0, 1_000, 2_000], [5_000, 3_000, 102_000])
     assert found == waking.Delay(p50=5.0, p99=100.0)
-    assert found.best(waking.Delay(6.0, 1.0)) == waking.Delay(5.0, 1.0)
 
 
 def test_a_lost_wake_is_no_delay() -> None:
@@ -40,10 +39,6 @@ def test_a_lost_wake_is_no_delay() -> None:
 def test_a_rate_is_of_the_intervals_between_sends() -> None:
     timing = waking.Timing([0, 500_000, 1_000_000], [0] * 3, [0] * 3)
     assert timing.rate == pytest.approx(2000)
-
-
-def test_the_best_of_rounds_is_the_highest_rate_and_the_least_work() -> None:
-    assert messages.Result(10.0, 5.0).best(messages.Result(9.0, 4.0)) == messages.Result(10.0, 4.0)
 
 
 @pytest.mark.mount

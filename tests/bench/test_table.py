@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from bench.table import AT_LEAST, Row, as_markdown, as_text, heading, percentile, write_json
+from bench.table import (
+    AT_LEAST,
+    Row,
+    as_markdown,
+    as_text,
+    beside,
+    heading,
+    percentile,
+    write_json,
+)
 
 
 def test_a_time_holds_up_to_its_target_and_a_rate_from_it_on() -> None:
@@ -22,6 +31,19 @@ def test_a_time_holds_up_to_its_target_and_a_rate_from_it_on() -> None:
 def test_without_anything_beside_the_target_bounds_the_figure_itself() -> None:
     assert Row("scale", "start", 4.9, "s", target=5.0).holds is True
     assert Row("scale", "start", 5.1, "s", target=5.0).holds is False
+
+
+def test_of_rounds_the_median_of_their_ratios_counts_and_all_are_told() -> None:
+    row = beside(
+        "side", "send", [10.0, 30.0, 20.0], "/s", "Redis", [20.0, 20.0, 10.0], 1.5, AT_LEAST
+    )
+    assert (row.ours, row.theirs, row.ratio) == (20.0, 20.0, 1.5)
+    assert row.holds is True
+    assert as_text(row).splitlines()[1].strip() == "rounds 0.5 to 2"
+
+
+def test_rounds_without_a_figure_of_theirs_hold_nothing() -> None:
+    assert beside("side", "send", [1.0], "/s", "Redis", [0.0], 2.0).holds is False
 
 
 def test_what_has_no_ratio_holds_nothing() -> None:
@@ -66,7 +88,9 @@ def test_the_columns_of_the_page_are_those_of_the_heading() -> None:
 
 def test_json_has_the_machine_and_no_number_that_is_none(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    rows = [Row("a", "stat", 1 / 3, "µs", "tmpfs", 0.0, 2.0, counts={"n": 2.0})]
+    rows = [
+        Row("a", "stat", 1 / 3, "µs", "tmpfs", 0.0, 2.0, counts={"n": 2.0}, rounds=(0.5, math.nan))
+    ]
     write_json(file, rows, {"cores": 2})
     read = json.loads(file.read_text())
     assert read["machine"] == {"cores": 2}
@@ -75,3 +99,4 @@ def test_json_has_the_machine_and_no_number_that_is_none(tmp_path: Path) -> None
     assert row["ratio"] is None
     assert row["holds"] is False
     assert row["counts"] == {"n": 2.0}
+    assert row["rounds"] == [0.5, None]

@@ -1,5 +1,6 @@
 """The side `messages`: what it costs to send, receive and acknowledge a message, how soon a
-receiver wakes, and what watchers see; beside a Maildir, a SQLite queue and Redis Streams.
+receiver wakes, and what watchers see; beside a Maildir, a SQLite queue, Redis Streams, and a mail
+that keeps nothing.
 
 Every way is used by processes of its own, `alternatives/worker.py`, that differ in nothing but the
 calls they make. The ways of a family are all started first and then take turns; while one is
@@ -9,6 +10,8 @@ measured the others wait.
 from __future__ import annotations
 
 import contextlib
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count as numbers
@@ -16,13 +19,13 @@ from pathlib import Path
 
 from bench.alternatives.crew import Couple, crew
 from bench.alternatives.servers import Redis, interpreter, on_ext4, redis_server
-from bench.alternatives.ways import Family, Way, families
+from bench.alternatives.ways import Empty, Family, Way, families
 from bench.counts import cpu_seconds
-from bench.setting import Setting, Tree
+from bench.setting import ROOT, Setting, Tree, serving
 from bench.table import AT_LEAST, Row, beside, median
 from bench.waking import wakes
 
-__all__ = ["Result", "measure", "race", "rates"]
+__all__ = ["Result", "empty_mail", "measure", "race", "rates"]
 
 PLANS = ((1, 500), (8, 100))
 """How many senders and as many receivers, and how many messages each of them sends in a round."""
@@ -44,18 +47,32 @@ def measure(setting: Setting) -> Iterator[Row]:
         folder = stack.enter_context(on_ext4(setting.folder))
         tree = stack.enter_context(setting.tree(str(folder / "agentfs")))
         tree.configure(processes={"max_children_of_init": 10_000})
-        everysec = stack.enter_context(redis_server(folder, "everysec"))
-        always = stack.enter_context(redis_server(folder, "always"))
+        empty = stack.enter_context(empty_mail(folder))
+        everysec = always = None
+        if shutil.which("redis-server"):
+            everysec = stack.enter_context(redis_server(folder, "everysec"))
+            always = stack.enter_context(redis_server(folder, "always"))
+        else:
+            print("    redis-server is not installed: there is nothing beside ours", flush=True)
         python = interpreter()
-        yield from rates(setting, folder, tree, python, everysec, always)
+        yield from rates(setting, folder, tree, empty, python, everysec, always)
         with crew(folder, tree, python) as hired:
-            yield from wakes(setting, hired, tree, everysec)
+            yield from wakes(setting, hired, tree, empty, everysec)
+
+
+@contextlib.contextmanager
+def empty_mail(folder: Path) -> Iterator[Empty]:
+    """The floor: a mount that does nothing but pass messages."""
+    mountpoint = folder / "empty"
+    with serving([sys.executable, str(ROOT / "bench/empty_mail.py")], mountpoint) as pid:
+        yield Empty(mountpoint, pid)
 
 
 def rates(
     setting: Setting,
     folder: Path,
     tree: Tree,
+    empty: Empty,
     python: str,
     everysec: Redis | None = None,
     always: Redis | None = None,
@@ -65,7 +82,7 @@ def rates(
     for pairs, messages in QUICK_PLANS if setting.quick else PLANS:
         queue = f"bench-{pairs}"
         (tree / f"dev/queues/{queue}").mkdir()
-        for family in families(tree, folder, queue, everysec, always):
+        for family in families(tree, folder, queue, empty, everysec, always):
             with crew(folder, tree, python) as hired:
                 wanted = [
                     (way, f"m{next(serial)}-{pair}") for way in family.ways for pair in range(pairs)

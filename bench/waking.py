@@ -13,7 +13,7 @@ from inotify_simple import INotify, masks
 
 from bench.alternatives.crew import Couple, Crew
 from bench.alternatives.servers import Redis
-from bench.alternatives.ways import mail, stream
+from bench.alternatives.ways import FLOOR, Empty, floor, mail, stream
 from bench.setting import PATIENCE, Setting, Tree
 from bench.table import AT_LEAST, Row, beside, median, percentile
 
@@ -37,6 +37,8 @@ READERS = {
     "inotify": ("ours", "Watcher"),
     "agentfs.agent": ("client", "AgentReceiver"),
 }
+
+OTHERS = READERS.keys() - {PARKED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +72,42 @@ def delay(moments: list[int], wakes: list[int]) -> Delay:
     return Delay(percentile(took, 0.5), percentile(took, 0.99))
 
 
-def wakes(setting: Setting, hired: Crew, tree: Tree, everysec: Redis) -> Iterator[Row]:
+def wakes(
+    setting: Setting, hired: Crew, tree: Tree, empty: Empty, everysec: Redis | None
+) -> Iterator[Row]:
     """Everything of this module."""
-    yield from latencies(setting, hired, tree, everysec)
+    yield from latencies(setting, hired, tree, empty, everysec)
     yield from watching(setting, hired, tree)
     yield from announcing(setting, hired, tree)
 
 
-def latencies(setting: Setting, hired: Crew, tree: Tree, everysec: Redis) -> Iterator[Row]:
-    """From one who sends to one who waits, by each way to wait, beside a blocking XREADGROUP.
+def latencies(
+    setting: Setting, hired: Crew, tree: Tree, empty: Empty, everysec: Redis | None
+) -> Iterator[Row]:
+    """From one who sends to one who waits, by each way to wait, beside a blocking XREADGROUP (where
+    there is a Redis) and a read of the empty mail.
 
     Counted from the sender's call: a receiver may have the message before the sender's call has
     returned (then the time since the return is below zero), and of such times there is no ratio.
     """
-    ways = [stream(REDIS, everysec, key="wake")]
+    ways = [floor(empty)]
+    if everysec is not None:
+        ways.append(stream(REDIS, everysec, key="wake"))
     ways += [mail(name, tree, receiver=(*end, {})) for name, end in READERS.items()]
     couples = hired.couples([(way, f"wake-{number}") for number, way in enumerate(ways)])
     all_of_them = dict(zip((way.name for way in ways), couples, strict=True))
-    timings = _in_turns(setting, all_of_them, APART)
-    for name in READERS:
-        yield from _wake(f"wake by {name}", timings[name], timings[REDIS], name == PARKED)
-    timings = _in_turns(setting, {name: all_of_them[name] for name in (REDIS, PARKED)}, SOON)
-    yield from _wake(f"wake by {PARKED}, every 1 ms", timings[PARKED], timings[REDIS])
+    rested = _in_turns(setting, all_of_them, APART)
+    soon = _in_turns(
+        setting, {name: all_of_them[name] for name in all_of_them if name not in OTHERS}, SOON
+    )
+    if everysec is not None:
+        for name in READERS:
+            yield from _wake(
+                f"wake by {name}", rested, name, REDIS, 1.5 if name == PARKED else None
+            )
+        yield from _wake(f"wake by {PARKED}, every 1 ms", soon, PARKED, REDIS)
+    yield from _wake(f"wake by {PARKED}", rested, PARKED, FLOOR)
+    yield from _wake(f"wake by {PARKED}, every 1 ms", soon, PARKED, FLOOR)
 
 
 def _in_turns(
@@ -108,29 +124,31 @@ def _in_turns(
 
 
 def _wake(
-    what: str, ours: list[Timing], theirs: list[Timing], aimed: bool = False
+    what: str,
+    timings: Mapping[str, list[Timing]],
+    name: str,
+    other: str,
+    target: float | None = None,
 ) -> Iterator[Row]:
-    """The medians of what the rounds came to."""
-    for share, target in (("p50", 1.5 if aimed else None), ("p99", None)):
-        called, returned = (
-            [
-                [getattr(timing.since(getattr(timing, moments)), share) for timing in timings]
-                for timings in (ours, theirs)
-            ]
-            for moments in ("calls", "returns")
+    """The medians of what the rounds came to; the target is of the p50."""
+    for share, wanted in (("p50", target), ("p99", None)):
+        ours, theirs = (
+            [getattr(timing.since(timing.calls), share) for timing in timings[way]]
+            for way in (name, other)
+        )
+        returned, returned_theirs = (
+            median([getattr(timing.since(timing.returns), share) for timing in timings[way]])
+            for way in (name, other)
         )
         yield beside(
             "messages",
             f"{what}, {share}",
-            called[0],
+            ours,
             "µs",
-            REDIS,
-            called[1],
-            target,
-            counts={
-                "µs after send returned": median(returned[0]),
-                "µs theirs": median(returned[1]),
-            },
+            other,
+            theirs,
+            wanted,
+            counts={"µs after send returned": returned, "µs theirs": returned_theirs},
         )
 
 

@@ -12,7 +12,22 @@ from bench.counts import children
 from bench.setting import Tree
 from bench.targets import of_build
 
-__all__ = ["BATCH", "Comparison", "End", "Family", "Way", "families", "mail", "served_by", "stream"]
+__all__ = [
+    "BATCH",
+    "FLOOR",
+    "Comparison",
+    "Empty",
+    "End",
+    "Family",
+    "Way",
+    "families",
+    "floor",
+    "mail",
+    "served_by",
+    "stream",
+]
+
+KEPT_OPEN, FLOOR = "send and recv", "the empty mail"
 
 BATCH = 100
 """Messages that are received at once where it is batches that are compared."""
@@ -53,6 +68,17 @@ EVERYSEC = of_build(
 
 ALWAYS = {1: Wanted(0.8), 8: Wanted(0.6)}
 """The same with fsync: each of ours is a wait for the disk, which all share who come meanwhile."""
+
+
+BESIDE_THE_FLOOR = {1: Wanted(), 8: Wanted()}
+"""What it costs to keep, check and tell a message."""
+
+
+class Empty(NamedTuple):
+    """A mount of `bench/empty_mail.py`, and the pid of who serves it."""
+
+    mountpoint: Path
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +139,37 @@ def stream(
     )
 
 
+def floor(empty: Empty) -> Way:
+    """A box of the empty mail for each pair."""
+
+    def place(pair: str) -> dict[str, object]:
+        return {"path": str(empty.mountpoint / pair)}
+
+    return Way(
+        FLOOR,
+        lambda pair: ("empty", "EmptySender", place(pair)),
+        lambda pair: ("empty", "EmptyReceiver", place(pair)),
+        [empty.pid],
+    )
+
+
 def families(
-    tree: Tree, folder: Path, queue: str, everysec: Redis | None, always: Redis | None
+    tree: Tree,
+    folder: Path,
+    queue: str,
+    empty: Empty,
+    everysec: Redis | None,
+    always: Redis | None,
 ) -> list[Family]:
     """All of them, with what is on disk below `folder` and a queue of that name. Without servers
     only those that need nothing but Python."""
+    least = floor(empty)
     if everysec is None or always is None:
         return [
-            Family([*_usual(tree), _maildir(folder, sync=False)], []),
+            Family(
+                [*_usual(tree), _maildir(folder, sync=False), least],
+                [Comparison(KEPT_OPEN, least.name, BESIDE_THE_FLOOR)],
+            ),
             Family([_batches(tree), _synced(tree), _queue(tree, queue)], []),
         ]
     kept_open, outbox, client = _usual(tree)
@@ -136,9 +185,10 @@ def families(
     synced, shared = _synced(tree), _queue(tree, queue)
     return [
         Family(
-            [kept_open, redis, plain, siblings, outbox, client],
+            [kept_open, redis, plain, least, siblings, outbox, client],
             [
                 Comparison(kept_open.name, redis.name, EVERYSEC),
+                Comparison(kept_open.name, least.name, BESIDE_THE_FLOOR),
                 Comparison(kept_open.name, plain.name),
                 Comparison(siblings.name, redis.name),
                 Comparison(outbox.name, redis.name),
@@ -177,7 +227,7 @@ def _usual(tree: Tree) -> tuple[Way, Way, Way]:
     client = mail(
         "agentfs.agent", tree, ("client", "AgentSender", {}), ("client", "AgentReceiver", {})
     )
-    return mail("send and recv", tree), outbox, client
+    return mail(KEPT_OPEN, tree), outbox, client
 
 
 def _batches(tree: Tree) -> Way:

@@ -14,7 +14,7 @@ import pytest
 from bench import messages, waking
 from bench.alternatives.crew import crew
 from bench.alternatives.servers import interpreter, on_ext4, redis_server
-from bench.alternatives.ways import families
+from bench.alternatives.ways import FLOOR, families
 from bench.setting import Setting, file_system
 
 
@@ -43,12 +43,12 @@ def test_a_rate_is_of_the_intervals_between_sends() -> None:
 
 @pytest.mark.mount
 def test_every_way_of_ours_passes_messages(setting: Setting) -> None:
-    with setting.tree() as tree:
+    with setting.tree() as tree, messages.empty_mail(setting.folder) as empty:
         queue = "jobs"
         (tree / f"dev/queues/{queue}").mkdir()
         ways = [
             way
-            for family in families(tree, setting.folder, queue, None, None)
+            for family in families(tree, setting.folder, queue, empty, None, None)
             for way in family.ways
         ]
         with crew(setting.folder, tree, sys.executable) as hired:
@@ -60,6 +60,20 @@ def test_every_way_of_ours_passes_messages(setting: Setting) -> None:
             couples[0].sender.tell("drain")  # which no sender does
             with pytest.raises(SystemExit, match="has no attribute 'drain'"):
                 couples[0].sender.hear()
+
+
+@pytest.mark.mount
+def test_rates_and_wakes_are_beside_the_floor_where_there_is_nothing_else(
+    setting: Setting,
+) -> None:
+    with setting.tree() as tree, messages.empty_mail(setting.folder) as empty:
+        found = [*messages.rates(setting, setting.folder, tree, empty, sys.executable)]
+        with crew(setting.folder, tree, sys.executable) as hired:
+            found += waking.latencies(setting, hired, tree, empty, None)
+    rows = {row.what: row for row in found if row.beside == FLOOR}
+    for what in ("1 to 1, send and recv: processor of all", "wake by parked read, every 1 ms, p50"):
+        assert rows[what].ours > 0
+        assert rows[what].theirs
 
 
 @pytest.mark.mount
@@ -80,12 +94,13 @@ def test_the_alternatives_pass_messages(setting: Setting) -> None:
     assert python is not None
     with (
         setting.tree() as tree,
+        messages.empty_mail(setting.folder) as empty,
         redis_server(setting.folder, "everysec") as redis,
         crew(setting.folder, tree, python) as hired,
     ):
         offered = {
             way.name: way
-            for family in families(tree, setting.folder, "jobs", redis, redis)
+            for family in families(tree, setting.folder, "jobs", empty, redis, redis)
             for way in family.ways
         }
         ways = [offered[name] for name in ("Redis Streams, everysec", "litequeue (SQLite)")]

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final
 
 __all__ = ["SHORT_CONTENT", "Batch", "Change", "ChangeKind", "encode"]
 
@@ -45,6 +45,14 @@ class ChangeKind(IntEnum):
     UNPUBLISHED = 15
 
 
+# Those that come most often. What is Final costs the compiled build no look-up.
+_META: Final = ChangeKind.META
+_RECORD: Final = ChangeKind.RECORD
+_MESSAGE: Final = ChangeKind.MESSAGE
+_CHANGED: Final = ChangeKind.CHANGED
+_FINISHED: Final = ChangeKind.FINISHED
+_AUDITED: Final = ChangeKind.AUDITED
+
 # The values of each kind: numbers (q) first, then texts (s) and bytes (b).
 _SHAPES = {
     ChangeKind.META: "ss",  # key, value
@@ -62,11 +70,6 @@ _SHAPES = {
     ChangeKind.AUDITED: "qsb",  # number, record, hash
     ChangeKind.PUBLISHED: "qssb",  # number, topic, record, content
     ChangeKind.UNPUBLISHED: "qs",  # up to this number, of this topic
-}
-# From where to where the texts of a change are, behind its kind and its numbers; None: to its end.
-_TEXTS: dict[int, tuple[int, int | None]] = {
-    kind: (1 + shape.count("q"), len(shape) if shape.endswith("b") else None)
-    for kind, shape in _SHAPES.items()
 }
 _COUNT = struct.Struct("<I")
 
@@ -86,22 +89,22 @@ def encode(changes: Iterable[Change]) -> bytes:
     and the lengths of its texts (in characters) and bytes; all texts as UTF-8; all bytes. Raises
     UnicodeEncodeError for a text that is no UTF-8. It is one function that packs everything at
     once, because every transaction comes by: one that packs each change takes twice as long."""
-    integers: list[int] = []
+    integers: list[Any] = []
     texts: list[str] = []
     contents: list[bytes] = []
     for change in changes:
-        begin, end = _TEXTS[change[0]]
-        words = change[begin:end]
-        integers += change[:begin]
-        integers += map(len, words)
-        texts += words
-        if end is not None:
-            content = change[end]
-            integers.append(len(content))
-            contents.append(content)
+        for value in change:
+            if isinstance(value, str):
+                integers.append(len(value))
+                texts.append(value)
+            elif isinstance(value, bytes):
+                integers.append(len(value))
+                contents.append(value)
+            else:
+                integers.append(value)
     count = len(integers)
-    contents[:0] = struct.pack(f"<I{count}q", count, *integers), "".join(texts).encode()
-    return b"".join(contents)
+    head = struct.pack(f"<I{count}q", count, *integers) + "".join(texts).encode()
+    return b"".join([head, *contents])
 
 
 def decode(data: bytes) -> Iterator[Change]:
@@ -177,14 +180,11 @@ class Batch:
         self._audited: dict[int, tuple[str, bytes]] = {}
         self._topics: dict[str, _Topic] = {}
         self._takes: dict[int, Callable[..., None]] = {
-            ChangeKind.META: self.metas.__setitem__,
             ChangeKind.NO_RECORD: self._no_record,
             ChangeKind.AGENT: self._agents.__setitem__,
             ChangeKind.NO_AGENT: lambda name: self._agents.__setitem__(name, None),
             ChangeKind.PROCESS: self._processes.__setitem__,
             ChangeKind.NO_PROCESS: lambda pid: self._processes.__setitem__(pid, None),
-            ChangeKind.CHANGED: self._changed,
-            ChangeKind.FINISHED: self._finished,
             ChangeKind.DELETED: self._deleted,
             ChangeKind.ALL_DELETED: self._all_deleted,
             ChangeKind.PUBLISHED: self._publish,
@@ -198,12 +198,18 @@ class Batch:
         takes = self._takes
         for change in changes:
             kind = change[0]
-            if kind is ChangeKind.RECORD:  # what comes most often needs no call
+            if kind is _RECORD:  # what comes most often needs no look-up
                 self.records[change[1], change[2]] = change[3]
-            elif kind is ChangeKind.AUDITED:
+            elif kind is _AUDITED:
                 self._audited[change[1]] = change[2], change[3]
-            elif kind is ChangeKind.MESSAGE:
+            elif kind is _META:
+                self.metas[change[1]] = change[2]
+            elif kind is _CHANGED:
+                self._changed(change[1], change[2], change[3], change[4])
+            elif kind is _MESSAGE:
                 self._new[change[1]] = change
+            elif kind is _FINISHED:
+                self._finished(change[1], change[2], change[3], change[4])
             else:
                 takes[kind](*change[1:])
 

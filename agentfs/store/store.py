@@ -21,8 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
 from itertools import chain
 from pathlib import Path
-from sys import getsizeof
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import trio
 from pydantic_core import PydanticSerializationError, to_json
@@ -61,15 +60,15 @@ RECENT = 1024
 
 # Bytes that a write adds to SQLite's log at most, as a rule, beside what it is given: its row, and
 # the rows of two indexes, are on four pages, and where those lie on a fifth.
-PAGES = 5 * 4096
+PAGES: Final = 5 * 4096
 
 # The same for a change that is folded with others: they have many of their pages in common.
-FOLDED_PAGES = 2 * 4096
+FOLDED_PAGES: Final = 2 * 4096
 
 # A fold is due after so many transactions (fifty messages, sent and acknowledged), so many bytes of
 # the log, or so many seconds, whatever comes first. It takes 1 to 3 ms then.
-FOLD_TRANSACTIONS = 100
-FOLD_BYTES = 256 * 1024
+FOLD_TRANSACTIONS: Final = 100
+FOLD_BYTES: Final = 256 * 1024
 FOLD_SECONDS = 0.05
 
 # Seconds until a fold that the disk refused is tried again.
@@ -77,9 +76,9 @@ FOLD_AGAIN = 1.0
 
 # A longer transaction, or one with a longer content, commits in SQLite itself: it would be written
 # twice, and its fold would hold everybody up.
-LONG_CONTENT = 64 * 1024
-LONG_TRANSACTION = 512 * 1024
-MOST_CHANGES = 500
+LONG_CONTENT: Final = 64 * 1024
+LONG_TRANSACTION: Final = 512 * 1024
+MOST_CHANGES: Final = 500
 
 # Bytes of a file of the log after which a checkpoint is made at once: the file can go then.
 LONG_LOG = 32 << 20
@@ -421,7 +420,7 @@ class Store:
             raise self._failure
         self._changed = self._depth
         try:
-            size = PAGES + sum(map(getsizeof, values))
+            size = PAGES + _length(values)
             self._room -= size
             if self._room < 0:
                 self._ask_for_room(size)
@@ -440,7 +439,7 @@ class Store:
         if self._failure is not None:
             raise self._failure
         self._changed = self._depth
-        size = sum(map(getsizeof, change)) + (PAGES if self._direct else FOLDED_PAGES)
+        size = _length(change) + (PAGES if self._direct else FOLDED_PAGES)
         try:
             self._room -= size
             if self._room < 0:
@@ -734,6 +733,19 @@ _read = json.JSONDecoder().raw_decode
 def _as_bytes(value: object) -> object:
     """A text as bytes, which are equal to no text."""
     return value.encode(errors="surrogateescape") if isinstance(value, str) else value
+
+
+def _length(values: tuple[Any, ...]) -> int:
+    """Bytes that they take in a row, at most."""
+    length = 0
+    for value in values:
+        if isinstance(value, str):
+            length += len(value) if value.isascii() else 4 * len(value)
+        elif isinstance(value, bytes):
+            length += len(value)
+        else:
+            length += 9
+    return length
 
 
 def _dump(record: Mapping[str, Any]) -> str:

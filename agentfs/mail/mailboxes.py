@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -190,23 +191,29 @@ class Mailboxes(Part):
         `revived` 0 and `claimant` "" leave them as they are."""
         if message.broadcast and "dead" in (folder, message.folder):
             self._count_copy(message, "dead", 1 if folder == "dead" else -1)
-        self._change(
-            message,
-            folder=folder,
-            file=file,
-            named=file if folder == "new" else message.named,
-            claimed_by=claimed_by,
-            claimed_at=claimed_at,
-            claimed_since=claimed_since,
-            reader=reader,
-            through=through,
-            doubted=doubted,
-            attempt=attempt or message.attempt,
-            revived=revived or message.revived,
-            reason=reason,
-            claimant=claimant or message.claimant,
-            finished=self._clock.now() if folder == "dead" else 0.0,
-        )
+        finished = message.folder in FINISHED
+        self._leave(message)
+        message.folder = folder
+        message.file = file
+        if folder == "new":
+            message.named = file
+        message.claimed_by = claimed_by
+        message.claimed_at = claimed_at
+        message.claimed_since = claimed_since
+        message.reader = reader
+        message.through = through
+        message.doubted = doubted
+        if attempt:
+            message.attempt = attempt
+        if revived:
+            message.revived = revived
+        message.reason = reason
+        if claimant:
+            message.claimant = claimant
+        message.finished = self._clock.now() if folder == "dead" else 0.0
+        if finished:
+            self.archive.note(message)
+        self._put(message)
         self._store.update_message(message.seq, folder, file, message.record())
         if message.seq in self._followed:
             self._followed[message.seq](message, folder, reason)
@@ -229,22 +236,20 @@ class Mailboxes(Part):
             content = self._store.content(message.seq)
             head = content[: content.index(b"\n\n") + 2]
             size, dropped = len(head), size
-        self._change(
-            message,
-            folder=state,
-            file="",
-            named="",
-            claimed_by=None,
-            claimed_at=0.0,
-            claimed_since=-1.0,
-            reader=None,
-            through=None,
-            doubted=False,
-            reason=reason or message.reason,
-            finished=self._clock.now(),
-            size=size,
-            dropped=dropped or message.dropped,
-        )
+        self._leave(message)
+        message.folder = state
+        message.file = message.named = ""
+        message.claimed_by = message.reader = message.through = None
+        message.claimed_at = 0.0
+        message.claimed_since = -1.0
+        message.doubted = False
+        if reason:
+            message.reason = reason
+        message.finished = self._clock.now()
+        message.size = size
+        if dropped:
+            message.dropped = dropped
+        self.archive.note(message)
         self._store.finish_message(message.seq, state, message.record(), head)
         self.retention.bound_sent(message.sender)
 
@@ -278,25 +283,20 @@ class Mailboxes(Part):
         self._store.on_rollback(undo)
         self._store.update_message(message.seq, message.folder, message.file, message.record())
 
-    def _change(self, message: Message, **after: Any) -> None:
-        """Set these slots of `message`, and be where they say, until that is rolled back."""
+    def _leave(self, message: Message) -> None:
+        """Take `message` from where it is: its slots (those of `_STATE`) are about to say another
+        place. A rollback puts it back."""
         before = _state(message)
-        finished = message.folder in FINISHED
-
-        def undo() -> None:
-            self._take(message)
-            for slot, value in zip(_STATE, before, strict=True):
-                setattr(message, slot, value)
-            self.archive.note(message)
-            self._put(message)
-
         self._take(message)
-        for slot, value in after.items():
+        self._store.on_rollback(partial(self._return, message, before))
+
+    def _return(self, message: Message, before: tuple[Any, ...]) -> None:
+        """Undo what was done since `_leave`."""
+        self._take(message)
+        for slot, value in zip(_STATE, before, strict=True):
             setattr(message, slot, value)
-        if finished or message.folder in FINISHED or "unlisted" in after:
-            self.archive.note(message)
+        self.archive.note(message)
         self._put(message)
-        self._store.on_rollback(undo)
 
     def delete(self, message: Message) -> None:
         """Drop `message` for good."""
@@ -345,8 +345,7 @@ class Mailboxes(Part):
         if message.folder in FINISHED:
             self.delete(message)
             return
-        self._change(message, unlisted=True)
-        self._store.update_message(message.seq, message.folder, message.file, message.record())
+        self.mark(message, unlisted=True)
 
     def _put(self, message: Message) -> None:
         if message.folder in FINISHED:
@@ -469,9 +468,8 @@ _STATE = (
     "finished",
     "size",
     "dropped",
-    "unlisted",
 )
-"""The slots that `_change` may set."""
+"""The slots that say where a message is, and what came of it."""
 _state = attrgetter(*_STATE)
 
 

@@ -310,7 +310,8 @@ def test_the_claimant_answers_a_question_that_went_to_a_queue(pair: World) -> No
         message = pair.mail.archive.find(one.id)
         assert message is not None
         pair.asks._table.change(one, questions={one.id: "queues/jobs"})
-        pair.mail.boxes._change(message, folder="done", file="", named="", claimant="carol")
+        pair.mail.boxes.mark(message, claimant="carol")
+        pair.mail.boxes.finish(message, "done")
         message.mailbox = "queues/jobs"
     reply(pair, one.id, sender="bob")
     assert one.state is OPEN

@@ -101,7 +101,7 @@ def test_sender_receiver_and_claimant_may_refer_and_nobody_else(three: World) ->
     assert links(three, reply(three, "carol", "alice", name(message)))[0] is None
     # What matters in a queue: who claimed the message, though it is not in its mailbox.
     with three.store.transaction():
-        three.mail.boxes._change(message, claimant="carol")
+        three.mail.boxes.mark(message, claimant="carol")
     assert links(three, reply(three, "carol", "alice", name(message)))[0] == name(message)
 
 

@@ -66,6 +66,13 @@ class DueHeap(Generic[Item]):
             heapq.heappop(heap)
         return None
 
+    def due(self, now: float) -> Item | None:
+        """The same, if its key is at most `now`; else None."""
+        if not self._heap or self._heap[0][0] > now:
+            return None
+        first = self.first()
+        return None if first is None or self._heap[0][0] > now else first
+
     def _trim(self) -> None:
         self._heap = [(key, number) for number, key in self._keys.items()]
         heapq.heapify(self._heap)

@@ -52,7 +52,10 @@ class Archive:
         if message.unlisted:
             self._drop(self._sent, message)
             return
-        self._sent.setdefault(message.sender, {})[message.seq] = message
+        sent = self._sent.get(message.sender)
+        if sent is None:
+            sent = self._sent[message.sender] = {}
+        sent[message.seq] = message
         if message.folder in FINISHED and not message.awaited:
             self._finished.setdefault(message.sender, {})[message.seq] = message
         elif message.seq in self._finished.get(message.sender, _NONE):

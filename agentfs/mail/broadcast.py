@@ -176,15 +176,15 @@ class Broadcasts:
     def _keep(self, sender: str, draft: Draft, receivers: list[str]) -> Message:
         """Keep the logical message."""
         seq, arrived = self._boxes.stamp()
+        number = f"{seq:012d}"
         content = compose(
             draft,
-            seq=seq,
+            number,
             sender=sender,
             relation=Relation.OTHER,
             now=arrived,
             node=self._mail.node,
         )
-        number = f"{seq:012d}"
         message = Message(
             seq=seq,
             mailbox=EVERYBODY,

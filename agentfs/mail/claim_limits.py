@@ -43,6 +43,7 @@ class ClaimLimits(Part):
         self._ceilings = ceilings
         self._events = ground.events
         self._give_back = give_back
+        self._bounds: dict[int, tuple[int | None, float | None]] = {}  # see `_of`
         claims.end_by(self._patience, self._time_out)
         self._events.listen(self._heard, LimitChanged, ProcessReparented, ConfigChanged)
 
@@ -52,9 +53,20 @@ class ClaimLimits(Part):
 
     def most(self, process: Process) -> int | None:
         """How many it may have at once; None: any number. With no time for one it has none."""
-        if self._ceilings.effective(process, "timeout_seconds") == 0:
-            return 0
-        return self._ceilings.whole(process, "max_concurrent_tasks")
+        return self._of(process)[0]
+
+    def _of(self, process: Process) -> tuple[int | None, float | None]:
+        """That, and how many seconds each may take. Kept until a limit is another one: every claim
+        asks for both."""
+        found = self._bounds.get(process.pid)
+        if found is None:
+            patience = self._ceilings.effective(process, "timeout_seconds")
+            most = self._ceilings.whole(process, "max_concurrent_tasks")
+            found = self._bounds[process.pid] = 0 if patience == 0 else most, patience
+        return found
+
+    def process_ended(self, process: Process) -> None:
+        self._bounds.pop(process.pid, None)
 
     def of(self, pid: int) -> list[Message]:
         """Those of process `pid`, oldest first."""
@@ -77,17 +89,17 @@ class ClaimLimits(Part):
                 return int(self.oldest(process.pid))
         return None
 
-    def free(self, actor: Process, process: Process | None) -> int | None:
-        """How many more messages `actor` may claim for `process`. None: any number, so for the
-        operator, and where no process is to have them."""
-        if actor.pid == INIT or process is None:
+    def free(self, pid: int, process: Process | None) -> int | None:
+        """How many more messages process `pid` may claim for `process`. None: any number, so for
+        the operator, and where no process is to have them."""
+        if pid == INIT or process is None:
             return None
         most = self.most(process)
         return None if most is None else most - self._claims.count(process.pid)
 
     def require(self, actor: Process, process: Process | None) -> None:
         """EAGAIN unless `actor` may claim one more message for `process`."""
-        free = self.free(actor, process)
+        free = self.free(actor.pid, process)
         if process is None or free is None or free > 0:
             return
         if self.most(process) == 0:
@@ -105,7 +117,7 @@ class ClaimLimits(Part):
 
     def _patience(self, pid: int) -> float | None:
         process = self._table.find(pid)
-        return None if process is None else self._ceilings.effective(process, "timeout_seconds")
+        return None if process is None else self._of(process)[1]
 
     def _time_out(self, message: Message) -> None:
         assert message.claimed_by is not None
@@ -123,8 +135,12 @@ class ClaimLimits(Part):
             case ProcessReparented(pid=pid):
                 self._look_again(pid)
             case ConfigChanged():
+                self._bounds.clear()
                 self._claims.limits_changed()
 
     def _look_again(self, pid: int) -> None:
         """The limits of `pid` are others, and so are those of everything below it."""
-        self._claims.limits_changed([pid, *(p.pid for p in self._table.descendants(pid))])
+        pids = [pid, *(p.pid for p in self._table.descendants(pid))]
+        for each in pids:
+            self._bounds.pop(each, None)
+        self._claims.limits_changed(pids)

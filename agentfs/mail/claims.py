@@ -40,7 +40,7 @@ class Claims:
         self.by_pid: dict[int, dict[int, Message]] = {}
         """The messages that each process has claimed, by number, oldest first. To look at."""
         self._due: DueHeap[Message] = DueHeap()
-        self._deadlines: dict[int, tuple[int, float]] = {}  # message -> its number in _due, when
+        self._deadlines: dict[int, int] = {}  # message -> its number in _due
         self._number = itertools.count()
         self._waiting: dict[int, dict[Call, None]] = {}
         self._waits_for: dict[Call, int] = {}
@@ -155,33 +155,29 @@ class Claims:
         if patience is None:
             return
         number, when = next(self._number), message.claimed_since + patience
-        self._deadlines[message.seq] = number, when
+        self._deadlines[message.seq] = number
         self._due.add(when, number, message)
         self._alarm.set(when)
 
     def _drop_deadline(self, message: Message) -> None:
-        number, _ = self._deadlines.pop(message.seq, (None, 0.0))
+        number = self._deadlines.pop(message.seq, None)
         if number is not None:
             self._due.discard(number)
-
-    def _overdue(self, now: float) -> Message | None:
-        first = self._due.first()
-        return None if first is None or self._deadlines[first.seq][1] > now else first
 
     def time_out_due(self) -> int:
         """End a batch of the claims that have lasted too long; how many. The alarm does it when it
         is time; calls that look do it before, so that nothing depends on when the alarm rings."""
-        message = self._due.first() if self._due.items else None
-        if message is None:
+        if not self._due.items:
             return 0
         now, ended = self._clock.monotonic(), 0
-        if self._deadlines[message.seq][1] > now or self._store.in_transaction:
+        message = self._due.due(now)
+        if message is None or self._store.in_transaction:
             return 0
         try:
             with self._store.transaction():
                 while message is not None and ended < BATCH:
                     self._time_out(message)
-                    message, ended = self._overdue(now), ended + 1
+                    message, ended = self._due.due(now), ended + 1
         except KernelError as failure:
             log.warning("tasks that took too long go on for now: %s", failure)
             return 0
@@ -192,5 +188,5 @@ class Claims:
         first = self._due.first()
         if first is None:
             return None
-        when = self._deadlines[first.seq][1]
+        when = self._due.key_of(self._deadlines[first.seq])
         return max(when, self._clock.monotonic() + PAUSE) if ended else when

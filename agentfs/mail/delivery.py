@@ -77,8 +77,9 @@ class Delivery(Part):
             if expired(message, self._clock.now()):
                 raise KernelError(errno.ENOENT, f"{file} has expired")
             check_free(box, "cur", renamed)
-            self.tasks.require(actor, self.claimant(box, actor))
-            self.hand_out(box, message, renamed, actor)
+            process = self.claimant(box, actor)
+            self.tasks.require(actor, process)
+            self.hand_out(box, message, renamed, actor, process)
 
     def put_back(self, principal: Principal, name: str, file: str, renamed: str) -> None:
         """Let cur/`file` wait again, as new/`renamed`. It was not lost, so this is no further
@@ -166,12 +167,12 @@ class Delivery(Part):
         message: Message,
         renamed: str,
         actor: Process,
+        process: Process | None,
         reader: int | None = None,
         through: Reader | None = None,
     ) -> None:
-        """Let `actor` have a message, as cur/`renamed`; `through` and `reader` say how it got it
-        (see `Message`)."""
-        process = self.claimant(box, actor)
+        """Let `actor` have a message, as cur/`renamed`, for `process`, the `claimant`; `through`
+        and `reader` say how it got it (see `Message`)."""
         pid = None if process is None else process.pid
         file = message.file
         self._boxes.move(

@@ -13,7 +13,7 @@ from agentfs.quota.settings import ShareSettings
 from agentfs.quota.shares import Holder
 from agentfs.store.settings import Settings
 
-__all__ = ["FLOOR", "check_share"]
+__all__ = ["check_share", "unasked"]
 
 
 class _Inbox(Listed):
@@ -34,6 +34,11 @@ class _Inbox(Listed):
         )
         self._name = box.name
 
+    def unasked(self) -> int:
+        size, reserve = self.bounds()
+        terms = self._terms()
+        return max(min(FLOOR, size), int(min(terms.agent, terms.user) * (size - reserve)))
+
     def left(self, holder: Holder) -> int:
         """The operator's reserve is beyond the size."""
         size, reserve = self.bounds()
@@ -49,10 +54,16 @@ class _Inbox(Listed):
 
 def check_share(box: Mailbox, principal: Principal, agents: Agents, settings: Settings) -> None:
     """Raise ShareError, EDQUOT or ENOSPC, if one more message of `principal` may not wait in the
-    inbox `box`. If it is full, the operator has as many as its reserve all the same. Of fewer
-    messages than `FLOOR` each may have all that there is room for."""
+    inbox `box`. If it is full, the operator has as many as its reserve all the same."""
     agent = agents.find(principal.agent)
     uid = principal.uid if agent is None else agent.uid
     operator = principal.is_operator
     holder = Holder(principal.agent, uid, agent=not operator, operator=operator)
     _Inbox(box, agents, settings).check(holder)
+
+
+def unasked(box: Mailbox, agents: Agents, settings: Settings) -> int:
+    """As long as fewer messages than this wait in an inbox, `check_share` refuses nobody: all of
+    them together are no more than one sender may have. Of fewer than `FLOOR` each may have all that
+    there is room for. It depends on the settings alone."""
+    return _Inbox(box, agents, settings).unasked()

@@ -29,7 +29,7 @@ from agentfs.mail.tally import EVERYBODY, GROUP
 from agentfs.mail.threads import Threads
 from agentfs.model.names import INIT_NAME
 from agentfs.model.principal import Principal
-from agentfs.model.process import Process
+from agentfs.model.process import Process, ProcessKind
 from agentfs.process.agents import Agents
 from agentfs.process.table import ProcessTable
 from agentfs.rights.gate import Gate
@@ -166,7 +166,8 @@ class Mail(Part):
             if draft.claimed:
                 box = self.delivery.own(principal, draft.to)
                 check_free(box, "cur", message.file)
-                self.delivery.hand_out(box, message, message.file, actor)
+                process = self.delivery.claimant(box, actor)
+                self.delivery.hand_out(box, message, message.file, actor, process)
             return message
 
     def _admit(
@@ -182,7 +183,7 @@ class Mail(Part):
 
         In this order: the receiver, the role, the route, then the limits. Whether somebody approves
         `draft` is asked last, of what would go through otherwise."""
-        if actor.light and principal.name != actor.agent:  # else a node of the run sends it
+        if actor.kind is not ProcessKind.AGENT and principal.name != actor.agent:  # else a node of the run sends it
             raise KernelError(
                 errno.EPERM,
                 f"{actor.name} is a step of a run and has no mail: a node `message:` sends in the"
@@ -191,11 +192,12 @@ class Mail(Part):
             )
         self.owners.agents.require(principal, sender)
         self._agents.get(sender)
-        if self._agents.find(receiver) is None:
+        addressed = self._agents.find(receiver)
+        if addressed is None:
             raise KernelError(errno.ENOENT, f"there is no agent {receiver!r} to write to")
         # Where nobody is at work for the sender, the operator speaks for it.
         source, target = self._table.by_name(sender), self._table.by_name(receiver)
-        speaker, hearer = source or actor, target or self._agents.find(receiver)
+        speaker, hearer = source or actor, target or addressed
         inbox = f"/agents/{receiver}/inbox"
         decision = self._gate.policy.permit(
             speaker,
@@ -280,7 +282,8 @@ class Mail(Part):
         seq, arrived = self.boxes.stamp()
         if draft.filename:
             check_free(box, "new", draft.filename)
-        file = draft.filename or f"{seq:012d}.{sender}"
+        number = f"{seq:012d}"
+        file = draft.filename or f"{number}.{sender}"
         if file in box.new:
             file = box.free_name("new", file)
         parent = self.threads.parent(sender, draft.in_reply_to) if draft.in_reply_to else None
@@ -295,13 +298,16 @@ class Mail(Part):
             links.append(("Hops", str(hops)))
         content = compose(
             draft,
-            seq=seq,
+            number,
             sender=sender,
             relation=relation,
             now=self._clock.now(),
             node=self.node,
             links=links,
         )
+        expires = draft.expires
+        if draft.reply_by is not None and (expires is None or draft.reply_by < expires):
+            expires = draft.reply_by
         message = Message(
             seq=seq,
             mailbox=mailbox,
@@ -317,7 +323,7 @@ class Mail(Part):
             size=len(content),
             file=file,
             named=file,
-            expires=min(filter(None, (draft.expires, draft.reply_by)), default=None),
+            expires=expires,
             unlisted=unlisted,
             broadcast=broadcast,
             thread=thread,
@@ -327,10 +333,10 @@ class Mail(Part):
         )
         if ask is not None and ask.apart and not draft.filename:
             self.boxes.insert_done(message, content)
-            self._events.emit(MessageArrived(f"asks/{mailbox}", message.id, sender, ask.key))
+            self._events.emit(MessageArrived(f"asks/{mailbox}", number, sender, ask.key))
         else:
             self.boxes.insert(message, content)
-            self._events.emit(MessageArrived(mailbox, message.id, sender, file))
+            self._events.emit(MessageArrived(mailbox, number, sender, file))
         if draft.reply_by is not None:
             self._questions.open(message, draft.reply_by, apart=draft.answer_apart)
         if ask is not None:

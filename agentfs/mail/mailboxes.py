@@ -139,13 +139,7 @@ class Mailboxes(Part):
 
     def insert(self, message: Message, content: bytes) -> None:
         """Keep a new message, which was stamped."""
-        last = self._last_seq, self._last_arrival
-
-        def undo() -> None:
-            self._take(message)
-            self.archive.remove(message)
-            self._last_seq, self._last_arrival = last
-
+        undo = partial(self._take_back, message, self._last_seq, self._last_arrival)
         self._last_seq, self._last_arrival = message.seq, message.arrived
         self.archive.note(message)
         self._put(message)
@@ -155,7 +149,13 @@ class Mailboxes(Part):
         )
         name = message.mailbox
         if message.folder == "new" and self.waiters.is_parked(name):
-            self._store.conclude(lambda: self.offer(name))
+            self._store.conclude(partial(self.offer, name))
+
+    def _take_back(self, message: Message, last_seq: int, last_arrival: float) -> None:
+        """Undo `insert`."""
+        self._take(message)
+        self.archive.remove(message)
+        self._last_seq, self._last_arrival = last_seq, last_arrival
 
     def insert_done(self, message: Message, content: bytes) -> None:
         """Keep a new message that was handed over already, as `finish` leaves one."""
@@ -360,8 +360,7 @@ class Mailboxes(Part):
             self._expiring.add(message.expires, message.seq, message)
             self._alarm.set(message.expires)
         if message.mailbox in self.waiters and self._store.in_transaction:
-            name = message.mailbox
-            self._store.on_commit(lambda: self.waiters.wake(name))
+            self._store.on_commit(partial(self.waiters.wake, message.mailbox))
 
     def _take(self, message: Message) -> None:
         if message.folder in FINISHED:
@@ -423,14 +422,14 @@ class Mailboxes(Part):
         if not self._expiring.items:
             return
         now = self._clock.now()
-        message = self._expiring.first()
-        if message is None or not expired(message, now) or self._store.in_transaction:
+        message = self._expiring.due(now)
+        if message is None or self._store.in_transaction:
             return
         try:
             with self._store.transaction():
-                while message is not None and expired(message, now):
+                while message is not None:
                     self.expire(message)
-                    message = self._expiring.first()
+                    message = self._expiring.due(now)
         except KernelError as failure:
             log.warning("expired messages stay for now: %s", failure)
 

@@ -399,18 +399,18 @@ def number_of(name: str) -> int:
 
 def compose(
     draft: Draft,
+    number: str,
     *,
-    seq: int,
     sender: str,
     relation: Relation,
     now: float,
     node: str,
     links: Iterable[tuple[str, str]] = (),
 ) -> bytes:
-    """The text that the receiver reads: the kernel's headers, the sender's, the body. `links` are
-    the headers that say which thread it belongs to."""
+    """The text that the receiver reads: the kernel's headers, the sender's, the body. `number` is
+    the message's id, and `links` are the headers that say which thread it belongs to."""
     head = (
-        f"Message-ID: <{seq:012d}@{node}>\n"
+        f"Message-ID: <{number}@{node}>\n"
         f"From: {sender}\n"
         f"To: {draft.to}\n"
         f"Date: {mail_date(int(now))}\n"

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from agentfs.base.errors import KernelError
-from agentfs.mail.inboxes import FLOOR, check_share
+from agentfs.mail.inboxes import check_share, unasked
 from agentfs.mail.mailbox import Mailbox
-from agentfs.mail.settings import MessageSettings
 from agentfs.model.principal import Principal
 from agentfs.model.process import Process
 from agentfs.process.agents import Agents
@@ -47,6 +46,8 @@ class AgentMail:
         self._settings = ground.settings
         self._table = table
         self._agents = agents
+        self._unasked = 0
+        self._of: object = None  # the settings from which that follows
 
     def check_exists(self, name: str) -> None:
         self._agents.get(name)
@@ -58,8 +59,10 @@ class AgentMail:
             )
 
     def check_room(self, box: Mailbox, principal: Principal) -> None:
-        waiting = len(box.new)
-        if waiting >= FLOOR or waiting >= self._settings.of(MessageSettings).max_waiting:
+        if self._of is not self._settings.now:
+            self._of = self._settings.now
+            self._unasked = unasked(box, self._agents, self._settings)
+        if len(box.new) >= self._unasked:
             check_share(box, principal, self._agents, self._settings)
 
     def claimant(self, name: str, actor: Process) -> Process | None:

@@ -81,14 +81,15 @@ class Receiving(Part):
             return found[0]
         self._boxes.expire_due()
         box = self._delivery.own(principal, name)
-        self._begin(box, principal.pid, reader)
-        doubted = self._in_doubt(box, principal.pid)
+        if reader is not None and (reader.closed or not reader.began):
+            self._begin(box, principal.pid, reader)
+        doubted = self._in_doubt(box, principal.pid) if self._boxes.doubts else None
         first = doubted or box.first()
-        if (
-            first is None
-            or expired(first, self._clock.now())
-            or self._held_up(box, principal, reader) is not None
-        ):
+        if first is None or expired(first, self._clock.now()):
+            self._go_without(box, principal, reader)
+            return None
+        process = self._claimant(box, principal)
+        if not self._may_have_one(box, principal, process, reader):
             self._go_without(box, principal, reader)
             return None
         with self._gate.enter(principal, "claims") as actor:
@@ -97,7 +98,7 @@ class Receiving(Part):
                 self._delivery.wait_again(
                     doubted, box.free_name("new", doubted.named), attempt=doubted.attempt + 1
                 )
-            self._receive(box, first, actor, reader)
+            self._receive(box, first, actor, process, reader)
             return first
 
     def claim_batch(
@@ -114,7 +115,8 @@ class Receiving(Part):
         self._boxes.expire_due()
         box = self._delivery.own(principal, name)
         self._begin(box, principal.pid, reader)
-        free = self._free(box, principal, reader, most)
+        process = self._claimant(box, principal)
+        free = self._free(box, principal, process, reader, most)
         if not self._waiting(box, principal.pid) or (free is not None and free < 1):
             self._go_without(box, principal, reader)
             return []
@@ -123,12 +125,16 @@ class Receiving(Part):
             while (doubted := self._in_doubt(box, actor.pid)) is not None:
                 again = box.free_name("new", doubted.named)
                 self._delivery.wait_again(doubted, again, attempt=doubted.attempt + 1)
-            return self._receive_first(
-                box, actor, reader, most if free is None else min(most, free)
-            )
+            count = most if free is None else min(most, free)
+            return self._receive_first(box, actor, process, reader, count)
 
     def _receive_first(
-        self, box: Mailbox, actor: Process, reader: Reader | None, most: int
+        self,
+        box: Mailbox,
+        actor: Process,
+        process: Process | None,
+        reader: Reader | None,
+        most: int,
     ) -> list[Message]:
         room = self._settings.of(MessageSettings).max_batch_bytes
         batch: list[Message] = []
@@ -136,7 +142,7 @@ class Receiving(Part):
             room -= self._boxes.size(first)
             if (batch and room < 0) or expired(first, self._clock.now()):
                 break
-            self._receive(box, first, actor, reader)
+            self._receive(box, first, actor, process, reader)
             batch.append(first)
         return batch
 
@@ -159,7 +165,8 @@ class Receiving(Part):
             self._delivery.own(principal, name)
         except KernelError:
             return False
-        free = self._free(box, principal, reader, most)
+        process = self._claimant(box, principal)
+        free = self._free(box, principal, process, reader, most)
         if free is not None and free < 1:
             return False
 
@@ -167,7 +174,7 @@ class Receiving(Part):
             self._end_before(box, actor, reader)
             keep_fields(self._store, reader, "claimed", "settled", "went_without")
             count = most if free is None else min(most, free)
-            self._handing.hand(reader, self._receive_first(box, actor, reader, count))
+            self._handing.hand(reader, self._receive_first(box, actor, process, reader, count))
 
         return self._gate.beside(principal, "claims", claim)
 
@@ -296,34 +303,52 @@ class Receiving(Part):
     def _held_up(self, box: Mailbox, principal: Principal, reader: Reader | None) -> Process | None:
         """The process that has all the tasks it may have, where `reader` can get no message
         before one of them ends."""
-        free = self._free(box, principal, reader)
-        if free is None or free > 0 or principal.pid is None:
-            return None
-        return self._delivery.claimant(box, self._table.get(principal.pid))
+        process = self._claimant(box, principal)
+        return None if self._may_have_one(box, principal, process, reader) else process
+
+    def _claimant(self, box: Mailbox, principal: Principal) -> Process | None:
+        """The process that has what `principal` claims."""
+        actor = None if principal.pid is None else self._table.find(principal.pid)
+        return None if actor is None else self._delivery.claimant(box, actor)
+
+    def _may_have_one(
+        self, box: Mailbox, principal: Principal, process: Process | None, reader: Reader | None
+    ) -> bool:
+        free = self._free(box, principal, process, reader)
+        return free is None or free > 0
 
     def _free(
-        self, box: Mailbox, principal: Principal, reader: Reader | None, wanted: int = 1
+        self,
+        box: Mailbox,
+        principal: Principal,
+        process: Process | None,
+        reader: Reader | None,
+        wanted: int = 1,
     ) -> int | None:
-        """How many messages `reader` may claim, of those `wanted`, with what that acknowledges out
-        of the way; None: any number."""
-        actor = None if principal.pid is None else self._table.find(principal.pid)
-        process = None if actor is None else self._delivery.claimant(box, actor)
-        if actor is None or process is None:
+        """How many messages `reader` may claim for `process`, of those `wanted`, with what that
+        acknowledges out of the way; None: any number."""
+        if process is None or principal.pid is None:
             return None
-        free = self._delivery.tasks.free(actor, process)
+        free = self._delivery.tasks.free(principal.pid, process)
         if free is None or free >= wanted:
             return free
+        actor = self._table.get(principal.pid)
         doubted = [each for each in box.reading(actor.pid) if self._is_doubted(each)]
         ending = self._before(box, actor, reader) + doubted
         return free + sum(message.claimed_by == process.pid for message in ending)
 
     def _receive(
-        self, box: Mailbox, message: Message, actor: Process, reader: Reader | None
+        self,
+        box: Mailbox,
+        message: Message,
+        actor: Process,
+        process: Process | None,
+        reader: Reader | None,
     ) -> None:
         renamed = f"{message.file}:2,"
         if renamed in box.cur:
             renamed = box.free_name("cur", renamed)
-        self._delivery.hand_out(box, message, renamed, actor, reader=actor.pid, through=reader)
+        self._delivery.hand_out(box, message, renamed, actor, process, actor.pid, reader)
         if reader is not None:
             reader.claimed = True
             reader.settled = reader.went_without = False

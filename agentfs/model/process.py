@@ -37,6 +37,8 @@ class Role(enum.Enum):
     WORKER = "worker"
     TASK = "task"
 
+    __hash__ = object.__hash__  # that of enums is in Python, and every call asks for its rules by it
+
 
 class Tier(enum.Enum):
     """How expensive the models of a process may be; `rank` 0 is the most."""
@@ -96,6 +98,8 @@ class State(enum.Enum):
     SLEEPING = "sleeping"
     ZOMBIE = "zombie"
     DEAD = "dead"
+
+    __hash__ = object.__hash__  # as that of Role
 
     def __init__(self, value: str) -> None:
         self.alive = value not in ("zombie", "dead")  # no property: every call asks for it

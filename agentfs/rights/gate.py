@@ -51,6 +51,7 @@ class Gate:
         self, ground: Ground, policy: Policy, find: Callable[[int], Process | None]
     ) -> None:
         self._store = ground.store
+        self._transaction = ground.store.transaction()  # it is always the same
         self._events = ground.events
         self._parts = ground.parts
         self._find = find
@@ -79,16 +80,18 @@ class Gate:
         call that counts; messages are counted where they are accepted.
         """
         self.calls += 1
-        return _Entered(self, self.actor(principal), principal, self._store.transaction(), kind)
+        return _Entered(self, self.actor(principal), principal, kind)
 
     def admit(self, principal: Principal, actor: Process, kind: str, ahead: int = 0) -> None:
         """Before what `principal` did is accepted: raise ENOSPC if its record (with `ahead` of
         others before it) has no room, and count the call. This comes last, because a call that is
         refused for another reason does not count.
         """
-        self._parts.tell(Part.admit, principal, ahead)
+        for admit in self._parts.each(Part.admit):
+            admit(principal, ahead)
         if kind:
-            self._parts.tell(Part.count_call, actor, kind)
+            for count in self._parts.each(Part.count_call):
+                count(actor, kind)
 
     def beside(self, principal: Principal, kind: str, change: Callable[[Process], object]) -> bool:
         """Within the transaction of somebody else, make `change(actor)`, a call that `principal`
@@ -126,7 +129,8 @@ class Gate:
     def count_message(self, sender: Process, messages: int = 1) -> None:
         """Count so many messages of `sender`, inside the transaction that accepts them; with 0 only
         ask. Raises EAGAIN if one more is more than it may send within the minute."""
-        self._parts.tell(Part.count_message, sender, messages)
+        for count in self._parts.each(Part.count_message):
+            count(sender, messages)
 
     def attribute(self, principal: Principal) -> None:
         """Have the audit name `principal` for the transaction under way. The first one that is
@@ -139,25 +143,19 @@ class _Entered(AbstractContextManager[Process]):
     """The block of `Gate.enter`. It is a class, as the store's is, because it is on every call's
     way."""
 
-    __slots__ = ("_actor", "_gate", "_kind", "_principal", "_transaction")
+    __slots__ = ("_actor", "_gate", "_kind", "_principal")
 
-    def __init__(
-        self,
-        gate: Gate,
-        actor: Process,
-        principal: Principal,
-        transaction: AbstractContextManager[None],
-        kind: str,
-    ) -> None:
+    def __init__(self, gate: Gate, actor: Process, principal: Principal, kind: str) -> None:
         self._kind = kind
         self._gate = gate
         self._actor = actor
         self._principal = principal
-        self._transaction = transaction
 
     def __enter__(self) -> Process:
-        self._transaction.__enter__()
-        self._gate.attribute(self._principal)
+        gate = self._gate
+        gate._transaction.__enter__()
+        if gate._store.acting is None:
+            gate._store.act_for(self._principal)
         return self._actor
 
     def __exit__(
@@ -170,6 +168,6 @@ class _Entered(AbstractContextManager[Process]):
             try:
                 self._gate.admit(self._principal, self._actor, self._kind)
             except BaseException as refusal:
-                self._transaction.__exit__(type(refusal), refusal, refusal.__traceback__)
+                self._gate._transaction.__exit__(type(refusal), refusal, refusal.__traceback__)
                 raise
-        self._transaction.__exit__(kind, failure, trace)
+        self._gate._transaction.__exit__(kind, failure, trace)

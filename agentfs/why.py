@@ -65,7 +65,7 @@ LONGEST = 200
 _FIRST = {"model": 1, "tool": 2, "ask": 3, "queue": 4}
 _LAST = {"mail": 1, "topic": 2, "overheard": 3, "end": 4}
 _REFUSED = {"EDQUOT": "limit", "EAGAIN": "limit", "ENOSPC": "full"}
-_GOES_ON = (MessageClaimed, MessageDone, UseRecorded, ProcessRestarted, BudgetChanged, LimitChanged)
+_GOES_ON = (UseRecorded, ProcessRestarted, BudgetChanged, LimitChanged)
 
 
 @dataclass(slots=True)
@@ -114,10 +114,11 @@ class Why(Part):
         ground.events.listen(
             self._heard,
             *(StateChanged, ProcessChanged, ProcessExited, ProcessRestarted, ProcessSpawned),
-            *(ProcessReaped, MessageArrived, MessageClaimed, MessageDone, MessageReturned),
-            *(MessageGivenUp, ApprovalAsked, ApprovalDecided, CallRefused, TaskTimedOut),
+            *(ProcessReaped, ApprovalAsked, ApprovalDecided, CallRefused, TaskTimedOut),
             *(AgentStalled, AgentResumed, UseRecorded, BudgetChanged, LimitChanged),
         )
+        ground.events.listen(self._mail_waits, MessageArrived, MessageReturned, MessageGivenUp)
+        ground.events.listen(self._works, MessageClaimed, MessageDone)
 
     def sizes(self) -> dict[str, int]:
         """How many entries each table has, for tests."""
@@ -284,9 +285,21 @@ class Why(Part):
                 self._stopped[event.pid] = (record.time, "" if acting is None else acting.name)
             case _ if isinstance(event, _GOES_ON) and pid is not None:
                 self._refused.pop(pid, None)
-                if isinstance(event, MessageClaimed | MessageDone | ProcessRestarted):
+                if isinstance(event, ProcessRestarted):
                     self._timed_out.pop(pid, None)
         if pid is not None:
+            self.look(pid)
+
+    def _mail_waits(self, record: Record) -> None:
+        if record.pid is not None:
+            self.look(record.pid)
+
+    def _works(self, record: Record) -> None:
+        """It takes its mail, and finishes it."""
+        pid = record.pid
+        if pid is not None:
+            self._refused.pop(pid, None)
+            self._timed_out.pop(pid, None)
             self.look(pid)
 
     def refusal_repeated(self, pid: int, code: str, reason: str, rule: str) -> None:
@@ -315,6 +328,8 @@ class Why(Part):
 
     def look(self, pid: int) -> None:
         """Something about process `pid` changed: see in a moment what it waits for now."""
+        if pid in self._changed:
+            return  # the timer runs
         self._changed.add(pid)
         if self._timer is None or not self._timer.active:
             self._timer = self._timers.call_later(MOMENT, self._tell)

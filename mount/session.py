@@ -148,7 +148,9 @@ class Mount:
 
     def take(self, record: Record) -> None:
         """An event of the kernel: let caches and watchers see what it changed."""
-        self.coherence.apply(self._namespace.changes(record.event))
+        changes = self._namespace.changes(record.event, self.inodes.known)
+        if changes:
+            self.coherence.apply(changes)
 
     def moved(self, place: str) -> None:
         """It is to be seen at another path now, or nowhere."""

@@ -335,7 +335,7 @@ class MailRows(AddedRows):
     async def sync(self) -> None:
         await self._kernel.store.sync()
 
-    @on(*MAIL)
+    @on(*MAIL, whose="agent")
     def _changes(self, event: Event) -> Sequence[Change]:
         self.room.touch()
         return mail_changes(self.room, event) if self.room.seen else ()

@@ -308,18 +308,14 @@ class QueuesDirectory(SystemTable):
         assert isinstance(record.event, QueueRemoved)
         self._rooms.pop(record.event.name, None)
 
-    def _room_of(self, mailbox: str) -> QueueRoom | None:
-        """The room of a mailbox that is a queue's, if anybody ever looked into it."""
-        kind, _, name = mailbox.partition("/")
-        return self._rooms.get(name) if kind == PREFIX else None
-
     def each(self, key: Any) -> QueueDirectory:
         return QueueDirectory(self, self._rooms[QueueDirectory.name_at(key)].queue)
 
     def concerned(self, event: Any) -> Sequence[Hashable]:
         if isinstance(event, QueueChanged):
             return (QueueDirectory.at(event.name),)
-        room = self._room_of(event.agent)
+        kind, _, name = event.agent.partition("/")
+        room = self._rooms.get(name) if kind == PREFIX else None  # if anybody ever looked into it
         return () if room is None else (room.key,)
 
     @on(QueueCreated)

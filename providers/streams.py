@@ -212,7 +212,7 @@ class SignalLines:
         self._sent: dict[int, tuple[int, deque[str]]] = {}  # pid -> how many in all, the newest
         self._readers: dict[int, set[SignalStream]] = {}
         self._table = kernel.table
-        kernel.events.listen(self._heard)
+        kernel.events.listen(self._heard, SignalSent, ProcessReaped)
 
     def __len__(self) -> int:
         return len(self._sent)

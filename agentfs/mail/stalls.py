@@ -11,7 +11,7 @@ from agentfs.mail.events import MessageArrived, MessageClaimed, MessageDone, Mes
 from agentfs.mail.mail import Mail
 from agentfs.mail.settings import MessageSettings
 from agentfs.model.principal import INIT
-from agentfs.model.process import Process
+from agentfs.model.process import Process, ProcessKind
 from agentfs.process.events import (
     AgentResumed,
     AgentStalled,
@@ -42,16 +42,10 @@ class Stalls(Part):
         self._mail = mail
         self._since: dict[str, float] = {}  # agent -> since when mail waits and nothing is done
         self._stalled: set[int] = set()
-        self._events.listen(
-            self._heard,
-            MessageArrived,
-            MessageReturned,
-            MessageClaimed,
-            MessageDone,
-            ProcessSpawned,
-            ProcessRestarted,
-            ProcessExited,
-        )
+        self._events.listen(self._came, MessageArrived, MessageReturned)
+        self._events.listen(self._went_on, MessageClaimed, MessageDone)
+        self._events.listen(self._started, ProcessSpawned, ProcessRestarted)
+        self._events.listen(self._exited, ProcessExited)
 
     def sizes(self) -> dict[str, int]:
         """How many entries each table has, for tests."""
@@ -92,23 +86,28 @@ class Stalls(Part):
 
     # -- what happens ----------------------------------------------------------------------------
 
-    def _heard(self, record: Record) -> None:
-        match record.event:
-            case MessageArrived(agent=name) | MessageReturned(agent=name):
-                self._begin(name, again=False)
-            case MessageClaimed(agent=name) | MessageDone(agent=name):
-                self._begin(name)
-                self._resume(name)
-            case ProcessSpawned(agent=name) | ProcessRestarted(agent=name):
-                self._begin(name)
-            case ProcessExited(pid=pid, agent=name):
-                self._since.pop(name, None)
-                self._stalled.discard(pid)
+    def _came(self, record: Record) -> None:
+        if record.agent is not None and record.agent not in self._since:
+            self._begin(record.agent)
 
-    def _begin(self, name: str, *, again: bool = True) -> None:
+    def _went_on(self, record: Record) -> None:
+        if record.agent is not None:
+            self._begin(record.agent)
+            if self._stalled:
+                self._resume(record.agent)
+
+    def _started(self, record: Record) -> None:
+        if record.agent is not None:
+            self._begin(record.agent)
+
+    def _exited(self, record: Record) -> None:
+        event = record.event
+        assert isinstance(event, ProcessExited)
+        self._since.pop(event.agent, None)
+        self._stalled.discard(event.pid)
+
+    def _begin(self, name: str) -> None:
         """From now on it takes what waits for it, or does not."""
-        if not again and name in self._since:
-            return
         process = self._table.by_name(name)
         if process is not None and _works(process) and self._mail.boxes.box(name).waiting:
             self._since[name] = self._clock.monotonic()
@@ -116,8 +115,6 @@ class Stalls(Part):
             self._since.pop(name, None)
 
     def _resume(self, name: str) -> None:
-        if not self._stalled:
-            return
         process = self._table.by_name(name)
         if process is not None and process.pid in self._stalled:
             self._stalled.discard(process.pid)
@@ -126,5 +123,8 @@ class Stalls(Part):
 
 def _works(process: Process) -> bool:
     """Whether a program is at work for it, or to be again."""
-    has_program = bool(process.exec or process.ospid is not None)
-    return has_program and process.pid != INIT and not process.light
+    return bool(
+        (process.exec or process.ospid is not None)
+        and process.pid != INIT
+        and process.kind is ProcessKind.AGENT
+    )

@@ -31,17 +31,16 @@ class Readiness:
     """The processes that are not ready, and those that wait for them. Nothing of it is stored."""
 
     def __init__(self, ground: Ground, table: ProcessTable, works: tuple[type[Event], ...]) -> None:
-        """Events of the kinds `works` say of their process, `pid`, that it is at work."""
+        """Events of the kinds `works` say of their process that it is at work."""
         self._events = ground.events
         self._timers = ground.timers
         self._settings = ground.settings
         self._table = table
-        self._works = works
         self._unready: dict[int, Timer | None] = {}  # the timer runs from its program's start
         self._changed: dict[int, trio.Event] = {}
         self._held: set[int] = set()
-        kinds = (ProcessExited, StateChanged, ProcessReparented, *works)
-        ground.events.listen(self._heard, *kinds)
+        ground.events.listen(self._works_now, *works)
+        ground.events.listen(self._heard, ProcessExited, StateChanged, ProcessReparented)
 
     def sizes(self) -> dict[str, int]:
         """How many entries each table has, for tests."""
@@ -96,10 +95,7 @@ class Readiness:
         self._wake(pid)
 
     def _heard(self, record: Record) -> None:
-        event = record.event
-        if isinstance(event, self._works):
-            self._works_now(getattr(event, "pid", None))
-        match event:
+        match record.event:
             case ProcessExited(pid=pid):
                 self._forget(pid)
             case StateChanged(pid=pid, new=State.SLEEPING.value):
@@ -107,8 +103,9 @@ class Readiness:
             case ProcessReparented(old=pid):
                 self._wake(pid)
 
-    def _works_now(self, pid: int | None) -> None:
-        process = None if pid not in self._unready else self._table.find(pid)
+    def _works_now(self, record: Record) -> None:
+        pid = record.pid
+        process = None if pid is None or pid not in self._unready else self._table.find(pid)
         if process is not None:
             self.ready(process, "claim")
 

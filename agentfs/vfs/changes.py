@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from agentfs.vfs.node import Node
 
-__all__ = ["Change", "Created", "HungUp", "Modified", "Moved", "Removed"]
+__all__ = ["Change", "Created", "HungUp", "Known", "Modified", "Moved", "Removed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +55,7 @@ class HungUp:
 
 
 Change = Modified | Created | Removed | Moved | HungUp
+
+Known = Callable[[Hashable], object]
+"""Something true for the key of a node that anybody knows: what changes in another concerns
+nobody."""

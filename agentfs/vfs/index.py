@@ -12,17 +12,17 @@ from functools import partial
 from typing import Any
 
 from agentfs.store.event import Event
-from agentfs.vfs.changes import Change, Modified
+from agentfs.vfs.changes import Change, Known, Modified
 from agentfs.vfs.on import Cause, Handler, When, handlers, kind_of
 from agentfs.vfs.table import AddedRows, DirectoryOf, Table
 
 __all__ = ["EventIndex"]
 
-Told = Callable[[Any], Iterable[Change]]
+Told = Callable[[Any, Known], Iterable[Change]]
 """Says what an event changes."""
 
 Step = Callable[..., Iterable[Change]]
-"""The same, given the event and the keys of the things that it is about."""
+"""The same, given the event, who knows what, and the keys of the things that it is about."""
 
 Steps = defaultdict[type[Event], list[Step]]
 """The steps for each kind of event, in order."""
@@ -38,11 +38,11 @@ class EventIndex:
         self._told: defaultdict[type[Event], list[Told]] = defaultdict(list)
         self._directory(root)
 
-    def changes(self, event: Event) -> list[Change]:
-        """Which nodes an event changed."""
+    def changes(self, event: Event, known: Known = lambda key: True) -> list[Change]:
+        """Which nodes an event changed; of those whose content is another now, the `known` ones."""
         found: list[Change] = []
         for told in self._told.get(type(event), ()):
-            found += told(event)
+            found += told(event, known)
         return found
 
     def _directory(self, directory: Table) -> None:
@@ -62,7 +62,7 @@ class EventIndex:
     def _methods(self, thing: object) -> None:
         for handler in handlers(type(thing)):
             for cause in handler.causes:
-                self._told[kind_of(cause)].append(_only(cause, partial(handler.method, thing)))
+                self._told[kind_of(cause)].append(_only(cause, partial(_of_one, handler, thing)))
 
     def _each(self, directory: Table, kind: type[Table]) -> None:
         """The things in a directory. All that is attached to a thing is told before it."""
@@ -122,7 +122,7 @@ def _only(cause: Cause, told: Told) -> Told:
     """`told`, of the events that `cause` says."""
     if isinstance(cause, When):
         matches = cause.matches
-        return lambda event: told(event) if matches(event) else ()
+        return lambda event, known: told(event, known) if matches(event) else ()
     return told
 
 
@@ -137,15 +137,21 @@ def _add(steps: Steps, handler: Handler, find: Callable[[Hashable], Any]) -> Non
 # -- what is called when an event comes ------------------------------------------------------------
 
 
+def _of_one(handler: Handler, thing: object, event: Event, known: Known) -> Iterable[Change]:
+    """A method of a directory of which there is one."""
+    return handler.method(thing, event)
+
+
 def _about(
-    concerned: Callable[[Any], Sequence[Hashable]], steps: list[Step], event: Event
+    concerned: Callable[[Any], Sequence[Hashable]], steps: list[Step], event: Event, known: Known
 ) -> Iterable[Change]:
     """All steps, of the things that `event` is about."""
     keys = concerned(event)
+    if not keys:
+        return ()
     found: list[Change] = []
-    if keys:
-        for step in steps:
-            found += step(event, keys)
+    for step in steps:
+        found += step(event, known, keys)
     return found
 
 
@@ -154,6 +160,7 @@ def _call(
     find: Callable[[Hashable], Any],
     matches: Callable[[Event], bool] | None,
     event: Event,
+    known: Known,
     keys: Sequence[Hashable],
 ) -> Iterable[Change]:
     """A method, of each of these things that is found."""
@@ -170,13 +177,13 @@ def _of_kept(handler: Handler, kept: Any, named: Callable[[str], Hashable]) -> T
     """A handler that says itself of which of the kept things it is called."""
     method, whose = handler.method, handler.whose
 
-    def once(event: Any) -> Iterable[Change]:
+    def once(event: Any, known: Known) -> Iterable[Change]:
         return method(event) if kept else ()
 
-    def every(event: Any) -> Iterable[Change]:
+    def every(event: Any, known: Known) -> Iterable[Change]:
         return [change for thing in tuple(kept.values()) for change in method(thing, event)]
 
-    def one(event: Any) -> Iterable[Change]:
+    def one(event: Any, known: Known) -> Iterable[Change]:
         thing = kept.get(named(getattr(event, whose))) if kept else None
         return () if thing is None else method(thing, event)
 
@@ -184,7 +191,11 @@ def _of_kept(handler: Handler, kept: Any, named: Callable[[str], Hashable]) -> T
 
 
 def _rows(
-    always: Sequence[str], sometimes: Declared, event: Event, keys: Iterable[Hashable]
+    always: Sequence[str],
+    sometimes: Declared,
+    event: Event,
+    known: Known,
+    keys: Iterable[Hashable],
 ) -> list[Change]:
     """Those of the entries that `event` changes, in the directories with these keys."""
     names = always
@@ -193,24 +204,34 @@ def _rows(
     changes: list[Change] = []
     for key in keys:
         for name in names:
-            changes.append(Modified((key, name)))  # what `key_in` gives
+            entry = key, name  # what `key_in` gives
+            if known(entry):
+                changes.append(Modified(entry))
     return changes
 
 
 def _rows_of(
-    rows: Step, find: Callable[[Hashable], Any], event: Event, keys: Sequence[Hashable]
+    rows: Step,
+    find: Callable[[Hashable], Any],
+    event: Event,
+    known: Known,
+    keys: Sequence[Hashable],
 ) -> Iterable[Change]:
     """The same of what is attached to the things with these keys."""
-    return rows(event, [found.key for key in keys if (found := find(key)) is not None])
+    return rows(event, known, [found.key for key in keys if (found := find(key)) is not None])
 
 
 def _rows_below(
-    rows: Step, find: Callable[[Hashable], Any], event: Event, keys: Sequence[Hashable]
+    rows: Step,
+    find: Callable[[Hashable], Any],
+    event: Event,
+    known: Known,
+    keys: Sequence[Hashable],
 ) -> list[Change]:
     """The same of what is in that."""
     changes: list[Change] = []
     for key in keys:
         attached = find(key)
         if attached is not None:
-            changes += rows(event, attached.concerned(event))
+            changes += rows(event, known, attached.concerned(event))
     return changes

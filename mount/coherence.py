@@ -25,6 +25,7 @@ __all__ = ["Coherence", "by_client"]
 
 log = logging.getLogger(__name__)
 
+_NOTHING: frozenset[Hashable] = frozenset()
 _ours: ContextVar[frozenset[Hashable]] = ContextVar("announced by the client's own call")
 
 
@@ -64,7 +65,7 @@ class Coherence:
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Make these changes visible. Synchronous; never waits."""
-        ours = _ours.get(frozenset())
+        ours = _ours.get(_NOTHING)
         for change in changes:
             self._apply[type(change)](change, ours)
 

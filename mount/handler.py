@@ -26,8 +26,11 @@ __all__ = ["handler"]
 log = logging.getLogger(__name__)
 
 
+_DATA = (bytes, bytearray, memoryview)
+
+
 def _is_data(answer: object) -> bool:
-    return isinstance(answer, bytes | bytearray | memoryview)
+    return isinstance(answer, _DATA)
 
 
 def _is_number(answer: object) -> bool:
@@ -80,12 +83,8 @@ def handler(
                 if key is not None and name not in UNAWAITED and fairness.must_wait(key):
                     await fairness.wait(key)
             asked = Asked(requests, name, args, key)
-            result = await driven(
-                method(operations, *args, **kwargs),
-                pass_on,
-                functools.partial(requests.resumed, asked),
-                functools.partial(requests.paused, asked),
-            )
+            work = method(operations, *args, **kwargs)
+            result = await driven(work, pass_on, asked.resumed, asked.paused)
             if operations.announcer.contested:
                 pass_on()
                 await operations.announcer.settled()

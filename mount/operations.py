@@ -11,6 +11,7 @@ import os
 import select
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import pyfuse3
 import trio
@@ -504,16 +505,19 @@ class Operations(pyfuse3.Operations):
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         opened = self.handles.file(fh)
         try:
-            if isinstance(opened.handle, StreamHandle):
-                tid, number = opened.caller.tid, opened.inode.number
-                opened.handle.begin_read(off, lambda: reading(tid, number))
-                return await self.parking.read(opened.handle, size, opened.client)
+            handle = opened.handle
+            if isinstance(handle, StreamHandle):
+                handle.begin_read(off, partial(reading, opened.caller.tid, opened.inode.number))
+                data = handle.try_read(size)
+                if data is None:
+                    data = await self.parking.wait_to_read(handle, size, opened.client)
+                return data
             told = opened.inode.told
-            if told is not None and not opened.handle.direct and not opened.inode.gone:
+            if told is not None and not handle.direct and not opened.inode.gone:
                 # A newer content than the one whose size was told would come out cut, or padded
                 # with zeros.
                 return told[off : off + size]
-            return await opened.handle.read(off, size)
+            return await handle.read(off, size)
         except KernelError as refusal:
             raise self._refused(opened.caller, self.inodes.where(opened.inode), refusal)
 

@@ -15,6 +15,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -148,10 +149,14 @@ class Parking:
         """The next bytes of a stream; `client()` is asked if it has to wait for them. Raises EAGAIN
         (O_NONBLOCK, or too many wait already), EINTR, ENODEV (the mount goes away)."""
         data = handle.try_read(size)
-        if data is not None:
-            return data
+        return await self.wait_to_read(handle, size, client) if data is None else data
+
+    async def wait_to_read(
+        self, handle: StreamHandle, size: int, client: Callable[[], Client]
+    ) -> bytes:
+        """The same, where there was nothing to read at once."""
         parked = await self._park(handle, client())
-        return await self._until(parked, lambda: handle.try_read(size))
+        return await self._until(parked, partial(handle.try_read, size))
 
     async def write(self, handle: StreamHandle, data: bytes, client: Callable[[], Client]) -> int:
         """The number of bytes that a stream took. Raises as `read` does."""
@@ -159,7 +164,7 @@ class Parking:
         if taken is not None:
             return taken
         parked = await self._park(handle, client())
-        return await self._until(parked, lambda: handle.try_write(data))
+        return await self._until(parked, partial(handle.try_write, data))
 
     async def _park(self, handle: StreamHandle, client: Client) -> Parked:
         found: tuple[int, int] | None = client.tid, client.flags
@@ -175,7 +180,7 @@ class Parking:
 
     async def _until(self, parked: Parked, attempt: Callable[[], T | None]) -> T:
         """What `attempt()` gives once it is not None."""
-        unsubscribe = parked.handle.on_wake(lambda: self._wake(parked))
+        unsubscribe = parked.handle.on_wake(partial(self._wake, parked))
         self._parked.add(parked)
         try:
             parked.handle.parked()

@@ -32,7 +32,7 @@ class Asked:
     by: its caller, where that was asked for.
     """
 
-    __slots__ = ("_args", "_opened", "_requests", "by", "key", "name")
+    __slots__ = ("_args", "_began", "_opened", "_requests", "by", "key", "name")
 
     def __init__(
         self, requests: Requests, name: str, args: tuple[Any, ...], key: int | None
@@ -40,6 +40,7 @@ class Asked:
         self._requests = requests
         self._args = args
         self._opened: OpenFile | None = None
+        self._began = 0.0
         self.name = name
         self.key = key
         self.by: Caller | None = None
@@ -54,6 +55,20 @@ class Asked:
     def concerns(self, opened: OpenFile) -> None:
         """It is about an open file to which no number leads any more."""
         self._opened = opened
+
+    # -- around each piece of it that does not wait: see `driven` --------------------------------
+
+    def resumed(self) -> None:
+        self._requests.at_work = self
+        self._began = time.monotonic()
+
+    def paused(self) -> None:
+        requests = self._requests
+        held = requests.watchdog.took(self.name, self, self._began)
+        key = self.key
+        if key is None and self.by is not None:
+            key = key_of(self.by.principal)
+        requests.fairness.charge(key, self._began, held)
 
     def __str__(self) -> str:
         """Asked only of a request that took long."""
@@ -101,12 +116,11 @@ class Requests:
         self.inodes = inodes
         self.handles = handles
         self.fairness = fairness
+        self.watchdog = watchdog
         self.faults = 0
         self.suspended = False
         self.at_work = Asked(self, "nothing", (), None)
         self._announcer = announcer
-        self._watchdog = watchdog
-        self._began = 0.0
 
     def whose(self, name: str, args: tuple[object, ...]) -> int | None:
         """The principal that a request counts for (see `fairness`); None for a request that is to
@@ -141,20 +155,6 @@ class Requests:
             found = self.host.identify(found.pid, found.uid, found.gid)
         if found is not None and not still.may_pass(found):
             await still.wait()
-
-    # -- around each piece of a request that does not wait: see `driven` -------------------------
-
-    def resumed(self, asked: Asked) -> None:
-        self.at_work = asked
-        self._began = time.monotonic()
-
-    def paused(self, asked: Asked) -> None:
-        began = self._began
-        held = self._watchdog.took(asked.name, asked, began)
-        key = asked.key
-        if key is None and asked.by is not None:
-            key = key_of(asked.by.principal)
-        self.fairness.charge(key, began, held)
 
     def _changes(self, args: tuple[Any, ...]) -> bool:
         """Whether the close of a file takes up what was written to it."""

@@ -135,12 +135,15 @@ class ProcDirectory(SystemTable):
         return ProcessDirectory(self, key[1])  # what `at` gives
 
     def concerned(self, event: Any) -> Sequence[Hashable]:
-        if isinstance(event, ConfigChanged):
+        if isinstance(event, MAIL):
+            pid = self.kernel.table.pid_of(event.agent)
+        elif isinstance(event, ConfigChanged):
             return [ProcessDirectory.at(process.pid) for process in self.kernel.table]
-        if isinstance(event, MAIL) or not hasattr(event, "pid"):
-            process = self.kernel.table.by_name(getattr(event, event.whose))
-            return () if process is None else (ProcessDirectory.at(process.pid),)
-        return (ProcessDirectory.at(event.pid),)
+        elif hasattr(event, "pid"):
+            pid = event.pid
+        else:
+            pid = self.kernel.table.pid_of(getattr(event, event.whose))
+        return () if pid is None else (ProcessDirectory.at(pid),)
 
     @on(ProcessSpawned)
     def _spawned(self, event: ProcessSpawned) -> Iterator[Change]:

@@ -314,6 +314,8 @@ class QueuesDirectory(SystemTable):
     def concerned(self, event: Any) -> Sequence[Hashable]:
         if isinstance(event, QueueChanged):
             return (QueueDirectory.at(event.name),)
+        if not self._rooms:
+            return ()
         kind, _, name = event.agent.partition("/")
         room = self._rooms.get(name) if kind == PREFIX else None  # if anybody ever looked into it
         return () if room is None else (room.key,)

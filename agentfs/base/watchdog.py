@@ -111,7 +111,12 @@ class Watchdog(trio.abc.Instrument):
         that took long."""
         held = time.monotonic() - began
         self._inside += held
-        self._count(kind, work, held)
+        row = self.rows.get(kind)
+        if row is None or held >= _SHORT:
+            self._count(kind, work, held)
+        else:
+            row.counts[0] += 1
+            row.seconds += held
         return held
 
     def _count(self, kind: str, work: object, held: float) -> None:

@@ -183,7 +183,9 @@ class Mail(Part):
 
         In this order: the receiver, the role, the route, then the limits. Whether somebody approves
         `draft` is asked last, of what would go through otherwise."""
-        if actor.kind is not ProcessKind.AGENT and principal.name != actor.agent:  # else a node of the run sends it
+        if (
+            actor.kind is not ProcessKind.AGENT and principal.name != actor.agent
+        ):  # else a node of the run sends it
             raise KernelError(
                 errno.EPERM,
                 f"{actor.name} is a step of a run and has no mail: a node `message:` sends in the"

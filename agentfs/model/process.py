@@ -37,7 +37,7 @@ class Role(enum.Enum):
     WORKER = "worker"
     TASK = "task"
 
-    __hash__ = object.__hash__  # that of enums is in Python, and every call asks for its rules by it
+    __hash__ = object.__hash__  # that of enums is in Python; every call looks its role up
 
 
 class Tier(enum.Enum):

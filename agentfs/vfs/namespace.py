@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
 
-from agentfs.store.event import Event
-from agentfs.vfs.changes import Change, Known
+from agentfs.vfs.changes import Change
 from agentfs.vfs.node import Directory, Node
 
 __all__ = ["Namespace"]
 
 
-class Changes(Protocol):
-    """Which nodes an event changes; of those whose content is another now, the `known` ones."""
-
-    def __call__(self, event: Event, known: Known = ..., /) -> Iterable[Change]: ...
-
-
 class Namespace:
-    """A root directory and the function that says which nodes an event changes."""
+    """A root directory, and `changes(event, known)`, which says which nodes an event changes (see
+    `EventIndex`); without `known`, all of them."""
 
-    def __init__(self, root: Directory, changes: Changes) -> None:
+    def __init__(self, root: Directory, changes: Callable[..., Iterable[Change]]) -> None:
         self.root = root
         self.changes = changes
 

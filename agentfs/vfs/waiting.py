@@ -58,12 +58,15 @@ def _serve() -> None:
         step = home.switch(_taken(step))
 
 
-def _taken(step: list[Any]) -> object:
-    """Take a step, (what to call, with what), and give its result. The list is emptied: between two
-    requests a fiber holds nothing of either."""
-    call, given = step
-    step.clear()
+def _taken(step: Any) -> object:
+    """Take a step and give its result: the first of a coroutine, or a list of what to call and with
+    what. The list is emptied: between two requests a fiber holds nothing of either, but a coroutine
+    that has ended."""
     try:
+        if type(step) is not list:
+            return step.send(None)
+        call, given = step
+        step.clear()
         return call(given)
     except BaseException as failure:  # noqa: BLE001  # it is raised where the fiber is driven
         return _Ended((failure,))
@@ -90,7 +93,7 @@ def driven(
     `resumed()` and `paused()` before and after each piece of it that does not wait."""
     fiber = _idle.pop() if _idle else _fiber()
     resumed()
-    said = fiber.switch([work.send, None])
+    said = fiber.switch(work)
     paused()
     if type(said) is not _Ended:
         waits()
@@ -113,7 +116,7 @@ def driven(
     _idle.append(fiber)
     failure = said[0]
     try:
-        if isinstance(failure, StopIteration):
+        if type(failure) is StopIteration:
             value: T = failure.value
             return value
         raise failure

@@ -29,7 +29,9 @@ def sent(content: bytes) -> Draft:
 
 
 def text_of(draft: Draft) -> bytes:
-    return compose(draft, "000000000007", sender="alice", relation=Relation.PARENT, now=NOW, node="n1")
+    return compose(
+        draft, "000000000007", sender="alice", relation=Relation.PARENT, now=NOW, node="n1"
+    )
 
 
 def refused(content: bytes, *, to: str = "") -> KernelError:

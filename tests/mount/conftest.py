@@ -304,7 +304,10 @@ async def small(fuse: None, tmp_path: Path) -> AsyncIterator[Mounted]:
     path.mkdir()
     tree = SmallTree()
     mount = Mount(
-        Namespace(tree, lambda event, known=None: ()), Operator(tree, tmp_path), str(path), Watchdog()
+        Namespace(tree, lambda event, known=None: ()),
+        Operator(tree, tmp_path),
+        str(path),
+        Watchdog(),
     )
     store = Store(tmp_path / "store.db")
     stop, ready = trio.Event(), trio.Event()

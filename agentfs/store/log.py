@@ -31,6 +31,11 @@ _HEAD = struct.Struct("<8sQQ8s")  # what it is, generation, end of the one befor
 _CHECKED = struct.Struct("<I")
 _RECORD = struct.Struct("<II")  # length and checksum of what follows
 _BESIDE = struct.Struct("<Q")
+
+# Bytes that a file is made longer at once, if it is synced: a sync of a file that has become longer
+# writes what Linux knows of it as well, and takes twice as long.
+AHEAD = 1 << 20
+
 HEAD = _HEAD.size + _CHECKED.size
 
 
@@ -142,6 +147,7 @@ class Log:
         self._files = tuple(os.open(path, flags, 0o600) for path in self._paths)
         self.usable = True
         self._unsynced = [True, True]  # of each file: whether the disk may lack something
+        self._room = 0  # how long the file is at least; what is behind its end are zeros
         self._seed = 0
         found = Segment.read(self._path(place.generation))
         if found is not None and found.generation == place.generation:
@@ -177,6 +183,7 @@ class Log:
             self.place = LogPlace(generation, end + written)
             self._unsynced[generation % 2] = True
             return True
+        self._room = 0
         try:
             os.ftruncate(self._file(), end)
         except OSError as failure:  # what comes would stand behind a piece of a record
@@ -201,6 +208,7 @@ class Log:
             return False
         self._before = self.place.offset
         self.place = LogPlace(self.place.generation + 1, 0)
+        self._room = 0
         self.old = self.usable = True
         return True
 
@@ -217,7 +225,11 @@ class Log:
                 os.ftruncate(file, 0)
 
     def unsynced(self) -> list[int]:
-        """The files of which the disk may lack something, for who syncs them now."""
+        """The files of which the disk may lack something, for who syncs them now, and goes on."""
+        if self.place.offset > self._room:
+            with suppress(OSError):
+                os.posix_fallocate(self._file(), 0, self.place.offset + AHEAD)
+            self._room = self.place.offset + AHEAD
         found = [file for file, lacks in zip(self._files, self._unsynced, strict=True) if lacks]
         self._unsynced = [False, False]
         return found

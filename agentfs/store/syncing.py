@@ -3,6 +3,7 @@ another one is under way."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,15 +24,6 @@ def sync_file(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-class _Round:
-    """One sync, and those who wait for it."""
-
-    def __init__(self) -> None:
-        self.over = trio.Event()
-        self.done = False
-        self.failure: OSError | None = None
 
 
 class Logs:
@@ -71,40 +63,50 @@ class Logs:
         self._disk.close()
 
 
+class _Round:
+    """One sync, and those who wait for it."""
+
+    def __init__(self) -> None:
+        self.callers = trio.lowlevel.ParkingLot()
+        self.over = False
+        self.failure: Exception | None = OSError(errno.EIO, "the sync was not made")
+
+
 class SharedSync:
-    """Calls `sync()`, which waits for the disk, for each caller once after the call. All callers
-    that come while one is under way have the next one together."""
+    """Calls `sync()`, which waits for the disk and cannot be cancelled, for each caller once after
+    the call. All callers that come while one is under way have the next one together. There is no
+    checkpoint before it: one pass of the loop takes as long as half a sync."""
 
     def __init__(self, sync: Callable[[], Awaitable[None]]) -> None:
         self._sync = sync
-        self._turn = trio.Lock()
+        self._busy = False  # one is under way, or one of those who wait is about to begin the next
         self._next: _Round | None = None  # it has not begun
 
     async def __call__(self) -> None:
         """Raises the OSError of the disk."""
-        while True:
-            mine = self._next
-            if mine is None:
-                mine = self._next = _Round()
-                await self._lead(mine)
-            else:
-                await mine.over.wait()
-            if mine.failure is not None:
-                raise mine.failure
-            if mine.done:
-                return
+        if not self._busy:
+            await self._lead(_Round())
+            return
+        mine = self._next
+        if mine is None:
+            mine = self._next = _Round()
+        await mine.callers.park()
+        if not mine.over:
+            await self._lead(mine)
+        elif mine.failure is not None:
+            raise mine.failure
 
     async def _lead(self, mine: _Round) -> None:
-        """Begin when the one before is over. If the caller is cancelled before that, the others do
-        it among themselves."""
+        self._busy, self._next = True, None
         try:
-            async with self._turn:
-                self._next = None
-                await self._sync()
-                mine.done = True
-        except OSError as failure:
+            await self._sync()
+            mine.failure = None
+        except Exception as failure:
             mine.failure = failure
+            raise
         finally:
-            if self._next is mine:
+            mine.over = True
+            mine.callers.unpark_all()
+            self._busy = self._next is not None and bool(self._next.callers.unpark())
+            if not self._busy:
                 self._next = None
-            mine.over.set()

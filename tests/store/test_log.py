@@ -21,7 +21,7 @@ from agentfs.check import check
 from agentfs.machine.datasync import _Calls
 from agentfs.store import store as stores
 from agentfs.store.batch import _SHAPES, Batch, ChangeKind, decode, encode
-from agentfs.store.log import HEAD, Log, LogPlace, Segment, log_files, written_after
+from agentfs.store.log import AHEAD, HEAD, Log, LogPlace, Segment, log_files, written_after
 from agentfs.store.opening import LAST_EVENT, StoreMark, look_through, require_whole
 from agentfs.store.replay import PLACE, reading
 from agentfs.store.store import Store
@@ -600,16 +600,14 @@ async def test_who_waits_for_the_disk_at_the_same_time_waits_together() -> None:
     assert len(began) <= 3
 
 
-async def test_a_sync_that_failed_is_everybodys_and_one_that_is_cancelled_nobodys() -> None:
-    failing = True
+async def test_a_sync_that_failed_is_that_of_everybody_who_waited_for_it() -> None:
+    failures: list[OSError] = []
 
     async def sync() -> None:
         await trio.testing.wait_all_tasks_blocked()
-        if failing:
-            raise OSError(errno.EIO, "no disk")
+        raise OSError(errno.EIO, "no disk")
 
     shared = SharedSync(sync)
-    failures: list[OSError] = []
 
     async def one() -> None:
         try:
@@ -621,15 +619,37 @@ async def test_a_sync_that_failed_is_everybodys_and_one_that_is_cancelled_nobody
         for _ in range(5):
             nursery.start_soon(one)
     assert len(failures) == 5
-    failing = False
-    async with trio.open_nursery() as nursery, shared._turn:  # one is under way
+    assert len(set(failures)) == 2
+
+
+@pytest.mark.parametrize("others", [0, 1, 2])
+async def test_who_does_not_wait_any_more_keeps_nobody_from_the_next_sync(others: int) -> None:
+    began = 0
+    over = trio.Event()
+
+    async def sync() -> None:
+        nonlocal began
+        began += 1
+        await over.wait()
+
+    shared = SharedSync(sync)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shared)
         with trio.CancelScope() as gone:
-            nursery.start_soon(one)
-            await trio.testing.wait_all_tasks_blocked()
-            gone.cancel()
-        nursery.start_soon(one)
+            async with trio.open_nursery() as cancelled:
+                await trio.testing.wait_all_tasks_blocked()
+                cancelled.start_soon(shared)
+                cancelled.start_soon(shared)
+                await trio.testing.wait_all_tasks_blocked()
+                gone.cancel()
+        for _ in range(others):
+            nursery.start_soon(shared)
         await trio.testing.wait_all_tasks_blocked()
-    assert len(failures) == 5
+        assert began == 1
+        over.set()
+    assert began == 1 + min(others, 1)
+    await shared()
+    assert began == 2 + min(others, 1)
 
 
 @pytest.fixture
@@ -740,3 +760,32 @@ async def test_a_log_that_the_disk_did_not_sync_is_used_no_more_and_sqlites_is_s
 
 def _refused(ended: Callable[[_Calls], list[int]]) -> Callable[[_Calls], list[int]]:
     return lambda calls: [errno.EIO for _ in ended(calls)]
+
+
+async def test_a_log_that_is_synced_gets_longer_in_advance_and_that_is_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store.db")
+    _, log = log_files(store.path)
+    for seq in (1, 2):
+        put(store, seq)
+        await store.sync()
+        assert log.stat().st_size > store._log.place.offset + AHEAD / 2
+        assert seqs(killed(store, tmp_path / f"left{seq}")) == [*range(1, seq + 1)]
+    size = log.stat().st_size
+    put(store, 3)
+    await store.sync()
+    assert log.stat().st_size == size, "a sync of a file that stays as long is half the work"
+    for seq in range(4, 204):
+        put(store, seq, bytes(8000))
+    assert log.stat().st_size > size
+    await store.sync()
+    assert log.stat().st_size > store._log.place.offset + AHEAD / 2
+    assert seqs(killed(store, tmp_path / "left")) == [*range(1, 204)]
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "posix_fallocate", lambda *_: os.stat("/no room"))
+        await store.checkpoint()
+        put(store, 204)
+        await store.sync()
+    assert seqs(killed(store, tmp_path / "full")) == [*range(1, 205)]
+    store.close()

@@ -147,7 +147,7 @@ class Roles:
         )
 
 
-FORM = Form(FILE, Roles.parse, cache(lambda: Roles().text))
+FORM = Form(FILE, Roles.parse, cache(lambda: Roles().text), Roles)
 """Of `/etc/roles.yaml`."""
 
 HEAD = """\

@@ -6,6 +6,7 @@ import errno
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Generic, TypeVar
 
 from agentfs.base.errors import KernelError
@@ -25,18 +26,26 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Form(Generic[T]):
     """How a document is read. `parse` makes of a text what it says, or raises EINVAL that names
-    every fault. `default()` is its text until somebody writes another. `kept_as` is its key in the
-    store: its name, if it is left out."""
+    every fault. `default()` is its text until somebody writes another; `meant()` is what that says,
+    where it is known without reading it. `kept_as` is its key in the store: its name, if it is left
+    out."""
 
     name: str
     parse: Callable[[str], T]
     default: Callable[[], str]
+    meant: Callable[[], T] | None = None
     kept_as: str = ""
 
     @property
     def key(self) -> str:
         """The key of its text in the store."""
         return self.kept_as or self.name
+
+
+@cache
+def _standard(form: Form[T]) -> T:
+    """What the default of a form says: read once, as documents in effect are never changed."""
+    return form.parse(form.default()) if form.meant is None else form.meant()
 
 
 class LiveDocument(Part, Generic[T]):
@@ -58,20 +67,30 @@ class LiveDocument(Part, Generic[T]):
         self.path = f"/etc/{form.name}"
         self._store = store
         self._events = events
-        self._parse = form.parse
+        self._form = form
         self._in_use = use
         self._key = form.key
         self._checks: list[Callable[[T], object]] = []
         self._refusal = ""  # why the text in the store is not in effect
-        text = store.meta(self._key) or form.default()
-        try:
-            now = form.parse(text)
-        except KernelError as bad:
-            log.error("%s is refused, its default is in effect: %s", self.path, bad.reason)
-            self._refusal = bad.reason
-            text = form.default()
-            now = form.parse(text)
-        self._use(text, now)
+        self._use(*self._stored())
+
+    def _stored(self) -> tuple[str | None, T]:
+        """The text in the store, and what it says. If there is none, or it is refused, None, and
+        what the default says."""
+        text = self._store.meta(self._key)
+        if text:
+            try:
+                return text, self._form.parse(text)
+            except KernelError as bad:
+                log.error("%s is refused, its default is in effect: %s", self.path, bad.reason)
+                self._refusal = bad.reason
+        return None, _standard(self._form)
+
+    @property
+    def text(self) -> str:
+        """The text that is in effect. That of a default is made when somebody asks for it: nobody
+        reads most of them, and to write all settings down takes as long as a tenth of a start."""
+        return self._form.default() if self._text is None else self._text
 
     @property
     def shown(self) -> str:
@@ -104,7 +123,7 @@ class LiveDocument(Part, Generic[T]):
 
     def replace(self, text: str) -> None:
         """Put a new text in effect. Raises EINVAL and changes nothing if it is wrong."""
-        now, before = self._parse(text), (self.text, self.now)
+        now, before = self._form.parse(text), (self._text, self.now)
         for check in self._checks:
             check(now)
         with self._store.transaction():
@@ -113,8 +132,8 @@ class LiveDocument(Part, Generic[T]):
             self._use(text, now)  # before the event goes out: listeners look here
             self._events.emit(ConfigChanged(self.path))
 
-    def _use(self, text: str, now: T) -> None:
-        self.text, self.now = text, now
+    def _use(self, text: str | None, now: T) -> None:
+        self._text, self.now = text, now
         self._in_use(now)
 
 

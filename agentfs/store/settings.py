@@ -81,7 +81,8 @@ def configuration(*sections: type[Section]) -> type[Config]:
 def configuration_form(sections: tuple[type[Section], ...]) -> Form[Config]:
     """How `/etc/agentfs.yaml` with these sections is read."""
     config = configuration(*sections)
-    return Form("agentfs.yaml", config.parse, cache(lambda: config().text()), kept_as="config")
+    default = cache(lambda: config().text())
+    return Form("agentfs.yaml", config.parse, default, config, kept_as="config")
 
 
 class Settings(LiveDocument[Config]):

@@ -76,8 +76,17 @@ def on(*causes: Cause, whose: str = "", every: bool = False) -> Callable[[Method
     return decorate
 
 
-def handlers(kind: type) -> Iterator[Handler]:
+def handlers(kind: type) -> tuple[Handler, ...]:
     """The decorated methods of a class."""
+    return _handlers(kind)
+
+
+@cache
+def _handlers(kind: type) -> tuple[Handler, ...]:
+    return tuple(_look_for_handlers(kind))
+
+
+def _look_for_handlers(kind: type) -> Iterator[Handler]:
     for name in sorted({name for each in kind.__mro__ for name in _decorated(each)}):
         method = getattr(kind, name)
         mark = getattr(method, _MARK, None)

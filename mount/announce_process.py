@@ -9,14 +9,12 @@ it asks for it: after `modify` and `write`, and by `ask`.
 The process ends when the other end of the socket is closed, before the next call once the map says
 so, and at once when its parent dies. The calls that it was told ahead are about the mount of that
 parent, and on the next mount a call by the same path could be a real one. Standard library only,
-and nothing of ours: it starts in 15 ms.
+as little of it as will do, and nothing of ours: it starts in 10 ms.
 """
 
 import ctypes
 import mmap
 import os
-import signal
-import socket
 import stat
 import sys
 from collections.abc import Callable
@@ -27,6 +25,10 @@ UTIME_OMIT = 0x3FFFFFFE
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
 PR_SET_PDEATHSIG = 1
+SIGKILL = 9
+TOLD = 0
+"""The socket: read(2) gives one packet of it. The modules `socket` and `signal` took a third of the
+start."""
 MAX_PACKET = 65536
 UNKNOWN = 255
 """The errno of a failure that has none."""
@@ -123,13 +125,12 @@ CALLS: dict[bytes, Callable[[bytes, bytes], object]] = {
 
 def main() -> None:
     """Make calls until there is nobody to tell."""
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(PR_SET_PDEATHSIG, SIGKILL)
     if os.getppid() != int(sys.argv[2]):  # it died before
         sys.exit()
-    told = socket.socket(fileno=os.dup(0))
     progress = memoryview(mmap.mmap(int(sys.argv[1]), 8 * (RESULTS + MOST))).cast("Q")
     number = 0
-    while (packet := told.recv(MAX_PACKET)) and not progress[ENDED]:
+    while (packet := os.read(TOLD, MAX_PACKET)) and not progress[ENDED]:
         operation, path, new_path = packet.split(b"\0")
         if operation != b"ask":
             number += 1
@@ -143,7 +144,7 @@ def main() -> None:
             progress[OVER] = number
         if operation in (b"ask", b"modify", b"write"):
             try:
-                told.send(b".")
+                os.write(TOLD, b".")
             except OSError:
                 sys.exit()
 

@@ -20,22 +20,29 @@ __all__ = ["go_on", "kill", "reap", "reap_all", "stop", "strays", "unclaimed"]
 
 def reap(watched: Container[int]) -> None:
     """Reap those that have ended, up to the first that is not our matter."""
-    while True:
-        try:
-            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return
-        if found is None or not _reap(found.si_pid, watched):
-            return
+    while (ended := _first_ended()) is not None and _reap(ended, watched):
+        pass
 
 
 def reap_all(watched: Container[int]) -> None:
-    """Reap those that have ended. Looks at every process of the machine, 10 µs each."""
+    """Reap those that have ended. If any child has, it looks at every process of the machine, 10 µs
+    each."""
+    if _first_ended() is None:
+        return
     us = os.getpid()
     for ospid in all_pids():
         stat = read_status(ospid)
         if stat is not None and stat.ppid == us and stat.ended:
             _reap(ospid, watched)
+
+
+def _first_ended() -> int | None:
+    """A child that has ended and is not reaped yet; None if there is none."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if found is None else found.si_pid
 
 
 def _reap(ospid: int, watched: Container[int]) -> bool:

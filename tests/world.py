@@ -213,11 +213,11 @@ class World:
                 }
                 for folder in ("new", "cur", "dead")
             }
-            | {"claims": sorted((str(pid), len(box.claims(pid))) for pid in box._claims)}
             for box in self.mail.boxes
             if box.new or box.cur or box.dead
         } | {
             "stamp": self.mail.boxes.stamp(),
+            "claims": {pid: sorted(held) for pid, held in self.mail.boxes.claimed.by_pid.items()},
             "sent": {
                 sender: [
                     (seq, m.folder) for seq, m in sorted(self.mail.archive.sent(sender).items())

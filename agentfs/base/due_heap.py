@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from math import inf
 from typing import Generic, TypeVar
 
 __all__ = ["DueHeap"]
@@ -19,13 +20,15 @@ class DueHeap(Generic[Item]):
     the heap has at most twice as many entries as there are items, and 64 more.
     """
 
-    __slots__ = ("_heap", "_keys", "items")
+    __slots__ = ("_heap", "_keys", "items", "soonest")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int]] = []
         self._keys: dict[int, float] = {}  # of the items: an entry with another is dead wood
         self.items: dict[int, Item] = {}
-        """By their number. To look at; where nothing is due, that is all that looking costs."""
+        """By their number. To look at."""
+        self.soonest = inf
+        """No key is less. To look at; where nothing is due, that is all that looking costs."""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -43,8 +46,8 @@ class DueHeap(Generic[Item]):
         self.items[number] = item
         self._keys[number] = key
         heapq.heappush(self._heap, (key, number))
-        if len(self._heap) > 2 * len(self.items) + 64:
-            self._trim()
+        if key < self.soonest:
+            self.soonest = key
 
     def discard(self, number: int) -> None:
         self.items.pop(number, None)
@@ -54,7 +57,7 @@ class DueHeap(Generic[Item]):
 
     def key_of(self, number: int) -> float:
         """The key of an item; infinite if there is no such item."""
-        return self._keys.get(number, float("inf"))
+        return self._keys.get(number, inf)
 
     def first(self) -> Item | None:
         """The item with the least key, left in place; None if there is none."""
@@ -62,16 +65,18 @@ class DueHeap(Generic[Item]):
         while heap:
             key, number = heap[0]
             if self._keys.get(number) == key:
+                self.soonest = key
                 return items[number]
             heapq.heappop(heap)
+        self.soonest = inf
         return None
 
     def due(self, now: float) -> Item | None:
         """The same, if its key is at most `now`; else None."""
-        if not self._heap or self._heap[0][0] > now:
+        if self.soonest > now:
             return None
         first = self.first()
-        return None if first is None or self._heap[0][0] > now else first
+        return None if self.soonest > now else first
 
     def _trim(self) -> None:
         self._heap = [(key, number) for number, key in self._keys.items()]

@@ -39,7 +39,8 @@ class Claims:
         self._clock = clock = ground.clock
         self.by_pid: dict[int, dict[int, Message]] = {}
         """The messages that each process has claimed, by number, oldest first. To look at."""
-        self._due: DueHeap[Message] = DueHeap()
+        self.due: DueHeap[Message] = DueHeap()
+        """By the time at which each ends (Clock.monotonic). To look at."""
         self._deadlines: dict[int, int] = {}  # message -> its number in _due
         self._number = itertools.count()
         self._waiting: dict[int, dict[Call, None]] = {}
@@ -92,13 +93,17 @@ class Claims:
     def clear(self) -> None:
         self.by_pid.clear()
         self._deadlines.clear()
-        self._due = DueHeap()
+        self.due = DueHeap()
 
     def add(self, message: Message) -> None:
         """A process has claimed `message`."""
-        assert message.claimed_by is not None
-        self.by_pid.setdefault(message.claimed_by, {})[message.seq] = message
-        self._set_deadline(message, self._patience(message.claimed_by))
+        pid = message.claimed_by
+        assert pid is not None
+        claims = self.by_pid.get(pid)
+        if claims is None:
+            claims = self.by_pid[pid] = {}
+        claims[message.seq] = message
+        self._set_deadline(message, self._patience(pid))
 
     def remove(self, message: Message) -> None:
         """It has it no more."""
@@ -156,28 +161,27 @@ class Claims:
             return
         number, when = next(self._number), message.claimed_since + patience
         self._deadlines[message.seq] = number
-        self._due.add(when, number, message)
-        self._alarm.set(when)
+        if when < self.due.soonest:  # else it rings before
+            self._alarm.set(when)
+        self.due.add(when, number, message)
 
     def _drop_deadline(self, message: Message) -> None:
         number = self._deadlines.pop(message.seq, None)
         if number is not None:
-            self._due.discard(number)
+            self.due.discard(number)
 
     def time_out_due(self) -> int:
         """End a batch of the claims that have lasted too long; how many. The alarm does it when it
         is time; calls that look do it before, so that nothing depends on when the alarm rings."""
-        if not self._due.items:
-            return 0
         now, ended = self._clock.monotonic(), 0
-        message = self._due.due(now)
+        message = self.due.due(now)
         if message is None or self._store.in_transaction:
             return 0
         try:
             with self._store.transaction():
                 while message is not None and ended < BATCH:
                     self._time_out(message)
-                    message, ended = self._due.due(now), ended + 1
+                    message, ended = self.due.due(now), ended + 1
         except KernelError as failure:
             log.warning("tasks that took too long go on for now: %s", failure)
             return 0
@@ -185,8 +189,7 @@ class Claims:
 
     def _ring(self) -> float | None:
         ended = self.time_out_due()
-        first = self._due.first()
-        if first is None:
+        if self.due.first() is None:
             return None
-        when = self._due.key_of(self._deadlines[first.seq])
+        when = self.due.soonest
         return max(when, self._clock.monotonic() + PAUSE) if ended else when

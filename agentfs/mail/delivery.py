@@ -105,17 +105,7 @@ class Delivery(Part):
             if renamed == file:
                 return
             check_free(box, folder, renamed)
-            self._boxes.move(
-                message,
-                folder,
-                renamed,
-                claimed_by=message.claimed_by,
-                claimed_at=message.claimed_at,
-                claimed_since=message.claimed_since,
-                reader=message.reader,
-                through=message.through,
-                doubted=message.doubted,
-            )
+            self._boxes.rename(message, renamed)
 
     def acknowledge(self, principal: Principal, name: str, folder: str, file: str) -> None:
         """It is done: remove `folder`/`file` for good. ENOENT."""
@@ -175,17 +165,8 @@ class Delivery(Part):
         and `reader` say how it got it (see `Message`)."""
         pid = None if process is None else process.pid
         file = message.file
-        self._boxes.move(
-            message,
-            "cur",
-            renamed,
-            claimed_by=pid,
-            claimed_at=self._clock.now(),
-            claimed_since=self._clock.monotonic(),
-            reader=reader,
-            through=through,
-            claimant=actor.name if process is None else process.name,
-        )
+        claimant = actor.name if process is None else process.name
+        self._boxes.claim(message, renamed, pid, claimant, reader, through)
         self._events.emit(MessageClaimed(box.name, message.id, file, renamed, pid))
         self._table.follow(pid, State.RUNNING)
 

@@ -120,6 +120,11 @@ NAMED = re.compile(f"@?{NAME.pattern}")  # an agent, or a group
 FORBIDDEN = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
+# Headers as nearly all are, in ASCII and each on one line, with the empty line that ends them. What
+# is written otherwise `_block` and `_text` read, and say what is wrong with it.
+_USUAL = re.compile(rb"((?:[!-9;-~]{1,64}:[ -~]*\n)+)\n")
+
+
 class _MalformedError(ValueError):
     """It is no header block; the text says which line is wrong."""
 
@@ -127,6 +132,10 @@ class _MalformedError(ValueError):
 def read_headers(content: bytes) -> tuple[Headers, bytes]:
     """Headers and body of a message that must have headers, with the empty line that ends them:
     without it this may be the first half of what somebody writes. Raises EINVAL, EMSGSIZE."""
+    usual = _USUAL.match(content)
+    if usual is not None and usual.end() <= MAX_BLOCK:
+        fields = [line.partition(":") for line in usual[1].decode("ascii").splitlines()]
+        return [(name, text.strip(" ")) for name, _, text in fields], content[usual.end() :]
     try:
         lines, body, ended = _block(content)
     except _MalformedError as bad:

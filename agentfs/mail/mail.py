@@ -201,13 +201,8 @@ class Mail(Part):
         source, target = self._table.by_name(sender), self._table.by_name(receiver)
         speaker, hearer = source or actor, target or addressed
         inbox = f"/agents/{receiver}/inbox"
-        decision = self._gate.policy.permit(
-            speaker,
-            Action.SEND,
-            inbox,
-            hearer,
-            answers=lambda: self.threads.wrote(receiver, sender),
-        )
+        wrote = partial(self.threads.wrote, receiver, sender)
+        decision = self._gate.policy.permit(speaker, Action.SEND, inbox, hearer, answers=wrote)
         self.check_size(size)
         self.owners.agents.check_room(self.boxes.box(receiver), principal)
         if draft is not None and decision.approval is not None:

@@ -22,7 +22,6 @@ class Mailbox:
 
     __slots__ = (
         "_ageing",
-        "_claims",
         "_order",
         "_reading",
         "cur",
@@ -41,7 +40,6 @@ class Mailbox:
         """How many of those that wait each has sent."""
         self._ageing = ageing
         self._order: DueHeap[Message] = DueHeap()
-        self._claims: dict[int | None, dict[int, Message]] = {}
         self._reading: dict[int | Reader, dict[int, Message]] = {}
 
     @property
@@ -61,8 +59,9 @@ class Mailbox:
         return self._order.first()
 
     def claims(self, pid: int | None) -> list[Message]:
-        """The claims of process `pid` (None: those for no process), oldest first."""
-        return list(self._claims.get(pid, {}).values())
+        """The claims of process `pid` (None: those for no process), oldest first. Costs a look at
+        all that is claimed here."""
+        return [message for message in self.cur.values() if message.claimed_by == pid]
 
     def reading(self, reader: int | Reader) -> list[Message]:
         """The messages that were claimed last through `recv` and are not acknowledged, one or the
@@ -80,7 +79,6 @@ class Mailbox:
             self.dead[message.file] = message
         else:
             self.cur[message.file] = message
-            self._claims.setdefault(message.claimed_by, {})[message.seq] = message
             reader = _reader(message)
             if reader is not None:
                 self._reading.setdefault(reader, {})[message.seq] = message
@@ -99,10 +97,6 @@ class Mailbox:
             del self.dead[message.file]
         else:
             del self.cur[message.file]
-            claims = self._claims[message.claimed_by]
-            del claims[message.seq]
-            if not claims:
-                del self._claims[message.claimed_by]
             reader = _reader(message)
             if reader is not None:
                 reading = self._reading[reader]

@@ -10,6 +10,7 @@ import errno
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
+from math import inf
 from operator import attrgetter
 from typing import Any
 
@@ -170,25 +171,48 @@ class Mailboxes(Part):
             self._store.finish_message(message.seq, "done", message.record(), head)
         self.retention.bound_sent(message.sender)
 
+    def claim(
+        self,
+        message: Message,
+        file: str,
+        pid: int | None,
+        claimant: str,
+        reader: int | None,
+        through: Reader | None,
+    ) -> None:
+        """Put `message` into cur/ as `file`: agent `claimant` and its process `pid` have it from
+        now on. `reader` and `through` are those of `Message`."""
+        self._leave(message)
+        message.folder = "cur"
+        message.file = file
+        message.claimed_by = pid
+        message.claimed_at = self._clock.now()
+        message.claimed_since = self._clock.monotonic()
+        message.claimant = claimant
+        message.reader = reader
+        message.through = through
+        self._arrive(message)
+
+    def rename(self, message: Message, file: str) -> None:
+        """Let `message` be called `file` where it is; whoever has it has it still."""
+        self._lift(message)
+        message.file = file
+        if message.folder == "new":
+            message.named = file
+        self._arrive(message)
+
     def move(
         self,
         message: Message,
         folder: str,
         file: str,
         *,
-        claimed_by: int | None = None,
-        claimed_at: float = 0.0,
-        claimed_since: float = -1.0,
-        reader: int | None = None,
-        through: Reader | None = None,
-        doubted: bool = False,
         attempt: int = 0,
         revived: int = 0,
         reason: str = "",
-        claimant: str = "",
     ) -> None:
-        """Put `message` elsewhere. Claims end with it unless they are said again; `attempt` and
-        `revived` 0 and `claimant` "" leave them as they are."""
+        """Put `message` elsewhere, where nobody has it; `attempt` and `revived` 0 leave them as
+        they are."""
         if message.broadcast and "dead" in (folder, message.folder):
             self._count_copy(message, "dead", 1 if folder == "dead" else -1)
         finished = message.folder in FINISHED
@@ -197,26 +221,15 @@ class Mailboxes(Part):
         message.file = file
         if folder == "new":
             message.named = file
-        message.claimed_by = claimed_by
-        message.claimed_at = claimed_at
-        message.claimed_since = claimed_since
-        message.reader = reader
-        message.through = through
-        message.doubted = doubted
         if attempt:
             message.attempt = attempt
         if revived:
             message.revived = revived
         message.reason = reason
-        if claimant:
-            message.claimant = claimant
         message.finished = self._clock.now() if folder == "dead" else 0.0
         if finished:
             self.archive.note(message)
-        self._put(message)
-        self._store.update_message(message.seq, folder, file, message.record())
-        if message.seq in self._followed:
-            self._followed[message.seq](message, folder, reason)
+        self._arrive(message)
         if folder == "dead":
             self.retention.bound_dead(self.box(message.mailbox))
 
@@ -239,10 +252,6 @@ class Mailboxes(Part):
         self._leave(message)
         message.folder = state
         message.file = message.named = ""
-        message.claimed_by = message.reader = message.through = None
-        message.claimed_at = 0.0
-        message.claimed_since = -1.0
-        message.doubted = False
         if reason:
             message.reason = reason
         message.finished = self._clock.now()
@@ -283,15 +292,30 @@ class Mailboxes(Part):
         self._store.on_rollback(undo)
         self._store.update_message(message.seq, message.folder, message.file, message.record())
 
-    def _leave(self, message: Message) -> None:
+    def _lift(self, message: Message) -> None:
         """Take `message` from where it is: its slots (those of `_STATE`) are about to say another
         place. A rollback puts it back."""
         before = _state(message)
         self._take(message)
         self._store.on_rollback(partial(self._return, message, before))
 
+    def _leave(self, message: Message) -> None:
+        """The same, and nobody has it any more."""
+        self._lift(message)
+        message.claimed_by = message.reader = message.through = None
+        message.claimed_at = 0.0
+        message.claimed_since = -1.0
+        message.doubted = False
+
+    def _arrive(self, message: Message) -> None:
+        """It is where it says, in memory and in the store."""
+        self._put(message)
+        self._store.update_message(message.seq, message.folder, message.file, message.record())
+        if message.seq in self._followed:
+            self._followed[message.seq](message, message.folder, message.reason)
+
     def _return(self, message: Message, before: tuple[Any, ...]) -> None:
-        """Undo what was done since `_leave`."""
+        """Undo what was done since `_lift`."""
         self._take(message)
         for slot, value in zip(_STATE, before, strict=True):
             setattr(message, slot, value)
@@ -357,8 +381,9 @@ class Mailboxes(Part):
         if message.folder != "new":
             return
         if message.expires is not None:
+            if message.expires < self._expiring.soonest:  # else it rings before
+                self._alarm.set(message.expires)
             self._expiring.add(message.expires, message.seq, message)
-            self._alarm.set(message.expires)
         if message.mailbox in self.waiters and self._store.in_transaction:
             self._store.on_commit(partial(self.waiters.wake, message.mailbox))
 
@@ -418,8 +443,9 @@ class Mailboxes(Part):
         """Drop what waits and has expired, and end the claims that have lasted too long. Timers do
         it when it is time; calls that look at messages or count them do it before, so that nothing
         depends on when a timer runs."""
-        self.claimed.time_out_due()
-        if not self._expiring.items:
+        if self.claimed.due.soonest <= self._clock.monotonic():
+            self.claimed.time_out_due()
+        if self._expiring.soonest == inf:
             return
         now = self._clock.now()
         message = self._expiring.due(now)

@@ -7,7 +7,7 @@ nowhere else; the caller knows what a change means.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from agentfs.base.clock import change_time
@@ -40,13 +40,14 @@ class ProcessTable:
         self._programs: dict[int, int] = {}
         self._members: dict[str, dict[int, None]] = {}
         self._by_pid.load()
+        self.find: Callable[[int], Process | None] = self._by_pid.get
+        """The process of a pid. Like the next one it is a dict's own method, as every call asks."""
+        self.pid_of: Callable[[str], int | None] = self._alive.get
+        """The pid of the living process of an agent."""
         self._last = int(ground.store.meta("last_pid", "0"))
         ground.events.complete_with(self.pid_of, self.name_of)
 
     # -- look-ups --------------------------------------------------------------------------------
-
-    def find(self, pid: int) -> Process | None:
-        return self._by_pid.get(pid)
 
     def get(self, pid: int) -> Process:
         """Raises ESRCH."""
@@ -59,10 +60,6 @@ class ProcessTable:
         """The living process of agent `name`."""
         pid = self._alive.get(name)
         return None if pid is None else self._by_pid[pid]
-
-    def pid_of(self, name: str) -> int | None:
-        """The pid of the living process of agent `name`."""
-        return self._alive.get(name)
 
     def name_of(self, pid: int) -> str | None:
         """The agent of process `pid`."""

@@ -65,8 +65,8 @@ class Gate:
 
     def actor(self, principal: Principal) -> Process:
         """The same. Raises EACCES if there is none."""
-        process = self.process(principal)
-        if process is None:
+        process = None if principal.pid is None else self._find(principal.pid)
+        if process is None or not process.state.alive:
             raise KernelError(
                 errno.EACCES,
                 f"{principal.name} is no agent of this system and may not change anything in it",

@@ -134,7 +134,7 @@ class Policy:
         said = self.roles[actor.role].actions[action]
         if said is Verdict.DENY:
             return self._table_says_no(actor, action, errno.EPERM, path)
-        rule = self.acl.deciding(actor, action, path)
+        rule = self.acl.deciding(actor, action, path) if self.acl.rules else None
         if rule is not None:
             if not rule.allow:
                 return _rule_says_no(actor, action, rule)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from agentfs.store.event import Event
@@ -38,11 +38,12 @@ class EventIndex:
         self._told: defaultdict[type[Event], list[Told]] = defaultdict(list)
         self._directory(root)
 
-    def changes(self, event: Event, known: Known = lambda key: True) -> list[Change]:
+    def changes(self, event: Event, known: Known = bool) -> list[Change]:
         """Which nodes an event changed; of those whose content is another now, the `known` ones."""
         found: list[Change] = []
         for told in self._told.get(type(event), ()):
-            found += told(event, known)
+            if changes := told(event, known):
+                found += changes
         return found
 
     def _directory(self, directory: Table) -> None:
@@ -149,6 +150,8 @@ def _about(
     keys = concerned(event)
     if not keys:
         return ()
+    if len(steps) == 1:
+        return steps[0](event, known, keys)
     found: list[Change] = []
     for step in steps:
         found += step(event, known, keys)
@@ -191,7 +194,7 @@ def _of_kept(handler: Handler, kept: Any, named: Callable[[str], Hashable]) -> T
 
 
 def _rows(
-    always: Sequence[str],
+    always: tuple[str, ...],
     sometimes: Declared,
     event: Event,
     known: Known,
@@ -200,14 +203,20 @@ def _rows(
     """Those of the entries that `event` changes, in the directories with these keys."""
     names = always
     if sometimes:
-        names = [*always, *(name for name, cause in sometimes if cause.matches(event))]
+        names = (*always, *(name for name, cause in sometimes if cause.matches(event)))
     changes: list[Change] = []
     for key in keys:
-        for name in names:
-            entry = key, name  # what `key_in` gives
-            if known(entry):
-                changes.append(Modified(entry))
+        for modified in _modified(key, names):
+            if known(modified.key):
+                changes.append(modified)
     return changes
+
+
+@lru_cache(1024)
+def _modified(key: Hashable, names: tuple[str, ...]) -> tuple[Modified, ...]:
+    """That these entries of a directory changed. Kept: each message changes the same of its
+    receiver."""
+    return tuple(Modified((key, name)) for name in names)  # as `key_in` says
 
 
 def _rows_of(

@@ -1,5 +1,7 @@
 """The heap is a sorted list from which anything can be taken, and stays small."""
 
+from math import inf
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -28,7 +30,13 @@ def test_the_heap_is_a_sorted_list_that_stays_small(steps: list[tuple[str, int, 
             model.pop(number, None)
             heap.discard(number)
         expected = min(model, key=lambda each: (model[each], each), default=None)
+        assert heap.soonest <= min(model.values(), default=inf)
+        for now in (0.0, 2.0):
+            assert heap.due(now) == (
+                expected if expected is not None and model[expected] <= now else None
+            )
         assert heap.first() == expected
+        assert heap.soonest == (inf if expected is None else model[expected])
         assert len(heap) == len(model)
         assert sorted(heap) == sorted(model)
         assert heap.entries <= 2 * len(model) + 65

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import agentfs
 from agentfs.base.errors import KernelError
-from agentfs.mail.headers import KERNEL_TYPES, KERNELS_OWN, MAX_BLOCK
+from agentfs.mail.headers import _USUAL, KERNEL_TYPES, KERNELS_OWN, MAX_BLOCK, read_headers
 from agentfs.mail.message import FLOORS, Draft, Message, Priority, Relation, check_opening, compose
 
 NOW = 1_800_000_000.0
@@ -461,3 +461,45 @@ def test_only_a_second_attempt_says_so() -> None:
 )
 def test_each_relation_has_its_floor(relation: str, floor: int) -> None:
     assert FLOORS[Relation(relation)] == floor
+
+
+PIECES = [
+    "To",
+    "X-A",
+    ":",
+    ": ",
+    "bob",
+    " ",
+    "  ",
+    "\t",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "é",
+    "\x7f",
+    "\x0b",
+    "b",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
+def test_headers_as_nearly_all_are_read_as_all_others(text: str) -> None:
+    """There is a shorter way for them, of which nobody is to see anything."""
+    content = text.encode()
+    usual = _USUAL.match(content)
+    if usual is None:
+        return
+    # A header that goes on in the next line has `_block` read all of them, and says nothing more.
+    found, body = read_headers(content)
+    again, rest = read_headers(b"A: b\n \n" + content)
+    assert (again[0][0], again[1:], rest) == ("A", found, body)
+
+
+def test_the_shorter_way_ends_where_headers_do() -> None:
+    """More than so many bytes of headers are refused, however they are written."""
+    line = b"X: " + b"a" * 96 + b"\n"
+    fits = line * (MAX_BLOCK // len(line))
+    assert len(read_headers(fits + b"\nbody")[0]) == MAX_BLOCK // len(line)
+    with pytest.raises(KernelError) as refusal:
+        read_headers(fits + line + b"\nbody")
+    assert refusal.value.errno == errno.EMSGSIZE

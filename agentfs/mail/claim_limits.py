@@ -94,8 +94,8 @@ class ClaimLimits(Part):
         the operator, and where no process is to have them."""
         if pid == INIT or process is None:
             return None
-        most = self.most(process)
-        return None if most is None else most - self._claims.count(process.pid)
+        most, _ = self._bounds.get(process.pid) or self._of(process)
+        return None if most is None else most - len(self._claims.by_pid.get(process.pid, ()))
 
     def require(self, actor: Process, process: Process | None) -> None:
         """EAGAIN unless `actor` may claim one more message for `process`."""

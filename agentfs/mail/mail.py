@@ -202,7 +202,9 @@ class Mail(Part):
         speaker, hearer = source or actor, target or addressed
         inbox = f"/agents/{receiver}/inbox"
         wrote = partial(self.threads.wrote, receiver, sender)
-        decision = self._gate.policy.permit(speaker, Action.SEND, inbox, hearer, answers=wrote)
+        decision = self._gate.policy.decide(speaker, Action.SEND, inbox, hearer, answers=wrote)
+        if not decision.allowed:
+            raise decision.refusal()
         self.check_size(size)
         self.owners.agents.check_room(self.boxes.box(receiver), principal)
         if draft is not None and decision.approval is not None:
@@ -283,14 +285,16 @@ class Mail(Part):
         file = draft.filename or f"{number}.{sender}"
         if file in box.new:
             file = box.free_name("new", file)
-        parent = self.threads.parent(sender, draft.in_reply_to) if draft.in_reply_to else None
-        thread = self.threads.below(parent) if parent else ()
-        ask = None
-        if parent is not None and not draft.claimed:
-            ask = self._questions.awaiting(sender, mailbox, parent)
+        parent, ask, links = None, None, list[tuple[str, str]]()
+        thread: tuple[int, ...] = ()
+        if draft.in_reply_to:
+            parent = self.threads.parent(sender, draft.in_reply_to)
+            thread = self.threads.below(parent)
+            links = self.threads.headers(thread)
+            if parent is not None and not draft.claimed:
+                ask = self._questions.awaiting(sender, mailbox, parent)
         origin = self.loops.origin(actor, mailbox, parent)
         hops, said = self.loops.count(draft, mailbox, origin, reply=parent is not None)
-        links = self.threads.headers(thread) if thread else []
         if hops > 1:  # a plain reply need not say so
             links.append(("Hops", str(hops)))
         content = compose(

@@ -195,7 +195,10 @@ class Mailboxes(Part):
 
     def rename(self, message: Message, file: str) -> None:
         """Let `message` be called `file` where it is; whoever has it has it still."""
-        self._lift(message)
+        held = _claim(message)
+        self._leave(message)
+        for slot, value in zip(_CLAIM, held, strict=True):
+            setattr(message, slot, value)
         message.file = file
         if message.folder == "new":
             message.named = file
@@ -292,16 +295,12 @@ class Mailboxes(Part):
         self._store.on_rollback(undo)
         self._store.update_message(message.seq, message.folder, message.file, message.record())
 
-    def _lift(self, message: Message) -> None:
-        """Take `message` from where it is: its slots (those of `_STATE`) are about to say another
-        place. A rollback puts it back."""
+    def _leave(self, message: Message) -> None:
+        """Take `message` from where it is, and from who has it: its slots (those of `_STATE`) are
+        about to say another place. A rollback puts it back."""
         before = _state(message)
         self._take(message)
         self._store.on_rollback(partial(self._return, message, before))
-
-    def _leave(self, message: Message) -> None:
-        """The same, and nobody has it any more."""
-        self._lift(message)
         message.claimed_by = message.reader = message.through = None
         message.claimed_at = 0.0
         message.claimed_since = -1.0
@@ -315,7 +314,7 @@ class Mailboxes(Part):
             self._followed[message.seq](message, message.folder, message.reason)
 
     def _return(self, message: Message, before: tuple[Any, ...]) -> None:
-        """Undo what was done since `_lift`."""
+        """Undo what was done since `_leave`."""
         self._take(message)
         for slot, value in zip(_STATE, before, strict=True):
             setattr(message, slot, value)
@@ -476,16 +475,15 @@ class Mailboxes(Part):
                 box.age_by(self._settings.of(MessageSettings).ageing_per_second)
 
 
+_CLAIM = ("claimed_by", "claimed_at", "claimed_since", "reader", "through", "doubted")
+"""The slots that say who has a message."""
+_claim = attrgetter(*_CLAIM)
+
 _STATE = (
+    *_CLAIM,
     "folder",
     "file",
     "named",
-    "claimed_by",
-    "claimed_at",
-    "claimed_since",
-    "reader",
-    "through",
-    "doubted",
     "attempt",
     "revived",
     "reason",

@@ -86,5 +86,4 @@ class Owners:
 
     def of(self, name: str) -> MailboxOwner:
         """The owner of the mailbox called `name`."""
-        prefix, slash, _ = name.partition("/")
-        return self._others[prefix] if slash else self.agents
+        return self._others[name.partition("/")[0]] if "/" in name else self.agents

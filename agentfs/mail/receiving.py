@@ -89,7 +89,8 @@ class Receiving(Part):
             self._go_without(box, principal, reader)
             return None
         process = self._claimant(box, principal)
-        if not self._may_have_one(box, principal, process, reader):
+        free = self._free(box, principal, process, reader)
+        if free is not None and free < 1:
             self._go_without(box, principal, reader)
             return None
         with self._gate.enter(principal, "claims") as actor:
@@ -193,7 +194,7 @@ class Receiving(Part):
     def _before(self, box: Mailbox, actor: Process, reader: Reader | None) -> list[Message]:
         """The messages that `reader` acknowledges when it asks for the next one: those it got last,
         or if it got nothing yet, those that a closed file of the same loop got."""
-        if self._is_onlooker(box, actor):
+        if actor.pid == INIT and self._is_onlooker(box, actor):
             return []
         if reader is None:
             held = box.reading(actor.pid)
@@ -206,10 +207,8 @@ class Receiving(Part):
         return [message for message in held if not message.unread]
 
     def _is_onlooker(self, box: Mailbox, actor: Process) -> bool:
-        """Whether `actor` is the operator, and looks at mail that a program is to work on: a
-        message that it takes there waits again, unless it is settled by a word."""
-        if actor.pid != INIT:
-            return False
+        """Whether the operator, `actor`, looks at mail that a program is to work on: a message that
+        it takes there waits again, unless it is settled by a word."""
         claimant = self._delivery.claimant(box, actor)
         return claimant is not None and claimant.pid != INIT and claimant.ospid is not None
 
@@ -304,18 +303,13 @@ class Receiving(Part):
         """The process that has all the tasks it may have, where `reader` can get no message
         before one of them ends."""
         process = self._claimant(box, principal)
-        return None if self._may_have_one(box, principal, process, reader) else process
+        free = self._free(box, principal, process, reader)
+        return None if free is None or free > 0 else process
 
     def _claimant(self, box: Mailbox, principal: Principal) -> Process | None:
         """The process that has what `principal` claims."""
         actor = None if principal.pid is None else self._table.find(principal.pid)
-        return None if actor is None else self._delivery.claimant(box, actor)
-
-    def _may_have_one(
-        self, box: Mailbox, principal: Principal, process: Process | None, reader: Reader | None
-    ) -> bool:
-        free = self._free(box, principal, process, reader)
-        return free is None or free > 0
+        return None if actor is None else self._owners.of(box.name).claimant(box.name, actor)
 
     def _free(
         self,

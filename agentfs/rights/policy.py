@@ -180,12 +180,10 @@ class Policy:
         action: Action,
         path: str = "",
         target: ActionTarget | None = None,
-        *,
-        answers: Callable[[], bool] = _never,
     ) -> Decision:
         """As `require`, before there is a content that could be approved. `approved` has to
         follow."""
-        decision = self.decide(actor, action, path, target, answers=answers)
+        decision = self.decide(actor, action, path, target)
         if not decision.allowed:
             raise decision.refusal()
         return decision

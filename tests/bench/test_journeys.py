@@ -7,7 +7,7 @@ import pytest
 
 from bench.journeys import JOURNEYS, take
 
-MOST = {"message": 153, "check_of_a_budget": 212}
+MOST = {"message": 131, "check_of_a_budget": 199}
 
 
 @pytest.mark.parametrize("journey", JOURNEYS, ids=lambda journey: journey.__name__)

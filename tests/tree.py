@@ -103,6 +103,10 @@ class Tree:
             raise AssertionError(f"agentfs {' '.join(arguments)}: {done.stderr}{done.stdout}")
         return done
 
+    def doctor(self) -> subprocess.CompletedProcess[str]:
+        """What `agentfs doctor` says of the state."""
+        return self.run("doctor", "--state", str(self.state), check=False)
+
     def mount(self) -> None:
         self.run("mount", str(self.path), "--state", str(self.state), *self._options)
         self.daemon = int((self.path / "proc/1/ospid").read_text())

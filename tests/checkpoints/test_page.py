@@ -20,7 +20,7 @@ def test_the_page_is_right(hatchery: Hatchery, tmp_path: Path) -> None:
         assert len(scripts) == 4
         for script, expected in scripts:
             assert run(script, tree, tmp_path) == expected, script
-        done = tree.run("doctor", "--state", str(tree.state), check=False)
+        done = tree.doctor()
         assert "rolled back" not in done.stdout
     finally:
         tree.clean_up()

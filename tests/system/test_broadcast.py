@@ -126,5 +126,5 @@ def test_h5_a_kill_in_the_middle_leaves_every_agent_with_the_copy_or_none(tree: 
             for path in (tree / f"agents/{name}/inbox/new").iterdir():
                 path.unlink()
         number += len(offered)
-    report = tree.run("doctor", "--state", str(tree.state), check=False)
+    report = tree.doctor()
     assert report.returncode == 0, report.stdout + report.stderr

@@ -98,7 +98,7 @@ def test_four_senders_and_a_daemon_killed_at_random_lose_nothing(
         for _ in range(CRASHES):
             time.sleep(chance.uniform(0.1, 0.6))
             tree.crash()
-            report = tree.run("doctor", "--state", str(tree.state), check=False)
+            report = tree.doctor()
             reports.append("" if report.returncode == 0 else report.stdout + report.stderr)
             tree.mount()
 

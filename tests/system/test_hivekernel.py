@@ -445,4 +445,4 @@ def test_i16_what_many_do_at_once_leaves_one_consistent_state(tree: Tree) -> Non
             f"{name} {number}" for number in range(60)
         ]
     tree.unmount()
-    assert tree.run("doctor", "--state", str(tree.state)).returncode == 0
+    assert tree.doctor().returncode == 0

@@ -82,7 +82,7 @@ def test_an_agent_of_an_earlier_release_that_is_called_so_is_not_started_and_dec
     assert "its name stands for 'operator'" in tree.log()
     refusals = [event["agent"] for event in after(tree, 0) if event["type"] == "agent_refused"]
     assert sorted(refusals) == ["kernel", "operator"]
-    told = tree.run("doctor", "--state", str(tree.state), check=False).stdout
+    told = tree.doctor().stdout
     assert "agent operator is not started" in told
     assert refused(tree.write, "agents/operator/ctl", "start\n") == "EINVAL"
     os.rmdir(tree / "agents/operator")
@@ -290,7 +290,7 @@ def test_a_name_that_a_rule_speaks_of_is_taken_by_the_operator_alone(tree: Tree)
             assert refused(lead.ask, f"proc/{lead.pid}/spawn", asked) == "EACCES", name
             assert refused(lead.do, f"os.mkdir(tree + '/agents/{name}')") == "EACCES", name
             assert f"speaks of {name}, and there is no such agent" in told
-            doctor = tree.run("doctor", "--state", str(tree.state), check=False).stdout
+            doctor = tree.doctor().stdout
             assert f"speaks of {name}, and there is no such agent" in doctor
         assert "speaks of lead" not in told
         assert "speaks of x-" not in told

@@ -106,7 +106,7 @@ def test_reminders_survive_kill_9_and_what_was_missed_fires_once(tree: Tree) -> 
     assert len(mail(tree, "alice")) == 1
     assert tree.read("agents/alice/reminders/stat") == FIRED_ONCE.replace("0", "2", 1)
     tree.unmount()
-    assert tree.run("doctor", "--state", str(tree.state)).returncode == 0
+    assert tree.doctor().returncode == 0
 
 
 def test_a_cron_reminder_that_was_missed_fires_once_and_stays(tree: Tree) -> None:
@@ -216,7 +216,7 @@ def fall_due_at_once(tree: Tree) -> str:
 
 def check_that_all_fire_once(tree: Tree, far: str) -> None:
     """After the end of the daemon, and after its next start."""
-    assert tree.run("doctor", "--state", str(tree.state)).returncode == 0
+    assert tree.doctor().returncode == 0
     pending, delivered = kept(tree)
     assert (len(pending | delivered), pending & delivered) == (3001, set())
     assert delivered
@@ -253,4 +253,4 @@ def test_a_removed_agent_takes_its_reminders_along(tree: Tree) -> None:
     (tree / "agents/dora").mkdir()
     assert listed(tree, "dora") == []
     tree.unmount()
-    assert tree.run("doctor", "--state", str(tree.state)).returncode == 0
+    assert tree.doctor().returncode == 0

@@ -82,7 +82,7 @@ def _tree(trees: Callable[..., Tree]) -> Iterator[Tree]:
     made = trees()
     made.mount()
     yield made
-    report = made.run("doctor", "--state", str(made.state), check=False)
+    report = made.doctor()
     assert "the store is consistent" in report.stdout, report.stdout
     assert "Traceback" not in made.log()
 

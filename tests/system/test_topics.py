@@ -313,7 +313,7 @@ def test_since_goes_on_over_kill_9_and_what_was_taken_is_there(
         programs = [publisher(tree, news, f"r{round_}p{number}", 10_000) for number in range(3)]
         seen += reader.take(random.randrange(50, 300))
         tree.crash()
-        report = tree.run("doctor", "--state", str(tree.state), check=False)
+        report = tree.doctor()
         assert "the store is consistent" in report.stdout, report.stdout
         for program in programs:
             out, _ = program.communicate(timeout=60)

@@ -52,6 +52,7 @@ def workplace(user: pwd.struct_passwd, fuse: None) -> Path:
     subprocess.run(["rm", "-rf", str(checkout)], check=True)
     checkout.mkdir()
     names = ["agentfs", "providers", "mount", "tools", "tests", "examples", "pyproject.toml"]
+    names += [each.name for each in CHECKOUT.glob("agentfs__mypyc*")]  # of a compiled build
     subprocess.run(["cp", "-a", *names, str(checkout)], check=True, cwd=CHECKOUT)
     subprocess.run(["chown", "-R", f"{user.pw_uid}:{user.pw_gid}", str(checkout)], check=True)
     packages = next(path for path in sys.path if path.endswith("site-packages"))

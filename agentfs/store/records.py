@@ -56,6 +56,10 @@ class _Follower(NamedTuple):
     fields: frozenset[str]
 
 
+def _refuse() -> NoReturn:
+    raise TypeError("a table of records is changed by put, drop and change")
+
+
 class Records(dict[K, T], Generic[K, T]):
     """All items of a kind by key: a dict that only the methods here change. Every change is part of
     the transaction under way, or is one of its own; where that fails, the change is undone in
@@ -94,17 +98,31 @@ class Records(dict[K, T], Generic[K, T]):
             key, item = self._read(name, record)
             self._exchange(key, item)
 
-    def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError("a table of records is changed by put, drop and change")
+    # Methods, each of them: what is a name of another method, the compiled build does not see.
 
-    __setitem__ = _refuse
-    __delitem__ = _refuse
-    __ior__ = _refuse
-    clear = _refuse
-    pop = _refuse
-    popitem = _refuse
-    setdefault = _refuse
-    update = _refuse
+    def __setitem__(self, key: K, item: T) -> NoReturn:
+        _refuse()
+
+    def __delitem__(self, key: K) -> NoReturn:
+        _refuse()
+
+    def __ior__(self, other: Any) -> NoReturn:  # type: ignore[misc]
+        _refuse()
+
+    def clear(self) -> NoReturn:
+        _refuse()
+
+    def pop(self, *_: Any) -> NoReturn:
+        _refuse()
+
+    def popitem(self) -> NoReturn:
+        _refuse()
+
+    def setdefault(self, *_: Any) -> NoReturn:
+        _refuse()
+
+    def update(self, *_: Any, **__: Any) -> NoReturn:
+        _refuse()
 
     # -- indexes ---------------------------------------------------------------------------------
 

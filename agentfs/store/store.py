@@ -147,7 +147,7 @@ class Store:
         self._end: list[Callable[[], object]] = []
         self._direct = False  # the transaction under way is one of SQLite's
         self._changes: list[Change] = []  # of the transaction under way, where it is not
-        self._length = 0  # bytes of them, about
+        self._length = 0  # bytes of SQLite's log that they may take
         self._unfolded = Batch()  # committed in the log, and not in SQLite yet
         self._claimed = 0  # bytes of SQLite's log that its fold may take
         self._stuck = False  # SQLite had no room for a fold
@@ -206,7 +206,8 @@ class Store:
         if self._ballast is None:
             self._room = 1 << 60  # nobody counts it
         else:
-            self._room = self._ballast.room(size, self.acting, self._claimed) - size
+            due = self._claimed + self._length
+            self._room = self._ballast.room(size, self.acting, due) - size
 
     # -- transactions --------------------------------------------------------------------------
 
@@ -233,6 +234,7 @@ class Store:
                 self._go_beside()
             else:
                 self._unfolded.take(changes, len(content))
+                self._claimed += self._length
                 self._changes, self._metas, self._length = [], {}, 0
                 if not self._waiting.is_set():
                     self._waiting.set()
@@ -450,7 +452,6 @@ class Store:
         except sqlite3.Error as failure:
             self._failure = failure
             raise
-        self._claimed += size
         self._length += size
         self._changes.append(change)
         if (

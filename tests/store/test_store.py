@@ -11,6 +11,8 @@ import pytest
 import trio
 
 from agentfs.base.errors import KernelError
+from agentfs.model.principal import Principal
+from agentfs.store.ballast import Ballast
 from agentfs.store.store import AGENTS, PROCESSES, RECENT, SHORT_CONTENT, Store
 from tests.storage import copy_store, without_log
 
@@ -255,6 +257,76 @@ def fill_up(store: Store) -> None:
     without_log(store)
     (pages,) = store._db.execute("PRAGMA page_count").fetchone()
     store._db.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def test_what_is_rolled_back_or_in_sqlite_claims_no_room_for_a_fold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed: list[int] = []
+
+    def room(ballast: Ballast, size: int, acting: Principal | None, due: int) -> int:
+        claimed.append(due)
+        return 0  # so that it is asked each time
+
+    monkeypatch.setattr(Ballast, "room", room)
+    store = Store(tmp_path / "store.db")
+    store.keep_ballast()
+
+    def put_twice() -> list[int]:
+        claimed.clear()
+        for key in ("a", "b"):
+            store.put_record("queue", key, {})
+        return list(claimed)
+
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), store.transaction():
+            first, second = put_twice()
+            assert first == 0 < second
+            raise ZeroDivisionError
+    with store.transaction():
+        put_twice()
+        store.read("SELECT 1")  # so that it commits in SQLite
+    with store.transaction():
+        assert put_twice() == [0, second]
+    with store.transaction():
+        assert put_twice() == [2 * second, 3 * second]
+    store.fold()
+    with store.transaction():
+        assert put_twice() == [0, second]
+    store.close()
+
+
+def test_a_transaction_that_fails_takes_nothing_of_the_log_with_it(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db")
+
+    def put(key: str) -> None:
+        store.put_record("queue", key, {"key": key})
+
+    for number, fail in enumerate((put, lambda key: [put(key), store.read("SELECT 1")])):
+        with store.transaction():
+            put(f"before {number}")
+        assert store._unfolded.count == 1
+        with pytest.raises(ZeroDivisionError), store.transaction():
+            store.set_meta("key", "failed")
+            fail("failed")
+            raise ZeroDivisionError
+        assert store._unfolded.count == 1 - number, "one that reads with SQL is behind a fold"
+        assert store.record("queue", "failed") is None
+        assert store.meta("key") == ""
+        with store.transaction():
+            put(f"after {number}")
+        store.fold()
+    with store.transaction():
+        put("last")
+    left = tmp_path / "left"
+    left.mkdir()
+    copy_store(tmp_path, left)  # as it is after kill -9
+    again = Store(left / "store.db")
+    wanted = ["after 0", "after 1", "before 0", "before 1", "last"]
+    assert [key for key, _ in again.records("queue")] == wanted
+    assert again.meta("key") == ""
+    again.close()
+    store.close()
 
 
 def test_a_full_store_is_enospc_and_works_again_when_there_is_room(store: Store) -> None:

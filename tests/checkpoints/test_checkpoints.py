@@ -18,6 +18,7 @@ from agentfs.base.errors import KernelError
 from agentfs.check import check
 from agentfs.checkpoints import copies, making, swap, verify
 from agentfs.checkpoints.checkpoints import SystemCheckpoint
+from tests.storage import copy_store
 from tests.world import OPERATOR, World
 
 
@@ -72,6 +73,32 @@ async def test_the_whole_life_of_a_checkpoint(world: World) -> None:
     with pytest.raises(KernelError) as gone:
         await world.kernel.checkpoints.rollback(OPERATOR, "one")
     assert gone.value.errno == errno.ENOENT
+
+
+async def test_a_daemon_that_is_killed_before_the_way_back_was_gone_loses_no_number(
+    world: World, tmp_path: Path
+) -> None:
+    world.agent("bob")
+    world.send("init", "bob", "before")
+    await made(world)
+    await world.kernel.checkpoints.rollback(OPERATOR, "one")
+    world.store.fold()
+    late = world.send("init", "bob", "after").seq
+    last = world.events.last
+    with closing(sqlite3.connect(world.state / "store.db")) as database:
+        assert (late,) not in database.execute("SELECT seq FROM messages"), "it is in the log alone"
+    left = tmp_path / "left"
+    left.mkdir()
+    copy_store(world.state, left)
+    world._stop()
+    copy_store(left, world.state)  # as it is after kill -9
+    swap.finish(world.state)
+    world._start()
+    before, _ = world.waiting("bob")
+    assert before == "before"
+    assert world.events.last > last
+    assert world.send("init", "bob", "next").seq > late
+    assert str(await world.kernel.audit.verify()).startswith("ok ")
 
 
 async def test_what_was_used_stays_used_and_no_number_comes_twice(world: World) -> None:

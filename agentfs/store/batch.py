@@ -45,7 +45,7 @@ class ChangeKind(IntEnum):
     UNPUBLISHED = 15
 
 
-# Those that come most often. What is Final costs the compiled build no look-up.
+# Those that come most often. The compiled build looks up nothing that is Final.
 _META: Final = ChangeKind.META
 _RECORD: Final = ChangeKind.RECORD
 _MESSAGE: Final = ChangeKind.MESSAGE

@@ -11,18 +11,44 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer  # type: ignore[import-untyped]
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from agentfs.machine.launch import PR_SET_CHILD_SUBREAPER
 from tests.hatchery import Hatchery, QuickTree
 from tests.tree import Tree
 
 LONGEST = (
-    *("torture/test_soak.py", "system/test_user.py", "torture/test_torture.py"),
-    *("tooling/test_servers.py", "llm/test_sdks.py", "runner/test_harness.py"),
-    *("system/test_agent_client.py", "system/test_crawl.py", "tools/test_silent.py"),
+    *("torture/test_soak.py", "system/test_user.py", "tools/test_cli.py"),
+    *("torture/test_torture.py", "system/test_crash.py", "tools/test_mounting.py"),
+    *("tooling/test_servers.py", "runner/test_agent.py", "system/test_agent_client.py"),
+    *("system/test_shm.py", "mail/test_mail_model.py", "system/test_reminders.py"),
+    *("system/test_damage.py", "store/test_memory.py", "tools/test_bad_input.py"),
+    *("system/test_reaper.py", "reminders/test_reminders.py", "asks/test_asks_model.py"),
+    *("llm/test_sdks.py", "runner/test_harness.py", "system/test_hung_disks.py"),
+    *("system/test_crawl.py", "tools/test_silent.py"),
 )
 """Files that take half a minute and more. They come first: the last file to end keeps every other
 core waiting."""
+
+WITH_SDKS = (
+    *("tests/dialects/test_scripted.py", "tests/dialects/test_sdks.py"),
+    *("tests/llm/test_gateway.py", "tests/llm/test_played.py", "tests/llm/test_small.py"),
+)
+"""Files whose tests import the SDKs: one worker has them all, and the others never do."""
+
+
+class Files(LoadFileScheduling):  # type: ignore[misc]
+    """A file's tests stay together, as some share a tree; so do `WITH_SDKS`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return WITH_SDKS[0] if file in WITH_SDKS else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Files:
+    return Files(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import anthropic
-import openai
 import pytest
 import yaml
 
@@ -15,6 +14,14 @@ from agentfs.dialects.scripted import Reply, Script
 from agentfs.dialects.stream import TokenStream
 from agentfs.dialects.table import DIALECTS
 from tests.dialects.samples import Served, serve
+from tests.later import Later
+
+if TYPE_CHECKING:
+    import anthropic
+    import openai
+else:
+    anthropic, openai = Later("anthropic"), Later("openai")
+
 
 HELLO = [{"role": "user", "content": "What is the weather in Paris?"}]
 

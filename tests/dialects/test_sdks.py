@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import anthropic
-import openai
 import pytest
 
 from agentfs.dialects.dialect import Request
@@ -15,6 +14,13 @@ from agentfs.dialects.refusal import refusal
 from agentfs.dialects.stream import TokenStream
 from agentfs.dialects.table import DIALECTS
 from tests.dialects.samples import SAMPLES, Served, request, serve
+from tests.later import Later
+
+if TYPE_CHECKING:
+    import anthropic
+    import openai
+else:
+    anthropic, openai = Later("anthropic"), Later("openai")
 
 
 @pytest.fixture(scope="module")

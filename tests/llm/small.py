@@ -14,10 +14,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
-import openai
 import pytest
 import yaml
 
@@ -25,7 +23,15 @@ import agentfs.gateway
 from agentfs.catalog.catalog import RUNNABLE
 from agentfs.dialects.tape import TapeRecord, read_tape
 from agentfs.tools.demo_team import show_team
+from tests.later import Later
 from tests.tree import Tree
+
+if TYPE_CHECKING:
+    import anthropic
+    import openai
+else:
+    anthropic, openai = Later("anthropic"), Later("openai")
+
 
 __all__ = ["IS_HERE", "NEEDS_MODEL", "PLACES", "QUESTIONS", "TAPE", "ask_file", "asked", "serve"]
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import anthropic
-import openai
+from typing import TYPE_CHECKING
 
+from tests.later import Later
 from tests.llm.desk import Desk
 from tests.llm.server import TEXT, Provider
+
+if TYPE_CHECKING:
+    import anthropic
+    import openai
+else:
+    anthropic, openai = Later("anthropic"), Later("openai")
+
 
 ASKED = [{"role": "user", "content": "What is the capital of France?"}]
 

@@ -10,17 +10,24 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import anthropic
-import openai
 import pytest
 
 from agentfs.dialects.tape import read_tape
 from agentfs.gateway.played import SHIPPED
+from tests.later import Later
 from tests.llm.conftest import KEY, SPEAKS, http_provider, model
 from tests.llm.desk import Desk
 from tests.llm.server import Provider
 from tests.llm.wire import PATHS, body_of, post
+
+if TYPE_CHECKING:
+    import anthropic
+    import openai
+else:
+    anthropic, openai = Later("anthropic"), Later("openai")
+
 
 REQUESTS = [
     (PATHS[dialect], body_of(dialect, stream=stream)) for dialect in PATHS for stream in (0, 1)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["children", "cpu_seconds", "per_call", "read_perf", "resident"]
+__all__ = ["at_rest", "children", "cpu_seconds", "per_call", "read_perf", "resident"]
 
 EVENT = "instructions:u"
 BLOCKS = 10
@@ -40,6 +40,15 @@ def cpu_seconds(pid: int) -> float:
     """Processor time of a process in seconds, with that of its threads which have ended: what its
     clock says, whose number Linux makes of the pid like this (CPUCLOCK_SCHED)."""
     return time.clock_gettime(~pid << 3 | 2)
+
+
+def at_rest(pid: int) -> None:
+    """Return when a process has used no processor time for 50 ms, or after ten seconds."""
+    for _ in range(200):
+        before = cpu_seconds(pid)
+        time.sleep(0.05)
+        if cpu_seconds(pid) == before:
+            return
 
 
 def children(pid: int) -> list[int]:

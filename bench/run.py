@@ -33,7 +33,8 @@ SIDES = {
     "tasks": "submit to assigned, assigned to completed: a queue's send and receive",
     "recall": "memory: recall among 100,000 notes, remember, the index; grep over the same files",
     "checkpoints": "a checkpoint of 5,000 files and 76 MB, its pause, and the way back",
-    "instructions": "of the kernel's own calls, counted by Callgrind",
+    "instructions": "of the kernel's own calls, a message and a wake, counted by Callgrind",
+    "before": "announcements, memory, starts beside a commit that had no log, run from git",
 }
 """The sides, each a module of this package with a function `measure`, and what they measure."""
 

@@ -21,6 +21,7 @@ from bench.table import Row
 __all__ = [
     "PATIENCE",
     "ROOT",
+    "SLOW_PATIENCE",
     "Setting",
     "Side",
     "Tree",
@@ -36,7 +37,8 @@ ROOT = Path(__file__).parents[1]
 PATIENCE = 30.0
 """Seconds that something may take to start or to end before the benchmark gives up."""
 
-CLI = [sys.executable, "-m", "agentfs.tools.cli"]
+SLOW_PATIENCE = 300.0
+"""The same where each instruction is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,14 @@ Side = Callable[[Setting], Iterator[Row]]
 
 
 class Tree:
-    """A mount point and a state directory below `folder`, and the daemon that serves them."""
+    """A mount point and a state directory below `folder`, and the daemon that serves them, with the
+    sources of `checkout`."""
 
-    def __init__(self, folder: Path) -> None:
+    cli = (sys.executable, "-m", "agentfs.tools.cli")
+
+    def __init__(self, folder: Path, checkout: Path = ROOT) -> None:
+        self.checkout = checkout
+        self.environment = os.environ | {"PYTHONPATH": str(checkout)}
         self.path = folder / "mnt"
         self.state = folder / "state"
         self.path.mkdir(parents=True, exist_ok=True)
@@ -81,15 +88,33 @@ class Tree:
         """The daemon's pid in the machine's own /proc."""
 
     def mount(self) -> None:
-        subprocess.run([*CLI, "mount", str(self.path), "--state", str(self.state)], check=True)
+        self._command("mount", str(self.path), "--state", str(self.state), check=True)
+        self._find_daemon()
+
+    def wait_for_mount(self, program: subprocess.Popen[bytes]) -> None:
+        """Return when what `program` mounts can be used."""
+        deadline = time.monotonic() + SLOW_PATIENCE
+        while not os.path.ismount(self.path):
+            if program.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{program.args!r} does not mount {self.path}")
+            time.sleep(0.1)
+        self._find_daemon()
+
+    def _find_daemon(self) -> None:
         self.daemon = int((self.path / "proc/1/ospid").read_text())
+
+    def _command(self, *words: str, check: bool) -> int:
+        """The exit code of `agentfs` with these words."""
+        return subprocess.run(
+            [*self.cli, *words], check=check, cwd=self.checkout, env=self.environment
+        ).returncode
 
     def unmount(self) -> None:
         """End the system; nothing happens if it is not mounted. A dead mount is taken away too."""
         if f" {self.path} " not in Path("/proc/self/mounts").read_text():
             return
-        if subprocess.run([*CLI, "umount", str(self.path)], check=False).returncode:
-            subprocess.run([*CLI, "umount", "--lazy", str(self.path)], check=True)
+        if self._command("umount", str(self.path), check=False):
+            self._command("umount", "--lazy", str(self.path), check=True)
 
     def kill(self) -> None:
         """kill -9 the daemon, and wait until it is gone."""

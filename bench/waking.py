@@ -14,7 +14,8 @@ from inotify_simple import INotify, masks
 from bench.alternatives.crew import Couple, Crew
 from bench.alternatives.servers import Redis
 from bench.alternatives.ways import FLOOR, Empty, floor, mail, stream
-from bench.setting import PATIENCE, Setting, Tree
+from bench.announced import EVERY, all_announced, by_mask, figure
+from bench.setting import Setting, Tree
 from bench.table import AT_LEAST, Row, beside, median, percentile
 
 __all__ = ["Delay", "announcing", "delay", "wakes", "watching"]
@@ -25,8 +26,8 @@ LATENCIES = 100
 APART, SOON = 0.01, 0.001
 """Seconds between two, in which the receiver waits again: after ten milliseconds all code is in no
 cache of the processor, and after one most of it is."""
-CHANGES, EVERY = 3000, 0.001
-"""Changes that a watcher is to see, and the seconds between two."""
+CHANGES = 3000
+"""Changes that a watcher is to see."""
 ANNOUNCED = 1000
 """Messages of a round that are announced, or not."""
 
@@ -78,6 +79,7 @@ def wakes(
     """Everything of this module."""
     yield from latencies(setting, hired, tree, empty, everysec)
     yield from watching(setting, hired, tree)
+    yield from by_mask(setting, hired, tree)
     yield from announcing(setting, hired, tree)
 
 
@@ -168,7 +170,7 @@ def watching(setting: Setting, hired: Crew, tree: Tree) -> Iterator[Row]:
     timings = []
     for changes in (10, *[count] * setting.size(3, 1)):
         timings.append(_timed(couple, changes, EVERY))
-        _all_announced(tree)  # also that the mail was taken: the next round begins with nothing
+        all_announced(tree)  # also that the mail was taken: the next round begins with nothing
     lost = sum(len(timing.calls) - len(timing.wakes) for timing in timings)
     yield Row("messages", "inotify, 1,000 changes/s: lost", lost, "events", target=0)
     whole = [timing for timing in timings[1:] if len(timing.wakes) == count]
@@ -207,9 +209,9 @@ def announcing(setting: Setting, hired: Crew, tree: Tree) -> Iterator[Row]:
             watcher.add_watch(str(tree / f"agents/told-to/inbox/{folder}"), masks.ALL_EVENTS)
         for warm in (False, *[True] * rounds):
             for way, couple in zip(ways, couples, strict=True):
-                before = _figure(tree, "announced_total")
+                before = figure(tree, "announced_total")
                 rate = _until_announced(tree, couple, messages)
-                announced = _figure(tree, "announced_total") - before
+                announced = figure(tree, "announced_total") - before
                 while watcher.read(timeout=0):
                     pass
                 if warm:
@@ -240,23 +242,5 @@ def _until_announced(tree: Tree, couple: Couple, messages: int) -> float:
     couple.sender.tell("fill", count=messages)
     couple.sender.hear()
     couple.receiver.hear()
-    _all_announced(tree)
+    all_announced(tree)
     return messages / (time.perf_counter() - started)
-
-
-def _all_announced(tree: Tree) -> None:
-    """Wait until nothing is left to announce."""
-    deadline = time.monotonic() + PATIENCE
-    while _figure(tree, "announcements_waiting"):
-        if time.monotonic() > deadline:
-            raise SystemExit("the benchmark: changes are never announced")
-        time.sleep(0.02)  # reading the figure costs the daemon 2 ms
-
-
-def _figure(tree: Tree, name: str) -> float:
-    """One of the mount's own, in /sys/metrics."""
-    start = f"agentfs_mount_{name} "
-    for line in (tree / "sys/metrics").read_text().splitlines():
-        if line.startswith(start):
-            return float(line.removeprefix(start))
-    raise SystemExit(f"the benchmark: there is no {start}in /sys/metrics")

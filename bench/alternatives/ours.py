@@ -6,7 +6,7 @@ import os
 import select
 import time
 
-from inotify_simple import INotify, flags
+from inotify_simple import INotify, flags, masks
 
 from bench.alternatives.transport import END, Receiver, Sender
 
@@ -115,14 +115,16 @@ class PollReceiver(RecvReceiver):
 
 
 class Watcher(RecvReceiver):
-    """A program that watches its `inbox/new` with inotify."""
+    """A program that watches its `inbox/new` with inotify: for what is created there, or for
+    `everything`."""
 
     FLAGS = RecvReceiver.FLAGS | os.O_NONBLOCK
 
-    def __init__(self) -> None:
+    def __init__(self, *, everything: bool = False) -> None:
         super().__init__()
         self._inotify = INotify()
-        self._inotify.add_watch(_own("agents/self/inbox/new"), flags.CREATE)
+        wanted = masks.ALL_EVENTS if everything else flags.CREATE
+        self._inotify.add_watch(_own("agents/self/inbox/new"), wanted)
 
     def notice(self, count: int) -> list[int]:
         """When each event came; fewer than `count` if events were lost. The mail is taken

@@ -15,6 +15,7 @@ from bench import messages, waking
 from bench.alternatives.crew import crew
 from bench.alternatives.servers import interpreter, on_ext4, redis_server
 from bench.alternatives.ways import FLOOR, families
+from bench.announced import by_mask
 from bench.setting import Setting, file_system
 
 
@@ -82,6 +83,10 @@ def test_watchers_see_what_is_sent_and_all_of_it_is_announced(setting: Setting) 
         lost, _, p99 = waking.watching(setting, hired, tree)
         assert lost.ours == 0
         assert p99.ours > 0
+        requests, processor = by_mask(setting, hired, tree)
+        assert 2 <= requests.ours <= 4
+        assert requests.counts["watched for everything"] >= requests.ours
+        assert processor.ours > 0
         known, watched = waking.announcing(setting, hired, tree)
         assert known.counts["announcements a message"] == 0
         assert watched.counts["announcements a message"] > 2

@@ -15,6 +15,11 @@ EXPECTED = {
     "checks": {"send, all rules active"},
     "log": {"a send while folds are made, p99", "replay of 100 messages, later than without"},
     "scale": {"look-up, 20 processes", "daemon idle, 5 readers parked"},
+    "before": {
+        "inotify, 1,000 changes/s: processor a change",
+        "memory a process, 20",
+        "start after kill -9, 20 processes and a full log",
+    },
     "files": {"git clone", "git status", "tar x", "grep -r", "rsync -a", "rm -rf"},
     "clients": {"1 client, p99", "3 clients, the mix"},
     "models": {

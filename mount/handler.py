@@ -77,16 +77,16 @@ def handler(
         try:
             if requests.host.standstill.on:
                 await requests.stand_still(name, args)
-            pass_on, fairness, key = wakeups.turns.pass_on, requests.fairness, None
+            fairness, key = requests.fairness, None
             if fairness.busy and fairness.asks():
                 key = requests.whose(name, args)
                 if key is not None and name not in UNAWAITED and fairness.must_wait(key):
                     await fairness.wait(key)
             asked = Asked(requests, name, args, key)
             work = method(operations, *args, **kwargs)
-            result = await driven(work, pass_on, asked.resumed, asked.paused)
+            result = await driven(work, wakeups.turns.pass_on, asked.resumed, asked.paused)
             if operations.announcer.contested:
-                pass_on()
+                wakeups.turns.pass_on()
                 await operations.announcer.settled()
             if sendable is not None and not sendable(result):
                 raise TypeError(f"{name} gave {result!r:.80}")

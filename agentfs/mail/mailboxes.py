@@ -110,7 +110,8 @@ class Mailboxes(Part):
     def content(self, message: Message) -> bytes:
         """The whole text, with the headers that change. ENOENT if it is gone."""
         try:
-            return message.head() + self._store.content(message.seq)
+            content = self._store.content(message.seq)
+            return message.head() + content if message.attempt > 1 else content
         except KeyError:
             raise KernelError(errno.ENOENT, f"message {message.id} is gone") from None
 

@@ -65,9 +65,10 @@ class Receiving(Part):
     def received(self, message: Message, claimed_as: str = "") -> bytes:
         """The text of a message that was just claimed, and how many more wait; in a batch, its
         name in cur/, too."""
-        waiting = self._boxes.box(message.mailbox).waiting
-        head = f"Claimed-As: {claimed_as}\n" if claimed_as else ""
-        return f"{head}Messages-Waiting: {waiting}\n".encode() + self._boxes.content(message)
+        head = f"Messages-Waiting: {len(self._boxes.box(message.mailbox).new)}\n"
+        if claimed_as:
+            head = f"Claimed-As: {claimed_as}\n{head}"
+        return head.encode() + self._boxes.content(message)
 
     def claim_next(
         self, principal: Principal, name: str, reader: Reader | None = None

@@ -109,7 +109,7 @@ class Stalls(Part):
     def _begin(self, name: str) -> None:
         """From now on it takes what waits for it, or does not."""
         process = self._table.by_name(name)
-        if process is not None and _works(process) and self._mail.boxes.box(name).waiting:
+        if process is not None and _works(process) and self._mail.boxes.box(name).new:
             self._since[name] = self._clock.monotonic()
         else:
             self._since.pop(name, None)

@@ -38,6 +38,7 @@ class ClaimLimits(Part):
         ceilings: Ceilings,
         give_back: Callable[[Message, str], object],
     ) -> None:
+        self._store = ground.store
         self._claims = claims
         self._table = table
         self._ceilings = ceilings
@@ -57,12 +58,15 @@ class ClaimLimits(Part):
 
     def _of(self, process: Process) -> tuple[int | None, float | None]:
         """That, and how many seconds each may take. Kept until a limit is another one: every claim
-        asks for both."""
+        asks for both. What a transaction says that is under way may be taken back, and is not
+        kept."""
         found = self._bounds.get(process.pid)
         if found is None:
             patience = self._ceilings.effective(process, "timeout_seconds")
             most = self._ceilings.whole(process, "max_concurrent_tasks")
-            found = self._bounds[process.pid] = 0 if patience == 0 else most, patience
+            found = 0 if patience == 0 else most, patience
+            if not self._store.in_transaction:
+                self._bounds[process.pid] = found
         return found
 
     def process_ended(self, process: Process) -> None:

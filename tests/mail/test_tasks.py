@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import pytest
 
@@ -54,6 +55,22 @@ def test_one_claim_more_than_a_process_may_have_is_eagain(world: World) -> None:
     assert (refused.value.errno, refused.value.rule) == (errno.EAGAIN, "max_concurrent_tasks")
     assert world.mail.mailbox("alice").waiting == 2
     acknowledge(world, "alice", first)
+    claim(world, "alice")
+
+
+def test_a_limit_that_was_taken_back_does_not_hold(world: World) -> None:
+    world.process("alice", max_concurrent_tasks=2)
+    alice = world.table.by_name("alice")
+    assert alice is not None
+    with pytest.raises(RuntimeError), world.store.transaction():
+        world.table.update(alice, limits=replace(alice.limits, max_concurrent_tasks=1))
+        tell(world, "alice", 2)
+        claim(world, "alice")
+        with pytest.raises(KernelError):
+            claim(world, "alice")
+        raise RuntimeError
+    tell(world, "alice", 2)
+    claim(world, "alice")
     claim(world, "alice")
 
 

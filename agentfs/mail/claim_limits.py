@@ -120,6 +120,9 @@ class ClaimLimits(Part):
         )
 
     def _patience(self, pid: int) -> float | None:
+        found = self._bounds.get(pid)
+        if found is not None:
+            return found[1]
         process = self._table.find(pid)
         return None if process is None else self._of(process)[1]
 

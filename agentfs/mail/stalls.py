@@ -109,7 +109,13 @@ class Stalls(Part):
     def _begin(self, name: str) -> None:
         """From now on it takes what waits for it, or does not."""
         process = self._table.by_name(name)
-        if process is not None and _works(process) and self._mail.boxes.box(name).new:
+        if (
+            process is not None
+            and (process.exec or process.ospid is not None)  # a program is at work, or to be again
+            and process.pid != INIT
+            and process.kind is ProcessKind.AGENT
+            and self._mail.boxes.box(name).new
+        ):
             self._since[name] = self._clock.monotonic()
         else:
             self._since.pop(name, None)
@@ -119,12 +125,3 @@ class Stalls(Part):
         if process is not None and process.pid in self._stalled:
             self._stalled.discard(process.pid)
             self._events.emit(AgentResumed(process.pid, name))
-
-
-def _works(process: Process) -> bool:
-    """Whether a program is at work for it, or to be again."""
-    return bool(
-        (process.exec or process.ospid is not None)
-        and process.pid != INIT
-        and process.kind is ProcessKind.AGENT
-    )

@@ -58,8 +58,7 @@ class ClaimLimits(Part):
 
     def _of(self, process: Process) -> tuple[int | None, float | None]:
         """That, and how many seconds each may take. Kept until a limit is another one: every claim
-        asks for both. What a transaction says that is under way may be taken back, and is not
-        kept."""
+        asks for both. Inside a transaction nothing is kept: its limits may be taken back."""
         found = self._bounds.get(process.pid)
         if found is None:
             patience = self._ceilings.effective(process, "timeout_seconds")

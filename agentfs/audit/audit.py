@@ -14,6 +14,7 @@ import errno
 import hashlib
 import logging
 import secrets
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,13 +33,16 @@ from agentfs.model.principal import Principal
 from agentfs.store.event import Event
 from agentfs.store.ground import Ground
 from agentfs.store.part import Part
-from agentfs.store.records import keep_fields
+from agentfs.store.records import keep_fields, keep_value
 
-__all__ = ["Audit"]
+__all__ = ["MOST_ACTORS", "Audit"]
 
 log = logging.getLogger(__name__)
 
 REFUSED = (CallRefused, RefusalsRepeated)
+
+MOST_ACTORS = 256
+"""Those who act whose JSON is kept, a few hundred bytes each."""
 
 
 class Audit(Part):
@@ -63,8 +67,8 @@ class Audit(Part):
         self.seq, self._digest = self._resume()
         marks = [seq for seq, _ in self._tables.checkpoints() if seq <= self.seq]
         self._marked = max(marks, default=0)  # the record of the last checkpoint
-        self._acting: Principal | None = None  # of the last record: the next one's, mostly
-        self._actor = records.actor(None)
+        self._actors: dict[int, tuple[Principal, str]] = {}  # see `_actor`
+        self._kernel = records.actor(None)
         self.pruning = Pruning(ground, self._tables, self._seal, lambda: self.seq)
         self._stopped = False  # nobody but the operator changes anything
         self._noted: tuple[Event, ...] = ()  # of the transaction under way
@@ -122,35 +126,55 @@ class Audit(Part):
     def _record(self) -> None:
         """Write the record of the transaction that is about to be committed, or the records, where
         a part of it is somebody else's doing. If that cannot be done, the transaction fails."""
-        noted = self._noted
+        noted, before = self._noted, self.seq
         limits = self._settings.of(AuditSettings)
         for acting, changes in self._events.shares(self._store.acting):
             if noted:
                 changes, noted = (*changes, *noted), ()
-            if not changes:
-                continue
-            stops = limits.when_full == "stop" and self.pruning.stops
-            if stops and all(isinstance(change, REFUSED) for change in changes):
-                continue  # refusals without room are in `/dev/events` and `kernel.log` alone
-            seq = self.seq + 1
-            if acting is not self._acting:
-                self._acting, self._actor = acting, records.actor(acting)
-            text = records.record(seq, self._clock.now(), self._actor, changes)
-            digest = hashlib.sha256(self._digest + text.encode("ascii")).digest()
-            self._tables.append(seq, text, digest, self._seal.head(seq, digest))
-            keep_fields(self._store, self, "seq", "_digest", "_marked")
-            self.seq, self._digest = seq, digest
-            self._watch_room(limits)
-            if seq - self._marked >= limits.checkpoint_every:
-                self._mark()
+            if changes and (limits.when_full == "forget" or self._has_room(changes)):
+                self._append(acting, changes)
+                self._watch_room(limits)
+        if self.seq != before:
+            self._tables.put_head(self._seal.head(self.seq, self._digest))
+
+    def _append(self, acting: Principal | None, changes: Sequence[Event]) -> None:
+        """Make the next record."""
+        keep_value(self._store, self._put_back, (self.seq, self._digest, self._marked))
+        seq = self.seq + 1
+        who = self._kernel if acting is None else self._actor(acting)
+        text = records.record(seq, records.stamp(self._clock.now()), who, changes)
+        digest = hashlib.sha256(self._digest + text.encode()).digest()  # it is ASCII alone
+        self._tables.append(seq, text, digest)
+        self.seq, self._digest = seq, digest
+
+    def _put_back(self, before: tuple[int, bytes, int]) -> None:
+        self.seq, self._digest, self._marked = before
+
+    def _actor(self, acting: Principal) -> str:
+        """Who acts, as JSON. Kept by the object, which is the same one in most calls of a program:
+        to find it by what it says takes ten times as long."""
+        known = self._actors.get(id(acting))
+        if known is None:  # one that is kept stays alive, so nothing else has its id
+            if len(self._actors) >= MOST_ACTORS:
+                self._actors.clear()
+            known = self._actors[id(acting)] = acting, records.actor(acting)
+        return known[1]
+
+    def _has_room(self, changes: Sequence[Event]) -> bool:
+        """Refusals without room are in `/dev/events` and `kernel.log` alone."""
+        return not self.pruning.stops or not all(isinstance(each, REFUSED) for each in changes)
 
     def _watch_room(self, limits: AuditSettings) -> None:
-        """Tell when the audit is half full, and look whether everybody has to stop."""
-        kept = self.pruning.kept
-        if kept == (limits.max_records + 1) // 2:
-            self._store.on_commit(lambda: self._tell_of(AuditHalfFull(kept, limits.max_records)))
-        if limits.when_full == "stop" or self._stopped:
+        """There is one more record: tell when the audit is half full, look whether everybody has to
+        stop, and make a checkpoint if it is time for one."""
+        pruning, most = self.pruning, limits.max_records
+        kept = self.seq - pruning.first + 1 - pruning.dropped
+        if kept == (most + 1) // 2:
+            self._store.on_commit(lambda: self._tell_of(AuditHalfFull(kept, most)))
+        if self._stopped or limits.when_full == "stop":
             self._store.on_commit(self._look)
+        if self.seq - self._marked >= limits.checkpoint_every:
+            self._mark()
 
     def _look(self) -> None:
         """Tell of it if everybody has to stop from now on."""

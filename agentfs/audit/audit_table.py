@@ -63,8 +63,11 @@ class AuditTables:
         )
         return list(self._store.read(query, (seq, limit)))
 
-    def append(self, seq: int, record: str, digest: bytes, head: str) -> None:
+    def append(self, seq: int, record: str, digest: bytes) -> None:
+        """The transaction that does so sets the head, too, of the last one it appends."""
         self._store.change(ChangeKind.AUDITED, seq, record, digest)
+
+    def put_head(self, head: str) -> None:
         self._store.set_meta(HEAD, head)
 
     def checkpoints(self) -> Iterator[tuple[int, str]]:

@@ -58,7 +58,7 @@ class Gap:
 
     def _said(self, signature: str) -> str:
         told = RefusalsDropped(self.count, self.first, signature)
-        return records.written(self.last, self.time, records.actor(None), [told])
+        return records.record(self.last, self.time, records.actor(None), [told])
 
     @classmethod
     def read(cls, seal: Seal, record: bytes, before: bytes, digest: bytes) -> Gap:

@@ -19,20 +19,15 @@ from typing import Any
 from agentfs.model.principal import Principal
 from agentfs.store.event import Event
 
-__all__ = ["actor", "canonical", "change", "record", "stamp", "written"]
+__all__ = ["actor", "canonical", "change", "record", "stamp"]
 
 canonical: Callable[[Any], str] = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 """Makes canonical JSON of any value. Surrogates, which stand for bytes that are no UTF-8, are
 escaped."""
 
 
-def record(seq: int, seconds: float, actor: str, changes: Iterable[Event]) -> str:
-    """One record. `actor` is JSON already; `seconds` is the wall-clock time."""
-    return written(seq, stamp(seconds), actor, changes)
-
-
-def written(seq: int, time: str, actor: str, changes: Iterable[Event]) -> str:
-    """The same with a `time` that is a stamp already."""
+def record(seq: int, time: str, actor: str, changes: Iterable[Event]) -> str:
+    """One record. `actor` is JSON already; `time` is the `stamp` of the wall-clock time."""
     told = ",".join(map(change, changes))
     return f'{{"actor":{actor},"changes":[{told}],"seq":{seq},"time":"{time}"}}'
 
@@ -70,36 +65,30 @@ def change(event: Event) -> str:
     kind = type(event)
     shape = _shapes.get(kind)
     if shape is None:
-        shape = _shapes[kind] = _Shape(kind)
-    return shape.fill(event)
+        shape = _shapes[kind] = _shape(kind)
+    template, values = shape
+    return template % tuple(
+        [
+            quoted(value)
+            if type(value) is str
+            else str(value)
+            if type(value) is int
+            else canonical(value)
+            for value in values(event)
+        ]
+    )
 
 
-class _Shape:
-    """The JSON of the events of one kind, with a place for each value."""
-
-    def __init__(self, kind: type[Event]) -> None:
-        told = {each.name: each.type for each in fields(kind) if "untold" not in each.metadata}
-        self._names = sorted(told)
-        places = {name: f'"{name}":%s' for name in told}
-        places["type"] = f'"type":{quoted(kind.type)}'
-        self._template = f"{{{','.join(places[key] for key in sorted(places))}}}"
-        self._values: Callable[[Event], tuple[Any, ...]]
-        if len(self._names) > 1:
-            self._values = attrgetter(*self._names)
-        else:
-            self._values = lambda event: tuple(getattr(event, name) for name in self._names)
-
-    def fill(self, event: Event) -> str:
-        return self._template % tuple(
-            [
-                quoted(value)
-                if type(value) is str
-                else str(value)
-                if type(value) is int
-                else canonical(value)
-                for value in self._values(event)
-            ]
-        )
+def _shape(kind: type[Event]) -> tuple[str, Callable[[Event], tuple[Any, ...]]]:
+    """The JSON of the events of one kind, with a place for each value, and what takes the values
+    out of one, in that order."""
+    told = sorted(each.name for each in fields(kind) if "untold" not in each.metadata)
+    places = {name: f'"{name}":%s' for name in told}
+    places["type"] = f'"type":{quoted(kind.type)}'
+    template = f"{{{','.join(places[key] for key in sorted(places))}}}"
+    if len(told) > 1:
+        return template, attrgetter(*told)
+    return template, lambda event: tuple(getattr(event, name) for name in told)
 
 
-_shapes: dict[type[Event], _Shape] = {}
+_shapes: dict[type[Event], tuple[str, Callable[[Event], tuple[Any, ...]]]] = {}

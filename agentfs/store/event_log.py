@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from agentfs.base.clock import Clock, rfc3339
 from agentfs.model.principal import Principal
 from agentfs.store.event import Event
-from agentfs.store.records import keep_fields
+from agentfs.store.records import keep_fields, keep_value
 from agentfs.store.store import LAST_EVENT, Store
 
 __all__ = ["EventLog", "Record"]
@@ -148,10 +148,12 @@ class EventLog:
                 self.emit(event)
             return
         if not self._pending:
-            keep_fields(self._store, self, "_pending")
+            keep_value(self._store, self._begin_with, [])
             self._store.on_commit(self._publish)
-            self._pending = []
         self._pending.append(event)
+
+    def _begin_with(self, pending: list[Event]) -> None:
+        self._pending = pending
 
     def hint(self, event: Event) -> None:
         """Tell the listeners of something that shows in the tree and is no change of the system. It
@@ -203,11 +205,9 @@ class EventLog:
         """The agent that an event concerns, and its process."""
         agent: str | None = getattr(event, event.whose, None) if event.whose else None
         pid: int | None = getattr(event, "pid", None)
-        if agent is None and pid is not None:
-            agent = self._agent_of(pid)
-        elif pid is None and agent is not None:
-            pid = self._process_of(agent)
-        return agent, pid
+        if agent is None:
+            return (None, None) if pid is None else (self._agent_of(pid), pid)
+        return agent, self._process_of(agent) if pid is None else pid
 
     @property
     def oldest(self) -> int:

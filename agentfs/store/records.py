@@ -19,6 +19,7 @@ __all__ = [
     "keep_fields",
     "keep_item",
     "keep_member",
+    "keep_value",
     "reread",
     "take_from",
 ]
@@ -247,6 +248,12 @@ def keep_fields(store: Store, thing: object, *fields: str) -> None:
             setattr(thing, field, value)
 
     store.on_rollback(undo)
+
+
+def keep_value(store: Store, put_back: Callable[[T], object], before: T) -> None:
+    """A value is about to change that is `before` now: if the transaction fails, `put_back` gets
+    it. It is `keep_fields` for what every transaction comes by."""
+    store.on_rollback(lambda: put_back(before))
 
 
 def keep_item(store: Store, table: MutableMapping[K, T], key: K) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from agentfs.audit import records
+from agentfs.audit.audit import MOST_ACTORS
 from agentfs.audit.pruning import BATCH
 from agentfs.audit.query import Query
 from agentfs.audit.seal import Seal
@@ -21,7 +22,7 @@ from agentfs.audit.verify import verify
 from agentfs.base.errors import KernelError
 from agentfs.check import check
 from agentfs.mail.events import SentForgotten
-from agentfs.model.principal import Principal
+from agentfs.model.principal import Kind, Principal
 from agentfs.process.events import AgentDefined
 from agentfs.shared.events import ArtifactStored
 from agentfs.store.event import Event, vocabulary
@@ -239,10 +240,50 @@ EVENTS = list(vocabulary().values())
 
 @pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)
 def test_a_record_is_what_the_standard_library_makes_canonical(kind: type[Event]) -> None:
-    text = records.record(7, 1.5, records.actor(ALICE), [_sample(kind), SentForgotten("a", ())])
+    changes = [_sample(kind), SentForgotten("a", ())]
+    text = records.record(7, records.stamp(1.5), records.actor(ALICE), changes)
     assert text.isascii()
     assert text == records.canonical(json.loads(text))
     assert json.loads(text)["changes"][0]["type"] == kind.type
+
+
+def test_two_records_of_a_transaction_have_one_head_and_a_failure_takes_back_both(
+    tmp_path: Path,
+) -> None:
+    system = System(tmp_path, every=1)
+    before = len(system.records())
+
+    def hand_over() -> None:
+        with system.gate.enter(ALICE):
+            system.events.emit(AgentDefined("a"))
+            system.events.apart(BOB, lambda: system.events.emit(AgentDefined("b")))
+
+    def fail() -> None:
+        raise RuntimeError("behind the audit")
+
+    system.store.prepare(fail)
+    with pytest.raises(RuntimeError):
+        hand_over()
+    system.store.before_commit.remove(fail)
+    assert len(system.records()) == before
+    hand_over()
+    assert [each["actor"]["name"] for each in system.records()[before:]] == ["alice", "bob"]
+    assert system.audit.head().split()[0] == str(before + 2)
+    assert system.verdict().startswith(f"ok {before + 2} records, head {before + 2} ")
+    system.close()
+
+
+def test_who_acts_is_not_mistaken_however_many_there_are(tmp_path: Path) -> None:
+    """Principals are told apart as objects: one that is gone leaves its address to the next."""
+    system = System(tmp_path)
+    names = [f"agent-{number}" for number in range(2 * MOST_ACTORS + 1)]
+    for number, name in enumerate(names):
+        with system.store.transaction():
+            system.store.act_for(Principal(Kind.AGENT, number + 2, name, 1000, 100))
+            system.events.emit(AgentDefined(name))
+    records = [each for each in system.records() if each["changes"][0].get("agent") in names]
+    assert [each["actor"]["name"] for each in records] == names
+    system.close()
 
 
 # -- tampering -----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 
 from bench.journeys import JOURNEYS, take
 
-MOST = {"message": 133, "check_of_a_budget": 201}
+MOST = {"message": 132, "check_of_a_budget": 199}
 
 
 @pytest.mark.parametrize("journey", JOURNEYS, ids=lambda journey: journey.__name__)

@@ -38,8 +38,6 @@ class SlowDisk:
             stdout=subprocess.PIPE,
         )
         self._read("mounted")
-        # The superblock's number is that of its connection.
-        self._connection = os.minor(os.lstat(path).st_dev)
         self._mounts = {number for number, place in mounts() if place == os.path.realpath(path)}
 
     @property
@@ -66,15 +64,14 @@ class SlowDisk:
         self._say("answer")
 
     def abort(self) -> None:
-        """Every request fails at once, now and from now on."""
-        with contextlib.suppress(FileNotFoundError):
-            Path(f"/sys/fs/fuse/connections/{self._connection}/abort").write_text("1")
+        """Every request fails at once, now and from now on: its server is no more. (The file
+        `abort` of /sys/fs/fuse does the same, where somebody has mounted that.)"""
+        self._process.kill()
+        self._process.wait()
 
     def close(self) -> None:
         """Leave nothing of it."""
         self.abort()
-        self._process.kill()
-        self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             with contextlib.suppress(OSError):
